@@ -55,6 +55,7 @@ from runmaker4 import (
     ERROR,
     HEX,
     JOB_VARIABLES,
+    LIMITS,
     PORT,
     SIGNALS,
     Account,
@@ -372,7 +373,7 @@ class RemoteJob(Job):
     key: str = ""
     of_group: bool = False              # with together=: its client does not give it back when it is cut off
     result: bytes | None = None         # of which the server is being told; None: it has not ended
-    # why its last run ended: "timeout", "unstarted" (it did not even begin), or "": nothing that we know
+    # why its last run ended: one of LIMITS, "unstarted" (it did not even begin), or "": nothing that we know
     cause: str = "unstarted"
     mark: str = ""                      # of its last run that the server was told of
     # events that are acknowledged, and that another server would have to know
@@ -1265,7 +1266,7 @@ class Telling(Sink):
             )
 
     def ended(self, run: Run, ending: Ending) -> None:
-        self._end_run(run, "timeout" if ending.cause == "timeout" else "")
+        self._end_run(run, ending.cause if ending.cause in LIMITS else "")
         if run in self._young:
             del self._young[run]
         else:
@@ -1303,7 +1304,7 @@ class Telling(Sink):
         """ending: None if it could not be started."""
         shell = run.shell
         self._tell(run, "end", seconds=run.took, cause=run.cause, status=ending.status if ending else None,
-                   limit=ending.limit if ending else 0.0, cpu=shell.cpu if shell else None,
+                   limit=ending.limit if ending else 0.0, taken=run.taken, cpu=shell.cpu if shell else None,
                    memory=shell.memory if shell else None,
                    memory_below=shell.memory_below if shell else None,
                    **{to_text(name): sum(stream.received for stream in run.streams if stream.name == name)

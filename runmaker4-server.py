@@ -803,6 +803,7 @@ class End(enum.Enum):
     """Why a line has left its client, and what is shown where nothing better is known."""
     RAN = "ended"                       # its job has come to its end
     TIMEOUT = "timeout"
+    MEMORY = "memory"                   # its job took more than it was promised
     UNSTARTED = "not started"           # its job could not be started
     RETURNED = "given back"             # its client has not begun it
     STOPPED = "stopped"                 # too many hosts of its group are lost
@@ -817,7 +818,13 @@ class End(enum.Enum):
 
 
 # What a client says of the end of a job, besides its state
-CAUSES = {"": End.RAN, "timeout": End.TIMEOUT, "unstarted": End.UNSTARTED, "vanished": End.VANISHED}
+CAUSES = {
+    "": End.RAN,
+    "timeout": End.TIMEOUT,
+    "memory": End.MEMORY,
+    "unstarted": End.UNSTARTED,
+    "vanished": End.VANISHED,
+}
 
 
 @dataclass(frozen=True)
@@ -1716,7 +1723,9 @@ class Records:
         """How the shell of a run has ended, and what it has used.  Raises WireError."""
         if not run.shell:
             raise WireError("the exit status of no process")
-        ending = Ending(message.whole("status", 0xFFFF), run.cause, message.seconds("limit"))
+        status, taken = message.whole("status", 0xFFFF), message.whole("taken")
+        limit = message.whole("limit") if run.cause == "memory" else message.seconds("limit")
+        ending = Ending(status, run.cause, limit, taken)
         run.shell.cpu = message.seconds_or_none("cpu")
         run.shell.memory = Records._bytes_or_none(message, "memory")
         run.shell.memory_below = Records._bytes_or_none(message, "memory_below")

@@ -5138,6 +5138,7 @@ GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-a
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+PAGE = os.sysconf("SC_PAGE_SIZE")
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -5189,6 +5190,7 @@ class ProcessTable:
     def __init__(self, names: Iterable[str]) -> None:
         """names: the numeric entries of /proc."""
         self.births: dict[int, Birth] = {}
+        self._resident: dict[int, int] = {}     # pages
         self.parents: dict[int, int] = {}
         self.children: dict[int, list[int]] = {}
         self.sessions: dict[int, list[int]] = {}
@@ -5224,6 +5226,7 @@ class ProcessTable:
         if state in (b"Z", b"X") and threads <= 1:
             return
         self.births[int(name)] = Birth(int(fields[15]), int(name))
+        self._resident[int(name)] = int(fields[17])
         self.parents[int(name)] = int(parent)
         self.children.setdefault(int(parent), []).append(int(name))
         self.sessions.setdefault(int(session), []).append(int(name))
@@ -5256,6 +5259,17 @@ class ProcessTable:
                 todo.extendleft(self.children.get(pid, []))
         return list(found)
 
+    def memory(self, shell: Child, promised: float) -> float:
+        """The resident memory of a job's processes, in bytes.  promised: below 3/4 of that it is a bound.
+
+        The table counts pages of several processes several times, so it knows a bound.  That may be too small
+        by some MB, which the kernel has counted and not added up yet.  What each process has of its pages is
+        read only where that matters, because it takes the kernel a while.
+        """
+        tree = self.tree(shell)
+        bound = sum(self._resident.get(pid, 0) for pid in tree) * PAGE
+        return bound if bound < promised * 0.75 else float(sum(map(resident_memory, tree)))
+
     def birth(self, pid: int) -> Birth:
         """The birth of a process; one before all others for a group (-pid), and for what is not there."""
         return self.births.get(pid, Birth(0, pid))
@@ -5277,6 +5291,23 @@ class ProcessTable:
             else:
                 found.append(pid)
         return found
+
+
+PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
+
+
+def resident_memory(pid: int) -> int:
+    """What a process has in memory, in bytes: pages that others have, too, in part (proc(5): Pss).
+
+    Where that cannot be read, these do not count.  0 if it has ended, or is somebody else's.
+    """
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        if share := PSS.search(file.read()):
+            return int(share[1]) << 10
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
+        _, resident, shared, *_ = map(int, file.read().split())
+        return (resident - shared) * PAGE
+    return 0
 
 
 class Signals:
@@ -5994,6 +6025,7 @@ def in_foreground(fd: int) -> bool:
 
 
 TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
+LIMITS = "timeout", "memory"            # causes: the job went over a limit of its own
 TOLD = TO_END + TO_DRAIN                # by which runners are told to stop
 
 
@@ -6001,8 +6033,10 @@ TOLD = TO_END + TO_DRAIN                # by which runners are told to stop
 class Ending:
     """How a run ended: the shell's wait status, and why we ended it, if we did."""
     status: int
-    cause: str = ""                     # "timeout", "stopped", "cancelled" or "lost"; "": it ended by itself
-    limit: float = 0.0                  # the timeout, in seconds
+    # "timeout", "memory", "stopped", "cancelled" or "lost"; "": it ended by itself
+    cause: str = ""
+    limit: float = 0.0                  # the timeout, in seconds; by memory: the bytes that it was promised
+    taken: int = 0                      # by memory: the bytes that it took
 
     @property
     def code(self) -> int:
@@ -6018,7 +6052,7 @@ class Ending:
         if self.cause == "cancelled":
             return HELD
         if self.cause:
-            return FAILED if self.cause == "timeout" else ERROR
+            return FAILED if self.cause in LIMITS else ERROR
         return FAILED if self.status else DONE
 
     @property
@@ -6031,6 +6065,8 @@ class Ending:
     def __str__(self) -> str:
         if self.cause == "timeout":
             return f"timeout after {self.limit:.12g}s"
+        if self.cause == "memory":
+            return f"took {show_size(self.taken)} of {show_size(self.limit)}"
         if self.cause == "cancelled":
             return "cancelled"
         return f"signal {self.signal}" if self.signal else f"exit {self.code}"
@@ -6050,6 +6086,7 @@ class Run:
     sinks: Sequence[Sink] = ()          # that take its events
     directory: bytes = b""              # where it runs, if not in ours
     cause: str = ""                     # why it is being ended
+    taken: int = 0                      # bytes that it had at the last look at its memory
     killer: asyncio.Future[None] | None = None
 
     @property
@@ -7513,6 +7550,8 @@ class Runner:
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
     LAST_LOOK = 2.0                     # seconds after that for what the file holds
+    MEMORY_LOOKS = 1.0                  # seconds from look to look at the memory of jobs
+    MEMORY_TIMES = 99                   # looks take no more than this part of the time
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
     WAITING = 500                       # jobs that may wait for their next runs: each has a descriptor
@@ -7572,7 +7611,8 @@ class Runner:
         if self._jobs.failures and self.options.max_failed:
             await self._jobs.failures.count()
         chores = [watched(chore) for chore in (
-            self._wall(), self._look_after(), self._tick(), self._follow_slots(), self._watch_failures())]
+            self._wall(), self._look_after(), self._tick(), self._follow_slots(), self._watch_failures(),
+            self._watch_memory())]
         self._set_slots(self._names)        # not before: where no wall time is left, nothing is claimed
         self._handing_out = watched(self._hand_out())
         await asyncio.wait([self._handing_out])
@@ -7742,6 +7782,30 @@ class Runner:
             await asyncio.sleep(1.0)
             for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
                 sink.tick()
+
+    async def _watch_memory(self) -> None:
+        """End what takes more memory than it was promised, by two looks in a row."""
+        over: set[Run] = set()
+        pace = Pace(self.loop.time)
+        while True:
+            await asyncio.sleep(pace.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
+            runs = {run for run in self.runs if run.job.settings.needs.memory and not run.cause}
+            with pace:
+                now_over = self._measure(runs) if runs else set()
+            for run in now_over & over:
+                self._end(run, "memory")
+            over = now_over
+
+    def _measure(self, runs: set[Run]) -> set[Run]:
+        """Look at the memory of runs; those that have more than they were promised."""
+        table = ProcessTable.read()
+        over = set()
+        for run in runs:
+            promised = run.job.settings.needs.memory
+            run.taken = int(table.memory(self.shells[run], promised))
+            if run.taken > promised:
+                over.add(run)
+        return over
 
     async def _watch_failures(self) -> None:
         """Count failures of the whole file now and then, where there is a limit to them."""
@@ -8008,7 +8072,7 @@ class Runner:
         if (
             state in (DONE, NEW)
             or self.stopping
-            or run.cause not in ("", "timeout")
+            or run.cause not in ("", *LIMITS)
             or run.job in self.unwanted
             or not run.shell
             or count > self.options.retries
@@ -8168,7 +8232,9 @@ class Runner:
         run.took = self.loop.time() - run.started
         if run.cause == "cancelled":
             status = signal.SIGTERM             # whatever its shell made of that
-        ending = Ending(status, run.cause, limit or 0.0)
+        if run.cause == "memory":
+            limit = run.job.settings.needs.memory
+        ending = Ending(status, run.cause, limit or 0.0, run.taken)
         if await self._was_interrupted(ending):
             run.cause = "stopped"
             ending = replace(ending, cause=run.cause)

@@ -6,7 +6,7 @@ from typing import Optional
 from unittest import mock
 
 import runmaker4
-from tests.support import UP, RunCase
+from tests.support import RUNWAIT, UP, RunCase
 from tests.tcp import OverTcp, TcpCase
 
 GIB = 1 << 30
@@ -156,6 +156,72 @@ class Promises(TcpCase):
 
 class PromisesOverTcp(OverTcp, Promises):
     """The same with a server and a client, of which the server knows what it has."""
+
+
+class Kept(TcpCase):
+    """What takes more than it was promised is ended."""
+    TAKE = "import sys, time; data = b'x' * (int(sys.argv[1]) << 20); time.sleep({})"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write(self.TAKE.format(60), "hold.py")
+        self.write(self.TAKE.format(0), "take.py")
+
+    def test_a_job_that_takes_more_is_ended_and_has_failed(self) -> None:
+        self.write("#RUN memory=100M\n. python3 hold.py 150\n. python3 take.py 20\n")
+        ended = self.run_jobs("-j2", "--memory=1G")
+        self.assertEqual((ended.code, self.states()), (1, "!d"))
+        self.assertRegex(ended.out.decode(), r"took 1[56][0-9](\.[0-9])?M of 100M")
+
+    def test_all_processes_of_its_tree_count(self) -> None:
+        each = "python3 hold.py {} & "
+        self.write(f"#RUN memory=150M\n. {each.format(70)}setsid {each.format(80)}wait\n")
+        ended = self.run_jobs("--memory=1G")
+        self.assertEqual((ended.code, self.states()), (1, "!"))
+        self.assertRegex(ended.out.decode(), r"took 1[5-9][0-9](\.[0-9])?M of 150M")
+
+    def test_pages_that_its_processes_share_count_once(self) -> None:
+        self.write("import os, time\ndata = b'x' * (60 << 20)\n"
+                   "for _ in range(4):\n    if not os.fork():\n        time.sleep(4)\n        os._exit(0)\n"
+                   "for _ in range(4):\n    os.wait()\n", "share.py")
+        self.write("#RUN memory=150M\n. python3 share.py\n")
+        self.assertEqual((self.run_jobs("--memory=1G").code, self.states()), (0, "d"))
+
+    def test_it_is_tried_again_as_after_a_timeout(self) -> None:
+        self.write("#RUN memory=100M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py 150\n")
+        ended = self.run_jobs("--memory=1G", "--retries=1")
+        self.assertEqual((ended.code, self.states()), (0, "d"))
+
+    def test_jobs_without_a_promise_may_take_what_they_want(self) -> None:
+        self.write(". python3 hold.py 150 & sleep 3; kill $!; true\n#RUN memory=10M\n. sleep 3\n")
+        self.assertEqual((self.run_jobs("-j2", "--memory=20M").code, self.states()), (0, "dd"))
+
+
+class KeptOverTcp(OverTcp, Kept):
+    """The same with a server and a client."""
+
+
+class Records(TcpCase):
+    """What is kept of a job that took more than it was promised."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write("import time; data = b'x' * (80 << 20); time.sleep(60)", "hold.py")
+        self.write("#RUN memory=40M\n. python3 hold.py\n")
+
+    def assertRecorded(self) -> None:
+        self.assertEqual(self.states(), "!")
+        self.assertIn(b"memory", self.run_script(RUNWAIT, "--failed", "--outdir=out", "runs.txt").out)
+        self.assertRegex(self.read("log").decode(), r"took [89][0-9](\.[0-9])?M of 40M")
+
+    def test_a_runner_writes_down_how_much_it_took_of_what(self) -> None:
+        self.assertEqual(self.run_jobs("--memory=1G", "--outdir=out", "-l", "log").code, 1)
+        self.assertRecorded()
+
+    def test_a_server_writes_down_how_much_it_took_of_what(self) -> None:
+        server = self.start_server("--outdir=out", "-l", "log")
+        self.assertEqual(self.finish(self.start_client(server, "--memory=1G")).code, 1)
+        self.assertRecorded()
 
 
 class Clients(TcpCase):
