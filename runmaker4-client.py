@@ -53,9 +53,9 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     ERROR,
+    FAILING,
     HEX,
     JOB_VARIABLES,
-    LIMITS,
     PORT,
     SIGNALS,
     Account,
@@ -373,7 +373,7 @@ class RemoteJob(Job):
     key: str = ""
     of_group: bool = False              # with together=: its client does not give it back when it is cut off
     result: bytes | None = None         # of which the server is being told; None: it has not ended
-    # why its last run ended: one of LIMITS, "unstarted" (it did not even begin), or "": nothing that we know
+    # why its last run ended: one of FAILING, "unstarted" (it did not even begin), or "": nothing that we know
     cause: str = "unstarted"
     mark: str = ""                      # of its last run that the server was told of
     # events that are acknowledged, and that another server would have to know
@@ -1266,7 +1266,7 @@ class Telling(Sink):
             )
 
     def ended(self, run: Run, ending: Ending) -> None:
-        self._end_run(run, ending.cause if ending.cause in LIMITS else "")
+        self._end_run(run, ending.cause if ending.cause in FAILING else "")
         if run in self._young:
             del self._young[run]
         else:

@@ -804,6 +804,7 @@ class End(enum.Enum):
     RAN = "ended"                       # its job has come to its end
     TIMEOUT = "timeout"
     MEMORY = "memory"                   # its job took more than it was promised
+    OOM = "out of memory"               # the kernel has killed its job
     UNSTARTED = "not started"           # its job could not be started
     RETURNED = "given back"             # its client has not begun it
     STOPPED = "stopped"                 # too many hosts of its group are lost
@@ -822,6 +823,7 @@ CAUSES = {
     "": End.RAN,
     "timeout": End.TIMEOUT,
     "memory": End.MEMORY,
+    "oom": End.OOM,
     "unstarted": End.UNSTARTED,
     "vanished": End.VANISHED,
 }

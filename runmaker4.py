@@ -5310,6 +5310,35 @@ def resident_memory(pid: int) -> int:
     return 0
 
 
+class OomKills:
+    """Counts the processes that the kernel has killed for want of memory: see docs/memory.md."""
+    FRESH = 0.05                # seconds for which recent() gives the same number
+    KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._read_at = -math.inf       # when that was read (monotonic)
+
+    def recent(self) -> int:
+        """How many there were FRESH seconds ago or later: many short jobs begin, and few are killed."""
+        return self._count if time.monotonic() - self._read_at < self.FRESH else self.now()
+
+    def now(self) -> int:
+        """How many there are; 0 where nobody counts them."""
+        own = list(cgroup_texts("memory.events"))[-1:]      # also counts the groups below it
+        self._read_at = time.monotonic()
+        found = self.KILLS.search(own[0] if own else self._of_host())
+        self._count = int(found[1]) if found else 0
+        return self._count
+
+    @staticmethod
+    def _of_host() -> str:
+        """What is counted of the whole host; "" where nothing is."""
+        with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:
+            return file.read()
+        return ""
+
+
 class Signals:
     """Calls handlers in the event loop when signals come.
 
@@ -5635,7 +5664,7 @@ def available_cpus() -> int:
     return max(1, int(min(affinity, cgroup_cpus(), slurm_cpus(os.environ))))
 
 
-def cgroup_limits(name: str) -> Iterator[str]:
+def cgroup_texts(name: str) -> Iterator[str]:
     """What these files say of this process's control group and of those above it (cgroups(7), version 2)."""
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
@@ -5652,7 +5681,7 @@ def cgroup_limits(name: str) -> Iterator[str]:
 def cgroup_cpus() -> float:
     """The least limit of the control groups; infinite where there is none."""
     # quota and period; or `max`, period
-    found = (re.match("([0-9]+) ([1-9][0-9]*)", text) for text in cgroup_limits("cpu.max"))
+    found = (re.match("([0-9]+) ([1-9][0-9]*)", text) for text in cgroup_texts("cpu.max"))
     return min([math.inf, *(int(limit[1]) / int(limit[2]) for limit in found if limit)])
 
 
@@ -5714,7 +5743,7 @@ def host_memory() -> float:
 
 def cgroup_memory() -> float:
     """The least limit of the control groups; infinite where there is none."""
-    return min([math.inf, *(int(text) for text in cgroup_limits("memory.max") if text.strip().isdigit())])
+    return min([math.inf, *(int(text) for text in cgroup_texts("memory.max") if text.strip().isdigit())])
 
 
 def slurm_memory(environ: Mapping[str, str]) -> float:
@@ -6025,7 +6054,8 @@ def in_foreground(fd: int) -> bool:
 
 
 TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
-LIMITS = "timeout", "memory"            # causes: the job went over a limit of its own
+# causes by which a job has failed: it has taken too long, more memory than it was promised, or than there was
+FAILING = "timeout", "memory", "oom"
 TOLD = TO_END + TO_DRAIN                # by which runners are told to stop
 
 
@@ -6033,7 +6063,7 @@ TOLD = TO_END + TO_DRAIN                # by which runners are told to stop
 class Ending:
     """How a run ended: the shell's wait status, and why we ended it, if we did."""
     status: int
-    # "timeout", "memory", "stopped", "cancelled" or "lost"; "": it ended by itself
+    # one of FAILING, "stopped", "cancelled" or "lost"; "": it ended by itself
     cause: str = ""
     limit: float = 0.0                  # the timeout, in seconds; by memory: the bytes that it was promised
     taken: int = 0                      # by memory: the bytes that it took
@@ -6052,15 +6082,20 @@ class Ending:
         if self.cause == "cancelled":
             return HELD
         if self.cause:
-            return FAILED if self.cause in LIMITS else ERROR
+            return FAILED if self.cause in FAILING else ERROR
         return FAILED if self.status else DONE
+
+    @property
+    def died_of(self) -> int:
+        """The signal of which its shell, or its last command (128 + n), has died; 0: none that is known."""
+        return self.signal or max(self.code - 128, 0)
 
     @property
     def told_to_stop(self) -> bool:
         """Whether its shell, or a command in it (128 + n), died of a signal by which runners are told to
         stop.
         """
-        return (self.signal or self.code - 128) in TOLD
+        return self.died_of in TOLD
 
     def __str__(self) -> str:
         if self.cause == "timeout":
@@ -6069,7 +6104,8 @@ class Ending:
             return f"took {show_size(self.taken)} of {show_size(self.limit)}"
         if self.cause == "cancelled":
             return "cancelled"
-        return f"signal {self.signal}" if self.signal else f"exit {self.code}"
+        how = f"signal {self.signal}" if self.signal else f"exit {self.code}"
+        return f"out of memory, {how}" if self.cause == "oom" else how
 
 
 @dataclass(eq=False, repr=False)
@@ -6087,6 +6123,7 @@ class Run:
     directory: bytes = b""              # where it runs, if not in ours
     cause: str = ""                     # why it is being ended
     taken: int = 0                      # bytes that it had at the last look at its memory
+    oom_kills: int = 0                  # how many processes the kernel had killed before it began
     killer: asyncio.Future[None] | None = None
 
     @property
@@ -7588,6 +7625,7 @@ class Runner:
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
+        self._oom_kills = OomKills()
         self._settling: set[Job] = set()    # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # jobs that are to end, also such as have not begun; and why
         self._nothing = Miss()              # what the last claim said, if it got no job
@@ -8072,7 +8110,7 @@ class Runner:
         if (
             state in (DONE, NEW)
             or self.stopping
-            or run.cause not in ("", *LIMITS)
+            or run.cause not in ("", *FAILING)
             or run.job in self.unwanted
             or not run.shell
             or count > self.options.retries
@@ -8217,6 +8255,7 @@ class Runner:
         self.pump.begin(run)
         for sink in run.sinks:
             sink.started(run)
+        run.oom_kills = self._oom_kills.recent()
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
         if self._leaving >= Leaving.ENDING:
@@ -8232,6 +8271,9 @@ class Runner:
         run.took = self.loop.time() - run.started
         if run.cause == "cancelled":
             status = signal.SIGTERM             # whatever its shell made of that
+        killed = not run.cause and Ending(status).died_of == signal.SIGKILL
+        if killed and self._oom_kills.now() > run.oom_kills:
+            run.cause = "oom"
         if run.cause == "memory":
             limit = run.job.settings.needs.memory
         ending = Ending(status, run.cause, limit or 0.0, run.taken)

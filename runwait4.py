@@ -596,7 +596,7 @@ class Run:
     state: str                  # d ! e, x where it was cancelled, . where a stopped job was put back
     exit: int                   # -1: it has none
     signal: int
-    cause: str                  # "", "timeout", "memory", "cancelled", "stopped" or "lost"
+    cause: str                  # "", "timeout", "memory", "oom", "cancelled", "stopped" or "lost"
     seconds: float | None
     cpu: float | None           # seconds; None: nobody knows
     memory: int | None          # bytes at the peak; None: nobody knows

@@ -1,5 +1,7 @@
 """Promise: what the jobs of a runner are promised by `#RUN memory=` never is more than the runner has."""
 import itertools
+import os
+import pathlib
 import signal
 import unittest
 from typing import Optional
@@ -199,6 +201,56 @@ class Kept(TcpCase):
 
 class KeptOverTcp(OverTcp, Kept):
     """The same with a server and a client."""
+
+
+class OutOfMemory(TcpCase):
+    """What the kernel kills for want of memory is known from what others kill."""
+    GROUPS = pathlib.Path("/sys/fs/cgroup/memory"), pathlib.Path("/sys/fs/cgroup")      # versions 1 and 2
+    LIMITS = "memory.limit_in_bytes", "memory.max"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write("data = b'x' * (200 << 20)", "take.py")
+
+    def small_group(self) -> pathlib.Path:
+        """A control group of 60 MiB, which a process enters by writing its number into its cgroup.procs."""
+        for root, limit in zip(self.GROUPS, self.LIMITS):
+            group = root / f"runmaker4-{os.getpid()}"
+            try:
+                group.mkdir()
+                self.addCleanup(group.rmdir)
+                (group / limit).write_text(str(60 << 20))
+                return group
+            except OSError:
+                continue
+        raise unittest.SkipTest("no control group can be made here whose memory is limited")
+
+    def test_a_job_that_the_kernel_has_killed_is_out_of_memory(self) -> None:
+        group = self.small_group()
+        self.jobs(f"echo $$ >{group}/cgroup.procs && python3 take.py; s=$?; "
+                  f"echo $$ >{group.parent}/cgroup.procs; exit $s", "kill -9 $$")
+        ended = self.run_jobs("--outdir=out")
+        self.assertEqual((ended.code, self.states()), (1, "!!"))
+        self.assertIn(b"out of memory, exit 137", ended.out)
+        self.assertEqual(ended.out.count(b"out of memory"), 1)
+        told = self.run_script(RUNWAIT, "--failed", "--outdir=out", "runs.txt").out
+        self.assertIn(b"oom", told)
+
+    def test_one_that_somebody_else_has_killed_is_not(self) -> None:
+        self.jobs("kill -9 $$", "exit 137")
+        ended = self.run_jobs()
+        self.assertEqual((ended.code, self.states()), (1, "!!"))
+        self.assertNotIn(b"out of memory", ended.out)
+
+    def test_the_nearest_control_group_that_counts_is_asked_and_else_the_host(self) -> None:
+        for limits, count in (
+            ({"a/b/memory.events": "low 0\noom 9\noom_kill 3", "a/memory.events": "oom_kill 7"}, 3),
+            ({"a/memory.events": "oom 9\noom_kill 7\noom_group_kill 1"}, 7),
+            ({"a/cpu.max": "max 100000"}, 99),
+        ):
+            host = mock.patch.object(runmaker4.OomKills, "_of_host", lambda self: "nr_free 5\noom_kill 99\n")
+            with self.subTest(limits=limits), self.limited("0::/a/b\n", limits, None), host:
+                self.assertEqual(runmaker4.OomKills().now(), count)
 
 
 class Records(TcpCase):
