@@ -5139,6 +5139,7 @@ MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS = os.sysconf("SC_CLK_TCK")        # in a second
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -5174,7 +5175,7 @@ class Birth:
         try:
             with open("/proc/loadavg", "rb") as file:
                 pid = int(file.read().split()[4])
-            return cls(int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")), pid)
+            return cls(int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS), pid)
         except (OSError, ValueError, IndexError):       # no /proc, or one that says less
             return cls(sys.maxsize, sys.maxsize)
 
@@ -5187,8 +5188,11 @@ class ProcessTable:
     """All living processes (proc(5)), by parent, by session, and by the job that marked them."""
     MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
 
-    def __init__(self, names: Iterable[str]) -> None:
-        """names: the numeric entries of /proc."""
+    def __init__(self, names: Iterable[str], known: Mapping[Birth, Sequence[bytes]] | None = None) -> None:
+        """names: the numeric entries of /proc.  known: the jobs that some processes are of."""
+        self._known = known or {}
+        self._old = Birth.latest().ticks - TICKS
+        self.marks: dict[Birth, Sequence[bytes]] = {}       # of processes that have run for a while
         self.births: dict[int, Birth] = {}
         self._resident: dict[int, int] = {}     # pages
         self.parents: dict[int, int] = {}
@@ -5200,10 +5204,14 @@ class ProcessTable:
                 self._add(name)
 
     @classmethod
-    def read(cls) -> ProcessTable:
-        """The table of now; empty, and so false, where there is no /proc."""
+    def read(cls, known: Mapping[Birth, Sequence[bytes]] | None = None) -> ProcessTable:
+        """The table of now; empty, and so false, where there is no /proc.
+
+        known: the `marks` of an earlier table, which are not read again: that takes most of the time.  Only
+        for who looks and ends nothing: execve(2) may change a mark.
+        """
         try:
-            return cls(filter(str.isdigit, os.listdir("/proc")))
+            return cls(filter(str.isdigit, os.listdir("/proc")), known)
         except OSError:
             return cls([])
 
@@ -5220,19 +5228,28 @@ class ProcessTable:
         return mark[1].split(b"/") if mark else []
 
     def _add(self, name: str) -> None:
-        with open(f"/proc/{name}/stat", "rb") as file:
-            state, parent, _, session, *fields = file.read().rpartition(b")")[2].split()
+        fd = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
         threads = int(fields[13])       # a process whose first thread has ended is a Z, too, and lives
         if state in (b"Z", b"X") and threads <= 1:
             return
-        self.births[int(name)] = Birth(int(fields[15]), int(name))
+        birth = self.births[int(name)] = Birth(int(fields[15]), int(name))
         self._resident[int(name)] = int(fields[17])
         self.parents[int(name)] = int(parent)
         self.children.setdefault(int(parent), []).append(int(name))
         self.sessions.setdefault(int(session), []).append(int(name))
-        with contextlib.suppress(PermissionError):
-            for part in self.marks_of(name):
-                self.marked.setdefault(part, []).append(int(name))
+        marks = self._known.get(birth)
+        if marks is None:
+            marks = []
+            with contextlib.suppress(PermissionError):
+                marks = self.marks_of(name)
+        if birth.ticks < self._old:
+            self.marks[birth] = marks
+        for part in marks:
+            self.marked.setdefault(part, []).append(int(name))
 
     def session(self, shell: Shell) -> list[int]:
         """The living processes of the session whose number is the shell's."""
@@ -7824,19 +7841,22 @@ class Runner:
     async def _watch_memory(self) -> None:
         """End what takes more memory than it was promised, by two looks in a row."""
         over: set[Run] = set()
+        table = ProcessTable([])
         pace = Pace(self.loop.time)
         while True:
             await asyncio.sleep(pace.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
             runs = {run for run in self.runs if run.job.settings.needs.memory and not run.cause}
+            now_over: set[Run] = set()
             with pace:
-                now_over = self._measure(runs) if runs else set()
+                if runs:
+                    table = ProcessTable.read(table.marks)
+                    now_over = self._measure(runs, table)
             for run in now_over & over:
                 self._end(run, "memory")
             over = now_over
 
-    def _measure(self, runs: set[Run]) -> set[Run]:
+    def _measure(self, runs: set[Run], table: ProcessTable) -> set[Run]:
         """Look at the memory of runs; those that have more than they were promised."""
-        table = ProcessTable.read()
         over = set()
         for run in runs:
             promised = run.job.settings.needs.memory
