@@ -2202,6 +2202,17 @@ class Job(Line):
     taker: Taker = NOBODY               # who asked for it
     gate: Gate | None = None            # what its shell is held by until it may begin
     how: str = ""                       # how its last run ended: "exit 0", "signal 9"
+    grown: int = 0                      # how often it was promised more memory, as the last was not enough
+
+    @property
+    def needs(self) -> Resources:
+        """What its next run takes."""
+        return self.settings.more[self.grown - 1] if self.grown else self.settings.needs
+
+    @property
+    def more(self) -> Resources | None:
+        """What it takes after that if the memory is not enough."""
+        return next(iter(self.settings.more[self.grown:]), None)
 
     def note_found(self) -> None:
         """Its line is where we know it to be, and `r`."""
@@ -6413,7 +6424,9 @@ class TerminalConsole(Sink):
         if ending.cause != "timeout":
             how += f" in {human_time(run.took)}"
         if tries > 1 or not (good or self._tries == 1):
-            how += f", try {tries} of {self._tries}"
+            how += f", try {tries}"
+            if tries <= self._tries:            # else it was given more memory
+                how += f" of {self._tries}"
         line = b"[%d] %s: %s\n" % (run.job.number, how.encode(), one_line(run.job.command))
         self._terminal.write(line if good else self._in_colour(self.RED, line))
 
@@ -7845,7 +7858,7 @@ class Runner:
         pace = Pace(self.loop.time)
         while True:
             await asyncio.sleep(pace.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
-            runs = {run for run in self.runs if run.job.settings.needs.memory and not run.cause}
+            runs = {run for run in self.runs if run.job.needs.memory and not run.cause}
             now_over: set[Run] = set()
             with pace:
                 if runs:
@@ -7859,7 +7872,7 @@ class Runner:
         """Look at the memory of runs; those that have more than they were promised."""
         over = set()
         for run in runs:
-            promised = run.job.settings.needs.memory
+            promised = run.job.needs.memory
             run.taken = int(table.memory(self.shells[run], promised))
             if run.taken > promised:
                 over.add(run)
@@ -7945,7 +7958,7 @@ class Runner:
 
     def _free_for(self, taken: Sequence[Slot]) -> Resources:
         """What a job could have that these slots were taken for."""
-        promised = sum(job.settings.needs.memory for job in self.works if job not in self.next_runs)
+        promised = sum(job.needs.memory for job in self.works if job not in self.next_runs)
         return Resources(len(taken) + len(self._idle()), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
@@ -8019,7 +8032,7 @@ class Runner:
         else:
             job = found
             self._nothing = Miss(ended=self._nothing.ended)
-        if job and await self._take(slots, job.settings.needs.slots) and self._fits(job):
+        if job and await self._take(slots, job.needs.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")
             run = self._new_run(job, slots)
@@ -8091,15 +8104,21 @@ class Runner:
 
         Returns the slots that it has at its end, and whether it was begun.
         """
-        job, state, slots, ending = run.job, fault, run.slots, None
-        for count in itertools.count(1):
+        job, state, slots, ending, count = run.job, fault, run.slots, None, 0
+        while True:
             if not fault:
                 ending = await self._run(run, self.shells[run])
                 state = ending.state if ending else NEW
-            if not self._is_repeated(run, state, count):
-                break
-            if self.options.retry_delay:
-                slots = await self._wait_to_run(run, ending, count)
+            if self._may_grow(run, state):
+                if not self._grow(job):
+                    break
+                slots = await self._wait_to_run(run, ending, 0.0)
+            else:
+                count += 1
+                if not self._is_repeated(run, state, count):
+                    break
+                if self.options.retry_delay:
+                    slots = await self._wait_to_run(run, ending, self._delay(count))
             if slots:
                 run, ending = self._new_run(job, slots), None
                 fault = await self._start(run)
@@ -8125,16 +8144,34 @@ class Runner:
                 self._note_errors(run, ending)
         return slots, state != NEW
 
-    def _is_repeated(self, run: Run, state: bytes, count: int) -> bool:
-        """Whether a job whose run has ended so is to run again.  count: how often it has run."""
-        if (
+    def _is_final(self, run: Run, state: bytes) -> bool:
+        """Whether a job whose run has ended so must not run again, whatever is wished."""
+        return (
             state in (DONE, NEW)
             or self.stopping
             or run.cause not in ("", *FAILING)
             or run.job in self.unwanted
             or not run.shell
-            or count > self.options.retries
-        ):
+        )
+
+    def _may_grow(self, run: Run, state: bytes) -> bool:
+        """Whether a job whose run has ended so had too little memory, and says how much it takes then."""
+        return run.cause in ("memory", "oom") and run.job.more is not None and not self._is_final(run, state)
+
+    def _grow(self, job: Job) -> bool:
+        """Have a job take more memory in its next run; False: so much is not here, or time is over."""
+        more = job.more
+        if more and not self.has.holds(more):
+            size, here = show_size(more.memory), show_size(self.options.memory)
+            text = f"{job.how}; does not run again with {size}, for there are {here} here"
+            self.say(f"line {job.number}: {text}")
+            return False
+        job.grown += 1
+        return self._fits(job)
+
+    def _is_repeated(self, run: Run, state: bytes, count: int) -> bool:
+        """Whether a job whose run has ended so is to run again.  count: how often it has run."""
+        if self._is_final(run, state) or count > self.options.retries:
             return False
         if not self.options.retry_delay:
             return self._fits(run.job)
@@ -8152,19 +8189,20 @@ class Runner:
         first = self.options.retry_delay or 0.0
         return min(math.ldexp(first, min(count - 1, 60)), LONGEST_RETRY_DELAY)
 
-    async def _wait_to_run(self, run: Run, ending: Ending | None, count: int) -> Sequence[Slot]:
+    async def _wait_to_run(self, run: Run, ending: Ending | None, delay: float) -> Sequence[Slot]:
         """Let other jobs have a job's slots until it may run again; the slots that it has then, or none if it
         shall not run again.
 
-        With -1 no other job may have them: it keeps them.  ending: of its last run, `run`; count: how often
-        it has run.
+        With -1 no other job may have them: it keeps them.  ending: of its last run, `run`; delay: seconds
+        until it may run, if what it needs is free then.
         """
-        job, delay = run.job, self._delay(count)
+        job = run.job
         kept = run.slots if self.options.one_only else ()
         waiting = NextRun(job, kept, self.loop.create_future())
         self.next_runs[job] = waiting
         if self.options.verbose:
-            self.say(f"line {job.number}: again in {human_time(delay)}")
+            memory = f" with {show_size(job.needs.memory)}" if job.grown else ""
+            self.say(f"line {job.number}: again{memory}" + (f" in {human_time(delay)}" if delay else ""))
         due_at = self.loop.time() + delay
         if not kept:
             self._note_errors(run, ending)
@@ -8189,12 +8227,12 @@ class Runner:
     async def _give_slots(self, waiting: NextRun) -> float | None:
         """Give a job whose time has come its slots, if they are free.  Returns as _give_job()."""
         job, slots = waiting.job, list(waiting.kept)
-        if not self._free_for(slots).holds(job.settings.needs):
+        if not self._free_for(slots).holds(job.needs):
             self._note_wait()
             return None
         if not await self._jobs.still_has(job):
             return 1.0
-        is_taken = await self._take(slots, job.settings.needs.slots)
+        is_taken = await self._take(slots, job.needs.slots)
         if is_taken and waiting in self._due and self._fits(job):
             self._decide(waiting, slots)
             return 0.0
@@ -8209,7 +8247,7 @@ class Runner:
             return
         has = self.has
         for waiting in list(self.next_runs.values()):
-            if not waiting.kept and not has.holds(waiting.job.settings.needs):
+            if not waiting.kept and not has.holds(waiting.job.needs):
                 self.say(f"line {waiting.job.number}: does not run again, for too few slots are in service")
                 self._decide(waiting)
 
@@ -8295,7 +8333,7 @@ class Runner:
         if killed and self._oom_kills.now() > run.oom_kills:
             run.cause = "oom"
         if run.cause == "memory":
-            limit = run.job.settings.needs.memory
+            limit = run.job.needs.memory
         ending = Ending(status, run.cause, limit or 0.0, run.taken)
         if await self._was_interrupted(ending):
             run.cause = "stopped"
@@ -8392,6 +8430,8 @@ class Runner:
             run.started = self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                        b"RUNMAKER4_SLOTS": b",".join(names)}
+            if job.needs.memory:
+                environ[b"RUNMAKER4_MEMORY"] = b"%d" % job.needs.memory
             locks = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
             shell = job.settings.shell
             command = job.command

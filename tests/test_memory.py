@@ -199,6 +199,46 @@ class Kept(TcpCase):
         self.assertEqual((self.run_jobs("-j2", "--memory=20M").code, self.states()), (0, "dd"))
 
 
+class Growing(TcpCase):
+    """Growing sizes: what was ended for want of memory runs again with the next one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write("import os, time; data = b'x' * (110 << 20)\n"
+                   "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)", "hold.py")
+
+    def test_it_runs_again_with_the_next_size_until_it_has_enough(self) -> None:
+        self.write("#RUN memory=60M,100M,200M\n. echo $RUNMAKER4_MEMORY >>sizes; python3 hold.py\n")
+        ended = self.run_jobs("-v", "--memory=1G")
+        self.assertEqual((ended.code, self.states()), (0, "d"))
+        self.assertEqual(self.read("sizes").split(), [b"%d" % (size << 20) for size in (60, 100, 200)])
+        self.assertIn(b"line 2: again with 200M\n", ended.err)
+
+    def test_a_runner_that_has_not_so_much_says_so(self) -> None:
+        self.write("#RUN memory=60M,1G\n. echo >>runs; python3 hold.py\n")
+        ended = self.run_jobs("--memory=900M", "--retries=3")
+        self.assertEqual((ended.code, self.states(), self.read("runs")), (1, "!", b"\n"))
+        text = r"line 2: took 1\d\d(\.\d)?M of 60M; does not run again with 1G, for there are 900M here\n"
+        self.assertRegex(ended.err.decode(), text)
+
+    def test_retries_come_beside_it(self) -> None:
+        self.write("#RUN memory=60M,200M\n. echo $RUNMAKER4_MEMORY >>sizes; python3 hold.py; [ -e no ]\n")
+        self.assertEqual((self.run_jobs("--memory=1G", "--retries=1").code, self.states()), (1, "!"))
+        self.assertEqual(self.read("sizes").split(), [b"%d" % (size << 20) for size in (60, 200, 200)])
+
+    def test_it_waits_for_the_next_size_while_others_end(self) -> None:
+        self.write("#RUN memory=60M,200M\n. python3 hold.py && [ ! -e running ]\n"
+                   "#RUN memory=100M\n. >running; sleep 6; rm running\n")
+        self.assertEqual((self.run_jobs("-j2", "--memory=250M").code, self.states()), (0, "dd"))
+
+    def test_what_the_kernel_has_killed_runs_again_with_more(self) -> None:
+        self.write("#RUN memory=60M,200M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || exit 137\n")
+        counting = ("import runmaker4\nkills = iter(range(9))\n"
+                    "runmaker4.OomKills.now = lambda self: next(kills)")
+        runner = self.start_patched(counting, "--memory=1G", "runs.txt")
+        self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
+
+
 class KeptOverTcp(OverTcp, Kept):
     """The same with a server and a client."""
 
