@@ -382,6 +382,8 @@ class RemoteJob(Job):
     @classmethod
     def read(cls, item: Message) -> RemoteJob:
         """A job in a `jobs` message.  Raises WireError."""
+        slots = item.whole("slots", 100_000)
+        needs, *more = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
             item.whole("number"),
             item.whole("ordinal"),
@@ -391,7 +393,8 @@ class RemoteJob(Job):
             key=item.text("id", 16),
             settings=JobSettings(
                 timeout=item.timeout("timeout"),
-                needs=Resources(item.whole("slots", 100_000), item.whole("memory")),
+                needs=needs,
+                more=tuple(more),
                 shell=os.fsdecode(item.data("shell")),
             ),
             of_group=item.flag("group"),
@@ -405,7 +408,7 @@ class RemoteJob(Job):
     @property
     def slots(self) -> int:
         """How many slots it takes."""
-        return int(self.settings.needs.slots)
+        return int(self.needs.slots)
 
     def describe(self) -> dict[str, Any]:
         """What a `have` message says of it."""
@@ -666,7 +669,7 @@ class Connection:
 
         A job that needs more than is free waits for that, and what has come after it waits, too.
         """
-        if self._queue and not free.holds(self._queue[0].settings.needs):
+        if self._queue and not free.holds(self._queue[0].needs):
             return Miss(EVER)
         if self._queue and self._may_start():
             job = self._queue.popleft()
@@ -811,18 +814,25 @@ class Connection:
         if not link or self._runner.stopping:
             return
         waiting = self._runner.slotless
-        running = sum(job.slots for job in self._jobs.values() if not job.has_ended and job not in waiting)
+        running = [job for job in self._jobs.values() if not job.has_ended and job not in waiting]
         due = sum(job.slots for job in self._queue) + self._requested
-        want = max(self._slots() - running - due, 0)
+        want = max(self._slots() - sum(job.slots for job in running) - due, 0)
         leaves_anew = last and self._last_asked is None
         if not want and not leaves_anew and self._told_slots == self._runner.in_service:
             return
         self._requested += want
         self._told_slots = self._runner.in_service
         last = last or self._last_asked is not None
-        number = self._request(link, "claim", want=want, last=last, slots=self._told_slots,
-                               waiting=len(waiting),
-                               unused=sum(int(job.settings.needs.memory) for job in waiting))
+        number = self._request(
+            link,
+            "claim",
+            want=want,
+            last=last,
+            slots=self._told_slots,
+            waiting=len(waiting),
+            unused=sum(int(job.settings.needs.memory) for job in waiting),
+            grown=sum(int(job.needs.memory - job.settings.needs.memory) for job in running),
+        )
         if last:
             self._last_asked = number
 

@@ -14,9 +14,11 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
                                                                    collected, the number of the last event
     claim      for how many slots it wants jobs now,    jobs       some, as soon as there are any
                how many it has, how many of its jobs    nothing    in answer to `last`, after another look at
-               wait to run again, and what memory                  the file
-               these do not use meanwhile (last: it
-               will leave if there are no jobs)
+               wait to run again, what memory these                the file
+               do not use meanwhile, and how much
+               more others use than they were given
+               for (last: it will leave if there
+               are no jobs)
     ping       every five seconds                       pong
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
                                                                    clock
@@ -909,7 +911,7 @@ class Grant:
             text=to_text(job.text),
             timeout=encode_timeout(settings.timeout),
             slots=settings.needs.slots,
-            memory=settings.needs.memory,
+            memory=[needs.memory for needs in (settings.needs, *settings.more)],
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
             hold=self.is_to_be_held,
@@ -1114,9 +1116,10 @@ class Client(Taker):
         self.grants: dict[str, Grant] = {}
         self._memberships = 0           # in groups: it gets nothing else meanwhile
         self.want = 0                   # the slots for which it would take jobs now
-        # jobs that it has, and that have no slots until they run again; and what memory these were promised
-        self._between_runs = 0
+        self._between_runs = 0          # jobs that it has, and that have no slots until they run again
+        # memory that its jobs were promised at first, and do not use now; and what others were promised more
         self._unused_memory = 0
+        self._grown_memory = 0
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
@@ -1163,7 +1166,7 @@ class Client(Taker):
     def free_memory(self) -> float:
         """How much of its memory its lines were not promised."""
         promised = (grant.job.settings.needs.memory for grant in self.grants.values() if grant.is_open)
-        return self.has.memory - sum(promised) + self._unused_memory
+        return self.has.memory - sum(promised) + self._unused_memory - self._grown_memory
 
     @property
     def where(self) -> str:
@@ -1313,6 +1316,7 @@ class Client(Taker):
         if "waiting" in message.fields:
             self._between_runs = message.whole("waiting", 1_000_000)
             self._unused_memory = message.whole("unused")
+            self._grown_memory = message.whole("grown")
         self.asked = message.whole("request")
         self.asked_at = self.sessions.file.clock()
         self.leaving = message.flag("last")

@@ -239,6 +239,10 @@ class Growing(TcpCase):
         self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
 
 
+class GrowingOverTcp(OverTcp, Growing):
+    """The same with a server and a client."""
+
+
 class KeptOverTcp(OverTcp, Kept):
     """The same with a server and a client."""
 

@@ -251,7 +251,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
                 text=" true",
                 timeout=0.0,
                 slots=1,
-                memory=0,
+                memory=[0, 4096],
                 shell="/bin/sh",
                 group=False,
                 hold=False,
@@ -288,7 +288,7 @@ def spoiled(random_: random.Random, message: dict[str, Any], field: str) -> str:
     """A message as JSON, with any value in this field (or in one of the objects in it), or without it."""
     texts = {name: json.dumps(value) for name, value in message.items()}
     value = message.get(field)
-    if isinstance(value, list) and value and random_.random() < 0.5:
+    if isinstance(value, list) and value and isinstance(value[0], dict) and random_.random() < 0.5:
         texts[field] = "[%s]" % spoiled(random_, value[0], random_.choice([*value[0]]))
     elif random_.random() < 0.1:
         texts.pop(field, "")
