@@ -1640,8 +1640,8 @@ class Resources:
         return Resources(self.slots - taken.slots, self.memory - taken.memory)
 
     def holds(self, needs: Resources) -> bool:
-        """Whether there is enough of everything."""
-        return needs.slots <= self.slots and needs.memory <= self.memory
+        """Whether there is enough of everything.  Memory may be less than nothing, for who needs none."""
+        return needs.slots <= self.slots and (not needs.memory or needs.memory <= self.memory)
 
 
 ONE_SLOT = Resources(1)                 # what a job needs of which nothing is said

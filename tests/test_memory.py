@@ -36,6 +36,21 @@ class Sizes(unittest.TestCase):
         self.assertEqual(directive.settings.more, more)
 
 
+class Room(unittest.TestCase):
+    """Resources, which are compared in each of their parts."""
+
+    def test_all_parts_must_be_there(self) -> None:
+        has = runmaker4.Resources(2, 4 * GIB)
+        for slots, memory, fits in ((2, 4, True), (1, 0, True), (3, 1, False), (1, 5, False)):
+            with self.subTest(slots=slots, memory=memory):
+                self.assertEqual(has.holds(runmaker4.Resources(slots, memory * GIB)), fits)
+
+    def test_who_needs_no_memory_finds_enough_of_it_also_where_too_much_was_promised(self) -> None:
+        left = runmaker4.Resources(1, GIB) - runmaker4.Resources(0, 2 * GIB)
+        self.assertTrue(left.holds(runmaker4.ONE_SLOT))
+        self.assertFalse(left.holds(runmaker4.Resources(1, 1)))
+
+
 class Directives(RunCase):
     """What a settings directive may say of memory."""
 
