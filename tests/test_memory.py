@@ -2,13 +2,15 @@
 import itertools
 import os
 import pathlib
+import random
 import signal
+import time
 import unittest
 from typing import Optional
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNWAIT, UP, RunCase
+from tests.support import FULL, RUNMAKER, RUNWAIT, UP, RunCase
 from tests.tcp import OverTcp, TcpCase
 
 GIB = 1 << 30
@@ -260,6 +262,33 @@ class GrowingOverTcp(OverTcp, Growing):
 
 class KeptOverTcp(OverTcp, Kept):
     """The same with a server and a client."""
+
+
+class Campaign(RunCase):
+    """Many jobs of random need, on a runner with less memory than all of them take."""
+    JOBS = 200 if FULL else 25
+
+    def test_jobs_never_have_more_than_the_runner_has_and_all_are_done(self) -> None:
+        hold = "import sys, time\ndata = b'x' * ((int(sys.argv[1]) - 15) << 20)\ntime.sleep(0.2)"
+        self.write(hold, "take.py")
+        draws = random.Random(7)
+        sizes = [draws.randrange(20, 200) for _ in range(self.JOBS)]
+        self.write("".join(f"#RUN memory={size}M\n. python3 take.py {size}\n" for size in sizes))
+        runner = self.start(RUNMAKER, "-q", "-j16", "--memory=600M", "runs.txt")
+        taken = [0]
+        while runner.poll() is None:
+            taken.append(sum(map(runmaker4.resident_memory, self.descendants(runner.pid))))
+            time.sleep(0.05)
+        self.assertEqual((self.finish(runner).code, self.states()), (0, "d" * self.JOBS))
+        self.assertLessEqual(max(taken), 600 << 20)
+
+    def descendants(self, pid: int) -> list[int]:
+        """The processes that come of one."""
+        children = runmaker4.ProcessTable.read().children
+        found = list(children.get(pid, []))
+        for child in found:                     # it grows meanwhile
+            found += children.get(child, [])
+        return found
 
 
 class OutOfMemory(TcpCase):
