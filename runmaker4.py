@@ -5164,6 +5164,11 @@ class Shell:
     memory: int | None = None       # their peak, in bytes; None: not known, or not yet
     memory_below: int | None = None         # bytes that the peak is below, where it is not known
 
+    def note_taken(self, size: int) -> None:
+        """All of its processes had so many bytes together, which no process may have had alone."""
+        self.memory = max(self.memory or 0, size)
+        self.memory_below = None
+
 
 class Child(Shell):
     """A shell that this process has started."""
@@ -8334,6 +8339,7 @@ class Runner:
             run.cause = "oom"
         if run.cause == "memory":
             limit = run.job.needs.memory
+            shell.note_taken(run.taken)
         ending = Ending(status, run.cause, limit or 0.0, run.taken)
         if await self._was_interrupted(ending):
             run.cause = "stopped"
