@@ -480,6 +480,7 @@ RECIPES = {
 JOB_FILES = {
     ". prepare": "runmaker4.py -j4 runs.txt",
     "#RUN slots=4": "runmaker4.py -j8 runs.txt",
+    "#RUN memory=4G,16G": "runmaker4.py --memory 60G runs.txt",
     "#RUN shell=bash": "export MODULESHOME=$PWD/modules\nrunmaker4.py --plain runs.txt > printed\n"
                        "grep -x 'sim --seed 1' printed; grep -x 'gcc/12 --seed 2' printed",
     "#RUN host=alice,bigmem* timeout=10m": "runmaker4.py -j4 --name bigmem1 runs.txt",
