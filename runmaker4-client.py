@@ -41,7 +41,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 try:
     import runmaker4
@@ -601,6 +601,14 @@ class ServerLink(Link, asyncio.Protocol):
             self.gone.set_result(why)
 
 
+class Capacity(NamedTuple):
+    """What a server knows of what a client has, beside its memory: a `claim` says it, and `hello` the slots."""
+    slots: int                          # in service
+    waiting: int = 0                    # jobs that wait to run again, and have no slots
+    unused: int = 0                     # bytes that these were promised at first
+    grown: int = 0                      # bytes that other jobs have more than they were promised at first
+
+
 class Connection:
     """The server, as a `Runner` wants its jobs (see runmaker4.Jobs); connects again whenever it is lost."""
 
@@ -637,7 +645,7 @@ class Connection:
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
         self._requested = 0                         # slots for which jobs were asked for, and have not come
-        self._told_slots = 0                        # how many slots the server knows of
+        self._told = Capacity(0)                    # what the server knows of what we have
         self._number = 0                            # of the last request
         self._asked: dict[int, float] = {}          # when each request was sent that is not answered
         self._alive: float | None = None            # when the last answered request was sent; None: none was
@@ -670,6 +678,7 @@ class Connection:
         A job that needs more than is free waits for that, and what has come after it waits, too.
         """
         if self._queue and not free.holds(self._queue[0].needs):
+            self._ask_for(0)
             return Miss(EVER)
         if self._queue and self._may_start():
             job = self._queue.popleft()
@@ -806,35 +815,43 @@ class Connection:
         return sum(slot.busy or slot.idle for slot in self._runner.slots.values())
 
     def _ask(self, last: bool = False) -> None:
-        """Ask for jobs for as many slots as we could use now; tell how many there are, if that has changed.
+        """Ask for jobs for as many slots as we could use now.
 
         last: we leave if there is nothing.  What was asked so counts until it is answered.
         """
+        due = sum(job.slots for job in self._queue) + self._requested
+        self._ask_for(max(self._slots() - sum(job.slots for job in self._running()) - due, 0), last)
+
+    def _ask_for(self, want: int, last: bool = False) -> None:
+        """Ask for jobs for so many slots; tell what the server must know of ours, if that has changed."""
         link = self._link
         if not link or self._runner.stopping:
             return
-        waiting = self._runner.slotless
-        running = [job for job in self._jobs.values() if not job.has_ended and job not in waiting]
-        due = sum(job.slots for job in self._queue) + self._requested
-        want = max(self._slots() - sum(job.slots for job in running) - due, 0)
+        now = self._capacity()
         leaves_anew = last and self._last_asked is None
-        if not want and not leaves_anew and self._told_slots == self._runner.in_service:
+        if not want and not leaves_anew and self._told == now:
             return
         self._requested += want
-        self._told_slots = self._runner.in_service
+        self._told = now
         last = last or self._last_asked is not None
-        number = self._request(
-            link,
-            "claim",
-            want=want,
-            last=last,
-            slots=self._told_slots,
-            waiting=len(waiting),
-            unused=sum(int(job.settings.needs.memory) for job in waiting),
-            grown=sum(int(job.needs.memory - job.settings.needs.memory) for job in running),
-        )
+        number = self._request(link, "claim", want=want, last=last, **now._asdict())
         if last:
             self._last_asked = number
+
+    def _running(self) -> list[RemoteJob]:
+        """The jobs that have slots."""
+        waiting = self._runner.slotless
+        return [job for job in self._jobs.values() if not job.has_ended and job not in waiting]
+
+    def _capacity(self) -> Capacity:
+        """What the server must know of what we have to hand out by it."""
+        waiting = self._runner.slotless
+        return Capacity(
+            self._runner.in_service,
+            len(waiting),
+            sum(int(job.settings.needs.memory) for job in waiting),
+            sum(int(job.needs.memory - job.settings.needs.memory) for job in self._running()),
+        )
 
     def _forget_nothing(self) -> None:
         """Forget that the server had no job for us: something has changed, so we may ask again."""
@@ -992,13 +1009,13 @@ class Connection:
         """The server is authenticated: say who we are, and what we have."""
         for job in self._jobs.values():             # one by one: a command may fill a message
             link.send(type="have", jobs=[job.describe()])
-        self._told_slots = self._runner.in_service
+        self._told = Capacity(self._runner.in_service)
         link.send(
             type="hello",
             client=self._id,
             name=to_text(self._program.host),
             pid=os.getpid(),
-            slots=self._told_slots,
+            slots=self._told.slots,
             memory=int(min(self._program.memory.size, runmaker4.WHOLE)),
             retry=to_text(self._program.retry),
             follow=self._follow,

@@ -1188,6 +1188,9 @@ class Client(Taker):
         self.follow = hello.follow
         self.retry = hello.retry
         self.has = hello.has
+        self._between_runs = 0          # until it tells
+        self._unused_memory = 0
+        self._grown_memory = 0
         self._newest = link
         self._came.set()
 

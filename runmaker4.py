@@ -5502,7 +5502,9 @@ class Processes(TreeEnder):
         self._marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
-        self.environ = {key: value for key, value in os.environb.items() if key != b"RUNMAKER4_TOKEN"}
+        # what another runner has promised to its job, if we are one, is no promise to ours
+        hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
+        self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
         outer = self.environ.get(MARK)              # if we are a job ourselves, our jobs are also that job's
         self.chain = outer + b"/" if outer else b""
         signals.handle(signal.SIGCHLD, self.reap)
@@ -8166,7 +8168,7 @@ class Runner:
     def _grow(self, job: Job) -> bool:
         """Have a job take more memory in its next run; False: so much is not here, or time is over."""
         more = job.more
-        if more and not self.has.holds(more):
+        if more and more.memory > self.options.memory:
             size, here = show_size(more.memory), show_size(self.options.memory)
             text = f"{job.how}; does not run again with {size}, for there are {here} here"
             self.say(f"line {job.number}: {text}")

@@ -166,6 +166,10 @@ class Promises(TcpCase):
         self.assertEqual((self.states(), len(taken), taken[-1]), ("d" * len(sizes), 2 * len(sizes), 0))
         self.assertLessEqual(max(taken), 6)
 
+    def test_a_job_without_a_promise_does_not_see_that_of_another_runners_job(self) -> None:
+        self.jobs("[ -z $RUNMAKER4_MEMORY ]")
+        self.assertEqual(self.run_jobs(env={"RUNMAKER4_MEMORY": "1"}).code, 0)
+
     def test_what_waits_to_run_again_is_promised_nothing_meanwhile(self) -> None:
         first = "echo >>runs; [ $(wc -l <runs) = 2 ] && [ -e second ]"
         self.write(f"#RUN memory=400M\n. {first}\n. : >second\n")
@@ -385,6 +389,17 @@ class Clients(TcpCase):
         ended = self.finish(self.start_client(server, "-j2", "--memory=400M"))
         self.assertEqual((ended.code, self.states()), (0, "."))
         self.assertIn(b"1 new, for a runner with 500M of memory or more (#RUN in line 1)", ended.err)
+
+    def test_a_server_gives_nothing_to_a_client_that_does_not_fit_beside_a_grown_job(self) -> None:
+        self.write("#RUN memory=60M,800M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py; "
+                   f"{UP}; until [ -e go ]; do sleep 0.02; done\n")
+        self.write("import time; data = b'x' * (80 << 20); time.sleep(60)", "hold.py")
+        client = self.start_client(self.start_server(), "-j2", "--memory=1G", up=[2])
+        self.append("#RUN memory=500M", ". true")
+        time.sleep(1.0)
+        self.assertEqual(self.states(), "r.")
+        self.write("", "go")
+        self.assertEqual((self.finish(client).code, self.states()), (0, "dd"))
 
     def test_what_one_client_is_promised_is_free_for_another(self) -> None:
         job = f". {UP}; until [ -e go ]; do sleep 0.02; done\n"
