@@ -602,11 +602,12 @@ class ServerLink(Link, asyncio.Protocol):
 
 
 class Capacity(NamedTuple):
-    """What a server knows of what a client has, beside its memory: a `claim` says it, and `hello` the slots."""
+    """What a server knows of a client's slots and promises: a `claim` says it, and `hello` the slots."""
     slots: int                          # in service
     waiting: int = 0                    # jobs that wait to run again, and have no slots
     unused: int = 0                     # bytes that these were promised at first
-    grown: int = 0                      # bytes that other jobs have more than they were promised at first
+    # bytes that other jobs have more than they were promised at first, and that processes left of jobs have
+    grown: int = 0
 
 
 class Connection:
@@ -846,11 +847,12 @@ class Connection:
     def _capacity(self) -> Capacity:
         """What the server must know of what we have to hand out by it."""
         waiting = self._runner.slotless
+        grown = sum(int(job.needs.memory - job.settings.needs.memory) for job in self._running())
         return Capacity(
             self._runner.in_service,
             len(waiting),
             sum(int(job.settings.needs.memory) for job in waiting),
-            sum(int(job.needs.memory - job.settings.needs.memory) for job in self._running()),
+            grown + int(self._runner.left_memory),
         )
 
     def _forget_nothing(self) -> None:

@@ -16,9 +16,10 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
                how many it has, how many of its jobs    nothing    in answer to `last`, after another look at
                wait to run again, what memory these                the file
                do not use meanwhile, and how much
-               more others use than they were given
-               for (last: it will leave if there
-               are no jobs)
+               more others, and processes left of
+               jobs, use than they were given for
+               (last: it will leave if there are no
+               jobs)
     ping       every five seconds                       pong
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
                                                                    clock
@@ -1117,7 +1118,8 @@ class Client(Taker):
         self._memberships = 0           # in groups: it gets nothing else meanwhile
         self.want = 0                   # the slots for which it would take jobs now
         self._between_runs = 0          # jobs that it has, and that have no slots until they run again
-        # memory that its jobs were promised at first, and do not use now; and what others were promised more
+        # memory that its jobs were promised at first, and do not use now; and what others were promised more,
+        # or is left of jobs
         self._unused_memory = 0
         self._grown_memory = 0
         self.asked = 0                  # the number of its last claim, which answers repeat
