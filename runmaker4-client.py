@@ -419,6 +419,7 @@ class RemoteJob(Job):
             offset=self.offset,
             state=to_text(self.state),
             text=to_text(self.text),
+            memory=[int(self.settings.needs.memory)],
             run=self.mark,
             result=None if self.result is None else to_text(self.result),
         )

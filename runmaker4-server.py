@@ -2665,6 +2665,7 @@ class Known:
     line: Line
     result: bytes | None
     mark: str                           # of its last run; "": it had none yet, as far as was told
+    memory: int                         # bytes that it was promised at first
 
     @classmethod
     def read(cls, item: Message) -> Known:
@@ -2674,7 +2675,8 @@ class Known:
         if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text or state not in CLAIMABLE:
             raise WireError("no job")
         line = Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), state, text)
-        return cls(key, line, result, item.text("run", 512))
+        sizes = item.items("memory", int) if "memory" in item.fields else []
+        return cls(key, line, result, item.text("run", 512), sizes[0] if sizes else 0)
 
     @property
     def turn(self) -> int:
@@ -2853,6 +2855,8 @@ class Recovery:
     def _give(self, client: Client, found: Recovered, job: Job, before: Grant | None) -> None:
         """A line is a client's again.  before: that of `absent`, if it was inherited."""
         claim = found.claim
+        # All else that its directive says is the client's to heed
+        job.settings = JobSettings(needs=Resources(1, claim.memory))
         if before:
             self._sessions.forget(before)
         else:

@@ -457,6 +457,19 @@ class Clients(TcpCase):
         self.write("", "go")
         self.assertEqual((self.finish(client).code, self.states()), (0, "dd"))
 
+    def test_what_a_job_was_promised_by_the_server_before_is_not_free(self) -> None:
+        self.write(f"#RUN memory=600M\n. {UP}; until [ -e go ]; do sleep 0.02; done\n")
+        server = self.start_server()
+        client = self.start_client(server, "-j2", "--memory=1G", up=[2])
+        server.kill()
+        self.append(". true")
+        self.start_server("--port", server.port)
+        self.wait_said(client, "connected again")
+        time.sleep(1.0)
+        self.assertEqual(self.states(), "r.")
+        self.write("", "go")
+        self.assertEqual((self.finish(client).code, self.states()), (0, "dd"))
+
     def test_what_one_client_is_promised_is_free_for_another(self) -> None:
         job = f". {UP}; until [ -e go ]; do sleep 0.02; done\n"
         self.write(f"#RUN memory=500M\n{job}{job}{job}")
