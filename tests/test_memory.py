@@ -6,10 +6,12 @@ import random
 import signal
 import time
 import unittest
-from typing import Optional
+from collections import Counter
+from typing import Callable, Optional
 from unittest import mock
 
 import runmaker4
+from tests import marks, test_parts, test_tcp_storm
 from tests.support import FULL, RUNMAKER, RUNWAIT, UP, RunCase
 from tests.tcp import OverTcp, Program, TcpCase
 from tests.test_tcp import ordinarily
@@ -339,7 +341,9 @@ class Campaign(RunCase):
         while runner.poll() is None:
             taken.append(sum(map(runmaker4.resident_memory, self.descendants(runner.pid))))
             time.sleep(0.05)
-        self.assertEqual((self.finish(runner).code, self.states()), (0, "d" * self.JOBS))
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (0, "d" * self.JOBS))
+        self.assertNotIn(b"out of memory", ended.out + ended.err)
         self.assertLessEqual(max(taken), 600 << 20)
 
     def descendants(self, pid: int) -> list[int]:
@@ -479,6 +483,165 @@ class Clients(TcpCase):
         self.assertEqual(self.states(), "rrr")
         self.write("", "go")
         self.assertEqual([self.finish(client).code for client in (first, second)], [0, 0])
+
+
+class HandingOut(test_parts.JobFileCase):
+    """Random lines, takers, ends and kills: what is handed out is compared with a model of the file."""
+    SEEDS = 200 if FULL else 20
+    LINES, STEPS = 30, 250
+
+    def run_model(self, seed: int, shared: bool) -> None:
+        """A random course of events.  shared: all takers have one cursor, as clients of a server do."""
+        model = Model(random.Random(seed), self.LINES)
+        path = self.path
+        path.write_bytes(model.text)
+        while True:
+            model.keep_takers(lambda taker: self.cursor_for(taker, model, shared))
+            if model.steps > self.STEPS and model.is_over(path.read_bytes()):
+                break
+            self.clock.now += 0.5
+            model.step(path)
+        self.assertEqual(model.faults, [])
+
+    def cursor_for(self, taker: runmaker4.Taker, model: "Model", shared: bool) -> runmaker4.Cursor:
+        cursors = [cursor for cursor, _ in model.takers.values()]
+        if shared and cursors:
+            return cursors[0]
+        file = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock)
+        self.addCleanup(file.leave)
+        return runmaker4.Cursor(file, [] if shared else [taker], serving=shared)
+
+    def test_runners_on_one_file(self) -> None:
+        for seed in range(self.SEEDS):
+            with self.subTest(seed=seed):
+                self.run_model(seed, shared=False)
+
+    def test_clients_of_one_server(self) -> None:
+        for seed in range(self.SEEDS):
+            with self.subTest(seed=seed):
+                self.run_model(seed, shared=True)
+
+
+class Model:
+    """What may happen to a file's lines, and what each taker has promised.  faults: what must not be."""
+    UNIT = 100 << 20
+
+    def __init__(self, draws: random.Random, lines: int) -> None:
+        self.random = draws
+        self.needs: dict[int, runmaker4.Resources] = {}         # by line number
+        self.takers: dict[runmaker4.Taker, tuple[runmaker4.Cursor, list[runmaker4.Job]]] = {}
+        self.faults: list[str] = []
+        self.steps = 0
+        text: list[str] = []
+        for _ in range(lines):
+            needs = runmaker4.Resources(draws.choice([1, 1, 1, 2, 3]), draws.randrange(8) * self.UNIT)
+            memory = f" memory={needs.memory // self.UNIT * 100}M" if needs.memory else ""
+            text += [f"#RUN slots={needs.slots}{memory}", f". job {len(text)}"]
+            self.needs[len(text)] = needs
+        self.text = "".join(f"{line}\n" for line in text).encode()
+
+    def keep_takers(self, cursor_for: Callable[[runmaker4.Taker], runmaker4.Cursor]) -> None:
+        """Have three takers, the first of which has enough for each line."""
+        while len(self.takers) < 3:
+            big = not any(taker.name == "big" for taker in self.takers)
+            has = runmaker4.Resources(self.random.randint(1, 4), self.random.randint(1, 9) * self.UNIT)
+            taker = runmaker4.Taker(
+                "big" if big else "small", has=runmaker4.Resources(4, 9 * self.UNIT) if big else has
+            )
+            self.takers[taker] = cursor_for(taker), []
+
+    def free(self, taker: runmaker4.Taker) -> runmaker4.Resources:
+        free = taker.has
+        for job in self.takers[taker][1]:
+            free -= self.needs[job.number]
+        return free
+
+    def step(self, path: pathlib.Path) -> None:
+        """Something happens.  At the end nobody is killed."""
+        self.steps += 1
+        taker = self.random.choice(list(self.takers))
+        cursor, jobs = self.takers[taker]
+        event = self.random.random()
+        if event < 0.03 and self.steps < HandingOut.STEPS:
+            self.kill(taker)
+        elif event < 0.45 and jobs:
+            cursor.finish(jobs.pop(self.random.randrange(len(jobs))), self.random.choice([b"d", b"!"]))
+        else:
+            self.claim(cursor, path)
+
+    def claim(self, cursor: runmaker4.Cursor, path: pathlib.Path) -> None:
+        """Some of a cursor's takers ask, all that have an idle slot or some of them."""
+        asking = [taker for taker, (own, _) in self.takers.items()
+                  if own is cursor and self.free(taker).slots > 0 and self.random.random() < 0.8]
+        for taker in asking:
+            taker.free = self.free(taker)
+        states = path.read_bytes().splitlines()
+        found = cursor.claim(takers=runmaker4.Takers(asking))
+        if isinstance(found, runmaker4.Job):
+            taker = found.taker
+            needs = self.needs[found.number]
+            if states[found.number - 1][:1] != b".":
+                self.faults.append(f"line {found.number} was not new")
+            if not taker.free.holds(needs):
+                self.faults.append(f"line {found.number} needs {needs}, free are {taker.free}")
+            above = [self.needs[number] for number, line in enumerate(states[: found.number - 1], 1)
+                     if line[:1] == b"."]
+            if any(taker.has.holds(other) and not taker.free.holds(other) for other in above):
+                self.faults.append(f"line {found.number} has overtaken one that waits")
+            self.takers[taker][1].append(found)
+
+    def kill(self, taker: runmaker4.Taker) -> None:
+        """A runner dies, and its locks with it; of a client's lines the server says that they are lost."""
+        cursor, jobs = self.takers.pop(taker)
+        if any(other is cursor for other, _ in self.takers.values()):
+            for job in jobs:
+                cursor.finish(job, b"e")
+        else:
+            cursor.file.companion.move()
+            cursor.file.leave()
+
+    def is_over(self, text: bytes) -> bool:
+        """Whether each line has ended; else somebody must be able to go on."""
+        if self.steps > 40 * HandingOut.STEPS:
+            self.faults.append("lines are left that somebody could take")
+            return True
+        return not any(line[:1] in b".r" for line in text.splitlines())
+
+
+class MemoryStorm(test_tcp_storm.TcpStorm):
+    """Servers, clients and jobs killed at random, where jobs have promises, grow, and leave processes."""
+    # whoever exits with 137 was killed by the kernel
+    PATCH = ("import itertools, runmaker4; kills = itertools.count()\n"
+             "runmaker4.OomKills.now = lambda self: next(kills)")
+
+    def write_jobs(self) -> None:
+        lines: list[str] = []
+        for number in range(1, test_tcp_storm.JOBS + 1):
+            size = self.random.randrange(1, 6)
+            grows = self.random.random() < 0.1
+            leaves = self.random.random() < 0.1
+            more = f",{size + 4}00M" if grows else ""
+            tell = "echo $RUNMAKER4_SLOT -$RUNMAKER4_MEMORY >>promises"
+            first = f"[ $RUNMAKER4_MEMORY != {size * (100 << 20)} ] || {{ {tell}; exit 137; }}; "
+            last = f"(sleep 0.1; {tell}) &" if leaves else tell
+            begin = f"trap '{tell}; exit' TERM; echo $RUNMAKER4_SLOT $RUNMAKER4_MEMORY >>promises; "
+            lines += [
+                f"#RUN memory={size}00M{more}",
+                f". {begin}{first if grows else ''}{marks.command(number, 0.03)}; {last}",
+            ]
+        self.before = self.write("".join(f"{line}\n" for line in lines)).read_bytes()
+
+    def start_storm_client(self, slots: int, *options: object) -> Program:
+        name = f"c{next(self.numbers)}"
+        shared = "--slots", ",".join([name] * slots), "--memory=1G"
+        return self.start_client(self.server, *shared, *options, patch=self.PATCH)
+
+    def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
+        super().test_no_job_is_lost_and_none_runs_twice_at_once()
+        taken: Counter[bytes] = Counter()
+        for name, size in map(bytes.split, self.read("promises").splitlines()):
+            taken[name] += int(size)
+            self.assertLessEqual(taken[name], GIB, "a client has promised more than it has")
 
 
 if __name__ == "__main__":

@@ -35,11 +35,15 @@ class TcpStorm(test_storm.KillCase, TcpCase):
         def reached() -> object:
             for _ in range(CLIENTS - len(self.clients)):
                 slots = self.random.randint(1, 4)
-                self.clients.append(
-                    self.start_client(self.server, f"-j{slots}", "-q", "--resume", "--follow")
-                )
+                self.clients.append(self.start_storm_client(slots, "-q", "--resume", "--follow"))
             return condition()
         wait_until(reached, PATIENCE)
+
+    def start_storm_client(self, slots: int, *options: object) -> Program:
+        return self.start_client(self.server, f"-j{slots}", *options)
+
+    def write_jobs(self) -> None:
+        self.jobs(*[marks.command(number, 0.03) for number in range(1, JOBS + 1)])
 
     def kill_client(self, with_jobs: bool) -> None:
         """kill -9 a client as the other storm does a runner."""
@@ -64,7 +68,7 @@ class TcpStorm(test_storm.KillCase, TcpCase):
         return events
 
     def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
-        self.jobs(*[marks.command(number, 0.03) for number in range(1, JOBS + 1)])
+        self.write_jobs()
         self.write("", "marks")
         self.start_storm_server()
         events = self.plan()
@@ -84,7 +88,8 @@ class TcpStorm(test_storm.KillCase, TcpCase):
         clients = {program.pid for program in self.programs}
         self.assertEqual(marks.problems(self.read("marks"), JOBS, clients), [])
         logged = {int(line.split(b"\t")[0]) for line in self.read("joblog").splitlines()[1:]}
-        self.assertEqual(logged, set(range(1, JOBS + 1)))
+        lines = self.read().splitlines()
+        self.assertEqual(logged, {number for number, line in enumerate(lines, 1) if line[:1] == b"d"})
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a minute")
