@@ -362,16 +362,16 @@ class OutOfMemory(TcpCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.write("data = b'x' * (200 << 20)", "take.py")
+        self.write("data = b'x' * (500 << 20)", "take.py")
 
     def small_group(self) -> pathlib.Path:
-        """A control group of 60 MiB, which a process enters by writing its number into its cgroup.procs."""
+        """A control group of 400 MiB, which a process enters by writing its number into its cgroup.procs."""
         for root, limit in zip(self.GROUPS, self.LIMITS):
             group = root / f"runmaker4-{os.getpid()}"
             try:
                 group.mkdir()
                 self.addCleanup(group.rmdir)
-                (group / limit).write_text(str(60 << 20))
+                (group / limit).write_text(str(400 << 20))
                 return group
             except OSError:
                 continue
