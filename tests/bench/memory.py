@@ -14,7 +14,7 @@ def memory(bench: Bench) -> list[Row]:
     """a campaign of jobs of random need against list scheduling"""
     count = bench.size(200)
     ratios = [campaign(bench, random.Random(seed), count) for seed in range(bench.rounds)]
-    what = f"{count} jobs of 10 to 200 MB on `--memory {HAS}M`, time against list scheduling"
+    what = f"{count} jobs of 10 to 200 MB on a runner with {HAS} MB, time against list scheduling"
     middle = statistics.median(ratios)
     measured = f"{middle:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) x"
     return [Row(what, measured, "<= 1.2 x", middle <= 1.2)]
