@@ -1326,6 +1326,7 @@ class Telling(Sink):
             slot=run.slot.name,
             pid=pid,
             mark=mark,
+            promised=run.promised,
             output=self._wants_output,
             again=False,
         )

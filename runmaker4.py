@@ -6186,8 +6186,8 @@ class Run:
     sinks: Sequence[Sink] = ()          # that take its events
     directory: bytes = b""              # where it runs, if not in ours
     cause: str = ""                     # why it is being ended
-    promised: float = 0                 # bytes
-    taken: int = 0                      # bytes that it had at the last look at its memory
+    promised: int = 0                   # bytes; 0: it was promised none
+    taken: int = 0                      # bytes that it had, at the look at its memory that found most
     oom_kills: int = 0                  # how many processes the kernel had killed before it began
     killer: asyncio.Future[None] | None = None
 
@@ -7138,6 +7138,7 @@ class OutDir(Sink):
 
     def _entry(self, run: Run, event: str) -> dict[str, Any]:
         """What begins the journal's lines on a run."""
+        promised = {"promised": run.promised} if run.promised else {}
         return {
             "time": round(run.began + run.took, 3),
             "event": event,
@@ -7148,6 +7149,7 @@ class OutDir(Sink):
             "slot": run.slot.name,
             "pid": run.pid,
             "runner": self.runner,
+            **promised,
         }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
@@ -7919,8 +7921,9 @@ class Runner:
         """Look at the memory of runs; those that have more than they were promised."""
         over = set()
         for run in runs:
-            run.taken = int(self._table.memory(self.shells[run], run.promised))
-            if run.taken > run.promised:
+            taken = int(self._table.memory(self.shells[run], run.promised))
+            run.taken = max(run.taken, taken)
+            if taken > run.promised:
                 over.add(run)
         return over
 
@@ -8171,7 +8174,7 @@ class Runner:
         return not self.stopping
 
     def _new_run(self, job: Job, slots: Sequence[Slot]) -> Run:
-        return Run(job, slots, self._host, sinks=tuple(self.sinks), promised=job.needs.memory)
+        return Run(job, slots, self._host, sinks=tuple(self.sinks), promised=int(job.needs.memory))
 
     async def _work(self, run: Run, fault: bytes) -> None:
         """See a job through to its end, and free its slots.  run: its first one; fault: what _start() said of
@@ -8423,9 +8426,10 @@ class Runner:
         killed = not run.cause and Ending(status).died_of == signal.SIGKILL
         if killed and self._oom_kills.now() > run.oom_kills:
             run.cause = "oom"
-        if run.cause == "memory":
-            limit = run.job.needs.memory
+        if run.taken:
             shell.note_taken(run.taken)
+        if run.cause == "memory":
+            limit = run.promised
         ending = Ending(status, run.cause, limit or 0.0, run.taken)
         if await self._was_interrupted(ending):
             run.cause = "stopped"

@@ -36,7 +36,7 @@ import zlib
 from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
@@ -54,6 +54,7 @@ from runmaker4 import (
     NEW,
     RUNNING,
     SEATS,
+    SIZE_UNITS,
     TOLD,
     Badge,
     Counts,
@@ -94,6 +95,7 @@ from runmaker4 import (
     leave_without_waiting,
     lines_of,
     lock,
+    memory_size,
     mount_fault,
     name_lines,
     open_fresh,
@@ -109,6 +111,7 @@ from runmaker4 import (
     run_main,
     see_anew,
     show,
+    show_size,
     unlock,
     wait_ready,
     warn,
@@ -170,8 +173,8 @@ def make_parser() -> Parser:
     add("--follow", action="store_true",
         help="with --show: go on with what the line prints, also in further runs, until it has\nended")
     add("--stats", action="store_true",
-        help="with --outdir, also beside --report: print run times, CPU use and memory per\nhost "
-             "(FILE may be left out)")
+        help="with --outdir, also beside --report: print run times, CPU use and memory per\n"
+             "host, and memory per command (FILE may be left out)")
     add("--outdir", type=given_name, metavar="DIR",
         help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]")
     add_help(add)
@@ -578,6 +581,7 @@ class Run:
         "memory",
         "memory_below",
         "pid",
+        "promised",
         "run",
         "runner",
         "seconds",
@@ -605,11 +609,18 @@ class Run:
     incomplete: bool            # not all of it could be written
     memory_below: int | None    # bytes that the peak is below, where it could not be measured
     runner: int | None          # who has started it, or handed it out (Notice.runner); None: nobody knows
+    promised: int | None        # bytes of memory; None: it was promised none
 
     @property
     def peak(self) -> str:
-        """'12 MB', '<30 MB'; '' if nobody knows."""
-        return peak_memory(self.memory, self.memory_below)
+        """'12 MB', '<30 MB', '3.1G of 4G' of what it was promised; '' if nobody knows."""
+        known = peak_memory(self.memory, self.memory_below, show_size if self.promised else human_size)
+        return f"{known} of {show_size(self.promised)}" if known and self.promised else known
+
+    @property
+    def had_too_little(self) -> bool:
+        """Whether it was ended because it needed more memory than it could have."""
+        return self.cause in ("memory", "oom")
 
 
 def any_line(line: bytes) -> bool:
@@ -828,6 +839,7 @@ class Journal(Log):
         """
         when, name, line, command, host, slot, pid = self.BOTH(event)
         runner = event.get("runner")
+        promised = event.get("promised")
         end = self.OPEN_END
         spent = 0.0
         incomplete = False
@@ -852,7 +864,7 @@ class Journal(Log):
             raise ValueError
         if cpu is not None and not (type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST):
             raise ValueError
-        for size in memory, below:
+        for size in memory, below, promised:
             if size is not None and not (type(size) is int and 0 <= size < 1 << 63):
                 raise ValueError
         if runner is not None and type(runner) is not int:
@@ -875,6 +887,7 @@ class Journal(Log):
             below,
             # by its name: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
             runner=runner,
+            promised=promised,
         )
 
     def notices(self) -> Iterator[Notice]:
@@ -1228,7 +1241,7 @@ def rate_per_hour(ends: Sequence[float], now: float) -> float | None:
     """Jobs per hour: of the ones that ended in the last five minutes, or of the last 20 if that is more."""
     ends = sorted(ends)
     first = max(
-        0, min(bisect.bisect(ends, now - TerminalProgress.WINDOW), len(ends) - TerminalProgress.CHANGES)
+        0, min(bisect.bisect_right(ends, now - TerminalProgress.WINDOW), len(ends) - TerminalProgress.CHANGES)
     )
     lately = ends[first:]
     if len(lately) < 2:
@@ -1280,14 +1293,17 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
 
 
 def how_ended(run: Run) -> str:
-    """'exit 3', 'signal 9', 'timeout', 'lost', 'running', ..."""
-    if run.cause:
+    """'exit 3', 'signal 9', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
+    if run.cause == "memory" and run.promised:
+        return f"took {run.peak or 'more'}"
+    if run.cause and run.cause != "oom":
         return run.cause
     if run.seconds is None:
         return "running"
+    how = f"exit {exit_status(run.exit)}" if run.exit >= 0 else "could not be started"
     if run.signal:
-        return f"signal {run.signal}"
-    return f"exit {exit_status(run.exit)}" if run.exit >= 0 else "could not be started"
+        how = f"signal {run.signal}"
+    return f"out of memory, {how}" if run.cause else how
 
 
 def exit_status(code: int) -> str:
@@ -1314,11 +1330,13 @@ def human_size(size: float) -> str:
     return f"{size:.{1 if size < 9.95 and unit != 'B' else 0}f} {unit}"
 
 
-def peak_memory(known: int | None, below: int | None) -> str:
+def peak_memory(
+    known: int | None, below: int | None, show_bytes: Callable[[float], str] = human_size
+) -> str:
     """'12 MB', '<30 MB' where only that could be measured; '' if nobody knows."""
     if known is not None:
-        return human_size(known)
-    return f"<{human_size(below)}" if below is not None else ""
+        return show_bytes(known)
+    return f"<{show_bytes(below)}" if below is not None else ""
 
 
 class LastOutput:
@@ -1396,7 +1414,7 @@ def end_of_run(run: Run, word: str) -> str:
         when = [clock(run.ended), f"after {took(run.seconds)}"]
     else:
         when = [f"began {clock(run.began)}"]
-    if run.peak:
+    if run.peak and run.peak not in how_ended(run):
         when.append(run.peak)
     text = f"{how_ended(run)} on {run.host}, {', '.join(when)}"
     if run.state in "!e":
@@ -1711,6 +1729,7 @@ class History:
             "cpu": run.cpu,
             "memory": run.memory,
             "memory_below": run.memory_below,
+            "promised": run.promised,
             "bytes": size,
             "files": names,
         }
@@ -2069,8 +2088,8 @@ class Follower:
 
 # ======== Statistics ========================================================================================
 #
-# The ends in the journal are counted by host, in one pass.  Of each run one number is kept, its time, because
-# a quantile needs all of them.
+# The ends in the journal are counted by host and by command, in one pass.  Of each run two numbers are kept,
+# its time and its memory, because a quantile needs all of them.
 
 
 def quantiles(times: Iterable[float]) -> list[float]:
@@ -2079,6 +2098,10 @@ def quantiles(times: Iterable[float]) -> list[float]:
     if not in_order:
         return []
     return [in_order[math.ceil(len(in_order) * share) - 1] for share in (0.5, 0.9, 1)]
+
+
+# A number in a command or in what one printed
+NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 class HostStats:
@@ -2110,23 +2133,170 @@ class HostStats:
                 peak_memory(self.memory, self.memory_below) or "-")
 
 
+class Peaks:
+    """How much memory the runs of alike commands took at their peaks."""
+
+    def __init__(self) -> None:
+        # in bytes, times two; odd: that could not be measured, and is what they were below
+        self._sizes = array("q")
+        self.too_little = 0             # runs that were ended for want of memory: nobody knows what they need
+
+    def add(self, run: Run) -> None:
+        """Count a run that has come to an end, or was ended for want of memory."""
+        if run.had_too_little:
+            self.too_little += 1
+        elif run.state not in "d!":
+            pass                        # it was stopped before it may have needed most
+        elif run.memory is not None:
+            self._sizes.append(2 * run.memory)
+        elif run.memory_below is not None:
+            self._sizes.append(2 * run.memory_below + 1)
+
+    def take(self, other: Peaks) -> None:
+        """Count the runs of another one, too."""
+        self._sizes.extend(other._sizes)
+        self.too_little += other.too_little
+
+    @property
+    def largest(self) -> int:
+        """Bytes; -1: nobody knows."""
+        return max(self._sizes, default=-2) // 2
+
+    def text(self) -> Iterator[str]:
+        """What is told of them, in lines; none if nothing is known."""
+        in_order = sorted(self._sizes)
+        lacking = f"{plural(self.too_little, 'run')} had too little" if self.too_little else ""
+        if not in_order:
+            if lacking:
+                yield lacking
+            return
+        count = len(in_order)
+        median, most, largest = (
+            ("<" if size % 2 else "") + show_size(size // 2)
+            for size in (in_order[math.ceil(count * share / 100) - 1] for share in (50, 95, 100))
+        )
+        more = f"; {lacking}" if lacking else ""
+        yield f"{plural(count, 'run')}: median {median}, 95% {most}, largest {largest}{more}"
+        text, size = round_size(in_order[math.ceil(count * 99 / 100) - 1] // 2)
+        enough = bisect.bisect_right(in_order, 2 * size + 1)
+        yield f"memory={text} would have done for {enough} of {count}"
+
+
+def round_size(size: int) -> tuple[str, int]:
+    """The next size of two digits that is no less, as `memory=` takes it, and in bytes: '3.5G', '160M'."""
+    unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
+    amount = max(size, 1) / SIZE_UNITS[unit]
+    digits = max(1 - math.floor(math.log10(amount)), -2) if amount >= 1 else 1
+    text = f"{math.ceil(amount * 10 ** digits) / 10 ** digits:.12g}{unit}"
+    return text, memory_size(text)
+
+
+@dataclass(eq=False)
+class CommandPattern:
+    """A word of commands, and the words that follow it."""
+    word: bytes                         # the number in it is … where it differs
+    differs: bool = False
+    next: dict[bytes, CommandPattern] = field(default_factory=dict)
+    is_last: bool = False               # what follows is not told apart
+    peaks: Peaks = field(default_factory=Peaks)     # of commands that end here
+
+    def close(self) -> None:
+        """Tell no more apart what follows."""
+        self.is_last = True
+        for pattern in self.next.values():
+            pattern.close()
+            self.peaks.take(pattern.peaks)
+        self.next.clear()
+
+
+class MemoryByCommand:
+    """How much memory commands took, by their words up to the first argument that differs.
+
+    Words that differ in numbers alone are such arguments: `--seed 1` and `--seed 2`.  So are words of which
+    many stand in one place, like names of files.
+    """
+    MOST, MOST_FIRST = 8, 100   # different words that are told apart behind a word, and in the first place
+    LONGEST = 30                # words of a command that count
+    LIMIT = 5000                # words in all that are told apart
+    SHOWN = 20                  # commands
+    NUMBER = re.compile(NUMBER.pattern.encode())
+    MARK = "…".encode()         # what differs
+
+    def __init__(self) -> None:
+        self._root = CommandPattern(b"")
+        self._words = 0
+
+    def add(self, run: Run) -> None:
+        """Count a run that has ended."""
+        node = self._root
+        for word in run.command.split(None, self.LONGEST)[:self.LONGEST]:
+            if node.is_last:
+                break
+            node = self._follow(node, word) or node
+        node.peaks.add(run)
+
+    def _follow(self, node: CommandPattern, word: bytes) -> CommandPattern | None:
+        """The pattern for one more word; None where that is not told apart any more."""
+        if found := node.next.get(word):
+            return found
+        alike = self.NUMBER.sub(self.MARK, word)
+        found = node.next.get(alike)
+        if not found:
+            most = self.MOST_FIRST if node is self._root else self.MOST
+            if len(node.next) == most or self._words == self.LIMIT:
+                node.close()
+                return None
+            self._words += 1
+            found = node.next[alike] = CommandPattern(word)
+        elif found.word != word and not found.differs:
+            found.differs = True
+            found.word = alike
+            found.close()
+        return found
+
+    def _patterns(self, node: CommandPattern, before: bytes = b"") -> Iterator[tuple[str, Peaks]]:
+        """Each pattern, as it is shown, and what is known of it."""
+        words = before + node.word
+        mark = b" " + self.MARK if node.is_last and not node.differs else b""
+        yield show((words + mark).strip()), node.peaks
+        for pattern in node.next.values():
+            yield from self._patterns(pattern, words + b" ")
+
+    def text(self) -> Iterator[str]:
+        """It, in lines: what took most comes first."""
+        found = [(pattern, lines, peaks.largest) for pattern, peaks in self._patterns(self._root)
+                 if (lines := list(peaks.text()))]
+        found.sort(key=lambda entry: -entry[2])
+        if found:
+            yield ""
+            yield "memory by command:"
+        for pattern, lines, _ in found[:self.SHOWN]:
+            yield f"  {pattern}"
+            yield from (f"    {line}" for line in lines)
+        if len(found) > self.SHOWN:
+            yield f"  and {plural(len(found) - self.SHOWN, 'command')} more, which took less"
+
+
 def tell_stats(outdir: str, path: str | None) -> None:
-    """Print what runs took, per host and in all.  Raises Problem."""
+    """Print what runs took, per host and in all, and how much memory per command.  Raises Problem."""
     journal = Journal(outdir, say)
     hosts: defaultdict[str, HostStats] = defaultdict(HostStats)
     whole = HostStats()
+    commands = MemoryByCommand()
     with journal.file:
         if path is not None:
             check_journal(journal, path)
         for run in journal.runs(no_start):
             hosts[run.host].add(run)
             whole.add(run)
+            commands.add(run)
     if not hosts:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
     rows: list[Sequence[str]] = [("host", "runs", "median", "90%", "longest", "CPU", "memory")]
     rows += [hosts[host].row(host) for host in sorted(hosts)]
     for line in table([*rows, whole.row("in all")], width(), right=range(1, 7)):
         put(os.fsencode(f"{line}\n"))
+    put_fitted(commands.text())
 
 
 # ======== The job log =======================================================================================
@@ -2179,6 +2349,7 @@ class JobLogReader(Log):
             False,
             None,
             None,
+            promised=None,
         )
 
     @staticmethod
@@ -2758,7 +2929,6 @@ class Failures:
 
     Lines that differ in numbers alone are the same words: `step 341: no convergence`.
     """
-    NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
     LONGEST = 200               # characters of a line that count
     SHOWN = 20                  # groups
 
@@ -2769,7 +2939,7 @@ class Failures:
         said: dict[str, Group] = {}
         for row in rows:
             words = self._words(row, outputs)[:self.LONGEST]
-            alike = self.NUMBER.sub("…", words)
+            alike = NUMBER.sub("…", words)
             group = said.setdefault(alike, Group(words, []))
             if group.words != words:
                 group.words = alike

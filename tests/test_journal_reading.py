@@ -68,6 +68,7 @@ class Runs(JournalCase):
                 files=["17.out", "17.err"],
                 incomplete=False,
                 memory_below=None,
+                promised=None,
                 runner=None,
             ),
         )
@@ -172,6 +173,8 @@ class Trouble(JournalCase):
             ("memory", -5),
             ("memory_below", "30"),
             ("memory_below", -1),
+            ("promised", "4G"),
+            ("promised", -1),
             ("runner", "7"),
             ("runner", True),
             ("bytes", 1.0),

@@ -72,7 +72,7 @@ stdout, 91 B:
         self.assertEqual(
             set(runs[0]),
             {"run", "line", "host", "slot", "pid", "start", "end", "state", "exit", "signal", "cause",
-             "seconds", "cpu", "memory", "memory_below", "bytes", "files"},
+             "seconds", "cpu", "memory", "memory_below", "promised", "bytes", "files"},
         )
         for run in runs:
             self.assertAlmostEqual(run["end"] - run["start"], run["seconds"], 2)

@@ -355,6 +355,10 @@ class ForeignLines(TellingCase):
 
 class Stats(TellingCase):
 
+    def hosts(self) -> str:
+        """The table per host; what follows is told in test_memory_told."""
+        return self.told("--stats", "--outdir", "out").partition("\n\n")[0]
+
     def test_a_table_per_host_and_in_all(self) -> None:
         self.journal(*[end(number, number, took=number, cpu=number / 2, memory=number * 10 ** 6, host="alice")
                        for number in range(1, 11)],
@@ -362,7 +366,7 @@ class Stats(TellingCase):
         self.assertEqual(
             [
                 line.split("  ")
-                for line in re.sub("   *", "  ", self.told("--stats", "--outdir", "out")).splitlines()
+                for line in re.sub("   *", "  ", self.hosts()).splitlines()
             ],
             [
                 ["host", "runs", "median", "90%", "longest", "CPU", "memory"],
@@ -376,7 +380,7 @@ class Stats(TellingCase):
         little = [end(number, number, memory=None, memory_below=number * 10 ** 7, host=host)
                   for number, host in ((1, "alice"), (3, "alice"), (2, "bob"))]
         self.journal(*little, end(4, 4, memory=5 * 10 ** 7, host="bob"))
-        rows = self.told("--stats", "--outdir", "out").splitlines()
+        rows = self.hosts().splitlines()
         shown = [row.split("  ")[-1].strip() for row in rows]
         self.assertEqual(shown, ["memory", "<30 MB", "50 MB", "50 MB"])
 

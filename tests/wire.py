@@ -194,7 +194,8 @@ ACCOUNT = dict(
     strays="",
 )
 # of a run
-BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, output=True, again=False)
+BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, promised=4096, output=True,
+             again=False)
 END = dict(type="end", status=0, cause="", limit=0.0, taken=0, seconds=1.5, cpu=0.5, memory=4096, stdout=0,
            stderr=0)
 FROM_CLIENT: tuple[dict[str, Any], ...] = (

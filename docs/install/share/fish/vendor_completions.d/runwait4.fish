@@ -13,7 +13,7 @@ exit; LINE: its number, its whole command, or a shell pattern for that'
 complete -c runwait4 -l follow -d 'with --show: go on with what the line prints, also in further runs, until it has
 ended'
 complete -c runwait4 -l stats -d 'with --outdir, also beside --report: print run times, CPU use and memory per
-host (FILE may be left out)'
+host, and memory per command (FILE may be left out)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
 complete -c runwait4 -l version -d 'print the version'
 complete -c runwait4 -s h -l help -d 'print this help'

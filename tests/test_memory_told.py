@@ -1,0 +1,136 @@
+"""Promise: it is told what jobs were promised of memory, and what they took."""
+import json
+import unittest
+from typing import Any
+
+import runwait4
+from tests.journal import end
+from tests.support import RUNWAIT
+from tests.tcp import TcpCase
+from tests.test_journal_reading import JournalCase
+
+MIB = 1 << 20
+HOLD = "import sys, time; data = b'x' * (int(sys.argv[1]) << 20); time.sleep(float(sys.argv[2]))"
+
+
+class MemoryCase(TcpCase):
+    """Helpers for tests of what is told."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write(HOLD, "hold.py")
+
+    def run_recorded(self, *options: object) -> None:
+        """Run the jobs of runs.txt, and keep a journal in `out`."""
+        self.run_jobs("--outdir", "out", *options)
+
+    def ends(self) -> dict[int, dict[str, Any]]:
+        """The last end of each line in the journal."""
+        entries = map(json.loads, self.read("out/journal").splitlines())
+        return {entry["line"]: entry for entry in entries if entry["event"] == "end"}
+
+    def told(self, *args: str) -> str:
+        """What runwait4.py prints of the journal."""
+        return self.run_script(RUNWAIT, "--outdir", "out", *args).out.decode()
+
+
+class Told(MemoryCase):
+    """The journal, and what is read from it."""
+
+    def test_it_is_told_what_was_promised_and_taken(self) -> None:
+        hold = ". python3 hold.py"
+        self.write(f"#RUN memory=100M\n{hold} 150 60\n#RUN memory=1G\n{hold} 60 3; exit 3\n#RUN\n. true\n")
+        self.run_recorded("-j3", "--memory=2G")
+        self.assertEqual(self.states(), "!!d")
+        ends = self.ends()
+        self.assertEqual([ends[line].get("promised") for line in (2, 4, 6)], [100 * MIB, 1024 * MIB, None])
+        self.assertIn(ends[2]["memory"], range(150 * MIB, 200 * MIB))
+        self.assertIn(ends[4]["memory"], range(60 * MIB, 100 * MIB))
+        failed = self.told("--failed", "runs.txt")
+        self.assertRegex(failed, r"line 2: took 1\d\d(\.\d)?M of 100M on .*, after [^,]*\n")
+        self.assertRegex(failed, r"line 4: exit 3 on .*, after .*, [67]\d(\.\d)?M of 1G\n")
+        shown = self.told("--show", "2", "runs.txt")
+        self.assertRegex(shown, r"run 1: took 1\d\d(\.\d)?M of 100M \(SIGTERM\) after")
+        run = json.loads(self.told("--show", "2", "--json", "runs.txt"))["runs"][0]
+        self.assertEqual((run["promised"], run["cause"]), (100 * MIB, "memory"))
+
+    def test_all_processes_of_a_job_count(self) -> None:
+        each = "python3 hold.py 60 3 & "
+        self.write(f"#RUN memory=1G\n. {each}{each}wait\n")
+        self.run_recorded("--memory=2G")
+        self.assertIn(self.ends()[2]["memory"], range(120 * MIB, 200 * MIB))
+
+    def test_each_run_of_a_job_that_grew_has_its_own_promise(self) -> None:
+        self.write("import os, time; data = b'x' * (110 << 20)\n"
+                   "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)", "grow.py")
+        self.write("#RUN memory=60M,200M\n. python3 grow.py\n")
+        self.run_recorded("--memory=1G")
+        runs = json.loads(self.told("--show", "2", "--json", "runs.txt"))["runs"]
+        self.assertEqual([(run["promised"], run["cause"]) for run in runs],
+                         [(60 * MIB, "memory"), (200 * MIB, "")])
+
+
+class ToldOverTcp(Told):
+    """The same with a server, which writes the journal, and a client."""
+
+    def run_recorded(self, *options: object) -> None:
+        server = self.start_server("--outdir", "out")
+        self.run_client(server, *options)
+        self.stop(server)
+
+
+class Stats(JournalCase, MemoryCase):
+    """runwait4.py --stats: memory per command."""
+
+    def test_a_campaign_tells_what_would_have_done(self) -> None:
+        self.write("#RUN memory=150M\n" + "".join(
+            f". python3 hold.py {size} 2.5\n" for size in (40, 50, 60, 70)) + ". python3 hold.py 200 60\n")
+        self.run_recorded("-j5", "--memory=2G")
+        told = self.told("--stats").partition("\n\n")[2]
+        self.assertRegex(told, r"^memory by command:\n  python3 hold\.py …\n    4 runs: "
+                         r"median [56]\d(\.\d)?M, 95% [78]\d(\.\d)?M, largest [78]\d(\.\d)?M; "
+                         r"1 run had too little\n    memory=[78]\dM would have done for 4 of 4\n$")
+
+    def shown(self, *sizes: tuple[str, int]) -> list[str]:
+        """The commands that are told apart, of runs of these commands, each with so many bytes."""
+        self.journal(*(end(number, number, command, memory=size)
+                       for number, (command, size) in enumerate(sizes)))
+        lines = self.told("--stats").partition("\n\n")[2].splitlines()[1:]
+        return [line.strip() for line in lines if not line.startswith("    ")]
+
+    def test_commands_are_alike_up_to_the_first_argument_that_differs(self) -> None:
+        runs = [("simulate --seed %d --fast" % seed, 9000 + seed) for seed in range(5)]
+        runs += [(f"python3 {script}.py --lr 0.{rate}", 8000 + rate) for script in ("train", "eval")
+                 for rate in range(3)]
+        runs += [(f"process {letter * 3}.txt", 2000) for letter in "abcdefghijkl"]
+        runs += [("make all", 1000)] * 3
+        self.assertEqual(sorted(self.shown(*runs)), [
+            "make all", "process …", "python3 eval.py --lr …", "python3 train.py --lr …",
+            "simulate --seed …"])
+
+    def test_of_many_commands_those_that_took_most_are_told(self) -> None:
+        names = [first + second for first in "abcdefg" for second in "stuvwxyz"]
+        shown = self.shown(*((name, (1 + number) * MIB) for number, name in enumerate(names)))
+        self.assertEqual(shown, [*reversed(names[-20:]), "and 36 commands more, which took less"])
+
+    def test_99_of_100_would_have_had_enough(self) -> None:
+        sizes = [3 * 1024 * MIB + number * MIB for number in range(99)] + [60 * 1024 * MIB]
+        self.journal(*(end(number, number, f"job {number}", memory=size)
+                       for number, size in enumerate(sizes)),
+                     end("k", 7, "job 7", memory=9 * 1024 * MIB, state="!", cause="oom"),
+                     end("s", 8, "job 8", memory=99 * 1024 * MIB, state="e", cause="stopped"))
+        self.assertIn("100 runs: median 3G, 95% 3.1G, largest 60G; 1 run had too little\n"
+                      "    memory=3.1G would have done for 99 of 100\n", self.told("--stats"))
+
+    def test_sizes_are_rounded_up_to_two_digits(self) -> None:
+        for size, text in ((1, "0.1K"), (153.2 * MIB, "160M"), (1021 * MIB, "1G"),
+                           (3.42 * 1024 * MIB, "3.5G"),
+                           (100 * MIB, "100M"), (1001 * 1024 * MIB, "1T")):
+            with self.subTest(text):
+                found, rounded = runwait4.round_size(int(size))
+                self.assertEqual(found, text)
+                self.assertGreaterEqual(rounded, int(size))
+
+
+if __name__ == "__main__":
+    unittest.main()
