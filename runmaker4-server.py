@@ -180,6 +180,7 @@ from runmaker4 import (
     lock,
     make_token,
     name_lines,
+    nothing_known,
     one_line,
     open_descriptors,
     open_job_file,
@@ -3049,8 +3050,10 @@ class Dispatcher:
         self._records = server.records
         self._tally = server.tally
         self._stalls = StallReporter(self._say, boottime)
+        outdir = server.stores[1]
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
-                             is_absent=lambda settings: not self._is_here(settings))
+                             is_absent=lambda settings: not self._is_here(settings),
+                             too_little=outdir.too_little.known if outdir else nothing_known)
         # A key that nobody can guess, for a client may name its jobs' when it comes, and that no other server
         # gives
         self._keys = iter(lambda: secrets.token_hex(8), "")

@@ -1689,6 +1689,14 @@ class JobSettings:
         return JobSettings(line, self.timeout, self.hosts, self.together, self.min_hosts, self.needs,
                            self.more, self.shell)
 
+    def beyond(self, size: int) -> JobSettings:
+        """These settings for a job that so much memory was too little for: it begins with the next size, or
+        with the last.
+        """
+        sizes = (self.needs, *self.more)
+        passed = sum(needs.memory <= size for needs in sizes[:-1])
+        return replace(self, needs=sizes[passed], more=sizes[passed + 1:]) if passed else self
+
 
 NO_SETTINGS = JobSettings()
 
@@ -3973,9 +3981,9 @@ class Round:
         """Whether a taker that waits for what a job needs has that free by now."""
         return any(taker.free.holds(needs) for taker, needs in self.full.items())
 
-    def note_full(self, taker: Taker) -> None:
-        """A taker has too little free for a job here, and waits for more."""
-        self.full[taker] = self.scope.settings.needs
+    def note_full(self, taker: Taker, needs: Resources) -> None:
+        """A taker has too little free for a job that needs this, and waits for it."""
+        self.full[taker] = needs
         self.waiting.add(taker)
 
     def is_outdated(self, file: JobFile, retried: bytes) -> bool:
@@ -4138,6 +4146,11 @@ class Miss:
         return False
 
 
+def nothing_known(command: bytes) -> int:
+    """How much memory was too little for a command, where no journal tells."""
+    return 0
+
+
 class Cursor:
     """Finds the next line to take: `.` lines, and what --retry and --resume let its takers take besides.
 
@@ -4168,13 +4181,16 @@ class Cursor:
 
     def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False,
-                 is_absent: Callable[[JobSettings], bool] = lambda settings: True) -> None:
+                 is_absent: Callable[[JobSettings], bool] = lambda settings: True,
+                 too_little: Callable[[bytes], int] = nothing_known) -> None:
         """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later;
         unchecked: it was not there to be checked.
 
         serving: its takers come and go, and the groups that it meets are started by somebody.  is_absent:
-        whether none of the hosts of these settings is here.
+        whether none of the hosts of these settings is here.  too_little: how much memory was too little for a
+        command, in bytes (TooLittle.known).
         """
+        self._too_little = too_little
         self.file = file
         self.say = file.say
         self.clock = file.clock
@@ -4421,16 +4437,24 @@ class Cursor:
         One with too little free waits for more, and takes nothing below meanwhile: else small jobs would
         keep a big one from its turn for ever.
         """
+        needs = self._scope(line).settings.needs
         for taker in self._able(line):
             if taker not in self.round.full:
-                if taker.free.holds(self.round.scope.settings.needs):
+                if taker.free.holds(needs):
                     return taker
-                self.round.note_full(taker)
+                self.round.note_full(taker, needs)
         return None
+
+    def _scope(self, line: Line) -> Scope:
+        """What holds for a line: what it runs again with is more memory where less was too little."""
+        scope = self.round.scope
+        if line.state == NEW or not scope.settings.more:
+            return scope
+        return scope._replace(settings=scope.settings.beyond(self._too_little(line.command)))
 
     def _able(self, line: Line) -> Iterator[Taker]:
         """The takers that may have a line, by the settings that hold."""
-        for taker in self.takers.fitting(self.round.scope):
+        for taker in self.takers.fitting(self._scope(line)):
             if line.state == NEW or (line.state in taker.retry and not self._was_tried(taker.tried, line)):
                 yield taker
 
@@ -4488,7 +4512,7 @@ class Cursor:
         if line.command in found.closed:
             found.refused = True
             return None
-        attempt = self.file.claim(line, taker, found.scope.settings, self._known_end(line))
+        attempt = self.file.claim(line, taker, self._scope(line).settings, self._known_end(line))
         scan.reread(line, attempt.data or None)
         if attempt.ended not in (b"", ERROR):
             self.say(
@@ -7062,6 +7086,50 @@ class Journal:
             self._flushed = time.monotonic()
 
 
+class TooLittle:
+    """How much memory was too little for which commands, as a journal tells.  In the cursor's thread.
+
+    That is a hint.  Who runs a job again begins with the next size then, instead of learning once more that
+    this one is too little.  An end that is not in the journal yet costs that run, and nothing else: the job
+    grows, as it did the first time.  Sizes only rise here, so the order of ends does not matter.
+    """
+    END = re.compile(rb'"cause": "(?:memory|oom)"')     # in no command: JSON escapes quotes
+    BLOCK = 1 << 20             # bytes that are read at a time
+    PAUSE = 1.0                 # seconds from look to look
+
+    def __init__(self, fd: int) -> None:
+        import json
+        self._decode = json.JSONDecoder().decode
+        self._fd = fd
+        self._at = 0            # how much of it was read: whole lines
+        self._read_at = -math.inf       # when it was (monotonic)
+        self._sizes: dict[bytes, int] = {}
+
+    def known(self, command: bytes) -> int:
+        """Bytes that were too little for a command; 0: nothing is known."""
+        if time.monotonic() - self._read_at > self.PAUSE:
+            with contextlib.suppress(OSError):
+                self._read()
+            self._read_at = time.monotonic()
+        return self._sizes.get(command, 0)
+
+    def _read(self) -> None:
+        """Read what was added.  Raises OSError."""
+        rest = b""
+        while block := os.pread(self._fd, self.BLOCK, self._at + len(rest)):
+            whole, newline, rest = (rest + block).rpartition(b"\n")
+            self._at += len(whole) + len(newline)
+            if self.END.search(whole):
+                for line in filter(self.END.search, whole.split(b"\n")):
+                    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+                        self._take(self._decode(line.decode()))
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        """Raises ValueError, LookupError, TypeError: it makes no sense."""
+        command = os.fsencode(event["command"])
+        self._sizes[command] = max(self._sizes.get(command, 0), int(event["promised"]))
+
+
 class OutDir(Sink):
     """The output directory: DIR/ID.out and DIR/ID.err, all that a job prints; and the journal, what became of
     it.
@@ -7085,6 +7153,7 @@ class OutDir(Sink):
         except OSError as error:
             raise Problem(f"{path}: {reason(error)} (it must be a directory that can be written)") from None
         self.journal = Journal(path, worker, trouble)
+        self.too_little = TooLittle(self.journal.file.fd)
 
     def started(self, run: Run) -> None:
         for stream in run.streams:
@@ -9461,9 +9530,11 @@ class App(RunnerProgram):
             yield "one at a time (-j0: as many as CPUs)"
 
     def _cursor(self) -> Cursor:
+        outdir = self._stores[1]
         return Cursor(
             self._job_file(),
             [self._taker],
+            too_little=outdir.too_little.known if outdir else nothing_known,
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,
             unchecked=not self._checked,

@@ -70,13 +70,63 @@ class Told(MemoryCase):
                          [(60 * MIB, "memory"), (200 * MIB, "")])
 
 
-class ToldOverTcp(Told):
-    """The same with a server, which writes the journal, and a client."""
+class Recorded(MemoryCase):
+    """Put before a test case: a client runs the jobs, and its server writes the journal."""
 
     def run_recorded(self, *options: object) -> None:
         server = self.start_server("--outdir", "out")
         self.run_client(server, *options)
         self.stop(server)
+
+
+class ToldOverTcp(Recorded, Told):
+    """The same with a server and a client."""
+
+
+class Again(MemoryCase):
+    """With --outdir, -r begins with the size that the journal knows."""
+    GROW = ("import os, time; data = b'x' * (110 << 20)\n"
+            "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write(self.GROW, "grow.py")
+        self.write("#RUN memory=60M,100M,200M\n. echo $RUNMAKER4_MEMORY >>sizes; python3 grow.py\n. false\n")
+        self.run_recorded("-j2", "--memory=150M")       # 200M are not there
+        self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100]))
+
+    def sizes(self) -> list[int]:
+        """What the job was promised, in MiB, run by run."""
+        return [int(size) // MIB for size in self.read("sizes").split()]
+
+    def promised(self, line: int) -> object:
+        """What the last run of a line was promised, in MiB."""
+        return self.ends()[line]["promised"] / MIB
+
+    def test_a_runner_that_has_it_begins_with_the_next_size(self) -> None:
+        self.run_recorded("-r", "-j2", "--memory=1G")
+        self.assertEqual((self.states(), self.sizes()), ("d!", [60, 100, 200]))
+        self.assertEqual((self.promised(2), self.promised(3)), (200, 60))
+
+    def test_a_runner_that_has_it_not_leaves_the_line_as_it_is(self) -> None:
+        self.run_recorded("-r", "-j2", "--memory=150M")
+        self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100]))
+
+    def test_where_there_is_no_larger_one_it_begins_with_the_largest(self) -> None:
+        text = self.read()
+        self.write(text.replace(b"60M,100M,200M", b"60M,100M"))
+        self.run_recorded("-r", "-j2", "--memory=1G")
+        self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100, 100]))
+
+    def test_what_is_new_again_begins_with_the_first_size(self) -> None:
+        text = self.read()
+        self.write(text.replace(b"! echo", b". echo"))
+        self.run_recorded("--memory=1G")
+        self.assertEqual((self.states(), self.sizes()), ("d!", [60, 100, 60, 100, 200]))
+
+
+class AgainOverTcp(Recorded, Again):
+    """The same with a server and a client."""
 
 
 class Stats(JournalCase, MemoryCase):
