@@ -100,6 +100,7 @@ from runmaker4 import (
     reason,
     run_main,
     show,
+    show_size,
     to_bytes,
     to_text,
     token_path,
@@ -1517,7 +1518,8 @@ def gather_status(sock: socket.socket, channel: Channel) -> dict[str, Any]:
             elif kind == "client" and status:
                 status["clients"].append(dict(
                     name=message.text("name"), address=message.text("address"), pid=message.process("pid"),
-                    slots=message.whole("slots", 1_000_000), seen=message.seconds("seen"),
+                    slots=message.whole("slots", 1_000_000), memory=message.whole("memory"),
+                    promised=message.whole("promised"), seen=message.seconds("seen"),
                     lost=message.flag("lost"), jobs=[]))
             elif kind == "job" and status and status["clients"]:
                 since = message.seconds_or_none("since")
@@ -1574,7 +1576,11 @@ def status_lines(status: dict[str, Any], width: int) -> list[str]:
     lines.append("clients:" if status["clients"] else "no clients")
     for client in status["clients"]:
         seen = f"{'lost' if client['lost'] else 'seen'} {human_time(client['seen'])} ago"
-        lines.append(f"  {client['name']} ({client['address']}), {plural(client['slots'], 'slot')}, {seen}")
+        memory = ""
+        if client["promised"]:
+            memory = f"{show_size(client['promised'])} of {show_size(client['memory'])} promised, "
+        slots = plural(client["slots"], "slot")
+        lines.append(f"  {client['name']} ({client['address']}), {slots}, {memory}{seen}")
         for job in client["jobs"]:
             since = "waits" if job["since"] is None else human_time(job["since"])
             lines.append(f"  {job['line']:>7} {since:>7}  {job['command']}")

@@ -1172,6 +1172,11 @@ class Client(Taker):
         return self.has.memory - sum(promised) + self._unused_memory - self._grown_memory
 
     @property
+    def promised_memory(self) -> int:
+        """How much of its memory is promised: to jobs that run there, or are on their way."""
+        return max(int(self.has.memory - self.free_memory), 0)
+
+    @property
     def where(self) -> str:
         return f"{printable(self.name)} ({self.address})"
 
@@ -2329,6 +2334,8 @@ class Accountant:
             address=client.address,
             pid=client.pid,
             slots=client.slots,
+            memory=int(client.has.memory),
+            promised=client.promised_memory,
             seen=round(max(client.silence, 0.0), 1),
             lost=client.link is None,
         )

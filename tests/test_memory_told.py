@@ -5,7 +5,7 @@ from typing import Any
 
 import runwait4
 from tests.journal import end
-from tests.support import RUNWAIT
+from tests.support import RUNCLIENT, RUNWAIT, UP
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
 
@@ -127,6 +127,22 @@ class Again(MemoryCase):
 
 class AgainOverTcp(Recorded, Again):
     """The same with a server and a client."""
+
+
+class Status(MemoryCase):
+    """What a server tells of its clients."""
+
+    def test_it_tells_what_clients_have_and_have_promised(self) -> None:
+        job = f". {UP}; until [ -e go ]; do sleep 0.02; done\n"
+        self.write(f"#RUN memory=60M\n{job}{job}#RUN\n{job}")
+        server = self.start_server()
+        client = self.start_client(server, "-j3", "--memory=1G", up=[2, 3, 5])
+        (told,) = self.status(server)["clients"]
+        self.assertEqual((told["memory"], told["promised"]), (1024 * MIB, 120 * MIB))
+        shown = self.run_script(RUNCLIENT, "--status", "--port", server.port, self.HOST).out
+        self.assertIn(b", 3 slots, 120M of 1G promised, seen ", shown)
+        self.write("", "go")
+        self.assertEqual(self.finish(client).code, 0)
 
 
 class Stats(JournalCase, MemoryCase):

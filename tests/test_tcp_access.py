@@ -531,7 +531,7 @@ class Status(TcpCase):
     WAITS = "echo 'a long command: '; " + "echo 'and so on'; " * 20 + ": "
     COUNTS = ["new", "running", "done", "failed", "error", "held", "total"]
     KEYS = {"file", "port", "host", "pid", "since", "grace", *COUNTS, "waiting", "clients"}
-    CLIENT_KEYS = {"name", "address", "pid", "slots", "seen", "lost", "jobs"}
+    CLIENT_KEYS = {"name", "address", "pid", "slots", "memory", "promised", "seen", "lost", "jobs"}
 
     def setUp(self) -> None:
         """Jobs of every state; alice runs one, carol two, and twelve lines wait."""
