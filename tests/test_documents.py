@@ -592,7 +592,8 @@ TEXTS = {  # of several words, and no commands for our users
     "line command",
     "line command pid since",
     "line command state",
-    "run line host slot pid start end state exit signal cause seconds cpu memory memory_below promised bytes files",
+    "run line host slot pid start end state exit signal cause seconds cpu memory memory_below promised "
+    "bytes files",
     "host slot pid start seconds",
     "new running done failed error held total",
     "file host port pid since grace",
