@@ -239,6 +239,16 @@ class Shown(PackagingCase):
                     self.complete(shell, "runmaker4-server --new-\t no\t"), ["--new-token", "notes.txt"]
                 )
 
+    def test_a_file_where_commands_are_locked_is_no_job_file(self) -> None:
+        (self.dir / "below").mkdir()
+        for name in ".runs.txt.lock", ".runs.old", "below/.runs.txt.lock", "below/.runs.old":
+            self.write("", name)
+        self.make_home()
+        for shell in SHELLS:
+            for typed in "runset4 .ru\t", "runset4 below/.ru\t", "runmaker4.py -j2 .ru\t":
+                with self.subTest(shell=shell, typed=typed):
+                    self.assertEqual(self.complete(shell, typed)[-1].removeprefix("below/"), ".runs.old")
+
     def make_home(self) -> None:
         """Commands that only say what they were given, and shells that know where completions are."""
         (self.dir / "bin").mkdir()

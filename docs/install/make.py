@@ -97,11 +97,15 @@ def quoted(text: str) -> str:
 
 # -- completion ----------------------------------------------------------------------------------------------
 
-# In bash: a job file is none of the files where commands are locked
+# A job file is none of the files where commands are locked: what each shell does about it
 NO_COMPANION = """
         local file found=()
         for file in "${COMPREPLY[@]}"; do [[ ${file##*/} == .*.lock ]] || found+=("$file"); done
         COMPREPLY=("${found[@]}")"""
+NO_COMPANION_IN_ZSH = " -F '(.*.lock */.*.lock)'"
+# fish completes files without a function that we could ask, so we ask for a command that it does not know
+NO_COMPANION_IN_FISH = """\
+ -fa '(complete -C "no-such-command "(commandline -ct) | string match -rv "(^|/)\\.[^/]*\\.lock\\$")'"""
 
 
 def bash(script: Script) -> str:
@@ -143,7 +147,9 @@ def zsh(script: Script) -> str:
     actions = {"file": "_files", "directory": "_directories", "host": "_hosts", "nothing": " "}
 
     def argument(action: argparse.Action) -> str:
-        return f":{takes(action)}:" + (actions.get(kind(action)) or f"({words(action)})")
+        what = actions.get(kind(action)) or f"({words(action)})"
+        is_job_file = what == "_files" and not action.option_strings
+        return f":{takes(action)}:{what}" + (NO_COMPANION_IN_ZSH if is_job_file else "")
 
     specs = []
     for action in script.options():
@@ -161,11 +167,11 @@ def zsh(script: Script) -> str:
 
 def fish(script: Script) -> str:
     """For fish, which loads the file by the name of the command."""
-    actions = {"file": " -r", "directory": " -xa '(__fish_complete_directories)'",
+    actions = {"file": " -rF", "directory": " -xa '(__fish_complete_directories)'",
                "host": " -xa '(__fish_print_hostnames)'", "nothing": " -x"}
     lines = [f"# fish completion for {script.name}, {MADE}"]
-    if kind(script.arguments()[0]) == "host":
-        lines.append(f"complete -c {script.name}{actions['host']}")
+    first = kind(script.arguments()[0])
+    lines.append(f"complete -c {script.name}{NO_COMPANION_IN_FISH if first == 'file' else actions[first]}")
     for action in script.options():
         names = "".join(f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}"
                         for name in action.option_strings)

@@ -1,4 +1,5 @@
 # fish completion for runwait4, made by docs/install/make.py
+complete -c runwait4 -fa '(complete -C "no-such-command "(commandline -ct) | string match -rv "(^|/)\.[^/]*\.lock\$")'
 complete -c runwait4 -s p -l progress -d 'a bar: one line redrawn on a terminal, a line per change elsewhere; = done,
 ! failed, e error (interrupted, lost, not started), > running'
 complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done, or held; with --status that is judged
@@ -17,11 +18,11 @@ host, and memory per command (FILE may be left out)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
 complete -c runwait4 -l version -d 'print the version'
 complete -c runwait4 -s h -l help -d 'print this help'
-complete -c runwait4 -l joblog -r -d 'a job log of runmaker4.py --joblog, or of GNU parallel'
-complete -c runwait4 -l timeline -r -d 'write its runs, or those of --outdir, as trace events, for Perfetto
+complete -c runwait4 -l joblog -rF -d 'a job log of runmaker4.py --joblog, or of GNU parallel'
+complete -c runwait4 -l timeline -rF -d 'write its runs, or those of --outdir, as trace events, for Perfetto
 (ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for
 each slot'
-complete -c runwait4 -l report -r -d 'write a page about the same for any browser; with --progress again and again
+complete -c runwait4 -l report -rF -d 'write a page about the same for any browser; with --progress again and again
 while the jobs of FILE run'
 complete -c runwait4 -l check-locks -xa '(__fish_complete_directories)' -d 'try for a minute, with other hosts where this is started, too, whether they can
 share job files in this directory, and exit'
