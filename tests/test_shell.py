@@ -4,12 +4,14 @@ import argparse
 import json
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import unittest
 
 import runmaker4
-from tests.support import GATE, RUNCLIENT, RUNMAKER, RUNSERVER, wait_until
+from tests.support import GATE, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, Ended, wait_until
 from tests.tcp import TcpCase
 from tests.test_directives import DirectiveCase
 from tests.test_refusals import RefusalCase
@@ -158,6 +160,54 @@ class Settings(ShellCase):
                    ". source ./settings.sh && [[ $answer == 4? ]] && a=(1 2) && ((${#a[@]} == 2))",
                    ". set -o pipefail; false | true")
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 1, "d!")
+
+
+class WithRealPrograms(ShellCase):
+    """What docs/more.md shows works with the real `module` and the real `conda`, where they are installed."""
+    MODULES = "/usr/share/modules", "/usr/share/lmod/lmod"      # Environment Modules, Lmod: Debian's packages
+
+    def shown(self, word: str) -> str:
+        """The job with this word in the documents."""
+        found, = re.findall(rf"^\. .*{word}.*", (ROOT / "docs/more.md").read_text("utf-8"), re.MULTILINE)
+        return str(found)
+
+    def run_shown(self, runner: str, job: str) -> Ended:
+        """Run a job in bash; runner: what starts the runner, in a shell that knows none of these programs."""
+        self.lines("#RUN shell=bash", job)
+        names = "MODULESHOME", "BASH_ENV", "LMOD_CMD", "LMOD_PKG", "CONDA_EXE"
+        clean = "env", *(f"-u{name}" for name in names), "MODULEPATH=" + str(self.dir / "modules")
+        command = shlex.join(self.command(RUNMAKER, "--plain", "runs.txt"))
+        return self.run_script(*clean, "bash", "-c", f"{runner} {command}", timeout=120)
+
+    def test_modules(self) -> None:
+        home = next((home for home in self.MODULES if os.path.exists(f"{home}/init/bash")), None)
+        if home is None:
+            self.skipTest("neither environment-modules nor lmod is installed")
+        self.script('#!/bin/sh\necho "$LOADEDMODULES $*"\n', "bin/simulate")
+        self.script(f"#%Module\nprepend-path PATH {self.dir}/bin\n", "modules/gcc/12")
+        job = self.shown("module load")
+        for runner, started in ((f"source {home}/init/bash;", job),
+                                ("", job.replace("source $MODULESHOME/init/bash", "source /etc/profile"))):
+            with self.subTest(runner=runner):
+                self.assertIn("source", started)
+                self.assertIn(b"gcc/12 --seed 2\n", self.run_shown(runner, started).out)
+                self.assertEqual(self.states(), "d")
+                self.run_shown(runner, started.replace("gcc/12", "gcc/13"))
+                self.assertEqual(self.states(), "!")
+
+    def test_conda(self) -> None:
+        conda = os.environ.get("CONDA_EXE") or shutil.which("conda")
+        if not conda:
+            self.skipTest("conda is not installed (CONDA_EXE is not set, and it is not on PATH)")
+        sim = self.dir / "sim"
+        self.script("", "sim/conda-meta/history")       # which makes it an environment, without any package
+        self.script('#!/bin/sh\necho "$CONDA_PREFIX $*"\n', "sim/bin/simulate")
+        base = os.path.dirname(os.path.dirname(os.path.realpath(conda)))
+        job = self.shown("conda activate").replace("~/miniconda3", base)
+        ended = self.run_shown("", job.replace("activate sim", f"activate {sim}"))
+        self.assertIn(f"{sim} --seed 1\n".encode(), ended.out, ended.err)
+        self.run_shown("", job.replace("activate sim", f"activate {sim}-not"))
+        self.assertEqual(self.states(), "!")
 
 
 class Missing(ShellCase):

@@ -17,6 +17,7 @@ TOOLS = {
     "rsync": "rsync",
     "parallel": "parallel",
     "chromium": "chromium",
+    "modulecmd": "environment-modules",
     "tc": "iproute2",
     "nft": "nftables",
 }
