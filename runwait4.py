@@ -2975,7 +2975,7 @@ class Failures:
         """A group: its size, its words, and where it stands."""
         hosts = {row.run.host for row in group.rows if row.run}
         where = name_lines({row.line for row in group.rows}) + (
-            f", on {cut(min(hosts), 80)}" if len(hosts) == 1 else f", on {len(hosts)} hosts" if hosts else "")
+            f" on {cut(min(hosts), 80)}" if len(hosts) == 1 else f" on {len(hosts)} hosts" if hosts else "")
         return tag("li", tag("b", plural(len(group.rows), unit))
                    + tag("button", escaped(group.words), type="button", data_group=number)
                    + tag("span", escaped(where), class_="hint"))

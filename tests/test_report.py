@@ -262,9 +262,9 @@ class Content(ReportCase):
         self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
         page = self.page()
         self.assertEqual(page.groups, [
-            "41 linesValueError: singular matrixlines 1, 2, 3, 4, 5, 6, 7, 8, ..., on node1",
-            f"3 linesstep …: {EVIL}lines 42, 43, 44, on node1",
-            "1 line(exit 3, printed nothing)line 45, on node1"])
+            "41 linesValueError: singular matrixlines 1, 2, 3, 4, 5, 6, 7, 8, ... on node1",
+            f"3 linesstep …: {EVIL}lines 42, 43, 44 on node1",
+            "1 line(exit 3, printed nothing)line 45 on node1"])
         self.report("--outdir", "out")                  # without the job file: runs
         self.assertEqual(self.page().groups[0].partition("matrix")[0], "41 runsValueError: singular ")
 
