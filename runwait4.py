@@ -850,13 +850,12 @@ class Journal(Log):
             incomplete = event.get("incomplete", False)
             below = event.get("memory_below")
         state, code, number, cause, took, cpu, memory, printed, files = end
-        if not type(name) is type(command) is type(host) is type(slot) is type(cause) is str:
-            raise ValueError
+        texts = "".join((name, command, host, slot, cause, *files))     # or a TypeError: one is no text
         if not type(line) is type(pid) is type(code) is type(number) is type(printed) is int:
             raise ValueError
         if type(when) not in self.NUMBERS or type(spent) not in self.NUMBERS or type(incomplete) is not bool:
             raise ValueError
-        if ended and (state not in self.STATES or type(files) is not list or {*map(type, files)} - {str}):
+        if ended and (state not in self.STATES or type(files) is not list):
             raise ValueError
         if not (0 <= spent <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST):
             raise ValueError
@@ -870,7 +869,7 @@ class Journal(Log):
         if runner is not None and type(runner) is not int:
             raise ValueError
         if not plain:
-            os.fsencode("".join((host, slot, cause, *files)))
+            os.fsencode(texts)
         names = self.names
         return Run(
             name,
@@ -882,7 +881,7 @@ class Journal(Log):
             when - spent,
             when if ended else None,
             state, code, number, cause, took, cpu, memory, printed,
-            [names.get(file, file) for file in files],
+            [names.get(file, file) for file in files] if names else list(files),
             incomplete,
             below,
             # by its name: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
