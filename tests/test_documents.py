@@ -546,6 +546,8 @@ TEXTS = {  # of several words, and no commands for our users
     # what a terminal shows
     "conda activate",
     "conda init",
+    "source /etc/profile",
+    "ssh HOST COMMAND",
     "busybox sh",
     "CMD bash -c JOB",
     "--runner CMD",
