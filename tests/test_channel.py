@@ -559,11 +559,11 @@ class Vectors(ChannelCase):
     NONCES = {True: "a" * 32, False: "b" * 32}          # of the server, of the client
     EXPONENTS = {True: 2 ** 255 + 12345, False: 2 ** 255 + 67890}
     MESSAGE = {"type": "ping", "request": 7}
-    AGREED_PROOF = "089e4a08cc8bdadf95e009ab81ad05b6007bb640708d9eb4ce99d2d437748647"
-    FRAMES = ("0000001b768a09369f49c925b416cb36c03ca8315be1eda5c2fe290fc3c12eed2b6ff9a9"
-              "cccb18a57a45ccd757a4f42af7fbc2ae6f1413919bb531c5c864d4",
-              "0000001ba2b58c0675be813c8fd581f6383ad3e680e382376ce9a85cd58bf29c22a0b698"
-              "009cf5023a51851fe51315d7c93b76528c46420940ddef48ec1615")
+    AGREED_PROOF = "ae00138fb0f67ed97ed14919525a46d966742d7b958abad477b5c83a18363d1c"
+    FRAMES = ("0000001b17de553d3e6b20d6c97c58976d16a12cba2c3c85d47bc81cfb9a8b50aac98464"
+              "16623df2ddfe2146a76106dbd25b48f14e8195c19ca9bf174c4530",
+              "0000001b5d7a85c7ba147ac30d912dab8665e25bfddc9ad6b122bc8d9129cd0b2acc5200"
+              "7ffc6de1132ddfc90af87dc6b2de44145d9f25967c1bb47bf07c04")
 
     def test_the_modulus_is_that_of_rfc_3526(self) -> None:
         """Group 14: 2^2048 - 2^1984 - 1 + 2^64 * ([2^1918 pi] + 124476)."""

@@ -821,7 +821,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         texts = b" echo one", b" echo two", b" echo three"
         lines = [runmaker4.Line(number, number, 11 * number - 11, b".", text)
                  for number, text in enumerate(texts, 1)]
-        return [server.Known(f"{line.number:016x}", line, None, "") for line in lines]
+        return [server.Known(f"{line.number:016x}", line, None, "", 0) for line in lines]
 
     def told(self, others: dict[Any, list[str]]) -> dict[str, list[int]]:
         """Of which jobs the client is told what."""
