@@ -114,6 +114,18 @@ def process(actor: Actor) -> Process:
     return actor
 
 
+def seats_in(companion: Inode, command: bytes, owners: Container[Description] | None = None) -> int:
+    """How many seats of a command are held in a companion, perhaps by these owners only."""
+    row = row_of(command)
+    return sum(
+        row <= lock.start < row + ROW - 1
+        and lock.end == lock.start + 1
+        and lock.real
+        and (owners is None or lock.owner in owners)
+        for lock in companion.locks
+    )
+
+
 class History(World):
     """What happened, and what must not have happened."""
 
@@ -159,14 +171,13 @@ class History(World):
 
     def seats(self, command: bytes, owners: Container[Description] | None = None) -> int:
         """How many seats of a command are held, perhaps by these owners only."""
-        row, companion = row_of(command), self.names.get(COMPANION)
-        return sum(
-            row <= lock.start < row + ROW - 1
-            and lock.end == lock.start + 1
-            and lock.real
-            and (owners is None or lock.owner in owners)
-            for lock in (companion.locks if companion else ())
-        )
+        companion = self.names.get(COMPANION)
+        return seats_in(companion, command, owners) if companion else 0
+
+    def has_seat(self, me: Process, command: bytes) -> bool:
+        """Whether somebody holds a seat of a command, perhaps in a companion that was removed just now."""
+        own = me.fds.values()
+        return any(seats_in(inode, command, own) for inode in self.inodes if inode.path == COMPANION)
 
     def door(self, me: Actor, command: bytes) -> Lock | None:
         """The lock by which somebody stands behind the door of a command."""
@@ -267,19 +278,23 @@ class History(World):
         A job of a dead runner may end at any moment: so it counts if it lived when the door was locked.
         """
         command, door = command_of(line), self.door(me, command_of(line))
-        if not door or self.seats(command, me.fds.values()) or any(run.command == command for run in me.runs):
+        if not door or self.has_seat(me, command) or any(run.command == command for run in me.runs):
             return
         _, before = self.entered.get((door.owner, command), (0, 0))
         if max(before, self.balance(command)) <= 0:
             self.fail(f"writes b'r' over {line!r}, and nobody runs it")
-        if not self.edits and at not in self.set_new:
+        # who could not sync what it has put back keeps its seat, and may be cut off with it
+        by, _, _ = self.given_back.get(command, (None, b"", 0))
+        is_put_back = by is not None and self.has_seat(by, command)
+        if not (self.edits or at in self.set_new or is_put_back):
             self.fail(f"writes b'r' over {line!r}, over which nobody has saved anything")
 
     def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
         """Whether an editor has saved an `r` over this state.
 
         It is the result of the last run that anybody has begun, and its own; or what it has put back since
-        then, because it did not begin what it had claimed.
+        then, because it did not begin what it had claimed.  Of equal lines an editor may have taken out the
+        one that was begun last: then it is the result of one that was still running when that began.
         """
         runs = [run for run in self.runs if run.command == command_of(line)]
         last = max(runs, key=lambda run: run.claimed, default=None)
@@ -287,20 +302,17 @@ class History(World):
             by, state, step = self.given_back[command_of(line)]
             if by is me and state == data and not (last and last.claimed > step):
                 return bool(self.edits) and line[:1] == b"r"
+        if not self.edits or line[:1] != b"r" or last is None:
+            return False
+        if last.runner is not me or last.until > self.now:
+            return False
+        latest = [run for run in runs if run.runner is me and last.began < run.until <= self.now]
         done = sum(run.until <= self.now and run.result in b"d!" for run in runs)
-        return (
-            self.edits
-            and line[:1] == b"r"
-            and last is not None
-            and last.runner is me
-            and last.result == data
-            and last.until <= self.now
-            and done
-            > sum(
-                command_of(other) == command_of(line) and other[:1] in b"d!"
-                for _, other in lines_of(self.names[PATH].data)
-            )
+        in_file = sum(
+            command_of(other) == command_of(line) and other[:1] in b"d!"
+            for _, other in lines_of(self.names[PATH].data)
         )
+        return done > in_file and any(run.result == data for run in latest)
 
     def may_replace(self, me: Actor, new: Inode) -> None:
         """Check a job file before a program puts it in the place of the old one."""
