@@ -734,20 +734,22 @@ def _lists_lock(path: str, inode: int, at: int, end: int) -> bool:
     return False
 
 
-def end_of(fd: int, header: bytes = b"", network: bool = False) -> tuple[int, bytes]:
+def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
     """The size of a file, and what must precede a line that is appended to it.  Raises OSError.
 
-    An empty file gets `header` first.  A file whose last line has no newline gets that newline first.
+    path, mount: of the file.  An empty file gets `header` first.  A file whose last line has no newline gets
+    that newline first.
 
     Other hosts append, and see_anew() says what this one may have kept.  If it tells an older size, an
     earlier line ended there, with its newline, so nothing is added.  If the file seems to be empty, or ends
-    before its size for a reader, what was kept is too old to tell, and the file is looked at anew.
+    before its size for a reader, what was kept is too old to tell, and the file is looked at anew.  Where
+    that is refused, there may be an empty line too many, or a second header.
     """
-    size, last = _size_and_last(fd, network)
-    if network and not last:
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        see_anew(path, find_mount(path))
-        size, last = _size_and_last(fd, network)
+    size, last = _size_and_last(fd, mount.network)
+    if mount.network and not last:
+        with contextlib.suppress(OSError):
+            see_anew(path, mount)
+        size, last = _size_and_last(fd, mount.network)
     if not size:
         return 0, header
     return size, b"" if last == b"\n" else b"\n"
@@ -767,16 +769,17 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
         return info.st_size, reader.pread(1, info.st_size - 1)
 
 
-def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = b"") -> None:
+def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], header: bytes = b"") -> None:
     """Append lines to a file: all of them, or none.  Raises OSError.
 
-    fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  pieces: the lines; a piece
-    may end in the middle of one.  sync: return when they are on disk, because a network file system tells
-    errors only then.  header: what an empty file begins with.
+    Then they are on disk, because a network file system tells errors only when it writes.
+
+    fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  path, mount: of the file.
+    pieces: the lines; a piece may end in the middle of one.  header: what an empty file begins with.
 
     After an error what was written is cut off again, if it surely is the end of the file still.
     """
-    size, lead = end_of(fd, header, sync)
+    size, lead = end_of(fd, path, mount, header)
     written = 0
     try:
         for piece in pieces:
@@ -785,8 +788,7 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
                 count = os.write(fd, view)
                 view = view[count:]
                 written += count
-        if sync:
-            os.fsync(fd)
+        os.fsync(fd)
     except OSError as error:
         # If the locks were lost, others may have appended lines by now: then nothing is cut off.
         if written and error.errno not in LOST and os.fstat(fd).st_size == size + written:
@@ -954,9 +956,10 @@ def find_mount(path: str) -> Mount:
     found = LOCAL
     try:
         path = os.path.realpath(path) + "/"
-        with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
+        # names may have any character but those that are escaped: blank, tab, newline, backslash
+        with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             for line in lines:
-                point = unescaped(line.split()[4])
+                point = unescaped(line.split(" ")[4])
                 # The longest mount point counts, and of mounts on the same one the last
                 if len(point) >= len(found.point) and path.startswith(point.rstrip("/") + "/"):
                     found = described_mount(line)
@@ -968,7 +971,7 @@ def find_mount(path: str) -> Mount:
 def described_mount(line: str) -> Mount:
     """The mount that a line of /proc/self/mountinfo describes."""
     mount, _, system = line.rstrip("\n").partition(" - ")
-    point, options = mount.split()[4:6]
+    point, options = mount.split(" ")[4:6]
     kind, source, super_options = system.split(" ")[:3]         # the source may be empty
     source = unescaped(source)
     if kind == "fuse" and "#" in source:                        # as mfsmount does: mfs#10.0.0.1:9421
@@ -2906,11 +2909,11 @@ class JobFile(Opened):
         unlock(fd, self.USER, self.USERS)
         mine = self.USER + inode[1] % self.USERS
         lock(fd, mine, shared=True)
-        below = range(self.USER, mine)
-        above = range(mine + 1, self.USER + self.USERS)
-        for others in (below, above):
-            if not is_free(fd, others.start, len(others)):
-                holder = locked_by(fd, others.start, len(others))
+        below = self.USER, mine
+        above = mine + 1, self.USER + self.USERS
+        for first, behind in (below, above):
+            if not is_free(fd, first, behind - first):
+                holder = locked_by(fd, first, behind - first)
                 raise OSError(
                     errno.EBUSY,
                     f"is in use with another companion, by {holder} (use one name for it; or who may only "
@@ -6798,7 +6801,7 @@ class RecordFile:
         self.trouble = trouble
         self._header = header
         self.fd = open_record(path, flags)
-        self.network = find_mount(path).network
+        self._mount = find_mount(path)
         self.kept: dict[int, bytearray] = {}        # records by place; at APPEND_BYTE what is to be appended
         self._refused = math.inf                    # since when (monotonic seconds) a lock is
         self._told = False                          # it was said who has it
@@ -6846,7 +6849,7 @@ class RecordFile:
         waits = False
         try:
             held = self._lock(at, self._length(at, data))
-            waits = not held and (self.network or time.monotonic() - self._refused < self.PATIENCE)
+            waits = not held and (self._mount.network or time.monotonic() - self._refused < self.PATIENCE)
             if not waits:
                 self._write(at, data, held)
         except OSError as error:
@@ -6881,12 +6884,12 @@ class RecordFile:
         """Write a record.  Raises OSError."""
         if at != APPEND_BYTE:
             pwrite_all(self.fd, data, at)
-            if self.network:
+            if self._mount.network:
                 os.fsync(self.fd)
-        elif self.network:
-            append_locked(self.fd, (bytes(data),), True, self._header)
+        elif self._mount.network:
+            append_locked(self.fd, self.path, self._mount, (bytes(data),), self._header)
         else:
-            _, lead = end_of(self.fd, self._header)
+            _, lead = end_of(self.fd, self.path, self._mount, self._header)
             write_all(self.fd, lead + data)
 
 

@@ -278,7 +278,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
                 f"a temporary file cannot be written: {reason(error)} (TMPDIR says where)"
             ) from None
         with appending(file) as fd:
-            append_locked(fd, iter(lambda: spool.read(BLOCK), b""), sync=True)
+            append_locked(fd, file.place.real, file.mount, iter(lambda: spool.read(BLOCK), b""))
     return Added(jobs, count - jobs)
 
 
@@ -1077,7 +1077,7 @@ def _write_in_place(
         with open_to_append(file.place.real) as end:
             file.must_name(end)
             JobFile.lock_all(end)
-            append_locked(end, [added], sync=True)
+            append_locked(end, file.place.real, file.mount, [added])
     for line, old, at in zip(merged.lines, live, places):
         if line != old:
             os.pwrite(fd, line[:1], at)
@@ -1111,7 +1111,7 @@ def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> 
         tail = read_all(file.reader, len(data))
         if tail.strip():
             fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # others append to the new file by now
-            append_locked(new, [tail if tail.endswith(b"\n") else tail + b"\n"], sync=True)
+            append_locked(new, target, file.mount, [tail if tail.endswith(b"\n") else tail + b"\n"])
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -1814,7 +1814,7 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
             added = find_added(now, once)
         lines = [line for name, line in jobs.items() if name not in added]
         if lines:
-            append_locked(fd, [b"".join(lines)], sync=True)
+            append_locked(fd, file.place.real, file.mount, [b"".join(lines)])
     return len(lines)
 
 
@@ -1982,7 +1982,7 @@ def add_end(file: JobFile) -> str:
     with appending(file) as fd:
         if find_ends(file, fd):
             return "there is a #RUN end already"
-        append_locked(fd, [b"#RUN end\n"], sync=True)
+        append_locked(fd, file.place.real, file.mount, [b"#RUN end\n"])
     return "#RUN end added"
 
 

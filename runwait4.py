@@ -3582,11 +3582,13 @@ class LockCheck:
         """Append a line with our number to a host's lines.  Raises OSError."""
         self.begin(f"appending to the lines of {host.name}")
         with contextlib.ExitStack() as stack:
-            named = stack.enter_context(open_named(f"{host.path}.lines", self.mount))
+            path = f"{host.path}.lines"
+            named = stack.enter_context(open_named(path, self.mount))
             fd = reopen(named.fd, os.O_RDWR | os.O_APPEND)
             stack.callback(os.close, fd)
             if keep_trying(lambda: lock(fd, APPEND), self.PATIENCE):    # else somebody is slow: next time
-                append_locked(fd, [b"%b %06d\n" % (self.key, self.number)], sync=True)     # as runners do
+                line = b"%b %06d\n" % (self.key, self.number)
+                append_locked(fd, path, self.mount, [line])             # as runners do
                 host.told += 1
 
     def finish_number(self) -> None:

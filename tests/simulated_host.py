@@ -838,13 +838,13 @@ class Machine:
         owner = self.of(me, fd)
         self.world.halves |= owner.dead
         self.check_lease(owner)                 # SETATTR of the size has the state of the lock, as WRITE has
+        # what others here have written comes first (kernel: fs/nfs/inode.c, nfs_setattr())
+        world.flush(me.host, owner.inode)
         if owner.inode is world.names.get(PATH):
             self.may_append(me, "cuts the file")
             # An editor that has shortened the file in place has made untrue what runners know of its size
             if b"\nr" in owner.inode.data[max(size - 1, 0):] and not world.edits:
                 world.fail("cuts off a line that is running")
-        # what others here have written comes first (kernel: fs/nfs/inode.c, nfs_setattr())
-        world.flush(me.host, owner.inode)
         del owner.inode.data[size:]
         owner.inode.data.extend(bytes(size - len(owner.inode.data)))
         world.note_content(owner.inode)

@@ -134,6 +134,7 @@ class History(World):
         self.runs: list[Run] = []
         # command -> who last put its line back without having begun it, the state put back, the step
         self.given_back: dict[bytes, tuple[Process, bytes, int]] = {}
+        self.settled: dict[bytes, Run] = {}         # command -> the run whose result was settled last
         self.excused: list[tuple[Run, Run]] = []    # two that run the same, because of a lost life sign
         self.forced: set[bytes] = set()             # running commands that were cancelled
         self.appended: list[bytes] = []             # commands, by those who were told that this went well
@@ -173,11 +174,6 @@ class History(World):
         """How many seats of a command are held, perhaps by these owners only."""
         companion = self.names.get(COMPANION)
         return seats_in(companion, command, owners) if companion else 0
-
-    def has_seat(self, me: Process, command: bytes) -> bool:
-        """Whether somebody holds a seat of a command, perhaps in a companion that was removed just now."""
-        own = me.fds.values()
-        return any(seats_in(inode, command, own) for inode in self.inodes if inode.path == COMPANION)
 
     def door(self, me: Actor, command: bytes) -> Lock | None:
         """The lock by which somebody stands behind the door of a command."""
@@ -278,23 +274,33 @@ class History(World):
         A job of a dead runner may end at any moment: so it counts if it lived when the door was locked.
         """
         command, door = command_of(line), self.door(me, command_of(line))
-        if not door or self.has_seat(me, command) or any(run.command == command for run in me.runs):
+        if not door or any(run.command == command for run in me.runs):
+            return
+        if seats_in(door.owner.inode, command, me.fds.values()):        # perhaps it was removed just now
             return
         _, before = self.entered.get((door.owner, command), (0, 0))
         if max(before, self.balance(command)) <= 0:
             self.fail(f"writes b'r' over {line!r}, and nobody runs it")
-        # who could not sync what it has put back keeps its seat, and may be cut off with it
-        by, _, _ = self.given_back.get(command, (None, b"", 0))
-        is_put_back = by is not None and self.has_seat(by, command)
-        if not (self.edits or at in self.set_new or is_put_back):
+        if not (self.edits or at in self.set_new or self.is_put_back(line)):
             self.fail(f"writes b'r' over {line!r}, over which nobody has saved anything")
+
+    def is_put_back(self, line: bytes) -> bool:
+        """Whether who has claimed a line has put it back, has its seat still, and has claimed nothing since.
+
+        It could not sync that, and was cut off.
+        """
+        command = command_of(line)
+        if command not in self.given_back:
+            return False
+        by, state, step = self.given_back[command]
+        return step > by.claimed_at and state == line[:1] and self.seats(command, by.fds.values()) > 0
 
     def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
         """Whether an editor has saved an `r` over this state.
 
         It is the result of the last run that anybody has begun, and its own; or what it has put back since
         then, because it did not begin what it had claimed.  Of equal lines an editor may have taken out the
-        one that was begun last: then it is the result of one that was still running when that began.
+        one that was begun last, and left one: then it is the result that was settled last.
         """
         runs = [run for run in self.runs if run.command == command_of(line)]
         last = max(runs, key=lambda run: run.claimed, default=None)
@@ -306,13 +312,14 @@ class History(World):
             return False
         if last.runner is not me or last.until > self.now:
             return False
-        latest = [run for run in runs if run.runner is me and last.began < run.until <= self.now]
         done = sum(run.until <= self.now and run.result in b"d!" for run in runs)
-        in_file = sum(
-            command_of(other) == command_of(line) and other[:1] in b"d!"
-            for _, other in lines_of(self.names[PATH].data)
-        )
-        return done > in_file and any(run.result == data for run in latest)
+        lines = [other for _, other in lines_of(self.names[PATH].data)]
+        equal = [other for other in lines if command_of(other) == command_of(line)]
+        if done <= sum(other[:1] in b"d!" for other in equal):
+            return False
+        settled = self.settled.get(command_of(line))
+        is_left = len(equal) == 1 and settled is not None and settled.runner is me and settled.result == data
+        return last.result == data or is_left
 
     def may_replace(self, me: Actor, new: Inode) -> None:
         """Check a job file before a program puts it in the place of the old one."""
@@ -696,6 +703,7 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
         run.settle_at, run.pause = world.now + run.pause, min(2 * run.pause, 30.0)
         return
     me.runs.remove(run)
+    world.settled[run.command] = run
     if fault and not (
         run.written or world.edits or world.forced or world.fates & {"cut"} or world.removed > 0
     ):

@@ -306,13 +306,20 @@ class PastTheCache(JobFileCase):
 class OldEnds(FileCase):
     """A line is appended at the end of a file though this host kept an older size or older contents of it."""
 
+    MOUNT = runmaker4.Mount("fuse.glusterfs", frozenset())
     HEADER = b"Seq\tHost\n"
     WHOLE = HEADER + b"1\tB\n2\tB\n"
 
-    def append(self, size: int, contents: bytes) -> bytes:
+    def append(self, size: int, contents: bytes, may_list: bool = True) -> bytes:
         """The file after a line was appended by a host that kept this size and these contents of it."""
         fstat, pread = os.fstat, runmaker4.Reader.pread
         kept = [True]
+
+        def see_anew(path: str, mount: runmaker4.Mount) -> None:
+            self.assertEqual((path, mount), (str(self.path), self.MOUNT))
+            if not may_list:
+                raise OSError(errno.EACCES, "you may not list its folder")
+            kept.clear()
 
         def old_size(fd: int) -> os.stat_result:
             fields = list(fstat(fd))
@@ -328,8 +335,8 @@ class OldEnds(FileCase):
         try:
             with mock.patch.object(os, "fstat", old_size), \
                     mock.patch.object(runmaker4.Reader, "pread", old_contents), \
-                    mock.patch.object(runmaker4, "see_anew", lambda path, mount: kept.clear()):
-                runmaker4.append_locked(fd, [b"3\tA\n"], True, self.HEADER)
+                    mock.patch.object(runmaker4, "see_anew", see_anew):
+                runmaker4.append_locked(fd, str(self.path), self.MOUNT, [b"3\tA\n"], self.HEADER)
         finally:
             os.close(fd)
         return self.path.read_bytes()
@@ -343,6 +350,9 @@ class OldEnds(FileCase):
 
     def test_a_file_that_was_empty_gets_no_second_header(self) -> None:
         self.assertEqual(self.append(0, b""), self.WHOLE + b"3\tA\n")
+
+    def test_a_line_is_appended_also_where_the_folder_cannot_be_listed(self) -> None:
+        self.assertTrue(self.append(0, b"", may_list=False).endswith(b"3\tA\n"))
 
 
 class DeadClients(JobFileCase):
