@@ -848,13 +848,14 @@ class Connection:
 
     def _capacity(self) -> Capacity:
         """What the server must know of what we have to hand out by it."""
-        waiting = self._runner.slotless
-        grown = sum(int(job.needs.memory - job.settings.needs.memory) for job in self._running())
+        waiting = self._runner.next_runs        # with -1 they keep their slots, and no memory
+        running = [job for job in self._running() if job not in waiting]
         return Capacity(
             self._runner.in_service,
-            len(waiting),
+            len(self._runner.slotless),
             sum(int(job.settings.needs.memory) for job in waiting),
-            grown + int(self._runner.left_memory),
+            sum(int(job.needs.memory - job.settings.needs.memory) for job in running)
+            + int(self._runner.left_memory),
         )
 
     def _forget_nothing(self) -> None:

@@ -3938,13 +3938,13 @@ class Round:
     # those of them that live without an `r`, each with the first line that could not be claimed
     alive: dict[bytes, Line] = field(default_factory=dict)
     missed: bool = False                    # it passed over new jobs that are for other takers than its own
-    # the first new job that was passed over for each Scope.whom, and its scope
+    # the first new job that was passed over for each Scope.whom, and its scope: for who comes meanwhile
     skipped: dict[Whom, tuple[Line, Scope]] = field(default_factory=dict)
     # takers for whom it met jobs that they cannot have now, and may have later
     waiting: set[Taker] = field(default_factory=set)
     below: Line | None = None               # the first job below the block that a taker waits for
-    # takers that had too little free for a job, and what that needs
-    full: dict[Taker, Resources] = field(default_factory=dict)
+    # takers that had too little free for a job, that, and what it needs
+    full: dict[Taker, tuple[Line, Resources]] = field(default_factory=dict)
     groups: list[PendingGroup] = field(default_factory=list)
     checked: int = 0                        # no line before this offset keeps a barrier check from passing
 
@@ -3970,8 +3970,6 @@ class Round:
         """Whether nothing below can matter to its takers: all must wait, or leave at `#RUN end`."""
         if not takers:
             return False
-        if takers.keys() <= self.full.keys():
-            return True
         if self.ended and all(taker.follow for taker in takers):
             return True
         if not self.block and not self.ended:
@@ -3980,13 +3978,29 @@ class Round:
             return False                        # `#RUN end` may stand below
         return self.below is not None and takers.keys() <= self.waiting
 
+    def all_wait(self, takers: Mapping[Taker, None]) -> bool:
+        """Whether each of its takers has too little free for a job above."""
+        return bool(takers) and takers.keys() <= self.full.keys()
+
+    def let_go_on(self, takers: Mapping[Taker, None], file: JobFile) -> None:
+        """Have those of these takers wait no more that have enough free now for the job that they waited for,
+        or whose job is not to be had any more.  Raises OSError.
+        """
+        states: dict[int, bytes | None] = {}
+        for taker in self.full.keys() & takers.keys():
+            line, needs = self.full[taker]
+            if line.offset not in states:
+                states[line.offset] = file.state_at(line)
+            if taker.free.holds(needs) or states[line.offset] != line.state:
+                del self.full[taker]
+
     def has_room(self) -> bool:
         """Whether a taker that waits for what a job needs has that free by now."""
-        return any(taker.free.holds(needs) for taker, needs in self.full.items())
+        return any(taker.free.holds(needs) for taker, (_, needs) in self.full.items())
 
-    def note_full(self, taker: Taker, needs: Resources) -> None:
+    def note_full(self, taker: Taker, line: Line, needs: Resources) -> None:
         """A taker has too little free for a job that needs this, and waits for it."""
-        self.full[taker] = needs
+        self.full[taker] = line, needs
         self.waiting.add(taker)
 
     def is_outdated(self, file: JobFile, retried: bytes) -> bool:
@@ -4003,9 +4017,13 @@ class Round:
     def go_back(self, takers: Takers) -> Line | None:
         """Forget what was met from the first line on that was passed over for want of one of these takers.
 
-        That line; None if there is none, and then nothing is forgotten.
+        That line; None if there is none, and then nothing is forgotten.  Who waits for more of what it has
+        was there.
         """
-        lines = [skipped for skipped in self.skipped.values() if any(takers.fitting(skipped[1]))]
+        lines = [
+            (line, scope) for line, scope in self.skipped.values()
+            if any(taker not in self.full for taker in takers.fitting(scope))
+        ]
         if not lines:
             return None
         line, self.scope = min(lines, key=lambda skipped: skipped[0].offset)
@@ -4022,7 +4040,7 @@ class Round:
             self.unfinished_by = self.scope.settings
 
     def skip(self, line: Line) -> None:
-        """A new job is for nobody who asks."""
+        """A new job is for nobody who asks, or for one who waits until enough is free."""
         self.note_unfinished(line)
         self.skipped.setdefault(self.scope.whom, (line, self.scope))
 
@@ -4112,7 +4130,9 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
         )
     for line, scope in found.skipped.values():
         settings = scope.settings
-        if not settings.suits_all and not scope.ended and is_absent(settings):
+        if settings.suits_all or scope.ended or any(taker.fits(settings, False) for taker in found.full):
+            continue
+        if is_absent(settings):
             yield Stall((settings.hosts, settings.needs), f"line {line.number} waits for {settings}")
 
 
@@ -4245,6 +4265,8 @@ class Cursor:
 
     def _claim(self, last: bool, takers: Takers) -> Job | Miss:
         self._notice_replaced()
+        if self.scan:
+            self.round.let_go_on(takers.all, self.file)
         if takers is not self.takers:
             self.takers = takers
             if self.scan:                       # lines above may be for takers that have come now
@@ -4326,6 +4348,12 @@ class Cursor:
                     if job:
                         self.round.found = True
                         return job
+                    if self.round.all_wait(self.takers.all):
+                        # The next claim meets this line once more: to walk here from the top takes long
+                        if scan.back_to(line):
+                            self._name_stalls()
+                            return Miss(round=self.round)
+                        scan = self._start_over()
             except Shifted:
                 scan = self._start_over()
 
@@ -4424,40 +4452,49 @@ class Cursor:
             if settings.together:
                 found.group().waits = True
             return None
-        taker = self._taker(line)
+        scope = self._scope(line)
+        taker = self._taker(line, scope)
         if taker is None and found.full:
             found.note_unfinished(line)
+            if line.state == NEW and not settings.together:
+                found.skip(line)                # who comes now is not to take what is below before it
             return None
         if line.state != RUNNING and (taker is None or settings.together):
             self._pass_over(line)
             return None
         found.note_unfinished(line)
-        return self._take(scan, line, NOBODY if taker is None or settings.together else taker)
+        return self._take(scan, line, scope, NOBODY if taker is None or settings.together else taker)
 
-    def _taker(self, line: Line) -> Taker | None:
+    def _taker(self, line: Line, scope: Scope) -> Taker | None:
         """The taker that gets a line: the first that may have it, and has enough free.
 
         One with too little free waits for more, and takes nothing below meanwhile: else small jobs would
         keep a big one from its turn for ever.
         """
-        needs = self._scope(line).settings.needs
-        for taker in self._able(line):
+        needs = scope.settings.needs
+        for taker in self._able(line, scope):
             if taker not in self.round.full:
                 if taker.free.holds(needs):
                     return taker
-                self.round.note_full(taker, needs)
+                self.round.note_full(taker, line, needs)
         return None
 
     def _scope(self, line: Line) -> Scope:
-        """What holds for a line: what it runs again with is more memory where less was too little."""
+        """What holds for a line: what it runs again with is more memory where less was too little.
+
+        Where nobody who asks has so much, it begins as its directive says: who wants it run again is told how
+        it ends, and the kernel may have killed it because others took too much.
+        """
         scope = self.round.scope
         if line.state == NEW or not scope.settings.more:
             return scope
-        return scope._replace(settings=scope.settings.beyond(self._too_little(line.command)))
+        settings = scope.settings.beyond(self._too_little(line.command))
+        beyond = scope._replace(settings=settings)
+        return beyond if any(self.takers.fitting(beyond)) else scope
 
-    def _able(self, line: Line) -> Iterator[Taker]:
-        """The takers that may have a line, by the settings that hold."""
-        for taker in self.takers.fitting(self._scope(line)):
+    def _able(self, line: Line, scope: Scope) -> Iterator[Taker]:
+        """The takers that may have a line, by the settings that hold for it."""
+        for taker in self.takers.fitting(scope):
             if line.state == NEW or (line.state in taker.retry and not self._was_tried(taker.tried, line)):
                 yield taker
 
@@ -4505,17 +4542,20 @@ class Cursor:
 
     def _note_takers(self, line: Line) -> bool:
         """Note the takers that may have a job later; whether there are any."""
-        takers = set(self._able(line))
+        takers = set(self._able(line, self._scope(line)))
         self.round.waiting |= takers
         return bool(takers)
 
-    def _take(self, scan: Scan, line: Line, taker: Taker) -> Job | None:
-        """Claim a line.  An orphan that is for nobody here becomes `e`.  Raises Shifted, OSError."""
+    def _take(self, scan: Scan, line: Line, scope: Scope, taker: Taker) -> Job | None:
+        """Claim a line, for which this holds.  An orphan that is for nobody here becomes `e`.
+
+        Raises Shifted, OSError.
+        """
         found = self.round
         if line.command in found.closed:
             found.refused = True
             return None
-        attempt = self.file.claim(line, taker, self._scope(line).settings, self._known_end(line))
+        attempt = self.file.claim(line, taker, scope.settings, self._known_end(line))
         scan.reread(line, attempt.data or None)
         if attempt.ended not in (b"", ERROR):
             self.say(
@@ -5343,7 +5383,10 @@ class ProcessTable:
         Only processes that have come since are read.  A number is another process's only after all others
         were given.
         """
-        names = list(filter(str.isdigit, os.listdir("/proc"))) if self else []
+        try:
+            names = list(filter(str.isdigit, os.listdir("/proc"))) if self else []
+        except OSError:                 # too many files are open: a later look tells
+            return True
         if not set(map(str, self.tree(shell))).isdisjoint(names):
             return True
         return bool(ProcessTable(name for name in names if int(name) not in self.births).tree(shell))
@@ -7130,7 +7173,10 @@ class TooLittle:
     def _take(self, event: Mapping[str, Any]) -> None:
         """Raises ValueError, LookupError, TypeError: it makes no sense."""
         command = os.fsencode(event["command"])
-        self._sizes[command] = max(self._sizes.get(command, 0), int(event["promised"]))
+        size = event["promised"]
+        if type(size) is not int:
+            raise TypeError(f"{size!r} are no bytes")
+        self._sizes[command] = max(self._sizes.get(command, 0), size)
 
 
 class OutDir(Sink):
@@ -8372,7 +8418,7 @@ class Runner:
         if not kept:
             self._note_errors(run, ending)
             await self._leave_slots(run.slots, True)
-            self.changed.set()
+        self.changed.set()                      # its memory is free, too
         await asyncio.wait([waiting.slots], timeout=due_at - self.loop.time())
         if not waiting.slots.done():
             self._due.append(waiting)

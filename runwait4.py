@@ -864,7 +864,7 @@ class Journal(Log):
         if cpu is not None and not (type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST):
             raise ValueError
         for size in memory, below, promised:
-            if size is not None and not (type(size) is int and 0 <= size < 1 << 63):
+            if size is not None and not (type(size) is int and 0 <= size < 1 << 59):
                 raise ValueError
         if runner is not None and type(runner) is not int:
             raise ValueError

@@ -523,6 +523,46 @@ class HandingOut(test_parts.JobFileCase):
                 self.run_model(seed, shared=True)
 
 
+class Staying(test_parts.JobFileCase):
+    """Who waits until enough is free stays at the job that it waits for: it does not walk there again."""
+    ROOM = runmaker4.Resources(4, 100 << 20)
+    FULL = runmaker4.Resources(3, 40 << 20)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.taker = runmaker4.Taker("", has=self.ROOM, free=self.ROOM)
+        lines = b"".join(b"d done %d\n" % number for number in range(500))
+        file = self.file(lines + b"#RUN memory=60M\n. a\n. b\n. c\n")
+        self.cursor = runmaker4.Cursor(file, [self.taker])
+
+    def claimed(self, free: runmaker4.Resources) -> bytes:
+        """The command that it gets if so much is free; b"" if none."""
+        self.taker.free = free
+        found = self.cursor.claim()
+        return found.command if isinstance(found, runmaker4.Job) else b""
+
+    def test_it_begins_no_round_while_it_waits_and_none_when_there_is_room(self) -> None:
+        self.assertEqual(self.claimed(self.ROOM), b"a")
+        with mock.patch.object(self.cursor, "_begin_round", side_effect=AssertionError("it walks")):
+            self.assertEqual([self.claimed(self.FULL) for _ in range(9)], [b""] * 9)
+            self.assertTrue(self.cursor.round.waits_for(self.taker))
+            self.assertEqual(self.claimed(self.ROOM), b"b")
+            self.assertEqual(self.claimed(self.FULL), b"")
+
+    def test_it_goes_on_when_somebody_else_has_taken_the_job(self) -> None:
+        self.claimed(self.ROOM)
+        self.assertEqual(self.claimed(self.FULL), b"")
+        self.path.write_bytes(self.path.read_bytes().replace(b". b", b"d b").replace(b"60M", b"30M"))
+        self.assertEqual(self.claimed(runmaker4.Resources(3, 70 << 20)), b"c")
+
+    def test_a_taker_that_comes_meanwhile_does_not_overtake_it(self) -> None:
+        newcomer = runmaker4.Taker("", has=self.ROOM, free=self.ROOM)
+        self.claimed(self.ROOM)
+        self.assertEqual(self.claimed(self.FULL), b"")
+        found = self.cursor.claim(takers=runmaker4.Takers([self.taker, newcomer]))
+        self.assertTrue(isinstance(found, runmaker4.Job) and (found.command, found.taker) == (b"b", newcomer))
+
+
 class Model:
     """What may happen to a file's lines, and what each taker has promised.  faults: what must not be."""
     UNIT = 100 << 20

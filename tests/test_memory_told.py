@@ -1,13 +1,16 @@
 """Promise: it is told what jobs were promised of memory, and what they took."""
 import json
+import os
 import unittest
 from typing import Any
 
+import runmaker4
 import runwait4
 from tests.journal import end
-from tests.support import RUNCLIENT, RUNWAIT, UP
+from tests.support import RUNCLIENT, RUNWAIT, UP, Ended
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
+from tests.test_units import FileCase
 
 MIB = 1 << 20
 HOLD = "import sys, time; data = b'x' * (int(sys.argv[1]) << 20); time.sleep(float(sys.argv[2]))"
@@ -20,9 +23,9 @@ class MemoryCase(TcpCase):
         super().setUp()
         self.write(HOLD, "hold.py")
 
-    def run_recorded(self, *options: object) -> None:
+    def run_recorded(self, *options: object) -> Ended:
         """Run the jobs of runs.txt, and keep a journal in `out`."""
-        self.run_jobs("--outdir", "out", *options)
+        return self.run_jobs("--outdir", "out", *options)
 
     def ends(self) -> dict[int, dict[str, Any]]:
         """The last end of each line in the journal."""
@@ -73,10 +76,11 @@ class Told(MemoryCase):
 class Recorded(MemoryCase):
     """Put before a test case: a client runs the jobs, and its server writes the journal."""
 
-    def run_recorded(self, *options: object) -> None:
+    def run_recorded(self, *options: object) -> Ended:
         server = self.start_server("--outdir", "out")
-        self.run_client(server, *options)
+        ended = self.run_client(server, *options)
         self.stop(server)
+        return ended
 
 
 class ToldOverTcp(Recorded, Told):
@@ -108,9 +112,10 @@ class Again(MemoryCase):
         self.assertEqual((self.states(), self.sizes()), ("d!", [60, 100, 200]))
         self.assertEqual((self.promised(2), self.promised(3)), (200, 60))
 
-    def test_a_runner_that_has_it_not_leaves_the_line_as_it_is(self) -> None:
-        self.run_recorded("-r", "-j2", "--memory=150M")
-        self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100]))
+    def test_a_runner_that_has_it_not_begins_as_the_directive_says_and_tells_why_it_stops(self) -> None:
+        ended = self.run_recorded("-r", "-j2", "--memory=150M")
+        self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100, 60, 100]))
+        self.assertIn(b"does not run again with 200M, for there are 150M here", ended.err)
 
     def test_where_there_is_no_larger_one_it_begins_with_the_largest(self) -> None:
         text = self.read()
@@ -123,6 +128,18 @@ class Again(MemoryCase):
         self.write(text.replace(b"! echo", b". echo"))
         self.run_recorded("--memory=1G")
         self.assertEqual((self.states(), self.sizes()), ("d!", [60, 100, 60, 100, 200]))
+
+
+class Known(FileCase):
+    """What a journal tells of too little memory, whatever stands in it."""
+
+    def test_an_end_that_makes_no_sense_says_nothing(self) -> None:
+        sizes = ["Infinity", "NaN", "1e400", '"4G"', "true", "null", "[]", "4096"]
+        self.path.write_text("".join(
+            f'{{"event": "end", "cause": "memory", "command": "job {number}", "promised": {size}}}\n'
+            for number, size in enumerate(sizes)) + '{"cause": "oom"}\nno JSON "cause": "oom"\n')
+        known = runmaker4.TooLittle(self.open(os.O_RDONLY)).known
+        self.assertEqual([known(b"job %d" % number) for number in range(len(sizes))], [0] * 7 + [4096])
 
 
 class AgainOverTcp(Recorded, Again):
