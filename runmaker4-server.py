@@ -2527,7 +2527,7 @@ class Sessions:
         outdir = self.records.outdir
         if outdir and client.id:
             outdir.note("client", client=client.id, host=client.name, pid=client.pid, slots=client.slots,
-                        since=client.began, state=state)
+                        memory=int(client.has.memory), since=client.began, state=state)
 
     def part(self, client: Client, link: ClientLink) -> None:
         """A client leaves."""

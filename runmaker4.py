@@ -5852,6 +5852,11 @@ class Memory(NamedTuple):
     size: float                 # bytes
     whence: str                 # what says so
 
+    @property
+    def whole(self) -> int | None:
+        """Whole bytes; None: there is no bound."""
+        return int(self.size) if math.isfinite(self.size) else None
+
     def __str__(self) -> str:
         """'60G of memory for jobs with memory= (--memory)'"""
         return f"{show_size(self.size)} of memory for jobs with memory= ({self.whence})"
@@ -9594,7 +9599,10 @@ class App(RunnerProgram):
         jobs = FileJobs(self._cursor(), self.worker, self._taker)
         sinks = [*self.console(jobs.file, with_output=not self._stores[0]), *filter(None, self._stores)]
         outdir = self._stores[1]
-        self.show_badge(jobs.file, outdir, "runner", host=os.fsdecode(self.host), slots=len(self.slots))
+        host = os.fsdecode(self.host)
+        self.show_badge(
+            jobs.file, outdir, "runner", host=host, slots=len(self.slots), memory=self.memory.whole
+        )
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)
 

@@ -920,6 +920,7 @@ class Notice:
     pid: int
     slots: int                  # 0 of a server
     since: float                # seconds since 1970, by the clock of its host; a client's by its server's
+    memory: int | None = None   # bytes for jobs with memory=; None: of a server, or nobody knows
 
     @classmethod
     def read(cls, event: dict[str, Any]) -> Notice:
@@ -933,8 +934,11 @@ class Notice:
             raise ValueError
         if type(since) not in Journal.NUMBERS or not 0 <= since <= Journal.LATEST:
             raise ValueError
+        memory = event.get("memory")
+        if memory is not None and not (type(memory) is int and memory >= 0):
+            raise ValueError
         os.fsencode("".join((host, client, state)))
-        return cls(kind, runner, byte, client, state, host, pid, slots, since)
+        return cls(kind, runner, byte, client, state, host, pid, slots, since, memory)
 
     @property
     def name(self) -> str:
@@ -946,7 +950,7 @@ class Notice:
         """It, for --json."""
         lost = {"lost": self.state == "lost"} if self.kind == "client" else {}
         return {"kind": self.kind, "host": self.host, "pid": self.pid, "slots": self.slots,
-                "start": self.since, **lost}
+                "memory": self.memory, "start": self.since, **lost}
 
 
 class Crew:
@@ -1021,9 +1025,11 @@ class Crew:
         if self.badges is None:
             yield "who is at work cannot be known: their locks may not be read"
         if self.named:
-            rows = [("runner", "slots", "since", "for")]
-            rows += [(one.name, str(one.slots or "-"), *since_when(one.since)) for one in self.named]
-            yield from table(rows, columns, right=[1, 3])
+            rows = [("runner", "slots", "memory", "since", "for")]
+            for one in self.named:
+                memory = "-" if one.memory is None else show_size(one.memory)
+                rows.append((one.name, str(one.slots or "-"), memory, *since_when(one.since)))
+            yield from table(rows, columns, right=[1, 2, 4])
         if rest := self.rest():
             yield f"{rest} more at work, not in this journal" if self.named else f"{rest} at work"
 

@@ -51,7 +51,7 @@ class Runners(AtWorkCase):
     """Runners are there as long as they live, with their names where the journal has them."""
 
     def test_those_of_the_journal_have_names_and_others_are_counted(self) -> None:
-        first = self.gated(options=("--outdir", "out", "--name", "alice", "-j3"))
+        first = self.gated(options=("--outdir", "out", "--name", "alice", "-j3", "--memory=2G"))
         second = self.start(RUNMAKER, "-q", "--follow", "--outdir", "out", "--name", "bob", "runs.txt")
         third = self.start(RUNMAKER, "-q", "--follow", "--name", "carol", "runs.txt")
         self.runners(3)
@@ -61,10 +61,12 @@ class Runners(AtWorkCase):
             [(one["kind"], one["host"], one["slots"], one["pid"]) for one in found["at_work"]],
             [("runner", "alice", 3, first.pid), ("runner", "bob", 1, second.pid)],
         )
+        self.assertEqual(found["at_work"][0]["memory"], 2 << 30)
         self.assertLessEqual(found["at_work"][0]["start"], time.time())
         self.assertRegex(
             self.told("--outdir", "out"),
-            r"\nrunner  slots  since +for\nalice       3  \S+  +\S+\nbob         1  \S+  +\S+\n"
+            r"\nrunner  slots  memory  since +for\nalice       3 +2G  \S+  +\S+\n"
+            r"bob         1 +\S+  \S+  +\S+\n"
             r"1 runner more at work, not in this journal\nline ",
         )
         self.kill(third)
@@ -310,7 +312,10 @@ class Servers(TcpCase):
         other.wait()
         wait_until(lambda: ("client", "bob", 2, True) in self.told())
         shown = self.run_script(RUNWAIT, "--status", "--outdir", "out", "runs.txt").out
-        table = rb"\nrunner +slots  since +for\n\S+ \(server\) +-  .*\n(.*\n)*bob \(client, lost\) "
+        table = (
+            rb"\nrunner +slots  memory  since +for\n\S+ \(server\) +- +-  .*"
+            rb"\n(.*\n)*bob \(client, lost\) "
+        )
         self.assertRegex(shown, table)
         self.open_gate()
         self.finish(here)
