@@ -8932,7 +8932,7 @@ def slot_names(text: str) -> str:
 # What runner and client say in their help
 SIGNALS = "INT, TERM end the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
 JOB_VARIABLES = ("of a job: JOB_ID (its line), RUNMAKER4_SLOT, SLAVE_IP (its slot), RUNMAKER4_SLOTS (all), "
-                 "RUNMAKER4_JOB")
+                 "RUNMAKER4_MEMORY (bytes), RUNMAKER4_JOB")
 
 
 def add_running_options(add: Add) -> None:
