@@ -317,6 +317,13 @@ class Growing(TcpCase):
         runner = self.start_patched(counting, "--memory=1G", "runs.txt")
         self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 13 s")
+    def test_with_one_only_it_gets_the_memory_of_a_job_that_waits_to_run_again(self) -> None:
+        self.write("#RUN memory=60M,120M\n. python3 hold.py && echo grown >>log\n"
+                   "#RUN memory=60M\n. sleep 4; echo small >>log; [ -e second ] || { : >second; exit 1; }\n")
+        self.run_jobs("-1", "-j2", "--memory=130M", "--retries", "1", "--retry-delay", "5s")
+        self.assertEqual((self.states(), self.read("log").split()), ("dd", [b"small", b"grown", b"small"]))
+
 
 class GrowingOverTcp(OverTcp, Growing):
     """The same with a server and a client."""
