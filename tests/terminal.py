@@ -1,4 +1,5 @@
 """A pseudo-terminal for tests, the screen that somebody would see, and scripts on it."""
+import contextlib
 import fcntl
 import os
 import pty
@@ -85,10 +86,12 @@ class Terminal:
 
     def unread(self) -> str:
         """What was printed since it was last read."""
-        try:
-            return os.read(self.master, 1 << 20).decode()
-        except BlockingIOError:
-            return ""
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            # One read gives what has been handed on; only where nothing has, the rest is (n_tty_read())
+            while piece := os.read(self.master, 1 << 20):
+                data += piece
+        return data.decode()
 
     def look(self) -> list[str]:
         """The lines on the screen by now."""
