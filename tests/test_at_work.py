@@ -14,6 +14,7 @@ from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, RunCase, compan
 from tests.tcp import TcpCase
 from tests.terminal import Terminal
 from tests.test_journal_reading import JournalCase
+from tests.test_storm import process_table
 
 
 class AtWorkCase(JournalCase, RunCase):
@@ -244,6 +245,7 @@ class Cancelled(AtWorkCase):
     def test_where_its_line_was_moved_and_equal_lines_run(self) -> None:
         runner = self.gated(f". {GATE}", "d a", "d b", options=("-j2",))
         self.wait_states("rrdd")
+        wait_until(lambda: sum(parent == runner.pid for _, parent in process_table().values()) == 2)
         self.kill(runner)
         self.write(f"d a\nx {GATE}\nd b\nr {GATE}\nx other\n")
         found = self.status()
