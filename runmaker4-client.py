@@ -849,7 +849,7 @@ class Connection:
     def _capacity(self) -> Capacity:
         """What the server must know of what we have to hand out by it."""
         waiting = self._runner.next_runs        # with -1 they keep their slots, and no memory
-        running = [job for job in self._running() if job not in waiting]
+        running = [job for job in self._jobs.values() if not job.has_ended and job not in waiting]
         return Capacity(
             self._runner.in_service,
             len(self._runner.slotless),

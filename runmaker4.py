@@ -5457,9 +5457,9 @@ class OomKills:
 
     def now(self) -> int:
         """How many there are; 0 where nobody counts them."""
-        own = list(cgroup_texts("memory.events"))[-1:]      # also counts the groups below it
+        own = next(cgroup_texts("memory.events"), None)     # also counts the groups below it
         self._read_at = time.monotonic()
-        found = self.KILLS.search(own[0] if own else self._of_host())
+        found = self.KILLS.search(self._of_host() if own is None else own)
         self._count = int(found[1]) if found else 0
         return self._count
 
@@ -5799,14 +5799,15 @@ def available_cpus() -> int:
 
 
 def cgroup_texts(name: str) -> Iterator[str]:
-    """What these files say of this process's control group and of those above it (cgroups(7), version 2)."""
+    """What these files say of this process's control group, then of those above it (cgroups(7), version 2).
+    """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
             group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
     except OSError:
         return
     names = [name for name in group.split("/") if name not in ("", "..")]
-    for depth in range(len(names) + 1):
+    for depth in range(len(names), -1, -1):
         path = os.path.join(CGROUP_ROOT, *names[:depth], name)
         with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
             yield file.read()
@@ -5875,7 +5876,7 @@ def available_memory() -> Memory:
 def host_memory() -> float:
     """The memory of this host; infinite where the system does not tell."""
     try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return float(os.sysconf("SC_PHYS_PAGES") * PAGE)
     except (ValueError, OSError):
         return math.inf
 
