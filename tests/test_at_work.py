@@ -10,7 +10,7 @@ from typing import Any
 
 import runmaker4
 from tests.journal import pair, start
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, RunCase, companion, wait_until
+from tests.support import FULL, GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, RunCase, companion, wait_until
 from tests.tcp import TcpCase
 from tests.terminal import Terminal
 from tests.test_journal_reading import JournalCase
@@ -78,6 +78,16 @@ class Runners(AtWorkCase):
         self.finish(first)
         self.assertEqual((self.status()["runners"], self.status("--outdir", "out")["at_work"]), (0, []))
         self.assertEqual(self.told(), "1 job: 0 new, 0 running, 1 done, 0 failed, 0 error, 0 held\n")
+
+    def test_documents_show_the_columns_that_it_has(self) -> None:
+        self.gated(options=("--outdir", "out"))
+        printed = self.told("--outdir", "out").splitlines()
+        for page in "docs/clusters.md", "docs/more.md":
+            with self.subTest(page):
+                shown = re.findall(r"(?m)^(?:runner|line) .*\b(?:slots|slot)\b.*", (ROOT / page).read_text())
+                self.assertEqual(
+                    [row.split() for row in shown], [printed[row].split() for row in (1, 3)], "their headers"
+                )
 
     def test_many_that_start_at_once_are_all_there(self) -> None:
         self.write("d nothing\n")
