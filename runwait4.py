@@ -3577,12 +3577,21 @@ class LockCheck:
             host.note("appended", (host.key, b"%06d" % sure) in lines and len(ours) >= host.told)
         if sure > LATE:
             host.note("renamed", host.replaced >= sure - LATE)
+        if sure or number:
+            self.try_locks(host)
+        host.reader.pread(LONGEST, 0)
+
+    def try_locks(self, host: Host) -> None:
+        """Try the locks of a host that has come to a number.  Raises OSError.
+
+        It has taken them all before its first one.  While it takes them nobody may try them: our trial is a
+        lock, too, and may refuse it the byte that it is about to lock (seen once on NFSv3: "kept: NO").
+        """
         self.begin(f"trying locks of {host.name}")
         excluded, inherited, kept, freed = [is_held(host.writer, at) for at in (HELD, INHERITED, KEPT, FREED)]
         for what, holds in zip(LOCKS, (excluded, inherited, kept and not freed)):
-            if holds and max(sure, number):     # it has taken all its locks before its first number
+            if holds:
                 host.note(what, True)
-        host.reader.pread(LONGEST, 0)
 
     def tell(self, host: Host) -> None:
         """Append a line with our number to a host's lines.  Raises OSError."""

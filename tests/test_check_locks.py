@@ -47,6 +47,23 @@ def replace_late(new, renamed):
     replace(new, renamed)
 os.replace = replace_late
 """
+# A host that takes its locks late, and one that holds a byte for long while it tries it
+LATE_LOCKS = """
+import time, runwait4
+take_locks = runwait4.LockCheck.take_locks
+def take_late(self):
+    time.sleep(1)
+    take_locks(self)
+runwait4.LockCheck.take_locks = take_late
+"""
+LONG_TRIAL = """
+import time
+unlock = runmaker4.unlock
+def unlock_late(fd, at):
+    time.sleep(0.1)
+    unlock(fd, at)
+runmaker4.unlock = unlock_late
+"""
 # A host that once writes over the lines of others
 OVERWRITES = """
 import runwait4
@@ -228,6 +245,12 @@ class Locks(CheckCase):
     def test_the_same_host_twice_tells_nothing_of_others(self) -> None:
         for ended in self.check_both(boot="1"):
             self.assertHolds(ended, 1, "ab", "All holds on this host. No other has come")
+
+    def test_nobody_tries_a_lock_that_its_host_has_not_taken_yet(self) -> None:
+        """Else the trial would refuse it the lock."""
+        late = self.start_waiting("a", patch=LATE_LOCKS)
+        for ended in self.check_all(late, self.start_check("b", patch=LONG_TRIAL)):
+            self.assertHolds(ended, 0, "ab")
 
     def test_hosts_of_one_name(self) -> None:
         for ended in self.check_all(self.start_check("c"), self.start_check("c", boot="2")):
