@@ -2349,6 +2349,7 @@ class Account:
     orphans: int = 0            # of the jobs in error
     others: str = ""            # whom the first new job is for, where none is left for the one who leaves
     strays: str = ""            # which lines are neither jobs nor comments
+    deserted: bool = False      # what runs on has no runner: nobody sees how it ends
 
     def describe(self, with_lines: bool) -> str:
         """What a closing line says of it.
@@ -2360,6 +2361,8 @@ class Account:
         if self.bad and with_lines:
             processed[-1] += f" ({name_lines(self.bad)})"
         rest = name_counts(running=now.running, new=now.new, held=now.held)
+        if self.deserted:
+            rest[0] += " without a runner"
         if self.others and not self.left:
             rest.append(self.others if now.new == 1 else f"the first {self.others}")
         return ", ".join(processed + rest) or "no jobs"
@@ -3490,6 +3493,10 @@ class JobFile(Opened):
             others=others,
             strays=str(odd_lines(self.reader)),
         )
+
+    def has_nobody_else(self) -> bool:
+        """Whether no other runner or server is at work, as far as that may be known.  Raises OSError."""
+        return self.companion.badges() == set()
 
     def _take_out(self, takers: Takers, groups: bool) -> str:
         """Take out the takers for whom a new job is left; whom the first new job is for.  Raises OSError."""
@@ -5168,6 +5175,17 @@ class FileJobs:
         """
         return await runner.in_time(self._leave(runner))
 
+    def _account(self, takers: Takers, ours: int) -> Account:
+        """What the file holds, and whether what runs there has a runner.  Raises OSError.
+
+        ours: of the lines `r`, those whose jobs have ended here and could not be written.
+        """
+        # before and after: who has left since had lines `r` then, and who has come may have some
+        nobody = self.file.has_nobody_else()
+        account = self.file.account(takers)
+        deserted = account.now.running > ours and nobody and self.file.has_nobody_else()
+        return replace(account, deserted=deserted)
+
     async def _leave(self, runner: Runner) -> Account | None:
         if not runner.killed:
             await self.worker.call(self.file.close)
@@ -5177,7 +5195,7 @@ class FileJobs:
             # A job that does not fit only because slots are out of service counts as left.
             self._taker.has = runner.had
             try:
-                account = await self.worker.call(self.file.account, takers)
+                account = await self.worker.call(self._account, takers, len(runner.tally.unwritten))
                 # Others that run the file with --resume may be about to take these orphans.
                 resumed = account.orphans and RUNNING in self._taker.retry
                 if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
@@ -7539,7 +7557,9 @@ class Tally:
     def status(self, account: Account | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows.
         """
-        if account is None or account.now.bad or account.left or self.unwritten or self.trouble:
+        if account is None or account.now.bad or account.deserted or account.left:
+            return 1
+        if self.unwritten or self.trouble:
             return 1
         # What we have left in error others may be running now.
         return int(bool(self.error and account.now.running))
@@ -7580,10 +7600,11 @@ class Tally:
     def _hint(self, account: Account, again: Callable[[str], str], regroup: Callable[[str], str]) -> str:
         """How to go on."""
         # which are ours, and orphans soon
-        bad = account.alone or (self.unwritten and account.now.running > 0)
+        bad = account.alone or account.deserted or (self.unwritten and account.now.running > 0)
         option = ("-r" if account.now.failed else "--resume") if bad else ""
         command = again(option) if bad or account.left else ""
-        hint = f"; {'run again' if bad else 'go on'}: {command}" if command else ""
+        when = "once these have ended, " if account.deserted and not account.alone else ""
+        hint = f"; {when}{'run again' if bad else 'go on'}: {command}" if command else ""
         lines = "-".join(map(str, dict.fromkeys(account.grouped)))
         return hint + (f"; run lines of groups again: {regroup(lines)}" if lines else "")
 

@@ -28,6 +28,7 @@ CLOSES_DESCRIPTORS = "import os; os.closerange(3, 999); os.system(os.environ['WA
 class LifeSign(RunCase):
     """Helpers: a job that waits at the gate, and runners that die."""
     WAITING = f"echo $$ >>marks; {GATE}; echo ended >>marks"
+    DESERTED = b"running without a runner; once these have ended, run again: "
 
     def start_runner(self, *options: str, **settings: Any) -> subprocess.Popen[bytes]:
         return self.start_hasty(*options, "runs.txt", start_new_session=True, **settings)
@@ -79,8 +80,10 @@ class KilledRunner(LifeSign):
 
     def test_the_job_lives_on_and_nobody_runs_it_again_and_in_the_end_it_is_an_error(self) -> None:
         self.lose_runner()
-        for _, ended in self.run_all((RUNMAKER, option, "runs.txt") for option in ("--resume", "--retry")):
-            self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+        for option in "--resume", "--retry":
+            ended = self.run_script(RUNMAKER, option, "runs.txt")
+            self.assertEqual((ended.code, ended.out), (1, b""), ended.err)
+            self.assertIn(self.DESERTED, ended.err)
             self.assert_running()
         self.end_job()
         # its last look at the file was that of the dead runner
@@ -146,8 +149,9 @@ class SavedAsNew(LifeSign):
     def test_it_is_r_again_and_an_error_once_the_job_has_ended(self) -> None:
         self.save_as_new()
         ended = self.finish(self.start_runner())
-        self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+        self.assertEqual((ended.code, ended.out), (1, b""), ended.err)
         self.assertIn(self.SAID, ended.err.decode())
+        self.assertIn(self.DESERTED, ended.err)
         self.assert_running()
         self.end_job()
         self.assert_orphan(self.finish(self.start_runner()))
@@ -311,7 +315,8 @@ class WhoHoldsTheLock(LifeSign):
         self.kill(runner)
         self.assertEqual(self.locked_lines(), lines)
         ended = self.run_script(RUNMAKER, "--resume", "runs.txt")
-        self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+        self.assertEqual((ended.code, ended.out), (1, b""), ended.err)
+        self.assertIn(self.DESERTED, ended.err)
         self.assertEqual(self.locked_lines(), lines)
         self.end_job()
         self.assertEqual(self.states(), "r" * len(lines))

@@ -262,7 +262,7 @@ class Hosts(FsCase):
         runner = self.start(self.alice, "runmaker4.py -q -j2 runs.txt")
         self.wait_marks("^start", 2)
         self.kill_runner(runner)
-        self.finish(self.start(self.bob, "runmaker4.py --resume runs.txt"))
+        self.finish(self.start(self.bob, "runmaker4.py --resume runs.txt"), code=1)
         self.wait_states("rrd")
         self.open_gate()
         self.wait_marks("^end [12]", 2)
@@ -298,10 +298,14 @@ class Hosts(FsCase):
             runner.signal(signal.SIGCONT)
         for runner in runners:
             runner.wait(SLOW)
-            self.assertIn(runner.code, (0, -signal.SIGKILL), str(runner))
+            self.assertIn(runner.code, (0, 1, -signal.SIGKILL), str(runner))
         while self.states() != "d" * jobs:
-            self.finish(self.start(self.bob, "runmaker4.py -q -j3 --resume runs.txt"))
+            runners.append(self.start(self.bob, "runmaker4.py -q -j3 --resume runs.txt"))
+            runners[-1].wait(SLOW)
             self.assertLess(time.monotonic() - self.begin, SLOW * jobs / 300, self.states())
+        for runner in runners:
+            if runner.code == 1:
+                self.assertIn(b"running without a runner", runner.err, str(runner))
         self.assertRanOnce(jobs)
 
     def test_lines_that_all_hosts_append_at_once_are_all_there(self) -> None:

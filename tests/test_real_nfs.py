@@ -236,7 +236,7 @@ class Locks(NfsCase):
         self.wait_marks("^start")
         self.kill_runner(runner)
         self.bob.run("cp runs.txt new && mv new runs.txt")
-        self.finish(self.start(self.bob, "runmaker4.py --resume runs.txt"))
+        self.finish(self.start(self.bob, "runmaker4.py --resume runs.txt"), code=1)
         self.assertEqual(self.states(), "r")
         self.open_gate()
         self.wait_marks("^end")
@@ -487,6 +487,8 @@ class OnBoth(NfsCase, unittest.TestCase):
                 (self.kill_with_jobs if len(killed) % 2 else self.kill_runner)(killed[-1])
         for runner in runners:
             if runner not in killed:
-                self.finish(runner)
+                runner.wait(SLOW)
+                alone = b"running without a runner" in runner.err
+                self.assertEqual(runner.code, int(alone), str(runner))
         self.assertEqual(self.states(), "d" * jobs)
         self.assertRanOnce(jobs)
