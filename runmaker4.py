@@ -9153,6 +9153,16 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
         loop.close()
 
 
+def refuse_as_output(path: str) -> None:
+    """Refuse to read what we write: what jobs print would become jobs, and run.  Raises Problem."""
+    for fd, name in (1, "stdout"), (2, "stderr"):
+        with contextlib.suppress(OSError):          # it is closed, or there is no such file yet
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                raise Problem(
+                    f"{path}: {name} goes there, and what jobs print would become jobs (take another file)"
+                )
+
+
 class Program:
     """What runner, server and client have in common: messages, records, the background, the event loop."""
     TROUBLES = 10               # messages of one kind that are printed
@@ -9183,6 +9193,8 @@ class Program:
         network: the file system of the inputs may not answer.  inputs: the job file, and what else is read.
         """
         options = self.options
+        for path in inputs:
+            refuse_as_output(path)
         names: set[str] = set()
         for path in filter(None, (*inputs, options.logfile, options.joblog, options.errors, options.pidfile)):
             if os.path.realpath(path) in names:

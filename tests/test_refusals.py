@@ -1,6 +1,7 @@
 """Promise: what cannot work is refused in one line with exit 2, before anything runs; -j0 takes its share, no
 more.
 """
+import itertools
 import os
 import shutil
 import subprocess
@@ -153,6 +154,18 @@ class Outputs(RefusalCase):
 
     def test_the_job_file_itself(self) -> None:
         self.refuse_as_any_output("runs.txt")
+
+    def test_the_job_file_as_stdout_or_stderr(self) -> None:
+        """What the job prints would become a job."""
+        for script, name in itertools.product(("runmaker4.py", "runmaker4-server.py"), ("stdout", "stderr")):
+            with self.subTest(script, stream=name), open(self.dir / "runs.txt", "ab") as file:
+                streams: dict[str, Any] = {name: file}
+                ended = self.finish(self.start(script, "runs.txt", **streams))
+                said = f"{script}: runs.txt: {name} goes there".encode()
+                self.assertEqual(ended.code, 2)
+                self.assertIn(said, self.read() if name == "stderr" else ended.err)
+                self.assertFalse(self.exists("ran"))
+            self.jobs("touch ran")
 
 
 class Mounts(RefusalCase):
