@@ -5230,6 +5230,8 @@ class FileJobs:
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
 # what a shell begins with that is to wait at its gate: it reads a line first
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
+# a command whose shell does not wait for it: it ends in &, and neither in && nor in \&
+BACKGROUND = re.compile(rb"(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-after says otherwise
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
@@ -7832,8 +7834,7 @@ class Runner:
         self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
         self.next_runs: dict[Job, NextRun] = {}     # of those in `works` that wait to run again
         self._due: list[NextRun] = []       # of these, those whose time has come, in that order
-        self._wait_told = False             # it was said that all slots are in use by other runners
-        self._many_told = False             # it was said that too many jobs wait to run again
+        self._said: set[str] = set()        # what is said once, by its subject
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.shells: dict[Run, Child] = {}  # of runs whose shell was started, and has not ended
@@ -8221,12 +8222,26 @@ class Runner:
                 await self.worker.call(self._slot_file.free, slot)
             slot.use = use
 
+    def _say_once(self, subject: str, text: str) -> None:
+        """Say something, if nothing was said of this subject before."""
+        if subject not in self._said:
+            self._said.add(subject)
+            self.say(text)
+
     def _note_wait(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
-        if elsewhere and not self._wait_told and len(self.works) == len(self.next_runs):
-            self._wait_told = True
-            self.say("all slots are in use by other runners; waiting for one")
+        if elsewhere and len(self.works) == len(self.next_runs):
+            self._say_once("slots", "all slots are in use by other runners; waiting for one")
+
+    def _note_background(self, job: Job) -> None:
+        """Say once what becomes of a job that puts itself into the background."""
+        if BACKGROUND.search(job.command):
+            self._say_once(
+                "background",
+                f"line {job.number}: ends in &, so it is done as soon as it has begun, and what it prints "
+                "later is lost (leave the & out: -j runs jobs side by side)",
+            )
 
     async def _hand_out(self) -> None:
         """Give jobs to idle slots, until there are no more for them."""
@@ -8273,6 +8288,7 @@ class Runner:
         if job and await self._take(slots, job.needs.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")
+            self._note_background(job)
             run = self._new_run(job, slots)
             self.works[job] = watched(self._work(run, await self._start(run)))
             return 0.0 if self._idle() else None
@@ -8491,9 +8507,9 @@ class Runner:
 
     def _note_many(self) -> None:
         """Say once that nothing more is started for now."""
-        if not self._many_told:
-            self._many_told = True
-            self.say(f"{self.WAITING} jobs have failed and wait to run again; starting no others meanwhile")
+        self._say_once(
+            "waiting", f"{self.WAITING} jobs have failed and wait to run again; starting no others meanwhile"
+        )
 
     # -- what comes of a job ---------------------------------------------------------------------------------
 

@@ -625,6 +625,22 @@ class ClosingLine(Case):
         self.assertEqual(self.states(), "!")
 
 
+class Background(Case):
+    """A job that ends in & is done before its command is: that is said, once."""
+
+    def test_it_is_said_once(self) -> None:
+        self.write(". true && sleep 0 &\n. sleep 0 & \n. true\n")
+        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
+        self.assertEqual(ended.code, 0)
+        self.assertEqual(ended.err.count(b"ends in &, so it is done as soon as it has begun"), 1, ended.err)
+        self.assertIn(b"line 1: ends in &", ended.err)
+
+    def test_what_only_looks_like_it_is_not_named(self) -> None:
+        self.write(". echo a \\&\n. sleep 0 & wait\n. echo '&'\n. true # &c\n")
+        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
+        self.assertNotIn(b"ends in &", ended.err)
+
+
 class ClosingLineOfLostStates(RunCase):
     """The closing line names the lines whose state could not be written before the runner had to leave."""
     NO_ROOM = """
