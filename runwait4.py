@@ -477,6 +477,16 @@ class Watcher:
 # Each look is shown at once.  A pipe gets a line for each change, a terminal has one line redrawn.
 
 
+class NoProgress:
+    """Nothing, for who only waits."""
+
+    def show(self, now: Counts) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class PipeProgress:
     """A line per change, at most one a second; the last always."""
 
@@ -3756,11 +3766,11 @@ def check_locks(folder: str) -> int:
 
 
 def wait(watcher: Watcher, with_progress: bool) -> Counts:
-    """Wait for the jobs.  Raises Problem."""
-    if not with_progress:
-        return watcher.wait(lambda now: None)
-    exit_on(signal.SIGINT, signal.SIGTERM)
-    progress = WatchedProgress(watcher) if os.isatty(1) else PipeProgress()
+    """Wait for the jobs, and say what keeps them.  Raises Problem."""
+    progress: NoProgress | PipeProgress | WatchedProgress = NoProgress()
+    if with_progress:
+        exit_on(signal.SIGINT, signal.SIGTERM)
+        progress = WatchedProgress(watcher) if os.isatty(1) else PipeProgress()
 
     def tell(text: str) -> None:
         progress.close()

@@ -133,10 +133,10 @@ class Status(TellingCase):
         os.utime(path, (time.time() - 31,) * 2)
         self.assertIn(f"\n{message}\n", self.told("--status", "runs.txt"))
         self.assertEqual(self.status()["trouble"], message)
-        for columns in (0, 80):
+        for columns, how in (0, ["--progress"]), (80, ["--progress"]), (80, []), (80, ["-e"]):
             terminal = Terminal(80)
             self.addCleanup(terminal.close)
-            waiter = self.start(RUNWAIT, "--progress", "runs.txt", stderr=terminal.slave,
+            waiter = self.start(RUNWAIT, *how, "runs.txt", stderr=terminal.slave,
                                 stdout=terminal.slave if columns else subprocess.PIPE)
             wait_until(lambda: f"runwait4.py: runs.txt: {message}" in terminal.look(), what=message)
             waiter.terminate()
