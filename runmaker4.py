@@ -5909,11 +5909,15 @@ def cgroup_memory() -> float:
 def slurm_memory(environ: Mapping[str, str]) -> float:
     """The memory that Slurm gives a task; infinite where it says nothing.  0 stands for all of a node's.
 
-    The tasks of a step share that of their node, as they share its CPUs.
+    A batch script has for itself what the batch job has on its node, whatever -c says: its tasks are those of
+    its steps.  The tasks of a step share that of their node, as they share its CPUs and GPUs.
     """
-    per_node = slurm_number(environ, "SLURM_MEM_PER_NODE") / slurm_tasks(environ)
-    per_cpu = slurm_number(environ, "SLURM_MEM_PER_CPU") * slurm_cpus(environ)
-    return min(per_node, per_cpu) * SIZE_UNITS["M"]
+    is_step = "SLURM_STEP_ID" in environ
+    cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
+    per_cpu = slurm_number(environ, "SLURM_MEM_PER_CPU") * cpus
+    per_gpu = slurm_number(environ, "SLURM_MEM_PER_GPU") * slurm_number(environ, "SLURM_GPUS_ON_NODE")
+    per_node = min(slurm_number(environ, "SLURM_MEM_PER_NODE"), per_gpu)
+    return min(per_node / slurm_tasks(environ), per_cpu) * SIZE_UNITS["M"]
 
 
 # ---- until when --------------------------------------------------------------------------------------------

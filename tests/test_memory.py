@@ -126,8 +126,13 @@ class Available(RunCase):
             ({"SLURM_MEM_PER_NODE": "8192", **step}, 2),
             ({"SLURM_MEM_PER_NODE": "0"}, 64),
             ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "6"}, 6),
-            ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "6"}, 2),
+            ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "6"}, 6),
+            ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "8", **step}, 2),
+            ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "8", **step}, 2),
             ({"SLURM_MEM_PER_CPU": "1024"}, 64),
+            ({"SLURM_MEM_PER_GPU": "3072", "SLURM_GPUS_ON_NODE": "4"}, 12),
+            ({"SLURM_MEM_PER_GPU": "3072", "SLURM_GPUS_ON_NODE": "4", **step}, 3),
+            ({"SLURM_MEM_PER_GPU": "3072"}, 64),
             ({"SLURM_MEM_PER_NODE": "much"}, 64),
         ):
             with self.subTest(env=env):

@@ -21,6 +21,7 @@ from tests.support import (
     GATE,
     MARK,
     PYTHON,
+    ROOT,
     RUNSET,
     SCRIPTS,
     SCRIPTS_AT,
@@ -34,6 +35,7 @@ from tests.test_documents import read_pieces
 
 DOCUMENT = "docs/clusters.md"
 FOREVER = "sleep 1000"
+SIZED = "--mem=$((RUNMAKER4_MEMORY >> 20))" # makes a step as large as its line was promised
 STRIKES = 50                                # seconds: Slurm looks at time limits every 30 s
 
 
@@ -386,6 +388,91 @@ class Recipes(SlurmCase):
         self.wait_slurm(job, "COMPLETED")
         wanted = [f"{node}\n{gpu}" for node in self.cluster.nodes for gpu in "01"]
         self.assertEqual(sorted(self.printed()[:4]), sorted(wanted))
+
+
+class Memory(SlurmCase):
+    """What a runner has for jobs with memory=: what Slurm has given this task."""
+    SAYS = re.compile(r"([0-9.]+[MG]) of memory for jobs with memory= \((.*)\)")
+    ASK = "runmaker4.py --dry-run runs.txt"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write("#RUN memory=1M\n. true\n")
+
+    def batch(self, script: str, *options: str) -> str:
+        """The number of a batch job with this script."""
+        self.write(f"#!/bin/bash\n{script}\n", "batch.sh")
+        return self.slurm("sbatch", "--parsable", *options, "batch.sh").strip()
+
+    def has(self, script: str, *options: str) -> set[tuple[str, str]]:
+        """What the runners of a batch job say that they have, and what limits it."""
+        job = self.batch(script, *options)
+        self.wait_slurm(job, "COMPLETED")
+        return set(self.SAYS.findall((self.dir / f"slurm-{job}.out").read_text()))
+
+    def test_a_batch_script_has_all_of_the_batch_job_on_its_node(self) -> None:
+        for options, size in (
+            (["--mem=300M"], "300M"),
+            (["--mem=300M", "--ntasks=2", "--nodes=2"], "300M"),
+            (["--mem-per-cpu=150M", "--cpus-per-task=2"], "300M"),
+            (["--mem-per-cpu=50M", "--cpus-per-task=2", "--ntasks=3"], "300M"),
+            (["--mem-per-gpu=150M", "--gpus=2"], "300M"),
+        ):
+            with self.subTest(options=options):
+                self.assertEqual(self.has(f"exec {self.ASK}", *options), {(size, "the limit of Slurm")})
+
+    def test_the_tasks_of_a_step_share_what_their_node_has(self) -> None:
+        for options, step, size in (
+            (["--mem=300M", "--ntasks=2", "--nodes=2"], "-n2", "300M"),
+            (["--mem=300M", "--ntasks=2"], "-n2", "150M"),
+            (["--mem-per-cpu=150M", "--ntasks=4"], "-n4", "150M"),
+            (["--mem-per-cpu=150M", "--ntasks=4", "--cpus-per-task=2"], "-n2 -c2", "300M"),
+            (["--mem-per-gpu=150M", "--gpus=2", "--ntasks=2"], "-n2", "150M"),
+            (["--mem-per-gpu=150M", "--gpus=2"], "--gpus=1", "150M"),
+        ):
+            with self.subTest(options=options, step=step):
+                self.assertEqual(self.has(f"srun {step} {self.ASK}", *options),
+                                 {(size, "the limit of Slurm")})
+
+    def test_of_all_memory_of_a_node_slurm_says_nothing(self) -> None:
+        (found,) = self.has(f"exec {self.ASK}", "--mem=0")
+        self.assertNotEqual(found[1], "the limit of Slurm")
+
+    def test_a_job_that_does_not_fit_is_left_to_a_worker_that_has_more(self) -> None:
+        self.write(f"#RUN memory=400M\n. true\n#RUN memory=200M\n. {WAITING}\n. {WAITING}; true\n")
+        job = self.submit("workers.sh", "--array=0", "--mem=300M")
+        self.wait_up(4)
+        self.assertEqual(self.states(), ".r.", "there is memory for one of them")
+        self.open_gate()
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual(self.states(), ".dd")
+        self.assertIn("1 new, for a runner with 400M of memory or more (#RUN in line 1)", self.said())
+        job = self.submit("workers.sh", "--array=0", "--mem-per-cpu=100M")
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual(self.states(), "ddd")
+
+    def test_a_step_per_line_is_as_large_as_the_line_says(self) -> None:
+        self.assertIn(f"`{SIZED}`", (ROOT / DOCUMENT).read_text())
+        self.write(block("steps.sh").replace("-c1", f"-c1 {SIZED}"), "sized.sh")
+        self.write(f"#RUN memory=100M\n. {WAITING}\n. {WAITING}; true\n. true\n#RUN\n. {WAITING}; : 6\n")
+        job = self.slurm("sbatch", "--parsable", "--mem-per-cpu=30M", "sized.sh").strip()
+        self.wait_up(2, 3)
+        found = self.slurm("scontrol", "-o", "show", "step", job)
+        self.assertEqual(sorted(re.findall(r"\bTRES=\S*mem=(\w+)", found)), ["100M", "100M"])
+        self.assertEqual(self.states(), "rr..", "the third does not fit")
+        self.open_gate()
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual(self.states(), "dddd")
+
+    def test_a_step_that_takes_more_than_its_line_says_is_ended(self) -> None:
+        """The rig's Slurm does not see to it.  The runner does, for the steps on its own node."""
+        self.write(block("steps.sh").replace("-c1", f"-c1 {SIZED}"), "sized.sh")
+        hold = f"{PYTHON} -c 'import time; data = bytes([1]) * (150 << 20); time.sleep(60)'"
+        self.write(f"#RUN memory=100M\n. {hold}\n")
+        job = self.slurm("sbatch", "--parsable", "--mem-per-cpu=30M", "sized.sh").strip()
+        self.wait_slurm(job, "FAILED")
+        self.assertEqual(self.states(), "!")
+        self.assertRegex(self.said(), r"took 1\d\d(\.\d)?M of 100M")
 
 
 if __name__ == "__main__":
