@@ -35,7 +35,7 @@ import time
 import zlib
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
@@ -965,6 +965,7 @@ class Notice:
 
 class Crew:
     """Who is at work on a job file."""
+    STARTER = re.compile(r"-([0-9]+)-[0-9]+-[0-9]+\Z")      # in the name of a run: see Processes
 
     def __init__(self, badges: Collection[int] | None) -> None:
         """badges: the badges that there are; None: that cannot be known."""
@@ -973,9 +974,15 @@ class Crew:
         self.named: list[Notice] = []
         # by their numbers, the badges of those that the journal knows
         self.bytes: dict[int, int] = {}
+        # bytes that are promised to jobs, by who runs them (_whose())
+        self._promised: Counter[Hashable] = Counter()
 
-    def read(self, journal: Journal, runs: Iterable[Run]) -> None:
-        """Learn their names, and whether those who have started these runs are there.  Raises Problem."""
+    def read(self, journal: Journal, runs: Collection[Run]) -> None:
+        """Learn their names, what they have promised to jobs, and whether those who have started these runs
+        are there.  runs: those that have not ended, each once.  Raises Problem.
+        """
+        for run in runs:
+            self._promised[self._whose(run)] += run.promised or 0
         unknown = {*(self.badges or ())}
         sought = {run.runner for run in runs if run.runner is not None} - unknown
         here: list[Notice] = []
@@ -998,6 +1005,30 @@ class Crew:
             of_it = [client for client in clients.values()
                      if client.runner == notice.runner and client.state != "left"]
             self.named += [notice, *sorted(of_it, key=lambda client: (natural(client.host), client.since))]
+
+    @classmethod
+    def _whose(cls, run: Run) -> Hashable:
+        """Who runs it: a runner's number.  A server's client is told from others by its host and its process
+        number, which is in the name of the run.
+        """
+        if run.runner is not None and run.runner < Badge.SERVERS:
+            return run.runner
+        pid = cls.STARTER.search(run.run)
+        return run.host, int(pid[1]) if pid else 0
+
+    def promised(self, one: Notice) -> int:
+        """Bytes that it has promised to jobs that run."""
+        return self._promised[one.runner if one.kind == "runner" else (one.host, one.pid)]
+
+    def _memory(self, one: Notice) -> str:
+        """'62.6G', '4G of 62.6G' where jobs were promised some of it, '-' if nobody knows."""
+        has = "-" if one.memory is None else show_size(one.memory)
+        promised = self.promised(one)
+        return f"{show_size(promised)} of {has}" if promised else has
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Who is there and known to the journal, for --json."""
+        return [{**one.facts(), "promised": self.promised(one)} for one in self.named]
 
     def is_gone(self, run: Run) -> bool:
         """Whether who has started a run, or handed it out, is surely not there any more.
@@ -1037,8 +1068,7 @@ class Crew:
         if self.named:
             rows = [("runner", "slots", "memory", "since", "for")]
             for one in self.named:
-                memory = "-" if one.memory is None else show_size(one.memory)
-                rows.append((one.name, str(one.slots or "-"), memory, *since_when(one.since)))
+                rows.append((one.name, str(one.slots or "-"), self._memory(one), *since_when(one.since)))
             yield from table(rows, columns, right=[1, 2, 4])
         if rest := self.rest():
             yield f"{rest} more at work, not in this journal" if self.named else f"{rest} at work"
@@ -1202,7 +1232,7 @@ class Status:
                 "orphans": list(map(self._job, self.found.orphans)),
                 "cancelled": list(map(self._living, self.cancelled)),
                 "runners": None if self.crew.badges is None else len(self.crew.badges),
-                "at_work": [notice.facts() for notice in self.crew.named],
+                "at_work": self.crew.facts(),
                 "per_hour": self.per_hour,
                 "seconds_left": self.left,
                 "trouble": self.stall.text if self.stall and not self.stall.passes else "",
@@ -1295,7 +1325,7 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
                 ends = last.read_running(journal)
                 if now.running:                             # else it says nothing of today
                     status.per_hour = rate_per_hour(ends, time.time())
-            crew.read(journal, last.found.values())
+            crew.read(journal, set(last.found.values()))        # one may count for two equal lines
         status.runs = last.found
     return status
 
