@@ -1759,6 +1759,18 @@ class Scope(NamedTuple):
             return self._replace(end=line)
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
+    def of(self, line: Line, too_little: Callable[[bytes], int], is_had: Callable[[Scope], bool]) -> Scope:
+        """What holds for a job here: what it runs again with is more memory where less was too little.
+
+        too_little: see Cursor.  is_had: whether anybody who asks may have jobs of such a scope.  Where nobody
+        who asks has so much, it begins as its directive says: who wants it run again is told how it ends, and
+        the kernel may have killed it because others took too much.
+        """
+        if line.state == NEW or not self.settings.more:
+            return self
+        beyond = self._replace(settings=self.settings.beyond(too_little(line.command)))
+        return beyond if is_had(beyond) else self
+
     def has_same_group(self, above: Scope) -> bool:
         """Whether jobs on both sides of a directive are of one group.  above: the scope above it."""
         return (
@@ -3803,6 +3815,10 @@ class Takers:
             self.known[key] = {taker for taker in self.all if taker.fits(settings, scope.ended)}
         return filter(self.known[key].__contains__, self.all) if self.known[key] else iter(())
 
+    def include(self, scope: Scope) -> bool:
+        """Whether any of them may have jobs here."""
+        return any(self.fitting(scope))
+
 
 @dataclass(frozen=True)
 class Stall:
@@ -4487,17 +4503,8 @@ class Cursor:
         return None
 
     def _scope(self, line: Line) -> Scope:
-        """What holds for a line: what it runs again with is more memory where less was too little.
-
-        Where nobody who asks has so much, it begins as its directive says: who wants it run again is told how
-        it ends, and the kernel may have killed it because others took too much.
-        """
-        scope = self.round.scope
-        if line.state == NEW or not scope.settings.more:
-            return scope
-        settings = scope.settings.beyond(self._too_little(line.command))
-        beyond = scope._replace(settings=settings)
-        return beyond if any(self.takers.fitting(beyond)) else scope
+        """What holds for a line."""
+        return self.round.scope.of(line, self._too_little, self.takers.include)
 
     def _able(self, line: Line, scope: Scope) -> Iterator[Taker]:
         """The takers that may have a line, by the settings that hold for it."""
@@ -4791,11 +4798,21 @@ def why_stalled(file: JobFile) -> Stall | None:
     return next(stalls(found, lambda settings: True), group)
 
 
-def dry_run(file: JobFile, taker: Taker, meet_memory: Callable[[], None] = lambda: None) -> Iterator[Line]:
+def dry_run(
+    file: JobFile,
+    taker: Taker,
+    too_little: Callable[[bytes], int] = nothing_known,
+    meet_memory: Callable[[], None] = lambda: None,
+    meet_grown: Callable[[Line, Resources], None] = lambda line, needs: None,
+) -> Iterator[Line]:
     """What a cursor would find for this taker, in time, without touching anything.  Raises OSError.
 
-    meet_memory: called when the first directive is met that has memory=.
+    too_little: see Cursor.  meet_memory: called when the first directive is met that has memory=.
+    meet_grown: called with each line that would run again with more memory than its directive says at first.
     """
+    def is_had(scope: Scope) -> bool:
+        return taker.fits(scope.settings, scope.ended)
+
     found = Round()
     memory_met = False
     fits = taker.fits(NO_SETTINGS, False)
@@ -4815,6 +4832,9 @@ def dry_run(file: JobFile, taker: Taker, meet_memory: Callable[[], None] = lambd
                 groups_named = True
                 file.say(left_alone(line, found.scope.settings))
         elif fits and (line.state != RUNNING or file.is_orphan(line)):
+            settings = found.scope.of(line, too_little, is_had).settings
+            if settings is not found.scope.settings:
+                meet_grown(line, settings.needs)
             yield line
 
 
@@ -9597,8 +9617,7 @@ class App(RunnerProgram):
         options = self.options
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow it need not be there
-                jobs = dry_run(self._job_file(read_only=True), self._taker, self._tell_memory)
-                put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if options.one_only else None)))
+                self._print_dry_run()
             return 0
         self.find_wall_time()
         if self.slot_file:
@@ -9613,6 +9632,29 @@ class App(RunnerProgram):
     def _job_file(self, read_only: bool = False) -> JobFile:
         return JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount,
                        read_only=read_only)
+
+    def _print_dry_run(self) -> None:
+        """Print what would be run, and say what is to be known of its memory.  Raises OSError."""
+        grown: defaultdict[float, list[int]] = defaultdict(list)
+        jobs = dry_run(
+            self._job_file(read_only=True),
+            self._taker,
+            self._too_little(),
+            self._tell_memory,
+            lambda line, needs: grown[needs.memory].append(line.number),
+        )
+        put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
+        for size, numbers in sorted(grown.items()):
+            self.say(f"{name_lines(numbers)}: again with {show_size(size)}")
+
+    def _too_little(self) -> Callable[[bytes], int]:
+        """How much memory was too little for a command, as a journal tells that need not be there."""
+        if self.options.outdir:
+            with contextlib.suppress(OSError):
+                path = os.path.join(self.options.outdir, "journal")
+                # else a pipe of that name would stop us
+                return TooLittle(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)).known
+        return nothing_known
 
     def _tell_memory(self) -> None:
         """Say what jobs with memory= may take here, for there are some."""

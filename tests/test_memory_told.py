@@ -123,6 +123,28 @@ class Again(MemoryCase):
         self.run_recorded("-r", "-j2", "--memory=1G")
         self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100, 100]))
 
+    def test_a_dry_run_says_what_it_would_begin_with(self) -> None:
+        before = self.read(), self.read("out/journal")
+        lines = self.read().splitlines()
+        listed = b"2 %s\n3 %s\n" % tuple(lines[1:])
+        for options, said in (
+            (["-r", "--outdir=out", "--memory=1G"], b"line 2: again with 200M\n"),
+            (["-r", "--outdir=out", "--memory=150M"], b""),         # as the directive says
+            (["-r", "--outdir=other", "--memory=1G"], b""),
+            (["-r", "--memory=1G"], b""),
+        ):
+            with self.subTest(options=options):
+                ended = self.run_jobs("--dry-run", *options)
+                self.assertEqual((ended.code, ended.out), (0, listed))
+                self.assertEqual(ended.err.partition(b"\n")[2], said and b"runmaker4.py: runs.txt: " + said)
+        self.assertEqual((self.read(), self.read("out/journal")), before)
+        self.assertFalse(self.exists("other"))
+
+    def test_a_dry_run_has_nothing_to_say_of_what_is_new_again(self) -> None:
+        self.write(self.read().replace(b"! echo", b". echo"))
+        ended = self.run_jobs("--dry-run", "-r", "--outdir=out", "--memory=1G")
+        self.assertNotIn(b"again", ended.err)
+
     def test_what_is_new_again_begins_with_the_first_size(self) -> None:
         text = self.read()
         self.write(text.replace(b"! echo", b". echo"))
