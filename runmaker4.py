@@ -5487,7 +5487,9 @@ class OomKills:
     FRESH = 0.05                # seconds for which recent() gives the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: bool) -> None:
+        """elsewhere: jobs may be in other control groups, which ours and those above it need not count."""
+        self._elsewhere = elsewhere
         self._count = 0
         self._read_at = -math.inf       # when that was read (monotonic)
 
@@ -5497,7 +5499,8 @@ class OomKills:
 
     def now(self) -> int:
         """How many there are; 0 where nobody counts them."""
-        own = next(cgroup_texts("memory.events"), None)     # also counts the groups below it
+        # a group counts those below it, too
+        own = None if self._elsewhere else next(cgroup_texts("memory.events"), None)
         self._read_at = time.monotonic()
         found = self.KILLS.search(self._of_host() if own is None else own)
         self._count = int(found[1]) if found else 0
@@ -7866,7 +7869,7 @@ class Runner:
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
-        self._oom_kills = OomKills()
+        self._oom_kills = OomKills(elsewhere=options.runner is not None)
         self._table = ProcessTable([])      # the last one that was read for the memory of jobs
         self._table_at = -math.inf          # when (event loop's time)
         # runs that are over and have processes left, which have their memory; and what says so after a while

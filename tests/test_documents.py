@@ -112,6 +112,8 @@ STUBS.update({
     "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # Slurm: a signal for a batch job
     "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
     "docker": "until [ \"$1\" = IMAGE ]; do shift; done; shift; exec \"$@\"",
+    # a scope: OPTIONS /bin/sh -c JOB
+    "systemd-run": "until [ \"$1\" = /bin/sh ]; do shift; done; exec \"$@\"",
     # a container: --image=IMAGE -- COMMAND
     "shifter": "shift 2; exec \"$@\"",
     # a host, which has a shell read the command
@@ -239,6 +241,7 @@ BATCH = Recipe(
 
 # Commands, and first lines of blocks (see first_line); what stands in both documents and BY_SCRIPT need not
 # be here
+SCOPES = "systemd-run --user --scope -q -p OOMPolicy=continue -p MemoryMax=$RUNMAKER4_MEMORY"
 RECIPES = {
     # the README
     f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd", typed=True),
@@ -252,6 +255,7 @@ RECIPES = {
         jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
     ),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
+    f"runmaker4.py --runner '{SCOPES}' runs.txt": Recipe("#RUN memory=1M\n" + jobs(".."), states="dd"),
     "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'": Recipe(
         after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"
     ),
@@ -581,6 +585,7 @@ TEXTS = {  # of several words, and no commands for our users
     "tail -f",
     "less +F",
     "kill -9",
+    "loginctl enable-linger",
     # words in the job file, or in what is printed
     "#RUN slots=2",
     "#RUN slots=4",
@@ -722,6 +727,8 @@ FOREIGN_OPTIONS = {  # of other programs
     "--job-name",
     "--dependency",
     "--exact",
+    "--user",
+    "--scope",
     "--parsable",
     "--kill-on-invalid-dep",
     "--open-mode",

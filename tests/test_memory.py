@@ -414,7 +414,8 @@ class OutOfMemory(TcpCase):
         ):
             host = mock.patch.object(runmaker4.OomKills, "_of_host", lambda self: "nr_free 5\noom_kill 99\n")
             with self.subTest(limits=limits), self.limited("0::/a/b\n", limits, None), host:
-                self.assertEqual(runmaker4.OomKills().now(), count)
+                self.assertEqual(runmaker4.OomKills(elsewhere=False).now(), count)
+                self.assertEqual(runmaker4.OomKills(elsewhere=True).now(), 99, "as with --runner")
 
 
 class Records(TcpCase):
