@@ -10,6 +10,9 @@ built once, in RUNMAKER4_TEST_NFS (/var/tmp/nfsrig); everything else is in a tem
 
 They can be hosts of other file systems, too: of one whose servers tests/rigs/fs.py starts on this machine
 (Rig(beside=...)), or of one on a disk that all clients have (Rig(disk="256M"): /dev/vdc).
+
+Or Debian's systemd boots them, with control groups of version 2, and they have neither NFS nor a network
+(Rig(systemd=True)).
 """
 from __future__ import annotations
 
@@ -119,9 +122,11 @@ class Machine:
             )
         hosts = ",".join(f"{machine.name}:{machine.ip}" for machine in self.rig.machines)
         words = f"rig.name={self.name} rig.ip={self.ip} rig.lease={self.rig.lease} rig.hosts={hosts}"
+        if self.rig.systemd:
+            words += " rig.systemd systemd.unit=rig.service"
         command = [
             "setpriv", "--pdeathsig", "KILL", *self.inside(), "qemu-system-x86_64", "-name", self.name,
-            *"-M pc -accel tcg,thread=multi -cpu Nehalem,+rdrand -smp 1 -m 320".split(),
+            *"-M pc -accel tcg,thread=multi -cpu Nehalem,+rdrand -smp 1".split(), "-m", self.rig.memory,
             *"-nodefaults -no-user-config -display none -no-reboot".split(),
             "-kernel", str(IMAGE / "vmlinuz"), "-initrd", str(self.rig.dir / "initrd.img"), "-append",
             f"console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=unstable no_timer_check {words}",
@@ -290,12 +295,14 @@ class Rig:
 
     lease: for how long NFSv4 keeps the locks of a client that is silent, in seconds.  beside: the servers of
     another file system, whose network is one with that of the machines.  disk: the size of a disk that all
-    clients share.
+    clients share.  memory: of each machine.  systemd: it boots them, instead of what makes them hosts of NFS.
     """
 
     def __init__(self, clients: Sequence[str] = ("alice", "bob"), lease: int = 15,
-                 beside: fs.Rig | None = None, disk: str = "") -> None:
+                 beside: fs.Rig | None = None, disk: str = "", memory: str = "320M",
+                 systemd: bool = False) -> None:
         self.lease, self.beside, self.disk = lease, beside, disk
+        self.memory, self.systemd = memory, systemd
         self.server = Machine(self, "server", 1)
         self.clients = [Machine(self, name, number) for number, name in enumerate(clients, 11)]
         self.machines = [self.server, *self.clients]
@@ -306,7 +313,7 @@ class Rig:
             shutil.copy(IMAGE / "initrd.img", self.dir)
             # the kernel unpacks all archives of the file in turn
             with open(self.dir / "initrd.img", "ab") as image:
-                for top, names in (GUEST, ("init", "boot", "agent.py")), (ROOT, SCRIPTS):
+                for top, names in (GUEST, ("init", "boot", "rig.service", "agent.py")), (ROOT, SCRIPTS):
                     subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=top, stdout=image, check=True,
                                    input="".join(f"{name}\n" for name in names).encode())
             if self.disk:
@@ -320,7 +327,8 @@ class Rig:
         except BaseException:
             self.__exit__()
             raise
-        self.server.directory = "/export"
+        if not self.systemd:
+            self.server.directory = "/export"
         return self
 
     def __exit__(self, *_: object) -> None:

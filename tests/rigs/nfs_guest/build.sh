@@ -3,7 +3,8 @@
 # packages.  Takes some 3 minutes and, meanwhile, 700 MB.  Needs root, for debootstrap; installs here only tools.
 set -euo pipefail
 cache=$1 suite=bookworm
-packages=python3,nfs-common,nfs-kernel-server,rpcbind,iproute2,kmod,procps,tcpdump,strace,busybox-static,ocfs2-tools
+packages=python3,nfs-common,nfs-kernel-server,rpcbind,iproute2,kmod,procps,tcpdump,strace,busybox-static,ocfs2-tools,\
+dbus,dbus-user-session,libpam-systemd,systemd,systemd-sysv
 boot_modules="virtio_pci virtio_blk crc32c_generic ext4"    # to reach the root image
 more_modules="virtio_net virtio_console virtio_rng lockd nfs nfsv3 nfsv4 nfsd nfs_layout_nfsv41_files af_packet
 ceph ocfs2 ocfs2_stack_o2cb ocfs2_dlmfs"
