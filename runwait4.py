@@ -775,6 +775,7 @@ class Journal(Log):
     STATES = frozenset("d!e.x")               # of what has ended
     RECENT = 50_000             # runs that are remembered at least, once their start and end were met
     LATEST = 10 ** 10           # seconds since 1970
+    START = re.compile(rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "start", (?="run": )')
     NUMBERS = frozenset((int, float))       # not bool, which Python takes for one
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
@@ -788,6 +789,8 @@ class Journal(Log):
         self.names: dict[str, str] = {}
         self.ended: set[str] = set()        # runs whose end was met, and whose start may still come
         self.whole: deque[str] = deque()    # the latest of these whose start was met, too, in order
+        # by what a start says behind its time: the run, as its end was decoded and says the same
+        self.starts: dict[bytes, str] = {}
 
     def _open(self) -> Reader:
         try:
@@ -814,7 +817,18 @@ class Journal(Log):
         self.names.clear()
         self.ended.clear()
         self.whole.clear()
+        self.starts.clear()
         return super().entries(wanted)
+
+    def _expect_start(self, end: bytes, run: str) -> None:
+        """Here is the end of a run, which begins as its start does, but for the time and the event.
+
+        A start that says something else is decoded, so they may be forgotten at any time.
+        """
+        if len(self.starts) >= self.RECENT:
+            self.starts.clear()
+        same = end.partition(b', "event": "end", ')[2].partition(b', "state": ')[0]
+        self.starts[same + b"}"] = run
 
     def _forget(self, run: str) -> None:
         """Start and end of a run were met: it is forgotten when so many others were, too."""
@@ -824,6 +838,10 @@ class Journal(Log):
 
     def _read(self, line: bytes) -> Run | None:
         """Events that we do not know make sense, but are about no run."""
+        began = self.START.match(line)
+        if began and self.starts.get(line[began.end():]) in self.ended:
+            self._forget(self.starts.pop(line[began.end():]))       # decoding takes four times as long
+            return None
         text = line.decode()
         event, end = self.decode(text, 0)               # json.loads() takes half as long again
         if end != len(text):
@@ -832,6 +850,8 @@ class Journal(Log):
         if kind == "start" and event["run"] in self.ended:
             self._forget(event["run"])
         elif kind in ("start", "end"):
+            if kind == "end":
+                self._expect_start(line, event["run"])
             return self._run(event, kind == "end", text.isascii() and "\\u" not in text)
         elif kind == "moved":
             old, new = event["from"], event["to"]
@@ -1111,7 +1131,9 @@ class LastRuns:
 
     def offer(self, run: Run) -> None:
         """Here is a run, perhaps of one of them."""
-        numbers = self.numbers.get(run.command, ())
+        numbers = self.numbers.get(run.command)
+        if not numbers:
+            return
         above = bisect.bisect_left(numbers, run.line)
         exact = above < len(numbers) and numbers[above] == run.line
         for number in numbers[above if exact else max(above - 1, 0):above + 1]:
@@ -2654,13 +2676,13 @@ class Gathered:
         self.signs: dict[str, float] = {}       # by runner: when the log heard of it last
         self.stats = HostStats()
         self.first = math.inf
-        self.last = until or 0.0
         self.drawn: list[Run] = []
         self.failed: list[Run] = []
         self.slowest: list[Run] = []
         self.largest: list[Run] = []
         while batch := list(itertools.islice(runs, self.BATCH)):
             self._take(batch)
+        self.last = max([until or 0.0, *self.signs.values()])
         if not self.states:
             self.first = self.last = time.time()
 
@@ -2677,7 +2699,6 @@ class Gathered:
         self.states.update(map(operator.attrgetter("state"), batch))
         self.slots.update(map(operator.attrgetter("host", "slot"), batch))
         self.first = min(self.first, *map(operator.attrgetter("began"), batch))
-        self.last = max(self.last, *(run.ended or run.began for run in batch))
         failed = [run for run in batch if run.state in "!e"]
         for found, most, some, key in (
             (self.slowest, self.SHOWN, ended, operator.attrgetter("seconds")),

@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 import runmaker4
 import runwait4
 from tests.journal import BEGAN, end, moved, pair, start
-from tests.support import FULL, Case
+from tests.support import FULL, Case, as_bytes
 
 
 class JournalCase(Case):
@@ -215,6 +215,25 @@ class Trouble(JournalCase):
                 runs, (said,) = self.runs()
             self.assertEqual([run.line for run in runs], [2, 1])
             self.assertIn("2 lines left out: cut, or no lines of a journal (lines 2, 5)", said)
+
+    def test_a_damaged_start_is_told_although_its_end_says_the_same(self) -> None:
+        began = start(1, 1)
+        for damaged in (began.replace(b'{"time": 1', b'{"time": 01'), began.replace(b"}", b"} "),
+                        began.replace(b"true", b"tr\xffue"), began.replace(b'": ', b'"; ', 1), began[:-9] + b"\n"):
+            with self.subTest(damaged):
+                self.journal(damaged, *pair(2, 2), end(1, 1))
+                runs, (said,) = self.runs()
+                self.assertEqual([run.line for run in runs], [1, 2])
+                self.assertIn("1 line left out: cut, or no lines of a journal (line 1)", said)
+
+    def test_a_start_that_differs_from_its_end_is_no_other_run(self) -> None:
+        """An editor has moved its line meanwhile; another version writes no blanks, or another order."""
+        began = start(1, 1)
+        for other in (start(1, 2), began.replace(b'": ', b'":'),
+                      json.dumps(dict(reversed(json.loads(began).items())))):
+            self.journal(as_bytes(other).rstrip() + b"\n", end(1, 1))
+            runs, said = self.runs()
+            self.assertEqual(([run.line for run in runs], said), ([1], []))
 
     def test_a_last_line_that_is_cut_anywhere(self) -> None:
         whole, last = b"".join(pair(1, 1)), end(2, 2)
