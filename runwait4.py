@@ -2207,9 +2207,12 @@ class Peaks:
         # in bytes, times two; odd: that could not be measured, and is what they were below
         self._sizes = array("q")
         self.too_little = 0             # runs that were ended for want of memory: nobody knows what they need
+        self.promised = 0               # bytes: the most that one of them was promised
 
     def add(self, run: Run) -> None:
         """Count a run that has come to an end, or was ended for want of memory."""
+        if run.promised:
+            self.promised = max(self.promised, run.promised)
         if run.had_too_little:
             self.too_little += 1
         elif run.state not in "d!":
@@ -2223,11 +2226,21 @@ class Peaks:
         """Count the runs of another one, too."""
         self._sizes.extend(other._sizes)
         self.too_little += other.too_little
+        self.promised = max(self.promised, other.promised)
 
     @property
     def largest(self) -> int:
         """Bytes; -1: nobody knows."""
         return max(self._sizes, default=-2) // 2
+
+    @staticmethod
+    def _told(in_order: Sequence[int]) -> list[int]:
+        """The median, the 95th percentile and the largest of some sizes; nothing if there are none."""
+        return [in_order[math.ceil(len(in_order) * share / 100) - 1] for share in (50, 95, 100) if in_order]
+
+    def bytes_told(self) -> list[int]:
+        """The median, the 95th percentile and the largest, in bytes; nothing if nobody knows."""
+        return [size // 2 for size in self._told(sorted(self._sizes))]
 
     def text(self) -> Iterator[str]:
         """What is told of them, in lines; none if nothing is known."""
@@ -2240,7 +2253,7 @@ class Peaks:
         count = len(in_order)
         median, most, largest = (
             ("<" if size % 2 else "") + show_size(size // 2)
-            for size in (in_order[math.ceil(count * share / 100) - 1] for share in (50, 95, 100))
+            for size in self._told(in_order)
         )
         more = f"; {lacking}" if lacking else ""
         yield f"{plural(count, 'run')}: median {median}, 95% {most}, largest {largest}{more}"
@@ -2329,11 +2342,15 @@ class MemoryByCommand:
         for pattern in node.next.values():
             yield from self._patterns(pattern, words + b" ")
 
+    def known(self) -> list[tuple[str, list[str], Peaks]]:
+        """Of each pattern that something is known of: it, that in lines, and all of it; the largest first."""
+        found = [(pattern, lines, peaks) for pattern, peaks in self._patterns(self._root)
+                 if (lines := list(peaks.text()))]
+        return sorted(found, key=lambda entry: -entry[2].largest)
+
     def text(self) -> Iterator[str]:
         """It, in lines: what took most comes first."""
-        found = [(pattern, lines, peaks.largest) for pattern, peaks in self._patterns(self._root)
-                 if (lines := list(peaks.text()))]
-        found.sort(key=lambda entry: -entry[2])
+        found = self.known()
         if found:
             yield ""
             yield "memory by command:"
@@ -2960,6 +2977,48 @@ class Histogram:
             yield at, f"{mark / size:g} {unit}"
 
 
+class Promises:
+    """What the runs of alike commands were promised of memory, and what they took of it at their peaks.
+
+    Each command has a bar with a scale of its own: to what was promised, or to the largest peak if that is
+    more.
+    """
+    PARTS = "median", "most", "largest"     # of a bar, from the left, and the classes of their colours
+    NAMES = "median", "95 %", "largest", "promised, at most"
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        commands = MemoryByCommand()
+        for run in runs:
+            if run.promised and run.ended is not None:
+                commands.add(run)
+        self.found = commands.known()
+
+    def html(self) -> str:
+        """The bars of those commands that took most; nothing if no run was promised memory."""
+        if not self.found:
+            return ""
+        count, shown = len(self.found), self.found[:MemoryByCommand.SHOWN]
+        note = plural(count, "command") if len(shown) == count else f"{len(shown)} of {count} commands"
+        colours = [tag("li", tag("i", class_=f"fill s0 {kind}") + name)
+                   for kind, name in zip((*self.PARTS, "mark"), self.NAMES)]
+        rows = itertools.starmap(self._row, shown)
+        return tag("section", head_of("Promised memory", note)
+                   + tag("ul", "".join(colours), class_="legend peaks") + "".join(rows),
+                   class_="chart", id="memory")
+
+    def _row(self, pattern: str, lines: Sequence[str], peaks: Peaks) -> str:
+        """The bar of a command, what it is, and all that it shows in words."""
+        whole = max(peaks.promised, peaks.largest)
+        ends = [100 * size / whole for size in peaks.bytes_told()]
+        parts = [tag("span", style=f"width: {end - begin:.2f}%", class_=f"fill s0 {kind}")
+                 for begin, end, kind in zip([0.0, *ends], ends, self.PARTS)]
+        mark = tag("b", style=f"left: {100 * peaks.promised / whole:.2f}%")
+        words = "; ".join([f"promised {show_size(peaks.promised)}", *lines])
+        return tag("div", tag("code", escaped(cut(pattern, 200)))
+                   + tag("div", "".join(parts) + mark, class_="taken", aria_hidden="true")
+                   + tag("p", escaped(words), class_="hint"), class_="command")
+
+
 def nice(most: float) -> int:
     """1, 2 or 5 times a power of ten: as much as may be, or 0."""
     return max(
@@ -3276,7 +3335,7 @@ class Reporter:
             "WHEN": " · ".join([*self._when(runs, live), *map(escaped, said)]),
             "FIGURES": self._figures(runs, counts(found) if found else None),
             "KEY": self._key(runs),
-            "TIMES": Histogram(runs.drawn).html(),
+            "TIMES": Histogram(runs.drawn).html() + Promises(runs.drawn).html(),
             "GROUPS": failures.html("line" if found else "run"),
             "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, len(left), last)),
         }
@@ -4019,6 +4078,12 @@ canvas:focus-visible { outline: 2px solid var(--s0); outline-offset: 2px; }
 #scale { position: absolute; inset: .8rem 0 0; }
 #scale span { position: absolute; left: 0; right: 0; border-bottom: 1px solid var(--line); line-height: 1.1;
   color: var(--dim); font-size: .8rem; }
+.command { margin-top: .8rem; }
+.command code { font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+.taken { position: relative; display: flex; height: .8rem; margin: .15rem 2px .3rem 0; background: var(--line); }
+.taken b { position: absolute; inset: -.15rem auto; width: 2px; background: var(--text); }
+.fill.most { opacity: .7; } .fill.largest { opacity: .42; } .legend .mark { width: 2px; background: var(--text); }
+#memory .legend { font-size: .87rem; }
 #ticks { position: relative; height: 1.4rem; margin: 0 1rem 0 3.5rem; color: var(--dim); font-size: .8rem; }
 #ticks span { position: absolute; transform: translateX(-50%); padding-top: .15rem; white-space: nowrap; }
 .scroll { overflow-x: auto; }

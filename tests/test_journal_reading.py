@@ -219,7 +219,8 @@ class Trouble(JournalCase):
     def test_a_damaged_start_is_told_although_its_end_says_the_same(self) -> None:
         began = start(1, 1)
         for damaged in (began.replace(b'{"time": 1', b'{"time": 01'), began.replace(b"}", b"} "),
-                        began.replace(b"true", b"tr\xffue"), began.replace(b'": ', b'"; ', 1), began[:-9] + b"\n"):
+                        began.replace(b"true", b"tr\xffue"), began.replace(b'": ', b'"; ', 1),
+                        began[:-9] + b"\n"):
             with self.subTest(damaged):
                 self.journal(damaged, *pair(2, 2), end(1, 1))
                 runs, (said,) = self.runs()

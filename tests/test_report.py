@@ -66,6 +66,11 @@ class Page(html.parser.HTMLParser):
         self.bars = [words(title) for title in re.findall(r'<div title="(.*?)"', shown)]
         self.marks, self.scale = (re.findall("<span[^>]*>(.*?)</span>", found) for name in ("ticks", "scale")
                                   for found in re.findall(f'<div id="{name}">(.*?)</div>|$', shown)[:1])
+        self.promises = [
+            (words(command), re.findall('style="(.*?)"', bar), words(told))
+            for command, bar, told in re.findall(
+                '<div class="command"><code>(.*?)</code>(.*?)<p class="hint">(.*?)</p>', shown)
+        ]
         self.tables = {words(table.partition("</h2>")[0]): table
                        for table in re.findall('<section class="runs">(.*?)</section>', shown, re.DOTALL)}
 
@@ -185,7 +190,8 @@ class Content(ReportCase):
     def test_nothing_that_a_job_says_or_is_called_becomes_part_of_the_page(self) -> None:
         self.journal(
             journal_end(
-                1, command=EVIL, host=EVIL, slot=EVIL, state="!", exit=1, cause=EVIL, files=["1.err"]
+                1, command=EVIL, host=EVIL, slot=EVIL, state="!", exit=1, cause=EVIL, files=["1.err"],
+                promised=1 << 30
             ),
             journal_end(2, command="\ud800\udcff \0\n\x1b[1m"),
         )
@@ -198,6 +204,7 @@ class Content(ReportCase):
         self.assertEqual(set(page.links), {"./out/1.err"})
         self.assertEqual(page.title, f"{name} – {HERE}:{os.path.realpath(self.dir)}")
         self.assertEqual(page.rows(OTHERS, "Ended", "Host", "what"), [[EVIL, EVIL[:80], f"{EVIL}|{EVIL}"]])
+        self.assertEqual([command for command, *_ in page.promises], [EVIL])
 
     def test_each_state_has_a_name_and_a_colour_by_day_and_by_night(self) -> None:
         self.journal(*(journal_end(number, state=state) for number, state in enumerate("d!e.x", 1)))
@@ -323,6 +330,41 @@ class Content(ReportCase):
         page = self.page()
         self.assertNotIn("Memory", page.heads("Slowest runs"))
         self.assertNotIn("Peak memory", page.figures)
+
+    def test_a_bar_shows_what_each_command_was_promised_of_memory_and_what_it_took(self) -> None:
+        size = 1 << 30
+        self.journal(
+            *(journal_end(n, command=f"./simulate {n}", memory=n * size // 25, promised=4 * size)
+              for n in range(1, 101)),
+            journal_end(101, command="sort a", memory=3 * size, promised=2 * size),
+            journal_end(102, command="small", memory=None, memory_below=size // 2, promised=size),
+            journal_end(103, command="small", memory=7 * size, state="!", cause="memory", promised=size),
+            journal_end(104, command="sort b", memory=9 * size),
+            start(105, 105, "sort c", promised=8 * size),
+        )
+        self.report("--outdir", "out")
+        self.assertEqual(self.page().promises, [
+            ("./simulate …", ["width: 50.00%", "width: 45.00%", "width: 5.00%", "left: 100.00%"],
+             "promised 4G; 100 runs: median 2G, 95% 3.8G, largest 4G; "
+             "memory=4G would have done for 100 of 100"),
+            ("sort a", ["width: 100.00%", "width: 0.00%", "width: 0.00%", "left: 66.67%"],
+             "promised 2G; 1 run: median 3G, 95% 3G, largest 3G; memory=3G would have done for 1 of 1"),
+            ("small", ["width: 50.00%", "width: 0.00%", "width: 0.00%", "left: 100.00%"],
+             "promised 1G; 1 run: median <512M, 95% <512M, largest <512M; 1 run had too little; "
+             "memory=520M would have done for 1 of 1"),
+        ])
+
+    def test_a_command_of_which_only_the_promise_is_known_has_an_empty_bar(self) -> None:
+        self.journal(journal_end(1, memory=None, state="!", cause="oom", promised=1 << 30))
+        self.report("--outdir", "out")
+        expected = "true", ["left: 100.00%"], "promised 1G; 1 run had too little"
+        self.assertEqual(self.page().promises, [expected])
+
+    def test_without_promises_there_is_no_word_of_them(self) -> None:
+        self.journal(journal_end(1), journal_end(2, promised=1 << 30, state="x", cause="cancelled"))
+        self.report("--outdir", "out")
+        self.assertEqual(self.page().promises, [])
+        self.assertNotIn("promised", self.read("out.html").decode().partition("<body>")[2])
 
     def test_the_histogram_has_a_scale_of_counts_and_at_least_three_marks(self) -> None:
         for times in [0.05], [1, 9], [700] * 40, [0.01, 3000], [4e4, 5e4], [1e-3, 1e6], [650.0, 651.0]:
@@ -595,6 +637,17 @@ class InABrowser(ReportCase):
               document.documentElement.scrollWidth <= innerWidth].join();
             """, width=390)
         self.assertRegex(told, "<title>[4-9],true,true</title>")
+
+    def test_the_bars_of_memory_fit_on_a_telephone_and_end_where_the_sizes_are(self) -> None:
+        command = "a-name-without-blanks-" * 8
+        self.journal(journal_end(1, command=command, memory=1 << 29, promised=1 << 30))
+        told = self.shown("""
+            const box = query => document.querySelector(query).getBoundingClientRect(), bar = box(".taken");
+            document.title = [document.documentElement.scrollWidth <= innerWidth,
+              Math.round(100 * (box(".taken span").right - bar.left) / bar.width),
+              Math.round(100 * (box(".taken b").left - bar.left) / bar.width)].join();
+            """, width=390)
+        self.assertIn("<title>true,50,100</title>", told)
 
     def test_a_page_whose_writer_is_gone_says_so(self) -> None:
         self.write(f". {GATE}\n")
