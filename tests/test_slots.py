@@ -499,7 +499,7 @@ class SharedNames(SlotCase):
         try:
             self.replace_names("b\na\n")
             self.add_jobs(*[SHORT] * 4)
-            self.assertEqual((self.run_on_names(), self.states()), (1, "rdddd"))
+            self.assertEqual((self.run_on_names(), self.states()), (0, "rdddd"))
             self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
         finally:
             stopped.send_signal(signal.SIGCONT)
