@@ -251,7 +251,7 @@ RECIPES = {
         after="cat out/8.out; grep -q '</html>' night.html",
         states="d" * 6 + "!" + "d" * 13,
     ),
-    "runmaker4.py -d -j0 --errors runner.log --outdir out runs.txt": Recipe(
+    "runmaker4.py -d -j0 --pidfile pid --errors runner.log --outdir out runs.txt": Recipe(
         jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
     ),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
