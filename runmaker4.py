@@ -65,6 +65,11 @@ import gc
 import signal
 import sys
 
+if sys.hexversion < 0x03090000:     # what follows would be a traceback: tuple[int, int] at the latest
+    print(f"{sys.argv[0].rpartition('/')[2]}: needs Python 3.9 or later (this is {sys.version.split()[0]})",
+          file=sys.stderr)
+    sys.exit(2)
+
 # our parent may send a signal at once: it waits until run_main(), or a handler
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,

@@ -1,4 +1,5 @@
 """The scripts run wherever they are: copied by hand, or as pip makes commands of them."""
+import ast
 import importlib
 import os
 import re
@@ -55,6 +56,22 @@ class Copied(AnywhereCase):
                 ended = self.run_script(sys.executable, "-E", path, "runs.txt")
                 said = f"{script}: runmaker4.py is missing (copy it to where this script is)\n"
                 self.assertRefused(ended, said)
+
+    # a later Python says that it is 3.8, and starts the script
+    OLD = "import runpy, sys; sys.hexversion = 0x030812F0; sys.argv = sys.argv[1:]; " \
+          "runpy.run_path(sys.argv[0], run_name='__main__')"
+
+    def test_a_python_that_is_too_old_is_named(self) -> None:
+        for script in SCRIPTS:
+            with self.subTest(script=script):
+                ast.parse((ROOT / script).read_bytes(), feature_version=(3, 8))     # so the check is reached
+                ended = self.run_script(
+                    sys.executable, "-c", self.OLD, str(ROOT / script), "runs.txt",
+                    env={"PYTHONPATH": str(ROOT)},
+                )
+                self.assertRefused(ended)
+                said = f"{script}: needs Python 3.9 or later (this is {sys.version.split()[0]})\n"
+                self.assertEqual(ended.err.decode(), said)
 
 
 class Commands(AnywhereCase):
