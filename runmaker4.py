@@ -9608,7 +9608,7 @@ class App(RunnerProgram):
             self.network |= self.slot_file.network
             self._inputs += [self.slot_file.path, self.slot_file.companion]
         self._checked = not options.follow or os.path.lexists(self.path)
-        self._one_by_one = False        # there is more than one job, and nobody has said how many at once
+        self._one_by_one = False        # more than one job, and nobody has said clearly how many at once
         if self._checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
@@ -9671,7 +9671,7 @@ class App(RunnerProgram):
     def _is_one_by_one(self) -> bool:
         """Whether jobs wait for each other though nobody has asked for that."""
         options = self.options
-        if options.jobs is not None or options.slots or options.one_only:
+        if options.jobs is not None or options.one_only or (options.slots and not self._count_as_name()):
             return False
         # the runner says what is to be said of the file
         file = JobFile(self.path, say=lambda text: None, mount=self._mount, read_only=True)
@@ -9682,10 +9682,19 @@ class App(RunnerProgram):
         finally:
             file.leave()
 
+    def _count_as_name(self) -> str:
+        """The name of the only slot of --slots, if it may be meant as how many there shall be; or ''."""
+        name = self.options.slots or ""
+        return name if re.fullmatch("[2-9]|[1-9][0-9]{1,4}", name) else ""
+
     def hints(self) -> Iterator[str]:
         yield from super().hints()
         if self._one_by_one:
-            yield "one at a time (-j0: as many as CPUs)"
+            name = self._count_as_name()
+            if name:
+                yield f"one slot, named {name} (-j{name} makes {name} slots)"
+            else:
+                yield "one at a time (-j0: as many as CPUs)"
 
     def _cursor(self) -> Cursor:
         outdir = self._stores[1]
