@@ -1917,12 +1917,19 @@ STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
 # The beginning of a line that may be odd; OddLines.judge() then looks at all of it
 ODD = re.compile(rb"\n((?:[^#/ \t\n](?![ \t])|[ \t]|#[ \t]{0,8}[Rr][Uu][Nn])[^\n]*)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
-DOT_ALONE = re.compile(rb"\.(?!\.)[^/\s]*(?:\s|\Z)")     # ./simulate, .venv/bin/python are commands
+# What somebody has written who meant `. COMMAND`, and what is wrong with it; the first that matches counts
+NEARLY_JOBS = {
+    re.compile(rb"[ \t]+\.[ \t]"): "take away the blanks before the dot",
+    re.compile(rb"\.\xc2\xa0"): "a no-break space stands behind the dot, and no blank",
+    # ./simulate, .venv/bin/python are commands
+    re.compile(rb"\.(?!\.)[^/\s]*(?:\s|\Z)"): "a blank is missing behind the dot",
+}
 
 
 def stray_hint(line: bytes) -> str:
     """What to do about a line that is neither a job nor a comment."""
-    return "a blank is missing behind the dot" if DOT_ALONE.match(line) else JOB_OR_COMMENT
+    hints = (hint for pattern, hint in NEARLY_JOBS.items() if pattern.match(line))
+    return next(hints, JOB_OR_COMMENT)
 
 
 @dataclass

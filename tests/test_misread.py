@@ -136,15 +136,21 @@ class StrayLines(MisreadCase):
         """The closing line."""
         return self.run_script(*call).err.splitlines(True)[-1]
 
-    def test_a_dot_without_a_blank_is_told_from_a_path(self) -> None:
-        hints = {".echo b": "a blank is missing behind the dot",
-                 ".venv/bin/python b": "a job is '. COMMAND', ",
-                 "./echo b": "a job is '. COMMAND', ",
-                 "../echo b": "a job is '. COMMAND', ", ".": "a blank is missing behind the dot"}
+    def test_what_is_wrong_with_a_line_that_is_nearly_a_job_is_told(self) -> None:
+        hints = {".echo b": "(a blank is missing behind the dot)",
+                 ".": "(a blank is missing behind the dot)",
+                 ".\u00a0./echo b": "(a no-break space stands behind the dot, and no blank)",
+                 "  . echo b": "(take away the blanks before the dot)",
+                 "\t.\techo b": "(take away the blanks before the dot)",
+                 ".venv/bin/python b": "a job is '. COMMAND'",
+                 "./echo b": "a job is '. COMMAND'",
+                 "  ./echo b": "a job is '. COMMAND'",
+                 "../echo b": "a job is '. COMMAND'"}
         for line, hint in hints.items():
             for text in f"d echo\n{line}\n", f"{line}\n":
-                said, = self.said(runmaker4.check_lines, text)
-                self.assertIn(hint.rstrip(", "), said)
+                with self.subTest(text=text):
+                    said, = self.said(runmaker4.check_lines, text)
+                    self.assertIn(hint, said)
 
     def test_all_lines_are_looked_at(self) -> None:
         text = "d true\n" * 100_000 + "stray\n" * 2 + "d true\n" * 9 + "more"
