@@ -224,7 +224,7 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
         check_other_options(options, parser, outdir_named)
     for name in "stats", "show":
         if vars(options)[name] and options.outdir is None:
-            parser.error(f"--{name} needs --outdir")
+            parser.error(f"--{name} needs --outdir DIR, of jobs that were run with runmaker4.py --outdir DIR")
 
 
 def check_other_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
@@ -266,7 +266,7 @@ def check_json_and_follow(parser: Parser, told: Collection[str], as_json: bool, 
 def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
     """Refuse what does not go with --report.  Raises Problem."""
     if (options.joblog is None) == (options.outdir is None):
-        parser.error("--report needs --outdir or --joblog, one of them")
+        parser.error("--report needs --outdir or --joblog, one of them, with which the jobs were run")
     for name in "timeline", "status", "json", "use_exit_status", "failed", "show", "follow":
         if vars(options)[name]:
             parser.error(f"--report and --{name.replace('_', '-')} do not go together")

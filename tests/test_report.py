@@ -532,7 +532,7 @@ class Writing(ReportCase):
         self.journal("")
         self.write("", "log")
         for args, word in (
-            ((), "--outdir"),
+            ((), "--report needs --outdir or --joblog, one of them, with which the jobs were run"),
             (("--outdir", "out", "--joblog", "log"), "one of them"),
             (("--outdir", "nowhere"), "nowhere"),
             (("--outdir", "out"), "no run"),

@@ -200,7 +200,7 @@ class Lines(ShowCase):
         here = "--outdir", "old"
         one = "--show", "1"
         for options, words in (
-            ((*one, "runs.txt"), "--show needs --outdir"),
+            ((*one, "runs.txt"), "--show needs --outdir DIR, of jobs that were run with runmaker4.py"),
             ((*one, "--outdir", "no", "runs.txt"), "no: no such directory"),
             ((*one, *here, "runs.txt"), "old: has no journal"),
             ((*one, *here), "FILE"),
@@ -211,7 +211,7 @@ class Lines(ShowCase):
             ((*one, "--timeline", "x", *here), "--timeline goes with"),
             ((*one, "--follow", "--json", *here, "runs.txt"), "--follow and --json do not go together"),
             (("--follow", "runs.txt"), "--follow goes with --show"),
-            (("--stats", "runs.txt"), "--stats needs --outdir"),
+            (("--stats", "runs.txt"), "--stats needs --outdir DIR, of jobs that were run with runmaker4.py"),
         ):
             with self.subTest(options):
                 self.assertRefused(self.runwait(*options), words)
