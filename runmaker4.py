@@ -1718,6 +1718,9 @@ class Directive:
 
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
 KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots", "memory", "shell")
+SETTINGS_ARE = (
+    f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check, end stand alone"
+)
 
 
 Whom = tuple[tuple[str, ...], Resources, bool]
@@ -1806,16 +1809,28 @@ def parse_settings(text: bytes) -> Directive:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
             fault = printable(word if equals else " ".join(words))
-            raise ValueError(
-                f"'{fault}' makes no sense here (settings are timeout= host= slots= memory= shell= together= "
-                "min-hosts=; barrier, barrier check and end stand alone)"
-            )
+            raise ValueError(f"'{fault}' makes no sense here ({_setting_hint(name, bool(found))})")
         if name in found:
             raise ValueError(f"{name}= stands there twice")
         if "" in (value.split(",") if name == "host" else [value]):
             raise ValueError(f"{name}= has an empty value")
         found[name] = value
     return Directive("settings", _job_settings(found))
+
+
+def _setting_hint(name: str, behind_another: bool) -> str:
+    """What may be meant by a word that is no setting.  name: of the setting, if it were one."""
+    if name not in KNOWN_SETTINGS and f"--{name}" in _runner_options():
+        return f"--{name} is an option of runmaker4.py; {SETTINGS_ARE}"
+    if behind_another:
+        return f"no blank stands in a setting, as in timeout=3m memory=1G host=a,b; {SETTINGS_ARE}"
+    return SETTINGS_ARE
+
+
+@functools.cache        # a comment on each of many lines may look like such a directive
+def _runner_options() -> Collection[str]:
+    """The names of the options of runmaker4.py."""
+    return make_parser().options()
 
 
 def _job_settings(found: dict[str, str]) -> JobSettings:

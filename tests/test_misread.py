@@ -217,6 +217,18 @@ class LookAlikes(MisreadCase):
                     ended, "runs.txt: line 2: unknown directive (write #RUN ..., without the colon)"
                 )
 
+    def test_an_option_and_a_blank_among_settings_are_told_from_other_mistakes(self) -> None:
+        option = "(--retries is an option of runmaker4.py; settings are timeout= host= "
+        blank = "(no blank stands in a setting, as in timeout=3m memory=1G host=a,b; settings are "
+        mistakes = {"retries=3": option, "slots=2 retries": option, "timeout=3 minutes": blank,
+                    "timeout 3m": "'timeout 3m' makes no sense here (settings are ",
+                    "memory=1GB": "memory= is not a size: '1GB' (such as 512M, 4G, 1.5T)",
+                    "timeout=3minutes": "timeout= is not a duration: '3minutes' (such as 90, 90s, 5m, "}
+        for words, said in mistakes.items():
+            with self.subTest(words=words):
+                self.write(f"#RUN {words}\n. true\n")
+                self.assertRefused(self.run_script(RUNMAKER, "runs.txt"), said)
+
 
 if __name__ == "__main__":
     unittest.main()
