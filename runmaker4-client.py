@@ -200,27 +200,33 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 # command that we tell to go on with.
 
 
-def find_token(given: str | None) -> str:
+class Token(NamedTuple):
+    """What proves to a server that we may come."""
+    text: str
+    source: str                 # where we have it from, for messages
+
+
+def find_token(given: str | None) -> Token:
     """The token that --token, $RUNMAKER4_TOKEN, the file or a person gives.  No message shows it.
 
     Raises Problem.
     """
-    from_option = given is not None
-    given = given if from_option else os.environ.get("RUNMAKER4_TOKEN") or None
+    source = "--token" if given is not None else "$RUNMAKER4_TOKEN"
+    if given is None:
+        given = os.environ.get("RUNMAKER4_TOKEN") or None
     if given is not None and HEX.fullmatch(given):
-        return given
+        return Token(given, source)
     path = token_path() if given is None else given
     try:
         if given is None and not os.path.lexists(path) and os.isatty(0):
-            return asked_token()
-        return read_token(path)
+            return Token(asked_token(), "the terminal")
+        return Token(read_token(path), path if given is None else source)
     except Problem as problem:
         raise Problem(f"token: {problem}") from None
     except (OSError, ValueError) as error:
         if given is not None:
-            where = "--token" if from_option else "$RUNMAKER4_TOKEN"
             raise Problem(
-                f"{where}: neither a token (32 hexadecimal digits) nor a file that can be read"
+                f"{source}: neither a token (32 hexadecimal digits) nor a file that can be read"
             ) from None
         fault = reason(error) if isinstance(error, OSError) else str(error)
         raise Problem(f"no token: {path}: {fault} (--token gives it; the server prints it)") from None
@@ -277,11 +283,11 @@ class Endpoint:
     """Where the server listens, and what proves to it that we may come."""
     host: str
     port: int
-    token: str
+    token: Token
 
     def open_channel(self) -> Channel:
         """A channel for a new connection, on which nothing was said yet."""
-        return Channel(self.token, server=False)
+        return Channel(self.token.text, server=False)
 
     def dial(self, seconds: float) -> tuple[socket.socket, Channel]:
         """Connect, and authenticate both ends; `seconds` for an attempt.  Raises OSError, WireError.
@@ -315,6 +321,30 @@ class Endpoint:
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
             text = "no answer"
         return f"port {self.port}: {text} (does runmaker4-server.py run there?)"
+
+    def rejection(self, error: WireError) -> str:
+        """What is to be done about a server that does not want us."""
+        if str(error) == "wrong token":
+            return (
+                f"wrong token, from {printable(self.token.source)} (the server's first line says where the "
+                "right one is; --token gives it)"
+            )
+        if isinstance(error, Refused):
+            return f"{error} (use the same release on both ends)"
+        return f"no runmaker4-server.py: {error}"
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Raise Problem for what no waiting mends: a host that is unknown, a server that does not want us."""
+        try:
+            yield
+        except (socket.gaierror, UnicodeError) as error:
+            text = reason(error) if isinstance(error, OSError) else "no name of a host"
+            if os.path.lexists(self.host):
+                text += " (SERVER is a host; runmaker4.py runs a file)"
+            raise Problem(f"{self.host}: unknown host: {text}") from None
+        except WireError as error:
+            raise Problem(f"{self.host}: {self.rejection(error)}") from None
 
 
 # ======== What the server must learn ========================================================================
@@ -1008,7 +1038,7 @@ class Connection:
             elif now - made > min(runmaker4.HANDSHAKE, self._left()):
                 link.drop("no answer")
         broken = link.channel.broken
-        return refusal(broken) if isinstance(broken, Refused) else link.gone.result()
+        return self._endpoint.rejection(broken) if isinstance(broken, Refused) else link.gone.result()
 
     def greet(self, link: ServerLink) -> None:
         """The server is authenticated: say who we are, and what we have."""
@@ -1422,7 +1452,7 @@ class ClientProgram(RunnerProgram):
     def _connect_first(self) -> tuple[socket.socket, Channel] | None:
         """A connection; None if there is none, which is said: one may still come.  Raises Problem."""
         try:
-            with telling(self._endpoint.host):
+            with self._endpoint.telling():
                 return self._endpoint.dial(self._attempt)
         except OSError as error:
             text = self._endpoint.refusal(error)
@@ -1468,27 +1498,6 @@ class ClientProgram(RunnerProgram):
             self.runner.end_all()
 
 
-@contextlib.contextmanager
-def telling(server: str) -> Iterator[None]:
-    """Raise Problem for what no waiting mends: a host that is unknown, a server that does not want us."""
-    try:
-        yield
-    except (socket.gaierror, UnicodeError) as error:
-        text = reason(error) if isinstance(error, OSError) else "no name of a host"
-        raise Problem(f"{server}: unknown host: {text}") from None
-    except WireError as error:
-        raise Problem(f"{server}: {refusal(error)}") from None
-
-
-def refusal(error: WireError) -> str:
-    """What is to be done about a server that does not want us."""
-    if str(error) == "wrong token":
-        return "wrong token (the server's first line says where the right one is; --token gives it)"
-    if isinstance(error, Refused):
-        return f"{error} (use the same release on both ends)"
-    return f"no runmaker4-server.py: {error}"
-
-
 # ======== --status ==========================================================================================
 #
 # Without a `hello` the server takes us for no client.  It answers `status` with messages of bounded length:
@@ -1497,7 +1506,7 @@ def refusal(error: WireError) -> str:
 
 def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
     """The server's status, as --json prints it.  Raises Problem, OSError."""
-    with telling(endpoint.host):
+    with endpoint.telling():
         sock, channel = endpoint.dial(seconds)
         channel.send(dict(type="status"))
         sock.sendall(channel.outgoing())

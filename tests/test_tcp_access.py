@@ -349,8 +349,8 @@ class RefusedClients(RefusalCase):
         self.start_server("--port", port)
         ended = self.finish(client, timeout=20)
         said = (
-            f"{RUNCLIENT}: {self.HOST}: wrong token (the server's first line says where the right one is; "
-            "--token gives it)\n"
+            f"{RUNCLIENT}: {self.HOST}: wrong token, from $RUNMAKER4_TOKEN (the server's first line says "
+            "where the right one is; --token gives it)\n"
         )
         self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
         wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
@@ -375,6 +375,11 @@ class RefusedClients(RefusalCase):
     def test_an_unknown_host(self) -> None:
         hosts = "no-such-host.invalid", "a..b", "127.0.0.1.1"
         self.assertAllRefused({("--token", OTHER_TOKEN, host): f"{RUNCLIENT}: {host}:" for host in hosts})
+
+    def test_a_file_instead_of_a_host(self) -> None:
+        self.jobs("touch never")
+        ended = self.run_script(RUNCLIENT, "--token", OTHER_TOKEN, "runs.txt")
+        self.assertRefused(ended, "runs.txt: unknown host", "(SERVER is a host; runmaker4.py runs a file)\n")
 
     def test_nobody_at_the_port_with_give_up_0(self) -> None:
         with contextlib.closing(socket.socket()) as taken:
