@@ -1490,23 +1490,21 @@ def end_of_run(run: Run, word: str) -> str:
 
 
 def may_be_incomplete(line: bytes) -> bool:
-    """Whether a line of a journal may tell of output that could not be written in full."""
-    return b'"incomplete"' in line
+    """Whether a line of a journal may tell of output that could not be written in full, or is cut itself."""
+    return b'"incomplete"' in line or not line.endswith(b"}")
 
 
-def incomplete_outputs(outdir: str) -> list[Run]:
+def incomplete_outputs(journal: Journal) -> list[Run]:
     """The runs whose output could not be written in full, if they are the last of their lines; in order.
 
     As a rule there are none.  Then the lines of the journal are searched for the word, and none is parsed.
-    It does not say which lines make no sense, as last_runs() has said that.  Raises Problem.
+    Raises Problem.
     """
-    journal = Journal(outdir, lambda text: None)
-    with journal.file:
-        suspects = {(run.line, run.command) for run in journal.runs(may_be_incomplete) if run.incomplete}
-        last: dict[tuple[int, bytes], Run] = {}
-        for run in journal.runs(no_start) if suspects else ():
-            if (run.line, run.command) in suspects:
-                last.setdefault((run.line, run.command), run)
+    suspects = {(run.line, run.command) for run in journal.runs(may_be_incomplete) if run.incomplete}
+    last: dict[tuple[int, bytes], Run] = {}
+    for run in journal.runs(no_start) if suspects else ():
+        if (run.line, run.command) in suspects:
+            last.setdefault((run.line, run.command), run)
     return [run for run in reversed(last.values()) if run.incomplete]
 
 
@@ -1515,20 +1513,16 @@ def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
     return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
 
 
-def last_runs(
-    outdir: str, path: str, lines: Sequence[Line], say: Callable[[str], None]
-) -> tuple[LastRuns, bool]:
+def last_runs(journal: Journal, path: str, lines: Sequence[Line]) -> tuple[LastRuns, bool]:
     """The last runs of lines that are failed or in error, and whether ends of some may still come.
 
     Raises Problem.
     """
-    journal = Journal(outdir, say)
     last = LastRuns(lines)
     late = False
-    with journal.file:
-        check_journal(journal, path, say)
-        if lines:
-            last.read(journal)
+    check_journal(journal, path, journal.say)
+    if lines:
+        last.read(journal)
     for line in lines:
         run = last.found.get(line.number)
         if run and run.ended is None:
@@ -1567,14 +1561,20 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
 
 def tell_ends(watcher: Watcher, lines: Sequence[Line], outdir: str) -> None:
     """Print why these lines are failed or in error, as the journal tells it.  Raises Problem."""
-    last, late = last_runs(outdir, watcher.path, lines, say)
+    journal = Journal(outdir, say)
+    with journal.file:
+        last, late = last_runs(journal, watcher.path, lines)
+        incomplete = incomplete_outputs(journal)
     if late:
         time.sleep(watcher.patience)                        # ends come into the journal late
-        last, _ = last_runs(outdir, watcher.path, lines, lambda text: None)
+        journal = Journal(outdir, lambda text: None)
+        with journal.file:
+            last, _ = last_runs(journal, watcher.path, lines)
+            incomplete = incomplete_outputs(journal)
     output = LastOutput(outdir)
     for line in lines:
         put_fitted(explain(line, last.found.get(line.number), output))
-    for run in incomplete_outputs(outdir):
+    for run in incomplete:
         put(os.fsencode(f"line {run.line}: its output is incomplete\n    {show(run.command)}\n"))
 
 

@@ -1,6 +1,7 @@
 """Promise: runwait4.py tells how it is going, what failed and why, what runs cost, from the file and its
 journal.
 """
+import itertools
 import json
 import os
 import re
@@ -333,6 +334,16 @@ class ForeignLines(TellingCase):
         ):
             with self.subTest(options):
                 self.told("--outdir", "out", *options, err=r".*: 4 lines left out: .*lines 2, 3, 4, 5\)\n")
+
+    def test_failed_tells_of_a_cut_one_though_nothing_has_failed(self) -> None:
+        """As after a full disk: the jobs are done, and nobody knows what the line would have told."""
+        entries = [entry for number in range(1, 31) for entry in pair(number, number, "a")]
+        self.journal(entries[0], entries[1][:-9] + b"\n", *entries[2:])
+        for state, options in itertools.product("d!", (("--failed",), ("--show", "30"))):
+            with self.subTest(state=state, options=options):
+                self.write("d a\n" * 29 + f"{state} a\n")
+                self.told("--outdir", "out", *options, "runs.txt",
+                          err=r"[^\n]*: 1 line left out: cut, [^\n]* \(line 2\)\n")
 
     def test_those_that_tell_of_incomplete_output_are_not_believed(self) -> None:
         self.write("d a\n")
