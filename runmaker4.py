@@ -419,7 +419,8 @@ class Parser(argparse.ArgumentParser):
         if first.startswith("-") and first != "--":
             raise self._no_option(option_name(first))
         name = next(action.metavar for action in self._actions if not action.option_strings)
-        raise Problem(f"one {name} only, and '{printable(rest[-1])}' is one more (see --help)")
+        second = next(filter("--".__ne__, rest), "--")
+        raise Problem(f"one {name} only, and '{printable(second)}' is one more (see --help)")
 
     def _no_option(self, name: str) -> Problem:
         """The message for an option that this program does not have."""

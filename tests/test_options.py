@@ -506,8 +506,12 @@ class Help(RunCase):
 
     def test_a_second_file_is_refused(self) -> None:
         for script in RUNMAKER, RUNWAIT, "runmaker4-server.py":
-            ended = self.run_script(script, "a.txt", "b.txt")
-            self.assertRefused(ended, f"{script}: one FILE only, and 'b.txt' is one more (see --help)\n")
+            for words in ("a.txt", "b.txt"), ("a.txt", "b.txt", "c.txt"), ("a.txt", "--", "b.txt", "c.txt"):
+                with self.subTest(script=script, words=words):
+                    ended = self.run_script(script, *words)
+                    self.assertRefused(
+                        ended, f"{script}: one FILE only, and 'b.txt' is one more (see --help)\n"
+                    )
 
     def test_a_negative_number_is_no_option(self) -> None:
         ended = self.run_jobs("-j", "-1")
