@@ -4089,9 +4089,9 @@ canvas:focus-visible { outline: 2px solid var(--s0); outline-offset: 2px; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .87rem; table-layout: fixed; }
 th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-th.line { width: 6%; } th.ended { width: 18%; } th.host { width: 14%; } th.slot { width: 8%; } th.began { width: 12%; }
-th.time { width: 8%; } th.cpu { width: 7%; } th.memory { width: 9%; } th.printed { width: 9%; } th.output { width: 9%; }
-td.output { white-space: normal; }
+th.line { width: 6%; } th.ended { width: 18%; } th.host { width: 11%; } th.slot { width: 8%; } th.began { width: 12%; }
+th.time { width: 8%; } th.cpu { width: 7%; } th.memory { width: 12%; } th.printed { width: 9%; } th.output { width: 9%; }
+td.memory, td.output { white-space: normal; }
 th { border-bottom: 1px solid var(--dim); font-weight: 600; }
 .sorted th { cursor: pointer; user-select: none; }
 th[aria-sort=descending]::after { content: " ▾"; } th[aria-sort=ascending]::after { content: " ▴"; }
