@@ -378,6 +378,7 @@ class SharedNames(SlotCase):
     """Runners that share a file of names never use one twice at once, whatever becomes of them or of the
     file.
     """
+    LEFT = 1            # the exit status of who leaves while a job runs on whose runner is dead
 
     def check_together(self, names: str, count: int, files: Sequence[str], most: int = 1) -> None:
         """Two runners; at most so many jobs of a name at once."""
@@ -457,7 +458,7 @@ class SharedNames(SlotCase):
         killed.kill()
         killed.wait()
         self.add_jobs(*[SHORT] * 6)
-        self.assertEqual(self.run_on_names(), 1)            # line 1 runs on without a runner
+        self.assertEqual(self.run_on_names(), self.LEFT)
         self.assertEqual((self.states(), names_taken(self.dir / ".names.lock")), ("rdddddd", 1))
         self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
         self.open_gate()
@@ -473,7 +474,7 @@ class SharedNames(SlotCase):
         killed.kill()
         killed.wait()
         self.add_jobs(*[SHORT] * 4)
-        self.assertEqual((self.run_on_names(), self.states()), (1, "rdddd"))
+        self.assertEqual((self.run_on_names(), self.states()), (self.LEFT, "rdddd"))
         self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
         self.open_gate()
         self.wait_taken(0)

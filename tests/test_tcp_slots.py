@@ -77,6 +77,7 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
 @without("test_storm_of_edits_and_signals")    # a client has not begun when the next takes its place
 class SharedNames(OverTcp, test_slots.SharedNames):
     """Clients share a file of names, also with the jobs of those that have died."""
+    LEFT = 0            # their server is there, and waits for the client
 
 
 if __name__ == "__main__":
