@@ -191,6 +191,7 @@ from runmaker4 import (
     put,
     put_lines,
     reason,
+    refuse_as_output,
     row,
     run_main,
     show,
@@ -3410,6 +3411,7 @@ class Server(Program):
         self._argv = argv
         self._mount = check_mount(self.path, options.single_host, self.say)
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
+        refuse_as_output(self.path)
         if not options.dry_run:
             check_companion(self.path, self._mount)
         check_job_file(self.path, self._mount.network, self.say)

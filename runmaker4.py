@@ -9264,8 +9264,6 @@ class Program:
         network: the file system of the inputs may not answer.  inputs: the job file, and what else is read.
         """
         options = self.options
-        for path in inputs:
-            refuse_as_output(path)
         names: set[str] = set()
         for path in filter(None, (*inputs, options.logfile, options.joblog, options.errors, options.pidfile)):
             if os.path.realpath(path) in names:
@@ -9634,6 +9632,7 @@ class App(RunnerProgram):
         self._one_by_one = False        # more than one job, and nobody has said clearly how many at once
         if self._checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
+            refuse_as_output(self.path)
             if not options.dry_run:
                 check_companion(self.path, self._mount)
             check_job_file(self.path, self.network, self.say)

@@ -157,10 +157,11 @@ class Outputs(RefusalCase):
 
     def test_the_job_file_as_stdout_or_stderr(self) -> None:
         """What the job prints would become a job."""
-        for script, name in itertools.product(("runmaker4.py", "runmaker4-server.py"), ("stdout", "stderr")):
-            with self.subTest(script, stream=name), open(self.dir / "runs.txt", "ab") as file:
+        calls = [RUNMAKER], [RUNSERVER], [RUNMAKER, "--dry-run"], [RUNSERVER, "--dry-run"]
+        for (script, *how), name in itertools.product(calls, ("stdout", "stderr")):
+            with self.subTest(script, stream=name, how=how), open(self.dir / "runs.txt", "ab") as file:
                 streams: dict[str, Any] = {name: file}
-                ended = self.finish(self.start(script, "runs.txt", **streams))
+                ended = self.finish(self.start(script, *how, "runs.txt", **streams))
                 said = f"{script}: runs.txt: {name} goes there".encode()
                 self.assertEqual(ended.code, 2)
                 self.assertIn(said, self.read() if name == "stderr" else ended.err)
