@@ -5278,8 +5278,8 @@ class FileJobs:
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
 # what a shell begins with that is to wait at its gate: it reads a line first
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
-# a command whose shell does not wait for it: it ends in &, and neither in && nor in \&
-BACKGROUND = re.compile(rb"(?<![&\\])&\s*\Z")
+# a command whose shell does not wait for it: it ends in &, and neither in && nor in \&, nor in a comment
+BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-after says otherwise
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
@@ -8291,11 +8291,11 @@ class Runner:
 
     def _note_background(self, job: Job) -> None:
         """Say once what becomes of a job that puts itself into the background."""
-        if BACKGROUND.search(job.command):
+        if BACKGROUND.match(job.command):
             self._say_once(
                 "background",
                 f"line {job.number}: ends in &, so it is done as soon as it has begun, and what it prints "
-                "later is lost (leave the & out: -j runs jobs side by side)",
+                "later may be lost (leave the & out: -j runs jobs side by side)",
             )
 
     async def _hand_out(self) -> None:

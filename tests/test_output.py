@@ -650,7 +650,7 @@ class Background(Case):
         self.assertIn(b"line 1: ends in &", ended.err)
 
     def test_what_only_looks_like_it_is_not_named(self) -> None:
-        self.write(". echo a \\&\n. sleep 0 & wait\n. echo '&'\n. true # &c\n")
+        self.write(". echo a \\&\n. sleep 0 & wait\n. echo '&'\n. true # &c\n. true # a &\n")
         ended = self.run_script(RUNMAKER, "-q", "runs.txt")
         self.assertNotIn(b"ends in &", ended.err)
 
