@@ -3535,8 +3535,8 @@ class JobFile(Opened):
         )
 
     def has_nobody_else(self) -> bool:
-        """Whether no other runner or server is at work, as far as that may be known.  Raises OSError."""
-        return self.companion.badges() == set()
+        """Whether surely no other runner or server is at work.  Raises OSError."""
+        return self.companion.is_open and self.companion.badges() == set()
 
     def _take_out(self, takers: Takers, groups: bool) -> str:
         """Take out the takers for whom a new job is left; whom the first new job is for.  Raises OSError."""
@@ -7660,7 +7660,7 @@ class Tally:
         bad = account.alone or account.deserted or (self.unwritten and account.now.running > 0)
         option = ("-r" if account.now.failed else "--resume") if bad else ""
         command = again(option) if bad or account.left else ""
-        when = "once these have ended, " if account.deserted and not account.alone else ""
+        when = "once that is over, " if account.deserted and not account.left else ""
         hint = f"; {when}{'run again' if bad else 'go on'}: {command}" if command else ""
         lines = "-".join(map(str, dict.fromkeys(account.grouped)))
         return hint + (f"; run lines of groups again: {regroup(lines)}" if lines else "")

@@ -28,7 +28,7 @@ CLOSES_DESCRIPTORS = "import os; os.closerange(3, 999); os.system(os.environ['WA
 class LifeSign(RunCase):
     """Helpers: a job that waits at the gate, and runners that die."""
     WAITING = f"echo $$ >>marks; {GATE}; echo ended >>marks"
-    DESERTED = b"running without a runner; once these have ended, run again: "
+    DESERTED = b"running without a runner; once that is over, run again: "
 
     def start_runner(self, *options: str, **settings: Any) -> subprocess.Popen[bytes]:
         return self.start_hasty(*options, "runs.txt", start_new_session=True, **settings)

@@ -163,7 +163,7 @@ class Storm(KillCase):
         self.assertLessEqual(codes.keys(), {0, 1}, self.read("errors"))
         # One that leaves just when others are killed says that their jobs are nobody's, unless they are taken
         # soon
-        hints = re.findall(b"; (once these have ended, )?run again: ", self.read("errors"))
+        hints = re.findall(b"; (once that is over, )?run again: ", self.read("errors"))
         self.assertLessEqual(codes[1], len(hints), self.read("errors"))
         self.assertNotIn(b"Traceback", self.read("errors"))
         self.assertEqual(self.locked_lines(), [])
