@@ -272,6 +272,9 @@ class ServerLost(TcpCase):
         client = self.start_client(server, "-v", "--retries", 1, "--retry-delay", "2s")
         self.wait_said(client, "line 1: again in 2.0s")
         self.wait_states("rd")
+        # a journal gathers entries for a second, which a kill takes away: the client then tells them again
+        journal = self.dir / "out/journal"
+        wait_until(lambda: journal.read_bytes().count(b'"event": "end"') == 2, what="it has both ends")
         server.kill()
         self.wait_said(client, "trying again")
         time.sleep(3)                           # its time comes, and there is no server
