@@ -3545,7 +3545,7 @@ class JobFile(Opened):
         def fits(scope: Scope) -> bool:
             if scope.settings.together and not groups:
                 return False
-            return any(True for _ in takers.fitting(scope))
+            return takers.include(scope)
 
         def teaches(scope: Scope) -> bool:
             return not others or fits(scope)
@@ -4838,12 +4838,10 @@ def dry_run(
     too_little: see Cursor.  meet_memory: called when the first directive is met that has memory=.
     meet_grown: called with each line that would run again with more memory than its directive says at first.
     """
-    def is_had(scope: Scope) -> bool:
-        return taker.fits(scope.settings, scope.ended)
-
+    takers = Takers([taker])
     found = Round()
     memory_met = False
-    fits = taker.fits(NO_SETTINGS, False)
+    fits = takers.include(found.scope)
     groups_named = False
     for line in file.lines(NEW + taker.retry, directives=True):
         if line.state == DIRECTIVE:
@@ -4851,7 +4849,7 @@ def dry_run(
             found.enter(line)
             if found.block_at(line, file):
                 return
-            fits = taker.fits(found.scope.settings, found.ended)
+            fits = takers.include(found.scope)
             if found.scope.settings.needs.memory and not memory_met:
                 memory_met = True
                 meet_memory()
@@ -4860,7 +4858,7 @@ def dry_run(
                 groups_named = True
                 file.say(left_alone(line, found.scope.settings))
         elif fits and (line.state != RUNNING or file.is_orphan(line)):
-            settings = found.scope.of(line, too_little, is_had).settings
+            settings = found.scope.of(line, too_little, takers.include).settings
             if settings is not found.scope.settings:
                 meet_grown(line, settings.needs)
             yield line
