@@ -1561,16 +1561,14 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
 
 def tell_ends(watcher: Watcher, lines: Sequence[Line], outdir: str) -> None:
     """Print why these lines are failed or in error, as the journal tells it.  Raises Problem."""
-    journal = Journal(outdir, say)
-    with journal.file:
-        last, late = last_runs(journal, watcher.path, lines)
-        incomplete = incomplete_outputs(journal)
+    def read(journal: Journal) -> tuple[LastRuns, bool, list[Run]]:
+        with journal.file:
+            return *last_runs(journal, watcher.path, lines), incomplete_outputs(journal)
+
+    last, late, incomplete = read(Journal(outdir, say))
     if late:
         time.sleep(watcher.patience)                        # ends come into the journal late
-        journal = Journal(outdir, lambda text: None)
-        with journal.file:
-            last, _ = last_runs(journal, watcher.path, lines)
-            incomplete = incomplete_outputs(journal)
+        last, _, incomplete = read(Journal(outdir, lambda text: None))
     output = LastOutput(outdir)
     for line in lines:
         put_fitted(explain(line, last.found.get(line.number), output))
