@@ -34,7 +34,6 @@ import os
 import random
 import re
 import secrets
-import shlex
 import socket
 import sys
 import time
@@ -242,18 +241,6 @@ def asked_token() -> str:
     if not HEX.fullmatch(token):
         raise Problem("that is none (32 hexadecimal digits)")
     return token
-
-
-def without_token(argv: Sequence[str]) -> list[str]:
-    """The arguments as they may be shown."""
-    return [hide_token(word) for word in argv]
-
-
-def hide_token(word: str) -> str:
-    """An argument as it may be shown."""
-    if HEX.fullmatch(word):
-        return "TOKEN"
-    return HEX.sub("TOKEN", word) if word.startswith("--token=") else word
 
 
 # ======== Dialling ==========================================================================================
@@ -1269,11 +1256,8 @@ class Connection:
                 Counts(*(now.whole(name) for name in STATES)),
                 False,
                 tuple(account.items("bad", int)),
-                account.flag("alone"),
-                tuple(account.items("grouped", int)[:2]),
+                account.flag("again"),
                 account.flag("left") and not self._runner.had_one_each,
-                others="" if account.flag("left") else printable(account.text("others")),
-                strays=printable(account.text("strays", 1000)),
             )
         self._accounted = True
         self._progress.set()
@@ -1416,7 +1400,7 @@ class ClientProgram(RunnerProgram):
         self._endpoint = Endpoint(options.server, options.port, find_token(options.token))
         # for an attempt to connect before there is an event loop
         self._attempt = min(CONNECT, options.give_up or CONNECT)
-        super().__init__(PROG, options.server, options, without_token(argv))
+        super().__init__(PROG, options.server, options)
         named = [("--name", os.fsdecode(self.host)), *(("--slots", name) for name in self.slots)]
         for option, name in named:
             if fault_of(name):
@@ -1485,11 +1469,6 @@ class ClientProgram(RunnerProgram):
         code = await ending
         never_served = connection.standing is Standing.GIVEN_UP and not connection.was_welcome
         return 2 if never_served and code == 1 else code
-
-    def regroup(self, lines: str) -> str:
-        """The command that has jobs of groups in these lines run again, on the server's host."""
-        words = [runmaker4.own_name("runset4"), "--set=.", "--state=!e", self._connection.file, lines]
-        return f"on {self.label}, {shlex.join(words)}"
 
     def end_for_defect(self) -> None:
         """Without a connection nobody could be told how jobs end: then they are ended."""

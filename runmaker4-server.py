@@ -83,7 +83,6 @@ import re
 import resource
 import secrets
 import select
-import shlex
 import socket
 import struct
 import sys
@@ -203,7 +202,6 @@ from runmaker4 import (
     wait_ready,
     watched,
     whole_number,
-    why_command,
     why_stalled,
 )
 
@@ -3408,7 +3406,6 @@ class Server(Program):
         options = parse(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
-        self._argv = argv
         self._mount = check_mount(self.path, options.single_host, self.say)
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         refuse_as_output(self.path)
@@ -3540,22 +3537,8 @@ class Server(Program):
         """The closing line."""
         orphans = self.dispatcher.cursor.orphans
         seconds = time.time() - self.began
-        why = why_command(self.options.outdir, self.label)
-        self.say(self.tally.summary(self._account, orphans, seconds, self._again, self.regroup, why))
-
-    def _again(self, option: str) -> str:
-        """The commands that run jobs again, by this option of a client; "": there is none."""
-        if not option:
-            return ""
-        words = list(self._argv)
-        if self.options.port != self.port:      # the last one counts; behind a -- it would be a file
-            end = words.index("--") if "--" in words else len(words)
-            words[end:end] = ["--port", str(self.port)]
-        server = f"{runmaker4.own_name('runmaker4-server')} {shlex.join(words)}"
-        port = "" if self.port == PORT else f"--port {self.port} "
-        everywhere = self.options.host in (None, "0.0.0.0", "::")
-        host = os.uname().nodename if everywhere else self.options.host
-        return f"{server}, with {runmaker4.own_name('runmaker4-client')} {option} {port}{host}"
+        tells = bool(self.options.outdir)
+        self.say(self.tally.summary(self._account, orphans, seconds, "runmaker4-client.py -r", tells))
 
     def _part(self) -> None:
         """After a signal: acknowledge all that is dealt with by now, and say that the next server is to be

@@ -2032,8 +2032,8 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> OddL
         if strays.count and refuse and not Scan(file, first_line(file)).next():
             hint = stray_hint(strays.line)
             if hint == JOB_OR_COMMENT:
-                command = own_command(["NEW", "--add-list", as_argument(path)], "runset4")
-                hint = f"a job is '. COMMAND'; to make jobs of them: {command}"
+                command = f"runset4.py NEW --add-list {shlex.quote(as_argument(path))}"
+                hint = f"a job is '. COMMAND'; {command} makes jobs of them"
             which = "line that is" if strays.count == 1 else "lines that are"
             raise Problem(
                 f"{path}: has no job, but {strays.count} {which} no comment, the first is line "
@@ -2345,14 +2345,6 @@ class Counts:
         return self.failed + self.error
 
 
-def whose(scope: Scope, groups: bool) -> str:
-    """Whom the jobs here are for, as they are not for one who leaves.  groups: that one runs groups, too."""
-    settings = scope.settings
-    if settings.together and not groups:
-        return f"for a group ({settings.where})"
-    return "below #RUN end" if settings.suits_all else f"for {settings}"
-
-
 def held_in(states: Counter[bytes]) -> int:
     """How many lines are in states that nobody runs."""
     ours = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
@@ -2383,28 +2375,20 @@ class Account:
     now: Counts
     half_saved: bool = False    # an editor may be about to write more
     bad: tuple[int, ...] = ()   # the first lines that are `!`, `e` or orphans
-    alone: bool = False         # some of these are run again by -r or --resume
-    grouped: tuple[int, ...] = ()       # the first and the last one of groups, which are not
-    left: bool = False          # a new job is left that the one who leaves could have run
+    again: bool = False         # some of these are run again by -r, as those of groups are not
+    left: bool = False          # a job is left that the one who leaves could have seen to
     orphans: int = 0            # of the jobs in error
-    others: str = ""            # whom the first new job is for, where none is left for the one who leaves
-    strays: str = ""            # which lines are neither jobs nor comments
-    deserted: bool = False      # what runs on has no runner: nobody sees how it ends
 
     def describe(self, with_lines: bool) -> str:
         """What a closing line says of it.
 
-        '31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)'
+        '31 done, 2 failed (lines 3, 5), 9 new'
         """
         now = self.now
         processed = name_counts(done=now.done, failed=now.failed, error=now.error)
         if self.bad and with_lines:
             processed[-1] += f" ({name_lines(self.bad)})"
         rest = name_counts(running=now.running, new=now.new, held=now.held)
-        if self.deserted:
-            rest[0] += " without a runner"
-        if self.others and not self.left:
-            rest.append(self.others if now.new == 1 else f"the first {self.others}")
         return ", ".join(processed + rest) or "no jobs"
 
 
@@ -3504,59 +3488,34 @@ class JobFile(Opened):
         """
         found = self.survey()
         now = counts(found)
-        numbers = [line.number for line in found.orphans]
-        alone = bool(numbers)
-        grouped = []
-
-        def teaches(scope: Scope) -> bool:
-            return len(numbers) < self.BAD or bool(scope.settings.together) or not alone
-
-        if now.bad:
-            for line, scope in self._lines_under(FAILED + ERROR, teaches):
-                numbers.append(line.number)
-                if scope.settings.together:
-                    grouped.append(line.number)
-                else:
-                    alone = True
+        # the first will do to name some, and to know whether -r helps
+        bad = list(itertools.islice(self._lines_under(FAILED + ERROR, lambda scope: True), self.BAD))
+        numbers = [line.number for line in found.orphans] + [line.number for line, _ in bad]
         everybody = len(takers.all)
-        others = ""
         if now.new and takers.all:
-            others = self._take_out(takers, groups)
+            self._take_out(takers, groups)
         return Account(
             now,
             half_saved=found.half_saved,
             bad=tuple(sorted(numbers)[:self.BAD]),
-            alone=alone,
-            grouped=(grouped[0], grouped[-1]) if grouped else (),
+            again=bool(found.orphans) or any(not scope.settings.together for _, scope in bad),
             left=len(takers.all) < everybody,
             orphans=len(found.orphans),
-            others=others,
-            strays=str(odd_lines(self.reader)),
         )
 
     def has_nobody_else(self) -> bool:
         """Whether surely no other runner or server is at work.  Raises OSError."""
         return self.companion.is_open and self.companion.badges() == set()
 
-    def _take_out(self, takers: Takers, groups: bool) -> str:
-        """Take out the takers for whom a new job is left; whom the first new job is for.  Raises OSError."""
-        others = ""
-
+    def _take_out(self, takers: Takers, groups: bool) -> None:
+        """Take out the takers for whom a new job is left.  Raises OSError."""
         def fits(scope: Scope) -> bool:
-            if scope.settings.together and not groups:
-                return False
-            return takers.include(scope)
+            return (groups or not scope.settings.together) and takers.include(scope)
 
-        def teaches(scope: Scope) -> bool:
-            return not others or fits(scope)
-
-        for _, scope in self._lines_under(NEW, teaches):
-            if not others:
-                others = whose(scope, groups)
+        for _, scope in self._lines_under(NEW, fits):
             if fits(scope):
                 for taker in list(takers.fitting(scope)):
                     del takers.all[taker]
-        return others
 
     def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
         """Lines in some states, each with its scope, where these are wanted.  Raises OSError."""
@@ -5221,16 +5180,16 @@ class FileJobs:
         """
         return await runner.in_time(self._leave(runner))
 
-    def _account(self, takers: Takers, ours: int) -> Account:
-        """What the file holds, and whether what runs there has a runner.  Raises OSError.
+    def _account(self, takers: Takers) -> Account:
+        """What the file holds.  What runs there without a runner is left, for nobody will see how it ends.
 
-        ours: of the lines `r`, those whose jobs have ended here and could not be written.
+        Raises OSError.
         """
         # before and after: who has left since had lines `r` then, and who has come may have some
         nobody = self.file.has_nobody_else()
         account = self.file.account(takers)
-        deserted = account.now.running > ours and nobody and self.file.has_nobody_else()
-        return replace(account, deserted=deserted)
+        deserted = account.now.running > 0 and nobody and self.file.has_nobody_else()
+        return replace(account, left=account.left or deserted)
 
     async def _leave(self, runner: Runner) -> Account | None:
         if not runner.killed:
@@ -5241,7 +5200,7 @@ class FileJobs:
             # A job that does not fit only because slots are out of service counts as left.
             self._taker.has = runner.had
             try:
-                account = await self.worker.call(self._account, takers, len(runner.tally.unwritten))
+                account = await self.worker.call(self._account, takers)
                 # Others that run the file with --resume may be about to take these orphans.
                 resumed = account.orphans and RUNNING in self._taker.retry
                 if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
@@ -7612,20 +7571,19 @@ class Tally:
     def status(self, account: Account | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows.
         """
-        if account is None or account.now.bad or account.deserted or account.left:
+        if account is None or account.now.bad or account.left:
             return 1
         if self.unwritten or self.trouble:
             return 1
         # What we have left in error others may be running now.
         return int(bool(self.error and account.now.running))
 
-    def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,
-                again: Callable[[str], str], regroup: Callable[[str], str], why: str = "") -> str:
+    def summary(self, account: Account | None, orphans: Sequence[int], seconds: float, retry: str,
+                tells: bool) -> str:
         """The closing line: what was done here, what the file holds if that is not all done, and what to do
         about it.
 
-        again(option): the command that goes on, with -r, with --resume, or as it was.  regroup(lines): the
-        one that has jobs of groups in these lines run again.  why: that tells what failed.
+        retry: what has jobs run again.  tells: there is a journal, so runwait4.py tells why jobs failed.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
@@ -7649,19 +7607,10 @@ class Tally:
             text += (
                 f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
             )
-        text += f"; {account.strays}" if account.strays else ""
-        return text + (f"; why: {why}" if why and now.bad else "") + self._hint(account, again, regroup)
-
-    def _hint(self, account: Account, again: Callable[[str], str], regroup: Callable[[str], str]) -> str:
-        """How to go on."""
-        # which are ours, and orphans soon
-        bad = account.alone or account.deserted or (self.unwritten and account.now.running > 0)
-        option = ("-r" if account.now.failed else "--resume") if bad else ""
-        command = again(option) if bad or account.left else ""
-        when = "once that is over, " if account.deserted and not account.left else ""
-        hint = f"; {when}{'run again' if bad else 'go on'}: {command}" if command else ""
-        lines = "-".join(map(str, dict.fromkeys(account.grouped)))
-        return hint + (f"; run lines of groups again: {regroup(lines)}" if lines else "")
+        # lines that could not be written are orphans soon
+        if account.again or (self.unwritten and now.running):
+            text += f"; {retry} runs them again"
+        return text + ("; runwait4.py --failed tells why" if tells and now.bad else "")
 
 
 def too_many_failures(count: int) -> str:
@@ -7908,7 +7857,6 @@ class Runner:
         # done when `_leaving` is not NOT any more
         self.stopped: asyncio.Future[None] = self.loop.create_future()
         self.wall_over = False              # it leaves because the wall time is over, or too near
-        self.misfit: Job | None = None      # a job that no start with this wall time has room for
         self.killed = 0                     # the signal that told us to end what runs; 0: none did
         self._told_at = -math.inf           # when a signal last told us to stop
         self._told: asyncio.Future[None] = self.loop.create_future()    # done when the next such signal comes
@@ -8376,7 +8324,6 @@ class Runner:
             never = ""
             # what Slurm leaves may be more next time
             if isinstance(walltime, float) and limit >= walltime:
-                self.misfit = job
                 never = " (it never fits: give --walltime more)"
             if rest > 0:  # else _wall() says so
                 self.say(
@@ -9165,45 +9112,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def rerun_command(argv: Sequence[str], option: str) -> str:
-    """This runner's command, with an option if there is one; fit to be pasted."""
-    words = list(argv)
-    if option and not {option, "-r", "--retry"} & set(words):
-        words.insert(0, option)
-    return own_command(words)
-
-
 def as_argument(path: str) -> str:
     """A path that nobody takes for an option."""
     return f"./{path}" if path.startswith("-") else path
-
-
-def why_command(outdir: str | None, path: str) -> str:
-    """What tells why lines failed, if there is an output directory."""
-    if not outdir:
-        return ""
-    return own_command(["--failed", "--outdir", as_argument(outdir), as_argument(path)], "runwait4")
-
-
-def own_name(name: str) -> str:
-    """Another of our programs, such as runwait4: with .py if we were called so."""
-    return name + (".py" if sys.argv[0].endswith(".py") else "")
-
-
-def own_command(words: Sequence[str], name: str = "") -> str:
-    """This program, or another of ours, called as we were, with these arguments; fit to be pasted."""
-    python = os.path.basename(sys.executable) if is_found(sys.executable) else sys.executable
-    module = getattr(sys.modules["__main__"].__spec__, "name", "__main__")
-    if module != "__main__":            # python -m
-        return shlex.join([python, "-m", name or module, *words])
-    script = os.path.join(os.path.dirname(sys.argv[0]), own_name(name)) if name else sys.argv[0]
-    return shlex.join([*([os.path.basename(script)] if is_found(script) else [python, script]), *words])
-
-
-def is_found(path: str) -> bool:
-    """Whether it is this program that its name alone starts."""
-    found = shutil.which(os.path.basename(path))
-    return found is not None and os.path.realpath(found) == os.path.realpath(path)
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -9299,10 +9210,6 @@ class Program:
         file.companion.badge = badge
         if outdir:
             outdir.runner = badge.number
-
-    def regroup(self, lines: str) -> str:
-        """The command that has failed jobs of groups run again, as groups; lines: '7', '3-7'."""
-        return own_command(["--set=.", "--state=!e", as_argument(self.label), lines], "runset4")
 
     def main(self) -> int:
         """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
@@ -9457,10 +9364,9 @@ class RunnerProgram(Program):
     """What runmaker4.py and runmaker4-client.py have in common: a Runner, wherever its jobs come from."""
     CLEANING = 0.2              # seconds for a terminal to take what makes it clean
 
-    def __init__(self, prog: str, label: str, options: argparse.Namespace, argv: Sequence[str]) -> None:
-        """argv: as it may be printed in a command that runs jobs again.  Raises Problem."""
+    def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
+        """Raises Problem."""
         super().__init__(prog, label, options)
-        self.argv = argv
         self.slot_file: SlotFile | None = None
         self.slots = self._slot_names()
         given = options.memory
@@ -9570,14 +9476,6 @@ class RunnerProgram(Program):
         """What runs may end, and is written down."""
         self.runner.stop()
 
-    def _again(self, misfit: Job | None, option: str) -> str:
-        """The command that goes on; or, where the next job never fits into its wall time, what has to be
-        changed.
-        """
-        if misfit and not option:
-            return "with more --walltime, or a shorter timeout"
-        return rerun_command(self.argv, option)
-
     def hints(self) -> Iterator[str]:
         """What is said first at a terminal."""
         yield "Ctrl-C ends the jobs; Ctrl-\\ starts no more"
@@ -9598,11 +9496,10 @@ class RunnerProgram(Program):
             await runner.in_time(self.worker.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
-        why = why_command(getattr(self.options, "outdir", None), self.label)        # a client has none
         code = 128 + runner.killed if runner.killed else self.tally.status(account)
-        again = functools.partial(self._again, runner.misfit)
-        if code or not self.options.plain or account is None or account.others:
-            self.say(self.tally.summary(account, jobs.orphans, seconds, again, self.regroup, why))
+        if code or not self.options.plain or account is None or account.now.new:
+            tells = bool(getattr(self.options, "outdir", None))     # a client has none
+            self.say(self.tally.summary(account, jobs.orphans, seconds, "-r", tells))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
         return code
 
@@ -9610,9 +9507,9 @@ class RunnerProgram(Program):
 class App(RunnerProgram):
     """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
 
-    def __init__(self, argv: Sequence[str], options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         """Raises Problem."""
-        super().__init__(PROG, options.file, options, argv)
+        super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # it stands in lines of records; a client refuses other names
         self.path = options.file
         self._mount = check_mount(self.path, options.single_host, self.say)
@@ -9742,7 +9639,7 @@ class App(RunnerProgram):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4.py with these arguments; the exit status."""
-    return run_main(PROG, lambda words: App(words, parse(words)).main(), argv)
+    return run_main(PROG, lambda words: App(parse(words)).main(), argv)
 
 
 if __name__ == "__main__":

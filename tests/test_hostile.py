@@ -1263,7 +1263,7 @@ class TokenSecrecy(TcpCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: other ways to give the same token")
     def test_from_the_file(self) -> None:
-        self.assertIn(b"run again: ", self.check_client())
+        self.assertIn(b"-r runs", self.check_client())
 
     def test_in_no_refusal(self) -> None:
         self.jobs("true")

@@ -2,14 +2,11 @@
 of them.
 """
 import os
-import pathlib
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import unittest
 from typing import Any, Callable
@@ -18,7 +15,6 @@ import runmaker4
 from tests.support import (
     FULL,
     GATE,
-    ROOT,
     RUNMAKER,
     SLEEPING,
     Case,
@@ -262,7 +258,7 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
         runner.send_signal(signal.SIGINT)
         self.assertEqual(runner.wait(30), 130)
         self.assertEqual(self.states(), "eeee")
-        self.assertIn(b"run again: ", self.finish(runner).err)
+        self.assertIn(b"-r runs them again", self.finish(runner).err)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_signal_ends_a_runner_whose_jobs_have_all_ended_although_nobody_reads(self) -> None:
@@ -473,13 +469,11 @@ class Terminal(Case):
         os.close(slave)
         out = runner.communicate(timeout=30)[0]
         self.assertNotIn(b"\x1b", out)
-        self.assertIn(b"run again: ", read_terminal(master))
+        self.assertIn(b"-r runs them again", read_terminal(master))
 
 
 class ClosingLine(Case):
-    """A runner's last line, on stderr, says what became of its jobs and which command runs the failures
-    again.
-    """
+    """A runner's last line, on stderr, says what became of its jobs and what runs the failures again."""
 
     def closing(self, ended: Ended, name: str = "runs.txt") -> str:
         """The last line of stderr."""
@@ -487,15 +481,6 @@ class ClosingLine(Case):
         line = ended.err[:-1].rpartition(b"\n")[2].decode()
         self.assertTrue(line.startswith(f"runmaker4.py: {name}: "), line)
         return line
-
-    def command_of(self, line: str) -> str:
-        """The command that the closing line offers."""
-        self.assertEqual(line.count("run again: "), 1, line)
-        return line.partition("run again: ")[2]
-
-    def paste(self, command: str) -> Ended:
-        """Run it as if it had been pasted into a shell in the same directory."""
-        return self.run_script("/bin/sh", "-c", command)
 
     def named_lines(self, line: str) -> str:
         """What stands after 'line' or 'lines' in the brackets."""
@@ -508,7 +493,7 @@ class ClosingLine(Case):
         line = self.closing(ended)
         self.assertRegex(line, r"\b3 done\b")
         self.assertRegex(line, r"\d ?s\b")
-        for word in "failed", "run again", "(line":
+        for word in "failed", "again", "(line":
             self.assertNotIn(word, line)
 
     def test_nothing_to_do_is_said(self) -> None:
@@ -547,61 +532,21 @@ class ClosingLine(Case):
         self.assertRegex(line, r"\b1 done, 2 failed, 2 \w+")
         self.assertEqual(self.named_lines(line), "2, 3, 4, 5")
 
-    def test_the_pasted_command_runs_the_failures_again_and_only_these(self) -> None:
-        self.write(". echo good >> ran\n"
-                   ". echo bad >> ran; [ -e mended ]\n"
-                   ". echo worse >> ran; [ -e mended ] || kill -9 $$\n")
-        first = self.run_script(RUNMAKER, "runs.txt")
-        self.assertEqual(self.states(), "d!!")
-        again = self.paste(self.command_of(self.closing(first)))
-        self.assertEqual((again.code, self.states()), (1, "d!!"))
-        self.write("", "mended")
-        self.assertEqual(self.paste(self.command_of(self.closing(again))).code, 0)
-        self.assertEqual(self.states(), "ddd")
-        self.assertEqual(
-            self.read("ran").split(), [b"good", b"bad", b"worse", b"bad", b"worse", b"bad", b"worse"]
-        )
-
-    def test_the_pasted_command_works_for_any_file_name_and_keeps_the_options(self) -> None:
-        names = {
-            "my runs.txt": "out 1",
-            "it's $HOME.txt": "out 2",
-            "-j.txt": "out 3",
-            "sub/runs.txt": "out 4",
-        }
-        (self.dir / "sub").mkdir()
-        for name in names:
-            self.write(". [ -e mended ] && echo well\n", name)
-        first = self.run_all((RUNMAKER, "-j", "2", "--outdir", out, "--name", "a b", "--", name)
-                             for name, out in names.items())
-        self.write("", "mended")
-        pasted = self.run_all(("/bin/sh", "-c", self.command_of(self.closing(ended, call[-1])))
-                              for call, ended in first)
-        for (name, out), (command, again) in zip(names.items(), pasted):
-            with self.subTest(command=command):
-                self.assertEqual((again.code, self.states(name)), (0, "d"), again.err)
-                self.assertEqual({line.host for line in console_lines(again.out)} - {""}, {"a b"})
-                self.assertEqual(self.read(f"{out}/1.out"), b"well\n")
-
     def test_it_is_there_after_an_interrupt_too(self) -> None:
-        self.write(". [ -e mended ] || sleep 60\n")
+        self.write(". sleep 60\n")
         runner = self.start(RUNMAKER, "runs.txt")
         present(runner.stdout).readline()
         present(runner.stdout).readline()
         runner.send_signal(signal.SIGINT)
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (130, "e"))
-        line = self.closing(ended)
-        self.assertIn("(line 1)", line)
-        self.write("", "mended")
-        self.assertEqual(self.paste(self.command_of(line)).code, 0)
-        self.assertEqual(self.states(), "d")
+        self.assertIn("(line 1)", self.closing(ended))
 
     def test_it_is_the_last_of_all_lines(self) -> None:
         self.write(". false\n. echo a\0b\n. true\n")
         both = self.run_script(RUNMAKER, "-j3", "runs.txt", stderr=subprocess.STDOUT).out
         last = both[:-1].rpartition(b"\n")[2]
-        self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: ") and b"run again: " in last, both)
+        self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: ") and b"-r runs" in last, both)
 
     def test_two_runners_count_their_own_jobs(self) -> None:
         self.write(". sleep 0.05; [ $JOB_ID != 7 ]\n" * 20)
@@ -610,33 +555,6 @@ class ClosingLine(Case):
         done = [int(number) for line in lines for number in re.findall(r"\b(\d+) done\b", line)]
         self.assertEqual(sum(done), 19)
         self.assertEqual(["(line 7)" in line for line in lines].count(True), 1)
-
-    def end_without_script(self, change: Callable[[pathlib.Path, pathlib.Path], None]) -> str:
-        """The closing line of a copy of the script, whose file changed meanwhile: change(file, another on
-        PATH).
-        """
-        copies = [self.dir / folder / RUNMAKER for folder in ("one", "two")]
-        for copy in copies:
-            copy.parent.mkdir()
-            shutil.copy(ROOT / RUNMAKER, copy)
-        path = f"{copies[1].parent}{os.pathsep}{os.environ['PATH']}"
-        self.write(f". {GATE}; false\n")
-        runner = self.start(sys.executable, copies[0], "runs.txt", env={"PATH": path})
-        self.wait_states("r")
-        change(*copies)
-        self.open_gate()
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (1, "!"))
-        return self.closing(ended)
-
-    def test_it_is_there_when_the_script_has_been_removed_meanwhile(self) -> None:
-        line = self.end_without_script(lambda script, other: script.unlink())
-        self.assertIn("(line 1); run again: ", line)
-
-    def test_the_pasted_command_works_when_the_script_has_been_replaced_meanwhile(self) -> None:
-        line = self.end_without_script(lambda script, other: os.replace(other, script))
-        self.assertEqual(self.paste(self.command_of(line)).code, 1)
-        self.assertEqual(self.states(), "!")
 
 
 class Background(Case):
@@ -677,7 +595,7 @@ runmaker4.Runner.LAST_TRIES = 0.2
         ended = self.finish(runner)
         self.assertEnded(ended, 143, "rdr")
         closing = ended.err.decode().splitlines()[-1]
-        self.assertRegex(closing, r"\(lines 1, 3\); in all 1 done, 2 running; run again: .* --resume ")
+        self.assertRegex(closing, r"\(lines 1, 3\); in all 1 done, 2 running; -r runs them again$")
         self.assertRegex(closing, r"\b1 done\b")
 
     STUCK = """

@@ -173,7 +173,7 @@ class LossCase(TcpCase):
         """
         ended = self.run_script(RUNMAKER, "--resume", "runs.txt")
         self.assertEqual((ended.code, ended.out), (int(deserted), b""), ended.err)
-        self.assertEqual(b"running without a runner" in ended.err, deserted, ended.err)
+        self.assertEqual(b"nothing done" in ended.err, deserted, ended.err)
 
     def assert_each_ran_once(self, client: Program, states: str) -> None:
         """The client ends well, with these states; every job ran once and is once in the job log."""

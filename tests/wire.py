@@ -187,11 +187,8 @@ ACCOUNT = dict(
     now=dict(new=1, running=1, done=1, failed=1, error=0, held=0),
     half_saved=False,
     bad=[4],
-    alone=True,
-    grouped=[4, 7],
+    again=True,
     left=True,
-    others="",
-    strays="",
 )
 # of a run
 BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, promised=4096, output=True,
