@@ -3299,7 +3299,8 @@ class JobFile(Opened):
         """
         state = self._state_here(job)
         seats = self.companion.count(job.command)
-        new = state in (NEW, job.state)                 # an editor has saved over it
+        # An editor has saved over it.  An `r` is nobody's save: an orphan was `r` when it was claimed, too.
+        new = state != RUNNING and state in (NEW, job.state)
         needed = seats if new else seats + 1            # so many lines `r`, if one of them is ours
         if seats and not self._are_running(job.command, needed):
             return False

@@ -151,6 +151,7 @@ class History(World):
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the companion
         self.set_new: set[int] = set()              # places where somebody has set a line to be new
+        self.times = (0.001, 0.1, 0.7, 1.5, 5.0)    # that jobs take, by the pace
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
@@ -669,7 +670,7 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
         world.fail(f"claims {job.text!r} without its door")
     claimed = me.claimed_at if me.claimed == job.text else world.steps
     run = Run(job.text, me, job, claimed, world.most_lines(job.text, me.doors[job.text], claimed), me.began,
-              world.now + world.draws.choice((0.001, 0.1, 0.7, 1.5, 5.0)) * world.pace,
+              world.now + world.draws.choice(world.times) * world.pace,
               world.draws.choice((b"d", b"d", b"d", b"!", b"e")), pause=product.interval)
     if world.random() < 0.05:                   # a signal came just then
         run.until, run.result, run.released = world.now, b"e" if job.state == b"r" else job.state, True
@@ -913,6 +914,9 @@ def make_world(seed: int) -> History:
     if random.Random(f"left? {seed}").random() < 0.1:
         leave_alive(world, hosts)
         return world
+    if world.kind and random.Random(f"orphans? {seed}").random() < 0.1:
+        take_orphans(world, hosts)
+        return world
     if world.kind and draws.random() < 0.3:
         runners, blows = make_runners(world, hosts[:2], (b"er",), (2.0, 5.0)), ["cut"]
     else:
@@ -948,6 +952,18 @@ def make_world(seed: int) -> History:
     if not world.kind and draws.random() < 0.05:       # else NFS goes on seeing its name for a while
         world.actors.append(Actor("remover", hosts[2], script=remove_companion(world)))
     return world
+
+
+def take_orphans(world: History, hosts: list[Host]) -> None:
+    """A runner takes orphans over, and its host is cut off; another one takes the same lines meanwhile."""
+    inode = world.last
+    inode.data[:] = b"".join(b"r" + line[1:] + b"\n" if command_of(line) != line else line + b"\n"
+                             for _, line in lines_of(inode.data))
+    world.times = (5.0, 8.0, 12.0, 16.0)
+    runners = make_runners(world, hosts[:2], (b"er",), (2.0, 5.0))
+    world.actors += runners
+    world.fates = {"cut"}
+    world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:1], ["cut"])))
 
 
 def leave_alive(world: History, hosts: list[Host]) -> None:
@@ -1112,6 +1128,17 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     return lambda: [(FILE, "has_room", has_room)]
 
 
+def every_running_saved(self: Any, job: Any) -> bool:
+    """Each `r` counts as one that an editor has saved over that of a job that was an orphan."""
+    state = self._state_here(job)
+    seats = self.companion.count(job.command)
+    needed = seats + (state not in (b".", job.state))
+    if seats and not self._are_running(job.command, needed):
+        return False
+    self._sit(job)
+    return True
+
+
 def new_lines(file: Any, command: bytes) -> list[Any]:
     return [line for line in CORE.lines_of(file.reader, file.start, {command}) if line.state == b"."]
 
@@ -1169,6 +1196,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         (FILE, "lock_all", classmethod(lambda cls, fd: None)),
     ],
     "lost lease ignored": lambda: [(FILE, "_drop_lost_seats", lambda self: None)],
+    "taken over, and not noticed": lambda: [(FILE, "_sit_again", every_running_saved)],
     "result not verified": lambda: [(FILE, "_state_here", lambda self, job: b"r")],
     "left open": lambda: [(COMPANIONS, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,

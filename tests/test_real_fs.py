@@ -390,6 +390,23 @@ class OnGluster(Disasters):
         self.finish(other)
 
 
+    def test_jobs_that_resume_took_over_are_stopped_where_another_host_has_taken_them_since(self) -> None:
+        self.alice.write("runs.txt", "".join("r" + self.job(number, self.gate)[1:] for number in (1, 2, 3)))
+        runner = self.start(self.alice, "runmaker4.py -j3 --resume runs.txt")
+        self.wait_marks("^start .*A$", 3)
+        self.alice.cut()
+        other = self.start(self.bob, "runmaker4.py -j3 --resume --follow runs.txt")
+        self.wait_marks("^start .*B$", 3, timeout=100)
+        self.alice.join()
+        wait_until(lambda: runner.err.count(b"was lost to another runner, our copy is stopped") == 3, 60,
+                   str(runner))
+        self.open_gate(self.bob)
+        self.wait_states("ddd")
+        runner.wait(60)
+        other.signal(signal.SIGUSR1)
+        self.finish(other)
+
+
 class OnReplicatedGluster(Hosts):
     kind = "gluster"
     options = {"bricks": 3}
