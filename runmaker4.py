@@ -3197,6 +3197,11 @@ class JobFile(Opened):
     def _write_result(self, job: Job, state: bytes) -> str:
         """Write a state over a job's line, behind its door.  Returns and raises as _finish() does."""
         self.writable()
+        if job.seat and not self.still_has(job):
+            # This host was cut off, so another runner may have the line, and the `r` is that one's.  Whether
+            # it is so is found out outside of this door, which may not be locked any more, either.
+            self._drop_lost_seats()
+            raise Shifted("its lock was lost")
         if not job.seat and not self._sit_again(job):
             return f"another runner has taken it meanwhile; its result {show(state)} is not written"
         found = self._state_here(job)

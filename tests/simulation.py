@@ -264,6 +264,10 @@ class History(World):
                      and (run.until > self.now or (run in run.runner.runs and not run.runner.killed))]
             if self.most is not None or (len(going) >= running and self.disturbed < me.doors[command]):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
+        if ended and not back and line[:1] == b"r" and not (self.edits or self.hand_set or self.removed > 0):
+            of_others = self.seats(command) - self.seats(command, me.fds.values())
+            if of_others >= bytes(self.last.data).split(b"\n").count(line):
+                self.fail(f"writes {data!r} over {line!r}, which is another runner's")
         if self.seats(command, me.fds.values()) < sum(not self.is_blind(run) for run in mine):
             self.fail(f"writes {data!r} over {line!r} without a seat")          # I1
         for run in ended:
@@ -1197,6 +1201,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "lost lease ignored": lambda: [(FILE, "_drop_lost_seats", lambda self: None)],
     "taken over, and not noticed": lambda: [(FILE, "_sit_again", every_running_saved)],
+    "result over another's r": lambda: [(FILE, "still_has", lambda self, job: True)],
     "result not verified": lambda: [(FILE, "_state_here", lambda self, job: b"r")],
     "left open": lambda: [(COMPANIONS, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,
