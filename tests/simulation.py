@@ -151,7 +151,7 @@ class History(World):
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the companion
         self.set_new: set[int] = set()              # places where somebody has set a line to be new
-        self.times = (0.001, 0.1, 0.7, 1.5, 5.0)    # that jobs take, by the pace
+        self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
