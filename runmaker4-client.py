@@ -153,7 +153,6 @@ def make_parser() -> Parser:
             "2": "bad usage, or no server",
             "130, 143": "ended by a signal",
         },
-        other_end="runmaker4-server.py",
     )
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("server", metavar="SERVER", type=server_address,

@@ -251,7 +251,6 @@ def make_parser() -> Parser:
             "2": "bad usage, or the file cannot be used",
             "130, 143": "ended by a signal",
         },
-        other_end="runmaker4-client.py",
     )
     add = parser.add_argument_group("what is handed out, and until when").add_argument
     add("file", metavar="FILE", type=file_of_jobs, help="the job file; runmaker4.py may work on it, too")

@@ -299,8 +299,6 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"{word} {', '.join(names)}"
 
 
-# An unknown option may be one of another program: these are asked, in this order
-PROGRAMS = ("runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", "runmaker4-client.py")
 NEGATIVE = re.compile(r"-\.?\d")        # a word that begins so is a number, not an option
 
 
@@ -323,9 +321,9 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser whose help begins with what the program is, and whose errors are a Problem."""
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
-                 notes: Mapping[str, str], other_end: str = "") -> None:
+                 notes: Mapping[str, str]) -> None:
         """purpose: what the program is, in a paragraph.  statuses: what exit statuses mean.  notes: texts by
-        their titles.  other_end: over TCP the program that talks to this one, whose options may be meant.
+        their titles.
         """
         super().__init__(
             prog=prog,
@@ -338,7 +336,6 @@ class Parser(argparse.ArgumentParser):
         self.purpose = purpose
         self.statuses = statuses
         self.notes = notes
-        self.other_end = other_end
         self._words: Sequence[str] = ()         # the command line
 
     def format_help(self) -> str:
@@ -424,11 +421,6 @@ class Parser(argparse.ArgumentParser):
 
     def _no_option(self, name: str) -> Problem:
         """The message for an option that this program does not have."""
-        for program in (self.other_end, *PROGRAMS):
-            if program in ("", self.prog):
-                continue
-            if name in options_of(program):
-                return Problem(f"{name} is an option of {program} (see {program} --help)")
         near = when_used("difflib").get_close_matches(name, self.options(), 1, 0.7)
         hint = f"did you mean {near[0]}?" if near else "see --help"
         return Problem(f"no such option: {printable(name)} ({hint})")
@@ -455,17 +447,6 @@ def is_option_like(word: str) -> bool:
     if word == "-" or NEGATIVE.match(word):
         return False
     return word.startswith("-") and " " not in word
-
-
-def options_of(program: str) -> Collection[str]:
-    """The names of the options of another of our programs, from its parser.
-
-    There are none if that program is not installed, or is of a version without make_parser().
-    """
-    with contextlib.suppress(ImportError, AttributeError):
-        module = importlib.import_module(program.removesuffix(".py"))
-        return set(module.make_parser().options())
-    return ()
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
@@ -1299,12 +1280,15 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
 #
 # A job file is read by a Scan, in chunks.  One regular expression finds the next line in a wanted state, and
 # nothing else is parsed; so a million lines that are done cost a search.  Line numbers are counted on the
-# way.  A `#RUN` line is found in that way, too, as a line in the state DIRECTIVE.  parse_settings() says what
+# way.  A directive is found in that way, too, as a line in the state DIRECTIVE.  parse_settings() says what
 # it means.
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
 DIRECTIVE = b"#"                # the "state" of a Line that is a directive
+# How a directive begins; or a comment that is no prose but looks like one: it is malformed, for who wrote it
+# would lose a barrier
+DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[-\w]+=))"
 
 
 @dataclass(eq=False, repr=False)
@@ -1374,7 +1358,7 @@ class Scan:
         self._until = until
         self.pattern = wanted_lines(states, directives)
         self._few = wanted_lines(RUNNING, directives)
-        self.rest = 4 if directives else 2          # bytes at the end of a chunk that may begin a match
+        self.rest = 64 if directives else 2         # bytes at the end of a chunk that may begin a match
         # buffer[0] is the byte at offset `base`
         self._buffer = b"\n"
         self._base = start - 1
@@ -1456,7 +1440,8 @@ class Scan:
         self._once_more = False
         stop = end if end >= 0 else len(self._buffer)
         ordinal = sum(self.seen.values()) if self.seen else 0
-        state = self._buffer[begin:begin + 1]
+        # what only looks like a directive may begin with blanks
+        state = self._buffer[begin:begin + 1].strip(b" \t") or DIRECTIVE
         text = self._buffer[begin + 1:stop]
         self.last = Line(self.lines, ordinal, self._base + begin, state, text, end >= 0)
         return self.last
@@ -1503,7 +1488,7 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
     elif states:
         beginnings.append(rb"[" + re.escape(states) + rb"][ \t]")
     if directives:
-        beginnings.append(rb"#RUN")
+        beginnings.append(DIRECTIVE_LIKE)
     return re.compile(rb"\n(" + rb"|".join(beginnings) + rb")")
 
 
@@ -1797,12 +1782,8 @@ TOP = Scope()                   # no directive stands above
 def parse_settings(text: bytes) -> Directive:
     """What a directive says, wherever it stands; text: from `RUN` on.  Raises ValueError."""
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
-    if name.startswith("RUN:"):
-        raise ValueError("unknown directive (write #RUN ..., without the colon)")
     if name != "RUN":
-        raise ValueError(
-            "unknown directive (nothing but a blank may follow #RUN; a comment needs one after the #)"
-        )
+        raise ValueError("looks like a directive, and is none (write #RUN, a blank, and what it says)")
     if " ".join(words) in KNOWN_DIRECTIVES:
         return Directive(" ".join(words))
     found: dict[str, str] = {}
@@ -1810,28 +1791,13 @@ def parse_settings(text: bytes) -> Directive:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
             fault = printable(word if equals else " ".join(words))
-            raise ValueError(f"'{fault}' makes no sense here ({_setting_hint(name, bool(found))})")
+            raise ValueError(f"'{fault}' makes no sense here ({SETTINGS_ARE})")
         if name in found:
             raise ValueError(f"{name}= stands there twice")
         if "" in (value.split(",") if name == "host" else [value]):
             raise ValueError(f"{name}= has an empty value")
         found[name] = value
     return Directive("settings", _job_settings(found))
-
-
-def _setting_hint(name: str, behind_another: bool) -> str:
-    """What may be meant by a word that is no setting.  name: of the setting, if it were one."""
-    if name not in KNOWN_SETTINGS and f"--{name}" in _runner_options():
-        return f"--{name} is an option of runmaker4.py; {SETTINGS_ARE}"
-    if behind_another:
-        return f"no blank stands in a setting, as in timeout=3m memory=1G host=a,b; {SETTINGS_ARE}"
-    return SETTINGS_ARE
-
-
-@functools.cache        # a comment on each of many lines may look like such a directive
-def _runner_options() -> Collection[str]:
-    """The names of the options of runmaker4.py."""
-    return make_parser().options()
 
 
 def _job_settings(found: dict[str, str]) -> JobSettings:
@@ -1884,7 +1850,9 @@ def _value(found: Mapping[str, str], name: str, parse: Callable[[str], T], defau
 
 def says(line: Line, kind: str) -> bool:
     """Whether a line is a directive of this kind, with nothing wrong."""
-    return not _fault(line.text) and parse_settings(line.text).kind == kind
+    with contextlib.suppress(ValueError):
+        return parse_settings(line.text).kind == kind
+    return False
 
 
 def stopping(bad: Line, check: Line) -> str:
@@ -1895,117 +1863,26 @@ def stopping(bad: Line, check: Line) -> str:
     )
 
 
-# What would be a directive without blanks around the #, small letters, or a colon
-FORGIVEN = re.compile(rb"[ \t]*#[ \t]*run(?:[ \t:]+(.*))?[ \t\r]*", re.IGNORECASE | re.DOTALL)
-DIRECTIVE_BEGINS = b"#RUN"
-NO_DIRECTIVE = "looks like a directive but is a comment (write #RUN ...)"
-
-
-def is_look_alike(line: bytes) -> bool:
-    """Whether a comment may be meant as a directive; prose is none."""
-    if line.startswith(DIRECTIVE_BEGINS):
-        return False
-    match = FORGIVEN.fullmatch(line)
-    if not match:
-        return False
-    words = match[1] or b""
-    return not _fault(b"RUN " + words.lower())
-
-
-def _fault(text: bytes) -> str:
-    """What is wrong with a directive; '' if nothing is.  text: from `RUN` on."""
-    try:
-        parse_settings(text)
-        return ""
-    except ValueError as fault:
-        return str(fault)
+def is_directive(line: bytes) -> bool:
+    """Whether a line is a directive, or looks like one.  It has no newline."""
+    return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
 # ---- lines that are no jobs --------------------------------------------------------------------------------
 #
-# Whoever forgets the blank behind the dot, or writes `# RUN`, has a line that nobody runs or obeys.  So the
-# file is searched once, before anything runs, for lines that are odd: strays, which are neither jobs nor
-# comments; comments that look like directives; and directives that make no sense, which are refused.
+# Whoever forgets the blank behind the dot has a stray: a line that is neither a job nor a comment, and that
+# nobody runs.  So a file is searched for strays once, before anything runs.
 
 
-# Neither a job, nor a comment, nor blank; and not the first byte of a line that is being written
-STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
-# The beginning of a line that may be odd; OddLines.judge() then looks at all of it
-ODD = re.compile(rb"\n((?:[^#/ \t\n](?![ \t])|[ \t]|#[ \t]{0,8}[Rr][Uu][Nn])[^\n]*)")
+# A newline before a line that is neither a job, nor a comment, nor blank; and not the first byte of a line
+# that is being written
+STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
-# What somebody has written who meant `. COMMAND`, and what is wrong with it; the first that matches counts
-NEARLY_JOBS = {
-    re.compile(rb"[ \t]+\.[ \t]"): "take away the blanks before the dot",
-    re.compile(rb"\.\xc2\xa0"): "a no-break space stands behind the dot, and no blank",
-    # ./simulate, .venv/bin/python are commands
-    re.compile(rb"\.(?!\.)[^/\s]*(?:\s|\Z)"): "a blank is missing behind the dot",
-}
 
 
-def stray_hint(line: bytes) -> str:
-    """What to do about a line that is neither a job nor a comment."""
-    hints = (hint for pattern, hint in NEARLY_JOBS.items() if pattern.match(line))
-    return next(hints, JOB_OR_COMMENT)
-
-
-@dataclass
-class Odd:
-    """Lines of one kind: the first, and how many."""
-    line: bytes = b""
-    number: int = 0
-    count: int = 0
-
-    def note(self, number: int, line: bytes) -> None:
-        """Count one more line."""
-        if not self.count:
-            self.number = number
-            self.line = line
-        self.count += 1
-
-
-@dataclass
-class OddLines:
-    """What stands in a job file besides jobs and plain comments."""
-    strays: Odd = field(default_factory=Odd)            # neither jobs, nor comments, nor blank
-    alike: Odd = field(default_factory=Odd)             # comments that look like directives
-    malformed: Odd = field(default_factory=Odd)         # directives that make no sense
-
-    def __str__(self) -> str:
-        """'line 4 is neither a job nor a comment, nor are 2 more'; '' if there is none."""
-        first = self.strays.number
-        more = self.strays.count - 1
-        if more < 0:
-            return ""
-        text = f"line {first} is neither a job nor a comment"
-        if more:
-            text += f", nor {'is' if more == 1 else 'are'} {more} more"
-        return text
-
-    def judge(self, number: int, line: bytes, newline: bytes) -> None:
-        """Count a line that ODD has found, by its kind.  newline: b"" if somebody may still be writing it."""
-        if line.startswith(DIRECTIVE_BEGINS):
-            if _fault(line[1:]):
-                self.malformed.note(number, line)
-        elif is_look_alike(line):
-            self.alike.note(number, line)
-        elif STRAY.match(line + newline):
-            self.strays.note(number, line)
-
-
-def odd_lines(file: Reader) -> OddLines:
-    """Look for odd lines in all of a file.  Raises OSError."""
-    found = OddLines()
-    before = 0                                  # lines
-    for lines in whole_lines(file, first_line(file)):
-        text = b"\n" + lines                   # so that each line begins with one, as in a Scan
-        number = before
-        counted = 0
-        for match in ODD.finditer(text):
-            number += text.count(b"\n", counted, match.start() + 1)
-            counted = match.start() + 1
-            found.judge(number, match[1], text[match.end():match.end() + 1])
-        before += lines.count(b"\n")
-    return found
+def is_stray(line: bytes) -> bool:
+    """Whether a line is neither a job, nor a comment, nor blank.  It has no newline."""
+    return STRAY.match(b"\n" + line + b"\n") is not None
 
 
 def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
@@ -2021,80 +1898,46 @@ def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
     yield b"".join(begun)
 
 
-def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> OddLines:
-    """Refuse a file of plain commands, without a job; name the stray lines of any other file.
+def count_strays(file: Reader) -> tuple[int, int]:
+    """How many lines of a file are strays, and the number of the first.  Raises OSError."""
+    count = 0
+    first = 0
+    before = 0                                  # lines
+    for lines in whole_lines(file, first_line(file)):
+        text = b"\n" + lines                   # so that each line begins with one, as in a Scan
+        found = [match.start() for match in STRAY.finditer(text)]
+        if found and not count:
+            first = before + text.count(b"\n", 0, found[0] + 1)
+        count += len(found)
+        before += lines.count(b"\n")
+    return count, first
 
-    refuse: or only name them there, too.  Raises Problem.
+
+def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
+    """Refuse a file of plain commands, without a job; count the strays of any other file.
+
+    refuse: or only count them there, too.  Raises Problem.
     """
     with job_file(path, network) as file:
-        odd = odd_lines(file)
-        strays = odd.strays
-        if strays.count and refuse and not Scan(file, first_line(file)).next():
-            hint = stray_hint(strays.line)
-            if hint == JOB_OR_COMMENT:
-                command = f"runset4.py NEW --add-list {shlex.quote(as_argument(path))}"
-                hint = f"a job is '. COMMAND'; {command} makes jobs of them"
-            which = "line that is" if strays.count == 1 else "lines that are"
+        count, first = count_strays(file)
+        if count and refuse and not Scan(file, first_line(file)).next():
+            which = "line that is" if count == 1 else "lines that are"
             raise Problem(
-                f"{path}: has no job, but {strays.count} {which} no comment, the first is line "
-                f"{strays.number} ({hint})"
+                f"{path}: has no job, but {count} {which} no comment, the first is line {first} (a job is "
+                f"'. COMMAND'; runset4.py NEW --add-list {shlex.quote(as_argument(path))} makes jobs of them)"
             )
-    if strays.count:
-        say(f"{odd} ({stray_hint(strays.line)})")
-    return odd
-
-
-def check_directives(path: str, odd: OddLines, say: Say) -> None:
-    """Refuse a job file with a malformed directive; name what only looks like one.  Raises Problem."""
-    bad = odd.malformed
-    alike = odd.alike
-    if bad.count:
-        raise Problem(f"{path}: line {bad.number}: {_fault(bad.line[1:])}")
-    if alike.count:
-        more = alike.count - 1
-        text = f"line {alike.number} {NO_DIRECTIVE}"
-        if more:
-            text += f", and so {'does' if more == 1 else 'do'} {more} more"
-        say(text)
-
-
-# ---- lines that are too long -------------------------------------------------------------------------------
-#
-# No shell can be started with a command that is longer than LONGEST_COMMAND.  Such a file is refused before
-# anything runs.  Few files have a long line of any kind, and whether one has is known soon.
-
-
-def has_long_line(file: Reader) -> bool:
-    """Whether any line, of whatever kind, is longer than one with a command may be.  Raises OSError."""
-    at = first_line(file)
-    least = len(". ") + LONGEST_COMMAND + 1
-    while len(piece := file.pread(least, at)) == least:
-        newline = piece.rfind(b"\n")
-        if newline < 0:
-            return True
-        at += newline + 1
-    return False
-
-
-def check_lengths(path: str, network: bool) -> None:
-    """Refuse a job file with a command that no runner can start, unless it is done or held.
-
-    Raises Problem.
-    """
-    with job_file(path, network) as file:
-        # to look at a million lines one by one takes a second
-        if not has_long_line(file):
-            return
-        for line in Scan(file, first_line(file), NEW + RUNNING + FAILED + ERROR):
-            if len(line.command) > LONGEST_COMMAND:
-                raise Problem(f"{path}: line {line.number}: {command_fault(line.command)}")
+    if count:
+        more = f", nor {'is' if count == 2 else 'are'} {count - 1} more" if count > 1 else ""
+        say(f"line {first} is neither a job nor a comment{more} ({JOB_OR_COMMENT})")
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Before anything runs: refuse a file that was not understood, name what may not be.  Raises Problem."""
-    odd = check_lines(path, network, say)
-    check_lengths(path, network)
-    check_directives(path, odd, say)
+    """Before anything runs: refuse a file that was not understood.  Raises Problem."""
+    check_lines(path, network, say)
+    with job_file(path, network) as file:
+        for line in Scan(file, first_line(file), b"", directives=True):
+            if fault := TOP.below(line).fault:
+                raise Problem(f"{path}: {fault}")
 
 
 # ======== The job file ======================================================================================

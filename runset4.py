@@ -44,19 +44,17 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     APPEND_BYTE,
-    DIRECTIVE_BEGINS,
     DONE,
     ERROR,
     FAILED,
     GRACE,
     HELD,
+    JOB_OR_COMMENT,
     LONGEST_COMMAND,
     NEW,
-    NO_DIRECTIVE,
     REFRESH_BYTE,
     RUNNING,
     SEATS,
-    STRAY,
     UTF8_MARK,
     Holders,
     JobFile,
@@ -77,7 +75,8 @@ from runmaker4 import (
     end_left,
     file_of_jobs,
     first_line,
-    is_look_alike,
+    is_directive,
+    is_stray,
     is_utf16,
     keep_trying,
     leave,
@@ -96,7 +95,6 @@ from runmaker4 import (
     run_main,
     says,
     show,
-    stray_hint,
     taken,
     warn,
     when_used,
@@ -144,10 +142,8 @@ def directive(text: bytes) -> bytes:
 
 def given_line(text: bytes) -> bytes:
     """The line for what somebody gives as one to add: a directive, or a command.  Raises ValueError."""
-    if text.startswith(DIRECTIVE_BEGINS):
+    if is_directive(text):
         return directive(text)
-    if is_look_alike(text):
-        raise ValueError(f"'{show(text[:80])}' {NO_DIRECTIVE}")
     if begins_with_state(text):
         raise ValueError(
             f"'{show(text[:80])}' is the line of a job already (leave the state out; if it is a command, put "
@@ -880,7 +876,7 @@ def refusal(before: bytes, now: bytes) -> str:
 def new_fault(line: bytes) -> str:
     """What is wrong with a line that somebody has written; ''."""
     try:
-        if line.startswith(DIRECTIVE_BEGINS):
+        if is_directive(line):
             parse_settings(line[1:])
         elif is_job(line):
             job(line[2:])
@@ -891,10 +887,8 @@ def new_fault(line: bytes) -> str:
 
 
 def doubt(line: bytes) -> str:
-    """Why a comment that somebody has written may be meant as something else; ''."""
-    if STRAY.match(line + b"\n"):
-        return f"is neither a job nor a comment ({stray_hint(line)})"
-    return NO_DIRECTIVE if is_look_alike(line) else ""
+    """Why a line that somebody has written may be meant as a job; ''."""
+    return f"is neither a job nor a comment ({JOB_OR_COMMENT})" if is_stray(line) else ""
 
 
 def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> Merge:
@@ -1568,7 +1562,7 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
     directives = 0
     for line in source:
         try:
-            if line.startswith(DIRECTIVE_BEGINS):
+            if is_directive(line):
                 directives += 1
                 yield directive(line)
                 continue
@@ -1637,7 +1631,7 @@ def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
     lines = iter(source)
     more = (line.decode("latin-1") + "\n" for line in lines)
     for line in lines:
-        if line.startswith(DIRECTIVE_BEGINS):
+        if is_directive(line):
             yield line
         elif line.strip():
             try:        # which reads more lines where a quoted value goes on there
@@ -2073,7 +2067,7 @@ def command_template(text: str) -> bytes:
             f"not a command: '{printable(text)}' (one line, not empty; columns begin with {{1}})"
         )
     template = os.fsencode(text)
-    if template.startswith(DIRECTIVE_BEGINS) or is_look_alike(template):
+    if is_directive(template):
         raise argparse.ArgumentTypeError(
             f"is a directive, not a command: '{printable(text)}' (--add takes directives)"
         )

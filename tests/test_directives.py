@@ -261,7 +261,7 @@ class Malformed(DirectiveCase):
                 self.assertRefused(ended, "line 2: ")
 
     def test_what_only_looks_like_one_is_a_comment(self) -> None:
-        self.write("# RUN nonsense\n#run end\n#RU\n#\n##RUN x\n/RUN x\n #RUN x\n. true\n"
+        self.write("# RUN nonsense\n# run\n#RU\n#\n##RUN x\n/RUN x\n # RUN x\n. true\n"
                    "#RUN\n#RUN \t \n#RUN\r\n#RUN\tbarrier\t\r\n#RUN  barrier \t check \n"
                    "#RUN timeout=90\t host=*\r\n. true\n")
         self.before = self.read()
@@ -679,7 +679,7 @@ class End(DirectiveCase):
     @spared
     def test_a_follower_leaves_when_it_comes_and_stays_when_it_is_taken_back(self) -> None:
         self.lines(f". {RAN}", "#RUN end", f". {RAN}")
-        self.change("#RUN end", "#run end")
+        self.change("#RUN end", "#off end")
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
         self.wait_states("dd")
         self.append(f". {RAN}", "#RUN end", ". touch never")
@@ -846,18 +846,18 @@ class Changes(DirectiveCase):
 
     @spared
     def test_a_barrier_that_comes_in_place_holds_back_the_next_claim(self) -> None:
-        self.lines(f". {WAITING}; {RAN}", f". {LAST}", "#run barrier", f". {RAN}")
+        self.lines(f". {WAITING}; {RAN}", f". {LAST}", "#off barrier", f". {RAN}")
         runner = self.start_robert("-j2")
         self.wait_states("rr.")
-        self.change("#run barrier", "#RUN barrier")
+        self.change("#off barrier", "#RUN barrier")
         self.assertHeldBack(runner)
 
     @spared
     def test_so_does_one_that_comes_in_place_above_what_runs(self) -> None:
-        self.lines(f". {WAITING}; {RAN}", "#run barrier", f". {LAST}", f". {RAN}")
+        self.lines(f". {WAITING}; {RAN}", "#off barrier", f". {LAST}", f". {RAN}")
         runner = self.start_robert("-j2")
         self.wait_states("rr.")
-        self.change("#run barrier", "#RUN barrier")
+        self.change("#off barrier", "#RUN barrier")
         time.sleep(INTERVAL + 0.2)
         self.assertHeldBack(runner)
 
@@ -873,7 +873,7 @@ class Changes(DirectiveCase):
     @spared
     def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self) -> None:
         ways: tuple[Callable[[], object], ...] = (
-            lambda: self.change("#RUN barrier", "#run barrier"),
+            lambda: self.change("#RUN barrier", "#off barrier"),
             lambda: self.edit("#RUN barrier\n", ""),
         )
         for how in ways:
@@ -899,7 +899,7 @@ class Changes(DirectiveCase):
         time.sleep(0.3)
         self.change("host=nobody", "host=robert")
         self.wait_states("d.")
-        self.change("#RUN host=other1", "#run host=other1")
+        self.change("#RUN host=other1", "#off host=other1")
         self.wait_states("dd")
         runner.send_signal(signal.SIGHUP)
         self.assertLeft(runner, 0, "dd")
@@ -1057,9 +1057,9 @@ class Claims(test_parts.JobFileCase):
         self.assertEqual((jobs.round.ended, jobs.miss.again), (True, None))
 
     def test_a_directive_that_comes_in_place_above_is_obeyed_after_a_second(self) -> None:
-        jobs = self.jobs(b". long\n. a\n#run barrier\n. b\n. c\n")
+        jobs = self.jobs(b". long\n. a\n#off barrier\n. b\n. c\n")
         self.assertEqual([job_of(jobs.claim()).number, self.run_job(jobs), self.run_job(jobs)], [1, 2, 4])
-        self.path.write_bytes(self.path.read_bytes().replace(b"#run", b"#RUN"))
+        self.path.write_bytes(self.path.read_bytes().replace(b"#off", b"#RUN"))
         self.clock.now += 1.1
         self.assertEqual(self.claims(jobs), [])
 
@@ -1225,7 +1225,7 @@ class ManyLines(DirectiveCase):
                 lines.append(f"#RUN host={'alice' if mine else 'bob'}{',carol' * chance.randint(0, 40)}\n")
             elif kind < 0.03:
                 lines.append(
-                    chance.choice(("#run end\n", "# RUN host=alice,bob\n", "#RUN  barrier \n", "#\n", "\n"))
+                    chance.choice(("#off end\n", "# RAN host=alice,bob\n", "#RUN  barrier \n", "#\n", "\n"))
                 )
             elif kind < 0.05:
                 lines.append(f". {RAN}\n")
@@ -1240,7 +1240,7 @@ class ManyLines(DirectiveCase):
         """
         left = {*sorted(ours)[:5], *sorted(ours)[-200:]}
         ended = ours - left
-        lines = self.before.replace(b"#RUN  barrier", b"#run  barrier").splitlines(keepends=True)
+        lines = self.before.replace(b"#RUN  barrier", b"#off  barrier").splitlines(keepends=True)
         text = [b"d" + line[1:] if number in ended else line for number, line in enumerate(lines, 1)]
         self.before = self.write(b"".join(text)).read_bytes()
         return left

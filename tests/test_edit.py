@@ -119,22 +119,22 @@ class Merging(EditCase):
                 )
                 self.assertEqual(self.read(), b". a\n")
 
-    def test_new_lines_that_look_like_something_else_are_written_and_named(self) -> None:
+    def test_new_lines_that_are_neither_jobs_nor_comments_are_written_and_named(self) -> None:
         self.write("prose\n. a\n")
-        ended = self.edit("text = '. z\\n' + text\n"
-                          "text += 'simulate 9\\n# RUN barrier\\n# run this by hand\\n# RUN\\n\\n'")
+        ended = self.edit("text = '. z\\n' + text + 'simulate 9\\n# run this by hand\\n\\n'")
         self.assertEqual((ended.code, ended.err.replace(b"runset4.py: runs.txt: ", b"").splitlines()), (0, [
             b"line 1 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)",
-            b"6 lines added",
-            b"line 4 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)",
-            b"line 5 looks like a directive but is a comment (write #RUN ...)",
-            b"line 7 looks like a directive but is a comment (write #RUN ...)"]))
-        self.assertEqual(
-            self.read(), b". z\nprose\n. a\nsimulate 9\n# RUN barrier\n# run this by hand\n# RUN\n\n"
-        )
+            b"4 lines added",
+            b"line 4 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)"]))
+        self.assertEqual(self.read(), b". z\nprose\n. a\nsimulate 9\n# run this by hand\n\n")
         ended = self.edit("text += 9 * 'simulate 1\\n'")
         self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1 + 1 + 6))
         self.assertIn(b"... and 4 more lines like this\n", ended.err)
+
+    def test_a_new_line_that_only_looks_like_a_directive_is_refused(self) -> None:
+        self.write(". a\n")
+        self.assertRefuses(self.edit("text += '# RUN barrier\\n. b\\n'"), b"looks like a directive")
+        self.assertEqual(self.read(), b". a\n")
 
     def test_many_equal_lines_are_taken_in_order_and_not_compared_with_care(self) -> None:
         """That would take a minute, with all lines locked."""

@@ -61,7 +61,7 @@ class Lists(ImportCase):
         self.assertAdds(b". echo a\n.   echo \xff '\t' # b \n. echo c\n", "--add-list", "list")
 
     def test_directives_stay_what_they_are_and_are_checked(self) -> None:
-        self.write("#RUN timeout=3s\necho 1\n# RUN barrier\n#RUN  barrier\r\necho 2\n", "list")
+        self.write("#RUN timeout=3s\necho 1\n# run both\n#RUN  barrier\r\necho 2\n", "list")
         added = "#RUN timeout=3s\n. echo 1\n#RUN  barrier\n. echo 2\n"
         self.assertAdds(added, "--add-list", "list")
         filled = added.replace("echo 1", "run 'echo 1' 1").replace("echo 2", "run 'echo 2' 2")
@@ -77,9 +77,14 @@ class Lists(ImportCase):
             ("--add-list", "list"): "list: line 2: 'barier' makes no sense here (",
             ("--add-list", "list", "--template", "run {}"): "list: line 2: 'barier' makes no sense here (",
             ("--add", "echo 1", "#RUN slots=x"): "slots= is not a whole number from 1 to 100000: 'x'; ",
-            ("--add", "#RUNNING"): "unknown directive (",
+            ("--add", "#RUNNING"): "looks like a directive",
             ("--add", "#RUN barrier\n. echo 1"): "not a directive: '#RUN barrier?. echo 1' (one ",
-            ("--add", "# run barrier"): "'# run barrier' looks like a directive but is a comment (",
+            ("--add", "# run barrier"): "looks like a directive",
+        })
+        self.write("echo 1\n # RUN barrier\necho 2\n", "list")
+        self.assertAllRefused({
+            ("--add-list", "list"): "list: line 2: looks like a directive",
+            ("--add-list", "list", "--template", "run {}"): "list: line 2: looks like a directive",
         })
 
     def test_what_begins_with_a_state_is_refused(self) -> None:

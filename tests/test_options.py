@@ -7,16 +7,14 @@ import pty
 import re
 import signal
 import statistics
-import sys
 import termios
 import time
 import unittest
 from collections.abc import Iterable, Iterator
 
-from runmaker4 import PROGRAMS, VERSION
+from runmaker4 import VERSION
 from tests.support import (
     FULL,
-    ROOT,
     RUNMAKER,
     RUNSET,
     RUNWAIT,
@@ -423,8 +421,6 @@ class Help(RunCase):
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
     }
 
-    MISTAKEN = ("--status", "--set", "--jobs", "--print", "--token", "--outdir", "--follow", "--dry-run")
-
     def test_it_fits_sixty_lines_of_any_terminal(self) -> None:
         for columns in "", "80", "100":
             for script, lines in self.help(columns):
@@ -458,39 +454,6 @@ class Help(RunCase):
             words = " ".join(lines).replace(",", " ").replace("=", " ").replace("[", " ").split()
             with self.subTest(script=script):
                 self.assertEqual([option for option in self.NAMED[script].split() if option not in words], [])
-
-    def test_an_option_of_another_program_is_answered_by_its_name(self) -> None:
-        options = {script: set(re.findall(r"(?m)^  (?:-\w(?: \w+)?, )?(--[a-z-]+)", "\n".join(lines)))
-                   - {"--help", "--version"} for script, lines in self.help(scripts=SCRIPTS)}
-        self.assertEqual(set(options), set(PROGRAMS))
-        server, client = "runmaker4-server.py", "runmaker4-client.py"
-        calls = [
-            (script, *words)
-            for script in SCRIPTS
-            for option in self.MISTAKEN
-            if option not in options[script]
-            for words in ((option,), (f"{option}=x", "runs.txt"))
-        ]
-        for (script, option, *_), ended in self.run_all(calls):
-            name = option.partition("=")[0]
-            first = {server: client, client: server}.get(script, script)
-            owner = next(other for other in (first, *PROGRAMS) if other != script and name in options[other])
-            self.assertRefused(ended, f"{script}: {name} is an option of {owner} (see {owner} --help)\n")
-        self.assertRefused(
-            self.run_script(RUNMAKER, "--", "--status"), "runmaker4.py: --status: no such file"
-        )
-
-    def test_an_option_of_one_letter_is_known_by_the_other_programs_too(self) -> None:
-        ended = self.run_script(RUNSET, "-j4", "runs.txt")
-        self.assertRefused(ended, "runset4.py: -j is an option of runmaker4.py (see runmaker4.py --help)\n")
-
-    def test_a_program_that_is_not_there_is_not_asked(self) -> None:
-        for name in RUNMAKER, RUNWAIT:
-            self.write((ROOT / name).read_bytes(), name)
-        ended = self.run_script(sys.executable, "runmaker4.py", "--set=x", "runs.txt")
-        self.assertRefused(ended, "runmaker4.py: no such option: --set (")
-        ended = self.run_script(sys.executable, "runmaker4.py", "--stats", "runs.txt")
-        self.assertRefused(ended, "runmaker4.py: --stats is an option of runwait4.py (")
 
     def test_an_unknown_option_is_answered_by_the_nearest(self) -> None:
         for script, option, near in (
