@@ -1422,7 +1422,8 @@ class Scan:
         text = last.text[:self.SMALL - 1]
         end = 2 + len(text)
         behind = self._buffer[end:end + 1]
-        return self._buffer.startswith(text, 2) and behind in (b"\n", b"")
+        is_cut = len(text) < len(last.text)
+        return self._buffer.startswith(text, 2) and (is_cut or behind in (b"\n", b""))
 
     def _line(self, begin: int) -> Line:
         """The line whose state is at buffer[begin]."""
@@ -2510,6 +2511,10 @@ class Companion(Opened):
         pause = 0.01 if self.network else 0.0005
         opened = keep_trying(lambda: self._lock(at), patience, pause)
         try:
+            if opened:
+                self._place.see(self._mount)
+                if not self.is_current():
+                    raise Shifted("its companion was removed meanwhile")
             yield opened
         finally:
             if opened and self.is_open:                 # else the companion was closed, which unlocks all
@@ -2521,13 +2526,7 @@ class Companion(Opened):
         self.must_be_alive()
         if not self.is_open:
             raise Shifted("its companion is not open")
-        if not lock(self.fd, at):
-            return False
-        self._place.see(self._mount)
-        if self.is_current():
-            return True
-        unlock(self.fd, at)
-        raise Shifted("its companion was removed meanwhile")
+        return lock(self.fd, at)
 
     def who_is_behind(self, command: bytes) -> str:
         """Who has the door of a command locked, as locked_by() says it; '' if nobody has."""
@@ -2702,7 +2701,6 @@ class JobFile(Opened):
         # when ENOTCONN came (clock); None: it could be opened since
         self._cut_off_since: float | None = None
         self.inode: Identity | None = None      # None: it is not open
-        self.start = 0                          # where its first line begins
         self.companion = self.COMPANION(self.place, mount, say=say, clock=clock, interval=self.interval,
                                         read_only=read_only)
         # the companion whose number is locked in the job file; None: no number is
@@ -2909,9 +2907,9 @@ class JobFile(Opened):
         """
         for job in self.held:
             if job.inode == self.inode and job.command == command:
-                if job.offset > self.start and self.reader.pread(1, job.offset - 1) == b"\n":
+                if self.state_at(job) is not None:
                     return job.offset
-                break                               # it was edited: no line begins there any more
+                break                               # it was edited
         return self.start
 
     def restore(self, command: bytes) -> list[Line]:
@@ -3283,6 +3281,14 @@ class JobFile(Opened):
 
     # -- just looking ----------------------------------------------------------------------------------------
 
+    @property
+    def start(self) -> int:
+        """Where its first line begins now: an editor may add a byte-order mark, or take it away.
+
+        Raises OSError.
+        """
+        return first_line(self.reader)
+
     def lines(
         self, states: bytes | None = None, seen: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
@@ -3462,7 +3468,7 @@ class JobFile(Opened):
         try:
             if self.network:
                 reader = Reader.of(fd, True)
-            start = first_line(reader)
+            first_line(reader)                  # which refuses UTF-16
             if not self._read_only:
                 self.lock_all(fd)
             info = os.fstat(fd)
@@ -3473,7 +3479,6 @@ class JobFile(Opened):
         self._fd = fd
         self.reader = reader
         self.inode = info.st_dev, info.st_ino
-        self.start = start
         self._full_size = self._full_size or info.st_size
         self._appended = 0
         self._named = None
@@ -3543,10 +3548,12 @@ class JobFile(Opened):
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
         """The file from a line's state on and some way behind it, if the line stands there whole; else b''.
         """
-        before = 1 if line.offset > self.start else 0
+        before = min(line.offset, len(UTF8_MARK))
         end = 1 + len(line.text)
         data = self.reader.pread(before + end + ahead, line.offset - before)
-        if before and data[:1] != b"\n":
+        lead = data[:before]
+        is_first = not lead or (line.offset == before and lead == UTF8_MARK)
+        if not (is_first or lead.endswith(b"\n")):
             return b""
         data = data[before:]
         if data[1:end] != line.text or data[end:end + 1] not in (b"\n", b""):
@@ -4406,7 +4413,8 @@ class Cursor:
             found.refused = True
             return None
         attempt = self.file.claim(line, taker, scope.settings, self._known_end(line))
-        scan.reread(line, attempt.data or None)
+        if not scan.reread(line, attempt.data or None):
+            raise Shifted                       # it was edited while somebody was behind the door
         if attempt.ended not in (b"", ERROR):
             self.say(
                 f"line {line.number}: an editor has brought back its r; it is {show(attempt.ended)} again, "

@@ -418,6 +418,70 @@ class LostSeats(JobFileCase):
             self.assertFalse(self.lines.still_has(self.job))
 
 
+class EditedInPlace(JobFileCase):
+    """An editor changes the file in place at a bad moment."""
+
+    def job(self, cursor: runmaker4.Cursor) -> runmaker4.Job:
+        """The next job, which has the number of the line in which its command stands."""
+        self.clock.now += 10.0
+        job = job_of(cursor.claim())
+        lines = self.path.read_bytes().removeprefix(runmaker4.UTF8_MARK).splitlines()
+        self.assertEqual(lines[job.number - 1], b"r" + job.text)
+        return job
+
+    def test_no_comment_becomes_a_job_once_the_byte_order_mark_is_gone(self) -> None:
+        cursor = runmaker4.Cursor(self.file(runmaker4.UTF8_MARK + b"# nothing\n"), [runmaker4.Taker("")])
+        self.assertFalse(cursor.claim())
+        self.path.write_bytes(b"# x. touch INJECTED\n. echo\n")
+        self.assertEqual(self.job(cursor).command, b"echo")
+        self.assertTrue(self.path.read_bytes().startswith(b"# x. touch INJECTED\n"))
+
+    def test_a_line_that_was_found_is_not_claimed_once_the_byte_order_mark_is_gone(self) -> None:
+        file = self.file(runmaker4.UTF8_MARK + b". echo\n")
+        found, = file.lines()
+        self.path.write_bytes(b"# x. echo\n")
+        with self.assertRaises(runmaker4.Shifted):
+            file.claim(found)
+
+    def test_a_result_finds_its_line_once_a_byte_order_mark_has_come(self) -> None:
+        cursor = runmaker4.Cursor(self.file(b". a\n. b\n"), [runmaker4.Taker("")])
+        job = self.job(cursor)
+        self.path.write_bytes(runmaker4.UTF8_MARK + b"r a\n. b\n")
+        self.assertEqual(cursor.finish(job, b"d"), "")
+        self.assertEqual(self.path.read_bytes(), runmaker4.UTF8_MARK + b"d a\n. b\n")
+
+    def test_a_line_keeps_its_number_where_lines_are_inserted_while_somebody_is_behind_a_door(self) -> None:
+        file = self.file(b". a\n. b\n. c\n")
+        cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+
+        def insert(*_: object) -> object:
+            if claim.call_count > 1:
+                return mock.DEFAULT
+            self.path.write_bytes(b"# 1\n# 2\n# 3\n" + self.path.read_bytes())
+            return runmaker4.Attempt(closed=runmaker4.Closed.BUSY)
+
+        with mock.patch.object(file, "claim", wraps=file.claim) as claim:
+            claim.side_effect = insert
+            commands = [self.job(cursor).command for _ in range(3)]
+        self.assertEqual(commands, [b"a", b"b", b"c"])
+
+
+class Doors(JobFileCase):
+    """A door is locked for a moment, whatever goes wrong behind it."""
+
+    def test_an_error_behind_a_door_unlocks_it(self) -> None:
+        file = self.file(b". a\n")
+        file.follow_path()
+        error = OSError(errno.EMFILE, "Too many open files")
+        with self.assertRaises(OSError), mock.patch.object(os, "stat", side_effect=error), file.door(b"a"):
+            pass
+        other = runmaker4.JobFile(str(self.path), say=self.fail)
+        self.addCleanup(other.leave)
+        other.follow_path()
+        with other.door(b"a", 0.0) as opened:
+            self.assertTrue(opened)
+
+
 class HeldUp(JobFileCase):
     """An editor that saves in place is stopped by the file system, with a part of the file written, or
     nothing.
