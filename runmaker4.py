@@ -32,10 +32,10 @@ The protocol, which is all there is to know about how runners share a file:
  4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
  5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  An `r` that an editor has
     overwritten with what it had read before, its runner puts right within a second; nobody can claim that
-    line meanwhile.  If its runner is dead, and a `.` stands there, whoever wants to claim it writes the `r`
-    again after half a minute.  An `r` that an editor has saved over a result looks like an orphan.  It gets
-    the result again from the runner that wrote it, if the companion is as long as when that runner began:
-    each who claims lines makes it a byte longer.
+    line meanwhile.  If its runner is dead, and a `.` stands there, that line waits until the copy has ended;
+    then it is new.  An `r` that an editor has saved over a result looks like an orphan.  It gets the result
+    again from the runner that wrote it, if the companion is as long as when that runner began: each who
+    claims lines makes it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
  7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
  8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
@@ -1968,29 +1968,9 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # until an edit moves them: which one is an orphan, and which one a cancel means.  Safety does not depend on
 # it.
 #
-# Whose `.` is made `r` again.  If h > R, no line of the command can be claimed, and a living runner sees to
-# it: its look_after() writes `r` again, or ends a job that was cancelled.  A dead one does not, and then
-# nobody would ever claim that line, nor say why.  So restore() does it for the dead: it writes `r` over as
-# many `.` as there are seats too many.
-#
-#     It is safe: a repair adds to R alone, and the theorem counts lines and seats, whatever is written in
-#     the lines.  No job is started by it.
-#
-#     It is true only if the copy that lives is this line's.  Else a job that nobody has begun would become an
-#     orphan, and `e`.  Who else may hold a seat without an `r`, seen from behind the door?
-#      - Nobody who is about to claim or to write a result: both take or free the seat and write behind the
-#        door (2 and 4 of the protocol).
-#      - A living runner whose `r` was overwritten: it would write the same.  It has had half a minute
-#        (Cursor.LEFT_ALONE), which is many of its looks.
-#      - A job that was cancelled, as long as it does not end: some other state stands over its `r`, while an
-#        equal line is new.  The same half minute is more than KILL takes by default; and a line counts as
-#        alive only if its own seat is held, and is no `r` line's own; or if as many seats are held as there
-#        are lines of the command, in whatever state: then each of them has a copy.
-#      - A job whose line was set to `d`, say, by force, or was taken out; a command with the same hash; lines
-#        65,535 apart: the two conditions tell them from this line, or the line waits.
-#     Where neither holds, the line waits as before, and the runner says so.  If a `.` was meant as "run it
-#     once more", and was set over a job that was cancelled and takes longer than that to end, the line
-#     becomes `r`, and `e` in the end; that is said, too.
+# If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner sees
+# to it: its look_after() writes `r` again, or ends a job that was cancelled.  If the runner is dead, the line
+# waits until its job has ended, which the next runner says.  Then it is what it says: new.
 #
 # Who does what: a Place knows which file the path means; a Companion has doors and seats; a JobFile has the
 # open file, and the jobs that are held here.  Each change of a state goes one way: open the command's door,
@@ -2911,40 +2891,6 @@ class JobFile(Opened):
                     return job.offset
                 break                               # it was edited
         return self.start
-
-    def restore(self, command: bytes) -> list[Line]:
-        """Write `r` again over the new lines of a command that live already; which.
-
-        They are those of jobs whose runners are dead (see "Whose `.` is made `r` again").  Raises Shifted,
-        OSError.
-        """
-        with self.door(command, self.SHORT) as opened:
-            if not opened:
-                return []
-            self.writable()
-            self._name_companion()
-            restored = self.alive_as_new(command)
-            for line in restored:
-                self.write(line, RUNNING)
-            return restored
-
-    def alive_as_new(self, command: bytes) -> list[Line]:
-        """The new lines of a command of which a copy lives, behind its door."""
-        if any(job.cancelled and job.command == command for job in self.held):
-            return []                           # that one is being ended
-        if self.has_room(command):
-            return []                           # no copy is without its `r`: the rest reads the whole file
-        seats = self.companion.count(command)
-        lines = list(lines_of(self.reader, self.start, {command}))
-        running = [line for line in lines if line.state == RUNNING]
-        new = [line for line in lines if line.state == NEW and line.whole]
-        new = [line for line in new if self.is_settled(line)]
-        if seats < len(lines):                  # else each of them has a copy
-            seats_of_others = {own_seat(line) for line in running}
-            new = [line for line in new if own_seat(line) not in seats_of_others]
-            new = [line for line in new if self.companion.is_held(own_seat(line))]
-        missing = max(seats - len(running), 0)
-        return new[:missing]
 
     def is_settled(self, line: Line) -> bool:
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
@@ -4063,8 +4009,6 @@ class Cursor:
     REMEMBERED = 100_000        # ends of runs
     STALE = 0.002, 1.0          # seconds: see _stale_after()
     PAUSE = 0.25                # seconds from look to look at a barrier
-    # seconds for which the runner of a job whose `r` was overwritten has time to see to it
-    LEFT_ALONE = 30.0
     # seconds after which a server's claim comes back: it wants to hear its clients, too
     SLICE = 0.05
 
@@ -4107,8 +4051,6 @@ class Cursor:
         self._quiet: tuple[int, ...] | None = None          # signature at the start of the last empty round
         self.pace = Pace(self.clock)            # of rounds, without their pauses
         self._trouble_since: float | None = None
-        # since when (clock) commands live without an `r`, or when that was tried to be put right last
-        self._alive_since: dict[bytes, float] = {}
         self._waits = StallReporter(self.say, self.clock)
 
     def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
@@ -4195,10 +4137,6 @@ class Cursor:
                 doubt = self.file.doubt(scan.end, cut) if cut or line is None else 0.0
                 # a last line that may be half written is left to the next round
                 if line is None or (cut and doubt) or self.round.is_over(self.takers.all):
-                    self._alive_since = {
-                        command: since for command, since in self._alive_since.items()
-                        if command in self.round.alive
-                    }
                     if not self.round.found:
                         return self._end_round(doubt, cut and doubt > 0)
                     scan = self._begin_round()
@@ -4435,29 +4373,10 @@ class Cursor:
             if attempt.closed:
                 found.closed.add(line.command)
             if attempt.closed is Closed.ALIVE:
-                self._note_alive(line)
+                found.alive[line.command] = line
             if not attempt.data and not found.shut:
                 found.shut = line
         return attempt.job
-
-    def _note_alive(self, line: Line) -> None:
-        """No line of a command can be claimed, because a copy lives whose line is not `r`.
-
-        If that stays so, nobody sees to it: make its line `r` again.  Raises Shifted, OSError.
-        """
-        now = self.clock()
-        if now - self._alive_since.setdefault(line.command, now) < self.LEFT_ALONE:
-            self.round.alive[line.command] = line
-            return
-        self._alive_since[line.command] = now    # this reads the whole file
-        restored = self.file.restore(line.command)
-        for other in restored:
-            self.say(
-                f"line {other.number}: its job runs, though its runner is dead, so the . that was saved over "
-                "its r is r again (runset4.py --edit keeps states)"
-            )
-        if not restored:
-            self.round.alive[line.command] = line
 
     def _known_end(self, line: Line) -> bytes:
         """How the last run here of an orphan's command has ended, if it can be of no other line.

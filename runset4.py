@@ -501,8 +501,6 @@ def job_runs(file: JobFile, line: Line, found: bytes | None) -> bool:
     """
     if found is None:
         return False
-    if found == NEW:
-        return any(alive.offset == line.offset for alive in file.alive_as_new(line.command))
     if found == RUNNING:
         return not file.is_orphan(line)
     return not file.has_room(line.command)

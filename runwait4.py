@@ -459,8 +459,8 @@ class Watcher:
             return found                        # each claim and each result changes the file
         alive = self._patiently(self._alive_as_new)
         text = (f"{now.new} new, and nobody runs them (start runmaker4.py)" if not alive else
-                f"{now.new} new; the command of line {alive.number} runs already, without its runner (start "
-                "runmaker4.py: it makes the line r again)")
+                f"{now.new} new; the command of line {alive.number} runs already, without its runner; a "
+                "runner waits until it has ended (start runmaker4.py)")
         return Stall("idle", text, patience=0.0)
 
     def _alive_as_new(self) -> Line | None:

@@ -103,8 +103,6 @@ class Process(Actor):
         self.doors: dict[bytes, int] = {}
         self.by_force = False
         self.idle_since = 0.0       # since when it has left a job alone that it might take
-        # since when it has left lines new whose commands live: by number of the inode, offset, and text
-        self.untold: dict[tuple[int, int, bytes], float] = {}
 
 
 def process(actor: Actor) -> Process:
@@ -150,7 +148,6 @@ class History(World):
         # doors locked: since when, the balance
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the companion
-        self.set_new: set[int] = set()              # places where somebody has set a line to be new
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
     # -- doors and seats -------------------------------------------------------------------------------------
@@ -231,20 +228,17 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r}, and has read {text!r} behind its door")
         if me.by_force:
             self.disturbed = max(self.disturbed, self.steps)
-        self.check_state(me, line, data, back, at)
+        self.check_state(me, line, data, back)
         return command
 
-    def check_state(self, me: Process, line: bytes, data: bytes, back: bool, at: int) -> None:
-        """Check that this state is what became of this line, which stands at this offset."""
+    def check_state(self, me: Process, line: bytes, data: bytes, back: bool) -> None:
+        """Check that this state is what became of this line."""
         command = command_of(line)
         mine = [run for run in me.runs if run.command == command]
         if data == b"r":
             if line[:1] in b"dx":
                 self.fail(f"claims {line!r}")
             me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
-            self.check_restored(me, line, at)
-        if not me.runs_jobs and data == b".":
-            self.set_new.add(at)
         if not me.runs_jobs:
             if (line[:1] == b"r" and not me.by_force and self.balance(command) >= 0) or data == b"r":
                 self.fail(f"writes {data!r} over {line!r}, and is no runner")
@@ -264,41 +258,15 @@ class History(World):
                      and (run.until > self.now or (run in run.runner.runs and not run.runner.killed))]
             if self.most is not None or (len(going) >= running and self.disturbed < me.doors[command]):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
-        if ended and not back and line[:1] == b"r" and not (self.edits or self.hand_set or self.removed > 0):
-            of_others = self.seats(command) - self.seats(command, me.fds.values())
-            if of_others >= bytes(self.last.data).split(b"\n").count(line):
+        own = self.seats(command, me.fds.values())
+        if ended and not (back or own or self.edits or self.hand_set or self.removed > 0):
+            running = bytes(self.last.data).split(b"\n").count(b"r" + command)
+            if line[:1] == b"r" and self.seats(command) >= running:
                 self.fail(f"writes {data!r} over {line!r}, which is another runner's")
-        if self.seats(command, me.fds.values()) < sum(not self.is_blind(run) for run in mine):
+        if own < sum(not self.is_blind(run) for run in mine):
             self.fail(f"writes {data!r} over {line!r} without a seat")          # I1
         for run in ended:
             run.written = True
-
-    def check_restored(self, me: Process, line: bytes, at: int) -> None:
-        """Check an `r` of who has no seat for it: a copy lives that has no `r`, and it is this line's.
-
-        A job of a dead runner may end at any moment: so it counts if it lived when the door was locked.
-        """
-        command, door = command_of(line), self.door(me, command_of(line))
-        if not door or any(run.command == command for run in me.runs):
-            return
-        if seats_in(door.owner.inode, command, me.fds.values()):        # perhaps it was removed just now
-            return
-        _, before = self.entered.get((door.owner, command), (0, 0))
-        if max(before, self.balance(command)) <= 0:
-            self.fail(f"writes b'r' over {line!r}, and nobody runs it")
-        if not (self.edits or at in self.set_new or self.is_put_back(line)):
-            self.fail(f"writes b'r' over {line!r}, over which nobody has saved anything")
-
-    def is_put_back(self, line: bytes) -> bool:
-        """Whether who has claimed a line has put it back, has its seat still, and has claimed nothing since.
-
-        It could not sync that, and was cut off.
-        """
-        command = command_of(line)
-        if command not in self.given_back:
-            return False
-        by, state, step = self.given_back[command]
-        return step > by.claimed_at and state == line[:1] and self.seats(command, by.fds.values()) > 0
 
     def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
         """Whether an editor has saved an `r` over this state.
@@ -403,50 +371,6 @@ class History(World):
         if left and self.now - me.idle_since > 3 * self.pace:
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
-    def check_told(self, me: Process) -> None:
-        """Check that a runner with a free slot leaves no line new whose command lives without an `r`.
-
-        So once nobody changes the file any more, no such line is left.
-        """
-        if (
-            self.fates & {"cut"}
-            or self.errors
-            or self.erred
-            or self.fills
-            or self.removed > 0
-            or b"#RUN" in self.last.data
-            or PATH not in self.names
-        ):
-            me.untold.clear()
-            return
-        inode = self.names[PATH]
-        left = {
-            (inode.number, at, line): self.now for at, line in lines_of(inode.data)
-            if line[:1] == b"." and self.is_alive_as_new(inode, at, line)
-        }
-        me.untold = {key: me.untold.get(key, now) for key, now in left.items()}
-        for (_, _, line), since in me.untold.items():
-            stopped = max((end for _, end in me.stops), default=0.0)
-            if self.now - max(since, stopped) > 2 * left_alone(self) + 4 * self.pace:
-                self.fail(f"has a free slot, and leaves {line!r} new, of which a copy lives")
-
-    def is_alive_as_new(self, inode: Inode, at: int, line: bytes) -> bool:
-        """Whether a copy of this new line lives, as far as seats can tell, and no line `r` is that copy's."""
-        command, lines = command_of(line), bytes(inode.data).split(b"\n")
-        if self.balance(command) <= 0:
-            return False
-        mine = bytes(inode.data).count(b"\n", 0, at) + 1
-        running = {number for number, other in enumerate(lines, 1) if other == b"r" + command}
-        equal = sum(command_of(other) == command and other != command for other in lines if other)
-        return self.seats(command) >= equal or (mine not in running and self.is_seat_held(command, mine))
-
-    def is_seat_held(self, command: bytes, number: int) -> bool:
-        """Whether this seat of a command is held."""
-        companion = self.names.get(COMPANION)
-        at = row_of(command) + number
-        return any(lock.start == at and lock.end == at + 1 and lock.real
-                   for lock in (companion.locks if companion else ()))
-
     def check_barrier(self, job: Any) -> None:
         """Check that nothing above a barrier is unfinished, where nobody edits, sets states, or runs jobs
         again.
@@ -540,11 +464,6 @@ def own(host: Host) -> int:
     return 3 if host.network else 2
 
 
-def left_alone(world: World) -> float:
-    """Seconds for which a runner leaves a command alone that lives without an `r`; really 30."""
-    return 3 * world.pace
-
-
 def row_of(command: bytes) -> int:
     """Where the row of a command begins."""
     row: int = CORE.row(command[1:])
@@ -557,7 +476,6 @@ class Product:
     def __init__(self, host: Host, retry: bytes) -> None:
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         self.cursor = CORE.Cursor(self.file, [CORE.Taker(host.name, retry=retry)])
-        self.cursor.LEFT_ALONE = left_alone(MACHINE.world)
         self.taker = next(iter(self.cursor.takers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.claim, self.lend, self.reclaim = self.cursor.claim, self.file.lend, self.file.reclaim
@@ -635,7 +553,6 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 me.idle_since = 0.0
                 continue
             world.check_idle(me)
-            world.check_told(me)
             again = product.again
             leaving = bool(product.failed) or (again is None and not me.runs)
             look_for_more = world.now + min(product.poll, again or product.poll)
@@ -1143,25 +1060,6 @@ def every_running_saved(self: Any, job: Any) -> bool:
     return True
 
 
-def new_lines(file: Any, command: bytes) -> list[Any]:
-    return [line for line in CORE.lines_of(file.reader, file.start, {command}) if line.state == b"."]
-
-
-def missing(file: Any, command: bytes) -> int:
-    """How many copies of a command live that have no line `r`."""
-    lines = CORE.lines_of(file.reader, file.start, {command})
-    count: int = file.companion.count(command) - sum(line.state == b"r" for line in lines)
-    return max(count, 0)
-
-
-def restore_without_door(self: Any, command: bytes) -> list[Any]:
-    self.writable()
-    lines: list[Any] = self.alive_as_new(command)
-    for line in lines:
-        self.write(line, b"r")
-    return lines
-
-
 PLANTED: dict[str, Callable[[], Patches]] = {
     "no door": lambda: [
         (COMPANIONS, "_lock", lambda self, at, plain=COMPANIONS._lock: at % ROW == ROW - 1 or plain(self, at))
@@ -1247,12 +1145,6 @@ PLANTED: dict[str, Callable[[], Patches]] = {
                 plain(fd, places, mount) if mount.is_nfs else set()
             ),
         )
-    ],
-    "left new though it lives": lambda: [(FILE, "restore", lambda self, command: [])],
-    "restored without the door": lambda: [(FILE, "restore", restore_without_door)],
-    "restored though none is missing": lambda: [(FILE, "alive_as_new", new_lines)],
-    "restored for another line's copy": lambda: [
-        (FILE, "alive_as_new", lambda self, command: new_lines(self, command)[:missing(self, command)])
     ],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
 }

@@ -133,9 +133,7 @@ class KilledRunner(LifeSign):
 
 class SavedAsNew(LifeSign):
     """An editor saves the `.` that it has read over the `r` of a job whose runner is dead."""
-    HASTY = HASTY + "runmaker4.Cursor.LEFT_ALONE = runmaker4.StallReporter.PATIENCE = 0.5\n"
-    SAID = ("line 1: its job runs, though its runner is dead, so the . that was saved over its r is r again "
-            "(runset4.py --edit keeps states)\n")
+    HASTY = HASTY + "runmaker4.StallReporter.PATIENCE = 0.5\n"
 
     def start_hasty(self, *args: object, patience: str = "", **settings: Any) -> subprocess.Popen[bytes]:
         return self.start_patched(patience or self.HASTY, *args, **settings)
@@ -145,28 +143,16 @@ class SavedAsNew(LifeSign):
         self.lose_runner()
         self.write(f". {self.WAITING}\n")
 
-    def test_it_is_r_again_and_an_error_once_the_job_has_ended(self) -> None:
+    def test_it_waits_until_the_copy_has_ended_which_is_said_once_and_then_is_new(self) -> None:
         self.save_as_new()
-        ended = self.finish(self.start_runner())
-        self.assertEqual((ended.code, ended.out), (1, b""), ended.err)
-        self.assertIn(self.SAID, ended.err.decode())
-        self.assertIn(b" running", ended.err)
-        self.assert_running()
-        self.end_job()
-        self.assert_orphan(self.finish(self.start_runner()))
-        self.assertEqual((self.states(), self.runs()), ("e", 1))
-
-    def test_resume_runs_it_again_once_the_job_has_ended(self) -> None:
-        self.save_as_new()
-        follower = self.start_runner("--resume", "--follow")
-        self.wait_states("r")
-        self.assert_running()
-        self.assertEqual(self.runs(), 1)
+        with open(self.dir / "said", "wb") as said:
+            runner = self.start_runner("--resume", stderr=said)
+        wait_until(lambda: b"line 1 waits until a copy of its command has ended" in self.read("said"))
+        self.assertEqual((self.states(), self.runs()), (".", 1))
         self.open_gate()
-        self.wait_states("d")
-        follower.send_signal(signal.SIGHUP)
-        ended = self.finish(follower)
-        self.assertEqual(ended.err.decode().count(self.SAID), 1, ended.err)
+        self.assertEqual(runner.wait(20), 0)
+        self.assertEqual((self.states(), self.runs()), ("d", 2))
+        self.assertEqual(self.read("said").count(b"line 1 waits"), 1)
         self.assertEqual(self.read("marks").split()[1::2], [b"ended", b"ended"])
 
     def test_a_new_line_like_one_whose_job_was_cancelled_waits_and_is_said(self) -> None:
@@ -179,21 +165,6 @@ class SavedAsNew(LifeSign):
         self.open_gate()
         self.assertEqual(runner.wait(20), 0)
         self.assertEqual((self.states(), self.runs()), ("xd", 2))
-
-    def test_of_equal_lines_the_one_whose_seat_is_held_is_r_again_and_the_other_one_runs(self) -> None:
-        self.write(f"# first\n. {self.WAITING}\n")
-        runner = self.start_runner()
-        self.job_pid()
-        self.kill(runner)
-        self.write(f". {self.WAITING}\n. {self.WAITING}\n")
-        runner = self.start_runner()
-        self.wait_states("rr")
-        wait_until(lambda: self.runs() == 2, what="the other one runs")
-        self.end_job()
-        ended = self.finish(runner)
-        self.assertIn(self.SAID.replace("line 1", "line 2"), ended.err.decode())
-        self.finish(self.start_runner())        # for that one had perhaps looked for the last time
-        self.assertEqual((self.states(), self.runs()), ("de", 2))
 
 
 class BroughtBack(LifeSign):

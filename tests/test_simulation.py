@@ -36,8 +36,6 @@ QUICKLY_FOUND = (
     "appended without the lock",
     "edited without the doors",
     "states as the person read them",
-    "left new though it lives",
-    "restored without the door",
 )
 
 

@@ -154,8 +154,8 @@ class Status(TellingCase):
         os.utime(path, (time.time() - 31,) * 2)
         self.assertEqual(
             self.status()["trouble"],
-            "2 new; the command of line 2 runs already, without its runner (start runmaker4.py: it makes the "
-            "line r again)",
+            "2 new; the command of line 2 runs already, without its runner; a runner waits until it has "
+            "ended (start runmaker4.py)",
         )
 
     def test_what_keeps_new_jobs_from_being_started_is_told_at_once(self) -> None:
