@@ -56,6 +56,7 @@ from runmaker4 import (
     HEX,
     JOB_VARIABLES,
     PORT,
+    RUNNING,
     SIGNALS,
     Account,
     Channel,
@@ -660,6 +661,9 @@ class Connection:
         self._grace = 60.0                          # seconds for which the server keeps our lines
         self.orphans: list[int] = []
         self.failures: Failures | None = None       # the server counts them
+        self.renewed = 0                            # as it does these
+        # what the server is asked to make new for us: see Taker.retry
+        self._retry = to_text(program.retry)
         # Jobs that wait for a slot are in the queue alone, all others of ours here
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
@@ -1038,7 +1042,7 @@ class Connection:
             pid=os.getpid(),
             slots=self._told.slots,
             memory=int(min(self._program.memory.size, runmaker4.WHOLE)),
-            retry=to_text(self._program.retry),
+            retry=self._retry,
             follow=self._follow,
             directory=to_text(self._program.directory),
         )
@@ -1183,6 +1187,7 @@ class Connection:
             self._queue.append(job)
             self.loop.call_later(UNSTARTED, self._return, job)
             self._requested = max(self._requested - job.slots, 0)
+        self._note_served()
         self._note_answer(number)
         if not self._may_start():
             self._request(link, "ping")
@@ -1236,6 +1241,7 @@ class Connection:
     def _on_nothing(self, message: Message) -> None:
         """There is no job for us.  If nothing has changed since we have asked so, the runner may leave."""
         number = message.whole("request")
+        self._note_served()
         self.orphans += message.items("orphans", int)
         again = self._nothing.again
         if self._last_asked is not None and number >= self._last_asked and not self._queue:
@@ -1245,6 +1251,11 @@ class Connection:
         self._nothing = Miss(again, ended=ended, stopped=printable(message.text("left", 1000)))
         self._note_answer(number)
         self._wake()
+
+    def _note_served(self) -> None:
+        """The server has looked for jobs for us.  So what --retry and --resume mean is new, once."""
+        if self._retry:
+            self._retry = to_text(RUNNING)
 
     def _on_account(self, message: Message) -> None:
         """What the file holds, if the server can tell."""

@@ -1063,7 +1063,7 @@ class Hello:
     client: str                         # its name for itself, drawn by lot when it started
     name: str                           # of its host
     directory: bytes                    # where its jobs run
-    retry: bytes                        # the states that it takes besides '.'
+    retry: bytes                        # as Taker.retry
     follow: bool
     pid: int
     has: Resources
@@ -1072,7 +1072,9 @@ class Hello:
     def read(cls, message: Message) -> Hello:
         """Raises WireError."""
         client, name = message.text("client", 16), message.text("name", 255)
-        retry = {"": b"", "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(message.text("retry", 2))
+        retry = {"": b"", "r": RUNNING, "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(
+            message.text("retry", 2)
+        )
         if retry is None or len(client) != 16 or not client.isalnum() or not client.isascii():
             raise WireError("a hello that makes no sense")
         return cls(
@@ -1313,7 +1315,8 @@ class Client(Taker):
                             "client was killed its jobs may still run)")
         for grant in list(self.grants.values()):
             self.sessions.recovery.note_expired(grant)
-            self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
+            state = NEW if self.sessions.is_resumed(grant) else ERROR
+            self.sessions.settle(grant, Outcome(End.VANISHED, state))
 
     # -- what it asks for, and gets --------------------------------------------------------------------------
 
@@ -2389,6 +2392,14 @@ class Sessions:
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
+    def is_resumed(self, grant: Grant) -> bool:
+        """Whether a client is here that runs lost jobs again, and may have this one."""
+        settings = grant.job.settings
+        if settings.together or grant.is_cancelled:
+            return False
+        resuming = [client for client in self.clients.values() if client.renews(RUNNING)]
+        return any(client.fits(settings, False) for client in resuming)
+
     def note(self, grant: Grant) -> None:
         """A line was claimed for a client."""
         grant.job.taker = grant.client
@@ -2444,7 +2455,7 @@ class Sessions:
         elif outcome.event is not None:
             self.recovery.note_settled(grant)
         self._conclude(grant, outcome)
-        self.server.note_failures(self._tally.worse)
+        self.server.note_failures(self._tally.worse - self.cursor.renewed)
         if outcome.event is not None:
             client.inbox.close(outcome.event)
         self._note_dealt_with(client)
@@ -2940,7 +2951,7 @@ class Recovery:
         for claim in claims:
             line = claim.line
             expired = self._expired_keys(claim) or line.command in orphans
-            job = self.file.take_back(line, lines[line.command], ERROR if expired else b"")
+            job = self.file.take_back(line, lines[line.command], ERROR + NEW if expired else b"")
             if job:
                 yield line, job
 

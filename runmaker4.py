@@ -22,15 +22,17 @@ The protocol, which is all there is to know about how runners share a file:
     and behind them its door.  A seat is locked as long as a copy of the command or its runner lives, the door
     for the moment in which the state of a line of this command is written.  These are open-file-description
     record locks.
- 2. Claim a line: lock its command's door.  The path must still name this file; read the whole line again, it
-    must stand there as it was found.  Count the seats h that others hold, and the lines R of this command
-    that are `r`.  A new line (or a failed one, with -r) may be taken if h <= R, an `r` that is an orphan if
-    h < R.  Lock a free seat on an open companion of its own, the one of the line's number if that is free;
-    write `r`; unlock the door.
+ 2. Claim a new line: lock its command's door.  The path must still name this file; read the whole line again,
+    it must stand there as it was found.  Count the seats h that others hold, and the lines R of this command
+    that are `r`.  The line may be taken if h <= R.  Lock a free seat on an open companion of its own, the one
+    of the line's number if that is free; write `r`; unlock the door.  (In this way a server takes back an
+    `r` of a job that its client still has, if h < R.)
  3. Start the job with a copy of that open companion.  Runner and job now hold the seat together: it is gone
     only when both are.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
- 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  An `r` that an editor has
+ 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  Who meets it writes `e` over
+    it, behind its door; with --resume or -r `.`, so that it is claimed as any new line.  (Before its first
+    claim such a runner has written `.` over the lines that have failed.)  An `r` that an editor has
     overwritten with what it had read before, its runner puts right within a second; nobody can claim that
     line meanwhile.  If its runner is dead, and a `.` stands there, that line waits until the copy has ended;
     then it is new.  An `r` that an editor has saved over a result looks like an orphan.  It gets the result
@@ -1949,12 +1951,13 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #     I2  Who writes the state of a line is behind the door of its command.  So nothing of ours changes what
 #         was read.
 #     I3  A living copy of a command, or its runner, holds a seat of its row; two copies hold two.
-#     I4  For a command let h be the seats that are held, R its lines `r`.  Nothing of ours raises h - R: a
-#         claim adds one to both, a result takes one from both, and a repair adds to R alone.
+#     I4  For a command let h be the seats that are held, R its lines `r`.  Nothing of ours raises h - R
+#         above 0: a claim adds one to both, a result takes one from both, a repair adds to R alone, and an
+#         orphan is taken from R while h < R.
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  For a new line is claimed if h <= R: the line itself is one more than R, so h + 1 copies are at
-# most as many as lines.  An orphan is one of the lines `r`, and is claimed if h < R.  By I3 h counts each
+# most as many as lines.  An orphan is written over only if h < R, so h <= R holds still.  By I3 h counts each
 # living copy.  Lines are counted in the file that the path names, behind the door, so only programs other
 # than ours can change them before the `r` is written.  No step speaks of the place of a line, of files that
 # were replaced, or of who has edited what.
@@ -1983,70 +1986,16 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # second, and says which jobs are to end.
 
 
-class TriedLines:
-    """The lines that --retry and --resume may not take (again).
-
-    This runner has tried them, or has left them `!` or `e`.  They are known by number and command until lines
-    have moved.  From then on lines of one command cannot be told apart.  So in each round as many lines of a
-    command are passed over as there are in here.
-    """
-
-    def __init__(self) -> None:
-        self.lines: Counter[tuple[int, int]] = Counter()    # by number, and hash() of the command
-        self._counts: Counter[int] = Counter()  # how many of a command, by its hash() alone
-        self.inode: Identity | None = None      # of the file in which they stand; None: nobody has asked yet
-        # the one that stands last in the file: where that stands as before, none of them has moved
-        self.last: Line | None = None
-        self._moved = False                     # lines have moved: numbers mean nothing any more
-        self.round: Round | None = None         # the round that asked last
-        self._to_pass: Counter[int] = Counter()  # how many lines of a command it has still to pass over
-
-    def add(self, line: Line, met: bool = True) -> None:
-        """From now on a line is passed over.
-
-        met: the round under way has met it already, and will not meet it again.
-        """
-        command = hash(line.command)
-        self.lines[line.number, command] += 1
-        self._counts[command] += 1
-        if not met:
-            self._to_pass[command] += 1
-        if not self.last or line.offset >= self.last.offset:
-            self.last = Line(line.number, 0, line.offset, line.state, line.text)
-
-    def discard(self, line: Line) -> None:
-        """A line that was added is not passed over any more."""
-        self.lines[line.number, hash(line.command)] -= 1
-        self._counts[hash(line.command)] -= 1
-
-    def begin(self, met_by: Round, inode: Identity | None, moved: bool) -> None:
-        """Another round begins to ask.  inode: of its file.  moved: `last` does not stand where it stood."""
-        self.round = met_by
-        self._to_pass = Counter(self._counts)
-        if moved or self.inode not in (None, inode):
-            self._moved = True
-        self.inode = inode
-
-    def pass_over(self, line: Line) -> bool:
-        """Whether a line that the round has met is to be passed over."""
-        command = hash(line.command)
-        if not self._moved:
-            return self.lines[line.number, command] > 0
-        if self._to_pass[command] <= 0:
-            return False
-        self._to_pass[command] -= 1
-        return True
-
-
 @dataclass(eq=False, repr=False)
 class Taker:
     """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
-    retry: bytes = b""          # the states that it takes besides '.'; r: orphans
+    # the states from which lines are made new for it (--retry, --resume): `!` and `e` once, before its first
+    # claim; `r`, orphans, whenever one is met
+    retry: bytes = b""
     has: Resources = UNBOUNDED
     free: Resources = UNBOUNDED         # of what it has
-    tried: TriedLines = field(default_factory=TriedLines)
 
     def is_called(self, host: str) -> bool:
         """Whether an entry of host=, a name or a pattern, means its host."""
@@ -2058,8 +2007,16 @@ class Taker:
         return (not (ended and self.follow) and self.has.holds(settings.needs)
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
+    def renews(self, state: bytes) -> bool:
+        """Whether lines in this state are made new for it."""
+        return state in self.retry
 
-NOBODY = Taker("")              # jobs of groups, and orphans that are not to run, are claimed for it
+    def note_renewed(self) -> None:
+        """What had failed before its first claim is new, as far as it is for it."""
+        self.retry = RUNNING if self.renews(RUNNING) else b""
+
+
+NOBODY = Taker("")              # jobs of groups are claimed for it
 
 
 @dataclass(eq=False, repr=False)
@@ -2070,7 +2027,6 @@ class Job(Line):
     missed_since: float | None = None   # since when its line is not found (JobFile's clock); None: it is
     gone: bool = False                  # it was said that the line is not in the file any more
     search_at: float = 0.0              # when to look for it again (JobFile's clock)
-    retried: bool = False               # it was claimed by --retry or --resume
     set_once: bool = False              # the last look found that somebody has set another state over its `r`
     cancelled: bool = False             # two looks in a row have found that
     settings: JobSettings = NO_SETTINGS
@@ -2132,8 +2088,9 @@ class Attempt:
     """What became of an attempt to claim a line."""
     job: Job | None = None
     data: bytes = b""           # the file from the state of the line on, some way; b"": it was not read
+    is_open: bool = False       # behind its door it stands as it was found, and nobody is in the way
     closed: Closed | None = None
-    ended: bytes = b""          # the line was an orphan, and has got this state
+    became: bytes = b""         # the line was not claimed, but has got this state
 
 
 @dataclass(eq=False, repr=False)
@@ -2811,43 +2768,50 @@ class JobFile(Opened):
 
     # -- taking a line ---------------------------------------------------------------------------------------
 
-    def claim(self, line: Line, taker: Taker = NOBODY, settings: JobSettings = NO_SETTINGS,
-              known: bytes = b"") -> Attempt:
+    def claim(self, line: Line, taker: Taker = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line that a scan has found, if it still stands there as it was found.
 
-        taker: who is to have it; for NOBODY an orphan is not claimed, but becomes `e`.  known: how the last
-        run of its command here ended; an orphan gets this state again, if nobody else can have begun another
-        run since.  Raises Shifted, OSError.
+        taker: who is to have it.  Raises Shifted, OSError.
         """
         with self.door(line.command, self.SHORT) as opened:
-            if not opened:
-                return Attempt(closed=Closed.BUSY)
-            self.writable()
-            self._name_companion()
-            settled = self.is_settled(line)
-            data = self.read_line(line, Scan.SMALL)
-            if not data:
-                raise Shifted
-            if settings.line and self.state_at(settings.line) is None:
-                raise Shifted                           # the directive above it has changed, or has moved
-            if data[:1] != line.state:
-                return Attempt(data=data)               # somebody has taken it since it was found
-            if line.state == RUNNING and self.companion.is_held(own_seat(line)):
-                return Attempt(data=data)               # somebody with --resume has taken the orphan
-            if not settled:
-                return Attempt(data=data, closed=Closed.BUSY)
-            if not self.has_room(line.command, line.state == RUNNING):
-                return Attempt(data=data, closed=Closed.ALIVE)
-            ended = b""
-            if known and self.companion.is_alone():
-                ended = known
-            elif taker is NOBODY:
-                ended = ERROR
-            if line.state == RUNNING and ended:
-                self.write(line, ended)
-                return Attempt(data=data, ended=ended)
-            self.companion.count_in()
-            return Attempt(self._mark(line, taker, settings), data)
+            attempt = self._meet(line, settings) if opened else Attempt(closed=Closed.BUSY)
+            if attempt.is_open and not self.has_room(line.command, line.state == RUNNING):
+                return replace(attempt, is_open=False, closed=Closed.ALIVE)
+            if attempt.is_open:
+                self.companion.count_in()
+                attempt.job = self._mark(line, taker, settings)
+            return attempt
+
+    def make(self, line: Line, state: bytes, known: bytes = b"") -> Attempt:
+        """Give an orphan, or a line that has ended, another state, if it still stands there as it was found.
+
+        known: how the last run of an orphan's command here ended; the orphan gets this state again, if nobody
+        else can have begun another run since.  Raises Shifted, OSError.
+        """
+        with self.door(line.command) as opened:
+            attempt = self._meet(line, NO_SETTINGS) if opened else Attempt(closed=Closed.BUSY)
+            if attempt.is_open and line.state == RUNNING and not self.has_room(line.command, orphan=True):
+                return replace(attempt, is_open=False, closed=Closed.ALIVE)
+            if attempt.is_open:
+                attempt.became = known if known and self.companion.is_alone() else state
+                self.write(line, attempt.became)
+            return attempt
+
+    def _meet(self, line: Line, settings: JobSettings) -> Attempt:
+        """What is met behind the door of a line; see Attempt.  Raises Shifted, OSError."""
+        self.writable()
+        self._name_companion()
+        settled = self.is_settled(line)
+        data = self.read_line(line, Scan.SMALL)
+        if not data:
+            raise Shifted
+        if settings.line and self.state_at(settings.line) is None:
+            raise Shifted                           # the directive above it has changed, or has moved
+        if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
+            return Attempt(data=data)               # somebody has taken it since it was found
+        if not settled:
+            return Attempt(data=data, closed=Closed.BUSY)
+        return Attempt(data=data, is_open=True)
 
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
         """Take a seat, then write `r`, and hold the line.  Raises OSError."""
@@ -2999,7 +2963,7 @@ class JobFile(Opened):
                 job.stand_on(line, self.inode)
         if found is None and not self._is_gone(job):
             raise NotNow("its line is not where it was")
-        if found in (RUNNING, NEW, job.state):
+        if found in (RUNNING, NEW):
             self.write(job, state)
         elif found is None or state not in (found, NEW):
             # Nothing is lost where it was set by hand to this very state, or where the job was not begun.
@@ -3020,9 +2984,8 @@ class JobFile(Opened):
     #
     #     1. Where there are as many lines `r` as life signs, one of them is ours: the own one of our seat, or
     #        one whose own seat is free.  Else somebody's `r` was overwritten:
-    #     2. by an editor that had read the file before the claim: a `.` (or `!`, `e`, if it was claimed as
-    #        such) in the line's place is made `r` again; or if the command does not stand there any more, any
-    #        such line of it;
+    #     2. by an editor that had read the file before the claim: a `.` in the line's place is made `r`
+    #        again; or if the command does not stand there any more, any new line of it;
     #     3. or by hand, if another state stands in the line's place, or its command just once in the file:
     #        the job is cancelled if the next look agrees.
     #     4. Else it is gone, which is looked at again, later and later.
@@ -3091,8 +3054,7 @@ class JobFile(Opened):
         """
         state = self._state_here(job)
         seats = self.companion.count(job.command)
-        # An editor has saved over it.  An `r` is nobody's save: an orphan was `r` when it was claimed, too.
-        new = state != RUNNING and state in (NEW, job.state)
+        new = state == NEW                              # an editor has saved over it
         needed = seats if new else seats + 1            # so many lines `r`, if one of them is ours
         if seats and not self._are_running(job.command, needed):
             return False
@@ -3163,7 +3125,7 @@ class JobFile(Opened):
         mine = self._find_running(job, running)
         if mine and len(running) > seats_of_others:
             return mine
-        saved = [line for line in free if line.state in (NEW, job.state)]
+        saved = [line for line in free if line.state == NEW]
         if here is not None:
             saved = [line for line in saved if line.offset == job.offset]
         if saved:
@@ -3210,7 +3172,7 @@ class JobFile(Opened):
         because an editor may be about to write more.  A line that is gone is searched less and less often,
         because to search a long file each second would cost half a core.
         """
-        if state not in (None, RUNNING, NEW, job.state):
+        if state not in (None, RUNNING, NEW):
             if job.note_set():
                 self._to_end[job] = "cancelled"
             return
@@ -3815,15 +3777,11 @@ class Round:
         self.full[taker] = line, needs
         self.waiting.add(taker)
 
-    def is_outdated(self, file: JobFile, retried: bytes) -> bool:
-        """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError.
-
-        retried: a job that has one of these states by now may be for a taker with --retry or --resume; a
-        round from the top will see.
-        """
+    def is_outdated(self, file: JobFile) -> bool:
+        """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError."""
         if self.unfinished and not self.outdated:
             state = file.state_at(self.unfinished)
-            self.outdated = state is not None and state not in NEW + RUNNING + retried
+            self.outdated = state is not None and state not in NEW + RUNNING
         return self.outdated
 
     def go_back(self, takers: Takers) -> Line | None:
@@ -3981,13 +3939,24 @@ class Miss:
         return False
 
 
+@dataclass(eq=False, repr=False)
+class Renewal:
+    """A walk through the file that makes lines new for some takers, before their first claim."""
+    takers: Takers
+    scan: Scan
+    scope: Scope = TOP              # of the line that was met last
+
+
 def nothing_known(command: bytes) -> int:
     """How much memory was too little for a command, where no journal tells."""
     return 0
 
 
 class Cursor:
-    """Finds the next line to take: `.` lines, and what --retry and --resume let its takers take besides.
+    """Finds the next line to take.
+
+    Before the first claim of takers with --retry or --resume a Renewal makes those lines new that they mean
+    by that.  From then on they are takers like any other; and orphans that are met become new for them.
 
     It moves forward through the file.  When it has come to the end and has taken something on the way, it
     begins again at the top, because states may have been set back.  A server has one cursor for all its
@@ -4042,6 +4011,8 @@ class Cursor:
         self.scan: Scan | None = None           # the walk of the round under way; None: there is none
         self.round = Round()                    # the round under way, or the last one
         self.miss = Miss(round=self.round)      # the last
+        self._renewal: Renewal | None = None    # under way
+        self.renewed = 0                        # lines that were `!` or `e` and were made new
         self.takers = Takers(takers)            # of the last claim
         self._claimed = 0.0                     # when that was
         # whether the last claim came back in the middle of its walk, to be made again
@@ -4073,6 +4044,14 @@ class Cursor:
 
     def _claim(self, last: bool, takers: Takers) -> Job | Miss:
         self._notice_replaced()
+        now = self.clock()
+        try:
+            self._renew(takers)
+        except Paused:
+            return Miss(0.0, round=self.round, unfinished=True)
+        except Shifted:
+            self._renewal = None                # it begins again: lines may stand elsewhere
+            return Miss(0.01, round=self.round, unfinished=True)
         if self.scan:
             self.round.let_go_on(takers.all, self.file)
         if takers is not self.takers:
@@ -4081,7 +4060,6 @@ class Cursor:
                 self.round.few = False
                 self.round.takers = self.round.takers.intersection(takers.all)
                 self.scan = self._go_back(self.scan)
-        now = self.clock()
         scan = self.scan
         if scan is None and (not last or self.round.waiting) and self._nothing_new():
             soon = self.round.outdated or self.round.has_room()
@@ -4107,6 +4085,41 @@ class Cursor:
             return Miss(0.0, round=self.round, unfinished=True)
         finally:
             self.pace.pause()
+
+    def _renew(self, takers: Takers) -> None:
+        """Before the first claim of takers with --retry or --resume: make lines new that are so for them.
+
+        Raises Paused, Shifted, OSError.
+        """
+        if not self._renewal:
+            asking = [taker for taker in takers.all if taker.renews(ERROR)]
+            if not asking:
+                return
+            self.file.follow_path()
+            scan = Scan(self.file.reader, self.file.start, FAILED + ERROR, careful=True, directives=True)
+            self._renewal = Renewal(Takers(asking), scan)
+        renewal = self._renewal
+        renewal.scan.pause_at = time.monotonic() + self.SLICE
+        for line in renewal.scan:
+            if line.state == DIRECTIVE:
+                renewal.scope = renewal.scope.below(line)
+            elif self._is_renewed(renewal.takers, line, renewal.scope):
+                self._make_new(line)
+            if time.monotonic() > renewal.scan.pause_at:
+                raise Paused
+        for taker in renewal.takers.all:
+            taker.note_renewed()
+        self._renewal = None
+        self.forget()
+
+    def _make_new(self, line: Line) -> None:
+        """Raises Shifted, OSError."""
+        attempt = self.file.make(line, NEW)
+        if attempt.became:
+            self.renewed += 1
+        elif attempt.closed:
+            holder = self.file.who_is_behind(line.command) or "somebody"
+            self.say(f"line {line.number}: stays {show(line.state)}, for {holder} keeps its command locked")
 
     def _go_back(self, scan: Scan) -> Scan:
         """Let the walk go on from the first line that it passed over for want of a taker who has come now."""
@@ -4176,9 +4189,8 @@ class Cursor:
         file.follow_path()
         self._notice_replaced()
         self._signature = file.signature()
-        wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
         seen: Counter[bytes] | None = Counter() if self._ordinals else None
-        scan = Scan(file.reader, file.start, bytes(sorted(wanted)), seen=seen, careful=True, directives=True)
+        scan = Scan(file.reader, file.start, NEW + RUNNING, seen=seen, careful=True, directives=True)
         scan.pause_at = self._pause_at
         self.scan = scan
         self.round = Round(frozenset(self.takers.all), self.pace.began)
@@ -4217,7 +4229,7 @@ class Cursor:
         asked = self.round.takers.issuperset(self.takers.all)
         if not asked and self.round.missed:
             return False
-        if self.round.block and self.round.block.why is Why.WAITS and self._is_outdated():
+        if self.round.block and self.round.block.why is Why.WAITS and self.round.is_outdated(self.file):
             return self._until_next() > 0
         if self.pace.until_due(20) > 0:         # a round through a huge file is not free
             return True
@@ -4229,6 +4241,8 @@ class Cursor:
         """If the path names another file: begin a new round, by what that says."""
         before = self.inode
         now = self.file.inode
+        if self._renewal and self._renewal.scan.file is not self.file.reader:
+            self._renewal = None
         if now != before or (self.scan and self.scan.file is not self.file.reader):
             self.forget()
             # else it is opened anew with the next round, or was, after trouble
@@ -4247,27 +4261,50 @@ class Cursor:
     def _consider(self, scan: Scan, line: Line) -> Job | None:
         """Take a job, if it may be taken now and is for one of the takers."""
         found = self.round
+        settings = found.scope.settings
         if found.block:
             self._note_waiting(line)
             return None
-        settings = found.scope.settings
-        if line.state == RUNNING and not self.file.is_orphan(line):
-            found.note_unfinished(line)
-            if settings.together:
-                found.group().waits = True
+        if line.state == RUNNING:
+            self._consider_running(scan, line)
             return None
         scope = self._scope(line)
         taker = self._taker(line, scope)
-        if taker is None and found.full:
-            found.note_unfinished(line)
-            if line.state == NEW and not settings.together:
-                found.skip(line)                # who comes now is not to take what is below before it
-            return None
-        if line.state != RUNNING and (taker is None or settings.together):
+        if taker is None and found.full and not settings.together:
+            found.skip(line)                    # who comes now is not to take what is below before it
+        elif taker is None or settings.together:
             self._pass_over(line)
-            return None
-        found.note_unfinished(line)
-        return self._take(scan, line, scope, NOBODY if taker is None or settings.together else taker)
+        else:
+            found.note_unfinished(line)
+            return self._take(scan, line, scope, taker)
+        return None
+
+    def _consider_running(self, scan: Scan, line: Line) -> None:
+        """A line `r` is met.  An orphan becomes new if a taker is here for which it does; otherwise `e`.
+
+        Raises Shifted, OSError.
+        """
+        found = self.round
+        if not self.file.is_orphan(line):
+            found.note_unfinished(line)
+            if found.scope.settings.together:
+                found.group().waits = True
+            return
+        state = NEW if self._is_renewed(self.takers, line, found.scope) else ERROR
+        attempt = self._attempt(scan, line, lambda: self.file.make(line, state, self._known_end(line)))
+        if not attempt.became:
+            found.note_unfinished(line)
+            return
+        self._say_became(line, attempt.became)
+        if attempt.became == NEW and not scan.back_to(line):
+            raise Shifted
+
+    def _is_renewed(self, takers: Takers, line: Line, scope: Scope) -> bool:
+        """Whether this line is made new for one of these takers."""
+        scope = scope.of(line, self._too_little, takers.include)
+        if scope.fault or scope.settings.together:
+            return False
+        return any(taker.renews(line.state) for taker in takers.fitting(scope))
 
     def _taker(self, line: Line, scope: Scope) -> Taker | None:
         """The taker that gets a line: the first that may have it, and has enough free.
@@ -4276,7 +4313,7 @@ class Cursor:
         keep a big one from its turn for ever.
         """
         needs = scope.settings.needs
-        for taker in self._able(line, scope):
+        for taker in self.takers.fitting(scope):
             if taker not in self.round.full:
                 if taker.free.holds(needs):
                     return taker
@@ -4287,31 +4324,10 @@ class Cursor:
         """What holds for a line."""
         return self.round.scope.of(line, self._too_little, self.takers.include)
 
-    def _able(self, line: Line, scope: Scope) -> Iterator[Taker]:
-        """The takers that may have a line, by the settings that hold for it."""
-        for taker in self.takers.fitting(scope):
-            if line.state == NEW or (line.state in taker.retry and not self._was_tried(taker.tried, line)):
-                yield taker
-
-    def _was_tried(self, tried: TriedLines, line: Line) -> bool:
-        """Whether a line is one that its taker may not take again.  Raises OSError."""
-        if tried.round is not self.round:       # the file may have been edited while its taker was busy
-            file = self.file
-            last = tried.last
-            tried.begin(self.round, file.inode, last is not None and file.state_at(last) is None)
-        return tried.pass_over(line)
-
-    def _is_outdated(self) -> bool:
-        """Whether another round may pass a barrier that this one cannot.  Raises OSError."""
-        retried = b"".join(taker.retry for taker in self.takers.all)
-        return self.round.is_outdated(self.file, retried)
-
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""
         found = self.round
         settings = self.round.scope.settings
-        if line.state != NEW:
-            return
         found.few = not settings.together or not self._serving  # a group must be known as a whole
         found.missed = True
         if not settings.together:
@@ -4333,32 +4349,48 @@ class Cursor:
         served = self._serving or not found.scope.settings.together
         if served and self._note_takers(line) and not found.below:
             found.below = line
-        found.few = line.state == NEW or found.waiting.issuperset(self.takers.fitting(found.scope))
+        found.few = True
 
     def _note_takers(self, line: Line) -> bool:
         """Note the takers that may have a job later; whether there are any."""
-        takers = set(self._able(line, self._scope(line)))
+        takers = set(self.takers.fitting(self._scope(line)))
         self.round.waiting |= takers
         return bool(takers)
 
     def _take(self, scan: Scan, line: Line, scope: Scope, taker: Taker) -> Job | None:
-        """Claim a line, for which this holds.  An orphan that is for nobody here becomes `e`.
+        """Claim a new line, for which this holds.  Raises Shifted, OSError."""
+        attempt = self._attempt(scan, line, lambda: self.file.claim(line, taker, scope.settings))
+        if attempt.job:
+            self._ends.pop(line.command, None)
+        return attempt.job
+
+    def _attempt(self, scan: Scan, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
+        """Attempt to claim a line or to change its state, unless its command is known to be closed.
 
         Raises Shifted, OSError.
         """
         found = self.round
         if line.command in found.closed:
             found.refused = True
-            return None
-        attempt = self.file.claim(line, taker, scope.settings, self._known_end(line))
-        if not scan.reread(line, attempt.data or None):
+            return Attempt()
+        made = attempt()
+        if not scan.reread(line, made.data or None):
             raise Shifted                       # it was edited while somebody was behind the door
-        if attempt.ended not in (b"", ERROR):
-            self.say(
-                f"line {line.number}: an editor has brought back its r; it is {show(attempt.ended)} again, "
-                "as its run here has ended"
-            )
-        elif attempt.ended:
+        if not (made.job or made.became):
+            found.refused = True
+            if made.closed:
+                found.closed.add(line.command)
+            if made.closed is Closed.ALIVE:
+                found.alive[line.command] = line
+            if not made.data and not found.shut:
+                found.shut = line
+        return made
+
+    def _say_became(self, line: Line, state: bytes) -> None:
+        """Say what an orphan is now."""
+        if state == NEW:
+            self.say(f"line {line.number}: is r, but nobody runs it any more; is new again")
+        elif state == ERROR:
             self.orphans.append(line.number)
             self.orphaned.add(line.command)
             if len(self.orphans) <= self.NAMED:
@@ -4366,25 +4398,17 @@ class Cursor:
                     f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it again"
                     f"{self._hint(line)})"
                 )
-        elif attempt.job:
-            self._note_taken(attempt.job)
         else:
-            found.refused = True
-            if attempt.closed:
-                found.closed.add(line.command)
-            if attempt.closed is Closed.ALIVE:
-                found.alive[line.command] = line
-            if not attempt.data and not found.shut:
-                found.shut = line
-        return attempt.job
+            self.say(
+                f"line {line.number}: an editor has brought back its r; it is {show(state)} again, as its "
+                "run here has ended"
+            )
 
     def _known_end(self, line: Line) -> bytes:
         """How the last run here of an orphan's command has ended, if it can be of no other line.
 
         Raises OSError.
         """
-        if line.state != RUNNING:
-            return b""
         ended = self._ends.get(line.command)
         if not ended:
             return b""
@@ -4401,15 +4425,6 @@ class Cursor:
             return ""
         return f"; an editor may have brought back its r: a run here has ended, {show(ended)}"
 
-    def _note_taken(self, job: Job) -> None:
-        """A line was claimed."""
-        self._ends.pop(job.command, None)
-        if job.state == RUNNING:
-            self.say(f"line {job.number}: is r, but nobody runs it any more; is run again")
-        if job.state != NEW:
-            job.taker.tried.add(job)
-            job.retried = True
-
     # -- directives that are met -----------------------------------------------------------------------------
 
     def _obey(self, line: Line) -> bool:
@@ -4419,7 +4434,7 @@ class Cursor:
         if found.block:
             return True
         is_barrier = found.scope.barrier is line
-        if is_barrier and found.unfinished and (self._is_outdated() or found.found):
+        if is_barrier and found.unfinished and (self.round.is_outdated(self.file) or found.found):
             return False
         found.block = found.block_at(line, self.file)
         return True
@@ -4481,11 +4496,6 @@ class Cursor:
             self._ends[job.command] = state
             if len(self._ends) > self.REMEMBERED:
                 self._ends.popitem(last=False)
-        bad = state in (FAILED, ERROR, HELD)
-        if job.taker.retry and bad and not job.retried:
-            job.taker.tried.add(job, met=False)
-        elif job.retried and not bad:
-            job.taker.tried.discard(job)
         return fault
 
     def release(self, job: Job) -> str:
@@ -4495,16 +4505,14 @@ class Cursor:
             state = HELD
         elif state == RUNNING:
             state = ERROR
-        fault = self.finish(job, state)
-        if job.retried:
-            job.taker.tried.discard(job)
-        return fault
+        return self.finish(job, state)
 
     # -- trouble ---------------------------------------------------------------------------------------------
 
     def _bear(self, error: OSError) -> Miss:
         """Put up with an error of the file system for a while, then fail for good."""
         self.scan = None
+        self._renewal = None
         self._quiet = None
         self.file.leave_useless(error)
         now = self.clock()
@@ -4867,6 +4875,10 @@ class Jobs(Protocol):
     orphans: list[int]                  # the line numbers of orphans that were marked `e`
     failures: Failures | None           # counts those of the whole file; None: the server does
 
+    @property
+    def renewed(self) -> int:
+        """Lines that were `!` or `e`, and that --retry or --resume has made new."""
+
     async def claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         """A job, if there is one.  last: the runner leaves if there is none.
 
@@ -4913,6 +4925,10 @@ class FileJobs:
         self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
         self.failures: Failures | None = Failures(cursor.file, worker)
+
+    @property
+    def renewed(self) -> int:
+        return self._cursor.renewed
 
     async def claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         """A job, if there is one; see Jobs."""
@@ -7329,7 +7345,7 @@ class Tally:
     failed: int = 0
     error: int = 0
     cancelled: int = 0                  # somebody has set their state
-    worse: int = 0                      # jobs that are failed or in error, and were not before
+    worse: int = 0                      # jobs that are failed or in error
     trouble: bool = False               # output or records were lost, the file or all slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
     bad_lines: list[int] = field(default_factory=list)
@@ -7340,9 +7356,9 @@ class Tally:
         self.failed += state == FAILED
         self.error += state == ERROR
         self.cancelled += state == HELD
-        if state not in (DONE, HELD):
+        if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
-            self.worse += job.state == NEW
+            self.worse += 1
 
     def status(self, account: Account | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows.
@@ -8169,7 +8185,7 @@ class Runner:
             await self._settle(job, state)
         if state != NEW:
             self.tally.count(job, state)
-            self._note_failures(self.tally.worse)
+            self._note_failures(self.tally.worse - self._jobs.renewed)
             if slots:
                 self._note_errors(run, ending)
         return slots, state != NEW

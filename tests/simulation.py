@@ -102,6 +102,7 @@ class Process(Actor):
         # whose door its last operation has locked, in which step
         self.doors: dict[bytes, int] = {}
         self.by_force = False
+        self.retry = b""            # the states from which it makes lines new
         self.idle_since = 0.0       # since when it has left a job alone that it might take
 
 
@@ -236,7 +237,7 @@ class History(World):
         command = command_of(line)
         mine = [run for run in me.runs if run.command == command]
         if data == b"r":
-            if line[:1] in b"dx":
+            if line[:1] != b".":
                 self.fail(f"claims {line!r}")
             me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
         if not me.runs_jobs:
@@ -246,11 +247,16 @@ class History(World):
         ended = [run for run in mine if run.until <= self.now and run.result == data]
         if back or any(run.released for run in ended):
             self.given_back[command] = me, data, self.steps
+        if data == b"." and line[:1] in b"!e" and not (back or ended):
+            if line[:1] not in me.retry or me.claimed_at:
+                self.fail(f"runs {line!r} again, which has failed since it began, or is not for it")
+            return
+        is_resumed = data == b"." and line[:1] == b"r" and b"r" in me.retry
         if data not in b"re" and not (
-            back or ended or data == line[:1] or self.is_brought_back(me, line, data)
+            back or ended or is_resumed or data == line[:1] or self.is_brought_back(me, line, data)
         ):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
-        if data == b"e" and not (back or ended):
+        if (data == b"e" or is_resumed) and not (back or ended):
             running = (
                 bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
             )
@@ -531,6 +537,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     """A runner: what `Runner` does, in short."""
     if late:
         world.sleep(me, late)
+    me.retry = retry
     product = Product(me.host, retry)
     look, look_for_more, leaving = world.now, world.now, False
     while me.runs or not leaving:
@@ -594,11 +601,10 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
               world.now + world.draws.choice(world.times) * world.pace,
               world.draws.choice((b"d", b"d", b"d", b"!", b"e")), pause=product.interval)
     if world.random() < 0.05:                   # a signal came just then
-        run.until, run.result, run.released = world.now, b"e" if job.state == b"r" else job.state, True
+        run.until, run.result, run.released = world.now, b".", True
         me.runs.append(run)
         return
-    if job.state == b".":
-        world.check_barrier(job)
+    world.check_barrier(job)
     lent = product.lend(job)
     world.check_runs(run)
     me.runs.append(run)                         # here the shell is started
@@ -1146,6 +1152,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             ),
         )
     ],
+    "made new more than once": lambda: [(CORE.Taker, "note_renewed", lambda self: None)],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
 }
 

@@ -65,16 +65,6 @@ class OnTheFile(CancelCase):
         self.assertCancelled(self.finish(runner), "!", code=1)
         self.assertEqual(self.read("starts"), b"\n")
 
-    def test_the_state_that_a_retried_line_had_is_an_old_one_and_is_put_right(self) -> None:
-        self.before = self.write("! touch up.$JOB_ID; while [ ! -e go ]; do sleep 0.05; done\n").read_bytes()
-        runner = self.start_jobs("-r")
-        self.set_state(1, "!")
-        self.wait_states("r")
-        self.write("", "go")
-        ended = self.finish(runner)
-        self.assertEqual((self.states(), ended.code), ("d", 0))
-        self.assertIn(b"the ! that was saved over its r is r again", ended.err)
-
     def test_a_line_that_takes_the_place_of_a_running_one_of_the_same_text_cancels_nothing(self) -> None:
         self.jobs("touch up.$JOB_ID; while [ ! -e go ]; do sleep 0.05; done")
         runner = self.start_jobs()

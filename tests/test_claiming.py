@@ -233,18 +233,15 @@ class TwoThatRetry(Case):
     """Two runners with -r or --resume at once come to an end, although the jobs fail every time."""
 
     def check(self, option: str, command: str, state: str) -> None:
-        """Each runner takes a line that has ended badly at most once, and none that it ended itself."""
+        """Each line is run once, and once more for each runner at whose start it had ended badly."""
         self.write(f". {command}\n{state} {command}\n" * 10)
         runners = [self.start(RUNMAKER, "-j3", option, "runs.txt") for _ in range(2)]
         ended = [self.finish(runner) for runner in runners]
         self.assertEqual(self.states(), state * 20)
         self.assertIn(1, [end.code for end in ended])
-        taken = [Counter(self.taken(end)) for end in ended]
-        for own in taken:
-            self.assertEqual(
-                [line for line, runs in own.items() if runs > 1], [], "a runner took a line twice"
-            )
-        self.assertEqual(len(taken[0] | taken[1]), 20)
+        taken = Counter(line for end in ended for line in self.taken(end))
+        self.assertEqual(len(taken), 20)
+        self.assertLessEqual(max(taken.values()), 1 + len(runners))
 
     @staticmethod
     def taken(ended: Ended) -> list[bytes]:

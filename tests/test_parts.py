@@ -65,31 +65,6 @@ class JobFileCase(FileCase):
         return runmaker4.Cursor(self.file(text), [runmaker4.Taker("", retry=retry)], **options)
 
 
-class WhatWasTaken(unittest.TestCase):
-    """TriedLines: known by number; of lines that have moved, as many of a command as were tried."""
-
-    def test_lines_are_known_by_their_numbers_until_they_move(self) -> None:
-        tried = runmaker4.TriedLines()
-        for number in 2, 3, 5:
-            tried.add(line(number))
-        tried.discard(line(3))
-        tried.begin(runmaker4.Round(), (1, 2), moved=False)
-        self.assertEqual(
-            [tried.pass_over(line(number)) for number in (1, 2, 3, 5)], [False, True, False, True]
-        )
-        for _ in range(2):
-            tried.begin(runmaker4.Round(), (1, 2), moved=True)
-            self.assertEqual([tried.pass_over(line(number)) for number in (7, 8, 9)], [True, True, False])
-
-    def test_what_this_round_has_met_is_not_met_again_in_it(self) -> None:
-        tried = runmaker4.TriedLines()
-        tried.begin(runmaker4.Round(), (1, 2), moved=True)
-        self.assertFalse(tried.pass_over(line(1)))
-        tried.add(line(1))                              # it was taken
-        tried.add(line(4, b" OTHER"), met=False)
-        self.assertEqual([tried.pass_over(it) for it in (line(2), line(3, b" OTHER"))], [False, True])
-
-
 class ProcessTrees(unittest.TestCase):
     """ProcessTable.tree: the session of a job, whatever carries its mark, and all that descends from these.
     """
@@ -692,7 +667,7 @@ class LooksAtAnEditedFile(JobFileCase):
 
 
 class EditedCase(JobFileCase):
-    """A file in which lines are inserted and removed while its jobs are taken."""
+    """A file in which lines are inserted, removed and exchanged while its jobs are taken."""
 
     def lines(self, random_: random.Random) -> list[bytes]:
         """Some jobs, among them equal ones."""
@@ -700,8 +675,10 @@ class EditedCase(JobFileCase):
                 for _ in range(random_.randrange(1, 12))]
 
     def edit(self, random_: random.Random) -> None:
-        """Insert or remove a comment somewhere, in a new file of this name."""
+        """Exchange two lines, and insert or remove a comment, in a new file of this name."""
         lines = self.path.read_bytes().splitlines(keepends=True)
+        first, second = (random_.randrange(len(lines)) for _ in range(2))
+        lines[first], lines[second] = lines[second], lines[first]
         comments = [number for number, text in enumerate(lines) if text == b"# note\n"]
         if comments and random_.random() < 0.5:
             del lines[random_.choice(comments)]
@@ -713,7 +690,7 @@ class EditedCase(JobFileCase):
 
 
 class RetriesAmidEdits(EditedCase):
-    """With -r each line is taken once, whatever lines are inserted and removed above it meanwhile."""
+    """With -r each line is taken once, whatever lines are inserted and removed and change places."""
 
     def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> Counter[bytes]:
         """Run all jobs, two at a time, with edits in between: how often each command was claimed."""
@@ -740,24 +717,6 @@ class RetriesAmidEdits(EditedCase):
             wanted = Counter(text[2:3] for text in lines if text[:1] != b"d")
             found = self.claims(random_, self.jobs(b"# note\n" + b"".join(lines), retry=b"!er"))
             self.assertEqual(found, wanted, lines)
-
-
-class RetriesAboveABarrier(JobFileCase):
-    """Who may run a job above again does so before it counts as ended."""
-
-    def test_a_job_that_a_round_has_met_while_it_ran_and_that_is_in_error_by_now_comes_first(self) -> None:
-        jobs = self.jobs(b". a\n. b\n#RUN barrier\n. c\n", retry=b"er")
-        first, second = job_of(jobs.claim()), job_of(jobs.claim())
-        self.assertEqual(jobs.finish(second, b"d"), "")
-        self.assertFalse(jobs.claim())                 # it waits at the barrier
-        jobs.file.finish(first, b"e")                   # as a server does whose client has not come back
-        found = jobs.claim()
-        while not found:
-            self.clock.now += 0.2
-            found = jobs.claim()
-        again = job_of(found)
-        self.addCleanup(jobs.file.give_up, again)
-        self.assertEqual(again.command, b"a")
 
 
 class WhatBecomesOfALine(unittest.TestCase):
@@ -987,46 +946,66 @@ class StreamsOfAClient(unittest.TestCase):
         self.assertEqual(stream.received, 103)
 
 
-class RetriesOfMany(EditedCase):
-    """With -r each of those who share a cursor takes a line once; they come and go, as a server's clients."""
-    STATES = b"!er", b"er", b""
+class RetriesOfMany(JobFileCase):
+    """What -r and --resume mean is new once, before the first claim of who asks for it."""
 
-    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> list[Counter[bytes]]:
-        """How often each of them claimed each command; none is to be had of it any more."""
-        takers = [runmaker4.Taker("", retry=retry) for retry in self.STATES]
-        counts: dict[runmaker4.Taker, Counter[bytes]] = {taker: Counter() for taker in takers}
-        running: list[runmaker4.Job] = []
-        idle: set[runmaker4.Taker] = set()
-        for _ in range(3000):
-            if random_.random() < 0.1:
-                self.edit(random_)
-            some = runmaker4.Takers(random_.sample(takers, random_.randrange(1, 4)))
-            job = jobs.claim(random_.random() < 0.5, some) if len(running) < 2 else None
-            if isinstance(job, runmaker4.Job):
-                counts[job.taker][job.command] += 1
-                running.append(job)
-                idle.clear()
-            elif running:
-                done = running.pop(random_.randrange(len(running)))
-                self.assertEqual(jobs.finish(done, random_.choice([b"d", b"!", b"!", b"e"])), "")
-                idle.clear()
-            elif not jobs.scan:
-                idle |= jobs.round.takers
-                self.clock.now += 0.1
-            if idle == set(takers):
-                return list(counts.values())
-        self.fail(f"it does not come to an end: {counts}")
+    def claim(self, cursor: runmaker4.Cursor, retry: bytes = b"") -> Optional[bytes]:
+        """The command of the job that a taker gets who has just come."""
+        taker = runmaker4.Taker("alice", retry=retry, has=runmaker4.Resources(2), free=runmaker4.Resources(2))
+        job = cursor.claim(True, runmaker4.Takers([taker]))
+        self.clock.now += 10.0
+        return job.command if isinstance(job, runmaker4.Job) else None
 
-    def test_random_files_with_few_different_commands(self) -> None:
-        random_ = random.Random(26)
-        for _ in range(100):
-            lines = self.lines(random_)
-            jobs = self.jobs(b"# note\n" + b"".join(lines), serving=True)
-            for states, found in zip(self.STATES, self.claims(random_, jobs)):
-                most = Counter(text[2:3] for text in lines if text[:1] != b"d")
-                self.assertEqual(found - most, Counter(), (states, lines))
-            left = [text for text in self.path.read_bytes().splitlines() if text[:1] in b".r"]
-            self.assertEqual(left, [], lines)
+    def test_each_who_comes_makes_new_what_has_failed_by_then(self) -> None:
+        cursor = self.jobs(b"! a\ne b\nd c\n", serving=True)
+        self.assertIsNone(self.claim(cursor))
+        self.assertEqual(self.claim(cursor, b"er"), b"b")
+        self.assertEqual(self.claim(cursor, b"er"), None)
+        self.assertEqual(self.claim(cursor, b"!er"), b"a")
+
+    def test_only_what_fits_is_new(self) -> None:
+        before = (b"#RUN host=bob\n! a\n#RUN slots=3\n! b\n#RUN host=alice together=x\n! c\n"
+                  b"#RUN host=alice slots=2\n! d\n")
+        cursor = self.jobs(before, serving=True)
+        self.assertEqual(self.claim(cursor, b"!er"), b"d")
+        self.assertEqual(self.path.read_bytes(), before.replace(b"! d", b"r d"))
+
+    def test_what_is_below_a_barrier_is_new_too_and_waits(self) -> None:
+        cursor = self.jobs(b"! a\n#RUN barrier\n! b\n", serving=True)
+        self.assertEqual(self.claim(cursor, b"!er"), b"a")
+        self.assertIsNone(self.claim(cursor))
+        self.assertEqual(self.path.read_bytes(), b"r a\n#RUN barrier\n. b\n")
+
+    def test_an_orphan_that_is_met_later_is_new_for_who_resumes_and_an_error_for_others(self) -> None:
+        for retry, state in (b"er", b"r"), (b"", b"e"):
+            with self.subTest(retry=retry):
+                jobs = self.jobs(b"d a\n", retry=retry)
+                self.assertFalse(jobs.claim())
+                self.path.write_bytes(b"r a\n")
+                self.clock.now += 10.0
+                job = jobs.claim()
+                self.assertEqual(self.path.read_bytes(), state + b" a\n")
+                if isinstance(job, runmaker4.Job):
+                    jobs.finish(job, b"d")
+
+    def test_a_line_whose_command_is_locked_stays_and_is_named(self) -> None:
+        said: list[str] = []
+        file = self.file(b"! a\n! b\n", say=said.append)
+        other = self.another(file)
+        cursor = runmaker4.Cursor(file, [runmaker4.Taker("", retry=b"!er")])
+        with other.door(b"a") as opened:
+            self.assertTrue(opened)
+            self.assertFalse(cursor.claim())    # it has waited for so long that others have their turn
+        self.assertEqual(job_of(cursor.claim()).command, b"b")
+        self.assertEqual(self.path.read_bytes(), b"! a\nr b\n")
+        self.assertIn("line 1", said[0])
+
+    def another(self, file: runmaker4.JobFile) -> runmaker4.JobFile:
+        """Another program on the same file."""
+        other = runmaker4.JobFile(file.path, say=self.fail)
+        self.addCleanup(other.leave)
+        other.follow_path()
+        return other
 
 
 class ScansInMemory(FileCase):

@@ -270,12 +270,12 @@ class Claims(FileCase):
         self.assertIn("x", jobs.finish(job, b"d"))
         self.assertEqual(self.path.read_bytes(), b"x a\n")
 
-    def test_a_released_job_is_as_it_was(self) -> None:
+    def test_a_released_job_is_new(self) -> None:
         self.path.write_bytes(b". a\ne b\n")
         jobs = self.jobs(b"e")
         for job in [job_of(jobs.claim()), job_of(jobs.claim())]:
             self.assertEqual(jobs.release(job), "")
-        self.assertEqual(self.path.read_bytes(), b". a\ne b\n")
+        self.assertEqual(self.path.read_bytes(), b". a\n. b\n")
         self.assertEqual([job_of(jobs.claim()).number, job_of(jobs.claim()).number], [1, 2])
 
 
