@@ -30,14 +30,15 @@ The protocol, which is all there is to know about how runners share a file:
  3. Start the job with a copy of that open companion.  Runner and job now hold the seat together: it is gone
     only when both are.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
- 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  Who meets it writes `e` over
-    it, behind its door; with --resume or -r `.`, so that it is claimed as any new line.  (Before its first
-    claim such a runner has written `.` over the lines that have failed.)  An `r` that an editor has
-    overwritten with what it had read before, its runner puts right within a second; nobody can claim that
-    line meanwhile.  If its runner is dead, and a `.` stands there, that line waits until the copy has ended;
-    then it is new.  An `r` that an editor has saved over a result looks like an orphan.  It gets the result
-    again from the runner that wrote it, if the companion is as long as when that runner began: each who
-    claims lines makes it a byte longer.
+ 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  Where locks may be lost
+    without an error it takes two, 15 s apart, so that a runner that lives has locked it anew.  Who meets an
+    orphan writes `e` over it, behind its door; with --resume or -r `.`, so that it is claimed as any new
+    line.  (Before its first claim such a runner has written `.` over the lines that have failed.)  An `r`
+    that an editor has overwritten with what it had read before, its runner puts right within a second; nobody
+    can claim that line meanwhile.  If its runner is dead, and a `.` stands there, that line waits until the
+    copy has ended; then it is new.  An `r` that an editor has saved over a result looks like an orphan.  It
+    gets the result again from the runner that wrote it, if the companion is as long as when that runner
+    began: each who claims lines makes it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
  7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
  8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
@@ -927,6 +928,14 @@ class Mount:
         return self.kind in ("nfs", "nfs4")
 
     @property
+    def forgets_locks(self) -> bool:
+        """Whether locks there may be lost without an error: all network file systems but NFS.
+
+        On GlusterFS the death of a brick takes the locks of all hosts.
+        """
+        return self.network and not self.is_nfs
+
+    @property
     def is_fuse(self) -> bool:
         """Whether a daemon of this host answers, which has a cache of its own (see_anew(), read_anew())."""
         return self.kind.partition(".")[0] == "fuse"
@@ -1200,7 +1209,7 @@ def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
     systems only the locks may tell (seen on GlusterFS): another description finds the byte free, or the
     descriptor itself finds that somebody else has locked it.
     """
-    if mount.is_nfs:
+    if not mount.forgets_locks:
         try:
             Reader(fd, True).pread(1, 0)
             return set()
@@ -3978,6 +3987,9 @@ class Cursor:
     REMEMBERED = 100_000        # ends of runs
     STALE = 0.002, 1.0          # seconds: see _stale_after()
     PAUSE = 0.25                # seconds from look to look at a barrier
+    # seconds from the first to the last look that must find a line `r` without a lock where locks may be lost
+    # without an error: meanwhile all runners have found that theirs are lost, and have locked them anew
+    RELOCKED = 15.0
     # seconds after which a server's claim comes back: it wants to hear its clients, too
     SLICE = 0.05
 
@@ -4012,6 +4024,8 @@ class Cursor:
         self.round = Round()                    # the round under way, or the last one
         self.miss = Miss(round=self.round)      # the last
         self._renewal: Renewal | None = None    # under way
+        # since when (clock) lines `r` are seen without a lock, by number and command; see RELOCKED
+        self._unlocked: dict[tuple[int, bytes], float] = {}
         self.renewed = 0                        # lines that were `!` or `e` and were made new
         self.takers = Takers(takers)            # of the last claim
         self._claimed = 0.0                     # when that was
@@ -4285,7 +4299,7 @@ class Cursor:
         Raises Shifted, OSError.
         """
         found = self.round
-        if not self.file.is_orphan(line):
+        if not self._is_orphan(line):
             found.note_unfinished(line)
             if found.scope.settings.together:
                 found.group().waits = True
@@ -4298,6 +4312,21 @@ class Cursor:
         self._say_became(line, attempt.became)
         if attempt.became == NEW and not scan.back_to(line):
             raise Shifted
+
+    def _is_orphan(self, line: Line) -> bool:
+        """Whether a line `r` has neither runner nor job for sure.  Raises OSError."""
+        key = line.number, line.command
+        if not self.file.is_orphan(line):
+            self._unlocked.pop(key, None)
+            return False
+        if not self.file.mount.forgets_locks:
+            return True
+        now = self.clock()
+        if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
+            self.round.refused = True           # it is looked at again
+            return False
+        del self._unlocked[key]
+        return True
 
     def _is_renewed(self, takers: Takers, line: Line, scope: Scope) -> bool:
         """Whether this line is made new for one of these takers."""

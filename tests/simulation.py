@@ -334,6 +334,8 @@ class History(World):
             if not blind:
                 names = ", ".join(f"{run.runner.name} since {run.began:.3f}" for run in alive)
                 self.fail(f"{new.command!r} runs {count} times, and had {run.lines} lines: {names}")
+            if "brick" in self.fates:
+                self.fail(f"{new.command!r} runs {count} times, though those who ran it would have locked it")
             for_good = [other for other in blind if other.runner.killed]
             if count - len(for_good) > run.lines:       # else nobody will ever end them
                 self.excused += [(one, new) for one in blind if one is not new]
@@ -374,7 +376,8 @@ class History(World):
         left = [line for _, line in lines_of(self.last.data) if line[:1] in b".r" and command_of(line) != line
                 and self.balance(command_of(line)) < (line[:1] == b".")]
         me.idle_since = (me.idle_since or self.now) if left else 0.0
-        if left and self.now - me.idle_since > 3 * self.pace:
+        patience = 3 * self.pace + CORE.Cursor.RELOCKED * self.kind.startswith("fuse")
+        if left and self.now - me.idle_since > patience:
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
     def check_barrier(self, job: Any) -> None:
@@ -844,6 +847,9 @@ def make_world(seed: int) -> History:
     if world.kind and random.Random(f"orphans? {seed}").random() < 0.1:
         take_orphans(world, hosts)
         return world
+    if world.kind == "fuse.glusterfs" and random.Random(f"brick? {seed}").random() < 0.1:
+        lose_brick(world, hosts)
+        return world
     if world.kind and draws.random() < 0.3:
         runners, blows = make_runners(world, hosts[:2], (b"er",), (2.0, 5.0)), ["cut"]
     else:
@@ -891,6 +897,21 @@ def take_orphans(world: History, hosts: list[Host]) -> None:
     world.actors += runners
     world.fates = {"cut"}
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:1], ["cut"])))
+
+
+def lose_brick(world: History, hosts: list[Host]) -> None:
+    """A file system's server is started anew, and has forgotten all locks."""
+    world.times = (1.5, 5.0, 8.0, 12.0)
+    world.actors += make_runners(world, hosts[:2], (b"", b"er"), (0.0, 1.0, 2.0))
+    world.fates = {"brick"}
+
+    def forget() -> Iterator[float]:
+        for _ in range(world.draws.choice((1, 2))):
+            yield world.draws.choice((0.4, 1.5, 3.0)) * world.pace * (0.5 + world.draws.random())
+            for host in hosts:
+                world.rob(host)
+            yield 6 * world.pace
+    world.actors.append(Actor("server", hosts[2], script=forget()))
 
 
 def leave_alive(world: History, hosts: list[Host]) -> None:
@@ -1152,6 +1173,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             ),
         )
     ],
+    "orphan at the first look": lambda: [(CORE.Cursor, "RELOCKED", 0.0)],
     "made new more than once": lambda: [(CORE.Taker, "note_renewed", lambda self: None)],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
 }

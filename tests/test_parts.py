@@ -946,6 +946,39 @@ class StreamsOfAClient(unittest.TestCase):
         self.assertEqual(stream.received, 103)
 
 
+class LocksThatAreForgotten(JobFileCase):
+    """Where locks are lost without an error, a living runner has time to lock its lines anew."""
+
+    def test_an_orphan_is_one_after_two_looks_that_are_far_apart(self) -> None:
+        for kind, soon in ("nfs4", b"e a\n"), ("fuse.glusterfs", b"r a\n"):
+            with self.subTest(kind=kind):
+                file = self.file(b"r a\n", mount=runmaker4.Mount(kind, frozenset()))
+                cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+                found = cursor.claim()
+                self.assertEqual(self.path.read_bytes(), soon)
+                if soon == b"r a\n":
+                    self.assertIsNotNone(cursor.miss.again, "it is looked at again")
+                self.clock.now += 16.0
+                self.assertFalse(found or cursor.claim())
+                self.assertEqual(self.path.read_bytes(), b"e a\n")
+
+    def test_a_line_that_is_locked_again_meanwhile_is_none(self) -> None:
+        mount = runmaker4.Mount("fuse.glusterfs", frozenset())
+        runner = self.file(b". a\n", mount=mount)
+        job = job_of(runmaker4.Cursor(runner, [runmaker4.Taker("")]).claim())
+        seat = present(job.seat)
+        runmaker4.unlock(seat.fd, seat.at)
+        other = runmaker4.JobFile(runner.path, say=self.fail, mount=mount, clock=self.clock)
+        self.addCleanup(other.leave)
+        cursor = runmaker4.Cursor(other, [runmaker4.Taker("", retry=b"er")])
+        self.assertFalse(cursor.claim())
+        self.clock.now += 6.0
+        self.assertEqual(runner.look_after(), {})
+        self.clock.now += 16.0
+        self.assertFalse(cursor.claim())
+        self.assertEqual(self.path.read_bytes(), b"r a\n")
+
+
 class RetriesOfMany(JobFileCase):
     """What -r and --resume mean is new once, before the first claim of who asks for it."""
 
