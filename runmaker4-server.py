@@ -134,7 +134,6 @@ from runmaker4 import (
     Pace,
     Parser,
     PendingGroup,
-    Place,
     Problem,
     Program,
     Reader,
@@ -320,9 +319,9 @@ class SharedCompanion(Companion):
     It is another description only after its lease was lost, or the companion removed.  What is held on it is
     in `seats` and `unclaimed`; `fd` is another description, which these locks refuse.
     """
-    def __init__(self, place: Place, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
+    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  read_only: bool) -> None:
-        super().__init__(place, mount, say=say, clock=clock, interval=interval, read_only=read_only)
+        super().__init__(file, mount, say=say, clock=clock, interval=interval, read_only=read_only)
         self._shared = -1                       # the description; -1: there is none
         self._shared_inode: tuple[int, int] | None = None       # of which companion it is
         # seats of the server before that no line has yet

@@ -820,8 +820,8 @@ COMPANION = re.compile(r"\.(.+)\.lock", re.DOTALL)        # the name of one, wit
 
 
 def companion_of(path: str) -> str:
-    """The path of a file's companion: beside what a symbolic link leads to."""
-    folder, name = os.path.split(os.path.realpath(path))
+    """The path of a file's companion."""
+    folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.lock")
 
 
@@ -1571,14 +1571,35 @@ def first_line(file: Reader) -> int:
     return 3 if head.startswith(UTF8_MARK) else 0
 
 
+def without_links(path: str) -> str:
+    """The path to the same name by which no directory is a symbolic link.
+
+    Links may be led elsewhere at any time.  The file and its companion are to stay together.
+    """
+    folder, name = os.path.split(path)
+    real = os.path.realpath(folder or ".")
+    return path if real == os.path.abspath(folder or ".") else os.path.join(real, name)
+
+
+def lstat_no_link(path: str) -> os.stat_result:
+    """What lstat(2) tells of a job file.  Raises OSError; ELOOP: it is a symbolic link.
+
+    Users of the link and users of the file would look for the companion at different places.
+    """
+    info = os.lstat(path)
+    if stat.S_ISLNK(info.st_mode):
+        raise OSError(errno.ELOOP, f"is a symbolic link (name the file itself: {os.path.realpath(path)})")
+    return info
+
+
 def open_job_file(path: str, flags: int) -> int:
     """Open a job file, or say in one line why it cannot be one.  Raises Problem."""
     try:
-        mode = os.stat(path).st_mode
+        mode = lstat_no_link(path).st_mode
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise Problem(f"{path}: is {kind} (a job file is wanted)")
-        fd = os.open(path, flags | os.O_CLOEXEC)
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             first_line(Reader(fd))
         except OSError:
@@ -1984,12 +2005,12 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # to it: its look_after() writes `r` again, or ends a job that was cancelled.  If the runner is dead, the line
 # waits until its job has ended, which the next runner says.  Then it is what it says: new.
 #
-# Who does what: a Place knows which file the path means; a Companion has doors and seats; a JobFile has the
-# open file, and the jobs that are held here.  Each change of a state goes one way: open the command's door,
-# which makes this host forget what it has cached; check that the path still names this file (writable()), and
-# that the line stands there (read_line()); write; unlock the door.  Nothing is followed behind a door.  If
-# the file or its companion is another one by then, Shifted is raised, the door is left, and follow_path()
-# goes on with what is there now.
+# Who does what: a Companion has doors and seats; a JobFile has the open file, and the jobs that are held
+# here.  Each change of a state goes one way: open the command's door, which makes this host forget what it
+# has cached; check that the path still names this file (writable()), and that the line stands there
+# (read_line()); write; unlock the door.  Nothing is followed behind a door.  If the file or its companion
+# is another one by then, Shifted is raised, the door is left, and follow_path() goes on with what is there
+# now.
 #
 # A held line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them each
 # second, and says which jobs are to end.
@@ -2182,61 +2203,6 @@ class Account:
         return ", ".join(processed + rest) or "no jobs"
 
 
-class Place:
-    """Where a job file is: the path that was given, and the file that it led to at the first look.
-
-    The companion stands beside the real file.  So a runner that has opened the file by a symbolic link, and
-    one that has opened it by its own name, must go on with one file, whatever becomes of the link:
-
-    - The link leads elsewhere: we stay with our file.
-    - A file comes in the place of the link (`sed -i` does that): all users of the link mean that file from
-      now on, and we follow.
-    - A link comes in the place of our file: it leads to a file with other locks.  It is refused until it is
-      gone.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.link = ""              # the path, if it is a symbolic link
-        self.real = path            # the file
-        self.known = False          # there was one
-
-    def resolve(self) -> None:
-        """Follow links, also in the names of directories, until there is a file."""
-        if self.known:
-            return
-        folder, name = os.path.split(self.real)
-        real_folder = os.path.realpath(folder or ".")
-        if real_folder != os.path.abspath(folder or "."):
-            self.real = os.path.join(real_folder, name)
-        self.known = os.path.exists(self.real)
-        if self.known and os.path.islink(self.real):
-            self.link = self.real
-            self.real = os.path.realpath(self.real)
-
-    def has_moved(self) -> bool:
-        """Whether a file has come in the place of the link."""
-        if not self.link:
-            return False
-        return os.path.lexists(self.link) and not os.path.islink(self.link)
-
-    def follow(self) -> None:
-        """Go on with the file that has come in the place of the link."""
-        self.real = self.link
-        self.link = ""
-
-    def see(self, mount: Mount) -> None:
-        """Drop what this host has cached of the file, its companion and their names.  Raises OSError.
-
-        NFS answers from the directory's cached attributes for up to a minute.  Without this it would see that
-        late that another host has renamed a new file to this place (seen on v4.2: 23 s, then 0).
-        """
-        if not mount.network:
-            return
-        if self.link:
-            see_anew(self.link, mount)
-        see_anew(self.real, mount)
-
-
 def close_all(*fds: int | None) -> None:
     """Close those of these descriptors that are open (not None)."""
     different = set(fds)                        # some may be the same
@@ -2323,17 +2289,19 @@ class Companion(Opened):
     locked.
     """
 
-    def __init__(self, place: Place, mount: Mount, *, say: Say, clock: Callable[[], float],
+    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float],
                  interval: float, read_only: bool) -> None:
-        """interval: seconds for which it is believed that no lock was lost."""
-        self._place = place
+        """file: the path of the job file, without links.  interval: seconds for which it is believed that no
+        lock was lost.
+        """
+        self._file = file
         self._mount = mount
         self.network = mount.network
         self.say = say
         self.clock = clock
         self._read_only = read_only
         self.interval = interval
-        self.path = ""                          # where it was opened last: to find that out takes many calls
+        self.path = companion_of(file)
         self._fd = None                         # this process's own; None also: nobody has made the file
         self.inode: Identity | None = None      # also once it was left; None: there was none
         self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
@@ -2346,6 +2314,15 @@ class Companion(Opened):
         self._alone_at: int | Company = Company.NOT_ASKED
 
     # -- which file it is ------------------------------------------------------------------------------------
+
+    def see(self) -> None:
+        """Drop what this host has cached of the job file, the companion and their names.  Raises OSError.
+
+        NFS answers from the directory's cached attributes for up to a minute.  Without this it would see that
+        late that another host has renamed a new file to this place (seen on v4.2: 23 s, then 0).
+        """
+        if self.network:
+            see_anew(self._file, self._mount)
 
     def is_current(self) -> bool:
         """Whether this is what stands there now.  Raises OSError."""
@@ -2369,7 +2346,6 @@ class Companion(Opened):
             return True
         old = self._fd
         before = self.inode
-        self.path = companion_of(self._place.real)
         self._fd, self.inode = self._open()
         self._alive_at = self.clock()
         self._counted = False
@@ -2388,7 +2364,7 @@ class Companion(Opened):
         """
         if self._read_only:
             return self._open_to_look()
-        fd = open_companion(self._place.real, self.network)
+        fd = open_companion(self._file, self.network)
         try:
             # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
             lock(fd, HERE_BYTE, shared=True)
@@ -2422,17 +2398,6 @@ class Companion(Opened):
         close_all(self._fd)
         self._fd = None
 
-    def move(self) -> None:
-        """Leave it for the one of another file.
-
-        The seats are closed, not unlocked.  So jobs that run keep them, and users of the old file see them.
-        """
-        for seat in self.seats.values():
-            self.close_seat(seat.fd)
-        self.seats.clear()
-        self.leave()
-        self.inode = None
-
     def must_be_alive(self) -> None:
         """Raise OSError(EIO) if this host was cut off for so long that it has lost its locks.
 
@@ -2458,7 +2423,7 @@ class Companion(Opened):
         opened = keep_trying(lambda: self._lock(at), patience, pause)
         try:
             if opened:
-                self._place.see(self._mount)
+                self.see()
                 if not self.is_current():
                     raise Shifted("its companion was removed meanwhile")
             yield opened
@@ -2628,7 +2593,7 @@ class JobFile(Opened):
         self.say = say
         self.clock = clock
         self._read_only = read_only
-        self.place = Place(path)
+        self.real = without_links(path)         # where it is
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
@@ -2647,7 +2612,7 @@ class JobFile(Opened):
         # when ENOTCONN came (clock); None: it could be opened since
         self._cut_off_since: float | None = None
         self.inode: Identity | None = None      # None: it is not open
-        self.companion = self.COMPANION(self.place, mount, say=say, clock=clock, interval=self.interval,
+        self.companion = self.COMPANION(self.real, mount, say=say, clock=clock, interval=self.interval,
                                         read_only=read_only)
         # the companion whose number is locked in the job file; None: no number is
         self._named: Identity | None = None
@@ -3303,7 +3268,7 @@ class JobFile(Opened):
 
     def see(self) -> None:
         """Drop what this host has cached of the file, its companion and their names.  Raises OSError."""
-        self.place.see(self.mount)
+        self.companion.see()
 
     def _stat(self) -> os.stat_result:
         """What the path names now.
@@ -3311,14 +3276,10 @@ class JobFile(Opened):
         Opening a file makes NFS ask the server for its size and times (nfs(5), close-to-open).
         """
         self.see()
-        info = os.lstat(self.place.real)
-        if stat.S_ISLNK(info.st_mode) and self.place.known:
-            raise OSError(
-                errno.ELOOP, "is a symbolic link now, to where its jobs are not locked (put the file back)"
-            )
+        info = lstat_no_link(self.real)
         if not self.network:
-            return info if self.place.known else os.stat(self.place.real)
-        fd = os.open(self.place.real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return info
+        fd = os.open(self.real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             return os.fstat(fd)
         finally:
@@ -3354,7 +3315,7 @@ class JobFile(Opened):
 
         False on a local file system.  Raises OSError.
         """
-        return self.network and fd is not None and is_at(self.place.real, fd)
+        return self.network and fd is not None and is_at(self.real, fd)
 
     def must_name(self, fd: int) -> None:
         """Raise Shifted if the path leads to another file than this one, or to none."""
@@ -3364,10 +3325,6 @@ class JobFile(Opened):
     def follow_path(self) -> None:
         """Make `fd` the file that the path names now.  Raises OSError."""
         self.see()
-        self.place.resolve()
-        if self.place.has_moved():
-            self._leave_place()
-            self.place.follow()
         if not self._is_same(self._fd):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
@@ -3380,7 +3337,7 @@ class JobFile(Opened):
     def _open_anew(self) -> None:
         """Go on with what the path names now.  Raises OSError."""
         access = os.O_RDONLY if self._read_only else os.O_RDWR
-        fd = os.open(self.place.real, access | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self.real, access | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)
         try:
             if self.network:
@@ -3405,12 +3362,6 @@ class JobFile(Opened):
         self._follow_companion()
         self._cut_off_since = None
 
-    def _leave_place(self) -> None:
-        """Leave the file for another one with another companion, where each held line gets a seat anew."""
-        self.companion.move()
-        self._forget_seats()
-        self.leave()
-
     def _note_reading(self) -> None:
         """Say once that the file cannot be read with O_DIRECT."""
         how = self._how
@@ -3426,7 +3377,7 @@ class JobFile(Opened):
 
         Raises Shifted if the path names another one; OSError.
         """
-        if not self.is_open or self.place.has_moved():
+        if not self.is_open:
             raise Shifted
         try:
             here = self._is_same(self.fd) or self.signature()[:2] == self.inode
@@ -7237,7 +7188,7 @@ class SlotFile:
         self.network = mount.network
         self.say = say
         self._target = os.path.realpath(path)
-        self.companion = companion_of(path)
+        self.companion = companion_of(self._target)
         self.interval = 1.0 if self.network else self.INTERVAL
         self.names: list[str] = []
         # a last line without newline: signature, since when

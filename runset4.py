@@ -189,8 +189,8 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
     file.follow_path()
     with append_lock(file):
         while True:
-            await_file(file.place.real, end)
-            with open_to_append(file.place.real) as fd:
+            await_file(file.real, end)
+            with open_to_append(file.real) as fd:
                 if file.names(fd):
                     JobFile.lock_all(fd)
                     file.companion.must_be_alive()
@@ -274,7 +274,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
                 f"a temporary file cannot be written: {reason(error)} (TMPDIR says where)"
             ) from None
         with appending(file) as fd:
-            append_locked(fd, file.place.real, file.mount, iter(lambda: spool.read(BLOCK), b""))
+            append_locked(fd, file.real, file.mount, iter(lambda: spool.read(BLOCK), b""))
     return Added(jobs, count - jobs)
 
 
@@ -1066,10 +1066,10 @@ def _write_in_place(
     new = merged.lines[len(live):]
     added = b"".join(line + b"\n" for line in new)
     if added:
-        with open_to_append(file.place.real) as end:
+        with open_to_append(file.real) as end:
             file.must_name(end)
             JobFile.lock_all(end)
-            append_locked(end, file.place.real, file.mount, [added])
+            append_locked(end, file.real, file.mount, [added])
     for line, old, at in zip(merged.lines, live, places):
         if line != old:
             os.pwrite(fd, line[:1], at)
@@ -1082,7 +1082,7 @@ def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> 
     Raises Problem, OSError.
     """
     info = os.fstat(fd)
-    target = file.place.real
+    target = file.real
     text = b"".join(line + b"\n" for line in merged.lines)
     mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(target)
@@ -1806,7 +1806,7 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
             added = find_added(now, once)
         lines = [line for name, line in jobs.items() if name not in added]
         if lines:
-            append_locked(fd, file.place.real, file.mount, [b"".join(lines)])
+            append_locked(fd, file.real, file.mount, [b"".join(lines)])
     return len(lines)
 
 
@@ -1974,7 +1974,7 @@ def add_end(file: JobFile) -> str:
     with appending(file) as fd:
         if find_ends(file, fd):
             return "there is a #RUN end already"
-        append_locked(fd, file.place.real, file.mount, [b"#RUN end\n"])
+        append_locked(fd, file.real, file.mount, [b"#RUN end\n"])
     return "#RUN end added"
 
 

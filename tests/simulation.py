@@ -1159,7 +1159,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "an equal line's end": lambda: [
         (CORE.Cursor, "_known_end", lambda self, line: self._ends.get(line.command, b""))
     ],
-    "names and sizes not seen": lambda: [(CORE.Place, "see", lambda self, mount: None)],
+    "names and sizes not seen": lambda: [(CORE.Companion, "see", lambda self: None)],
     "old pages read": lambda: [
         (CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd))))
     ],

@@ -137,14 +137,6 @@ class Companion(RunCase):
             self.assertTrue(runmaker4.lock(reader.fileno(), runmaker4.JobFile.USER + 5, shared=True))
             self.assertAllRefuse(f"is in use with another companion, by process {os.getpid()} (")
 
-    def test_it_is_beside_the_file_that_a_symbolic_link_leads_to(self) -> None:
-        (self.dir / "real").mkdir()
-        self.path.rename(self.dir / "real" / "jobs.txt")
-        self.path.symlink_to("real/jobs.txt")
-        self.assertEqual(self.run_script(RUNMAKER, "-q", "runs.txt").code, 0)
-        self.assertTrue((self.dir / "real" / ".jobs.txt.lock").exists())
-        self.assertFalse(companion(self.path).exists())
-
     def test_runners_make_one_that_was_removed_again_and_say_so(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n")
         companion(self.path).unlink()

@@ -651,7 +651,8 @@ class Model:
             for job in jobs:
                 cursor.finish(job, b"e")
         else:
-            cursor.file.companion.move()
+            for seat in cursor.file.companion.seats.values():
+                os.close(seat.fd)
             cursor.file.leave()
 
     def is_over(self, text: bytes) -> bool:

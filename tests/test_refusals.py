@@ -258,9 +258,9 @@ class Mounts(RefusalCase):
     def test_a_link_leads_to_the_mount_of_what_it_names(self) -> None:
         (self.dir / "home").mkdir()
         os.link(self.dir / "runs.txt", self.dir / "home" / "runs.txt")
-        (self.dir / "link.txt").symlink_to("home/runs.txt")
-        ended = self.run_mounted("nfs", "rw,nolock", place="home", file="link.txt")
-        self.assertRefused(ended, "link.txt", "nolock")
+        (self.dir / "link").symlink_to("home")
+        ended = self.run_mounted("nfs", "rw,nolock", place="home", file="link/runs.txt")
+        self.assertRefused(ended, "link/runs.txt", "nolock")
         self.assertUntouched()
 
     def test_a_network_file_system_that_was_not_tested_is_named_once(self) -> None:
