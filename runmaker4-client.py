@@ -30,6 +30,7 @@ import enum
 import functools
 import getpass
 import json
+import math
 import os
 import random
 import re
@@ -88,6 +89,7 @@ from runmaker4 import (
     add_verbosity,
     allow_descriptors,
     boottime,
+    columns_of,
     duration,
     exit_on,
     given_name,
@@ -103,6 +105,7 @@ from runmaker4 import (
     show_size,
     to_bytes,
     to_text,
+    token_of_environment,
     token_path,
     watched,
     whole_number,
@@ -210,22 +213,22 @@ def find_token(given: str | None) -> Token:
 
     Raises Problem.
     """
-    source = "--token" if given is not None else "$RUNMAKER4_TOKEN"
-    if given is None:
-        given = os.environ.get("RUNMAKER4_TOKEN") or None
     if given is not None and HEX.fullmatch(given):
-        return Token(given, source)
+        return Token(given, "--token")
+    of_environment = token_of_environment() if given is None else None
+    if of_environment:
+        return Token(of_environment, "$RUNMAKER4_TOKEN")
     path = token_path() if given is None else given
     try:
         if given is None and not os.path.lexists(path) and os.isatty(0):
             return Token(asked_token(), "the terminal")
-        return Token(read_token(path), path if given is None else source)
+        return Token(read_token(path), path if given is None else "--token")
     except Problem as problem:
         raise Problem(f"token: {problem}") from None
     except (OSError, ValueError) as error:
         if given is not None:
             raise Problem(
-                f"{source}: neither a token (32 hexadecimal digits) nor a file that can be read"
+                "--token: neither a token (32 hexadecimal digits) nor a file that can be read"
             ) from None
         fault = reason(error) if isinstance(error, OSError) else str(error)
         raise Problem(f"no token: {path}: {fault} (--token gives it; the server prints it)") from None
@@ -1556,16 +1559,17 @@ def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
     if as_json:
         put(json.dumps(status).encode() + b"\n")
     else:
-        put(b"".join(to_bytes(line) + b"\n" for line in status_lines(status, 80)))
+        width = columns_of(1) if os.isatty(1) else math.inf
+        put(b"".join(to_bytes(line) + b"\n" for line in status_lines(status, width)))
     return 0
 
 
-def status_lines(status: dict[str, Any], width: int) -> list[str]:
-    """A status for a person."""
+def status_lines(status: dict[str, Any], width: float) -> list[str]:
+    """A status for a person, in lines of at most so many columns."""
     lines = [
         f"{status['file']} on {status['host']}, port {status['port']}, "
         f"served for {human_time(status['since'])}",
-        ", ".join(f"{status[name]} {name}" for name in STATES),
+        f"{plural(status['total'], 'job')}: " + ", ".join(f"{status[name]} {name}" for name in STATES),
     ]
     if status["waiting"]:
         lines.append("waiting:")
@@ -1583,7 +1587,9 @@ def status_lines(status: dict[str, Any], width: int) -> list[str]:
         for job in client["jobs"]:
             since = "waits" if job["since"] is None else human_time(job["since"])
             lines.append(f"  {job['line']:>7} {since:>7}  {job['command']}")
-    return [line if len(line) <= width else line[:width - 3] + "..." for line in map(printable, lines)]
+    return [
+        line if len(line) <= width else line[:int(width) - 3] + "..." for line in map(printable, lines)
+    ]
 
 
 def run_jobs(argv: Sequence[str]) -> int:

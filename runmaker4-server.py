@@ -84,6 +84,7 @@ import resource
 import secrets
 import select
 import socket
+import stat
 import struct
 import sys
 import time
@@ -176,7 +177,6 @@ from runmaker4 import (
     leave,
     lines_of,
     lock,
-    make_token,
     name_lines,
     nothing_known,
     one_line,
@@ -188,6 +188,7 @@ from runmaker4 import (
     printable,
     put,
     put_lines,
+    read_token,
     reason,
     refuse_as_output,
     row,
@@ -195,6 +196,7 @@ from runmaker4 import (
     show,
     to_bytes,
     to_text,
+    token_of_environment,
     token_path,
     too_many_failures,
     unlock,
@@ -202,6 +204,7 @@ from runmaker4 import (
     watched,
     whole_number,
     why_stalled,
+    write_all,
 )
 
 T = TypeVar("T")
@@ -3736,21 +3739,65 @@ class Server(Program):
 
 def choose_token(new: bool) -> tuple[str, str]:
     """The token, and how the first line of output shows it.  new: another one is wanted.  Raises Problem."""
-    given = os.environ.get("RUNMAKER4_TOKEN")
+    given = token_of_environment()
     if given:
         if new:
             raise Problem(
                 "--new-token: the token is that of $RUNMAKER4_TOKEN (unset that, or leave the option out)"
-            )
-        if not runmaker4.HEX.fullmatch(given):
-            raise Problem(
-                "$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)"
             )
         return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
     token = make_token(path, new)
     # What is no terminal may end up where others can read it: in a log of Slurm's, or behind `| tee log`
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
+
+
+def make_token(path: str, new: bool) -> str:
+    """The server's token: the one in the file, or a new one.  Raises Problem.
+
+    A link, or a file that others could read, is replaced; links are never followed.
+    """
+    try:
+        while True:
+            try:
+                info = os.lstat(path)
+                if stat.S_ISREG(info.st_mode) and info.st_uid != os.geteuid():
+                    raise Problem(f"{path}: belongs to somebody else (move it away)")
+                if stat.S_ISDIR(info.st_mode):
+                    raise Problem(f"{path}: is a directory (move it away)")
+                if not new and stat.S_ISREG(info.st_mode):
+                    with contextlib.suppress(Problem):
+                        return read_token(path, follow=False)
+                return _write_token(path, os.replace)
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):      # another server was faster: its token will do
+                    return _write_token(path, os.link)
+            except OSError as error:
+                if error.errno != errno.ELOOP:                  # it has just become a link: look again
+                    raise
+    except OSError as error:
+        raise Problem(f"{path}: {reason(error)} (the token must be written there)") from None
+
+
+def _write_token(path: str, place: Callable[[str, str], None]) -> str:
+    """Write a new token to a file that never was anybody else's to read, and put it in its place.
+
+    Raises OSError.
+    """
+    token = secrets.token_hex(16)
+    draft = f"{path}.{secrets.token_hex(4)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(draft, flags, 0o600)
+    try:
+        os.fchmod(fd, 0o600)                # whatever the umask left of it
+        write_all(fd, token.encode() + b"\n")
+        os.fsync(fd)
+        place(draft, path)
+    finally:
+        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+    return token
 
 
 def room_for_strangers(descriptors: int) -> tuple[int, int]:

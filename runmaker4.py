@@ -9974,6 +9974,14 @@ def token_path() -> str:
     return os.path.join(os.path.expanduser("~"), ".runmaker4.token")
 
 
+def token_of_environment() -> str | None:
+    """The token that $RUNMAKER4_TOKEN gives; None if it is not set, or empty.  Raises Problem."""
+    token = os.environ.get("RUNMAKER4_TOKEN")
+    if token and not HEX.fullmatch(token):
+        raise Problem("$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)")
+    return token or None
+
+
 def read_token(path: str, follow: bool = True) -> str:
     """The token in a file that nobody else can read.  follow: also through a link.
 
@@ -9999,51 +10007,3 @@ def read_token(path: str, follow: bool = True) -> str:
     if not HEX.fullmatch(text):
         raise Problem(f"{path}: has no token in it (32 hexadecimal digits; the server makes one)")
     return text
-
-
-def make_token(path: str, new: bool) -> str:
-    """The server's token: the one in the file, or a new one.  Raises Problem.
-
-    A link, or a file that others could read, is replaced; links are never followed.
-    """
-    try:
-        while True:
-            try:
-                info = os.lstat(path)
-                if stat.S_ISREG(info.st_mode) and info.st_uid != os.geteuid():
-                    raise Problem(f"{path}: belongs to somebody else (move it away)")
-                if stat.S_ISDIR(info.st_mode):
-                    raise Problem(f"{path}: is a directory (move it away)")
-                if not new and stat.S_ISREG(info.st_mode):
-                    with contextlib.suppress(Problem):
-                        return read_token(path, follow=False)
-                return _write_token(path, os.replace)
-            except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):      # another server was faster: its token will do
-                    return _write_token(path, os.link)
-            except OSError as error:
-                if error.errno != errno.ELOOP:                  # it has just become a link: look again
-                    raise
-    except OSError as error:
-        raise Problem(f"{path}: {reason(error)} (the token must be written there)") from None
-
-
-def _write_token(path: str, place: Callable[[str, str], None]) -> str:
-    """Write a new token to a file that never was anybody else's to read, and put it in its place.
-
-    Raises OSError.
-    """
-    token = secrets.token_hex(16)
-    draft = f"{path}.{secrets.token_hex(4)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(draft, flags, 0o600)
-    try:
-        os.fchmod(fd, 0o600)                # whatever the umask left of it
-        write_all(fd, token.encode() + b"\n")
-        os.fsync(fd)
-        place(draft, path)
-    finally:
-        os.close(fd)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-    return token

@@ -21,6 +21,7 @@ from typing import Any, Optional, TypeVar
 from tests import wire
 from tests.support import RUNCLIENT, RUNSERVER, RUNWAIT, WAITING, Ended, wait_until
 from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
+from tests.terminal import Terminal
 from tests.test_ssh import free_port
 from tests.values import present
 
@@ -241,12 +242,12 @@ class TokenOfTheClient(TokenCase):
         self.assertRight(([], {}))
         self.assertRight((right, self.wrong_env), said=self.SEEN)
         self.assertWrong((wrong, self.right_env), ([], self.wrong_env))
+        self.assertWrong(([], {"RUNMAKER4_TOKEN": str(self.token_file)}), words=("32",))
 
     def test_a_token_on_the_command_line_is_seen_by_others_which_is_said(self) -> None:
         self.jobs("false")
         ended = self.run_client(self.server, f"--token={self.server.token}")
         self.assertEqual(ended.err.count(b"others on this host see the token"), 1)
-        self.assertIn(b"--token=TOKEN", ended.err)
         self.assertNotIn(self.server.token.encode(), ended.err)
         self.jobs("touch ran")
 
@@ -606,18 +607,28 @@ class Status(TcpCase):
                 self.assertIn(b"until", pathlib.Path(f"/proc/{job['pid']}/cmdline").read_bytes())
                 self.assertTrue(0 <= job["since"] < 60, job)
 
-    def test_the_text_fits_80_columns_and_names_what_matters(self) -> None:
+    def test_the_text_names_what_matters_and_is_not_cut_in_a_pipe(self) -> None:
         self.settled()
-        self.assertLessEqual({"runs", "alice", "carol", "long", "12", "18"}, self.words_of_text())
+        shown = self.text()
+        self.assertLessEqual({"runs", "alice", "carol", "long", "12", "18"}, set(re.findall(r"\w+", shown)))
+        self.assertIn(f"{self.WAITS}$JOB_ID", shown)
         self.stop(self.carol)
-        self.assertNotIn("carol", self.words_of_text())
+        self.assertNotIn("carol", self.text())
 
-    def words_of_text(self) -> set[str]:
-        """What --status prints, which has short lines, in words."""
-        ended = self.run_client(self.server, "--status", env={"COLUMNS": "80"})
+    def text(self) -> str:
+        """What --status prints into a pipe."""
+        ended = self.run_client(self.server, "--status")
         self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertLessEqual(max(map(len, ended.out.decode().splitlines())), 80, ended.out)
-        return set(re.findall(r"\w+", ended.out.decode()))
+        return ended.out.decode()
+
+    def test_on_a_terminal_the_text_is_as_wide_as_that(self) -> None:
+        self.settled()
+        terminal = Terminal(100)
+        self.addCleanup(terminal.close)
+        words = self.client_words(self.server, "--status")
+        client = self.start(RUNCLIENT, *words, stdin=terminal.slave, stdout=terminal.slave)
+        self.assertEqual(client.wait(20), 0)
+        self.assertEqual(max(map(len, terminal.look())), 100)
 
 
 class StrangeStatus(TcpCase):
