@@ -825,6 +825,10 @@ def companion_of(path: str) -> str:
     return os.path.join(folder, f".{name}.lock")
 
 
+# A pipe that has its name must not be waited for
+COMPANION_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
 def open_companion(path: str, network: bool = False) -> int:
     """Open the companion of the file at this path, and make it if there is none.  Raises OSError.
 
@@ -833,13 +837,12 @@ def open_companion(path: str, network: bool = False) -> int:
     belongs to anybody but us, root, or the owner of the file is refused.
     """
     companion = companion_of(path)
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        fd = open_fresh(companion, flags, network)
+        fd = open_fresh(companion, os.O_RDWR | COMPANION_FLAGS, network)
     except FileNotFoundError:
-        fd = open_or_make(companion, flags, 0o600, network)
+        fd = open_or_make(companion, os.O_RDWR | COMPANION_FLAGS, 0o600, network)
     try:
-        info = os.fstat(fd)
+        info = stat_companion(fd, network)
         file = stat_or_none(path)
         if info.st_uid not in (os.geteuid(), 0, file.st_uid if file else 0):
             raise OSError(
@@ -853,6 +856,33 @@ def open_companion(path: str, network: bool = False) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def stat_companion(fd: int, network: bool) -> os.stat_result:
+    """What fstat(2) tells of an open companion.  Raises OSError if it is something else by that name.
+
+    A companion holds NULs only: its length counts.  A file of somebody who has nothing to do with runners may
+    have got that name, and its modes are not to be changed.
+    """
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.EEXIST, "is no regular file")
+    if info.st_nlink > 1:
+        raise OSError(errno.EEXIST, "has several names (hard links)")
+    with Reader.of(fd, network) as reader:
+        if reader.pread(BLOCK, 0).strip(b"\0"):
+            raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
+    return info
+
+
+def may_replace(new: os.stat_result, old: os.stat_result) -> bool:
+    """Whether a file may come in the place of another, whose lines are commands that we run.
+
+    It may if its owner is one of us, or could write to the old one.
+    """
+    if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
+        return True
+    return bool(old.st_mode & stat.S_IWGRP) and new.st_gid == old.st_gid
 
 
 def stat_or_none(path: str) -> os.stat_result | None:
@@ -2382,7 +2412,7 @@ class Companion(Opened):
         was_hidden = self.hidden
         self.hidden = False
         try:
-            fd = open_fresh(self.path, os.O_RDONLY | os.O_CLOEXEC, self.network)
+            fd = open_fresh(self.path, os.O_RDONLY | COMPANION_FLAGS, self.network)
         except FileNotFoundError:
             return None, None
         except PermissionError:
@@ -2391,7 +2421,12 @@ class Companion(Opened):
                 self.say("whether a line r still runs cannot be known: only who may write to it may read "
                          f"{self.path}")
             return None, None
-        return fd, identity_of(fd)
+        try:
+            info = stat_companion(fd, self.network)
+        except OSError as error:
+            os.close(fd)
+            raise OSError(error.errno, f"its companion {self.path} {error.strerror}") from None
+        return fd, (info.st_dev, info.st_ino)
 
     def leave(self) -> None:
         """Close it; seats keep their own descriptions."""
@@ -2612,6 +2647,8 @@ class JobFile(Opened):
         # when ENOTCONN came (clock); None: it could be opened since
         self._cut_off_since: float | None = None
         self.inode: Identity | None = None      # None: it is not open
+        # of the file that was open last; None: none was yet
+        self._before: os.stat_result | None = None
         self.companion = self.COMPANION(self.real, mount, say=say, clock=clock, interval=self.interval,
                                         read_only=read_only)
         # the companion whose number is locked in the job file; None: no number is
@@ -3335,7 +3372,10 @@ class JobFile(Opened):
             self._follow_companion()
 
     def _open_anew(self) -> None:
-        """Go on with what the path names now.  Raises OSError."""
+        """Go on with what the path names now.
+
+        Raises OSError; EPERM: somebody has put a file there who could not write to the one before.
+        """
         access = os.O_RDONLY if self._read_only else os.O_RDWR
         fd = os.open(self.real, access | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)
@@ -3343,12 +3383,14 @@ class JobFile(Opened):
             if self.network:
                 reader = Reader.of(fd, True)
             first_line(reader)                  # which refuses UTF-16
+            info = os.fstat(fd)
+            self._must_be_followed(info)
             if not self._read_only:
                 self.lock_all(fd)
-            info = os.fstat(fd)
         except OSError:
             close_all(fd, reader.detach())
             raise
+        self._before = info
         close_all(self._fd, self.reader.detach())
         self._fd = fd
         self.reader = reader
@@ -3361,6 +3403,18 @@ class JobFile(Opened):
             job.search_at = 0.0                 # they may stand in here
         self._follow_companion()
         self._cut_off_since = None
+
+    def _must_be_followed(self, info: os.stat_result) -> None:
+        """Raise OSError(EPERM) if this file may not come in the place of the one that was open last."""
+        if self.is_open:
+            with contextlib.suppress(OSError):  # its modes as they are now, unless its server has lost it
+                self._before = os.fstat(self.fd)
+        if self._before and not may_replace(info, self._before):
+            raise OSError(
+                errno.EPERM,
+                f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
+                "(put that back, or start again)",
+            )
 
     def _note_reading(self) -> None:
         """Say once that the file cannot be read with O_DIRECT."""

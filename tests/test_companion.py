@@ -61,6 +61,20 @@ class Companion(RunCase):
         companion(self.path).mkdir()
         self.assertAllRefuse(".runs.txt.lock", "is a directory")
 
+    def test_a_pipe_or_a_file_of_contents_by_its_name_is_refused_and_left_as_it_is(self) -> None:
+        self.path.chmod(0o666)
+        for make, words in {
+            "mkfifo -m 600": "is no regular file",
+            "umask 77; echo private >": "is a file with contents",
+            "touch other; chmod 600 other; ln other": "has several names",
+        }.items():
+            with self.subTest(make):
+                companion(self.path).unlink(missing_ok=True)
+                subprocess.run([f"{make} .runs.txt.lock"], shell=True, cwd=self.dir, check=True)
+                self.assertAllRefuse(".runs.txt.lock", words)
+                self.assertRefused(self.run_script(RUNWAIT, "--status", "runs.txt", timeout=60), words)
+                self.assertEqual(companion(self.path).stat().st_mode & 0o777, 0o600)
+
     def test_where_it_cannot_be_made_an_empty_file_will_do(self) -> None:
         bound = self.bound_by_permissions()
         self.dir.chmod(0o555)

@@ -1,11 +1,13 @@
 """Promise: a file that is not ours is not written, emptied or removed, whatever its name or a link says."""
 import os
 import signal
+import subprocess
 import unittest
 
 import runmaker4
-from tests.support import RUNMAKER, WAITING, RunCase
+from tests.support import RUNMAKER, WAITING, RunCase, deadline
 from tests.test_output_names import OutCase, put, run_of
+from tests.values import present
 
 NOTES = "what I must not forget\n"
 
@@ -91,6 +93,17 @@ class Journals(ForeignCase):
         self.refuse("out/journal", "is not a journal", "--outdir", "out")
         self.assertEqual(self.read("out/journal").decode(), NOTES)
 
+    def test_one_that_others_own_and_all_may_write_is_refused(self) -> None:
+        if os.geteuid():
+            self.skipTest("only root can give files away")
+        journal = self.write("", "out/journal")
+        journal.chmod(0o666)
+        os.chown(journal, 4242, -1)
+        self.refuse("out/journal", "belongs to user 4242, and all may write to it", "--outdir", "out")
+        journal.chmod(0o664)
+        self.jobs("true")
+        self.assertEqual(self.run_jobs("-q", "--outdir", "out").code, 0)
+
     def test_an_empty_one_and_one_of_an_earlier_run_are_taken(self) -> None:
         self.write("", "out/journal")
         self.jobs("true")
@@ -98,6 +111,69 @@ class Journals(ForeignCase):
         self.jobs("true")
         self.assertEqual(self.run_jobs("-q", "--outdir", "out").code, 0)
         self.assertEqual(self.read("out/journal").count(b'"end"'), 2)
+
+
+class JobFiles(RunCase):
+    """The lines of a job file are commands: whoever could not write to it does not get his own run."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        if os.geteuid():
+            self.skipTest("only root can give files away")
+        self.path = self.dir / "runs.txt"
+
+    def start_waiting(self, *options: str) -> subprocess.Popen[bytes]:
+        """A runner whose first job waits for a file `go`."""
+        for name in "up", "go", "ours", "theirs":
+            (self.dir / name).unlink(missing_ok=True)
+        self.write(". echo >up; until [ -e go ]; do sleep 0.02; done\n. touch ours\n")
+        return self.start_hasty("-q", *options, "runs.txt")
+
+    def replace(self, runner: subprocess.Popen[bytes], group: int) -> bytes:
+        """User 4242 puts a file that all may write to in the place of this one; what it holds."""
+        self.wait_file("up")
+        new = self.write(self.path.read_text() + ". touch theirs\n", "new")
+        new.chmod(0o666)
+        os.chown(new, 4242, group)
+        self.path.rename(self.dir / "kept")
+        new.rename(self.path)
+        self.write("", "go")
+        return self.read()
+
+    def test_what_a_stranger_puts_there_is_not_followed_until_the_file_is_back(self) -> None:
+        for mode, group in (0o644, 0), (0o664, 4343):           # the old file's group is 0
+            with self.subTest(mode=oct(mode)):
+                runner = self.start_waiting("--follow")
+                self.path.chmod(mode)
+                theirs = self.replace(runner, group)
+                self.wait_for_word(runner, b"was replaced by a file of user 4242, who could not write to the")
+                self.assertEqual(self.read(), theirs)
+                os.rename(self.dir / "kept", self.path)
+                self.wait_states("dd")
+                runner.send_signal(signal.SIGTERM)
+                self.finish(runner)
+                self.assertFalse(self.exists("theirs"))
+
+    def wait_for_word(self, runner: subprocess.Popen[bytes], words: bytes) -> None:
+        """Wait until the runner says this on stderr."""
+        with deadline(runner, 30):
+            for line in present(runner.stderr):
+                if words in line:
+                    return
+        self.fail("it ended without a word")
+
+    def test_who_could_write_to_the_old_file_is_followed(self) -> None:
+        old = {"owner": (0o644, 4242, 0), "all": (0o666, 0, 0), "group": (0o664, 0, 4343)}
+        for who, (mode, owner, group) in old.items():
+            with self.subTest(who):
+                self.write("")
+                os.chown(self.path, owner, group)
+                self.path.chmod(mode)
+                runner = self.start_waiting()
+                self.replace(runner, group)
+                ended = self.finish(runner)
+                self.assertEqual((ended.code, self.states()), (0, "ddd"), ended.err)
+                self.assertTrue(self.exists("theirs"))
 
 
 class OutputFiles(OutCase):
