@@ -1224,6 +1224,16 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
     return open_fresh(path, flags | os.O_CREAT, network, mode)
 
 
+def give_rights(new: int, old: os.stat_result) -> None:
+    """Give a new file the owner, group and mode of an old one, as far as that is allowed.  Raises OSError."""
+    for owner in old.st_uid, -1:
+        # only root may give files away, and nobody else's group
+        with contextlib.suppress(PermissionError):
+            os.fchown(new, owner, old.st_gid)
+            break
+    os.fchmod(new, stat.S_IMODE(old.st_mode))
+
+
 # ---- which file is it --------------------------------------------------------------------------------------
 #
 # A path may lead to another file at any time, and a host that was cut off loses its locks without being told.
@@ -6660,9 +6670,18 @@ def fit(line: bytes, width: int) -> bytes:
 
 
 def open_record(path: str, flags: int) -> int:
-    """Open, or make, a file that records go to; O_NOFOLLOW refuses a symbolic link.  Raises Problem."""
+    """Open, or make, a file that records go to.  Raises Problem.
+
+    flags: O_NOFOLLOW refuses a symbolic link.  One that leads nowhere always is: whoever made it would choose
+    where we make a file.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        fd = open_or_make(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        try:
+            fd = os.open(path, flags)
+        except FileNotFoundError:
+            flags |= os.O_NOFOLLOW
+            fd = open_or_make(path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise Problem(f"{path}: is not a regular file (give another name)")
@@ -6970,6 +6989,12 @@ class Journal:
         self.file = RecordFile(path, "journal", os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, worker, trouble)
         if read_head(self.file.fd, path, 1) not in (b"", b"{"):
             raise Problem(f"{path}: is not a journal (give another --outdir)")
+        info = os.fstat(self.file.fd)
+        if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH:
+            raise Problem(
+                f"{path}: belongs to {user_name(info.st_uid)}, and all may write to it "
+                "(give another --outdir)"
+            )
         self.network = bool(worker.pool)
         self._pause = self.GATHER if self.network else self.AT_ONCE
         # encoded together, which is four times as fast as one now and then
@@ -7169,7 +7194,7 @@ class JobLog(Sink):
             run.streams[0].received,
             code,
             ending.signal,
-            run.job.command,
+            run.job.command.replace(b"\t", b" "),      # a tab would begin another column
         )
         self.worker.post(self.file.append, line, size=len(line))
 
@@ -8999,11 +9024,13 @@ class Program:
         network: the file system of the inputs may not answer.  inputs: the job file, and what else is read.
         """
         options = self.options
-        names: set[str] = set()
-        for path in filter(None, (*inputs, options.logfile, options.joblog, options.errors, options.pidfile)):
-            if os.path.realpath(path) in names:
-                raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
-            names.add(os.path.realpath(path))
+        names = set(map(os.path.realpath, inputs))
+        for path in filter(None, (options.logfile, options.joblog, options.errors, options.pidfile)):
+            real = os.path.realpath(path)
+            if real in names:
+                other = "read" if real in map(os.path.realpath, inputs) else "written by another option"
+                raise Problem(f"{path}: is also {other} (give another name)")
+            names.add(real)
         paths = options.logfile, options.outdir, options.joblog
         self.worker = Worker(
             network or any(find_mount(path).network for path in paths if path),

@@ -26,7 +26,6 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import sys
 import time
 from collections import Counter, defaultdict, deque
@@ -75,6 +74,7 @@ from runmaker4 import (
     end_left,
     file_of_jobs,
     first_line,
+    give_rights,
     is_directive,
     is_stray,
     is_utf16,
@@ -1088,7 +1088,7 @@ def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> 
     folder, name = os.path.split(target)
     new, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
-        _give(new, info)
+        give_rights(new, info)
         if shuts_out(info, os.fstat(new)):
             raise Problem(
                 f"{file.path}: belongs to others, who could not write to a new file of yours (change only "
@@ -1110,19 +1110,6 @@ def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> 
         raise
     finally:
         os.close(new)
-
-
-def _give(new: int, info: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of the old one, as far as that is allowed.
-
-    Raises OSError.
-    """
-    for owner in info.st_uid, -1:
-        # only root may give files away, and nobody else's group
-        with contextlib.suppress(PermissionError):
-            os.fchown(new, owner, info.st_gid)
-            break
-    os.fchmod(new, stat.S_IMODE(info.st_mode))
 
 
 def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:

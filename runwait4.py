@@ -20,6 +20,7 @@ import bisect
 import contextlib
 import errno
 import fnmatch
+import functools
 import gc
 import heapq
 import itertools
@@ -85,6 +86,7 @@ from runmaker4 import (
     filled,
     find_mount,
     first_line,
+    give_rights,
     given_name,
     human_time,
     identity_of,
@@ -112,6 +114,7 @@ from runmaker4 import (
     see_anew,
     show,
     show_size,
+    stat_or_none,
     unlock,
     wait_ready,
     warn,
@@ -2631,7 +2634,13 @@ def replacing(path: str, what: str, head: bytes) -> Iterator[BinaryIO]:
     beside = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
     try:
         refuse_foreign(path, what, head)
-        with open(beside, "xb") as file:
+        old = stat_or_none(path)
+        if old is None and os.path.islink(path):
+            raise Problem(f"{path}: is a symbolic link that leads nowhere (remove it, or give another name)")
+        private = functools.partial(os.open, mode=0o600 if old else 0o666)
+        with open(beside, "xb", opener=private) as file:
+            if old:
+                give_rights(file.fileno(), old)
             yield file
         os.replace(beside, target)
     except OSError as error:

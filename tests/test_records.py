@@ -464,12 +464,13 @@ class JobLog(Case):
         self.assertIn(b"joblog: was removed meanwhile", ended.err)
         self.assertIn(b"journal: was removed meanwhile", ended.err)
 
-    def test_commands_are_written_as_they_are(self) -> None:
+    def test_commands_are_written_as_they_are_but_for_tabs_which_would_make_columns(self) -> None:
         commands = [b": '\"'", b"\"echo\" \"a\"", b":\ta\tb", b": \xff\xe2\x82\xac", b": \\t \\n"]
         self.write(b"".join(b". " + command + b"\n" for command in commands))
         self.run_jobs()
         lines = self.read("joblog").split(b"\n")[1:-1]
-        self.assertEqual([line.split(b"\t", 8)[8] for line in lines], commands)
+        self.assertEqual([line.split(b"\t")[8:] for line in lines],
+                         [[command.replace(b"\t", b" ")] for command in commands])
 
 
 class SharedNames(Case):
@@ -483,8 +484,19 @@ class SharedNames(Case):
                  for first, second in itertools.combinations(self.OPTIONS, 2) for name in ("./o", "link")]
         for call, ended in self.run_all(calls):
             with self.subTest(call=call):
-                self.assertRefused(ended, str(call[4]))
+                self.assertRefused(ended, f"{call[4]}: is also written by another option")
+        ended = self.run_script(RUNMAKER, "-l", "./runs.txt", "runs.txt")
+        self.assertRefused(ended, "./runs.txt: is also read")
         self.assertEqual(self.states(), ".")
+
+    def test_a_link_that_leads_nowhere_makes_no_file(self) -> None:
+        self.write(". touch never\n")
+        os.symlink("missing", self.dir / "link")
+        for option in self.OPTIONS:
+            with self.subTest(option):
+                ended = self.run_script(RUNMAKER, option, "link", "runs.txt")
+                self.assertRefused(ended, "link: is a symbolic link")
+        self.assertFalse((self.dir / "missing").exists() or (self.dir / "never").exists())
 
     def test_an_empty_name_is_refused(self) -> None:
         self.write(". touch never\n")

@@ -239,7 +239,7 @@ class RealLogs(TimelineCase):
         trace = self.trace()
         self.assertEqual(self.facts(trace), {
             "true": (1, "done", 0, 0), "exit 3": (2, "failed", 3, 0), "kill -9 $$": (3, "failed", 0, 9),
-            "echo 'a\tb \"c\" \\'": (4, "done", 0, 0), "sleep 60": (5, "failed", -1, 15)})
+            "echo 'a b \"c\" \\'": (4, "done", 0, 0), "sleep 60": (5, "failed", -1, 15)})
         self.assertEqual(list(trace.processes.values()), ["alice"])
         self.assertTrue(all(event["name"] == event["args"]["command"] for event in trace.all))
         self.assertTrue(all(event["cat"] == event["args"]["state"] for event in trace.all))
@@ -595,6 +595,17 @@ class Refused(TimelineCase):
         self.assertEqual(len(trace.all), 1000)
         self.assertTrue((self.dir / "out.json").is_symlink())
         self.assertNothingLeft("joblog", "out.json", "older.json")
+
+    def test_a_link_that_leads_nowhere_makes_no_file(self) -> None:
+        (self.dir / "out.json").symlink_to("missing")
+        ended = self.draw()
+        self.assertRefused(ended, "out.json: is a symbolic link that leads nowhere")
+        self.assertFalse(self.exists("missing"))
+
+    def test_a_new_timeline_has_the_mode_of_the_older_one(self) -> None:
+        self.write(OLDER, "out.json").chmod(0o600)
+        self.assertEqual(self.draw().code, 0)
+        self.assertEqual((self.dir / "out.json").stat().st_mode & 0o777, 0o600)
 
     def test_everybody_may_read_what_the_umask_allows(self) -> None:
         self.assertEqual(self.draw(preexec_fn=lambda: os.umask(0o027)).code, 0)
