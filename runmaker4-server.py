@@ -148,8 +148,6 @@ from runmaker4 import (
     Shifted,
     Sink,
     Slot,
-    Stall,
-    StallReporter,
     Stream,
     Taker,
     Takers,
@@ -1866,11 +1864,6 @@ class Plan:
     def first(self) -> Line:
         return self.met.jobs[0][0]
 
-    @property
-    def title(self) -> str:
-        """'line 3, of the group NAME,'"""
-        return f"line {self.first.number}, of the group {printable(self.met.name)},"
-
     def reserve(self, clients: set[Client]) -> None:
         """These are kept free for it from now on."""
         self.reserved = clients
@@ -3067,10 +3060,8 @@ class Dispatcher:
         self._worker = server.worker
         self._records = server.records
         self._tally = server.tally
-        self._stalls = StallReporter(self._say, boottime)
         outdir = server.stores[1]
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
-                             is_absent=lambda settings: not self._is_here(settings),
                              too_little=outdir.too_little.known if outdir else nothing_known)
         # A key that nobody can guess, for a client may name its jobs' when it comes, and that no other server
         # gives
@@ -3085,11 +3076,6 @@ class Dispatcher:
         self._pause_until = 0.0                 # no group is started before, by boottime()
         self.wanted = False                     # somebody has just asked for jobs
         self.claiming = False                   # a look at the file is under way, or a group is being claimed
-
-    def _is_here(self, settings: JobSettings) -> bool:
-        """Whether a client is here that may take jobs with these settings."""
-        clients = list(self._server.sessions.clients.values())
-        return any(client.link and client.fits(settings, False) for client in clients)
 
     async def poll(self) -> None:
         """While clients wait, look for new lines.  A look without news costs a stat."""
@@ -3275,12 +3261,11 @@ class Dispatcher:
 
     def _arrange(self, batch: Batch) -> None:
         """Start a group whose hosts all have a free slot; keep the hosts of others free, if all are there."""
-        if not (batch.plans or self._groups or self._stalls.since):
+        if not (batch.plans or self._groups):
             return
         found = {plan.first.offset: plan for plan in batch.plans}
         has_seen_all = batch.miss is not None and not batch.unfinished
         self._groups = found if has_seen_all else {**self._groups, **found}
-        stalls: list[Stall] = []
         reserved: set[Client] = set()
         for _, plan in sorted(self._groups.items()):
             if plan.met.waits:
@@ -3290,28 +3275,17 @@ class Dispatcher:
                               f"{Group.HOSTS} hosts; it waits")
                 continue
             clients = self._choose(plan, self._free_slots(reserved))
-            missing = [host for host, client in clients.items() if not client]
-            if missing:
-                what = self._what_is_missing(missing)
-                stalls.append(Stall(plan.met.name, f"{plan.title} waits for {what}"))
+            if not all(clients.values()):
                 plan.reserve(self._to_be_kept(plan, reserved))
                 reserved |= plan.reserved
             elif not self.claiming and not self._server.stopping and boottime() >= self._pause_until:
                 chosen = {host: client for host, client in clients.items() if client}
                 self._begin_group(GroupClaim(plan, chosen))
-        self._stalls.update(stalls)
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
         """The slots for which clients wait that are not reserved."""
         able = [client for client in self.waiting if client.may_be_served]
         return {client: min(client.want, client.room) for client in able if client not in reserved}
-
-    def _what_is_missing(self, hosts: list[str]) -> str:
-        """What a group waits for that has no client on these hosts."""
-        for host in hosts:
-            if not self._is_here(JobSettings(hosts=(host,))):
-                return f"host {host}"
-        return f"a free slot of host {hosts[0]}"
 
     def _to_be_kept(self, plan: Plan, reserved: set[Client]) -> set[Client]:
         """Which clients are to be kept free for a group: all that it needs, if they are here.

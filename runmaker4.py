@@ -678,52 +678,6 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
     return done
 
 
-# A lock in /proc/locks, and in /proc/PID/fdinfo/FD of a process: its inode, first and last byte (proc(5))
-LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
-
-
-def locked_by(fd: int, at: int, length: int = 1) -> str:
-    """Who has some of these bytes locked, for a message; '' if nobody has.  Raises OSError.
-
-    F_OFD_GETLK names the process of a classic record lock; for an open-file-description lock it says -1
-    (fcntl(2)).  Such a lock stands in the fdinfo of each process that holds it.  Of our own processes we may
-    read that.  /proc/locks has the locks of all users of this host, and none of other hosts.
-    """
-    answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
-    kind, _, _, _, pid = FLOCK.unpack(answer)
-    if kind == fcntl.F_UNLCK:
-        return ""
-    inode = os.fstat(fd).st_ino
-    end = at + length
-    holders = [str(pid)] if pid > 0 else filter(str.isdigit, os.listdir("/proc"))
-    for holder in holders:
-        with contextlib.suppress(OSError):          # it has ended meanwhile, or is another user's
-            if pid > 0 or _holds_lock(holder, inode, at, end):
-                with open(f"/proc/{holder}/comm", "rb") as name:
-                    return f"process {holder} ({show(name.read().strip())})"
-    if _lists_lock("/proc/locks", inode, at, end):
-        return "a process of another user"
-    return "a process on another host"
-
-
-def _holds_lock(process: str, inode: int, at: int, end: int) -> bool:
-    """Whether a process holds a lock of a file on bytes from `at` to before `end`.  Raises OSError."""
-    folder = f"/proc/{process}/fdinfo"
-    return any(_lists_lock(f"{folder}/{fd}", inode, at, end) for fd in os.listdir(folder))
-
-
-def _lists_lock(path: str, inode: int, at: int, end: int) -> bool:
-    """Whether such a lock stands in a file of /proc.  Raises OSError."""
-    with open(path, "rb") as file:
-        locks = LOCK_LINE.findall(file.read())
-    for where, first, last in locks:
-        if int(where) != inode or int(first) >= end:
-            continue
-        if last == b"EOF" or int(last) >= at:
-            return True
-    return False
-
-
 def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
     """The size of a file, and what must precede a line that is appended to it.  Raises OSError.
 
@@ -2147,19 +2101,13 @@ class NotNow(Exception):
     """A result cannot be written at this moment; try again."""
 
 
-class Closed(enum.Enum):
-    """Why no line of a command can be claimed now."""
-    BUSY = "another runner is changing one at this moment, or this line is still being appended"
-    ALIVE = "more copies of it live than the file has lines `r`: an editor has saved an old state over one"
-
-
 @dataclass(eq=False, repr=False)
 class Attempt:
     """What became of an attempt to claim a line."""
     job: Job | None = None
     data: bytes = b""           # the file from the state of the line on, some way; b"": it was not read
     is_open: bool = False       # behind its door it stands as it was found, and nobody is in the way
-    closed: Closed | None = None
+    is_closed: bool = False     # no line of its command can be claimed now
     became: bytes = b""         # the line was not claimed, but has got this state
 
 
@@ -2484,9 +2432,9 @@ class Companion(Opened):
             raise Shifted("its companion is not open")
         return lock(self.fd, at)
 
-    def who_is_behind(self, command: bytes) -> str:
-        """Who has the door of a command locked, as locked_by() says it; '' if nobody has."""
-        return locked_by(self.fd, row(command) + SEATS) if self.is_open else ""
+    def is_shut(self, command: bytes) -> bool:
+        """Whether somebody else has the door of a command locked.  Raises OSError."""
+        return self.is_open and not is_free(self.fd, row(command) + SEATS)
 
     # -- seats -----------------------------------------------------------------------------------------------
 
@@ -2710,8 +2658,9 @@ class JobFile(Opened):
         Once the lock is granted, NFS asks the server for the size.
         """
         if not lock(fd, 0, cls.GUARD, shared=True):
-            holder = locked_by(fd, 0, cls.GUARD)
-            raise OSError(errno.EBUSY, f"{holder} has places in it locked (an older runmaker4?)")
+            raise OSError(
+                errno.EBUSY, "another process has places in it locked (an older runmaker4? lslocks names it)"
+            )
 
     def _name_companion(self) -> None:
         """Lock a byte of the job file that tells which companion is in use.
@@ -2739,11 +2688,10 @@ class JobFile(Opened):
         above = mine + 1, self.USER + self.USERS
         for first, behind in (below, above):
             if not is_free(fd, first, behind - first):
-                holder = locked_by(fd, first, behind - first)
                 raise OSError(
                     errno.EBUSY,
-                    f"is in use with another companion, by {holder} (use one name for it; or who may only "
-                    "read it keeps it locked)",
+                    "is in use with another companion (use one name for it; or who may only read it keeps it "
+                    "locked: lslocks names the process)",
                 )
         self._named = inode
 
@@ -2795,9 +2743,9 @@ class JobFile(Opened):
         taker: who is to have it.  Raises Shifted, OSError.
         """
         with self.door(line.command, self.SHORT) as opened:
-            attempt = self._meet(line, settings) if opened else Attempt(closed=Closed.BUSY)
+            attempt = self._meet(line, settings) if opened else Attempt(is_closed=True)
             if attempt.is_open and not self.has_room(line.command, line.state == RUNNING):
-                return replace(attempt, is_open=False, closed=Closed.ALIVE)
+                return replace(attempt, is_open=False, is_closed=True)
             if attempt.is_open:
                 self.companion.count_in()
                 attempt.job = self._mark(line, taker, settings)
@@ -2810,9 +2758,9 @@ class JobFile(Opened):
         else can have begun another run since.  Raises Shifted, OSError.
         """
         with self.door(line.command) as opened:
-            attempt = self._meet(line, NO_SETTINGS) if opened else Attempt(closed=Closed.BUSY)
+            attempt = self._meet(line, NO_SETTINGS) if opened else Attempt(is_closed=True)
             if attempt.is_open and line.state == RUNNING and not self.has_room(line.command, orphan=True):
-                return replace(attempt, is_open=False, closed=Closed.ALIVE)
+                return replace(attempt, is_open=False, is_closed=True)
             if attempt.is_open:
                 attempt.became = known if known and self.companion.is_alone() else state
                 self.write(line, attempt.became)
@@ -2831,7 +2779,7 @@ class JobFile(Opened):
         if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
             return Attempt(data=data)               # somebody has taken it since it was found
         if not settled:
-            return Attempt(data=data, closed=Closed.BUSY)
+            return Attempt(data=data, is_closed=True)
         return Attempt(data=data, is_open=True)
 
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
@@ -2959,8 +2907,7 @@ class JobFile(Opened):
         """
         with self.door(job.command) as opened:
             if not opened:
-                holder = self.companion.who_is_behind(job.command) or "somebody"
-                raise NotNow(f"{holder} is about to change lines of this command")
+                raise NotNow("another process keeps its command locked")
             fault = self._write_result(job, state)
             # While the door is still locked: whoever comes next finds as many seats as lines `r`.
             self.give_up(job)
@@ -3340,9 +3287,9 @@ class JobFile(Opened):
         """Whether somebody appends lines to it now.  Raises OSError."""
         return self.companion.is_appended_to()
 
-    def who_is_behind(self, command: bytes) -> str:
-        """Who has the door of a command locked, for a message; '' if nobody has.  Raises OSError."""
-        return self.companion.who_is_behind(command)
+    def is_shut(self, command: bytes) -> bool:
+        """Whether somebody else is changing lines of a command at this moment.  Raises OSError."""
+        return self.companion.is_shut(command)
 
     def _size_now(self) -> int:
         """How long the open file is.  Raises OSError."""
@@ -3568,8 +3515,7 @@ def _try_locks(path: str, companion: str) -> None:
 # When a walk has come to the end and has taken something, another one begins, because states may have been
 # set back.  When it has taken nothing, the answer is a Miss: it says what was met, when to ask again, and
 # whether a taker may leave.  The next claim is then answered from that Miss, without a walk, for as long as
-# the file has not changed and no other taker asks.  The last part of a round turns what it has met into
-# Stalls: what keeps jobs from being started, said once it has lasted for a while.
+# the file has not changed and no other taker asks.
 
 
 class Takers:
@@ -3602,29 +3548,7 @@ class Stall:
     text: str                   # what is said of it
     passes: bool = False        # it will be over when a job that runs now has ended
     stops: bool = False         # nothing will end it: runners leave, but for those with --follow
-    patience: float = math.inf  # seconds until it is said, if that is less than StallReporter.PATIENCE
-
-
-class StallReporter:
-    """Says what keeps jobs from being started, once, when it has done so for a while."""
-    PATIENCE = 30.0             # seconds
-
-    def __init__(self, say: Say, clock: Callable[[], float]) -> None:
-        self.say = say
-        self.clock = clock
-        self.since: dict[Any, float] = {}
-        self._said: set[Any] = set()
-
-    def update(self, stalls: Iterable[Stall]) -> None:
-        """Take note of all stalls that there are now.  Those from before that are not among them are over."""
-        now = self.clock()
-        by_key = {stall.key: stall for stall in stalls}
-        self.since = {key: self.since.get(key, now) for key in by_key}
-        self._said &= self.since.keys()
-        for key, since in self.since.items():
-            if key not in self._said and now - since >= min(by_key[key].patience, self.PATIENCE):
-                self._said.add(key)
-                self.say(by_key[key].text)
+    patience: float = math.inf  # seconds until it is said, if that is less than one usually waits
 
 
 class Pace:
@@ -3693,7 +3617,7 @@ class Block:
     """What keeps the jobs below a line from being taken for now."""
     why: Why
     line: Line
-    text: str = ""              # what is to be said of it; a barrier that waits: see stalls()
+    text: str = ""              # what is to be said of it; a barrier that waits: see why_stalled()
 
 
 @dataclass(eq=False, repr=False)
@@ -3731,10 +3655,7 @@ class Round:
     found: bool = False                     # it took a job: another round follows
     # it met a line that another runner had taken a moment ago, or whose door another runner had locked
     refused: bool = False
-    shut: Line | None = None                # the first line whose door was locked by somebody
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
-    # those of them that live without an `r`, each with the first line that could not be claimed
-    alive: dict[bytes, Line] = field(default_factory=dict)
     missed: bool = False                    # it passed over new jobs that are for other takers than its own
     # the first new job that was passed over for each Scope.whom, and its scope: for who comes meanwhile
     skipped: dict[Whom, tuple[Line, Scope]] = field(default_factory=dict)
@@ -3906,30 +3827,6 @@ def first_bad(file: JobFile, check: Line, states: bytes, checked: int) -> Line |
     return bad
 
 
-def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[Stall]:
-    """What keeps the jobs that a walk has met from being started, the worst first.
-
-    is_absent: whether nobody is here that takes jobs with these settings.
-    """
-    block = found.block
-    first = found.unfinished
-    if block and block.why is not Why.WAITS:
-        yield Stall((block.why, block.text), block.text, stops=block.why is Why.STOPPED, patience=0.0)
-    elif block and found.below and first:
-        yield Stall(
-            "barrier",
-            f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} for "
-            f"{unfinished(first, found.unfinished_by)}",
-            passes=first.state == RUNNING,
-        )
-    for line, scope in found.skipped.values():
-        settings = scope.settings
-        if settings.suits_all or scope.ended or any(taker.fits(settings, False) for taker in found.full):
-            continue
-        if is_absent(settings):
-            yield Stall((settings.hosts, settings.needs), f"line {line.number} waits for {settings}")
-
-
 def left_alone(line: Line, settings: JobSettings) -> str:
     """What is said of a job of a group where nobody starts groups."""
     return (
@@ -3998,7 +3895,8 @@ class Cursor:
       takers there are jobs: these takers must wait, the others may leave.
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
-    NAMED = 10                  # orphans, and stalls, that are named one by one
+    NAMED = 10                  # orphans that are named one by one
+    PATIENCE = 30.0             # seconds without any change after which it is said that new jobs wait
     REMEMBERED = 100_000        # ends of runs
     STALE = 0.002, 1.0          # seconds: see _stale_after()
     PAUSE = 0.25                # seconds from look to look at a barrier
@@ -4010,14 +3908,12 @@ class Cursor:
 
     def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False,
-                 is_absent: Callable[[JobSettings], bool] = lambda settings: True,
                  too_little: Callable[[bytes], int] = nothing_known) -> None:
         """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later;
         unchecked: it was not there to be checked.
 
-        serving: its takers come and go, and the groups that it meets are started by somebody.  is_absent:
-        whether none of the hosts of these settings is here.  too_little: how much memory was too little for a
-        command, in bytes (TooLittle.known).
+        serving: its takers come and go, and the groups that it meets are started by somebody.  too_little:
+        how much memory was too little for a command, in bytes (TooLittle.known).
         """
         self._too_little = too_little
         self.file = file
@@ -4026,7 +3922,6 @@ class Cursor:
         self._ordinals = ordinals
         self._wait_for_file = wait_for_file
         self._serving = serving
-        self._is_absent = is_absent
         self._unchecked = unchecked
         self._groups_named = False              # it was said that groups are left alone
         self.interval = file.interval
@@ -4051,7 +3946,9 @@ class Cursor:
         self._quiet: tuple[int, ...] | None = None          # signature at the start of the last empty round
         self.pace = Pace(self.clock)            # of rounds, without their pauses
         self._trouble_since: float | None = None
-        self._waits = StallReporter(self.say, self.clock)
+        self._still: tuple[int, ...] = ()       # signature of the last empty round
+        self._still_until = math.inf            # when (clock) to say that jobs wait if that stays
+        self._told_block = ""                   # which block was said last
 
     def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
         """Claim the next job for one of the takers, the first that it fits.
@@ -4146,9 +4043,10 @@ class Cursor:
         attempt = self.file.make(line, NEW)
         if attempt.became:
             self.renewed += 1
-        elif attempt.closed:
-            holder = self.file.who_is_behind(line.command) or "somebody"
-            self.say(f"line {line.number}: stays {show(line.state)}, for {holder} keeps its command locked")
+        elif attempt.is_closed:
+            self.say(
+                f"line {line.number}: stays {show(line.state)}, for another process keeps its command locked"
+            )
 
     def _go_back(self, scan: Scan) -> Scan:
         """Let the walk go on from the first line that it passed over for want of a taker who has come now."""
@@ -4197,7 +4095,6 @@ class Cursor:
                     if self.round.all_wait(self.takers.all):
                         # The next claim meets this line once more: to walk here from the top takes long
                         if scan.back_to(line):
-                            self._name_stalls()
                             return Miss(round=self.round)
                         scan = self._start_over()
             except Shifted:
@@ -4243,7 +4140,8 @@ class Cursor:
         due = [doubt] if doubt else []
         if found.refused:
             due.append(self.interval / 20 if self._refusals == 1 else self.interval)
-        self._name_stalls()
+        self._tell_block()
+        self._tell_waiting()
         again = max(min(due), self.pace.rest(20), 0.01) if due else None
         return Miss(again, round=found, whole=True)
 
@@ -4422,12 +4320,8 @@ class Cursor:
             raise Shifted                       # it was edited while somebody was behind the door
         if not (made.job or made.became):
             found.refused = True
-            if made.closed:
+            if made.is_closed:
                 found.closed.add(line.command)
-            if made.closed is Closed.ALIVE:
-                found.alive[line.command] = line
-            if not made.data and not found.shut:
-                found.shut = line
         return made
 
     def _say_became(self, line: Line, state: bytes) -> None:
@@ -4494,38 +4388,32 @@ class Cursor:
             return True
         return self.file.signature()[2] != self._signature[2]
 
-    def _name_stalls(self) -> None:
-        """Say what waits for something that may never come."""
-        following = any(taker.follow for taker in self.takers.all)
+    def _tell_block(self) -> None:
+        """Say what is wrong with the file if that keeps jobs from being started, once."""
+        block = self.round.block
+        text = block.text if block else ""
+        if block and block.why is Why.STOPPED and not any(taker.follow for taker in self.round.waiting):
+            text = ""                           # who leaves for that says it then
+        if text and text != self._told_block:
+            self.say(text)
+        self._told_block = text
 
-        def is_missed(settings: JobSettings) -> bool:
-            is_big = settings.needs != ONE_SLOT
-            return (self._serving or is_big or following) and self._is_absent(settings)
+    def _tell_waiting(self) -> None:
+        """Say once that new jobs wait: nothing runs, and nobody has claimed any for a while.  Raises OSError.
 
-        waited = any(taker.follow for taker in self.round.waiting)
-        found = [*self._shut_door(), *self._alive_elsewhere()]
-        for stall in itertools.islice(stalls(self.round, is_missed), self.NAMED):
-            if not stall.passes and (waited or not stall.stops):
-                found.append(stall)
-        self._waits.update(found)
-
-    def _shut_door(self) -> Iterator[Stall]:
-        """Whoever keeps a door locked, which is for a moment only.  Raises OSError."""
-        line = self.round.shut
-        if line:
-            holder = self.file.who_is_behind(line.command)
-            if holder:
-                text = f"line {line.number} waits for {holder}, which keeps its command locked"
-                yield Stall("door", text, patience=5.0)
-
-    def _alive_elsewhere(self) -> Iterator[Stall]:
-        """Lines that cannot be claimed, because a copy of their command lives that has no line `r`."""
-        for command, line in itertools.islice(self.round.alive.items(), self.NAMED):
-            text = (
-                f"line {line.number} waits until a copy of its command has ended that runs already, and has "
-                "no line r"
-            )
-            yield Stall(("alive", command), text)
+        Each claim and each result changes the file.  What they wait for `runwait4.py --status` finds out.
+        """
+        now = self.clock()
+        if self._still != self._signature:
+            self._still = self._signature
+            self._still_until = now + self.PATIENCE
+        elif now >= self._still_until:
+            self._still_until = math.inf
+            found = self.file.survey()
+            new = found.states[NEW]
+            if new and not found.running:
+                self.say(f"{plural(new, 'new job')} {'waits' if new == 1 else 'wait'}: runwait4.py --status "
+                         f"{shlex.quote(as_argument(self.file.path))} tells for what")
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -4582,10 +4470,10 @@ ANYBODY = Taker("", has=Resources(1, math.inf))
 def why_stalled(file: JobFile) -> Stall | None:
     """What keeps new jobs from any runner, if something does.  Raises OSError."""
     found = Round()
-    group = None
+    first: Stall | None = None          # of the lines that nobody can take
+    closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; ''
     scan = file.lines(NEW + RUNNING, directives=True)
     while line := scan.next(found.few):
-        settings = found.scope.settings
         if line.state == DIRECTIVE:
             # where nothing is unfinished these are orphans
             found.enter(line)
@@ -4594,23 +4482,46 @@ def why_stalled(file: JobFile) -> Stall | None:
             if not (found.block or found.unfinished or file.is_orphan(line)):
                 found.note_unfinished(line)
         elif found.block:
-            found.below = line
-            break
-        elif settings.together:
-            group = group or Stall(
-                settings.together,
-                f"line {line.number} waits for the hosts of the group {printable(settings.together)} "
-                f"({settings.where}; runmaker4-server.py starts it)",
-            )
-            found.join_group(line)
-        elif not ANYBODY.fits(settings, found.ended):
-            found.skip(line)
-            found.few = True
+            return _stall_at(found.block, line, found)
         else:
-            return None
-    if not found.below:
-        found.block = None                      # it keeps nothing back
-    return next(stalls(found, lambda settings: True), group)
+            what = _awaited(found.scope.settings)
+            found.few = what != ""
+            if not what:
+                if line.command not in closed:
+                    closed[line.command] = _awaited_behind(line.command, file)
+                what = closed[line.command]
+            if not what:
+                return None
+            first = first or Stall(what, f"line {line.number} waits for {what}")
+            found.note_unfinished(line)
+    return first
+
+
+def _stall_at(block: Block, line: Line, found: Round) -> Stall:
+    """What keeps a job from being started below a block.  found: what was met above it."""
+    if block.why is not Why.WAITS or not found.unfinished:
+        return Stall((block.why, block.text), block.text, stops=block.why is Why.STOPPED, patience=0.0)
+    return Stall(
+        "barrier",
+        f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
+        f"{unfinished(found.unfinished, found.unfinished_by)}",
+        passes=found.unfinished.state == RUNNING,
+    )
+
+
+def _awaited(settings: JobSettings) -> str:
+    """Whom a job with these settings waits for; '' if any runner may take it."""
+    if settings.together:
+        return (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
+                "runmaker4-server.py starts it)")
+    return "" if ANYBODY.fits(settings, False) else str(settings)
+
+
+def _awaited_behind(command: bytes, file: JobFile) -> str:
+    """What lines of a command wait for, whoever may take them; '' if it is nothing.  Raises OSError."""
+    if file.is_shut(command):
+        return "another process, which keeps its command locked (lslocks names it)"
+    return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
 
 
 def dry_run(
@@ -5543,6 +5454,10 @@ class Hold(NamedTuple):
     def touches(self, seats: range) -> bool:
         """Whether some of these are among them."""
         return any(own.start < seats.stop and seats.start < own.stop for own in self.seats)
+
+
+# A lock in /proc/PID/fdinfo/FD of a process: its inode, first and last byte (proc(5))
+LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
 
 
 class Holders:
@@ -6716,7 +6631,7 @@ class RecordFile:
     that did not fit on the disk a piece may stay, which the next one sets apart by a newline.
     """
     PATIENCE = 1.0              # seconds on a file system of one host
-    TELL = 5.0                  # seconds after which it is said who has the lock
+    TELL = 5.0                  # seconds after which a lock of others is told
 
     def __init__(self, path: str, kind: str, flags: int, worker: Worker, trouble: Say,
                  header: bytes = b"") -> None:
@@ -6730,7 +6645,7 @@ class RecordFile:
         self._mount = find_mount(path)
         self.kept: dict[int, bytearray] = {}        # records by place; at APPEND_BYTE what is to be appended
         self._refused = math.inf                    # since when (monotonic seconds) a lock is
-        self._told = False                          # it was said who has it
+        self._told = False                          # it was said that others have it
         worker.files.append(self)
 
     def append(self, data: bytes) -> None:
@@ -6758,10 +6673,10 @@ class RecordFile:
         """What the first record that is kept waits for."""
         at, data = next(iter(self.kept.items()))
         try:
-            holder = locked_by(self.fd, at, self._length(at, data))
+            free = is_free(self.fd, at, self._length(at, data))
         except OSError as error:
             return reason(error)
-        return f"{holder} has the file locked" if holder else "the file system grants no lock"
+        return "the file system grants no lock" if free else "another process has it locked (see lslocks)"
 
     @staticmethod
     def _length(at: int, data: bytearray) -> int:

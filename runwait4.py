@@ -70,7 +70,6 @@ from runmaker4 import (
     ProgressBar,
     Reader,
     Stall,
-    StallReporter,
     Survey,
     add_help,
     all_taken,
@@ -460,19 +459,7 @@ class Watcher:
             found = None                        # the host, or the runner with so many slots, may be at work
         if found or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
             return found                        # each claim and each result changes the file
-        alive = self._patiently(self._alive_as_new)
-        text = (f"{now.new} new, and nobody runs them (start runmaker4.py)" if not alive else
-                f"{now.new} new; the command of line {alive.number} runs already, without its runner; a "
-                "runner waits until it has ended (start runmaker4.py)")
-        return Stall("idle", text, patience=0.0)
-
-    def _alive_as_new(self) -> Line | None:
-        """The first new line of which a copy lives though it is not `r`, among the first hundred.
-
-        Raises OSError.
-        """
-        new = itertools.islice(self.file.lines(NEW), 100)
-        return next((line for line in new if not self.file.has_room(line.command)), None)
+        return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", patience=0.0)
 
 
 # ======== Progress ==========================================================================================
@@ -538,6 +525,28 @@ class WatchedProgress(TerminalProgress):
 
     def estimate(self, now: Counts) -> str:
         return "" if self.watcher.deserted else super().estimate(now)
+
+
+class StallReporter:
+    """Says what keeps jobs from being started, once, when it has done so for a while."""
+    PATIENCE = 30.0             # seconds
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self.say = say
+        self.clock = clock
+        self.since: dict[Any, float] = {}
+        self._said: set[Any] = set()
+
+    def update(self, stalls: Iterable[Stall]) -> None:
+        """Take note of all stalls that there are now.  Those from before that are not among them are over."""
+        now = self.clock()
+        by_key = {stall.key: stall for stall in stalls}
+        self.since = {key: self.since.get(key, now) for key in by_key}
+        self._said &= self.since.keys()
+        for key, since in self.since.items():
+            if key not in self._said and now - since >= min(by_key[key].patience, self.PATIENCE):
+                self._said.add(key)
+                self.say(by_key[key].text)
 
 
 def desertion(now: Counts) -> Stall:

@@ -78,19 +78,18 @@ class BigJobs(TcpCase):
         self.write("#RUN slots=3\n. true\n#RUN\n. true\n")
         ended = self.run_jobs("-j2")
         self.assertEqual((ended.code, self.states()), (0, ".d"))
-        self.assertIn(b"1 new, for a runner with 3 slots or more (#RUN in line 1)\n", ended.err)
+        self.assertIn(b"; in all 1 done, 1 new\n", ended.err)
         self.assertEqual((self.run_jobs("-j3").code, self.states()), (0, "dd"))
 
     def test_that_nobody_takes_a_big_job_is_said_after_a_while(self) -> None:
-        self.write(f"#RUN slots=3\n. true\n#RUN\n. {WAIT}\n")
+        self.write("#RUN slots=3\n. true\n")
         with open(self.dir / "told", "wb") as told:
             runner = self.start_patched(
-                "import runmaker4\nrunmaker4.StallReporter.PATIENCE = 0.2", "-j2", "runs.txt", stderr=told
+                "import runmaker4\nrunmaker4.Cursor.PATIENCE = 0.2",
+                "--follow", "-j2", "runs.txt", stderr=told,
             )
-        self.wait_up(4, runner=runner)
-        text = b"line 2 waits for a runner with 3 slots or more (#RUN in line 1)\n"
-        wait_until(lambda: text in self.read("told"), what="that is said")
-        self.let_go(4)
+        wait_until(lambda: b": 1 new job waits: " in self.read("told"), what="that is said")
+        runner.send_signal(signal.SIGHUP)
         self.assertEqual(self.finish(runner).code, 0)
 
     def test_a_stop_while_a_big_job_waits_leaves_it_new(self) -> None:

@@ -34,8 +34,8 @@ from tests.support import (
 )
 
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
-# says after 0.1 s, not 30 s, who waits for what
-IMPATIENT = HASTY + "runmaker4.StallReporter.PATIENCE = 0.1\n"
+# says after 0.1 s, not 30 s, that jobs wait
+IMPATIENT = HASTY + "runmaker4.Cursor.PATIENCE = 0.1\n"
 spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: others go most of this way")
 LAST = "until [ -e last ]; do sleep 0.02; done"         # a job that runs until the file `last` is there
 
@@ -54,7 +54,7 @@ class DirectiveCase(RunCase):
         return super().start(script, *args, **settings)
 
     def start_impatient(self, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
-        """A runner that soon says who waits for what."""
+        """A runner that soon says that jobs wait."""
         return self.start_patched(IMPATIENT, *args, **settings)
 
     def ran(self) -> list[int]:
@@ -444,7 +444,7 @@ class Barriers(DirectiveCase):
         order = [int(line.split()[1]) for line in self.read("marks").decode().splitlines()]
         self.assertEqual(order, [1, 1, 9, 2, 2])
         self.assertEqual(
-            self.times_told("line 2"), 0, "a barrier that waits for a running job is no deadlock"
+            self.times_told("new job"), 0, "a barrier that waits for a running job is no deadlock"
         )
 
     def stay_for(self, runner: subprocess.Popen[bytes], seconds: float) -> None:
@@ -469,7 +469,7 @@ class Barriers(DirectiveCase):
         self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
         runners = {number: self.start_impatient("--name", "alice", "runs.txt")
                    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
-        wait_until(lambda: self.times_told("line 3", "line 2") >= 3, what="they wait")
+        wait_until(lambda: self.times_told("2 new jobs wait") >= 3, what="they wait")
         for number, runner in runners.items():
             runner.send_signal(number)
         self.assertEqual([self.finish(runner).code for runner in runners.values()], [1, 130, 143])
@@ -486,7 +486,7 @@ class Barriers(DirectiveCase):
             "#RUN host=bob\n. true\n#RUN\n#RUN barrier\n. touch never\nd true\n"
         ).read_bytes()
         runner = self.start_impatient("--name", "alice", "runs.txt")
-        self.wait_told("line 2")
+        self.wait_told("2 new jobs wait")
         self.assertEqual(self.states(), "..d")
         self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "2").code, 0)
         self.assertLeft(runner, 0, "xdd")
@@ -752,16 +752,16 @@ class Together(DirectiveCase):
         self.assertTold("runmaker4-server.py")
 
     @spared
-    def test_a_barrier_below_them_waits_and_says_for_what(self) -> None:
+    def test_a_barrier_below_them_waits(self) -> None:
         self.lines("#RUN together=g host=*", ". touch never", "#RUN", "#RUN barrier", f". {RAN}")
         runner = self.start_impatient("runs.txt")
-        self.wait_told("line 4", "line 2")
+        self.wait_told("2 new jobs wait")
         self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "2").code, 0)
         self.assertLeft(runner, 0, "xd")
 
 
 class Stalls(DirectiveCase):
-    """Who waits for long is said once: which line, and for what."""
+    """That jobs wait for long is said once, with what tells for what."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_barrier_that_waits_for_a_line_of_another_host(self) -> None:
@@ -769,10 +769,10 @@ class Stalls(DirectiveCase):
             f". {RAN}", "#RUN host=bob,carol", f". {RAN}", "#RUN", f". {RAN}", "#RUN barrier", f". {RAN}"
         )
         runner = self.start_impatient("-j2", "--name", "alice", "runs.txt")
-        self.wait_told("line 6", "line 3")
+        self.wait_told("2 new jobs wait: runwait4.py --status runs.txt tells")
         self.assertEqual(self.states(), "d.d.")
         time.sleep(0.3)                                 # more than another look
-        self.assertTold("line 6", "line 3", "bob")
+        self.assertTold("new jobs wait")
         runner.send_signal(signal.SIGINT)
         self.assertLeft(runner, 130, "d.d.")
 
@@ -780,9 +780,9 @@ class Stalls(DirectiveCase):
     def test_a_follower_with_a_line_for_a_host_that_never_comes(self) -> None:
         self.lines("#RUN host=bob", ". touch never")
         runner = self.start_impatient("--follow", "--name", "alice", "runs.txt")
-        self.wait_told("line 2", "bob")
+        self.wait_told("1 new job waits: runwait4.py --status runs.txt tells")
         time.sleep(0.6)
-        self.assertTold("line 2", "bob")
+        self.assertTold("1 new job waits")
         runner.send_signal(signal.SIGHUP)
         self.assertLeft(runner, 0, ".")
 
@@ -802,7 +802,7 @@ class Stalls(DirectiveCase):
             f"PYTHONPATH={os.path.dirname(self.command(RUNMAKER)[1])}",
             sys.executable,
             "-c",
-            "import runmaker4; print(runmaker4.StallReporter.PATIENCE)",
+            "import runmaker4; print(runmaker4.Cursor.PATIENCE)",
         )
         self.assertEqual(ended.out, b"30.0\n")
 

@@ -133,7 +133,7 @@ class KilledRunner(LifeSign):
 
 class SavedAsNew(LifeSign):
     """An editor saves the `.` that it has read over the `r` of a job whose runner is dead."""
-    HASTY = HASTY + "runmaker4.StallReporter.PATIENCE = 0.5\n"
+    HASTY = HASTY + "runmaker4.Cursor.PATIENCE = 0.5\n"
 
     def start_hasty(self, *args: object, patience: str = "", **settings: Any) -> subprocess.Popen[bytes]:
         return self.start_patched(patience or self.HASTY, *args, **settings)
@@ -147,12 +147,12 @@ class SavedAsNew(LifeSign):
         self.save_as_new()
         with open(self.dir / "said", "wb") as said:
             runner = self.start_runner("--resume", stderr=said)
-        wait_until(lambda: b"line 1 waits until a copy of its command has ended" in self.read("said"))
+        wait_until(lambda: b"1 new job waits: runwait4.py --status runs.txt" in self.read("said"))
         self.assertEqual((self.states(), self.runs()), (".", 1))
         self.open_gate()
         self.assertEqual(runner.wait(20), 0)
         self.assertEqual((self.states(), self.runs()), ("d", 2))
-        self.assertEqual(self.read("said").count(b"line 1 waits"), 1)
+        self.assertEqual(self.read("said").count(b"1 new job waits"), 1)
         self.assertEqual(self.read("marks").split()[1::2], [b"ended", b"ended"])
 
     def test_a_new_line_like_one_whose_job_was_cancelled_waits_and_is_said(self) -> None:
@@ -160,7 +160,7 @@ class SavedAsNew(LifeSign):
         self.write(f"x {self.WAITING}\n. {self.WAITING}\n")
         with open(self.dir / "said", "wb") as said:
             runner = self.start_runner(stderr=said)
-        wait_until(lambda: b"line 2 waits until a copy of its command has ended" in self.read("said"))
+        wait_until(lambda: b"1 new job waits: runwait4.py --status runs.txt" in self.read("said"))
         self.assertEqual((self.states(), self.runs()), ("x.", 1))
         self.open_gate()
         self.assertEqual(runner.wait(20), 0)

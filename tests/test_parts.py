@@ -433,7 +433,7 @@ class EditedInPlace(JobFileCase):
             if claim.call_count > 1:
                 return mock.DEFAULT
             self.path.write_bytes(b"# 1\n# 2\n# 3\n" + self.path.read_bytes())
-            return runmaker4.Attempt(closed=runmaker4.Closed.BUSY)
+            return runmaker4.Attempt(is_closed=True)
 
         with mock.patch.object(file, "claim", wraps=file.claim) as claim:
             claim.side_effect = insert
