@@ -110,14 +110,14 @@ class PowerLoss(NetworkCase):
     """A host loses its power, with the silence that makes a loss cut short."""
     PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 0.8, 0.2"
 
-    def test_the_lines_of_a_host_that_is_gone_are_e_after_silence_and_grace(self) -> None:
+    def test_the_lines_of_a_host_that_is_gone_are_new_after_silence_and_grace(self) -> None:
         server = self.serve(JOB, JOB, grace=0.4)
         client = self.connect(server)
         self.connect(server, "--resume", "--follow", name="carol", up=(2,))
         begin = time.monotonic()
         self.crash("bob")
         self.wait_said(server, f"client bob ({ADDRESSES['bob']}) is lost")
-        self.wait_states("er")
+        self.wait_states(".r")
         self.assertGreater(time.monotonic() - begin, 0.6 + 0.4)
         self.assertLess(time.monotonic() - begin, 10)
         self.open_gate()
