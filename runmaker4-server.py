@@ -2237,6 +2237,7 @@ class Accountant:
         self._server = server
         # the links that have asked, and whether for an account, because the client leaves, or for a status
         self._asking: dict[tuple[ClientLink, bool], None] = {}
+        self._answering: asyncio.Future[None] | None = None     # until nobody asks; None: nobody has
         self._counted = 0.0                     # when the file was counted last, by boottime()
         self._rest = 0.0                        # seconds for which it is not to be counted again
 
@@ -2247,14 +2248,19 @@ class Accountant:
 
     def ask(self, link: ClientLink, leaves: bool) -> None:
         """Somebody wants an account, or a status; a count that has begun already would not do."""
-        if not self._asking:
-            watched(self._answer_all())
         self._asking[link, leaves] = None
+        if not self._answering or self._answering.done():
+            self._answering = watched(self._answer_all())
 
     async def _answer_all(self) -> None:
-        await asyncio.sleep(self.pause)
-        asking = self._asking
-        self._asking = {}
+        while self._asking:
+            await asyncio.sleep(self.pause)
+            asking = self._asking
+            self._asking = {}
+            await self._answer(asking)
+
+    async def _answer(self, asking: Iterable[tuple[ClientLink, bool]]) -> None:
+        """Count the file, and tell those who have asked before."""
         clients = [link.client for link, leaves in asking if leaves]
         leaving = Takers(filter(None, clients))
         count = await self.count(leaving, surely=bool(leaving.all))

@@ -2593,11 +2593,9 @@ class JobFile(Opened):
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
         # jobs "lost" to others, or "cancelled"; told by the next look_after()
         self._to_end: dict[Job, str] = {}
-        self.size: tuple[int, float] | None = None          # as it was seen last, and since when
-        self._cut = False                       # whether its last line had no newline then
+        self._end: tuple[int, bytes] | None = None          # its size and last byte, as they were seen last
+        self._end_since = 0.0                   # when they were first seen (clock)
         self._full_size = 0                     # the last that was believed; before, as it was opened first
-        # when it was first seen to be shorter than that (clock); None: it was not
-        self._short_since: float | None = None
         self._appended = 0                      # so much of it was there when nobody appended
         self._fd = None                         # the open file, to lock and to write; see writable()
         self.reader = Reader(None)              # the open file, to read
@@ -3184,31 +3182,26 @@ class JobFile(Opened):
         found.half_saved = self.doubt(scan.end) > 0
         return found
 
-    def doubt(self, size: int, cut: bool = False) -> float:
+    def doubt(self, size: int) -> float:
         """Seconds until the next look if it is too early to believe what was read of a file so long, or 0.
 
-        An editor that saves a file in place empties it first, and somebody may be writing a last line without
-        a newline (cut).  So a file that is empty, shorter than it was, or cut, has to stay so for a while.
-        On a network file system it has to stay shorter for HELD_UP seconds.
+        An editor that saves a file in place empties it first, and somebody may be writing a last line.  So
+        size and last byte have to stay as they are for a while; but a file that ends with a newline when it
+        is met is believed.  On a network file system an editor may be held up, for as long as HELD_UP.
+
+        Raises OSError.
         """
         now = self.clock()
-        newly_cut = cut and not self._cut
-        if self.size is None or size != self.size[0] or newly_cut:
-            self.size = size, now
-            self._cut = cut
-        short = size < self._full_size or self._is_short()
-        if not short:
-            self._short_since = None
-        elif self._short_since is None:
-            self._short_since = now
-        believed_at = self.size[1] + self.interval
-        if self.network and self._short_since is not None:
-            believed_at = max(believed_at, self._short_since + self.HELD_UP)
-        doubtful = cut or short or not size
-        if doubtful and now < believed_at:
-            return min(believed_at - now, self.interval)
+        end = size, self.reader.pread(1, max(size - 1, 0))
+        if end != self._end:
+            is_whole = self._end is None and end[1] == b"\n"
+            self._end = end
+            self._end_since = -math.inf if is_whole else now
+        patience = self.HELD_UP if self.network and self._is_short() else self.interval
+        wait = self._end_since + patience - now
+        if wait > 0:
+            return min(wait, self.interval)
         self._full_size = size
-        self._short_since = None
         return 0.0
 
     def account(self, takers: Takers, groups: bool = False) -> Account:
@@ -4074,7 +4067,7 @@ class Cursor:
             try:
                 line = scan.next(self.round.few)
                 cut = line is not None and not line.whole and not self.round.is_over(self.takers.all)
-                doubt = self.file.doubt(scan.end, cut) if cut or line is None else 0.0
+                doubt = self.file.doubt(scan.end) if cut or line is None else 0.0
                 # a last line that may be half written is left to the next round
                 if line is None or (cut and doubt) or self.round.is_over(self.takers.all):
                     if not self.round.found:

@@ -1077,11 +1077,9 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
 
 
 def every_running_saved(self: Any, job: Any) -> bool:
-    """Each `r` counts as one that an editor has saved over that of a job that was an orphan."""
-    state = self._state_here(job)
+    """Each `r` counts as the old state of the job's line, which an editor has saved."""
     seats = self.companion.count(job.command)
-    needed = seats + (state not in (b".", job.state))
-    if seats and not self._are_running(job.command, needed):
+    if seats and not self._are_running(job.command, seats):
         return False
     self._sit(job)
     return True

@@ -537,16 +537,6 @@ class HeldUp(JobFileCase):
                     self.clock.now += 5
                 self.assertIsNone(self.again())
 
-    def test_new_lines_do_not_begin_the_minute_anew(self) -> None:
-        self.begin(self.NETWORK)
-        self.path.write_bytes(b"")
-        self.cursor.claim()
-        self.clock.now += 58
-        self.path.write_bytes(b"#\n")
-        self.assertEqual(self.again(), 5)           # it must stay as it is for as long as any
-        self.clock.now += 5
-        self.assertIsNone(self.again())
-
 
 class IdleLooks(JobFileCase):
     """How often a runner looks that has nothing to do, by a made-up clock."""
@@ -593,13 +583,13 @@ class IdleLooks(JobFileCase):
         self.clock.now += 5.0
         self.assertEqual(job_of(jobs.claim()).number, 2)
 
-    def test_a_file_that_is_empty_or_shorter_than_it_was_is_believed_when_it_has_stayed_so_for_a_second(
-        self,
-    ) -> None:
+    def test_an_end_that_has_changed_is_believed_when_it_has_stayed_so_for_a_second(self) -> None:
         jobs = self.jobs(b"d a\nd b\n")
         for wait, text, doubtful in ((0.0, b"d a\nd b\n", False), (0.0, b"", True), (0.5, b"", True),
                                      (0.4, b"d a\n", True), (0.9, b"d a\n", True), (0.1, b"d a\n", False),
-                                     (0.0, b"d a\nd c\n", False), (0.0, b"", True), (1.0, b"", False)):
+                                     (0.0, b"d a\nd c\n", True), (1.0, b"d a\nd c\n", False),
+                                     (0.0, b"d b\nd c\n", False), (0.0, b"d a\nd cd", True),
+                                     (1.0, b"d a\nd cd", False), (0.0, b"", True), (1.0, b"", False)):
             self.clock.now += wait
             self.path.write_bytes(text)
             self.assertFalse(jobs.claim(last=True))
@@ -977,6 +967,26 @@ class LocksThatAreForgotten(JobFileCase):
         self.clock.now += 16.0
         self.assertFalse(cursor.claim())
         self.assertEqual(self.path.read_bytes(), b"r a\n")
+
+
+class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
+    """A server counts its file for all that ask, however many they are and whenever they come."""
+
+    async def test_who_asks_during_a_count_waits_for_the_next_one(self) -> None:
+        accountant = server.Accountant(mock.Mock())
+        begun: list[str] = []
+
+        async def count(*_: object, **__: object) -> None:
+            begun.append("count")
+            await asyncio.sleep(0.02)
+            begun.append("end")
+
+        with mock.patch.multiple(accountant, count=count, _report=mock.Mock()):
+            for _ in range(3):
+                accountant.ask(mock.Mock(), False)
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
+        self.assertEqual(begun, ["count", "end", "count", "end"])
 
 
 class RetriesOfMany(JobFileCase):
