@@ -424,7 +424,7 @@ class ServedFile(JobFile):
         free = [there for there in lines if there.state in RUNNING + states]
         for there in sorted(free, key=lambda there: there.number != line.number):
             with contextlib.suppress(Shifted):  # edited this very moment: its lines are to run anew
-                job = self.claim(there, TAKING_BACK).job
+                job = self.claim(there).job
                 if job:
                     lines.remove(there)
                     return job
@@ -498,9 +498,6 @@ class ServedFile(JobFile):
             if state == results[line] or was_moved:
                 written.add(line)
         return written
-
-
-TAKING_BACK = Taker("")             # takes a line that is claimed again, until its client is known
 
 
 # ======== The keeper ========================================================================================

@@ -2037,10 +2037,10 @@ class Taker:
 
     def note_renewed(self) -> None:
         """What had failed before its first claim is new, as far as it is for it."""
-        self.retry = RUNNING if self.renews(RUNNING) else b""
+        self.retry = RUNNING
 
 
-NOBODY = Taker("")              # jobs of groups are claimed for it
+NOBODY = Taker("")              # has jobs of groups, and such as are taken back, until their client is known
 
 
 @dataclass(eq=False, repr=False)
@@ -4942,7 +4942,7 @@ class FileJobs:
             try:
                 account = await self.worker.call(self._account, takers)
                 # Others that run the file with --resume may be about to take these orphans.
-                resumed = account.orphans and RUNNING in self._taker.retry
+                resumed = account.orphans and self._taker.renews(RUNNING)
                 if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
                     return account
             except OSError as error:
