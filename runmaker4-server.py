@@ -1336,7 +1336,7 @@ class Client(Taker):
         """How many slots it has now, if it says so.  Raises WireError."""
         before = self.has
         if "slots" in message.fields:
-            self.has = replace(before, slots=message.whole("slots", 1_000_000))
+            self.has = before._replace(slots=message.whole("slots", 1_000_000))
         if self.has != before:
             self.sessions.tell_of(self, "here")
 
@@ -2224,7 +2224,7 @@ class Count:
         if not self.account:
             return None
         left = self.account.now.new > 0 and client not in self.for_none.all
-        return dict(asdict(self.account), left=left)
+        return dict(asdict(self.account), now=self.account.now._asdict(), left=left)
 
 
 class Accountant:
@@ -2315,7 +2315,7 @@ class Accountant:
             since=round(max(clock - server.began, 0.0), 1),
             grace=server.sessions.grace,
             fault=count.fault,
-            counts=dict(asdict(now), total=now.all + now.held) if now else {},
+            counts=dict(now._asdict(), total=now.all + now.held) if now else {},
             waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting],
         )
         for client in server.sessions.clients.values():

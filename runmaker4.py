@@ -895,8 +895,7 @@ LOCAL_KINDS = {
 TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """The mount that a file is on: its kind of file system ('ext4'), its options, and its mount point."""
     kind: str
     options: frozenset[str]
@@ -979,7 +978,7 @@ def below_overlay(overlay: Mount) -> Mount:
     mount = find_mount(upper)
     if mount.point == overlay.point:
         return LOCAL
-    return replace(mount, point=overlay.point)
+    return mount._replace(point=overlay.point)
 
 
 def see_names(path: str) -> None:
@@ -1643,8 +1642,7 @@ POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.
 ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(NamedTuple):
     """What a job needs, what a runner has in all, or what of that is free: docs/memory.md."""
     slots: float
     memory: float = 0           # bytes
@@ -2120,8 +2118,7 @@ class Survey:
     half_saved: bool = False    # an editor may be about to write more
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """How many jobs are in which state; orphans count as error."""
     new: int
     running: int
@@ -2211,8 +2208,7 @@ def own_seat(line: Line) -> int:
     return row(line.command) + line.number % SEATS
 
 
-@dataclass(frozen=True)
-class Seat:
+class Seat(NamedTuple):
     """A byte in a command's row that is locked for a held line, and for its job."""
     fd: int                     # the description of the companion that has it locked, for the job to inherit
     at: int
@@ -3534,8 +3530,7 @@ class Takers:
         return any(self.fitting(scope))
 
 
-@dataclass(frozen=True)
-class Stall:
+class Stall(NamedTuple):
     """What keeps jobs from being started."""
     key: Any                    # by which a later look knows it again
     text: str                   # what is said of it
@@ -3605,8 +3600,7 @@ class Why(enum.Enum):
     FAULTY = "nobody knows what is meant: a directive makes no sense, or a group is too big"
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """What keeps the jobs below a line from being taken for now."""
     why: Why
     line: Line
@@ -5029,8 +5023,7 @@ class Child(Shell):
             self.leash = None
 
 
-@dataclass(frozen=True)
-class Birth:
+class Birth(NamedTuple):
     """When a process was started.  It tells two processes of one number apart, and which came first."""
     ticks: int          # from the start of the system to its own (proc(5): starttime)
     pid: int
@@ -5975,8 +5968,7 @@ FAILING = "timeout", "memory", "oom"
 TOLD = TO_END + TO_DRAIN                # by which runners are told to stop
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """How a run ended: the shell's wait status, and why we ended it, if we did."""
     status: int
     # one of FAILING, "stopped", "cancelled" or "lost"; "": it ended by itself
@@ -7530,8 +7522,7 @@ class Leaving(enum.IntEnum):
     HOPELESS = 3        # it waits for no file system any more: its end frees all locks
 
 
-@dataclass(frozen=True)
-class RunnerOptions:
+class RunnerOptions(NamedTuple):
     """What the command line says of how jobs are run; see --help."""
     timeout: float | None       # seconds that a job may run, unless a directive says otherwise; None: any
     walltime: float | SlurmLimit | None     # seconds until all jobs have ended; None: any
@@ -8353,7 +8344,7 @@ class Runner:
         ending = Ending(status, run.cause, limit or 0.0, run.taken)
         if await self._was_interrupted(ending):
             run.cause = "stopped"
-            ending = replace(ending, cause=run.cause)
+            ending = ending._replace(cause=run.cause)
         run.job.how = str(ending)
         for sink in run.sinks:
             sink.ended(run, ending)

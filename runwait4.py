@@ -37,7 +37,7 @@ import zlib
 from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
@@ -1232,7 +1232,7 @@ class Status:
         """Line by line; the table is no wider than that."""
         now = counts(self.found)
         yield f"{plural(now.all + now.held, 'job')}: " + ", ".join(
-            f"{count} {name}" for name, count in asdict(now).items()
+            f"{count} {name}" for name, count in now._asdict().items()
         )
         if self.per_hour:
             yield f"{self.per_hour:.{0 if self.per_hour >= 10 else 1}f} jobs/h lately" + (
@@ -1260,7 +1260,7 @@ class Status:
         now = counts(self.found)
         text: str = json.dumps(
             {
-                **asdict(now),
+                **now._asdict(),
                 "total": now.all + now.held,
                 "jobs": list(map(self._living, self.found.running)),
                 "orphans": list(map(self._job, self.found.orphans)),
@@ -3392,7 +3392,7 @@ class Reporter:
         all_runs = plural(sum(runs.states.values()), "run")
         if now:
             bar = bar_of(plural(now.all + now.held, "job"),
-                         [(name, asdict(now)[name], colour) for name, colour in COLOURS.items()])
+                         [(name, now._asdict()[name], colour) for name, colour in COLOURS.items()])
             ended = ", ".join(f"{count:,} {name}" for name, count, _ in by_name if count)
             if ended:
                 bar += tag("p", f"{all_runs}: {ended}", class_="hint")
