@@ -6784,9 +6784,13 @@ class OutFile:
         if self._fd is None:
             return
         try:
-            self.name = name_now(self.name, os.fstat(self._fd))
-            os.close(self._fd)
-        except OSError as error:            # NFS tells on close that the disk is full
+            try:
+                self.name = name_now(self.name, os.fstat(self._fd))
+                if self.journal.network:    # GlusterFS tells only here that the disk is full
+                    os.fsync(self._fd)
+            finally:
+                os.close(self._fd)
+        except OSError as error:            # NFS tells on close, too
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:

@@ -191,6 +191,19 @@ class Trouble(JournalCase):
         self.assertComplains(ended, "no space left", "journal is incomplete")
 
 
+    def test_a_disk_that_is_full_only_once_output_is_synced_is_said_on_a_network_file_system(self) -> None:
+        self.jobs("echo lost")
+        full = ("import errno, os, runmaker4\n"
+                "runmaker4.find_mount = lambda path: runmaker4.Mount('fuse.glusterfs', frozenset())\n"
+                "def fsync(fd, real=os.fsync):\n"
+                "    if os.readlink(f'/proc/self/fd/{fd}').endswith('.out'):\n"
+                "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
+                "    real(fd)\n"
+                "os.fsync = fsync")
+        ended = self.finish(self.start_patched(full, "--outdir", "out", "runs.txt"))
+        self.assertEqual((self.states(), ended.code), ("d", 1))
+        self.assertComplains(ended, "1.out: no space left", "output is incomplete")
+
     def test_output_on_a_full_disk_is_named_at_the_end_in_the_journal_and_with_the_failures(self) -> None:
         self.jobs("echo short", "seq 1000", "seq 1000; exit 1")
         full = ("import errno, runmaker4\n"
