@@ -1034,7 +1034,7 @@ BLOCK = 4096                    # bytes
 MAKING = 20                     # attempts to open a file that another host is making
 
 # errors of descriptors whose locks may be lost
-LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOTCONN)
+LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.EBADFD, errno.ENOTCONN)
 
 
 class Opened:
@@ -6616,7 +6616,8 @@ class RecordFile:
     that did not fit on the disk a piece may stay, which the next one sets apart by a newline.
     """
     PATIENCE = 1.0              # seconds on a file system of one host
-    TELL = 5.0                  # seconds after which a lock of others is told
+    TELL = 5.0                  # seconds after which it is said what a record waits for
+    TAIL = 1 << 20              # bytes among which a record is looked for that may have been written
 
     def __init__(self, path: str, kind: str, flags: int, worker: Worker, trouble: Say,
                  header: bytes = b"") -> None:
@@ -6626,8 +6627,12 @@ class RecordFile:
         self.worker = worker
         self.trouble = trouble
         self._header = header
+        self._flags = flags
         self.fd = open_record(path, flags)
         self._mount = find_mount(path)
+        # why the file is to be opened anew ('': it is not), and what was being appended then
+        self._fault = ""
+        self._doubtful = b""
         self.kept: dict[int, bytearray] = {}        # records by place; at APPEND_BYTE what is to be appended
         self._refused = math.inf                    # since when (monotonic seconds) a lock is
         self._told = False                          # it was said that others have it
@@ -6656,6 +6661,8 @@ class RecordFile:
 
     def obstacle(self) -> str:
         """What the first record that is kept waits for."""
+        if self._fault:
+            return self._fault
         at, data = next(iter(self.kept.items()))
         try:
             free = is_free(self.fd, at, self._length(at, data))
@@ -6674,18 +6681,44 @@ class RecordFile:
         held = False
         waits = False
         try:
+            if self._fault:
+                self._open_again()
             held = self._lock(at, self._length(at, data))
             waits = not held and (self._mount.network or time.monotonic() - self._refused < self.PATIENCE)
             if not waits:
                 self._write(at, data, held)
         except OSError as error:
-            self.trouble(f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)")
+            waits = self._mount.network and error.errno in LOST
+            if waits:
+                if at == APPEND_BYTE and not self._fault:
+                    self._doubtful = bytes(data)
+                self._fault = reason(error)
+                self._refused = min(self._refused, time.monotonic())
+            else:
+                self.trouble(f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)")
         finally:
             if not waits:               # also after a defect, which would come again
                 del self.kept[at]
             if held and not self.kept:
                 self._refused = math.inf
                 self._told = False
+
+    def _open_again(self) -> None:
+        """Open the file anew, because its descriptor is of no use any more: its server was away.
+
+        What was being appended then may have been written, and is not appended twice.  Raises OSError.
+        """
+        fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
+        if self._doubtful:
+            with Reader.of(self.fd, True) as reader:
+                end = os.fstat(self.fd).st_size
+                begin = max(end - self.TAIL, 0)
+                if self._doubtful in reader.pread(end - begin, begin):
+                    del self.kept[APPEND_BYTE][:len(self._doubtful)]
+        self._doubtful = b""
+        self._fault = ""
 
     def _lock(self, at: int, length: int) -> bool:
         """Lock a place if that can be had at once.  Raises OSError."""
@@ -6712,6 +6745,8 @@ class RecordFile:
             pwrite_all(self.fd, data, at)
             if self._mount.network:
                 os.fsync(self.fd)
+        elif not data:
+            return                      # it was written before the file went bad
         elif self._mount.network:
             append_locked(self.fd, self.path, self._mount, (bytes(data),), self._header)
         else:

@@ -19,6 +19,26 @@ RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
 FAR = ("import runmaker4\n"
        "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
        "runmaker4.RecordFile.TELL, runmaker4.Worker.AGAIN_FAR = 0.2, 0.05\n")
+# The file goes bad now and then, also once a record was written, and stays so until it is opened anew
+BAD = """
+import errno, os
+calls, bad = [], []
+append, dup2 = runmaker4.append_locked, os.dup2
+def append_badly(fd, path, *args):
+    calls.append(path)
+    if bad:
+        raise OSError(errno.EBADFD, os.strerror(errno.EBADFD))
+    if len(calls) % 5 != 2:
+        append(fd, path, *args)
+    if len(calls) % 5 in (2, 4):
+        bad.append(path)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+def dup2_well(*args, **named):
+    bad.clear()
+    return dup2(*args, **named)
+runmaker4.append_locked, os.dup2 = append_badly, dup2_well
+runmaker4.Journal.GATHER = 0.0
+"""
 # It is always trying while it leaves
 SLOW_TRIES = """
 import time
@@ -135,6 +155,12 @@ class OverANetwork(LockedCase):
         for name, line in zip(sorted(FILES), sorted(lines)):
             self.assertIn(f"runmaker4.py: {name}: another process has it locked (", line)
         self.assertIn("12 done", lines[-1])
+
+    def test_a_journal_whose_file_goes_bad_is_opened_anew_and_has_each_entry_once(self) -> None:
+        self.jobs(*["true"] * 12)
+        ended = self.finish(self.start_patched(FAR + BAD, "-q", *RECORDS, "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (0, "d" * 12), ended.err)
+        self.assertComplete(12)
 
     def test_after_a_signal_it_leaves_and_says_what_is_lost(self) -> None:
         self.check_what_is_lost(FAR)
