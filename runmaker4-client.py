@@ -440,7 +440,6 @@ class RemoteJob(Job):
             offset=self.offset,
             state=to_text(self.state),
             text=to_text(self.text),
-            memory=[int(self.settings.needs.memory)],
             run=self.mark,
             result=None if self.result is None else to_text(self.result),
         )
@@ -624,12 +623,9 @@ class ServerLink(Link, asyncio.Protocol):
 
 
 class Capacity(NamedTuple):
-    """What a server knows of a client's slots and promises: a `claim` says it, and `hello` the slots."""
+    """What a server knows of a client's slots: a `claim` says it, and `hello` how many are in service."""
     slots: int                          # in service
     waiting: int = 0                    # jobs that wait to run again, and have no slots
-    unused: int = 0                     # bytes that these were promised at first
-    # bytes that other jobs have more than they were promised at first, and that processes left of jobs have
-    grown: int = 0
 
 
 class Connection:
@@ -672,6 +668,8 @@ class Connection:
         self._queue: deque[RemoteJob] = deque()
         self._requested = 0                         # slots for which jobs were asked for, and have not come
         self._told = Capacity(0)                    # what the server knows of what we have
+        # bytes that the server may promise to jobs: so many were said, less those of the jobs that have come
+        self._offered = 0
         self._number = 0                            # of the last request
         self._asked: dict[int, float] = {}          # when each request was sent that is not answered
         self._alive: float | None = None            # when the last answered request was sent; None: none was
@@ -703,17 +701,18 @@ class Connection:
 
         A job that needs more than is free waits for that, and what has come after it waits, too.
         """
+        memory = free.memory - sum(job.needs.memory for job in self._queue)
         if self._queue and not free.holds(self._queue[0].needs):
-            self._ask_for(0)
+            self._ask_for(0, memory)
             return Miss(EVER)
         if self._queue and self._may_start():
             job = self._queue.popleft()
             self._jobs[job.key] = job
             self._forget_nothing()
-            self._ask()
+            self._ask(memory)
             return job
         if self._nothing.again is not None:
-            self._ask(last or (self._follow and not self._runner.works))
+            self._ask(memory, last or (self._follow and not self._runner.works))
         return self._nothing
 
     async def lend(self, job: Job) -> int | None:
@@ -840,27 +839,34 @@ class Connection:
         """How many slots have jobs, or can have some.  Slots that others use do not count."""
         return sum(slot.busy or slot.idle for slot in self._runner.slots.values())
 
-    def _ask(self, last: bool = False) -> None:
+    def _ask(self, memory: float, last: bool = False) -> None:
         """Ask for jobs for as many slots as we could use now.
 
-        last: we leave if there is nothing.  What was asked so counts until it is answered.
+        memory: bytes that nobody has.  last: we leave if there is nothing.  What was asked so counts until it
+        is answered.
         """
         due = sum(job.slots for job in self._queue) + self._requested
-        self._ask_for(max(self._slots() - sum(job.slots for job in self._running()) - due, 0), last)
+        self._ask_for(max(self._slots() - sum(job.slots for job in self._running()) - due, 0), memory, last)
 
-    def _ask_for(self, want: int, last: bool = False) -> None:
-        """Ask for jobs for so many slots; tell what the server must know of ours, if that has changed."""
+    def _ask_for(self, want: int, memory: float, last: bool = False) -> None:
+        """Ask for jobs for so many slots more; tell how much of our memory is free, if that has changed.
+
+        What the server is told are differences, as of the slots: then it does not matter which jobs are on
+        their way to us at this moment.
+        """
         link = self._link
         if not link or self._runner.stopping:
             return
-        now = self._capacity()
+        now = Capacity(self._runner.in_service, len(self._runner.slotless))
+        more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
         leaves_anew = last and self._last_asked is None
-        if not want and not leaves_anew and self._told == now:
+        if not want and not more and not leaves_anew and self._told == now:
             return
         self._requested += want
+        self._offered += more
         self._told = now
         last = last or self._last_asked is not None
-        number = self._request(link, "claim", want=want, last=last, **now._asdict())
+        number = self._request(link, "claim", want=want, memory=more, last=last, **now._asdict())
         if last:
             self._last_asked = number
 
@@ -868,18 +874,6 @@ class Connection:
         """The jobs that have slots."""
         waiting = self._runner.slotless
         return [job for job in self._jobs.values() if not job.has_ended and job not in waiting]
-
-    def _capacity(self) -> Capacity:
-        """What the server must know of what we have to hand out by it."""
-        waiting = self._runner.next_runs        # with -1 they keep their slots, and no memory
-        running = [job for job in self._jobs.values() if not job.has_ended and job not in waiting]
-        return Capacity(
-            self._runner.in_service,
-            len(self._runner.slotless),
-            sum(int(job.settings.needs.memory) for job in waiting),
-            sum(int(job.needs.memory - job.settings.needs.memory) for job in running)
-            + int(self._runner.left_memory),
-        )
 
     def _forget_nothing(self) -> None:
         """Forget that the server had no job for us: something has changed, so we may ask again."""
@@ -1038,13 +1032,14 @@ class Connection:
         for job in self._jobs.values():             # one by one: a command may fill a message
             link.send(type="have", jobs=[job.describe()])
         self._told = Capacity(self._runner.in_service)
+        self._offered = int(min(self._program.memory.size, runmaker4.WHOLE))
         link.send(
             type="hello",
             client=self._id,
             name=to_text(self._program.host),
             pid=os.getpid(),
             slots=self._told.slots,
-            memory=int(min(self._program.memory.size, runmaker4.WHOLE)),
+            memory=self._offered,
             retry=self._retry,
             follow=self._follow,
             directory=to_text(self._program.directory),
@@ -1190,6 +1185,7 @@ class Connection:
             self._queue.append(job)
             self.loop.call_later(UNSTARTED, self._return, job)
             self._requested = max(self._requested - job.slots, 0)
+            self._offered -= int(job.needs.memory)
         self._note_served()
         self._note_answer(number)
         if not self._may_start():

@@ -12,14 +12,12 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
     hello      who it is, and what it may take          welcome    which file is served, which of these are
                                                                    not its jobs any more, what output is
                                                                    collected, the number of the last event
-    claim      for how many slots it wants jobs now,    jobs       some, as soon as there are any
-               how many it has, how many of its jobs    nothing    in answer to `last`, after another look at
-               wait to run again, what memory these                the file
-               do not use meanwhile, and how much
-               more others, and processes left of
-               jobs, use than they were given for
-               (last: it will leave if there are no
-               jobs)
+    claim      for how many slots, and how much         jobs       some, as soon as there are any
+               memory, it wants jobs, besides what      nothing    in answer to `last`, after another look at
+               it has asked for and has not got; how               the file
+               many slots it has, how many of its
+               jobs wait to run again (last: it will
+               leave if there are no jobs)
     ping       every five seconds                       pong
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
                                                                    clock
@@ -1115,11 +1113,8 @@ class Client(Taker):
         self.grants: dict[str, Grant] = {}
         self._memberships = 0           # in groups: it gets nothing else meanwhile
         self.want = 0                   # the slots for which it would take jobs now
+        self.free_memory = 0            # bytes that it would let these have; negative: it has less by now
         self._between_runs = 0          # jobs that it has, and that have no slots until they run again
-        # memory that its jobs were promised at first, and do not use now; and what others were promised more,
-        # or is left of jobs
-        self._unused_memory = 0
-        self._grown_memory = 0
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
@@ -1163,15 +1158,9 @@ class Client(Taker):
         return 2 * self.slots + self._between_runs - sum(grant.is_open for grant in self.grants.values())
 
     @property
-    def free_memory(self) -> float:
-        """How much of its memory its lines were not promised."""
-        promised = (grant.job.settings.needs.memory for grant in self.grants.values() if grant.is_open)
-        return self.has.memory - sum(promised) + self._unused_memory - self._grown_memory
-
-    @property
     def promised_memory(self) -> int:
         """How much of its memory is promised: to jobs that run there, or are on their way."""
-        return max(int(self.has.memory - self.free_memory), 0)
+        return int(min(max(self.has.memory - self.free_memory, 0), runmaker4.WHOLE))
 
     @property
     def where(self) -> str:
@@ -1194,8 +1183,7 @@ class Client(Taker):
         self.retry = hello.retry
         self.has = hello.has
         self._between_runs = 0          # until it tells
-        self._unused_memory = 0
-        self._grown_memory = 0
+        self.free_memory = int(hello.has.memory)        # until it asks for jobs
         self._newest = link
         self._came.set()
 
@@ -1322,10 +1310,11 @@ class Client(Taker):
         self.note_slots(message)
         # it gets what it has room for
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
+        if "memory" in message.fields:
+            more = message.whole("memory", least=-runmaker4.WHOLE)
+            self.free_memory = min(self.free_memory + more, int(self.has.memory))
         if "waiting" in message.fields:
             self._between_runs = message.whole("waiting", 1_000_000)
-            self._unused_memory = message.whole("unused")
-            self._grown_memory = message.whole("grown")
         self.asked = message.whole("request")
         self.asked_at = self.sessions.file.clock()
         self.leaving = message.flag("last")
@@ -1351,6 +1340,10 @@ class Client(Taker):
     def supply(self, slots: int) -> None:
         """It gets jobs for `slots` of the slots for which it has asked."""
         self.want -= slots
+
+    def promise(self, grant: Grant) -> None:
+        """It is told of a job, which gets some of its memory."""
+        self.free_memory -= int(grant.job.settings.needs.memory)
 
     def offer(self, free: Resources) -> None:
         """A look at the file may find jobs for so much of it.  In the worker's thread, perhaps."""
@@ -2681,7 +2674,6 @@ class Known:
     line: Line
     result: bytes | None
     mark: str                           # of its last run; "": it had none yet, as far as was told
-    memory: int                         # bytes that it was promised at first
 
     @classmethod
     def read(cls, item: Message) -> Known:
@@ -2691,8 +2683,7 @@ class Known:
         if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text or state not in CLAIMABLE:
             raise WireError("no job")
         line = Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), state, text)
-        sizes = item.items("memory", int) if "memory" in item.fields else []
-        return cls(key, line, result, item.text("run", 512), sizes[0] if sizes else 0)
+        return cls(key, line, result, item.text("run", 512))
 
     @property
     def turn(self) -> int:
@@ -2871,8 +2862,6 @@ class Recovery:
     def _give(self, client: Client, found: Recovered, job: Job, before: Grant | None) -> None:
         """A line is a client's again.  before: that of `absent`, if it was inherited."""
         claim = found.claim
-        # All else that its directive says is the client's to heed
-        job.settings = JobSettings(needs=Resources(1, claim.memory))
         if before:
             self._sessions.forget(before)
         else:
@@ -3219,6 +3208,7 @@ class Dispatcher:
         size = 0
         for grant in batch:
             grant.hand()
+            client.promise(grant)
             length = len(grant.job.text)
             if jobs and size + length > LONGEST:
                 client.tell(type="jobs", request=client.asked, jobs=jobs)

@@ -1704,9 +1704,7 @@ class JobSettings:
 
     def at(self, line: Line) -> JobSettings:
         """These settings, of the directive in this line."""
-        # replace() would take three times as long, and files may have many of these
-        return JobSettings(line, self.timeout, self.hosts, self.together, self.min_hosts, self.needs,
-                           self.more, self.shell)
+        return replace(self, line=line)
 
     def beyond(self, size: int) -> JobSettings:
         """These settings for a job that so much memory was too little for: it begins with the next size, or

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import importlib
+import json
 import os
 import pathlib
 import random
@@ -16,14 +17,16 @@ import time
 import unittest
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNSERVER, alive, job_of, wait_until
+from tests.support import RUNCLIENT, RUNSERVER, alive, job_of, wait_until
 from tests.test_units import FileCase, a_run
 from tests.values import present
 
+client = importlib.import_module(RUNCLIENT[:-len(".py")])
 server = importlib.import_module(RUNSERVER[:-len(".py")])
 # Classes of that module, which only importlib can import: its name has a hyphen
 ServedFile = Any
@@ -709,6 +712,32 @@ class RetriesAmidEdits(EditedCase):
             self.assertEqual(found, wanted, lines)
 
 
+class CopiedSettings(unittest.TestCase):
+    """Settings are copied whole, whatever is added to them."""
+    NEEDS = runmaker4.Resources(2, 1 << 20)
+    SETTINGS = runmaker4.JobSettings(line(7), 30.0, ("bob",), "pair", 1, NEEDS,
+                                     (runmaker4.Resources(2, 1 << 21),), "bash")
+
+    def test_those_of_a_directive_that_moved_differ_in_its_line_alone(self) -> None:
+        directive = line(8)
+        moved = self.SETTINGS.at(directive)
+        for one in fields(runmaker4.JobSettings):
+            with self.subTest(setting=one.name):
+                value = getattr(self.SETTINGS, one.name)
+                self.assertNotEqual(value, one.default, "a setting that the test does not set")
+                self.assertEqual(getattr(moved, one.name), directive if one.name == "line" else value)
+
+    def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
+        job = runmaker4.Job(**vars(line(9, state=b".")), settings=self.SETTINGS)
+        told = json.loads(json.dumps(server.Grant("0" * 16, None, job).describe()))
+        got = client.RemoteJob.read(runmaker4.Message(told)).settings
+        heeded = {"line", "hosts", "together", "min_hosts"}
+        for one in fields(runmaker4.JobSettings):
+            with self.subTest(setting=one.name):
+                expected = one.default if one.name in heeded else getattr(self.SETTINGS, one.name)
+                self.assertEqual(getattr(got, one.name), expected)
+
+
 class WhatBecomesOfALine(unittest.TestCase):
     """What was decided about a line has more weight than what ends its job without a result of its own."""
 
@@ -844,7 +873,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         texts = b" echo one", b" echo two", b" echo three"
         lines = [runmaker4.Line(number, number, 11 * number - 11, b".", text)
                  for number, text in enumerate(texts, 1)]
-        return [server.Known(f"{line.number:016x}", line, None, "", 0) for line in lines]
+        return [server.Known(f"{line.number:016x}", line, None, "") for line in lines]
 
     def told(self, others: dict[Any, list[str]]) -> dict[str, list[int]]:
         """Of which jobs the client is told what."""

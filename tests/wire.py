@@ -210,11 +210,10 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(
         type="have",
         jobs=[
-            dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", memory=[4096],
-                 run="", result=None)
+            dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", run="", result=None)
         ],
     ),
-    dict(type="claim", request=1, want=1, last=False),
+    dict(type="claim", request=1, want=1, memory=0, last=False),
     dict(type="ping", request=2),
     dict(type="status"),
     dict(type="account"),
