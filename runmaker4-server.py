@@ -2465,7 +2465,9 @@ class Sessions:
                     self._lose(grant)
 
     def _lose(self, grant: Grant) -> None:
-        """Somebody else has a line now."""
+        """Somebody else has a line now.  If its job has ended, whoever writes its result says so."""
+        if not grant.is_open:
+            return
         self.say(f"line {grant.number}: was lost to another runner")
         self._tally.count(grant.job, ERROR)
         grant.tell("lost")
@@ -2658,11 +2660,27 @@ class Sessions:
 #        lines have a client that never comes, `absent`, whose grace begins with the server.
 #     2. Each client that comes names its jobs.  For those that it does not have here reclaim() looks for
 #        lines: first among the lines of `absent`, then among seats whose lines were moved by an edit, at last
-#        among lines that nobody holds: `r`, or `e` if the server may have made them so.  One client after the
-#        other, for two may name one line.
+#        among lines that nobody holds: see the table.  One client after the other, for two may name one line.
 #     3. A job that has ended needs no line if its result stands there already: the server before had no time
 #        to say so.  Of jobs that this server has settled or has given up it remembers the keys.
 #     4. When the grace of `absent` is over, its lines become `e`, and seats that are left are given up.
+#
+# What a client says of a job that it does not have here, and what stands in the file, decide.  The first row
+# that holds:
+#
+#     the client says           the server knows, or finds                          the answer
+#     a key                     another client has it                               lost
+#     a key                     it is settled                                       settled
+#     a result                  it stands in its line, or in a moved one            settled
+#     a job                     an inherited line of its command; best its number   it has that line
+#     a job                     an unclaimed seat of its command                    it has that seat
+#     a job                     a free line `r` of its command; best its number     it has that line
+#     a job                     a free `e` or `.`, where its line became so here    it has that line
+#     a result of its own       a free `e` of its command in its place              it has that line
+#     no result                 its line is on hold                                 cancelled
+#     anything else                                                                 lost
+#
+# Of jobs of one command the first to choose are those that have a result of their own, then those that run.
 #
 # "Settled" is a job whose result is written.
 
@@ -2937,8 +2955,13 @@ class Recovery:
         orphans = self._cursor.orphaned
         for claim in claims:
             line = claim.line
-            expired = self._expired_keys(claim) or line.command in orphans
-            job = self.file.take_back(line, lines[line.command], ERROR + NEW if expired else b"")
+            alike = lines[line.command]
+            states = b""
+            if self._expired_keys(claim) or line.command in orphans:
+                states = ERROR + NEW
+            elif claim.turn == 0 and (line.number, ERROR) in ((other.number, other.state) for other in alike):
+                states = ERROR                  # another has made it `e`: this result is the only one
+            job = self.file.take_back(line, alike, states)
             if job:
                 yield line, job
 

@@ -928,6 +928,18 @@ class LinesOfAClientThatComesBack(JobFileCase):
             self.assertEqual([grant.job.number for grant in client.grants.values()], [2])
         asyncio.run(come())
 
+    def test_a_line_that_is_lost_while_its_result_is_written_counts_once(self) -> None:
+        async def come() -> None:
+            sessions = self.sessions()
+            job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
+            grant = server.Grant("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
+            sessions.note(grant)
+            self.assertIsNotNone(grant.end(server.Outcome(server.End.RAN, b"d", event=1)))
+            sessions._lose(grant)
+            self.assertEqual(sessions.server.tally.error, 0, "who writes its result counts it")
+            self.assertIn("key", sessions.jobs)
+        asyncio.run(come())
+
     def test_the_end_of_an_old_grant_leaves_the_new_one_of_its_key(self) -> None:
         """Its client came back with an equal line while what it was to get was not written yet."""
         async def come() -> None:

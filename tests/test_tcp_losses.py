@@ -656,6 +656,16 @@ runmaker4.JobFile.follow_path = follow_path
         self.open_gate()
         self.assert_each_ran_once(client, "d")
 
+    def test_a_result_that_nobody_else_has_is_written_over_the_e_of_another_runner(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        self.kill_with_keeper(server)
+        self.end_jobs(client)
+        self.run_script(RUNMAKER, "runs.txt")
+        self.assertEqual(self.states(), "e")
+        self.serve_again(server.port)
+        self.assert_each_ran_once(client, "d")
+
     def test_a_keeper_of_a_server_with_more_descriptors_than_select_can_take(self) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         if 0 <= hard < 2000:
