@@ -48,8 +48,8 @@ What keeps jobs from being lost or run twice:
     of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs
     that it gives back because it had not begun them when it lost the server.  Of runs that go on it also
     sends again what another server has acknowledged: their `begin`, and the output of the lines that they
-    have begun.  A client may lie: a job has the number that the server remembers, or finds in the journal or
-    in the file, and not the one that the client names.
+    have begun.  A client may lie: a job has the number that the server finds in the journal or in the
+    file, and not the one that the client names.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but
     outlive the server by the grace.  The next server gets the description from it, and so the lines that are
     locked on it.  The clients that come back say whose they are; lines that none has named become `e` after
@@ -2738,18 +2738,6 @@ def line_key(line: Line) -> str:
     return f"line {line.number}"
 
 
-@dataclass(frozen=True)
-class Past:
-    """What is remembered of a job whose line became `e` after its grace."""
-    number: int
-    ordinal: int
-    row: int                            # of its command
-
-    @classmethod
-    def of(cls, job: Job) -> Past:
-        return cls(job.number, job.ordinal, row(job.command))
-
-
 def remember(keys: OrderedDict[str, T], key: str, value: T, most: int) -> None:
     """Add a key; of more than `most` the oldest is forgotten.
 
@@ -2775,7 +2763,8 @@ class Recovery:
         self._tally = server.tally
         self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
         self.abandoned = False                  # a signal came before these could be taken over
-        self._expired: OrderedDict[str, Past] = OrderedDict()       # what became `e` after its grace, by key
+        # the rows of commands of jobs that became `e` after their grace, by key
+        self._expired: OrderedDict[str, int] = OrderedDict()
         # the keys of jobs that are over, which a client may not know
         self._settled: OrderedDict[str, None] = OrderedDict()
         self._one_by_one = asyncio.Lock()       # while lines are sought that a client says it has
@@ -2788,7 +2777,7 @@ class Recovery:
 
     def note_expired(self, grant: Grant) -> None:
         """The grace of a job's client is over."""
-        remember(self._expired, grant.key, Past.of(grant.job), EXPIRED)
+        remember(self._expired, grant.key, row(grant.job.command), EXPIRED)
 
     # -- the server before -----------------------------------------------------------------------------------
 
@@ -2980,7 +2969,7 @@ class Recovery:
         """Give jobs that are taken back the numbers that they had.  In the worker's thread, perhaps.
 
         Returns the ones whose files are another run's now.  A client may lie about numbers.  So they are what
-        we remember, or what the journal says of that run, and else those of the line that the job has now.
+        the journal says of that run, or else those of the line that the job has now.
         """
         commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
         started = self.records.find_starts(commands)
@@ -2988,14 +2977,10 @@ class Recovery:
         taken = {job.number for job in set(self.file.held).difference(jobs.values())}
         moved_away: set[Known] = set()
         for claim, job in jobs.items():
-            past = self._expired.get(claim.key)
-            number: int | None = job.number
             job.state = claim.line.state
             job.ordinal = ordinals.get(job.offset, 0)
-            if past and past.row == row(job.command):
-                number = past.number
-                job.ordinal = past.ordinal
-            number = started.pop(claim.mark, number)    # of two who name one run the second has not run it
+            # of two who name one run the second has not run it
+            number = started.pop(claim.mark, job.number)
             if number is None:
                 moved_away.add(claim)
             elif number not in taken:
@@ -3017,12 +3002,8 @@ class Recovery:
 
     def _expired_keys(self, claim: Known) -> list[str]:
         """The keys under which it is remembered that this job's line became `e` after its grace."""
-        keys: list[str] = []
-        for key in (claim.key, line_key(claim.line)):
-            past = self._expired.get(key)
-            if past and past.row == row(claim.line.command):
-                keys.append(key)
-        return keys
+        keys = claim.key, line_key(claim.line)
+        return [key for key in keys if self._expired.get(key) == row(claim.line.command)]
 
     def _note_return(self, claim: Known, job: Job) -> None:
         """A line that nobody had is a client's again."""
