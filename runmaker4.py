@@ -6108,8 +6108,8 @@ def bar(now: Counts, width: int) -> str:
 
 
 def progress_line(now: Counts, width: int = 16) -> str:
-    """'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'"""
-    counted = f"{now.processed:3} of {now.all:3} jobs processed, {now.error} errors"
+    """'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'; errors: failed, too"""
+    counted = f"{now.processed:3} of {now.all:3} jobs processed, {now.bad} errors"
     return f"progress: {counted} [{bar(now, width)}]"
 
 
@@ -6145,7 +6145,7 @@ class ProgressBar:
     def _fitted(self, now: Counts, columns: int) -> str:
         """The fullest text that fits, with a bar that fills the rest."""
         without_rate = progress_line(now, 0)
-        shortest = f"{now.processed}/{now.all}, {now.error} errors []"
+        shortest = f"{now.processed}/{now.all}, {now.bad} errors []"
         texts = (without_rate + self.estimate(now), without_rate)
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.WIDEST)

@@ -1171,6 +1171,8 @@ class LastRuns:
         missing = Counter({self._text(command): len(numbers) for command, numbers in self.numbers.items()})
         lately = time.time() - TerminalProgress.WINDOW
         enough = False
+        # lines that run, and those of which a later run was met: what ended before was only a try
+        retried = {(line.number, line.command) for line in self.lines}
 
         def wanted(line: bytes) -> bool:
             return not enough or self.wanted(line)
@@ -1179,8 +1181,10 @@ class LastRuns:
             if run.ended is not None:
                 running.pop(run.run, None)
                 journal.ended.add(run.run)                          # so that its start is passed over
-                if run.state != ".":                                # put back: its job is as new as it was
+                job = run.line, run.command
+                if run.state != "." and job not in retried:         # put back: its job is as new as it was
                     ends.append(run.ended)
+                retried.add(job)
                 most = TerminalProgress.CHANGES if run.ended < lately else Journal.RECENT
                 enough = len(ends) >= most
             elif run.command in self.numbers:
@@ -2535,7 +2539,8 @@ class Timeline:
     alone, so no two share one.  The thread whose `tid` is its `pid` counts as the main one, and is shown
     first: slot 1.
     """
-    HEAD = b'{"traceEvents":['
+    # of a timeline of ours; the format leaves `otherData` to whoever writes
+    HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
     NAME = 100                  # characters of a command that make the name of its event
 
     def __init__(self, log: Log) -> None:
@@ -3226,7 +3231,7 @@ class Tables:
 class Reporter:
     """Writes the page, once or again and again."""
     LEAST = 10.0                # seconds between two pages
-    KIND = "report", b"<!DOCTYPE html>"         # and how a page begins
+    KIND = "report", b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"      # and how PAGE begins
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
         """argv: the options, as they were given.  Raises Problem."""
@@ -4027,6 +4032,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # another page was met for the last time.
 
 PAGE = r"""<!DOCTYPE html>
+<!-- made by runwait4.py -->
 <html lang="en">
 <head>
 <meta charset="utf-8">

@@ -196,7 +196,7 @@ class Outlived(AtWorkCase):
         runner = self.gated(*[f". {number}" for number in range(9)])
         now = time.time()
         self.journal(*(line for number in range(24)
-                       for line in pair(number, 5, "d", now - 241 + 10 * number, took=1)),
+                       for line in pair(number, 5 + number, "d", now - 241 + 10 * number, took=1)),
                      start("a", 1, GATE, now))
         self.assertIsNotNone(self.status("--outdir", "out")["seconds_left"])
         self.kill(runner)

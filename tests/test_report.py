@@ -517,8 +517,9 @@ class Writing(ReportCase):
 
     def test_only_an_older_report_and_an_empty_file_are_replaced(self) -> None:
         self.journal(journal_end(1))
-        for name in ("runs.txt", "notes.html"):
-            text = self.write(". true\n", name).read_bytes()
+        page = "<!DOCTYPE html>\n<title>a page of somebody else's</title>\n"
+        for name, content in ("runs.txt", ". true\n"), ("notes.html", ". true\n"), ("index.html", page):
+            text = self.write(content, name).read_bytes()
             for more in ((), ("--progress", "runs.txt")):       # which says so before it waits
                 ended = self.run_script(RUNWAIT, "--report", name, "--outdir", "out", *more, timeout=20)
                 self.assertRefused(ended, f"{name}: is no report of runwait4.py")

@@ -296,6 +296,10 @@ class ProgressInAPipe(RunwaitCase):
         self.finish(waiter)
         self.finish(runner)
 
+    def test_failed_jobs_lost_ones_and_orphans_are_errors(self) -> None:
+        self.write("d a\n! b\ne c\nr left behind\n")
+        self.assertIn(b"4 of   4 jobs processed, 3 errors [====eeeeeeee!!!!]", self.runwait("--progress").out)
+
     def test_held_jobs_are_not_counted(self) -> None:
         self.write("d a\nx b\nd c\nd d\nd e\n")
         self.assertEqual(self.runwait("--progress").out, ALL_DONE)
@@ -307,7 +311,7 @@ class ProgressInAPipe(RunwaitCase):
             with self.subTest(call=call):
                 numbers = b"%3d of %3d" % (call[-1], call[-1])
                 self.assertRegex(
-                    ended.out, rb"^progress: " + numbers + rb" jobs processed, 0 errors \[=*!*\]\n$"
+                    ended.out, rb"^progress: " + numbers + rb" jobs processed, 1 errors \[=*!*\]\n$"
                 )
                 self.assertEqual(len(ended.out.partition(b"[")[2]), 16 + len("]\n"))
 
@@ -390,7 +394,7 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
         self.write("d true\n! false\n")
         terminal = self.terminal(0)
         self.watch(terminal).wait(60)
-        self.assertRegex(terminal.look()[0], r"^progress:   2 of   2 jobs processed, 0 errors \[=+!+\]$")
+        self.assertRegex(terminal.look()[0], r"^progress:   2 of   2 jobs processed, 1 errors \[=+!+\]$")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_rate_and_time_left_come_from_what_it_saw_itself(self) -> None:

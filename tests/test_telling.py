@@ -85,9 +85,10 @@ class Status(TellingCase):
         self.running(*[f". {number}" for number in range(9)])
         now = time.time()
         self.journal(
-            *(line for number in range(100) for line in pair(number, 5, "d", now - 9000 + number, took=1)),
+            *(line for number in range(100)
+              for line in pair(number, 5 + number, f"d {number}", now - 9000 + number, took=1)),
             *(line for number in range(24)
-              for line in pair(f"n{number}", 5, "d", now - 241 + 10 * number, took=1)),
+              for line in pair(f"n{number}", 200 + number, f"n {number}", now - 241 + 10 * number, took=1)),
             start("a", 1, GATE, now),
             end("put back", 5, "d", now, state="."),
         )
@@ -96,6 +97,18 @@ class Status(TellingCase):
         self.assertAlmostEqual(found["seconds_left"], 10 / found["per_hour"] * 3600, delta=1)
         self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"),
                          r"\n3\d\d jobs/h lately, 1m \d\ds left\n")
+
+    def test_tries_of_a_job_that_is_tried_again_are_no_jobs_of_the_rate(self) -> None:
+        self.running(*[f". {number}" for number in range(9)])
+        now = time.time()
+        tries = [(number, now - 240 + 10 * number + 2 * again) for number in range(24) for again in range(4)]
+        self.journal(
+            *(line for began in range(4) for line in pair(f"g{began}", 1, GATE, now - 9 + began, took=1)),
+            *(line for number, began in tries
+              for line in pair(f"{number} {began}", number + 2, f"job {number}", began, took=1)),
+            start("a", 1, GATE, now),
+        )
+        self.assertAlmostEqual(self.status("--outdir", "out")["per_hour"], 23 / 233 * 3600, delta=20)
 
     def test_a_long_journal_is_read_from_its_end_as_far_as_need_be(self) -> None:
         self.running("d job 49", "d job 9998")

@@ -19,7 +19,7 @@ from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, 
 from tests.values import present
 
 HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
-OLDER = b'{"traceEvents":[\n'                # how a timeline of ours begins
+OLDER = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":[\n'     # how a timeline of ours begins
 BEGAN = 1_795_183_239.0                     # seconds since 1970: when the runs of the logs below begin
 
 
@@ -537,6 +537,7 @@ class Refused(TimelineCase):
         (self.dir / "self").symlink_to("joblog")
         self.write(". true\n")
         self.write("{}", "other.json")
+        self.write('{"traceEvents":[\n]}\n', "trace.json")
         (self.dir / "queue").symlink_to("runs.txt")
         self.assertEachRefused({
             "--joblog joblog --timeline dir": ("dir: is a directory",),
@@ -546,8 +547,9 @@ class Refused(TimelineCase):
             "--joblog joblog --timeline self": ("self: is the job log",),
             "--joblog joblog --timeline runs.txt": ("runs.txt: is no timeline of runwait4.py",),
             "--joblog joblog --timeline other.json": ("other.json: is no timeline of runwait4.py",),
+            "--joblog joblog --timeline trace.json": ("trace.json: is no timeline of runwait4.py",),
             "--joblog joblog --timeline queue": ("queue: is no timeline of runwait4.py",),
-        }, "dir", "fifo", "link", "self", "runs.txt", "queue", "other.json")
+        }, "dir", "fifo", "link", "self", "runs.txt", "queue", "other.json", "trace.json")
         self.assertTrue((self.dir / "fifo").is_fifo())
         self.assertEqual(self.read(), b". true\n")
 
@@ -702,7 +704,7 @@ class BlockedByACheck(RunCase):
 
     def test_progress_is_shown_to_its_end(self) -> None:
         ended = self.assertBlocked(self.start_waiting("! a\n#RUN barrier check\n. b\n", "-p", "-e"), 1, 2)
-        self.assertRegex(ended.out, rb"^progress: +1 of +2 jobs processed, 0 errors \[!+ +\]\n$")
+        self.assertRegex(ended.out, rb"^progress: +1 of +2 jobs processed, 1 errors \[!+ +\]\n$")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_it_waits_for_what_runs_or_can_still_be_run(self) -> None:
