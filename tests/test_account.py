@@ -259,8 +259,11 @@ class LeavingServer(TcpCase):
         self.write(self.read() + b"! a\n")
         server = self.start_server("--exit-when-done")
         client = self.start_client(server, "-q", "--follow")
-        self.assertEqual(self.ends(server, client), (
-            (1, "2 done in T; in all 2 done, 1 failed (line 3); -r runs them again"),) * 2)
+        said = "2 done in T; in all 2 done, 1 failed (line 3); {} runs them again"
+        self.assertEqual(
+            self.ends(server, client),
+            ((1, said.format("runmaker4-client.py -r")), (1, said.format("-r"))),
+        )
 
     def test_what_was_lost_and_run_again_counts_no_more(self) -> None:
         self.jobs(WAITING)
