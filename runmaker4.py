@@ -2877,8 +2877,9 @@ class JobFile(Opened):
             try:
                 return self._finish(job, state)
             except Shifted:
-                # The file or its companion was replaced since the last look.  It is followed here and not
-                # behind the door, which is another one if the companion is new.
+                # The file or its companion was replaced since the last look, or locks were lost.  That is
+                # followed here and not behind the door, which is another one if the companion is new.
+                self._drop_lost_seats()
                 self.follow_path()
                 return self._finish(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to put a new one there
@@ -2911,7 +2912,6 @@ class JobFile(Opened):
         if job.seat and not self.still_has(job):
             # This host was cut off, so another runner may have the line, and the `r` is that one's.  Whether
             # it is so is found out outside of this door, which may not be locked any more, either.
-            self._drop_lost_seats()
             raise Shifted("its lock was lost")
         if not job.seat and not self._sit_again(job):
             return f"another runner has taken it meanwhile; its result {show(state)} is not written"

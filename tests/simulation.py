@@ -213,6 +213,8 @@ class History(World):
         command = command_of(line)
         if inode.path != PATH or len(data) != 1 or command == line:
             self.fail(f"writes {data!r} where no job line begins, at {at}")
+        if "brick" in self.fates and me.host.robbed >= me.began - self.pace:
+            return command                      # its descriptor is bad, so really this waits, or fails
         if not any(lock.covers(at) and lock.real and lock.owner in me.fds.values() for lock in inode.locks):
             self.fail(f"writes {data!r} over {line!r} without the guard")
         door = self.door(me, command)
