@@ -682,7 +682,7 @@ def run_by_journal(line: Line) -> runwait4.Run | None:
         last = runwait4.LastRuns([line])
         journal = runwait4.Journal(outdir, lambda text: None)
         with journal.file:
-            last.read_running(journal)
+            last.read_running(journal, journal.clocks())
     except (ImportError, Problem):              # these scripts were not copied all; there is no journal
         return None
     found: runwait4.Run | None = last.found.get(line.number)

@@ -931,6 +931,19 @@ class Journal(Log):
             promised=promised,
         )
 
+    def clocks(self) -> Clocks:
+        """What its last line tells of clocks.  Raises Problem."""
+        try:
+            clocks = Clocks(os.fstat(self.file.fd).st_mtime)
+            last = json.loads(next(itertools.islice(self._lines(), 1, 2), b""))
+            if isinstance(last["host"], str):
+                clocks.meet_last(last["host"], float(last["time"]))
+        except OSError as error:
+            raise Problem(f"{self.path}: {reason(error)}") from None
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+            pass                                    # it tells of no host, or makes no sense
+        return clocks
+
     def notices(self) -> Iterator[Notice]:
         """What it tells of who came and went, the last first.  Raises Problem."""
         try:
@@ -1093,22 +1106,56 @@ class Crew:
         counted = (len(nameless) - servers, "runner"), (servers, "server")
         return " and ".join(plural(count, word) for count, word in counted if count)
 
-    def text(self, columns: float) -> Iterator[str]:
+    def text(self, columns: float, clocks: Clocks) -> Iterator[str]:
         """Who is there, line by line."""
         if self.badges is None:
             yield "who is at work cannot be known: their locks may not be read"
         if self.named:
             rows = [("runner", "slots", "memory", "since", "for")]
             for one in self.named:
-                rows.append((one.name, str(one.slots or "-"), self._memory(one), *since_when(one.since)))
+                since = clocks.since(one.host, one.since)
+                rows.append((one.name, str(one.slots or "-"), self._memory(one), *since))
             yield from table(rows, columns, right=[1, 2, 4])
         if rest := self.rest():
             yield f"{rest} more at work, not in this journal" if self.named else f"{rest} at work"
 
 
-def since_when(when: float) -> tuple[str, str]:
-    """'14:03:22', and for how long that has been: '5m 03s'."""
-    return clock(when), human_time(max(0.0, time.time() - when))
+class Clocks:
+    """Whose clocks a journal shows to be wrong: their times tell no age.
+
+    Lines are appended in the order in which things happen, and the file server notes when the last one was.
+    A time is wrong if it is later than that of a line behind it by more than lines are delayed, or if it is
+    the last one and is older than the file by as much.  Which one of two hosts is wrong nobody knows.
+    """
+    APART = 60.0                # seconds
+
+    def __init__(self, changed: float) -> None:
+        """changed: when the journal was written to last, by the clock of the file server."""
+        self.wrong: set[str] = set()
+        # the earliest time that was met, and whose it is: at first the observer's, who sees the file's time
+        self._earliest, self._whose = changed, ""
+        self.is_ours_wrong = changed > time.time() + self.APART
+
+    def meet_last(self, host: str, when: float) -> None:
+        """Compare the time of the last line."""
+        if when < self._earliest - self.APART:
+            self.wrong.add(host)
+
+    def meet(self, host: str, when: float) -> None:
+        """Compare the time of a line, the last first."""
+        if when > self._earliest + self.APART and host != self._whose:
+            self.wrong |= {host, self._whose}
+        elif when < self._earliest:
+            self._earliest, self._whose = when, host
+
+    def age(self, host: str, when: float) -> float | None:
+        """Seconds since a time by the clock of this host; None: nobody knows."""
+        return None if self.is_ours_wrong or host in self.wrong else max(0.0, time.time() - when)
+
+    def since(self, host: str, when: float) -> tuple[str, str]:
+        """'14:03:22', and for how long that has been: '5m 03s', '-' if nobody knows."""
+        age = self.age(host, when)
+        return clock(when), "-" if age is None else human_time(age)
 
 
 # ======== What runs =========================================================================================
@@ -1161,7 +1208,7 @@ class LastRuns:
         for run in journal.runs(self.wanted):
             self.offer(run)
 
-    def read_running(self, journal: Journal) -> list[float]:
+    def read_running(self, journal: Journal, clocks: Clocks) -> list[float]:
         """Find those that have not ended, and return when the last ones ended that did.  Raises Problem.
 
         It reads back until it has found as many as there are lines, and the ends that a rate is made of.
@@ -1178,6 +1225,7 @@ class LastRuns:
             return not enough or self.wanted(line)
 
         for run in journal.entries(wanted):
+            clocks.meet(run.host, run.began if run.ended is None else run.ended)
             if run.ended is not None:
                 running.pop(run.run, None)
                 journal.ended.add(run.run)                          # so that its start is passed over
@@ -1206,6 +1254,7 @@ class Status:
     stall: Stall | None         # what keeps new jobs from being started
     crew: Crew
     runs: dict[int, Run]        # of the lines that run, by their number, as far as known
+    clocks: Clocks
     per_hour: float | None = None
 
     @property
@@ -1243,14 +1292,15 @@ class Status:
                 f", {human_time(self.left)} left" if self.left is not None else "")
         if self.stall:
             yield self.stall.text
-        yield from self.crew.text(columns)
+        yield from self.crew.text(columns, self.clocks)
         rows = [["line", "host", "slot", "since", "for", "command"]]
         narrow = columns < self.NARROW
         running = [(self._mark(line, narrow), line) for line in self.found.running]
         cancelled = [(self._mark_cancelled(line, narrow), line) for line in self.cancelled]
         for mark, line in [*running, *cancelled, *(("(orphan) ", line) for line in self.found.orphans)]:
             run = self.runs.get(line.number)
-            where = [run.host, run.slot, *since_when(run.began)] if run else ["-", "-", "-", "-"]
+            since = self.clocks.since(run.host, run.began) if run else ("-", "-")
+            where = [run.host, run.slot, *since] if run else ["-", "-", *since]
             rows.append([str(line.number), *where, mark + show(line.command)])
         if not self.runs:
             rows = [[row[0], row[-1]] for row in rows]
@@ -1285,7 +1335,8 @@ class Status:
 
     def _living(self, line: Line) -> dict[str, Any]:
         run = self.runs.get(line.number)
-        more = {"seconds": round(max(0.0, time.time() - run.began), 1)} if run else {}
+        age = self.clocks.age(run.host, run.began) if run else None
+        more = {"seconds": round(age, 1)} if age is not None else {}
         return {**self._job(line), **more, **({"without_runner": True} if self.is_deserted(line) else {})}
 
 
@@ -1354,14 +1405,16 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     cancelled = watcher.cancelled(found)
     badges = watcher.badges()           # of whom has come since, too
     crew = Crew(None if badges is None else badges | (before or set()))
-    status = Status(found, cancelled, watcher.why(now), crew, {})
+    status = Status(found, cancelled, watcher.why(now), crew, {}, Clocks(time.time()))
     if outdir is not None:
         journal, last = Journal(outdir, say), LastRuns(found.running + found.orphans + cancelled)
         with journal.file:
             check_journal(journal, watcher.path)
+            status.clocks = clocks = journal.clocks()
             if last.numbers:
-                ends = last.read_running(journal)
-                if now.running:                             # else it says nothing of today
+                ends = last.read_running(journal, clocks)
+                # where nothing runs it says nothing of today
+                if now.running and not clocks.wrong and not clocks.is_ours_wrong:
                     status.per_hour = rate_per_hour(ends, time.time())
             crew.read(journal, set(last.found.values()))        # one may count for two equal lines
         status.runs = last.found

@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import stat
 import tracemalloc
 import unittest
@@ -18,9 +19,11 @@ from tests.support import FULL, Case, as_bytes
 class JournalCase(Case):
 
     def journal(self, *lines: bytes) -> None:
-        """Write out/journal."""
+        """Write out/journal, at the time that its last line tells."""
         (self.dir / "out").mkdir(exist_ok=True)
-        self.write(b"".join(lines), "out/journal")
+        path = self.write(b"".join(lines), "out/journal")
+        if lines and (when := re.match(rb'\{"time": (\d+)', lines[-1])):
+            os.utime(path, (int(when[1]), int(when[1])))
 
     def runs(self) -> tuple[list[runwait4.Run], list[str]]:
         """The runs in it, and what was said."""

@@ -110,6 +110,27 @@ class Status(TellingCase):
         )
         self.assertAlmostEqual(self.status("--outdir", "out")["per_hour"], 23 / 233 * 3600, delta=20)
 
+    def test_no_age_and_no_rate_are_told_where_clocks_are_apart(self) -> None:
+        self.running(". second")
+        now = time.time()
+        for hour in 3600.0, -3600.0:
+            for count in 0, 30:                 # of jobs of another host, whose clock is right
+                with self.subTest(hour=hour, others=count):
+                    others = [line for number in range(count)
+                              for line in pair(number, 5 + number, "d", now - 60 + number, host="node2")]
+                    self.journal(*others, start("a", 1, GATE, now + hour))
+                    os.utime(self.dir / "out/journal", (now, now))
+                    found = self.status("--outdir", "out")
+                    self.assertNotIn("seconds", found["jobs"][0])
+                    self.assertIsNone(found["per_hour"])
+                    self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"), r"\d  +-  ")
+
+    def test_a_host_whose_clock_is_right_keeps_its_ages(self) -> None:
+        self.running(". second")
+        now = time.time()
+        self.journal(start("a", 1, GATE, now - 100))
+        self.assertAlmostEqual(self.status("--outdir", "out")["jobs"][0]["seconds"], 100, delta=30)
+
     def test_a_long_journal_is_read_from_its_end_as_far_as_need_be(self) -> None:
         self.running("d job 49", "d job 9998")
         old = [line for number in range(9999) for line in pair(number, number, f"job {number}")]
