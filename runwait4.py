@@ -62,7 +62,6 @@ from runmaker4 import (
     JobFile,
     JobLog,
     Line,
-    Lines,
     Mount,
     Pace,
     Parser,
@@ -88,7 +87,6 @@ from runmaker4 import (
     give_rights,
     given_name,
     human_time,
-    identity_of,
     is_free,
     job_file,
     keep_trying,
@@ -115,7 +113,6 @@ from runmaker4 import (
     show_size,
     stat_or_none,
     unlock,
-    wait_ready,
     warn,
     when_used,
     why_stalled,
@@ -172,8 +169,6 @@ def make_parser() -> Parser:
     add("--show", type=given_name, metavar="LINE",
         help="with --outdir: print all runs of a line and what the last has printed last, and\n"
              "exit; LINE: its number, its whole command, or a shell pattern for that")
-    add("--follow", action="store_true",
-        help="with --show: go on with what the line prints, also in further runs, until it has\nended")
     add("--stats", action="store_true",
         help="with --outdir, also beside --report: print run times, CPU use and memory per\n"
              "host, and memory per command (FILE may be left out)")
@@ -244,7 +239,8 @@ def check_other_options(options: argparse.Namespace, parser: Parser, outdir_name
             parser.error("--timeline goes with --joblog, or with --outdir")
         if file is not None or told or by_exit_status:
             parser.error("--timeline goes with --joblog or --outdir only")
-    check_json_and_follow(parser, told, options.json, options.follow)
+    if options.json and "status" not in told and "show" not in told:
+        parser.error("--json goes with --status or --show")
     if len(told) > 1:
         parser.error(f"--{told[0]} and --{told[1]} do not go together")
     for name in "show", "stats":
@@ -254,22 +250,11 @@ def check_other_options(options: argparse.Namespace, parser: Parser, outdir_name
         parser.error("--outdir goes with --status, --show, --failed, --stats, --timeline or --report")
 
 
-def check_json_and_follow(parser: Parser, told: Collection[str], as_json: bool, follow: bool) -> None:
-    """Refuse --json and --follow beside what they do not go with.  told: what is asked for.  Raises Problem.
-    """
-    if as_json and "status" not in told and "show" not in told:
-        parser.error("--json goes with --status or --show")
-    if follow and "show" not in told:
-        parser.error("--follow goes with --show")
-    if follow and as_json:
-        parser.error("--follow and --json do not go together")
-
-
 def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
     """Refuse what does not go with --report.  Raises Problem."""
     if (options.joblog is None) == (options.outdir is None):
         parser.error("--report needs --outdir or --joblog, one of them, with which the jobs were run")
-    for name in "timeline", "status", "json", "use_exit_status", "failed", "show", "follow":
+    for name in "timeline", "status", "json", "use_exit_status", "failed", "show":
         if vars(options)[name]:
             parser.error(f"--report and --{name.replace('_', '-')} do not go together")
     if options.progress:
@@ -1656,14 +1641,6 @@ def put_fitted(texts: Iterable[str]) -> None:
 # The line is found in the job file, and its runs in the journal: they have its command, and no other line of
 # this command is nearer to the number that they had.  The end of a run names the files that it has printed
 # to.  A run that has not ended prints to LINE.out and LINE.err, or to what these are called since.
-#
-# To follow a line is to look again and again: first at the line, then at what was added to the journal, then
-# at what was added to the files of the run that is under way.  A file that is open may be renamed.  But a
-# run begins, and renames the files of the run before, up to a second before the journal says so.  So a file
-# may be opened too early, and turn out to be that of the next run: it is set aside for that, with what was
-# read of it.  The files of a run that has ended unseen are opened at once, and printed when no news of them
-# can come any more.  All is over when neither the job nor its runner lives, and the journal tells of the last
-# run's end, or its host has had time to write that.
 
 
 def find_line(watcher: Watcher, wanted: str) -> Line:
@@ -1805,18 +1782,6 @@ class History:
             return False
         return time.monotonic() - self.ended < self.watcher.patience
 
-    def is_over(self, seconds: float) -> bool:
-        """Whether nothing more comes, unless the line is run once more.
-
-        seconds: so long ago it must have ended, for the journal tells of the last runs later than the line.
-        A line that is gone for a moment, an editor may bring back.
-        """
-        if self.ended is None or self.awaits_end:
-            return False
-        if not self.is_there:
-            seconds = max(seconds, self.watcher.PATIENCE)
-        return time.monotonic() - self.ended >= seconds
-
     @property
     def state(self) -> str:
         """The state of the line, in a word; an orphan is in error."""
@@ -1926,193 +1891,51 @@ def last_lines(data: bytes, count: int) -> bytes:
     return data[at + 1:]
 
 
-class PrintedFile:
-    """A file that a run has printed to, or prints to."""
-    LINES, BYTES = 10, 1 << 16      # what is shown of its end: so many lines, of so many bytes in all
-    BLOCK = 1 << 18                 # bytes that are read at a time
+class LastLines:
+    """The last lines that a run has printed, stream by stream."""
+    LINES, BYTES = 10, 1 << 16      # what is shown of a file's end: so many lines, of so many bytes in all
 
-    def __init__(self, name: str, output: LastOutput) -> None:
-        """Raises OSError; ValueError: it is no file of output."""
-        self.mark = "  ! " if is_stderr(name) else "  | "
-        self.file = output.open(name)
-        self.mount = find_mount(output.directory)
-        self.identity = identity_of(self.file.fd)
-        self.opened = time.monotonic()
-        self.at = 0                         # up to where it was read
-        self.lines = Lines()
-
-    def end(self) -> tuple[int, list[str]]:
-        """Its size, and its last lines, but one that lacks its newline.  Reading goes on there.
-
-        Raises OSError.
-        """
-        size = os.fstat(self.file.fd).st_size
-        first = max(0, size - self.BYTES)
-        data = self.file.pread(size - first, first)
-        self.at = first + len(data)
-        return self.at, self._shown(self.lines.feed(last_lines(data, self.LINES)))
-
-    def added(self) -> list[str]:
-        """Lines that were added since; none: there is no more for now.  Raises OSError."""
-        found = b""
-        while not found:
-            if self.mount.network:
-                read_anew(self.file, self.mount)
-            data = self.file.pread(self.BLOCK, self.at)
-            if not data:
-                break
-            self.at += len(data)
-            found = self.lines.feed(data)
-        return self._shown(found)
-
-    def rest(self) -> list[str]:
-        """The last line, if it lacks its newline."""
-        return self._shown(self.lines.end())
-
-    def _shown(self, lines: bytes) -> list[str]:
-        """Whole lines, fit to be shown.  What stands before a \\r was written over."""
-        return [self.mark + show(line.rstrip(b"\r").rpartition(b"\r")[2]) for line in lines.split(b"\n")[:-1]]
-
-
-class Printer:
-    """Prints what the runs of a line have printed, one run after the other.
-
-    All that prints raises Problem and BrokenPipeError.
-    """
-    SURE, SURE_ON_NETWORK = 2.0, 5.0        # seconds within which the journal tells that a file was renamed
-
-    def __init__(self, output: LastOutput) -> None:
+    def __init__(self, run: Run, output: LastOutput) -> None:
+        self.run = run
         self.output = output
-        self.sure = self.SURE_ON_NETWORK if output.network else self.SURE
-        self.files: dict[str, PrintedFile] = {}     # of the run, as far as they are open, by stream
-        self.troubles: dict[str, str] = {}          # why others of its files are not read, by stream
-        self.ended: float | None = None             # when (monotonic) it was first seen that the run ended
-        # what was opened too early, and is of a later run
-        self.early: dict[tuple[int, int], PrintedFile] = {}
 
-    def show_end(self, run: Run, whole: bool) -> None:
-        """Print the last lines that a run has printed; whole: also one that lacks its newline."""
-        self._open(run)
-        for stream, file in [*self.files.items()]:
+    def show(self) -> None:
+        """Print them, and then why a file cannot be read.  Raises Problem, BrokenPipeError."""
+        troubles = []
+        for name in sorted(self.run.files, key=is_stderr):
+            stream = "stderr" if is_stderr(name) else "stdout"
             try:
-                size, lines = file.end()
+                size, lines = self._end(name)
+            except FileNotFoundError:
+                if self.run.ended is None:
+                    continue                    # it is made when there is something to write
+                trouble = "is not there any more"
             except OSError as error:
-                self._give_up(stream, reason(error))
-                continue
-            lines += file.rest() if whole else []
-            put_fitted([f"{stream}, {human_size(size)}:"])
-            put_fitted(fitted(text, LastOutput.WIDTH) for text in lines)
-
-    def go_on(self, run: Run) -> bool:
-        """Print what was added to its files; whether there was something."""
-        self._open(run)
-        some = False
-        for stream, file in [*self.files.items()]:
-            try:
-                lines = file.added()
-            except OSError as error:
-                self._give_up(stream, reason(error))
-                continue
-            put_texts(lines)
-            some |= bool(lines)
-        return some
-
-    def knows_files(self, run: Run) -> bool:
-        """Whether it is known which files a run that has ended has printed to.
-
-        What has a numbered name keeps it.  Another file may have been renamed just now, and its name be that
-        of the next run's; the journal tells that soon.
-        """
-        if self.ended is None:
-            self.ended = time.monotonic()
-        self._open(run)
-        latest = -math.inf
-        for stream, name in streams(run):
-            if not is_numbered(name):
-                file = self.files.get(stream)
-                latest = max(latest, file.opened if file else self.ended)
-        return time.monotonic() - latest > self.sure
-
-    def finish(self, run: Run) -> None:
-        """Print what is left of a run that has ended, or is lost: then its files may be those of another."""
-        while self.go_on(run):
-            pass
-        for file in self.files.values():
-            put_texts(file.rest())
-        self.tell_troubles(run)
-        for stream, file in [*self.files.items()]:
-            if run.ended is None:
-                self._set_aside(stream)
+                trouble = reason(error)
+            except ValueError:
+                trouble = "is no file of output"
             else:
-                file.file.close()
-        self.files = {}
-        self.troubles = {}
-        self.ended = None
+                put_fitted([f"{stream}, {human_size(size)}:"])
+                put_fitted(fitted(text, LastOutput.WIDTH) for text in lines)
+                continue
+            troubles.append(f"({stream}: {os.path.join(self.output.directory, name)}: {trouble})")
+        put_fitted(troubles)
 
-    def tell_troubles(self, run: Run) -> None:
-        """Print why something cannot be shown."""
-        for stream, name in streams(run):
-            if run.ended is not None and stream not in self.files:
-                self.troubles.setdefault(stream, "is not there any more")
-            if stream in self.troubles:
-                path = os.path.join(self.output.directory, name)
-                put_fitted([f"({stream}: {path}: {self.troubles[stream]})"])
-
-    def _open(self, run: Run) -> None:
-        """Open the files of a run, as far as they are there; of one that has ended they are known."""
-        names = dict(streams(run))
-        for stream in [*self.files]:
-            if stream not in names:
-                self._set_aside(stream)
-        for stream, name in names.items():
-            if stream not in self.troubles and (stream not in self.files or is_numbered(name)):
-                self._open_file(stream, name)
-
-    def _open_file(self, stream: str, name: str) -> None:
-        try:
-            file = PrintedFile(name, self.output)
-        except FileNotFoundError:
-            return                          # it is made when there is something to write; or it was renamed
-        except OSError as error:
-            return self._give_up(stream, reason(error))
-        except ValueError:
-            return self._give_up(stream, "is no file of output")
-        known = self.files.get(stream)
-        if known and known.identity != file.identity:
-            self._set_aside(stream)
-            known = None
-        known = known or self.early.pop(file.identity, None)
-        if known:
-            file.file.close()
-        self.files[stream] = known or file
-
-    def _set_aside(self, stream: str) -> None:
-        """A file turns out to be that of a later run, or may be."""
-        file = self.files.pop(stream)
-        self.early[file.identity] = file
-
-    def _give_up(self, stream: str, trouble: str) -> None:
-        """A file cannot be read."""
-        self.troubles[stream] = trouble
-        file = self.files.pop(stream, None)
-        if file:
-            file.file.close()
+    def _end(self, name: str) -> tuple[int, list[str]]:
+        """The size of a file, and its last lines.  Raises OSError; ValueError: it is no file of output."""
+        with self.output.open(name) as file:
+            size = os.fstat(file.fd).st_size
+            first = max(0, size - self.BYTES)
+            data = last_lines(file.pread(size - first, first), self.LINES)
+        mark = "  ! " if is_stderr(name) else "  | "
+        lines = data[:len(data) - data.endswith(b"\n")].split(b"\n") if data else []
+        # what stands before a \r was written over
+        return size, [mark + show(line.rstrip(b"\r").rpartition(b"\r")[2]) for line in lines]
 
 
 def is_stderr(name: str) -> bool:
     """Whether an output file is of stderr."""
     return ".err" in name
-
-
-def is_numbered(name: str) -> bool:
-    """Whether an output file has the name of an older one, which it keeps."""
-    return re.search(r"\.~\d+~$", name) is not None
-
-
-def streams(run: Run) -> Iterator[tuple[str, str]]:
-    """The streams that a run has printed to, or may print to, and the names of their files."""
-    for name in sorted(run.files, key=is_stderr):
-        yield "stderr" if is_stderr(name) else "stdout", name
 
 
 def put_texts(texts: Sequence[str]) -> None:
@@ -2143,81 +1966,20 @@ def show_line(options: argparse.Namespace) -> None:
         if options.json:
             put_texts([history.json()])
         else:
-            show_history(history, options.follow)
+            show_history(history)
     if history.others:
         say(f"{watcher.path}: {plural(len(history.others), 'run')} of other commands, which line "
             f"{history.line.number} had before, left out")
 
 
-def show_history(history: History, go_on: bool) -> None:
-    """Print what is known of a line, and what comes until it has ended if it shall go on.
-
-    Raises Problem, BrokenPipeError.
-    """
+def show_history(history: History) -> None:
+    """Print what is known of a line.  Raises Problem, BrokenPipeError."""
     put_fitted([history.heading(), f"    {show(history.line.command)}"])
     runs = history.in_order()
     for number, run in enumerate(runs, 1):
         put_paragraphs(history.describe(number, run))
-    printer = Printer(history.output)
-    go_on = go_on and not history.is_over(0.0)
     if runs:
-        printer.show_end(runs[-1], whole=not go_on or runs[-1].state != "r")
-    if runs and not go_on:
-        printer.tell_troubles(runs[-1])
-    if go_on:
-        Follower(history, printer).run()
-        put_fitted([history.heading()])
-
-
-class Follower:
-    """Prints what comes of a line until it has ended; what is known of it now was printed."""
-    PAUSE, PAUSE_ON_NETWORK = 0.2, 1.0      # seconds from look to look
-
-    def __init__(self, history: History, printer: Printer) -> None:
-        """Raises Problem, BrokenPipeError."""
-        self.history = history
-        self.printer = printer
-        self.pause = self.PAUSE_ON_NETWORK if history.output.network else self.PAUSE
-        runs = history.in_order()
-        # the runs of which it was printed that they began, and how they ended
-        self.begun = {run.run for run in runs}
-        self.ended = {run.run for run in runs if run.state != "r"}
-        if runs and runs[-1].run in self.ended:
-            printer.finish(runs[-1])
-
-    def run(self) -> None:
-        """Raises Problem, BrokenPipeError."""
-        over = False
-        while not over:
-            over = self.history.is_over(self.printer.sure)
-            if not self._print_news(over) and not over:
-                self._rest()
-            self.history.look()
-
-    def _rest(self) -> None:
-        """Raises BrokenPipeError once nobody reads any more what we print."""
-        if wait_ready([1], 0, max(self.pause, self.history.watcher.pace.rest(20))):
-            raise BrokenPipeError
-
-    def _print_news(self, over: bool) -> bool:
-        """Print what came since the last look; whether there may be more at once.
-
-        over: no run is under way, and none will end late.
-        """
-        for number, run in enumerate(self.history.in_order(), 1):
-            if run.run in self.ended:
-                continue
-            if run.run not in self.begun:
-                self.begun.add(run.run)
-                put_paragraphs([f"run {number}: began {clock(run.began)} {place(run)}"])
-            if run.state == "r" or (self.history.awaits_end and run.ended is None):
-                return self.printer.go_on(run)
-            if run.ended is not None and not over and not self.printer.knows_files(run):
-                return False
-            self.printer.finish(run)
-            put_paragraphs(self.history.describe(number, run))
-            self.ended.add(run.run)
-        return False
+        LastLines(runs[-1], history.output).show()
 
 
 # ======== Statistics ========================================================================================

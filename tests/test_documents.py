@@ -290,7 +290,6 @@ RECIPES = {
     "runwait4.py --stats --outdir out runs.txt": JOURNAL,
     "runwait4.py --show 17 --outdir out runs.txt": LINE_17,
     "runwait4.py --show 17 --json --outdir out runs.txt": LINE_17,
-    "runwait4.py --show 17 --follow --outdir out runs.txt": LINE_17,
     "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
     "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
     f"{QUICK_START}runmaker4-server.py runs.txt": Recipe(until="grep -q 'serving on' .printed"),
@@ -304,9 +303,6 @@ RECIPES = {
         files={"a b.in": ""}, after="grep -x \". make 'a b'.dat\" runs.txt"
     ),
     "runmaker4.py -d --follow -j1 --pidfile pid --errors errors --outdir out runs.txt": WAITS,
-    "runwait4.py --show 7 --follow --outdir out runs.txt": replace(
-        JOURNAL, jobs=jobs("." * 7), states="d" * 7
-    ),
     "runwait4.py --report night.html --outdir out runs.txt": replace(JOURNAL, after="test -s night.html"),
     # coming from other tools
     "printf 'all: a.dat b.dat c.dat\\n%%.dat:\\n\\techo $* > $@\\n' > Makefile": Recipe(
@@ -583,6 +579,9 @@ TEXTS = {  # of several words, and no commands for our users
     "ssh -t -t",
     "grep -a",
     "tail -f",
+    "tail -F",
+    "tail -F out/7.out",
+    "tail -F out/17.out out/17.err",
     "less +F",
     "kill -9",
     "loginctl enable-linger",

@@ -1,20 +1,16 @@
-"""Promise: runwait4.py --show tells what became of a line, run by run, and follows what it prints."""
-import dataclasses
+"""Promise: runwait4.py --show tells what became of a line, run by run."""
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 import unittest
 import unittest.mock
 from typing import Any
 
-import runwait4
 from tests.journal import BEGAN, end, moved, pair, start
-from tests.support import GATE, RUNMAKER, RUNWAIT, Ended, RunCase, deadline, wait_until
+from tests.support import GATE, RUNMAKER, RUNWAIT, Ended, wait_until
 from tests.test_telling import TellingCase
-from tests.values import present
 
 WHEN = re.compile(r"[A-Z][a-z]{2} \d\d \d\d:\d\d|\d\d:\d\d:\d\d")
 
@@ -209,8 +205,7 @@ class Lines(ShowCase):
             ((*one, "-e", *here, "runs.txt"), "--show and -e do not go together"),
             ((*one, "--report", "x", *here), "--report and --show do not go together"),
             ((*one, "--timeline", "x", *here), "--timeline goes with"),
-            ((*one, "--follow", "--json", *here, "runs.txt"), "--follow and --json do not go together"),
-            (("--follow", "runs.txt"), "--follow goes with --show"),
+            ((*one, "--follow", *here, "runs.txt"), "no such option: --follow"),
             (("--stats", "runs.txt"), "--stats needs --outdir DIR, of jobs that were run with runmaker4.py"),
         ):
             with self.subTest(options):
@@ -254,189 +249,6 @@ class Output(ShowCase):
         self.assertIn("printed 4 B (not all of it could be written): ", told[4])
         self.assertEqual(len(told), 7)
         self.assertTrue(all(line.startswith("(std") for line in told[5:]), told)
-
-
-class Files(ShowCase):
-    """Each file is printed once, also if it was taken for that of another run."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.put = unittest.mock.Mock()
-        patch = unittest.mock.patch.object(runwait4, "put", self.put)
-        patch.start()
-        self.addCleanup(patch.stop)
-        self.printer = runwait4.Printer(runwait4.LastOutput(str(self.dir / "out")))
-
-    def printed(self) -> list[bytes]:
-        return [call[0][0] for call in self.put.call_args_list]
-
-    def test_the_file_of_a_run_that_is_lost_may_be_that_of_the_next(self) -> None:
-        self.journal(*pair("next", 1, "a", files=["1.out"]), start("lost", 1, "a"))
-        self.write("a\nb\n", "out/1.out")
-        following, lost = self.opened().runs()
-        lost.files = ["1.out", "1.err"]
-        self.printer.finish(lost)
-        self.printer.finish(following)
-        self.assertEqual(self.printed(), [b"  | a\n  | b\n"])
-
-    def test_a_file_that_was_opened_too_early_is_read_on_by_its_run(self) -> None:
-        self.journal(*pair("quick", 1, "a", files=["1.out.~1~"]), start("next", 1, "a"))
-        self.write("quick\n", "out/1.out.~1~")
-        self.write("next\n", "out/1.out")
-        quick, following = self.opened().runs()
-        following.files = ["1.out"]
-        self.printer.go_on(dataclasses.replace(quick, ended=None, files=["1.out"]))
-        self.printer.finish(quick)
-        self.write("next\nmore\n", "out/1.out")
-        self.printer.go_on(following)
-        self.assertEqual(self.printed(), [b"  | next\n", b"  | quick\n", b"  | more\n"])
-
-
-class Follow(ShowCase, RunCase):
-    """--follow goes on with what a line prints."""
-
-    NETWORKS = "nfs4", "fuse.glusterfs"
-    ARGS = "--follow", "--outdir", "out", "runs.txt"
-
-    def follow(self, line: object = 1) -> subprocess.Popen[bytes]:
-        return self.start(RUNWAIT, "--show", line, *self.ARGS)
-
-    def until(self, process: subprocess.Popen[bytes], wanted: bytes) -> bytes:
-        """What it prints until that comes."""
-        stdout = present(process.stdout)
-        out = b""
-        with deadline(process):
-            while wanted not in out:
-                data = os.read(stdout.fileno(), 1 << 16)
-                self.assertTrue(data, out)
-                out += data
-        return out
-
-    def test_output_comes_as_it_is_printed_and_the_end_with_it(self) -> None:
-        self.at_work(f". seq 12; {GATE}; echo more; echo bad >&2; printf part; exit 3")
-        self.wait_journal(b'"start"')
-        follower = self.follow()
-        out = self.until(follower, b"  | 12\n")
-        self.assertNotIn(b"  | 2\n", out)
-        self.assertIn(b"  | 3\n", out)
-        self.open_gate()
-        ended = self.finish(follower)
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        rest = WHEN.sub("WHEN", ended.out.decode())
-        self.assertRegex(rest, r"^  \| more\n(  ! bad\n  \| part|  \| part\n  ! bad)\nrun 1: exit 3 after "
-                               r".*\n.*\n    printed .*: .*, out/1\.err\nline 1: failed, 1 run\n$")
-
-    def test_further_tries_are_followed_wherever_the_files_are_moved(self) -> None:
-        self.at_work(f". {GATE}; echo x >>tries; echo try $(wc -l <tries); exit 1",
-                     options=("--retries", "30"))
-        self.wait_journal(b'"start"')
-        follower = self.follow()
-        self.until(follower, b"so far\n")
-        self.open_gate()
-        out = self.finish(follower).out.decode()
-        tries = list(range(1, 32))          # each once; one may be taken for that of the run before
-        found = re.findall(r"^  \| try (\d+)$", out, re.MULTILINE)
-        self.assertEqual(sorted(map(int, found)), tries, found)
-        self.assertEqual(list(map(int, re.findall(r"^run (\d+): exit 1", out, re.MULTILINE))), tries)
-        self.assertTrue(out.endswith("line 1: failed, 31 runs\n"), out)
-
-    def test_a_line_that_is_new_is_waited_for(self) -> None:
-        self.write("d a\n. echo hello\n")
-        self.journal(*pair(1, 1, "a"))
-        follower = self.follow(2)
-        self.until(follower, b"    echo hello\n")
-        self.ran()
-        self.assertRegex(self.finish(follower).out.decode(),
-                         r"^run 1: began .*\n  \| hello\nrun 1: exit 0.*\n.*\n.*\nline 2: done, 1 run\n$")
-
-    def test_a_line_that_has_ended_is_only_shown(self) -> None:
-        self.write(". echo hello\n")
-        self.ran()
-        self.assertEqual(self.shown(1, "--follow"), self.shown(1))
-
-    def test_the_file_may_be_edited_meanwhile(self) -> None:
-        self.at_work(f". {GATE}; echo more")
-        self.wait_journal(b'"start"')
-        follower = self.follow()
-        self.until(follower, b"so far\n")
-        self.write(b"# a note\n" + self.read(), "new.txt").rename(self.dir / "runs.txt")
-        time.sleep(0.5)
-        self.open_gate()
-        out = self.finish(follower).out.decode()
-        self.assertIn("  | more\nrun 1: exit 0", out)
-        self.assertIn("\nline 2: done, 1 run\n", out)
-
-    def test_a_runner_that_is_killed_ends_it(self) -> None:
-        runner = self.at_work(". echo $$ >pid; : >at.gate; exec sleep 600")
-        pid = int(self.wait_file("pid"))
-        self.wait_journal(b'"start"')
-        follower = self.follow()
-        self.until(follower, b"so far\n")
-        runner.kill()
-        os.kill(pid, signal.SIGKILL)
-        out = self.finish(follower).out
-        self.assertIn(b"run 1: lost\n", out)
-        self.assertTrue(out.endswith(b"line 1: error (r, but nobody runs it any more), 1 run\n"), out)
-
-    def test_interrupts_end_it_quietly(self) -> None:
-        self.at_work(f". echo hello; {GATE}")
-        self.addCleanup(self.open_gate)
-        self.wait_journal(b'"start"')
-        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-            follower = self.follow()
-            self.until(follower, b"  | hello\n")
-            follower.send_signal(number)
-            ended = self.finish(follower)
-            self.assertEqual((ended.code, ended.err), (code, b""))
-
-    def test_it_ends_when_nobody_reads_it(self) -> None:
-        self.at_work(f". echo hello; {GATE}")
-        self.addCleanup(self.open_gate)
-        self.wait_journal(b'"start"')
-        follower = self.follow()
-        self.until(follower, b"  | hello\n")
-        present(follower.stdout).close()
-        self.assertEqual((follower.wait(20), present(follower.stderr).read()), (0, b""))
-
-    def test_on_a_network_file_system_all_is_read_anew(self) -> None:
-        self.at_work(f". echo hello; {GATE}; echo more; printf part; exit 3")
-        self.wait_journal(b'"start"')
-        followers = []
-        for kind in self.NETWORKS:
-            there = f"""
-import os, runmaker4
-find_mount, see_anew = runmaker4.find_mount, runmaker4.see_anew
-def mount(path):
-    found = find_mount(path)
-    return runmaker4.Mount({kind!r}, frozenset()) if "out" in path.split("/") else found
-def see(path, mount):
-    open("seen.{kind}", "a").write(path + "\\n")
-    see_anew(path, mount)
-runmaker4.find_mount, runmaker4.see_anew = mount, see
-"""
-            followers.append(self.start_patched(there, "--show", "1", *self.ARGS, script=RUNWAIT))
-            self.until(followers[-1], b"  | hello\n")
-        self.open_gate()
-        for kind, follower in zip(self.NETWORKS, followers):
-            with self.subTest(kind):
-                ended = self.finish(follower)
-                self.assertRegex(
-                    ended.out, rb"^  \| more\n  \| part\nrun 1: exit 3 (.*\n)*line 1: failed, 1 run\n$"
-                )
-                self.assertGreater(self.read(f"seen.{kind}").count(b"out/journal\n"), 2)
-
-    def test_much_output_comes_whole(self) -> None:
-        much = "seq 300000; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end"
-        self.at_work(f". echo first; {GATE}; {much}")
-        self.wait_journal(b'"start"')
-        follower = self.follow()
-        self.until(follower, b"  | first\n")            # it goes on from there
-        self.open_gate()
-        ended = self.finish(follower)
-        out = ended.out
-        self.assertEqual((ended.code, ended.err), (0, b""), out[-500:])
-        self.assertEqual(len(re.findall(rb"^  \| ", out, re.MULTILINE)), 300_000 + 3 + 1, out[-500:])
-        self.assertEqual(out.count(b"x"), 3_000_000 + out.count(b"exit"))
 
 
 if __name__ == "__main__":
