@@ -5627,11 +5627,14 @@ class Memory(NamedTuple):
 
 
 def available_memory() -> Memory:
-    """How much memory this process may use: the least of the host's, the cgroup limit and Slurm's."""
+    """How much memory this process may use: the least of the host's, the cgroup limit, Slurm's, and of what
+    it was promised as a job.
+    """
     return min(
         Memory(host_memory(), "all of this host's"),
         Memory(cgroup_memory(), "the limit of its control group"),
         Memory(slurm_memory(os.environ), "the limit of Slurm"),
+        Memory(promised_memory(os.environ), "what the runner above has promised to this one"),
         key=lambda memory: memory.size,
     )
 
@@ -5647,6 +5650,12 @@ def host_memory() -> float:
 def cgroup_memory() -> float:
     """The least limit of the control groups; infinite where there is none."""
     return min([math.inf, *(int(text) for text in cgroup_texts("memory.max") if text.strip().isdigit())])
+
+
+def promised_memory(environ: Mapping[str, str]) -> float:
+    """The bytes that a runner has promised to this process, if that is its job; infinite otherwise."""
+    text = environ.get("RUNMAKER4_MEMORY", "")
+    return float(text) if text.isascii() and text.isdigit() else math.inf
 
 
 def slurm_memory(environ: Mapping[str, str]) -> float:
@@ -7456,6 +7465,8 @@ class Pump:
     """
     YOUNG = 0.01                        # seconds
     READ = 1 << 18  # bytes
+    SILENCE = 0.3                       # seconds without output after which nobody is taken to print any more
+    LONGEST = 5.0                       # seconds that output is waited for after the end of a shell
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  resumed: Callable[[], None]) -> None:
@@ -7465,6 +7476,7 @@ class Pump:
         self._resumed = resumed
         self.runs: set[Run] = set()         # that have begun, and not ended
         self._paused = False                # jobs are not read
+        self._heard: dict[Run, asyncio.Event] = {}      # runs that are read on: their pipes say something
         self._timer: asyncio.TimerHandle | None = None      # the next of them will be old enough
 
     @property
@@ -7477,6 +7489,30 @@ class Pump:
         self.runs.add(run)
         if not self._timer:
             self._timer = self._loop.call_later(self.YOUNG, self._watch_older)
+
+    async def read_on(self, run: Run) -> None:
+        """The shell of a run has ended: read what processes that it has left still print.
+
+        With `exec > >(tee log)` in bash that is most of the output.  A pipe whose other end nobody has any
+        more says HUP (poll(2)): then nothing more can come.
+        """
+        poll = select.poll()
+        for stream in run.streams:
+            if stream.fd is not None:
+                poll.register(stream.fd, 0)     # HUP is told always
+        if len(poll.poll(0)) == sum(stream.fd is not None for stream in run.streams):
+            return
+        self._watch(run)
+        heard = self._heard[run] = asyncio.Event()
+        end = self._loop.time() + self.LONGEST
+        while any(stream.fd is not None for stream in run.streams) and self._loop.time() < end:
+            heard.clear()
+            try:
+                await asyncio.wait_for(heard.wait(), self.SILENCE)
+            except asyncio.TimeoutError:
+                if not self._paused:            # otherwise it is we who do not listen
+                    break
+        del self._heard[run]
 
     def finish(self, run: Run) -> None:
         """A run has ended: take what its pipes still hold.
@@ -7522,6 +7558,8 @@ class Pump:
             self._loop.remove_reader(stream.fd)
 
     def _readable(self, run: Run, stream: Stream, fd: int) -> None:
+        if run in self._heard:
+            self._heard[run].set()
         data = os.read(fd, self.READ)
         if not data:
             return self._close(stream)
@@ -7739,14 +7777,17 @@ class Runner:
         alike.
 
         Nobody says whom a signal was meant for, only when it came: a job that dies of such a signal within a
-        second of ours was stopped, too.  Ours may come last, so it waits for that.  After INT and TERM no
-        failure is the job's own any more; but where we only drain, jobs go on to their end, and may fail.
+        second of ours was stopped, too.  Ours may come last, so a shell that died of one waits for that.
+        After INT and TERM no failure is the job's own any more; but where we only drain, jobs go on to their
+        end, and may fail.
         """
         if ending.cause or not ending.status:
             return False
         if self.loop.time() - self._told_at <= self.TOGETHER:
             return ending.told_to_stop or self.killed != 0
-        return ending.told_to_stop and bool((await asyncio.wait([self._told], timeout=self.TOGETHER))[0])
+        if ending.signal not in TOLD:
+            return False        # 128 + n may be the command's own word, and is common: nobody waits for that
+        return bool((await asyncio.wait([self._told], timeout=self.TOGETHER))[0])
 
     async def _wall(self) -> None:
         await asyncio.sleep(self._wall_end - self.loop.time())
@@ -8145,8 +8186,9 @@ class Runner:
 
         Returns the slots that it has at its end, and whether it was begun.
         """
-        job, state, slots, ending, count = run.job, fault, run.slots, None, 0
+        job, slots, ending, count = run.job, run.slots, None, 0
         while True:
+            state = fault
             if not fault:
                 ending = await self._run(run, self.shells[run])
                 state = ending.state if ending else NEW
@@ -8367,8 +8409,9 @@ class Runner:
             await run.killer
         if timer:
             timer.cancel()
-        self.pump.finish(run)
         run.took = self.loop.time() - run.started
+        await self.pump.read_on(run)
+        self.pump.finish(run)
         if run.cause == "cancelled":
             status = signal.SIGTERM             # whatever its shell made of that
         killed = not run.cause and Ending(status).died_of == signal.SIGKILL

@@ -119,6 +119,10 @@ class Available(RunCase):
                 self.assertEqual(self.memory(group, limits), (size, whence))
         self.assertEqual(self.memory(group, {"user.slice/memory.max": "max"})[0], 64)
 
+    def test_what_a_runner_was_promised_as_a_job(self) -> None:
+        self.assertEqual(self.memory(env={"RUNMAKER4_MEMORY": str(GIB)})[0], 1)
+        self.assertEqual(self.memory(env={"RUNMAKER4_MEMORY": str(128 * GIB)})[0], 64)
+
     def test_slurm_variables(self) -> None:
         step = {"SLURM_STEP_ID": "0", "SLURM_STEP_TASKS_PER_NODE": "4"}
         for env, size in (

@@ -4,6 +4,7 @@ of them.
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -624,3 +625,32 @@ runmaker4.Runner.LAST_TRIES = runmaker4.Runner.LAST_LOOK = 0.2
                 self.assertIn(b"1 not written down", ended.err)
                 for name in "stuck", "up.1":
                     (self.dir / name).unlink()
+
+
+@unittest.skipUnless(shutil.which("bash"), "there is no bash")
+class ReadOn(RunCase):
+    """What a shell has left may print on after its end."""
+
+    def test_what_goes_through_a_process_substitution_is_whole(self) -> None:
+        wanted = [b"%d" % number for number in range(1, 20_001)]
+        self.write("#RUN shell=bash\n. exec > >(cat >all; tee log <all) 2>&1; seq 20000\n")
+        ended = self.run_jobs("--outdir", "out")
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertEqual(printed(console_lines(ended.out)), wanted)
+        self.assertEqual(self.read("out/2.out").split(), wanted)
+        self.assertEqual(self.read("log").split(), wanted)
+
+    def test_a_silent_process_does_not_keep_a_job(self) -> None:
+        self.jobs("sleep 60 & echo $! >pid")
+        began = time.monotonic()
+        ended = self.run_jobs()
+        os.kill(int(self.read("pid")), signal.SIGKILL)
+        self.assertEnded(ended, 0, "d")
+        self.assertLess(time.monotonic() - began, 20)
+
+    def test_one_that_prints_for_ever_does_not_keep_a_job(self) -> None:
+        self.jobs("while :; do echo x; sleep 0.05; done &")
+        runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 1.0", "runs.txt")
+        ended = self.finish(runner, 30)
+        self.assertEnded(ended, 0, "d")
+        self.assertGreater(len(printed(console_lines(ended.out))), 5)

@@ -217,6 +217,12 @@ class DeadlySignals(RunCase):
         runner = self.start_patched("import runmaker4; runmaker4.Runner.TOGETHER = 0.1", "-j3", "runs.txt")
         self.assertEnded(self.finish(runner), 1, "!!!")
 
+    def test_an_exit_status_like_that_of_a_signal_does_not_keep_the_slot(self) -> None:
+        numbers = 129, 130, 131, 138, 143
+        self.jobs(*(f"exit {number}" for number in numbers))
+        runner = self.start_patched("import runmaker4; runmaker4.Runner.TOGETHER = 60", "runs.txt")
+        self.assertEnded(self.finish(runner, 30), 1, "!" * len(numbers))
+
     def test_resume_does_not_run_a_crashing_job_again(self) -> None:
         self.jobs("echo >>ran; kill -SEGV $$")
         for _ in range(2):
@@ -260,7 +266,8 @@ class StoppedTogether(RunCase):
         return self.finish(runner)
 
     def test_jobs_that_end_before_their_runner_is_told_are_interrupted(self) -> None:
-        runner = self.start_two("trap 'exit 143' TERM; while :; do sleep 0.02; done", "--retries", "2")
+        tidying = "trap 'trap - TERM; kill -TERM $$' TERM; while :; do sleep 0.02; done"
+        runner = self.start_two(tidying, "--retries", "2")
         self.assertEnded(self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid), 143, "ee.")
 
     def test_a_runner_that_is_only_to_drain_counts_them_as_interrupted_too(self) -> None:

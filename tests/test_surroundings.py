@@ -203,6 +203,17 @@ runmaker4.JobFile.LOOKS = 2
                 self.assertEqual(self.read(), line)
 
 
+class Retried(RunCase):
+    """A job has run, failed, and cannot be started once more."""
+
+    def test_a_retry_that_cannot_be_started_is_an_error(self) -> None:
+        self.write("#!/bin/sh\nexec /bin/sh \"$@\"\n", "bash").chmod(0o755)
+        self.write("#RUN shell=./bash\n. rm bash; exit 3\n")
+        ended = self.run_jobs("--retries", "1")
+        self.assertEqual((ended.code, self.states()), (1, "e"))
+        self.assertComplains(ended, "line 2: cannot be started", "bash")
+
+
 class LongEnvironment(RunCase):
     """The environment leaves no room for a command, however short."""
     LONG = "import os, runmaker4; os.environ.update({f'LONG{number}': 'x' * 100_000 for number in range(80)})"
