@@ -6418,9 +6418,15 @@ class HeldBack:
             del self.rest[:Spool.BLOCK]
             self.blocks.append(self.spool.store(block))
 
-    def pieces(self) -> Iterator[bytes]:
-        """All of it.  Raises OSError."""
-        yield from map(self.spool.take, self.blocks)
+    def pieces(self, lost: Say) -> Iterator[bytes]:
+        """All of it but blocks that cannot be read; lost: called with the reason, in whatever thread."""
+        for at in self.blocks:
+            try:
+                block = self.spool.take(at)
+            except OSError as error:            # not one of the descriptor that pieces are written to
+                lost(reason(error))
+            else:
+                yield block
         yield bytes(self.rest)
 
 
@@ -6446,10 +6452,7 @@ class Plain(Sink):
         try:
             self.kept[run.job].setdefault(stream.name, HeldBack(self.spool)).add(data)
         except OSError as error:
-            self.trouble(
-                f"line {run.job.number}: {reason(error)} in a temporary file (its output is incomplete; the "
-                "jobs go on)"
-            )
+            self._note_loss(run.job, reason(error))
 
     def over(self, job: Job, state: bytes) -> None:
         if job in self.kept:                # else it was not started
@@ -6468,7 +6471,14 @@ class Plain(Sink):
     def _print(self, job: Job) -> None:
         self.ready.discard(job)
         for name, held in self.kept.pop(job, {}).items():
-            self.writers[name].write_pieces(held.size, held.pieces())
+            writer = self.writers[name]
+            lost = functools.partial(writer.loop.call_soon_threadsafe, self._note_loss, job)
+            writer.write_pieces(held.size, held.pieces(lost))
+
+    def _note_loss(self, job: Job, why: str) -> None:
+        self.trouble(
+            f"line {job.number}: {why} in a temporary file (its output is incomplete; the jobs go on)"
+        )
 
 
 @dataclass(eq=False, repr=False)

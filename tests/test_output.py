@@ -202,7 +202,7 @@ class Plain(Case):
             for at in range(0, len(data), 65_536):
                 held.add(data[at:at + 65_536])
             self.assertEqual(held.size, len(data))
-            self.assertTrue(b"".join(held.pieces()) == data)
+            self.assertTrue(b"".join(held.pieces(self.fail)) == data)
         self.assertEqual(os.fstat(spool.file.fileno()).st_size, 2 * spool.BLOCK)
         spool.file.close()
 
@@ -654,3 +654,21 @@ class ReadOn(RunCase):
         ended = self.finish(runner, 30)
         self.assertEnded(ended, 0, "d")
         self.assertGreater(len(printed(console_lines(ended.out))), 5)
+
+
+class HeldBackInVain(RunCase):
+    """What was held back in a temporary file cannot be read."""
+
+    def test_an_error_of_the_temporary_file_is_not_one_of_stdout(self) -> None:
+        self.write(". head -c 3000000 /dev/zero; echo one\n. echo two\n")
+        unreadable = """
+import errno, os, runmaker4
+def take(self, at):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+runmaker4.Spool.take = take
+"""
+        ended = self.finish(self.start_patched(unreadable, "--plain", "-k", "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (1, "dd"))
+        self.assertTrue(ended.out.endswith(b"one\ntwo\n"), ended.out[-20:])
+        self.assertComplains(ended, "line 1", "temporary file")
+        self.assertNotIn(b"stdout", ended.err)
