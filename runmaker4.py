@@ -6472,8 +6472,11 @@ class Plain(Sink):
         self.ready.discard(job)
         for name, held in self.kept.pop(job, {}).items():
             writer = self.writers[name]
-            lost = functools.partial(writer.loop.call_soon_threadsafe, self._note_loss, job)
-            writer.write_pieces(held.size, held.pieces(lost))
+            writer.write_pieces(held.size, held.pieces(functools.partial(self._note_unread, writer, job)))
+
+    def _note_unread(self, writer: Writer, job: Job, why: str) -> None:
+        """From the writer's thread: some of a job's output cannot be read back."""
+        writer.loop.call_soon_threadsafe(self._note_loss, job, why)
 
     def _note_loss(self, job: Job, why: str) -> None:
         self.trouble(
