@@ -31,7 +31,6 @@ import re
 import shlex
 import stat
 import sys
-import threading
 import time
 import zlib
 from array import array
@@ -49,6 +48,7 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from runmaker4 import (
+    BLOCK,
     DONE,
     ERROR,
     FAILED,
@@ -72,7 +72,6 @@ from runmaker4 import (
     Survey,
     add_help,
     all_taken,
-    append_locked,
     as_argument,
     check_lines,
     check_mount,
@@ -91,7 +90,6 @@ from runmaker4 import (
     job_file,
     keep_trying,
     leave,
-    leave_without_waiting,
     lines_of,
     lock,
     memory_size,
@@ -122,8 +120,9 @@ from runmaker4 import (
 base64, html, json, secrets = map(when_used, ("base64", "html", "json", "secrets"))
 if TYPE_CHECKING:
     import subprocess
+    import tempfile
 else:
-    subprocess = when_used("subprocess")
+    subprocess, tempfile = map(when_used, ("subprocess", "tempfile"))
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -3255,27 +3254,24 @@ class Reporter:
 
 # ======== Checking a directory's locks ======================================================================
 #
-# Each host has three files in the directory: one with its number, one with lines, and one that it replaces
-# again and again.  Once a second it appends a line with its next number to the lines of each host, writes
-# that number over the last one, and puts a file with it in place of the third one.  When all that is synced,
-# it locks the byte of that number in its first file.  So whoever finds the byte locked knows what a read must
-# show, and needs no clock for that: what shows less is old.  Nobody waits for anybody, and each host tells
-# what it has seen itself.
+# Each host makes a file in the directory, says in its first line who it is, and locks two bytes, one for
+# itself and one for a job.  Then it counts: once a second it looks at the files of all hosts, writes its next
+# number over the last one, and locks the byte of that number.  So whoever finds this byte locked knows what a
+# read must show, and needs no clock for that: a lower number is old.  Nobody waits for anybody, and each host
+# tells what it has seen itself.
 #
-# A host that leaves frees its locks.  So a lock is missing if it was never met, although its host was heard.
+# The locks of a host are tried once it is seen to count, for then it has taken them.  Before, the trial,
+# which is a lock, too, could refuse it the byte that it is about to lock.  A host that leaves frees its
+# locks.  So a lock is missing if it was never met.
 #
 # Anybody may put something into the directory.  What we make is made exclusively.  Of others we open regular
-# files with one name only, follow no links, read 64 KiB at most, and rely on nothing that stands there.
+# files with one name only, follow no links, and rely on nothing that stands there.
 
-SEEN = {                        # what a host sees of another one
+TRIALS = {
     "excluded": "what one host has locked cannot be locked by others",
-    "inherited": "a job has the lock that its runner has taken",
-    "kept": "a job keeps the lock when its runner is killed, until it ends",
+    "inherited": "a job has the lock of its runner, also when that is killed, until the job ends",
     "fresh": "what others have written is read at once",
-    "renamed": "a file put in place of another is found within 3 s",
-    "appended": "lines that several hosts append are there, at once",
 }
-LOCKS = ("excluded", "inherited", "kept")
 CURES = {                       # by the kind of file system, or how that begins: the first counts
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
            "local_lock",
@@ -3290,338 +3286,212 @@ CURES = {                       # by the kind of file system, or how that begins
     "fuse": "use the directory where its own file system is mounted (bindfs, sshfs and the like share no "
             "locks); MooseFS: mount with mfscachemode=NEVER",
 }
-HELD, INHERITED, KEPT, FREED, APPEND = range(1 << 62, (1 << 62) + 5)        # bytes that are locked
+LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}          # bytes that are locked, by their trials
 NUMBERS = range(1 << 61, (1 << 61) + 1_000_000)
-FIRST_LINE = re.compile(rb"\d{6}\trunmaker4-check 2\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
-LINE = re.compile(rb"^([0-9a-f]{8}) (\d{6})$", re.MULTILINE)
-LATE = 3                        # numbers by which a renamed file may be behind: GlusterFS takes up to two
-CROWD = 100                     # hosts that are looked at, at most
-LONGEST = 1 << 16               # bytes that are read of a file
-
-
-def read_named(path: str, mount: Mount) -> bytes:
-    """What stands in a file that any host may have made.  Raises OSError; ELOOP: no host has made it."""
-    with open_named(path, mount) as file:
-        return file.pread(LONGEST, 0)
-
-
-def open_named(path: str, mount: Mount) -> Reader:
-    """Open a file that any host may have made.  Raises OSError; ELOOP: no host has made it."""
-    see_anew(path, mount)
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = Reader(open_fresh(path, flags, mount.network), mount.network)
-    info = os.fstat(file.fd)
-    if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
-        return file
-    file.close()
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-
-
-def reopen(fd: int, flags: int) -> int:
-    """Another description of the file that is open here, wherever its path leads now.  Raises OSError."""
-    return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
-
-
-def is_held(fd: int, at: int) -> bool:
-    """Whether somebody else has locked a byte.
-
-    That is tried with a shared lock: hosts that try it at the same time do not refuse each other then.
-    """
-    if lock(fd, at, shared=True):
-        unlock(fd, at)
-        return False
-    return not is_free(fd, at)
-
-
-def leading_number(text: bytes) -> int:
-    """The number of six digits that a text begins with; 0: there is none."""
-    return int(text[:6]) if re.match(rb"\d{6}", text) else 0
+FIRST_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
 
 
 class Host:
     """A host that does the same in this directory, and what was seen of it."""
 
-    def __init__(self, path: str, mount: Mount, left_over: bool) -> None:
-        """left_over: was there before us.  Raises OSError; ENOENT also if it has not said yet who it is."""
+    def __init__(self, path: str, mount: Mount) -> None:
+        """Raises OSError; ENOENT also if no host has made the file, or it has not said yet who it is."""
         self.path = path
-        self.key = os.fsencode(path)[-8:]
-        self.left_over = left_over
-        self.reader = open_named(path, mount)
-        self.writer = -1                                # for all but reading
-        self.told = 0                                   # how many lines we have appended
-        self.replaced = 0                               # the number found last in the file that it replaces
-        self.heard = False                              # it has come to another number since we met it
-        self.found: dict[str, str] = {}                 # 'yes' or 'NO', by what was tried
-        try:
-            text = self.reader.pread(LONGEST, 0)
-            said = FIRST_LINE.match(text)
-            if not said:
-                raise FileNotFoundError(errno.ENOENT, "has no first line yet", path)
-            self.first = leading_number(text)
-            self.name, self.boot, self.mount = (word.decode(errors="replace") for word in said.groups())
-            self.writer = reopen(self.reader.fd, os.O_RDWR)
-        except OSError:
-            self.close()
-            raise
+        self.mount = mount
+        self.found: dict[str, bool] = {}        # by trial, whether it holds
+        see_anew(path, mount)
+        # to write, as runners do: NFS keeps old pages for as long as a file is open in that way
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self.reader = Reader(open_fresh(path, flags, mount.network), mount.network)
+        info = os.fstat(self.reader.fd)
+        said = None
+        if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
+            said = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
+        if not said:
+            self.reader.close()
+            raise FileNotFoundError(errno.ENOENT, "is not, or not yet, a host's file", path)
+        self.first = int(said[1])
+        self.name, self.boot, self.kind = (word.decode(errors="replace") for word in said.groups()[1:])
 
-    def tried_all(self) -> bool:
-        """Whether all could be tried with it."""
-        return self.heard and self.found.keys() == SEEN.keys()
+    def holds(self, at: int) -> bool:
+        """Whether it has locked a byte.  Raises OSError.
 
-    def note(self, what: str, holds: bool) -> None:
-        """Note that something was tried.  A NO stays."""
-        if self.found.get(what) != "NO":
-            self.found[what] = "yes" if holds else "NO"
+        That is tried with a shared lock: hosts that try it at the same time do not refuse each other then.
+        """
+        fd = self.reader.fd
+        if lock(fd, at, shared=True):
+            unlock(fd, at)
+            return False
+        return not is_free(fd, at)
 
-    def close(self) -> None:
-        self.reader.close()
-        close_all(self.writer)
+    def look(self) -> None:
+        """Look at what it has locked and written.  Raises OSError.
+
+        Its number is read once more at the end.  What is in memory then is what a read may show next time, if
+        no lock of ours comes between: locks make reads fresh on some file systems.
+        """
+        locked = all_taken(self.reader.fd, NUMBERS[0], len(NUMBERS))
+        sure = max((numbers[-1] - NUMBERS[0] for numbers in locked), default=0)
+        see_anew(self.path, self.mount)
+        read_anew(self.reader, self.mount)
+        said = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
+        number = int(said[1]) if said else 0
+        if max(sure, number) > self.first:
+            for trial, at in LOCKS.items():
+                self.found[trial] = self.found.get(trial, False) or self.holds(at)
+        if sure:
+            self.found["fresh"] = self.found.get("fresh", True) and number >= sure
+        self.reader.pread(BLOCK, 0)
 
 
 class LockCheck:
     """Tries, with all hosts that do the same in this directory, whether runners can rely on its locks."""
-    MINUTE = 60.0               # seconds for which hosts look at each other
-    PAUSE = 1.0                 # seconds between two numbers
-    LEAST = LATE + 3            # numbers after which a host has tried all on itself
-    SILENCE = 40.0              # seconds after which a call of the file system is said to hang
-    PATIENCE = 10.0             # seconds to wait for a lock
+    MINUTE = 60.0               # seconds for which hosts of a network file system look at each other
+    PAUSE = 1.0                 # seconds between two numbers there
+    LEAST = 4                   # numbers after which a host has tried all on itself
+    SILENCE = 60.0              # seconds more after which the file system is said not to answer
+    PATIENCE = 2.0              # seconds that an interrupted check has to remove its file
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.mount = find_mount(folder)
         self.name = printable(os.uname().nodename)[:64]
-        self.one_host = not self.mount.network
-        self.pause = 0.1 if self.one_host else self.PAUSE
-        # numbers after which all was tried
-        self.enough = self.LEAST if self.one_host else len(NUMBERS) - 1
-        self.key = os.urandom(4).hex().encode()
-        self.number = 0
-        name = f"{re.sub('[^A-Za-z0-9.-]', '_', self.name)}-{self.key.decode()}"
+        name = f"{re.sub('[^A-Za-z0-9.-]', '_', self.name)}-{os.urandom(4).hex()}"
         self.path = os.path.join(folder, f"runmaker4-check-{name}")
+        self.number = 0
         self.hosts: dict[str, Host] = {}        # by their paths; we are one of them
-        self.held = -1                          # the descriptor that has our locks
-        self.pipes: list[int] = []              # a job ends when its pipe is closed
-        self.faults: list[str] = []             # all but what is in the hosts' `found`
-        if fault := mount_fault(self.mount):
-            self.faults.append(f"{self.name}: {fault}")
-        self.interrupted = threading.Event()
-        self.over = threading.Event()
-        self.begin("opening the directory")
+        fault = mount_fault(self.mount)
+        self.faults = [f"{self.name}: {fault}"] if fault else []
 
-    def begin(self, step: str) -> None:
-        """Note what is begun, which may hang or fail."""
-        self.step = step
-        self.since = time.monotonic()
-
-    def blame(self, error: OSError) -> None:
-        """Note what went wrong: where it did first."""
-        if not any(fault.endswith(f": {reason(error)}") for fault in self.faults):
-            self.faults.append(f"{self.name}: {self.step}: {reason(error)}")
-
-    def attempt(self, step: Callable[..., None], *args: Any, left: Collection[int] = ()) -> None:
-        """Do something; an error is noted, unless its number is one of `left`: a host has left."""
+    @contextlib.contextmanager
+    def noting(self, *left: int) -> Iterator[None]:
+        """Note an error, unless its number is one of `left`: a host has left, or there was none."""
         try:
-            step(*args)
+            yield
         except OSError as error:
-            if error.errno not in left:
-                self.blame(error)
+            fault = ": ".join(filter(None, [self.name, error.filename, reason(error)]))
+            if error.errno not in left and fault not in self.faults:
+                self.faults.append(fault)
 
-    def run(self) -> None:
-        """Visit all hosts and write our next number, once a second, for a minute.
+    def run(self) -> int:
+        """Try all, and print what was seen.  Returns the exit status."""
+        with self.noting():
+            try:
+                with open(self.path, "xb", buffering=0) as file:
+                    self.try_all(file.fileno())
+            finally:
+                self.clean()                    # NFS keeps what is open
+        return self.report()
+
+    def try_all(self, fd: int) -> None:
+        """Take locks in our file and count in it, and look at all hosts meanwhile.
 
         A host that gets no locks goes on, too, so that the others see it.
-        A host that is slow takes longer than a minute for the numbers which tell something about itself.
         """
+        reading, writing = os.pipe()            # the job reads, and ends when we close it, or die
         try:
-            self.introduce()
-            self.attempt(self.take_locks)
-            end = time.monotonic() + self.MINUTE
-            while (time.monotonic() < end or self.number < self.LEAST) and self.number < self.enough:
-                if self.interrupted.wait(self.pause):
-                    break
+            with self.noting():
+                self.introduce(fd)              # first, so that others miss us if a lock never comes
+            with self.noting():
+                self.take_locks(fd, reading)
+            begun = time.monotonic()
+            while self.number < self.LEAST or (
+                self.mount.network and time.monotonic() < begun + self.MINUTE
+            ):
+                time.sleep(self.PAUSE if self.mount.network else 0.1)
                 self.number += 1
-                self.visit_all()
-                self.attempt(self.finish_number)
-        except OSError as error:
-            self.blame(error)
-        self.over.set()
+                with self.noting():
+                    self.visit_all()
+                with self.noting():
+                    self.write_number(fd)
+        finally:
+            close_all(reading, writing)
 
-    def make(self, path: str) -> int:
-        """Make a file of ours, where there is nothing yet.  Raises OSError."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    @staticmethod
+    def take_locks(fd: int, stdin: int) -> None:
+        """Lock a byte, and one for a job, `cat`, whose runner, a shell, is killed.  Raises OSError."""
+        lock(fd, LOCKS["excluded"])
+        of_job = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            lock(of_job, LOCKS["inherited"])
+            killed = "exec 3<&0; cat <&3 & kill -KILL $$"
+            subprocess.run(["sh", "-c", killed], stdin=stdin, pass_fds=[of_job], check=False)
+        finally:
+            os.close(of_job)
 
-    def introduce(self) -> None:
-        """Make our files, and say who we are.  Raises OSError."""
-        self.begin("making a file")
-        self.held = self.make(self.path)
-        os.close(self.make(f"{self.path}.lines"))
+    def introduce(self, fd: int) -> None:
+        """Say who we are.  Raises OSError."""
         telling = re.compile("vers=|nolock|local_lock=[^n]")
         options = sorted(filter(telling.match, self.mount.options))
-        mount = " ".join([self.mount.kind or "unknown", *options])
-        said = "\t".join(["000000", "runmaker4-check 2", self.name, boot_id(), mount])
-        self.begin("writing")
-        write_all(self.held, f"{said}\n".encode(errors="replace"))
-        os.fsync(self.held)
-
-    def take_locks(self) -> None:
-        """Lock a byte, and three for jobs.  The runners of two are killed, and one of these ends.
-
-        Raises OSError.
-        """
-        self.begin("locking a byte")
-        lock(self.held, HELD)
-        killed = "exec 3<&0; cat <&3 & kill -KILL $$"   # the job, cat, ends when we close the pipe, or die
-        runners = [
-            self.start_job(at, shell)
-            for at, shell in ((INHERITED, "exec cat"), (KEPT, killed), (FREED, killed))
-        ]
-        for runner in runners[1:]:
-            runner.wait()
-        os.close(self.pipes.pop())
-        keep_trying(lambda: is_free(self.held, FREED), self.PATIENCE)
-
-    def start_job(self, at: int, shell: str) -> subprocess.Popen[bytes]:
-        """Lock a byte, and start a shell which inherits that, and a pipe.  Raises OSError."""
-        fd = reopen(self.held, os.O_RDWR)
-        lock(fd, at)
-        end, pipe = os.pipe()
-        self.pipes.append(pipe)
-        job = subprocess.Popen(["sh", "-c", shell], stdin=end, pass_fds=[fd])
-        close_all(end, fd)
-        return job
+        kind = " ".join([self.mount.kind or "unknown", *options])
+        said = "\t".join(["000000", "runmaker4-check 3", self.name, boot_id(), kind])
+        write_all(fd, f"{said}\n".encode(errors="replace"))
+        os.fsync(fd)
 
     def visit_all(self) -> None:
-        """Look at what each host has done, then append to its file.  Raises OSError."""
-        self.begin("listing the directory")
-        wanted = re.compile(r"runmaker4-check-.*-[0-9a-f]{8}")
-        names = sorted(filter(wanted.fullmatch, os.listdir(self.folder)))
-        paths = [os.path.join(self.folder, name) for name in names[:CROWD]]
-        left = (errno.ENOENT, errno.ESTALE, errno.ELOOP)            # or it was none
-        for path in paths:
-            if path not in self.hosts:
-                self.attempt(self.meet, path, left=left)
-        here = [self.hosts[path] for path in paths if path in self.hosts]
-        for visit, host in itertools.product((self.look, self.tell), here):
-            self.attempt(visit, host, left=left)
+        """Look at each host.  Raises OSError."""
+        for name in os.listdir(self.folder):
+            if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
+                path = os.path.join(self.folder, name)
+                with self.noting(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):    # it is none
+                    if path not in self.hosts:
+                        self.hosts[path] = Host(path, self.mount)
+                    self.hosts[path].look()
 
-    def meet(self, path: str) -> None:
-        """Get to know a host.  Raises OSError; ENOENT also if it has not said yet who it is."""
-        self.begin(f"opening {os.path.basename(path)}")
-        self.hosts[path] = Host(path, self.mount, left_over=self.number == 1)
+    def write_number(self, fd: int) -> None:
+        """Write our number over the last one, and lock it.  Raises OSError."""
+        pwrite_all(fd, b"%06d" % self.number, 0)
+        os.fsync(fd)
+        lock(fd, NUMBERS[self.number])
+        unlock(fd, NUMBERS[self.number - 1])
 
-    def look(self, host: Host) -> None:
-        """Look at what a host has done, up to the number that it has locked.  Raises OSError.
-
-        Its number is read once more at the end.  What is in memory then is what a read may show next time, if
-        no write and no lock of ours comes between: these make reads fresh on some file systems.
-        """
-        self.begin(f"looking for locks of {host.name}")
-        met = all_taken(host.writer, NUMBERS[0], len(NUMBERS))
-        sure = max((numbers[-1] - NUMBERS[0] for numbers in met), default=0)
-        self.begin(f"reading what {host.name} has written")
-        see_anew(host.path, self.mount)
-        read_anew(host.reader, self.mount)
-        number = leading_number(host.reader.pread(LONGEST, 0))
-        lines = set(LINE.findall(read_named(f"{host.path}.lines", self.mount)))
-        host.heard = host.heard or max(sure, number) > host.first
-        self.begin(f"looking for the file that {host.name} replaces")
-        with contextlib.suppress(FileNotFoundError):
-            host.replaced = max(host.replaced, leading_number(read_named(f"{host.path}.renamed", self.mount)))
-        if sure:
-            ours = [line for line in lines if line[0] == self.key]
-            host.note("fresh", number >= sure)
-            host.note("appended", (host.key, b"%06d" % sure) in lines and len(ours) >= host.told)
-        if sure > LATE:
-            host.note("renamed", host.replaced >= sure - LATE)
-        if sure or number:
-            self.try_locks(host)
-        host.reader.pread(LONGEST, 0)
-
-    def try_locks(self, host: Host) -> None:
-        """Try the locks of a host that has come to a number.  Raises OSError.
-
-        It has taken them all before its first one.  While it takes them nobody may try them: our trial is a
-        lock, too, and may refuse it the byte that it is about to lock (seen once on NFSv3: "kept: NO").
-        """
-        self.begin(f"trying locks of {host.name}")
-        excluded, inherited, kept, freed = [is_held(host.writer, at) for at in (HELD, INHERITED, KEPT, FREED)]
-        for what, holds in zip(LOCKS, (excluded, inherited, kept and not freed)):
-            if holds:
-                host.note(what, True)
-
-    def tell(self, host: Host) -> None:
-        """Append a line with our number to a host's lines.  Raises OSError."""
-        self.begin(f"appending to the lines of {host.name}")
-        with contextlib.ExitStack() as stack:
-            path = f"{host.path}.lines"
-            named = stack.enter_context(open_named(path, self.mount))
-            fd = reopen(named.fd, os.O_RDWR | os.O_APPEND)
-            stack.callback(os.close, fd)
-            if keep_trying(lambda: lock(fd, APPEND), self.PATIENCE):    # else somebody is slow: next time
-                line = b"%b %06d\n" % (self.key, self.number)
-                append_locked(fd, path, self.mount, [line])             # as runners do
-                host.told += 1
-
-    def finish_number(self) -> None:
-        """Write our number over the last one, and into a file in place of another; lock it.
-
-        Raises OSError.
-        """
-        self.begin("writing")
-        number = b"%06d" % self.number
-        pwrite_all(self.held, number, 0)
-        os.fsync(self.held)
-        with open(self.make(f"{self.path}.new"), "wb", buffering=0) as file:
-            file.write(number)
-            os.fsync(file.fileno())
-        os.replace(f"{self.path}.new", f"{self.path}.renamed")
-        self.begin("locking a byte")
-        lock(self.held, NUMBERS[self.number])
-        unlock(self.held, NUMBERS[self.number - 1])
-
-    def judge(self, hosts: Sequence[Host]) -> None:
-        """Complete what was found and the faults, when all was tried."""
-        for host, what in itertools.product(hosts, LOCKS):
-            if host.heard and what not in host.found:
-                host.note(what, False)
-        machines = {(self.name, boot_id()), *((host.name, host.boot) for host in hosts)}
-        names = Counter(name for name, _ in machines)
-        self.faults += [f"{name}: several hosts have this name: an NFSv4 server takes each for the other, "
-                        "rebooted, and drops its locks (EIO); rename them before they mount (hostnamectl)"
-                        for name in names if names[name] > 1]
-        for what, text in SEEN.items():
-            if bad := [host.name for host in hosts if host.found.get(what) == "NO"]:
-                self.faults.append(f"{what}: not so of {', '.join(bad)} ({text})")
+    def clean(self) -> None:
+        """Remove our file, and those of hosts that were dead all the time."""
+        left = [self.path]
+        for host in self.hosts.values():
+            with contextlib.suppress(OSError):              # its file is gone
+                if "excluded" not in host.found and not host.holds(LOCKS["excluded"]):
+                    left.append(host.path)
+            host.reader.close()
+        for path in left:
+            with contextlib.suppress(OSError):              # it is not there, or not ours to remove
+                os.unlink(path)
 
     def report(self) -> int:
         """Print what was seen.  Returns the exit status.
 
-        It is 0 if all was tried and holds, and others have come where others can.
+        It is 0 if all was tried and holds, and others have come if others can.
         """
-        hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.key))
-        here = [host for host in hosts if host.boot == boot_id()]
-        self.judge(hosts)
-        untried = [host.name for host in hosts if not host.tried_all()]
+        hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.path))
+        here = boot_id()
+        self.judge(hosts, here)
+        untried = [host.name for host in hosts if host.found.keys() != TRIALS.keys()]
         if self.path not in self.hosts:
             untried.append(self.name)
-        alone = here == hosts and not self.one_host
-        lines = [f"{self.folder}: {self.name} has seen:", *self.table(hosts, here)]
-        lines += [f"NO   {fault}" for fault in self.faults]
-        lines += self.verdict(untried, alone)
+        alone = self.mount.network and all(host.boot == here for host in hosts)
+        rows = [["host", *TRIALS, "file system"]]
+        for host in hosts:
+            found = [{True: "yes", False: "NO", None: "-"}[host.found.get(trial)] for trial in TRIALS]
+            rows.append([host.name, *found, f"{host.kind}, this host" if host.boot == here else host.kind])
+        lines = [
+            f"{self.folder}: {self.name} has seen:",
+            *table(rows, math.inf, ()),
+            *(f"NO   {fault}" for fault in self.faults),
+            *self.verdict(untried, alone),
+        ]
         put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
         return 1 if self.faults or untried or alone else 0
 
-    @staticmethod
-    def table(hosts: Sequence[Host], here: Sequence[Host]) -> Iterator[str]:
-        """What was seen of each host; here: those of them that are this one."""
-        rows = [["host", *SEEN, "file system"]]
-        for host in hosts:
-            found = [host.found.get(what, "-") for what in SEEN]
-            mount = f"{host.mount}, this host" if host in here else host.mount
-            rows.append([host.name, *found, mount])
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        for row in rows:
-            yield "  ".join(map(str.ljust, row, widths)).rstrip()
+    def judge(self, hosts: Sequence[Host], here: str) -> None:
+        """Complete the faults, when all was tried.  here: our boot_id()."""
+        machines = {(self.name, here), *((host.name, host.boot) for host in hosts)}
+        names = Counter(name for name, _ in machines)
+        self.faults += [f"{name}: several hosts have this name: an NFSv4 server takes each for the other, "
+                        "rebooted, and drops its locks (EIO); rename them before they mount (hostnamectl)"
+                        for name in names if names[name] > 1]
+        for trial, text in TRIALS.items():
+            if bad := [host.name for host in hosts if host.found.get(trial) is False]:
+                self.faults.append(f"{trial}: not so of {', '.join(bad)} ({text})")
 
     def verdict(self, untried: Sequence[str], alone: bool) -> Iterator[str]:
         """What follows for who wants to share job files.
@@ -3642,7 +3512,7 @@ class LockCheck:
                 f"Not all could be tried with {', '.join(untried)} (came late, left early, was killed, or is "
                 "cut off): start this on all hosts within some seconds."
             )
-        elif self.one_host:
+        elif not self.mount.network:
             yield (
                 f"All holds on this host. Other hosts do not see {self.mount.kind or 'it'}: they can have "
                 "jobs over TCP (runmaker4-server.py)."
@@ -3655,21 +3525,6 @@ class LockCheck:
                 "directory."
             )
 
-    def clean(self) -> None:
-        """Remove what was made here, and what dead hosts have left.  Closed first: NFS keeps what is open."""
-        close_all(*self.pipes)
-        left = [self.path] if self.held >= 0 else []
-        for host in self.hosts.values():
-            with contextlib.suppress(OSError):              # its file is gone
-                if host.left_over and not host.heard and lock(host.writer, HELD):
-                    left.append(host.path)
-            host.close()
-        if self.held >= 0:
-            os.close(self.held)
-        for path, kind in itertools.product(left, ("", ".lines", ".new", ".renamed")):
-            with contextlib.suppress(OSError):              # it is not there, or not ours to remove
-                os.unlink(path + kind)
-
 
 def boot_id() -> str:
     """What tells this machine's running system from all others."""
@@ -3680,29 +3535,39 @@ def boot_id() -> str:
 def check_locks(folder: str) -> int:
     """Check the locks of a directory; the exit status.  Raises Problem.
 
-    A thread does it, because a file system that is away answers no call; this one sees how long that takes.
+    A child does it, because a call may never return if the file system is away, and only we can tell then.
+    It prints into a file: if it hangs, nobody who reads what we print waits for it.
     """
     if not os.path.isdir(folder):
         raise Problem(f"{folder}: is no directory (--check-locks tries the one that a job file is to be in)")
     exit_on(signal.SIGINT, signal.SIGTERM)
-    check = LockCheck(folder)
-    if not check.one_host:
+    mount = find_mount(folder)
+    if mount.network:
         warn(f"{PROG}: {folder}: takes a minute; start this on the other hosts now, too")
-    try:
-        threading.Thread(target=check.run, daemon=True).start()
-        while not check.over.wait(0.5):
-            if time.monotonic() - check.since > check.SILENCE:
-                more = ""
-                if check.mount.kind.startswith("nfs"):
-                    more = "; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
-                warn(f"{PROG}: {folder}: does not answer: {check.step} takes more than "
-                     f"{human_time(check.SILENCE)} (is its server there{more}?)")
-                leave_without_waiting(1)
-        return check.report()
-    finally:
-        check.interrupted.set()
-        check.over.wait(check.PATIENCE)         # it would put files where they were removed
-        check.clean()
+    with tempfile.TemporaryFile(buffering=0) as printed:
+        child = os.fork()
+        if not child:
+            os.setsid()                         # Ctrl-C reaches it through us alone
+            for fd in (1, 2):
+                os.dup2(printed.fileno(), fd)
+            return LockCheck(folder).run()
+
+        def has_ended() -> bool:
+            return bool(os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+
+        try:
+            over = keep_trying(has_ended, LockCheck.MINUTE + LockCheck.SILENCE)
+        finally:
+            os.kill(child, signal.SIGTERM)      # its number is its own until we wait for it
+            keep_trying(has_ended, LockCheck.PATIENCE)
+        if over:
+            put(os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0))
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    more = ""
+    if mount.kind.startswith("nfs"):
+        more = "; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
+    warn(f"{PROG}: {folder}: does not answer (is its server there{more}?)")
+    return 1
 
 
 # ======== The program =======================================================================================
