@@ -174,7 +174,6 @@ from runmaker4 import (
     lines_of,
     lock,
     name_lines,
-    nothing_known,
     one_line,
     open_descriptors,
     open_job_file,
@@ -3056,9 +3055,7 @@ class Dispatcher:
         self._worker = server.worker
         self._records = server.records
         self._tally = server.tally
-        outdir = server.stores[1]
-        self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
-                             too_little=outdir.too_little.known if outdir else nothing_known)
+        self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True)
         # A key that nobody can guess, for a client may name its jobs' when it comes, and that no other server
         # gives
         self._keys = iter(lambda: secrets.token_hex(8), "")

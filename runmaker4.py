@@ -1706,14 +1706,6 @@ class JobSettings:
         """These settings, of the directive in this line."""
         return replace(self, line=line)
 
-    def beyond(self, size: int) -> JobSettings:
-        """These settings for a job that so much memory was too little for: it begins with the next size, or
-        with the last.
-        """
-        sizes = (self.needs, *self.more)
-        passed = sum(needs.memory <= size for needs in sizes[:-1])
-        return replace(self, needs=sizes[passed], more=sizes[passed + 1:]) if passed else self
-
 
 NO_SETTINGS = JobSettings()
 
@@ -1775,18 +1767,6 @@ class Scope(NamedTuple):
         if directive.kind == "end":
             return self._replace(end=line)
         return self._replace(barrier=line, check=directive.kind == "barrier check")
-
-    def of(self, line: Line, too_little: Callable[[bytes], int], is_had: Callable[[Scope], bool]) -> Scope:
-        """What holds for a job here: what it runs again with is more memory where less was too little.
-
-        too_little: see Cursor.  is_had: whether anybody who asks may have jobs of such a scope.  Where nobody
-        who asks has so much, it begins as its directive says: who wants it run again is told how it ends, and
-        the kernel may have killed it because others took too much.
-        """
-        if line.state == NEW or not self.settings.more:
-            return self
-        beyond = self._replace(settings=self.settings.beyond(too_little(line.command)))
-        return beyond if is_had(beyond) else self
 
     def has_same_group(self, above: Scope) -> bool:
         """Whether jobs on both sides of a directive are of one group.  above: the scope above it."""
@@ -3853,11 +3833,6 @@ class Renewal:
     scope: Scope = TOP              # of the line that was met last
 
 
-def nothing_known(command: bytes) -> int:
-    """How much memory was too little for a command, where no journal tells."""
-    return 0
-
-
 class Cursor:
     """Finds the next line to take.
 
@@ -3892,15 +3867,12 @@ class Cursor:
     SLICE = 0.05
 
     def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
-                 wait_for_file: bool = False, unchecked: bool = False, serving: bool = False,
-                 too_little: Callable[[bytes], int] = nothing_known) -> None:
+                 wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
         """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later;
         unchecked: it was not there to be checked.
 
-        serving: its takers come and go, and the groups that it meets are started by somebody.  too_little:
-        how much memory was too little for a command, in bytes (TooLittle.known).
+        serving: its takers come and go, and the groups that it meets are started by somebody.
         """
-        self._too_little = too_little
         self.file = file
         self.say = file.say
         self.clock = file.clock
@@ -4180,7 +4152,7 @@ class Cursor:
         if line.state == RUNNING:
             self._consider_running(scan, line)
             return None
-        scope = self._scope(line)
+        scope = self.round.scope
         taker = self._taker(line, scope)
         if taker is None and found.full and not settings.together:
             found.skip(line)                    # who comes now is not to take what is below before it
@@ -4228,7 +4200,6 @@ class Cursor:
 
     def _is_renewed(self, takers: Takers, line: Line, scope: Scope) -> bool:
         """Whether this line is made new for one of these takers."""
-        scope = scope.of(line, self._too_little, takers.include)
         if scope.fault or scope.settings.together:
             return False
         return any(taker.renews(line.state) for taker in takers.fitting(scope))
@@ -4246,10 +4217,6 @@ class Cursor:
                     return taker
                 self.round.note_full(taker, line, needs)
         return None
-
-    def _scope(self, line: Line) -> Scope:
-        """What holds for a line."""
-        return self.round.scope.of(line, self._too_little, self.takers.include)
 
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""
@@ -4280,7 +4247,7 @@ class Cursor:
 
     def _note_takers(self, line: Line) -> bool:
         """Note the takers that may have a job later; whether there are any."""
-        takers = set(self.takers.fitting(self._scope(line)))
+        takers = set(self.takers.fitting(self.round.scope))
         self.round.waiting |= takers
         return bool(takers)
 
@@ -4512,14 +4479,11 @@ def _awaited_behind(command: bytes, file: JobFile) -> str:
 def dry_run(
     file: JobFile,
     taker: Taker,
-    too_little: Callable[[bytes], int] = nothing_known,
     meet_memory: Callable[[], None] = lambda: None,
-    meet_grown: Callable[[Line, Resources], None] = lambda line, needs: None,
 ) -> Iterator[Line]:
     """What a cursor would find for this taker, in time, without touching anything.  Raises OSError.
 
-    too_little: see Cursor.  meet_memory: called when the first directive is met that has memory=.
-    meet_grown: called with each line that would run again with more memory than its directive says at first.
+    meet_memory: called when the first directive is met that has memory=.
     """
     takers = Takers([taker])
     found = Round()
@@ -4541,9 +4505,6 @@ def dry_run(
                 groups_named = True
                 file.say(left_alone(line, found.scope.settings))
         elif fits and (line.state != RUNNING or file.is_orphan(line)):
-            settings = found.scope.of(line, too_little, takers.include).settings
-            if settings is not found.scope.settings:
-                meet_grown(line, settings.needs)
             yield line
 
 
@@ -6980,53 +6941,6 @@ class Journal:
             self._flushed = time.monotonic()
 
 
-class TooLittle:
-    """How much memory was too little for which commands, as a journal tells.  In the cursor's thread.
-
-    That is a hint.  Who runs a job again begins with the next size then, instead of learning once more that
-    this one is too little.  An end that is not in the journal yet costs that run, and nothing else: the job
-    grows, as it did the first time.  Sizes only rise here, so the order of ends does not matter.
-    """
-    END = re.compile(rb'"cause": "(?:memory|oom)"')     # in no command: JSON escapes quotes
-    BLOCK = 1 << 20             # bytes that are read at a time
-    PAUSE = 1.0                 # seconds from look to look
-
-    def __init__(self, fd: int) -> None:
-        import json
-        self._decode = json.JSONDecoder().decode
-        self._fd = fd
-        self._at = 0            # how much of it was read: whole lines
-        self._read_at = -math.inf       # when it was (monotonic)
-        self._sizes: dict[bytes, int] = {}
-
-    def known(self, command: bytes) -> int:
-        """Bytes that were too little for a command; 0: nothing is known."""
-        if time.monotonic() - self._read_at > self.PAUSE:
-            with contextlib.suppress(OSError):
-                self._read()
-            self._read_at = time.monotonic()
-        return self._sizes.get(command, 0)
-
-    def _read(self) -> None:
-        """Read what was added.  Raises OSError."""
-        rest = b""
-        while block := os.pread(self._fd, self.BLOCK, self._at + len(rest)):
-            whole, newline, rest = (rest + block).rpartition(b"\n")
-            self._at += len(whole) + len(newline)
-            if self.END.search(whole):
-                for line in filter(self.END.search, whole.split(b"\n")):
-                    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
-                        self._take(self._decode(line.decode()))
-
-    def _take(self, event: Mapping[str, Any]) -> None:
-        """Raises ValueError, LookupError, TypeError: it makes no sense."""
-        command = os.fsencode(event["command"])
-        size = event["promised"]
-        if type(size) is not int:
-            raise TypeError(f"{size!r} are no bytes")
-        self._sizes[command] = max(self._sizes.get(command, 0), size)
-
-
 class OutDir(Sink):
     """The output directory: DIR/ID.out and DIR/ID.err, all that a job prints; and the journal, what became of
     it.
@@ -7050,7 +6964,6 @@ class OutDir(Sink):
         except OSError as error:
             raise Problem(f"{path}: {reason(error)} (it must be a directory that can be written)") from None
         self.journal = Journal(path, worker, trouble)
-        self.too_little = TooLittle(self.journal.file.fd)
 
     def started(self, run: Run) -> None:
         for stream in run.streams:
@@ -9016,13 +8929,15 @@ class Program:
         network: the file system of the inputs may not answer.  inputs: the job file, and what else is read.
         """
         options = self.options
-        names = set(map(os.path.realpath, inputs))
-        for path in filter(None, (options.logfile, options.joblog, options.errors, options.pidfile)):
+        written = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
+        given = [(path, "read") for path in inputs]
+        given += [(path, "written by another option") for path in written]
+        uses: dict[str, str] = {}
+        for path, use in given:
             real = os.path.realpath(path)
-            if real in names:
-                other = "read" if real in map(os.path.realpath, inputs) else "written by another option"
-                raise Problem(f"{path}: is also {other} (give another name)")
-            names.add(real)
+            if real in uses:
+                raise Problem(f"{path}: is also {uses[real]} (give another name)")
+            uses[real] = use
         paths = options.logfile, options.outdir, options.joblog
         self.worker = Worker(
             network or any(find_mount(path).network for path in paths if path),
@@ -9405,26 +9320,8 @@ class App(RunnerProgram):
 
     def _print_dry_run(self) -> None:
         """Print what would be run, and say what is to be known of its memory.  Raises OSError."""
-        grown: defaultdict[float, list[int]] = defaultdict(list)
-        jobs = dry_run(
-            self._job_file(read_only=True),
-            self._taker,
-            self._too_little(),
-            self._tell_memory,
-            lambda line, needs: grown[needs.memory].append(line.number),
-        )
+        jobs = dry_run(self._job_file(read_only=True), self._taker, self._tell_memory)
         put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
-        for size, numbers in sorted(grown.items()):
-            self.say(f"{name_lines(numbers)}: again with {show_size(size)}")
-
-    def _too_little(self) -> Callable[[bytes], int]:
-        """How much memory was too little for a command, as a journal tells that need not be there."""
-        if self.options.outdir:
-            with contextlib.suppress(OSError):
-                path = os.path.join(self.options.outdir, "journal")
-                # else a pipe of that name would stop us
-                return TooLittle(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)).known
-        return nothing_known
 
     def _tell_memory(self) -> None:
         """Say what jobs with memory= may take here, for there are some."""
@@ -9459,11 +9356,9 @@ class App(RunnerProgram):
                 yield "one at a time (-j0: as many as CPUs)"
 
     def _cursor(self) -> Cursor:
-        outdir = self._stores[1]
         return Cursor(
             self._job_file(),
             [self._taker],
-            too_little=outdir.too_little.known if outdir else nothing_known,
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,
             unchecked=not self._checked,

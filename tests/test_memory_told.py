@@ -1,16 +1,13 @@
 """Promise: it is told what jobs were promised of memory, and what they took."""
 import json
-import os
 import unittest
 from typing import Any
 
-import runmaker4
 import runwait4
 from tests.journal import end
 from tests.support import RUNCLIENT, RUNWAIT, UP, Ended, wait_until
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
-from tests.test_units import FileCase
 
 MIB = 1 << 20
 HOLD = "import sys, time; data = b'x' * (int(sys.argv[1]) << 20); time.sleep(float(sys.argv[2]))"
@@ -88,80 +85,17 @@ class ToldOverTcp(Recorded, Told):
 
 
 class Again(MemoryCase):
-    """With --outdir, -r begins with the size that the journal knows."""
-    GROW = ("import os, time; data = b'x' * (110 << 20)\n"
-            "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)")
+    """What grew begins with its first size when it is run again."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.write(self.GROW, "grow.py")
+    def test_what_is_run_again_begins_with_the_first_size(self) -> None:
+        self.write("import os, time; data = b'x' * (110 << 20)\n"
+                   "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)", "grow.py")
         self.write("#RUN memory=60M,100M,200M\n. echo $RUNMAKER4_MEMORY >>sizes; python3 grow.py\n. false\n")
         self.run_recorded("-j2", "--memory=150M")       # 200M are not there
-        self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100]))
-
-    def sizes(self) -> list[int]:
-        """What the job was promised, in MiB, run by run."""
-        return [int(size) // MIB for size in self.read("sizes").split()]
-
-    def promised(self, line: int) -> object:
-        """What the last run of a line was promised, in MiB."""
-        return self.ends()[line]["promised"] / MIB
-
-    def test_a_runner_that_has_it_begins_with_the_next_size(self) -> None:
+        self.assertEqual(self.states(), "!!")
         self.run_recorded("-r", "-j2", "--memory=1G")
-        self.assertEqual((self.states(), self.sizes()), ("d!", [60, 100, 200]))
-        self.assertEqual((self.promised(2), self.promised(3)), (200, 60))
-
-    def test_a_runner_that_has_it_not_begins_as_the_directive_says_and_tells_why_it_stops(self) -> None:
-        ended = self.run_recorded("-r", "-j2", "--memory=150M")
-        self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100, 60, 100]))
-        self.assertIn(b"does not run again with 200M, for there are 150M here", ended.err)
-
-    def test_where_there_is_no_larger_one_it_begins_with_the_largest(self) -> None:
-        text = self.read()
-        self.write(text.replace(b"60M,100M,200M", b"60M,100M"))
-        self.run_recorded("-r", "-j2", "--memory=1G")
-        self.assertEqual((self.states(), self.sizes()), ("!!", [60, 100, 100]))
-
-    def test_a_dry_run_says_what_it_would_begin_with(self) -> None:
-        before = self.read(), self.read("out/journal")
-        lines = self.read().splitlines()
-        listed = b"2 %s\n3 %s\n" % tuple(lines[1:])
-        for options, said in (
-            (["-r", "--outdir=out", "--memory=1G"], b"line 2: again with 200M\n"),
-            (["-r", "--outdir=out", "--memory=150M"], b""),         # as the directive says
-            (["-r", "--outdir=other", "--memory=1G"], b""),
-            (["-r", "--memory=1G"], b""),
-        ):
-            with self.subTest(options=options):
-                ended = self.run_jobs("--dry-run", *options)
-                self.assertEqual((ended.code, ended.out), (0, listed))
-                self.assertEqual(ended.err.partition(b"\n")[2], said and b"runmaker4.py: runs.txt: " + said)
-        self.assertEqual((self.read(), self.read("out/journal")), before)
-        self.assertFalse(self.exists("other"))
-
-    def test_a_dry_run_has_nothing_to_say_of_what_is_new_again(self) -> None:
-        self.write(self.read().replace(b"! echo", b". echo"))
-        ended = self.run_jobs("--dry-run", "-r", "--outdir=out", "--memory=1G")
-        self.assertNotIn(b"again", ended.err)
-
-    def test_what_is_new_again_begins_with_the_first_size(self) -> None:
-        text = self.read()
-        self.write(text.replace(b"! echo", b". echo"))
-        self.run_recorded("--memory=1G")
-        self.assertEqual((self.states(), self.sizes()), ("d!", [60, 100, 60, 100, 200]))
-
-
-class Known(FileCase):
-    """What a journal tells of too little memory, whatever stands in it."""
-
-    def test_an_end_that_makes_no_sense_says_nothing(self) -> None:
-        sizes = ["Infinity", "NaN", "1e400", '"4G"', "true", "null", "[]", "4096"]
-        self.path.write_text("".join(
-            f'{{"event": "end", "cause": "memory", "command": "job {number}", "promised": {size}}}\n'
-            for number, size in enumerate(sizes)) + '{"cause": "oom"}\nno JSON "cause": "oom"\n')
-        known = runmaker4.TooLittle(self.open(os.O_RDONLY)).known
-        self.assertEqual([known(b"job %d" % number) for number in range(len(sizes))], [0] * 7 + [4096])
+        self.assertEqual(self.states(), "d!")
+        self.assertEqual([int(size) // MIB for size in self.read("sizes").split()], [60, 100, 60, 100, 200])
 
 
 class AgainOverTcp(Recorded, Again):

@@ -109,24 +109,6 @@ class Commands(AnywhereCase):
         kept = {path.name.partition(".")[0] for path in (self.dir / "site/__pycache__").iterdir()}
         self.assertEqual(kept, {"runmaker4_commands", *(script[:-3] for script in SCRIPTS)})
 
-    def test_commands_that_are_printed_are_called_as_we_were(self) -> None:
-        python = os.path.basename(sys.executable)
-        for words in (
-            ["runmaker4"],
-            ["runmaker4.py"],
-            [python, "-m", "runmaker4"],
-            [python, "site/runmaker4.py"],
-        ):
-            with self.subTest(words=words):
-                self.write(". exit 3\n")
-                said = self.run_script("env", *words, "--outdir", "out", "runs.txt").err.decode()
-                ours = " ".join(words)
-                self.assertIn(f"{ours} -r --outdir out runs.txt", said)
-                self.assertIn(f"{ours.replace('maker', 'wait')} --failed --outdir out runs.txt", said)
-                self.write("echo a\n")
-                said = self.run_script("env", *words, "runs.txt").err.decode()
-                self.assertIn(f"{ours.replace('maker', 'set')} NEW --add-list runs.txt", said)
-
 
 class Made(Case):
     """Completions and manual pages are kept in the repository, and written from parsers and README."""

