@@ -1,4 +1,4 @@
-"""Promise: attackers who have, or have not, the token get what docs/how-it-works.md says, and no more."""
+"""Promise: attackers who have, or have not, the token get what docs/who-can-do-what.md says, and no more."""
 import os
 import socket
 import subprocess

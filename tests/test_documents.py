@@ -34,6 +34,9 @@ DOCUMENTS = (
     "docs/file-systems.md",
     "docs/how-it-works.md",
     "docs/more.md",
+    "docs/over-tcp.md",
+    "docs/records.md",
+    "docs/who-can-do-what.md",
     "tests/bench/README.md",
 )
 OFTEN = "README.md", "docs/how-it-works.md", "docs/more.md"     # always run; the others in full size
