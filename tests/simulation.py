@@ -1291,7 +1291,8 @@ def main() -> None:
             found = explore_on_all_cores(pool, options.schedules, options.first, name=name)
             seed, violation = next(iter(sorted(found.broken.items())), ("", ""))
             how_often = f"{len(found.broken):6} of {found.schedules}"
-            print(f"{name or 'as it is':30}{how_often}  {seed:>5} {violation:.70}")
+            last_line = violation.rstrip().rpartition("\n")[2]
+            print(f"{name or 'as it is':30}{how_often}  {seed:>5} {last_line:.70}")
             for seed, violation in sorted(found.broken.items())[:20] if not name else ():
                 print(f"  {seed}: {violation}")
     print(f"{len(names) * options.schedules / (time.perf_counter() - begin):.0f} schedules/second")
