@@ -985,6 +985,8 @@ def play(world: History) -> str:
         world.settle()
     except (Killed, Violation):
         pass
+    except TypeError:                       # a planted defect that does not fit where it is put finds nothing
+        raise
     except Exception:
         world.note_violation("broke: " + traceback.format_exc())
     return world.violation
@@ -1074,10 +1076,13 @@ def orphan_by_its_own_seat() -> Patches:
 
 def room(new: int, orphan: int) -> Callable[[], Patches]:
     """Who counts so many lines too many for a new line, or for an orphan."""
-    def has_room(self: Any, command: bytes, is_orphan: bool = False) -> bool:
+    too_many_new, too_many_orphans = new, orphan
+
+    def has_room(self: Any, command: bytes, orphan: bool = False) -> bool:
         seats = self.companion.count(command)
-        least = seats + is_orphan - (orphan if is_orphan else new)
+        least = seats + orphan - (too_many_orphans if orphan else too_many_new)
         return not seats or least <= 0 or self._are_running(command, least)
+
     return lambda: [(FILE, "has_room", has_room)]
 
 
@@ -1119,7 +1124,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "room for one too few": room(-1, 0),
     "one orphan too many": lambda: [*room(0, 1)(), *orphan_by_its_own_seat()],
     "one orphan too few": room(0, -1),
-    "no room, and taken": lambda: [(FILE, "has_room", lambda *args: True)],
+    "no room, and taken": lambda: [(FILE, "has_room", lambda *args, **named: True)],
     "orphan by its own seat": orphan_by_its_own_seat,
     "second companion": lambda: [(CORE, "companion_of", lambda path: COMPANION + MACHINE.world.me.host.name)],
     "companion not checked": lambda: [(COMPANIONS, "is_current", lambda self: True)],
