@@ -7703,7 +7703,8 @@ class Runner:
         alike.
 
         Nobody says whom a signal was meant for, only when it came: a job that dies of such a signal within a
-        second of ours was stopped, too.  Ours may come last, so a shell that died of one waits for that.
+        second of ours was stopped, too.  Ours may come last, so such a job waits for that, also if its exit
+        status says so (128 + n, as srun's).  It keeps its slot: what Slurm cancels must begin no more jobs.
         After INT and TERM no failure is the job's own any more; but where we only drain, jobs go on to their
         end, and may fail.
         """
@@ -7711,8 +7712,8 @@ class Runner:
             return False
         if self.loop.time() - self._told_at <= self.TOGETHER:
             return ending.told_to_stop or self.killed != 0
-        if ending.signal not in TOLD:
-            return False        # 128 + n may be the command's own word, and is common: nobody waits for that
+        if not ending.told_to_stop:
+            return False
         return bool((await asyncio.wait([self._told], timeout=self.TOGETHER))[0])
 
     async def _wall(self) -> None:

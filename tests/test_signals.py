@@ -217,12 +217,6 @@ class DeadlySignals(RunCase):
         runner = self.start_patched("import runmaker4; runmaker4.Runner.TOGETHER = 0.1", "-j3", "runs.txt")
         self.assertEnded(self.finish(runner), 1, "!!!")
 
-    def test_an_exit_status_like_that_of_a_signal_does_not_keep_the_slot(self) -> None:
-        numbers = 129, 130, 131, 138, 143
-        self.jobs(*(f"exit {number}" for number in numbers))
-        runner = self.start_patched("import runmaker4; runmaker4.Runner.TOGETHER = 60", "runs.txt")
-        self.assertEnded(self.finish(runner, 30), 1, "!" * len(numbers))
-
     def test_resume_does_not_run_a_crashing_job_again(self) -> None:
         self.jobs("echo >>ran; kill -SEGV $$")
         for _ in range(2):
