@@ -2308,8 +2308,9 @@ class Companion(Opened):
             return True
         old = self._fd
         before = self.inode
+        asked_at = self.clock()             # the lease may be lost before _open() returns
         self._fd, self.inode = self._open()
-        self._alive_at = self.clock()
+        self._alive_at = asked_at
         self._counted = False
         close_all(old)
         if self._read_only or before in (None, self.inode):
@@ -2372,11 +2373,12 @@ class Companion(Opened):
         """
         if not self.network or not self.is_open:
             return
-        if self.clock() - self._alive_at <= self.interval:
+        now = self.clock()
+        if now - self._alive_at <= self.interval:
             return
         if not self._read_only and lost_locks(self.fd, [self._pulse], self._mount):
             raise OSError(errno.EIO, "its locks were lost")
-        self._alive_at = self.clock()
+        self._alive_at = now
 
     # -- doors -----------------------------------------------------------------------------------------------
 
