@@ -2269,7 +2269,7 @@ class Companion(Opened):
         self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
         self.hidden = False                     # we may not read it: nobody knows what is locked
         self.badge: Badge | None = None         # who is at work has it locked on `fd`
-        self._pulse = 0                         # the byte that `fd` has locked for as long as it has locks
+        self.pulse = 0                          # the byte that `fd` has locked for as long as it has locks
         self._alive_at = 0.0                    # when `fd` was known to have its locks last (clock)
         self._counted = False                   # its length counts us, since it was opened last
         # its length when we were counted first, if nobody else used it then
@@ -2331,9 +2331,9 @@ class Companion(Opened):
         try:
             # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
             lock(fd, HERE_BYTE, shared=True)
-            self._pulse = 0
+            self.pulse = 0
             if self.network and not self._mount.is_nfs:
-                self._pulse = take_probe(fd)
+                self.pulse = take_probe(fd)
             if self.badge:
                 self.badge.take(fd)
             return fd, identity_of(fd)
@@ -2367,18 +2367,31 @@ class Companion(Opened):
         self._fd = None
 
     def must_be_alive(self) -> None:
-        """Raise OSError(EIO) if this host was cut off for so long that it has lost its locks.
-
-        Others may have been behind a door that we believed to be locked.
-        """
-        if not self.network or not self.is_open:
-            return
-        now = self.clock()
-        if now - self._alive_at <= self.interval:
-            return
-        if not self._read_only and lost_locks(self.fd, [self._pulse], self._mount):
+        """Raise OSError(EIO) if the locks are lost: others may have been behind a door of ours."""
+        if not self.is_alive():
             raise OSError(errno.EIO, "its locks were lost")
+
+    def is_alive(self) -> bool:
+        """Whether this host has its locks still: it was not cut off for too long.  Raises OSError.
+
+        Asked again once an interval has passed since it was known last.
+        """
+        now = self.clock()
+        if not self.network or not self.is_open or now - self._alive_at <= self.interval:
+            return True
+        if not self._read_only and self._has_lost_pulse():
+            return False
         self._alive_at = now
+        return True
+
+    def _has_lost_pulse(self) -> bool:
+        """Raises OSError."""
+        return bool(lost_locks(self.fd, [self.pulse], self._mount))
+
+    def must_have_pulse(self) -> None:
+        """Raise OSError(EIO) if our locks are lost, for then those of others may be lost, too."""
+        if self._has_lost_pulse():
+            raise OSError(errno.EIO, "its locks were lost")
 
     # -- doors -----------------------------------------------------------------------------------------------
 
@@ -2971,7 +2984,8 @@ class JobFile(Opened):
 
     def _drop_lost_seats(self) -> None:
         """Notice what a network file system has taken from us.  Raises OSError."""
-        self.companion.must_be_alive()
+        if not self.companion.is_alive():
+            self.leave()
         if self.companion.drop_lost():
             self._forget_seats()
             self.leave()                        # what else was locked is lost with them

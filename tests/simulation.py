@@ -382,7 +382,8 @@ class History(World):
                 and self.balance(command_of(line)) < (line[:1] == b".")]
         me.idle_since = (me.idle_since or self.now) if left else 0.0
         patience = 3 * self.pace + CORE.Cursor.RELOCKED * self.kind.startswith("fuse")
-        if left and self.now - me.idle_since > patience:
+        since = max(me.idle_since, self.erred)          # after an error a line is doubted anew
+        if left and self.now - since > patience:
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
     def check_barrier(self, job: Any) -> None:
