@@ -3907,8 +3907,9 @@ class Cursor:
         self.round = Round()                    # the round under way, or the last one
         self.miss = Miss(round=self.round)      # the last
         self._renewal: Renewal | None = None    # under way
-        # since when (clock) lines `r` are seen without a lock, by number and command; see RELOCKED
-        self._unlocked: dict[tuple[int, bytes], float] = {}
+        # since when (clock) lines `r` are seen without a lock, by the pulse of our own locks, number and
+        # command; see RELOCKED
+        self._unlocked: dict[tuple[int, int, bytes], float] = {}
         self.renewed = 0                        # lines that were `!` or `e` and were made new
         self.takers = Takers(takers)            # of the last claim
         self._claimed = 0.0                     # when that was
@@ -4201,12 +4202,16 @@ class Cursor:
 
     def _is_orphan(self, line: Line) -> bool:
         """Whether a line `r` has neither runner nor job for sure.  Raises OSError."""
-        key = line.number, line.command
-        if not self.file.is_orphan(line):
+        is_free = self.file.is_orphan(line)
+        if not self.file.mount.forgets_locks:
+            return is_free
+        companion = self.file.companion
+        key = companion.pulse, line.number, line.command
+        if not is_free:
             self._unlocked.pop(key, None)
             return False
-        if not self.file.mount.forgets_locks:
-            return True
+        # A line that was seen without a lock long ago may have run since, and have lost its lock with ours
+        companion.must_have_pulse()
         now = self.clock()
         if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
             self.round.refused = True           # it is looked at again
