@@ -4983,24 +4983,6 @@ class Child(Shell):
         super().__init__(pid, mark)
         self.ended = ended              # its wait status (waitpid(2))
         self.deserted = False           # its session was seen without a living process after its end
-        # a pipe whose other end all its processes inherit; None: nobody asks whether some are left
-        self.leash: int | None = None
-
-    @property
-    def is_leashed(self) -> bool:
-        """Whether a process has the other end of the leash: it has not ended, nor closed it."""
-        if self.leash is None:
-            return False
-        try:
-            return os.read(self.leash, 1) != b""
-        except BlockingIOError:
-            return True
-
-    def drop_leash(self) -> None:
-        """Nobody asks any more."""
-        if self.leash is not None:
-            os.close(self.leash)
-            self.leash = None
 
 
 class Birth(NamedTuple):
@@ -5114,20 +5096,6 @@ class ProcessTable:
                 found[pid] = None
                 todo.extendleft(self.children.get(pid, []))
         return list(found)
-
-    def is_left(self, shell: Child) -> bool:
-        """Whether a process of a job lives now, for who has read this table a moment ago.
-
-        Only processes that have come since are read.  A number is another process's only after all others
-        were given.
-        """
-        try:
-            names = list(filter(str.isdigit, os.listdir("/proc"))) if self else []
-        except OSError:                 # too many files are open: a later look tells
-            return True
-        if not set(map(str, self.tree(shell))).isdisjoint(names):
-            return True
-        return bool(ProcessTable(name for name in names if int(name) not in self.births).tree(shell))
 
     def memory(self, shell: Child, promised: float) -> float:
         """The resident memory of a job's processes, in bytes.  promised: below 3/4 of that it is a bound.
@@ -7579,8 +7547,6 @@ class Runner:
     LAST_LOOK = 2.0                     # seconds after that for what the file holds
     MEMORY_LOOKS = 1.0                  # seconds from look to look at the memory of jobs
     MEMORY_TIMES = 99                   # looks take no more than this part of the time
-    OLD_TABLE = 5.0                     # seconds after which processes have changed too much for a short look
-    LEFT_TOLD = 30.0                    # seconds after which it is said what a job has left
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
     WAITING = 500                       # jobs that may wait for their next runs: each has a descriptor
@@ -7617,10 +7583,6 @@ class Runner:
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
         self._oom_kills = OomKills(elsewhere=options.runner is not None)
-        self._table = ProcessTable([])      # the last one that was read for the memory of jobs
-        self._table_at = -math.inf          # when (event loop's time)
-        # runs that are over and have processes left, which have their memory; and what says so after a while
-        self._left: dict[Run, tuple[Child, asyncio.TimerHandle]] = {}
         self._settling: set[Job] = set()    # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # jobs that are to end, also such as have not begun; and why
         self._nothing = Miss()              # what the last claim said, if it got no job
@@ -7822,76 +7784,25 @@ class Runner:
     async def _watch_memory(self) -> None:
         """End what takes more memory than it was promised, by two looks in a row."""
         over: set[Run] = set()
+        table = ProcessTable([])
         pace = Pace(self.loop.time)
         while True:
             await asyncio.sleep(pace.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
-            runs = {run for run in self.runs if run.promised and not run.cause}
+            runs = [run for run in self.runs if run.promised and not run.cause]
             now_over: set[Run] = set()
             with pace:
-                if runs or self._left:
-                    self._read_table()
-                    now_over = self._measure(runs)
-                    self._forget_gone()
+                if runs:
+                    table = ProcessTable.read(table.marks)
+                    now_over = {run for run in runs if self._takes_too_much(run, table)}
             for run in now_over & over:
                 self._end(run, "memory")
             over = now_over
 
-    def _read_table(self) -> None:
-        self._table = ProcessTable.read(self._table.marks)
-        self._table_at = self.loop.time()
-
-    def _measure(self, runs: set[Run]) -> set[Run]:
-        """Look at the memory of runs; those that have more than they were promised."""
-        over = set()
-        for run in runs:
-            taken = int(self._table.memory(self.shells[run], run.promised))
-            run.taken = max(run.taken, taken)
-            if taken > run.promised:
-                over.add(run)
-        return over
-
-    # -- memory that is promised to what is left of jobs -----------------------------------------------------
-
-    @property
-    def left_memory(self) -> float:
-        """Bytes that nobody can have, because processes are left of runs that are over."""
-        return sum(run.promised for run in self._left)
-
-    def _is_left(self, shell: Child) -> bool:
-        """Whether the shell of a run that is over has left processes behind.
-
-        A leash tells of all that have inherited it, the table of those that have closed what they inherited.
-        """
-        if shell.is_leashed:
-            return True
-        if self.loop.time() - self._table_at > self.OLD_TABLE:
-            self._read_table()
-        return self._table.is_left(shell)
-
-    def _keep_memory(self, run: Run, shell: Child) -> None:
-        """A run is over: its memory is for nobody until the last of its processes is gone, too."""
-        if run.promised and self._is_left(shell):
-            self._left[run] = shell, self.loop.call_later(self.LEFT_TOLD, self._tell_left, run, shell)
-        else:
-            shell.drop_leash()
-
-    def _forget_gone(self) -> None:
-        """Let others have the memory of runs of which this table has no process any more."""
-        for run, (shell, teller) in list(self._left.items()):
-            if not self._table.session(shell):
-                shell.deserted = True
-            if not shell.is_leashed and not self._table.tree(shell):
-                teller.cancel()
-                shell.drop_leash()
-                del self._left[run]
-                self.changed.set()
-
-    def _tell_left(self, run: Run, shell: Child) -> None:
-        """Say what a job keeps from others though it has ended."""
-        pids = ", ".join(map(str, self._table.tree(shell)[:9]))
-        which = f" ({pids})" if pids else ""
-        self.say(f"line {run.job.number}: its job has ended and left processes{which}, so its "
-                 f"{show_size(run.promised)} of memory are not free before these end")
+    def _takes_too_much(self, run: Run, table: ProcessTable) -> bool:
+        """Look at the memory of a run: whether that is more than it was promised."""
+        taken = int(table.memory(self.shells[run], run.promised))
+        run.taken = max(run.taken, taken)
+        return taken > run.promised
 
     async def _watch_failures(self) -> None:
         """Count failures of the whole file now and then, where there is a limit to them."""
@@ -7974,8 +7885,7 @@ class Runner:
     def _free_for(self, taken: Sequence[Slot]) -> Resources:
         """What a job could have that these slots were taken for."""
         promised = sum(job.needs.memory for job in self.works if job not in self.next_runs)
-        memory = self.options.memory - promised - self.left_memory
-        return Resources(len(taken) + len(self._idle()), memory)
+        return Resources(len(taken) + len(self._idle()), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
         """Take idle slots until there are so many; False: other runners use slots that seemed idle."""
@@ -8148,7 +8058,7 @@ class Runner:
                 count += 1
                 if not self._is_repeated(run, state, count):
                     break
-                if self.options.retry_delay or run in self._left:
+                if self.options.retry_delay:
                     slots = await self._wait_to_run(run, ending, self._delay(count))
             if slots:
                 run, ending = self._new_run(job, slots), None
@@ -8338,7 +8248,6 @@ class Runner:
                 self._end(run, "stopped")
                 await asyncio.wait([run.killer or shell.ended])
             del self.shells[run]
-            self._keep_memory(run, shell)
 
     async def _attend(self, run: Run, shell: Child) -> Ending:
         """Accompany a run that begins now to its end."""
@@ -8457,7 +8366,7 @@ class Runner:
         pipes: dict[str, tuple[int, int]] = {}          # the end that is read from, and the other
         job = run.job
         names = [os.fsencode(slot.name) for slot in run.slots]
-        wanted = {"out": True, "err": True, "gate": job.gate is not None, "leash": run.promised > 0}
+        wanted = {"out": True, "err": True, "gate": job.gate is not None}
         try:
             for name in filter(wanted.get, wanted):
                 pipes[name] = os.pipe()
@@ -8468,8 +8377,7 @@ class Runner:
                        b"RUNMAKER4_SLOTS": b",".join(names)}
             if run.promised:
                 environ[b"RUNMAKER4_MEMORY"] = b"%d" % run.promised
-            leashes = [pipes["leash"][1]] if run.promised else []
-            held = [fd for fd in (lent, *(slot.fd for slot in run.slots), *leashes) if fd is not None]
+            held = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
             shell = job.settings.shell
             command = job.command
             runner = self.options.runner
@@ -8482,13 +8390,10 @@ class Runner:
             close_all(*itertools.chain.from_iterable(pipes.values()))
             raise
         run.shell = self.shells[run] = child
-        close_all(pipes["out"][1], pipes["err"][1], entrance, *leashes)
+        close_all(pipes["out"][1], pipes["err"][1], entrance)
         run.streams = Stream(b"stdout", pipes["out"][0]), Stream(b"stderr", pipes["err"][0])
         if job.gate:
             job.gate.fd = pipes["gate"][1]
-        if run.promised:
-            child.leash = pipes["leash"][0]
-            os.set_blocking(child.leash, False)
 
     def _end(self, run: Run, cause: str) -> None:
         """End a run and all its processes, unless it has just ended by itself."""

@@ -14,7 +14,6 @@ import runmaker4
 from tests import marks, test_parts, test_tcp_storm
 from tests.support import FULL, RUNMAKER, RUNWAIT, UP, RunCase
 from tests.tcp import OverTcp, Program, TcpCase
-from tests.test_tcp import ordinarily
 
 GIB = 1 << 30
 
@@ -192,58 +191,15 @@ class PromisesOverTcp(OverTcp, Promises):
 
 
 class Left(TcpCase):
-    """A promise lasts until the last process of its job is gone, also where the job has ended before."""
-    # one that has closed all that it has inherited, and is no member of the job's session
-    DAEMON = ("import os, sys, time\nif os.fork() == 0:\n    os.setsid()\n    os.closerange(0, 256)\n"
-              "    open('daemon', 'w').close()\n"
-              "    while not os.path.exists('go'):\n        time.sleep(0.02)\n")
-    SAYING = "import runmaker4; runmaker4.Runner.LEFT_TOLD = 0.5"
+    """A promise ends with its run: what a job leaves behind has none."""
 
-    def assertKept(self, leave: str, *options: object) -> None:
-        """The memory of a job that has left a process by these commands is for nobody while that lives."""
-        self.write(f"#RUN memory=400M\n. {leave}\n. true\n#RUN\n. true\n")
-        runner = self.start_saying("-j2", "--memory=500M", *options)
-        self.wait_states("d..")
-        self.wait_said(runner, "line 2:", "its job has ended and left process", "400M of memory")
-        self.assertEqual(self.states(), "d..")
-        self.write("", "go")
-        self.assertEqual((self.finish(runner).code, self.states()), (0, "ddd"))
-
-    def start_saying(self, *options: object) -> Program:
-        """Start a runner that says after half a second what jobs have left."""
-        files = self.dir / "said" / "out", self.dir / "said" / "err"
-        with open(files[0], "wb") as out, open(files[1], "wb") as err:
-            runner = self.start_patched(self.SAYING, *options, "runs.txt", stdout=out, stderr=err)
-        return Program(runner, files)
-
-    def test_what_runs_on_in_the_background_keeps_it(self) -> None:
-        self.assertKept("(until [ -e go ]; do sleep 0.02; done) &")
-
-    def test_so_does_what_has_left_its_session_and_gives_no_output(self) -> None:
-        self.assertKept("(setsid sh -c 'until [ -e go ]; do sleep 0.02; done' >log 2>&1 &)")
-
-    def test_so_does_a_daemon_that_has_closed_what_it_has_inherited(self) -> None:
-        self.write(self.DAEMON, "daemon.py")
-        self.assertKept("python3 daemon.py; until [ -e daemon ]; do sleep 0.02; done")
-
-    def test_a_job_that_has_failed_runs_again_when_that_is_over(self) -> None:
-        self.write("#RUN memory=400M\n. echo >>runs; [ $(wc -l <runs) = 2 ] && [ -e over ] || "
-                   "{ (sleep 1; : >over) & exit 1; }\n")
-        self.assertEqual((self.run_jobs("--memory=500M", "--retries=1").code, self.states()), (0, "d"))
-
-    def test_it_ends_at_once_where_nothing_is_left(self) -> None:
-        self.write("#RUN memory=400M\n" + ". true\n" * 20)
-        never = "import runmaker4; runmaker4.Runner.MEMORY_LOOKS = 1e6"
-        runner = self.start_patched(never, "--memory=500M", "runs.txt")
-        self.assertEqual((self.finish(runner).code, self.states()), (0, "d" * 20))
+    def test_the_memory_of_a_job_that_has_left_a_process_is_for_others(self) -> None:
+        self.write("#RUN memory=400M\n. (until [ -e go ]; do sleep 0.02; done) &\n. : >go\n")
+        self.assertEqual((self.run_jobs("--memory=500M").code, self.states()), (0, "dd"))
 
 
-@ordinarily("test_what_runs_on_in_the_background_keeps_it")
 class LeftOverTcp(OverTcp, Left):
     """The same with a server and a client."""
-
-    def start_saying(self, *options: object) -> Program:
-        return self.start_client(self.start_server(), *options, patch=self.SAYING)
 
 
 class Kept(TcpCase):
@@ -666,7 +622,7 @@ class Model:
 
 
 class MemoryStorm(test_tcp_storm.TcpStorm):
-    """Servers, clients and jobs killed at random, where jobs have promises, grow, and leave processes."""
+    """Servers, clients and jobs killed at random, where jobs have promises, and grow."""
     # whoever exits with 137 was killed by the kernel
     PATCH = ("import itertools, runmaker4; kills = itertools.count()\n"
              "runmaker4.OomKills.now = lambda self: next(kills)")
@@ -676,15 +632,13 @@ class MemoryStorm(test_tcp_storm.TcpStorm):
         for number in range(1, test_tcp_storm.JOBS + 1):
             size = self.random.randrange(1, 6)
             grows = self.random.random() < 0.1
-            leaves = self.random.random() < 0.1
             more = f",{size + 4}00M" if grows else ""
             tell = "echo $RUNMAKER4_SLOT -$RUNMAKER4_MEMORY >>promises"
             first = f"[ $RUNMAKER4_MEMORY != {size * (100 << 20)} ] || {{ {tell}; exit 137; }}; "
-            last = f"(sleep 0.1; {tell}) &" if leaves else tell
             begin = f"trap '{tell}; exit' TERM; echo $RUNMAKER4_SLOT $RUNMAKER4_MEMORY >>promises; "
             lines += [
                 f"#RUN memory={size}00M{more}",
-                f". {begin}{first if grows else ''}{marks.command(number, 0.03)}; {last}",
+                f". {begin}{first if grows else ''}{marks.command(number, 0.03)}; {tell}",
             ]
         self.before = self.write("".join(f"{line}\n" for line in lines)).read_bytes()
 
