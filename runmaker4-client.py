@@ -622,12 +622,6 @@ class ServerLink(Link, asyncio.Protocol):
             self.gone.set_result(why)
 
 
-class Capacity(NamedTuple):
-    """What a server knows of a client's slots: a `claim` says it, and `hello` how many are in service."""
-    slots: int                          # in service
-    waiting: int = 0                    # jobs that wait to run again, and have no slots
-
-
 class Connection:
     """The server, as a `Runner` wants its jobs (see runmaker4.Jobs); connects again whenever it is lost."""
 
@@ -667,7 +661,7 @@ class Connection:
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
         self._requested = 0                         # slots for which jobs were asked for, and have not come
-        self._told = Capacity(0)                    # what the server knows of what we have
+        self._told_slots = 0                        # how many the server knows to be in service
         # bytes that the server may promise to jobs: so many were said, less those of the jobs that have come
         self._offered = 0
         self._number = 0                            # of the last request
@@ -857,23 +851,22 @@ class Connection:
         link = self._link
         if not link or self._runner.stopping:
             return
-        now = Capacity(self._runner.in_service, len(self._runner.slotless))
+        slots = self._runner.in_service
         more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
         leaves_anew = last and self._last_asked is None
-        if not want and not more and not leaves_anew and self._told == now:
+        if not want and not more and not leaves_anew and self._told_slots == slots:
             return
         self._requested += want
         self._offered += more
-        self._told = now
+        self._told_slots = slots
         last = last or self._last_asked is not None
-        number = self._request(link, "claim", want=want, memory=more, last=last, **now._asdict())
+        number = self._request(link, "claim", want=want, memory=more, last=last, slots=slots)
         if last:
             self._last_asked = number
 
     def _running(self) -> list[RemoteJob]:
         """The jobs that have slots."""
-        waiting = self._runner.slotless
-        return [job for job in self._jobs.values() if not job.has_ended and job not in waiting]
+        return [job for job in self._jobs.values() if not job.has_ended]
 
     def _forget_nothing(self) -> None:
         """Forget that the server had no job for us: something has changed, so we may ask again."""
@@ -1031,14 +1024,14 @@ class Connection:
         """The server is authenticated: say who we are, and what we have."""
         for job in self._jobs.values():             # one by one: a command may fill a message
             link.send(type="have", jobs=[job.describe()])
-        self._told = Capacity(self._runner.in_service)
+        self._told_slots = self._runner.in_service
         self._offered = int(min(self._program.memory.size, runmaker4.WHOLE))
         link.send(
             type="hello",
             client=self._id,
             name=to_text(self._program.host),
             pid=os.getpid(),
-            slots=self._told.slots,
+            slots=self._told_slots,
             memory=self._offered,
             retry=self._retry,
             follow=self._follow,

@@ -7249,9 +7249,9 @@ class SlotFile:
 # sees it through: it waits for the shell's end, tries again if that is wished, and writes the state.  Chores
 # run beside them: looks after the held lines, the wall time, the slot file, counts of failures.
 #
-# With --retry-delay a job that has failed gives its slots back, and its task waits, first for its time, then
-# for slots, which the one that hands out gives to it before it claims another job.  Its line stays `r`, and
-# the runner holds its seat: so nobody else takes it, and if the runner dies, it is an orphan.
+# With --retry-delay a job that has failed waits before it runs again.  Its line stays `r`, its slots and its
+# memory stay its own, and the runner holds its seat: so nobody else takes it, and if the runner dies, it is
+# an orphan.
 #
 # A signal, the wall time, or --max-failed sets `_leaving`.  Then nothing more is handed out, jobs that are
 # to end are ended as they would be by a timeout, and the tasks come to their end by themselves.  A Pump moves
@@ -7496,14 +7496,6 @@ class Pump:
             stream.fd = None
 
 
-@dataclass(eq=False, repr=False)
-class NextRun:
-    """A job that has failed, and waits until it may run again."""
-    job: Job
-    kept: Sequence[Slot]                # slots that it has not given back, or none
-    slots: asyncio.Future[Sequence[Slot]]       # those of its next run; none: it does not run again
-
-
 class Leaving(enum.IntEnum):
     """How far a runner is on its way out.  It never goes back."""
     NOT = 0             # it starts jobs
@@ -7549,7 +7541,6 @@ class Runner:
     MEMORY_TIMES = 99                   # looks take no more than this part of the time
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
-    WAITING = 500                       # jobs that may wait for their next runs: each has a descriptor
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, tally: Tally,
@@ -7572,8 +7563,9 @@ class Runner:
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
         self._handing_out: asyncio.Future[None] | None = None       # the loop that hands out
         self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
-        self.next_runs: dict[Job, NextRun] = {}     # of those in `works` that wait to run again
-        self._due: list[NextRun] = []       # of these, those whose time has come, in that order
+        # those of `works` that wait to run again, and what ends the wait
+        self._next_runs: dict[Job, asyncio.Event] = {}
+        self._growing: list[Job] = []       # of these, those that wait for more memory, and have none
         self._said: set[str] = set()        # what is said once, by its subject
         self.loop = asyncio.get_running_loop()
         self.tally = tally
@@ -7655,7 +7647,7 @@ class Runner:
         self._note_signal()
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
-            f"{plural(len(self.works) - len(self.next_runs), 'job')}"
+            f"{plural(len(self.works) - len(self._next_runs), 'job')}"
         )
         self.stop()
 
@@ -7706,14 +7698,9 @@ class Runner:
         self.end_all()
 
     @property
-    def slotless(self) -> set[Job]:
-        """The jobs that wait to run again, and have no slots meanwhile."""
-        return {job for job, waiting in self.next_runs.items() if not waiting.kept}
-
-    @property
     def _running(self) -> int:
         """How many jobs run, or wait to run again."""
-        return len(self.runs) + len(self.next_runs)
+        return len(self.runs) + len(self._next_runs)
 
     @property
     def stopping(self) -> bool:
@@ -7728,8 +7715,8 @@ class Runner:
         self.changed.set()
         for gate in self._gated.values():
             gate.refuse()
-        for waiting in list(self.next_runs.values()):
-            self._decide(waiting)
+        for stopped in self._next_runs.values():
+            stopped.set()
 
     def fail(self, why: str) -> None:
         """Start nothing more, for no more jobs can be had."""
@@ -7741,8 +7728,8 @@ class Runner:
         self.unwanted[job] = cause
         if job.gate:
             job.gate.refuse()
-        if job in self.next_runs:
-            self._decide(self.next_runs[job])
+        if job in self._next_runs:
+            self._next_runs[job].set()
         for run in [*self.runs, *self._gated]:
             if run.job is job and (not job.gate or job.gate.settled.result()):      # else it ends by itself
                 self._end(run, cause)
@@ -7884,7 +7871,7 @@ class Runner:
 
     def _free_for(self, taken: Sequence[Slot]) -> Resources:
         """What a job could have that these slots were taken for."""
-        promised = sum(job.needs.memory for job in self.works if job not in self.next_runs)
+        promised = sum(job.needs.memory for job in self.works if job not in self._growing)
         return Resources(len(taken) + len(self._idle()), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
@@ -7918,7 +7905,7 @@ class Runner:
     def _note_wait(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
-        if elsewhere and len(self.works) == len(self.next_runs):
+        if elsewhere and not self.works:
             self._say_once("slots", "all slots are in use by other runners; waiting for one")
 
     def _note_background(self, job: Job) -> None:
@@ -7956,12 +7943,8 @@ class Runner:
         slots: list[Slot] = []
         if self.pump.backlog > self.HOLD:
             return 1.0
-        self._drop_too_big()
-        if self._due:
-            return await self._give_slots(self._due[0])
-        if len(self.next_runs) >= self.WAITING:
-            self._note_many()
-            return None
+        if self._growing:
+            return self._let_grow()
         if not await self._take(slots, 1):
             self._note_wait()
             return None
@@ -8029,22 +8012,15 @@ class Runner:
 
         Slots that a defect breaks are not freed: the loop might hand out once more before all is stopped.
         """
-        slots, begun = await self._run_job(run, fault)
-        await self._leave_slots(slots, begun)
+        begun = await self._run_job(run, fault)
+        for slot in run.slots:
+            await self._free([slot], self._use_after(slot, begun))
         del self.works[run.job]
         self.changed.set()
 
-    async def _leave_slots(self, slots: Sequence[Slot], begun: bool) -> None:
-        """A job has no use for these slots any more; begun: it was started."""
-        for slot in slots:
-            await self._free([slot], self._use_after(slot, begun))
-
-    async def _run_job(self, run: Run, fault: bytes) -> tuple[Sequence[Slot], bool]:
-        """Run a job, again if it fails and that is wished, and write down its state.
-
-        Returns the slots that it has at its end, and whether it was begun.
-        """
-        job, slots, ending, count = run.job, run.slots, None, 0
+    async def _run_job(self, run: Run, fault: bytes) -> bool:
+        """Run a job, again if it fails and that is wished, and write down its state; whether it was begun."""
+        job, ending, count = run.job, None, 0
         while True:
             state = fault
             if not fault:
@@ -8053,17 +8029,16 @@ class Runner:
             if self._may_grow(run, state):
                 if not self._grow(job):
                     break
-                slots = await self._wait_to_run(run, ending, 0.0)
+                is_to_run = await self._wait_to_run(job, None)
             else:
                 count += 1
                 if not self._is_repeated(run, state, count):
                     break
-                if self.options.retry_delay:
-                    slots = await self._wait_to_run(run, ending, self._delay(count))
-            if slots:
-                run, ending = self._new_run(job, slots), None
+                is_to_run = not self.options.retry_delay or await self._wait_to_run(job, self._delay(count))
+            if is_to_run:
+                run, ending = self._new_run(job, run.slots), None
                 fault = await self._start(run)
-            if not slots or fault == NEW:
+            if not is_to_run or fault == NEW:
                 # It was to run again.  Who ends what runs has ended it, too; else its last result stands.
                 if self._leaving >= Leaving.ENDING or job in self.unwanted:
                     state = ERROR
@@ -8081,17 +8056,15 @@ class Runner:
         if state != NEW:
             self.tally.count(job, state)
             self._note_failures(self.tally.worse - self._jobs.renewed)
-            if slots:
-                self._note_errors(run, ending)
-        return slots, state != NEW
+            self._note_errors(run, ending)
+        return state != NEW
 
     def _is_final(self, run: Run, state: bytes) -> bool:
         """Whether a job whose run has ended so must not run again, whatever is wished."""
         return (
             state in (DONE, NEW)
-            or self.stopping
+            or not self._is_wanted(run.job)
             or run.cause not in ("", *FAILING)
-            or run.job in self.unwanted
             or not run.shell
         )
 
@@ -8130,73 +8103,40 @@ class Runner:
         first = self.options.retry_delay or 0.0
         return min(math.ldexp(first, min(count - 1, 60)), LONGEST_RETRY_DELAY)
 
-    async def _wait_to_run(self, run: Run, ending: Ending | None, delay: float) -> Sequence[Slot]:
-        """Let other jobs have a job's slots until it may run again; the slots that it has then, or none if it
-        shall not run again.
+    async def _wait_to_run(self, job: Job, delay: float | None) -> bool:
+        """Have a job wait for its next run, on its slots; False: it shall not run again.
 
-        With -1 no other job may have them: it keeps them.  ending: of its last run, `run`; delay: seconds
-        until it may run, if what it needs is free then.
+        delay: seconds; None: until the memory that it takes then is free.
         """
-        job = run.job
-        kept = run.slots if self.options.one_only else ()
-        waiting = NextRun(job, kept, self.loop.create_future())
-        self.next_runs[job] = waiting
         if self.options.verbose:
-            memory = f" with {show_size(job.needs.memory)}" if job.grown else ""
-            self.say(f"line {job.number}: again{memory}" + (f" in {human_time(delay)}" if delay else ""))
-        due_at = self.loop.time() + delay
-        if not kept:
-            self._note_errors(run, ending)
-            await self._leave_slots(run.slots, True)
-        self.changed.set()                      # its memory is free, too
-        await asyncio.wait([waiting.slots], timeout=due_at - self.loop.time())
-        if not waiting.slots.done():
-            self._due.append(waiting)
-            self.changed.set()
-        slots = await waiting.slots
-        if not slots:
-            await self._leave_slots(kept, True)
-        return slots
+            how = f"with {show_size(job.needs.memory)}" if delay is None else f"in {human_time(delay)}"
+            self.say(f"line {job.number}: again {how}")
+        ready = self._next_runs[job] = asyncio.Event()
+        if delay is None:
+            self._growing.append(job)
+            self.changed.set()                  # its memory is free
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ready.wait(), delay)
+        if delay is None:
+            self._growing.remove(job)
+        while self._is_wanted(job) and not await self._jobs.still_has(job):
+            await asyncio.sleep(1.0)
+        del self._next_runs[job]
+        return self._is_wanted(job) and self._fits(job)
 
-    def _decide(self, waiting: NextRun, slots: Sequence[Slot] = ()) -> None:
-        """A job that waits runs again, on these slots; none: it does not."""
-        del self.next_runs[waiting.job]
-        if waiting in self._due:
-            self._due.remove(waiting)
-        waiting.slots.set_result(slots)
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether more of a job may begin."""
+        return not self.stopping and job not in self.unwanted
 
-    async def _give_slots(self, waiting: NextRun) -> float | None:
-        """Give a job whose time has come its slots, if they are free.  Returns as _give_job()."""
-        job, slots = waiting.job, list(waiting.kept)
-        if not self._free_for(slots).holds(job.needs):
-            self._note_wait()
+    def _let_grow(self) -> float | None:
+        """Have the first job that waits for more memory run again, if so much is free.  Returns as
+        _give_job().
+        """
+        first = self._growing[0]
+        if not self._free_for(()).memory >= first.needs.memory:
             return None
-        if not await self._jobs.still_has(job):
-            return 1.0
-        is_taken = await self._take(slots, job.needs.slots)
-        if is_taken and waiting in self._due and self._fits(job):
-            self._decide(waiting, slots)
-            return 0.0
-        if not waiting.kept:
-            await self._free(slots)
-        self._note_wait()
-        return None if waiting in self._due else 0.0
-
-    def _drop_too_big(self) -> None:
-        """Have no job wait for more slots than are left in service."""
-        if not self.next_runs:
-            return
-        has = self.has
-        for waiting in list(self.next_runs.values()):
-            if not waiting.kept and not has.holds(waiting.job.needs):
-                self.say(f"line {waiting.job.number}: does not run again, for too few slots are in service")
-                self._decide(waiting)
-
-    def _note_many(self) -> None:
-        """Say once that nothing more is started for now."""
-        self._say_once(
-            "waiting", f"{self.WAITING} jobs have failed and wait to run again; starting no others meanwhile"
-        )
+        self._next_runs[first].set()
+        return 0.0
 
     # -- what comes of a job ---------------------------------------------------------------------------------
 
@@ -8673,7 +8613,7 @@ def add_running_options(add: Add) -> None:
         help="run a failing job up to N more times, at once",
     )
     add("--retry-delay", type=retry_delay, metavar="T",
-        help="... after T, 2T, 4T, ... (up to 1h); others use its slot")
+        help="... after T, 2T, 4T, ... (up to 1h); its slot waits")
     add("--follow", action="store_true", help="wait for more jobs, and for a file not there yet")
     add(
         "--slots",
@@ -9234,8 +9174,7 @@ class App(RunnerProgram):
         self.find_wall_time()
         if self.slot_file:
             self.slot_file.prepare()
-        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6)
-                          + Runner.WAITING * bool(options.retry_delay))
+        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self._stores = self.open_stores(self.network, *self._inputs)
         if self._checked and not self.options.daemon and os.isatty(2):
             self._one_by_one = self._is_one_by_one()

@@ -179,9 +179,8 @@ class Promises(TcpCase):
         self.jobs("[ -z $RUNMAKER4_MEMORY ]")
         self.assertEqual(self.run_jobs(env={"RUNMAKER4_MEMORY": "1"}).code, 0)
 
-    def test_what_waits_to_run_again_is_promised_nothing_meanwhile(self) -> None:
-        first = "echo >>runs; [ $(wc -l <runs) = 2 ] && [ -e second ]"
-        self.write(f"#RUN memory=400M\n. {first}\n. : >second\n")
+    def test_what_waits_to_run_again_keeps_its_promise(self) -> None:
+        self.write("#RUN memory=400M\n. echo >>runs; [ $(wc -l <runs) = 2 ]\n. [ $(wc -l <runs) = 2 ]\n")
         ended = self.run_jobs("-j2", "--memory", "500M", "--retries", 1, "--retry-delay", "1")
         self.assertEqual((ended.code, self.states()), (0, "dd"))
 
@@ -280,12 +279,10 @@ class Growing(TcpCase):
         runner = self.start_patched(counting, "--memory=1G", "runs.txt")
         self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 13 s")
-    def test_with_one_only_it_gets_the_memory_of_a_job_that_waits_to_run_again(self) -> None:
-        self.write("#RUN memory=60M,120M\n. python3 hold.py && echo grown >>log\n"
-                   "#RUN memory=60M\n. sleep 4; echo small >>log; [ -e second ] || { : >second; exit 1; }\n")
-        self.run_jobs("-1", "-j2", "--memory=130M", "--retries", "1", "--retry-delay", "5s")
-        self.assertEqual((self.states(), self.read("log").split()), ("dd", [b"small", b"grown", b"small"]))
+    def test_of_two_that_have_had_too_little_each_gets_what_it_needs(self) -> None:
+        job = f"{UP}; until [ -e up.$((5 - $JOB_ID)) ]; do sleep 0.02; done; python3 hold.py"
+        self.write(f"#RUN memory=60M,200M\n. {job}\n. {job}\n")
+        self.assertEqual((self.run_jobs("-j2", "--memory=250M").code, self.states()), (0, "dd"))
 
 
 class GrowingOverTcp(OverTcp, Growing):

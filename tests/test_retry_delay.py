@@ -1,5 +1,5 @@
-"""Promise: with --retry-delay a job that has failed waits before it runs again: its slot is for other jobs,
-its line is nobody else's, and it is ended as a job that runs.
+"""Promise: with --retry-delay a job that has failed waits before it runs again: its slot and its line stay
+its own, and it is ended as a job that runs.
 """
 import json
 import os
@@ -89,33 +89,19 @@ class Delays(DelayCase):
 class Meanwhile(DelayCase):
     """What others do while a job waits."""
 
-    def test_its_slot_is_used_by_the_next_job_while_its_line_stays_running(self) -> None:
-        self.jobs("echo >>runs.1; [ -e second ]", "head -c1 runs.txt >second")
-        ended = self.end(self.start_delayed("--retries", 9, delay="0.2"))
-        self.assertEnded(ended, 0, "dd")
-        self.assertEqual(self.read("second"), b"r")
+    def test_its_slot_waits_and_its_line_stays_running(self) -> None:
+        self.jobs("echo >>runs.1; [ $(wc -l <runs.1) -gt 2 ]", "[ $(wc -l <runs.1) -gt 2 ]")
+        runner = self.start_delayed(delay="0.5")
+        self.wait_waiting(1)
+        self.assertEqual(self.states(), "r.")
+        self.assertEnded(self.end(runner), 0, "dd")
 
-    def test_more_jobs_wait_than_there_are_slots(self) -> None:
-        """A server does not take them for jobs that its client runs."""
-        self.jobs(*[FAILING] * 4, "true")
-        runner = self.start_delayed()
-        self.wait_states("rrrrd")
-        runner.send_signal(signal.SIGHUP)
-        self.assertEnded(self.end(runner), 1, "!!!!d")
-
-    def test_with_one_only_it_keeps_its_slot(self) -> None:
-        self.jobs("echo >>runs.1; [ $(wc -l <runs.1) -gt 2 ]", "touch never")
-        self.assertEnded(self.end(self.start_delayed("-1", delay="0.1")), 0, "d.")
-        self.assertEqual(self.runs(), 3)
-
-    def test_it_runs_again_on_as_many_slots_as_it_needs_and_before_what_is_below(self) -> None:
-        self.before = self.write("#RUN slots=2\n. echo $RUNMAKER4_SLOTS >>runs.2; [ -e up.4 ]\n#RUN\n"
-                                 f". {WAITING}\n. [ $(wc -l <runs.2) -gt 1 ]\n").read_bytes()
-        runner = self.start_delayed("-j2", "--retries", 9, delay="0.1")
-        self.wait_up(4, runner=runner)
-        self.open_gate()
-        self.assertEnded(self.end(runner), 0, "ddd")
-        self.assertEqual(set(self.read("runs.2").splitlines()), {b"1,2"})
+    def test_all_of_its_slots_do(self) -> None:
+        second = "[ $(wc -l <runs.2) -gt 1 ]"
+        self.before = self.write(f"#RUN slots=2\n. echo $RUNMAKER4_SLOTS >>runs.2; {second}\n"
+                                 f"#RUN\n. {second}\n").read_bytes()
+        self.assertEnded(self.end(self.start_delayed("-j2", delay="0.1")), 0, "dd")
+        self.assertEqual(self.read("runs.2").splitlines(), [b"1,2"] * 2)
 
 
 class WaitingCase(DelayCase):
@@ -158,7 +144,7 @@ class Ends(WaitingCase):
                 self.assertWasEnded(runner, code, "e", "ending 1 job")
 
     def test_hup_usr1_and_quit_leave_it_as_failed_and_wait_for_what_runs(self) -> None:
-        runner = self.start_waiting(WAITING, "touch never")
+        runner = self.start_waiting(WAITING, "touch never", options=("-j2",))
         self.wait_up(2, runner=runner)
         for number in signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT:
             runner.send_signal(number)
@@ -167,17 +153,12 @@ class Ends(WaitingCase):
         self.assertWasEnded(runner, 1, "!d.", "waiting for 1 job")
 
     def test_int_after_that_is_too_late_for_it(self) -> None:
-        runner = self.start_waiting(SLEEPING)
+        runner = self.start_waiting(SLEEPING, options=("-j2",))
         self.wait_up(2, runner=runner)
         runner.send_signal(signal.SIGHUP)
         self.wait_states("!r")
         runner.send_signal(signal.SIGINT)
         self.assertWasEnded(runner, 130, "!e")
-
-    def test_the_wall_time_ends_it_while_it_waits_for_a_slot(self) -> None:
-        self.jobs(FAILING, SLEEPING)
-        runner = self.start_delayed("--walltime", "3", delay="0.1")
-        self.assertWasEnded(runner, 1, "ee", "the wall time is over, ending 2 jobs")
 
     def test_it_has_failed_for_good_if_its_next_run_does_not_fit_into_the_wall_time(self) -> None:
         self.jobs(FAILING, "true")
@@ -204,24 +185,12 @@ class OnFile(WaitingCase):
         self.assertEqual(self.runs(), 2)
 
     def test_too_many_failures_leave_it_as_failed(self) -> None:
-        runner = self.start_waiting("true", WAITING, "touch never", options=("--max-failed", 1))
+        runner = self.start_waiting("true", WAITING, "touch never", options=("-j2", "--max-failed", 1))
         self.wait_up(3, runner=runner)
         self.run_script(RUNSET, "--set=!", "runs.txt", "2")
         self.wait_states("!!r.")
         self.open_gate()
         self.assertWasEnded(runner, 1, "!!d.", "--max-failed")
-
-    def test_it_has_failed_for_good_once_no_slot_is_left_in_service(self) -> None:
-        self.jobs("echo >>runs.1; exit 255", "touch never")
-        runner = self.start_delayed("--slot-errors", 1)
-        self.assertWasEnded(runner, 1, "!.", "line 1: does not run again", "no slot is left in service")
-
-    def test_nothing_more_is_started_while_too_many_wait(self) -> None:
-        patch = "import runmaker4; runmaker4.Runner.WAITING = 2"
-        runner = self.start_waiting(FAILING, "touch never", patch=patch)
-        self.wait_word("2 jobs have failed and wait to run again")
-        runner.send_signal(signal.SIGHUP)
-        self.assertWasEnded(runner, 1, "!!.")
 
     def test_a_runner_that_may_have_lost_its_line_does_not_run_it_again(self) -> None:
         patch = ("import os, runmaker4\ndef still_has(file, job):\n    open('asked', 'w').close()\n"
@@ -233,19 +202,18 @@ class OnFile(WaitingCase):
         self.write("", "mine")
         self.assertEnded(self.end(runner), 0, "d")
 
-    def test_a_name_that_runners_share_is_for_others_meanwhile(self) -> None:
+    def test_a_name_that_runners_share_is_nobody_elses_meanwhile(self) -> None:
         self.write("gpu\n", "names")
-        self.write(f". {WAITING.replace('up.', 'other.')}\n", "other.txt")
-        self.jobs("echo >>runs.1; [ -e go ]")
-        runner = self.start_delayed("--slots", "@names", "--retries", 12, delay="0.1")
-        wait_until(lambda: self.exists("runs.1"), what="it has run once")
-        other = self.start(RUNMAKER, "--slots", "@names", "other.txt")
-        wait_until(lambda: self.exists("other.1"), what="the other one has the name")
-        self.wait_word("all slots are in use by other runners")
-        self.assertEqual(self.states(), "r")
-        self.open_gate()
+        self.write(". true\n", "other.txt")
+        runner = self.start_waiting(options=("--slots", "@names"))
+        with open(self.dir / "said", "wb") as said:
+            other = self.start(RUNMAKER, "--slots", "@names", "other.txt", stderr=said)
+        wait_until(lambda: b"all slots are in use by other runners" in self.read("said"),
+                   what="the other one waits for the name")
+        runner.send_signal(signal.SIGHUP)
+        self.assertWasEnded(runner, 1, "!")
         self.assertEqual(self.finish(other).code, 0)
-        self.assertEnded(self.end(runner), 0, "d")
+        self.assertEqual(self.read("other.txt"), b"d true\n")
 
 
 @without("test_each_run_has_its_records", "test_it_waits_no_longer_than_the_longest_delay",
@@ -269,7 +237,7 @@ class ServerLost(TcpCase):
         self.jobs("echo >>runs.1; wc -l <runs.1; [ -e back ]", "true")
         options = ("--outdir", "out", "-l", "log")
         server = self.start_server(*options)
-        client = self.start_client(server, "-v", "--retries", 1, "--retry-delay", "2s")
+        client = self.start_client(server, "-v", "-j2", "--retries", 1, "--retry-delay", "2s")
         self.wait_said(client, "line 1: again in 2.0s")
         self.wait_states("rd")
         # a journal gathers entries for a second, which a kill takes away: the client then tells them again

@@ -6,7 +6,7 @@ complete -c runmaker4 -s 1 -l one-only -d 'run no more than one job per slot, th
 complete -c runmaker4 -s r -l retry -d 'as --resume; also run jobs that failed (!)'
 complete -c runmaker4 -l resume -d 'also run jobs in error (e), or r without a runner'
 complete -c runmaker4 -l retries -x -d 'run a failing job up to N more times, at once'
-complete -c runmaker4 -l retry-delay -x -d '... after T, 2T, 4T, ... (up to 1h); others use its slot'
+complete -c runmaker4 -l retry-delay -x -d '... after T, 2T, 4T, ... (up to 1h); its slot waits'
 complete -c runmaker4 -l follow -d 'wait for more jobs, and for a file not there yet'
 complete -c runmaker4 -l slots -x -d 'instead of -j: a slot per name (@FILE: a line, followed)'
 complete -c runmaker4 -l memory -x -d 'for jobs with memory= (60G) [what there is]'
