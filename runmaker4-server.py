@@ -15,9 +15,8 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
     claim      for how many slots, and how much         jobs       some, as soon as there are any
                memory, it wants jobs, besides what      nothing    in answer to `last`, after another look at
                it has asked for and has not got; how               the file
-               many slots it has, how many of its
-               jobs wait to run again (last: it will
-               leave if there are no jobs)
+               many slots it has (last: it will leave
+               if there are no jobs)
     ping       every five seconds                       pong
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
                                                                    clock
@@ -1113,7 +1112,6 @@ class Client(Taker):
         self._memberships = 0           # in groups: it gets nothing else meanwhile
         self.want = 0                   # the slots for which it would take jobs now
         self.free_memory = 0            # bytes that it would let these have; negative: it has less by now
-        self._between_runs = 0          # jobs that it has, and that have no slots until they run again
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
@@ -1154,7 +1152,7 @@ class Client(Taker):
 
         That may be more than slots: some may finish their jobs out of service.  What is ending counts not.
         """
-        return 2 * self.slots + self._between_runs - sum(grant.is_open for grant in self.grants.values())
+        return 2 * self.slots - sum(grant.is_open for grant in self.grants.values())
 
     @property
     def promised_memory(self) -> int:
@@ -1181,7 +1179,6 @@ class Client(Taker):
         self.follow = hello.follow
         self.retry = hello.retry
         self.has = hello.has
-        self._between_runs = 0          # until it tells
         self.free_memory = int(hello.has.memory)        # until it asks for jobs
         self._newest = link
         self._came.set()
@@ -1312,8 +1309,6 @@ class Client(Taker):
         if "memory" in message.fields:
             more = message.whole("memory", least=-runmaker4.WHOLE)
             self.free_memory = min(self.free_memory + more, int(self.has.memory))
-        if "waiting" in message.fields:
-            self._between_runs = message.whole("waiting", 1_000_000)
         self.asked = message.whole("request")
         self.asked_at = self.sessions.file.clock()
         self.leaving = message.flag("last")
