@@ -8358,27 +8358,17 @@ def shell_fault(error: OSError, host: bytes) -> str:
     return f"{shell}: {reason(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
 
 
-def count_ssh(words: Sequence[str]) -> int:
-    """How many words of a command start ssh; the last may be a host or user of that name, as may an option's
-    value.
-    """
-    count = 0
-    for before, word, _ in zip(["", *words], words, words[1:]):
-        if re.fullmatch("([^=]*/)?ssh", word) and not (count and before.startswith("-")):
-            count += 1
-    return count
-
-
 def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
     """The command that has `runner` run a job: runner /bin/sh -c JOB.
 
     ssh joins its arguments to one string, which a shell at the other end reads once more: so the words are
-    quoted once more for each ssh in the runner.  Without a blank in front `-n` would be an option of the
-    shell's.
+    quoted once more for each word of the runner that is `ssh` or a path of it.  Without a blank in front `-n`
+    would be an option of the shell's.
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [*shell_words(shell), b"-c", job]
-    for _ in range(1 + count_ssh(shlex.split(os.fsdecode(runner)))):
+    is_ssh = re.compile("([^=]*/)?ssh").fullmatch
+    for _ in ("sh", *filter(is_ssh, shlex.split(os.fsdecode(runner)))):
         words = list(map(quote, words))
     return b" ".join([runner, *words])
 

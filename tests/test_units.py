@@ -4,6 +4,7 @@ import asyncio
 import os
 import pathlib
 import random
+import shlex
 import tempfile
 import unittest
 from collections import Counter
@@ -453,9 +454,9 @@ class Gates(unittest.TestCase):
 class SshInRunners(unittest.TestCase):
     """How often a job is read by shells on its way is known by the words of the runner."""
 
-    def test_programs_count_and_hosts_users_and_containers_of_that_name_do_not(self) -> None:
+    def test_each_word_that_is_ssh_counts_and_nothing_else_does(self) -> None:
         for count, *runners in (
-            (0, "docker exec ssh", "nice -n 19", "apptainer exec ssh.sif", "myssh bob"),
+            (0, "docker exec sshd", "nice -n 19", "apptainer exec ssh.sif", "myssh bob", '"$RSH" bob'),
             (
                 1,
                 "ssh bob",
@@ -463,14 +464,18 @@ class SshInRunners(unittest.TestCase):
                 "timeout 5 ssh bob",
                 "sshpass -e ssh bob",
                 "env A=/bin/ssh ssh bob",
-                "ssh ssh",
-                "ssh -l ssh bob",
+                "'ssh' \"$SLAVE_IP\"",
+                "docker exec ssh",
             ),
-            (2, "ssh gate ssh bob"),
+            (2, "ssh gate ssh bob", "ssh ssh", "ssh -l ssh bob"),
         ):
             for runner in runners:
                 with self.subTest(runner=runner):
-                    self.assertEqual(runmaker4.count_ssh(runner.split()), count)
+                    wrapped = runmaker4.wrap(runner.encode(), "/bin/sh", b"a  b")
+                    words = shlex.split(wrapped.decode().removeprefix(runner))
+                    for _ in range(count):
+                        words = shlex.split(" ".join(words))        # as ssh does, and a shell over there
+                    self.assertEqual(words, ["/bin/sh", "-c", "a  b"])
 
 
 class Mounts(FileCase):
