@@ -302,9 +302,6 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"{word} {', '.join(names)}"
 
 
-NEGATIVE = re.compile(r"-\.?\d")        # a word that begins so is a number, not an option
-
-
 def readme() -> str:
     """The path of README.md, which leads to all else: beside this script as in a checkout, or where an
     installer has put it; '' where the scripts alone were copied.
@@ -339,7 +336,6 @@ class Parser(argparse.ArgumentParser):
         self.purpose = purpose
         self.statuses = statuses
         self.notes = notes
-        self._words: Sequence[str] = ()         # the command line
 
     def format_help(self) -> str:
         width = max(shutil.get_terminal_size().columns - 2, 20)
@@ -357,76 +353,9 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         put(self.format_help().encode())
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._words = args
-        options, rest = self.parse_known_args(args, namespace)
-        self._refuse_rest(rest)
-        return options
-
-    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._words = args
-        options, rest = self.parse_known_intermixed_args(args, namespace)
-        self._refuse_rest(rest)
-        return options
-
-    def options(self) -> Mapping[str, argparse.Action]:
-        """All options by their names."""
-        return self._option_string_actions
-
     def error(self, message: str) -> Any:
-        """Refuse the command line.  Raises Problem.
-
-        argparse may say that FILE or a value is missing where another word of the line is the mistake.  Then
-        that mistake is what is said.
-        """
-        self._check_words()
+        """Refuse the command line.  Raises Problem."""
         raise Problem(f"{message} (see --help)")
-
-    def _check_words(self) -> None:
-        """Refuse the first word that looks like an option and is none.  Raises Problem.
-
-        argparse takes a negative number for an option.  So the number behind an option is checked as the
-        value of that option.
-        """
-        words = list(itertools.takewhile("--".__ne__, self._words))
-        followers = [*words[1:], ""]
-        for word, following in zip(words, followers):
-            name = option_name(word)
-            action = self.options().get(name)
-            if action is None:
-                if is_option_like(word):
-                    raise self._no_option(name)
-                continue
-            takes_following = action.nargs is None and word in action.option_strings
-            if takes_following and NEGATIVE.match(following):
-                self._check_number(action, following)
-
-    @staticmethod
-    def _check_number(action: argparse.Action, text: str) -> None:
-        """Refuse a value that an option does not take.  Raises Problem."""
-        try:
-            if callable(action.type):
-                action.type(text)
-        except argparse.ArgumentTypeError as fault:
-            raise Problem(f"{argparse.ArgumentError(action, str(fault))} (see --help)") from None
-
-    def _refuse_rest(self, rest: Sequence[str]) -> None:
-        """Refuse words that are left.  Raises Problem."""
-        if not rest:
-            return
-        self._check_words()
-        first = rest[0]
-        if first.startswith("-") and first != "--":
-            raise self._no_option(option_name(first))
-        name = next(action.metavar for action in self._actions if not action.option_strings)
-        second = next(filter("--".__ne__, rest), "--")
-        raise Problem(f"one {name} only, and '{printable(second)}' is one more (see --help)")
-
-    def _no_option(self, name: str) -> Problem:
-        """The message for an option that this program does not have."""
-        near = when_used("difflib").get_close_matches(name, self.options(), 1, 0.7)
-        hint = f"did you mean {near[0]}?" if near else "see --help"
-        return Problem(f"no such option: {printable(name)} ({hint})")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -438,18 +367,6 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             return text
         *names, last = action.option_strings
         return ", ".join([*names, text[text.index(last):]])
-
-
-def option_name(word: str) -> str:
-    """The option that a word of a command line begins with: '--jobs' of '--jobs=4', '-j' of '-j4'."""
-    return word.partition("=")[0] if word.startswith("--") else word[:2]
-
-
-def is_option_like(word: str) -> bool:
-    """Whether a word of a command line is meant as an option: '-', '-5' and '- a text' are not."""
-    if word == "-" or NEGATIVE.match(word):
-        return False
-    return word.startswith("-") and " " not in word
 
 
 def filled(text: str, width: int, indent: str = "") -> str:

@@ -455,33 +455,24 @@ class Help(RunCase):
             with self.subTest(script=script):
                 self.assertEqual([option for option in self.NAMED[script].split() if option not in words], [])
 
-    def test_an_unknown_option_is_answered_by_the_nearest(self) -> None:
-        for script, option, near in (
-            (RUNMAKER, "--max-fail", "--max-failed"),
-            (RUNSET, "--ad-list=l", "--add-list"),
-            (RUNWAIT, "--progres", "--progress"),
+    def test_an_unknown_option_is_refused(self) -> None:
+        for script, option in (
+            (RUNMAKER, "--max-fail"),
+            (RUNSET, "--ad-list=l"),
+            (RUNWAIT, "--progres"),
         ):
             ended = self.run_script(script, option, "runs.txt")
-            name = option.partition("=")[0]
-            self.assertRefused(ended, f"{script}: no such option: {name} (did you mean {near}?)\n")
-        ended = self.run_script(RUNMAKER, "--qwxyz", "runs.txt")
-        self.assertRefused(ended, "runmaker4.py: no such option: --qwxyz (see --help)\n")
+            self.assertRefused(ended, f"{script}: unrecognized arguments: {option} (see --help)\n")
 
     def test_a_second_file_is_refused(self) -> None:
         for script in RUNMAKER, RUNWAIT, "runmaker4-server.py":
             for words in ("a.txt", "b.txt"), ("a.txt", "b.txt", "c.txt"), ("a.txt", "--", "b.txt", "c.txt"):
                 with self.subTest(script=script, words=words):
                     ended = self.run_script(script, *words)
-                    self.assertRefused(
-                        ended, f"{script}: one FILE only, and 'b.txt' is one more (see --help)\n"
-                    )
+                    self.assertRefused(ended, "unrecognized arguments: ", "b.txt")
 
-    def test_a_negative_number_is_no_option(self) -> None:
-        ended = self.run_jobs("-j", "-1")
-        self.assertRefused(
-            ended,
-            "runmaker4.py: argument -j/--jobs: not a whole number from 0 to 100000: '-1' (see --help)\n",
-        )
+    def test_a_negative_number_is_no_value(self) -> None:
+        self.assertRefused(self.run_jobs("-j", "-1"), "argument -j/--jobs: expected one argument")
 
     def help(
         self, columns: str = "100", scripts: Iterable[str] = tuple(NAMED)

@@ -205,7 +205,7 @@ class Lines(ShowCase):
             ((*one, "-e", *here, "runs.txt"), "--show and -e do not go together"),
             ((*one, "--report", "x", *here), "--report and --show do not go together"),
             ((*one, "--timeline", "x", *here), "--timeline goes with"),
-            ((*one, "--follow", *here, "runs.txt"), "no such option: --follow"),
+            ((*one, "--follow", *here, "runs.txt"), "unrecognized arguments: --follow"),
             (("--stats", "runs.txt"), "--stats needs --outdir DIR, of jobs that were run with runmaker4.py"),
         ):
             with self.subTest(options):
