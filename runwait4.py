@@ -36,7 +36,7 @@ import zlib
 from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
@@ -170,7 +170,7 @@ def make_parser() -> Parser:
              "exit; LINE: its number, its whole command, or a shell pattern for that")
     add("--stats", action="store_true",
         help="with --outdir, also beside --report: print run times, CPU use and memory per\n"
-             "host, and memory per command (FILE may be left out)")
+             "host and per command (FILE may be left out)")
     add("--outdir", type=given_name, metavar="DIR",
         help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]")
     add_help(add)
@@ -2050,12 +2050,6 @@ class Peaks:
         elif run.memory_below is not None:
             self._sizes.append(2 * run.memory_below + 1)
 
-    def take(self, other: Peaks) -> None:
-        """Count the runs of another one, too."""
-        self._sizes.extend(other._sizes)
-        self.too_little += other.too_little
-        self.promised = max(self.promised, other.promised)
-
     @property
     def largest(self) -> int:
         """Bytes; -1: nobody knows."""
@@ -2070,24 +2064,29 @@ class Peaks:
         """The median, the 95th percentile and the largest, in bytes; nothing if nobody knows."""
         return [size // 2 for size in self._told(sorted(self._sizes))]
 
-    def text(self) -> Iterator[str]:
-        """What is told of them, in lines; none if nothing is known."""
+    def enough(self) -> str:
+        """What `memory=` would have done for 99 of 100 of them: '3.5G'; '-' if nobody knows."""
         in_order = sorted(self._sizes)
-        lacking = f"{plural(self.too_little, 'run')} had too little" if self.too_little else ""
         if not in_order:
-            if lacking:
-                yield lacking
-            return
-        count = len(in_order)
-        median, most, largest = (
-            ("<" if size % 2 else "") + show_size(size // 2)
-            for size in self._told(in_order)
-        )
-        more = f"; {lacking}" if lacking else ""
-        yield f"{plural(count, 'run')}: median {median}, 95% {most}, largest {largest}{more}"
-        text, size = round_size(in_order[math.ceil(count * 99 / 100) - 1] // 2)
-        enough = bisect.bisect_right(in_order, 2 * size + 1)
-        yield f"memory={text} would have done for {enough} of {count}"
+            return "-"
+        return round_size(in_order[math.ceil(len(in_order) * 99 / 100) - 1] // 2)[0]
+
+    def text(self) -> str:
+        """What is told of them; '' if nothing is known."""
+        in_order = sorted(self._sizes)
+        told = []
+        if in_order:
+            median, most, largest = (
+                ("<" if size % 2 else "") + show_size(size // 2) for size in self._told(in_order)
+            )
+            told.append(f"{plural(len(in_order), 'run')}: median {median}, 95% {most}, largest {largest}")
+        if self.too_little:
+            told.append(f"{plural(self.too_little, 'run')} had too little")
+        if in_order:
+            text, size = round_size(in_order[math.ceil(len(in_order) * 99 / 100) - 1] // 2)
+            enough = bisect.bisect_right(in_order, 2 * size + 1)
+            told.append(f"memory={text} would have done for {enough} of {len(in_order)}")
+        return "; ".join(told)
 
 
 def round_size(size: int) -> tuple[str, int]:
@@ -2099,102 +2098,65 @@ def round_size(size: int) -> tuple[str, int]:
     return text, memory_size(text)
 
 
-@dataclass(eq=False)
-class CommandPattern:
-    """A word of commands, and the words that follow it."""
-    word: bytes                         # the number in it is … where it differs
-    differs: bool = False
-    next: dict[bytes, CommandPattern] = field(default_factory=dict)
-    is_last: bool = False               # what follows is not told apart
-    peaks: Peaks = field(default_factory=Peaks)     # of commands that end here
+class Alike:
+    """What the runs took whose commands begin with the same word, but for the numbers in it."""
 
-    def close(self) -> None:
-        """Tell no more apart what follows."""
-        self.is_last = True
-        for pattern in self.next.values():
-            pattern.close()
-            self.peaks.take(pattern.peaks)
-        self.next.clear()
+    def __init__(self, first: bytes) -> None:
+        """first: the word; what differs in it is …"""
+        self._first = first
+        self._words: list[bytes] | None = None      # that all of them begin with
+        self._differ = False
+        self.stats = HostStats()
+        self.peaks = Peaks()
+
+    def add(self, run: Run, words: list[bytes]) -> None:
+        """Count a run that has ended.  words: of its command."""
+        if self._words is None:
+            self._words = words
+        elif words != self._words:
+            self._words = os.path.commonprefix([self._words, words])
+            self._differ = True
+        self.stats.add(run)
+        self.peaks.add(run)
+
+    @property
+    def name(self) -> str:
+        """The words up to the first that differs: 'simulate --seed …'."""
+        words = b" ".join(self._words or [self._first])
+        return show(words + b" " + Commands.MARK if self._differ else words)
 
 
-class MemoryByCommand:
-    """How much memory commands took, by their words up to the first argument that differs.
-
-    Words that differ in numbers alone are such arguments: `--seed 1` and `--seed 2`.  So are words of which
-    many stand in one place, like names of files.
-    """
-    MOST, MOST_FIRST = 8, 100   # different words that are told apart behind a word, and in the first place
-    LONGEST = 30                # words of a command that count
-    LIMIT = 5000                # words in all that are told apart
-    SHOWN = 20                  # commands
+class Commands:
+    """Runs by their commands: those that begin with the same word, but for the numbers in it, are alike."""
+    MOST = 1000                 # groups; what is in none of them is the last one
+    SHOWN = 20                  # groups
     NUMBER = re.compile(NUMBER.pattern.encode())
     MARK = "…".encode()         # what differs
 
     def __init__(self) -> None:
-        self._root = CommandPattern(b"")
-        self._words = 0
+        self._found: dict[bytes, Alike] = {}
 
     def add(self, run: Run) -> None:
         """Count a run that has ended."""
-        node = self._root
-        for word in run.command.split(None, self.LONGEST)[:self.LONGEST]:
-            if node.is_last:
-                break
-            node = self._follow(node, word) or node
-        node.peaks.add(run)
+        words = run.command.split()
+        first = self.NUMBER.sub(self.MARK, words[0]) if words else b""
+        if first not in self._found and len(self._found) >= self.MOST:
+            first = self.MARK
+        if first not in self._found:
+            self._found[first] = Alike(first)
+        self._found[first].add(run, words)
 
-    def _follow(self, node: CommandPattern, word: bytes) -> CommandPattern | None:
-        """The pattern for one more word; None where that is not told apart any more."""
-        if found := node.next.get(word):
-            return found
-        alike = self.NUMBER.sub(self.MARK, word)
-        found = node.next.get(alike)
-        if not found:
-            most = self.MOST_FIRST if node is self._root else self.MOST
-            if len(node.next) == most or self._words == self.LIMIT:
-                node.close()
-                return None
-            self._words += 1
-            found = node.next[alike] = CommandPattern(word)
-        elif found.word != word and not found.differs:
-            found.differs = True
-            found.word = alike
-            found.close()
-        return found
-
-    def _patterns(self, node: CommandPattern, before: bytes = b"") -> Iterator[tuple[str, Peaks]]:
-        """Each pattern, as it is shown, and what is known of it."""
-        words = before + node.word
-        mark = b" " + self.MARK if node.is_last and not node.differs else b""
-        yield show((words + mark).strip()), node.peaks
-        for pattern in node.next.values():
-            yield from self._patterns(pattern, words + b" ")
-
-    def known(self) -> list[tuple[str, list[str], Peaks]]:
-        """Of each pattern that something is known of: it, that in lines, and all of it; the largest first."""
-        found = [(pattern, lines, peaks) for pattern, peaks in self._patterns(self._root)
-                 if (lines := list(peaks.text()))]
-        return sorted(found, key=lambda entry: -entry[2].largest)
-
-    def text(self) -> Iterator[str]:
-        """It, in lines: what took most comes first."""
-        found = self.known()
-        if found:
-            yield ""
-            yield "memory by command:"
-        for pattern, lines, _ in found[:self.SHOWN]:
-            yield f"  {pattern}"
-            yield from (f"    {line}" for line in lines)
-        if len(found) > self.SHOWN:
-            yield f"  and {plural(len(found) - self.SHOWN, 'command')} more, which took less"
+    def in_order(self) -> list[Alike]:
+        """What took most memory comes first."""
+        return sorted(self._found.values(), key=lambda alike: -alike.peaks.largest)
 
 
 def tell_stats(outdir: str, path: str | None) -> None:
-    """Print what runs took, per host and in all, and how much memory per command.  Raises Problem."""
+    """Print what runs took, per host, in all and per command.  Raises Problem."""
     journal = Journal(outdir, say)
     hosts: defaultdict[str, HostStats] = defaultdict(HostStats)
     whole = HostStats()
-    commands = MemoryByCommand()
+    commands = Commands()
     with journal.file:
         if path is not None:
             check_journal(journal, path)
@@ -2204,11 +2166,16 @@ def tell_stats(outdir: str, path: str | None) -> None:
             commands.add(run)
     if not hosts:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
-    rows: list[Sequence[str]] = [("host", "runs", "median", "90%", "longest", "CPU", "memory")]
-    rows += [hosts[host].row(host) for host in sorted(hosts)]
-    for line in table([*rows, whole.row("in all")], width(), right=range(1, 7)):
-        put(os.fsencode(f"{line}\n"))
-    put_fitted(commands.text())
+    head = ("runs", "median", "90%", "longest", "CPU", "memory")
+    by_host: list[Sequence[str]] = [("host", *head), *(hosts[host].row(host) for host in sorted(hosts))]
+    alike = commands.in_order()
+    by_command: list[Sequence[str]] = [("command", *head, "memory=")]
+    by_command += [(*some.stats.row(some.name), some.peaks.enough()) for some in alike[:Commands.SHOWN]]
+    columns = width()
+    put_fitted(table([*by_host, whole.row("in all")], columns, right=range(1, 7)))
+    put_fitted(["", *table(by_command, columns, right=range(1, 8))])
+    if len(alike) > Commands.SHOWN:
+        put_fitted([f"and {plural(len(alike) - Commands.SHOWN, 'command')} more, which took less memory"])
 
 
 # ======== The job log =======================================================================================
@@ -2822,34 +2789,35 @@ class Promises:
     NAMES = "median", "95 %", "largest", "promised, at most"
 
     def __init__(self, runs: Iterable[Run]) -> None:
-        commands = MemoryByCommand()
+        commands = Commands()
         for run in runs:
             if run.promised and run.ended is not None:
                 commands.add(run)
-        self.found = commands.known()
+        self.found = [alike for alike in commands.in_order() if alike.peaks.text()]
 
     def html(self) -> str:
         """The bars of those commands that took most; nothing if no run was promised memory."""
         if not self.found:
             return ""
-        count, shown = len(self.found), self.found[:MemoryByCommand.SHOWN]
+        count, shown = len(self.found), self.found[:Commands.SHOWN]
         note = plural(count, "command") if len(shown) == count else f"{len(shown)} of {count} commands"
         colours = [tag("li", tag("i", class_=f"fill s0 {kind}") + name)
                    for kind, name in zip((*self.PARTS, "mark"), self.NAMES)]
-        rows = itertools.starmap(self._row, shown)
+        rows = map(self._row, shown)
         return tag("section", head_of("Promised memory", note)
                    + tag("ul", "".join(colours), class_="legend peaks") + "".join(rows),
                    class_="chart", id="memory")
 
-    def _row(self, pattern: str, lines: Sequence[str], peaks: Peaks) -> str:
+    def _row(self, alike: Alike) -> str:
         """The bar of a command, what it is, and all that it shows in words."""
+        peaks = alike.peaks
         whole = max(peaks.promised, peaks.largest)
         ends = [100 * size / whole for size in peaks.bytes_told()]
         parts = [tag("span", style=f"width: {end - begin:.2f}%", class_=f"fill s0 {kind}")
                  for begin, end, kind in zip([0.0, *ends], ends, self.PARTS)]
         mark = tag("b", style=f"left: {100 * peaks.promised / whole:.2f}%")
-        words = "; ".join([f"promised {show_size(peaks.promised)}", *lines])
-        return tag("div", tag("code", escaped(cut(pattern, 200)))
+        words = f"promised {show_size(peaks.promised)}; {peaks.text()}"
+        return tag("div", tag("code", escaped(cut(alike.name, 200)))
                    + tag("div", "".join(parts) + mark, class_="taken", aria_hidden="true")
                    + tag("p", escaped(words), class_="hint"), class_="command")
 

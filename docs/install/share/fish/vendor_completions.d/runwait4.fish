@@ -12,7 +12,7 @@ where it ended, and what it printed last'
 complete -c runwait4 -l show -x -d 'with --outdir: print all runs of a line and what the last has printed last, and
 exit; LINE: its number, its whole command, or a shell pattern for that'
 complete -c runwait4 -l stats -d 'with --outdir, also beside --report: print run times, CPU use and memory per
-host, and memory per command (FILE may be left out)'
+host and per command (FILE may be left out)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
 complete -c runwait4 -l version -d 'print the version'
 complete -c runwait4 -s h -l help -d 'print this help'
