@@ -1103,7 +1103,6 @@ class Client(Taker):
         self.id = id
         self.address = "?"
         self.pid = 0
-        self.began = round(time.time(), 3)      # when it came first
         self.directory = b""            # where its jobs run
         self._newest: ClientLink | None = None  # the last link on which it has said hello
         self._came = asyncio.Event()    # it has come on that link, and live() has not dealt with it yet
@@ -1227,7 +1226,6 @@ class Client(Taker):
         """
         link.welcome()
         sessions = self.sessions
-        sessions.tell_of(self, "here")
         self._note_acknowledged(self.inbox.dealt_with)
         link.send(
             type="welcome",
@@ -1275,7 +1273,6 @@ class Client(Taker):
     def _note_loss(self, why: str) -> None:
         """Its grace begins."""
         self._lost_at = boottime()
-        self.sessions.tell_of(self, "lost")
         self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.grants)}")
 
     def _part(self, begun: list[Grant]) -> None:
@@ -1317,11 +1314,8 @@ class Client(Taker):
 
     def note_slots(self, message: Message) -> None:
         """How many slots it has now, if it says so.  Raises WireError."""
-        before = self.has
         if "slots" in message.fields:
-            self.has = before._replace(slots=message.whole("slots", 1_000_000))
-        if self.has != before:
-            self.sessions.tell_of(self, "here")
+            self.has = self.has._replace(slots=message.whole("slots", 1_000_000))
 
     def note(self, grant: Grant) -> None:
         """A line was claimed for it."""
@@ -2513,17 +2507,6 @@ class Sessions:
     def remove(self, client: Client) -> None:
         """A client has left, or its grace is over: if it comes again, it is another one."""
         del self.clients[client.id]
-        self.tell_of(client, "left")
-
-    def tell_of(self, client: Client, state: str) -> None:
-        """Have the journal tell that a client is here, lost, or has left.
-
-        Whoever has the lines of the server before has no name until it comes, and is not told of.
-        """
-        outdir = self.records.outdir
-        if outdir and client.id:
-            outdir.note("client", client=client.id, host=client.name, pid=client.pid, slots=client.slots,
-                        memory=int(client.has.memory), since=client.began, state=state)
 
     def part(self, client: Client, link: ClientLink) -> None:
         """A client leaves."""
@@ -3432,7 +3415,7 @@ class Server(Program):
         self._hurry = self.loop.create_future()     # another signal came after that
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount,
                                keep=self._keeper.keep)
-        self.show_badge(self.file, self.stores[1], "server", host=os.uname().nodename, slots=0)
+        self.show_badge(self.file, self.stores[1], of_server=True)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
         self.dispatcher = Dispatcher(self)
         at_once, crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -2114,20 +2114,16 @@ class Badge:
 
     It is on the description of the doors, which no job inherits, and so free once the program is dead; jobs
     that outlive it hold seats only.  It is taken with each companion that is opened, and again after a lease
-    was lost; it costs jobs nothing.  Which byte it is, is drawn by lot.  The first one drawn is also the
-    number by which the journal knows the program, and the journal tells when another byte had to do.
+    was lost; it costs jobs nothing.  Which byte it is, is drawn by lot.  By its number the journal tells who
+    has started a run.
     """
     COUNT = 1 << 32             # badges that can be told apart
     SERVERS = 1 << 31           # from here on they are servers'
     TRIES = 9                   # at a time: somebody may have them all locked
 
-    def __init__(self, of_server: bool, taken: Callable[[int], None]) -> None:
-        """taken: is told the number of the byte, in the thread that opens the companion."""
+    def __init__(self, of_server: bool) -> None:
         self._of_server = of_server
-        self._taken = taken
-        self.number = self._draw()
-        self.at = self.number               # the byte, counted from BADGE_BYTES
-        self._told_of: int | None = None     # the byte that `taken` knows
+        self.at = self._draw()              # the byte, counted from BADGE_BYTES
         self.is_held = False                # on the description that it was wanted on last
 
     def _draw(self) -> int:
@@ -2141,9 +2137,6 @@ class Badge:
             if self.is_held:
                 break
             self.at = self._draw()
-        if self.is_held and self.at != self._told_of:
-            self._told_of = self.at
-            self._taken(self.at)
 
 
 class Company(enum.Enum):
@@ -6827,12 +6820,6 @@ class Journal:
         self._waiting: list[dict[str, Any]] = []
         self._flushed = -math.inf           # when (monotonic seconds)
 
-    def tell(self, entry: dict[str, Any]) -> None:
-        """Write who is at work, now.  No start waits for that: who takes over the runs of a server that was
-        killed looks for their starts.
-        """
-        self.file.append(f"{self.encode(entry)}\n".encode())
-
     def add(self, entry: dict[str, Any], end: bool = False) -> None:
         self._waiting.append(entry)
         if time.monotonic() - self._flushed > (self._pause if end else self.GATHER):
@@ -6862,7 +6849,7 @@ class OutDir(Sink):
         self.worker = worker
         self._incomplete = incomplete
         self._files: dict[Stream, OutFile] = {}
-        self.runner: int | None = None      # the number of our badge
+        self.badge: Badge | None = None     # ours
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -6916,11 +6903,6 @@ class OutDir(Sink):
 
     leaving = tick                          # what has gathered is written
 
-    def note(self, event: str, **about: object) -> None:
-        """Write into the journal who is at work."""
-        entry = {"time": round(time.time(), 3), "event": event, "runner": self.runner, **about}
-        self.worker.post(self.journal.tell, entry)
-
     def _entry(self, run: Run, event: str) -> dict[str, Any]:
         """What begins the journal's lines on a run."""
         promised = {"promised": run.promised} if run.promised else {}
@@ -6933,7 +6915,7 @@ class OutDir(Sink):
             "host": os.fsdecode(run.host),
             "slot": run.slot.name,
             "pid": run.pid,
-            "runner": self.runner,
+            "runner": self.badge.at if self.badge else None,
             **promised,
         }
 
@@ -8729,21 +8711,12 @@ class Program:
             joblog = JobLog(options.joblog, self.worker, trouble)
         return logfile, outdir, joblog
 
-    def show_badge(self, file: JobFile, outdir: OutDir | None, kind: str, **about: object) -> None:
-        """Lock a badge wherever this file's companion is opened, and have the journal tell whose it is.
-
-        kind: "runner" or "server".
-        """
-        began = round(time.time(), 3)
-
-        def note(at: int) -> None:
-            if outdir:
-                outdir.note(kind, byte=at, pid=os.getpid(), since=began, **about)
-
-        badge = Badge(kind == "server", functools.partial(self.in_loop, note))
+    def show_badge(self, file: JobFile, outdir: OutDir | None, of_server: bool) -> None:
+        """Lock a badge wherever this file's companion is opened, and name it in the journal's runs."""
+        badge = Badge(of_server)
         file.companion.badge = badge
         if outdir:
-            outdir.runner = badge.number
+            outdir.badge = badge
 
     def main(self) -> int:
         """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
@@ -9141,11 +9114,7 @@ class App(RunnerProgram):
         """Run the jobs of the file."""
         jobs = FileJobs(self._cursor(), self.worker, self._taker)
         sinks = [*self.console(jobs.file, with_output=not self._stores[0]), *filter(None, self._stores)]
-        outdir = self._stores[1]
-        host = os.fsdecode(self.host)
-        self.show_badge(
-            jobs.file, outdir, "runner", host=host, slots=len(self.slots), memory=self.memory.whole
-        )
+        self.show_badge(jobs.file, self._stores[1], of_server=False)
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)
 

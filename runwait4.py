@@ -35,7 +35,7 @@ import time
 import zlib
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
@@ -160,7 +160,7 @@ def make_parser() -> Parser:
              "now: new and running jobs are not done")
     add("--status", action="store_true",
         help="print how many jobs are in which state, what runs, what new jobs wait for, and\n"
-             "exit; with --outdir also where, since when, who is at work, and the time left")
+             "exit; with --outdir also where, since when, and the time left")
     add("--json", action="store_true", help="with --status or --show: as JSON")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
@@ -614,7 +614,7 @@ class Run:
     files: list[str]            # what it printed: names in DIR, as they are now
     incomplete: bool            # not all of it could be written
     memory_below: int | None    # bytes that the peak is below, where it could not be measured
-    runner: int | None          # who has started it, or handed it out (Notice.runner); None: nobody knows
+    runner: int | None          # the badge of who has started it, or handed it out; None: nobody knows
     promised: int | None        # bytes of memory; None: it was promised none
 
     @property
@@ -928,136 +928,18 @@ class Journal(Log):
             pass                                    # it tells of no host, or makes no sense
         return clocks
 
-    def notices(self) -> Iterator[Notice]:
-        """What it tells of who came and went, the last first.  Raises Problem."""
-        try:
-            for line in self._lines():
-                if NOTICE.match(line):
-                    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
-                        yield Notice.read(json.loads(line))
-        except OSError as error:
-            raise Problem(f"{self.path}: {reason(error)}") from None
-
-
 # ======== Who is at work ====================================================================================
 #
 # Each runner and each server has a badge in the companion of the job file, which its death takes away
-# (Badge in runmaker4.py).  The journal tells whose it is, and which clients a server has.
-
-NOTICE = re.compile(rb'\{"time": [^"]*"event": "(?:runner|server|client)"')
+# (Badge in runmaker4.py).  The journal tells by whose badge each run was started.
 
 
-@dataclass(frozen=True)
-class Notice:
-    """What a journal tells of a runner, a server, or a server's client."""
-    kind: str                   # "runner", "server" or "client"
-    runner: int                 # the number of the runner, or of the server
-    byte: int                   # its badge
-    client: str                 # of a client: unique; else ""
-    state: str                  # of a client: "here", "lost" or "left"; else ""
-    host: str
-    pid: int
-    slots: int                  # 0 of a server
-    since: float                # seconds since 1970, by the clock of its host; a client's by its server's
-    memory: int | None = None   # bytes for jobs with memory=; None: of a server, or nobody knows
-
-    @classmethod
-    def read(cls, event: dict[str, Any]) -> Notice:
-        """Raises ValueError, LookupError, TypeError."""
-        kind, runner, host, pid, slots, since = operator.itemgetter(
-            "event", "runner", "host", "pid", "slots", "since")(event)
-        client, state, byte = "", "", event.get("byte", -1)
-        if kind == "client":
-            client, state = event["client"], event["state"]
-        if not all(type(number) is int and number >= -1 for number in (runner, byte, pid, slots)):
-            raise ValueError
-        if type(since) not in Journal.NUMBERS or not 0 <= since <= Journal.LATEST:
-            raise ValueError
-        memory = event.get("memory")
-        if memory is not None and not (type(memory) is int and memory >= 0):
-            raise ValueError
-        os.fsencode("".join((host, client, state)))
-        return cls(kind, runner, byte, client, state, host, pid, slots, since, memory)
-
-    @property
-    def name(self) -> str:
-        """'node1', 'alice (server)', 'bob (client, lost)'."""
-        mark = f"{self.kind}, lost" if self.state == "lost" else self.kind
-        return self.host if self.kind == "runner" else f"{self.host} ({mark})"
-
-    def facts(self) -> dict[str, Any]:
-        """It, for --json."""
-        lost = {"lost": self.state == "lost"} if self.kind == "client" else {}
-        return {"kind": self.kind, "host": self.host, "pid": self.pid, "slots": self.slots,
-                "memory": self.memory, "start": self.since, **lost}
-
-
-class Crew:
+class AtWork:
     """Who is at work on a job file."""
-    STARTER = re.compile(r"-([0-9]+)-[0-9]+-[0-9]+\Z")      # in the name of a run: see Processes
 
     def __init__(self, badges: Collection[int] | None) -> None:
         """badges: the badges that there are; None: that cannot be known."""
         self.badges = badges
-        # who is there and known to the journal; clients behind their server
-        self.named: list[Notice] = []
-        # by their numbers, the badges of those that the journal knows
-        self.bytes: dict[int, int] = {}
-        # bytes that are promised to jobs, by who runs them (_whose())
-        self._promised: Counter[Hashable] = Counter()
-
-    def read(self, journal: Journal, runs: Collection[Run]) -> None:
-        """Learn their names, what they have promised to jobs, and whether those who have started these runs
-        are there.  runs: those that have not ended, each once.  Raises Problem.
-        """
-        for run in runs:
-            self._promised[self._whose(run)] += run.promised or 0
-        unknown = {*(self.badges or ())}
-        sought = {run.runner for run in runs if run.runner is not None} - unknown
-        here: list[Notice] = []
-        clients: dict[tuple[int, str], Notice] = {}
-        for notice in journal.notices() if unknown or sought else ():
-            number = notice.runner
-            if notice.kind == "client":
-                clients.setdefault((number, notice.client), notice)
-                continue
-            if number not in self.bytes:
-                self.bytes[number] = notice.byte
-                if notice.byte in unknown:
-                    here.append(notice)
-                    sought |= {number}              # where it began: a server's clients stand behind that
-            unknown.discard(notice.byte)
-            sought -= {number} if notice.byte == number else set()
-            if not unknown and not sought:
-                break
-        for notice in sorted(here, key=lambda notice: (natural(notice.host), notice.since)):
-            of_it = [client for client in clients.values()
-                     if client.runner == notice.runner and client.state != "left"]
-            self.named += [notice, *sorted(of_it, key=lambda client: (natural(client.host), client.since))]
-
-    @classmethod
-    def _whose(cls, run: Run) -> Hashable:
-        """Who runs it: a runner's number.  A server's client is told from others by its host and its process
-        number, which is in the name of the run.
-        """
-        if run.runner is not None and run.runner < Badge.SERVERS:
-            return run.runner
-        pid = cls.STARTER.search(run.run)
-        return run.host, int(pid[1]) if pid else 0
-
-    def promised(self, one: Notice) -> int:
-        """Bytes that it has promised to jobs that run."""
-        return self._promised[one.runner if one.kind == "runner" else (one.host, one.pid)]
-
-    def _memory(self, one: Notice) -> str:
-        """'62.6G', '4G of 62.6G' where jobs were promised some of it, '-' if nobody knows."""
-        has = "-" if one.memory is None else show_size(one.memory)
-        promised = self.promised(one)
-        return f"{show_size(promised)} of {has}" if promised else has
-
-    def facts(self) -> list[dict[str, Any]]:
-        """Who is there and known to the journal, for --json."""
-        return [{**one.facts(), "promised": self.promised(one)} for one in self.named]
 
     def is_gone(self, run: Run) -> bool:
         """Whether who has started a run, or handed it out, is surely not there any more.
@@ -1066,42 +948,23 @@ class Crew:
         """
         if self.badges is None or run.runner is None:
             return False
-        badge = self.bytes.get(run.runner, run.runner)
-        if badge >= Badge.SERVERS:
+        if run.runner >= Badge.SERVERS:
             return max(self.badges, default=0) < Badge.SERVERS
-        return badge not in self.badges
+        return run.runner not in self.badges
 
     @property
     def is_nobody(self) -> bool:
         """Whether surely nobody is there."""
         return self.badges is not None and not self.badges
 
-    @property
-    def runs_nothing(self) -> bool:
-        """Whether surely nobody is there who runs jobs: nobody, or servers without clients."""
-        servers = {notice.byte for notice in self.named if notice.kind == "server"}
-        clients = any(notice.state == "here" for notice in self.named)
-        return self.badges is not None and servers.issuperset(self.badges) and not clients
-
-    def rest(self) -> str:
-        """'2 runners and 1 server', of those that are there and have no name; '' if there are none."""
-        nameless = {*(self.badges or ())} - {notice.byte for notice in self.named}
-        servers = sum(badge >= Badge.SERVERS for badge in nameless)
-        counted = (len(nameless) - servers, "runner"), (servers, "server")
-        return " and ".join(plural(count, word) for count, word in counted if count)
-
-    def text(self, columns: float, clocks: Clocks) -> Iterator[str]:
-        """Who is there, line by line."""
+    def text(self) -> str:
+        """'2 runners and 1 server at work'; '' if nobody is."""
         if self.badges is None:
-            yield "who is at work cannot be known: their locks may not be read"
-        if self.named:
-            rows = [("runner", "slots", "memory", "since", "for")]
-            for one in self.named:
-                since = clocks.since(one.host, one.since)
-                rows.append((one.name, str(one.slots or "-"), self._memory(one), *since))
-            yield from table(rows, columns, right=[1, 2, 4])
-        if rest := self.rest():
-            yield f"{rest} more at work, not in this journal" if self.named else f"{rest} at work"
+            return "who is at work cannot be known: their locks may not be read"
+        servers = sum(badge >= Badge.SERVERS for badge in self.badges)
+        counted = (len(self.badges) - servers, "runner"), (servers, "server")
+        words = " and ".join(plural(count, word) for count, word in counted if count)
+        return f"{words} at work" if words else ""
 
 
 class Clocks:
@@ -1236,7 +1099,7 @@ class Status:
     found: Survey
     cancelled: list[Line]       # held lines whose jobs still run
     stall: Stall | None         # what keeps new jobs from being started
-    crew: Crew
+    at_work: AtWork
     runs: dict[int, Run]        # of the lines that run, by their number, as far as known
     clocks: Clocks
     per_hour: float | None = None
@@ -1245,14 +1108,14 @@ class Status:
     def left(self) -> float | None:
         """Seconds until all is done, if it goes on as lately; None also where nobody is there to go on."""
         now = counts(self.found)
-        if not self.per_hour or not now.running or self.crew.runs_nothing:
+        if not self.per_hour or not now.running or self.at_work.is_nobody:
             return None
         return (now.new + now.running) * 3600 / self.per_hour
 
     def is_deserted(self, line: Line) -> bool:
         """Whether a job that runs has surely outlived its runner."""
         run = self.runs.get(line.number)
-        return self.crew.is_nobody or (run is not None and self.crew.is_gone(run))
+        return self.at_work.is_nobody or (run is not None and self.at_work.is_gone(run))
 
     def _mark(self, line: Line, narrow: bool) -> str:
         """What is to be said of a line that runs before its command."""
@@ -1276,7 +1139,8 @@ class Status:
                 f", {human_time(self.left)} left" if self.left is not None else "")
         if self.stall:
             yield self.stall.text
-        yield from self.crew.text(columns, self.clocks)
+        if who := self.at_work.text():
+            yield who
         rows = [["line", "host", "slot", "since", "for", "command"]]
         narrow = columns < self.NARROW
         running = [(self._mark(line, narrow), line) for line in self.found.running]
@@ -1303,8 +1167,7 @@ class Status:
                 "jobs": list(map(self._living, self.found.running)),
                 "orphans": list(map(self._job, self.found.orphans)),
                 "cancelled": list(map(self._living, self.cancelled)),
-                "runners": None if self.crew.badges is None else len(self.crew.badges),
-                "at_work": self.crew.facts(),
+                "runners": None if self.at_work.badges is None else len(self.at_work.badges),
                 "per_hour": self.per_hour,
                 "seconds_left": self.left,
                 "trouble": self.stall.text if self.stall and not self.stall.passes else "",
@@ -1388,8 +1251,8 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     now = counts(found)
     cancelled = watcher.cancelled(found)
     badges = watcher.badges()           # of whom has come since, too
-    crew = Crew(None if badges is None else badges | (before or set()))
-    status = Status(found, cancelled, watcher.why(now), crew, {}, Clocks(time.time()))
+    at_work = AtWork(None if badges is None else badges | (before or set()))
+    status = Status(found, cancelled, watcher.why(now), at_work, {}, Clocks(time.time()))
     if outdir is not None:
         journal, last = Journal(outdir, say), LastRuns(found.running + found.orphans + cancelled)
         with journal.file:
@@ -1400,7 +1263,6 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
                 # where nothing runs it says nothing of today
                 if now.running and not clocks.wrong and not clocks.is_ours_wrong:
                     status.per_hour = rate_per_hour(ends, time.time())
-            crew.read(journal, set(last.found.values()))        # one may count for two equal lines
         status.runs = last.found
     return status
 
@@ -2114,7 +1976,8 @@ class Alike:
         if self._words is None:
             self._words = words
         elif words != self._words:
-            self._words = os.path.commonprefix([self._words, words])
+            pairs = zip(self._words, words)
+            self._words = [word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
             self._differ = True
         self.stats.add(run)
         self.peaks.add(run)

@@ -6,7 +6,7 @@ from typing import Any
 
 import runwait4
 from tests.journal import end
-from tests.support import RUNCLIENT, RUNWAIT, UP, Ended, wait_until
+from tests.support import RUNCLIENT, RUNWAIT, UP, Ended
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
 
@@ -106,39 +106,6 @@ class AgainOverTcp(Recorded, Again):
 class Status(MemoryCase):
     """What is told of promises to jobs that run."""
     JOB = f". {UP}; until [ -e go ]; do sleep 0.02; done"
-
-    def wait_promised(self, *wanted: tuple[str, int]) -> None:
-        """Wait until runners, servers and clients have promised so many MiB of what they have."""
-        def told() -> list[tuple[str, int]]:
-            found = json.loads(self.told("--status", "--json", "runs.txt"))
-            return [(one["kind"], one["promised"] // MIB) for one in found["at_work"]]
-        wait_until(lambda: told() == [*wanted], what=f"{wanted} are promised")
-
-    def test_it_is_told_of_runners(self) -> None:
-        self.write(f"#RUN memory=60M\n{self.JOB}\n{self.JOB}; : 3\n#RUN\n{self.JOB}; : 5\n")
-        options = "--outdir", "out", "-q"
-        alice = self.start_jobs(*options, "-j3", "--memory=1G", "--name=alice", up=[2, 3, 5])
-        bob = self.start_jobs(*options, "--memory=2G", "--name=bob", "--follow", up=[])
-        self.wait_promised(("runner", 120), ("runner", 0))
-        self.assertRegex(self.told("--status", "runs.txt"),
-                         r"\nrunner  slots      memory  .*\nalice       3  120M of 1G  .*\nbob  .*  2G  ")
-        self.write("", "go")
-        self.finish(alice)
-        self.wait_promised(("runner", 0))
-        bob.terminate()
-        self.finish(bob)
-
-    def test_it_is_told_of_clients_with_the_same_name(self) -> None:
-        self.write(f"#RUN memory=60M\n{self.JOB}\n#RUN memory=100M\n{self.JOB}\n")
-        server = self.start_server("--outdir", "out")
-        clients = [self.start_client(server, f"--memory={size}M", "--name=bob", up=[line])
-                   for size, line in ((80, 2), (200, 4))]
-        self.wait_promised(("server", 0), ("client", 60), ("client", 100))
-        self.assertRegex(self.told("--status", "runs.txt"),
-                         r"\(server\) +- +-  .*\nbob .* 60M of 80M  .*\nbob .* 100M of 200M  ")
-        self.write("", "go")
-        for client in clients:
-            self.finish(client)
 
     def test_it_tells_what_clients_have_and_have_promised(self) -> None:
         self.write(f"#RUN memory=60M\n{self.JOB}\n{self.JOB}\n#RUN\n{self.JOB}\n")

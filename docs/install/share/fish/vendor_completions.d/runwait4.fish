@@ -5,7 +5,7 @@ complete -c runwait4 -s p -l progress -d 'a bar: one line redrawn on a terminal,
 complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done, or held; with --status that is judged
 now: new and running jobs are not done'
 complete -c runwait4 -l status -d 'print how many jobs are in which state, what runs, what new jobs wait for, and
-exit; with --outdir also where, since when, who is at work, and the time left'
+exit; with --outdir also where, since when, and the time left'
 complete -c runwait4 -l json -d 'with --status or --show: as JSON'
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, and exit; with --outdir also how and
 where it ended, and what it printed last'
