@@ -3,6 +3,7 @@ import itertools
 import os
 import pathlib
 import random
+import re
 import signal
 import time
 import unittest
@@ -14,6 +15,7 @@ import runmaker4
 from tests import marks, test_parts, test_tcp_storm
 from tests.support import FULL, RUNMAKER, RUNWAIT, UP, RunCase
 from tests.tcp import OverTcp, Program, TcpCase
+from tests.values import present
 
 GIB = 1 << 30
 
@@ -259,8 +261,9 @@ class Growing(TcpCase):
         self.write("#RUN memory=60M,1G\n. echo >>runs; python3 hold.py\n")
         ended = self.run_jobs("--memory=900M", "--retries=3")
         self.assertEqual((ended.code, self.states(), self.read("runs")), (1, "!", b"\n"))
-        text = r"line 2: took 1\d\d(\.\d)?M of 60M; does not run again with 1G, for there are 900M here\n"
-        self.assertRegex(ended.err.decode(), text)
+        text = r"line 2: took (.*)M of 60M; does not run again with 1G, for there are 900M here\n"
+        told = re.search(text, ended.err.decode())
+        self.assertGreater(float(present(told)[1]), 60)     # it may be ended while it still takes more
 
     def test_retries_come_beside_it(self) -> None:
         self.write("#RUN memory=60M,200M\n. echo $RUNMAKER4_MEMORY >>sizes; python3 hold.py; [ -e no ]\n")
