@@ -1135,7 +1135,12 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "lost lease ignored": lambda: [(FILE, "_drop_lost_seats", lambda self: None)],
     "taken over, and not noticed": lambda: [(FILE, "_sit_again", every_running_saved)],
-    "result over another's r": lambda: [(FILE, "still_has", lambda self, job: True)],
+    "lost door believed in": lambda: [(COMPANIONS, "must_be_alive", lambda self: None)],
+    # Who asks at the door need not ask for the seat, unless its clock stood still: its host was suspended
+    "result over another's r": lambda: [
+        (FILE, "still_has", lambda self, job: True),
+        (COMPANIONS, "must_be_alive", lambda self: None),
+    ],
     "result not verified": lambda: [(FILE, "_state_here", lambda self, job: b"r")],
     "left open": lambda: [(COMPANIONS, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,
