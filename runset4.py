@@ -1980,15 +1980,12 @@ def say_below_end(file: JobFile) -> None:
                  "(--reopen, then --end)")
 
 
-def reopen(file: JobFile) -> int:
-    """Make comments of the lines `#RUN end`, in place; how many there were.  Raises Problem, OSError."""
-    count = 0
+def reopen(file: JobFile, outcome: Outcome) -> None:
+    """Make comments of the lines `#RUN end`, in place.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
         for line in find_ends(file, file.writable()):
-            if not set_state(file, line, b"#off", force=False):
-                count += 1
-    return count
+            outcome.note(file, line, set_state(file, line, b"#off", force=False))
 
 
 # ======== Command line ======================================================================================
@@ -2323,13 +2320,14 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
 
 def reopen_file(file: JobFile, quiet: bool) -> int:
     """Take each `#RUN end` back; the exit status.  Raises Problem, OSError."""
-    count = reopen(file)
-    if not count:
-        file.say("there is no #RUN end in it")
-        return 1
-    if not quiet:
+    outcome = Outcome()
+    reopen(file, outcome)
+    count = sum(outcome.done.values())
+    if count and not quiet:
         file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
-    return 0
+    if not count and not outcome.refused:
+        file.say("there is no #RUN end in it")
+    return 0 if count and not outcome.refused else 1
 
 
 def change_file(argv: Sequence[str]) -> int:

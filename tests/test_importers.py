@@ -823,6 +823,21 @@ class Hiring(ImportCase):
         self.assertEqual(ended.err, b"runset4.py: runs.txt: there is no #RUN end in it\n")
         self.assertEqual(self.read(), as_bytes(FOUR))
 
+    def test_an_end_whose_door_is_locked_is_named(self) -> None:
+        path = self.write("#RUN end\n. echo a\n#RUN \t end\n")
+        other = runmaker4.JobFile(str(path), say=self.fail)
+        self.addCleanup(other.leave)
+        other.follow_path()
+        with other.door(b"UN end") as opened:
+            self.assertTrue(opened)
+            ended = self.run_script(RUNSET, "-q", "runs.txt", "--reopen")
+        self.assertEqual((ended.code, ended.out), (1, b""))
+        self.assertEqual(
+            ended.err,
+            b"runset4.py: runs.txt: line 1: is being added, claimed, ended or edited (try again)\n",
+        )
+        self.assertEqual(self.read(), b"#RUN end\n. echo a\n#off \t end\n")
+
     def test_a_missing_file_is_not_reopened(self) -> None:
         self.assertAllRefused({("--reopen",): "runs.txt: "})
 
