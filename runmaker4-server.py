@@ -88,7 +88,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable
 
 try:
     import runmaker4
@@ -170,7 +170,6 @@ from runmaker4 import (
     identity_of,
     is_free,
     leave,
-    lines_of,
     lock,
     name_lines,
     one_line,
@@ -201,7 +200,6 @@ from runmaker4 import (
     write_all,
 )
 
-T = TypeVar("T")
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
 # as many may be there in the first second of each: clients that start together
@@ -217,7 +215,6 @@ LONGEST = 128 << 10             # bytes of several jobs in a message
 ACKNOWLEDGE = 0.01              # seconds in which events are gathered that are acknowledged together
 RETURN = 5.0                    # seconds within which a client starts a job or gives it back, if all is well
 SETTLED = 10_000                # jobs that are remembered when they have ended
-EXPIRED = 100_000               # jobs that are remembered after their grace
 KEY = re.compile(r"[0-9a-f]{16}")       # of a job
 KEYS = 10_000                   # in a list of a message
 NAME = 200                      # characters of the job file's, in a welcome: the last ones
@@ -406,23 +403,27 @@ class ServedFile(JobFile):
         super().__init__(path, say=say, mount=mount)
         self.companion.keep = keep
 
-    def take_back(self, line: Line, lines: list[Line], states: bytes) -> Job | None:
+    def take_back(self, line: Line, inherited: dict[int, Job], alike: list[Line],
+                  states: bytes) -> Job | None:
         """Hold a line again that a client says it has; None if there is none for it.  Raises OSError.
 
-        lines: what is left of its command.  One is taken that is in one of these states, or `r`, and free;
-        best the one of the same number.  An unclaimed seat of the command will do, too: where its line
-        stands, look_after() will find out.
+        inherited: the jobs of its command that no client has claimed, by number.  alike: its lines, as far as
+        they were searched.  Of lines `r` each will do that nobody has, best the one of its number; a line in
+        one of these states must be the one of its number.
         """
+        if inherited:
+            return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
         first = row(line.command)
         at = next((at for at in self.companion.unclaimed if first <= at < first + SEATS), None)
-        if at is not None:
+        if at is not None:                      # where its line stands, look_after() will find out
             return self._adopt(Job(**vars(line)), at)
-        free = [there for there in lines if there.state in RUNNING + states]
-        for there in sorted(free, key=lambda there: there.number != line.number):
+        for there in sorted(alike, key=lambda there: there.number != line.number):
+            if there.state not in (RUNNING + states if there.number == line.number else RUNNING):
+                continue
             with contextlib.suppress(Shifted):  # edited this very moment: its lines are to run anew
                 job = self.claim(there).job
                 if job:
-                    lines.remove(there)
+                    alike.remove(there)
                     return job
         return None
 
@@ -455,45 +456,6 @@ class ServedFile(JobFile):
         job.seat = self.companion.adopt(at)
         self.held[job] = None
         return job
-
-    def assign(self, lines: Iterable[Line], jobs: Iterable[Job]) -> dict[Line, Job]:
-        """Which of these jobs a client means by these lines, as it knows them; only such as are held.
-
-        Best is the job of the same number.  An edit may have moved it: then any job of its command will do.
-        """
-        free = {job: None for job in jobs if job in self.held}
-        here = {(job.number, job.command): job for job in free}
-        found = {}
-        for line in lines:
-            job = here.pop((line.number, line.command), None)
-            if job:
-                found[line] = job
-                del free[job]
-        of_command: dict[bytes, deque[Job]] = {}
-        for job in free:
-            of_command.setdefault(job.command, deque()).append(job)
-        for line in lines:
-            others = of_command.get(line.command)
-            if line not in found and others:
-                found[line] = others.popleft()
-        return found
-
-    def lines_with_results(self, results: dict[Line, bytes], *, moved: bool) -> set[Line]:
-        """Those of these lines in which their jobs' results stand already, as far as can be told.
-
-        moved: an edit while there was no server may have moved them.  Then a line of the same command with
-        this result may be theirs: better that one becomes `e` than that a line gets the result of another's
-        job.  Raises OSError.
-        """
-        states = {line: self.state_at(line) for line in results}
-        missing = {line.command for line, state in states.items() if state is None} if moved else set()
-        elsewhere = {(line.command, line.state) for line in lines_of(self.reader, self.start, missing)}
-        written: set[Line] = set()
-        for line, state in states.items():
-            was_moved = state is None and (line.command, results[line]) in elsewhere
-            if state == results[line] or was_moved:
-                written.add(line)
-        return written
 
 
 # ======== The keeper ========================================================================================
@@ -1292,7 +1254,6 @@ class Client(Taker):
             self.server.say(f"{who} did not come back within {grace}; {name_lines(lines)} marked e (where a "
                             "client was killed its jobs may still run)")
         for grant in list(self.grants.values()):
-            self.sessions.recovery.note_expired(grant)
             state = NEW if self.sessions.is_resumed(grant) else ERROR
             self.sessions.settle(grant, Outcome(End.VANISHED, state))
 
@@ -1537,35 +1498,6 @@ class ClientLink(Link, asyncio.Protocol):
 ENTRY = re.compile(rb'\{"time": [\d.]+, "event": "(start|end)", "run": "((?:[^"\\]|\\.)*)", "line": (\d+), ')
 
 
-def find_starts(fd: int, commands: dict[str, bytes]) -> dict[str, int | None]:
-    """The lines of runs that the journal says have started; None: it has a later run of that line, too.
-
-    commands: of the runs that are sought, by their marks; a run of another command, or one that has come to
-    its end, is none of these.  Raises OSError.
-    """
-    wanted = {json.dumps(mark)[1:-1].encode(): mark for mark in commands}
-    found: dict[str, int | None] = {}
-    later: set[int] = set()                     # lines whose runs started later than this entry's
-    ended: set[bytes] = set()                   # runs
-    end = os.fstat(fd).st_size
-    for entry in reversed(os.pread(fd, JOURNAL, max(end - JOURNAL, 0)).split(b"\n")):
-        match = ENTRY.match(entry)
-        if not match or not wanted:
-            continue
-        event, run, line = match[1], match[2], int(match[3])
-        if event == b"end":
-            if run in wanted and b'"cause": "lost"' not in entry:
-                ended.add(run)
-            continue
-        if run in wanted:
-            mark = wanted.pop(run)
-            command = b'"command": %s, ' % json.dumps(os.fsdecode(commands[mark])).encode()
-            if run not in ended and entry[match.end():].startswith(command):
-                found[mark] = None if line in later else line
-        later.add(line)
-    return found
-
-
 class RemoteStream(Stream):
     """A stream of a client's run."""
 
@@ -1618,13 +1550,34 @@ class Records:
         return record if record.startswith(whole) else b""
 
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
-        """Lines of runs, as the journal has them (see find_starts()).  In the worker's thread, perhaps."""
+        """The lines of runs that the journal says have started; None: it has a later run of that line, too.
+
+        commands: of the runs that are sought, by their marks; a run of another command, or one that has come
+        to its end, is none of these.  In the worker's thread, perhaps.
+        """
         if not self.outdir or not commands:
             return {}
-        self.outdir.journal.flush()
-        with contextlib.suppress(OSError):      # then it says nothing
-            return find_starts(self.outdir.journal.file.fd, commands)
-        return {}
+        journal = self.outdir.journal
+        journal.flush()
+        wanted = {json.dumps(mark)[1:-1].encode(): mark for mark in commands}
+        found: dict[str, int] = {}
+        latest: dict[int, bytes] = {}               # the run of each line that started last
+        with contextlib.suppress(OSError):          # then it says nothing
+            size = os.fstat(journal.file.fd).st_size
+            for entry in os.pread(journal.file.fd, JOURNAL, max(size - JOURNAL, 0)).split(b"\n"):
+                match = ENTRY.match(entry)
+                if not match:
+                    continue
+                event, run, line = match[1], match[2], int(match[3])
+                mark = wanted.get(run)
+                if event == b"start":
+                    latest[line] = run
+                    if mark is not None and entry[match.end():].startswith(b'"command": %s, ' % json.dumps(
+                            os.fsdecode(commands[mark])).encode()):
+                        found[mark] = line
+                elif mark is not None and b'"cause": "lost"' not in entry:
+                    found.pop(mark, None)
+        return {mark: line if wanted[latest[line]] == mark else None for mark, line in found.items()}
 
     def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
         """An event of a run; the bytes of output in it.  Raises WireError."""
@@ -2635,31 +2588,43 @@ class Sessions:
 #     1. A server that takes over has the seats of the one before on the description of the companion that
 #        the keeper hands it: inherit().  Seats say which lines run; whose they are nobody knows.  So these
 #        lines have a client that never comes, `absent`, whose grace begins with the server.
-#     2. Each client that comes names its jobs.  For those that it does not have here reclaim() looks for
-#        lines: first among the lines of `absent`, then among seats whose lines were moved by an edit, at last
-#        among lines that nobody holds: see the table.  One client after the other, for two may name one line.
-#     3. A job that has ended needs no line if its result stands there already: the server before had no time
-#        to say so.  Of jobs that this server has settled or has given up it remembers the keys.
-#     4. When the grace of `absent` is over, its lines become `e`, and seats that are left are given up.
+#     2. Each client that comes names its jobs, and reclaim() answers.  One client after the other, for two
+#        may name one line.
+#     3. When the grace of `absent` is over, its lines become `e`, and seats that are left are given up.
 #
-# What a client says of a job that it does not have here, and what stands in the file, decide.  The first row
-# that holds:
+# Of a job that its client has here already there is nothing to answer.  Of others the first row counts that
+# holds.  What nobody has is claimed as any runner claims it, behind its door, and by the count of seats: so
+# no second copy can begin by it, and a copy that gets no line is stopped.
 #
-#     the client says           the server knows, or finds                          the answer
-#     a key                     another client has it                               lost
-#     a key                     it is settled                                       settled
-#     a result                  it stands in its line, or in a moved one            settled
-#     a job                     an inherited line of its command; best its number   it has that line
-#     a job                     an unclaimed seat of its command                    it has that seat
-#     a job                     a free line `r` of its command; best its number     it has that line
-#     a job                     a free `e` or `.`, where its line became so here    it has that line
-#     a result of its own       a free `e` of its command in its place              it has that line
-#     no result                 its line is on hold                                 cancelled
-#     anything else                                                                 lost
+#     the client says        what stands there                                     the answer
+#     anything               this server has written its result                    settled
+#     anything               another client has that job                           lost
+#     ended, given back      that very state in its place, or in a moved line      settled
+#     anything               `r`, inherited of the server before                   it has that line
+#     anything               no `r`, but an inherited seat of the command          it has that seat
+#     runs, or ended         `e`, `.` in its very own line, that nobody has        it has that line
+#     anything               `r` without a seat: an orphan                         it has that line
+#     runs                   a state that is held, in its place                    cancelled
+#     anything               another's `r`, another state, no such line or file    lost
 #
-# Of jobs of one command the first to choose are those that have a result of their own, then those that run.
+# Of several lines of a command each will do, best the one of its number.  One that became `e` or `.` must be
+# the job's very own: the one of its number, or the only one of its command.  For a command may use $JOB_ID,
+# and whoever has run it under another number has not run this.
 #
-# "Settled" is a job whose result is written.
+# "Runs" is also said of a job that is about to begin.  A client that has a result of its own chooses first:
+# that job is not to be run again.  Then come jobs that run: to stop one loses what it has done so far.  One
+# that was given back, or interrupted, is to be run anew anyway; an `e` may be another's result, and stays.
+
+
+class Said(enum.IntEnum):
+    """What a client says of a job, in the order in which they choose lines."""
+    ENDED = 0                           # it has a result of its own
+    RUNS = 1                            # or is about to
+    GIVEN_BACK = 2                      # or was interrupted
+
+
+# What its very own line may have become meanwhile
+OWN = {Said.ENDED: ERROR + NEW, Said.RUNS: ERROR + NEW, Said.GIVEN_BACK: b""}
 
 
 @dataclass(frozen=True)
@@ -2681,16 +2646,11 @@ class Known:
         return cls(key, line, result, item.text("run", 512))
 
     @property
-    def turn(self) -> int:
-        """Its turn to get a line, among jobs of one command, where others have taken some of its lines.
-
-        First the jobs that have come to their end: they are not to be run again.  Then the ones that run: to
-        stop one loses what it has done so far.  One that was interrupted, or given back, is to be run anew
-        anyway.
-        """
+    def said(self) -> Said:
+        """What the client says of it."""
         if self.result is None:
-            return 1
-        return 0 if self.result not in ERROR + self.line.state else 2
+            return Said.RUNS
+        return Said.GIVEN_BACK if self.result in ERROR + self.line.state else Said.ENDED
 
 
 class Otherwise(enum.Enum):
@@ -2698,31 +2658,6 @@ class Otherwise(enum.Enum):
     LOST = enum.auto()                  # its line is another's, or gone
     CANCELLED = enum.auto()             # somebody has set a state that is held
     SETTLED = enum.auto()               # its result stands in its line
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What became of a job that a client says it has, and that its server does not know."""
-    claim: Known
-    job: Job | None = None              # held for it again
-    record: bytes = b""                 # in the log file
-    keeps_files: bool = True            # the files of its run in the output directory are still its own
-    otherwise: Otherwise = Otherwise.LOST       # if there is no job
-
-
-def line_key(line: Line) -> str:
-    """The key of an inherited job until its client names it; on the wire there is none like it."""
-    return f"line {line.number}"
-
-
-def remember(keys: OrderedDict[str, T], key: str, value: T, most: int) -> None:
-    """Add a key; of more than `most` the oldest is forgotten.
-
-    A dict, too, is in this order, but would need longer and longer to find its first key.
-    """
-    keys[key] = value
-    if len(keys) > most:
-        keys.popitem(last=False)
 
 
 class Recovery:
@@ -2734,27 +2669,25 @@ class Recovery:
         self._sessions = sessions
         self._say = server.say
         self.file = server.file
-        self._cursor = server.dispatcher.cursor
         self._worker = server.worker
         self.records = server.records
         self._tally = server.tally
         self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
         self.abandoned = False                  # a signal came before these could be taken over
-        # the rows of commands of jobs that became `e` after their grace, by key
-        self._expired: OrderedDict[str, int] = OrderedDict()
-        # the keys of jobs that are over, which a client may not know
+        # the keys of jobs whose results are written, which their clients may not know; oldest first
         self._settled: OrderedDict[str, None] = OrderedDict()
         self._one_by_one = asyncio.Lock()       # while lines are sought that a client says it has
 
     # -- what is remembered ----------------------------------------------------------------------------------
 
     def note_settled(self, grant: Grant) -> None:
-        """The result of a job is written, and its client may never hear of it."""
-        remember(self._settled, grant.key, None, SETTLED)
+        """The result of a job is written, and its client may never hear of it.
 
-    def note_expired(self, grant: Grant) -> None:
-        """The grace of a job's client is over."""
-        remember(self._expired, grant.key, row(grant.job.command), EXPIRED)
+        A dict, too, is in this order, but would need longer and longer to find its first key.
+        """
+        self._settled[grant.key] = None
+        if len(self._settled) > SETTLED:
+            self._settled.popitem(last=False)
 
     # -- the server before -----------------------------------------------------------------------------------
 
@@ -2767,7 +2700,8 @@ class Recovery:
         if jobs is None:
             return
         for job in jobs:
-            self._sessions.note(Grant(line_key(job), self._absent, job, Phase.SENT))
+            # on the wire there is no such key
+            self._sessions.note(Grant(f"line {job.number}", self._absent, job, Phase.SENT))
         if jobs:
             grace = human_time(self._sessions.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
@@ -2810,160 +2744,142 @@ class Recovery:
         client may be away again.
         """
         async with self._one_by_one:
-            return await self._reclaim_next(client, claims)
+            sought = [claim for claim in claims if self._is_sought(client, claim.key)]
+            inherited = {grant.job: grant for grant in self._absent.grants.values()}
+            answers: dict[str, Grant | Otherwise] = {}
+            try:
+                answers = await self._worker.call(self._find, client, sought, list(inherited))
+            except OSError as error:
+                self._say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
+            keys: dict[Otherwise, list[str]] = {otherwise: [] for otherwise in Otherwise}
+            for claim in claims:
+                answer = answers.get(claim.key, Otherwise.LOST)
+                if isinstance(answer, Grant):
+                    self._give(answer, inherited.get(answer.job))
+                    answer = Otherwise.LOST             # if it has been lost since, or is so soon
+                if claim.key in self._settled:          # also by now
+                    keys[Otherwise.SETTLED].append(claim.key)
+                elif claim.key not in client.grants:    # any more
+                    keys[answer].append(claim.key)
+            return keys
 
-    async def _reclaim_next(self, client: Client, claims: Sequence[Known]) -> dict[Otherwise, list[str]]:
-        # What another client has cannot be claimed before the other has lost it.  Then it may be this one's,
-        # from before its grace was over.
-        others = {claim.key for claim in claims if self._is_anothers(claim.key, client)}
-        settled = {claim.key for claim in claims if claim.key in self._settled}
-        known = {*client.grants, *others, *settled}
-        sought = [claim for claim in claims if claim.key not in known]
-        had = [claim.key for claim in claims if claim.key in client.grants]
-        inherited = {grant.job: grant for grant in self._absent.grants.values()}
-        try:
-            answers = await self._worker.call(self._find, sought, list(inherited))
-        except OSError as error:
-            self._say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
-            answers = [Recovered(claim) for claim in sought]
-        keys: dict[Otherwise, list[str]] = {otherwise: [] for otherwise in Otherwise}
-        keys[Otherwise.LOST] += others
-        keys[Otherwise.SETTLED] += [claim.key for claim in claims if claim.key in self._settled]
-        for found in answers:
-            before = inherited.get(found.job) if found.job else None
-            if found.job and (not before or before.is_open):
-                self._give(client, found, found.job, before)
-            else:                           # if there was a job, it is another's by now
-                keys[found.otherwise].append(found.claim.key)
-        # What it had may be gone since others were sought.  What was settled meanwhile is among those above.
-        keys[Otherwise.LOST] += [key for key in had if not (key in client.grants or key in self._settled)]
-        return keys
+    def _is_sought(self, client: Client, key: str) -> bool:
+        """Whether a line is to be sought for this job.
 
-    def _is_anothers(self, key: str, client: Client) -> bool:
+        Not as long as another client has it.  When that has lost it, it may be this one's, from before its
+        grace was over.
+        """
         grant = self._sessions.jobs.get(key)
-        return grant is not None and grant.client is not client and grant.is_open
+        return not (key in client.grants or key in self._settled or (grant and grant.is_open))
 
-    def _give(self, client: Client, found: Recovered, job: Job, before: Grant | None) -> None:
-        """A line is a client's again.  before: that of `absent`, if it was inherited."""
-        claim = found.claim
+    def _give(self, grant: Grant, before: Grant | None) -> None:
+        """A line is a client's again, unless it was inherited and has been lost since.
+
+        before: that of `absent`, if it was inherited.
+        """
+        number = grant.number
+        if before and not before.is_open:
+            return
         if before:
             self._sessions.forget(before)
         else:
-            self._note_return(claim, job)
-        self._sessions.note(
-            Grant(
-                claim.key,
-                client,
-                job,
-                Phase.BEGUN,
-                began=time.time(),
-                record=found.record,
-                keeps_files=found.keeps_files,
-            )
-        )
+            was_bad = number in self._tally.bad_lines
+            self._say(f"line {number}: was taken back" + (" from e" if was_bad else ""))
+            if was_bad:
+                self._tally.bad_lines.remove(number)
+                self._tally.error -= 1
+        self._sessions.note(grant)
 
-    def _find(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[Recovered]:
-        """Find the lines that a client thinks it has, though we do not.  In the worker's thread, perhaps.
-
-        A line that is free, or inherited, can be its again.  Of two clients that claim one line the first has
-        it.  A job whose result stands in its line already (the server before had no time to say so) is no
-        claim to another line of the same text.  Of equal lines each will do for any of their jobs: what has
-        ended comes first.  Raises OSError.
-        """
+    def _find(self, client: Client, claims: Sequence[Known],
+              inherited: Sequence[Job]) -> dict[str, Grant | Otherwise]:
+        """What the table says of these jobs, by key.  In the worker's thread, perhaps.  Raises OSError."""
+        file = self.file
         if claims:
-            self.file.follow_path()
-        results = {claim.line: claim.result for claim in claims if claim.result is not None}
-        settled = self.file.lines_with_results(results, moved=bool(inherited))
-        claimed = [claim for claim in claims if claim.line not in settled]
-        claimed.sort(key=lambda claim: claim.turn)
-        jobs = self._assign(claimed, inherited)
-        taken: dict[Line, Job] = {}
+            file.follow_path()
+        here = {claim: file.state_at(claim.line) for claim in claims}
+        free: dict[bytes, dict[int, Job]] = {claim.line.command: {} for claim in claims}
+        for job in inherited:
+            free.setdefault(job.command, {})[job.number] = job
+        lines = file.by_command(self._to_be_searched(here, inherited))
+        # wherever a command stands that is in the file once, that is its line
+        number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
+        # of those that may choose at one time the last are those whose own lines an edit has moved
+        claims = sorted(claims, key=lambda claim: claim.line.number not in free[claim.line.command])
+        taken: dict[Known, Job] = {}
+        answers: dict[str, Grant | Otherwise] = {}
         try:
-            for line, job in self._take_back([claim for claim in claimed if claim.line not in jobs]):
-                taken[line] = job
-            jobs.update(taken)
-            recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
-            return self._tell_found(claims, recovered, settled)
+            for claim in sorted(claims, key=lambda claim: claim.said):
+                command = claim.line.command
+                alike = lines.get(command, [])
+                line = replace(claim.line, number=number.get(command, claim.line.number))
+                if claim.result is not None and self._is_written(claim.result, here[claim], alike):
+                    answers[claim.key] = Otherwise.SETTLED
+                elif found := file.take_back(line, free[command], alike, OWN[claim.said]):
+                    taken[claim] = found
+                elif claim.said is Said.RUNS and self._is_on_hold(here[claim]):
+                    answers[claim.key] = Otherwise.CANCELLED
+            answers.update(self._grants(client, taken))
+            return answers
         except OSError:
             # the client is told that all are lost
-            for job in taken.values():
-                self.file.give_up(job)
+            for job in set(taken.values()).difference(inherited):
+                file.give_up(job)
             raise
 
-    def _tell_found(self, claims: Sequence[Known], recovered: dict[Known, Job],
-                    settled: set[Line]) -> list[Recovered]:
-        """What becomes of each of these jobs.  recovered: what is held for some of them.
+    @staticmethod
+    def _to_be_searched(here: dict[Known, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
+        """The commands whose lines must be searched in the whole file.
 
-        settled: lines with their jobs' results.  Raises OSError.
+        here: what stands in the places of jobs.  Where all stand there, and were inherited, none must be.
         """
-        moved_away = self._number(recovered)
-        found: list[Recovered] = []
-        for claim in claims:
-            if claim in recovered:
-                job = recovered[claim]
-                found.append(Recovered(claim, job, self.records.of(job), claim not in moved_away))
-            else:
-                found.append(Recovered(claim, otherwise=self._otherwise(claim, settled)))
-        return found
+        spare = Counter(job.command for job in inherited)
+        spare.subtract(claim.line.command for claim in here)
+        return {claim.line.command for claim, state in here.items()
+                if spare[claim.line.command] < 0 or state not in (RUNNING, claim.result)}
 
-    def _assign(self, claims: Sequence[Known], inherited: Sequence[Job]) -> dict[Line, Job]:
-        """Which inherited jobs are these; claims: in the order of their turns."""
-        jobs: dict[Line, Job] = {}
-        for _, alike in itertools.groupby(claims, key=lambda claim: claim.turn):
-            taken = set(jobs.values())
-            free = [job for job in inherited if job not in taken]
-            jobs.update(self.file.assign([claim.line for claim in alike], free))
-        return jobs
+    @staticmethod
+    def _is_written(result: bytes, here: bytes | None, alike: Iterable[Line]) -> bool:
+        """Whether a result stands in its line: the server before had no time to say so.
 
-    def _take_back(self, claims: Sequence[Known]) -> Iterator[tuple[Line, Job]]:
-        """Hold the lines of these jobs again, as far as they are free.  Raises OSError."""
-        lines = self.file.by_command({claim.line.command for claim in claims})      # one search for them all
-        orphans = self._cursor.orphaned
-        for claim in claims:
-            line = claim.line
-            alike = lines[line.command]
-            states = b""
-            if self._expired_keys(claim) or line.command in orphans:
-                states = ERROR + NEW
-            elif claim.turn == 0 and (line.number, ERROR) in ((other.number, other.state) for other in alike):
-                states = ERROR                  # another has made it `e`: this result is the only one
-            job = self.file.take_back(line, alike, states)
-            if job:
-                yield line, job
-
-    def _otherwise(self, claim: Known, settled: set[Line]) -> Otherwise:
-        """What becomes of a job that gets no line again.  settled: lines with their jobs' results.
-
-        Raises OSError.
+        here: what stands in the place of the line; None: an edit has moved it.  Then a line of the same
+        command with this result may be it: better that one becomes `e` than that a line gets the result of
+        another's job.
         """
-        if claim.line in settled:
-            return Otherwise.SETTLED
-        if claim.result is None and self._is_on_hold(claim.line):
-            return Otherwise.CANCELLED
-        return Otherwise.LOST
+        return here == result if here is not None else any(line.state == result for line in alike)
 
-    def _number(self, jobs: dict[Known, Job]) -> set[Known]:
-        """Give jobs that are taken back the numbers that they had.  In the worker's thread, perhaps.
+    @staticmethod
+    def _is_on_hold(here: bytes | None) -> bool:
+        return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
-        Returns the ones whose files are another run's now.  A client may lie about numbers.  So they are what
-        the journal says of that run, or else those of the line that the job has now.
+    def _grants(self, client: Client, jobs: dict[Known, Job]) -> dict[str, Grant]:
+        """The grants of jobs that are taken back, by key, with the numbers that they had.
+
+        In the worker's thread, perhaps.  A client may lie about numbers.  So they are what the journal says
+        of that run, or else those of the line that the job has now.
         """
         commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
         started = self.records.find_starts(commands)
         ordinals = self._ordinals() if jobs and self.records.log else {}
         taken = {job.number for job in set(self.file.held).difference(jobs.values())}
-        moved_away: set[Known] = set()
+        grants: dict[str, Grant] = {}
         for claim, job in jobs.items():
             job.state = claim.line.state
             job.ordinal = ordinals.get(job.offset, 0)
             # of two who name one run the second has not run it
             number = started.pop(claim.mark, job.number)
-            if number is None:
-                moved_away.add(claim)
-            elif number not in taken:
+            if number is not None and number not in taken:
                 job.number = number
             taken.add(job.number)
-        return moved_away
+            grants[claim.key] = Grant(
+                claim.key,
+                client,
+                job,
+                Phase.BEGUN,
+                began=time.time(),
+                record=self.records.of(job),
+                keeps_files=number is not None,
+            )
+        return grants
 
     def _ordinals(self) -> dict[int, int]:
         """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
@@ -2971,26 +2887,6 @@ class Recovery:
             lines = Scan(self.file.reader, self.file.start, RUNNING, seen=Counter())
             return {line.offset: line.ordinal for line in lines}
         return {}
-
-    def _is_on_hold(self, line: Line) -> bool:
-        """Whether a line stands where it stood, held now.  Raises OSError."""
-        state = self.file.state_at(line)
-        return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
-
-    def _expired_keys(self, claim: Known) -> list[str]:
-        """The keys under which it is remembered that this job's line became `e` after its grace."""
-        keys = claim.key, line_key(claim.line)
-        return [key for key in keys if self._expired.get(key) == row(claim.line.command)]
-
-    def _note_return(self, claim: Known, job: Job) -> None:
-        """A line that nobody had is a client's again."""
-        expired = self._expired_keys(claim)
-        self._say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
-        for key in expired:
-            del self._expired[key]
-        if expired and job.number in self._tally.bad_lines:
-            self._tally.bad_lines.remove(job.number)
-            self._tally.error -= 1
 
 
 # ======== Handing out =======================================================================================

@@ -3811,7 +3811,6 @@ class Cursor:
         self.orphans: list[int] = []            # line numbers of those met and not taken
         # how the last runs here ended, by their commands
         self._ends: OrderedDict[bytes, bytes] = OrderedDict()
-        self.orphaned: set[bytes] = set()       # the commands of orphans that were met and not taken
         self.inode = file.inode                 # of the file that the round walks through
         self.scan: Scan | None = None           # the walk of the round under way; None: there is none
         self.round = Round()                    # the round under way, or the last one
@@ -4213,7 +4212,6 @@ class Cursor:
             self.say(f"line {line.number}: is r, but nobody runs it any more; is new again")
         elif state == ERROR:
             self.orphans.append(line.number)
-            self.orphaned.add(line.command)
             if len(self.orphans) <= self.NAMED:
                 self.say(
                     f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it again"

@@ -367,10 +367,9 @@ class Insiders(Attack):
 
     def job_at(self, offset: int, **fields: Any) -> Message:
         """An orphan that stands there, as an insider may describe it."""
-        return {
-            **dict(id=new_key(), number=2, ordinal=2, offset=offset, state=".", text=self.ORPHAN),
-            **fields,
-        }
+        if "number" not in fields:
+            fields["number"] = self.stage.read()[:offset].count(b"\n") + 1
+        return {**dict(id=new_key(), ordinal=2, offset=offset, state=".", text=self.ORPHAN), **fields}
 
     def take(self, *jobs: Message) -> None:
         """An insider says that jobs are its own, and have failed."""
@@ -486,7 +485,7 @@ class Insiders(Attack):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_whose_lost_jobs_are_more_than_one_message_can_name(self) -> None:
-        jobs = [self.job_at(5, id=f"{number:016x}") for number in range(60_000)]
+        jobs = [self.job_at(5, number=2, id=f"{number:016x}") for number in range(60_000)]
         with self.peer() as peer:
             having = [{"result": None, "run": "", **job} for job in jobs]
             peer.prove().say(

@@ -789,20 +789,21 @@ class LinesOfADeadServer(JobFileCase):
         self.addCleanup(os.close, fd)
         return file, file.adopt(fd)
 
-    def offsets(
-        self, file: ServedFile, jobs: list[runmaker4.Job], texts: list[bytes]
-    ) -> dict[int, int]:
-        """Where the lines of clients are that say where they were: by their numbers."""
+    def take_back(self, file: ServedFile, jobs: list[runmaker4.Job], *texts: bytes) -> list[int]:
+        """Where the lines of clients are that say where they were."""
+        found: dict[bytes, dict[int, runmaker4.Job]] = {text: {} for text in texts}
+        for job in jobs:
+            found[job.text][job.number] = job
         lines = [runmaker4.Line(number, number, 0, b".", text) for number, text in enumerate(texts, 1)]
-        return {line.number: job.offset for line, job in file.assign(lines, jobs).items()}
+        taken = [file.take_back(line, found[line.text], [], b"") for line in lines]
+        return [present(job).offset for job in taken]
 
     def test_lines_that_were_moved_are_found_without_comparing_each_with_each(self) -> None:
         texts = [b" echo %d" % number for number in range(500)]
         lines = [b"r%s\n" % text for text in texts]
         file, jobs = self.adopt(texts, b"# new\n" + b"".join(reversed(lines)))
-        found = self.offsets(file, jobs, texts)
-        self.assertEqual([found[number] for number in sorted(found, reverse=True)],
-                         [6 + len(b"".join(lines[number:])) for number in range(500, 0, -1)])
+        self.assertEqual(self.take_back(file, jobs, *texts),
+                         [6 + len(b"".join(lines[number:])) for number in range(1, 501)])
 
     def test_no_seat_is_locked_as_it_is_locked_already(self) -> None:
         """On CephFS that would lock what is behind it, too."""
@@ -816,18 +817,10 @@ class LinesOfADeadServer(JobFileCase):
         text = b" echo same"
         file, jobs = self.adopt([text], b". echo same\n")
         self.assertEqual((jobs, len(file.companion.unclaimed)), ([], 1))
-        job = file.take_back(runmaker4.Line(1, 1, 0, b".", text), [], b"")
+        job = present(file.take_back(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
         file.look_after()
         self.assertEqual((job.offset, file.companion.unclaimed), (0, set()))
         self.assertEqual(self.path.read_bytes(), b"r echo same\n")
-
-    def test_a_result_that_was_written_before_an_edit_is_not_given_to_a_line_of_the_same_text(self) -> None:
-        text = b" echo same"
-        file, jobs = self.adopt([b" first", text], b"r first\n# new\nd%s\nr%s\n" % (text, text))
-        ended, alone = runmaker4.Line(3, 3, 9, b".", text), runmaker4.Line(2, 2, 99, b".", b" echo alone")
-        self.assertEqual(file.lines_with_results({ended: b"d", alone: b"d"}, moved=bool(jobs)), {ended})
-        self.assertEqual(file.lines_with_results({ended: b"!"}, moved=bool(jobs)), set())
-        self.assertEqual(file.lines_with_results({ended: b"d"}, moved=False), set())
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
@@ -852,13 +845,13 @@ class LinesOfAClientThatComesBack(JobFileCase):
     """A server seeks the lines of jobs that it has not given to the client that names them."""
     LINES = b"r echo one\nr echo two\n"
 
-    def sessions(self) -> Sessions:
-        """Of a server whose file has LINES, which nobody runs.  To be called in an event loop."""
-        self.path.write_bytes(self.LINES)
+    def sessions(self, lines: bytes = LINES) -> Sessions:
+        """Of a server whose file has these lines, which nobody runs.  To be called in an event loop."""
+        self.path.write_bytes(lines)
         self.served = server.ServedFile(str(self.path), say=lambda text: None)
         self.addCleanup(self.served.leave)
         records = mock.Mock(**{"log": None, "of.return_value": b"", "find_starts.return_value": {}})
-        cursor = mock.Mock(orphans=[], orphaned=set())
+        cursor = mock.Mock(orphans=[])
         program = mock.Mock(
             file=self.served,
             records=records,
@@ -883,6 +876,75 @@ class LinesOfAClientThatComesBack(JobFileCase):
         """The client comes; of which jobs it is told what."""
         self.client = server.Client(sessions, "c" * 16)
         return self.told(await sessions.recovery.reclaim(self.client, self.claims()))
+
+    def answer(self, lines: bytes, result: Optional[bytes], known: tuple[str, ...] = ()) -> object:
+        """What becomes of a job of the line ` echo` that stood first in the file, which has these lines now.
+
+        The number of the line that the client has then, or the word for why it has none.  known: the keys
+        that this server has settled.
+        """
+        async def come() -> object:
+            sessions = self.sessions(lines)
+            client = server.Client(sessions, "c" * 16)
+            claim = server.Known("1" * 16, runmaker4.Line(1, 1, 0, b".", b" echo"), result, "")
+            for key in known:
+                sessions.recovery.note_settled(mock.Mock(key=key))
+            others = await sessions.recovery.reclaim(client, [claim])
+            words = [what.name for what, keys in others.items() if keys]
+            numbers = [grant.number for grant in client.grants.values()]
+            self.assertEqual(len(self.served.held), len(numbers))
+            for grant in client.grants.values():
+                self.served.give_up(grant.job)
+            return (words + numbers)[0]
+        return asyncio.run(come())
+
+    def test_what_a_client_says_and_what_stands_there_decide(self) -> None:
+        table = {
+            None: {"r": 1, "e": 1, ".": 1, "d": "LOST", "!": "LOST", "x": "CANCELLED"},
+            "d": {"r": 1, "e": 1, ".": 1, "d": "SETTLED", "!": "LOST", "x": "LOST"},
+            "!": {"r": 1, "e": 1, ".": 1, "d": "LOST", "!": "SETTLED", "x": "LOST"},
+            ".": {"r": 1, "e": "LOST", ".": "SETTLED", "d": "LOST", "!": "LOST", "x": "LOST"},
+            "e": {"r": 1, "e": "SETTLED", ".": "LOST", "d": "LOST", "!": "LOST", "x": "LOST"},
+        }
+        for result, answers in table.items():
+            said = None if result is None else result.encode()
+            for state, answer in answers.items():
+                with self.subTest(said=result, stands=state):
+                    self.assertEqual(self.answer(b"%s echo\n" % state.encode(), said), answer)
+                    self.assertEqual(self.path.read_bytes()[:1].decode(), "r" if answer == 1 else state)
+            with self.subTest(said=result, stands="nothing"):
+                self.assertEqual(self.answer(b"r other\n", said), "LOST")
+            with self.subTest(said=result, stands="anything", known="it is settled"):
+                self.assertEqual(self.answer(b". echo\n", said, known=("1" * 16,)), "SETTLED")
+
+    def test_a_line_r_that_another_has_is_lost_whatever_is_said(self) -> None:
+        self.path.write_bytes(b"")
+        other = runmaker4.open_companion(str(self.path))
+        self.addCleanup(os.close, other)
+        self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 1))
+        for result in None, b"d", b".", b"e":
+            with self.subTest(said=result):
+                self.assertEqual(self.answer(b"r echo\n", result), "LOST")
+
+    def test_of_equal_lines_any_orphan_will_do_but_of_others_its_own_only(self) -> None:
+        """A command may use $JOB_ID: what has run under one number has not under another."""
+        for result in None, b"!":
+            for lines, answer in (
+                (b"d echo\nr echo\n", 2),
+                (b"d echo\ne echo\n", "LOST"),
+                (b"d echo\n. echo\n", "LOST"),
+                (b"# new\ne echo\n", 2),
+                (b"# new\n. echo\n", 2),
+                (b"# new\nd echo\n", "LOST"),
+            ):
+                with self.subTest(said=result, lines=lines):
+                    self.assertEqual(self.answer(lines, result), answer)
+
+    def test_a_result_that_was_written_before_an_edit_is_not_given_to_a_line_of_the_same_text(self) -> None:
+        moved = b"# new\nd echo\nr echo\n"
+        self.assertEqual(self.answer(moved, b"d"), "SETTLED")
+        self.assertEqual(self.answer(moved, b"!"), 3)
+        self.assertEqual(self.answer(moved, None), 3)
 
     def test_lines_that_nobody_runs_are_held_for_it_again(self) -> None:
         async def come() -> None:

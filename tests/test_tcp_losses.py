@@ -666,6 +666,18 @@ runmaker4.JobFile.follow_path = follow_path
         self.serve_again(server.port)
         self.assert_each_ran_once(client, "d")
 
+    def test_jobs_that_still_run_get_their_lines_back_from_the_e_or_dot_of_others(self) -> None:
+        server = self.serve(JOB, LATER)
+        client = self.connect(server, "-j2", up=(1, 2))
+        self.kill_with_keeper(server)
+        self.run_script(RUNMAKER, "runs.txt")
+        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", 2).code, 0)
+        self.assertEqual(self.states(), "e.")
+        self.serve_again(server.port)
+        self.wait_states("rr")
+        self.open_gate()
+        self.assert_second_ran_on(client)
+
     def test_a_keeper_of_a_server_with_more_descriptors_than_select_can_take(self) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         if 0 <= hard < 2000:
