@@ -1339,6 +1339,11 @@ class Client(Taker):
         elif not self._timer:
             self._timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
 
+    def tell_closing(self, **said: Any) -> None:
+        """The server leaves: acknowledge all that is dealt with by now."""
+        self.acknowledge(leaving=True)
+        self.tell(type="closing", **said)
+
     def acknowledge(self, leaving: bool = False) -> None:
         """Tell it that its events are dealt with, so that it may send more; not while the disk is behind.
 
@@ -3267,6 +3272,7 @@ class Server(Program):
             check_companion(self.path, self._mount)
         check_job_file(self.path, self._mount.network, self.say)
         self.stopping = False                   # nothing more is handed out
+        self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between looks at clients, and at the file
         self._counting = False                  # the file is being counted, before we leave
         self._account: Account | None = None    # what the file held when we left; None: nobody knows
         self._code: int | None = None           # the exit status after a signal or a defect
@@ -3333,6 +3339,7 @@ class Server(Program):
             watched(self.dispatcher.poll()),
             watched(self.sessions.look_after()),
             watched(self._tick()),
+            watched(self._stop_when_done()),
             watched(self._watch_failures()),
         ]
         await self.over
@@ -3402,8 +3409,7 @@ class Server(Program):
         be sent to the next server, too.
         """
         for client in self.sessions.clients.values():
-            client.acknowledge(leaving=True)
-            client.tell(type="closing", done=False)
+            client.tell_closing(done=False)
 
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
         """The answer to this; None if it does not come in time, or before another signal."""
@@ -3456,10 +3462,12 @@ class Server(Program):
 
     def _drain(self, number: int) -> None:
         """HUP, USR1, QUIT: hand out nothing more, leave when nothing runs."""
-        name = signal.Signals(number).name
-        waiting = plural(len(self.sessions.jobs), "job")
-        self.say(f"{name}: handing out no more jobs, waiting for {waiting}")
+        self._say_draining(signal.Signals(number).name)
         self.stop()
+
+    def _say_draining(self, why: str) -> None:
+        waiting = plural(len(self.sessions.jobs), "job")
+        self.say(f"{why}: handing out no more jobs, waiting for {waiting}")
 
     async def _watch_failures(self) -> None:
         """Count failures of the whole file now and then, where there is a limit to them."""
@@ -3470,8 +3478,7 @@ class Server(Program):
     def note_failures(self, count: int) -> None:
         """`count` jobs are failed or in error that were not so at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
-            waiting = plural(len(self.sessions.jobs), "job")
-            self.say(f"{too_many_failures(count)}: handing out no more jobs, waiting for {waiting}")
+            self._say_draining(too_many_failures(count))
             self.tally.trouble = True
             self.stop()
 
@@ -3512,8 +3519,7 @@ class Server(Program):
         elif not self.tally.trouble:
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.sessions.clients.values():
-            client.acknowledge(leaving=True)
-            client.tell(type="closing", done=True, account=count.account_for(client))
+            client.tell_closing(done=True, account=count.account_for(client))
         self.over.set_result(None)
 
     # -- the keeper ------------------------------------------------------------------------------------------
@@ -3547,29 +3553,28 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Notice clients that have fallen silent, and that all is done."""
-        pause = min(1.0, runmaker4.SILENCE / 5)
+        """Notice clients that have fallen silent."""
         before = boottime()
         while True:
-            await asyncio.sleep(pause)
-            self.sessions.drop_silent(slept=boottime() - before > 3 * pause)
+            await asyncio.sleep(self._pause)
+            self.sessions.drop_silent(slept=boottime() - before > 3 * self._pause)
             self.sessions.tick()
             before = boottime()
-            if self.stopping or self.dispatcher.claiming:
-                continue
-            if self.options.exit_when_done and not self.sessions.jobs and not self.accountant.pause:
-                watched(self._stop_if_done())
-            if not self.dispatcher.waiting:
+            if not (self.stopping or self.dispatcher.claiming or self.dispatcher.waiting):
                 self.dispatcher.look({})                # for directives that wait for clients
 
-    async def _stop_if_done(self) -> None:
-        """Stop if all jobs have ended, or no more will be started."""
-        count = await self.accountant.count()
-        if not count.is_done or self.sessions.jobs or self.stopping or self.dispatcher.looking:
-            return
-        if count.stopped:
-            self.say(count.stopped)
-        self.stop()
+    async def _stop_when_done(self) -> None:
+        """Stop once all jobs have ended, or no more will be started.  One count follows the other."""
+        while self.options.exit_when_done and not self.stopping:
+            await asyncio.sleep(max(self._pause, self.accountant.pause))
+            if self.sessions.jobs or self.stopping:
+                continue
+            count = await self.accountant.count()
+            if not count.is_done or self.sessions.jobs or self.stopping or self.dispatcher.looking:
+                continue
+            if count.stopped:
+                self.say(count.stopped)
+            self.stop()
 
 
 # ======== Token and sockets =================================================================================
