@@ -56,6 +56,7 @@ from runmaker4 import (
     FAILING,
     HEX,
     JOB_VARIABLES,
+    NEW,
     PORT,
     RUNNING,
     SIGNALS,
@@ -409,7 +410,7 @@ class RemoteJob(Job):
             item.whole("number"),
             item.whole("ordinal"),
             item.whole("offset"),
-            item.state("state"),
+            NEW,
             item.data("text"),
             key=item.text("id", 16),
             settings=JobSettings(
@@ -438,7 +439,6 @@ class RemoteJob(Job):
             number=self.number,
             ordinal=self.ordinal,
             offset=self.offset,
-            state=to_text(self.state),
             text=to_text(self.text),
             run=self.mark,
             result=None if self.result is None else to_text(self.result),
@@ -742,7 +742,7 @@ class Connection:
 
     def _give_back(self, job: RemoteJob) -> None:
         self._jobs[job.key] = job
-        self._end(job, job.state, type="release")
+        self._end(job, NEW, type="release")
 
     def _end(self, job: RemoteJob, result: bytes, **message: Any) -> None:
         job.end(result)
@@ -939,7 +939,7 @@ class Connection:
             return
         if job.result is None:
             self._end_soon(job, "lost")
-        elif job.result != job.state:
+        elif job.result != NEW:
             self._note_unwritten(job, "was taken by another runner meanwhile; "
                                       f"its result {show(job.result)} is not written")
 

@@ -220,7 +220,6 @@ KEYS = 10_000                   # in a list of a message
 NAME = 200                      # characters of the job file's, in a welcome: the last ones
 COMMAND = 4096                  # bytes of a command in a status
 SHOWN = 10                      # waiting jobs in a status
-CLAIMABLE = NEW + FAILED + ERROR + RUNNING      # what a line was when it was claimed
 JOURNAL = 1 << 24               # bytes at the end of the journal in which starts of runs are sought
 
 
@@ -790,7 +789,7 @@ CAUSES = {
 class Outcome:
     """What becomes of a line."""
     end: End
-    state: bytes | None                 # that it gets; None: what it was
+    state: bytes                        # that it gets
     how: str = ""                       # how its job ended, to be shown: "exit 0"
     event: int | None = None            # of the client's, to be acknowledged once the state is written
 
@@ -862,7 +861,6 @@ class Grant:
             number=job.number,
             ordinal=job.ordinal,
             offset=job.offset,
-            state=to_text(job.state),
             text=to_text(job.text),
             timeout=encode_timeout(settings.timeout),
             slots=settings.needs.slots,
@@ -907,7 +905,7 @@ class Grant:
             outcome = replace(outcome, end=End.VANISHED, state=ERROR)
         if outcome.state == ERROR and stage is Stage.STOPPED:
             outcome = replace(outcome, end=End.STOPPED, how="")
-        if outcome.state in (None, ERROR) and cancelled:
+        if outcome.state in (NEW, ERROR) and cancelled:
             unbegun = outcome.end in (End.RETURNED, End.UNSTARTED)
             outcome = replace(outcome, end=End.CANCELLED if unbegun else outcome.end, state=HELD)
         return outcome
@@ -1219,7 +1217,7 @@ class Client(Taker):
             if grant.member or grant.phase is Phase.BEGUN:
                 self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
             else:
-                self.sessions.settle(grant, Outcome(End.RETURNED, None))
+                self.sessions.settle(grant, Outcome(End.RETURNED, NEW))
 
     def _detach(self) -> list[Grant]:
         """It has no link: it asks for nothing, and no group begins with it.
@@ -1982,7 +1980,7 @@ class Group:
             member.stop()
         for grant in self._unended:
             grant.leave_group()
-            self._sessions.settle(grant, Outcome(End.RETURNED, None))
+            self._sessions.settle(grant, Outcome(End.RETURNED, NEW))
         self._dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, member: Member) -> None:
@@ -2371,10 +2369,7 @@ class Sessions:
         if outcome.event is not None:
             grant.client.inbox.open(outcome.event)
         job = grant.job
-        if outcome.state is None:
-            write = functools.partial(self.cursor.release, job)
-        else:
-            write = functools.partial(self.cursor.finish, job, outcome.state)
+        write = functools.partial(self.cursor.finish, job, outcome.state)
         written = persist(lambda: self._worker.begin(write), self.file.interval, self.say, job)
         watched(self._see_written(grant, outcome, written))
 
@@ -2383,8 +2378,7 @@ class Sessions:
         fault = await written
         client = grant.client
         number = grant.number
-        if outcome.state is not None:
-            self._tally.count(grant.job, outcome.state)
+        self._tally.count(grant.job, outcome.state)
         if fault:
             self.say(f"line {number}: {fault}")
             self._tally.unwritten.append(number)
@@ -2500,7 +2494,7 @@ class Sessions:
             self.settle(grant, self._result(grant, message, number))
             return
         if kind == "release":
-            self.settle(grant, Outcome(End.RETURNED, None, event=number))
+            self.settle(grant, Outcome(End.RETURNED, NEW, event=number))
             return
         if kind == "begin":
             if grant.is_to_be_held:
@@ -2644,10 +2638,10 @@ class Known:
     def read(cls, item: Message) -> Known:
         """Raises WireError."""
         result = None if item.fields.get("result") is None else item.state("result")
-        key, text, state = item.text("id", 16), item.data("text"), item.state("state")
-        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text or state not in CLAIMABLE:
+        key, text = item.text("id", 16), item.data("text")
+        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
             raise WireError("no job")
-        line = Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), state, text)
+        line = Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), NEW, text)
         return cls(key, line, result, item.text("run", 512))
 
     @property
@@ -2655,7 +2649,7 @@ class Known:
         """What the client says of it."""
         if self.result is None:
             return Said.RUNS
-        return Said.GIVEN_BACK if self.result in ERROR + self.line.state else Said.ENDED
+        return Said.GIVEN_BACK if self.result in ERROR + NEW else Said.ENDED
 
 
 class Otherwise(enum.Enum):
@@ -2868,7 +2862,7 @@ class Recovery:
         taken = {job.number for job in set(self.file.held).difference(jobs.values())}
         grants: dict[str, Grant] = {}
         for claim, job in jobs.items():
-            job.state = claim.line.state
+            job.state = NEW
             job.ordinal = ordinals.get(job.offset, 0)
             # of two who name one run the second has not run it
             number = started.pop(claim.mark, job.number)
@@ -3042,7 +3036,7 @@ class Dispatcher:
             elif client.link and not self._server.stopping:
                 batches.setdefault(client, []).append(grant)
             else:
-                self._server.sessions.settle(grant, Outcome(End.RETURNED, None))
+                self._server.sessions.settle(grant, Outcome(End.RETURNED, NEW))
         for client, some in batches.items():
             client.supply(sum(int(grant.job.settings.needs.slots) for grant in some))
             self.send_jobs(client, some)
@@ -3230,7 +3224,7 @@ class Dispatcher:
         else:
             claim.plan.call_off()
             for grant in grants:
-                self._server.sessions.settle(grant, Outcome(End.RETURNED, None))
+                self._server.sessions.settle(grant, Outcome(End.RETURNED, NEW))
         self._server.leave_if_over()
         self.look_again(pause=0.0 if may_begin else 1.0)
 

@@ -4312,13 +4312,8 @@ class Cursor:
         return fault
 
     def release(self, job: Job) -> str:
-        """Put a claimed job that was not started back to what it was.  Raises NotNow."""
-        state = job.state
-        if job.cancelled:
-            state = HELD
-        elif state == RUNNING:
-            state = ERROR
-        return self.finish(job, state)
+        """A claimed job that was not started is new again.  Raises NotNow."""
+        return self.finish(job, HELD if job.cancelled else NEW)
 
     # -- trouble ---------------------------------------------------------------------------------------------
 

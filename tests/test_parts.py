@@ -741,7 +741,7 @@ class CopiedSettings(unittest.TestCase):
 class WhatBecomesOfALine(unittest.TestCase):
     """What was decided about a line has more weight than what ends its job without a result of its own."""
 
-    def end(self, said: str, state: Optional[bytes], stage: str = "",
+    def end(self, said: str, state: bytes, stage: str = "",
             cancelled: bool = False) -> tuple[str, Any]:
         """End a grant, in a group at this stage; how it has ended, and the state that it gets."""
         job = runmaker4.Job(number=1, ordinal=0, offset=0, state=b".", text=b" CMD", cancelled=cancelled)
@@ -757,19 +757,19 @@ class WhatBecomesOfALine(unittest.TestCase):
             self.assertEqual(self.end("RAN", b"d", stage, cancelled=True), ("RAN", b"d"))
 
     def test_a_line_that_is_given_back_gets_what_it_was(self) -> None:
-        self.assertEqual(self.end("RETURNED", None), ("RETURNED", None))
+        self.assertEqual(self.end("RETURNED", b"."), ("RETURNED", b"."))
 
     def test_a_group_that_has_begun_loses_a_host_that_gives_a_line_back(self) -> None:
-        self.assertEqual(self.end("RETURNED", None, "PREPARING"), ("RETURNED", None))
-        self.assertEqual(self.end("RETURNED", None, "RUNNING"), ("VANISHED", b"e"))
+        self.assertEqual(self.end("RETURNED", b".", "PREPARING"), ("RETURNED", b"."))
+        self.assertEqual(self.end("RETURNED", b".", "RUNNING"), ("VANISHED", b"e"))
 
     def test_in_a_group_that_was_stopped_that_is_the_cause(self) -> None:
-        for said, state in (("RETURNED", None), ("VANISHED", b"e"), ("UNSTARTED", b"e"), ("RAN", b"e")):
+        for said, state in (("RETURNED", b"."), ("VANISHED", b"e"), ("UNSTARTED", b"e"), ("RAN", b"e")):
             self.assertEqual(self.end(said, state, "STOPPED"), ("STOPPED", b"e"))
 
     def test_a_state_that_somebody_has_set_stays(self) -> None:
         for stage in ("", "PREPARING", "RUNNING", "STOPPED"):
-            self.assertEqual(self.end("RETURNED", None, stage, cancelled=True), ("CANCELLED", b"x"))
+            self.assertEqual(self.end("RETURNED", b".", stage, cancelled=True), ("CANCELLED", b"x"))
             self.assertEqual(self.end("RAN", b"e", stage, cancelled=True)[1], b"x")
 
 
