@@ -104,7 +104,6 @@ from runmaker4 import (
     ERROR,
     FAILED,
     HELD,
-    LOCAL,
     NEW,
     PORT,
     RUNNING,
@@ -319,7 +318,7 @@ class SharedCompanion(Companion):
         self._shared_inode: tuple[int, int] | None = None       # of which companion it is
         # seats of the server before that no line has yet
         self.unclaimed: set[int] = set()
-        # called with the description, once there is one, and whenever it is another
+        # called with the description, once there is one, and whenever it is another: the keeper has it, too
         self.keep: Callable[[int], None] = lambda fd: None
 
     @property
@@ -393,14 +392,6 @@ class ServedFile(JobFile):
     """A job file whose lines are held for clients."""
     COMPANION = SharedCompanion
     companion: SharedCompanion
-
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
-                 keep: Callable[[int], None] = lambda fd: None) -> None:
-        """keep: called with the description that has the seats, once there is one, and whenever another has
-        them.
-        """
-        super().__init__(path, say=say, mount=mount)
-        self.companion.keep = keep
 
     def take_back(self, line: Line, inherited: dict[int, Job], alike: list[Line],
                   states: bytes) -> Job | None:
@@ -1243,7 +1234,7 @@ class Client(Taker):
 
     def _expire(self) -> None:
         """It did not come back."""
-        self.sessions.remove(self)
+        del self.sessions.clients[self.id]      # if it comes again, it is another one
         unended = [grant for grant in self.grants.values() if grant.is_open]
         lines = [grant.number for grant in unended if not grant.is_cancelled]
         if lines:
@@ -2456,14 +2447,10 @@ class Sessions:
         self.clients[client.id] = client
         return watched(client.live())
 
-    def remove(self, client: Client) -> None:
-        """A client has left, or its grace is over: if it comes again, it is another one."""
-        del self.clients[client.id]
-
     def part(self, client: Client, link: ClientLink) -> None:
         """A client leaves."""
         self.say(f"client {client.where} left")
-        self.remove(client)
+        del self.clients[client.id]
         link.leave(Gone.LEFT)
 
     # -- events ----------------------------------------------------------------------------------------------
@@ -3309,8 +3296,8 @@ class Server(Program):
         """Serve until there is a reason to leave; the exit status."""
         self.over = self.loop.create_future()   # there is a reason to leave
         self._hurry = self.loop.create_future()     # another signal came after that
-        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount,
-                               keep=self._keeper.keep)
+        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount)
+        self.file.companion.keep = self._keeper.keep
         self.show_badge(self.file, self.stores[1], of_server=True)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
         self.dispatcher = Dispatcher(self)
