@@ -2186,9 +2186,8 @@ class Accountant:
 
     async def _answer(self, asking: Iterable[tuple[ClientLink, bool]]) -> None:
         """Count the file, and tell those who have asked before."""
-        clients = [link.client for link, leaves in asking if leaves]
-        leaving = Takers(filter(None, clients))
-        count = await self.count(leaving, surely=bool(leaving.all))
+        leaving = [link.client for link, leaves in asking if leaves and link.client]
+        count = await self.count(leaving, surely=bool(leaving))
         for link, leaves in asking:
             if link.transport.is_closing():
                 continue
@@ -2197,7 +2196,7 @@ class Accountant:
             elif link.client:
                 link.send(type="account", account=count.account_for(link.client))
 
-    async def count(self, clients: Takers | None = None, surely: bool = False) -> Count:
+    async def count(self, clients: Sequence[Client] = (), surely: bool = False) -> Count:
         """Count the file.  clients: the ones that leave.
 
         surely: look again if an editor is about to fill the file, or it is away for a moment.
@@ -2205,7 +2204,7 @@ class Accountant:
         server = self._server
         looks = 0
         while True:
-            count = await server.worker.call(self._look, Takers(clients.all if clients else ()))
+            count = await server.worker.call(self._look, Takers(clients))
             self._counted = boottime()
             looks += 1
             unsure = not count.account or count.account.half_saved
@@ -3489,7 +3488,7 @@ class Server(Program):
 
     async def _leave(self) -> None:
         """Count the file, then leave: what it holds decides the exit status, ours and that of the clients."""
-        clients = Takers(client for client in self.sessions.clients.values() if client.link)
+        clients = [client for client in self.sessions.clients.values() if client.link]
         count = await self.accountant.count(clients, surely=True)
         self._counting = False
         if not self._is_over():
