@@ -1339,193 +1339,27 @@ class Template:
 # ---- places within quotes ----------------------------------------------------------------------------------
 #
 # A value is quoted where it is put in.  Within quotes of the template's own these would end there, and the
-# shell would read what is in the value, and run it.  So a template with such a place is refused.  What
-# quotes, and where that ends, is said by POSIX, Shell Command Language: 2.2 Quoting, 2.6 Word Expansions.
+# shell would read what is in the value, and run it.  So a place is allowed only where all that stands before
+# it is known to have left nothing open: characters that quote nothing, and quotes that are closed and have
+# no substitution in them, where quoting begins anew.  That refuses more than it must, and a shell's grammar
+# need not be known here.  What the command then does with its argument is its own affair.
 
-TOKEN = re.compile(rb"""\$\(\(|\$\(|\$'|\\.|.""", re.DOTALL)
-SHELL_CODE = re.compile(rb"(?:^|[\s;&|(/])(?:ba|da|k|z)?sh(?:\s+-\w+)*\s+-\w*c\s+$")       # before a quote
-OTHER_CODE = re.compile(rb"(?:^|[\s;&|(/])(?:[gm]?awk|sed|perl|ruby|ssh|eval|su)\s[^;&|]*$|\s-\w*[ce]\s+$")
-COMMAND_END = re.compile(rb"\s*(?:[;&|)<>]|$)")
-
-
-class Quoting:
-    """What is open at some place of a shell command, which is read from left to right."""
-
-    def __init__(self) -> None:
-        # ' " $' ` $( $(( or (, and where it begins; the inner ones last
-        self.open: list[tuple[bytes, int]] = []
-        self.closed: dict[int, int] = {}            # where those end that have begun here
-
-    @property
-    def within(self) -> bytes:
-        """The innermost; b'': none."""
-        return self.open[-1][0] if self.open else b""
-
-    def hazard(self) -> tuple[bytes, int]:
-        """What keeps the quotes of a value from protecting it here, and where that begins; b'': nothing.
-
-        In $(...) quoting begins anew, in backquotes it does not: one in the value would end them.
-        """
-        for opened in self.open:
-            if opened[0] == b"`":
-                return opened
-        for opened in reversed(self.open):
-            if opened[0] == b"$(":
-                break
-            if opened[0] != b"(":
-                return opened
-        return b"", 0
-
-    def read(self, text: bytes, at: int) -> int:
-        """Take what stands here; where it ends."""
-        match = TOKEN.match(text, at)
-        if not match:
-            return len(text)
-        token = match[0]
-        within = self.within
-        if within == b"$'\\'":                     # bash goes on behind this quote, for dash it is the last
-            return at + 1
-        if within in (b"'", b"$'"):
-            return self._read_literal(token, at)
-        if token == b"`" and any(one[0] == b"`" for one in self.open):
-            while self.within != b"`":
-                self._close(at)
-            self._close(at)
-        elif within == b"$((" and text.startswith(b"))", at):
-            self._close(at)
-            return at + 2
-        elif (token == b")" and within in (b"(", b"$(")) or token == b'"' == within:
-            self._close(at)
-        elif token in (b"$((", b"$(", b"`", b'"') or (token in (b"(", b"'", b"$'") and within != b'"'):
-            self.open.append((token, at))
-        elif token == b"#" and within in (b"", b"(", b"$(") and re.search(rb"(?:^|[ \t;&|(])$", text[:at]):
-            return len(text)                        # a comment
-        return at + len(token)
-
-    def _read_literal(self, token: bytes, at: int) -> int:
-        """Take what stands here within ' or $'; where it ends."""
-        within, began = self.open[-1]
-        if within == b"$'" and token[:1] == b"\\":
-            if token == b"\\'":
-                self.open[-1] = b"$'\\'", began
-            return at + 2
-        if token == b"'":
-            self._close(at)
-        return at + 1
-
-    def _close(self, at: int) -> None:
-        self.closed[self.open.pop()[1]] = at
-
-
-@dataclass(frozen=True)
-class Unsafe:
-    """A place where the quotes of a value do not protect it."""
-    start: int
-    end: int
-    within: bytes               # what it stands in: ' " $' ` $((; or right behind: \\ $
-    opened: int                 # where that begins
-
-
-def unsafe_places(text: bytes) -> tuple[list[Unsafe], Quoting]:
-    """The places of a template where the shell would read what is in a value; and where quotes end."""
-    found: list[Unsafe] = []
-    quoting = Quoting()
-    places = {place.start(): place.end() for place in PLACEHOLDER.finditer(text) if not is_number(place)}
-    at = 0
-    while at < len(text):
-        within, opened = quoting.hazard()
-        if at + 1 in places and text[at:at + 1] in (b"\\", b"$"):
-            if not within:
-                within = text[at:at + 1]
-                opened = at
-            at += 1
-        if at in places:
-            if within:
-                found.append(Unsafe(at, places[at], within, opened))
-            at = places[at]
-        else:
-            at = quoting.read(text, at)
-    return found, quoting
-
-
-def mended(text: bytes, places: Sequence[Unsafe], closed: Mapping[int, int]) -> bytes:
-    """A template that does what this one was meant to do; b'' if nobody can know.  closed: where quotes end.
-
-    What sh -c runs gets its values as arguments; other quotes are closed before a place and opened behind it.
-    What other programs would run (awk, ssh) has to be thought about.
-    """
-    quotes = {place.opened: place.within for place in places}
-    if not set(quotes.values()) <= {b"'", b'"'}:
-        return b""
-    if not quotes.keys() <= closed.keys():
-        return b""
-    if not any(OTHER_CODE.search(text, 0, opened) for opened in quotes):
-        for place in reversed(places):
-            text = out_of_quotes(text, place)
-        return text
-    if len(quotes) > 1:
-        return b""
-    first, mark = quotes.popitem()
-    return with_arguments(text, places, first, closed[first] + 1, mark)
-
-
-def with_arguments(text: bytes, places: Sequence[Unsafe], first: int, last: int, mark: bytes) -> bytes:
-    """A template whose values are arguments of the code within these quotes; b'' if sh -c does not run it.
-
-    first, last: where the quotes begin and end; mark: what they are.
-    """
-    if not SHELL_CODE.search(text, 0, first) or not COMMAND_END.match(text, last):
-        return b""
-    dollar = b'"$%d"' if mark == b"'" else b'\\"\\$%d\\"'
-    words = itertools.count(1)
-
-    def argument(place: re.Match[bytes]) -> bytes:
-        return place[0] if is_number(place) else dollar % next(words)
-
-    code = PLACEHOLDER.sub(argument, text[first:last])
-    values = b" ".join(text[place.start:place.end] for place in places)
-    return b"%b%b sh %b%b" % (text[:first], code, values, text[last:])
-
-
-def out_of_quotes(text: bytes, place: Unsafe) -> bytes:
-    """A template whose quotes are closed before a place and opened again behind it; empty ones are left out.
-    """
-    mark = place.within
-    before = text[:place.start]
-    value = text[place.start:place.end]
-    after = text[place.end:]
-    before = before[:-1] if place.start == place.opened + 1 else before + mark
-    after = after[1:] if after.startswith(mark) else mark + after
-    return before + value + after
-
-
-# By what such a place stands in: how that is said, and what to do
-UNSAFE = {
-    b"`": ("in backquotes", "use $(...)"),
-    b"$((": ("in $((...))", "assign it to a variable before"),
-    b"\\": ("behind a backslash", "leave that out"),
-    b"$": ("behind a $", "leave that out"),
-}
+UNQUOTED = re.compile(rb"""(?:
+    [^'"`\\$(]
+    | \((?!\()                              # (( begins arithmetic, which reads what is quoted
+    | \$(?=[^'"{[])                         # $' and $" quote, and so would the quotes of a value
+    | \$\{[^{}'"`\\$]*\}
+    | \\.
+    | '[^']*'
+    | "(?: [^"`\\$] | \\. | \$(?![({[]) | \$\{[^{}'"`\\$]*\} )*"
+)*""", re.VERBOSE)
 
 
 def check_template(text: bytes) -> None:
-    """Refuse a template in which a value would be run.  Raises argparse.ArgumentTypeError."""
-    places, quoting = unsafe_places(text)
-    if not places:
-        return
-    first = places[0]
-    if first.within in UNSAFE:
-        where, hint = UNSAFE[first.within]
-    elif first.opened in quoting.closed:
-        where, hint = "within quotes", "hand it over as an argument"
-    else:
-        where, hint = "within quotes", "these are never closed"
-    right = mended(text, places, quoting.closed)
-    if right and not unsafe_places(right)[0]:
-        hint = f"it is quoted already; right is: {show(right)}"
-    place = show(text[first.start:first.end])
-    raise argparse.ArgumentTypeError(
-        f"{place} stands {where}, where the shell would run what is in a value ({hint})")
+    """Refuse a template in which a value might be run.  Raises argparse.ArgumentTypeError."""
+    for place in PLACEHOLDER.finditer(text):
+        if not is_number(place) and not UNQUOTED.fullmatch(text, 0, place.start()):
+            raise argparse.ArgumentTypeError(f"{show(place[0])} is quoted already: take your quotes away")
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:

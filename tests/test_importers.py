@@ -299,37 +299,48 @@ class QuotedPlaces(ImportCase):
     """A place within quotes of the template is refused: the quotes of a value would end those, and it would
     be run.
     """
-    MENDED = {
-        'show "{}"': "show {}",
-        "show '{}' b": "show {} b",
-        'cat "dir/{}.txt" > "{/.}.out"': 'cat "dir/"{}".txt" > {/.}".out"',
-        "echo 'a {} b {} c'": "echo 'a '{}' b '{}' c'",
-        "sh -c 'show {}'": "sh -c 'show \"$1\"' sh {}",
-        "bash -lc 'n {#} {1} {2.}' >log": "bash -lc 'n {#} \"$1\" \"$2\"' sh {1} {2.} >log",
-        'sh -c "show {}"': 'sh -c "show \\"\\$1\\"" sh {}',
-        "case {} in a) echo \"{}\";; esac": "case {} in a) echo {};; esac",
-    }
-    NOT_MENDED = {
-        "sh -c 'show {}' name": "as an argument", "awk '{print {}}' f": "as an argument",
-        "ssh host 'ls {}'": "as an argument", "echo $'a{}'": "as an argument",
-        "python3 -c 'print({})'": "as an argument", "echo it's {}": "never closed", "echo 'a": "never closed",
-        "echo `cat {}`": "in backquotes", '"a `b {}`"': "in backquotes", "echo $(({} + 1))": "variable",
-        "echo \\{}": "behind a backslash", "echo ${1}": "behind a $", '"\\{}"': "as an argument",
-    }
-    TAKEN = (
+    REFUSED = (
+        'show "{}"',
+        "show '{}' b",
+        'cat "dir/{}.txt" > "{/.}.out"',
+        "sh -c 'show {}'",
+        'sh -c "show {}"',
+        "awk '{print {}}' f",
+        "ssh host 'ls {}'",
+        "echo $'a{}'",
+        "echo it's {}",
+        "echo 'a",
+        "echo `cat {}`",
+        '"a `b {}`"',
+        "echo $(({} + 1))",
+        "echo \\{}",
+        "echo ${1}",
+        "echo ${x:{}}",
+        '"\\{}"',
+        # these are right, but nothing here knows enough of shells to see it
         'echo "$(cat {})"',
+        '"x$(echo "y" {})z"',
+        "echo # it's {}",
+    )
+    TAKEN = (
+        "show {} b",
+        'cat "dir/"{}".txt" > {/.}".out"',
+        "echo 'a '{}' b '{}' c'",
+        "sh -c 'show \"$1\"' sh {}",
+        "bash -lc 'n {#} \"$1\" \"$2\"' sh {1} {2.} >log",
+        'sh -c "show \\"\\$1\\"" sh {}',
+        "case {} in a) echo {};; esac",
         "echo \\\\{}",
         "echo \\${}",
-        "echo $(($(cat {})))",
+        "echo $(cat {})",
         "echo it\\'s {}",
-        "echo # it's {}",
         "echo \"{#}\" '{#}' {}",
         'echo "a\\"" {} "b"',
+        'cd "$HOME/${x%.*}" && echo ${x:-y} $? {}',
         '(cd {} && echo "(") <{}',
         "find . -exec cat {} \\;",
         'n={} sh -c "echo \\$n"',
         "awk '{print $1}' {}",
-        '"x$(echo "y" {})z"',
     )
     HOSTILE = (b"$(: >pwned)", b"`: >pwned`", b"'; : >pwned; '", b'"; : >pwned; "', b"x[$(: >pwned)]",
                b"\\'; : >pwned #", b'\\"; : >pwned #', b")`: >pwned`", b"'\"`: >pwned`\"'", b"$(: >pwned) #")
@@ -343,19 +354,11 @@ class QuotedPlaces(ImportCase):
             return str(fault)
         return ""
 
-    def test_the_line_that_is_right_is_said_where_it_can_be_known(self) -> None:
-        for template, right in self.MENDED.items():
+    def test_such_a_template_is_refused_with_one_message(self) -> None:
+        for template in self.REFUSED:
             with self.subTest(template):
-                self.assertTrue(
-                    self.refusal(template).endswith(f"right is: {right})"), self.refusal(template)
-                )
-                self.assertEqual(self.refusal(right), "")
-
-    def test_else_it_is_said_what_to_do(self) -> None:
-        for template, words in self.NOT_MENDED.items():
-            with self.subTest(template):
-                self.assertIn(words, self.refusal(template))
-                self.assertNotIn("right is", self.refusal(template))
+                refusal = self.refusal(template)
+                self.assertRegex(refusal, r"^\{[^ ]*\} is quoted already: take your quotes away$")
 
     def test_others_are_taken(self) -> None:
         for template in self.TAKEN:
@@ -367,14 +370,14 @@ class QuotedPlaces(ImportCase):
         for call in (("--add-list", "list", "--template", "sh -c 'show {}'"),
                      ("--add", "--template", 'n "{1}"', ":::", "1")):
             ended = self.run_script(RUNSET, "runs.txt", *call)
-            self.assertRefused(ended, "argument --template: ", "right is: ")
+            self.assertRefused(ended, "argument --template: ", "is quoted already")
         self.assertFalse((self.dir / "runs.txt").exists())
 
     def test_no_value_is_run_whatever_the_template(self) -> None:
         """Of random templates, those that are taken, in each shell that is here."""
         random_ = random.Random(26)
         shells = list(filter(shutil.which, ("dash", "bash"))) or ["sh"]
-        taken = list(self.TAKEN) + list(self.MENDED.values())
+        taken = list(self.TAKEN)
         while len(taken) < (400 if FULL else 60):
             template = "echo {}" + "".join(random_.choices(self.PARTS, k=random_.randrange(2, 12)))
             taken += [template] if not self.refusal(template) and set(template) & set("\"'`\\$(") else []
@@ -508,8 +511,8 @@ class Tables(ImportCase):
             ('a\n"1"2\n', "n {a}", "line 2: "),
             ('a\n"1\n2"\n', "n {a}", "line 3: not a command: "),
             ("a\n1\n", "n {2}", "line 2: there is no value for {2} (1 column)"),
-            ("a\n1\n", "n '{a}'", "line 1: --template: {1} stands within quotes"),
-            ("a\n1\n", "n ${a}", "line 1: --template: {1} stands behind a $"),
+            ("a\n1\n", "n '{a}'", "line 1: --template: {1} is quoted already: take your"),
+            ("a\n1\n", "n ${a}", "line 1: --template: {1} is quoted already: take your"),
             ("a\n1\n#RUN nonsense\n", "n {a}", "line 3: 'nonsense' makes no sense here"),
             ("a\n", "n {a}", "there is no row below the names of the columns (nothing to add)"),
             ("", "n {a}", "there is no row below the names of the columns (nothing to add)"),
