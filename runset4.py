@@ -28,10 +28,10 @@ import shlex
 import shutil
 import sys
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 try:
     import runmaker4  # noqa: F401
@@ -48,7 +48,6 @@ from runmaker4 import (
     FAILED,
     GRACE,
     HELD,
-    JOB_OR_COMMENT,
     LONGEST_COMMAND,
     NEW,
     REFRESH_BYTE,
@@ -76,7 +75,6 @@ from runmaker4 import (
     first_line,
     give_rights,
     is_directive,
-    is_stray,
     is_utf16,
     keep_trying,
     leave,
@@ -103,8 +101,8 @@ from runmaker4 import (
     write_all,
 )
 
-configparser, csv, difflib, subprocess, tempfile = map(
-    when_used, ("configparser", "csv", "difflib", "subprocess", "tempfile")
+configparser, csv, subprocess, tempfile = map(
+    when_used, ("configparser", "csv", "subprocess", "tempfile")
 )
 if TYPE_CHECKING:
     import runwait4
@@ -693,7 +691,8 @@ def run_by_journal(line: Line) -> runwait4.Run | None:
 #
 # What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that
 # nobody wanted, and a person who sees what is refused can mend the copy ("What now?", as visudo asks; no
-# terminal: exit 1).
+# terminal: exit 1).  The person may do anything with the lines.  Meanwhile others may have changed states and
+# appended lines; where they have done more, nothing is written.
 #
 # While it is merged and written we hold the append lock, and all of the companion but for the seats of
 # running jobs: so no line can be claimed, ended or set meanwhile, and whoever comes behind a door later looks
@@ -702,12 +701,7 @@ def run_by_journal(line: Line) -> runwait4.Run | None:
 # new file, by rename.  A line that some `echo >>` appended to the old file at that moment is appended to the
 # new one.
 
-# Which of equal lines is meant is found with care where a copy has no more lines than this, and no more pairs
-# of equal ones: that takes half a second
-COPY_LINES = 2000
-COPY_PAIRS = 40_000
 AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
-SHOWN = 5                           # so many new lines at most are named that are no jobs
 REFUSED = 20                        # so many reasons at most are said for refusing an edit
 SETTLING = 10.0                     # seconds to wait for whoever is behind a door
 
@@ -718,6 +712,10 @@ def is_job(line: bytes) -> bool:
 
 def runs(line: bytes) -> bool:
     return line[:1] == RUNNING and is_job(line)
+
+
+def count_running(lines: Iterable[bytes]) -> int:
+    return sum(map(runs, lines))
 
 
 def key(line: bytes) -> bytes:
@@ -732,15 +730,6 @@ def split_lines(data: bytes) -> list[bytes]:
     return lines if lines[-1] else lines[:-1]
 
 
-def equal_pairs(a: Iterable[bytes], b: Iterable[bytes]) -> int:
-    """How many pairs of a line and an equal other one there are."""
-    counts = Counter(b)
-    return sum(counts[line] for line in a)
-
-
-Origins = list[Optional[int]]       # for each line which line of another file it was; None: it is new
-
-
 def equal_until(a: Iterable[bytes], b: Iterable[bytes]) -> int:
     """How many lines at the start of both are equal."""
     count = 0
@@ -751,124 +740,10 @@ def equal_until(a: Iterable[bytes], b: Iterable[bytes]) -> int:
     return count
 
 
-def matched(a: Sequence[bytes], b: Sequence[bytes], start: int) -> Origins:
-    """For each line of `b` which one of `a` it was, found with care; None for all where that is not fast.
-
-    start: the number of the first line of `a`.
-    """
-    found: Origins = [None] * len(b)
-    if max(len(a), len(b)) > COPY_LINES or equal_pairs(a, b) > COPY_PAIRS:
-        return found
-    matcher = difflib.SequenceMatcher(None, a, b, False)
-    for at_a, at_b, size in matcher.get_matching_blocks():
-        first = start + at_a
-        found[at_b:at_b + size] = range(first, first + size)
-    return found
-
-
-def align(old: Sequence[bytes], new: Sequence[bytes]) -> Origins:
-    """For each new line the old one that it was, wherever that stood.
-
-    Which of equal ones it was is found with care only where that is fast: all lines are locked meanwhile.
-    Elsewhere they are taken in order.  That is right, too, for lines of one text are interchangeable: it may
-    take an edit for a larger one, and so refuse more, but what is written is the same.
-    """
-    a = [key(line) for line in old]
-    b = [key(line) for line in new]
-    first = equal_until(a, b)
-    last = equal_until(reversed(a[first:]), reversed(b[first:]))
-    end_a = len(a) - last
-    end_b = len(b) - last
-    found: Origins = [*range(first)]
-    found += matched(a[first:end_a], b[first:end_b], first)
-    found += range(end_a, len(a))
-    known = set(found)
-    rest: defaultdict[bytes, deque[int]] = defaultdict(deque)
-    for index in range(first, end_a):
-        if index not in known:
-            rest[a[index]].append(index)
-    for index in range(first, end_b):
-        if found[index] is None and rest.get(b[index]):
-            found[index] = rest[b[index]].popleft()
-    return found
-
-
-def pair_states(old: Sequence[bytes], new: Sequence[bytes], found: Origins) -> Origins:
-    """An alignment in which a person who has swapped equal lines of different states has set neither.
-
-    Where a new line has another state than its old one, and an equal old line of that state is in the same
-    case, it was that one.
-    """
-    paired = [*found]
-    changed: list[int] = []
-    free: defaultdict[bytes, deque[int]] = defaultdict(deque)
-    for index, at in enumerate(found):
-        if at is not None and new[index] != old[at]:
-            changed.append(index)
-            free[old[at]].append(at)
-    rest = []
-    for index in changed:
-        same = free[new[index]]
-        if same:
-            paired[index] = same.popleft()
-        else:
-            rest.append(index)
-    left: defaultdict[bytes, deque[int]] = defaultdict(deque)
-    unused = [at for places in free.values() for at in places]
-    for at in sorted(unused):
-        left[key(old[at])].append(at)
-    for index in rest:
-        paired[index] = left[key(new[index])].popleft()
-    return paired
-
-
-@dataclass
-class Merge:
-    """What becomes of a file: its lines, which line of the live file each of them is, what is refused."""
-    lines: list[bytes] = field(default_factory=list)
-    origin: Origins = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    done: str = ""              # what was written, in words
-
-    def add(self, number: int, line: bytes, origin: int | None, fault: str) -> None:
-        """Go on with a line.  number: of it in the copy; fault: why it is refused; ''."""
-        if fault:
-            self.faults.append(f"line {number} of the copy: {fault}")
-        self.lines.append(line)
-        self.origin.append(origin)
-
-    def in_place(self, live: Sequence[bytes]) -> bool:
-        """Whether only states changed and lines were added at the end."""
-        before = len(live)
-        if self.origin[:before] != [*range(before)]:
-            return False
-        return all(at is None for at in self.origin[before:])
-
-    def text(self, live: Sequence[bytes]) -> str:
-        """'2 states set, 1 line changed, 3 lines added'; live: the lines before."""
-        states = 0
-        for line, at in zip(self.lines, self.origin):
-            if at is not None and line != live[at]:
-                states += 1
-        new = self.origin.count(None)
-        kept = len(self.origin) - new
-        gone = len(live) - kept
-        changed = min(new, gone)
-        counts = (
-            (states, "state", "set"),
-            (changed, "line", "changed"),
-            (new - changed, "line", "added"),
-            (gone - changed, "line", "taken out"),
-        )
-        said = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
-        return ", ".join(said) or "lines were moved"
-
-
-def refusal(before: bytes, now: bytes) -> str:
-    """Why a job that was given like this and is like that now cannot be changed; ''."""
-    if now[:1] == RUNNING:
-        return "is r (--cancel it first)"
-    return "" if before[:1] == now[:1] else f"has changed meanwhile: its state is {show(now[:1])} now"
+def changed_part(given: Sequence[bytes], made: Sequence[bytes]) -> tuple[int, int]:
+    """How many lines at the start, and of the others how many at the end, are equal."""
+    first = equal_until(given, made)
+    return first, equal_until(reversed(given[first:]), reversed(made[first:]))
 
 
 def new_fault(line: bytes) -> str:
@@ -878,77 +753,118 @@ def new_fault(line: bytes) -> str:
             parse_settings(line[1:])
         elif is_job(line):
             job(line[2:])
-            return "is r, and nobody runs it (r is for runners; . is new)" if line[:1] == RUNNING else ""
     except ValueError as fault:
         return str(fault)
     return ""
 
 
-def doubt(line: bytes) -> str:
-    """Why a line that somebody has written may be meant as a job; ''."""
-    return f"is neither a job nor a comment ({JOB_OR_COMMENT})" if is_stray(line) else ""
+class Refused(Exception):
+    """Why something that a person made of a copy is not written."""
 
 
-def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> Merge:
-    """Three ways: what they were given, what they made of it, what the file is now."""
-    made = pair_states(base, theirs, align(base, theirs))
-    now = align(base, live)
-    there = {at: index for index, at in enumerate(now) if at is not None}
-    merged = Merge()
-    kept = set(made)
-    adds = None in made
-    for at, line in enumerate(base):
-        if at in kept or not is_job(line):
-            continue
-        fault = ""
-        if at in there:
-            fault = refusal(line, live[there[at]])
-        elif adds:
-            fault = "somebody else has changed it, too"
-        if fault:
-            number = there.get(at, at) + 1
-            merged.faults.append(f"line {number}: {fault}; '{show(line[2:80])}' was changed or deleted")
-    for number, (line, was) in enumerate(zip(theirs, made), 1):
-        if was is None:
-            merged.add(number, line, None, new_fault(line))
-            continue
-        origin = there.get(was)
-        if origin is not None:
-            becomes, fault = changed_line(base[was], line, live[origin])
-            merged.add(number, becomes, origin, fault)
-        elif line != base[was]:                         # else somebody else has deleted it
-            merged.add(number, line, None, "somebody else has changed or deleted it, too")
-    return with_others(merged, now, live)
+@dataclass
+class Equals:
+    """Lines of one text, which differ in their states at most: where they stand, counted from 0."""
+    given: list[int] = field(default_factory=list)      # in what the person was given, and in the file
+    made: list[int] = field(default_factory=list)       # in what the person made of that
+
+    def merge(self, base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> list[bytes]:
+        """What becomes of them.  Raises Refused.
+
+        They are interchangeable: what counts is how many there are in which state.  Where the person has
+        changed that, nobody else may have, and as many have to run as before.
+        """
+        given = [base[at] for at in self.given]
+        made = [theirs[at] for at in self.made]
+        now = [live[at] for at in self.given]
+        if made == given:
+            return now
+        if not given and (fault := new_fault(made[0])):
+            raise Refused(f"line {self.made[0] + 1} of the copy: {fault}")
+        first, last = changed_part(given, made)
+        part = slice(first, len(given) - last)
+        wish = made[first:len(made) - last]
+        more = count_running(wish) - count_running(now[part])
+        if more < 0 or now[part] not in (given[part], wish):
+            changed = [at for at in self.given[part] if runs(live[at]) or base[at] != live[at]]
+            raise Refused(f"line {changed[0] + 1}: {why_kept(live[changed[0]])}")
+        if more > 0:
+            at = next(at for at in self.made[first:] if runs(theirs[at]))
+            raise Refused(f"line {at + 1} of the copy: is r, and nobody runs it (r is for runners; . is new)")
+        return [*now[:first], *wish, *now[part.stop:]]
 
 
-def changed_line(given: bytes, made: bytes, live: bytes) -> tuple[bytes, str]:
-    """What becomes of a line, and why that is refused (''): as it was given, is wished to be, and is now."""
-    if made[:1] in (given[:1], live[:1]):
-        return live, ""
-    if made[:1] == RUNNING:
-        return made, "r is for runners"
-    return made, refusal(given, live)
+def why_kept(live: bytes) -> str:
+    """Why a job that is like this now cannot be what somebody has made of it."""
+    fault = f"has changed meanwhile: its state is {show(live[:1])} now"
+    if runs(live):
+        fault = "is r (--cancel it first)"
+    return f"{fault}; '{show(live[2:80])}' was changed or deleted"
 
 
-def with_others(merged: Merge, now: Origins, live: Sequence[bytes]) -> Merge:
-    """A merge with the lines that others have added meanwhile, each behind the line that it stands behind."""
-    placed = set(merged.origin)
-    behind: defaultdict[int | None, list[int]] = defaultdict(list)     # by the line above; None: the first
-    last: int | None = None
-    for index, at in enumerate(now):
-        if index in placed:
-            last = index
-        elif at is None:
-            behind[last].append(index)
-    origin: Origins = [*behind[None]]
-    lines = [live[index] for index in behind[None]]
-    for line, at in zip(merged.lines, merged.origin):
-        more = [] if at is None else behind[at]
-        origin.append(at)
-        origin += more
-        lines.append(line)
-        lines += [live[index] for index in more]
-    return Merge(lines, origin, merged.faults)
+MOVED = ("somebody else has moved, changed or removed lines meanwhile (edit the file anew, and take what you "
+         "changed from the copy)")
+
+
+def merge(
+    base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]
+) -> tuple[list[bytes], list[str]]:
+    """Three ways: what they were given, what they made of it, what the file is now; its lines then, and what
+    is refused.
+    """
+    before = len(base)
+    texts = [*map(key, base)]
+    if texts != [*map(key, live[:before])]:
+        return [], [MOVED]
+    first, last = changed_part(base, theirs)
+    changed = range(first, len(theirs) - last)
+    equals: defaultdict[bytes, Equals] = defaultdict(Equals)
+    for at in range(first, before - last):
+        equals[texts[at]].given.append(at)
+    for at in changed:
+        equals[key(theirs[at])].made.append(at)
+    becomes: dict[bytes, Iterator[bytes]] = {}
+    faults: list[str] = []
+    for text, equal in equals.items():
+        try:
+            becomes[text] = iter(equal.merge(base, theirs, live))
+        except Refused as fault:
+            faults.append(str(fault))
+    if faults:
+        return [], faults
+    lines = [*live[:first], *(next(becomes[key(theirs[at])]) for at in changed), *live[before - last:before]]
+    # what others have appended stays where it is, if that can be
+    end = before if texts == [*map(key, lines[:before])] else len(lines)
+    return [*lines[:end], *live[before:], *lines[end:]], []
+
+
+def in_place(lines: Sequence[bytes], live: Sequence[bytes]) -> bool:
+    """Whether only states have changed, of lines that do not run, and lines were added at the end."""
+    if len(lines) < len(live):
+        return False
+    for line, old in zip(lines, live):
+        if line != old and (key(line) != key(old) or runs(line) or runs(old)):
+            return False
+    return True
+
+
+def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
+    """'2 states set, 1 line changed, 3 lines added': what has become of the lines before."""
+    first, last = changed_part(live, lines)
+    before = live[first:len(live) - last]
+    after = lines[first:len(lines) - last]
+    new = sum((Counter(map(key, after)) - Counter(map(key, before))).values())
+    states = sum((Counter(after) - Counter(before)).values()) - new
+    gone = len(before) + new - len(after)
+    changed = min(new, gone)
+    counts = (
+        (states, "state", "set"),
+        (changed, "line", "changed"),
+        (new - changed, "line", "added"),
+        (gone - changed, "line", "taken out"),
+    )
+    said = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
+    return ", ".join(said) or "lines were moved"
 
 
 def read_all(file: Reader, start: int = 0) -> bytes:
@@ -1006,44 +922,22 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
     """
     file.follow_path()
     with append_lock(file), alone(file) as locks:
-        merged = _apply(file, file.writable(), locks, base, theirs)
+        fd = file.writable()
+        data = read_all(file.reader)
+        live = split_lines(data)
+        lines, faults = merge(split_lines(base), split_lines(theirs), live)
+        if faults:
+            return faults
+        if in_place(lines, live):
+            must_be_locked(file, locks)
+            _write_in_place(file, fd, lines, live, offsets(data))
+            file.must_name(fd)
+        else:
+            _replace(file, fd, locks, lines, data)
     # a terminal may keep us waiting: not while we have all the locks
-    if merged.done and not quiet:
-        file.say(merged.done)
-    say_doubts(file, merged)
-    return merged.faults
-
-
-def _apply(file: JobFile, fd: int, locks: int, base: bytes, theirs: bytes) -> Merge:
-    """Merge a copy into the file, which is open for writing, while `locks` has all doors locked."""
-    data = read_all(file.reader)
-    live = split_lines(data)
-    merged = merge(split_lines(base), split_lines(theirs), live)
-    if merged.faults:
-        return merged
-    if merged.in_place(live):
-        must_be_locked(file, locks)
-        _write_in_place(file, fd, merged, live, offsets(data))
-        file.must_name(fd)
-    else:
-        _replace(file, fd, locks, merged, data)
-    merged.done = merged.text(live)
-    return merged
-
-
-def say_doubts(file: JobFile, merged: Merge) -> None:
-    """Name the first new lines that may be meant as something else, by their numbers in the file."""
-    if merged.faults:
-        return
-    doubts = []
-    for number, (line, origin) in enumerate(zip(merged.lines, merged.origin), 1):
-        fault = doubt(line) if origin is None else ""
-        if fault:
-            doubts.append(f"line {number} {fault}")
-    for text in doubts[:SHOWN]:
-        file.say(text)
-    if len(doubts) > SHOWN:
-        file.say(f"... and {plural(len(doubts) - SHOWN, 'more line')} like this")
+    if not quiet:
+        file.say(changes(lines, live))
+    return []
 
 
 LAST_DOOR = REFRESH_BYTE - 1        # of a companion
@@ -1060,30 +954,29 @@ def must_be_locked(file: JobFile, locks: int) -> None:
 
 
 def _write_in_place(
-    file: JobFile, fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]
+    file: JobFile, fd: int, lines: Sequence[bytes], live: Sequence[bytes], places: Sequence[int]
 ) -> None:
     """Add lines at the end, then write the states that changed.  Raises Problem, OSError."""
-    new = merged.lines[len(live):]
-    added = b"".join(line + b"\n" for line in new)
+    added = b"".join(line + b"\n" for line in lines[len(live):])
     if added:
         with open_to_append(file.real) as end:
             file.must_name(end)
             JobFile.lock_all(end)
             append_locked(end, file.real, file.mount, [added])
-    for line, old, at in zip(merged.lines, live, places):
+    for line, old, at in zip(lines, live, places):
         if line != old:
             os.pwrite(fd, line[:1], at)
     os.fsync(fd)
 
 
-def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> None:
+def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: bytes) -> None:
     """Put a new file in the place of the old one, which held this; locks: has all doors.
 
     Raises Problem, OSError.
     """
     info = os.fstat(fd)
     target = file.real
-    text = b"".join(line + b"\n" for line in merged.lines)
+    text = b"".join(line + b"\n" for line in lines)
     mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(target)
     new, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
@@ -2138,9 +2031,11 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     quiet: bool = options.quiet
     selection: Selection = options.selection
     os.close(open_job_file(file.path, os.O_RDONLY if lists else os.O_RDWR))
-    check_lines(file.path, file.network, file.say)
     if options.edit:
-        return edit(file, quiet)
+        status = edit(file, quiet)
+        check_lines(file.path, file.network, file.say, refuse=False)
+        return status
+    check_lines(file.path, file.network, file.say)
     if options.reopen:
         return reopen_file(file, quiet)
     if lists:
