@@ -59,8 +59,9 @@ descriptor 64 open, or have a shell that does.
 
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
 work, the worker, processes, output, slots, the runner, background, command line; and behind main() the wire,
-which only server and client need.  `Runner` leaves the job file, or the connection to a server, to its
-`Jobs`; `JobFile` knows nothing of processes.
+which only server and client need.  runset4.py and runwait4.py need what stands up to the job file; the first
+also what ends processes, the second also `why_stalled` and the formats of records.  `Runner` leaves the job
+file, or the connection to a server, to its `Jobs`; `JobFile` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -1768,24 +1769,12 @@ def _value(found: Mapping[str, str], name: str, parse: Callable[[str], T], defau
         raise ValueError(f"{name}= is {fault}") from None
 
 
-def says(line: Line, kind: str) -> bool:
-    """Whether a line is a directive of this kind, with nothing wrong."""
-    with contextlib.suppress(ValueError):
-        return parse_settings(line.text).kind == kind
-    return False
-
-
 def stopping(bad: Line, check: Line) -> str:
     """The message when a barrier check stops what is below it.  bad: the job that has not ended well."""
     how = "failed" if bad.state == FAILED else "ended in error"
     return (
         f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops what is below it"
     )
-
-
-def is_directive(line: bytes) -> bool:
-    """Whether a line is a directive, or looks like one.  It has no newline."""
-    return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
 # ---- lines that are no jobs --------------------------------------------------------------------------------
@@ -1798,11 +1787,6 @@ def is_directive(line: bytes) -> bool:
 # that is being written
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
-
-
-def is_stray(line: bytes) -> bool:
-    """Whether a line is neither a job, nor a comment, nor blank.  It has no newline."""
-    return STRAY.match(b"\n" + line + b"\n") is not None
 
 
 def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
@@ -4847,7 +4831,7 @@ class FileJobs:
 # of them would run for more than some milliseconds.  All is over when two looks in a row have found nobody.
 #
 # A job whose runner is dead is ended in this way, too, by runset4.py --cancel on its host.  Which processes
-# these are its seat tells: whoever has inherited the description that locks it (Holders).
+# these are its seat tells: whoever has inherited the description that locks it (runset4.py, Holders).
 
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
 # what a shell begins with that is to wait at its gate: it reads a line first
@@ -5262,142 +5246,6 @@ class Processes(TreeEnder):
                     else:
                         shell.memory_below = own * MAXRSS_UNIT
                     shell.ended.set_result(status)
-
-
-# ---- jobs whose runners are dead ---------------------------------------------------------------------------
-#
-# /proc/PID/fdinfo/FD names the locks of a process's open file description (proc(5)), and /proc/PID/fd/FD the
-# file.  So the processes of this host that hold a seat are known exactly, as far as we may look: our own, or
-# all for root.  A signal must reach a job and nobody else:
-#
-#  - A job's processes have the description by inheritance alone: by a descriptor that execve(2) leaves open,
-#    from LOCK_FD on.  Those of a runner close; a server may have one that does not, but whoever uses a
-#    companion has HERE_BYTE of it locked, and a keeper has no descriptors but the first few.  Whoever has
-#    inherited it descends from the job's shell, and so do all of his session, whoever carries his mark, and
-#    their children.  One of them at least must carry a mark, which no other job ever has.
-#  - Where anybody else has this description, too, and does not carry that mark, it is the runner, or a server
-#    or its keeper: they live, and the job is theirs to end.  A runner holds a seat for as long as it holds
-#    the line.
-#  - Each look is followed at once by the signals that it calls for.  In between a process may end, and its
-#    number be given to another only after all others were given (32,768 at least).
-
-
-class Hold(NamedTuple):
-    """A descriptor by which a process has seats locked."""
-    pid: int
-    seats: list[range]
-    inherited: bool         # as jobs inherit it
-
-    def touches(self, seats: range) -> bool:
-        """Whether some of these are among them."""
-        return any(own.start < seats.stop and seats.start < own.stop for own in self.seats)
-
-
-# A lock in /proc/PID/fdinfo/FD of a process: its inode, first and last byte (proc(5))
-LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
-
-
-class Holders:
-    """Who on this host holds seats of a companion at this moment, as far as we may see."""
-    FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
-
-    def __init__(self, companion: Identity | None) -> None:
-        """companion: its device and inode; None: there is none, and nobody holds anything."""
-        self.companion = companion
-        self.by_jobs = [hold for hold in self._holds(LOCK_FD) if hold.inherited]
-
-    @functools.cached_property
-    def all(self) -> list[Hold]:
-        return list(self._holds(0))
-
-    def _holds(self, least: int) -> Iterator[Hold]:
-        """What is held by descriptors from this number on."""
-        with contextlib.suppress(OSError):                  # no /proc
-            for name in filter(str.isdigit, os.listdir("/proc")):
-                with contextlib.suppress(OSError):          # it has ended meanwhile, or is another user's
-                    numbers = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
-                    yield from self._holds_of(int(name), numbers, least)
-
-    def _holds_of(self, pid: int, numbers: Iterable[int], least: int) -> Iterator[Hold]:
-        for number in numbers:
-            locked, stays = self._locks(pid, number) if number >= least else ([], False)
-            seats = [span for span in locked if span.start < REFRESH_BYTE]
-            if seats:
-                inherited = stays and number >= LOCK_FD and not self._is_ours(pid, numbers)
-                yield Hold(pid, seats, inherited)
-
-    def _is_ours(self, pid: int, numbers: Iterable[int]) -> bool:
-        """Whether a process with these descriptors uses the companion itself, as runners and servers do."""
-        return any(HERE_BYTE in span for number in numbers for span in self._locks(pid, number)[0])
-
-    def _locks(self, pid: int, number: int) -> tuple[list[range], bool]:
-        """The bytes of the companion that a descriptor has locked, and whether execve(2) leaves it open."""
-        try:
-            info = os.stat(f"/proc/{pid}/fd/{number}")
-            if (info.st_dev, info.st_ino) != self.companion:
-                return [], False
-            with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
-                text = file.read()
-        except OSError:                                     # it was closed meanwhile
-            return [], False
-        flags = self.FLAGS.search(text)
-        locked = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
-                  if last != b"EOF"]
-        return locked, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
-
-    def left(self, command: bytes) -> dict[int, Shell]:
-        """The jobs without a runner that hold seats of a command, by their seats."""
-        first = row(command)
-        spans = [span for hold in self.by_jobs for span in hold.seats]
-        seats = {at for span in spans for at in span if first <= at < first + SEATS}
-        jobs = {at: self._left(at) for at in seats}
-        return {at: job for at, job in jobs.items() if job}
-
-    def _left(self, at: int) -> Shell | None:
-        """The job that holds a seat, if nobody else does who is not of it."""
-        holds = [hold for hold in self.all if hold.touches(range(at, at + 1))]
-        marks = {hold.pid: self._marks(hold.pid) for hold in holds}
-        members = [hold.pid for hold in holds if hold.inherited and marks[hold.pid]]
-        if not members:
-            return None
-        # a job may run our programs, whose jobs have a longer chain of marks
-        mark = min((marks[pid] for pid in members), key=len)[-1]
-        if any(mark not in marks[hold.pid] for hold in holds if not hold.inherited):
-            return None
-        sessions = sorted((session != pid, session) for pid in members if (session := self._session(pid)))
-        return Shell(sessions[0][1], mark) if sessions else None
-
-    @staticmethod
-    def _marks(pid: int) -> list[bytes]:
-        try:
-            return ProcessTable.marks_of(str(pid))
-        except OSError:                                     # it has ended
-            return []
-
-    @staticmethod
-    def _session(pid: int) -> int:
-        """The session of a process; 0: it has ended."""
-        try:
-            return os.getsid(pid)
-        except OSError:
-            return 0
-
-    def pids(self, command: bytes, jobs: bool) -> list[int]:
-        """The processes that hold seats of a command: jobs', or all others."""
-        seats = range(row(command), row(command) + SEATS)
-        return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(seats)})
-
-
-def end_left(jobs: Iterable[Shell], grace: float | None) -> None:
-    """End these jobs, which have no runner, as a runner would; grace: seconds from TERM to KILL."""
-    async def end_all() -> None:
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        ended.set_result(0)             # whoever waits for them: their sessions count while somebody is in
-        ender = TreeEnder(loop, grace)
-        await asyncio.gather(*(ender.end(Child(job.pid, job.mark, ended)) for job in jobs))
-
-    asyncio.run(end_all())
 
 
 # ---- how many at once --------------------------------------------------------------------------------------

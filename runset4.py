@@ -43,26 +43,32 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     APPEND_BYTE,
+    DIRECTIVE_LIKE,
     DONE,
     ERROR,
     FAILED,
     GRACE,
     HELD,
+    HERE_BYTE,
+    LOCK_FD,
     LONGEST_COMMAND,
     NEW,
     REFRESH_BYTE,
     RUNNING,
     SEATS,
     UTF8_MARK,
-    Holders,
+    Child,
+    Identity,
     JobFile,
     Line,
     Parser,
     Problem,
+    ProcessTable,
     Reader,
     Scan,
     Shell,
     Shifted,
+    TreeEnder,
     add_help,
     append_locked,
     check_companion,
@@ -70,11 +76,9 @@ from runmaker4 import (
     check_mount,
     command_fault,
     duration,
-    end_left,
     file_of_jobs,
     first_line,
     give_rights,
-    is_directive,
     is_utf16,
     keep_trying,
     leave,
@@ -90,8 +94,8 @@ from runmaker4 import (
     put_lines,
     quote,
     reason,
+    row,
     run_main,
-    says,
     show,
     taken,
     warn,
@@ -101,8 +105,8 @@ from runmaker4 import (
     write_all,
 )
 
-configparser, csv, subprocess, tempfile = map(
-    when_used, ("configparser", "csv", "subprocess", "tempfile")
+asyncio, configparser, csv, subprocess, tempfile = map(
+    when_used, ("asyncio", "configparser", "csv", "subprocess", "tempfile")
 )
 if TYPE_CHECKING:
     import runwait4
@@ -136,6 +140,11 @@ def directive(text: bytes) -> bytes:
         raise ValueError(f"not a directive: '{show(text[:80])}' (one line, no NUL)")
     parse_settings(text[1:])
     return text + b"\n"
+
+
+def is_directive(line: bytes) -> bool:
+    """Whether a line is a directive, or looks like one.  It has no newline."""
+    return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
 def given_line(text: bytes) -> bytes:
@@ -685,6 +694,142 @@ def run_by_journal(line: Line) -> runwait4.Run | None:
         return None
     found: runwait4.Run | None = last.found.get(line.number)
     return found
+
+
+# ---- jobs whose runners are dead ---------------------------------------------------------------------------
+#
+# /proc/PID/fdinfo/FD names the locks of a process's open file description (proc(5)), and /proc/PID/fd/FD the
+# file.  So the processes of this host that hold a seat are known exactly, as far as we may look: our own, or
+# all for root.  A signal must reach a job and nobody else:
+#
+#  - A job's processes have the description by inheritance alone: by a descriptor that execve(2) leaves open,
+#    from LOCK_FD on.  Those of a runner close; a server may have one that does not, but whoever uses a
+#    companion has HERE_BYTE of it locked, and a keeper has no descriptors but the first few.  Whoever has
+#    inherited it descends from the job's shell, and so do all of his session, whoever carries his mark, and
+#    their children.  One of them at least must carry a mark, which no other job ever has.
+#  - Where anybody else has this description, too, and does not carry that mark, it is the runner, or a server
+#    or its keeper: they live, and the job is theirs to end.  A runner holds a seat for as long as it holds
+#    the line.
+#  - Each look is followed at once by the signals that it calls for.  In between a process may end, and its
+#    number be given to another only after all others were given (32,768 at least).
+
+
+class Hold(NamedTuple):
+    """A descriptor by which a process has seats locked."""
+    pid: int
+    seats: list[range]
+    inherited: bool         # as jobs inherit it
+
+    def touches(self, seats: range) -> bool:
+        """Whether some of these are among them."""
+        return any(own.start < seats.stop and seats.start < own.stop for own in self.seats)
+
+
+# A lock in /proc/PID/fdinfo/FD of a process: its inode, first and last byte (proc(5))
+LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
+
+
+class Holders:
+    """Who on this host holds seats of a companion at this moment, as far as we may see."""
+    FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
+
+    def __init__(self, companion: Identity | None) -> None:
+        """companion: its device and inode; None: there is none, and nobody holds anything."""
+        self.companion = companion
+        self.by_jobs = [hold for hold in self._holds(LOCK_FD) if hold.inherited]
+
+    @functools.cached_property
+    def all(self) -> list[Hold]:
+        return list(self._holds(0))
+
+    def _holds(self, least: int) -> Iterator[Hold]:
+        """What is held by descriptors from this number on."""
+        with contextlib.suppress(OSError):                  # no /proc
+            for name in filter(str.isdigit, os.listdir("/proc")):
+                with contextlib.suppress(OSError):          # it has ended meanwhile, or is another user's
+                    numbers = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
+                    yield from self._holds_of(int(name), numbers, least)
+
+    def _holds_of(self, pid: int, numbers: Iterable[int], least: int) -> Iterator[Hold]:
+        for number in numbers:
+            locked, stays = self._locks(pid, number) if number >= least else ([], False)
+            seats = [span for span in locked if span.start < REFRESH_BYTE]
+            if seats:
+                inherited = stays and number >= LOCK_FD and not self._is_ours(pid, numbers)
+                yield Hold(pid, seats, inherited)
+
+    def _is_ours(self, pid: int, numbers: Iterable[int]) -> bool:
+        """Whether a process with these descriptors uses the companion itself, as runners and servers do."""
+        return any(HERE_BYTE in span for number in numbers for span in self._locks(pid, number)[0])
+
+    def _locks(self, pid: int, number: int) -> tuple[list[range], bool]:
+        """The bytes of the companion that a descriptor has locked, and whether execve(2) leaves it open."""
+        try:
+            info = os.stat(f"/proc/{pid}/fd/{number}")
+            if (info.st_dev, info.st_ino) != self.companion:
+                return [], False
+            with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
+                text = file.read()
+        except OSError:                                     # it was closed meanwhile
+            return [], False
+        flags = self.FLAGS.search(text)
+        locked = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
+                  if last != b"EOF"]
+        return locked, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
+
+    def left(self, command: bytes) -> dict[int, Shell]:
+        """The jobs without a runner that hold seats of a command, by their seats."""
+        first = row(command)
+        spans = [span for hold in self.by_jobs for span in hold.seats]
+        seats = {at for span in spans for at in span if first <= at < first + SEATS}
+        jobs = {at: self._left(at) for at in seats}
+        return {at: job for at, job in jobs.items() if job}
+
+    def _left(self, at: int) -> Shell | None:
+        """The job that holds a seat, if nobody else does who is not of it."""
+        holds = [hold for hold in self.all if hold.touches(range(at, at + 1))]
+        marks = {hold.pid: self._marks(hold.pid) for hold in holds}
+        members = [hold.pid for hold in holds if hold.inherited and marks[hold.pid]]
+        if not members:
+            return None
+        # a job may run our programs, whose jobs have a longer chain of marks
+        mark = min((marks[pid] for pid in members), key=len)[-1]
+        if any(mark not in marks[hold.pid] for hold in holds if not hold.inherited):
+            return None
+        sessions = sorted((session != pid, session) for pid in members if (session := self._session(pid)))
+        return Shell(sessions[0][1], mark) if sessions else None
+
+    @staticmethod
+    def _marks(pid: int) -> list[bytes]:
+        try:
+            return ProcessTable.marks_of(str(pid))
+        except OSError:                                     # it has ended
+            return []
+
+    @staticmethod
+    def _session(pid: int) -> int:
+        """The session of a process; 0: it has ended."""
+        try:
+            return os.getsid(pid)
+        except OSError:
+            return 0
+
+    def pids(self, command: bytes, jobs: bool) -> list[int]:
+        """The processes that hold seats of a command: jobs', or all others."""
+        seats = range(row(command), row(command) + SEATS)
+        return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(seats)})
+
+
+def end_left(jobs: Iterable[Shell], grace: float | None) -> None:
+    """End these jobs, which have no runner, as a runner would; grace: seconds from TERM to KILL."""
+    async def end_all() -> None:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        ended.set_result(0)             # whoever waits for them: their sessions count while somebody is in
+        ender = TreeEnder(loop, grace)
+        await asyncio.gather(*(ender.end(Child(job.pid, job.mark, ended)) for job in jobs))
+
+    asyncio.run(end_all())
 
 
 # ======== Editing ===========================================================================================
@@ -1321,9 +1466,9 @@ def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
     return NAMED_PLACE.sub(number, text)
 
 
-def table_template(text: bytes, row: Sequence[bytes]) -> Template:
-    """A template for the rows of a table; row: the first, with the columns' names.  Raises ValueError."""
-    names = [name.strip() for name in row]
+def table_template(text: bytes, header: Sequence[bytes]) -> Template:
+    """A template for the rows of a table; header: the first, with the columns' names.  Raises ValueError."""
+    names = [name.strip() for name in header]
     for name, count in Counter(names).items():
         if name and count > 1:
             raise ValueError(f"two columns are named {show(name)}")
@@ -1362,18 +1507,18 @@ def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
     template = None
     width = 0
     number = 0
-    for row in table_rows(source):
+    for record in table_rows(source):
         try:
-            if isinstance(row, bytes):
-                yield directive(row)
+            if isinstance(record, bytes):
+                yield directive(record)
             elif template is None:
-                template = table_template(text, row)
-                width = len(row)
-            elif len(row) != width:
-                raise ValueError(f"{plural(len(row), 'value')}, where the first row names {width} columns")
+                template = table_template(text, record)
+                width = len(record)
+            elif len(record) != width:
+                raise ValueError(f"{plural(len(record), 'value')}, where the first row names {width} columns")
             else:
                 number += 1
-                yield job(template.fill(number, b"", row))
+                yield job(template.fill(number, b"", record))
         except ValueError as fault:
             raise source.problem(fault) from None
     if not number:
@@ -1674,6 +1819,13 @@ def test_lines(path: str) -> Iterator[bytes]:
 #
 # `#RUN end` is a line of the job file like any other: it is appended under the append lock, and taken back
 # by writing `#off` over its first four bytes, behind the door of its text.
+
+
+def says(line: Line, kind: str) -> bool:
+    """Whether a line is a directive of this kind, with nothing wrong."""
+    with contextlib.suppress(ValueError):
+        return parse_settings(line.text).kind == kind
+    return False
 
 
 def find_ends(file: JobFile, fd: int) -> list[Line]:
