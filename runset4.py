@@ -622,7 +622,7 @@ def end_left_jobs(file: JobFile, lines: Sequence[Line]) -> None:
         for line, job in left_jobs(file, equal, left):
             file.say(f"line {line.number}: its runner is dead, so its job is ended here (process {job.pid})")
             jobs.append(job)
-    end_left(jobs, GRACE)
+    end_left(jobs)
 
 
 def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -> list[tuple[Line, Shell]]:
@@ -820,13 +820,13 @@ class Holders:
         return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(seats)})
 
 
-def end_left(jobs: Iterable[Shell], grace: float | None) -> None:
-    """End these jobs, which have no runner, as a runner would; grace: seconds from TERM to KILL."""
+def end_left(jobs: Iterable[Shell]) -> None:
+    """End these jobs, which have no runner, as a runner would."""
     async def end_all() -> None:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         ended.set_result(0)             # whoever waits for them: their sessions count while somebody is in
-        ender = TreeEnder(loop, grace)
+        ender = TreeEnder(loop, GRACE)
         await asyncio.gather(*(ender.end(Child(job.pid, job.mark, ended)) for job in jobs))
 
     asyncio.run(end_all())
@@ -2141,14 +2141,17 @@ def still_alive(lines: Sequence[int], state: bytes) -> str:
     )
 
 
-def change_states(file: JobFile, change: Callable[[Outcome], None], state: bytes, quiet: bool) -> int:
-    """Change lines, and say what was done; the exit status.  Raises Problem, OSError.
-
-    change: sets their states, and counts them; state: the one that it sets.
-    """
+def change_states(file: JobFile, options: argparse.Namespace) -> int:
+    """Set or cancel lines, and say what was done; the exit status.  Raises Problem, OSError."""
     outcome = Outcome()
+    selection: Selection = options.selection
+    state: bytes = HELD if options.cancel else options.set
+    quiet: bool = options.quiet
     try:
-        change(outcome)
+        if options.cancel:
+            cancel(file, selection, outcome)
+        else:
+            set_states(file, selection, state, options.force, outcome)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
@@ -2181,7 +2184,6 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     """List or change lines; the exit status.  Raises Problem, OSError."""
     lists: bool = options.list
     quiet: bool = options.quiet
-    selection: Selection = options.selection
     os.close(open_job_file(file.path, os.O_RDONLY if lists else os.O_RDWR))
     if options.edit:
         status = edit(file, quiet)
@@ -2191,12 +2193,8 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     if options.reopen:
         return reopen_file(file, quiet)
     if lists:
-        return list_lines(file, selection)
-    if options.cancel:
-        return change_states(file, functools.partial(cancel, file, selection), HELD, quiet)
-    state: bytes = options.set
-    change = functools.partial(set_states, file, selection, state, options.force)
-    return change_states(file, change, state, quiet)
+        return list_lines(file, options.selection)
+    return change_states(file, options)
 
 
 def reopen_file(file: JobFile, quiet: bool) -> int:
