@@ -1429,11 +1429,8 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
             if template:
                 columns = split_columns(line, colsep) if template.width else ()
                 yield job(template.fill(number, line, columns))
-            elif begins_with_state(line):
-                raise ValueError("is the line of a job already (cat LIST >> FILE; if it is a command, put a "
-                                 "blank before it)")
             else:
-                yield job(line)
+                yield given_line(line)
         except ValueError as fault:
             raise source.problem(fault) from None
     if not number and not directives:

@@ -171,12 +171,12 @@ class Lists(ImportCase):
 
     def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
         for state in ".rd!ex":
-            for blank in " \t":
+            for blank, shown in (" ", " "), ("\t", "?"):
                 path = self.write(f"R --slave\n# c\n{state}{blank}echo a\n", "list")
-                self.assertProblem(f"{path}: line 3: is the line of a job already (cat LIST >> FILE; ",
+                self.assertProblem(f"{path}: line 3: '{state}{shown}echo a' is the line of a job already (",
                                    lambda: list(runset4.list_jobs(str(path), None)))
         self.write(". echo a\nx echo b\n", "list")
-        self.assertAllRefused({("--add-list", "list"): "list: line 1: is the line of a job already"})
+        self.assertAllRefused({("--add-list", "list"): "list: line 1: '. echo a' is the line of a job "})
         self.assertAdds(". printf '<%s>' '. echo a'\n. printf '<%s>' 'x echo b'\n",
                         "--add-list", "list", "--template", "printf '<%s>'")
         self.write(" . ./env.sh; prog\n", "list")
