@@ -107,6 +107,11 @@ class Merging(EditCase):
                 self.assertEqual(bool(faults), expected is None, faults)
                 self.assertEqual(b"".join(line[:1] for line in lines).decode(), expected or "")
 
+    def test_a_running_line_is_written_by_nobody_in_place(self) -> None:
+        """Whoever dies between two writes would leave more copies that live than lines that run."""
+        self.assertFalse(runset4.in_place([b". a", b"r a"], [b"r a", b". a"]))
+        self.assertTrue(runset4.in_place([b"r a", b"x a", b". b"], [b"r a", b". a"]))
+
     def test_what_somebody_else_changed_too_is_refused(self) -> None:
         self.write(". a\n. b\n")
         ended = self.edit("live = open('runs.txt', 'r+'); live.write('d'); live.close()\n"
