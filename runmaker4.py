@@ -5036,13 +5036,13 @@ def resident_memory(pid: int) -> int:
 
 
 class OomKills:
-    """Counts the processes that the kernel has killed for want of memory: see docs/memory.md."""
+    """Counts the processes of our control group, and of those below it, that the kernel has killed for want
+    of memory: see docs/memory.md.
+    """
     FRESH = 0.05                # seconds for which recent() gives the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
-    def __init__(self, elsewhere: bool) -> None:
-        """elsewhere: jobs may be in other control groups, which ours and those above it need not count."""
-        self._elsewhere = elsewhere
+    def __init__(self) -> None:
         self._count = 0
         self._read_at = -math.inf       # when that was read (monotonic)
 
@@ -5052,19 +5052,10 @@ class OomKills:
 
     def now(self) -> int:
         """How many there are; 0 where nobody counts them."""
-        # a group counts those below it, too
-        own = None if self._elsewhere else next(cgroup_texts("memory.events"), None)
         self._read_at = time.monotonic()
-        found = self.KILLS.search(self._of_host() if own is None else own)
+        found = self.KILLS.search(next(cgroup_texts("memory.events"), ""))
         self._count = int(found[1]) if found else 0
         return self._count
-
-    @staticmethod
-    def _of_host() -> str:
-        """What is counted of the whole host; "" where nothing is."""
-        with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:
-            return file.read()
-        return ""
 
 
 class Signals:
@@ -7314,7 +7305,7 @@ class Runner:
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
-        self._oom_kills = OomKills(elsewhere=options.runner is not None)
+        self._oom_kills = OomKills()
         self._settling: set[Job] = set()    # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # jobs that are to end, also such as have not begun; and why
         self._nothing = Miss()              # what the last claim said, if it got no job
