@@ -5195,13 +5195,13 @@ class Processes(TreeEnder):
         self.chain = outer + b"/" if outer else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
-    def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out: int, err: int,
-              held: Sequence[int], gate: int | None = None) -> Child:
+    def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out: int | None,
+              err: int | None, held: Sequence[int], gate: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name that is looked up in our own PATH.  held: the descriptors that it holds as
-        long as it lives.  gate: a descriptor from which it reads a line before it does anything else; if it
-        reads the end instead, it ends.
+        shell: a path, or a name that is looked up in our own PATH.  out, err: None: nobody reads that.  held:
+        the descriptors that it holds as long as it lives.  gate: a descriptor from which it reads a line
+        before it does anything else; if it reads the end instead, it ends.
 
         The `exit` at the end keeps the shell alive around the last command.  Without it shells exec that
         command; and if the command closes all descriptors above 2, as ssh does, the lock would be gone.  The
@@ -5212,8 +5212,8 @@ class Processes(TreeEnder):
         # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C
         # libraries.
         numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in held)
-        pairs = [(self._null if gate is None else gate, 0), (out, 1), (err, 2), *zip(held, numbers)]
-        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
+        pairs: list[tuple[int | None, int]] = [*zip((gate, out, err), range(3)), *zip(held, numbers)]
+        actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
         command = (b"" if gate is None else GATE) + b"{ :; %s\n\n}\nexit" % command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
         pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
@@ -8032,16 +8032,16 @@ class Runner:
     def _spawn(self, run: Run, lent: int | None) -> None:
         """Make the pipes and start the shell.  lent: what its job's lock is on, if it has one.
 
-        Raises OSError, ValueError.
+        What no sink takes needs no pipe.  Raises OSError, ValueError.
         """
-        pipes: dict[str, tuple[int, int]] = {}          # the end that is read from, and the other
+        pipes: dict[bytes, tuple[int, int]] = {}        # the end that is read from, and the other
         job = run.job
         names = [os.fsencode(slot.name) for slot in run.slots]
-        wanted = {"out": True, "err": True, "gate": job.gate is not None}
+        read = [b"stdout", b"stderr"] if run.sinks else []
         try:
-            for name in filter(wanted.get, wanted):
+            for name in [*read, b"gate"] if job.gate else read:
                 pipes[name] = os.pipe()
-            entrance = pipes["gate"][0] if job.gate else None       # what its shell reads from
+            theirs = {name: ends[name != b"gate"] for name, ends in pipes.items()}
             run.began = time.time()
             run.started = self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
@@ -8054,17 +8054,16 @@ class Runner:
             runner = self.options.runner
             if runner:                  # which the user has written for /bin/sh
                 shell, command = SHELL, wrap(os.fsencode(runner), shell, command)
-            child = self.processes.start(
-                shell, command, environ, pipes["out"][1], pipes["err"][1], held, entrance
-            )
+            child = self.processes.start(shell, command, environ, theirs.get(b"stdout"),
+                                         theirs.get(b"stderr"), held, theirs.get(b"gate"))
         except (OSError, ValueError):
             close_all(*itertools.chain.from_iterable(pipes.values()))
             raise
         run.shell = self.shells[run] = child
-        close_all(pipes["out"][1], pipes["err"][1], entrance)
-        run.streams = Stream(b"stdout", pipes["out"][0]), Stream(b"stderr", pipes["err"][0])
+        close_all(*theirs.values())
+        run.streams = tuple(Stream(name, pipes[name][0]) for name in read)
         if job.gate:
-            job.gate.fd = pipes["gate"][1]
+            job.gate.fd = pipes[b"gate"][1]
 
     def _end(self, run: Run, cause: str) -> None:
         """End a run and all its processes, unless it has just ended by itself."""

@@ -46,6 +46,24 @@ def read_terminal(master: int) -> bytes:
     raise AssertionError(f"the runner did not end: {shown[-1000:]!r}")
 
 
+class Wanted(RunCase):
+    """Jobs have pipes where what they print is shown or kept, and else /dev/null."""
+
+    def test_nobody_reads_what_nobody_shows_or_keeps(self) -> None:
+        for options, nowhere in (
+            (["-q"], True),
+            ([], False),
+            (["--plain"], False),
+            (["-q", "-l", "log"], False),
+            (["-q", "--outdir", "out"], False),
+            (["-q", "--joblog", "joblog"], False),
+        ):
+            with self.subTest(options):
+                self.jobs('found=$(readlink /proc/$$/fd/1 /proc/$$/fd/2); echo "$found" >where; echo printed')
+                ended = self.run_jobs(*options)
+                self.assertEqual((ended.code, self.read("where") == b"/dev/null\n" * 2), (0, nowhere))
+
+
 class Console(Case):
     """One line per event, in a fixed form, never mixed with another and never late."""
 
