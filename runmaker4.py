@@ -7301,7 +7301,6 @@ class Runner:
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.shells: dict[Run, Child] = {}  # of runs whose shell was started, and has not ended
-        self._gated: dict[Run, Gate] = {}   # runs whose shell waits at its gate
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
@@ -7444,8 +7443,9 @@ class Runner:
         if not self.stopped.done():
             self.stopped.set_result(None)
         self.changed.set()
-        for gate in self._gated.values():
-            gate.refuse()
+        for job in self.works:
+            if job.gate:
+                job.gate.refuse()
         for stopped in self._next_runs.values():
             stopped.set()
 
@@ -7461,8 +7461,8 @@ class Runner:
             job.gate.refuse()
         if job in self._next_runs:
             self._next_runs[job].set()
-        for run in [*self.runs, *self._gated]:
-            if run.job is job and (not job.gate or job.gate.settled.result()):      # else it ends by itself
+        for run in list(self.runs):
+            if run.job is job:
                 self._end(run, cause)
 
     def end_all(self) -> None:
@@ -8011,13 +8011,11 @@ class Runner:
         """Wait until a job whose shell waits at its gate may begin; False: it shall not, and its shell has
         ended.
         """
-        self._gated[run] = gate
         if self.stopping:
             gate.refuse()
         gate.arrived()
         first: list[asyncio.Future[Any]] = [gate.settled, shell.ended]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        del self._gated[run]
         gate.refuse()                           # if somebody has killed the shell
         run.job.gate = None
         opened = gate.settled.result()
