@@ -7305,7 +7305,6 @@ class Runner:
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
         self._oom_kills = OomKills()
-        self._settling: set[Job] = set()    # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # jobs that are to end, also such as have not begun; and why
         self._nothing = Miss()              # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
@@ -7377,7 +7376,7 @@ class Runner:
         self._note_signal()
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
-            f"{plural(len(self.works) - len(self._next_runs), 'job')}"
+            f"{plural(len(self.runs), 'job')}"
         )
         self.stop()
 
@@ -7477,7 +7476,6 @@ class Runner:
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
-        self.tally.unwritten += [job.number for job in self._settling]
         self._leaving = Leaving.HOPELESS
         for task in filter(None, (self._handing_out, *self.works.values())):
             task.cancel()
@@ -7893,14 +7891,16 @@ class Runner:
 
     async def _settle(self, job: Job, state: bytes) -> None:
         """Write a job's state, however long it takes.  NEW: the one that it had when it was claimed."""
-        self._settling.add(job)
-        fault = await persist(
-            lambda: self._jobs.release(job) if state == NEW else self._jobs.finish(job, state),
-            self._jobs.interval,
-            self.say,
-            job,
-        )
-        self._settling.discard(job)
+        try:
+            fault = await persist(
+                lambda: self._jobs.release(job) if state == NEW else self._jobs.finish(job, state),
+                self._jobs.interval,
+                self.say,
+                job,
+            )
+        except asyncio.CancelledError:          # _last_resort() has given it up
+            self.tally.unwritten.append(job.number)
+            raise
         if fault:
             self.say(f"line {job.number}: {fault}")
             self.tally.unwritten.append(job.number)
