@@ -93,6 +93,7 @@ import errno
 import fcntl
 import fnmatch
 import functools
+import heapq
 import importlib.util
 import itertools
 import math
@@ -6813,6 +6814,7 @@ class Slot:
     """One of the jobs that a runner runs at once.  Its name tells the job which (a host, a GPU)."""
     name: str
     copy: int = 0                       # among the slots of the same name
+    place: int = 0                      # those that were there first have jobs first
     fd: int | None = None               # has the lock of a shared name while a job runs, which inherits it
     use: Use = Use.IDLE
     listed: bool = True                 # the list of names has it; else it gets no job after the one it has
@@ -7292,6 +7294,9 @@ class Runner:
         self._slot_file = slot_file
         self.worker = worker
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
+        self._idle: list[tuple[int, Slot]] = []     # a heap: those that could have a job now, in their order
+        self.in_service = 0                 # how many slots get jobs, now or when others leave them
+        self._places = itertools.count()
         self._handing_out: asyncio.Future[None] | None = None       # the loop that hands out
         self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
         # those of `works` that wait to run again, and what ends the wait
@@ -7553,8 +7558,14 @@ class Runner:
             if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
                 del self.slots[key]
         for key in listed:
-            self.slots.setdefault(key, Slot(*key))
+            self.slots.setdefault(key, Slot(*key, next(self._places)))
+        self._idle = [(slot.place, slot) for slot in self.slots.values() if slot.idle]
+        self._count_slots()
         self.changed.set()
+
+    def _count_slots(self) -> None:
+        """Some have come, or get no more jobs."""
+        self.in_service = sum(not slot.retired for slot in self.slots.values())
 
     def _use_after_a_job(self) -> Use:
         """What a slot is for that has had a job, and is not broken."""
@@ -7590,23 +7601,15 @@ class Runner:
         """What jobs can have, now or when others leave it."""
         return Resources(self.in_service, self.options.memory)
 
-    @property
-    def in_service(self) -> int:
-        """How many slots get jobs, now or when others leave them."""
-        return sum(not slot.retired for slot in self.slots.values())
-
-    def _idle(self) -> list[Slot]:
-        return [slot for slot in self.slots.values() if slot.idle]
-
     def _free_for(self, taken: Sequence[Slot]) -> Resources:
         """What a job could have that these slots were taken for."""
         promised = sum(job.needs.memory for job in self.works if job not in self._growing)
-        return Resources(len(taken) + len(self._idle()), self.options.memory - promised)
+        return Resources(len(taken) + len(self._idle), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
         """Take idle slots until there are so many; False: other runners use slots that seemed idle."""
-        while len(slots) < count and (idle := self._idle()):
-            slot = idle[0]
+        while len(slots) < count and self._idle:
+            _, slot = heapq.heappop(self._idle)
             slot.use = Use.BUSY                 # now: its name may be removed while we wait
             if await self._seize(slot):
                 slots.append(slot)
@@ -7624,6 +7627,10 @@ class Runner:
             if self._slot_file and self._leaving is not Leaving.HOPELESS:
                 await self.worker.call(self._slot_file.free, slot)
             slot.use = use
+            if slot.idle:
+                heapq.heappush(self._idle, (slot.place, slot))
+            elif slot.retired:
+                self._count_slots()
 
     def _say_once(self, subject: str, text: str) -> None:
         """Say something, if nothing was said of this subject before."""
@@ -7690,7 +7697,7 @@ class Runner:
             self._note_background(job)
             run = self._new_run(job, slots)
             self.works[job] = watched(self._work(run, await self._start(run)))
-            return 0.0 if self._idle() else None
+            return 0.0 if self._idle else None
         await self._free(slots)
         # it was claimed while the signal came, or has no time left, or not enough shared slots
         if job:
