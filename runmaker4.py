@@ -4385,14 +4385,10 @@ def _awaited_behind(command: bytes, file: JobFile) -> str:
     return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
 
 
-def dry_run(
-    file: JobFile,
-    taker: Taker,
-    meet_memory: Callable[[], None] = lambda: None,
-) -> Iterator[Line]:
+def dry_run(file: JobFile, taker: Taker, memory: Memory) -> Iterator[Line]:
     """What a cursor would find for this taker, in time, without touching anything.  Raises OSError.
 
-    meet_memory: called when the first directive is met that has memory=.
+    memory: what jobs may take here, which is said if any has memory=.
     """
     takers = Takers([taker])
     found = Round()
@@ -4408,7 +4404,7 @@ def dry_run(
             fits = takers.include(found.scope)
             if found.scope.settings.needs.memory and not memory_met:
                 memory_met = True
-                meet_memory()
+                file.say(str(memory))
         elif found.scope.settings.together:
             if line.state == NEW and not groups_named:
                 groups_named = True
@@ -8819,16 +8815,18 @@ class RunnerProgram(Program):
         """What runs may end, and is written down."""
         self.runner.stop()
 
-    def hints(self) -> Iterator[str]:
-        """What is said first at a terminal."""
-        yield "Ctrl-C ends the jobs; Ctrl-\\ starts no more"
+    def _introduce_to_terminal(self) -> None:
+        """Say what is to be known first."""
+        options = self.options
+        self.say("Ctrl-C ends the jobs; Ctrl-\\ starts no more")
+        if options.jobs is None and not options.slots and not options.one_only:
+            self.say("one at a time (-j0: as many as CPUs)")
 
     async def run_to_end(self, jobs: Jobs) -> int:
         """Run the jobs, print what there is to print; the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
-            for hint in self.hints():
-                self.say(hint)
+            self._introduce_to_terminal()
         if self.options.verbose:
             self.say(str(self.memory))
         await runner.run()
@@ -8867,7 +8865,6 @@ class App(RunnerProgram):
             self.network |= self.slot_file.network
             self._inputs += [self.slot_file.path, self.slot_file.companion]
         self._checked = not options.follow or os.path.lexists(self.path)
-        self._one_by_one = False        # more than one job, and nobody has said clearly how many at once
         if self._checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)
@@ -8892,8 +8889,6 @@ class App(RunnerProgram):
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self._stores = self.open_stores(self.network, *self._inputs)
-        if self._checked and not self.options.daemon and os.isatty(2):
-            self._one_by_one = self._is_one_by_one()
         return super().main()
 
     def _job_file(self, read_only: bool = False) -> JobFile:
@@ -8902,40 +8897,8 @@ class App(RunnerProgram):
 
     def _print_dry_run(self) -> None:
         """Print what would be run, and say what is to be known of its memory.  Raises OSError."""
-        jobs = dry_run(self._job_file(read_only=True), self._taker, self._tell_memory)
+        jobs = dry_run(self._job_file(read_only=True), self._taker, self.memory)
         put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
-
-    def _tell_memory(self) -> None:
-        """Say what jobs with memory= may take here, for there are some."""
-        self.say(str(self.memory))
-
-    def _is_one_by_one(self) -> bool:
-        """Whether jobs wait for each other though nobody has asked for that."""
-        options = self.options
-        if options.jobs is not None or options.one_only or (options.slots and not self._count_as_name()):
-            return False
-        # the runner says what is to be said of the file
-        file = JobFile(self.path, say=lambda text: None, mount=self._mount, read_only=True)
-        try:
-            return len(list(itertools.islice(dry_run(file, self._taker), 2))) > 1
-        except OSError:                 # the runner will say so
-            return False
-        finally:
-            file.leave()
-
-    def _count_as_name(self) -> str:
-        """The name of the only slot of --slots, if it may be meant as how many there shall be; or ''."""
-        name = self.options.slots or ""
-        return name if re.fullmatch("[2-9]|[1-9][0-9]{1,4}", name) else ""
-
-    def hints(self) -> Iterator[str]:
-        yield from super().hints()
-        if self._one_by_one:
-            name = self._count_as_name()
-            if name:
-                yield f"one slot, named {name} (-j{name} makes {name} slots)"
-            else:
-                yield "one at a time (-j0: as many as CPUs)"
 
     def _cursor(self) -> Cursor:
         return Cursor(
