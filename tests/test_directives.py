@@ -11,7 +11,6 @@ import unittest
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Callable
-from unittest import mock
 
 import runmaker4
 from tests import marks, test_parts, test_storm
@@ -110,13 +109,13 @@ class DirectiveCase(RunCase):
 
     # -- jobs that leave marks ------------------------------------------------------------------------------
 
-    def sections(self, *sections: Sequence[float], barrier: str = "#RUN barrier") -> None:
+    def sections(self, *sections: Sequence[float]) -> None:
         """Make runs.txt of jobs that take so many seconds, with barriers between the sections."""
         numbers = iter(range(1, 1_000_000))
         self.section: dict[int, int] = {}               # job -> section
         lines: list[str] = []
         for section, seconds in enumerate(sections):
-            lines += [barrier] if section else []
+            lines += ["#RUN barrier"] if section else []
             for pause in seconds:
                 number = next(numbers)
                 self.section[number] = section
@@ -402,13 +401,6 @@ class Records(DirectiveCase):
 class Barriers(DirectiveCase):
     """#RUN barrier: what stands below starts when nothing above is new or running."""
 
-    @spared
-    def test_what_stands_below_begins_after_all_above_have_ended(self) -> None:
-        self.sections([0.1, 0, 0, 0], [0, 0.1, 0], [0.05] * 3, [0.1])
-        runner = self.start(RUNMAKER, "-q", "-j4", "runs.txt")
-        self.assertLeft(runner, 0, "d" * 11)
-        self.assertBarriersHeld({runner.pid})
-
     def test_many_runners_hold_all_barriers(self) -> None:
         chance = random.Random(4)
         sections, size, runners = (8, 60, 5) if FULL else (3, 8, 3)
@@ -564,11 +556,6 @@ class Checks(DirectiveCase):
         self.assertTold("barrier check")
 
     @spared
-    def test_errors_from_before_stop_it_too(self) -> None:
-        self.assertEqual(self.run_text("e a\n#RUN barrier check\n. touch never\n"), (1, "e."))
-        self.assertTold("line 1", "barrier check", "line 2")
-
-    @spared
     def test_who_has_nothing_to_run_below_does_not_care(self) -> None:
         self.assertEqual(self.run_text("! a\n#RUN barrier check\nd b\n! c\nx d\n"), (1, "!d!x"))
         self.assertEqual(
@@ -587,14 +574,6 @@ class Checks(DirectiveCase):
     def test_retry_runs_what_failed_first_also_above_a_plain_barrier(self) -> None:
         self.assertEqual(self.run_text(f"! {RAN}; false\n#RUN barrier\n. {RAN}\n", "-r", "-j4"), (1, "!d"))
         self.assertEqual(self.ran(), [1, 3])
-
-    @spared
-    def test_what_fails_again_stops_it(self) -> None:
-        self.assertEqual(
-            self.run_text(f"! {RAN}; false\n#RUN barrier check\n. touch never\n", "-r", "-j2"), (1, "!.")
-        )
-        self.assertEqual(self.ran(), [1])
-        self.assertTold("line 1", "failed", "barrier check", "line 2")
 
     @spared
     def test_runners_that_all_retry_in_vain_come_to_an_end(self) -> None:
@@ -797,14 +776,7 @@ class Stalls(DirectiveCase):
 
     @spared
     def test_the_usual_patience_is_half_a_minute(self) -> None:
-        ended = self.run_script(
-            "env",
-            f"PYTHONPATH={os.path.dirname(self.command(RUNMAKER)[1])}",
-            sys.executable,
-            "-c",
-            "import runmaker4; print(runmaker4.Cursor.PATIENCE)",
-        )
-        self.assertEqual(ended.out, b"30.0\n")
+        self.assertEqual(runmaker4.Cursor.PATIENCE, 30)
 
 
 # -- changes -------------------------------------------------------------------------------------------------
@@ -925,7 +897,7 @@ class LastLines(DirectiveCase):
     ENDS = ((". true\n#RUN end", "--follow", 0, "d"), (". true\n#RUN", "-j2", 0, "d"),
             (". true\n#RUN barrier", "-q", 0, "d"), (". false\n#RUN barrier check", "-q", 1, "!"),
             (". true\n#RUN host=bob\n. x", "--name=alice", 0, "d."), (". true\n. false", "-r", 1, "d!"),
-            (". true\n. a\0b", "--resume", 1, "de"))
+            (". true\n. a\0b", "--resume", 1, "de"), (". true\n#RUN end\n. ech", "--follow", 0, "d."))
     # Has the file `rest` appended as soon as a line without newline is found
     APPENDING = f"""{HASTY}
 import os, sys
@@ -967,7 +939,6 @@ runmaker4.Scan.next = find_and_append
                 ended = self.finish(runner, max(end - time.monotonic(), 0.1))
                 self.assertEqual((ended.code, self.states(f"{number}.txt")), (code, states))
 
-    @spared
     def test_what_is_written_behind_the_reader_counts_as_a_whole(self) -> None:
         runners = []
         for number, (first, _, rest, _) in enumerate(self.PIECES):
@@ -988,93 +959,14 @@ runmaker4.Scan.next = find_and_append
                 self.assertEqual(self.read(f"{number}.ran") if self.exists(f"{number}.ran") else b"", ran)
 
 
-class Ticking(test_parts.Clock):
-    """A clock that is set, and goes on a little with every look at it."""
-
-    def __call__(self) -> float:
-        self.now += 0.0001
-        return self.now
-
-
 class Claims(test_parts.JobFileCase):
-    """What the next claim gives while somebody writes to the file, by a made-up clock."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.clock = Ticking()
-
-    def claims(self, jobs: runmaker4.Cursor, follow: bool = False) -> list[bytes]:
-        """What one runner on alice is given in some seconds, while none of it ends."""
-        takers = runmaker4.Takers([runmaker4.Taker("alice", follow)])
-        given: list[bytes] = []
-        for _ in range(10):
-            found = jobs.claim(takers=takers)
-            if isinstance(found, runmaker4.Job):
-                given.append(found.text.strip())
-            self.clock.now += 0.5
-        return given
-
-    def run_job(self, jobs: runmaker4.Cursor) -> int:
-        """Claim a job and finish it: its line."""
-        job = job_of(jobs.claim())
-        self.assertEqual(jobs.finish(job, b"d"), "")
-        return job.number
-
-    def append_behind_reader(self, first: bytes, rest: bytes) -> list[bytes]:
-        """What alice is given of a file whose rest is written just after its last line was found cut."""
-        jobs, find, rests = self.jobs(first), runmaker4.Scan.next, [rest]
-        holder = runmaker4.open_companion(str(self.path))
-        self.addCleanup(os.close, holder)
-        # of a job that runs, if there is one
-        self.assertTrue(runmaker4.lock(holder, runmaker4.row(b"running") + 1))
-
-        def find_and_append(scan: runmaker4.Scan, few: bool = False) -> object:
-            line = find(scan, few)
-            if line and not line.whole and rests:
-                with open(self.path, "ab") as file:
-                    file.write(rests.pop())
-            return line
-
-        with mock.patch.object(runmaker4.Scan, "next", find_and_append):
-            given = self.claims(jobs, follow=True)
-        runmaker4.unlock(holder, 0, 0)
-        self.assertEqual(rests, [], "no line was found cut")
-        return given
-
-    def test_a_line_that_was_cut_counts_as_a_whole(self) -> None:
-        cases = {b"d\t\n#RUN host=alice|-and-bob\n. other\n": [], b"r running\n#RUN barr|ier\n. below\n": [],
-                 b"d\t\n. ab|ove\n#RUN barrier\n. below\n": [b"above"], b"d\t\n#RUN e|nd\n. below\n": [],
-                 b"d\t\n#RUN host=b|ob\n. other\n#RUN\n. any\n": [b"any"]}
-        for text, given in cases.items():
-            with self.subTest(text=text):
-                self.assertEqual(self.append_behind_reader(*text.split(b"|")), given)
-
-    def test_a_line_that_grows_below_an_end_keeps_no_follower(self) -> None:
-        jobs = self.jobs(b". a\n#RUN end\n. ech")
-        takers = runmaker4.Takers([runmaker4.Taker("alice", True)])
-        self.assertEqual(jobs.finish(job_of(jobs.claim(takers=takers)), b"d"), "")
-        self.assertFalse(jobs.claim(takers=takers))
-        self.assertEqual((jobs.round.ended, jobs.miss.again), (True, None))
-
-    def test_a_directive_that_comes_in_place_above_is_obeyed_after_a_second(self) -> None:
-        jobs = self.jobs(b". long\n. a\n#off barrier\n. b\n. c\n")
-        self.assertEqual([job_of(jobs.claim()).number, self.run_job(jobs), self.run_job(jobs)], [1, 2, 4])
-        self.path.write_bytes(self.path.read_bytes().replace(b"#off", b"#RUN"))
-        self.clock.now += 1.1
-        self.assertEqual(self.claims(jobs), [])
+    """What the next claim of a server gives."""
 
     def test_a_taker_that_comes_right_after_a_round_is_not_told_that_there_is_nothing(self) -> None:
         jobs = self.jobs(b"#RUN host=bob\n. b\n#RUN end\n", serving=True)
         alice, bob = (runmaker4.Takers([runmaker4.Taker(name, True)]) for name in ("alice", "bob"))
         self.assertFalse(jobs.claim(takers=alice))
         self.assertEqual(job_of(jobs.claim(takers=bob)).number, 2)
-
-    def test_lines_that_come_in_place_above_are_noticed_by_the_next_claim(self) -> None:
-        jobs = self.jobs(b". a\n. b\n. c\n")
-        self.assertEqual([self.run_job(jobs), self.run_job(jobs)], [1, 2])
-        self.path.write_bytes(b"# new\n. above\n" + self.path.read_bytes())
-        self.clock.now += 0.1
-        self.assertEqual([self.run_job(jobs), self.run_job(jobs)], [2, 5])
 
 
 class MalformedLater(DirectiveCase):
@@ -1266,14 +1158,6 @@ class ManyLines(DirectiveCase):
         self.assertEqual(self.ran(), [half + 1, 3 * half + 3])
 
     @spared
-    def test_many_barriers_are_held_in_a_file_of_a_million_lines(self) -> None:
-        filler = "d a job that has ended\n" * (self.LINES // 20)
-        self.sections(*[[0.05, 0, 0, 0]] * 20, barrier=f"{filler}#RUN barrier")
-        started = [self.start(RUNMAKER, "-q", "-j2", "runs.txt") for _ in range(2)]
-        self.assertEqual([self.finish(runner, 600).code for runner in started], [0, 0])
-        self.assertBarriersHeld({runner.pid for runner in started})
-
-    @spared
     def test_a_malformed_one_at_the_end_of_a_million_lines_is_refused(self) -> None:
         self.write(". touch never\n" * self.LINES + "#RUN host=\n")
         self.assertRefused(self.run_jobs(stderr=subprocess.PIPE), f"line {self.LINES + 1}: ")
@@ -1289,9 +1173,6 @@ class ManyLines(DirectiveCase):
         self.assertEqual(self.ran(), [2 * half + 2])
 
 
-# -- where locks are classic ---------------------------------------------------------------------------------
-
-@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
 # -- a storm -------------------------------------------------------------------------------------------------
 
 class Story(marks.Reader):
