@@ -362,24 +362,11 @@ class EditedFile(EditedHelpers):
         self.open_gate()
         self.assert_all_done(runner)
 
-    def check_result_moves(self, change: Callable[[bytes], None]) -> None:
-        runner = self.start_with_job()
-        change(self.ABOVE + self.read())
-        # the job ends before the runner has looked at the file
-        self.open_gate()
-        self.assert_all_done(runner)
-
     def test_nobody_else_runs_it_when_the_file_is_replaced(self) -> None:
         self.check_nobody_else_runs_it(self.replace)
 
     def test_nobody_else_runs_it_when_the_file_is_edited_in_place(self) -> None:
         self.check_nobody_else_runs_it(self.overwrite)
-
-    def test_a_result_follows_its_line_into_another_file(self) -> None:
-        self.check_result_moves(self.replace)
-
-    def test_a_result_follows_its_line_in_the_same_file(self) -> None:
-        self.check_result_moves(self.overwrite)
 
     def test_a_job_that_outlives_its_runner_is_not_run_again_whatever_is_saved(self) -> None:
         runner = self.start_with_job()
@@ -427,16 +414,6 @@ class EditedFile(EditedHelpers):
     def test_nor_does_it_where_the_older_copy_has_a_new_line_above_the_job(self) -> None:
         self.check_older_copy(above=b"# a note\n")
 
-    def test_equal_lines_get_a_result_each(self) -> None:
-        self.write(f". {self.WAITING}\n" * 3)
-        runner = self.start_runner("-j3")
-        self.wait_states("rrr")
-        wait_until(lambda: self.runs() == 3, what="three jobs run")
-        self.replace(self.ABOVE + self.read())
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual((self.states(), self.runs()), ("xddd", 3))
-
 
 class RetriesInAnEditedFile(EditedHelpers):
     """-r runs each failed line again exactly once, also where commands repeat and line numbers change
@@ -456,12 +433,6 @@ class RetriesInAnEditedFile(EditedHelpers):
 
     def test_a_line_inserted_above_jobs_that_succeed(self) -> None:
         self.check_retries(b"", self.NOTE, self.WAITING, "d")
-
-    def test_a_line_inserted_above_jobs_that_fail_again(self) -> None:
-        self.check_retries(b"", self.NOTE, f"{self.WAITING}; false", "!")
-
-    def test_a_line_removed_above_jobs_that_succeed(self) -> None:
-        self.check_retries(self.NOTE, b"", self.WAITING, "d")
 
     def test_a_line_removed_above_jobs_that_fail_again(self) -> None:
         self.check_retries(self.NOTE, b"", f"{self.WAITING}; false", "!")
