@@ -252,25 +252,6 @@ class Claims(FileCase):
                 after[number - 1] = line[:at] + new + line[at + 1:]
         return b"\n".join(after)
 
-    def test_new_jobs_come_in_the_order_of_the_file(self) -> None:
-        self.path.write_bytes(b"".join(b". %d\n" % number for number in range(1, 301)))
-        self.assertEqual(self.take_all(self.jobs(), b"d"), list(range(1, 301)))
-
-    def test_two_runners_in_turns_share_the_jobs(self) -> None:
-        self.path.write_bytes(b". a\n" * 100)
-        both = [self.jobs(), self.jobs()]
-        claimed = [job_of(runner.claim()).number for _ in range(50) for runner in both]
-        self.assertEqual(sorted(claimed), list(range(1, 101)))
-        self.assertFalse(any(runner.claim() for runner in both))
-
-    def test_a_result_is_written_only_over_r(self) -> None:
-        self.path.write_bytes(b". a\n")
-        jobs = self.jobs()
-        job = job_of(jobs.claim())
-        self.path.write_bytes(b"x a\n")
-        self.assertIn("x", jobs.finish(job, b"d"))
-        self.assertEqual(self.path.read_bytes(), b"x a\n")
-
     def test_a_released_job_is_new(self) -> None:
         self.path.write_bytes(b". a\ne b\n")
         jobs = self.jobs(b"e")
