@@ -175,16 +175,6 @@ class HiredAndFired(WorkerCase):
         self.wait_gone(*workers)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_worker_that_is_fired_with_hup_finishes_its_job(self) -> None:
-        self.write(f". {WAITING}\n. touch never\n")
-        worker = self.hire()
-        self.wait_up(1)
-        os.kill(worker, signal.SIGHUP)
-        self.open_gate()
-        self.wait_gone(worker)
-        self.assertEqual(self.states(), "d.")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_worker_that_is_fired_with_term_ends_its_job(self) -> None:
         self.write(f". {SLEEPING}\n. touch never\n")
         worker = self.hire("--outdir", "out")

@@ -176,10 +176,6 @@ class OutputBytes(Case):
         pieces = printed(console_lines(self.run_script(RUNMAKER, "runs.txt").out))
         self.assertEqual(([len(piece) for piece in pieces], pieces[-1]), ([1 << 20, 1], b"b"))
 
-    def test_a_line_of_10_mb_without_a_newline_is_not_lost_either(self) -> None:
-        line = self.letters(10_000_000)
-        self.assertTrue(b"".join(self.run_cat(line)) == line, "the pieces are not the line")
-
     @staticmethod
     def letters(size: int) -> bytes:
         """A line that is nowhere the same, so that no piece can stand for another."""
