@@ -8,9 +8,7 @@ import fcntl
 import importlib
 import json
 import os
-import pathlib
 import random
-import signal
 import stat
 import subprocess
 import time
@@ -22,7 +20,7 @@ from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNCLIENT, RUNSERVER, alive, job_of, wait_until
+from tests.support import RUNCLIENT, RUNSERVER, job_of
 from tests.test_units import FileCase, a_run
 from tests.values import present
 
@@ -83,20 +81,6 @@ class ProcessTrees(unittest.TestCase):
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
         return list(table.tree(runmaker4.Child(pid, mark, loop.create_future())))
-
-    def now(self, pid: int, mark: bytes) -> list[int]:
-        """The tree in today's table."""
-        return self.tree(runmaker4.ProcessTable.read(), pid, mark)
-
-    def test_what_belongs_to_a_job_and_nothing_else(self) -> None:
-        table = self.table(
-            children={1: [10, 20, 40], 10: [11], 11: [12], 20: [21], 30: [31], 31: [32]},
-            sessions={1: [1], 10: [10, 11], 12: [12], 20: [20, 21], 30: [30, 31, 32], 40: [40]},
-            marked={b"a": [10, 11, 30], b"b": [20, 21], b"ab": [40]},
-        )
-        for _ in range(2):                              # a table serves many jobs, again and again
-            self.assertEqual(sorted(self.tree(table, 10, b"a")), [10, 11, 12, 30, 31, 32])
-            self.assertEqual(sorted(self.tree(table, 20, b"b")), [20, 21])
 
     def test_the_shell_comes_first_and_parents_before_their_children(self) -> None:
         # pids start again at 1
@@ -162,27 +146,6 @@ class ProcessTrees(unittest.TestCase):
 
     def test_names_of_processes_that_have_ended_do_no_harm(self) -> None:
         self.assertFalse(runmaker4.ProcessTable(["999999999"]))
-
-    def test_real_processes(self) -> None:
-        # another session, no mark, a zombie
-        script = "setsid sleep 60 & env -i sleep 60 & true & exec sleep 60"
-        mark = b"test-%d" % os.getpid()
-        environ = {**os.environb, runmaker4.MARK: mark}
-        shell = subprocess.Popen(["sh", "-c", script], env=environ, start_new_session=True)
-        try:
-            found = wait_until(lambda: self.living(shell.pid, mark, 3), what="three processes sleep")
-            self.assertIn(shell.pid, found)
-        finally:
-            for pid in self.now(shell.pid, mark):
-                os.kill(pid, signal.SIGKILL)
-            shell.wait()
-        wait_until(lambda: not self.now(shell.pid, mark), what="all have gone")
-
-    def living(self, pid: int, mark: bytes, count: int) -> list[int]:
-        """The tree, once it is of this size and all of it are `sleep`."""
-        found = self.now(pid, mark)
-        names = {pathlib.Path(f"/proc/{each}/comm").read_text() for each in found if alive(each)}
-        return found if len(found) == count and names == {"sleep\n"} else []
 
 
 class PastTheCache(JobFileCase):
