@@ -7,7 +7,7 @@ from typing import Any
 from tests import test_directives, test_tcp_storm
 from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, Process, wait_until, without
 from tests.tcp import OverTcp, Program, Server, TcpCase
-from tests.test_directives import MALFORMED, RAN, DirectiveCase, spared, story_problems
+from tests.test_directives import RAN, DirectiveCase, spared, story_problems
 from tests.test_storm import send
 from tests.test_tcp import ordinarily
 from tests.wire import BEGIN, Peer
@@ -26,22 +26,14 @@ class Malformed(TcpCase):
     """A directive that is wrong is refused by the server before anything runs, with the number of its line.
     """
 
-    def check(self, *directives: str) -> None:
-        names = [f"{number}.txt" for number in range(len(directives))]
-        for name, bad in zip(names, directives):
+    def test_it_is_refused_at_the_start_in_one_line_that_names_its_own(self) -> None:
+        files = {"1.txt": "#RUN host=a,,b", "2.txt": "#RUN barrier x"}
+        for name, bad in files.items():
             self.write(f". touch never\n\n{bad}\n. touch never\n", name)
-        calls = [(RUNSERVER, "--host", self.HOST, "--port", 0, name) for name in names]
-        for name, directive, (_, ended) in zip(names, directives, self.run_all(calls)):
+        calls = [(RUNSERVER, "--host", self.HOST, "--port", 0, name) for name in files]
+        for (name, directive), (_, ended) in zip(files.items(), self.run_all(calls)):
             with self.subTest(directive=directive):
                 self.assertRefused(ended, f"runmaker4-server.py: {name}: line 3: ")
-
-    def test_some_are_refused_at_the_start_in_one_line_that_names_their_own(self) -> None:
-        self.check("#RUN host=a,,b", "#RUN barrier x")
-
-    @spared
-    def test_each_is_refused_at_the_start_in_one_line_that_names_its_own(self) -> None:
-        for at in range(0, len(MALFORMED), 8):
-            self.check(*MALFORMED[at:at + 8])
 
 
 @ordinarily()
