@@ -8,7 +8,7 @@ import unittest
 
 import runmaker4
 from tests.attacks import lying_client, man_in_the_middle
-from tests.support import FULL, ROOT, WAITING, wait_until
+from tests.support import ALL, FULL, ROOT, WAITING, wait_until
 from tests.tcp import Server
 from tests.test_hostile import Stage
 
@@ -112,9 +112,9 @@ class Crowd(AttackCase):
 
 class Mutations(AttackCase):
     """Messages with something changed in each end their own connection at the most."""
-    COUNT = 100_000 if FULL else 200
+    COUNT = 100_000 if ALL else 20_000 if FULL else 200
     JOBS = "#RUN host=liar\n" + ". : a job\n" * 50 + "#RUN\n"
-    # of the server's secrets: there are a hundred thousand handshakes
+    # of the server's secrets: there are thousands of handshakes
     QUICK = "import runmaker4; runmaker4.Channel.EXPONENT = 16"
 
     def test_before_the_proof_and_after_it_they_end_no_server_and_disturb_no_client(self) -> None:
