@@ -1,4 +1,5 @@
 """runset4.py: states are set, jobs are selected, listed and added, and no running job is disturbed."""
+import contextlib
 import fcntl
 import os
 import stat
@@ -7,8 +8,10 @@ import threading
 import time
 import unittest
 from collections import Counter
+from collections.abc import Iterator
 
 import runmaker4
+import runset4
 from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, companion, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
@@ -108,6 +111,15 @@ class SettingStates(RunsetCase):
                 self.assertRefused(ended, "state")
         self.assertEqual(self.read(), as_bytes(FOUR))
 
+    def test_a_number_that_is_no_job_is_named_and_a_range_or_a_filter_may_reach_further(self) -> None:
+        for args, named in (("1 9 2", [2, 9]), ("1-9 2", [2]), ("1,3-9", []), ("--state=. 1 2 3", [])):
+            with self.subTest(args):
+                self.write(". echo a\n# no job\nd echo b\n")
+                ended = self.run_script(RUNSET, "-q", "--set=x", "runs.txt", *args.split())
+                said = "".join(f"runset4.py: runs.txt: line {number}: is no job\n" for number in named)
+                self.assertEqual((ended.code, ended.err.decode()), (1 if named else 0, said))
+                self.assertEqual(self.states()[:1], "x")
+
     def test_r_is_for_runners(self) -> None:
         self.write(FOUR)
         for force in (), ("--force",):
@@ -192,7 +204,23 @@ class Selecting(RunsetCase):
         self.assertSelects("XX.XX", "runs.txt", "5-6", 3, "1-1", 3)
 
     def test_lines_and_ranges_with_commas_between_them(self) -> None:
-        self.assertSelects("X!XXd", "runs.txt", "1,4-5", "2,9")
+        self.assertSelects("X!XXd", "runs.txt", "1,4-5", "1,7-9")
+
+    def test_thousands_of_numbers_are_not_all_looked_at_for_each_line(self) -> None:
+        class Counted(list[range]):
+            walks = 0
+
+            def __iter__(self) -> Iterator[range]:
+                self.walks += 1
+                return super().__iter__()
+
+        numbers = Counted([range(5, 9), range(2, 3), range(6, 7), range(8, 12), range(20, 21), range(20, 22)])
+        path = self.write(". echo\n" * 30)
+        with contextlib.closing(runmaker4.JobFile(str(path), say=self.fail, read_only=True)) as file:
+            found = [line.number for line in runset4.Selection(numbers, b"", None).lines(file)]
+            file.leave()
+        self.assertEqual(found, [2, 5, 6, 7, 8, 9, 10, 11, 20, 21])
+        self.assertLess(numbers.walks, 5)
 
     def test_a_range_may_reach_past_the_end(self) -> None:
         self.assertSelects(".!.XX", "runs.txt", "5-999999999")
@@ -358,6 +386,13 @@ class Listing(RunsetCase):
     def test_selecting_nothing_is_said(self) -> None:
         self.write(FOUR)
         self.assertComplains(self.run_script(RUNSET, "--list", "--state=x", "runs.txt"), "runs.txt")
+
+    def test_a_number_that_is_no_job_is_named_behind_the_others(self) -> None:
+        self.write("# no job\n" + FOUR)
+        ended = self.run_script(RUNSET, "--list", "runs.txt", 1, 2, "4-9", 9)
+        said = "".join(f"runset4.py: runs.txt: line {number}: is no job\n" for number in (1, 9))
+        self.assertEqual((ended.code, ended.err.decode()), (1, said))
+        self.assertEqual(ended.out, b"2 . echo a\n4 ! echo c\n5 e echo d\n")
 
     def test_a_running_job_is_listed_as_running(self) -> None:
         runner = self.runner_at_gate(". echo b\n")
