@@ -2782,6 +2782,7 @@ class Recovery:
         if claims:
             file.follow_path()
         here = {claim: file.state_at(claim.line) for claim in claims}
+        inherited = [job for job in inherited if job in file.held]      # else it has just been lost
         free: dict[bytes, dict[int, Job]] = {claim.line.command: {} for claim in claims}
         for job in inherited:
             free.setdefault(job.command, {})[job.number] = job
