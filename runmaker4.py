@@ -6994,7 +6994,6 @@ class Tally:
     failed: int = 0
     error: int = 0
     cancelled: int = 0                  # somebody has set their state
-    worse: int = 0                      # jobs that are failed or in error
     trouble: bool = False               # output or records were lost, the file or all slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
     bad_lines: list[int] = field(default_factory=list)
@@ -7007,7 +7006,11 @@ class Tally:
         self.cancelled += state == HELD
         if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
-            self.worse += 1
+
+    @property
+    def worse(self) -> int:
+        """How many jobs are failed or in error."""
+        return self.failed + self.error
 
     def status(self, account: Account | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows.

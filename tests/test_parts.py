@@ -953,6 +953,18 @@ class LinesOfAClientThatComesBack(JobFileCase):
             self.assertEqual([grant.job.number for grant in client.grants.values()], [2])
         asyncio.run(come())
 
+    def test_a_line_that_a_client_comes_back_for_after_its_grace_counts_as_no_failure(self) -> None:
+        async def come() -> None:
+            sessions = self.sessions()
+            job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
+            grant = server.Grant("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
+            tally = sessions.server.tally
+            tally.count(job, b"e")
+            self.assertEqual(tally.worse, 1)
+            sessions.recovery._give(grant, None)
+            self.assertEqual((tally.worse, tally.bad_lines), (0, []))
+        asyncio.run(come())
+
     def test_a_line_that_is_lost_while_its_result_is_written_counts_once(self) -> None:
         async def come() -> None:
             sessions = self.sessions()
