@@ -8252,10 +8252,9 @@ def runner_words(text: str) -> str:
         words = []
     if takes_a_command(words):
         # `bash -c /bin/sh -c JOB` runs a /bin/sh that is told nothing, and all is well
-        shells = [name for name in map(os.path.basename, words) if POSIX_LIKE.fullmatch(name)]
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes behind that, so no job "
-            f"would run (for another shell write #RUN shell={shells[0] if shells else 'bash'} above the jobs)"
+            "would run (for another shell, as bash, write #RUN shell=bash above the jobs)"
         )
     if words and not re.search(r"[\0\n]", text):
         return text
