@@ -294,11 +294,14 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
+NAMED_LINES = 8                 # how many are named where there are more
+
+
+def name_lines(numbers: Iterable[int]) -> str:
     """'line 3', 'lines 3, 5, 7, ...'."""
     lines = sorted(numbers)
-    names = [str(line) for line in lines[:shown]]
-    if len(lines) > shown:
+    names = [str(line) for line in lines[:NAMED_LINES]]
+    if len(lines) > NAMED_LINES:
         names.append("...")
     word = "lines" if len(lines) > 1 else "line"
     return f"{word} {', '.join(names)}"
