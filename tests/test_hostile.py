@@ -722,27 +722,22 @@ class NoServers(TcpCase):
                 peer.push(bytes([byte]))
                 time.sleep(0.1)
 
-        found: dict[str, Callable[[Peer], object]] = {
+        return {
             "silence": lambda peer: peer.pull(), "drips": drip,
             "noise": lambda peer: peer.push(random.Random(33).randbytes(100_000)).rest(60),
             "an echo": lambda peer: [peer.push(hello), peer.push(peer.pull()).rest(60)],
-            "a lie": lambda peer: peer.push(plain(error="a\nb\x1b[2J")).rest(60)}
-        if FULL:
-            found.update(
-                {
-                    "no proof": lambda peer: peer.push(hello).rest(60),
-                    "closes": lambda peer: None,
-                    "half a greeting": lambda peer: peer.push(hello[:20]).rest(60),
-                    "a web server": lambda peer: peer.push(
-                        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
-                    ),
-                    "resets": Peer.reset,
-                    "too long": lambda peer: peer.push(b"\xff\xff\xff\xff").rest(60),
-                    "deep": lambda peer: peer.push(frame(b"[" * UNPROVEN)).rest(60),
-                    "a fake": lambda peer: peer.push(hello + plain(proof="0" * 64)).rest(60),
-                }
-            )
-        return found
+            "a lie": lambda peer: peer.push(plain(error="a\nb\x1b[2J")).rest(60),
+            "no proof": lambda peer: peer.push(hello).rest(60),
+            "closes": lambda peer: None,
+            "half a greeting": lambda peer: peer.push(hello[:20]).rest(60),
+            "a web server": lambda peer: peer.push(
+                b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+            ),
+            "resets": Peer.reset,
+            "too long": lambda peer: peer.push(b"\xff\xff\xff\xff").rest(60),
+            "deep": lambda peer: peer.push(frame(b"[" * UNPROVEN)).rest(60),
+            "a fake": lambda peer: peer.push(hello + plain(proof="0" * 64)).rest(60),
+        }
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_each_is_told_in_lines_of_ours_and_the_client_ends(self) -> None:
