@@ -14,7 +14,7 @@ from typing import Any, Callable
 from unittest import mock
 
 import runmaker4
-from tests.support import ALL, FULL
+from tests.support import ALL
 from tests.wire import (
     FROM_CLIENT,
     FROM_SERVER,
@@ -42,7 +42,7 @@ from tests.wire import (
     traces,
 )
 
-ROUNDS = 100_000 if ALL else 20_000 if FULL else 5_000
+ROUNDS = 100_000 if ALL else 5_000
 OTHER_TOKEN = TOKEN[:-1] + "e"
 GREETING, ANSWER, PROOF, AGREED = FLIGHTS = range(4)    # of a handshake
 FIELDS = fields_of(FROM_CLIENT + FROM_SERVER)
