@@ -61,7 +61,8 @@ class EarlySignal(TcpCase):
         self.assertRefused(
             self.run_script(RUNMAKER, "missing.txt", env=self.early(signal.SIGUSR1)), "missing.txt"
         )
-        self.assertRefused(self.run_script(RUNMAKER, "--none", env=self.early(signal.SIGHUP)), "--none")
+        words = "--none", "missing.txt"
+        self.assertRefused(self.run_script(RUNMAKER, *words, env=self.early(signal.SIGHUP)), "--none")
 
     def test_one_that_goes_into_the_background_takes_the_signal_along(self) -> None:
         self.jobs("true")
