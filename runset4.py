@@ -29,7 +29,7 @@ import shutil
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
@@ -393,13 +393,15 @@ class Selection:
             return True
         return fnmatch.fnmatchcase(line.command, self.pattern)
 
-    def missing(self, met: Collection[int]) -> Iterator[tuple[int, str]]:
-        """The numbers of lines that are given one by one and were not met, each with what is wrong with it.
+    def singles(self) -> set[int]:
+        """The numbers of lines that are given one by one: each must be a job.  States only choose among them.
         """
-        fault = "is no job" if self.pattern is None else "is no job that matches"
-        for span in self.numbers:
-            if span[0] == span[-1] and span[0] not in met:
-                yield span[0], fault
+        return set() if self.states else {span[0] for span in self.numbers if span[0] == span[-1]}
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with a line that is given by its number, and is not meant."""
+        return "is no job" if self.pattern is None else "is no job that matches"
 
 
 def is_whole(file: JobFile, line: Line) -> bool:
@@ -464,10 +466,14 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, o
     """
     file.follow_path()
     fd = file.writable()
+    missing = selection.singles()
     for line in selection.lines(file):
+        missing.discard(line.number)
         done = outcome.note(file, line, set_state(file, line, state, force))
         if done and force and line.state == RUNNING and file.companion.count(line.command):
             outcome.alive.append(line.number)
+    for number in sorted(missing):
+        outcome.refuse(file, number, selection.fault)
     if outcome.done:
         file.must_name(fd)
 
@@ -541,11 +547,11 @@ def cancel(file: JobFile, selection: Selection, outcome: Outcome) -> None:
 
     A job that ends at this moment may have its result first: then that stands, and is said.  Raises OSError.
     """
-    met: set[int] = set()
+    missing = selection.singles()
     waiting: list[Line] = []
     running = lines_by_command(file.lines(RUNNING))
     for line in selection.lines(file):
-        met.add(line.number)
+        missing.discard(line.number)
         found: bytes | None = line.state
         runs = False
         if line.state in (NEW, RUNNING) or selection.names_jobs:
@@ -562,8 +568,8 @@ def cancel(file: JobFile, selection: Selection, outcome: Outcome) -> None:
         outcome.note(file, stopped, "")
         if runs:
             waiting.append(stopped)
-    for number, fault in selection.missing(met):
-        outcome.refuse(file, number, fault)
+    for number in sorted(missing):
+        outcome.refuse(file, number, selection.fault)
     await_stop(file, waiting, outcome)
 
 
@@ -2170,11 +2176,20 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
 
 def list_lines(file: JobFile, selection: Selection) -> int:
     """Print the selected jobs; the exit status.  Raises OSError."""
-    count = put_lines(map(bytes, selection.lines(file, otherwise=None)))
-    if not count and selection.is_given:
+    missing = selection.singles()
+
+    def met() -> Iterator[bytes]:
+        for line in selection.lines(file, otherwise=None):
+            missing.discard(line.number)
+            yield bytes(line)
+
+    count = put_lines(met())
+    for number in sorted(missing):
+        file.say(f"line {number}: {selection.fault}")
+    is_nothing = selection.is_given and not count
+    if is_nothing and not missing:
         file.say(NOTHING)
-        return 1
-    return 0
+    return 1 if is_nothing or missing else 0
 
 
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
