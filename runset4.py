@@ -16,6 +16,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
+import bisect
 import contextlib
 import errno
 import fcntl
@@ -387,11 +388,23 @@ class Selection:
 
     def _means(self, line: Line) -> bool:
         """Whether a line in one of the states is meant."""
-        if self.numbers and not any(line.number in span for span in self.numbers):
+        if self.numbers and not self._is_given(line.number):
             return False
         if self.pattern is None or line.command == self.pattern:
             return True
         return fnmatch.fnmatchcase(line.command, self.pattern)
+
+    @functools.cached_property
+    def _spans(self) -> tuple[list[int], list[int]]:
+        """Where the ranges begin, in order; and how far each of them, or one before it, reaches."""
+        spans = sorted(self.numbers, key=lambda span: span.start)
+        return [span.start for span in spans], [*itertools.accumulate((span.stop for span in spans), max)]
+
+    def _is_given(self, number: int) -> bool:
+        """Whether a line's number is given, of thousands perhaps."""
+        begins, ends = self._spans
+        begun = bisect.bisect_right(begins, number)
+        return begun > 0 and number < ends[begun - 1]
 
     def singles(self) -> set[int]:
         """The numbers of lines that are given one by one: each must be a job.  States only choose among them.
