@@ -1565,7 +1565,7 @@ ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
 
 class Resources(NamedTuple):
-    """What a job needs, what a runner has in all, or what of that is free: docs/memory.md."""
+    """What a job needs, what a runner has in all, or what of that is free: docs/architecture.md."""
     slots: float
     memory: float = 0           # bytes
 
@@ -5037,7 +5037,7 @@ def resident_memory(pid: int) -> int:
 
 class OomKills:
     """Counts the processes of our control group, and of those below it, that the kernel has killed for want
-    of memory: see docs/memory.md.
+    of memory: see docs/architecture.md.
     """
     FRESH = 0.05                # seconds for which recent() gives the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)

@@ -69,7 +69,7 @@ class Runners(AtWorkCase):
         self.gated(options=("--outdir", "out"))
         wait_until(lambda: b'"start"' in self.read("out/journal"))
         printed = self.told("--outdir", "out").splitlines()
-        for page in "docs/clusters.md", "docs/more.md":
+        for page in "docs/clusters.md", "docs/records.md":
             with self.subTest(page):
                 shown = re.findall(r"(?m)^line .*\bslot\b.*", (ROOT / page).read_text())
                 self.assertEqual([row.split() for row in shown], [printed[2].split()], "its header")

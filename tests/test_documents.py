@@ -31,15 +31,17 @@ DOCUMENTS = (
     "docs/coming-from.md",
     "docs/clusters.md",
     "docs/faq.md",
+    "docs/first-day.md",
     "docs/file-systems.md",
     "docs/how-it-works.md",
-    "docs/more.md",
     "docs/over-tcp.md",
     "docs/records.md",
+    "docs/reference.md",
     "docs/who-can-do-what.md",
     "tests/bench/README.md",
 )
-OFTEN = "README.md", "docs/how-it-works.md", "docs/more.md"     # always run; the others in full size
+# always run; the others in full size
+OFTEN = "README.md", "docs/first-day.md", "docs/how-it-works.md", "docs/reference.md"
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
 MOST_LINES = {"README.md": 250, "CONTRIBUTING.md": 200}         # of others 400
 AT_ONCE = 6                             # commands that are run at the same time
@@ -101,6 +103,16 @@ def anchors(document: str) -> list[str]:
     """The names that the headings of a document have on GitHub."""
     headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def read_messages() -> list[str]:
+    """Those that docs/faq.md answers; `...` stands for numbers and names."""
+    text = (ROOT / "docs/faq.md").read_text().partition("## What do I do with this message?")[2]
+    shown = re.findall(r"^\| (.*?) \| ", text.partition("\n## ")[0], re.MULTILINE)
+    return re.findall("`([^`]+)`", " ".join(shown))
+
+
+MESSAGES = read_messages()              # tests/test_reference.py compares them with the code
 
 
 # -- what the commands meet ----------------------------------------------------------------------------------
@@ -307,6 +319,33 @@ RECIPES = {
     ),
     "runmaker4.py -d --follow -j1 --pidfile pid --errors errors --outdir out runs.txt": WAITS,
     "runwait4.py --report night.html --outdir out runs.txt": replace(JOURNAL, after="test -s night.html"),
+    # the first day
+    "ssh bob runmaker4.py --version": Recipe(),
+    "ssh bob runwait4.py --check-locks /shared > bob.says & runwait4.py --check-locks /shared; wait; "
+    "cat bob.says": Recipe(
+        instead={"ssh bob runwait4.py --check-locks /shared > bob.says &": "touch bob.says;", "/shared": "."}
+    ),
+    "cd /shared": Recipe(instead={"cd /shared": ":"}, after="./model --seed 8", states="." * 12),
+    "for name in alice bob; do": Recipe(
+        jobs("...."),
+        instead={"cd /shared && ": "", "-j2": "-j1"},
+        before="touch hold",
+        states="dddd",
+        after=f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}",
+    ),
+    "runset4.py --cancel runs.txt 12": Recipe(jobs("." * 12), states="." * 11 + "x."),
+    "ssh bob \"kill -USR1 $(cat pid.bob)\"": Recipe(
+        jobs("..."), before=WORKER.replace("pid ", "pid.bob "), after=f"rm hold; {GONE}", states="dd."
+    ),
+    "cat errors; runwait4.py --failed --outdir out runs.txt": replace(
+        JOURNAL, before=f"touch errors; {JOURNAL.before}"
+    ),
+    "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 --outdir out runs.txt": Recipe(
+        jobs("!."), before="touch model", states="dd"
+    ),
+    "runwait4.py --show 7 --outdir out runs.txt": replace(
+        JOURNAL, jobs=jobs("d" * 6 + "."), after="test -s night.html", states="d" * 7
+    ),
     # coming from other tools
     "printf 'all: a.dat b.dat c.dat\\n%%.dat:\\n\\techo $* > $@\\n' > Makefile": Recipe(
         after="[ $(cat b.dat) = b ]", states="ddd"
@@ -342,24 +381,14 @@ RECIPES = {
     "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
         after="cat work/1.out; test -s timeline.json", states="dd!", status=None
     ),
-    "runwait4.py --outdir work --timeline timeline.json": replace(
-        JOURNAL, before="runmaker4.py -q --outdir work runs.txt || true"
-    ),
-    "runmaker4.py --resume -j8 --outdir work --joblog work.log runs.txt": Recipe(jobs("er."), states="ddd"),
     "printf '#!/bin/sh\\nsleep 1; wc $1.txt > $1.out; echo line $JOB_ID on $SLAVE_IP\\n' "
     "> job_script.sh": Recipe(
         after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"
     ),
-    "runmaker4.py -d --follow --slots @workers --slot-errors 3 --outdir logs --pidfile pid --errors errors "
-    "runs.txt": WAITS,
     "echo 192.168.1.201 >> workers": Recipe(
         jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."
     ),
     "cat > ajob.py << 'END'": Recipe(after=f"{GONE}; grep value9 logfiles/job9.dat", states="d" * 10),
-    "seq 3 > list; runset4.py runs.txt --add-list list --template 'touch bla{}.txt'; "
-    "runmaker4.py -j0 runs.txt": Recipe(
-        after="ls bla1.txt bla2.txt bla3.txt", states="ddd"
-    ),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors runs.txt": WAITS,
     "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done": Recipe(
         before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
@@ -455,7 +484,6 @@ RECIPES = {
     "runwait4.py --stats --outdir out": JOURNAL,
     "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
     "runwait4.py --outdir out --timeline timeline.json": JOURNAL,
-    "tail -f jobs.log": Recipe(until="grep simulate .printed"),
     "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
     "runmaker4-client.py --status --json alice": Recipe(jobs(".."), before=SERVER),
     "runmaker4-server.py --dry-run runs.txt": Recipe(jobs("..")),
@@ -494,6 +522,8 @@ JOB_FILES = {
 PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claiming.py
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "at the start      two runners -j2   a little later    at the end",
+            "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",
+            "line 7: exit 1 on alice, 20:54:20, after 2.0s, <18 MB",
             "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
             # docs/architecture.md
@@ -509,7 +539,6 @@ ELSEWHERE = {           # commands that others run
 TEXTS = {  # of several words, and no commands for our users
     # what users of other tools type
     "make -j4 all",
-    "make -n",
     "make -k",
     "make -O",
     "make -l 8",
@@ -530,7 +559,6 @@ TEXTS = {  # of several words, and no commands for our users
     "tsp -m",
     "tsp -K",
     "disBatch -s localhost:4 tasks",
-    "-s alice:4,bob:4",
     "#DISBATCH REPEAT 100 start 1 simulate",
     "#DISBATCH PREFIX ulimit -c 0;",
     "-c 2",
@@ -558,14 +586,16 @@ TEXTS = {  # of several words, and no commands for our users
     "--runner 'bash -c'",
     "echo \"a  b\"",
     "set -e",
+    "daemon &",
+    "ulimit -n",
+    "chmod 600",
+    "barrier check",
     "--slots @FILE",
     "--slots @NAMES",
     "--slots @names",
-    "--timeout 3600",
     "--outdir out",
     "--outdir DIR",
     "-l FILE",
-    "-l tests.log",
     "--joblog FILE",
     "--give-up T",
     "--max-failed N",
@@ -574,9 +604,6 @@ TEXTS = {  # of several words, and no commands for our users
     "--outdir -q",
     "--joblog jobs.log",
     "--add-list --template './simulate --in {} --out {/.}.{#}'",
-    "nice -n 19",
-    "apptainer exec x.sif",
-    "ssh \"$SLAVE_IP\"",
     "ssh -tt \"$SLAVE_IP\"",
     "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'",
     "ssh -t -t",
@@ -595,18 +622,8 @@ TEXTS = {  # of several words, and no commands for our users
     "--memory 60G",
     "--report page.html",
     ". r d ! e x",
-    "#off end",
     "#run barrier",
     "# RUN barrier",
-    "line command",
-    "line command pid since",
-    "line command state",
-    "run line host slot pid start end state exit signal cause seconds cpu memory memory_below promised "
-    "bytes files",
-    "host slot pid start seconds",
-    "new running done failed error held total",
-    "file host port pid since grace",
-    "name address pid slots seen lost jobs",
     # commands of other tools, which ours replace or are compared with
     "xargs -P",
     "xargs -P2 -n1 sh -c",
@@ -628,9 +645,7 @@ TEXTS = {  # of several words, and no commands for our users
     "parallel -j4 < commands",
     "parallel simulate --a {1} --b {2} ::: 1 2 3 ::: 0.1 0.2",
     "parallel --colsep , simulate --a {1} --b {2} < list",
-    "parallel --joblog jobs.log",
     "parallel --resume",
-    "parallel -k",
     "parallel --halt soon,fail=10",
     "--max-fails 5",
     "parallel --results out",
@@ -646,11 +661,12 @@ TEXTS = {  # of several words, and no commands for our users
     "scontrol requeue 1234_17",
     "--mem=$((RUNMAKER4_MEMORY >> 20))",
     "scancel 1234_17",
+    "--array 1-1000 ./task.sh",
+    "--each-line inputs ./task.sh",
+    "cli.py add_job",
     "hq server start",
     "hq worker start --cpus=4",
     "hq worker stop all",
-    "hq submit --array 1-1000 ./task.sh",
-    "hq submit --each-line inputs ./task.sh",
     "hq alloc add slurm",
     "hq job progress last",
     "hq job wait last",
@@ -658,24 +674,14 @@ TEXTS = {  # of several words, and no commands for our users
     "hq task list last",
     "hq job cat 1 --tasks 7 stdout",
     "hq job cancel last",
-    "pytaskfarmer.py --proc 8 --workdir work mywork.tasks",
     "--runner mcc",
     "cli.py add_slave 192.168.1.201",
     "remove_slave --wait",
-    "nohup cli.py start --log_dir=logs &",
-    "cli.py add_job ./job_script.sh data_1",
     "-e NAME=VALUE",
-    "cli.py remove_job ./job_script.sh data_1",
-    "cli.py status",
     "cli.py stop",
-    "remove_slave --kill",
-    "-e PORT=1000",
-    "fjd --exe 'touch bla$1.txt' --parameters 1,2,3",
     "fjd-recruiter hire 4",
     "fjd-dispatcher --end_when_jobs_are_done",
     "fjd-recruiter fire",
-    "screen -ls",
-    "--project NAME",
     "runwait4.py --check-locks DIR",
     "gluster volume set VOLUME server.tcp-user-timeout 20",
     "ceph fs set NAME session_autoclose 60",
@@ -935,6 +941,7 @@ class Texts(Case):
                     or text in RECIPES
                     or text in ELSEWHERE
                     or text in TEXTS
+                    or text in MESSAGES
                 ):
                     continue
                 if text.startswith((". ", "#RUN")):

@@ -1,8 +1,8 @@
-"""Write completions for bash, zsh and fish, and man pages, from the scripts' own parsers and README.md.
+"""Write completions for bash, zsh and fish, and man pages, from the scripts' own parsers and the documents.
 
     python3 -m docs.install.make        in a checkout: to docs/install/share, which is part of the repository
 
-Run it whenever an option, a help text or the README's chapters on the job file have changed; a test says so.
+Run it when an option, a help text or a chapter of CHAPTERS has changed; a test says so.
 """
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ FILES = {
                     "with `--outdir DIR`: each start and each end of a run, JSON Lines"),
     "~/.runmaker4.token": (("runmaker4-server", "runmaker4-client"), "the token, for its owner alone"),
 }
-CHAPTERS = "The file", "Directives"         # of README.md, for the page of the job file
+# Of the documents, for the page of the job file
+CHAPTERS = {
+    "README.md": ("The file", "Directives"),
+    "docs/reference.md": ("Lines", "Directives in full", "A job"),
+}
 MADE = "made by docs/install/make.py"
 
 
@@ -272,10 +276,13 @@ def listed(texts: Mapping[str, str]) -> str:
 
 
 def job_file_page() -> str:
-    """The page of the job file, from README.md."""
-    readme = (HERE.parent.parent / "README.md").read_text("utf-8")
-    found = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", readme, re.MULTILINE))
-    parts = {title.upper(): "\n".join(blocks(found[title])).removeprefix(".PP\n") for title in CHAPTERS}
+    """The page of the job file, from the documents."""
+    parts = {}
+    for document, titles in CHAPTERS.items():
+        text = (HERE.parent.parent / document).read_text("utf-8")
+        found = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", text, re.MULTILINE))
+        for title in titles:
+            parts[title.upper()] = "\n".join(blocks(found[title])).removeprefix(".PP\n")
     return page("runmaker4", 5, "the job file", parts)
 
 
@@ -289,7 +296,9 @@ def blocks(text: str) -> Iterator[str]:
                 re.split(r" *(?<!\\)\| *", row.strip("| ")) for row in block.splitlines()
             )
             for first, second, *rest in rows:
-                more = "".join(f". {title.capitalize()}: {cell}" for title, cell in zip(titles, rest))
+                more = "".join(
+                    f". {title[:1].upper()}{title[1:]}: {cell}" for title, cell in zip(titles, rest)
+                )
                 yield f".TP\n{prose(first)}\n{prose(second + more)}"
         elif block.startswith("- "):
             for item in re.split(r"^- ", block, flags=re.MULTILINE)[1:]:
