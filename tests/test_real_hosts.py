@@ -134,6 +134,27 @@ class Loops(HostsCase):
         self.assertEqual(self.hosts_of(*range(1, 13)), {"alice"})
 
 
+class FirstDay(HostsCase):
+    """docs/first-day.md, step by step."""
+
+    def test_each_step_does_what_it_says(self) -> None:
+        """What a second terminal is for comes before the bar, which waits until all is over."""
+        steps = [piece.text.replace("/shared", str(self.dir))
+                 for piece in documents.read_pieces("docs/first-day.md") if piece.kind == "sh"]
+        version, locks, write, start, watch, change, stop, look, again, back = steps
+        self.assertRegex(self.typed(version).out, rb"^runmaker4.py \S+\n$")
+        self.assertEqual(self.typed(locks).out.count(b"\nbob "), 2)
+        for step in write, start, change, stop, watch:
+            ended = self.typed(step)
+            self.assertEqual(ended.code, 0, ended.out)
+        self.assertEqual(self.states(), "d" * 6 + "!" + "d" * 4 + "x" + "d")
+        self.assertRegex(self.typed(look).out, rb"line 7: exit 1 on (.*\n)+  \| 7 does not converge\n$")
+        self.assertEqual(self.typed(again).code, 0)
+        self.assertEqual(self.states(), "d" * 11 + "x" + "d")
+        self.assertIn(b"run 2: exit 0", self.typed(back).out)
+        self.assertIn(b"</html>", self.read("night.html"))
+
+
 class Slots(HostsCase):
     """Remote hosts as slots."""
     WORDS = block("printf '%s\\n' alice bob > workers")
