@@ -586,7 +586,6 @@ TEXTS = {  # of several words, and no commands for our users
     "--runner 'bash -c'",
     "echo \"a  b\"",
     "set -e",
-    "daemon &",
     "ulimit -n",
     "chmod 600",
     "barrier check",
