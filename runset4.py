@@ -44,6 +44,7 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     APPEND_BYTE,
+    BADGE_BYTES,
     DIRECTIVE_LIKE,
     DONE,
     ERROR,
@@ -58,6 +59,7 @@ from runmaker4 import (
     RUNNING,
     SEATS,
     UTF8_MARK,
+    Badge,
     Child,
     Identity,
     JobFile,
@@ -674,13 +676,26 @@ def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -
     return found[:most]
 
 
+CLIENT_AWAY = ("its client does not answer: it is told when it is back, or after the server's --grace its "
+               "line is free, though the job may run on")
+
+
+def is_server(badge: int) -> bool:
+    """Whether a server has this badge."""
+    return Badge.SERVERS <= badge < Badge.COUNT
+
+
 def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
     """Why a cancelled job has not ended, as far as this host and a journal know.
 
     on_fuse: the job file is on FUSE, whose locks are its daemon's: the kernel names nobody who holds one.
     """
     left = holders.left(line.command)
-    for pid in holders.pids(line.command, jobs=False)[:1]:
+    keeping = holders.pids(line.command, jobs=False)
+    run = run_by_journal(line)
+    if any(map(holders.is_server, keeping)) or (run and run.runner is not None and is_server(run.runner)):
+        return CLIENT_AWAY
+    for pid in keeping[:1]:
         if left:
             pids = ", ".join(str(job.pid) for job in left.values())
             return (f"an edit has moved equal lines, so nobody knows which job is meant: process {pids} of "
@@ -688,7 +703,6 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
         return f"process {pid} of this host is to end it, and does not"
     for pid in holders.pids(line.command, jobs=True)[:1]:
         return f"process {pid} of this host runs on"
-    run = run_by_journal(line)
     if run and run.host != os.uname().nodename:
         return (f"it runs on {printable(run.host)} as process {run.pid}, by the journal: use {PROG} --cancel "
                 "there")
@@ -832,6 +846,14 @@ class Holders:
             return os.getsid(pid)
         except OSError:
             return 0
+
+    def is_server(self, pid: int) -> bool:
+        """Whether a process has the badge of a server locked."""
+        with contextlib.suppress(OSError):                  # it has ended
+            locked = [span for number in os.listdir(f"/proc/{pid}/fd")
+                      for span in self._locks(pid, int(number))[0]]
+            return any(is_server(span.start - BADGE_BYTES) for span in locked)
+        return False
 
     def pids(self, command: bytes, jobs: bool) -> list[int]:
         """The processes that hold seats of a command: jobs', or all others."""

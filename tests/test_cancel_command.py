@@ -22,6 +22,7 @@ from tests.support import (
     alive,
     wait_until,
 )
+from tests.tcp import TcpCase
 from tests.test_life_sign import LifeSign
 
 
@@ -100,6 +101,22 @@ class Cancel(RunCase):
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.states(), "xd")
         self.assertNobodyLeft()
+
+
+class OverTcp(TcpCase):
+    """The runner is a client."""
+
+    def test_of_a_client_that_is_away_it_is_said_that_it_will_be_told(self) -> None:
+        self.jobs(SLEEPING)
+        server = self.start_server()
+        client = self.start_client(server, up=[1])
+        client.send_signal(signal.SIGSTOP)
+        hasty = "import runset4\nrunset4.STOPPING = 0.3"
+        ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
+        self.assertEqual(ended.code, 1)
+        self.assertIn(b"(its client does not answer: it is told when it is back", ended.err)
+        client.send_signal(signal.SIGCONT)
+        wait_until(lambda: not self.locked_lines(), what="the job is ended")
 
 
 class WithoutRunner(LifeSign):
