@@ -1684,8 +1684,7 @@ class Scope(NamedTuple):
             first_fault = self.fault or f"line {line.number}: {fault}"
             return self._replace(settings=NO_SETTINGS, fault=first_fault)
         if directive.kind == "settings":
-            # as in JobSettings.at()
-            return Scope(directive.settings.at(line), self.barrier, self.check, self.end, self.fault)
+            return self._replace(settings=directive.settings.at(line))
         if directive.kind == "end":
             return self._replace(end=line)
         return self._replace(barrier=line, check=directive.kind == "barrier check")
@@ -1746,14 +1745,15 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, busybox "
                          "(a job may call others itself: . fish -c 'COMMANDS')")
     return JobSettings(
-        None,
-        _value(found, "timeout", duration, NO_SETTINGS.timeout),
-        hosts,
-        found.get("together", ""),
-        _value(found, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None),
-        needs[0],
-        needs[1:],
-        shell,
+        timeout=_value(found, "timeout", duration, NO_SETTINGS.timeout),
+        hosts=hosts,
+        together=found.get("together", ""),
+        min_hosts=_value(
+            found, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None
+        ),
+        needs=needs[0],
+        more=needs[1:],
+        shell=shell,
     )
 
 
