@@ -207,12 +207,12 @@ class Status(RunwaitCase):
         ended = self.runwait("--status", "--json")
         self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, err, 1))
         found: dict[str, Any] = json.loads(ended.out)
-        keys = "orphans", "cancelled", "at_work", "per_hour", "seconds_left", "trouble"
+        keys = "orphans", "cancelled", "per_hour", "seconds_left", "trouble"
         told = {key: found.pop(key) for key in keys}
         self.assertEqual(found.pop("runners"), runners)
         self.assertEqual(set(found), {*COUNTS, "total", "jobs"})
-        self.assertEqual(told, {"orphans": [], "cancelled": [], "at_work": [], "per_hour": None,
-                                "seconds_left": None, "trouble": ""})
+        self.assertEqual(told, {"orphans": [], "cancelled": [], "per_hour": None, "seconds_left": None,
+                                "trouble": ""})
         return found
 
     def test_the_counts_are_one_line(self) -> None:
