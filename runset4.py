@@ -719,13 +719,13 @@ def run_by_journal(line: Line) -> runwait4.Run | None:
         return None
     try:
         import runwait4  # few need it
-        last = runwait4.LastRuns([line])
+        runs = runwait4.LineRuns([line], [line])
         journal = runwait4.Journal(outdir, lambda text: None)
         with journal.file:
-            last.read_running(journal, journal.clocks())
+            runwait4.Lately(journal, runs)
     except (ImportError, Problem):              # these scripts were not copied all; there is no journal
         return None
-    found: runwait4.Run | None = last.found.get(line.number)
+    found: runwait4.Run | None = runs.last.get(line.number)
     return found
 
 

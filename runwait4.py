@@ -36,7 +36,7 @@ import zlib
 from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
@@ -354,46 +354,17 @@ class Watcher:
             still += there[:max(spare, 0)]
         return sorted(still, key=lambda line: line.number)
 
-    def states_now(self, runs: Collection[Run]) -> dict[Run, str]:
-        """The states of the lines of these runs, in a word: of the same command, the nearest.
-
-        Raises Problem.
-        """
-        lines = self._patiently(lambda: self._by_command({run.command for run in runs}))
-        nearest = {run: min(lines[run.command], key=lambda line: abs(line.number - run.line)) for run in runs
-                   if lines[run.command]}
-        return {run: WORDS.get(line.state, "held") for run, line in nearest.items()}
-
-    def _by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
-        self.file.follow_path()
-        return self.file.by_command(commands)
-
     def pick(self, choose: Callable[[Iterable[Line]], T]) -> T:
         """What this chooses of all job lines.  Raises Problem."""
         return self._patiently(lambda: choose(self.file.lines()))
 
-    def lines_with(self, command: bytes) -> list[Line]:
-        """The lines with this command.  Raises Problem."""
-        return self._patiently(lambda: self._by_command({command})[command])
+    def lines_with(self, commands: Collection[bytes]) -> list[Line]:
+        """The lines with these commands.  Raises Problem."""
+        return self._patiently(lambda: self._lines_with(commands))
 
-    def find_again(self, line: Line) -> Line | None:
-        """A line as it is now, where it stood, or else the nearest of its command; None: it is gone.
-
-        Raises Problem.
-        """
-        return self._patiently(lambda: self._find_again(line))
-
-    def _find_again(self, line: Line) -> Line | None:
+    def _lines_with(self, commands: Collection[bytes]) -> list[Line]:
         self.file.follow_path()
-        self.file.read_anew()
-        if state := self.file.state_at(line):
-            return replace(line, state=state)
-        lines = self._by_command({line.command})[line.command]
-        return min(lines, key=lambda found: abs(found.number - line.number), default=None)
-
-    def is_orphan(self, line: Line) -> bool:
-        """Whether a line `r` has neither runner nor job.  Raises Problem."""
-        return self._patiently(lambda: self.file.is_orphan(line))
+        return list(itertools.chain.from_iterable(self.file.by_command(commands).values()))
 
     def has_seat(self, line: Line, alone: bool) -> bool:
         """Whether a line that is not `r` has a runner or a job all the same: it was cancelled, or saved over.
@@ -404,6 +375,17 @@ class Watcher:
         if alone:
             return self._patiently(lambda: companion.count(line.command)) > 0
         return companion.is_open and self._patiently(lambda: companion.is_held(own_seat(line)))
+
+    def ends_may_come(self) -> bool:
+        """Whether the file was changed so late that ends of runs may still come into the journal.
+
+        Raises Problem.
+        """
+        return self._age() < self.patience
+
+    def _age(self) -> float:
+        """Seconds since the file was changed: each claim and each result does that.  Raises Problem."""
+        return time.time() - self._patiently(self.file.signature)[3] / 1e9
 
     def sure_look(self) -> Survey:
         """What the file holds, once no editor is about to fill it.  Raises Problem."""
@@ -441,8 +423,8 @@ class Watcher:
             self.pace.pause()
         if found and now.running and not (found.passes or not found.patience):
             found = None                        # the host, or the runner with so many slots, may be at work
-        if found or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
-            return found                        # each claim and each result changes the file
+        if found or now.running or self._age() < self.IDLE:
+            return found
         return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", patience=0.0)
 
 
@@ -546,10 +528,11 @@ def desertion(now: Counts) -> Stall:
 # `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and
 # when an output file of an earlier run gets another name.
 #
-# It is read backwards, block by block.  Most questions are about the last runs, so reading can stop early;
-# and when the end of a run is met, it is known already what its files are called now, because they were
-# renamed later.  Each run comes once.  Its end has all that its start has, so a start is dropped when the end
-# was met before.  As a start may stand behind its own end, starts without an end are kept until all is read.
+# It is read forwards, in one pass.  A start stays undecoded until no end of its run has come; as a rule the
+# end comes, and has all that the start has.  Its output files are named as they were then: what they are
+# called now is known when all was read.
+#
+# What runs stands near the end.  So for that the end is read first, and the rest only for what is missing.
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
@@ -573,6 +556,7 @@ class Run:
     """
 
     __slots__ = (
+        "at",
         "began",
         "bytes",
         "cause",
@@ -611,11 +595,12 @@ class Run:
     cpu: float | None           # seconds; None: nobody knows
     memory: int | None          # bytes at the peak; None: nobody knows
     bytes: int                  # printed
-    files: list[str]            # what it printed: names in DIR, as they are now
+    files: list[str]            # what it printed: names in DIR, as of that place in the log (name_files())
     incomplete: bool            # not all of it could be written
     memory_below: int | None    # bytes that the peak is below, where it could not be measured
     runner: int | None          # the badge of who has started it, or handed it out; None: nobody knows
     promised: int | None        # bytes of memory; None: it was promised none
+    at: int                     # the place in the log of the line that tells of it
 
     @property
     def peak(self) -> str:
@@ -629,33 +614,24 @@ class Run:
         return self.cause in ("memory", "oom")
 
 
-def any_line(line: bytes) -> bool:
-    """All lines of a journal are wanted."""
+def any_run(head: re.Match[bytes]) -> bool:
+    """All runs are wanted."""
     return True
 
 
-def no_start(line: bytes) -> bool:
-    """Whether a line of a journal may tell of an end.
-
-    No command in it contains this text, since JSON puts backslashes before its quotes.
-    """
-    return b'"event": "start"' not in line
-
-
 class Log:
-    """A file whose lines tell of runs, read backwards.  What is added to it is read after go_on() only."""
+    """A file whose lines tell of runs, read forwards."""
     KIND = ""
     LONGEST = 1 << 23           # bytes of a line: no command is so long
-    BLOCK = 1 << 17             # bytes that are read at a time
-    NAMED = 9                   # how many lines that make no sense are kept for the message
+    BLOCK = 1 << 18             # bytes that are read at a time
+    NO_SENSE = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
         self.path = path
         self.say = say
-        self.told = False                   # it was said which lines make no sense
-        self.begin = 0                      # the offset of the first line that a pass reads
-        self.behind = 0                     # the offset behind the last whole line that a pass has read
+        self._told = False                  # it was said which lines make no sense
+        self._odd: list[int] = []           # the places of those that a pass has met
         try:
             self.file = self._open()
             self.size = self._size()
@@ -680,84 +656,69 @@ class Log:
             size += len(found)
         return size
 
-    def go_on(self) -> None:
-        """Make further passes read only what was added behind the last one.  Raises Problem.
+    def runs(
+        self, wanted: Callable[[re.Match[bytes]], bool] = any_run, begin: int = 0, end: int | None = None
+    ) -> Iterator[Run]:
+        """Each run once: those that have ended, in this order, and then those that have not.
 
-        A line that was being added then is read again, so what makes no sense is not said any more.
+        wanted: whether a run is, by the head of a line; others may come, too.  begin, end: the offsets
+        between which it is read.  A pass through all of it says in the end which lines make no sense, once.
+        Raises Problem.
         """
-        self.told = True
-        self.begin = self.behind
+        stop = self.size if end is None else end
+        self._odd = []
         try:
-            mount = find_mount(self.path)
-            if mount.network:
-                see_anew(self.path, mount)
-                read_anew(self.file, mount)
-            self.size = self._size()
-        except OSError as error:
-            raise Problem(f"{self.path}: {reason(error)}") from None
-
-    def runs(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
-        """Each run once: those that have ended, the last first, and then those that have not.
-
-        wanted: which lines are read at all.  Raises Problem.
-        """
-        return self.entries(wanted)
-
-    def entries(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
-        """What each line tells of a run, the last line first.  Raises Problem.
-
-        wanted: which lines are read at all.  In the end it says which lines make no sense, once.
-        """
-        lines = self._lines()
-        try:
-            rest = next(lines)
-            self.behind = self.size - len(rest)
-            odd = int(rest != b"")
-            first_odd = deque(range(odd), self.NAMED)       # counted from the end, which is 0
-            count = 0
-            for count, line in enumerate(lines, 1):
-                if not wanted(line):
-                    continue
-                try:
-                    run = self._read(line)
-                except (StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-                    odd += 1
-                    first_odd.append(count)
-                    continue
-                if run:
+            # Lines before an offset are no more than bytes: so places of later parts are larger, too.
+            for at, line in enumerate(self._lines(begin, stop), begin + 1):
+                if run := self._sense(at, line, self._take, wanted):
                     yield run
         except OSError as error:
             raise Problem(f"{self.path}: {reason(error)}") from None
-        if odd and not self.told:
-            self.told = True
-            self.say(f"{self.path}: {plural(odd, 'line')} left out: cut, or no lines of a {self.KIND} "
-                     f"({name_lines(count + 1 - back for back in first_odd)})")
+        yield from self._unended()
+        if self._odd and not self._told and stop - begin == self.size:
+            self._told = True
+            self.say(f"{self.path}: {plural(len(self._odd), 'line')} left out: cut, or no lines of a "
+                     f"{self.KIND} ({name_lines(self._odd)})")
 
-    def _lines(self) -> Iterator[bytes]:
-        """Line by line, the last first; before all, what stands behind the last newline."""
-        at = self.size
+    def _sense(self, at: int, line: bytes, read: Callable[..., Run | None], *more: object) -> Run | None:
+        """The run that a line tells of, if it does and makes sense."""
+        try:
+            return read(at, line, *more)
+        except self.NO_SENSE:
+            self._odd.append(at)
+            return None
+
+    def _lines(self, begin: int, end: int) -> Iterator[bytes]:
+        """Line by line; the first is whole.  What stands behind the last newline, and what is too long, comes
+        as a lone newline, which makes no sense.
+        """
+        at = begin
         rest = b""
+        skips = begin > 0                       # we are within a line
         dropped = False                         # a line is too long, and what was read of it is forgotten
-        while at > self.begin:
-            step = min(self.BLOCK, at - self.begin)
-            at -= step
-            rest, *lines = (self.file.pread(step, at) + rest).split(b"\n")
-            if dropped and lines:
-                lines[-1] = b"\n"               # it makes no sense
-                dropped = False
-            yield from reversed(lines)
+        while at < end and (data := self.file.pread(min(self.BLOCK, end - at), at)):
+            at += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            if lines and (skips or dropped):
+                lines[:1] = [b"\n"] if dropped and not skips else []
+                skips = dropped = False
+            yield from lines
             if len(rest) >= self.LONGEST:
                 rest = b""
                 dropped = True
-        yield b"\n" if dropped else rest
+        if (rest or dropped) and not skips:
+            yield b"\n"
 
-    def _read(self, line: bytes) -> Run | None:
-        """The run that the line is about, if it is about one.
-
-        Raises StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError: it makes no
-        sense.
-        """
+    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> Run | None:
+        """The run that has ended by a line, if one has.  Raises NO_SENSE.  at: the place of the line."""
         raise NotImplementedError
+
+    def _unended(self) -> Iterator[Run]:
+        """The runs that no end was met of."""
+        return iter(())
+
+    def name_files(self, runs: Iterable[Run]) -> None:
+        """Once all was read: name their files as they are called now, each run once."""
 
 
 class Journal(Log):
@@ -769,9 +730,14 @@ class Journal(Log):
     )
     OPEN_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()      # as END finds them
     STATES = frozenset("d!e.x")               # of what has ended
-    RECENT = 50_000             # runs that are remembered at least, once their start and end were met
+    RECENT = 50_000             # runs that are remembered once they have ended
+    TAIL = 1 << 22              # bytes at its end that tell how it is going
     LATEST = 10 ** 10           # seconds since 1970
-    START = re.compile(rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "start", (?="run": )')
+    # Of a line as runmaker4 writes it: event, run, line, command
+    HEAD = re.compile(
+        rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(start|end)", '
+        rb'(?="run": ("[^"\\]*"), "line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
+    )
     NUMBERS = frozenset((int, float))       # not bool, which Python takes for one
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
@@ -780,13 +746,14 @@ class Journal(Log):
             missing = "is not a directory" if os.path.exists(directory) else "no such directory"
             raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
         super().__init__(os.path.join(directory, "journal"), say)
-        self.decode = json.JSONDecoder().scan_once
-        # what an output file is called now, by the name that it had at the place where the reading is
-        self.names: dict[str, str] = {}
-        self.ended: set[str] = set()        # runs whose end was met, and whose start may still come
-        self.whole: deque[str] = deque()    # the latest of these whose start was met, too, in order
-        # by what a start says behind its time: the run, as its end was decoded and says the same
-        self.starts: dict[bytes, str] = {}
+        self._decode = json.JSONDecoder().scan_once
+        # by the name of a run, as JSON: place and line of its start, or of an end that says it is lost;
+        # and where in the line that stands which its end says, too
+        self._open_runs: dict[bytes, tuple[int, bytes, int]] = {}
+        self._ended: set[bytes] = set()         # runs whose end was met
+        self._in_order: deque[bytes] = deque()  # the same
+        # by the name that a file had: at which places it got others
+        self._moves: dict[str, list[tuple[int, str]]] = {}
 
     def _open(self) -> Reader:
         try:
@@ -797,73 +764,104 @@ class Journal(Log):
                 f"{directory}: has no journal (nothing was run with it yet, or by an older version)"
             ) from None
 
-    def runs(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
-        unended: dict[str, Run] = {}
-        for run in self.entries(wanted):
-            if run.ended is None:
-                unended[run.run] = run
-            elif run.run not in self.ended:
-                self.ended.add(run.run)
-                if unended.pop(run.run, None) or wanted is no_start:
-                    self._forget(run.run)
-                yield run
-        yield from unended.values()
+    def runs(
+        self, wanted: Callable[[re.Match[bytes]], bool] = any_run, begin: int = 0, end: int | None = None
+    ) -> Iterator[Run]:
+        self._open_runs.clear()
+        self._ended.clear()
+        self._in_order.clear()
+        self._moves.clear()
+        return super().runs(wanted, begin, end)
 
-    def entries(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
-        self.names.clear()
-        self.ended.clear()
-        self.whole.clear()
-        self.starts.clear()
-        return super().entries(wanted)
-
-    def _expect_start(self, end: bytes, run: str) -> None:
-        """Here is the end of a run, which begins as its start does, but for the time and the event.
-
-        A start that says something else is decoded, so they may be forgotten at any time.
-        """
-        if len(self.starts) >= self.RECENT:
-            self.starts.clear()
-        same = end.partition(b', "event": "end", ')[2].partition(b', "state": ')[0]
-        self.starts[same + b"}"] = run
-
-    def _forget(self, run: str) -> None:
-        """Start and end of a run were met: it is forgotten when so many others were, too."""
-        self.whole.append(run)
-        if len(self.whole) > self.RECENT:
-            self.ended.discard(self.whole.popleft())
-
-    def _read(self, line: bytes) -> Run | None:
-        """Events that we do not know make sense, but are about no run."""
-        began = self.START.match(line)
-        if began and self.starts.get(line[began.end():]) in self.ended:
-            self._forget(self.starts.pop(line[began.end():]))       # decoding takes four times as long
+    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> Run | None:
+        """A start stays as it is until no end came: decoding all would take twice as long."""
+        head = self.HEAD.match(line) if line.isascii() and line.endswith(b"}") else None
+        if not head:
+            return self._take_any(at, line)
+        if not wanted(head):
             return None
-        text = line.decode()
-        event, end = self.decode(text, 0)               # json.loads() takes half as long again
-        if end != len(text):
-            raise ValueError
+        name = head[2]
+        if name in self._ended:                 # a server was restarted before it could say that it knows
+            return None
+        if head[1] == b"start":
+            self._open_runs.setdefault(name, (at, line, head.end()))
+            return None
+        return self._end(name, head.end(), self._read(at, line), line)
+
+    def _take_any(self, at: int, line: bytes) -> Run | None:
+        """As _take(), of a line that another program has written, or that makes no sense."""
+        event = self._event(line)
         kind = event["event"]
-        if kind == "start" and event["run"] in self.ended:
-            self._forget(event["run"])
-        elif kind in ("start", "end"):
-            if kind == "end":
-                self._expect_start(line, event["run"])
-            return self._run(event, kind == "end", text.isascii() and "\\u" not in text)
-        elif kind == "moved":
+        if kind == "moved":
             old, new = event["from"], event["to"]
-            os.fsencode(old + new)                      # half a surrogate pair is no name
-            self.names[old] = self.names.get(new, new)
+            os.fsencode(old + new)              # half a surrogate pair is no name
+            self._moves.setdefault(old, []).append((at, new))
         elif not isinstance(kind, str):
             raise ValueError
-        return None
+        if kind not in ("start", "end"):
+            return None
+        run = self._read(at, line)
+        name = json.dumps(run.run).encode()
+        if name in self._ended:
+            return None
+        if kind == "start":
+            self._open_runs.setdefault(name, (at, line, 0))
+            return None
+        return self._end(name, 0, run, line)
 
-    def _run(self, event: dict[str, Any], ended: bool, plain: bool) -> Run:
-        """The run of a start or an end.  Raises KeyError, TypeError, ValueError, ArithmeticError.
+    def _end(self, name: bytes, body: int, run: Run, line: bytes) -> Run | None:
+        """A run has ended, unless it was lost only: then its client may come back."""
+        before = self._open_runs.pop(name, None)
+        if run.cause == "lost":
+            self._open_runs[name] = run.at, line, 0
+        if before and body and before[2] and not line.startswith(before[1][before[2]:-1], body):
+            self._sense(before[0], before[1], self._read)       # it is damaged, or says something else
+        if run.cause == "lost":
+            return None
+        self._ended.add(name)
+        self._in_order.append(name)
+        if len(self._in_order) > self.RECENT:
+            self._ended.discard(self._in_order.popleft())
+        return run
 
-        This is the one place where fields are interpreted; each is checked.  plain: there are but ASCII
-        characters in it; else one may be half a surrogate pair, a ValueError.
+    def _unended(self) -> Iterator[Run]:
+        for at, line, _ in self._open_runs.values():
+            if run := self._sense(at, line, self._read):
+                yield run
+
+    def name_files(self, runs: Iterable[Run]) -> None:
+        for run in {*runs}:
+            run.files = [self.name_now(name, run.at) for name in run.files]
+
+    def name_now(self, name: str, at: int) -> str:
+        """What a file is called now that had this name at a place."""
+        moves = self._moves.get(name, ())
+        following = bisect.bisect_left(moves, (at + 1,))
+        while following < len(moves):
+            at, name = moves[following]
+            moves = self._moves.get(name, ())
+            following = bisect.bisect_left(moves, (at + 1,))
+        return name
+
+    def _event(self, line: bytes) -> dict[str, Any]:
+        """A line, decoded.  Raises NO_SENSE."""
+        text = line.decode()
+        event: dict[str, Any]
+        event, end = self._decode(text, 0)              # json.loads() takes half as long again
+        if end != len(text):
+            raise ValueError
+        return event
+
+    def _read(self, at: int, line: bytes) -> Run:
+        """The run of a start or an end.  Raises NO_SENSE.
+
+        This is the one place where fields are interpreted; each is checked.
         """
-        when, name, line, command, host, slot, pid = self.BOTH(event)
+        event = self._event(line)
+        ended = event["event"] == "end"
+        # else one of them may be half a surrogate pair, a ValueError
+        plain = line.isascii() and b"\\u" not in line
+        when, name, number, command, host, slot, pid = self.BOTH(event)
         runner = event.get("runner")
         promised = event.get("promised")
         end = self.OPEN_END
@@ -875,17 +873,17 @@ class Journal(Log):
             spent = end[4]
             incomplete = event.get("incomplete", False)
             below = event.get("memory_below")
-        state, code, number, cause, took, cpu, memory, printed, files = end
+        state, code, died_of, cause, took, cpu, memory, printed, files = end
         texts = "".join((name, command, host, slot, cause, *files))     # or a TypeError: one is no text
-        if not type(line) is type(pid) is type(code) is type(number) is type(printed) is int:
+        if not type(number) is type(pid) is type(code) is type(died_of) is type(printed) is int:
             raise ValueError
         if type(when) not in self.NUMBERS or type(spent) not in self.NUMBERS or type(incomplete) is not bool:
             raise ValueError
         if ended and (state not in self.STATES or type(files) is not list):
             raise ValueError
-        if not (0 <= spent <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST):
+        if not (0 <= spent <= when <= self.LATEST and 0 <= number < self.LATEST and 0 <= pid < self.LATEST):
             raise ValueError
-        if not (-1 <= code < self.LATEST and 0 <= number < self.LATEST and 0 <= printed < 1 << 63):
+        if not (-1 <= code < self.LATEST and 0 <= died_of < self.LATEST and 0 <= printed < 1 << 63):
             raise ValueError
         if cpu is not None and not (type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST):
             raise ValueError
@@ -896,37 +894,106 @@ class Journal(Log):
             raise ValueError
         if not plain:
             os.fsencode(texts)
-        names = self.names
         return Run(
             name,
-            line,
+            number,
             command.encode() if plain else os.fsencode(command),
             host,
             slot,
             pid,
             when - spent,
             when if ended else None,
-            state, code, number, cause, took, cpu, memory, printed,
-            [names.get(file, file) for file in files] if names else list(files),
+            state, code, died_of, cause, took, cpu, memory, printed,
+            list(files),
             incomplete,
             below,
             # by its name: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
             runner=runner,
             promised=promised,
+            at=at,
         )
 
-    def clocks(self) -> Clocks:
-        """What its last line tells of clocks.  Raises Problem."""
-        try:
-            clocks = Clocks(os.fstat(self.file.fd).st_mtime)
-            last = json.loads(next(itertools.islice(self._lines(), 1, 2), b""))
-            if isinstance(last["host"], str):
-                clocks.meet_last(last["host"], float(last["time"]))
-        except OSError as error:
-            raise Problem(f"{self.path}: {reason(error)}") from None
-        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
-            pass                                    # it tells of no host, or makes no sense
-        return clocks
+
+# ======== Whose run it is ===================================================================================
+#
+# A run has the number that its line had when it began.  Lines are moved since, put in and taken out, and
+# several may have the same command.  So a run is of the line
+#   - that has its command, and of several such lines
+#   - of the one with its number, or else the nearest; of two that are as near of the lower one, because lines
+#     are put in above.
+# Of several such runs the one that was nearest is the line's last run, and of equally near ones the one of
+# which the journal has told last.
+#
+# A run without an end can only be of a line whose job lives, or whose end is about to come into the journal:
+# while lines of its command are `r`, or cancelled and still run, it is of one of these.
+
+
+def nearest(numbers: Sequence[int], number: int) -> int:
+    """Whose run it is that had this number, of lines with its command; numbers: theirs, in order."""
+    above = bisect.bisect_left(numbers, number)
+    return min(numbers[max(above - 1, 0):above + 1], key=lambda other: (abs(other - number), -other))
+
+
+class LineRuns:
+    """Some lines, and the last run of each."""
+
+    def __init__(self, lines: Iterable[Line], alive: Iterable[Line]) -> None:
+        """lines: all lines with their commands.  alive: those of them whose jobs live."""
+        self.lines = {line.number: line for line in sorted(lines, key=operator.attrgetter("number"))}
+        self.alive = {line.number for line in alive}
+        self.last: dict[int, Run] = {}                      # by number
+        self.numbers: dict[bytes, list[int]] = {}           # by command, as of its lines that run
+        self._running: dict[bytes, list[int]] = {}
+        for number, line in self.lines.items():
+            self.numbers.setdefault(line.command, []).append(number)
+            if line.state == RUNNING or number in self.alive:
+                self._running.setdefault(line.command, []).append(number)
+        self._texts = set(map(as_json, self.numbers))       # the commands, as a journal has them
+
+    def is_known(self, head: re.Match[bytes]) -> bool:
+        """Whether a line of a journal has one of the commands."""
+        return head[4] in self._texts
+
+    def line_of(self, run: Run) -> Line | None:
+        """The line whose run it is."""
+        numbers = self.numbers.get(run.command)
+        if run.ended is None:
+            numbers = self._running.get(run.command, numbers)
+        return self.lines[nearest(numbers, run.line)] if numbers else None
+
+    def offer(self, run: Run) -> None:
+        """Here is a run, perhaps of one of them."""
+        line = self.line_of(run)
+        if line and self._is_last(run, line.number):
+            self.last[line.number] = run
+
+    def _is_last(self, run: Run, number: int) -> bool:
+        known = self.last.get(number)
+        return known is None or (-abs(run.line - number), run.at) > (-abs(known.line - number), known.at)
+
+    def judge(self, run: Run, ends_may_come: bool) -> None:
+        """Note of a run without an end what is known of it, once all runs were offered.
+
+        ends_may_come: the job file was changed just now, and hosts write ends some seconds later than states.
+        """
+        line = self.line_of(run)
+        run.state, run.cause = "?", "unknown"
+        if not line:
+            return
+        is_last = self.last[line.number].run == run.run
+        if is_last and line.number in self.alive:
+            run.state, run.cause = "r", ""
+        elif ends_may_come and not (is_last and line.state == RUNNING):     # of an orphan no end comes
+            run.state, run.cause = "r", "ending"
+        elif is_last and line.state in (ERROR, RUNNING):
+            run.state, run.cause = "e", "lost"
+
+
+def as_json(command: bytes) -> bytes:
+    """A command as a journal has it."""
+    text: str = json.dumps(os.fsdecode(command))
+    return text.encode()
+
 
 # ======== Who is at work ====================================================================================
 #
@@ -976,24 +1043,24 @@ class Clocks:
     """
     APART = 60.0                # seconds
 
-    def __init__(self, changed: float) -> None:
-        """changed: when the journal was written to last, by the clock of the file server."""
+    def __init__(self, changed: float, times: Iterable[tuple[int, str, float]] = ()) -> None:
+        """changed: when the journal was written to last, by the clock of the file server.
+
+        times: the place of a line, a host, and its time.
+        """
         self.wrong: set[str] = set()
-        # the earliest time that was met, and whose it is: at first the observer's, who sees the file's time
-        self._earliest, self._whose = changed, ""
         self.is_ours_wrong = changed > time.time() + self.APART
-
-    def meet_last(self, host: str, when: float) -> None:
-        """Compare the time of the last line."""
-        if when < self._earliest - self.APART:
+        latest, whose = 0.0, ""
+        when, host = changed, ""
+        for _, host, when in sorted(times):
+            if when > changed + self.APART:
+                self.wrong.add(host)
+            if when < latest - self.APART and host != whose:
+                self.wrong |= {host, whose}
+            elif when > latest:
+                latest, whose = when, host
+        if when < changed - self.APART:
             self.wrong.add(host)
-
-    def meet(self, host: str, when: float) -> None:
-        """Compare the time of a line, the last first."""
-        if when > self._earliest + self.APART and host != self._whose:
-            self.wrong |= {host, self._whose}
-        elif when < self._earliest:
-            self._earliest, self._whose = when, host
 
     def age(self, host: str, when: float) -> float | None:
         """Seconds since a time by the clock of this host; None: nobody knows."""
@@ -1007,89 +1074,34 @@ class Clocks:
 
 # ======== What runs =========================================================================================
 #
-# The job file says which lines run; the journal says where and since when.  The two are brought together by
-# the command, since a line may have moved since its run began: of several runs of a command the one with
-# the nearest line number counts.
+# The job file says which lines run; the journal says where and since when.
 
 
-class LastRuns:
-    """The last run of each of some lines: of the same command, and of those the one whose number is nearest.
-    """
-    COMMAND = re.compile(rb'"command": ?("[^"\\]*(?:\\.[^"\\]*)*")')
+class Lately:
+    """What the end of a journal tells: of lines that run their last runs, and how fast jobs end."""
+    RECENT = 50_000             # lines of the journal of which times are compared
 
-    def __init__(self, lines: Sequence[Line]) -> None:
-        self.lines = lines
-        self.numbers: dict[bytes, list[int]] = {}           # of the lines, by command
-        for number, command in sorted((line.number, line.command) for line in lines):
-            self.numbers.setdefault(command, []).append(number)
-        self.texts = set(map(self._text, self.numbers))     # the commands, as a journal has them
-        self.found: dict[int, Run] = {}                     # by number
-
-    @staticmethod
-    def _text(command: bytes) -> bytes:
-        text: str = json.dumps(os.fsdecode(command))
-        return text.encode()
-
-    def wanted(self, line: bytes) -> bool:
-        """Whether a line of a journal may tell of a run of one of them, or of a file."""
-        match = self.COMMAND.search(line)
-        return not match or match[1] in self.texts
-
-    def offer(self, run: Run) -> None:
-        """Here is a run, perhaps of one of them."""
-        numbers = self.numbers.get(run.command)
-        if not numbers:
-            return
-        above = bisect.bisect_left(numbers, run.line)
-        exact = above < len(numbers) and numbers[above] == run.line
-        for number in numbers[above if exact else max(above - 1, 0):above + 1]:
-            known = self.found.get(number)
-            if known is None or (abs(known.line - number), -known.began) > (
-                abs(run.line - number),
-                -run.began,
-            ):
-                self.found[number] = run
-
-    def read(self, journal: Journal) -> None:
-        """Find them.  Raises Problem."""
-        for run in journal.runs(self.wanted):
-            self.offer(run)
-
-    def read_running(self, journal: Journal, clocks: Clocks) -> list[float]:
-        """Find those that have not ended, and return when the last ones ended that did.  Raises Problem.
-
-        It reads back until it has found as many as there are lines, and the ends that a rate is made of.
-        """
-        ends: list[float] = []
-        running: dict[str, Run] = {}
-        missing = Counter({self._text(command): len(numbers) for command, numbers in self.numbers.items()})
-        lately = time.time() - TerminalProgress.WINDOW
-        enough = False
-        # lines that run, and those of which a later run was met: what ended before was only a try
-        retried = {(line.number, line.command) for line in self.lines}
-
-        def wanted(line: bytes) -> bool:
-            return not enough or self.wanted(line)
-
-        for run in journal.entries(wanted):
-            clocks.meet(run.host, run.began if run.ended is None else run.ended)
-            if run.ended is not None:
-                running.pop(run.run, None)
-                journal.ended.add(run.run)                          # so that its start is passed over
-                job = run.line, run.command
-                if run.state != "." and job not in retried:         # put back: its job is as new as it was
-                    ends.append(run.ended)
-                retried.add(job)
-                most = TerminalProgress.CHANGES if run.ended < lately else Journal.RECENT
-                enough = len(ends) >= most
-            elif run.command in self.numbers:
-                running[run.run] = run
-                missing -= Counter([self._text(run.command)])       # those that are found leave it
-            if enough and not missing:
-                break
-        for run in running.values():
-            self.offer(run)
-        return ends
+    def __init__(self, journal: Journal, runs: LineRuns) -> None:
+        """runs: lines that run; it learns of their runs that have not ended.  Raises Problem."""
+        begin = max(0, journal.size - Journal.TAIL)
+        # when jobs ended, by line and command: of one that was run again the last run counts
+        ended: dict[tuple[int, bytes], float] = {}
+        times: deque[tuple[int, str, float]] = deque(maxlen=self.RECENT)
+        for run in journal.runs(begin=begin):
+            when = run.ended or run.began
+            times.append((run.at, run.host, when))
+            ended.pop((run.line, run.command), None)
+            if run.ended is None:
+                runs.offer(run)
+            elif run.state != ".":                  # put back: its job is as new as it was
+                ended[run.line, run.command] = run.ended
+        if begin and runs.last.keys() != runs.lines.keys():
+            for run in journal.runs(runs.is_known, end=begin):
+                if run.ended is None:
+                    runs.offer(run)
+        self.ends = [when for (number, command), when in ended.items()
+                     if number not in runs.lines or runs.lines[number].command != command]
+        self.clocks = Clocks(os.fstat(journal.file.fd).st_mtime, times)
 
 
 @dataclass
@@ -1238,7 +1250,8 @@ def say(text: str) -> None:
 def check_journal(journal: Journal, path: str, say: Callable[[str], None] = say) -> None:
     """Say so if its last runs are of no job in this file.  Raises Problem."""
     # for few the file is searched fast
-    commands = {run.command for run in itertools.islice(journal.entries(), 12)}
+    runs = journal.runs(begin=max(0, journal.size - BLOCK))
+    commands = {run.command for run in deque(runs, 12)}
     with job_file(path, find_mount(path).network) as file:
         if commands and not next(lines_of(file, first_line(file), commands), None):
             say(f"{journal.path}: none of its last runs is of a line of {path} (is it of another job file?)")
@@ -1254,24 +1267,25 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     at_work = AtWork(None if badges is None else badges | (before or set()))
     status = Status(found, cancelled, watcher.why(now), at_work, {}, Clocks(time.time()))
     if outdir is not None:
-        journal, last = Journal(outdir, say), LastRuns(found.running + found.orphans + cancelled)
+        journal = Journal(outdir, say)
+        living = [*found.running, *cancelled]
+        runs = LineRuns([*living, *found.orphans], living)
         with journal.file:
             check_journal(journal, watcher.path)
-            status.clocks = clocks = journal.clocks()
-            if last.numbers:
-                ends = last.read_running(journal, clocks)
+            if runs.lines:
+                lately = Lately(journal, runs)
+                status.clocks = clocks = lately.clocks
                 # where nothing runs it says nothing of today
                 if now.running and not clocks.wrong and not clocks.is_ours_wrong:
-                    status.per_hour = rate_per_hour(ends, time.time())
-        status.runs = last.found
+                    status.per_hour = rate_per_hour(lately.ends, time.time())
+        status.runs = runs.last
     return status
 
 
 # ======== What failed =======================================================================================
 #
 # The job file says which lines are failed or in error, the journal how their last runs ended, and the output
-# files what these printed last.  A host may write the end of a run some seconds after the state of its line.
-# So where an end is missing, the journal is read once more after that time.
+# files what these printed last.
 
 
 def how_ended(run: Run) -> str:
@@ -1399,28 +1413,37 @@ def end_of_run(run: Run, word: str) -> str:
     if run.peak and run.peak not in how_ended(run):
         when.append(run.peak)
     text = f"{how_ended(run)} on {run.host}, {', '.join(when)}"
-    if run.state in "!e":
+    if run.state in "!er?":
         return text
     return f"{word}; its last run is {STATE_NAMES[run.state]}: {text}"      # the line was set
 
 
-def may_be_incomplete(line: bytes) -> bool:
-    """Whether a line of a journal may tell of output that could not be written in full, or is cut itself."""
-    return b'"incomplete"' in line or not line.endswith(b"}")
-
-
-def incomplete_outputs(journal: Journal) -> list[Run]:
+class Incomplete:
     """The runs whose output could not be written in full, if they are the last of their lines; in order.
 
-    As a rule there are none.  Then the lines of the journal are searched for the word, and none is parsed.
-    Raises Problem.
+    As a rule there are none: then the lines of the journal are searched for the word, and none is parsed.
     """
-    suspects = {(run.line, run.command) for run in journal.runs(may_be_incomplete) if run.incomplete}
-    last: dict[tuple[int, bytes], Run] = {}
-    for run in journal.runs(no_start) if suspects else ():
-        if (run.line, run.command) in suspects:
-            last.setdefault((run.line, run.command), run)
-    return [run for run in reversed(last.values()) if run.incomplete]
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, bytes], Run] = {}
+        self._texts: set[bytes] = set()         # the commands of those that were met
+
+    def is_known(self, head: re.Match[bytes]) -> bool:
+        """Whether a line of a journal tells of one, or of a later run of the same line."""
+        if b'"incomplete"' in head.string:
+            self._texts.add(head[4])
+        return head[4] in self._texts
+
+    def offer(self, run: Run) -> None:
+        """Here is a run, perhaps one of them."""
+        if run.ended is not None:
+            self._found.pop((run.line, run.command), None)
+        if run.incomplete:
+            self._found[run.line, run.command] = run
+
+    def in_order(self) -> list[Run]:
+        """All of them."""
+        return list(self._found.values())
 
 
 def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
@@ -1428,33 +1451,10 @@ def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
     return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
 
 
-def last_runs(journal: Journal, path: str, lines: Sequence[Line]) -> tuple[LastRuns, bool]:
-    """The last runs of lines that are failed or in error, and whether ends of some may still come.
-
-    Raises Problem.
-    """
-    last = LastRuns(lines)
-    late = False
-    check_journal(journal, path, journal.say)
-    if lines:
-        last.read(journal)
-    for line in lines:
-        run = last.found.get(line.number)
-        if run and run.ended is None:
-            judge_lost(run, line.state != FAILED)
-            # else it is an orphan, and its host does not write
-            late |= line.state != RUNNING
-    return last, late
-
-
-def judge_lost(run: Run, lost: bool) -> None:
-    """A run will have no end in the journal.  lost: its line is in error, or an orphan."""
-    if lost:
-        run.state = "e"
-        run.cause = "lost"
-    else:
-        run.state = "?"
-        run.cause = "unknown"
+def with_commands(watcher: Watcher, found: Survey, commands: Collection[bytes]) -> LineRuns:
+    """All lines with these commands.  Raises Problem."""
+    alike = watcher.lines_with(commands)
+    return LineRuns(alike, [*found.running, *watcher.cancelled(found)])
 
 
 def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
@@ -1462,7 +1462,7 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
     found = watcher.sure_look()
     lines = left_lines(watcher, found)
     if outdir is not None:
-        tell_ends(watcher, lines, outdir)
+        tell_ends(watcher, found, lines, outdir)
         return counts(found)
     for line in lines:
         put_fitted(explain(line, None, None))
@@ -1474,20 +1474,25 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
     return counts(found)
 
 
-def tell_ends(watcher: Watcher, lines: Sequence[Line], outdir: str) -> None:
+def tell_ends(watcher: Watcher, found: Survey, lines: Sequence[Line], outdir: str) -> None:
     """Print why these lines are failed or in error, as the journal tells it.  Raises Problem."""
-    def read(journal: Journal) -> tuple[LastRuns, bool, list[Run]]:
-        with journal.file:
-            return *last_runs(journal, watcher.path, lines), incomplete_outputs(journal)
-
-    last, late, incomplete = read(Journal(outdir, say))
-    if late:
-        time.sleep(watcher.patience)                        # ends come into the journal late
-        last, _, incomplete = read(Journal(outdir, lambda text: None))
+    journal = Journal(outdir, say)
+    runs = with_commands(watcher, found, {line.command for line in lines})
+    incomplete = Incomplete()
+    with journal.file:
+        check_journal(journal, watcher.path)
+        for run in journal.runs(lambda head: incomplete.is_known(head) or runs.is_known(head)):
+            runs.offer(run)
+            incomplete.offer(run)
+    last = {line.number: runs.last[line.number] for line in lines if line.number in runs.last}
+    journal.name_files(last.values())
+    for run in last.values():
+        if run.ended is None:
+            runs.judge(run, watcher.ends_may_come())
     output = LastOutput(outdir)
     for line in lines:
-        put_fitted(explain(line, last.found.get(line.number), output))
-    for run in incomplete:
+        put_fitted(explain(line, last.get(line.number), output))
+    for run in incomplete.in_order():
         put(os.fsencode(f"line {run.line}: its output is incomplete\n    {show(run.command)}\n"))
 
 
@@ -1499,9 +1504,8 @@ def put_fitted(texts: Iterable[str]) -> None:
 
 # ======== What became of a line =============================================================================
 #
-# The line is found in the job file, and its runs in the journal: they have its command, and no other line of
-# this command is nearer to the number that they had.  The end of a run names the files that it has printed
-# to.  A run that has not ended prints to LINE.out and LINE.err, or to what these are called since.
+# The end of a run names the files that it has printed to.  A run that has not ended prints to LINE.out and
+# LINE.err, or to what these are called since.
 
 
 def find_line(watcher: Watcher, wanted: str) -> Line:
@@ -1538,110 +1542,49 @@ def matching(lines: Iterable[Line], pattern: bytes) -> list[Line]:
 
 
 class History:
-    """A line and its runs, as of the last look."""
+    """A line and its runs."""
     OUTPUTS = ".out", ".err"
 
     def __init__(self, watcher: Watcher, line: Line, outdir: str) -> None:
         """Raises Problem."""
-        self.watcher = watcher
-        self.line = line                        # as it was when it was last there
-        self.is_there = True
-        self.is_alive = False                   # its job or its runner lives
-        # when (monotonic) it was first seen to be neither new nor alive
-        self.ended: float | None = None
-        # when it was asked for: its number, and those of all lines with its command, in order
-        self.number = line.number
-        self.numbers = [other.number for other in watcher.lines_with(line.command)]
-        # what the journal's lines have that may be about it
-        self.marks = json.dumps(os.fsdecode(line.command)).encode(), b'"line": %d,' % line.number
-        self.runs: dict[str, Run] = {}
-        self.others: set[str] = set()           # runs under its number that had other commands
+        self.line = line
         self.output = LastOutput(outdir)
-        self.journal = Journal(outdir, say)
-        check_journal(self.journal, watcher.path)
+        self.runs: list[Run] = []               # the first first
+        self.others: set[str] = set()           # runs under its number that had other commands
+        found = watcher.sure_look()
+        self._known = with_commands(watcher, found, {line.command})
+        alone = len(self._known.lines) < 2
+        if line.state != RUNNING and watcher.has_seat(line, alone):
+            self._known.alive.add(line.number)
+        journal = Journal(outdir, say)
+        with journal.file:
+            check_journal(journal, watcher.path)
+            self._read(journal)
+        late = watcher.ends_may_come()
+        for run in self.runs:
+            if run.ended is None:
+                self._known.judge(run, late)
 
-    def look(self) -> None:
-        """See what has become of it.  Raises Problem."""
-        with self.watcher.pace:
-            self._look_at_line()
-            self._read_journal()
-
-    def _look_at_line(self) -> None:
-        found = self.watcher.find_again(self.line)
-        self.line = found or self.line
-        self.is_there = found is not None
-        if found and found.state == RUNNING:
-            self.is_alive = not self.watcher.is_orphan(found)
-        else:
-            self.is_alive = self.watcher.has_seat(self.line, alone=len(self.numbers) < 2)
-        if self.is_alive or (found and found.state == NEW):
-            self.ended = None
-        elif self.ended is None:
-            self.ended = time.monotonic()
-
-    def _read_journal(self) -> None:
-        known = list(self.runs.values())
-        for run in self.journal.entries(self._wanted):
-            self._take(run)
-        for run in known:
-            run.files = self._names_now(run.files)
-        self.journal.go_on()
-
-    def _wanted(self, line: bytes) -> bool:
-        """Whether a line of the journal may be about a run of it, or under its number, or about a file."""
-        command, number = self.marks
-        return command in line or number in line or b'"command"' not in line
-
-    def _take(self, run: Run) -> None:
-        """Here is what an entry of the journal tells of a run, perhaps of this line; the last comes first."""
-        if run.command != self.line.command:
-            if run.line == self.number:
-                self.others.add(run.run)
-            return
-        known = self.runs.get(run.run)
-        if known is None and not self._is_nearest(run.line):
-            return
-        if run.ended is None:
-            run.files = self._names_now(f"{run.line}{suffix}" for suffix in self.OUTPUTS)
-        if known is None or (known.ended is None and run.ended is not None):
-            self.runs[run.run] = run
-
-    def _is_nearest(self, number: int) -> bool:
-        """Whether no other line of its command is nearer to this number."""
-        above = bisect.bisect_left(self.numbers, number)
-        nearest = self.numbers[max(above - 1, 0):above + 1]
-        return all(abs(self.number - number) <= abs(other - number) for other in nearest)
-
-    def _names_now(self, names: Iterable[str]) -> list[str]:
-        """What files are called that had these names at the place to which the journal was read back."""
-        return [self.journal.names.get(name, name) for name in names]
-
-    def in_order(self) -> list[Run]:
-        """All runs, the first first; of those without an end it is noted in them what is known."""
-        runs = sorted(self.runs.values(), key=lambda run: (run.began, run.ended or math.inf))
-        now = time.time()
-        for run, following in itertools.zip_longest(runs, runs[1:]):
-            if run.ended is not None:
+    def _read(self, journal: Journal) -> None:
+        number = b"%d" % self.line.number
+        for run in journal.runs(lambda head: head[3] == number or self._known.is_known(head)):
+            if run.command != self.line.command:
+                if run.line == self.line.number:
+                    self.others.add(run.run)
                 continue
-            if following is None and self.is_alive:
-                run.state = "r"
-                run.cause = ""
-            elif following is None:
-                judge_lost(run, lost=self.line.state in (ERROR, RUNNING))
-            else:                                   # its end may be on its way: another host has run it again
-                judge_lost(run, lost=now - following.began > self.watcher.patience)
-        return runs
+            self._known.offer(run)
+            line = self._known.line_of(run)
+            if line and line.number == self.line.number:
+                if run.ended is None:
+                    run.files = [f"{run.line}{suffix}" for suffix in self.OUTPUTS]
+                self.runs.append(run)
+        journal.name_files(self.runs)
+        self.runs.sort(key=operator.attrgetter("at"))
 
     @property
-    def awaits_end(self) -> bool:
-        """Whether the line has ended, and the end of its last run may still come into the journal.
-
-        That of an orphan does not come: its runner is dead.
-        """
-        runs = self.in_order()
-        if self.ended is None or not runs or runs[-1].ended is not None or self.line.state == RUNNING:
-            return False
-        return time.monotonic() - self.ended < self.watcher.patience
+    def is_alive(self) -> bool:
+        """Whether its job or its runner lives."""
+        return self.line.number in self._known.alive
 
     @property
     def state(self) -> str:
@@ -1653,9 +1596,7 @@ class History:
     def heading(self) -> str:
         """'line 17: failed, 2 runs'"""
         state = self.state
-        if not self.is_there:
-            state = "is not in the file any more"
-        elif self.line.state == RUNNING and not self.is_alive:
+        if self.line.state == RUNNING and not self.is_alive:
             state += " (r, but nobody runs it any more)"
         elif self.line.state != RUNNING and self.is_alive:
             state = f"{'cancelled' if state == 'held' else state}, still running"
@@ -1664,7 +1605,7 @@ class History:
 
     def json(self) -> str:
         """All of it."""
-        runs = [self._run_json(number, run) for number, run in enumerate(self.in_order(), 1)]
+        runs = [self._run_json(number, run) for number, run in enumerate(self.runs, 1)]
         text: str = json.dumps({"line": self.line.number, "command": os.fsdecode(self.line.command),
                                 "state": self.state, "runs": runs})
         return text
@@ -1739,7 +1680,7 @@ def outcome(run: Run) -> str:
 
 def so_far(run: Run) -> float | None:
     """Seconds that a run has taken, or takes as yet; None: nobody knows."""
-    return max(time.time() - run.began, 0.0) if run.state == "r" else run.seconds
+    return max(time.time() - run.began, 0.0) if run.state == "r" and not run.cause else run.seconds
 
 
 def last_lines(data: bytes, count: int) -> bytes:
@@ -1819,15 +1760,10 @@ def show_line(options: argparse.Namespace) -> None:
     watcher = Watcher(options.file)
     watcher.sure_look()
     history = History(watcher, find_line(watcher, options.show), options.outdir)
-    with history.journal.file:
-        history.look()
-        while history.awaits_end:
-            time.sleep(watcher.pause)
-            history.look()
-        if options.json:
-            put_texts([history.json()])
-        else:
-            show_history(history)
+    if options.json:
+        put_texts([history.json()])
+    else:
+        show_history(history)
     if history.others:
         say(f"{watcher.path}: {plural(len(history.others), 'run')} of other commands, which line "
             f"{history.line.number} had before, left out")
@@ -1836,11 +1772,10 @@ def show_line(options: argparse.Namespace) -> None:
 def show_history(history: History) -> None:
     """Print what is known of a line.  Raises Problem, BrokenPipeError."""
     put_fitted([history.heading(), f"    {show(history.line.command)}"])
-    runs = history.in_order()
-    for number, run in enumerate(runs, 1):
+    for number, run in enumerate(history.runs, 1):
         put_paragraphs(history.describe(number, run))
-    if runs:
-        LastLines(runs[-1], history.output).show()
+    if history.runs:
+        LastLines(history.runs[-1], history.output).show()
 
 
 # ======== Statistics ========================================================================================
@@ -2023,10 +1958,11 @@ def tell_stats(outdir: str, path: str | None) -> None:
     with journal.file:
         if path is not None:
             check_journal(journal, path)
-        for run in journal.runs(no_start):
-            hosts[run.host].add(run)
-            whole.add(run)
-            commands.add(run)
+        for run in journal.runs():
+            if run.ended is not None:
+                hosts[run.host].add(run)
+                whole.add(run)
+                commands.add(run)
     if not hosts:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
     head = ("runs", "median", "90%", "longest", "CPU", "memory")
@@ -2056,7 +1992,7 @@ class JobLogReader(Log):
     LONGEST = 1 << 20           # bytes of a line: no command is so long
     LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
 
-    def _read(self, line: bytes) -> Run | None:
+    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> Run | None:
         """The run of a line.  An exit status of -1 is a timeout, as GNU parallel writes it."""
         if line == JobLog.HEADER[:-1]:
             return None
@@ -2092,6 +2028,7 @@ class JobLogReader(Log):
             None,
             None,
             promised=None,
+            at=at,
         )
 
     @staticmethod
@@ -2146,16 +2083,14 @@ class Spans:
     def _tracks(self, runs: Sequence[int]) -> list[array[int]]:
         """Put each run on the first track that is free when it begins; the runs of each, the first first.
 
-        runs: their numbers, the last of the log first.  Of two that overlap by rounding, the earlier one is
-        cut short, by less than half.
+        runs: their numbers, in the order of the log.  Of two that overlap by rounding, the earlier one is cut
+        short, by less than half.
         """
         began, took = self.began, self.took
         found: list[array[int]] = []
         free: list[int] = []                        # heap of tracks
         busy: list[tuple[int, int]] = []            # heap: from when on a track is free, and the track
-        in_order = list(reversed(runs))     # of those that began at one moment the earlier line first
-        in_order.sort(key=began.__getitem__)
-        for run in in_order:
+        for run in sorted(runs, key=began.__getitem__):     # of those that began at once the first first
             while busy and busy[0][0] <= began[run]:
                 heapq.heappush(free, heapq.heappop(busy)[1])
             track = heapq.heappop(free) if free else len(found)
@@ -2191,11 +2126,14 @@ class Timeline:
         """Raises Problem."""
         self.log = log
         spans = Spans()
-        for run in log.runs(no_start):
-            if run.seconds is not None:
-                spans.add(run, run.seconds)
+        for run in self._ended():
+            spans.add(run, run.seconds or 0.0)
         self.slots = list(spans.slots())
         self.took = spans.took
+
+    def _ended(self) -> Iterator[Run]:
+        """The runs that have ended.  Raises Problem."""
+        return (run for run in self.log.runs() if run.ended is not None)
 
     def write(self, file: BinaryIO) -> None:
         """Write all as JSON, an event per line.  Raises OSError, Problem."""
@@ -2218,7 +2156,7 @@ class Timeline:
             yield from self._names("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
             for number in numbers:
                 tid_of[number] = tid
-        for tid, took, run in zip(tid_of, self.took, self.log.runs(no_start)):
+        for tid, took, run in zip(tid_of, self.took, self._ended()):
             yield self._event(pid_of[tid - 1], tid, took, run)
 
     @staticmethod
@@ -2350,20 +2288,22 @@ class Gathered:
     BATCH = 10_000
 
     def __init__(self, runs: Iterator[Run], until: float | None) -> None:
-        """runs: the last first.  until: seconds since 1970, when what runs is cut off; None: with the last
-        end.
+        """runs: in the order of the log.  until: seconds since 1970, when what runs is cut off; None: with
+        the last end.
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.signs: dict[str, float] = {}       # by runner: when the log heard of it last
         self.stats = HostStats()
         self.first = math.inf
-        self.drawn: list[Run] = []
+        self._last: deque[Run] = deque(maxlen=self.DRAWN)       # that have ended
+        self._unended: list[Run] = []
         self.failed: list[Run] = []
         self.slowest: list[Run] = []
         self.largest: list[Run] = []
         while batch := list(itertools.islice(runs, self.BATCH)):
             self._take(batch)
+        self.drawn = [*self._last, *self._unended]
         self.last = max([until or 0.0, *self.signs.values()])
         if not self.states:
             self.first = self.last = time.time()
@@ -2383,13 +2323,14 @@ class Gathered:
         self.first = min(self.first, *map(operator.attrgetter("began"), batch))
         failed = [run for run in batch if run.state in "!e"]
         for found, most, some, key in (
-            (self.slowest, self.SHOWN, ended, operator.attrgetter("seconds")),
-            (self.largest, self.SHOWN, [run for run in ended if run.memory], operator.attrgetter("memory")),
-            (self.failed, self.FAILURES, failed, lambda run: run.ended or run.began),
+            (self.slowest, self.SHOWN, ended, operator.attrgetter("seconds", "at")),
+            (self.largest, self.SHOWN, [run for run in ended if run.memory],
+             operator.attrgetter("memory", "at")),
+            (self.failed, self.FAILURES, failed, lambda run: (run.ended or run.began, run.at)),
         ):
             found[:] = heapq.nlargest(most, found + some, key)
-        self.drawn += ended[:max(self.DRAWN - len(self.drawn), 0)]
-        self.drawn += [run for run in batch if run.ended is None]
+        self._last += ended
+        self._unended += [run for run in batch if run.ended is None]
 
     def drawn_seconds(self, run: Run) -> float:
         """How long a run is drawn."""
@@ -2708,6 +2649,11 @@ def row_of(run: Run, now: str = "") -> Row:
     return Row(run.line, run.command, run, STATE_NAMES[run.state], now)
 
 
+def line_now(line: Line | None) -> str:
+    """The state of a line, in a word; '' if there is none."""
+    return WORDS.get(line.state, "held") if line else ""
+
+
 @dataclass
 class Group:
     """Failures with the same last words."""
@@ -2897,8 +2843,6 @@ class Reporter:
         refuse_foreign(options.report, *self.KIND)          # now, not when the jobs have ended
         self.next = 0.0
         self.pause = self.LEAST
-        # since when (monotonic seconds) a line has ended and its run has not
-        self.ending: dict[str, float] = {}
 
     def show(self, found: Survey) -> None:
         """The jobs run: write the page, if it is time, and take no more than a twentieth of the CPU's time
@@ -2920,63 +2864,51 @@ class Reporter:
         said: list[str] = []
         log = open_log(self.options, said.append)
         left = left_lines(self.watcher, found) if self.watcher and found else []
-        last = LastRuns(left)
+        known = LineRuns((), ())
+        if self.watcher and found:
+            commands = {line.command for line in [*left, *found.running]}
+            known = with_commands(self.watcher, found, commands)
         still_runs = live or (found is not None and bool(found.running))
         with log.file, without_collector():
-            runs = Gathered(self._judged(log, found, last), time.time() if still_runs else None)
+            runs = Gathered(self._judged(log, found, known), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
         if live:                            # what is left to do takes little beside reading the log
             self.pause = self._pause_after(start)
-        page = self._page(runs, found, left, last, live, said)
+        last = [run for line in left if (run := known.last.get(line.number))]
+        log.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
+        page = self._page(runs, found, left, known, live, said)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
         for text in () if live else said:
             warn(f"{PROG}: {text}")
 
-    def _judged(self, log: Log, found: Survey | None, last: LastRuns) -> Iterator[Run]:
-        """The runs of a log; of those that have not ended, what is known of them.  Raises Problem.
-
-        Ends come into the journal late: a run whose line has ended is ending, until its host has had time to
-        write.
-        """
-        running, unended = LastRuns(found.running if found else ()), []
+    def _judged(self, log: Log, found: Survey | None, known: LineRuns) -> Iterator[Run]:
+        """The runs of a log; of those that have not ended, what is known of them.  Raises Problem."""
+        unended = []
         for run in log.runs():
-            last.offer(run)
-            if run.ended is not None:
-                yield run
-            else:
-                running.offer(run)
+            known.offer(run)
+            if run.ended is None:
                 unended.append(run)
-        alive = set(running.found.values())
-        before = self.ending
-        now = time.monotonic()
-        states = {line.number: line.state for line in last.lines}
-        lost = {run: states[number] for number, run in last.found.items() if states[number] != FAILED}
-        self.ending = {}
+            else:
+                yield run
+        commands = {run.command for run in unended} - known.numbers.keys()
+        others = LineRuns((), ())
+        if self.watcher and found and commands:     # of lines that have ended otherwise
+            others = with_commands(self.watcher, found, commands)
+            for run in log.runs(others.is_known):
+                others.offer(run)
+        late = self.watcher is not None and self.watcher.ends_may_come()
         for run in unended:
-            run.state = "r"
-            run.cause = ""
-            if run not in alive:
-                if lost.get(run) != RUNNING:            # else it is an orphan, and its host does not write
-                    since = self.ending[run.run] = before.get(run.run, now)
-                    if self.watcher and now - since < self.watcher.patience:
-                        run.cause = "ending"
-                if not run.cause:
-                    judge_lost(run, run in lost)
+            (known if run.command in known.numbers else others).judge(run, late)
             yield run
 
-    def settle(self) -> None:
-        """Give the hosts time to write the ends of runs that had none when the page was written."""
-        if self.ending and self.watcher:
-            time.sleep(max(self.ending.values()) + self.watcher.patience - time.monotonic() + 0.1)
-
-    def _page(self, runs: Gathered, found: Survey | None, left: Sequence[Line], last: LastRuns, live: bool,
+    def _page(self, runs: Gathered, found: Survey | None, left: Sequence[Line], known: LineRuns, live: bool,
               said: Sequence[str]) -> str:
         """The page, as HTML."""
         outputs = Outputs(self.options.outdir, self.options.report)
         to_fix = [
-            Row(line.number, line.command, last.found.get(line.number),
+            Row(line.number, line.command, known.last.get(line.number),
                 "failed" if line.state == FAILED else "error")
             for line in left[:Gathered.FAILURES]
         ]
@@ -3003,7 +2935,7 @@ class Reporter:
             "KEY": self._key(runs),
             "TIMES": Histogram(runs.drawn).html() + Promises(runs.drawn).html(),
             "GROUPS": failures.html("line" if found else "run"),
-            "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, len(left), last)),
+            "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, left, known)),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
@@ -3061,20 +2993,20 @@ class Reporter:
         pairs = [tag("div", tag("dt", name) + tag("dd", value)) for name, value in figures]
         return bar + tag("dl", "".join(pairs), id="facts")
 
-    def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row], left: int,
-                last: LastRuns) -> Iterator[Table]:
-        """The tables; what is left to fix comes first.  left: how many lines these are."""
+    def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row], left: Sequence[Line],
+                lines: LineRuns) -> Iterator[Table]:
+        """The tables; what is left to fix comes first.  left: the lines that are."""
         shown = Gathered.SHOWN
-        known = set(last.found.values())
+        known = {run for line in left if (run := lines.last.get(line.number))}
         others = [run for run in runs.failed if run not in known][:shown]
         failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
         ended = len(runs.stats.seconds)
         if self.watcher and found:
-            now = self.watcher.states_now(others)
+            now = LineRuns(self.watcher.lines_with({run.command for run in others}), ())
             held = self.watcher.held_lines(found, shown)
-            yield Table("Left to fix", to_fix[:shown], left)
+            yield Table("Left to fix", to_fix[:shown], len(left))
             yield Table("Other runs that failed or ended in error",
-                        [row_of(run, now.get(run, "")) for run in others], failed)
+                        [row_of(run, line_now(now.line_of(run))) for run in others], failed)
             rows = [Row(line.number, line.command, None, "held", show(line.state)) for line in held]
             yield Table("Held lines", rows, counts(found).held)
         else:
@@ -3455,9 +3387,6 @@ def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
         wait(watcher, with_progress=True)
     stopped = tell_stopped(watcher)
     reporter.write(watcher.sure_look())
-    if reporter.ending:
-        reporter.settle()
-        reporter.write(watcher.sure_look())
     return int(stopped)
 
 

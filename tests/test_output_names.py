@@ -188,6 +188,7 @@ class MovedLines(OutCase):
         journal = runwait4.Journal(str(self.dir / "out"), self.fail)
         with journal.file:
             runs = list(journal.runs())
+            journal.name_files(runs)
         self.assertEqual({run.command.split(b";")[0]: run.files for run in runs},
                          {b"echo one": ["1.out.~1~"], b"echo two": ["1.out"]})
 

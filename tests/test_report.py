@@ -21,11 +21,9 @@ from tests.values import present
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
-IMPATIENT = """
+LONG_AGO = """
 import runwait4
-def at_once(self):
-    self.watcher.patience = 0
-runwait4.Reporter.settle = at_once
+runwait4.Watcher.ends_may_come = lambda self: False
 """
 HERE = os.uname().nodename
 FAILED_RUNS = "Runs that failed or ended in error"
@@ -245,7 +243,7 @@ class Content(ReportCase):
                      *(end(number, number, command, BEGAN + 10 * number)
                        for number, command in ((2, "b"), (3, "c"))),
                      start("late", 9, "z", BEGAN + 500, host="node2").replace(b"node1-", b"node2-"))
-        ended = self.finish(self.start_patched(IMPATIENT, "--report", "out.html", "--outdir", "out",
+        ended = self.finish(self.start_patched(LONG_AGO, "--report", "out.html", "--outdir", "out",
                                                "runs.txt", script=RUNWAIT))
         self.assertEqual(ended.code, 0, ended.err)
         page = self.page()
@@ -385,7 +383,7 @@ class Content(ReportCase):
             self.assertEqual(
                 self.finish(
                     self.start_patched(
-                        IMPATIENT, "--report", "out.html", "--outdir", "out", "runs.txt", script=RUNWAIT
+                        LONG_AGO, "--report", "out.html", "--outdir", "out", "runs.txt", script=RUNWAIT
                     )
                 ).code,
                 0,
@@ -397,23 +395,19 @@ class Content(ReportCase):
             self.assertEqual(page.data["busy"][-1], 1)
 
     def test_a_run_whose_end_is_not_written_yet_is_ending_and_no_failure(self) -> None:
-        self.write("d a\n")
-        self.journal(start(1, 1, "a"))
-        late = (
-            "import time, runwait4\n"
-            "def later(seconds):\n    open('out/journal', 'ab').write(%r)\ntime.sleep = later\n"
-            % end(1, 1, "a")
-        )
-        ended = self.finish(self.start_patched(late, "--report", "out.html", "--outdir", "out", "runs.txt",
-                                               script=RUNWAIT))
-        self.assertEqual((ended.code, self.page().runs), (0, "1 run: 1 done"), ended.err)
-        self.write("! a\n")
-        self.journal(start(1, 1, "a"))
-        late = late.replace(repr(end(1, 1, "a")), repr(end(1, 1, "a", state="!", exit=7)))
-        ended = self.finish(
-            self.start_patched(late, "--failed", "--outdir", "out", "runs.txt", script=RUNWAIT)
-        )
-        self.assertIn(b"line 1: exit 7 on ", ended.out)
+        for state in "d!":
+            for age, runs, how in (0, "1 running", "ending"), (6, "1 unknown", "unknown"):
+                with self.subTest(state=state, age=age):
+                    path = self.write(f"{state} a\n")
+                    os.utime(path, (time.time() - age,) * 2)
+                    self.journal(start(1, 1, "a"))
+                    self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
+                    self.assertEqual((self.page().runs, self.page().data["endings"][0][1]),
+                                     (f"1 run: {runs}", how))
+                    failed = self.run_script(RUNWAIT, "--failed", "--outdir", "out", "runs.txt").out
+                    self.assertEqual(how.encode() in failed, state == "!")
+                    shown = self.run_script(RUNWAIT, "--show", "1", "--outdir", "out", "runs.txt").out
+                    self.assertIn(b"\nrun 1: %s\n" % how.encode(), shown)
 
     def test_a_hundred_looks_at_a_busy_campaign_find_no_failure(self) -> None:
         """Ends come into the journal up to a second late."""

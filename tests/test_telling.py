@@ -258,7 +258,8 @@ class Failed(TellingCase):
 
     def test_each_line_in_the_order_of_the_file_and_how_it_ended(self) -> None:
         states = enumerate("!!!eeee!", 2)
-        self.write("d done\n" + "".join(f"{state} job {number}\n" for number, state in states) + ". n\n")
+        lines = "".join(f"{state} job {number}\n" for number, state in states)
+        os.utime(self.write(f"d done\n{lines}. n\n"), (BEGAN, BEGAN))
         self.journal(
             end(9, 8, "job 8", state="e", exit=-1, memory=None, pid=0),
             end(8, 3, "job 3", state="!", exit=-1, signal=9),
