@@ -670,7 +670,12 @@ class Log:
         try:
             # Lines before an offset are no more than bytes: so places of later parts are larger, too.
             for at, line in enumerate(self._lines(begin, stop), begin + 1):
-                if run := self._sense(at, line, self._take, wanted):
+                try:
+                    run = self._take(at, line, wanted)
+                except self.NO_SENSE:
+                    self._odd.append(at)
+                    continue
+                if run:
                     yield run
         except OSError as error:
             raise Problem(f"{self.path}: {reason(error)}") from None
@@ -680,10 +685,10 @@ class Log:
             self.say(f"{self.path}: {plural(len(self._odd), 'line')} left out: cut, or no lines of a "
                      f"{self.KIND} ({name_lines(self._odd)})")
 
-    def _sense(self, at: int, line: bytes, read: Callable[..., Run | None], *more: object) -> Run | None:
-        """The run that a line tells of, if it does and makes sense."""
+    def _sense(self, at: int, line: bytes, read: Callable[[int, bytes], Run]) -> Run | None:
+        """The run that a line tells of, if it makes sense."""
         try:
-            return read(at, line, *more)
+            return read(at, line)
         except self.NO_SENSE:
             self._odd.append(at)
             return None
@@ -948,11 +953,11 @@ class LineRuns:
             self.numbers.setdefault(line.command, []).append(number)
             if line.state == RUNNING or number in self.alive:
                 self._running.setdefault(line.command, []).append(number)
-        self._texts = set(map(as_json, self.numbers))       # the commands, as a journal has them
+        self.texts = set(map(as_json, self.numbers))        # the commands, as a journal has them
 
     def is_known(self, head: re.Match[bytes]) -> bool:
         """Whether a line of a journal has one of the commands."""
-        return head[4] in self._texts
+        return head[4] in self.texts
 
     def line_of(self, run: Run) -> Line | None:
         """The line whose run it is."""
@@ -1424,15 +1429,14 @@ class Incomplete:
     As a rule there are none: then the lines of the journal are searched for the word, and none is parsed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Iterable[bytes]) -> None:
+        """texts: the commands, as a journal has them, of which all runs are wanted in any case."""
         self._found: dict[tuple[int, bytes], Run] = {}
-        self._texts: set[bytes] = set()         # the commands of those that were met
+        self._texts = {*texts}                  # these, and those of runs that were met
 
-    def is_known(self, head: re.Match[bytes]) -> bool:
-        """Whether a line of a journal tells of one, or of a later run of the same line."""
-        if b'"incomplete"' in head.string:
-            self._texts.add(head[4])
-        return head[4] in self._texts
+    def is_wanted(self, head: re.Match[bytes]) -> bool:
+        """Whether a line of a journal has one of these commands, or tells of a run that is incomplete."""
+        return head[4] in self._texts or b'"incomplete"' in head.string
 
     def offer(self, run: Run) -> None:
         """Here is a run, perhaps one of them."""
@@ -1440,6 +1444,7 @@ class Incomplete:
             self._found.pop((run.line, run.command), None)
         if run.incomplete:
             self._found[run.line, run.command] = run
+            self._texts.add(as_json(run.command))
 
     def in_order(self) -> list[Run]:
         """All of them."""
@@ -1478,10 +1483,10 @@ def tell_ends(watcher: Watcher, found: Survey, lines: Sequence[Line], outdir: st
     """Print why these lines are failed or in error, as the journal tells it.  Raises Problem."""
     journal = Journal(outdir, say)
     runs = with_commands(watcher, found, {line.command for line in lines})
-    incomplete = Incomplete()
+    incomplete = Incomplete(runs.texts)
     with journal.file:
         check_journal(journal, watcher.path)
-        for run in journal.runs(lambda head: incomplete.is_known(head) or runs.is_known(head)):
+        for run in journal.runs(incomplete.is_wanted):
             runs.offer(run)
             incomplete.offer(run)
     last = {line.number: runs.last[line.number] for line in lines if line.number in runs.last}
