@@ -591,7 +591,7 @@ class Standing(enum.Enum):
     GIVEN_UP = enum.auto()              # there was none for --give-up
 
 
-class Said(enum.Enum):
+class Complaint(enum.Enum):
     """What was said of a server that is not there, so that it is said once."""
     NOTHING = enum.auto()
     LOSS = enum.auto()                  # that there is none
@@ -632,7 +632,7 @@ class Connection:
     poll = EVER                         # the runner is woken when there is something
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
-                 give_up: float | None, follow: bool, quiet: bool, said: Said) -> None:
+                 give_up: float | None, follow: bool, quiet: bool, said: Complaint) -> None:
         """give_up: seconds without a server after which we leave; None: never.  follow: we wait for new jobs.
 
         quiet: connecting is no news.  said: what was said of the first attempt to connect.
@@ -819,7 +819,7 @@ class Connection:
         """Seconds to wait for an account.  None if no server was ever there, and that was said."""
         if self._link:
             return COUNTING
-        return CONNECT if self.was_welcome or self._said is Said.NOTHING else 0.0
+        return CONNECT if self.was_welcome or self._said is Complaint.NOTHING else 0.0
 
     # -- asking for jobs -------------------------------------------------------------------------------------
 
@@ -966,12 +966,12 @@ class Connection:
         """
         pause = 0.1
         while self._wants_server:
-            loss = Said.LOSS
+            loss = Complaint.LOSS
             try:
                 link = await self._connect(first)
                 why = await self._use(link)
                 if isinstance(link.channel.broken, Refused):
-                    loss = Said.REFUSAL
+                    loss = Complaint.REFUSAL
                     if not self.was_welcome:
                         raise Problem(f"{self._endpoint.host}: {why}")
                 if link is self._link:
@@ -1038,7 +1038,7 @@ class Connection:
             directory=to_text(self._program.directory),
         )
 
-    def _note_loss(self, why: str, loss: Said) -> None:
+    def _note_loss(self, why: str, loss: Complaint) -> None:
         """There is no server: say so once, and bring what we have into a state that the next one understands.
 
         A refusal is said even if the loss was: it tells what is to be done.
@@ -1046,7 +1046,9 @@ class Connection:
         if self._link:
             self._link = None
             self._down_since = boottime()
-        is_news = self._said is Said.NOTHING or (loss is Said.REFUSAL and self._said is Said.LOSS)
+        is_news = self._said is Complaint.NOTHING
+        if loss is Complaint.REFUSAL:
+            is_news = self._said is not Complaint.REFUSAL
         if is_news and self.standing is not Standing.OVER:
             running = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{running}; trying again")
@@ -1130,7 +1132,7 @@ class Connection:
         self.file = file
         self._link = link
         self.was_welcome = True
-        self._said = Said.NOTHING
+        self._said = Complaint.NOTHING
         self._grace = grace
         self._outbox.set_window(window)
         for key in lost:
@@ -1458,7 +1460,7 @@ class ClientProgram(RunnerProgram):
             give_up=options.give_up,
             follow=options.follow,
             quiet=options.quiet,
-            said=Said.NOTHING if self._first else Said.LOSS,
+            said=Complaint.NOTHING if self._first else Complaint.LOSS,
         )
         self._connection = connection
         # first, because it makes the slots, which the server is told of

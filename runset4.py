@@ -443,7 +443,7 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 
 
 @dataclass
-class Outcome:
+class Ledger:
     """How many of the selected jobs had which state until it was set, and how many were refused.
 
     alive: the lines of jobs that had not ended when another state was forced over their `r`.
@@ -474,7 +474,7 @@ class Outcome:
         return ", ".join(parts)
 
 
-def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, outcome: Outcome) -> None:
+def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, ledger: Ledger) -> None:
     """Set the states of the selected jobs.
 
     Raises OSError; ESTALE: the file was replaced, and lines may have moved.
@@ -484,12 +484,12 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, o
     missing = selection.singles()
     for line in selection.lines(file):
         missing.discard(line.number)
-        done = outcome.note(file, line, set_state(file, line, state, force))
+        done = ledger.note(file, line, set_state(file, line, state, force))
         if done and force and line.state == RUNNING and file.companion.count(line.command):
-            outcome.alive.append(line.number)
+            ledger.alive.append(line.number)
     for number in sorted(missing):
-        outcome.refuse(file, number, selection.fault)
-    if outcome.done:
+        ledger.refuse(file, number, selection.fault)
+    if ledger.done:
         file.must_name(fd)
 
 
@@ -555,7 +555,7 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
     return found
 
 
-def cancel(file: JobFile, selection: Selection, outcome: Outcome) -> None:
+def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
     """Stop the selected jobs: x over `r` and `.`, which ends what runs; wait until it has.
 
     A line in another state, which is named, is waited for, too, if its job lives.
@@ -573,19 +573,19 @@ def cancel(file: JobFile, selection: Selection, outcome: Outcome) -> None:
             found, runs = cancel_line(file, line, running.get(line.command, ()))
         if found is None or not (runs or found in (NEW, RUNNING)):
             if selection.numbers or line.state in (NEW, RUNNING):
-                outcome.note(file, line, why_not_cancelled(found))
+                ledger.note(file, line, why_not_cancelled(found))
             continue
         if found == RUNNING and not runs:
             file.say(f"line {line.number}: {LEFT_BEHIND}; it is x now")
         elif found not in (NEW, RUNNING):
             file.say(f"line {line.number}: is {show(found)}, but its job runs")
         stopped = replace(line, state=found)
-        outcome.note(file, stopped, "")
+        ledger.note(file, stopped, "")
         if runs:
             waiting.append(stopped)
     for number in sorted(missing):
-        outcome.refuse(file, number, selection.fault)
-    await_stop(file, waiting, outcome)
+        ledger.refuse(file, number, selection.fault)
+    await_stop(file, waiting, ledger)
 
 
 def why_not_cancelled(found: bytes | None) -> str:
@@ -595,7 +595,7 @@ def why_not_cancelled(found: bytes | None) -> str:
     return f"does not run: its state is {show(found)}"
 
 
-def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None:
+def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
     """Wait until these cancelled jobs have ended; name the ones that do not.  Raises OSError.
 
     A job has ended when its command has no more life signs than lines `r`.  An editor may have saved an old
@@ -617,14 +617,14 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
             if state in (NEW, RUNNING) or not file.has_room(line.command):
                 still.append(line)
             elif state not in (HELD, line.state):
-                outcome.done[line.state] -= 1
-                outcome.refuse(file, line.number, "has moved or changed meanwhile (look, and run this again)")
+                ledger.done[line.state] -= 1
+                ledger.refuse(file, line.number, "has moved or changed meanwhile (look, and run this again)")
         waiting = still
     holders = Holders(file.companion.inode)
     for line in waiting:
         shown = show(HELD if line.state in (NEW, RUNNING) else line.state)
         why = where_it_runs(line, holders, file.mount.is_fuse)
-        outcome.refuse(file, line.number, f"is {shown}, but still runs after {STOPPING:.0f} s ({why})")
+        ledger.refuse(file, line.number, f"is {shown}, but still runs after {STOPPING:.0f} s ({why})")
 
 
 def end_left_jobs(file: JobFile, lines: Sequence[Line]) -> None:
@@ -711,7 +711,7 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
     return f"no process that can be seen on this host runs it: use {PROG} --cancel where it runs"
 
 
-def run_by_journal(line: Line) -> runwait4.Run | None:
+def run_by_journal(line: Line) -> runwait4.RunRecord | None:
     """The run of a line that has not ended, as the journal in $RUNMAKER4_OUTDIR tells it; None: it does not.
     """
     outdir = os.environ.get("RUNMAKER4_OUTDIR")
@@ -720,12 +720,12 @@ def run_by_journal(line: Line) -> runwait4.Run | None:
     try:
         import runwait4  # few need it
         runs = runwait4.LineRuns([line], [line])
-        journal = runwait4.Journal(outdir, lambda text: None)
+        journal = runwait4.JournalReader(outdir, lambda text: None)
         with journal.file:
             runwait4.Lately(journal, runs)
     except (ImportError, Problem):              # these scripts were not copied all; there is no journal
         return None
-    found: runwait4.Run | None = runs.last.get(line.number)
+    found: runwait4.RunRecord | None = runs.last.get(line.number)
     return found
 
 
@@ -944,7 +944,7 @@ def new_fault(line: bytes) -> str:
     return ""
 
 
-class Refused(Exception):
+class NotMerged(Exception):
     """Why something that a person made of a copy is not written."""
 
 
@@ -966,17 +966,19 @@ class Equals:
         if made == given:
             return now
         if not given and (fault := new_fault(made[0])):
-            raise Refused(f"line {self.made[0] + 1} of the copy: {fault}")
+            raise NotMerged(f"line {self.made[0] + 1} of the copy: {fault}")
         first, last = changed_part(given, made)
         part = slice(first, len(given) - last)
         wish = made[first:len(made) - last]
         more = count_running(wish) - count_running(now[part])
         if more < 0 or now[part] not in (given[part], wish):
             changed = [at for at in self.given[part] if runs(live[at]) or base[at] != live[at]]
-            raise Refused(f"line {changed[0] + 1}: {why_kept(live[changed[0]])}")
+            raise NotMerged(f"line {changed[0] + 1}: {why_kept(live[changed[0]])}")
         if more > 0:
             at = next(at for at in self.made[first:] if runs(theirs[at]))
-            raise Refused(f"line {at + 1} of the copy: is r, and nobody runs it (r is for runners; . is new)")
+            raise NotMerged(
+                f"line {at + 1} of the copy: is r, and nobody runs it (r is for runners; . is new)"
+            )
         return [*now[:first], *wish, *now[part.stop:]]
 
 
@@ -1014,7 +1016,7 @@ def merge(
     for text, equal in equals.items():
         try:
             becomes[text] = iter(equal.merge(base, theirs, live))
-        except Refused as fault:
+        except NotMerged as fault:
             faults.append(str(fault))
     if faults:
         return [], faults
@@ -1897,12 +1899,12 @@ def say_below_end(file: JobFile) -> None:
                  "(--reopen, then --end)")
 
 
-def reopen(file: JobFile, outcome: Outcome) -> None:
+def reopen(file: JobFile, ledger: Ledger) -> None:
     """Make comments of the lines `#RUN end`, in place.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
         for line in find_ends(file, file.writable()):
-            outcome.note(file, line, set_state(file, line, b"#off", force=False))
+            ledger.note(file, line, set_state(file, line, b"#off", force=False))
 
 
 # ======== Command line ======================================================================================
@@ -2181,32 +2183,32 @@ def still_alive(lines: Sequence[int], state: bytes) -> str:
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
     """Set or cancel lines, and say what was done; the exit status.  Raises Problem, OSError."""
-    outcome = Outcome()
+    ledger = Ledger()
     selection: Selection = options.selection
     state: bytes = HELD if options.cancel else options.set
     quiet: bool = options.quiet
     try:
         if options.cancel:
-            cancel(file, selection, outcome)
+            cancel(file, selection, ledger)
         else:
-            set_states(file, selection, state, options.force, outcome)
+            set_states(file, selection, state, options.force, ledger)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-        changed = plural(sum(outcome.done.values()), "job")
+        changed = plural(sum(ledger.done.values()), "job")
         file.say(
             f"was replaced meanwhile, after {changed} had been set: the new file may have them so or not; "
             "look, and run this again"
         )
         return 1
-    text = outcome.text(state)
+    text = ledger.text(state)
     if text and not quiet:
         file.say(text)
-    if outcome.alive and not quiet:
-        file.say(still_alive(outcome.alive, state))
-    if not text and not outcome.refused:
+    if ledger.alive and not quiet:
+        file.say(still_alive(ledger.alive, state))
+    if not text and not ledger.refused:
         file.say(NOTHING)
-    return 0 if text and not outcome.refused else 1
+    return 0 if text and not ledger.refused else 1
 
 
 def list_lines(file: JobFile, selection: Selection) -> int:
@@ -2246,14 +2248,14 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
 
 def reopen_file(file: JobFile, quiet: bool) -> int:
     """Take each `#RUN end` back; the exit status.  Raises Problem, OSError."""
-    outcome = Outcome()
-    reopen(file, outcome)
-    count = sum(outcome.done.values())
+    ledger = Ledger()
+    reopen(file, ledger)
+    count = sum(ledger.done.values())
     if count and not quiet:
         file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
-    if not count and not outcome.refused:
+    if not count and not ledger.refused:
         file.say("there is no #RUN end in it")
-    return 0 if count and not outcome.refused else 1
+    return 0 if count and not ledger.refused else 1
 
 
 def change_file(argv: Sequence[str]) -> int:

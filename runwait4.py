@@ -549,7 +549,7 @@ def refuse_special(path: str, hint: str) -> None:
 
 
 @dataclass(eq=False)
-class Run:
+class RunRecord:
     """A run of a job.
 
     One that has not ended has no `ended`, `seconds`, `cpu` and `memory`, and no `state`.
@@ -658,7 +658,7 @@ class Log:
 
     def runs(
         self, wanted: Callable[[re.Match[bytes]], bool] = any_run, begin: int = 0, end: int | None = None
-    ) -> Iterator[Run]:
+    ) -> Iterator[RunRecord]:
         """Each run once: those that have ended, in this order, and then those that have not.
 
         wanted: whether a run is, by the head of a line; others may come, too.  begin, end: the offsets
@@ -685,7 +685,7 @@ class Log:
             self.say(f"{self.path}: {plural(len(self._odd), 'line')} left out: cut, or no lines of a "
                      f"{self.KIND} ({name_lines(self._odd)})")
 
-    def _sense(self, at: int, line: bytes, read: Callable[[int, bytes], Run]) -> Run | None:
+    def _sense(self, at: int, line: bytes, read: Callable[[int, bytes], RunRecord]) -> RunRecord | None:
         """The run that a line tells of, if it makes sense."""
         try:
             return read(at, line)
@@ -714,19 +714,19 @@ class Log:
         if (rest or dropped) and not skips:
             yield b"\n"
 
-    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> Run | None:
+    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> RunRecord | None:
         """The run that has ended by a line, if one has.  Raises NO_SENSE.  at: the place of the line."""
         raise NotImplementedError
 
-    def _unended(self) -> Iterator[Run]:
+    def _unended(self) -> Iterator[RunRecord]:
         """The runs that no end was met of."""
         return iter(())
 
-    def name_files(self, runs: Iterable[Run]) -> None:
+    def name_files(self, runs: Iterable[RunRecord]) -> None:
         """Once all was read: name their files as they are called now, each run once."""
 
 
-class Journal(Log):
+class JournalReader(Log):
     """DIR/journal."""
     KIND = "journal"
     BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
@@ -771,14 +771,14 @@ class Journal(Log):
 
     def runs(
         self, wanted: Callable[[re.Match[bytes]], bool] = any_run, begin: int = 0, end: int | None = None
-    ) -> Iterator[Run]:
+    ) -> Iterator[RunRecord]:
         self._open_runs.clear()
         self._ended.clear()
         self._in_order.clear()
         self._moves.clear()
         return super().runs(wanted, begin, end)
 
-    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> Run | None:
+    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> RunRecord | None:
         """A start stays as it is until no end came: decoding all would take twice as long."""
         head = self.HEAD.match(line) if line.isascii() and line.endswith(b"}") else None
         if not head:
@@ -793,7 +793,7 @@ class Journal(Log):
             return None
         return self._end(name, head.end(), self._read(at, line), line)
 
-    def _take_any(self, at: int, line: bytes) -> Run | None:
+    def _take_any(self, at: int, line: bytes) -> RunRecord | None:
         """As _take(), of a line that another program has written, or that makes no sense."""
         event = self._event(line)
         kind = event["event"]
@@ -814,7 +814,7 @@ class Journal(Log):
             return None
         return self._end(name, 0, run, line)
 
-    def _end(self, name: bytes, body: int, run: Run, line: bytes) -> Run | None:
+    def _end(self, name: bytes, body: int, run: RunRecord, line: bytes) -> RunRecord | None:
         """A run has ended, unless it was lost only: then its client may come back."""
         before = self._open_runs.pop(name, None)
         if run.cause == "lost":
@@ -829,12 +829,12 @@ class Journal(Log):
             self._ended.discard(self._in_order.popleft())
         return run
 
-    def _unended(self) -> Iterator[Run]:
+    def _unended(self) -> Iterator[RunRecord]:
         for at, line, _ in self._open_runs.values():
             if run := self._sense(at, line, self._read):
                 yield run
 
-    def name_files(self, runs: Iterable[Run]) -> None:
+    def name_files(self, runs: Iterable[RunRecord]) -> None:
         for run in {*runs}:
             run.files = [self.name_now(name, run.at) for name in run.files]
 
@@ -857,7 +857,7 @@ class Journal(Log):
             raise ValueError
         return event
 
-    def _read(self, at: int, line: bytes) -> Run:
+    def _read(self, at: int, line: bytes) -> RunRecord:
         """The run of a start or an end.  Raises NO_SENSE.
 
         This is the one place where fields are interpreted; each is checked.
@@ -899,7 +899,7 @@ class Journal(Log):
             raise ValueError
         if not plain:
             os.fsencode(texts)
-        return Run(
+        return RunRecord(
             name,
             number,
             command.encode() if plain else os.fsencode(command),
@@ -946,7 +946,7 @@ class LineRuns:
         """lines: all lines with their commands.  alive: those of them whose jobs live."""
         self.lines = {line.number: line for line in sorted(lines, key=operator.attrgetter("number"))}
         self.alive = {line.number for line in alive}
-        self.last: dict[int, Run] = {}                      # by number
+        self.last: dict[int, RunRecord] = {}                      # by number
         self.numbers: dict[bytes, list[int]] = {}           # by command, as of its lines that run
         self._running: dict[bytes, list[int]] = {}
         for number, line in self.lines.items():
@@ -959,24 +959,24 @@ class LineRuns:
         """Whether a line of a journal has one of the commands."""
         return head[4] in self.texts
 
-    def line_of(self, run: Run) -> Line | None:
+    def line_of(self, run: RunRecord) -> Line | None:
         """The line whose run it is."""
         numbers = self.numbers.get(run.command)
         if run.ended is None:
             numbers = self._running.get(run.command, numbers)
         return self.lines[nearest(numbers, run.line)] if numbers else None
 
-    def offer(self, run: Run) -> None:
+    def offer(self, run: RunRecord) -> None:
         """Here is a run, perhaps of one of them."""
         line = self.line_of(run)
         if line and self._is_last(run, line.number):
             self.last[line.number] = run
 
-    def _is_last(self, run: Run, number: int) -> bool:
+    def _is_last(self, run: RunRecord, number: int) -> bool:
         known = self.last.get(number)
         return known is None or (-abs(run.line - number), run.at) > (-abs(known.line - number), known.at)
 
-    def judge(self, run: Run, ends_may_come: bool) -> None:
+    def judge(self, run: RunRecord, ends_may_come: bool) -> None:
         """Note of a run without an end what is known of it, once all runs were offered.
 
         ends_may_come: the job file was changed just now, and hosts write ends some seconds later than states.
@@ -1013,7 +1013,7 @@ class AtWork:
         """badges: the badges that there are; None: that cannot be known."""
         self.badges = badges
 
-    def is_gone(self, run: Run) -> bool:
+    def is_gone(self, run: RunRecord) -> bool:
         """Whether who has started a run, or handed it out, is surely not there any more.
 
         A server takes over the runs of the one before, so any will do.
@@ -1086,9 +1086,9 @@ class Lately:
     """What the end of a journal tells: of lines that run their last runs, and how fast jobs end."""
     RECENT = 50_000             # lines of the journal of which times are compared
 
-    def __init__(self, journal: Journal, runs: LineRuns) -> None:
+    def __init__(self, journal: JournalReader, runs: LineRuns) -> None:
         """runs: lines that run; it learns of their runs that have not ended.  Raises Problem."""
-        begin = max(0, journal.size - Journal.TAIL)
+        begin = max(0, journal.size - JournalReader.TAIL)
         # when jobs ended, by line and command: of one that was run again the last run counts
         ended: dict[tuple[int, bytes], float] = {}
         times: deque[tuple[int, str, float]] = deque(maxlen=self.RECENT)
@@ -1117,7 +1117,7 @@ class Status:
     cancelled: list[Line]       # held lines whose jobs still run
     stall: Stall | None         # what keeps new jobs from being started
     at_work: AtWork
-    runs: dict[int, Run]        # of the lines that run, by their number, as far as known
+    runs: dict[int, RunRecord]        # of the lines that run, by their number, as far as known
     clocks: Clocks
     per_hour: float | None = None
 
@@ -1252,7 +1252,7 @@ def say(text: str) -> None:
     warn(f"{PROG}: {text}")
 
 
-def check_journal(journal: Journal, path: str, say: Callable[[str], None] = say) -> None:
+def check_journal(journal: JournalReader, path: str, say: Callable[[str], None] = say) -> None:
     """Say so if its last runs are of no job in this file.  Raises Problem."""
     # for few the file is searched fast
     runs = journal.runs(begin=max(0, journal.size - BLOCK))
@@ -1272,7 +1272,7 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     at_work = AtWork(None if badges is None else badges | (before or set()))
     status = Status(found, cancelled, watcher.why(now), at_work, {}, Clocks(time.time()))
     if outdir is not None:
-        journal = Journal(outdir, say)
+        journal = JournalReader(outdir, say)
         living = [*found.running, *cancelled]
         runs = LineRuns([*living, *found.orphans], living)
         with journal.file:
@@ -1293,7 +1293,7 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
 # files what these printed last.
 
 
-def how_ended(run: Run) -> str:
+def how_ended(run: RunRecord) -> str:
     """'exit 3', 'signal 9', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
     if run.cause == "memory" and run.promised:
         return f"took {run.peak or 'more'}"
@@ -1349,7 +1349,7 @@ class LastOutput:
         self.directory = directory
         self.network = find_mount(directory).network
 
-    def of(self, run: Run) -> list[str]:
+    def of(self, run: RunRecord) -> list[str]:
         """The last lines that it wrote to stderr, or else to stdout; or why they cannot be read."""
         trouble = []
         for name in sorted(run.files, key=lambda name: ".err" not in name):
@@ -1368,7 +1368,7 @@ class LastOutput:
             lines = file.pread(self.BYTES, max(0, os.fstat(file.fd).st_size - self.BYTES)).split(b"\n")
         return [line for line in lines if line.strip()][-self.LINES:]
 
-    def printed(self, run: Run) -> tuple[int, list[str]]:
+    def printed(self, run: RunRecord) -> tuple[int, list[str]]:
         """How much a run has printed, and the names of its files; of one that has not ended what is there."""
         if run.ended is not None:
             return run.bytes, run.files
@@ -1394,7 +1394,7 @@ class LastOutput:
         return file
 
 
-def explain(line: Line, run: Run | None, output: LastOutput | None) -> Iterator[str]:
+def explain(line: Line, run: RunRecord | None, output: LastOutput | None) -> Iterator[str]:
     """Why a line is failed or in error, in a few lines; output: None where no journal tells."""
     word = WORDS[FAILED if line.state == FAILED else ERROR]
     if run:
@@ -1409,7 +1409,7 @@ def explain(line: Line, run: Run | None, output: LastOutput | None) -> Iterator[
             yield fitted(f"  | {text}", LastOutput.WIDTH)
 
 
-def end_of_run(run: Run, word: str) -> str:
+def end_of_run(run: RunRecord, word: str) -> str:
     """'exit 3 on node1, 14:03:22, after 49 ms, 12 MB'; word: what its line says now."""
     if run.ended is not None and run.seconds is not None:
         when = [clock(run.ended), f"after {took(run.seconds)}"]
@@ -1431,14 +1431,14 @@ class Incomplete:
 
     def __init__(self, texts: Iterable[bytes]) -> None:
         """texts: the commands, as a journal has them, of which all runs are wanted in any case."""
-        self._found: dict[tuple[int, bytes], Run] = {}
+        self._found: dict[tuple[int, bytes], RunRecord] = {}
         self._texts = {*texts}                  # these, and those of runs that were met
 
     def is_wanted(self, head: re.Match[bytes]) -> bool:
         """Whether a line of a journal has one of these commands, or tells of a run that is incomplete."""
         return head[4] in self._texts or b'"incomplete"' in head.string
 
-    def offer(self, run: Run) -> None:
+    def offer(self, run: RunRecord) -> None:
         """Here is a run, perhaps one of them."""
         if run.ended is not None:
             self._found.pop((run.line, run.command), None)
@@ -1446,7 +1446,7 @@ class Incomplete:
             self._found[run.line, run.command] = run
             self._texts.add(as_json(run.command))
 
-    def in_order(self) -> list[Run]:
+    def in_order(self) -> list[RunRecord]:
         """All of them."""
         return list(self._found.values())
 
@@ -1481,7 +1481,7 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
 
 def tell_ends(watcher: Watcher, found: Survey, lines: Sequence[Line], outdir: str) -> None:
     """Print why these lines are failed or in error, as the journal tells it.  Raises Problem."""
-    journal = Journal(outdir, say)
+    journal = JournalReader(outdir, say)
     runs = with_commands(watcher, found, {line.command for line in lines})
     incomplete = Incomplete(runs.texts)
     with journal.file:
@@ -1554,14 +1554,14 @@ class History:
         """Raises Problem."""
         self.line = line
         self.output = LastOutput(outdir)
-        self.runs: list[Run] = []               # the first first
+        self.runs: list[RunRecord] = []               # the first first
         self.others: set[str] = set()           # runs under its number that had other commands
         found = watcher.sure_look()
         self._known = with_commands(watcher, found, {line.command})
         alone = len(self._known.lines) < 2
         if line.state != RUNNING and watcher.has_seat(line, alone):
             self._known.alive.add(line.number)
-        journal = Journal(outdir, say)
+        journal = JournalReader(outdir, say)
         with journal.file:
             check_journal(journal, watcher.path)
             self._read(journal)
@@ -1570,7 +1570,7 @@ class History:
             if run.ended is None:
                 self._known.judge(run, late)
 
-    def _read(self, journal: Journal) -> None:
+    def _read(self, journal: JournalReader) -> None:
         number = b"%d" % self.line.number
         for run in journal.runs(lambda head: head[3] == number or self._known.is_known(head)):
             if run.command != self.line.command:
@@ -1615,7 +1615,7 @@ class History:
                                 "state": self.state, "runs": runs})
         return text
 
-    def _run_json(self, number: int, run: Run) -> dict[str, Any]:
+    def _run_json(self, number: int, run: RunRecord) -> dict[str, Any]:
         """What is not known is null."""
         size, names = self.output.printed(run)
         seconds = so_far(run)
@@ -1640,7 +1640,7 @@ class History:
             "files": names,
         }
 
-    def describe(self, number: int, run: Run) -> Iterator[str]:
+    def describe(self, number: int, run: RunRecord) -> Iterator[str]:
         """A run in three paragraphs: what became of it, where and when it ran, and what it printed."""
         yield f"run {number}: {outcome(run)}"
         where = [place(run)]
@@ -1664,12 +1664,12 @@ class History:
         yield f"    {printed}"
 
 
-def place(run: Run) -> str:
+def place(run: RunRecord) -> str:
     """'on alice, slot 2, process 4712'"""
     return f"on {run.host}, slot {run.slot}" + (f", process {run.pid}" if run.pid else "")
 
 
-def outcome(run: Run) -> str:
+def outcome(run: RunRecord) -> str:
     """'running for 12s', 'exit 3 after 3.6s', 'signal 11 (SIGSEGV) after 49 ms', 'timeout (SIGKILL)'."""
     text = how_ended(run)
     if run.signal:
@@ -1683,7 +1683,7 @@ def outcome(run: Run) -> str:
     return f"{text} {'for' if run.state == 'r' else 'after'} {took(seconds)}"
 
 
-def so_far(run: Run) -> float | None:
+def so_far(run: RunRecord) -> float | None:
     """Seconds that a run has taken, or takes as yet; None: nobody knows."""
     return max(time.time() - run.began, 0.0) if run.state == "r" and not run.cause else run.seconds
 
@@ -1702,7 +1702,7 @@ class LastLines:
     """The last lines that a run has printed, stream by stream."""
     LINES, BYTES = 10, 1 << 16      # what is shown of a file's end: so many lines, of so many bytes in all
 
-    def __init__(self, run: Run, output: LastOutput) -> None:
+    def __init__(self, run: RunRecord, output: LastOutput) -> None:
         self.run = run
         self.output = output
 
@@ -1811,7 +1811,7 @@ class HostStats:
         self.memory: int | None = None
         self.memory_below: int | None = None    # of the runs whose peak could not be measured
 
-    def add(self, run: Run) -> None:
+    def add(self, run: RunRecord) -> None:
         """Count a run, if it has ended."""
         if run.seconds is None:
             return
@@ -1839,7 +1839,7 @@ class Peaks:
         self.too_little = 0             # runs that were ended for want of memory: nobody knows what they need
         self.promised = 0               # bytes: the most that one of them was promised
 
-    def add(self, run: Run) -> None:
+    def add(self, run: RunRecord) -> None:
         """Count a run that has come to an end, or was ended for want of memory."""
         if run.promised:
             self.promised = max(self.promised, run.promised)
@@ -1911,7 +1911,7 @@ class Alike:
         self.stats = HostStats()
         self.peaks = Peaks()
 
-    def add(self, run: Run, words: list[bytes]) -> None:
+    def add(self, run: RunRecord, words: list[bytes]) -> None:
         """Count a run that has ended.  words: of its command."""
         if self._words is None:
             self._words = words
@@ -1939,7 +1939,7 @@ class Commands:
     def __init__(self) -> None:
         self._found: dict[bytes, Alike] = {}
 
-    def add(self, run: Run) -> None:
+    def add(self, run: RunRecord) -> None:
         """Count a run that has ended."""
         words = run.command.split()
         first = self.NUMBER.sub(self.MARK, words[0]) if words else b""
@@ -1956,7 +1956,7 @@ class Commands:
 
 def tell_stats(outdir: str, path: str | None) -> None:
     """Print what runs took, per host, in all and per command.  Raises Problem."""
-    journal = Journal(outdir, say)
+    journal = JournalReader(outdir, say)
     hosts: defaultdict[str, HostStats] = defaultdict(HostStats)
     whole = HostStats()
     commands = Commands()
@@ -1997,7 +1997,7 @@ class JobLogReader(Log):
     LONGEST = 1 << 20           # bytes of a line: no command is so long
     LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
 
-    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> Run | None:
+    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> RunRecord | None:
         """The run of a line.  An exit status of -1 is a timeout, as GNU parallel writes it."""
         if line == JobLog.HEADER[:-1]:
             return None
@@ -2011,7 +2011,7 @@ class JobLogReader(Log):
         ended_by = int(signal_number)
         if start + seconds > self.LATEST:
             raise ValueError
-        return Run(
+        return RunRecord(
             "",
             int(number),
             command,
@@ -2071,7 +2071,7 @@ class Spans:
         # by host and slot, "" where nobody knows the slot
         self.runs_of: dict[tuple[str, str], array[int]] = {}
 
-    def add(self, run: Run, seconds: float, on_track: bool = True) -> None:
+    def add(self, run: RunRecord, seconds: float, on_track: bool = True) -> None:
         """Here is the next run.  on_track: it is one of the runs of its slot, which follow each other."""
         runs = self.runs_of.setdefault((run.host, run.slot), array("q"))
         if on_track:
@@ -2136,7 +2136,7 @@ class Timeline:
         self.slots = list(spans.slots())
         self.took = spans.took
 
-    def _ended(self) -> Iterator[Run]:
+    def _ended(self) -> Iterator[RunRecord]:
         """The runs that have ended.  Raises Problem."""
         return (run for run in self.log.runs() if run.ended is not None)
 
@@ -2177,7 +2177,7 @@ class Timeline:
                 "args": {what: value},
             }
 
-    def _event(self, pid: int, tid: int, took: int, run: Run) -> dict[str, Any]:
+    def _event(self, pid: int, tid: int, took: int, run: RunRecord) -> dict[str, Any]:
         """A complete event, as the format calls it; exit statuses as GNU parallel has them."""
         command, state = readable(run.command), STATE_NAMES[run.state]
         name = command if len(command) <= self.NAME else f"{command[:self.NAME - 3]}..."
@@ -2253,7 +2253,9 @@ def replacing(path: str, what: str, head: bytes) -> Iterator[BinaryIO]:
 
 def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
     """The journal or the job log that the options name.  Raises Problem."""
-    return JobLogReader(options.joblog, say) if options.joblog is not None else Journal(options.outdir, say)
+    if options.joblog is not None:
+        return JobLogReader(options.joblog, say)
+    return JournalReader(options.outdir, say)
 
 
 def draw(log: Log, out_path: str) -> None:
@@ -2292,7 +2294,7 @@ class Gathered:
     FAILURES = 2000             # failed runs whose output is read
     BATCH = 10_000
 
-    def __init__(self, runs: Iterator[Run], until: float | None) -> None:
+    def __init__(self, runs: Iterator[RunRecord], until: float | None) -> None:
         """runs: in the order of the log.  until: seconds since 1970, when what runs is cut off; None: with
         the last end.
         """
@@ -2301,11 +2303,11 @@ class Gathered:
         self.signs: dict[str, float] = {}       # by runner: when the log heard of it last
         self.stats = HostStats()
         self.first = math.inf
-        self._last: deque[Run] = deque(maxlen=self.DRAWN)       # that have ended
-        self._unended: list[Run] = []
-        self.failed: list[Run] = []
-        self.slowest: list[Run] = []
-        self.largest: list[Run] = []
+        self._last: deque[RunRecord] = deque(maxlen=self.DRAWN)       # that have ended
+        self._unended: list[RunRecord] = []
+        self.failed: list[RunRecord] = []
+        self.slowest: list[RunRecord] = []
+        self.largest: list[RunRecord] = []
         while batch := list(itertools.islice(runs, self.BATCH)):
             self._take(batch)
         self.drawn = [*self._last, *self._unended]
@@ -2313,7 +2315,7 @@ class Gathered:
         if not self.states:
             self.first = self.last = time.time()
 
-    def _take(self, batch: Sequence[Run]) -> None:
+    def _take(self, batch: Sequence[RunRecord]) -> None:
         """Note the next runs."""
         ended = [run for run in batch if run.ended is not None]
         for run in ended:
@@ -2337,7 +2339,7 @@ class Gathered:
         self._last += ended
         self._unended += [run for run in batch if run.ended is None]
 
-    def drawn_seconds(self, run: Run) -> float:
+    def drawn_seconds(self, run: RunRecord) -> float:
         """How long a run is drawn."""
         if run.seconds is not None:
             return run.seconds
@@ -2345,12 +2347,12 @@ class Gathered:
         return max(0.0, until - run.began)
 
 
-def runner_of(run: Run) -> str:
+def runner_of(run: RunRecord) -> str:
     """What the names of a runner's runs begin with; a job log has none."""
     return run.run.rpartition("-")[0]
 
 
-def end_unknown(run: Run) -> bool:
+def end_unknown(run: RunRecord) -> bool:
     """Whether a run is over, and nobody knows since when."""
     return run.seconds is None and run.state != "r"
 
@@ -2376,9 +2378,9 @@ class Outputs:
         self.outdir = outdir
         self.output = LastOutput(outdir) if outdir is not None else None
         self.base = way_down(os.path.dirname(os.path.realpath(page)), outdir) if outdir is not None else None
-        self.known: dict[Run, list[str]] = {}
+        self.known: dict[RunRecord, list[str]] = {}
 
-    def of(self, run: Run | None) -> list[str]:
+    def of(self, run: RunRecord | None) -> list[str]:
         """The last lines that a run printed, or why they cannot be read."""
         if self.output is None or run is None:
             return []
@@ -2386,7 +2388,7 @@ class Outputs:
             self.known[run] = self.output.of(run)
         return self.known[run]
 
-    def names(self, run: Run | None) -> list[str]:
+    def names(self, run: RunRecord | None) -> list[str]:
         """The output files of a run that the page can link to: regular files in the output directory."""
         if self.outdir is None or self.base is None or run is None:
             return []
@@ -2400,7 +2402,7 @@ class Outputs:
         except (OSError, ValueError):                   # ValueError: no file can have this name
             return False
 
-    def links(self, run: Run | None) -> str:
+    def links(self, run: RunRecord | None) -> str:
         """Links to the output files of a run."""
         return " ".join(
             tag("a", escaped(f".{name.rpartition('.')[2]}"), href=f"{self.base}{url_quoted(name)}")
@@ -2441,7 +2443,7 @@ class Pictures:
         self.first = min(self.spans.began, default=round(found.last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
-    def page(self, failures: Failures, outputs: Outputs) -> dict[str, Any]:
+    def page(self, failures: FailuresByWords, outputs: Outputs) -> dict[str, Any]:
         """For the page: times in ticks of `tick` microseconds, beginnings since the one before in the slot.
 
         The runs of all tracks come first, one track after the other, then those whose end is unknown.
@@ -2540,7 +2542,7 @@ class Histogram:
     LEAST = 12                  # tenths of a decade: so many have at least three marks
     MOST = 7                    # marks
 
-    def __init__(self, runs: Iterable[Run]) -> None:
+    def __init__(self, runs: Iterable[RunRecord]) -> None:
         self.bars: dict[int, Counter[str]] = {}     # runs by state, by the tenth of a decade of microseconds
         for run in runs:
             if run.seconds is not None:
@@ -2597,7 +2599,7 @@ class Promises:
     PARTS = "median", "most", "largest"     # of a bar, from the left, and the classes of their colours
     NAMES = "median", "95 %", "largest", "promised, at most"
 
-    def __init__(self, runs: Iterable[Run]) -> None:
+    def __init__(self, runs: Iterable[RunRecord]) -> None:
         commands = Commands()
         for run in runs:
             if run.promised and run.ended is not None:
@@ -2644,12 +2646,12 @@ class Row:
     """A line of a table: a run of a job, if one is known, and what became of the job's line since."""
     line: int
     command: bytes
-    run: Run | None
+    run: RunRecord | None
     state: str                  # of what is told: a name in STATE_NAMES, or held
     now: str = ""               # the state of the line, where that is another one
 
 
-def row_of(run: Run, now: str = "") -> Row:
+def row_of(run: RunRecord, now: str = "") -> Row:
     """The line of a table that is about a run."""
     return Row(run.line, run.command, run, STATE_NAMES[run.state], now)
 
@@ -2660,13 +2662,13 @@ def line_now(line: Line | None) -> str:
 
 
 @dataclass
-class Group:
+class SameWords:
     """Failures with the same last words."""
     words: str
     rows: list[Row]
 
 
-class Failures:
+class FailuresByWords:
     """Failures by their last words: the last line that each printed, or how it ended.
 
     Lines that differ in numbers alone are the same words: `step 341: no convergence`.
@@ -2678,11 +2680,11 @@ class Failures:
         """rows: some of the failures; total: how many there are."""
         self.count = len(rows)
         self.total = total
-        said: dict[str, Group] = {}
+        said: dict[str, SameWords] = {}
         for row in rows:
             words = self._words(row, outputs)[:self.LONGEST]
             alike = NUMBER.sub("…", words)
-            group = said.setdefault(alike, Group(words, []))
+            group = said.setdefault(alike, SameWords(words, []))
             if group.words != words:
                 group.words = alike
             group.rows.append(row)
@@ -2713,7 +2715,7 @@ class Failures:
         return tag("section", head_of("Failures by their last words", note)
                    + tag("ul", "".join(items), class_="groups"), id="groups")
 
-    def _item(self, number: int, group: Group, unit: str) -> str:
+    def _item(self, number: int, group: SameWords, unit: str) -> str:
         """A group: its size, its words, and where it stands."""
         hosts = {row.run.host for row in group.rows if row.run}
         where = name_lines({row.line for row in group.rows}) + (
@@ -2756,7 +2758,7 @@ class Tables:
         ("Output", "left output"),
     )
 
-    def __init__(self, outputs: Outputs, failures: Failures) -> None:
+    def __init__(self, outputs: Outputs, failures: FailuresByWords) -> None:
         self.outputs = outputs
         self.failures = failures
 
@@ -2888,7 +2890,7 @@ class Reporter:
         for text in () if live else said:
             warn(f"{PROG}: {text}")
 
-    def _judged(self, log: Log, found: Survey | None, known: LineRuns) -> Iterator[Run]:
+    def _judged(self, log: Log, found: Survey | None, known: LineRuns) -> Iterator[RunRecord]:
         """The runs of a log; of those that have not ended, what is known of them.  Raises Problem."""
         unended = []
         for run in log.runs():
@@ -2918,9 +2920,10 @@ class Reporter:
             for line in left[:Gathered.FAILURES]
         ]
         if found:
-            failures = Failures(to_fix, len(left), outputs)
+            failures = FailuresByWords(to_fix, len(left), outputs)
         else:
-            failures = Failures(list(map(row_of, runs.failed)), runs.states["!"] + runs.states["e"], outputs)
+            bad = runs.states["!"] + runs.states["e"]
+            failures = FailuresByWords(list(map(row_of, runs.failed)), bad, outputs)
         pictures = Pictures(runs)
         data = {**pictures.page(failures, outputs), "made": time.time(), "pause": self.pause if live else 0}
         if len(runs.drawn) < sum(runs.states.values()):

@@ -25,21 +25,21 @@ class JournalCase(Case):
         if lines and (when := re.match(rb'\{"time": (\d+)', lines[-1])):
             os.utime(path, (int(when[1]), int(when[1])))
 
-    def runs(self) -> tuple[list[runwait4.Run], list[str]]:
+    def runs(self) -> tuple[list[runwait4.RunRecord], list[str]]:
         """The runs in it, and what was said."""
         said: list[str] = []
         return list(self.opened(said.append).runs()), said
 
-    def named(self) -> list[runwait4.Run]:
+    def named(self) -> list[runwait4.RunRecord]:
         """The runs in it, with the names that their files have now; nothing may be said."""
         journal = self.opened()
         runs = list(journal.runs())
         journal.name_files(runs)
         return runs
 
-    def opened(self, say: Optional[Callable[[str], None]] = None) -> runwait4.Journal:
+    def opened(self, say: Optional[Callable[[str], None]] = None) -> runwait4.JournalReader:
         """The journal; without say nothing may be said."""
-        journal = runwait4.Journal(str(self.dir / "out"), say or self.fail)
+        journal = runwait4.JournalReader(str(self.dir / "out"), say or self.fail)
         self.addCleanup(journal.file.close)
         return journal
 
@@ -224,7 +224,7 @@ class Trouble(JournalCase):
         """However they lie in the blocks that are read at a time."""
         for size in 300, 936, 1065, 5000:
             self.journal(start(1, 1), b" " * size, b"\n", end(1, 1), end(2, 2), b" " * size)
-            with unittest.mock.patch.multiple(runwait4.Journal, LONGEST=1000, BLOCK=64):
+            with unittest.mock.patch.multiple(runwait4.JournalReader, LONGEST=1000, BLOCK=64):
                 runs, (said,) = self.runs()
             self.assertEqual([run.line for run in runs], [1, 2])
             self.assertIn("2 lines left out: cut, or no lines of a journal (lines 2, 5)", said)
@@ -281,7 +281,7 @@ class Trouble(JournalCase):
             "odd": "is a directory",
         }.items():
             with self.assertRaisesRegex(runmaker4.Problem, words):
-                runwait4.Journal(str(self.dir / name), self.fail)
+                runwait4.JournalReader(str(self.dir / name), self.fail)
 
 
 class OnANetwork(JournalCase):
@@ -403,7 +403,7 @@ class Size(JournalCase):
             finally:
                 tracemalloc.stop()
         self.journal()
-        with unittest.mock.patch.multiple(runwait4.Journal, RECENT=100):
+        with unittest.mock.patch.multiple(runwait4.JournalReader, RECENT=100):
             self.assertLess(peak(6000), 1.2 * peak(2000))
 
     def test_a_line_without_an_end(self) -> None:

@@ -185,7 +185,7 @@ class MovedLines(OutCase):
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
         self.assertEqual((self.read("out/1.out"), self.read("out/1.out.~1~")), (b"two\n", b"one\non\n"))
-        journal = runwait4.Journal(str(self.dir / "out"), self.fail)
+        journal = runwait4.JournalReader(str(self.dir / "out"), self.fail)
         with journal.file:
             runs = list(journal.runs())
             journal.name_files(runs)
