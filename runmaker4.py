@@ -2207,7 +2207,10 @@ class Companion(Opened):
         old = self._fd
         before = self.inode
         asked_at = self.clock()             # the lease may be lost before _open() returns
-        self._fd, self.inode = self._open()
+        try:
+            self._fd, self.inode = self._open()
+        except OSError as error:
+            raise OSError(error.errno, f"its companion {self.path}: {reason(error)}") from None
         self._alive_at = asked_at
         self._counted = False
         close_all(old)
@@ -2254,9 +2257,9 @@ class Companion(Opened):
             return None, None
         try:
             info = stat_companion(fd, self.network)
-        except OSError as error:
+        except OSError:
             os.close(fd)
-            raise OSError(error.errno, f"its companion {self.path} {error.strerror}") from None
+            raise
         return fd, (info.st_dev, info.st_ino)
 
     def leave(self) -> None:

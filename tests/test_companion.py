@@ -75,6 +75,20 @@ class Companion(RunCase):
                 self.assertRefused(self.run_script(RUNWAIT, "--status", "runs.txt", timeout=60), words)
                 self.assertEqual(companion(self.path).stat().st_mode & 0o777, 0o600)
 
+    def test_a_pipe_in_its_place_is_named_by_a_runner_that_is_there(self) -> None:
+        self.write("")
+        runner = self.start(RUNMAKER, "-q", "--follow", "runs.txt")
+        wait_until(companion(self.path).exists, what="it is made")
+        os.mkfifo(self.dir / "pipe")
+        (self.dir / "pipe").rename(companion(self.path))
+        self.write(". true\n")
+        said = present(runner.stderr).readline()
+        self.assertIn(b"its companion .runs.txt.lock: is no regular file; trying again", said)
+        companion(self.path).unlink()
+        self.wait_states("d")
+        runner.terminate()
+        self.finish(runner)
+
     def test_where_it_cannot_be_made_an_empty_file_will_do(self) -> None:
         bound = self.bound_by_permissions()
         self.dir.chmod(0o555)
