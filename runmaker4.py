@@ -3429,24 +3429,24 @@ class Stall(NamedTuple):
     """What keeps jobs from being started."""
     key: Any                    # by which a later look knows it again
     text: str                   # what is said of it
-    passes: bool = False        # it will be over when a job that runs now has ended
+    passes: bool = False        # it is over when a job that runs now has ended
     stops: bool = False         # nothing will end it: runners leave, but for those with --follow
-    patience: float = math.inf  # seconds until it is said, if that is less than one usually waits
+    patience: float = math.inf  # seconds until it is said, if that is sooner than usual
 
 
 class Pace:
     """A stopwatch for looks at a file.  It says how long to rest, so that looks take but a part of the time.
 
     The rest follows from the time that a look has spent on the CPU.  A look may take much longer than that,
-    because a file system does not answer for a while, the machine is busy, or we are stopped.  Then the next
-    one shall not follow at once, either, but nor shall the rest last for minutes.
+    because a file system does not answer for a while, the machine is busy, or we are stopped.  Then there is
+    some rest, too, but none that lasts for minutes.
     """
     LONGEST = 3.0               # seconds of rest at most for time that was not spent on the CPU
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.began = -math.inf          # when the last look did, by the clock
-        # what the parts of the look that are over have taken: seconds, and seconds on the CPU
+        self.began = -math.inf          # when the last look began, by the clock
+        # what the finished parts of the look have taken: seconds, and seconds on the CPU
         self._took = 0.0
         self._worked = 0.0
         # when the part under way began, by the clock and by this thread's CPU time; None: there is none
@@ -3460,7 +3460,7 @@ class Pace:
         self._since = self.began, time.thread_time()
 
     def go_on(self) -> None:
-        """The look goes on.  To be called in the thread that calls pause(), as each has its CPU time."""
+        """The look goes on.  For the thread that will call pause(): each has a CPU time of its own."""
         self._since = self.clock(), time.thread_time()
 
     def pause(self) -> None:
@@ -3479,12 +3479,15 @@ class Pace:
         return self._took + self.clock() - self._since[0], self._worked + time.thread_time() - self._since[1]
 
     def rest(self, times: float) -> float:
-        """Seconds to rest: `times` as long as the look, but see LONGEST."""
+        """Seconds to rest: `times` as long as the look, within the bound of LONGEST."""
         took, worked = self._spent()
         return max(times * worked, min(times * took, self.LONGEST))
 
     def until_due(self, times: float, least: float = 0.0) -> float:
-        """Seconds until another look is due; least: seconds from one look to the next in any case."""
+        """Seconds until another look is due, counted from the beginning of the last one.
+
+        least: seconds from one look to the next in any case.
+        """
         return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
 
 
@@ -3499,19 +3502,19 @@ class Block(NamedTuple):
     """What keeps the jobs below a line from being taken for now."""
     why: Why
     line: Line
-    text: str = ""              # what is to be said of it; a barrier that waits: see why_stalled()
+    text: str = ""              # what is to be said of it; '' at a barrier that waits: see why_stalled()
 
 
 @dataclass(eq=False, repr=False)
 class PendingGroup:
-    """The new jobs of a group that a round has met, each with the settings that it is under."""
+    """The new jobs of a group that a round has met, each with its settings."""
     LONGEST = 10_000            # jobs
 
     name: str
     ended: bool = False         # it stands below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
-    whole: bool = False         # no more jobs of it follow: what ends it was met
-    waits: bool = False         # not to be started: jobs of it run, or it may have more than were met
+    whole: bool = False         # no more jobs of it follow: its end was met
+    waits: bool = False         # it cannot be started: jobs of it run, or it may have more than were met
     started: bool = False       # a server has begun to start it
 
     def begins_above(self, line: Line) -> bool:
@@ -3521,30 +3524,32 @@ class PendingGroup:
 
 @dataclass(eq=False, repr=False)
 class Round:
-    """What a walk through the file has come across, so far or until its end.
+    """What a walk through the file has met, so far or until its end.
 
     When the walk is over, only `outdated` may still change, and what a server does to groups.
     """
-    takers: frozenset[Taker] = frozenset()  # for whom all of it was made
+    takers: frozenset[Taker] = frozenset()  # those that were there for all of the walk
     began: float = -math.inf                # by the cursor's clock
     scope: Scope = TOP                      # of the line that was met last
     unfinished: Line | None = None          # the first job that had not ended when it was met
     unfinished_by: JobSettings = NO_SETTINGS    # its settings
-    # that job has ended by now: another round must see which other ones have not
+    # `unfinished` has ended by now: another round must see whether the others have
     outdated: bool = False
     block: Block | None = None              # what keeps all further jobs from being taken
     few: bool = False                       # of the lines up to the next directive only running jobs matter
-    found: bool = False                     # it took a job: another round follows
-    # it met a line that another runner had taken a moment ago, or whose door another runner had locked
+    found: bool = False                     # it took a job, or the file was edited: another round follows
+    # it met a line that may be had a moment later: another runner had just taken it or had its door locked,
+    # it may be an orphan, or lines are being appended
     refused: bool = False
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
-    missed: bool = False                    # it passed over new jobs that are for other takers than its own
-    # the first new job that was passed over for each Scope.whom, and its scope: for who comes meanwhile
+    missed: bool = False                    # it passed over new jobs of groups or for other takers
+    # the first new job that was passed over for each Scope.whom, and its scope: a taker that comes later
+    # begins there
     skipped: dict[Whom, tuple[Line, Scope]] = field(default_factory=dict)
     # takers for whom it met jobs that they cannot have now, and may have later
     waiting: set[Taker] = field(default_factory=set)
     below: Line | None = None               # the first job below the block that a taker waits for
-    # takers that had too little free for a job, that, and what it needs
+    # for takers that had too little free for a job: that job, and what it needs
     full: dict[Taker, tuple[Line, Resources]] = field(default_factory=dict)
     groups: list[PendingGroup] = field(default_factory=list)
     checked: int = 0                        # no line before this offset keeps a barrier check from passing
@@ -3557,12 +3562,12 @@ class Round:
     def waits_for(self, taker: Taker) -> bool:
         """Whether it met jobs that this taker may take later.
 
-        What a check stops is only for takers that follow.
+        Behind a failed barrier check, jobs are for takers that follow only.
         """
         return taker in self.waiting and ((taker.follow and not self.ended) or not self.stopped(taker))
 
     def stopped(self, taker: Taker) -> str:
-        """Which check keeps jobs from this taker for good, if one does."""
+        """What is to be said of the check that keeps jobs from this taker for good; '' if none does."""
         if self.block and self.block.why is Why.STOPPED and taker in self.waiting:
             return self.block.text
         return ""
@@ -3584,8 +3589,8 @@ class Round:
         return bool(takers) and takers.keys() <= self.full.keys()
 
     def let_go_on(self, takers: Mapping[Taker, None], file: JobFile) -> None:
-        """Have those of these takers wait no more that have enough free now for the job that they waited for,
-        or whose job is not to be had any more.  Raises OSError.
+        """Let takers go on that have enough free now for the job that they wait for, or whose job cannot be
+        had any more.  Raises OSError.
         """
         states: dict[int, bytes | None] = {}
         for taker in self.full.keys() & takers.keys():
@@ -3596,7 +3601,7 @@ class Round:
                 del self.full[taker]
 
     def has_room(self) -> bool:
-        """Whether a taker that waits for what a job needs has that free by now."""
+        """Whether a taker has enough free by now for the job that it waits for."""
         return any(taker.free.holds(needs) for taker, (_, needs) in self.full.items())
 
     def note_full(self, taker: Taker, line: Line, needs: Resources) -> None:
@@ -3605,17 +3610,20 @@ class Round:
         self.waiting.add(taker)
 
     def is_outdated(self, file: JobFile) -> bool:
-        """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError."""
+        """Whether another round may pass the barrier: the job that this one found unfinished has ended.
+
+        Raises OSError.
+        """
         if self.unfinished and not self.outdated:
             state = file.state_at(self.unfinished)
             self.outdated = state is not None and state not in NEW + RUNNING
         return self.outdated
 
     def go_back(self, takers: Takers) -> Line | None:
-        """Forget what was met from the first line on that was passed over for want of one of these takers.
+        """Forget what was met from the first passed-over line on that one of these takers may have.
 
-        That line; None if there is none, and then nothing is forgotten.  Who waits for more of what it has
-        was there.
+        Returns that line; None if there is none, and then nothing is forgotten.  Takers that have too little
+        free do not count: they were there when it was met.
         """
         lines = [
             (line, scope) for line, scope in self.skipped.values()
@@ -3637,12 +3645,12 @@ class Round:
             self.unfinished_by = self.scope.settings
 
     def skip(self, line: Line) -> None:
-        """A new job is for nobody who asks, or for one who waits until enough is free."""
+        """A new job is passed over: it is for no taker, or only for some that have too little free."""
         self.note_unfinished(line)
         self.skipped.setdefault(self.scope.whom, (line, self.scope))
 
     def group(self) -> PendingGroup:
-        """The group that is being met."""
+        """The group that is being met; a new one if the last is whole."""
         if not self.groups or self.groups[-1].whole:
             self.groups.append(PendingGroup(self.scope.settings.together, self.ended))
         return self.groups[-1]
@@ -3662,25 +3670,26 @@ class Round:
             )
 
     def end_group(self, waits: bool = False) -> None:
-        """Nothing more comes of the group that was met last."""
+        """No more jobs of the group follow that was met last.  waits: it cannot be started."""
         if self.groups and not self.groups[-1].whole:
             self.groups[-1].whole = True
             if waits:
                 self.groups[-1].waits = True
 
     def enter(self, line: Line) -> None:
-        """What comes is below a directive."""
+        """The lines that follow are below a directive."""
         scope = self.scope.below(line)
         if self.groups and not scope.has_same_group(self.scope):
-            # who knows whether what follows a fault is of the group above
+            # nobody knows whether jobs below a fault are of the group above it
             self.end_group(waits=scope.fault != "")
         self.scope = scope
         self.few = False
 
     def block_at(self, line: Line, file: JobFile, bad: bytes = FAILED + ERROR) -> Block | None:
-        """What keeps the jobs below a directive, that was entered, from being taken, if it does.
+        """What keeps the jobs below a directive from being taken; None if nothing new does.
 
-        bad: the states that a barrier check does not pass.  Raises OSError.
+        line: the directive, which was entered.  bad: the states that a barrier check does not pass.  Raises
+        OSError.
         """
         if self.scope.fault:
             return Block(Why.FAULTY, line, f"{self.scope.fault}; the jobs below it wait")
@@ -3701,7 +3710,7 @@ def first_bad(file: JobFile, check: Line, states: bytes, checked: int) -> Line |
 
     Raises OSError.
     """
-    # only from the start lines are counted
+    # the first search tells quickly that there is none; only the second, from the start, knows line numbers
     for start in max(checked, file.start), file.start:
         bad = Scan(file.reader, start, states, until=check.offset).next()
         if not bad or bad.offset > check.offset:
@@ -3710,7 +3719,7 @@ def first_bad(file: JobFile, check: Line, states: bytes, checked: int) -> Line |
 
 
 def left_alone(line: Line, settings: JobSettings) -> str:
-    """What is said of a job of a group where nobody starts groups."""
+    """What is said of a job of a group if nobody here starts groups."""
     return (
         f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone "
         f"here ({settings.where})"
@@ -3732,11 +3741,11 @@ class Miss:
     """Why there is no job to take.  As a truth value it is false, and a Job is true."""
     again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
-    ended: bool = False         # takers that wait for more shall leave
+    ended: bool = False         # takers that follow shall leave
     stopped: str = ""           # why jobs are left that the taker should have had
     round: Round = field(default_factory=Round)       # what a cursor has met
-    whole: bool = False         # the cursor has walked through the whole file
-    unfinished: bool = False    # its walk has used up its time, and goes on with the next claim
+    whole: bool = False         # the cursor has walked as far as anything can matter to its takers
+    unfinished: bool = False    # its walk has used up its time, or begins again: claim again
 
     def __bool__(self) -> bool:
         return False
@@ -3753,42 +3762,42 @@ class Renewal:
 class Cursor:
     """Finds the next line to take.
 
-    Before the first claim of takers with --retry or --resume a Renewal makes those lines new that they mean
-    by that.  From then on they are takers like any other; and orphans that are met become new for them.
+    Before the first claim of takers with --retry or --resume, a Renewal makes those lines new that the option
+    means.  From then on they are takers like any other, except that orphans they may have become new.
 
     It moves forward through the file.  When it has come to the end and has taken something on the way, it
     begins again at the top, because states may have been set back.  A server has one cursor for all its
     clients.
 
     Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier the
-    round knows the first job above that had not ended when it was met:
+    round knows the first job above it that was unfinished when the round met that job:
 
     - As long as that job has not ended, the barrier cannot be passed, whatever the others do.
-    - When it has ended, others may not have.  So another round begins at the top, and only a round that has
-      met no unfinished job passes.
-    - A round that has taken something does not pass either, as that job runs now.  It waits at the barrier
-      for a moment, and another round begins.
+    - When that job has ended, others may not have.  So another round begins at the top, and only a round that
+      has met no unfinished job passes.
+    - A round that has taken a job does not pass either, as that job runs now.  It waits at the barrier for a
+      moment, and another round begins.
     - A round that has taken nothing looks on below the barrier.  It takes nothing there, but notes for which
       takers there are jobs: these takers must wait, the others may leave.
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans that are named one by one
     PATIENCE = 30.0             # seconds without any change after which it is said that new jobs wait
-    REMEMBERED = 100_000        # ends of runs
+    REMEMBERED = 100_000        # results of runs here
     STALE = 0.002, 1.0          # seconds: see _stale_after()
     PAUSE = 0.25                # seconds from look to look at a barrier
-    # seconds from the first to the last look that must find a line `r` without a lock where locks may be lost
-    # without an error: meanwhile all runners have found that theirs are lost, and have locked them anew
+    # If locks may be lost without an error: seconds from the first to the last look that must find a line `r`
+    # without a lock.  Meanwhile all runners have found that theirs are lost, and have locked them anew.
     RELOCKED = 15.0
-    # seconds after which a server's claim comes back: it wants to hear its clients, too
+    # seconds after which a server's claim, or a renewal, comes back: a server wants to hear its clients, too
     SLICE = 0.05
 
     def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
-        """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later;
-        unchecked: it was not there to be checked.
+        """takers: for whom it claims unless claim() is given others.  ordinals: whether lines get theirs.
+        wait_for_file: the file may come later.  unchecked: it was not there to be checked.
 
-        serving: its takers come and go, and the groups that it meets are started by somebody.
+        serving: its takers come and go, and a server starts the groups that it meets.
         """
         self.file = file
         self.say = file.say
@@ -3799,24 +3808,24 @@ class Cursor:
         self._unchecked = unchecked
         self._groups_named = False              # it was said that groups are left alone
         self.interval = file.interval
-        self.orphans: list[int] = []            # line numbers of those met and not taken
-        # how the last runs here ended, by their commands
+        self.orphans: list[int] = []            # line numbers of those that were marked `e`
+        # the results of the last runs here, by their commands
         self._ends: OrderedDict[bytes, bytes] = OrderedDict()
         self.inode = file.inode                 # of the file that the round walks through
         self.scan: Scan | None = None           # the walk of the round under way; None: there is none
         self.round = Round()                    # the round under way, or the last one
         self.miss = Miss(round=self.round)      # the last
         self._renewal: Renewal | None = None    # under way
-        # since when (clock) lines `r` are seen without a lock, by the pulse of our own locks, number and
-        # command; see RELOCKED
+        # since when (clock) lines `r` are seen without a lock; the key is the pulse of our own locks, line
+        # number and command; see RELOCKED
         self._unlocked: dict[tuple[int, int, bytes], float] = {}
         self.renewed = 0                        # lines that were `!` or `e` and were made new
         self.takers = Takers(takers)            # of the last claim
-        self._claimed = 0.0                     # when that was
+        self._claimed = 0.0                     # when the last claim was (clock)
         # whether the last claim came back in the middle of its walk, to be made again
         self.sliced = False
         self._pause_at = math.inf               # when the walk of this claim shall pause (monotonic)
-        self._refusals = 0                      # empty rounds in a row that met lines that others held
+        self._refusals = 0                      # empty rounds in a row that were `refused`
         self._quiet: tuple[int, ...] | None = None          # signature at the start of the last empty round
         self.pace = Pace(self.clock)            # of rounds, without their pauses
         self._trouble_since: float | None = None
@@ -3825,10 +3834,10 @@ class Cursor:
         self._told_block = ""                   # which block was said last
 
     def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
-        """Claim the next job for one of the takers, the first that it fits.
+        """Claim the next job for the first of the takers that may have it.
 
-        Between calls with the same object takers may leave it, and none may come.  last: nothing is running
-        here, and the caller will leave; so no round is spared.
+        last: nothing runs here, and the caller will leave; so a round is made, unless jobs are there to wait
+        for.  takers: between calls with one and the same object, takers may leave it, and none may come.
         """
         found: Job | Miss
         try:
@@ -3856,7 +3865,7 @@ class Cursor:
             self.round.let_go_on(takers.all, self.file)
         if takers is not self.takers:
             self.takers = takers
-            if self.scan:                       # lines above may be for takers that have come now
+            if self.scan:                       # lines above may be for takers that are new here
                 self.round.few = False
                 self.round.takers = self.round.takers.intersection(takers.all)
                 self.scan = self._go_back(self.scan)
@@ -3874,7 +3883,7 @@ class Cursor:
                 # what stands above may have been edited in place: directives, too
                 scan = self._begin_round()
             elif scan.last and is_old and not goes_on and not scan.reread(scan.last):
-                # what stands above was edited, and has moved what is below
+                # an edit above has moved the lines below
                 scan = self._start_over()
             if self._serving:
                 self._pause_at = time.monotonic() + self.SLICE
@@ -3887,7 +3896,7 @@ class Cursor:
             self.pace.pause()
 
     def _renew(self, takers: Takers) -> None:
-        """Before the first claim of takers with --retry or --resume: make lines new that are so for them.
+        """Before the first claim of takers with --retry or --resume, make the lines new that they mean by it.
 
         Raises Paused, Shifted, OSError.
         """
@@ -3913,7 +3922,7 @@ class Cursor:
         self.forget()
 
     def _make_new(self, line: Line) -> None:
-        """Raises Shifted, OSError."""
+        """Make a line new, and count it.  Raises Shifted, OSError."""
         attempt = self.file.make(line, NEW)
         if attempt.became:
             self.renewed += 1
@@ -3923,17 +3932,17 @@ class Cursor:
             )
 
     def _go_back(self, scan: Scan) -> Scan:
-        """Let the walk go on from the first line that it passed over for want of a taker who has come now."""
+        """Let the walk go on from the first passed-over line that is for a taker that has come now."""
         line = self.round.go_back(self.takers)
         if not line or scan.back_to(line):
             return scan
         return self._start_over()
 
     def _check_late(self) -> None:
-        """Name what is not understood in a file that has come only now: at the start it could not be refused.
+        """Name what is not understood in a file that has come only now: it could not be refused at the start.
         """
         self._unchecked = False
-        with contextlib.suppress(Problem):      # it is gone again
+        with contextlib.suppress(Problem):      # the file is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
     def _start_over(self) -> Scan:
@@ -3943,13 +3952,13 @@ class Cursor:
         return scan
 
     def _walk(self, scan: Scan) -> Job | Miss:
-        """Go on through the file to the next job to take."""
+        """Go on through the file to the next job to take.  Raises Paused, OSError."""
         while True:
             try:
                 line = scan.next(self.round.few)
                 cut = line is not None and not line.whole and not self.round.is_over(self.takers.all)
                 doubt = self.file.doubt(scan.end) if cut or line is None else 0.0
-                # a last line that may be half written is left to the next round
+                # the last line may be half written: if so, it is left to the next round
                 if line is None or (cut and doubt) or self.round.is_over(self.takers.all):
                     if not self.round.found:
                         return self._end_round(doubt, cut and doubt > 0)
@@ -3967,7 +3976,7 @@ class Cursor:
                         self.round.found = True
                         return job
                     if self.round.all_wait(self.takers.all):
-                        # The next claim meets this line once more: to walk here from the top takes long
+                        # the next claim meets this line once more, as a walk here from the top takes long
                         if scan.back_to(line):
                             return Miss(round=self.round)
                         scan = self._start_over()
@@ -3997,14 +4006,15 @@ class Cursor:
         return scan
 
     def _until_next(self) -> float:
-        """Seconds until another round may begin: soon if it may pass a barrier, or take a big job."""
+        """Seconds until another round may begin: fewer if it may pass a barrier, or take a big job."""
         if self.round.outdated:
             return self.pace.until_due(1)
         return self.pace.until_due(20, 0.0 if self.round.has_room() else self.interval)
 
     def _end_round(self, doubt: float, cut: bool) -> Miss:
-        """A whole round found nothing.  doubt: JobFile.doubt(); cut: because of its last line, which may
-        change yet.
+        """A round is over and has found nothing.  Raises OSError.
+
+        doubt: JobFile.doubt().  cut: it stopped at a last line without a newline, which may change yet.
         """
         self.scan = None
         found = self.round
@@ -4023,7 +4033,8 @@ class Cursor:
         """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
 
         The signature is no proof (time stamps are coarse), so after a while a round is made all the same.
-        The round says nothing of takers that it was not made for.
+        Takers that the last round was not made for get one of their own: at once if it passed over new jobs,
+        otherwise after a rest.  Raises OSError.
         """
         if not self._quiet:
             return False
@@ -4039,14 +4050,14 @@ class Cursor:
         return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self._quiet
 
     def _notice_replaced(self) -> None:
-        """If the path names another file: begin a new round, by what that says."""
+        """If the job file was opened anew, or is another one, begin a new round."""
         before = self.inode
         now = self.file.inode
         if self._renewal and self._renewal.scan.file is not self.file.reader:
             self._renewal = None
         if now != before or (self.scan and self.scan.file is not self.file.reader):
             self.forget()
-            # else it is opened anew with the next round, or was, after trouble
+            # None: the next round opens it; the old inode: it was opened anew after trouble
             if now is not None and now != before:
                 self.inode = now
                 if before is not None:
@@ -4060,7 +4071,10 @@ class Cursor:
     # -- lines that are met ----------------------------------------------------------------------------------
 
     def _consider(self, scan: Scan, line: Line) -> Job | None:
-        """Take a job, if it may be taken now and is for one of the takers."""
+        """Take a job, if it may be taken now and is for one of the takers.  Raises Shifted, OSError.
+
+        Otherwise note what it means for takers and barriers, and return None.
+        """
         found = self.round
         settings = found.scope.settings
         if found.block:
@@ -4072,7 +4086,7 @@ class Cursor:
         scope = self.round.scope
         taker = self._taker(line, scope)
         if taker is None and found.full and not settings.together:
-            found.skip(line)                    # who comes now is not to take what is below before it
+            found.skip(line)                    # a taker that comes later begins here, not below
         elif taker is None or settings.together:
             self._pass_over(line)
         else:
@@ -4081,9 +4095,10 @@ class Cursor:
         return None
 
     def _consider_running(self, scan: Scan, line: Line) -> None:
-        """A line `r` is met.  An orphan becomes new if a taker is here for which it does; otherwise `e`.
+        """A line `r` is met.  An orphan gets the result of its run here, if that is known for sure.
 
-        Raises Shifted, OSError.
+        Otherwise it becomes new if a taker here has orphans renewed, and `e` if none has.  Raises Shifted,
+        OSError.
         """
         found = self.round
         if not self._is_orphan(line):
@@ -4101,7 +4116,7 @@ class Cursor:
             raise Shifted
 
     def _is_orphan(self, line: Line) -> bool:
-        """Whether a line `r` has neither runner nor job for sure.  Raises OSError."""
+        """Whether a line `r` surely has neither runner nor job.  Raises OSError."""
         is_free = self.file.is_orphan(line)
         if not self.file.mount.forgets_locks:
             return is_free
@@ -4110,11 +4125,11 @@ class Cursor:
         if not is_free:
             self._unlocked.pop(key, None)
             return False
-        # A line that was seen without a lock long ago may have run since, and have lost its lock with ours
+        # a line that was seen without a lock long ago may have run since, and have lost its lock with ours
         companion.must_have_pulse()
         now = self.clock()
         if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
-            self.round.refused = True           # it is looked at again
+            self.round.refused = True           # so it is looked at again
             return False
         del self._unlocked[key]
         return True
@@ -4126,10 +4141,10 @@ class Cursor:
         return any(taker.renews(line.state) for taker in takers.fitting(scope))
 
     def _taker(self, line: Line, scope: Scope) -> Taker | None:
-        """The taker that gets a line: the first that may have it, and has enough free.
+        """The taker that gets a line: the first that may have it, and has enough free; None if there is none.
 
-        One with too little free waits for more, and takes nothing below meanwhile: else small jobs would
-        keep a big one from its turn for ever.
+        A taker with too little free waits for more, and takes nothing below meanwhile.  Otherwise small jobs
+        would keep a big one from its turn for ever.
         """
         needs = scope.settings.needs
         for taker in self.takers.fitting(scope):
@@ -4140,7 +4155,7 @@ class Cursor:
         return None
 
     def _pass_over(self, line: Line) -> None:
-        """A job is for none of the takers, or of a group."""
+        """A new job is for none of the takers, or of a group."""
         found = self.round
         settings = self.round.scope.settings
         found.few = not settings.together or not self._serving  # a group must be known as a whole
@@ -4157,7 +4172,7 @@ class Cursor:
                 self.say(left_alone(line, settings))
 
     def _note_waiting(self, line: Line) -> None:
-        """A job may not be taken yet: the takers that could have it wait."""
+        """A job is below a block: if it is new, the takers that may have it wait."""
         found = self.round
         if line.state == RUNNING:
             return
@@ -4167,13 +4182,13 @@ class Cursor:
         found.few = True
 
     def _note_takers(self, line: Line) -> bool:
-        """Note the takers that may have a job later; whether there are any."""
+        """Note that the takers that this job fits wait.  Returns whether there are any."""
         takers = set(self.takers.fitting(self.round.scope))
         self.round.waiting |= takers
         return bool(takers)
 
     def _take(self, scan: Scan, line: Line, scope: Scope, taker: Taker) -> Job | None:
-        """Claim a new line, for which this holds.  Raises Shifted, OSError."""
+        """Claim a new line in this scope for a taker; None if it cannot be had.  Raises Shifted, OSError."""
         attempt = self._attempt(scan, line, lambda: self.file.claim(line, taker, scope.settings))
         if attempt.job:
             self._ends.pop(line.command, None)
@@ -4190,7 +4205,7 @@ class Cursor:
             return Attempt()
         made = attempt()
         if not scan.reread(line, made.data or None):
-            raise Shifted                       # it was edited while somebody was behind the door
+            raise Shifted                       # the file was edited meanwhile
         if not (made.job or made.became):
             found.refused = True
             if made.is_closed:
@@ -4215,9 +4230,8 @@ class Cursor:
             )
 
     def _known_end(self, line: Line) -> bytes:
-        """How the last run here of an orphan's command has ended, if it can be of no other line.
-
-        Raises OSError.
+        """The result of the last run here of an orphan's command; b'' if there is none, or another line has
+        this command, too.  Raises OSError.
         """
         ended = self._ends.get(line.command)
         if not ended:
@@ -4226,7 +4240,7 @@ class Cursor:
         return ended if len(list(equal)) == 1 else b""
 
     def _hint(self, line: Line) -> str:
-        """What we know of an orphan's command.
+        """What a run here tells of an orphan's command; '' if there was none.
 
         Only a person knows whether others have begun to run it since.
         """
@@ -4238,7 +4252,10 @@ class Cursor:
     # -- directives that are met -----------------------------------------------------------------------------
 
     def _obey(self, line: Line) -> bool:
-        """Take a directive into account; False: what is above it must be looked at once more."""
+        """Take a directive into account; False: the lines above it must be looked at once more.
+
+        Raises OSError.
+        """
         found = self.round
         found.enter(line)
         if found.block:
@@ -4254,7 +4271,7 @@ class Cursor:
         found = self.round
         if not found.groups or found.groups[-1].whole:
             return False
-        # asked first: if not, the size is of all of it
+        # asked before the size: if nobody appends, that size includes all that was appended
         if self.file.is_appended_to():
             found.refused = True
             return True
@@ -4265,7 +4282,7 @@ class Cursor:
         block = self.round.block
         text = block.text if block else ""
         if block and block.why is Why.STOPPED and not any(taker.follow for taker in self.round.waiting):
-            text = ""                           # who leaves for that says it then
+            text = ""                           # a runner that leaves because of it will say so
         if text and text != self._told_block:
             self.say(text)
         self._told_block = text
@@ -4273,7 +4290,8 @@ class Cursor:
     def _tell_waiting(self) -> None:
         """Say once that new jobs wait: nothing runs, and nobody has claimed any for a while.  Raises OSError.
 
-        Each claim and each result changes the file.  What they wait for `runwait4.py --status` finds out.
+        The signature tells, because each claim and each result changes the file.  What the jobs wait for,
+        `runwait4.py --status` finds out.
         """
         now = self.clock()
         if self._still != self._signature:
@@ -4295,7 +4313,7 @@ class Cursor:
         Raises NotNow.
         """
         fault = self.file.finish(job, state)
-        self._ends.pop(job.command, None)       # of an equal line, perhaps: that says nothing any more
+        self._ends.pop(job.command, None)       # the entry is older, and may be of another line
         if state in (DONE, FAILED):
             self._ends[job.command] = state
             if len(self._ends) > self.REMEMBERED:
@@ -4303,7 +4321,9 @@ class Cursor:
         return fault
 
     def release(self, job: Job) -> str:
-        """A claimed job that was not started is new again.  Raises NotNow."""
+        """Make a claimed job new again that was not started, unless it was cancelled.  Returns and raises as
+        finish().
+        """
         return self.finish(job, HELD if job.cancelled else NEW)
 
     # -- trouble ---------------------------------------------------------------------------------------------
@@ -4330,7 +4350,7 @@ class Cursor:
 # ---- just looking ------------------------------------------------------------------------------------------
 
 
-# who has any name that a pattern may stand for, and nobody knows how much memory
+# a runner of which nothing is known: only host=* means it, it has one slot, and its memory may be any
 ANYBODY = Taker("", has=Resources(1, math.inf))
 
 
@@ -4342,7 +4362,7 @@ def why_stalled(file: JobFile) -> Stall | None:
     scan = file.lines(NEW + RUNNING, directives=True)
     while line := scan.next(found.few):
         if line.state == DIRECTIVE:
-            # where nothing is unfinished these are orphans
+            # a check is asked only if no job above is unfinished: any line `r` there is an orphan
             found.enter(line)
             found.block = found.block or found.block_at(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
@@ -4385,16 +4405,16 @@ def _awaited(settings: JobSettings) -> str:
 
 
 def _awaited_behind(command: bytes, file: JobFile) -> str:
-    """What lines of a command wait for, whoever may take them; '' if it is nothing.  Raises OSError."""
+    """What all runners must wait for to claim a line of a command; '' if it is nothing.  Raises OSError."""
     if file.is_shut(command):
         return "another process, which keeps its command locked (lslocks names it)"
     return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
 
 
 def dry_run(file: JobFile, taker: Taker, memory: Memory) -> Iterator[Line]:
-    """What a cursor would find for this taker, in time, without touching anything.  Raises OSError.
+    """What a cursor would find for this taker in the end, without touching anything.  Raises OSError.
 
-    memory: what jobs may take here, which is said if any has memory=.
+    memory: what jobs may take here; it is said if a directive has memory=.
     """
     takers = Takers([taker])
     found = Round()
