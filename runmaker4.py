@@ -3562,7 +3562,7 @@ class Round:
     def waits_for(self, taker: Taker) -> bool:
         """Whether it met jobs that this taker may take later.
 
-        Behind a failed barrier check, jobs are for takers that follow only.
+        Below a check that has met a failure, only takers that follow wait.
         """
         return taker in self.waiting and ((taker.follow and not self.ended) or not self.stopped(taker))
 
@@ -4443,8 +4443,8 @@ def dry_run(file: JobFile, taker: Taker, memory: Memory) -> Iterator[Line]:
 #
 # An event loop must not wait for a file system.  So whatever touches a file goes through a Worker.  On a
 # local file system the worker makes a call at once; on a network file system one thread makes all calls.
-# They are made in the order in which they come, so a job's start stands in a record before its end.  Who
-# needs the answer uses call(), begin() or ask(); who does not, post().
+# Calls are made in the order in which they come, so a job's start stands in a record before its end.  A
+# caller that needs the answer uses call(), begin() or ask(); one that does not, post().
 #
 # A record that cannot be written yet, because somebody has a lock, stays in its RecordFile.  While there are
 # such records, the worker tries them again every AGAIN seconds.
@@ -4470,10 +4470,11 @@ LONGEST_PAUSE = 30.0            # seconds from one attempt to write a result to 
 
 
 def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
-    """Try to write a job's result until that does not raise NotNow; what went wrong for good, or ''.
+    """Try to write a job's result until that does not raise NotNow, with exponential back-off.
 
-    write: makes an attempt.  It is called for the first time before this returns.  interval: seconds from the
-    first attempt to the second.  Each further pause is twice as long, up to LONGEST_PAUSE.
+    Its answer is what went wrong for good, or ''.  write: makes an attempt.  It is called for the first time
+    before this returns.  interval: seconds from the end of the first attempt to the second.  Each further
+    pause is twice as long, up to LONGEST_PAUSE.
     """
     return _persist(write(), write, interval, say, job)
 
@@ -4493,18 +4494,18 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
 
 
 class Worker:
-    """Makes file operations in the order they come: at once, or in one thread where a file system may block.
+    """Makes file operations in the order they come: at once, or in one thread if the file system may block.
 
     An NFS server that does not answer blocks every call until it does.  Output, timeouts and signals go on
     meanwhile; claims, results and records wait.
     """
     AGAIN = 0.02                    # seconds until records are tried again
-    AGAIN_FAR = 0.5                 # as AGAIN, where each attempt is a round trip
+    AGAIN_FAR = 0.5                 # as AGAIN, if each attempt is a round trip
     PATIENCE = 1.0                  # seconds for calls that have not ended when the program leaves
 
     def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """threaded: a file system may block.  relieved: called when bytes that were posted are written.
+        """threaded: the file system may block.  relieved: called when the thread has made a posted call.
 
         say: takes messages about records that wait.
         """
@@ -4514,8 +4515,8 @@ class Worker:
         self.say = say
         self.backlog = 0            # bytes posted and not yet written
         self.files: list[RecordFile] = []       # that may keep records for later
-        self._timer: asyncio.TimerHandle | None = None      # when these are tried again
-        self._tries = True          # whether they are; not any more when the program leaves
+        self._timer: asyncio.TimerHandle | None = None      # of the next try of these
+        self._tries = True          # whether they are tried again; not any more when the program leaves
         self.pending: set[futures.Future[Any]] = set()      # calls made and not yet ended
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -4525,20 +4526,20 @@ class Worker:
         return await asyncio.wrap_future(self._submit(self.pool, function, *args))
 
     def begin(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        """Make a call, or put it into the queue, before this returns.  Returns its answer to come."""
+        """Make a call, or put it into the queue, before this returns.  Returns a future of its answer."""
         if self.pool:
             return asyncio.wrap_future(self._submit(self.pool, function, *args))
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
             answer.set_result(function(*args))
-        except NotNow as trouble:           # what else is raised is a defect, and ends the program
+        except NotNow as trouble:           # any other exception is a defect, and ends the program
             answer.set_exception(trouble)
         return answer
 
     def ask(self, then: Callable[[T], object], function: Callable[..., T], *args: Any) -> None:
         """Make a call, and later, in the event loop, call `then` with its answer.
 
-        What either raises is a defect, which the loop's exception handler gets.
+        An exception of either is a defect.
         """
         if not self.pool:
             asyncio.get_running_loop().call_soon(then, function(*args))
@@ -4547,9 +4548,9 @@ class Worker:
         done.add_done_callback(lambda future: then(future.result()))
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
-        """Make a call whose answer nobody needs, and which deals with its errors itself.
+        """Make a call that deals with its errors itself, and whose answer nobody needs.
 
-        size: bytes that count as backlog until the call is made.
+        size: bytes that count as backlog until the call was made.
         """
         if not self.pool:
             function(*args)
@@ -4578,7 +4579,7 @@ class Worker:
         return any(file.kept for file in self.files)
 
     def _come_back(self) -> None:
-        """See to it that records that are kept are tried again."""
+        """Have the kept records tried again, if there are any."""
         if self.keeps_records and self._tries and not self._timer:
             pause = self.AGAIN_FAR if self.pool else self.AGAIN
             self._timer = asyncio.get_running_loop().call_later(pause, self._try_again)
@@ -4613,11 +4614,11 @@ class Failures:
     def __init__(self, file: JobFile, worker: Worker) -> None:
         self.file = file
         self.worker = worker
-        self._at_start: int | None = None   # how many were
+        self._at_start: int | None = None   # how many were so then; None: not counted yet
         self._pace = Pace()
 
     async def count(self) -> int:
-        """How many more there are now.  The first call is the start."""
+        """How many more there are now; 0 if that cannot be read.  The start is the first count."""
         try:
             now = await self.worker.call(self._look)
         except OSError:                     # there is no file yet, or it is away for a moment
@@ -4631,7 +4632,7 @@ class Failures:
             return sum(1 for _ in self.file.lines(FAILED + ERROR))
 
     async def rest(self) -> None:
-        """Wait until it may be counted again."""
+        """Wait until another count is due."""
         await asyncio.sleep(max(self.file.interval, self._pace.rest(9)))
 
 
@@ -4639,19 +4640,19 @@ class Census:
     """How many lines of a job file are in which state: by a count now and then, and by what becomes of our
     own jobs meanwhile.
 
-    Where there is no file to count (the server has it) it knows of our own jobs only.  A number may be wrong
+    If there is no file to count (the server has it), it knows of our own jobs only.  A number may be wrong
     by some jobs that begin or end while the file is counted, until it is counted again.
     """
-    TIMES = 50                          # a count takes no more than this part of the CPU's time
-    LEAST = 2.0                         # seconds from one to the next
-    LEAST_FAR = 15.0                    # as LEAST, where others have the disk
+    TIMES = 50                          # a count takes no more than the 50th part of a CPU's time
+    LEAST = 2.0                         # seconds from one count to the next, at least
+    LEAST_FAR = 15.0                    # as LEAST, on a network file system
 
     def __init__(self, file: JobFile | None, worker: Worker) -> None:
         self._file = file
         self._worker = worker
         self.counted: Counter[bytes] | None = None      # what the last count has found; None: there was none
         self._moved: Counter[bytes] = Counter()         # what our jobs have changed since; may be negative
-        self._asked: Counter[bytes] | None = None       # that, when the count under way was asked for
+        self._asked: Counter[bytes] | None = None       # `_moved` when the count under way was asked for
         self._pace = Pace()
 
     def look(self) -> None:
@@ -4691,7 +4692,7 @@ class Census:
 
     @property
     def now(self) -> Counts:
-        """Without a file: of our own jobs."""
+        """How many jobs are in which state; without a file, of our own."""
         states = Counter(self.counted)
         states.update(self._moved)
         states = +states
@@ -4705,7 +4706,7 @@ class Jobs(Protocol):
     interval: float                     # seconds between looks after the held lines
     poll: float                         # seconds between looks for new jobs while there are none
     orphans: list[int]                  # the line numbers of orphans that were marked `e`
-    failures: Failures | None           # counts those of the whole file; None: the server does
+    failures: Failures | None           # counts the failures of the whole file; None: the server does
 
     @property
     def renewed(self) -> int:
@@ -4714,20 +4715,20 @@ class Jobs(Protocol):
     async def claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         """A job, if there is one.  last: the runner leaves if there is none.
 
-        free: of what it has in all.
+        has: the resources of the runner in all.  free: what is free of them.
         """
 
     async def lend(self, job: Job) -> int | None:
-        """A descriptor with its seat for the job to inherit; None: it has none.  Raises OSError."""
+        """A descriptor with its seat for the job to inherit; None: it has no seat.  Raises OSError."""
 
     async def still_has(self, job: Job) -> bool:
-        """Whether a job that has not run for a while may run here again: nobody can have taken its line.
+        """Whether a job that has not run for a while may run here again: surely nobody has taken its line.
 
         If somebody has, look_after() says so soon.
         """
 
     def reclaim(self, fd: int) -> None:
-        """Close what was lent: its shell has its own copy."""
+        """Close a descriptor that was lent: the job's shell has a copy of its own."""
 
     async def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.
@@ -4736,13 +4737,13 @@ class Jobs(Protocol):
         """
 
     async def release(self, job: Job) -> str:
-        """Put a claimed job that was not started back to what it was; as finish()."""
+        """Give back a claimed job that was not started.  Returns and raises as finish()."""
 
     async def look_after(self) -> dict[Job, str]:
         """Jobs to be ended: "lost" to another runner, or "cancelled"."""
 
     async def leave(self, runner: Runner) -> Account | None:
-        """All has ended: what the file holds now; None if nobody can know."""
+        """To be called when all jobs have ended.  What the file holds now; None if nobody can know."""
 
 
 class FileJobs:
@@ -4800,16 +4801,17 @@ class FileJobs:
     async def leave(self, runner: Runner) -> Account | None:
         """Sync what was written, and count what the file holds now; None if nobody can know.
 
-        A killed runner does not wait for a file system that may not answer.
+        A runner that a signal made end its jobs does not wait for a file system that may not answer.
         """
         return await runner.in_time(self._leave(runner))
 
     def _account(self, takers: Takers) -> Account:
-        """What the file holds.  What runs there without a runner is left, for nobody will see how it ends.
+        """What the file holds.  A job that runs without a runner counts as left: nobody will see how it ends.
 
         Raises OSError.
         """
-        # before and after: who has left since had lines `r` then, and who has come may have some
+        # Asked before and after the count: a runner that leaves in between had lines `r` before, and one that
+        # comes may have some after it.
         nobody = self.file.has_nobody_else()
         account = self.file.account(takers)
         deserted = account.now.running > 0 and nobody and self.file.has_nobody_else()
@@ -4831,7 +4833,7 @@ class FileJobs:
                     return account
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.options.follow and not self.file.is_open:
-                    return Account(Counts(0, 0, 0, 0, 0, 0))        # it never came
+                    return Account(Counts(0, 0, 0, 0, 0, 0))        # the file never came
                 if runner.killed or runner.failed or look == self.file.LOOKS:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
                     return None
@@ -4848,16 +4850,17 @@ class FileJobs:
 # To end a job is to end its tree: the processes of its session, all that carry its mark, and what descends
 # from these, as /proc shows it.  Each process gets TERM once, and KILL after the grace.
 #
-# The tree is looked at again and again, for a process may have been forked during a look: that one gets TERM,
-# too.  But what a process starts after it has got TERM is how it comes to its end: the commands of a trap
-# that tidies up, or of a loop that goes on.  These get no TERM as long as their parent lives; otherwise none
-# of them would run for more than some milliseconds.  All is over when two looks in a row have found nobody.
+# The tree is looked at again and again, for a process may have been forked during a look: that process gets
+# TERM, too.  But processes that a process starts after it has got TERM are how it comes to its end: the
+# commands of a trap that tidies up, or of a loop that goes on.  They get no TERM as long as their parent
+# lives; otherwise none of them would run for more than some milliseconds.  All is over when two looks in a
+# row have found no process.
 #
-# A job whose runner is dead is ended in this way, too, by runset4.py --cancel on its host.  Which processes
-# these are its seat tells: whoever has inherited the description that locks it (runset4.py, Holders).
+# A job whose runner is dead is ended in this way, too, by runset4.py --cancel on its host.  Its seat tells
+# which processes these are: all that inherited the open file description that locks it (runset4.py, Holders).
 
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
-# what a shell begins with that is to wait at its gate: it reads a line first
+# the first commands of a shell that is to wait at its gate: it reads a line
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 # a command whose shell does not wait for it: it ends in &, and neither in && nor in \&, nor in a comment
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
@@ -4878,10 +4881,10 @@ class Shell:
     # seconds that it and all that it waited for have used, user and system; None: not known, or not yet
     cpu: float | None = None
     memory: int | None = None       # their peak, in bytes; None: not known, or not yet
-    memory_below: int | None = None         # bytes that the peak is below, where it is not known
+    memory_below: int | None = None         # bytes that the peak does not exceed, if it is not known
 
     def note_taken(self, size: int) -> None:
-        """All of its processes had so many bytes together, which no process may have had alone."""
+        """All of its processes had so many bytes together, maybe more than the peak of any one process."""
         self.memory = max(self.memory or 0, size)
         self.memory_below = None
 
@@ -4892,7 +4895,7 @@ class Child(Shell):
     def __init__(self, pid: int, mark: bytes, ended: asyncio.Future[int]) -> None:
         super().__init__(pid, mark)
         self.ended = ended              # its wait status (waitpid(2))
-        self.deserted = False           # its session was seen without a living process after its end
+        self.deserted = False           # after its end, its session was seen without a living process
 
 
 class Birth(NamedTuple):
@@ -4902,16 +4905,16 @@ class Birth(NamedTuple):
 
     @classmethod
     def latest(cls) -> Birth:
-        """A birth that no process of now has after it: numbers are given in turn (proc(5): loadavg)."""
+        """The latest birth that a process can have by now: pids are given in turn (proc(5): loadavg)."""
         try:
             with open("/proc/loadavg", "rb") as file:
                 pid = int(file.read().split()[4])
             return cls(int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS), pid)
-        except (OSError, ValueError, IndexError):       # no /proc, or one that says less
+        except (OSError, ValueError, IndexError):       # there is no /proc, or it says less
             return cls(sys.maxsize, sys.maxsize)
 
     def is_after(self, other: Birth) -> bool:
-        """Whether it came later for sure.  It is not sure once numbers have begun again at small ones."""
+        """Whether it surely came later.  It is not sure once pids have begun again at small numbers."""
         return self.ticks >= other.ticks and self.pid > other.pid
 
 
@@ -4920,10 +4923,11 @@ class ProcessTable:
     MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
 
     def __init__(self, names: Iterable[str], known: Mapping[Birth, Sequence[bytes]] | None = None) -> None:
-        """names: the numeric entries of /proc.  known: the jobs that some processes are of."""
+        """names: the numeric entries of /proc.  known: see read()."""
         self._known = known or {}
         self._old = Birth.latest().ticks - TICKS
-        self.marks: dict[Birth, Sequence[bytes]] = {}       # of processes that have run for a while
+        # the jobs that processes are of; only of processes that are older than a second
+        self.marks: dict[Birth, Sequence[bytes]] = {}
         self.births: dict[int, Birth] = {}
         self._resident: dict[int, int] = {}     # pages
         self.parents: dict[int, int] = {}
@@ -4931,15 +4935,15 @@ class ProcessTable:
         self.sessions: dict[int, list[int]] = {}
         self.marked: dict[bytes, list[int]] = {}
         for name in names:
-            with contextlib.suppress(OSError):      # it has ended meanwhile
+            with contextlib.suppress(OSError):      # the process has ended meanwhile
                 self._add(name)
 
     @classmethod
     def read(cls, known: Mapping[Birth, Sequence[bytes]] | None = None) -> ProcessTable:
         """The table of now; empty, and so false, where there is no /proc.
 
-        known: the `marks` of an earlier table, which are not read again: that takes most of the time.  Only
-        for who looks and ends nothing: execve(2) may change a mark.
+        known: the `marks` of an earlier table, which are not read again: reading them takes most of the time.
+        Only for a caller that ends no process: execve(2) may change a mark.
         """
         try:
             return cls(filter(str.isdigit, os.listdir("/proc")), known)
@@ -4951,8 +4955,8 @@ class ProcessTable:
 
     @classmethod
     def marks_of(cls, name: str) -> list[bytes]:
-        """The jobs that a process is of, the outermost first.  Raises OSError; PermissionError: it is
-        somebody else's.
+        """The jobs that a process is of, the outermost first.  Raises OSError: PermissionError if the process
+        is somebody else's.
         """
         with open(f"/proc/{name}/environ", "rb") as file:
             mark = cls.MARKED.search(file.read())
@@ -4964,7 +4968,7 @@ class ProcessTable:
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
             os.close(fd)
-        threads = int(fields[13])       # a process whose first thread has ended is a Z, too, and lives
+        threads = int(fields[13])       # a process whose first thread has ended shows Z, too, but lives
         if state in (b"Z", b"X") and threads <= 1:
             return
         birth = self.births[int(name)] = Birth(int(fields[15]), int(name))
@@ -4987,7 +4991,7 @@ class ProcessTable:
         if self:
             return self.sessions.get(shell.pid, [])
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(-shell.pid, 0)      # no /proc: all that is known is its process group, -pid for kill(2)
+            os.kill(-shell.pid, 0)      # without /proc only its process group is known, -pid for kill(2)
             return [-shell.pid]
         return []
 
@@ -5008,18 +5012,18 @@ class ProcessTable:
         return list(found)
 
     def memory(self, shell: Child, promised: float) -> float:
-        """The resident memory of a job's processes, in bytes.  promised: below 3/4 of that it is a bound.
+        """The resident memory of a job's processes, in bytes.  Below 3/4 of `promised` it is an upper bound.
 
-        The table counts pages of several processes several times, so it knows a bound.  That may be too small
-        by some MB, which the kernel has counted and not added up yet.  What each process has of its pages is
-        read only where that matters, because it takes the kernel a while.
+        The table counts shared pages once for each process, so its sum is an upper bound.  It may be too
+        small by some MB, which the kernel has counted and not added up yet.  The share of each process is
+        read only if it matters, because the kernel needs a while for it.
         """
         tree = self.tree(shell)
         bound = sum(self._resident.get(pid, 0) for pid in tree) * PAGE
         return bound if bound < promised * 0.75 else float(sum(map(resident_memory, tree)))
 
     def birth(self, pid: int) -> Birth:
-        """The birth of a process; one before all others for a group (-pid), and for what is not there."""
+        """The birth of a process; one before all others for a group (-pid), and if it is not in the table."""
         return self.births.get(pid, Birth(0, pid))
 
     def untold(self, tree: Iterable[int], told: Mapping[Birth, Birth]) -> list[int]:
@@ -5028,7 +5032,7 @@ class ProcessTable:
         told: the processes that have got TERM, each with Birth.latest() of that moment.
         """
         found: list[int] = []
-        own: set[int] = set()           # what processes have started after they got TERM
+        own: set[int] = set()           # descendants that processes have started after they got TERM
         for pid in tree:                # parents come before their children
             parent = self.parents.get(pid, 0)
             moment = told.get(self.birth(parent))
@@ -5045,9 +5049,9 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 
 
 def resident_memory(pid: int) -> int:
-    """What a process has in memory, in bytes: pages that others have, too, in part (proc(5): Pss).
+    """The resident memory of a process, in bytes.  Of shared pages it has its share (proc(5): Pss).
 
-    Where that cannot be read, these do not count.  0 if it has ended, or is somebody else's.
+    If that cannot be read, they do not count.  0 if it has ended, or is somebody else's.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         if share := PSS.search(file.read()):
@@ -5059,7 +5063,7 @@ def resident_memory(pid: int) -> int:
 
 
 class OomKills:
-    """Counts the processes of our control group, and of those below it, that the kernel has killed for want
+    """Counts the processes of our control group, and of those below it, that the kernel has killed for lack
     of memory: see docs/architecture.md.
     """
     FRESH = 0.05                # seconds for which recent() gives the same number
@@ -5070,11 +5074,11 @@ class OomKills:
         self._read_at = -math.inf       # when that was read (monotonic)
 
     def recent(self) -> int:
-        """How many there were FRESH seconds ago or later: many short jobs begin, and few are killed."""
+        """How many there were at most FRESH seconds ago: many short jobs begin, and few are killed."""
         return self._count if time.monotonic() - self._read_at < self.FRESH else self.now()
 
     def now(self) -> int:
-        """How many there are; 0 where nobody counts them."""
+        """How many there are; 0 if nobody counts them."""
         self._read_at = time.monotonic()
         found = self.KILLS.search(next(cgroup_texts("memory.events"), ""))
         self._count = int(found[1]) if found else 0
@@ -5093,7 +5097,7 @@ class Signals:
         self._handlers: dict[int, Callable[[], None]] = {}
         self.pipe, feed = os.pipe()
         os.set_blocking(feed, False)
-        # full: it will be read, and reap() misses nothing
+        # a full pipe will be read, and one byte of SIGCHLD is enough for reap()
         signal.set_wakeup_fd(feed, warn_on_full_buffer=False)
         os.set_blocking(self.pipe, False)
         loop.add_reader(self.pipe, self.look)
@@ -5123,7 +5127,7 @@ class Signals:
 
 
 def shell_words(shell: str) -> list[bytes]:
-    """The words that start a shell: busybox has one beside other programs."""
+    """The words that start a shell: for busybox, which is many programs, two."""
     words = [os.fsencode(shell)]
     if os.path.basename(shell).startswith("busybox"):
         words.append(b"sh")
@@ -5132,7 +5136,7 @@ def shell_words(shell: str) -> list[bytes]:
 
 class TreeEnder:
     """Ends whole trees of processes."""
-    # so many looks in a row must find nothing of a job: within execve(2) a process shows no mark
+    # so many looks in a row must find no process of a job: within execve(2) a process shows no mark
     EMPTY = 2
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
@@ -5140,16 +5144,16 @@ class TreeEnder:
         self._loop = loop
         self.grace = math.inf if grace is None else grace
         self.impatient = False      # KILL now, without grace
-        # the next reading of the table, which all that wait share; None: nobody waits for one
+        # the next reading of the table, which all that wait for one share; None: nobody waits
         self._reading: asyncio.Task[ProcessTable] | None = None
-        self._rested = 0.0          # when the next reading may be (event loop's time)
+        self._rested = 0.0          # when the next reading may begin (event loop's time)
 
     async def end(self, shell: Child) -> list[int]:
-        """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die.
+        """End the tree of a job: TERM and CONT, after the grace KILL.  Returns the processes that do not die.
 
         The number of the session is the job's own until the shell was waited for and the session is empty.
-        After that the kernel may give the number to anybody.  An empty session gets no new members.  So once
-        the session was seen empty, its number is not looked for any more.
+        After that the kernel may give it to any process.  An empty session gets no new members.  So once the
+        session was seen empty, its number is not looked for any more.
         """
         start = self._loop.time()
         told: dict[Birth, Birth] = {}
@@ -5179,7 +5183,7 @@ class TreeEnder:
             pause = min(2 * pause, 0.1)
 
     async def _look(self) -> ProcessTable:
-        """A table that is read after this call.  All jobs that are ending and wait for one share it."""
+        """A table that is read after this call.  All jobs that wait for one share it."""
         if not self._reading:
             self._reading = asyncio.ensure_future(self._read())
         return await asyncio.shield(self._reading)
@@ -5211,10 +5215,10 @@ class Processes(TreeEnder):
         self._marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
-        # what another runner has promised to its job, if we are one, is no promise to ours
+        # the token is not for jobs; and memory that another runner has promised to us is not promised to each
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
-        outer = self.environ.get(MARK)              # if we are a job ourselves, our jobs are also that job's
+        outer = self.environ.get(MARK)              # if we are a job ourselves, our jobs are part of that job
         self.chain = outer + b"/" if outer else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
@@ -5222,9 +5226,9 @@ class Processes(TreeEnder):
               err: int | None, held: Sequence[int], gate: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name that is looked up in our own PATH.  out, err: None: nobody reads that.  held:
-        the descriptors that it holds as long as it lives.  gate: a descriptor from which it reads a line
-        before it does anything else; if it reads the end instead, it ends.
+        shell: a path, or a name that is looked up in our own PATH.  out, err: None: nobody reads that stream.
+        held: descriptors that the shell holds as long as it lives.  gate: a descriptor from which it reads a
+        line before it does anything else; at end of file it exits.
 
         The `exit` at the end keeps the shell alive around the last command.  Without it shells exec that
         command; and if the command closes all descriptors above 2, as ssh does, the lock would be gone.  The
@@ -5232,8 +5236,8 @@ class Processes(TreeEnder):
         `&&` or `|`, which `exit` would complete.
         """
         mark = next(self._marks)
-        # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C
-        # libraries.
+        # The shell's numbers are none of `held`: some C libraries leave close-on-exec set if dup2(2) gets one
+        # number twice.
         numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in held)
         pairs: list[tuple[int | None, int]] = [*zip((gate, out, err), range(3)), *zip(held, numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
@@ -5245,16 +5249,16 @@ class Processes(TreeEnder):
         return child
 
     def reap(self) -> None:
-        """Collect what has ended."""
+        """Collect the children that have ended."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = ended
                 shell = self.running.pop(pid, None)
-                # None: a child of what this process was before execve(2)
+                # None: a child that this process had before execve(2)
                 if shell and not shell.ended.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                    # A smaller peak may be ours: execve(2) counts what was there before.
+                    # a smaller peak may be ours: the count goes on over execve(2)
                     if usage.ru_maxrss > own:
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     else:
@@ -5264,8 +5268,8 @@ class Processes(TreeEnder):
 
 # ---- how many at once --------------------------------------------------------------------------------------
 #
-# -j0 runs as many jobs as there are CPUs for us.  Three may limit them: the CPUs that we may be scheduled on,
-# the quota of a control group, and what Slurm has given this task.  The least of them counts.
+# -j0 runs as many jobs as there are CPUs for us: the least of the CPUs that we may be scheduled on, the quota
+# of a control group, and what Slurm has given this task.
 
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
@@ -5277,7 +5281,7 @@ def available_cpus() -> int:
 
 
 def cgroup_texts(name: str) -> Iterator[str]:
-    """What these files say of this process's control group, then of those above it (cgroups(7), version 2).
+    """The text of the file of this name of our control group, then of each above it (cgroups(7), version 2).
     """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
@@ -5292,31 +5296,31 @@ def cgroup_texts(name: str) -> Iterator[str]:
 
 
 def cgroup_cpus() -> float:
-    """The least limit of the control groups; infinite where there is none."""
+    """The least limit of the control groups; infinite if there is none."""
     # quota and period; or `max`, period
     found = (re.match("([0-9]+) ([1-9][0-9]*)", text) for text in cgroup_texts("cpu.max"))
     return min([math.inf, *(int(limit[1]) / int(limit[2]) for limit in found if limit)])
 
 
 def slurm_cpus(environ: Mapping[str, str]) -> float:
-    """How many CPUs Slurm gives a task; infinite where it says nothing.
+    """How many CPUs Slurm gives a task; infinite if it says nothing.
 
-    That is what -c says.  Without it the tasks of a step share the CPUs of their node, and a batch script has
-    them for itself.  Where nodes have different numbers of tasks, the largest number counts on all.  Unless
-    tasks are bound to their CPUs, nothing but these variables tells.  A value that is no number is ignored.
+    Its option -c says how many.  Without it the tasks of a step share the CPUs of their node, and a batch
+    script has them for itself.  If nodes have different numbers of tasks, the largest number counts on all.
+    Unless tasks are bound to their CPUs, only these variables tell.  A value that is no number is ignored.
     """
     each = slurm_number(environ, "SLURM_CPUS_PER_TASK")
     return each if each < math.inf else slurm_number(environ, "SLURM_CPUS_ON_NODE") / slurm_tasks(environ)
 
 
 def slurm_number(environ: Mapping[str, str], name: str) -> float:
-    """A number above 0 in a variable of Slurm's; infinite where there is none."""
+    """A number above 0 in a variable of Slurm's; infinite if there is none."""
     number = re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
     return int(number[0]) if number else math.inf
 
 
 def slurm_tasks(environ: Mapping[str, str]) -> int:
-    """How many tasks share what Slurm gives on this node, as far as it says."""
+    """How many tasks share what Slurm gives on a node; 1 if it does not say."""
     per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
     # `2(x3),1`: two on each of three nodes, one on the last
     tasks = re.findall(r"\b[0-9]+", per_node, re.ASCII)
@@ -5327,7 +5331,7 @@ def slurm_tasks(environ: Mapping[str, str]) -> int:
 
 
 class Memory(NamedTuple):
-    """What the jobs of a runner may take together that say what they take."""
+    """What those jobs of a runner that have memory= may take together."""
     size: float                 # bytes
     whence: str                 # what says so
 
@@ -5342,8 +5346,8 @@ class Memory(NamedTuple):
 
 
 def available_memory() -> Memory:
-    """How much memory this process may use: the least of the host's, the cgroup limit, Slurm's, and of what
-    it was promised as a job.
+    """How much memory this process may use: the least of the host's, the limits of its control groups and of
+    Slurm, and what it was promised as a job.
     """
     return min(
         Memory(host_memory(), "all of this host's"),
@@ -5355,7 +5359,7 @@ def available_memory() -> Memory:
 
 
 def host_memory() -> float:
-    """The memory of this host; infinite where the system does not tell."""
+    """The memory of this host; infinite if the system does not tell."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * PAGE)
     except (ValueError, OSError):
@@ -5363,21 +5367,21 @@ def host_memory() -> float:
 
 
 def cgroup_memory() -> float:
-    """The least limit of the control groups; infinite where there is none."""
+    """The least limit of the control groups; infinite if there is none."""
     return min([math.inf, *(int(text) for text in cgroup_texts("memory.max") if text.strip().isdigit())])
 
 
 def promised_memory(environ: Mapping[str, str]) -> float:
-    """The bytes that a runner has promised to this process, if that is its job; infinite otherwise."""
+    """The bytes that a runner has promised to this process, if it is a job of one; infinite otherwise."""
     text = environ.get("RUNMAKER4_MEMORY", "")
     return float(text) if text.isascii() and text.isdigit() else math.inf
 
 
 def slurm_memory(environ: Mapping[str, str]) -> float:
-    """The memory that Slurm gives a task; infinite where it says nothing.  0 stands for all of a node's.
+    """The memory that Slurm gives a task; infinite if it says nothing, or 0, which is all of a node's.
 
     A batch script has for itself what the batch job has on its node, whatever -c says: its tasks are those of
-    its steps.  The tasks of a step share that of their node, as they share its CPUs and GPUs.
+    its steps.  The tasks of a step share the memory of their node, as they share its CPUs and GPUs.
     """
     is_step = "SLURM_STEP_ID" in environ
     cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
@@ -5389,27 +5393,27 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 
 # ---- until when --------------------------------------------------------------------------------------------
 #
-# With --walltime auto jobs end a margin before Slurm ends us.  SLURM_JOB_END_TIME says when that is.  Where
-# it is not set, or lies in the past because the limit was extended, squeue is asked.
+# With --walltime auto jobs end a margin before Slurm ends us.  SLURM_JOB_END_TIME says when that is.  If it
+# is not set, or lies in the past because the limit was extended, squeue is asked.
 
 
 @dataclass
 class SlurmLimit:
     """--walltime auto: jobs must have ended a margin before Slurm ends the job that we are."""
     PATIENCE = 15.0                     # seconds for squeue: it waits for the controller, which may be busy
-    asked: float | None                 # seconds of that margin; None: 30 and --kill-after
+    asked: float | None                 # seconds of that margin; None: 30 more than --kill-after
     margin: float = 0.0                 # seconds; find() learns it
     end: float | None = None            # when Slurm ends us (seconds since the epoch); None: not known yet
 
     @property
     def left(self) -> float:
-        """Seconds until jobs must have ended; none while nobody knows."""
+        """Seconds until jobs must have ended; 0 while nobody knows."""
         if self.end is None:
             return 0.0
         return self.end - self.margin - time.time()
 
     def find(self, kill_after: float | None) -> None:
-        """Learn when Slurm ends us.  Raises Problem."""
+        """Learn when Slurm ends us.  kill_after: seconds; None: never.  Raises Problem."""
         if self.asked is None:
             self.margin = 30.0 + (kill_after or 0.0)
         else:
@@ -5418,7 +5422,7 @@ class SlurmLimit:
             told = os.environ.get("SLURM_JOB_END_TIME")
             if told:
                 self._take(told)
-            if self.left <= 0:                          # nobody has said, or the limit was extended since
+            if self.left <= 0:                          # the variable is not set, or the limit was extended
                 self._take(self._ask())
         except Problem as problem:
             if self.end is None:
@@ -5431,7 +5435,7 @@ class SlurmLimit:
         self.end = math.inf if text == "NONE" else float(text)
 
     def _ask(self) -> str:
-        """When squeue says that it ends us.  Raises Problem."""
+        """When Slurm ends us, as squeue says.  Raises Problem."""
         job = os.environ.get("SLURM_JOB_ID")
         if not job:
             raise Problem("this is no Slurm job: SLURM_JOB_ID is not set")
