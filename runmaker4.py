@@ -5475,33 +5475,33 @@ def allow_descriptors(needed: int) -> None:
 
 # ======== Output ============================================================================================
 #
-# What happens to a run goes to its sinks, as four events: started, output, ended, or unstarted.  The console,
-# the log file, the output directory and the job log are sinks.  Each writes without making the loop wait: the
-# console by a Writer, which has a thread for a terminal or a pipe, the others by the Worker.  A record that
-# cannot be written because somebody holds a lock is kept and tried again.  How much is waiting to be written
-# is the backlog; jobs are not read while it is long, so they wait in their pipes.
+# What happens to a run goes to its sinks, as events: starting, started, output, and ended or unstarted.  The
+# console, the log file, the output directory and the job log are sinks.  None makes the loop wait: the
+# console writes by a Writer, which has a thread for a terminal or a pipe, the others by the Worker.  A record
+# that cannot be written because another process holds a lock is kept and tried again.  The backlog is how
+# much waits to be written; while it is long the output of jobs is not read, so they wait at their pipes.
 #
-# The console has three kinds.  Console prints all events for programs, Plain the output alone (--plain), and
-# TerminalConsole what people want to see on a terminal, with a status line that its Writer, a Terminal, keeps
-# below all else.
+# There are three kinds of console.  Console prints all events for programs, Plain the output alone (--plain),
+# and TerminalConsole what people want to see on a terminal, with a status line that its Writer, a Terminal,
+# keeps below all else.
 
 
 class Writer:
     """Writes to a descriptor that others share (a terminal, a pipe) without ever blocking the event loop.
 
-    O_NONBLOCK would be seen by all who share it.  So a thread writes what is in a queue, and may wait for a
-    reader as long as it has to.  A regular file needs no thread.
+    O_NONBLOCK would hold for all processes that share it.  So a thread writes what is in a queue, and may
+    wait for a reader as long as it has to.  A regular file needs no thread.
     """
-    LOW = 1 << 18                       # bytes waiting: below, jobs are read again
-    HIGH = 1 << 20                      # bytes waiting: above, no more
+    LOW = 1 << 18                       # bytes of backlog below which the output of jobs is read again
+    HIGH = 1 << 20                      # bytes of backlog above which it is not read
     DELAY = 0.02                        # seconds for which lines are gathered
-    AT_ONCE = 1 << 16                   # bytes that do not wait for that
+    AT_ONCE = 1 << 16                   # bytes: more than that is written at once
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
                  relieved: Callable[[], None] = lambda: None) -> None:
-        """broken: called once, when nothing can be written any more; what comes then is dropped.
+        """broken: called once, when nothing can be written any more; data that comes later is dropped.
 
-        relieved: called when little is left to be written.
+        relieved: called after each write that leaves little to be written.
         """
         self.fd = fd
         self.loop = loop
@@ -5509,7 +5509,7 @@ class Writer:
         self.relieved = relieved
         self.terminal = os.isatty(fd)
         self.gathered: list[bytes] = []
-        self.size = 0                   # bytes of that
+        self.size = 0                   # bytes gathered
         self.backlog = 0                # bytes that are not written yet
         self.closed = False
         self.drained = asyncio.Event()
@@ -5518,7 +5518,7 @@ class Writer:
         self.queue = None if is_file else self._start_thread()
 
     def _start_thread(self) -> queue.SimpleQueue[tuple[int, Iterable[bytes]]]:
-        """The queue of what a thread writes; nobody waits for the thread at our end."""
+        """Start the thread that writes, and return its queue.  Nobody waits for the thread when we leave."""
         import queue
         import threading
         waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]] = queue.SimpleQueue()
@@ -5544,7 +5544,7 @@ class Writer:
         return self.DELAY
 
     def flush(self) -> None:
-        """Write what has gathered, as soon as that can be."""
+        """Write what has gathered, as soon as possible."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
@@ -5555,11 +5555,11 @@ class Writer:
         self._post(len(data), [data])
 
     def _framed(self, data: bytes) -> bytes:
-        """What is written when this has gathered."""
+        """What is written for gathered data."""
         return data
 
     def write_pieces(self, size: int, pieces: Iterable[bytes]) -> None:
-        """Write pieces, which are made only when their turn has come; size: of all of them."""
+        """Write pieces, which are made only when their turn has come.  size: bytes of all pieces."""
         self.flush()
         self.backlog += size
         self._post(size, pieces)
@@ -5573,7 +5573,7 @@ class Writer:
     def _write_all(self, waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]]) -> None:
         """The thread: write what comes, up to the first error."""
         error = None
-        with contextlib.suppress(RuntimeError):             # there is no event loop any more: we are leaving
+        with contextlib.suppress(RuntimeError):             # the event loop is closed: we are leaving
             while True:
                 size, pieces = waiting.get()
                 error = error or self._try_to_write(pieces)
@@ -5588,7 +5588,7 @@ class Writer:
         return None
 
     def _written(self, size: int, error: OSError | None) -> None:
-        """So much has been written, or never will be."""
+        """`size` bytes have been written, or never will be."""
         self.backlog -= size
         if error and not self.closed:
             self.closed = True
@@ -5599,7 +5599,7 @@ class Writer:
             self.drained.set()
 
     async def drain(self, patience: float) -> None:
-        """Wait until all is written, at the most for `patience` seconds."""
+        """Wait until all is written, for `patience` seconds at most."""
         self.flush()
         self.drained.clear()
         if self.backlog:
@@ -5615,13 +5615,13 @@ def no_status(columns: int) -> str:
 class Terminal(Writer):
     """A terminal with a status line below all that is printed there.
 
-    What jobs print and what we say go through the same Terminal, so nothing comes into the middle of that
-    line.  It is erased, and drawn anew below what has gathered, in one write(2).  A terminal that is behind
-    (Ctrl-S) is given no more of it.
+    What jobs print and what we say go through the same Terminal, so nothing comes into the middle of the
+    status line.  One write(2) erases it, prints what has gathered, and draws it anew below that.  While a
+    terminal is behind (Ctrl-S), no status line is drawn.
 
-    The cursor waits at the beginning of the line.  What a narrower window makes of it (two lines) is behind
-    the cursor, and is erased with it; `^C` that somebody types is written over it.  In the background, where
-    the cursor stands in a line of the shell's, nothing is erased or drawn.
+    The cursor waits at the beginning of the line.  If a narrower window breaks the line in two, both stand
+    behind the cursor and are erased; a `^C` that somebody types is written over it.  In the background the
+    cursor stands in a line of the shell's, and nothing is erased or drawn.
     """
     PAUSE = 0.1                         # seconds from one drawing of the line to the next
     ERASE = b"\r\x1b[J"                 # from the beginning of this line to the end of the screen
@@ -5630,11 +5630,11 @@ class Terminal(Writer):
                  relieved: Callable[[], None] = lambda: None) -> None:
         super().__init__(fd, loop, broken, relieved)
         self.status: Callable[[int], str] = no_status       # the line for so many columns; "": there is none
-        self._drawn = False             # it stands there
-        self._drawn_at = -math.inf      # when it was drawn last (event loop's time)
+        self._drawn = False             # a status line stands there
+        self._drawn_at = -math.inf      # when one was drawn last (event loop's time)
 
     def redraw(self) -> None:
-        """Draw the status line anew, unless that is to be soon anyhow, or is too early."""
+        """Draw the status line anew, unless it is too early, or other data is still to be written."""
         if not self.closed and not self.backlog and self._until_due() <= 0:
             self.flush()
 
@@ -5658,7 +5658,7 @@ class Terminal(Writer):
         return max(self.DELAY, self._until_due())
 
     def _framed(self, data: bytes) -> bytes:
-        """Data above the status line, if that may be drawn now."""
+        """Data, and below it the status line if that may be drawn now."""
         is_ours = in_foreground(self.fd)
         is_behind = self.backlog > self.size
         is_early = bool(data) and self._until_due() > 0
@@ -5676,31 +5676,31 @@ class Terminal(Writer):
     def _columns(self) -> int:
         try:
             return columns_of(self.fd)
-        except OSError:                 # it has just gone
+        except OSError:                 # the terminal has just gone
             return 80
 
 
 def in_foreground(fd: int) -> bool:
-    """Whether a terminal is ours to draw on: the shell has not put us into the background."""
+    """Whether we may draw on a terminal: the shell has not put us into the background."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:                     # it is not the one that controls us, so no shell does that
+    except OSError:                     # it is not our controlling terminal, so no shell does that
         return True
 
 
 TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
-# causes by which a job has failed: it has taken too long, more memory than it was promised, or than there was
+# causes by which a job has failed: it took too long, more memory than it was promised, or than there was
 FAILING = "timeout", "memory", "oom"
-TOLD = TO_END + TO_DRAIN                # by which runners are told to stop
+TOLD = TO_END + TO_DRAIN                # signals by which runners are told to stop
 
 
 class Ending(NamedTuple):
-    """How a run ended: the shell's wait status, and why we ended it, if we did."""
+    """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
     status: int
     # one of FAILING, "stopped", "cancelled" or "lost"; "": it ended by itself
     cause: str = ""
-    limit: float = 0.0                  # the timeout, in seconds; by memory: the bytes that it was promised
-    taken: int = 0                      # by memory: the bytes that it took
+    limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", the promised bytes
+    taken: int = 0                      # bytes of memory that its processes were seen to have together
 
     @property
     def code(self) -> int:
@@ -5721,14 +5721,13 @@ class Ending(NamedTuple):
 
     @property
     def died_of(self) -> int:
-        """The signal of which its shell, or its last command (128 + n), has died; 0: none that is known."""
+        """The signal of which its shell, or its last command (exit status 128 + n), died; 0 if none is known.
+        """
         return self.signal or max(self.code - 128, 0)
 
     @property
     def told_to_stop(self) -> bool:
-        """Whether its shell, or a command in it (128 + n), died of a signal by which runners are told to
-        stop.
-        """
+        """Whether it died of a signal by which runners are told to stop; see died_of."""
         return self.died_of in TOLD
 
     def __str__(self) -> str:
@@ -5746,24 +5745,24 @@ class Ending(NamedTuple):
 class Run:
     """One run of a job, as sinks and the runner see it."""
     job: Job
-    slots: Sequence[Slot]               # that the job has
+    slots: Sequence[Slot]               # the job's
     host: bytes
     began: float = field(default_factory=time.time)     # wall clock, seconds
     started: float = 0.0                # monotonic
-    took: float = 0.0
+    took: float = 0.0                   # seconds
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
-    sinks: Sequence[Sink] = ()          # that take its events
-    directory: bytes = b""              # where it runs, if not in ours
-    cause: str = ""                     # why it is being ended
-    promised: int = 0                   # bytes; 0: it was promised none
-    taken: int = 0                      # bytes that it had, at the look at its memory that found most
-    oom_kills: int = 0                  # how many processes the kernel had killed before it began
-    killer: asyncio.Future[None] | None = None
+    sinks: Sequence[Sink] = ()          # they take its events
+    directory: bytes = b""              # where it runs, if not in our directory
+    cause: str = ""                     # why it is being ended, or was; see Ending
+    promised: int = 0                   # bytes of memory; 0: it was promised none
+    taken: int = 0                      # bytes of memory that it had, in the look that found most
+    oom_kills: int = 0                  # the count of OomKills when it began
+    killer: asyncio.Future[None] | None = None      # ends its processes
 
     @property
     def slot(self) -> Slot:
-        """The one that its records name."""
+        """The slot that its records name."""
         return self.slots[0]
 
     @property
@@ -5787,7 +5786,10 @@ class Stream:
 
 
 class Sink:
-    """Something that takes what happens to jobs: four events, in this order."""
+    """Something that takes what happens to jobs.
+
+    A run has starting(), started(), output() and ended(), in this order; or unstarted() instead of the rest.
+    """
 
     def starting(self, run: Run) -> None:
         """The run is about to start; it has no process yet."""
@@ -5796,10 +5798,12 @@ class Sink:
         """Its shell runs."""
 
     def unstarted(self, run: Run) -> None:
-        """It could not be started, or nobody will say how it ended; no more comes of it."""
+        """The run could not be started, or nobody will say how it ended.  No more comes of it."""
 
     def resumed(self, run: Run, record: bytes) -> None:
-        """A server: it was started under the server before; record: what that has left of it in the log file.
+        """Of a server: the run was started under the server before it.
+
+        record: what that server has left of it in the log file.
         """
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
@@ -5820,8 +5824,8 @@ class Sink:
 
 # ---- how far it is -----------------------------------------------------------------------------------------
 #
-# The time left follows from what was processed in the last five minutes, or in the last 20 changes if that is
-# longer.
+# The time left follows from the jobs processed in the last five minutes, or in the last 20 changes if these
+# took longer.
 
 
 def bar(now: Counts, width: int) -> str:
@@ -5842,26 +5846,24 @@ def progress_line(now: Counts, width: int = 16) -> str:
 
 
 def columns_of(fd: int) -> int:
-    """How wide a terminal is; 80 where it does not tell (ssh -tt, serial lines).  Raises OSError."""
+    """How wide a terminal is; 80 if it does not tell (ssh -tt, serial lines).  Raises OSError."""
     return os.get_terminal_size(fd).columns or 80
 
 
 class ProgressBar:
-    """A line as wide as fits, with rate and time left by what was seen lately; in the end the time that it
-    took.
-    """
-    WINDOW = 300.0              # seconds at least that the rate is made of, if there were so many
-    CHANGES = 20                # changes at least that the rate is made of, if there were so many
+    """A line as wide as fits, with the rate of late and the time left; in the end the time that all took."""
+    WINDOW = 300.0              # seconds, at least, from which the rate is made, if so many have passed
+    CHANGES = 20                # changes, at least, from which the rate is made, if there were so many
     WIDEST = 60                 # characters of the bar
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # when how many were processed; an entry per change
+        # (when, how many were processed); an entry per change
         self._seen: deque[tuple[float, int]] = deque()
         self._start = clock()
 
     def line(self, now: Counts, columns: int) -> str:
-        """What a terminal of so many columns shows of this look."""
+        """The line for these counts, on a terminal of so many columns."""
         clock = self._clock()
         before = self._seen[-1][1] if self._seen else None
         if now.processed != before:
@@ -5930,8 +5932,8 @@ class Lines:
 
 
 class Console(Sink):
-    """What a person sees: every line of every job, whole, after the name of the stream, the host and the
-    process.
+    """What is printed for programs: all events, and every line of every job, whole, after the name of the
+    stream, the host and the process.
     """
     RED = b"\x1b[31m"
     PLAIN = b"\x1b[0m"
@@ -5943,7 +5945,7 @@ class Console(Sink):
         self.lines: defaultdict[Stream, Lines] = defaultdict(Lines)
 
     def _command(self, run: Run) -> bytes:
-        """What runs; a terminal gets no control characters of it."""
+        """The command of a run; for a terminal, without control characters."""
         return one_line(run.job.command) if self.writer.terminal else run.job.command
 
     def starting(self, run: Run) -> None:
@@ -5961,7 +5963,7 @@ class Console(Sink):
             self._print(run, stream, self.lines.pop(stream, Lines()).end())
 
     def ended(self, run: Run, ending: Ending) -> None:
-        self.unstarted(run)                     # begun lines
+        self.unstarted(run)                     # prints begun lines
         how = str(ending).encode()
         line = b'status %s: %s "%s"' % (run.where, how, self._command(run))
         if self.colour and ending.state != DONE:
@@ -5977,17 +5979,17 @@ class Console(Sink):
 
 class TerminalConsole(Sink):
     """What a person sees on a terminal: what jobs print, each line behind the number of the job's line, how
-    each run has ended, and below all that how far the file is.
+    each run has ended, and at the bottom how far the file is.
     """
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
     PLAIN = b"\x1b[0m"
-    # What a line shows is what stands behind its last carriage return, unless that is its end.
+    # what a line does not show: all up to its last carriage return, and carriage returns at its end
     OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 
     def __init__(self, terminal: Terminal, census: Census, bar: ProgressBar | None, colour: bool,
                  tries: int) -> None:
-        """bar: None: without a status line.  tries: how many runs a job gets if each fails."""
+        """bar: None: there is no status line.  tries: how many runs a job gets if each fails."""
         self._terminal = terminal
         self._census = census
         self._bar = bar
@@ -5999,7 +6001,7 @@ class TerminalConsole(Sink):
             terminal.status = self._status
 
     def _status(self, columns: int) -> str:
-        """The status line: of the file; where that is not known, of our own jobs; "": none has begun yet."""
+        """The status line: of the file, or of our jobs if that was not counted; "": none has begun yet."""
         now = self._census.now
         if self._bar and self._census.counted is not None:
             return self._bar.line(now, columns)
@@ -6032,7 +6034,7 @@ class TerminalConsole(Sink):
             how += f" in {human_time(run.took)}"
         if tries > 1 or not (good or self._tries == 1):
             how += f", try {tries}"
-            if tries <= self._tries:            # else it was given more memory
+            if tries <= self._tries:            # otherwise it was given more memory
                 how += f" of {self._tries}"
         line = b"[%d] %s: %s\n" % (run.job.number, how.encode(), one_line(run.job.command))
         self._terminal.write(line if good else self._in_colour(self.RED, line))
@@ -6051,7 +6053,7 @@ class TerminalConsole(Sink):
         self._terminal.end_status()
 
     def _begin(self, job: Job) -> None:
-        """A job begins, unless it has."""
+        """Count a job as running, once."""
         if job not in self._begun:
             self._begun[job] = 0
             self._census.begin(job.state)
@@ -6062,7 +6064,7 @@ class TerminalConsole(Sink):
             self._print(run, stream, self._lines.pop(stream, Lines()).end())
 
     def _print(self, run: Run, stream: Stream, lines: bytes) -> None:
-        """Lines of a job.  None leaves the terminal in a colour."""
+        """Print lines of a job, so that no line leaves the terminal in a colour."""
         if not lines:
             return
         if b"\r" in lines:
@@ -6087,30 +6089,30 @@ class Spool:
     """Blocks of output that is held back, in one temporary file: with one for each job descriptors would run
     out.
 
-    The place of a block that was read is used again, so the file does not grow with all that was ever held
-    back.  The event loop stores blocks, and a writer's thread reads them; pread(2) and pwrite(2) share no
+    The place of a block that was read is used again, so the file never exceeds what was held back at one
+    time.  The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share no
     position.
     """
     BLOCK = 1 << 20                     # bytes
 
     def __init__(self) -> None:
-        self.file: Any = None           # has no name; made when it is needed, and gone when we are
+        self.file: Any = None           # without a name; made when it is needed, and gone when we are
         self.free: deque[int] = deque()         # places of blocks that were read
         self.end = 0
 
     def store(self, block: bytes) -> int:
-        """Keep a block; its place.  Raises OSError."""
+        """Keep a block, and return its place.  Raises OSError."""
         if self.file is None:
             import tempfile
             self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (it is kept as long as we are)
         if not self.free:
             self.free.append(self.end)
             self.end += self.BLOCK
-        pwrite_all(self.file.fileno(), block, self.free[0])         # else it stays free
+        pwrite_all(self.file.fileno(), block, self.free[0])         # if this raises, the place stays free
         return self.free.popleft()
 
     def take(self, at: int) -> bytes:
-        """A block, which is not kept any more.  Raises OSError."""
+        """Read a block, and free its place.  Raises OSError."""
         block = os.pread(self.file.fileno(), self.BLOCK, at)
         self.free.append(at)
         return block
@@ -6138,11 +6140,11 @@ class HeldBack:
             self.blocks.append(self.spool.store(block))
 
     def pieces(self, lost: Say) -> Iterator[bytes]:
-        """All of it but blocks that cannot be read; lost: called with the reason, in whatever thread."""
+        """All of it but blocks that cannot be read.  lost: called with the reason, in any thread."""
         for at in self.blocks:
             try:
                 block = self.spool.take(at)
-            except OSError as error:            # not one of the descriptor that pieces are written to
+            except OSError as error:            # an error of the spool, not of what pieces are written to
                 lost(reason(error))
             else:
                 yield block
@@ -6150,19 +6152,19 @@ class HeldBack:
 
 
 class Plain(Sink):
-    """What jobs print and nothing else, each job's together once it is over: stdout to stdout, stderr to
-    stderr.
+    """What jobs print and nothing else, that of each job together once it is over: stdout to stdout, stderr
+    to stderr.
     """
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, trouble: Say) -> None:
-        """writers: by the name of the stream.  in_order: of the starts, which is that of the file."""
+        """writers: by the name of the stream.  in_order: print jobs in the order of their starts."""
         self.writers = writers
         self.in_order = in_order
         self.trouble = trouble
         self.spool = Spool()
         # by the name of the stream; in the order of the starts
         self.kept: dict[Job, dict[bytes, HeldBack]] = {}
-        self.ready: set[Job] = set()                    # jobs that are over, and wait for those before them
+        self.ready: set[Job] = set()                    # jobs that are over, and wait for earlier ones
 
     def starting(self, run: Run) -> None:
         self.kept.setdefault(run.job, {})
@@ -6174,7 +6176,7 @@ class Plain(Sink):
             self._note_loss(run.job, reason(error))
 
     def over(self, job: Job, state: bytes) -> None:
-        if job in self.kept:                # else it was not started
+        if job in self.kept:                # otherwise it was not started
             self.ready.add(job)
         if not self.in_order:
             self._print(job)
@@ -6212,9 +6214,9 @@ class Record:
 
 
 class LogFile(Sink):
-    """The log file: a fixed record per job, a heading and the last lines of the job, 160 bytes each.
+    """The log file: per job a record of fixed size, a heading and its last lines, 160 bytes each.
 
-    Record k, of the job with the ordinal k, is at a fixed place.  Hosts share the file.
+    The record of the job with the ordinal k is the k-th.  Hosts share the file.
     """
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
@@ -6228,7 +6230,7 @@ class LogFile(Sink):
         self.records: dict[Run, Record] = {}
         self.file = RecordFile(path, "log file", os.O_RDWR, worker, trouble)
         head = read_head(self.file.fd, path, 4)
-        if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is yet to come
+        if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is not written yet
             raise Problem(f"{path}: is not a log file (give another name)")
 
     def started(self, run: Run) -> None:
@@ -6250,7 +6252,7 @@ class LogFile(Sink):
         begun = record.rests.get(stream, b"")
         *lines, rest = data.rsplit(b"\n", self.lines + 1)
         if lines:
-            # the first of these goes on where the last one stopped
+            # the first line goes on where the last piece of output stopped
             if len(lines) <= self.lines:
                 lines[0] = begun + lines[0]
             for line in lines[-self.lines:]:
@@ -6269,7 +6271,8 @@ class LogFile(Sink):
 
     def tick(self) -> None:
         for run, record in self.records.items():
-            if record.changed and self.worker.backlog < Writer.HIGH:    # else the file system does not answer
+            # more backlog: the file system does not answer
+            if record.changed and self.worker.backlog < Writer.HIGH:
                 self._write(run, record)
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
@@ -6311,8 +6314,8 @@ def fit(line: bytes, width: int) -> bytes:
 def open_record(path: str, flags: int) -> int:
     """Open, or make, a file that records go to.  Raises Problem.
 
-    flags: O_NOFOLLOW refuses a symbolic link.  One that leads nowhere always is: whoever made it would choose
-    where we make a file.
+    flags: O_NOFOLLOW refuses a symbolic link.  A link that leads nowhere is always refused: the user who made
+    it would choose where we make a file.
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -6342,21 +6345,22 @@ def read_head(fd: int, path: str, size: int) -> bytes:
 class RecordFile:
     """A file that records go to, from all runners and hosts that name it.  In the worker's thread.
 
-    Hosts that share it over a network need a lock for each record: else two of them append to one place; and
-    NFS writes pages back whole, with old neighbours in them, unless a lock is held.  But whoever may read a
-    file can have a shared lock on it, too, for as long as he likes.  So a lock is asked for, and never waited
-    for.  A record that cannot be written is kept, and the worker tries it again: none is dropped while there
-    is memory for it.
+    Hosts that share it over a network need a lock for each record.  Otherwise two of them append to one
+    place; and NFS writes pages back whole, with old neighbours in them, unless a lock is held.  But any user
+    who may read a file can hold a shared lock on it, for as long as he likes.  So a lock is asked for, and
+    never waited for.  A record that cannot be written is kept, and the worker tries it again.  None is
+    dropped while there is memory for it.
 
     On a file system of one host write(2) with O_APPEND finds the end and writes there in one step (open(2)),
     and bytes at a fixed place have no neighbours.  There a lock only keeps two runners from giving a file two
-    headers, or a line one newline too many; so a record that waits for PATIENCE seconds goes without.
-    Therefore nothing is cut off again there, as append_locked() does, for it might be another's: of a record
-    that did not fit on the disk a piece may stay, which the next one sets apart by a newline.
+    headers, or a line one newline too many; so after PATIENCE seconds a record is written without a lock.
+    Therefore nothing is cut off again there after an error, as append_locked() does: another runner may have
+    written it.  If a record did not fit on the disk, a piece of it may stay.  The next record sets that apart
+    by a newline.
     """
-    PATIENCE = 1.0              # seconds on a file system of one host
+    PATIENCE = 1.0              # seconds to wait for a lock on a file system of one host
     TELL = 5.0                  # seconds after which it is said what a record waits for
-    TAIL = 1 << 20              # bytes among which a record is looked for that may have been written
+    TAIL = 1 << 20              # bytes at the end in which a record is looked for that may have been written
 
     def __init__(self, path: str, kind: str, flags: int, worker: Worker, trouble: Say,
                  header: bytes = b"") -> None:
@@ -6369,12 +6373,12 @@ class RecordFile:
         self._flags = flags
         self.fd = open_record(path, flags)
         self._mount = find_mount(path)
-        # why the file is to be opened anew ('': it is not), and what was being appended then
+        # why the file is to be opened anew ('': it is not), and the data that was being appended then
         self._fault = ""
         self._doubtful = b""
         self.kept: dict[int, bytearray] = {}        # records by place; at APPEND_BYTE what is to be appended
-        self._refused = math.inf                    # since when (monotonic seconds) a lock is
-        self._told = False                          # it was said that others have it
+        self._refused = math.inf                    # since when (monotonic seconds) records wait
+        self._told = False                          # it was said what for
         worker.files.append(self)
 
     def append(self, data: bytes) -> None:
@@ -6388,7 +6392,7 @@ class RecordFile:
         self._try(at)
 
     def write_kept(self) -> None:
-        """Try again what could not be written."""
+        """Try again to write the records that are kept, and say it if they wait for long."""
         for at in list(self.kept):
             self._try(at)
         if self.kept and not self._told and time.monotonic() - self._refused > self.TELL:
@@ -6415,7 +6419,7 @@ class RecordFile:
         return 1 if at == APPEND_BYTE else len(data)
 
     def _try(self, at: int) -> None:
-        """Write what is kept for a place, if that can be now."""
+        """Write what is kept for a place, if that is possible now."""
         data = self.kept[at]
         held = False
         waits = False
@@ -6445,7 +6449,7 @@ class RecordFile:
     def _open_again(self) -> None:
         """Open the file anew, because its descriptor is of no use any more: its server was away.
 
-        What was being appended then may have been written, and is not appended twice.  Raises OSError.
+        Data that was being appended then may have been written, and is not appended twice.  Raises OSError.
         """
         fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
         os.dup2(fd, self.fd, inheritable=False)
@@ -6460,7 +6464,7 @@ class RecordFile:
         self._fault = ""
 
     def _lock(self, at: int, length: int) -> bool:
-        """Lock a place if that can be had at once.  Raises OSError."""
+        """Lock a place, if that can be done at once.  Raises OSError."""
         try:
             if lock(self.fd, at, length):
                 return True
@@ -6471,7 +6475,7 @@ class RecordFile:
         return False
 
     def _write(self, at: int, data: bytearray, held: bool) -> None:
-        """Write a record, and free its place if we hold that.  Raises OSError."""
+        """Write a record, and unlock its place.  held: we hold that lock.  Raises OSError."""
         try:
             self._put(at, data)
         finally:
@@ -6500,27 +6504,29 @@ class OutFile:
     short job does (several round trips on NFS).
 
     Its name has the number that its line had when the run began, whatever edits do.  A later run with that
-    number moves it away, to a numbered name that it keeps, so that the name without a number is the latest
-    run's.  No file is ever written or removed that is another run's: a name is taken with O_EXCL only.
+    line number gives it the next numbered name (numbered()), for good, so the plain name is the latest run's.
+    No run ever writes or removes the file of another: a name is taken with O_EXCL only.
     """
 
     def __init__(self, name: str, fresh: bool, journal: Journal) -> None:
-        """fresh: no such file may be there; else the run began under a server before us, and this goes on."""
+        """fresh: no such file may be there.  Otherwise the run began under a server before us, and its file
+        goes on.
+        """
         self.name = os.path.join(journal.folder, name)
         self._fresh = fresh
         self.journal = journal
         self.trouble = journal.trouble
         self._fd: int | None = None         # None: there is no file yet
         self.size = 0                       # where it ends, as far as we know
-        self.broken = False
+        self.broken = False                 # a write has failed: nothing more is written
 
     def prepare(self) -> None:
-        """Move an older run's file away, and write down where it is now."""
+        """Move an older run's file away, and write into the journal where it is now."""
         try:
-            # Few names are taken, and only on a network file system is there more to ask for than this one.
+            # few names are taken, and one look tells, unless this host must first drop what it has cached
             may_be_taken = self.journal.network or os.path.lexists(self.name)
             kept = keep_older(self.name) if may_be_taken else ""
-        except OSError as error:            # what we write will find another name, if there is room at all
+        except OSError as error:            # our file will find another name, if there is room at all
             self.trouble(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
             return
         if kept:
@@ -6528,7 +6534,7 @@ class OutFile:
             self.journal.add({"time": round(time.time(), 3), "event": "moved", **moved})
 
     def store(self, at: int, data: bytes) -> None:
-        """Write what stands at this place of the stream; a client may tell it twice."""
+        """Write data that stands at this place of the stream.  Idempotent: a client may tell it twice."""
         if self.broken:
             return
         try:
@@ -6538,7 +6544,7 @@ class OutFile:
                 raise OSError(errno.EINVAL, "a piece is missing")
             pwrite_all(self._fd, data, at)
             self.size = at + len(data)
-        except OSError as error:            # what comes later would stand behind a hole: the file ends here
+        except OSError as error:            # later data would stand behind a hole: the file ends here
             self._give_up(error)
 
     def _make(self) -> int:
@@ -6549,7 +6555,7 @@ class OutFile:
             return os.open(self.name, flags, 0o666)
         try:
             return os.open(self.name, flags | os.O_EXCL, 0o666)
-        except OSError:                     # what could not be moved away; what another run has made since
+        except OSError:                     # it is taken: by a file that could not be moved, or a newer one
             fd, self.name = make_numbered(self.name)
             return fd
 
@@ -6578,8 +6584,8 @@ def numbered(name: str, number: int) -> str:
 
 
 def free_number(name: str) -> int:
-    """A number that no older file has, where one has the number below; found in few looks, also among
-    thousands.
+    """A number that no older file has, although one has the number below, or 1; found in few looks, also
+    among thousands.
     """
     used = 0
     free = 1
@@ -6600,7 +6606,7 @@ def make_numbered(name: str) -> tuple[int, str]:
     number = free_number(name)
     while True:
         kept = numbered(name, number)
-        with contextlib.suppress(FileExistsError):      # another has been faster
+        with contextlib.suppress(FileExistsError):      # another process was faster
             return os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), kept
         number += 1
 
@@ -6608,8 +6614,8 @@ def make_numbered(name: str) -> tuple[int, str]:
 def keep_older(name: str) -> str:
     """Give a file, if it exists, the next numbered name, and return that; else ''.  Raises OSError.
 
-    rename(2) replaces what has the name; so an empty file takes the new name first: others may do the same
-    just now.
+    rename(2) replaces a file that has the new name, and others may rename theirs just now.  So an empty file
+    takes the new name first.
     """
     see_names(name)
     if not os.path.lexists(name):
@@ -6623,7 +6629,7 @@ def keep_older(name: str) -> str:
         if not os.stat(kept).st_size:       # NFS may say that there is no such file after it has renamed it
             os.unlink(kept)
             kept = ""
-        if not isinstance(error, FileNotFoundError):    # another has been faster
+        if not isinstance(error, FileNotFoundError):    # otherwise another process was faster
             raise
     return kept
 
@@ -6640,7 +6646,7 @@ def name_now(name: str, info: os.stat_result) -> str:
 
 
 def is_file(name: str, info: os.stat_result) -> bool:
-    """Whether a name is this file's."""
+    """Whether a name leads to this file."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.lstat(name), info)
     return False
@@ -6650,9 +6656,10 @@ class Journal:
     """DIR/journal: what ran where and when, one JSON object a line, appended by all hosts.  In the worker's
     thread.
 
-    An end is written with what has gathered, unless the last one was just now: short jobs end hundreds of
-    times a second, and on a network file system an append costs some six round trips.  Starts and moves,
-    which only inform, and what is left then wait for the next, or for a second at most.
+    An end is written at once, with what has gathered, unless the last write was just now: short jobs end
+    hundreds of times a second, and on a network file system an append costs some six round trips.  Starts and
+    moves only inform.  They, and ends that were not written at once, wait for the next write, or for a second
+    at most.
     """
     GATHER = 1.0                        # seconds for which entries are gathered
     AT_ONCE = 0.05                      # as GATHER, for an end on a file system of one host
@@ -6677,7 +6684,7 @@ class Journal:
         self._pause = self.GATHER if self.network else self.AT_ONCE
         # encoded together, which is four times as fast as one now and then
         self._waiting: list[dict[str, Any]] = []
-        self._flushed = -math.inf           # when (monotonic seconds)
+        self._flushed = -math.inf           # when the last write was (monotonic seconds)
 
     def add(self, entry: dict[str, Any], end: bool = False) -> None:
         self._waiting.append(entry)
@@ -6708,7 +6715,7 @@ class OutDir(Sink):
         self.worker = worker
         self._incomplete = incomplete
         self._files: dict[Stream, OutFile] = {}
-        self.badge: Badge | None = None     # ours
+        self.badge: Badge | None = None     # our own, as a runner
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -6734,7 +6741,7 @@ class OutDir(Sink):
         self._end(run, ending)
 
     def _end(self, run: Run, ending: Ending | None) -> None:
-        """Nothing more comes of a run; ending: None if nobody will say how it ended."""
+        """Nothing more comes of a run.  ending: None if nobody will say how it ended."""
         files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
         for file in files:
             self.worker.post(file.close)
@@ -6760,10 +6767,10 @@ class OutDir(Sink):
     def tick(self) -> None:
         self.worker.post(self.journal.flush)
 
-    leaving = tick                          # what has gathered is written
+    leaving = tick                          # writes what has gathered
 
     def _entry(self, run: Run, event: str) -> dict[str, Any]:
-        """What begins the journal's lines on a run."""
+        """The fields that start and end of a run have in common."""
         promised = {"promised": run.promised} if run.promised else {}
         return {
             "time": round(run.began + run.took, 3),
@@ -6820,9 +6827,9 @@ class JobLog(Sink):
 
 # ======== Slots =============================================================================================
 #
-# A slot is the right to run one job.  `-j N` makes N of them; `--slots` names them, and a name tells the job
-# which one it has.  Names that stand in a file (`--slots @NAMES`) may be shared by several runners: then a
-# slot is in use while a byte of the file's companion is locked, at a place made from the name.  The job
+# A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` names them, and the name
+# tells a job which slot it has.  Several runners may share the names that stand in a file (`--slots @NAMES`):
+# a slot is in use while a byte of that file's companion is locked, at a place made from the name.  The job
 # inherits that lock, as it inherits its seat, so a slot stays in use for as long as its job lives.
 
 
@@ -6837,13 +6844,13 @@ class Use(enum.Enum):
 
 @dataclass(eq=False, repr=False)
 class Slot:
-    """One of the jobs that a runner runs at once.  Its name tells the job which (a host, a GPU)."""
+    """Runs one job at a time.  Its name tells the job what is its own (a host, a GPU)."""
     name: str
-    copy: int = 0                       # among the slots of the same name
-    place: int = 0                      # those that were there first have jobs first
-    fd: int | None = None               # has the lock of a shared name while a job runs, which inherits it
+    copy: int = 0                       # tells slots of one name apart, from 0
+    place: int = 0                      # the idle slot with the lowest has the next job
+    fd: int | None = None               # holds the lock of a shared name while a job runs, which inherits it
     use: Use = Use.IDLE
-    listed: bool = True                 # the list of names has it; else it gets no job after the one it has
+    listed: bool = True                 # the list of names has it; otherwise it gets no more jobs
     errors: int = 0                     # how many of its last jobs in a row ended with exit status 255
 
     @property
@@ -6862,7 +6869,7 @@ class Slot:
 
     @property
     def byte(self) -> int:
-        """Where its lock is, in the companion of a file of names."""
+        """The byte that is locked for it in the companion of a file of names."""
         key = b"%d %s" % (self.copy, os.fsencode(self.name))
         return int.from_bytes(blake2b(key, digest_size=7).digest(), "big")
 
@@ -6871,17 +6878,17 @@ class SlotFile:
     """A file NAMES with a name per line; blank lines and lines that begin with # do not count.
 
     While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the
-    name, in the companion .NAMES.lock: so NAMES may be edited or replaced at any time.  The companion has the
-    mode of NAMES, never written to, and never removed: without it names could be used twice until the jobs
-    that run now have ended.  A symbolic link is resolved at the start, so that runners share names whichever
-    way they come to the file.
+    name, in the companion .NAMES.lock: so NAMES may be edited or replaced at any time.  All users who may
+    write to NAMES may open the companion.  It is never written to, and never removed: without it names could
+    be used twice until the jobs that run now have ended.  A symbolic link is resolved at the start, so
+    runners share names by whatever path they come to the file.
     """
     INTERVAL = 0.1                      # seconds from look to look (network file system: 1)
-    LONGEST = 1 << 20                   # bytes of the file
-    DESCRIPTORS = 9                     # for each name: its lock, and what a job needs
+    LONGEST = 1 << 20                   # bytes of the file at most
+    DESCRIPTORS = 9                     # for each name: one for its lock, and those that a job needs
 
     def __init__(self, path: str, mount: Mount, say: Say) -> None:
-        """mount: what the file is on.  Raises Problem."""
+        """mount: that of the file.  Raises Problem."""
         self.path = path
         self.mount = mount
         self.network = mount.network
@@ -6890,9 +6897,9 @@ class SlotFile:
         self.companion = companion_of(self._target)
         self.interval = 1.0 if self.network else self.INTERVAL
         self.names: list[str] = []
-        # a last line without newline: signature, since when
+        # of a file whose last line has no newline: its signature, and since when (monotonic seconds)
         self._last: tuple[tuple[int, ...], float] | None = None
-        self._faults: dict[str, str] = {}               # what was said last, of what
+        self._faults: dict[str, str] = {}               # what was said last, by the thing that it was said of
         try:
             end = time.monotonic() + 1.0                # an editor that saves in place empties it first
             self.names = self._read()
@@ -6914,7 +6921,7 @@ class SlotFile:
                           "are locked there)") from None
 
     def look(self) -> Sequence[str] | None:
-        """The names, if they have changed; without any the last ones are kept."""
+        """The names, if they have changed; otherwise None.  If there are none, the last ones stay in use."""
         try:
             names = self._read()
             fault = "" if names else "is empty"
@@ -6929,8 +6936,8 @@ class SlotFile:
         return names
 
     def _make_room(self) -> None:
-        """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as that
-        goes.
+        """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as the
+        hard limit allows.
         """
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         wanted = 32 + len(self.names) * self.DESCRIPTORS
@@ -6939,7 +6946,7 @@ class SlotFile:
         allow_descriptors(wanted)
 
     def _read(self) -> list[str]:
-        """The names as they stand there now.  Opening a file makes NFS fresh (nfs(5)).  Raises OSError."""
+        """The names in the file now: opening a file makes NFS ask its server (nfs(5)).  Raises OSError."""
         if self.network:
             see_anew(self._target, self.mount)
         fd = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
@@ -6958,7 +6965,7 @@ class SlotFile:
         return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
 
     def _whole_lines(self, data: bytes, info: os.stat_result) -> bytes:
-        """The file without a last line that has no newline, until that has stood there for a second."""
+        """The file, without a last line that has no newline until that has stood there for a second."""
         if not data or data.endswith(b"\n"):
             self._last = None
             return data
@@ -6971,7 +6978,7 @@ class SlotFile:
         return data
 
     def seize(self, slot: Slot) -> bool:
-        """Lock a slot's name; False: another runner, or the job of one that has died, has it."""
+        """Lock a slot's name.  False: another runner, or the job of a dead one, has it; or that failed."""
         assert slot.fd is None
         try:
             slot.fd = open_companion(self._target)
@@ -6983,7 +6990,7 @@ class SlotFile:
         return False
 
     def free(self, slot: Slot) -> None:
-        """Give a name back."""
+        """Unlock a slot's name, if we have locked it."""
         if slot.fd is not None:
             with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
                 unlock(slot.fd, slot.byte)
@@ -6996,7 +7003,7 @@ class SlotFile:
         slot.fd = None
 
     def _complain(self, what: str, fault: str) -> None:
-        """Say what is wrong with something, once."""
+        """Say what is wrong with something ('': nothing), unless that was what was said of it last."""
         if fault and fault != self._faults.get(what):
             self.say(f"{self.path}: {fault}")
         self._faults[what] = fault
