@@ -3763,7 +3763,7 @@ class Cursor:
     """Finds the next line to take.
 
     Before the first claim of takers with --retry or --resume, a Renewal makes those lines new that the option
-    means.  From then on they are takers like any other, except that orphans they may have become new.
+    means.  From then on they are takers like any other, and orphans that are met become new for them.
 
     It moves forward through the file.  When it has come to the end and has taken something on the way, it
     begins again at the top, because states may have been set back.  A server has one cursor for all its
@@ -4290,8 +4290,8 @@ class Cursor:
     def _tell_waiting(self) -> None:
         """Say once that new jobs wait: nothing runs, and nobody has claimed any for a while.  Raises OSError.
 
-        The signature tells, because each claim and each result changes the file.  What the jobs wait for,
-        `runwait4.py --status` finds out.
+        The signature tells, because each claim and each result changes the file.  `runwait4.py --status`
+        finds out what the jobs wait for.
         """
         now = self.clock()
         if self._still != self._signature:
@@ -4446,8 +4446,8 @@ def dry_run(file: JobFile, taker: Taker, memory: Memory) -> Iterator[Line]:
 # Calls are made in the order in which they come, so a job's start stands in a record before its end.  A
 # caller that needs the answer uses call(), begin() or ask(); one that does not, post().
 #
-# A record that cannot be written yet, because somebody has a lock, stays in its RecordFile.  While there are
-# such records, the worker tries them again every AGAIN seconds.
+# A record that cannot be written yet, because another process has a lock, stays in its RecordFile.  The
+# worker tries such records again every AGAIN seconds.
 #
 # FileJobs is a JobFile and its Cursor behind a worker.  It is what a Runner asks for jobs: see Jobs.
 
@@ -4940,7 +4940,7 @@ class ProcessTable:
 
     @classmethod
     def read(cls, known: Mapping[Birth, Sequence[bytes]] | None = None) -> ProcessTable:
-        """The table of now; empty, and so false, where there is no /proc.
+        """The table of now; empty, and so false, if there is no /proc.
 
         known: the `marks` of an earlier table, which are not read again: reading them takes most of the time.
         Only for a caller that ends no process: execve(2) may change a mark.
@@ -5479,7 +5479,7 @@ def allow_descriptors(needed: int) -> None:
 # console, the log file, the output directory and the job log are sinks.  None makes the loop wait: the
 # console writes by a Writer, which has a thread for a terminal or a pipe, the others by the Worker.  A record
 # that cannot be written because another process holds a lock is kept and tried again.  The backlog is how
-# much waits to be written; while it is long the output of jobs is not read, so they wait at their pipes.
+# much waits to be written.  While it is long, the output of jobs is not read, and jobs wait at their pipes.
 #
 # There are three kinds of console.  Console prints all events for programs, Plain the output alone (--plain),
 # and TerminalConsole what people want to see on a terminal, with a status line that its Writer, a Terminal,
@@ -6584,8 +6584,8 @@ def numbered(name: str, number: int) -> str:
 
 
 def free_number(name: str) -> int:
-    """A number that no older file has, although one has the number below, or 1; found in few looks, also
-    among thousands.
+    """A number that no older file has, just above one that an older file has, or 1.  Few looks find it,
+    also among thousands.
     """
     used = 0
     free = 1
@@ -6612,7 +6612,7 @@ def make_numbered(name: str) -> tuple[int, str]:
 
 
 def keep_older(name: str) -> str:
-    """Give a file, if it exists, the next numbered name, and return that; else ''.  Raises OSError.
+    """Give a file the next numbered name, and return that; '' if there is no such file.  Raises OSError.
 
     rename(2) replaces a file that has the new name, and others may rename theirs just now.  So an empty file
     takes the new name first.
@@ -6899,7 +6899,7 @@ class SlotFile:
         self.names: list[str] = []
         # of a file whose last line has no newline: its signature, and since when (monotonic seconds)
         self._last: tuple[tuple[int, ...], float] | None = None
-        self._faults: dict[str, str] = {}               # what was said last, by the thing that it was said of
+        self._faults: dict[str, str] = {}               # the fault that was said last, by its subject
         try:
             end = time.monotonic() + 1.0                # an editor that saves in place empties it first
             self.names = self._read()
