@@ -22,31 +22,33 @@ The protocol, which is all there is to know about how runners share a file:
     and behind them its door.  A seat is locked as long as a copy of the command or its runner lives, the door
     for the moment in which the state of a line of this command is written.  These are open-file-description
     record locks.
- 2. Claim a new line: lock its command's door.  The path must still name this file; read the whole line again,
-    it must stand there as it was found.  Count the seats h that others hold, and the lines R of this command
-    that are `r`.  The line may be taken if h <= R.  Lock a free seat on an open companion of its own, the one
-    of the line's number if that is free; write `r`; unlock the door.  (In this way a server takes back an
-    `r` of a job that its client still has, if h < R.)
- 3. Start the job with a copy of that open companion.  Runner and job now hold the seat together: it is gone
-    only when both are.  It is the life sign; there are no heartbeats and no time limits.
+ 2. Claim a new line: lock its command's door.  The path must still name this file, and the line, which is
+    read again, must stand there whole as it was found.  Count the seats h that are held, and the lines R of
+    this command that are `r`.  The line may be taken if h <= R.  Open the companion once more, and lock a
+    free seat by that descriptor: the one of the line's number if that is free.  Write `r`; unlock the door.
+    (A server takes back an `r` of a job that its client still has in this way, too, if h < R.)
+ 3. Start the job with a copy of that descriptor.  Runner and job now hold the seat together: it is free only
+    when both are gone.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
- 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  Where locks may be lost
-    without an error it takes two, 15 s apart, so that a runner that lives has locked it anew.  Who meets an
-    orphan writes `e` over it, behind its door; with --resume or -r `.`, so that it is claimed as any new
-    line.  (Before its first claim such a runner has written `.` over the lines that have failed.)  An `r`
-    that an editor has overwritten with what it had read before, its runner puts right within a second; nobody
-    can claim that line meanwhile.  If its runner is dead, and a `.` stands there, that line waits until the
-    copy has ended; then it is new.  An `r` that an editor has saved over a result looks like an orphan.  It
-    gets the result again from the runner that wrote it, if the companion is as long as when that runner
-    began: each who claims lines makes it a byte longer.
- 6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
- 7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
+ 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  If locks may be lost without
+    an error it takes two looks, 15 s apart, so that a living runner has locked its seat anew by then.  A
+    runner that meets an orphan writes `e` over it, behind its door; with --resume or -r it writes `.`, so
+    that the line is claimed as any new line is.  (Before its first claim such a runner has written `.` over
+    each `e`, with -r over each `!`, too.)  If an editor overwrites an `r` with what it had read before, the
+    line's runner puts that right within a second, on a network file system within a few; nobody can claim
+    the line meanwhile.  If its runner is dead, and a `.` stands there, the line waits until the copy has
+    ended; then it is new.  An `r` that an editor has saved over a result looks like an orphan.  It gets the
+    result again from the runner that wrote it, if the companion is as long as that runner's first claim has
+    made it: each runner or server that claims lines makes it a byte longer.
+ 6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit holds that and every door.
+ 7. Each process that may write the job file has all of it locked, shared, and one byte behind that, whose
+    place names the companion.
  8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
-    is made to forget first (see_anew()), and what is read is read with O_DIRECT (Reader), on FUSE through a
-    new description (read_anew()).  What is written is synced.
+    is made to forget first (see_anew()).  What is read then is read with O_DIRECT (Reader), on FUSE through a
+    new description, too (read_anew()).  What is written is synced.
 
-So no second copy of a command that stands once starts while one lives, whatever is done to the file: "The job
-file" below has the proof, and when it does not hold is said in "Assumptions".
+So if a command stands once, no second copy of it starts while one lives, whatever is done to the file.  The
+section "The job file" below has the proof; "Assumptions" say when it does not hold.
 
 Lines that begin with "#RUN" are directives: they say which hosts may take the jobs below them, for how long
 these may run, and what must have ended before.  They are not part of the protocol: each runner reads them
@@ -59,9 +61,9 @@ descriptor 64 open, or have a shell that does.
 
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
 work, the worker, processes, output, slots, the runner, background, command line; and behind main() the wire,
-which only server and client need.  runset4.py and runwait4.py need what stands up to the job file; the first
-also what ends processes, the second also `why_stalled` and the formats of records.  `Runner` leaves the job
-file, or the connection to a server, to its `Jobs`; `JobFile` knows nothing of processes.
+which only server and client need.  runset4.py needs the sections up to the job file, and what ends processes.
+runwait4.py needs these sections, `why_stalled`, the formats of records and the progress bar.  `Runner` leaves
+the job file, or the connection to a server, to its `Jobs`; `JobFile` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -69,19 +71,20 @@ import gc
 import signal
 import sys
 
-if sys.hexversion < 0x03090000:     # what follows would be a traceback: tuple[int, int] at the latest
+if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[int, int] at the latest
     print(f"{sys.argv[0].rpartition('/')[2]}: needs Python 3.9 or later (this is {sys.version.split()[0]})",
           file=sys.stderr)
     sys.exit(2)
 
-# our parent may send a signal at once: it waits until run_main(), or a handler
+# Our parent may send a signal at once.  A blocked signal waits until run_main(), or until there is a handler.
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
                                               signal.SIGQUIT))
-    # while all is imported and defined nothing is garbage, and looking for it takes 5 ms; until run_loop()
+    # Imports and definitions leave no garbage, and a collector that looks for it takes 5 ms.  run_loop()
+    # enables it again.
     gc.disable()
-    # asyncio does without ssl, which would take another 5 ms.  With None an import fails (The Python Language
-    # Reference, "The module cache"), which the type of sys.modules does not know.
+    # asyncio can do without ssl, which would take another 5 ms.  None makes its import fail (The Python
+    # Language Reference, "The module cache"); the type of sys.modules does not know that.
     sys.modules["ssl"] = None   # type: ignore[assignment]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C before there are handlers: no traceback
@@ -136,7 +139,7 @@ def when_used(name: str) -> Any:
     return module
 
 
-# To load these takes a third of the time that it takes to load this file, and runset4.py never needs them.
+# Loading these takes a third as long as loading this file, and runset4.py never needs them.
 if TYPE_CHECKING:
     import asyncio
     import queue
@@ -156,10 +159,10 @@ FAILED = b"!"
 ERROR = b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
-# Bytes of a companion behind all rows.  The first is not used any more: older versions lock it in journals.
+# Bytes of a companion behind all rows.  The first only marks their end: older versions lock it in journals.
 REFRESH_BYTE = 1 << 62
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively to append
-HERE_BYTE = REFRESH_BYTE + 2    # of a companion, locked shared by all who use it
+HERE_BYTE = REFRESH_BYTE + 2    # locked shared by each process that may claim lines or set states
 PROBE_BYTES = REFRESH_BYTE + 3  # 2^32 bytes from here: the start-up test, and pulses, one byte each
 BADGE_BYTES = PROBE_BYTES + (1 << 32)   # 2^32 bytes from here: badges of runners, and then of servers
 
@@ -177,7 +180,7 @@ T = TypeVar("T")
 # - Signals.  They are blocked from the first line of a script on, so that none can end it half-way by a
 #   traceback.  run_main() unblocks INT and TERM, which simply end us until there are handlers.
 # - Bytes.  Job files and output are bytes, which need not be text.  They are kept as they are.  On their way
-#   to a terminal or a message they pass show(), so that they command no terminal and begin no line.
+#   to a terminal or a message they pass show(), so that they cannot command a terminal, or begin a line.
 # - Writing.  write(2) may write a part of what it is given.  write_all() goes on until all is written.
 
 
@@ -193,14 +196,14 @@ def reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
-# Control characters, C0 and C1; what turns the direction of writing, and could show a text as another one
-# (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph separators; and bytes
-# that are no UTF-8, but C1 for a terminal of eight bits (PEP 383: byte 0x80 is \udc80)
+# Control characters, C0 and C1; characters that turn the direction of writing, and could so show a text as
+# another one (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph
+# separators; and bytes that are no UTF-8, but C1 for a terminal of eight bits (PEP 383: byte 0x80 is \udc80)
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")
 
 
 def printable(text: str) -> str:
-    """Text for a terminal, or for a line: it can neither command the one, nor begin another."""
+    """Text that cannot command a terminal, or begin a new line."""
     return UNPRINTABLE.sub("?", text)
 
 
@@ -294,7 +297,7 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-NAMED_LINES = 8                 # how many are named where there are more
+NAMED_LINES = 8                 # how many lines a message names at most
 
 
 def name_lines(numbers: Iterable[int]) -> str:
@@ -308,8 +311,9 @@ def name_lines(numbers: Iterable[int]) -> str:
 
 
 def readme() -> str:
-    """The path of README.md, which leads to all else: beside this script as in a checkout, or where an
-    installer has put it; '' where the scripts alone were copied.
+    """The path of README.md, which leads to all else; '' if only the scripts were copied.
+
+    It is beside this script, as in a checkout, or where an installer has put it.
     """
     sysconfig = when_used("sysconfig")
     places = [os.path.dirname(os.path.realpath(__file__))]
@@ -327,8 +331,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
                  notes: Mapping[str, str]) -> None:
-        """purpose: what the program is, in a paragraph.  statuses: what exit statuses mean.  notes: texts by
-        their titles.
+        """purpose: what the program is, in a paragraph.  statuses: what each exit status means.  notes: texts
+        by their titles.
         """
         super().__init__(
             prog=prog,
@@ -388,9 +392,9 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
 
     A Problem becomes one line on stderr and status 2.  Ctrl-C gives 130, and a closed pipe 0.
 
-    Signals were blocked from the first line on.  Until there are handlers INT and TERM simply end us, because
-    no job runs yet, and a file system or a server may not answer.  HUP, USR1 and QUIT stay blocked until they
-    have a handler.
+    Signals were blocked from the first line on.  Until there are handlers, INT and TERM simply end us: no job
+    runs yet, and we may be waiting for a file system or a server that does not answer.  HUP, USR1 and QUIT
+    stay blocked until they have a handler.
     """
     open_standard_descriptors()
     for number in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
@@ -425,14 +429,14 @@ def leave(code: int) -> None:
 
 def warn(text: str) -> None:
     """Print a line on stderr, at once."""
-    with contextlib.suppress(OSError):      # closed, or full: nowhere is left to say it
+    with contextlib.suppress(OSError):      # stderr is closed, or full: there is nowhere left to say it
         write_all(2, os.fsencode(printable(text)) + b"\n")
 
 
 def open_standard_descriptors() -> None:
     """Open /dev/null for each of descriptors 0, 1 and 2 that is closed.
 
-    The next file that we open would get that number, and what is printed would be written into it.
+    Otherwise the next file that we open would get that number, and what is printed would be written into it.
     """
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
@@ -448,7 +452,7 @@ def write_all(fd: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(fd, view):]
-        except BlockingIOError:             # a process that shares it has set O_NONBLOCK
+        except BlockingIOError:             # another process has set O_NONBLOCK on the description
             wait_ready([fd], select.POLLOUT, None)
 
 
@@ -462,10 +466,10 @@ def pwrite_all(fd: int, data: bytes | bytearray, at: int) -> None:
 
 
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
-    """Wait until one of these descriptors is ready; returns the ready ones, none after so many seconds.
+    """Wait until one of these descriptors is ready; returns the ready ones: none if the time is over.
 
-    event: select.POLLIN or POLLOUT.  seconds: None: for ever.  It uses poll(2), as select(2) takes no
-    descriptor above 1,023.
+    event: select.POLLIN or POLLOUT.  seconds: how long to wait; None: for ever.  It uses poll(2), because
+    select(2) takes no descriptor above 1,023.
     """
     poller = select.poll()
     for fd in fds:
@@ -493,7 +497,7 @@ def put(data: bytes) -> None:
 def put_lines(lines: Iterable[bytes]) -> int:
     """Print many lines, 1,000 at a time; returns how many there were.  Raises BrokenPipeError, Problem.
 
-    A program that reads them gets them as they are, a terminal without control characters.
+    A program gets them as they are, a terminal gets them without control characters.
     """
     count = 0
     rest = map(one_line, lines) if os.isatty(1) else iter(lines)
