@@ -509,17 +509,17 @@ def put_lines(lines: Iterable[bytes]) -> int:
 
 # ======== Record locks ======================================================================================
 #
-# All that runners say to each other they say by locks on bytes.  A byte can be locked by one, or shared by
-# many; it need not exist in the file.  Nobody waits for a lock: lock() tells at once whether it could be had,
-# and whoever wants it tries again (keep_trying()).
+# Runners talk to each other by locks on bytes.  A byte can be locked by one, or shared by many; it need not
+# exist in the file.  Nobody waits for a lock: lock() tells at once whether it could be had, and a process
+# that needs it tries again (keep_trying()).
 #
-# The locks are open-file-description locks (fcntl(2)).  What open() made owns them, not the process.  So two
-# opens of one process exclude each other; the close of another descriptor of the file frees nothing; and a
-# child that inherits the descriptor holds the lock, too, until both have closed it or one has unlocked it.
-# The kernel frees the locks of whoever dies, however he dies: that makes them life signs.
+# The locks are open-file-description locks (fcntl(2)): the description that open() made owns them, not the
+# process.  So two opens of one process exclude each other; the close of another descriptor of the file frees
+# nothing; and a child that inherits the descriptor holds the lock, too, until both have closed it or one has
+# unlocked it.  The kernel frees the locks of a process that dies, in whatever way: so they are life signs.
 #
-# Two questions change nothing: taken() finds a lock that others hold, all_taken() finds all of them.  A lock
-# never refuses its own description; so only another description can ask about it.
+# taken() and all_taken() ask and change nothing: the first finds one lock that others hold, the second all of
+# them.  A lock never refuses its own description; so only another description can ask about it.
 #
 # struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has
 # these locks since 3.15.
@@ -536,7 +536,7 @@ def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
     the two to one lock, whose end has 32 bits (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of
     [0, 2^62) all became locked, of [0, 2^32 + 5) the first five bytes remained.
 
-    Raises OSError for whatever else goes wrong.
+    Raises OSError for all that goes wrong otherwise.
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
@@ -554,9 +554,9 @@ def unlock(fd: int, at: int, length: int = 1) -> None:
 
 
 def taken(fd: int, at: int, length: int = 1) -> range | None:
-    """The bytes of these that one lock of others covers, not always the first such lock; None: there is none.
+    """Which of these bytes one lock of others covers; None: there is no such lock.  Raises OSError.
 
-    A descriptor for reading suffices.  Raises OSError.
+    If there are several it is any of them, not always the first.  A descriptor for reading suffices.
     """
     if not length:
         return None                             # to fcntl(2) a length of 0 means all up to the end
@@ -576,9 +576,9 @@ def is_free(fd: int, at: int, length: int = 1) -> bool:
 
 
 def all_taken(fd: int, at: int, length: int) -> Iterator[range]:
-    """The bytes of these that others have locked, in no order.  Raises OSError.
+    """Which of these bytes others have locked, in no order.  Raises OSError.
 
-    The kernel tells one lock at a time.  Left and right of it is asked again.
+    The kernel tells one lock at a time, so it is asked again about the bytes left and right of that.
     """
     todo = [(at, at + length)]
     while todo:
@@ -610,10 +610,10 @@ def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, 
     path, mount: of the file.  An empty file gets `header` first.  A file whose last line has no newline gets
     that newline first.
 
-    Other hosts append, and see_anew() says what this one may have kept.  If it tells an older size, an
-    earlier line ended there, with its newline, so nothing is added.  If the file seems to be empty, or ends
-    before its size for a reader, what was kept is too old to tell, and the file is looked at anew.  Where
-    that is refused, there may be an empty line too many, or a second header.
+    Other hosts append, too, and this one may have cached an older state of the file (see_anew()).  If its
+    size is an older one, an earlier line ended there, with its newline, so nothing is added.  If the file
+    seems to be empty, or ends before its size for a reader, the cache is too old to tell, and the file is
+    looked at anew.  If that is refused, there may be an empty line too many, or a second header.
     """
     size, last = _size_and_last(fd, mount.network)
     if mount.network and not last:
@@ -642,12 +642,11 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
 def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], header: bytes = b"") -> None:
     """Append lines to a file: all of them, or none.  Raises OSError.
 
-    Then they are on disk, because a network file system tells errors only when it writes.
+    When it returns, they are on disk: a network file system tells errors only when it writes there.  After an
+    error it cuts off again what it has written, if that surely is the end of the file still.
 
     fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  path, mount: of the file.
     pieces: the lines; a piece may end in the middle of one.  header: what an empty file begins with.
-
-    After an error what was written is cut off again, if it surely is the end of the file still.
     """
     size, lead = end_of(fd, path, mount, header)
     written = 0
@@ -660,14 +659,14 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
                 written += count
         os.fsync(fd)
     except OSError as error:
-        # If the locks were lost, others may have appended lines by now: then nothing is cut off.
+        # If the locks were lost, others may have appended lines by now, and nothing may be cut off
         if written and error.errno not in LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
 
 
 def take_probe(fd: int) -> int:
-    """Lock one of the PROBE_BYTES, drawn at random, that nobody else has locked; returns its place.
+    """Lock one of the PROBE_BYTES that nobody else has locked, drawn at random; returns its place.
 
     Raises OSError.
     """
@@ -680,7 +679,7 @@ def take_probe(fd: int) -> int:
 #
 # A file that editors replace or rewrite is no place for locks: they would stay with the old file.  So they
 # are taken in its companion, a file `.NAME.lock` beside the real file NAME, which no editor knows.  Nothing
-# is written there.  Its bytes are locked, and its length counts who has claimed lines.
+# is written there.  Its bytes are locked, and its length grows with each runner that claims lines.
 #
 # The companion of a job file has a row of 2^16 bytes for each command, at a place made from the command's
 # text: its seats, and behind them its door.  So a command finds its row again wherever its line stands.
@@ -696,7 +695,7 @@ def row(command: bytes) -> int:
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
 
 
-COMPANION = re.compile(r"\.(.+)\.lock", re.DOTALL)        # the name of one, with that of its file
+COMPANION = re.compile(r"\.(.+)\.lock", re.DOTALL)        # a companion's name; the group is its file's name
 
 
 def companion_of(path: str) -> str:
@@ -705,16 +704,16 @@ def companion_of(path: str) -> str:
     return os.path.join(folder, f".{name}.lock")
 
 
-# A pipe that has its name must not be waited for
+# O_NONBLOCK: to open a pipe of this name must not wait for its other end
 COMPANION_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_companion(path: str, network: bool = False) -> int:
     """Open the companion of the file at this path, and make it if there is none.  Raises OSError.
 
-    All who may write to the file may open its companion, and nobody else: whoever may read it can lock any
-    of its bytes, shared, and so stop all runners.  Its owner could remove it while jobs run.  So one that
-    belongs to anybody but us, root, or the owner of the file is refused.
+    All users who may write to the file may open its companion, and nobody else: a user who may read it can
+    lock any of its bytes, shared, and so stop all runners.  Its owner could remove it while jobs run.  So it
+    is refused unless it belongs to us, to root, or to the owner of the file.
     """
     companion = companion_of(path)
     try:
@@ -741,8 +740,8 @@ def open_companion(path: str, network: bool = False) -> int:
 def stat_companion(fd: int, network: bool) -> os.stat_result:
     """What fstat(2) tells of an open companion.  Raises OSError if it is something else by that name.
 
-    A companion holds NULs only: its length counts.  A file of somebody who has nothing to do with runners may
-    have got that name, and its modes are not to be changed.
+    A companion holds NULs only, because nothing but its length is ever set.  Another program's file may
+    happen to have that name, and its mode must not be changed.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -756,9 +755,10 @@ def stat_companion(fd: int, network: bool) -> os.stat_result:
 
 
 def may_replace(new: os.stat_result, old: os.stat_result) -> bool:
-    """Whether a file may come in the place of another, whose lines are commands that we run.
+    """Whether a file may replace another, whose lines are commands that we run.
 
-    It may if its owner is one of us, or could write to the old one.
+    It may if it belongs to us, to root or to the owner of the old one; or if the old one's mode let all
+    others write, or its group, which is the new one's, too.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
         return True
@@ -774,7 +774,7 @@ def stat_or_none(path: str) -> os.stat_result | None:
 
 
 def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None:
-    """Set the modes of a companion that is ours: all who may write to the file may open it, nobody else."""
+    """Set the mode of a companion that is ours: users who may write to the file may open it, nobody else."""
     wanted = 0o600
     if file.st_mode & stat.S_IWGRP:
         wanted |= 0o060
@@ -783,16 +783,16 @@ def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None
     if info.st_gid != file.st_gid:
         try:
             os.fchown(fd, -1, file.st_gid)
-        except OSError:                         # we are not in that group, and our own group gets nothing
+        except OSError:                         # we are not in that group; our own group gets no rights
             wanted &= ~0o060
     if info.st_mode & 0o777 != wanted:
-        with contextlib.suppress(OSError):      # it was removed, or is on a file system without modes
+        with contextlib.suppress(OSError):      # it was removed, or its file system has no modes
             os.fchmod(fd, wanted)
 
 
 def user_name(uid: int) -> str:
-    """A user's name; 'user 1000' where the number has none."""
-    import pwd  # few need it
+    """A user's name; 'user 1000' if the number has none."""
+    import pwd  # only a refusal needs it
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
