@@ -801,16 +801,15 @@ def user_name(uid: int) -> str:
 
 # ======== File systems ======================================================================================
 #
-# What a lock and a read mean depends on where a file is.  /proc/self/mountinfo says which kind of file system
-# that is.  On a local one both mean what fcntl(2) and read(2) say.  On all others a lock excludes other
-# hosts, but this host may answer reads, names and sizes from what it remembers.  So there see_anew() makes
-# names and sizes true, a Reader reads past this host's pages, and lost_locks() tells whether the locks are
-# still there.
+# What a lock and a read mean depends on the file system.  /proc/self/mountinfo says which kind it is.  On a
+# local one both mean what fcntl(2) and read(2) say.  On all others a lock excludes other hosts, but this host
+# may answer reads, names and sizes from its cache.  So see_anew() makes names and sizes true there, a Reader
+# reads past this host's pages, and lost_locks() tells whether the locks are still there.
 
 MOUNTINFO = "/proc/self/mountinfo"
-# Kinds whose files one host alone can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others
-# count as network file systems, also those that nobody has heard of: a new kind shall be slow and right, not
-# fast and wrong.
+# Kinds whose files only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others count
+# as network file systems, also those that nobody has heard of: a new kind shall be slow and right, not fast
+# and wrong.
 LOCAL_KINDS = {
     "", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
     "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
@@ -838,7 +837,7 @@ class Mount(NamedTuple):
 
     @property
     def forgets_locks(self) -> bool:
-        """Whether locks there may be lost without an error: all network file systems but NFS.
+        """Whether locks there may be lost without an error, as on all network file systems but NFS.
 
         On GlusterFS the death of a brick takes the locks of all hosts.
         """
@@ -846,7 +845,7 @@ class Mount(NamedTuple):
 
     @property
     def is_fuse(self) -> bool:
-        """Whether a daemon of this host answers, which has a cache of its own (see_anew(), read_anew())."""
+        """Whether a daemon of this host, which has a cache of its own, answers (see_anew(), read_anew())."""
         return self.kind.partition(".")[0] == "fuse"
 
 
@@ -854,16 +853,16 @@ LOCAL = Mount("", frozenset())
 
 
 def find_mount(path: str) -> Mount:
-    """The mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL where that does not exist.
+    """The mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL if that cannot be read.
 
     The files of an overlay are on the mount of its upper directory (kernel:
-    Documentation/filesystems/overlayfs.rst).  Where that directory cannot be seen, as in a container, the
+    Documentation/filesystems/overlayfs.rst).  If that directory cannot be seen, as in a container, the
     overlay counts as local, because only one host can have it.
     """
     found = LOCAL
     try:
         path = os.path.realpath(path) + "/"
-        # names may have any character but those that are escaped: blank, tab, newline, backslash
+        # In names only blank, tab, newline and backslash are escaped; no other character may end a line here
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             for line in lines:
                 point = unescaped(line.split(" ")[4])
@@ -871,7 +870,7 @@ def find_mount(path: str) -> Mount:
                 if len(point) >= len(found.point) and path.startswith(point.rstrip("/") + "/"):
                     found = described_mount(line)
     except OSError:
-        pass                            # not Linux, or no current directory: then nothing is refused
+        pass                            # not Linux, or no current directory: nothing will be refused
     return below_overlay(found) if found.kind == "overlay" else found
 
 
@@ -893,7 +892,8 @@ def unescaped(field: str) -> str:
 
 
 def below_overlay(overlay: Mount) -> Mount:
-    """The mount of an overlay's upper directory; LOCAL where that cannot be seen."""
+    """The mount of an overlay's upper directory, with the overlay's mount point; LOCAL if it cannot be seen.
+    """
     upper = ""
     for option in overlay.options:
         name, _, value = option.partition("=")
@@ -908,10 +908,11 @@ def below_overlay(overlay: Mount) -> Mount:
 
 
 def see_names(path: str) -> None:
-    """Make NFS ask the server for the names in this folder.  Otherwise it answers from its cache, right or
-    wrong.  Raises OSError.
+    """Make NFS ask the server for the names in this file's folder.  Raises OSError.
+
+    Otherwise it answers from its cache, right or wrong.
     """
-    with contextlib.suppress(PermissionError):      # a folder whose names we may use, and not list
+    with contextlib.suppress(PermissionError):      # we may use the names in the folder, but not list them
         os.close(open_folder_of(path))
 
 
@@ -923,15 +924,15 @@ def open_folder_of(path: str) -> int:
 def see_anew(path: str, mount: Mount) -> None:
     """Drop what this host has cached of this file and those beside it.  Raises OSError.
 
-    Afterwards these are as of now or later: what a name leads to, how long a file is, what small files hold.
+    Afterwards names, sizes and the contents of small files are as of now or later.
 
     - NFS asks the server for names when their directory is opened, and for a size at each lock.
     - FUSE keeps names and sizes for as long as its daemon allows (GlusterFS: 1 s).  A listing brings them
       anew for the whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
-    - GlusterFS answers reads of files up to 64 KiB, also those with O_DIRECT, from what a look-up by anybody
-      on this host has brought within the last second (xlators/performance/quick-read).  A listing tells it
-      which of that is old (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: of 40 such reads 20 were old; after a
-      listing, of 200 none.
+    - GlusterFS answers reads of files up to 64 KiB, also those with O_DIRECT, from a cache that any look-up
+      on this host has filled within the last second (xlators/performance/quick-read).  A listing tells it
+      which entries are old (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: 20 of 40 such reads were old; after
+      a listing, none of 200.
     """
     if not mount.is_fuse:
         return see_names(path)
@@ -951,20 +952,20 @@ def see_anew(path: str, mount: Mount) -> None:
 # ---- reading what other hosts write ------------------------------------------------------------------------
 #
 # A host keeps the pages of files that it has read.  On network file systems they may be old: on NFS for ever,
-# on CephFS and GlusterFS for many seconds.  A lock alone makes them true on NFS only.  So what the protocol
-# reads there is read with O_DIRECT, past these pages, in whole aligned blocks, which is what all file systems
-# with O_DIRECT take (open(2), NOTES).  What it writes goes through another descriptor, without O_DIRECT
-# (GlusterFS refuses to write single bytes with it), and is synced.
+# on CephFS and GlusterFS for many seconds.  A lock alone makes them true on NFS only.  So the protocol reads
+# there with O_DIRECT, past these pages, in whole aligned blocks, which all file systems with O_DIRECT take
+# (open(2), NOTES).  It writes through another descriptor, without O_DIRECT (GlusterFS refuses to write single
+# bytes with it), and syncs.
 
 BLOCK = 4096                    # bytes
 MAKING = 20                     # attempts to open a file that another host is making
 
-# errors of descriptors whose locks may be lost
+# Errors that mean that the locks of a descriptor may be lost
 LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.EBADFD, errno.ENOTCONN)
 
 
 class Opened:
-    """What has a file open, or has not."""
+    """An object that has a file open, or has it closed for now."""
     _fd: int | None                     # None: it is not open
 
     @property
@@ -990,7 +991,7 @@ class Reader(Opened):
     """An open file, to be read as it is now."""
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
-        """fd: for which open_fresh() was told the same of the network; None: the reader is closed."""
+        """fd: on a network file system from open_fresh(); None: the reader is closed."""
         self._fd = fd
         self.how = Reading.CACHED
         if network:
@@ -1011,7 +1012,8 @@ class Reader(Opened):
         self.close()
 
     def detach(self) -> int | None:
-        """Leave the descriptor, which the caller closes, and be closed.  None: it was closed."""
+        """Give the descriptor to the caller, who closes it; the reader is closed then.  None: it was already.
+        """
         fd = self._fd
         self._fd = None
         return fd
@@ -1032,7 +1034,7 @@ class Reader(Opened):
         os.close(old)
 
     def pread(self, size: int, at: int) -> bytes:
-        """Up to so many bytes from an offset on; fewer only at the end of the file.  Raises OSError."""
+        """Up to `size` bytes from an offset on; fewer only at the end of the file.  Raises OSError."""
         if self.how is Reading.DIRECT:
             try:
                 return self._read_blocks(size, at)
@@ -1047,7 +1049,7 @@ class Reader(Opened):
         return os.pread(self.fd, size, at)
 
     def _read_blocks(self, size: int, at: int) -> bytes:
-        """Read the whole blocks that these bytes are in, into memory that begins with a page.
+        """As pread(), by reading the whole blocks that these bytes are in, into page-aligned memory.
 
         Raises OSError.
         """
@@ -1068,12 +1070,12 @@ class Reader(Opened):
 
 
 def read_anew(file: Reader, mount: Mount) -> None:
-    """Make what is read of a file from now on be as of now or later; see_anew() comes first.  Raises OSError.
+    """Make all reads of a file from now on be as of now or later.  Raises OSError.
 
-    A FUSE daemon may cache what was read through an open file description, also with O_DIRECT, and drop it
-    too late.  MooseFS does, for up to 60 s.  One thread of its daemon hears that a file has changed, another
-    that a lock is granted, and the second may be first (mfsclient/extrapackets.c, readdata.c; seen on 3.0.117
-    with the first one stopped).  For a description that was opened just now it has nothing cached.
+    Call see_anew() first.  A FUSE daemon may cache what was read through an open file description, also with
+    O_DIRECT, and drop it too late.  MooseFS does, for up to 60 s.  One thread of its daemon hears that a file
+    has changed, another that a lock is granted, and the second may be first (mfsclient/extrapackets.c,
+    readdata.c; seen on 3.0.117 with the first one stopped).  For a new description it has nothing cached.
     """
     if mount.is_fuse:
         file.renew()
@@ -1093,8 +1095,8 @@ def open_fresh(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
     """Open a file that other hosts may be making at this moment, or make it.  Raises OSError.
 
-    If two hosts make it at once, MooseFS tells one of them that it exists, although neither has said O_EXCL.
-    So the file is there now, or will be in a moment, and is opened.
+    If two hosts make it at once, MooseFS tells one of them that it exists, although neither has asked for
+    O_EXCL.  The file is there then, or will be in a moment, and another attempt opens it.
     """
     for _ in range(MAKING):
         with contextlib.suppress(FileExistsError):
@@ -1106,7 +1108,7 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
 def give_rights(new: int, old: os.stat_result) -> None:
     """Give a new file the owner, group and mode of an old one, as far as that is allowed.  Raises OSError."""
     for owner in old.st_uid, -1:
-        # only root may give files away, and nobody else's group
+        # Only root may change the owner; others may only set a group that they are in
         with contextlib.suppress(PermissionError):
             os.fchown(new, owner, old.st_gid)
             break
@@ -1116,8 +1118,8 @@ def give_rights(new: int, old: os.stat_result) -> None:
 # ---- which file is it --------------------------------------------------------------------------------------
 #
 # A path may lead to another file at any time, and a host that was cut off loses its locks without being told.
-# So both are asked again and again: is_at() compares what the path leads to with an open file, and
-# lost_locks() tells whether locks are still there.  On NFS neither may cost a round trip more than it must.
+# So two questions are asked again and again: is_at() tells whether the path leads to an open file still, and
+# lost_locks() which locks are gone.  On NFS neither may cost a round trip more than it must.
 
 
 def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
@@ -1146,7 +1148,7 @@ def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
 def inode_of(fd: int) -> list[bytes]:
     """What tells an open file from others: its mount and its inode; [] before Linux 5.14.
 
-    They stand in proc_pid_fdinfo(5).  fstat(2) would ask an NFS server, after each lock.
+    They are read from proc_pid_fdinfo(5), because fstat(2) would ask an NFS server after each lock.
     """
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         found = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
@@ -1154,7 +1156,10 @@ def inode_of(fd: int) -> list[bytes]:
 
 
 def is_at(path: str, fd: int) -> bool:
-    """Whether a path leads to this open file, as far as this host knows without asking.  Raises OSError."""
+    """Whether a path leads to this open file, as far as this host knows without asking a server.
+
+    Raises OSError.
+    """
     named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return are_same(named, fd)
@@ -1163,7 +1168,7 @@ def is_at(path: str, fd: int) -> bool:
 
 
 def are_same(one: int, other: int) -> bool:
-    """Whether two descriptors are of one file.  No NFS server is asked, unless Linux is older than 5.14."""
+    """Whether two descriptors are of one file.  Before Linux 5.14 it asks an NFS server.  Raises OSError."""
     known = inode_of(one)
     if not known:
         return os.path.sameopenfile(one, other)
@@ -1174,7 +1179,7 @@ def mount_fault(mount: Mount) -> str:
     """Why locks on this mount do not exclude other hosts; '' if nothing is known against them."""
     kind = mount.kind
     options = mount.options
-    if kind == "nfs":                       # version 3 and before: 4 is nfs4, and ignores these options
+    if kind == "nfs":                       # version 3 or older; version 4 is nfs4, and ignores these options
         for option in ("nolock", "local_lock=posix", "local_lock=all"):
             if option in options:
                 return f"is on NFS mounted with {option}: its locks do not reach other hosts"
@@ -1192,7 +1197,10 @@ def mount_fault(mount: Mount) -> str:
 
 
 def check_mount(path: str, single_host: bool, say: Say) -> Mount:
-    """Refuse a file system that does not share locks between hosts.  Raises Problem."""
+    """Refuse a file system that does not share locks between hosts; returns the mount.  Raises Problem.
+
+    single_host: no other host uses the file, so all may pass.
+    """
     mount = find_mount(path)
     fault = "" if single_host else mount_fault(mount)
     if fault:
