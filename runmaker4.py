@@ -1216,24 +1216,24 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
 
 # ======== Job lines and directives ==========================================================================
 #
-# A job file is read by a Scan, in chunks.  One regular expression finds the next line in a wanted state, and
-# nothing else is parsed; so a million lines that are done cost a search.  Line numbers are counted on the
-# way.  A directive is found in that way, too, as a line in the state DIRECTIVE.  parse_settings() says what
-# it means.
+# A Scan reads a job file in chunks.  One regular expression finds the next line in a wanted state, and
+# nothing else is parsed; so a million lines that are done cost no more than a search.  Line numbers are
+# counted on the way.  The expression finds directives, too, as lines in the state DIRECTIVE.
+# parse_settings() tells what a directive means.
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
 DIRECTIVE = b"#"                # the "state" of a Line that is a directive
-# How a directive begins; or a comment that is no prose but looks like one: it is malformed, for who wrote it
-# would lose a barrier
+# How a directive begins, or a comment that looks like one and is no prose.  Such a comment is a malformed
+# directive: if it were ignored, its author would lose a barrier.
 DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[-\w]+=))"
 
 
 @dataclass(eq=False, repr=False)
 class Line:
     """A job line as it was read."""
-    number: int             # what an editor shows, from 1; of a held line it is kept up to date
-    ordinal: int            # counts job lines only, from 1; 0 where nobody asked for it
+    number: int             # what an editor shows, from 1; kept up to date while the line is held
+    ordinal: int            # counts job lines only, from 1; 0 if the scan counts none
     offset: int             # of the state byte
     state: bytes
     text: bytes             # all between the state and the newline: separator, command, perhaps \r
@@ -1267,26 +1267,25 @@ class Shifted(OSError):
 
 
 class Paused(Exception):
-    """A scan has taken the time that it was given, and may go on from where it stands."""
+    """A scan has taken the time that it was given; it can go on from where it stands."""
 
 
 class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
     It sees the file as if a newline stood before it, so that every line begins with one.  What lies between
-    wanted lines is searched and counted, never parsed.  Of the file it holds one chunk.  Chunks are small
-    where it has just found something, so that the next line is judged by a fresh read.  Where it finds
-    nothing they grow to 1 MiB.
+    wanted lines is searched and counted, never parsed.  It holds one chunk of the file.  Chunks are small at
+    first and after each reread(), so that the next line is judged by a fresh read; then they grow to 1 MiB.
     """
-    SMALL = 4096                # bytes of a chunk
-    LARGE = 1 << 20             # as SMALL, where nothing is found
+    SMALL = 4096                # bytes of the first chunk
+    LARGE = 1 << 20             # bytes up to which chunks grow
 
     def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
                  seen: Counter[bytes] | None = None, careful: bool = False, directives: bool = False,
                  until: float = math.inf) -> None:
         """start: the offset at which the first line begins.  states: the wanted ones; None: all of them.
 
-        seen: gets the number of job lines in each state; from it lines get their ordinals.
+        seen: gets the number of job lines in each state; lines get their ordinals from it.
         careful: raise Shifted if line numbers are found to be wrong.
         directives: whether these are wanted, too.
         until: an offset; lines behind it are not wanted, but may be found all the same.
@@ -1310,9 +1309,9 @@ class Scan:
         self.pause_at = math.inf
 
     def next(self, few: bool = False) -> Line | None:
-        """The next wanted line; None at the end of the file (ask again when it has grown).  Raises Shifted.
+        """The next wanted line; None at the end of the file (ask again when it has grown).
 
-        few: find no jobs but running ones.
+        few: find no jobs but running ones.  Raises Shifted, Paused, OSError.
         """
         pattern = self._few if few else self.pattern
         while True:
@@ -1331,13 +1330,13 @@ class Scan:
         return self._base + len(self._buffer)
 
     def unread(self, line: Line) -> None:
-        """Find the last line once more; it is a directive."""
+        """Have the last line, a directive, found once more."""
         self.lines -= 1
         self._once_more = True
         self.reread(line)
 
     def back_to(self, line: Line) -> bool:
-        """Find a job line once more, and go on from there; False: it does not stand there any more."""
+        """Have a job line found once more, and go on from there; False: it does not stand there any more."""
         self.last = line
         self.lines = line.number - 1
         self._once_more = True
@@ -1379,7 +1378,7 @@ class Scan:
         self._once_more = False
         stop = end if end >= 0 else len(self._buffer)
         ordinal = sum(self.seen.values()) if self.seen else 0
-        # what only looks like a directive may begin with blanks
+        # A line that only looks like a directive may begin with a blank
         state = self._buffer[begin:begin + 1].strip(b" \t") or DIRECTIVE
         text = self._buffer[begin + 1:stop]
         self.last = Line(self.lines, ordinal, self._base + begin, state, text, end >= 0)
@@ -1393,7 +1392,7 @@ class Scan:
         self._pos = upto
 
     def _more(self) -> bool:
-        """Move on to the next chunk; False if there is none yet."""
+        """Move on to the next chunk; False if there is none yet.  Raises Shifted, Paused, OSError."""
         self._drop(max(self._pos, len(self._buffer) - self.rest))
         at = self._base + len(self._buffer)
         data = self.file.pread(self.size, at) if at < self._until else b""
@@ -1404,9 +1403,10 @@ class Scan:
         return bool(data)
 
     def _drop(self, upto: int) -> None:
-        """Count and forget the buffer up to there.  Raises Shifted.
+        """Count the lines of the buffer up to there, and forget them.  Raises Shifted, OSError.
 
-        After an insertion above, the last line does not stand where it stood, and all line numbers are off.
+        If the last line does not stand where it stood, something was inserted above, and all line numbers are
+        off.
         """
         if self._careful and self.last:
             text = self.last.text[:64]
@@ -1449,7 +1449,7 @@ def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[
 def count_lines(file: Reader, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
     """How many lines of a command in a state begin between two offsets, at both of which lines begin.
 
-    It stops when it has found enough.  Lines are searched, not parsed, for hundreds may be `r`.
+    It stops when it has found enough.  Lines are searched, not parsed, because hundreds may be `r`.
     Raises OSError.
     """
     wanted = []
@@ -1466,7 +1466,7 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
             lines, _, rest = (rest + data).rpartition(b"\n")
         else:
             lines = rest                        # the last line, which has no newline
-        # So that each line has two newlines of its own: count() finds nothing that overlaps
+        # Each line gets two newlines of its own, because count() finds no matches that overlap
         text = b"\n" + lines.replace(b"\n", b"\n\n") + b"\n"
         found += sum(map(text.count, wanted))
         if not data:
@@ -1488,7 +1488,7 @@ def is_utf16(head: bytes) -> bool:
 
 
 def first_line(file: Reader) -> int:
-    """The offset of a job file's first line: 3 after a UTF-8 byte-order mark, else 0.
+    """The offset of a job file's first line: 3 after a UTF-8 byte-order mark, otherwise 0.
 
     Raises OSError for UTF-16.
     """
@@ -1499,9 +1499,9 @@ def first_line(file: Reader) -> int:
 
 
 def without_links(path: str) -> str:
-    """The path to the same name by which no directory is a symbolic link.
+    """The path with no symbolic link among its directories.
 
-    Links may be led elsewhere at any time.  The file and its companion are to stay together.
+    A link may be changed at any time, and the file and its companion have to stay together.
     """
     folder, name = os.path.split(path)
     real = os.path.realpath(folder or ".")
@@ -1511,7 +1511,7 @@ def without_links(path: str) -> str:
 def lstat_no_link(path: str) -> os.stat_result:
     """What lstat(2) tells of a job file.  Raises OSError; ELOOP: it is a symbolic link.
 
-    Users of the link and users of the file would look for the companion at different places.
+    Users of the link and users of the file would look for the companion in different places.
     """
     info = os.lstat(path)
     if stat.S_ISLNK(info.st_mode):
@@ -1560,8 +1560,8 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 # ---- directives --------------------------------------------------------------------------------------------
 #
 # A line `#RUN ...` holds for all jobs below it, up to the next one of its kind.  parse_settings() reads one
-# line.  What all lines above a place say together is the Scope there: who reads a file begins with TOP, and
-# asks Scope.below() at each directive.  Nothing else interprets directives.
+# such line.  What all of them above a place say together is the Scope there: a reader of the file begins with
+# TOP, and asks Scope.below() at each directive.  Nothing else interprets directives.
 
 
 class Unsaid(enum.Enum):
@@ -1570,8 +1570,8 @@ class Unsaid(enum.Enum):
 
 
 SHELL = "/bin/sh"
-# The names of shells that jobs can have: these understand what a job is wrapped in (Processes.start).  Other
-# programs must not get `-c JOB`: `true -c JOB` does nothing, and the job would be done.
+# The names of shells that jobs can have: they understand what a job is wrapped in (Processes.start).  Other
+# programs must not get `-c JOB`: `true -c JOB` does nothing, and the job would count as done.
 POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
 ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
@@ -1593,11 +1593,11 @@ class Resources(NamedTuple):
         return Resources(self.slots - taken.slots, self.memory - taken.memory)
 
     def holds(self, needs: Resources) -> bool:
-        """Whether there is enough of everything.  Memory may be less than nothing, for who needs none."""
+        """Whether there is enough of everything.  For a job that needs no memory, that may be negative."""
         return needs.slots <= self.slots and (not needs.memory or needs.memory <= self.memory)
 
 
-ONE_SLOT = Resources(1)                 # what a job needs of which nothing is said
+ONE_SLOT = Resources(1)                 # what a job needs if no directive says more
 UNBOUNDED = Resources(math.inf, math.inf)
 
 
@@ -1606,11 +1606,11 @@ class JobSettings:
     """What a settings directive says of the jobs below it."""
     line: Line | None = None            # the directive itself; None: there is none
     timeout: float | Unsaid | None = Unsaid.UNSAID      # seconds; None: no limit
-    hosts: tuple[str, ...] = ()         # names and patterns, in small letters; (): any host
-    together: str = ""                  # the name of a group
+    hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
+    together: str = ""                  # the name of a group; "": no group
     min_hosts: int | None = None        # of the group; None: all
-    needs: Resources = ONE_SLOT         # what each job takes of its runner's
-    # what it may take in further runs, one after the other, where the memory was not enough
+    needs: Resources = ONE_SLOT         # what each job takes of its runner's resources
+    # what it takes in the runs after that, one after the other, if the memory was not enough
     more: tuple[Resources, ...] = ()
     shell: str = SHELL                  # a name or path of the shell that runs each job
 
@@ -1628,7 +1628,7 @@ class JobSettings:
 
     @property
     def suits_all(self) -> bool:
-        """Whether any runner may have the jobs: neither hosts nor more than a slot are asked for."""
+        """Whether any runner may have the jobs: they ask neither for hosts nor for more than a slot."""
         return not self.hosts and self.needs == ONE_SLOT
 
     @property
@@ -1664,15 +1664,13 @@ Whom = tuple[tuple[str, ...], Resources, bool]
 class Scope(NamedTuple):
     """What the directives above a line of a job file say of it.
 
-    Whoever reads a file from the top begins with TOP, and goes on with below() at each directive: nobody else
-    interprets them.  What keeps jobs from being started for now depends on the states of lines, too:
-    that is a Block.
+    What keeps jobs from being started for now depends on the states of lines, too: that is a Block.
     """
     settings: JobSettings = NO_SETTINGS     # of the last settings directive
     barrier: Line | None = None             # the last one
     check: bool = False                     # it is a `#RUN barrier check`
     end: Line | None = None                 # the last `#RUN end`
-    fault: str = ""                         # of the first directive that nobody understands: jobs wait
+    fault: str = ""                         # of the first malformed directive: jobs below it wait
 
     @property
     def ended(self) -> bool:
@@ -1681,14 +1679,14 @@ class Scope(NamedTuple):
 
     @property
     def whom(self) -> Whom:
-        """What decides who may take jobs here, except together=.  It is a key of dictionaries."""
+        """What decides which takers may have jobs here, except together=.  It is a key of dictionaries."""
         return self.settings.hosts, self.settings.needs, self.end is not None
 
     def below(self, line: Line) -> Scope:
         """What holds below a line that is a directive.
 
-        Below a directive that nobody understands, nobody knows whom jobs are for.  So they count as jobs for
-        anybody, who has to wait.
+        Below a malformed directive nobody knows whom jobs are for.  So they count as jobs for any taker, and
+        every taker has to wait.
         """
         try:
             directive = parse_settings(line.text)
@@ -1716,7 +1714,10 @@ TOP = Scope()                   # no directive stands above
 
 @functools.lru_cache(maxsize=1000)
 def parse_settings(text: bytes) -> Directive:
-    """What a directive says, wherever it stands; text: from `RUN` on.  Raises ValueError."""
+    """What a directive says, wherever it stands.  Raises ValueError.
+
+    text: of its Line, so from `RUN` on.
+    """
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
         raise ValueError("looks like a directive, and is none (write #RUN, a blank, and what it says)")
@@ -1770,7 +1771,10 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
 
 
 def _needs(found: Mapping[str, str]) -> tuple[Resources, ...]:
-    """What each job of a settings directive takes, and what when that was not enough.  Raises ValueError."""
+    """What each job of a settings directive takes, and then, each time that was not enough, in its next run.
+
+    Raises ValueError.
+    """
     slots = _value(found, "slots", whole_number(1, 100_000), 1)
     no_memory: tuple[int, ...] = (0,)
     sizes = _value(found, "memory", growing_sizes, no_memory)
@@ -1778,7 +1782,7 @@ def _needs(found: Mapping[str, str]) -> tuple[Resources, ...]:
 
 
 def _value(found: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
-    """The value of a setting; the default if it is not there.  Raises ValueError, which names the setting."""
+    """The value of a setting; the default if it is not there.  Raises a ValueError that names the setting."""
     try:
         return parse(found[name]) if name in found else default
     except argparse.ArgumentTypeError as fault:
@@ -1795,12 +1799,12 @@ def stopping(bad: Line, check: Line) -> str:
 
 # ---- lines that are no jobs --------------------------------------------------------------------------------
 #
-# Whoever forgets the blank behind the dot has a stray: a line that is neither a job nor a comment, and that
-# nobody runs.  So a file is searched for strays once, before anything runs.
+# If somebody forgets the blank behind the dot, that line is a stray: neither a job nor a comment.  Nobody
+# runs it.  So a file is searched for strays once, before anything runs.
 
 
-# A newline before a line that is neither a job, nor a comment, nor blank; and not the first byte of a line
-# that is being written
+# A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
+# file is no stray, because the rest of that line may still be being written.
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
@@ -1824,7 +1828,7 @@ def count_strays(file: Reader) -> tuple[int, int]:
     first = 0
     before = 0                                  # lines
     for lines in whole_lines(file, first_line(file)):
-        text = b"\n" + lines                   # so that each line begins with one, as in a Scan
+        text = b"\n" + lines                   # each line begins with a newline, as in a Scan
         found = [match.start() for match in STRAY.finditer(text)]
         if found and not count:
             first = before + text.count(b"\n", 0, found[0] + 1)
@@ -1834,9 +1838,9 @@ def count_strays(file: Reader) -> tuple[int, int]:
 
 
 def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
-    """Refuse a file of plain commands, without a job; count the strays of any other file.
+    """Refuse a file that has strays and no job, such as a list of commands; otherwise name its first stray.
 
-    refuse: or only count them there, too.  Raises Problem.
+    refuse: False: refuse no file for its strays.  Raises Problem.
     """
     with job_file(path, network) as file:
         count, first = count_strays(file)
@@ -1852,7 +1856,7 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Before anything runs: refuse a file that was not understood.  Raises Problem."""
+    """Before anything runs: refuse a file of strays alone, or with a malformed directive.  Raises Problem."""
     check_lines(path, network, say)
     with job_file(path, network) as file:
         for line in Scan(file, first_line(file), b"", directives=True):
