@@ -1869,42 +1869,42 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # The protocol is in the docstring at the top.  What follows from it:
 #
 #     I1  A seat is locked before its `r` is written, and freed after that `r` was overwritten.
-#     I2  Who writes the state of a line is behind the door of its command.  So nothing of ours changes what
-#         was read.
+#     I2  A process that writes the state of a line is behind the door of its command.  So nothing of ours
+#         changes what was read there.
 #     I3  A living copy of a command, or its runner, holds a seat of its row; two copies hold two.
 #     I4  For a command let h be the seats that are held, R its lines `r`.  Nothing of ours raises h - R
 #         above 0: a claim adds one to both, a result takes one from both, a repair adds to R alone, and an
 #         orphan is taken from R while h < R.
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
-# claimed.  For a new line is claimed if h <= R: the line itself is one more than R, so h + 1 copies are at
+# claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
 # most as many as lines.  An orphan is written over only if h < R, so h <= R holds still.  By I3 h counts each
 # living copy.  Lines are counted in the file that the path names, behind the door, so only programs other
 # than ours can change them before the `r` is written.  No step speaks of the place of a line, of files that
 # were replaced, or of who has edited what.
 #
-# That holds on a network file system, too, where this host may remember an old name, size or content: none of
-# that is asked but behind the door, after see_anew().  What is read elsewhere (a scan for the next line, a
+# The theorem holds on a network file system, too, where this host may remember an old name, size or content:
+# all of these are asked behind the door, after see_anew().  A read elsewhere (a scan for the next line, a
 # look) may be old.  It only says which door to go to, or that there is nothing to do yet; and a round that
 # finds nothing is made again.
 #
-# A line's own seat is its number modulo 65,535.  It is taken if it is free, so seats tell equal lines apart
-# until an edit moves them: which one is an orphan, and which one a cancel means.  Safety does not depend on
-# it.
+# A line's own seat is its number modulo 65,535.  It is taken if it is free.  So until an edit moves them,
+# seats tell equal lines apart: which one is an orphan, and which one a cancel means.  Safety does not depend
+# on that.
 #
-# If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner sees
-# to it: its look_after() writes `r` again, or ends a job that was cancelled.  If the runner is dead, the line
-# waits until its job has ended, which the next runner says.  Then it is what it says: new.
+# If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
+# repairs that: its look_after() writes `r` again, or ends a job that was cancelled.  If the runner is dead,
+# the line waits until its job has ended, and the next runner says so.  Then the line is new.
 #
 # Who does what: a Companion has doors and seats; a JobFile has the open file, and the jobs that are held
-# here.  Each change of a state goes one way: open the command's door, which makes this host forget what it
-# has cached; check that the path still names this file (writable()), and that the line stands there
+# here.  A state is always changed in these steps: open the command's door, which makes this host forget what
+# it has cached; check that the path still names this file (writable()), and that the line stands there
 # (read_line()); write; unlock the door.  Nothing is followed behind a door.  If the file or its companion
-# is another one by then, Shifted is raised, the door is left, and follow_path() goes on with what is there
-# now.
+# is another one by then, Shifted is raised, the door is unlocked, and follow_path() goes on with what is
+# there now.
 #
-# A held line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them each
-# second, and says which jobs are to end.
+# A held line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them, twice
+# a second, on a network file system each 2.5 s, and says which jobs are to end.
 
 
 @dataclass(eq=False, repr=False)
@@ -1912,8 +1912,8 @@ class Taker:
     """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
-    # the states from which lines are made new for it (--retry, --resume): `!` and `e` once, before its first
-    # claim; `r`, orphans, whenever one is met
+    # The states from which lines are made new for it (--retry, --resume): `!` and `e` once, before its first
+    # claim; `r`, which means orphans, whenever one is met
     retry: bytes = b""
     has: Resources = UNBOUNDED
     free: Resources = UNBOUNDED         # of what it has
@@ -1933,26 +1933,26 @@ class Taker:
         return state in self.retry
 
     def note_renewed(self) -> None:
-        """What had failed before its first claim is new, as far as it is for it."""
+        """Lines that had failed before its first claim are new now: from here on only orphans are renewed."""
         self.retry = RUNNING
 
 
-NOBODY = Taker("")              # has jobs of groups, and such as are taken back, until their client is known
+NOBODY = Taker("")              # the taker of a job that is taken back, until its client is known
 
 
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
-    seat: Seat | None = None            # which the job inherits; None: it was lost
+    seat: Seat | None = None            # the job inherits it; None: it was lost, or there is none yet
     inode: Identity | None = None       # of the file in which it stood at `offset`
     missed_since: float | None = None   # since when its line is not found (JobFile's clock); None: it is
     gone: bool = False                  # it was said that the line is not in the file any more
     search_at: float = 0.0              # when to look for it again (JobFile's clock)
-    set_once: bool = False              # the last look found that somebody has set another state over its `r`
-    cancelled: bool = False             # two looks in a row have found that
+    set_once: bool = False              # the last look found another state that was set over its `r`
+    cancelled: bool = False             # two looks in a row found another state over its `r`
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
-    gate: Gate | None = None            # what its shell is held by until it may begin
+    gate: Gate | None = None            # what holds its shell until it may begin
     how: str = ""                       # how its last run ended: "exit 0", "signal 9"
     grown: int = 0                      # how often it was promised more memory, as the last was not enough
 
@@ -1967,7 +1967,7 @@ class Job(Line):
         return next(iter(self.settings.more[self.grown:]), None)
 
     def note_found(self) -> None:
-        """Its line is where we know it to be, and `r`."""
+        """Its line was found where we know it to be, and is `r`."""
         self.missed_since = None
         self.gone = False
         self.set_once = False
@@ -1981,13 +1981,16 @@ class Job(Line):
         self.note_found()
 
     def missed_for(self, now: float) -> float:
-        """Its line is not found: for how many seconds it has not been.  now: by JobFile's clock."""
+        """Note that its line is not found; returns for how many seconds it has not been.
+
+        now: by JobFile's clock.
+        """
         if self.missed_since is None:
             self.missed_since = now
         return now - self.missed_since
 
     def note_set(self) -> bool:
-        """A look finds that somebody has set another state over its `r`: whether two in a row have."""
+        """Note that a look finds another state set over its `r`; whether two looks in a row have done so."""
         self.search_at = 0.0
         self.cancelled = self.cancelled or self.set_once
         self.set_once = not self.cancelled
@@ -2002,17 +2005,17 @@ class NotNow(Exception):
 class Attempt:
     """What became of an attempt to claim a line."""
     job: Job | None = None
-    data: bytes = b""           # the file from the state of the line on, some way; b"": it was not read
-    is_open: bool = False       # behind its door it stands as it was found, and nobody is in the way
+    data: bytes = b""           # a piece of the file that begins with the line's state; b"": nothing was read
+    is_open: bool = False       # behind its door the line stands as it was found, and nobody is in the way
     is_closed: bool = False     # no line of its command can be claimed now
-    became: bytes = b""         # the line was not claimed, but has got this state
+    became: bytes = b""         # the line was not claimed, but was given this state
 
 
 @dataclass(eq=False, repr=False)
 class Survey:
     """What a job file holds."""
     states: Counter[bytes]                                      # how many job lines are in which state
-    running: list[Line] = field(default_factory=list)           # lines `r` but for orphans
+    running: list[Line] = field(default_factory=list)           # lines `r` that are no orphans
     orphans: list[Line] = field(default_factory=list)
     half_saved: bool = False    # an editor may be about to write more
 
@@ -2028,7 +2031,7 @@ class Counts(NamedTuple):
 
     @property
     def all(self) -> int:
-        """Jobs that are waited for."""
+        """All jobs but those that are held."""
         return self.new + self.running + self.processed
 
     @property
@@ -2047,12 +2050,12 @@ def held_in(states: Counter[bytes]) -> int:
 
 
 def name_counts(**numbers: int) -> list[str]:
-    """'31 done', '2 failed': what there is some of."""
+    """'31 done', '2 failed': the numbers that are not 0."""
     return [f"{number} {word}" for word, number in numbers.items() if number]
 
 
 def counts(found: Survey) -> Counts:
-    """How many jobs a survey has found in which state; orphans count as error."""
+    """How many jobs a survey has found in which state."""
     states = found.states
     return Counts(
         states[NEW],
@@ -2066,12 +2069,12 @@ def counts(found: Survey) -> Counts:
 
 @dataclass(frozen=True)
 class Account:
-    """What a job file holds when somebody leaves it."""
+    """What a job file holds when some takers leave it."""
     now: Counts
     half_saved: bool = False    # an editor may be about to write more
     bad: tuple[int, ...] = ()   # the first lines that are `!`, `e` or orphans
-    again: bool = False         # some of these are run again by -r, as those of groups are not
-    left: bool = False          # a job is left that the one who leaves could have seen to
+    again: bool = False         # -r would run some of these again: not all of them are of groups
+    left: bool = False          # a new job is left that one of these takers could have taken
     orphans: int = 0            # of the jobs in error
 
     def describe(self, with_lines: bool) -> str:
@@ -2091,7 +2094,7 @@ def close_all(*fds: int | None) -> None:
     """Close those of these descriptors that are open (not None)."""
     different = set(fds)                        # some may be the same
     for fd in {fd for fd in different if fd is not None}:
-        # EIO: the lease was lost, and with it what had not reached the server yet
+        # EIO: the lease was lost, and so were writes that had not reached the server yet
         with contextlib.suppress(OSError):
             os.close(fd)
 
@@ -2109,26 +2112,26 @@ def own_seat(line: Line) -> int:
 
 class Seat(NamedTuple):
     """A byte in a command's row that is locked for a held line, and for its job."""
-    fd: int                     # the description of the companion that has it locked, for the job to inherit
+    fd: int                     # of the description of the companion that has it locked; the job inherits it
     at: int
 
 
 class Badge:
-    """What tells others that a runner or a server is there: a byte of the companion that it has locked.
+    """A byte of the companion that a runner or a server has locked, to tell others that it is there.
 
-    It is on the description of the doors, which no job inherits, and so free once the program is dead; jobs
-    that outlive it hold seats only.  It is taken with each companion that is opened, and again after a lease
-    was lost; it costs jobs nothing.  Which byte it is, is drawn by lot.  By its number the journal tells who
-    has started a run.
+    The badge is on the description of the doors, which no job inherits.  So it is free once the program is
+    dead; jobs that outlive it hold seats only.  It is taken with each companion that is opened, also after a
+    lease was lost, and costs jobs nothing.  The byte is drawn by lot.  By its number the journal tells which
+    program started a run.
     """
-    COUNT = 1 << 32             # badges that can be told apart
-    SERVERS = 1 << 31           # from here on they are servers'
-    TRIES = 9                   # at a time: somebody may have them all locked
+    COUNT = 1 << 32             # how many badges there are
+    SERVERS = 1 << 31           # badges from here on are for servers
+    TRIES = 9                   # in one take(), which must end although somebody may have all of them locked
 
     def __init__(self, of_server: bool) -> None:
         self._of_server = of_server
         self.at = self._draw()              # the byte, counted from BADGE_BYTES
-        self.is_held = False                # on the description that it was wanted on last
+        self.is_held = False                # it is locked on the description that take() was last called for
 
     def _draw(self) -> int:
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
@@ -2144,31 +2147,31 @@ class Badge:
 
 
 class Company(enum.Enum):
-    """Whether others use a companion, where its length does not tell."""
+    """What is known of other users of a companion if its length does not tell."""
     NOT_ASKED = "we have claimed no line yet"
     OTHERS = "they do, or we had to open it anew, and they may"
 
 
 class Companion(Opened):
-    """The companion of a job file, open: doors, seats, and who else claims lines.
+    """The companion of a job file, open: doors, seats, and whether others claim lines.
 
-    `fd` is this process's own description of it, for doors alone: a lock does not exclude its own
-    description.  So each seat is on another one, which its job inherits (open_seat()), and `seats` has those
-    that are held here.
+    `fd` is this process's own description of it, for all locks but seats.  Questions go through it, too, and
+    would not find the locks that are on it.  So each seat is on another description, which its job inherits
+    (open_seat()); `seats` has the seats that are held here.
 
     A door is opened in three steps: its byte is locked; see_anew() makes names and sizes true as of now; and
-    this must still be the companion.  If it is not, Shifted is raised: nothing is followed behind a
-    door.  renew() does that, before the next door.
+    this must still be the companion.  If it is not, Shifted is raised, because nothing is followed behind a
+    door.  renew() goes on with the new one before the next door.
 
-    Locks on a network file system can be lost while this host is cut off (lost_locks()).  So `fd` has one
-    byte more locked for as long as it is open, its pulse: once that is lost, so is all that this host has
-    locked.
+    Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
+    not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
+    that is lost, so is all that this host has locked.
     """
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float],
                  interval: float, read_only: bool) -> None:
-        """file: the path of the job file, without links.  interval: seconds for which it is believed that no
-        lock was lost.
+        """file: the path of the job file, without links.  interval: seconds for which locks that were there
+        count as there.
         """
         self._file = file
         self._mount = mount
@@ -2179,14 +2182,14 @@ class Companion(Opened):
         self.interval = interval
         self.path = companion_of(file)
         self._fd = None                         # this process's own; None also: nobody has made the file
-        self.inode: Identity | None = None      # also once it was left; None: there was none
-        self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
-        self.hidden = False                     # we may not read it: nobody knows what is locked
-        self.badge: Badge | None = None         # who is at work has it locked on `fd`
-        self.pulse = 0                          # the byte that `fd` has locked for as long as it has locks
-        self._alive_at = 0.0                    # when `fd` was known to have its locks last (clock)
-        self._counted = False                   # its length counts us, since it was opened last
-        # its length when we were counted first, if nobody else used it then
+        self.inode: Identity | None = None      # stays when it is left; None: there was none yet
+        self.seats: dict[int, Seat] = {}        # the seats that are held here, by their bytes
+        self.hidden = False                     # we may not read it, and cannot know what is locked
+        self.badge: Badge | None = None         # of a runner or server, which has it locked on `fd`
+        self.pulse = 0                          # see above; 0: there is none
+        self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
+        self._counted = False                   # we have made it longer since it was opened last
+        # Its length after we had first made it longer, if nobody else used it then
         self._alone_at: int | Company = Company.NOT_ASKED
 
     # -- which file it is ------------------------------------------------------------------------------------
@@ -2194,14 +2197,15 @@ class Companion(Opened):
     def see(self) -> None:
         """Drop what this host has cached of the job file, the companion and their names.  Raises OSError.
 
-        NFS answers from the directory's cached attributes for up to a minute.  Without this it would see that
-        late that another host has renamed a new file to this place (seen on v4.2: 23 s, then 0).
+        An NFS client answers from the directory's cached attributes for up to a minute.  Without this it
+        would notice so late that another host has renamed a new file to this place (seen on v4.2: 23 s
+        without, 0 s with it).
         """
         if self.network:
             see_anew(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Whether this is what stands there now.  Raises OSError."""
+        """Whether this is the companion that stands there now.  Raises OSError."""
         try:
             if self.network:
                 return is_at(self.path, self.fd)
@@ -2213,8 +2217,8 @@ class Companion(Opened):
     def renew(self) -> bool:
         """Go on with the companion that stands there now.
 
-        False if that is another one than before, because somebody has removed the one that was there: then no
-        seat is held any more.  Raises OSError.
+        False if that is another one, because somebody has removed the one before: then no seat is held any
+        more.  Raises OSError.
         """
         if self.is_open and self.is_current():
             if self.badge and not self.badge.is_held:
@@ -2240,7 +2244,7 @@ class Companion(Opened):
     def _open(self) -> tuple[int | None, Identity | None]:
         """The companion, and its identity.  Raises OSError.
 
-        None for who only looks if there is none: nobody has anything locked then.
+        None if there is none and we only look: nobody has anything locked then.
         """
         if self._read_only:
             return self._open_to_look()
@@ -2291,7 +2295,7 @@ class Companion(Opened):
     def is_alive(self) -> bool:
         """Whether this host has its locks still: it was not cut off for too long.  Raises OSError.
 
-        Asked again once an interval has passed since it was known last.
+        The answer holds for an interval; then the file system is asked again.
         """
         now = self.clock()
         if not self.network or not self.is_open or now - self._alive_at <= self.interval:
@@ -2306,7 +2310,10 @@ class Companion(Opened):
         return bool(lost_locks(self.fd, [self.pulse], self._mount))
 
     def must_have_pulse(self) -> None:
-        """Raise OSError(EIO) if our locks are lost, for then those of others may be lost, too."""
+        """Raise OSError(EIO) if our locks are lost, because those of others may be lost then, too.
+
+        Unlike must_be_alive() it always asks the file system.
+        """
         if self._has_lost_pulse():
             raise OSError(errno.EIO, "its locks were lost")
 
@@ -2314,7 +2321,7 @@ class Companion(Opened):
 
     @contextlib.contextmanager
     def locking(self, at: int, patience: float) -> Iterator[bool]:
-        """Lock a byte for a moment; whether it could be locked within so many seconds.
+        """Lock a byte for a moment; whether that was possible within `patience` seconds.
 
         Raises Shifted if this is not the companion any more; OSError.
         """
@@ -2327,7 +2334,7 @@ class Companion(Opened):
                     raise Shifted("its companion was removed meanwhile")
             yield opened
         finally:
-            if opened and self.is_open:                 # else the companion was closed, which unlocks all
+            if opened and self.is_open:                 # if it was closed meanwhile, that has unlocked all
                 with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
                     unlock(self.fd, at)
 
@@ -2345,22 +2352,22 @@ class Companion(Opened):
     # -- seats -----------------------------------------------------------------------------------------------
 
     def count(self, command: bytes) -> int:
-        """How many seats of a command are held, by whomever."""
+        """How many seats of a command are held, by us or others.  Raises OSError."""
         if not self.is_open:
             return 0
         held = all_taken(self.fd, row(command), SEATS)
         return sum(map(len, held))
 
     def is_held(self, at: int) -> bool:
-        """Whether somebody holds a seat, as this process's doors see it."""
+        """Whether somebody, perhaps we, holds a seat.  Raises OSError."""
         return not is_free(self.fd, at)
 
     def is_ours(self, at: int) -> bool:
-        """Whether a seat is held here: locks on one description do not refuse themselves."""
+        """Whether a seat is held here.  A lock on the same description would not tell: it succeeds again."""
         return at in self.seats
 
     def open_seat(self) -> int:
-        """The companion once more: a description for a seat.  Raises OSError."""
+        """Open the companion once more, for a seat.  Raises OSError."""
         return open_fresh(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
 
     def close_seat(self, fd: int) -> None:
@@ -2368,7 +2375,7 @@ class Companion(Opened):
         close_all(fd)
 
     def sit(self, line: Line) -> Seat:
-        """Take a seat for a line: the line's own if that is free.  To be called behind its door.
+        """Take a seat for a line: its own one if that is free.  Call it behind the line's door.
 
         Raises OSError.
         """
@@ -2396,9 +2403,10 @@ class Companion(Opened):
     def drop_lost(self) -> bool:
         """Give up the seats whose locks a network file system has dropped; whether there were any.
 
-        A description whose locks were lost stays useless, even where a lock on it seems to succeed.  To close
-        it here is not enough: its job has a copy, and this host remembers the locks of that, which would
-        refuse our own new ones.  So they are all unlocked first (seen on NFS v4.2).  Raises OSError.
+        A description whose locks were lost stays useless, even if a lock on it seems to succeed.  It is not
+        enough to close it here: its job has a copy, and this host remembers the locks of that description,
+        which would refuse our own new ones.  So they are all unlocked first (seen on NFS v4.2).  Raises
+        OSError.
         """
         if not self.network:
             return False
@@ -2421,13 +2429,13 @@ class Companion(Opened):
     # -- who else claims lines -------------------------------------------------------------------------------
 
     def count_in(self) -> None:
-        """Before our first claim: make the companion a byte longer, which outlives us.  Raises OSError.
+        """Before our first claim: make the companion a byte longer, for good.  Raises OSError.
 
         Each runner that comes later makes it longer still, and it stays so when that runner dies.  A runner
         that came before us either still holds HERE_BYTE, and we see that; or has lost it, and then must call
         count_in() again before its next claim, which makes the file longer than we remember.  A runner that
-        comes at this moment locks HERE_BYTE first.  So either we find that byte locked, or it finds the
-        companion as long as we have made it.
+        comes at this moment locks HERE_BYTE first.  So either we find that byte locked, or that runner finds
+        the companion as long as we have made it.
         """
         if self._counted:
             return
@@ -2440,7 +2448,10 @@ class Companion(Opened):
         self._counted = True
 
     def is_alone(self) -> bool:
-        """Whether nobody else has claimed a line since our first claim.  Behind a door.  Raises OSError."""
+        """Whether surely nobody else has claimed a line since our first claim.  Raises OSError.
+
+        Call it behind a door.
+        """
         return self._counted and self._alone_at == os.fstat(self.fd).st_size
 
     def is_appended_to(self) -> bool:
@@ -2448,7 +2459,7 @@ class Companion(Opened):
         return not is_free(self.fd, APPEND_BYTE)
 
     def badges(self) -> set[int] | None:
-        """The badges of others, by their bytes (Badge.at); None: we may not know.  Raises OSError."""
+        """The badges of others, by their bytes (Badge.at); None: we may not read them.  Raises OSError."""
         if self.hidden:
             return None
         if not self.is_open:
