@@ -2472,30 +2472,30 @@ class JobFile(Opened):
     """A job file and the lines of it that are held here: it verifies and writes them, and looks after them.
 
     It is for one thread at a time.  On a network file system any call may take long, so its caller has a
-    thread for it.  It does not wait for jobs, and which line comes next is a `Cursor`'s business.
+    thread for it.  It does not wait for jobs, and a `Cursor` chooses the next line.
 
-    Who may write the job file has all of it locked, shared (the guard).  That keeps away programs that lock
-    places in it.  It keeps an NFS client from writing neighbours back.  And a write that comes after the
-    lease was lost fails.
+    Each process that may write the job file has all of it locked, shared: the guard.  The guard keeps away
+    programs that lock places in the file.  It keeps an NFS client from writing neighbours back.  And it makes
+    a write fail that comes after the lease was lost.
 
-    Doors and seats are the companion's.  A door makes true what this host remembers of files on a network
-    file system.  Behind it the path is checked, by writable(), and what is read then, through `reader`, is no
-    older than the door's lock.
+    Doors and seats are the companion's.  On a network file system a door makes this host forget what it has
+    cached.  Behind the door writable() checks the path, and all that `reader` reads is no older than the
+    door's lock.
 
     A job is held from claim() to give_up().
     """
     COMPANION = Companion
-    LOOKS = 3                   # so many in a row must miss a file before it counts as gone
+    LOOKS = 3                   # looks, an interval apart, that must miss a file or a line before it is gone
     # seconds for which a network file system may hold up an editor that saves a file in place: MooseFS takes
-    # 30 where two hosts write to one file
+    # 30 if two hosts write to one file
     HELD_UP = 60.0
     BAD = 9                     # lines that an account names
-    SHORT = 0.2                 # seconds to wait at a door for a claim, which has other lines
-    LONG = 2.0                  # seconds to wait at a door for a result
+    SHORT = 0.2                 # seconds to wait at a door for a claim, which can turn to other lines
+    LONG = 2.0                  # seconds to wait at a door for all else, such as a result
     CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client is taken for dead
     GUARD = 1 << 62             # bytes of the job file that are locked shared
-    USER = GUARD + 2            # behind these: a shared byte of it for the number of the companion in use
-    USERS = 1 << 61
+    USER = GUARD + 2            # behind the guard: the first of the bytes that name the companion in use
+    USERS = 1 << 61             # how many of these there are; the companion's number picks one
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, read_only: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
@@ -2503,28 +2503,28 @@ class JobFile(Opened):
         self.say = say
         self.clock = clock
         self._read_only = read_only
-        self.real = without_links(path)         # where it is
+        self.real = without_links(path)         # the path by which it is opened
         self.mount = mount
         self.network = mount.network
-        self.interval = 5.0 if self.network else 1.0    # seconds from look to look
+        self.interval = 5.0 if self.network else 1.0    # seconds; look_after() is called each half of it
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
-        # jobs "lost" to others, or "cancelled"; told by the next look_after()
+        # Jobs "lost" to others, or "cancelled"; the next look_after() returns them
         self._to_end: dict[Job, str] = {}
         self._end: tuple[int, bytes] | None = None          # its size and last byte, as they were seen last
         self._end_since = 0.0                   # when they were first seen (clock)
-        self._full_size = 0                     # the last that was believed; before, as it was opened first
-        self._appended = 0                      # so much of it was there when nobody appended
+        self._full_size = 0                     # the last size that was believed; at first, as it was opened
+        self._appended = 0                      # its size when last found with nobody appending; 0: not asked
         self._fd = None                         # the open file, to lock and to write; see writable()
         self.reader = Reader(None)              # the open file, to read
-        self._how = Reading.CACHED              # it was read last
-        # when ENOTCONN came (clock); None: it could be opened since
+        self._how = Reading.CACHED              # how the file was read that was open last
+        # when ENOTCONN came first (clock); None: the file could be opened since
         self._cut_off_since: float | None = None
         self.inode: Identity | None = None      # None: it is not open
-        # of the file that was open last; None: none was yet
+        # what stat(2) told of the file that was open last; None: none was yet
         self._before: os.stat_result | None = None
         self.companion = self.COMPANION(self.real, mount, say=say, clock=clock, interval=self.interval,
                                         read_only=read_only)
-        # the companion whose number is locked in the job file; None: no number is
+        # the companion whose number is locked in the job file; None: no number is locked
         self._named: Identity | None = None
 
     # -- doors and seats -------------------------------------------------------------------------------------
@@ -2533,7 +2533,8 @@ class JobFile(Opened):
     def door(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
         """Lock the door of a command for a moment; whether that was possible within `patience` seconds.
 
-        Raises Shifted if the companion, or the file, is another one now; OSError.
+        Raises Shifted if the companion is another one now, or if FUSE has forgotten the file; OSError.
+        Whether the path still names the file, writable() checks.
         """
         with self.companion.locking(row(command) + SEATS, patience) as opened:
             if opened:
@@ -2541,7 +2542,7 @@ class JobFile(Opened):
             yield opened
 
     def read_anew(self) -> None:
-        """Make what `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
+        """Make all that `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
         try:
             read_anew(self.reader, self.mount)
         except OSError as error:
@@ -2550,10 +2551,10 @@ class JobFile(Opened):
             raise Shifted from None             # it was replaced, and the daemon has forgotten it
 
     def _follow_companion(self) -> None:
-        """Go on with the companion that stands there now, and take seats on it.
+        """Go on with the companion that stands there now, and take seats there for jobs without one.
 
-        Raises OSError; EBUSY: somebody uses another companion for this file.  Then the seats are taken
-        nevertheless, but no new line may be claimed.
+        Raises OSError; EBUSY: somebody uses another companion for this file.  Then the seats are taken all
+        the same, but no new line may be claimed.
         """
         if not self.companion.renew():
             self._forget_seats()
@@ -2568,7 +2569,7 @@ class JobFile(Opened):
 
     @classmethod
     def lock_all(cls, fd: int) -> None:
-        """Lock all of a job file, shared, as everybody does who writes it.  Raises OSError.
+        """Lock all of a job file, shared, as each process does that writes it.  Raises OSError.
 
         Once the lock is granted, NFS asks the server for the size.
         """
@@ -2589,7 +2590,7 @@ class JobFile(Opened):
         if self._named == inode:
             return
         self._named = None
-        # The pulse tells whether what was locked after it is lost.  So the guard is locked once more.
+        # The pulse tells only of locks that were taken after it.  So the guard is locked once more.
         unlock(fd, 0, self.GUARD)
         try:
             self.lock_all(fd)
@@ -2622,21 +2623,21 @@ class JobFile(Opened):
             job.seat = None
 
     def check(self) -> None:
-        """Assert that each seat is a held job's, between two calls."""
+        """Assert what holds between two calls: each seat is a held job's."""
         assert self.companion.seats == {job.seat.at: job.seat for job in self.held if job.seat}
 
     @staticmethod
     def lend(job: Job) -> int | None:
-        """A copy of the descriptor with a held line's seat, for its shell to inherit; None: it has no seat.
+        """A copy of the descriptor with a held line's seat, which its shell inherits; None: it has no seat.
 
         Raises OSError.
         """
         return os.dup(job.seat.fd) if job.seat else None
 
     def still_has(self, job: Job) -> bool:
-        """Whether the seat of a held line is locked here for sure; it may be lost if this host was cut off.
+        """Whether the seat of a held line is surely locked here; it may be lost if this host was cut off.
 
-        Nothing is done about that: look_after() will.
+        This only tells; look_after() takes a lost seat again.
         """
         if not job.seat:
             return False
@@ -2655,7 +2656,7 @@ class JobFile(Opened):
     def claim(self, line: Line, taker: Taker = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line that a scan has found, if it still stands there as it was found.
 
-        taker: who is to have it.  Raises Shifted, OSError.
+        taker: the one that gets it.  settings: what the directives above say of it.  Raises Shifted, OSError.
         """
         with self.door(line.command, self.SHORT) as opened:
             attempt = self._meet(line, settings) if opened else Attempt(is_closed=True)
@@ -2669,8 +2670,8 @@ class JobFile(Opened):
     def make(self, line: Line, state: bytes, known: bytes = b"") -> Attempt:
         """Give an orphan, or a line that has ended, another state, if it still stands there as it was found.
 
-        known: how the last run of an orphan's command here ended; the orphan gets this state again, if nobody
-        else can have begun another run since.  Raises Shifted, OSError.
+        known: the state that the last run of an orphan's command here has left; b"": there is none.  The
+        orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
         """
         with self.door(line.command) as opened:
             attempt = self._meet(line, NO_SETTINGS) if opened else Attempt(is_closed=True)
@@ -2682,7 +2683,7 @@ class JobFile(Opened):
             return attempt
 
     def _meet(self, line: Line, settings: JobSettings) -> Attempt:
-        """What is met behind the door of a line; see Attempt.  Raises Shifted, OSError."""
+        """What is found behind the door of a line.  Raises Shifted, OSError."""
         self.writable()
         self._name_companion()
         settled = self.is_settled(line)
@@ -2698,14 +2699,14 @@ class JobFile(Opened):
         return Attempt(data=data, is_open=True)
 
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
-        """Take a seat, then write `r`, and hold the line.  Raises OSError."""
+        """Take a seat, then write `r` if it is not there, and hold the line.  Raises OSError."""
         job = Job(**vars(line), taker=taker, settings=settings, inode=self.inode)
         self._sit(job)
         try:
             if line.state != RUNNING:
                 self.write(line, RUNNING)
         except OSError:
-            # Where the disk is full, no `r` may stay behind.  After a lost lease one may: it is an orphan.
+            # If the disk is full, no `r` may stay behind.  After a lost lease one may: it is an orphan.
             with contextlib.suppress(OSError):
                 if self.state_at(line) == RUNNING:              # an editor may have saved meanwhile
                     self.write(line, line.state)
@@ -2715,14 +2716,17 @@ class JobFile(Opened):
         return job
 
     def has_room(self, command: bytes, orphan: bool = False) -> bool:
-        """Whether one more copy of a command may live, for a line that is new, or that is an orphan."""
+        """Whether one more copy of a command may live.  Raises OSError.
+
+        orphan: for a line that is `r` already; otherwise for a new one.
+        """
         seats = self.companion.count(command)
         return not seats or self._are_running(command, seats + orphan)
 
     def _are_running(self, command: bytes, least: int) -> bool:
-        """Whether that many lines of a command are `r`.
+        """Whether that many lines of a command, or more, are `r`.  Raises OSError.
 
-        The search begins at the line that we have held longest: what runs is mostly near it, or below.
+        The search begins at the line that we have held longest, because running lines are mostly below it.
         """
         first = self._held_longest(command)
         found = count_lines(self.reader, first, math.inf, RUNNING, command, least)
@@ -2731,7 +2735,7 @@ class JobFile(Opened):
         return found >= least
 
     def _held_longest(self, command: bytes) -> int:
-        """Where the line of a command begins that we have held longest; the start of the file if none does.
+        """The offset of the line of a command that we have held longest; of the first line if there is none.
         """
         for job in self.held:
             if job.inode == self.inode and job.command == command:
@@ -2743,8 +2747,8 @@ class JobFile(Opened):
     def is_settled(self, line: Line) -> bool:
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
 
-        To be asked behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one.
-        Then the line waits.
+        Ask it behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one; then
+        the line waits.  Raises OSError.
         """
         if line.offset >= self._appended:
             size = os.fstat(self.fd).st_size
@@ -2754,9 +2758,9 @@ class JobFile(Opened):
         return line.offset < self._appended
 
     def is_orphan(self, line: Line) -> bool:
-        """Whether a line `r` has neither runner nor job.
+        """Whether a line `r` has neither runner nor job.  Raises OSError.
 
-        To act on that is a claim, which decides behind the door.
+        This is only a look: make() asks again behind the door.
         """
         if self._read_only:
             self._follow_companion()            # there may have been none when we came
@@ -2771,7 +2775,7 @@ class JobFile(Opened):
                 return False
         self.see()
         self.read_anew()
-        # read after the seats were looked at: the job may have ended just before
+        # Read after the seats were looked at: the job may have ended just before that
         return self.state_at(line) == RUNNING
 
     def _has_seat_for_each(self, command: bytes) -> bool:
@@ -2789,9 +2793,10 @@ class JobFile(Opened):
     # -- results ---------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow.
+        """Write a job's new state and give its line up; returns what went wrong for good, or ''.
 
-        HELD: the job was cancelled, and its line says already what somebody wishes.
+        state: HELD: the job was cancelled, so its line has already the state that somebody wishes.
+        Raises NotNow.
         """
         if state == HELD:
             self.give_up(job)
@@ -2800,8 +2805,8 @@ class JobFile(Opened):
             try:
                 return self._finish(job, state)
             except Shifted:
-                # The file or its companion was replaced since the last look, or locks were lost.  That is
-                # followed here and not behind the door, which is another one if the companion is new.
+                # The file or its companion was replaced since the last look, or locks were lost.  We follow
+                # outside of the door, because it is another door if the companion is new.
                 self._drop_lost_seats()
                 self.follow_path()
                 return self._finish(job, state)
@@ -2819,13 +2824,15 @@ class JobFile(Opened):
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
 
     def _finish(self, job: Job, state: bytes) -> str:
-        """Write a result into the file that is open.  Returns and raises as finish(), and raises Shifted.
+        """Write a result into the file that is open; returns as finish().
+
+        Raises NotNow, Shifted, OSError.
         """
         with self.door(job.command) as opened:
             if not opened:
                 raise NotNow("another process keeps its command locked")
             fault = self._write_result(job, state)
-            # While the door is still locked: whoever comes next finds as many seats as lines `r`.
+            # While the door is still locked: the next process behind it finds as many seats as lines `r`
             self.give_up(job)
             return fault
 
@@ -2833,8 +2840,8 @@ class JobFile(Opened):
         """Write a state over a job's line, behind its door.  Returns and raises as _finish() does."""
         self.writable()
         if job.seat and not self.still_has(job):
-            # This host was cut off, so another runner may have the line, and the `r` is that one's.  Whether
-            # it is so is found out outside of this door, which may not be locked any more, either.
+            # This host was cut off, so another runner may have the line, and the `r` may be that runner's.
+            # That is found out outside of this door, whose lock may be lost, too.
             raise Shifted("its lock was lost")
         if not job.seat and not self._sit_again(job):
             return f"another runner has taken it meanwhile; its result {show(state)} is not written"
@@ -2849,7 +2856,7 @@ class JobFile(Opened):
         if found in (RUNNING, NEW):
             self.write(job, state)
         elif found is None or state not in (found, NEW):
-            # Nothing is lost where it was set by hand to this very state, or where the job was not begun.
+            # Nothing is lost if somebody has set this very state, or if the job was not begun
             why = "its line is gone" if found is None else f"its state was set to '{show(found)}' meanwhile"
             return f"{why}; its result {show(state)} is not written"
         return ""
@@ -2862,22 +2869,22 @@ class JobFile(Opened):
 
     # -- looking after held lines ----------------------------------------------------------------------------
     #
-    # A held line that does not stand where it stood as `r` (it is astray) is looked for by its command.
-    # Lines of one command are interchangeable: what counts is that each life sign has its `r`.
+    # A held line is astray if it does not stand where it stood as `r`.  Then it is looked for by its command.
+    # Lines of one command are interchangeable: what counts is that each seat that is held has its `r`.
     #
-    #     1. Where there are as many lines `r` as life signs, one of them is ours: the own one of our seat, or
-    #        one whose own seat is free.  Else somebody's `r` was overwritten:
+    #     1. If there are as many lines `r` as seats, one of them is ours: the one whose own seat we hold, or
+    #        one whose own seat is free.  Otherwise somebody's `r` was overwritten:
     #     2. by an editor that had read the file before the claim: a `.` in the line's place is made `r`
     #        again; or if the command does not stand there any more, any new line of it;
-    #     3. or by hand, if another state stands in the line's place, or its command just once in the file:
-    #        the job is cancelled if the next look agrees.
-    #     4. Else it is gone, which is looked at again, later and later.
+    #     3. or by hand, if another state stands in the line's place, or on the only line of its command: the
+    #        job is cancelled if the next look agrees.
+    #     4. Otherwise the line is gone.  It is looked for again, less and less often.
 
     def look_after(self) -> dict[Job, str]:
         """Find the lines that edits have moved, put right what they have overwritten, take back lost seats.
 
-        Returns the jobs that are to end: "lost" if another runner has taken the line, "cancelled" if somebody
-        has set its state.
+        Returns the jobs that are to end, and why: "lost" if another runner has taken the line, "cancelled" if
+        somebody has set its state.
         """
         if not self.held and not self._to_end:
             return {}
@@ -2892,7 +2899,7 @@ class JobFile(Opened):
             if any(job.search_at <= now for job in astray):
                 self._find_all(astray)
         except OSError as error:
-            # The file is not there, or cannot be read now.  There is another look soon, and finish() says so.
+            # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
             self.leave_useless(error)
         self.check()
         to_end = self._to_end
@@ -2911,12 +2918,12 @@ class JobFile(Opened):
         return found
 
     def _drop_lost_seats(self) -> None:
-        """Notice what a network file system has taken from us.  Raises OSError."""
+        """Give up the seats whose locks a network file system has dropped.  Raises OSError."""
         if not self.companion.is_alive():
             self.leave()
         if self.companion.drop_lost():
             self._forget_seats()
-            self.leave()                        # what else was locked is lost with them
+            self.leave()                        # all other locks are lost with them
 
     def _take_back_seats(self) -> None:
         """Take a seat again for each job that has lost its own, unless another has taken its line.
@@ -2934,7 +2941,7 @@ class JobFile(Opened):
     def _sit_again(self, job: Job) -> bool:
         """Take a seat again for a job whose seat was lost; False: another runner has taken its line.
 
-        To be called behind the door.  Raises OSError.
+        Call it behind the door.  Raises OSError.
         """
         state = self._state_here(job)
         seats = self.companion.count(job.command)
@@ -2956,9 +2963,9 @@ class JobFile(Opened):
         return found
 
     def _find_all(self, astray: dict[Job, bytes | None]) -> None:
-        """Find astray lines; note in `to_end` which jobs are cancelled.
+        """Find astray lines; note in `_to_end` which jobs are cancelled.  Raises OSError.
 
-        astray: with the states that stand in their places, None if their commands do not.  Raises OSError.
+        astray: jobs, each with the state that stands in its line's place; None: its command does not.
         """
         lines = self.by_command({job.command for job in astray})
         for job in sorted(astray, key=lambda job: job.number):
@@ -2976,9 +2983,9 @@ class JobFile(Opened):
                     self._note_astray(job, here)
 
     def _put_right(self, job: Job, line: Line) -> None:
-        """An astray job is on this line now, which becomes `r` if it is not.  Raises OSError."""
+        """Let an astray job be on this line from now on; write `r` if it is not there.  Raises OSError."""
         if self.state_at(line) != line.state:
-            return                              # it has changed since it was read: there is another look
+            return                              # it has changed since it was read: another look comes
         if line.state != RUNNING:
             self.writable()
             self.write(line, RUNNING)
@@ -2992,10 +2999,11 @@ class JobFile(Opened):
     def _find(
         self, job: Job, here: bytes | None, lines: list[Line] | None = None, last: bool = False
     ) -> Line | None:
-        """The line of an astray job, behind its door: one that is `r`, or that becomes `r` (steps 1 and 2).
+        """The line of an astray job: one that is `r`, or that the caller is to write over (steps 1 and 2).
 
-        here: the state in the line's old place; None: the command does not stand there.  lines: all of its
-        command.  last: the job has ended, and any line `r` that seems to be nobody's suffices.
+        Call it behind the door.  here: the state in the line's old place; None: the command does not stand
+        there.  lines: all lines of its command; None: they are read here.  last: the job has ended, so any
+        line `r` that seems to be nobody's suffices.  Raises OSError.
         """
         if lines is None:
             lines = list(lines_of(self.reader, self.start, {job.command}))
@@ -3017,7 +3025,10 @@ class JobFile(Opened):
         return mine if last and here is None else None
 
     def _find_running(self, job: Job, running: Sequence[Line]) -> Line | None:
-        """Which of these lines `r` may be a job's: its seat's own one, or else one whose own seat is free."""
+        """Which of these lines `r` may be a job's; None: none of them.  Raises OSError.
+
+        It is the line whose own seat the job has; otherwise one whose own seat is free.
+        """
         if job.seat:
             for line in running:
                 if own_seat(line) == job.seat.at:
@@ -3028,14 +3039,15 @@ class JobFile(Opened):
         return None
 
     def _is_away(self, job: Job) -> bool:
-        """A job's line is not found: whether that has been so for longer than it takes to replace a file."""
+        """Note that a job's line is not found; whether it has been so for longer than replacing a file takes.
+        """
         return job.missed_for(self.clock()) >= (self.LOOKS - 1) * self.interval
 
     def _is_gone(self, job: Job) -> bool:
-        """A job's line is not in the file: whether somebody has taken it out.  Raises OSError.
+        """Note that a job's line is not in the file; whether somebody has taken it out.  Raises OSError.
 
-        Else an editor may be saving the file in place.  On a network file system it may be held up then; what
-        it has not yet written is missing at the end.
+        Otherwise an editor may be saving the file in place.  On a network file system it may be held up; then
+        the part that it has not written yet is missing at the end.
         """
         if self.network and self._is_short():
             return job.missed_for(self.clock()) >= self.HELD_UP
@@ -3044,17 +3056,18 @@ class JobFile(Opened):
     def _is_short(self) -> bool:
         """Whether nothing stands where the file ended, as while an editor saves it in place.
 
-        A state that is written just when the file is emptied lands behind the new end, and what nobody has
-        written reads as zeros.  Raises OSError.
+        Then a NUL counts as nothing: if a state is written just after the file was emptied, it lands behind
+        the new end, and the gap before it reads as NULs.  Raises OSError.
         """
         return self._full_size > 0 and self.reader.pread(1, self._full_size - 1) in (b"", b"\0")
 
     def _note_astray(self, job: Job, state: bytes | None) -> None:
         """Note that a job's line was not found (steps 3 and 4).
 
-        state: what stands in its place.  A job counts as cancelled when two looks in a row find it so,
-        because an editor may be about to write more.  A line that is gone is searched less and less often,
-        because to search a long file each second would cost half a core.
+        state: of the line in its place, or of the only one of its command; None: there is none.  A job counts
+        as cancelled only if two looks in a row find it so, because an editor may be about to write more.  A
+        line that is gone is searched less and less often, because to search a long file each second would
+        cost half a core.  Raises OSError.
         """
         if state not in (None, RUNNING, NEW):
             if job.note_set():
@@ -3068,14 +3081,14 @@ class JobFile(Opened):
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
     def _state_here(self, job: Job) -> bytes | None:
-        """The state of a held line if it stands where it stood, in today's file; None if it does not."""
+        """The state of a held line if it stands where it stood, in the file that is open now, or None."""
         return self.state_at(job) if job.inode == self.inode else None
 
     # -- just looking ----------------------------------------------------------------------------------------
 
     @property
     def start(self) -> int:
-        """Where its first line begins now: an editor may add a byte-order mark, or take it away.
+        """The offset of its first line now: an editor may add a byte-order mark, or take it away.
 
         Raises OSError.
         """
@@ -3101,13 +3114,13 @@ class JobFile(Opened):
         return found
 
     def doubt(self, size: int) -> float:
-        """Seconds until the next look if it is too early to believe what was read of a file so long, or 0.
+        """0 if what was read of the file may be believed; otherwise seconds until the next look.
 
         An editor that saves a file in place empties it first, and somebody may be writing a last line.  So
-        size and last byte have to stay as they are for a while; but a file that ends with a newline when it
-        is met is believed.  On a network file system an editor may be held up, for as long as HELD_UP.
+        size and last byte must stay the same for a while; but a file that ends with a newline at the first
+        look is believed at once.  On a network file system an editor may be held up for HELD_UP seconds.
 
-        Raises OSError.
+        size: up to where the file was read.  Raises OSError.
         """
         now = self.clock()
         end = size, self.reader.pread(1, max(size - 1, 0))
@@ -3125,12 +3138,12 @@ class JobFile(Opened):
     def account(self, takers: Takers, groups: bool = False) -> Account:
         """What the file holds when some takers leave it.  Raises OSError.
 
-        takers: the ones that leave.  Those for whom a new job is left are taken out of there.  groups: they
-        run groups, too.
+        takers: those that leave.  Each for which a new job is left is removed from them.  groups: they run
+        groups, too.
         """
         found = self.survey()
         now = counts(found)
-        # the first will do to name some, and to know whether -r helps
+        # The first few suffice to name some, and to know whether -r helps
         bad = list(itertools.islice(self._lines_under(FAILED + ERROR, lambda scope: True), self.BAD))
         numbers = [line.number for line in found.orphans] + [line.number for line, _ in bad]
         everybody = len(takers.all)
@@ -3150,7 +3163,7 @@ class JobFile(Opened):
         return self.companion.is_open and self.companion.badges() == set()
 
     def _take_out(self, takers: Takers, groups: bool) -> None:
-        """Take out the takers for whom a new job is left.  Raises OSError."""
+        """Remove the takers for which a new job is left.  Raises OSError."""
         def fits(scope: Scope) -> bool:
             return (groups or not scope.settings.together) and takers.include(scope)
 
@@ -3160,13 +3173,13 @@ class JobFile(Opened):
                     del takers.all[taker]
 
     def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
-        """Lines in some states, each with its scope, where these are wanted.  Raises OSError."""
+        """Lines in some states whose scope is wanted, each with that scope.  Raises OSError."""
         scope = TOP
         scan = self.lines(states, directives=True)
         while line := scan.next(few=not wanted(scope)):
             if line.state == DIRECTIVE:
                 scope = scope.below(line)
-            elif line.state in states:          # else it is one of the few, which are not wanted
+            elif line.state in states:          # otherwise it is one of the few, which are not wanted
                 yield line, scope
 
     # -- small steps -----------------------------------------------------------------------------------------
@@ -3176,9 +3189,10 @@ class JobFile(Opened):
         self.companion.see()
 
     def _stat(self) -> os.stat_result:
-        """What the path names now.
+        """What stat(2) tells of the file that the path names now.  Raises OSError; ELOOP: it is a link.
 
-        Opening a file makes NFS ask the server for its size and times (nfs(5), close-to-open).
+        The file is opened because that makes NFS ask the server for its size and times (nfs(5),
+        close-to-open).
         """
         self.see()
         info = lstat_no_link(self.real)
@@ -3240,9 +3254,9 @@ class JobFile(Opened):
             self._follow_companion()
 
     def _open_anew(self) -> None:
-        """Go on with what the path names now.
+        """Go on with the file that the path names now.
 
-        Raises OSError; EPERM: somebody has put a file there who could not write to the one before.
+        Raises OSError; EPERM: the file is somebody's who could not write to the one before.
         """
         access = os.O_RDONLY if self._read_only else os.O_RDWR
         fd = os.open(self.real, access | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -3268,14 +3282,14 @@ class JobFile(Opened):
         self._named = None
         self._note_reading()
         for job in self.held:
-            job.search_at = 0.0                 # they may stand in here
+            job.search_at = 0.0                 # its line may be in this file
         self._follow_companion()
         self._cut_off_since = None
 
     def _must_be_followed(self, info: os.stat_result) -> None:
-        """Raise OSError(EPERM) if this file may not come in the place of the one that was open last."""
+        """Raise OSError(EPERM) if this file may not replace the one that was open last."""
         if self.is_open:
-            with contextlib.suppress(OSError):  # its modes as they are now, unless its server has lost it
+            with contextlib.suppress(OSError):  # owner and mode may have changed; its server may have lost it
                 self._before = os.fstat(self.fd)
         if self._before and not may_replace(info, self._before):
             raise OSError(
@@ -3295,9 +3309,9 @@ class JobFile(Opened):
             )
 
     def writable(self) -> int:
-        """The open job file, to write to it now, behind a door.
+        """The descriptor of the job file, to write to it now.  Call it behind a door.
 
-        Raises Shifted if the path names another one; OSError.
+        Raises Shifted if the path does not name this file any more; OSError.
         """
         if not self.is_open:
             raise Shifted
@@ -3310,7 +3324,7 @@ class JobFile(Opened):
         return self.fd
 
     def leave_useless(self, error: OSError) -> None:
-        """Leave the descriptors that this error may mean to be of no use any more: their locks were lost.
+        """Leave the job file and its companion if this error may mean that their locks were lost.
 
         The next follow_path() opens them anew.
         """
@@ -3336,8 +3350,7 @@ class JobFile(Opened):
         self._named = None
 
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
-        """The file from a line's state on and some way behind it, if the line stands there whole; else b''.
-        """
+        """The file from a line's state to `ahead` bytes behind its text; b'' if the line is not there."""
         before = min(line.offset, len(UTF8_MARK))
         end = 1 + len(line.text)
         data = self.reader.pread(before + end + ahead, line.offset - before)
@@ -3359,13 +3372,13 @@ class JobFile(Opened):
         self.companion.must_be_alive()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
-            os.fsync(self.fd)                   # a server that is full, or lost, says so only here
+            os.fsync(self.fd)                   # errors of a server that is full, or lost, come only here
             self.companion.must_be_alive()
 
     def close(self) -> None:
-        """Sync to disk what was written."""
+        """Sync to disk what was written; the file stays open."""
         if self.is_open:
-            with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
+            with contextlib.suppress(OSError):  # each write was checked; this only brings it to disk sooner
                 os.fsync(self.fd)
 
 
@@ -3400,7 +3413,7 @@ def check_companion(path: str, mount: Mount) -> None:
         try:
             return file.follow_path()
         except OSError as error:
-            # users of a companion that was removed follow
+            # EBUSY: users of a companion that was removed come to the new one within a moment
             if error.errno != errno.EBUSY or time.monotonic() > end:
                 raise Problem(f"{path}: {reason(error)}") from None
             time.sleep(0.1)
@@ -3409,7 +3422,7 @@ def check_companion(path: str, mount: Mount) -> None:
 
 
 def _try_locks(path: str, companion: str) -> None:
-    """Whether two descriptors exclude each other.  Raises Problem, OSError."""
+    """Make sure that two descriptors exclude each other.  Raises Problem, OSError."""
     os.close(open_companion(path))
     with open(companion, "rb+", buffering=0) as first, open(companion, "rb+", buffering=0) as second:
         if is_free(second.fileno(), take_probe(first.fileno())):
