@@ -2084,7 +2084,7 @@ class Account:
         """
         now = self.now
         processed = name_counts(done=now.done, failed=now.failed, error=now.error)
-        if self.bad and with_lines:
+        if now.bad and self.bad and with_lines:     # they were counted a moment before these were read
             processed[-1] += f" ({name_lines(self.bad)})"
         rest = name_counts(running=now.running, new=now.new, held=now.held)
         return ", ".join(processed + rest) or "no jobs"

@@ -46,6 +46,16 @@ def a_run() -> runmaker4.Run:
     return runmaker4.Run(job=JOB, slots=[runmaker4.Slot("1")], host=b"alice", shell=SHELL, streams=streams)
 
 
+
+class Accounts(unittest.TestCase):
+    """What a closing line says of a file."""
+
+    def test_a_line_that_failed_once_the_others_were_counted_is_not_taken_for_one_of_them(self) -> None:
+        for states, text in ((0, 1, 0), "1 running"), ((0, 1, 2), "2 done, 1 running"):
+            now = runmaker4.Counts(*states, failed=0, error=0, held=0)
+            self.assertEqual(runmaker4.Account(now, bad=(3,)).describe(True), text)
+
+
 class FileCase(unittest.TestCase):
     """A test with a file of its own."""
 
