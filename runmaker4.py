@@ -7052,16 +7052,17 @@ class SlotFile:
 # ======== The runner ========================================================================================
 #
 # One task hands out: it waits for a free slot, claims a job, and starts its shell.  One task for each job
-# sees it through: it waits for the shell's end, tries again if that is wished, and writes the state.  Chores
-# run beside them: looks after the held lines, the wall time, the slot file, counts of failures.
+# sees it through: it waits for the shell's end, runs the job again if --retries says so, and writes the
+# state.  Chores run beside them: they look after the held lines, the wall time, the slot file, the memory of
+# jobs, and the count of failures.
 #
 # With --retry-delay a job that has failed waits before it runs again.  Its line stays `r`, its slots and its
-# memory stay its own, and the runner holds its seat: so nobody else takes it, and if the runner dies, it is
-# an orphan.
+# memory stay its own, and the runner holds its seat.  So nobody else takes the line, and if the runner dies,
+# the line is an orphan.
 #
 # A signal, the wall time, or --max-failed sets `_leaving`.  Then nothing more is handed out, jobs that are
-# to end are ended as they would be by a timeout, and the tasks come to their end by themselves.  A Pump moves
-# output from pipes to the sinks all the while.
+# to end are ended as by a timeout, and the tasks come to their end by themselves.  A Pump moves output from
+# pipes to the sinks all the while.
 
 
 @dataclass(eq=False, repr=False)
@@ -7070,11 +7071,11 @@ class Tally:
     done: int = 0
     failed: int = 0
     error: int = 0
-    cancelled: int = 0                  # somebody has set their state
-    trouble: bool = False               # output or records were lost, the file or all slots could not be used
+    cancelled: int = 0                  # ended because somebody has set their state
+    trouble: bool = False               # output or records were lost, or file or slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
     bad_lines: list[int] = field(default_factory=list)
-    incomplete: set[int] = field(default_factory=set)       # lines whose output is
+    incomplete: set[int] = field(default_factory=set)       # lines whose output is incomplete
 
     def count(self, job: Job, state: bytes) -> None:
         self.done += state == DONE
@@ -7090,21 +7091,23 @@ class Tally:
         return self.failed + self.error
 
     def status(self, account: Account | None) -> int:
-        """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows.
+        """The exit status: 1 if something in the file is bad or left, or went wrong here; otherwise 0.
+
+        account: None if nobody knows what the file holds, which makes it 1.
         """
         if account is None or account.now.bad or account.left:
             return 1
         if self.unwritten or self.trouble:
             return 1
-        # What we have left in error others may be running now.
+        # Others may be running now what we have left in error.
         return int(bool(self.error and account.now.running))
 
     def summary(self, account: Account | None, orphans: Sequence[int], seconds: float, retry: str,
                 tells: bool) -> str:
-        """The closing line: what was done here, what the file holds if that is not all done, and what to do
-        about it.
+        """The closing line: what was done here, what the file holds unless all is done, and what to do.
 
-        retry: what has jobs run again.  tells: there is a journal, so runwait4.py tells why jobs failed.
+        account: None if nobody knows what the file holds.  orphans: the lines that were marked `e`.  retry:
+        the option that runs jobs again.  tells: there is a journal, so runwait4.py tells why jobs failed.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
@@ -7140,31 +7143,32 @@ def too_many_failures(count: int) -> str:
 
 
 class Gate:
-    """Holds back a job whose shell has been started: it reads a line first.
+    """Holds back a job whose shell has been started: the shell reads a line first.
 
-    If we die, it reads the end, and ends.
+    If we die, the shell reads the end of the pipe, and ends.
     """
 
     def __init__(self, arrived: Callable[[], None]) -> None:
         """arrived: called when the shell waits here."""
         self.arrived = arrived
         self._loop = asyncio.get_running_loop()
-        self.fd: int | None = None      # what opens it; None: no shell waits here
-        # When it was opened (wall clock, event loop's time); None: it never will be
+        self.fd: int | None = None      # our end of its pipe; None: no shell waits here
+        # when the gate was opened (wall clock, event loop's time); None: it never will be
         self.settled: asyncio.Future[tuple[float, float] | None] = self._loop.create_future()
 
     def open(self) -> None:
         """Let the job begin."""
         if self.fd is not None and not self.settled.done():
-            # somebody has killed the shell, which will be noticed
+            # if somebody has killed the shell, _let_in() notices
             with contextlib.suppress(BrokenPipeError):
                 os.write(self.fd, b"\n")
             self.settled.set_result((time.time(), self._loop.time()))
-            self.refuse()               # which closes it, and is too late for anything else
+            self.refuse()               # closes the pipe; the gate is settled already
 
     def refuse(self) -> None:
-        """End the shell without beginning the job, unless that has begun; also a shell that is started only
-        now.
+        """End the shell without beginning the job, unless the job has begun.
+
+        That holds for a shell that is just being started, too.
         """
         if not self.settled.done():
             self.settled.set_result(None)
@@ -7174,7 +7178,7 @@ class Gate:
 
 
 class Backlogged(Protocol):
-    """Something that writes, and may be behind."""
+    """A writer that may be behind."""
 
     @property
     def backlog(self) -> int:
@@ -7182,15 +7186,15 @@ class Backlogged(Protocol):
 
 
 class Pump:
-    """Moves what jobs print from their pipes to the sinks; reads no more while a writer is behind.
+    """Moves what jobs print from their pipes to the sinks; reads nothing while a writer is behind.
 
-    A pipe is not watched before its job is 10 ms old: most short jobs have ended by then, and are read at
-    their end.
+    A pipe is not watched before its job is 10 ms old, because most short jobs have ended by then.  Their
+    pipes are read when they end.
     """
     YOUNG = 0.01                        # seconds
     READ = 1 << 18  # bytes
-    SILENCE = 0.3                       # seconds without output after which nobody is taken to print any more
-    LONGEST = 5.0                       # seconds that output is waited for after the end of a shell
+    SILENCE = 0.3                       # seconds without output: what a shell has left prints no more
+    LONGEST = 5.0                       # seconds after the end of a shell in which output is waited for
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  resumed: Callable[[], None]) -> None:
@@ -7200,30 +7204,30 @@ class Pump:
         self._resumed = resumed
         self.runs: set[Run] = set()         # that have begun, and not ended
         self._paused = False                # jobs are not read
-        self._heard: dict[Run, asyncio.Event] = {}      # runs that are read on: their pipes say something
-        self._timer: asyncio.TimerHandle | None = None      # the next of them will be old enough
+        self._heard: dict[Run, asyncio.Event] = {}      # of runs that are read on; set when a pipe has some
+        self._timer: asyncio.TimerHandle | None = None      # until the next run is old enough to be watched
 
     @property
     def backlog(self) -> int:
-        """How many bytes the slowest writer is behind."""
+        """The bytes yet to be written of the writer that is furthest behind."""
         return max(writer.backlog for writer in self._writers)
 
     def begin(self, run: Run) -> None:
-        """A run has begun."""
+        """Watch the pipes of a run that has begun, once it is old enough."""
         self.runs.add(run)
         if not self._timer:
             self._timer = self._loop.call_later(self.YOUNG, self._watch_older)
 
     async def read_on(self, run: Run) -> None:
-        """The shell of a run has ended: read what processes that it has left still print.
+        """Read what processes still print that a shell has left behind at its end.
 
-        With `exec > >(tee log)` in bash that is most of the output.  A pipe whose other end nobody has any
-        more says HUP (poll(2)): then nothing more can come.
+        With `exec > >(tee log)` in bash that is most of the output.  If nobody has the other end of a pipe
+        any more, poll(2) says HUP: then nothing more can come.
         """
         poll = select.poll()
         for stream in run.streams:
             if stream.fd is not None:
-                poll.register(stream.fd, 0)     # HUP is told always
+                poll.register(stream.fd, 0)     # HUP is reported without being asked for
         if len(poll.poll(0)) == sum(stream.fd is not None for stream in run.streams):
             return
         self._watch(run)
@@ -7234,14 +7238,14 @@ class Pump:
             try:
                 await asyncio.wait_for(heard.wait(), self.SILENCE)
             except asyncio.TimeoutError:
-                if not self._paused:            # otherwise it is we who do not listen
+                if not self._paused:            # otherwise the silence is ours: we do not read
                     break
         del self._heard[run]
 
     def finish(self, run: Run) -> None:
-        """A run has ended: take what its pipes still hold.
+        """Take what the pipes of a run that has ended still hold, and close them.
 
-        What it left in the background may keep them open.
+        They need not be at their end: processes in the background may keep them open.
         """
         self.runs.discard(run)
         for stream in run.streams:
@@ -7252,7 +7256,7 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read again, if no writer is behind any more."""
+        """Read jobs again, if no writer is behind any more."""
         if self._paused and self.backlog < Writer.LOW:
             self._paused = False
             for run in self.runs:
@@ -7260,7 +7264,7 @@ class Pump:
             self._resumed()
 
     def _watch_older(self) -> None:
-        """Watch runs that did not end at once; one timer serves many short jobs."""
+        """Watch the runs that are old enough; one timer serves many short jobs."""
         now = self._loop.time()
         young = [run.started for run in self.runs if now - run.started < self.YOUNG]
         self._timer = None
@@ -7322,8 +7326,8 @@ class RunnerOptions(NamedTuple):
     runner: str | None          # the command that runs a job instead of a shell of this host
     one_only: bool              # -1: each slot gets one job
     follow: bool                # more jobs are waited for
-    max_failed: int             # jobs failed or in error after which no more are started; 0: any
-    slot_errors: int            # jobs in a row that could not reach their host, for a slot; 0: any
+    max_failed: int             # jobs more, failed or in error, after which no more are started; 0: any
+    slot_errors: int            # jobs in a row that do not reach their host before a slot is retired; 0: any
     memory: float               # bytes that the jobs with memory= may take together
     verbose: bool
 
@@ -7331,34 +7335,34 @@ class RunnerOptions(NamedTuple):
 class Runner:
     """Gives jobs to slots: claims one, runs it, writes down how it ended.
 
-    Where jobs come from and how their results are kept is the business of a Jobs; what becomes of output that
-    of its sinks.  The one file that it asks for itself is the list of its slots, a SlotFile.
+    A Jobs knows where jobs come from and how their results are kept; sinks know what becomes of output.  The
+    only file that a Runner reads itself is the list of its slots, a SlotFile.
 
     One loop hands out (`_hand_out`), so one claim is under way at a time, and only there do slots become
     busy.  It takes an idle slot, claims a job, takes as many more slots as the job wants, and starts its
     shell; a job that cannot have all its slots is given back.  Each job is in `works`, with a task that sees
     it through and frees its slots.  Whatever matters to the loop (a job has ended, slots come and go, others
-    have left a shared one, a writer has caught up, the server has news, we are to stop) sets `changed`;
-    without that it looks again when the last claim says so.  It ends when we are to stop, nothing is left to
-    do, or no slot will get a job any more; what runs is waited for.
+    have left a shared one, a writer has caught up, the server has news, we are to stop) sets `changed`.
+    Otherwise the loop looks again when the last claim says so.  It ends when we are to stop, nothing is left
+    to do, or no slot will get a job any more.  Then what runs is waited for.
     """
     HOLD = 1 << 24                      # bytes that writers may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
-    LAST_LOOK = 2.0                     # seconds after that for what the file holds
+    LAST_LOOK = 2.0                     # seconds after a signal for an answer, as what the file holds
     MEMORY_LOOKS = 1.0                  # seconds from look to look at the memory of jobs
-    MEMORY_TIMES = 99                   # looks take no more than this part of the time
-    TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
-    PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
+    MEMORY_TIMES = 99                   # a rest is so many times as long as the look before: see Pace
+    TOGETHER = 1.0                      # seconds at most between a signal to jobs and the same to the runner
+    PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full for now
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, tally: Tally,
                  names: Sequence[str], slot_file: SlotFile | None, worker: Worker) -> None:
         """sinks: for runs that start from now on; the list may change.  writers: the console's, and what
-        writes files (see Pump).  host: this one's name, for the sinks.
+        writes files (see Pump).  host: the name of this host, for the sinks.
 
-        names: of the slots; slot_file: the file that has them, if they stand in one: then they may change,
-        and other runners may use them; worker: makes the calls of that file.
+        names: of the slots.  slot_file: the file with these names, which may change, and which other runners
+        may use, too; None: they stand in no file.  worker: makes the calls of that file.
         """
         self._jobs = jobs
         self.processes = processes
@@ -7370,15 +7374,15 @@ class Runner:
         self._slot_file = slot_file
         self.worker = worker
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
-        self._idle: list[tuple[int, Slot]] = []     # a heap: those that could have a job now, in their order
+        self._idle: list[tuple[int, Slot]] = []     # a heap of slots that could have a job now, by place
         self.in_service = 0                 # how many slots get jobs, now or when others leave them
         self._places = itertools.count()
         self._handing_out: asyncio.Future[None] | None = None       # the loop that hands out
         self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
-        # those of `works` that wait to run again, and what ends the wait
+        # jobs of `works` that wait to run again, and what ends the wait
         self._next_runs: dict[Job, asyncio.Event] = {}
-        self._growing: list[Job] = []       # of these, those that wait for more memory, and have none
-        self._said: set[str] = set()        # what is said once, by its subject
+        self._growing: list[Job] = []       # those in `_next_runs` that wait for more memory, and have none
+        self._said: set[str] = set()        # subjects of what is said once, and was
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.shells: dict[Run, Child] = {}  # of runs whose shell was started, and has not ended
@@ -7386,8 +7390,8 @@ class Runner:
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
         self._oom_kills = OomKills()
-        self.unwanted: dict[Job, str] = {}  # jobs that are to end, also such as have not begun; and why
-        self._nothing = Miss()              # what the last claim said, if it got no job
+        self.unwanted: dict[Job, str] = {}  # jobs that are to end, begun or not, and why
+        self._nothing = Miss()              # what the last claim that got no job said
         self.failed = ""                    # why no more jobs can be had
         self._leaving = Leaving.NOT
         # done when `_leaving` is not NOT any more
@@ -7409,7 +7413,7 @@ class Runner:
         chores = [watched(chore) for chore in (
             self._wall(), self._look_after(), self._tick(), self._follow_slots(), self._watch_failures(),
             self._watch_memory())]
-        self._set_slots(self._names)        # not before: where no wall time is left, nothing is claimed
+        self._set_slots(self._names)
         self._handing_out = watched(self._hand_out())
         await asyncio.wait([self._handing_out])
         if self.works:
@@ -7425,14 +7429,14 @@ class Runner:
             self.say(f"{self.failed} (no more jobs were started)")
             self.tally.trouble = True
         elif self._nothing.stopped:
-            if not self.options.follow:         # else it was said when it happened
+            if not self.options.follow:         # with --follow it was said when it happened
                 self.say(self._nothing.stopped)
         elif not self.stopping and self._is_broken():
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
 
     def _is_broken(self) -> bool:
-        """Whether all slots are out of service, but for those that were taken out of the list unused."""
+        """Whether all slots are broken.  One off the list counts only if it has had its one job (-1)."""
         there = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
         return all(slot.use is Use.BROKEN for slot in there)
 
@@ -7444,7 +7448,7 @@ class Runner:
         )
 
     async def in_time(self, asked: Awaitable[T]) -> T | None:
-        """An answer; None where it takes longer than a moment after a signal that kills."""
+        """Wait for an answer; None if it takes longer than LAST_LOOK after a signal that ends us."""
         answer = asyncio.ensure_future(asked)
         while not answer.done() and not self.killed:
             first: list[asyncio.Future[Any]] = [answer, self._told]
@@ -7453,7 +7457,7 @@ class Runner:
         return answer.result() if answer.done() else None
 
     def drain(self, number: int) -> None:
-        """Start nothing more, wait for what runs."""
+        """Start nothing more, and wait for what runs, because of this signal."""
         self._note_signal()
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
@@ -7462,9 +7466,9 @@ class Runner:
         self.stop()
 
     def kill(self, number: int) -> None:
-        """End the jobs and leave; at once if it is another INT.
+        """End the jobs and leave, because of this signal.  A second one that is INT kills them at once.
 
-        Slurm sends TERM twice and does not mean that.
+        A second TERM does not: Slurm sends it twice.
         """
         self._note_signal()
         if self.killed:
@@ -7478,20 +7482,19 @@ class Runner:
         watched(self._last_resort())
 
     def _note_signal(self) -> None:
-        """A signal tells us to stop: jobs that died of it, too, hear of that (`_was_interrupted`)."""
+        """Note that a signal tells us to stop: jobs may have died of it, too (`_was_interrupted`)."""
         self._told_at = self.loop.time()
         self._told.set_result(None)
         self._told = self.loop.create_future()
 
     async def _was_interrupted(self, ending: Ending) -> bool:
-        """Whether a job that has just failed did so since somebody (Slurm, Ctrl-C) stops jobs and runners
-        alike.
+        """Whether a job has just failed because somebody (Slurm, Ctrl-C) stops jobs and runners alike.
 
-        Nobody says whom a signal was meant for, only when it came: a job that dies of such a signal within a
-        second of ours was stopped, too.  Ours may come last, so such a job waits for that, also if its exit
-        status says so (128 + n, as srun's).  It keeps its slot: what Slurm cancels must begin no more jobs.
-        After INT and TERM no failure is the job's own any more; but where we only drain, jobs go on to their
-        end, and may fail.
+        A signal does not say whom it was meant for.  But we know when it came: a job that dies of such a
+        signal within a second of ours was stopped, too.  Ours may come last, so we wait for it if a job has
+        died of such a signal, or its exit status says so (128 + n, as srun's).  Meanwhile the job keeps its
+        slot, because a runner that Slurm cancels must begin no more jobs.  Within a second of an INT or a
+        TERM no failure is the job's own.  If we only drain, jobs go on to their end, and may fail.
         """
         if ending.cause or not ending.status:
             return False
@@ -7553,7 +7556,7 @@ class Runner:
             self._end(run, "stopped")
 
     async def _last_resort(self) -> None:
-        """Leave although results cannot be written: the file system does not answer."""
+        """Leave although results cannot be written, because the file system does not answer."""
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
@@ -7562,8 +7565,8 @@ class Runner:
             task.cancel()
 
     async def _look_after(self) -> None:
-        """Keep hold of the lines of running jobs; end a job whose line others have taken, or somebody has
-        set.
+        """Keep hold of the lines of running jobs.  End a job if another runner has taken its line, or
+        somebody has set its state.
         """
         while True:
             await asyncio.sleep(self._jobs.interval / 2)
@@ -7579,7 +7582,7 @@ class Runner:
                 sink.tick()
 
     async def _watch_memory(self) -> None:
-        """End what takes more memory than it was promised, by two looks in a row."""
+        """End each run that takes more memory than it was promised at two looks in a row."""
         over: set[Run] = set()
         table = ProcessTable([])
         pace = Pace(self.loop.time)
@@ -7596,20 +7599,20 @@ class Runner:
             over = now_over
 
     def _takes_too_much(self, run: Run, table: ProcessTable) -> bool:
-        """Look at the memory of a run: whether that is more than it was promised."""
+        """Look at the memory of a run, and note the most; whether it is more than was promised."""
         taken = int(table.memory(self.shells[run], run.promised))
         run.taken = max(run.taken, taken)
         return taken > run.promised
 
     async def _watch_failures(self) -> None:
-        """Count failures of the whole file now and then, where there is a limit to them."""
+        """Count the failures of the whole file now and then, if there is a limit to them."""
         failures = self._jobs.failures
         while failures and self.options.max_failed:
             await failures.rest()
             self._note_failures(await failures.count())
 
     def _note_failures(self, count: int) -> None:
-        """So many jobs are failed or in error that were not so at the start."""
+        """Stop if too many jobs are failed or in error: `count` more than at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
             self.say(
                 f"{too_many_failures(count)}: starting no more jobs, waiting for "
@@ -7628,7 +7631,7 @@ class Runner:
             stays = slot.listed and key in listed
             slot.listed = key in listed
             if slot.use is Use.BROKEN and not stays:
-                # put back into the file it is in service again, but for -1: it has had its job
+                # a name that is put back into the file is in service again; with -1 it has had its one job
                 slot.use = self._use_after_a_job()
         for key, slot in list(self.slots.items()):
             if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
@@ -7640,19 +7643,17 @@ class Runner:
         self.changed.set()
 
     def _count_slots(self) -> None:
-        """Some have come, or get no more jobs."""
+        """Count the slots in service again: some have come, or get no more jobs."""
         self.in_service = sum(not slot.retired for slot in self.slots.values())
 
     def _use_after_a_job(self) -> Use:
-        """What a slot is for that has had a job, and is not broken."""
+        """How a slot is used that has had a job, and is not broken."""
         return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _follow_slots(self) -> None:
-        """Look now and then which slots there are, and which others do not use any more, where these may
-        change.
-        """
+        """Look now and then which names the slot file has, and which of them other runners have left."""
         while self._slot_file:
-            # Others want these names, too, and must not try at the same times.
+            # a random part, so that runners that want the same names do not try at the same times
             await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
             names = await self.worker.call(self._slot_file.look)
             if names is not None and not self.stopping:
@@ -7669,24 +7670,24 @@ class Runner:
 
     @property
     def had(self) -> Resources:
-        """What it had, were all slots in service."""
+        """What the runner would have if all slots were in service."""
         return Resources(self.size, self.options.memory)
 
     @property
     def has(self) -> Resources:
-        """What jobs can have, now or when others leave it."""
+        """What jobs can have, now or when other jobs leave it."""
         return Resources(self.in_service, self.options.memory)
 
     def _free_for(self, taken: Sequence[Slot]) -> Resources:
-        """What a job could have that these slots were taken for."""
+        """What is free for a job, counting these slots, which were taken for it."""
         promised = sum(job.needs.memory for job in self.works if job not in self._growing)
         return Resources(len(taken) + len(self._idle), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
-        """Take idle slots until there are so many; False: other runners use slots that seemed idle."""
+        """Take idle slots until there are `count`; False: there are too few that others do not use."""
         while len(slots) < count and self._idle:
             _, slot = heapq.heappop(self._idle)
-            slot.use = Use.BUSY                 # now: its name may be removed while we wait
+            slot.use = Use.BUSY                 # before we wait: meanwhile its name may be removed
             if await self._seize(slot):
                 slots.append(slot)
             else:
@@ -7698,7 +7699,7 @@ class Runner:
         return not self._slot_file or await self.worker.call(self._slot_file.seize, slot)
 
     async def _free(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
-        """Let other runners have these slots; use: what they are for from now on."""
+        """Let others have these slots.  use: what they are used for from now on."""
         for slot in slots:
             if self._slot_file and self._leaving is not Leaving.HOPELESS:
                 await self.worker.call(self._slot_file.free, slot)
@@ -7709,13 +7710,13 @@ class Runner:
                 self._count_slots()
 
     def _say_once(self, subject: str, text: str) -> None:
-        """Say something, if nothing was said of this subject before."""
+        """Say a text, unless something was said of this subject before."""
         if subject not in self._said:
             self._said.add(subject)
             self.say(text)
 
     def _note_wait(self) -> None:
-        """Say once that there is nothing to do but wait for a slot."""
+        """Say once that other runners use all slots, if that is what we wait for."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
         if elsewhere and not self.works:
             self._say_once("slots", "all slots are in use by other runners; waiting for one")
@@ -7732,7 +7733,7 @@ class Runner:
     async def _hand_out(self) -> None:
         """Give jobs to idle slots, until there are no more for them."""
         while not self._is_over():
-            self.changed.clear()                # what happens from now on is a reason to look again
+            self.changed.clear()                # before the look, so that nothing is missed during it
             pause = await self._give_job()
             if pause == 0:
                 await asyncio.sleep(0)          # signals, and the job that has begun, come first
@@ -7748,7 +7749,7 @@ class Runner:
         return self.stopping or (not may_get_slots and all(slot.retired for slot in self.slots.values()))
 
     async def _give_job(self) -> float | None:
-        """Give idle slots a job, if there are any and there is one.
+        """Start a job on idle slots, if there are slots and a job for them.
 
         Returns the seconds until that is to be tried again; None: not before something changes.
         """
@@ -7775,7 +7776,7 @@ class Runner:
             self.works[job] = watched(self._work(run, await self._start(run)))
             return 0.0 if self._idle else None
         await self._free(slots)
-        # it was claimed while the signal came, or has no time left, or not enough shared slots
+        # a job that is not started: a signal came during the claim, or time or shared slots do not suffice
         if job:
             await self._settle(job, NEW)
             return 0.0
@@ -7790,23 +7791,25 @@ class Runner:
         return not self.works and (not self.options.follow or self._nothing.ended)
 
     def _limit(self, job: Job) -> float | None:
-        """How many seconds a job may run."""
+        """How many seconds a job may run; None: any."""
         own = job.settings.timeout
         common = self.options.timeout
         return common if own is Unsaid.UNSAID else own
 
     def _fits(self, job: Job) -> bool:
-        """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time.
+        """Whether a job may be started: not if we stop, or its timeout would exceed the wall time.
+
+        In that second case we stop, and say so.
         """
         limit = self._limit(job) or 0.0
         rest = self._wall_end - self.loop.time()
         if limit > rest and not self.stopping:
             walltime = self.options.walltime
             never = ""
-            # what Slurm leaves may be more next time
+            # with --walltime auto there may be more time in the next Slurm job
             if isinstance(walltime, float) and limit >= walltime:
                 never = " (it never fits: give --walltime more)"
-            if rest > 0:  # else _wall() says so
+            if rest > 0:                        # otherwise _wall() says that the wall time is over
                 self.say(
                     f"line {job.number}: its timeout is {human_time(limit)}, and the wall time is over in "
                     f"{human_time(rest)}: starting no more jobs{never}"
@@ -7819,10 +7822,11 @@ class Runner:
         return Run(job, slots, self._host, sinks=tuple(self.sinks), promised=int(job.needs.memory))
 
     async def _work(self, run: Run, fault: bytes) -> None:
-        """See a job through to its end, and free its slots.  run: its first one; fault: what _start() said of
-        that.
+        """See a job through to its end, and free its slots.  run: its first run.  fault: what _start()
+        returned for that.
 
-        Slots that a defect breaks are not freed: the loop might hand out once more before all is stopped.
+        If a defect raises something here, the slots are not freed: otherwise the loop might hand out once
+        more before all is stopped.
         """
         begun = await self._run_job(run, fault)
         for slot in run.slots:
@@ -7831,7 +7835,7 @@ class Runner:
         self.changed.set()
 
     async def _run_job(self, run: Run, fault: bytes) -> bool:
-        """Run a job, again if it fails and that is wished, and write down its state; whether it was begun."""
+        """Run a job, again if it fails and may be repeated, and write its state; whether it was begun."""
         job, ending, count = run.job, None, 0
         while True:
             state = fault
@@ -7851,13 +7855,14 @@ class Runner:
                 run, ending = self._new_run(job, run.slots), None
                 fault = await self._start(run)
             if not is_to_run or fault == NEW:
-                # It was to run again.  Who ends what runs has ended it, too; else its last result stands.
+                # It was to run again.  If all that runs is ended, or this job is, it is in error; otherwise
+                # its last result stands.
                 if self._leaving >= Leaving.ENDING or job in self.unwanted:
                     state = ERROR
                 break
         cause = self.unwanted.pop(job, run.cause)
         if cause == "cancelled" and state != DONE:
-            # also if it has just failed by itself, or was between two retries
+            # even if it has just failed by itself, or was between two retries
             state = HELD
         if cause == "lost":
             state = ERROR                       # its line is another's now
@@ -7872,7 +7877,7 @@ class Runner:
         return state != NEW
 
     def _is_final(self, run: Run, state: bytes) -> bool:
-        """Whether a job whose run has ended so must not run again, whatever is wished."""
+        """Whether a job whose run has ended in this state must not run again, whatever --retries says."""
         return (
             state in (DONE, NEW)
             or not self._is_wanted(run.job)
@@ -7881,11 +7886,12 @@ class Runner:
         )
 
     def _may_grow(self, run: Run, state: bytes) -> bool:
-        """Whether a job whose run has ended so had too little memory, and says how much it takes then."""
+        """Whether a job whose run has ended so had too little memory, and may run again with more."""
         return run.cause in ("memory", "oom") and run.job.more is not None and not self._is_final(run, state)
 
     def _grow(self, job: Job) -> bool:
-        """Have a job take more memory in its next run; False: so much is not here, or time is over."""
+        """Have a job take more memory in its next run; False: this host has too little, or the time is over.
+        """
         more = job.more
         if more and more.memory > self.options.memory:
             size, here = show_size(more.memory), show_size(self.options.memory)
@@ -7911,14 +7917,14 @@ class Runner:
     # -- jobs that wait to run again -------------------------------------------------------------------------
 
     def _delay(self, count: int) -> float:
-        """Seconds until a job that has run so often, and failed, may run again."""
+        """Seconds until a job that has run and failed `count` times may run again."""
         first = self.options.retry_delay or 0.0
         return min(math.ldexp(first, min(count - 1, 60)), LONGEST_RETRY_DELAY)
 
     async def _wait_to_run(self, job: Job, delay: float | None) -> bool:
-        """Have a job wait for its next run, on its slots; False: it shall not run again.
+        """Have a job wait for its next run, while it keeps its slots; False: it shall not run again.
 
-        delay: seconds; None: until the memory that it takes then is free.
+        delay: seconds; None: until the memory for its next run is free.
         """
         if self.options.verbose:
             how = f"with {show_size(job.needs.memory)}" if delay is None else f"in {human_time(delay)}"
@@ -7926,7 +7932,7 @@ class Runner:
         ready = self._next_runs[job] = asyncio.Event()
         if delay is None:
             self._growing.append(job)
-            self.changed.set()                  # its memory is free
+            self.changed.set()                  # the memory of its last run is free
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(ready.wait(), delay)
         if delay is None:
@@ -7941,8 +7947,9 @@ class Runner:
         return not self.stopping and job not in self.unwanted
 
     def _let_grow(self) -> float | None:
-        """Have the first job that waits for more memory run again, if so much is free.  Returns as
-        _give_job().
+        """Have the first job that waits for more memory run again, if so much is free.
+
+        Returns what _give_job() is to return.
         """
         first = self._growing[0]
         if not self._free_for(()).memory >= first.needs.memory:
@@ -7966,14 +7973,14 @@ class Runner:
         return 0 < self.options.slot_errors <= slot.errors
 
     def _use_after(self, slot: Slot, begun: bool) -> Use:
-        """What a slot is for when its job is over; begun: that was started."""
+        """How a slot is used when its job is over.  begun: the job was started."""
         if self._breaks(slot):
             slot.errors = 0
             return Use.BROKEN
         return self._use_after_a_job() if begun else Use.IDLE
 
     async def _settle(self, job: Job, state: bytes) -> None:
-        """Write a job's state, however long it takes.  NEW: the one that it had when it was claimed."""
+        """Write a job's state, however long it takes.  state: NEW gives it the one from before its claim."""
         try:
             fault = await persist(
                 lambda: self._jobs.release(job) if state == NEW else self._jobs.finish(job, state),
@@ -7981,7 +7988,7 @@ class Runner:
                 self.say,
                 job,
             )
-        except asyncio.CancelledError:          # _last_resort() has given it up
+        except asyncio.CancelledError:          # _last_resort() has given up
             self.tally.unwritten.append(job.number)
             raise
         if fault:
@@ -7991,13 +7998,13 @@ class Runner:
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _run(self, run: Run, shell: Child) -> Ending | None:
-        """Accompany a run whose shell was started; None: the job was not begun."""
+        """Accompany a run whose shell was started to its end; None: the job was not begun."""
         try:
             if run.job.gate and not await self._let_in(run, run.job.gate, shell):
                 return None
             return await self._attend(run, shell)
         finally:
-            if run in self.runs:                # a defect: nobody would hear how it ends
+            if run in self.runs:                # a defect: its exit status would be lost
                 self.runs.discard(run)
                 self._end(run, "stopped")
                 await asyncio.wait([run.killer or shell.ended])
@@ -8012,7 +8019,7 @@ class Runner:
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
         if self._leaving >= Leaving.ENDING:
-            self._end(run, "stopped")           # the signal came while it was started
+            self._end(run, "stopped")           # the signal came during its start
         elif run.job in self.unwanted:
             self._end(run, self.unwanted[run.job])
         status = await shell.ended
@@ -8024,7 +8031,7 @@ class Runner:
         await self.pump.read_on(run)
         self.pump.finish(run)
         if run.cause == "cancelled":
-            status = signal.SIGTERM             # whatever its shell made of that
+            status = signal.SIGTERM             # whatever its shell made of the signal
         killed = not run.cause and Ending(status).died_of == signal.SIGKILL
         if killed and self._oom_kills.now() > run.oom_kills:
             run.cause = "oom"
@@ -8042,7 +8049,9 @@ class Runner:
         return ending
 
     async def _start(self, run: Run) -> bytes:
-        """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be.
+        """Start a run's shell: b"", or the state for its line if it was not started.
+
+        That is ERROR if it cannot be started, and NEW if we stop.
         """
         if not run.job.gate:
             self._announce(run)
@@ -8080,7 +8089,7 @@ class Runner:
             pause = min(2 * pause, 5.0)
 
     def _fail_to_start(self, run: Run, fault: str) -> bytes:
-        """A run cannot be started, ever: say why; the state for its line."""
+        """Say why a run can never be started; the state for its line."""
         self.say(f"line {run.job.number}: cannot be started: {fault}")
         for sink in run.sinks:
             sink.unstarted(run)
@@ -8091,15 +8100,15 @@ class Runner:
             sink.starting(run)
 
     async def _let_in(self, run: Run, gate: Gate, shell: Child) -> bool:
-        """Wait until a job whose shell waits at its gate may begin; False: it shall not, and its shell has
-        ended.
+        """Wait until a job whose shell waits at its gate may begin; False: it shall not begin, and its shell
+        has ended.
         """
         if self.stopping:
             gate.refuse()
         gate.arrived()
         first: list[asyncio.Future[Any]] = [gate.settled, shell.ended]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        gate.refuse()                           # if somebody has killed the shell
+        gate.refuse()                           # nobody has settled it if the shell was killed
         run.job.gate = None
         opened = gate.settled.result()
         if opened:
@@ -8111,11 +8120,11 @@ class Runner:
         return False
 
     def _spawn(self, run: Run, lent: int | None) -> None:
-        """Make the pipes and start the shell.  lent: what its job's lock is on, if it has one.
+        """Make the pipes and start the shell.  lent: the descriptor of the job's seat, if it has one here.
 
-        What no sink takes needs no pipe.  Raises OSError, ValueError.
+        Without sinks the output needs no pipes.  Raises OSError, ValueError.
         """
-        pipes: dict[bytes, tuple[int, int]] = {}        # the end that is read from, and the other
+        pipes: dict[bytes, tuple[int, int]] = {}        # the end to read from, the end to write to
         job = run.job
         names = [os.fsencode(slot.name) for slot in run.slots]
         read = [b"stdout", b"stderr"] if run.sinks else []
@@ -8133,7 +8142,7 @@ class Runner:
             shell = job.settings.shell
             command = job.command
             runner = self.options.runner
-            if runner:                  # which the user has written for /bin/sh
+            if runner:                  # --runner is written for /bin/sh
                 shell, command = SHELL, wrap(os.fsencode(runner), shell, command)
             child = self.processes.start(shell, command, environ, theirs.get(b"stdout"),
                                          theirs.get(b"stderr"), held, theirs.get(b"gate"))
@@ -8163,7 +8172,7 @@ class Runner:
 
 
 def shell_fault(error: OSError, host: bytes) -> str:
-    """Why a shell, which the error names, cannot be started on this host."""
+    """Why the shell that the error names cannot be started on this host."""
     shell = os.fsdecode(error.filename)
     is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
     return f"{shell}: {reason(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
@@ -8172,9 +8181,9 @@ def shell_fault(error: OSError, host: bytes) -> str:
 def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
     """The command that has `runner` run a job: runner /bin/sh -c JOB.
 
-    ssh joins its arguments to one string, which a shell at the other end reads once more: so the words are
-    quoted once more for each word of the runner that is `ssh` or a path of it.  Without a blank in front `-n`
-    would be an option of the shell's.
+    ssh joins its arguments to one string, and a shell at the other end parses that again.  So the words are
+    quoted once more for each word of the runner that is `ssh` or a path of it.  A job that begins with - or +
+    gets a blank in front; otherwise the shell would take it for an option.
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [*shell_words(shell), b"-c", job]
