@@ -8196,12 +8196,12 @@ def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
 # ======== Background ========================================================================================
 #
 # With -d the program forks twice and leaves its session, so that it has no terminal that could hang up on it.
-# Its starter waits until all has gone well, and tells that by its exit status.  Messages go to --errors.  The
-# pid file is removed at the end only if it still holds our number.
+# The process that was started waits until the start has gone well, and says so by its exit status.  Messages
+# go to --errors.  The pid file is removed at the end, but only if it still holds our number.
 
 
 def open_descriptors() -> list[int]:
-    """The open descriptors; without /proc all that may be open."""
+    """The open descriptors; without /proc and /dev/fd all numbers up to 1023."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(FileNotFoundError):
             return [int(name) for name in os.listdir(folder)]
@@ -8209,28 +8209,27 @@ def open_descriptors() -> list[int]:
 
 
 def hold_signals() -> None:
-    """Block signals until there are handlers: what is started from now on must be ended as it should be."""
+    """Block signals until there are handlers, which end in good order what was started by then."""
     signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
 
 
 def keep_descriptors_from_jobs() -> None:
-    """Whatever we were started with besides 0 to 2 (`flock 9`, a pipe of make's) is not for jobs to hold
-    open.
+    """Have jobs inherit no descriptors that we were started with (`flock 9`, a pipe of make's) but 0 to 2.
     """
     for fd in open_descriptors():
         if fd > 2:
-            with contextlib.suppress(OSError):          # the one that listed them is closed by now
+            with contextlib.suppress(OSError):          # the descriptor that listed them is closed by now
                 os.set_inheritable(fd, False)
 
 
 def go_into_background() -> int:
     """Leave terminal and session (daemon(7)); stay in the directory, where the jobs are to run.
 
-    The starter waits until detach() is called with the descriptor that is returned: were it the leader of its
-    session (ssh -t), its end would hang up on us before we have left.
+    The process that was started waits until detach() is called with the descriptor that is returned.  If it
+    leads its session (ssh -t), its end would otherwise hang up on us before we have left that session.
     """
     watch, ready = os.pipe()
-    # and meant for the process that runs the jobs; a child does not inherit them
+    # pending signals are meant for the process that runs the jobs, but a child does not inherit them
     waiting = signal.sigpending()
     if os.fork():
         os.close(ready)
@@ -8245,7 +8244,7 @@ def go_into_background() -> int:
 
 
 def detach(ready: int) -> None:
-    """All went well: let the starter go, and have no more to do with its terminal."""
+    """Let the process that waits in go_into_background() end with status 0, and leave its terminal."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose end somebody waits for
@@ -8257,7 +8256,7 @@ def detach(ready: int) -> None:
 def open_pid(path: str) -> int:
     """Open, or make, the pid file.
 
-    Raises Problem, also where it holds more than a number, which would be lost.
+    Raises Problem, also if it holds more than a number: that would be lost.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
     if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", read_head(fd, path, 32)):
@@ -8266,13 +8265,13 @@ def open_pid(path: str) -> int:
 
 
 def write_pid(path: str, fd: int, say: Say) -> None:
-    """Write our number to the pid file, and name the process of ours that stood there, if it lives.
+    """Write our number to the pid file.  Name the process that stood there, if it lives and is a runmaker4.
 
     Raises Problem.
     """
     before = os.fsdecode(read_head(fd, path, 20).strip())
     if before.isdecimal():
-        # it is gone, as a rule
+        # as a rule that process is gone
         with contextlib.suppress(OSError), open(f"/proc/{before}/cmdline", "rb") as words:
             if b"runmaker4" in words.read():
                 say(f"{path} named process {before}, which lives on (kill {before} stops it)")
@@ -8284,8 +8283,7 @@ def write_pid(path: str, fd: int, say: Say) -> None:
 
 
 def remove_pid(path: str) -> None:
-    """Remove the pid file, unless another has written its own number there while we waited for the last jobs.
-    """
+    """Remove the pid file, unless another process has written its number there while our last jobs ran."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:
@@ -8295,7 +8293,7 @@ def remove_pid(path: str) -> None:
 
 
 def fork_quietly() -> int:
-    """fork(2) besides a thread: Python warns of that, but the children that we make need no lock of its."""
+    """fork(2) beside a thread, without Python's warning: our children need no lock that a thread may hold."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -8304,9 +8302,9 @@ def fork_quietly() -> int:
 def leave_without_waiting(code: int) -> None:
     """Exit although a thread waits for a file system that does not answer.
 
-    Python's own exit would wait for the thread.  The kernel's would wait, too, for the answer to the unlock
-    that comes with the last close of a locked file on NFS.  So a child keeps all descriptors until we are
-    gone, and does the waiting; it is nobody's business any more.
+    Python's exit would wait for the thread.  The kernel would wait, too: on NFS the last close of a locked
+    file unlocks it, and waits for the answer.  So a child keeps all descriptors open until we are gone, and
+    then waits in our place; nobody waits for the child.
     """
     parent = os.getpid()
     child = fork_quietly()
@@ -8323,8 +8321,8 @@ def leave_without_waiting(code: int) -> None:
 
 # ======== Command line ======================================================================================
 #
-# parse() says what can be asked for; App checks all that can be checked before anything runs, and puts the
-# parts together: the job file, the cursor, the worker, the sinks, and the runner.
+# parse() reads the options.  App checks all that can be checked before anything runs, and puts the parts
+# together: the job file, the cursor, the worker, the sinks, and the runner.
 
 PROG = "runmaker4.py"
 Add = Callable[..., Any]        # an argument group's add_argument
@@ -8337,7 +8335,7 @@ def runner_words(text: str) -> str:
     except ValueError:                      # an open quote
         words = []
     if takes_a_command(words):
-        # `bash -c /bin/sh -c JOB` runs a /bin/sh that is told nothing, and all is well
+        # `bash -c /bin/sh -c JOB` runs a /bin/sh without a command, which ends with status 0
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes behind that, so no job "
             "would run (for another shell, as bash, write #RUN shell=bash above the jobs)"
@@ -8348,7 +8346,7 @@ def runner_words(text: str) -> str:
 
 
 def takes_a_command(words: Sequence[str]) -> bool:
-    """Whether these words end with a shell that takes its next argument for all of its command, by `-c`."""
+    """Whether these words end with a shell and `-c`, so that the next word would be its whole command."""
     shells = [index for index, word in enumerate(words) if ANY_SHELL.fullmatch(os.path.basename(word))]
     if not shells:
         return words[-1:] == ["-c"]
@@ -8358,7 +8356,7 @@ def takes_a_command(words: Sequence[str]) -> bool:
 
 
 def given_name(text: str) -> str:
-    """An argparse type: a name of anything; "$UNSET" is none."""
+    """An argparse type: a name of anything.  An empty one, as "$UNSET" gives, is refused."""
     if not text:
         raise argparse.ArgumentTypeError("is empty (a name is wanted)")
     return text
@@ -8384,7 +8382,7 @@ def wall_time(text: str) -> float | SlurmLimit | None:
 
 
 def file_of_jobs(text: str) -> str:
-    """An argparse type: a path of a job file; it is none of a companion."""
+    """An argparse type: a path of a job file, which must not be that of a companion."""
     if match := COMPANION.fullmatch(os.path.basename(text)):
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' is no job file: the commands of {printable(match[1])} are locked there"
@@ -8406,7 +8404,7 @@ JOB_VARIABLES = ("of a job: JOB_ID (its line), RUNMAKER4_SLOT, SLAVE_IP (its slo
 
 
 def add_running_options(add: Add) -> None:
-    """What runner and client can be told about which jobs they run."""
+    """The options of runner and client that say which jobs they run, and how many."""
     add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
     add("--runner", type=runner_words, metavar="CMD",
@@ -8434,7 +8432,7 @@ def add_running_options(add: Add) -> None:
 
 
 def add_limits(add: Add) -> None:
-    """What ends jobs."""
+    """The options that say when jobs are ended."""
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
         "--walltime",
@@ -8453,7 +8451,7 @@ def add_limits(add: Add) -> None:
 
 
 def add_records(add: Add) -> None:
-    """What runner and server can write besides the job file."""
+    """The options of runner and server for what they write besides the job file."""
     add("-l", "--logfile", type=given_name, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
@@ -8475,13 +8473,13 @@ def add_records(add: Add) -> None:
 
 
 def add_max_failed(add: Add) -> None:
-    """What runner and server can be told about failures."""
+    """The option of runner and server that stops them after failures."""
     add("--max-failed", type=whole_number(1), default=0, metavar="N",
         help="start no more once N more jobs are failed or in error")
 
 
 def add_verbosity(add: Add) -> None:
-    """How much is printed."""
+    """The options that say how much is printed."""
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
     add("--plain", action="store_true", help="print what jobs print and no more, job by job")
     add("-k", "--keep-order", action="store_true", help="with --plain: in the order of the file")
@@ -8489,7 +8487,7 @@ def add_verbosity(add: Add) -> None:
 
 
 def add_background(add: Add) -> None:
-    """How to go into the background; and what stands last everywhere."""
+    """The options for the background; and those that stand last in every script's help."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
     add("--pidfile", type=given_name, metavar="FILE", help="write the process number there")
     add("--errors", type=given_name, metavar="FILE", help="append there what would go to stderr")
@@ -8497,7 +8495,7 @@ def add_background(add: Add) -> None:
 
 
 def add_help(add: Add) -> None:
-    """What stands last in every script's help."""
+    """The options that stand last in every script's help."""
     add("--version", action="version", version=f"%(prog)s {VERSION}", help="print the version")
     add("-h", "--help", action="help", help="print this help")
 
@@ -8545,12 +8543,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def as_argument(path: str) -> str:
-    """A path that nobody takes for an option."""
+    """A path in a form that no program takes for an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
-    """As asyncio.run(), which would wait for a resolver that does not answer before it lets us go."""
+    """Do what asyncio.run() does, but do not wait at the end for a resolver that does not answer."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     gc.enable()
@@ -8566,9 +8564,9 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 def refuse_as_output(path: str) -> None:
-    """Refuse to read what we write: what jobs print would become jobs, and run.  Raises Problem."""
+    """Refuse a job file that our output goes to: what jobs print would become jobs.  Raises Problem."""
     for fd, name in (1, "stdout"), (2, "stderr"):
-        with contextlib.suppress(OSError):          # it is closed, or there is no such file yet
+        with contextlib.suppress(OSError):          # the stream is closed, or there is no such file yet
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 raise Problem(
                     f"{path}: {name} goes there, and what jobs print would become jobs (take another file)"
@@ -8588,21 +8586,21 @@ class Program:
         self.prog = prog
         self.label = label
         self.options = options
-        self._loop_runs = False     # there is an event loop, and so what is below
+        self._loop_runs = False     # there is an event loop, and the attributes that are declared above
         self.worker = Worker(False, self.relieved)
         self.tally = Tally()
         self._troubles = 0
-        self.defects = 0            # of our own, that have shown
+        self.defects = 0            # how many defects of this program have shown
         try:
-            self.directory = os.getcwdb()       # by this name, also when it is gone
+            self.directory = os.getcwdb()       # its name now; it may be removed later
         except OSError:
             raise Problem("the current directory is gone (cd to one that exists)") from None
 
     def open_stores(self, network: bool, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.  Raises
-        Problem.
+        """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.
 
-        network: the file system of the inputs may not answer.  inputs: the job file, and what else is read.
+        network: the inputs are on a file system that may not answer.  inputs: the job file, and what else is
+        read.  Raises Problem.
         """
         options = self.options
         written = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
@@ -8639,7 +8637,7 @@ class Program:
             outdir.badge = badge
 
     def main(self) -> int:
-        """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
+        """Go into the background if -d says so, and work; the exit status.  Raises Problem."""
         options = self.options
         errors = pidfile = ready = None
         if options.errors:
@@ -8654,7 +8652,7 @@ class Program:
         if ready is not None:
             self._introduce()
         if errors is not None:
-            os.dup2(errors, 2)              # only now: what is said at the start goes to our parent's stderr
+            os.dup2(errors, 2)              # not earlier: messages of the start go to our parent's stderr
         if ready is not None:
             detach(ready)
         keep_descriptors_from_jobs()
@@ -8664,7 +8662,7 @@ class Program:
             if pidfile is not None:
                 remove_pid(options.pidfile)
         for file in self.worker.files:
-            if file.kept:               # only after a signal we leave before all is written
+            if file.kept:               # a signal has made us leave before all was written
                 why = "the file system does not answer" if self.worker.pending else file.obstacle()
                 warn(f"{self.prog}: {file.path}: {why} (the {file.kind} is incomplete)")
         if self.worker.pending:
@@ -8687,11 +8685,11 @@ class Program:
         )
 
     async def _run(self) -> int:
-        """All that happens inside the event loop."""
+        """Do all that happens inside the event loop; the exit status."""
         self.loop = asyncio.get_running_loop()
         kind = Terminal if os.isatty(1) else Writer
         self.stdout = kind(1, self.loop, self._stdout_broken, self.relieved)
-        same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
+        same = os.path.sameopenfile(1, 2)       # then one Writer for both, so that no line is torn
         self.stderr = self.stdout if same else Writer(2, self.loop, self._stderr_broken, self.relieved)
         self.signals = Signals(self.loop)
         self._loop_runs = True
@@ -8703,14 +8701,13 @@ class Program:
             self.signals.ignore_from_now_on()
 
     async def work(self) -> int:
-        """What this program is for; the exit status."""
+        """Do what this program is for; the exit status."""
         raise NotImplementedError
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something was raised where nobody waits, in a callback or a `watched` task: a defect, which ends
-        the program.
+        """End the program because of a defect: a callback or a `watched` task has raised something.
 
-        Were it to go on, what has died (a chore, a look for jobs) would be missed by nobody but the user.
+        If the program went on, only the user would miss what has died (a chore, a look for jobs).
         """
         error = context.get("exception")
         if error is None or "never retrieved" in context["message"]:        # asyncio's own, and no news
@@ -8726,23 +8723,24 @@ class Program:
             )
 
     def end_for_defect(self) -> None:
-        """Come to an end and lose nothing, whatever does not work any more."""
+        """Come to an end after a defect, and lose no job and no result."""
         raise NotImplementedError
 
     def relieved(self) -> None:
-        """Some of what waited to be written was written: what was held back for that may go on."""
+        """Go on with what was held back, because a writer has caught up."""
         raise NotImplementedError
 
     def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
-        """INT and TERM: end(number); HUP, USR1 and QUIT: drain(number)."""
+        """Have INT and TERM call end(number), and HUP, USR1 and QUIT drain(number)."""
         for action, numbers in ((end, TO_END), (drain, TO_DRAIN)):
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
                     self.signals.handle(number, functools.partial(action, number))
-        self.signals.look()                 # what has waited until now comes first: no job is started before
+        self.signals.look()                 # signals that have waited until now, before any job is started
 
     async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
-        """Wait until all is printed, however long that takes; when hurried (after a signal) two seconds more.
+        """Wait until all is printed, however long that takes; two seconds more once we are hurried (by a
+        signal).
         """
         while writer.backlog and not hurried():
             await writer.drain(0.5)
@@ -8759,14 +8757,14 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
-        """What the worker's thread has to say goes through the loop's."""
+        """Call a function in the loop's thread; the caller may be the worker's thread."""
         if self.worker.pool:
             self.loop.call_soon_threadsafe(function, *args)
         else:
             function(*args)
 
     def _trouble(self, text: str) -> None:
-        """Output or records were lost."""
+        """Note that output or records were lost, and say so a few times."""
         self.tally.trouble = True
         self._troubles += 1
         if self._troubles <= self.TROUBLES:
@@ -8778,11 +8776,11 @@ class Program:
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _stderr_broken(self, error: OSError) -> None:
-        """Nowhere is left to say it."""
+        """Do nothing: there is nowhere left to say it."""
 
     def _stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
-        # which is gone
+        # whoever read it is gone: no trouble, nobody misses the output
         unheard = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
         self.tally.trouble |= not unheard
 
@@ -8799,7 +8797,7 @@ class RunnerProgram(Program):
         given = options.memory
         self.memory = Memory(given, "--memory") if given else available_memory()
         self.host = os.fsencode(options.name or os.uname().nodename)
-        self.retry = b""                        # the states that are run again, but for orphans
+        self.retry = b""                        # the states that are run again, orphans aside
         if options.retry:
             self.retry = FAILED + ERROR
         elif options.resume:
@@ -8813,7 +8811,7 @@ class RunnerProgram(Program):
         options.quiet |= options.plain
 
     def _slot_names(self) -> Sequence[str]:
-        """What -j or --slots asks for.  Raises Problem."""
+        """The names of the slots that -j or --slots asks for.  Raises Problem."""
         count = self.options.jobs
         names = self.options.slots
         if not names:
@@ -8827,7 +8825,7 @@ class RunnerProgram(Program):
         return self.slot_file.names
 
     def find_wall_time(self) -> None:
-        """Learn from Slurm until when jobs may run, where that is asked for.  Raises Problem."""
+        """Learn from Slurm until when jobs may run, if --walltime auto is given.  Raises Problem."""
         limit = self.options.walltime
         if isinstance(limit, SlurmLimit):
             limit.find(self.options.kill_after)
@@ -8838,7 +8836,7 @@ class RunnerProgram(Program):
                 )
 
     def console(self, file: JobFile | None, with_output: bool) -> list[Sink]:
-        """What is printed of the jobs.  file: theirs; None: the server has it."""
+        """The sinks that print what becomes of jobs.  file: the job file; None: the server has it."""
         options, dumb = self.options, os.environ.get("TERM") == "dumb"
         if options.plain:
             writers = {b"stdout": self.stdout, b"stderr": self.stderr}
@@ -8853,7 +8851,7 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output, colour)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
-        """The runner, which signals will find.  files: what writes them."""
+        """Make the runner, and have signals reach it.  files: what writes files (see Pump)."""
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
@@ -8877,7 +8875,7 @@ class RunnerProgram(Program):
         return runner
 
     def _handle_stop(self) -> None:
-        """Have Ctrl-Z leave a clean terminal where there is a status line."""
+        """Have Ctrl-Z leave a clean terminal if there is a status line."""
         terminal, ignored = self.stdout, signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
         if isinstance(terminal, Terminal) and terminal.status is not no_status and not ignored:
             self.signals.handle(signal.SIGTSTP, functools.partial(self._stop, terminal))
@@ -8886,12 +8884,12 @@ class RunnerProgram(Program):
         watched(self._stop_at(terminal))
 
     async def _stop_at(self, terminal: Terminal) -> None:
-        """Stop, as Ctrl-Z has any process do, but without the status line; go on after `fg`."""
+        """Erase the status line, stop as any process does at Ctrl-Z, and redraw the line after `fg`."""
         import threading
         terminal.erase()
         await terminal.drain(self.CLEANING)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        # not os.kill(): a signal to this thread has stopped us before the call returns
+        # not os.kill(): only a signal to this thread stops us before the call returns
         signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)
         self._handle_stop()
         terminal.redraw()
@@ -8900,18 +8898,18 @@ class RunnerProgram(Program):
         self.runner.pump.resume()
 
     def end_for_defect(self) -> None:
-        """What runs may end, and is written down."""
+        """Start nothing more; what runs may end, and its result is written."""
         self.runner.stop()
 
     def _introduce_to_terminal(self) -> None:
-        """Say what is to be known first."""
+        """Say what a person at a terminal must know first."""
         options = self.options
         self.say("Ctrl-C ends the jobs; Ctrl-\\ starts no more")
         if options.jobs is None and not options.slots and not options.one_only:
             self.say("one at a time (-j0: as many as CPUs)")
 
     async def run_to_end(self, jobs: Jobs) -> int:
-        """Run the jobs, print what there is to print; the exit status."""
+        """Run the jobs, and print all that there is to print; the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
             self._introduce_to_terminal()
@@ -8921,7 +8919,7 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.leaving()
         account = await jobs.leave(runner)
-        if self.worker.keeps_records:           # after a signal nobody has waited for them yet
+        if self.worker.keeps_records:           # after a signal nobody has waited for the records yet
             await runner.in_time(self.worker.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
@@ -8946,7 +8944,7 @@ class App(RunnerProgram):
             os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING,
             Resources(len(self.slots), self.memory.size),
         )
-        # what is used, and whether from elsewhere
+        # all files that are read, and whether one is on a network file system
         self._inputs = [self.path]
         self.network = self._mount.network
         if self.slot_file:
@@ -8966,10 +8964,10 @@ class App(RunnerProgram):
             self.say("what jobs print is lost (--outdir DIR or -l FILE keeps it)")
 
     def main(self) -> int:
-        """Run, or say what would be run; the exit status."""
+        """Run the jobs, or print what would be run; the exit status."""
         options = self.options
         if options.dry_run:
-            if os.path.lexists(self.path):      # with --follow it need not be there
+            if os.path.lexists(self.path):      # with --follow it need not exist yet
                 self._print_dry_run()
             return 0
         self.find_wall_time()
@@ -9007,7 +9005,7 @@ class App(RunnerProgram):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4.py with these arguments; the exit status."""
+    """Run runmaker4.py with these arguments (None: those of the process); the exit status."""
     return run_main(PROG, lambda words: App(parse(words)).main(), argv)
 
 
