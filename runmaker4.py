@@ -9015,17 +9015,17 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 9.  Both know a token of 128 random
-# bits, which never crosses the wire: each answers a challenge of the other end with it.  Then both agree on
-# keys (ephemeral Diffie-Hellman), which nobody can find out who learns the token later.  Every frame is
-# encrypted, and has a MAC.
+# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 9.  Both know a token of
+# 128 random bits, which never crosses the wire: each end uses it to answer a challenge of the other.  Then
+# both agree on keys (ephemeral Diffie-Hellman); somebody who learns the token later cannot find them out.
+# From then on every frame is encrypted, and has a MAC.
 #
 #     1. S   {"runmaker4": 9, "nonce": S's challenge}                     the version, and 128 random bits
 #     2. C   {"runmaker4": 9, "nonce": C's challenge, "proof": H("client")}       this authenticates C
 #     3. S   {"public": A, "proof": H("server", A)}                       this authenticates S, and A
-#            {"error": "token"}, {"error": "version"}                     or this, and the connection ends
+#            {"error": "token"}, {"error": "version"}                     otherwise this, and it hangs up
 #     4. C   {"public": B, "proof": H("agreed", A + B)}                   this authenticates B
-#     5. C, S   messages, each {"type": ...}, as said in the two scripts
+#     5. C, S   messages, each {"type": ...}, as runmaker4-server.py says
 #
 #     H(label, text) = HMAC-SHA256(token, T(label) + text), in hexadecimal
 #     T(label)       = "runmaker4 9 " + label + newline + S's challenge + C's challenge
@@ -9038,10 +9038,10 @@ if __name__ == "__main__":
 #     text           = JSON xor as many bytes of SHAKE-256(cipher key + number of the frame (8 bytes))
 #     MAC            = HMAC-SHA256(MAC key, number of the frame + text); each direction has its numbers
 #
-# So frames cannot be read, altered, left out, repeated, put in another order, sent back to where they come
-# from, or taken from another connection; their lengths and times are seen.  A power takes milliseconds: only
-# who has proved that he knows the token has us compute one.  Bytes that are no UTF-8 travel as lone
-# surrogates (PEP 383).  Every length is capped before anything of that length is kept.
+# So nobody can read or alter frames, leave them out, repeat or reorder them, send them back to where they
+# come from, or take them from another connection.  Their lengths and times can be seen.  Raising to a power
+# takes milliseconds: we do it only for an end that has proved that it knows the token.  Bytes that are no
+# UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before anything of that length is kept.
 
 if TYPE_CHECKING:
     import hashlib
@@ -9055,7 +9055,7 @@ else:
     secrets = when_used("secrets")
 
 WIRE_VERSION = 9
-# The modulus of RFC 3526, group 14, whose generator is 2.  It has the strength of keys of some 110 bits.
+# The modulus of RFC 3526, group 14, whose generator is 2.  It is as strong as a key of some 110 bits.
 PRIME = int("ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404dd"
             "ef9519b3cd3a431b302b0a6df25f14374fe1356d6d51c245e485b576625e7ec6f44c42e9a637ed6b0bff5cb6f406b7ed"
             "ee386bfb5a899fa5ae9f24117c4b1fe649286651ece45b3dc2007cb8a163bf0598da48361c55d39a69163fa8fd24cf5f"
@@ -9064,12 +9064,12 @@ PRIME = int("ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020
             "15728e5a8aacaa68ffffffffffffffff", 16)
 PORT = 9998
 UNAUTHENTICATED_FRAME = 1 << 10             # bytes of JSON until the other end is authenticated
-FRAME = 1 << 20                             # and then
-PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
-# seconds: a client lets hear from itself so often, and is answered
+FRAME = 1 << 20                             # bytes of JSON from then on
+PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for each
+# seconds from one ping of a client to the next, each of which is answered
 KEEP_ALIVE = 5.0
-SILENCE = 15.0                              # seconds without a frame: the other end is lost
-HANDSHAKE = 10.0                            # seconds until the other end must be authenticated
+SILENCE = 15.0                              # seconds without a frame after which the other end is lost
+HANDSHAKE = 10.0                            # seconds within which the other end must be authenticated
 HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
 UNREAD = 1 << 24                            # bytes that the other end may leave unread
 WHOLE = 1 << 62                             # the largest whole number, of lines, bytes, requests, ...
@@ -9098,7 +9098,7 @@ def to_text(data: bytes) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """The bytes that travelled.  Raises WireError."""
+    """The bytes that to_text() has made text of.  Raises WireError."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -9106,7 +9106,7 @@ def to_bytes(text: str) -> bytes:
 
 
 def _bounded_int(digits: str) -> int:
-    if len(digits) > 19:        # as many as 2^63 has; int() takes long for thousands
+    if len(digits) > 19:        # 2^63 has 19; for thousands of digits int() takes long
         raise ValueError("a huge number")
     return int(digits)
 
@@ -9119,7 +9119,7 @@ def _finite(text: str) -> float:
 
 
 def encode_timeout(timeout: float | Unsaid | None) -> float | None:
-    """A job's timeout in a message; 0: its settings say nothing."""
+    """A job's timeout as it stands in a message: 0 if its settings say nothing, null if it has none."""
     return 0.0 if timeout is Unsaid.UNSAID else timeout
 
 
@@ -9142,7 +9142,7 @@ def decode(frame: bytes) -> dict[str, Any]:
 
 
 class Message:
-    """Reads the fields of a message and takes nothing on trust: each getter raises WireError."""
+    """Reads the fields of a message, and trusts none: each getter raises WireError."""
 
     def __init__(self, fields: Any) -> None:
         if not isinstance(fields, dict):
@@ -9171,11 +9171,11 @@ class Message:
         return value
 
     def process(self, name: str) -> int:
-        """The number of a process; 0: of none."""
+        """The number of a process; 0: there is none."""
         return self.whole(name, PID)
 
     def seconds(self, name: str) -> float:
-        """A time, of whatever clock, or a duration."""
+        """A time of any clock, or a duration."""
         value = self.fields.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= SECONDS:
             raise WireError(f"{name}: no time that will do")
@@ -9185,7 +9185,7 @@ class Message:
         return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def timeout(self, name: str) -> float | Unsaid | None:
-        """What encode_timeout() made."""
+        """A timeout that encode_timeout() has made."""
         seconds = self.seconds_or_none(name)
         return Unsaid.UNSAID if seconds == 0 else seconds
 
@@ -9215,7 +9215,7 @@ class Message:
 
 
 class Direction:
-    """Seals, or opens, the frames of one direction of one connection."""
+    """Seals or opens the frames of one direction of a connection."""
     NUMBER = struct.Struct(">Q")
 
     def __init__(self, secret: bytes, name: str) -> None:
@@ -9230,7 +9230,7 @@ class Direction:
         return hmac.digest(self._mac, number + text, "sha256"), text
 
     def open(self, mac: bytes, text: bytes) -> bytes:
-        """What is in the next frame.  Raises WireError."""
+        """The JSON in the next frame.  Raises WireError."""
         number = self._next()
         if not hmac.compare_digest(hmac.digest(self._mac, number + text, "sha256"), mac):
             raise WireError("a frame that was altered")
@@ -9241,7 +9241,7 @@ class Direction:
         return self.NUMBER.pack(self.number - 1)
 
     def _xor(self, number: bytes, data: bytes) -> bytes:
-        """Encrypt; the second time decrypts."""
+        """Encrypt, or decrypt what was encrypted: xor is its own inverse."""
         stream = hashlib.shake_256(self._cipher + number).digest(len(data))
         return (int.from_bytes(data, "little") ^ int.from_bytes(stream, "little")).to_bytes(
             len(data), "little"
@@ -9249,7 +9249,7 @@ class Direction:
 
 
 class Channel:
-    """One end of a connection, without its I/O: bytes come in and messages out, and the other way round."""
+    """One end of a connection, without its I/O: it makes messages of bytes, and bytes of messages."""
     LENGTH = struct.Struct(">I")
     MAC = 32                            # bytes
     EXPONENT = 256                      # bits of a and b: at least twice the strength of the group
@@ -9258,14 +9258,14 @@ class Channel:
     def __init__(self, token: str | bytes, server: bool) -> None:
         self._token = token.encode() if isinstance(token, str) else token
         self.server = server
-        # What deals with the next frame of the handshake; None: both ends have proved that they know the
+        # what deals with the next frame of the handshake; None: both ends have proved that they know the
         # token
         self._expected: Callable[[Message], None] | None = self._on_answer if server else self._on_greeting
         self._buffer = bytearray()      # received, and not yet a whole frame
         self._ready: list[bytes] = []   # to be written
         self._my_challenge = secrets.token_hex(16)
         self._their_challenge = ""
-        self.exponent = 0              # secret; 0: not yet, or no more
+        self.exponent = 0              # secret; 0: not drawn yet, or not needed any more
         self.my_public = ""
         self.broken: WireError | None = None
         if server:
@@ -9273,17 +9273,17 @@ class Channel:
 
     @property
     def authenticated(self) -> bool:
-        """The other end knows the token, and both have the keys."""
+        """Whether the other end has proved that it knows the token, and both have the keys."""
         return self._expected is None
 
     def outgoing(self) -> bytes:
-        """What is to be written, and is forgotten here."""
+        """Take the bytes that are to be written."""
         data = b"".join(self._ready)
         self._ready.clear()
         return data
 
     def send(self, message: dict[str, Any]) -> None:
-        """Encode a message, to be written; the other end must be authenticated."""
+        """Seal a message, for outgoing().  Raises ValueError before authentication, and if it is too long."""
         body = encode(message)
         if not self.authenticated or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
@@ -9293,7 +9293,7 @@ class Channel:
     def receive(self, data: bytes) -> list[dict[str, Any]]:
         """The messages that are complete with these bytes.
 
-        Raises WireError: then nothing more can be received.
+        Raises WireError, and does so at each later call.
         """
         if self.broken:
             raise self.broken
@@ -9350,7 +9350,7 @@ class Channel:
         self._expected = self._on_agreed
 
     def _on_agreed(self, message: Message) -> None:
-        """Step 4: the client has our public number, and has one of its own.  Raises WireError."""
+        """Step 4: the client proves that it has our public number, and gives its own.  Raises WireError."""
         public = self._public(message)
         if not self._is_proved(message, "agreed", self.my_public + public):
             raise WireError("a public number that was altered")
@@ -9359,7 +9359,7 @@ class Channel:
     # -- the client's steps ----------------------------------------------------------------------------------
 
     def _on_greeting(self, message: Message) -> None:
-        """Step 1.  Raises WireError."""
+        """Step 1: the server gives its version and challenge.  Raises WireError."""
         self._check_refusal(message)
         version = message.whole("runmaker4")
         if version != WIRE_VERSION:
@@ -9389,14 +9389,14 @@ class Channel:
     @staticmethod
     def _challenge(message: Message) -> str:
         challenge = message.text("nonce")
-        if not HEX.fullmatch(challenge):    # of one length always: so H's texts cannot run into each other
+        if not HEX.fullmatch(challenge):    # always of one length, so that H's texts are never ambiguous
             raise WireError("no challenge")
         return challenge
 
     def _public(self, message: Message) -> str:
         """The other end's public number, in hexadecimal.  Raises WireError."""
         public = message.text("public")
-        # a power of these is foreseen
+        # the powers of 0, 1 and PRIME - 1 can be foreseen
         if not self.PUBLIC.fullmatch(public) or not 1 < int(public, 16) < PRIME - 1:
             raise WireError("no public number")
         return public
@@ -9417,13 +9417,19 @@ class Channel:
         return hmac.compare_digest(self._proof(label, text).encode("ascii"), message.data("proof"))
 
     def _make_public(self) -> None:
-        """Draw a secret exponent.  The other end must have proved that it knows the token."""
+        """Draw our secret exponent, and compute our public number.
+
+        The other end must have proved that it knows the token, because this takes milliseconds.
+        """
         highest = 1 << (self.EXPONENT - 1)
         self.exponent = secrets.randbits(self.EXPONENT) | highest
         self.my_public = f"{pow(2, self.exponent, PRIME):0512x}"
 
     def _agree(self, public: str) -> None:
-        """Both ends have proved all that they said: from now on frames are sealed."""
+        """Derive the keys: both ends have proved all that they said, and from now on frames are sealed.
+
+        public: the other end's public number.
+        """
         shared = pow(int(public, 16), self.exponent, PRIME).to_bytes(256, "big")
         self.exponent = 0
         secret = hmac.digest(self._token, self._text("session") + shared, "sha256")
@@ -9434,7 +9440,7 @@ class Channel:
         self._expected = None
 
     def _write(self, message: dict[str, Any]) -> None:
-        """A frame of the handshake."""
+        """Write a frame of the handshake, which is not sealed."""
         body = encode(message)
         self._ready += (self.LENGTH.pack(len(body)), body)
 
@@ -9442,15 +9448,15 @@ class Channel:
 class Link:
     """A Channel on a connection in the event loop.  Subclasses say what messages, and the end, mean.
 
-    It has what asyncio.Protocol has, which would have to be loaded here to be its base.
+    It has the methods of asyncio.Protocol.  That is not its base, because asyncio would have to be loaded.
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self.channel = channel
         self.loop = loop
         self.transport: Any = None
-        self.heard = boottime()          # when the last frame that counts has come
-        self.why = ""                       # it was dropped
+        self.heard = boottime()          # when the last message came; at first, when this was made
+        self.why = ""                       # why it was dropped
         self._flushing = False
         self._receiving = False
         self.ended = False
@@ -9478,37 +9484,37 @@ class Link:
         """Send a message, together with others of this turn of the loop."""
         if self.post(message) and not self._flushing:
             self._flushing = True
-            if not self._receiving:         # else it is done after the last message that came
+            if not self._receiving:         # otherwise data_received() flushes after the last message
                 self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
-        """Send a message within 20 milliseconds, together with others; False if it is too late for any."""
+        """Send a message within 20 milliseconds, together with others; False: the connection is ending."""
         if self.ended or self.transport.is_closing():
-            return False                    # the connection is being lost, which will be dealt with
+            return False                    # lost() will deal with it
         self.channel.send(message)
         if not self._timer and not self._flushing:
             self._timer = self.loop.call_later(Writer.DELAY, self.flush)
         return True
 
     def flush(self) -> None:
-        """Hand over what is to be written; an end that does not read is dropped."""
+        """Hand over what is to be written; drop a connection whose other end does not read."""
         self._flushing = False
         if self._timer:
             self._timer.cancel()
             self._timer = None
         data = self.channel.outgoing()
-        # what comes after end() may want an answer
+        # a message that comes after end() may be answered: the answer is not sent
         if data and not self.ended and not self.transport.is_closing():
             self.transport.write(data)
             if self.transport.get_write_buffer_size() > UNREAD:
                 self.drop("it does not read what it is sent")
 
     def end(self) -> None:
-        """Send nothing more; once the other end has read everything, it closes the connection."""
+        """Send nothing more.  Once the other end has read everything, it closes the connection."""
         self.flush()
         if not self.transport.is_closing():
             self.ended = True
-            with contextlib.suppress(OSError):      # ENOTCONN: the other end is gone, which we shall hear
+            with contextlib.suppress(OSError):      # ENOTCONN: the other end is gone, and lost() will come
                 self.transport.write_eof()
 
     def drop(self, why: str) -> None:
@@ -9520,9 +9526,9 @@ class Link:
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        with contextlib.suppress(OSError):  # it is gone already
-            # asyncio does so only for sockets that know their protocol, which accepted ones do not; with
-            # Nagle's algorithm a second small frame waits for the other end's delayed acknowledgement: 40 ms
+        with contextlib.suppress(OSError):  # the connection is gone already
+            # With Nagle's algorithm a second small frame waits for the other end's delayed acknowledgement:
+            # 40 ms.  asyncio turns it off only for sockets that know their protocol; accepted ones do not.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
 
@@ -9541,7 +9547,7 @@ class Link:
         except WireError as error:
             self.why = self.why or str(error)
             self.flush()
-            self.transport.close()          # after what says why
+            self.transport.close()          # once the refusal that says why is written
             return
         finally:
             self._receiving = False
@@ -9549,10 +9555,10 @@ class Link:
             self.flush()
 
     def eof_received(self) -> None:
-        """The other end sends nothing more: the connection is closed."""
+        """The other end sends nothing more: as we return None, asyncio closes the connection."""
 
     def pause_writing(self) -> None:
-        """Much is unread: flush() knows."""
+        """Do nothing: flush() looks at how much is unread."""
 
     resume_writing = pause_writing
 
@@ -9565,7 +9571,7 @@ class Link:
 
 
 def token_path() -> str:
-    """Where the server leaves its token: ~/.runmaker4.token."""
+    """The file in which the server leaves its token: ~/.runmaker4.token."""
     return os.path.join(os.path.expanduser("~"), ".runmaker4.token")
 
 
@@ -9578,7 +9584,7 @@ def token_of_environment() -> str | None:
 
 
 def read_token(path: str, follow: bool = True) -> str:
-    """The token in a file that nobody else can read.  follow: also through a link.
+    """The token in a file that nobody else can read.  follow: the path may be a symbolic link.
 
     Raises Problem, OSError.
     """
