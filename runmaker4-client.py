@@ -4,11 +4,11 @@ system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from there, and what becomes of
-them goes there.  Everything that must not be lost (a job has started, what it printed, how it ended) is an
-event with a number, kept and sent again after each new connection until the server has acknowledged it; what
-another server would need to go on with the records of a run is kept for longer.  While the connection is gone
-jobs run on; output that the server wants is held back in their pipes once there are 2 MiB of it.
+It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from there, and their results go
+there.  Everything that must not be lost (a job has started, what it printed, how it ended) is an event with a
+number.  It is kept, and sent again after each reconnect, until the server has acknowledged it.  What another
+server would need to go on with the records of a run is kept for longer.  While the connection is gone, jobs
+run on; output that the server wants is held back in their pipes once there are 2 MiB of it.
 
 A job is asked for when a slot is free for it.  A job that no slot has taken after a second is given back.
 The protocol stands in runmaker4-server.py.
@@ -115,8 +115,8 @@ from runmaker4 import (
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
 CONNECT = 10.0                  # seconds that an attempt may take
-DIALS = 4                       # attempts to be told why, where connections are cut off
-UNSTARTED = 1.0                 # seconds after which a job that no slot has taken goes back
+DIALS = 4                       # attempts to connect, if connections are cut off before we are told why
+UNSTARTED = 1.0                 # seconds after which a job that no slot has taken is given back
 COUNTING = 30.0                 # seconds for a server to count the file: with orphans it looks three times
 STATES = ("new", "running", "done", "failed", "error", "held")
 EVER = 1e9                      # seconds: not before something happens
@@ -198,21 +198,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 # ======== The token =========================================================================================
 #
-# The first that is there counts: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a user has
-# written, what a person types.  It is read once, and is shown nowhere: not in messages, and not in the
-# command that we tell to go on with.
+# The first of these that exists counts: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a
+# user has written, what a person types.  It is read once, and no message shows it.
 
 
 class Token(NamedTuple):
     """What proves to a server that we may come."""
     text: str
-    source: str                 # where we have it from, for messages
+    source: str                 # where it comes from, for messages
 
 
 def find_token(given: str | None) -> Token:
     """The token that --token, $RUNMAKER4_TOKEN, the file or a person gives.  No message shows it.
 
-    Raises Problem.
+    given: what --token says; None: it is not given.  Raises Problem.
     """
     if given is not None and HEX.fullmatch(given):
         return Token(given, "--token")
@@ -237,7 +236,7 @@ def find_token(given: str | None) -> Token:
 
 def asked_token() -> str:
     """The token that somebody types, unseen.  Raises Problem."""
-    exit_on(signal.SIGINT, signal.SIGTERM)      # and not without an echo
+    exit_on(signal.SIGINT, signal.SIGTERM)      # by an exception, so that getpass() restores the echo
     try:
         token = getpass.getpass("Token (the server prints it): ").strip()
     except EOFError:
@@ -249,13 +248,13 @@ def asked_token() -> str:
 
 # ======== Dialling ==========================================================================================
 #
-# The first connection is made before there is an event loop, and before the program goes into the background:
-# what is wrong with it is told to whoever has typed the command.  --status needs no other.  A blocking socket
-# does for both.
+# The first connection is made before there is an event loop, and before the program goes into the background,
+# so that whoever has typed the command is told what is wrong.  --status needs no other connection.  A
+# blocking socket does for both.
 
 
 class Deadline:
-    """Time for several steps of a blocking conversation: each sets the socket's time-out to what is left."""
+    """The time for a blocking conversation: each step sets the socket's time-out to what is left of it."""
 
     def __init__(self, seconds: float) -> None:
         self._end = boottime() + seconds
@@ -277,13 +276,13 @@ class Endpoint:
     token: Token
 
     def open_channel(self) -> Channel:
-        """A channel for a new connection, on which nothing was said yet."""
+        """A channel for a new connection."""
         return Channel(self.token.text, server=False)
 
     def dial(self, seconds: float) -> tuple[socket.socket, Channel]:
         """Connect, and authenticate both ends; `seconds` for an attempt.  Raises OSError, WireError.
 
-        Where connections are cut off, the reset may overtake the message that says why: then we try again.
+        If the server cuts us off, the reset may overtake the message that says why: then we try again.
         """
         for _ in range(DIALS - 1):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -306,7 +305,7 @@ class Endpoint:
         return sock, channel
 
     def refusal(self, error: Exception) -> str:
-        """Why there is no connection, and what is to be done."""
+        """Why there is no connection, and what to do about it."""
         number = error.errno if isinstance(error, OSError) else None
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
@@ -314,7 +313,7 @@ class Endpoint:
         return f"port {self.port}: {text} (does runmaker4-server.py run there?)"
 
     def rejection(self, error: WireError) -> str:
-        """What is to be done about a server that does not want us."""
+        """Why the server does not want us, and what to do about it."""
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the server's first line says where the "
@@ -326,7 +325,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def telling(self) -> Iterator[None]:
-        """Raise Problem for what no waiting mends: a host that is unknown, a server that does not want us."""
+        """Raise Problem if waiting cannot help: the host is unknown, or the server does not want us."""
         try:
             yield
         except (socket.gaierror, UnicodeError) as error:
@@ -345,12 +344,12 @@ class Endpoint:
 #
 #     unsent, then in flight,     in the `Outbox`, until the server acknowledges it: what it says is in the
 #                                 files then
-#     told                        in its `RemoteJob`, where another server would need it to go on with the
+#     told                        in its `RemoteJob`, if another server would need it to go on with the
 #                                 records of a run: the `begin`, and the output of the line that is not yet
 #                                 complete
 #
 # A new connection makes all of them unsent again, in the order of their numbers.  The server says up to which
-# number it has dealt with them; these are left out.
+# number it has dealt with them; those events are left out.
 
 
 @dataclass(eq=False)
@@ -362,7 +361,7 @@ class Event:
 
     @property
     def key(self) -> str:
-        """Of the job that it is about."""
+        """The key of the job that it is about."""
         return str(self.message["id"])
 
     @property
@@ -371,7 +370,7 @@ class Event:
 
     @property
     def stream(self) -> str | None:
-        """Of which it has output; None: of none."""
+        """The stream of which it has output; None: it is about something else."""
         return self.message.get("stream")
 
     @property
@@ -380,7 +379,7 @@ class Event:
         return to_bytes(self.message["data"])
 
     def repeat(self) -> None:
-        """A server has been told that the run has begun; the next one is told so, too."""
+        """Mark a `begin` that a server has had already, for the next server."""
         self.message["again"] = True
 
     def cut(self, count: int) -> None:
@@ -393,12 +392,12 @@ class Event:
 class RemoteJob(Job):
     """A job that a server has given us."""
     key: str = ""
-    of_group: bool = False              # with together=: its client does not give it back when it is cut off
-    result: bytes | None = None         # of which the server is being told; None: it has not ended
-    # why its last run ended: one of FAILING, "unstarted" (it did not even begin), or "": nothing that we know
+    of_group: bool = False              # with together=: not given back when the connection is lost
+    result: bytes | None = None         # see end(); None: it has not ended
+    # why its last run ended: one of FAILING, "unstarted" (no run has begun), or "": none of these
     cause: str = "unstarted"
-    mark: str = ""                      # of its last run that the server was told of
-    # events that are acknowledged, and that another server would have to know
+    mark: str = ""                      # of the last run that the server was told of
+    # acknowledged events that another server would need, too
     told: list[Event] = field(default_factory=list)
 
     @classmethod
@@ -445,30 +444,30 @@ class RemoteJob(Job):
         )
 
     def hold(self, is_waiting: Callable[[], None]) -> None:
-        """Its shell waits until the job may begin.  is_waiting: called when it does."""
+        """Have its shell wait until the job may begin.  is_waiting: called when the shell waits."""
         self.gate = Gate(is_waiting)
 
     def refuse(self) -> None:
-        """If its shell waits, nobody can let it begin any more."""
+        """If its shell waits, end the shell: nobody can let the job begin any more."""
         if self.gate:
             self.gate.refuse()
 
     def begin_run(self, mark: str) -> None:
-        """The server is told of this run of it."""
+        """Note the run of which the server is being told."""
         self.mark = mark
 
     def end_run(self, cause: str) -> None:
-        """Its last run has ended."""
+        """Note why its last run has ended."""
         self.cause = cause
 
     def end(self, result: bytes) -> None:
-        """The server is told of this result; what it was before, if it is given back."""
+        """Note the state of which the server is being told as its result; NEW: it is given back."""
         self.result = result
 
     def keep(self, event: Event) -> None:
-        """An event is acknowledged.
+        """Keep of an acknowledged event what another server would need.
 
-        Another server must know of a run that goes on, and of the lines it has begun.
+        Such a server must know of a run that goes on, and of the lines of output that it has begun.
         """
         if event.kind == "begin":
             event.repeat()
@@ -479,7 +478,7 @@ class RemoteJob(Job):
             self.told = []
 
     def _keep_output(self, event: Event) -> None:
-        """Keep the line that a stream has begun.  One that is too long is printed before it is complete."""
+        """Keep the line that a stream has begun, unless it is too long: servers do not wait for its end."""
         whole = event.data.rfind(b"\n") + 1
         begun = [other for other in self.told if other.stream == event.stream]
         if whole or sum(other.size for other in begun) > Lines.LONGEST:
@@ -492,8 +491,8 @@ class RemoteJob(Job):
 class Outbox:
     """What the server must learn, in order: each event is kept until the server has acknowledged it.
 
-    It is unsent first, then in flight.  Output flies only as far as the server's window allows, and what
-    waits behind it waits, too.  After a new connection all that was in flight is unsent again.
+    It is unsent first, then in flight.  Output is sent only as far as the server's window allows, and events
+    behind it wait, too.  After a reconnect all that was in flight is unsent again.
     """
 
     def __init__(self) -> None:
@@ -502,16 +501,16 @@ class Outbox:
         self._last = 0                              # the number of the last event
         self._window = runmaker4.PIECE              # bytes of output that may be in flight
         self._flying = 0                            # bytes of output that are in flight
-        # bytes of output that are unsent: jobs that print wait for these, not for what is in flight
+        # bytes of output that are unsent; output in flight holds back no job that prints
         self.backlog = 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether the server has acknowledged all."""
+        """Whether the server has acknowledged all events."""
         return not self._unsent and not self._in_flight
 
     def set_window(self, size: int) -> None:
-        """The server allows so many bytes of output in flight."""
+        """Allow so many bytes of output in flight, as the server says."""
         self._window = max(size, 1)
 
     def add(self, message: dict[str, Any], size: int) -> None:
@@ -531,7 +530,7 @@ class Outbox:
             link.post(event.message)
 
     def acknowledge(self, upto: int) -> list[Event]:
-        """The server has dealt with all events up to this one.  Returns those that it had not before."""
+        """Drop the events in flight up to this number: the server has dealt with them.  Returns them."""
         done: list[Event] = []
         while self._in_flight and self._in_flight[0].number <= upto:
             event = self._in_flight.popleft()
@@ -540,10 +539,10 @@ class Outbox:
         return done
 
     def begin_anew(self, told: Iterable[Event], seen: int) -> list[Event]:
-        """There is a new connection, whose server has dealt with all events up to `seen`.  Returns these.
+        """Make all events unsent for a new connection, but those up to `seen`: these are returned.
 
-        All others are to be sent again.  told: events that were acknowledged, and that another server must
-        know.
+        seen: up to this number the server has dealt with them.  told: acknowledged events that another server
+        would need.
         """
         self._unsent.extendleft(reversed(self._in_flight))
         self._unsent.extendleft(sorted(told, key=lambda event: event.number, reverse=True))
@@ -555,13 +554,13 @@ class Outbox:
         return done
 
     def drop(self, key: str) -> None:
-        """The server is not to learn any more of this job."""
+        """Drop all events of a job: the server is not to learn of them."""
         self._unsent = deque(event for event in self._unsent if event.key != key)
         self._in_flight = deque(event for event in self._in_flight if event.key != key)
         self._count()
 
     def _count(self) -> None:
-        """Count the bytes anew."""
+        """Count the bytes of output anew."""
         self._flying = sum(event.size for event in self._in_flight)
         self.backlog = sum(event.size for event in self._unsent)
 
@@ -569,42 +568,43 @@ class Outbox:
 # ======== The connection ====================================================================================
 #
 # A `Connection` is to its `Runner` what a job file is to runmaker4.py's: claim() takes a job that has come,
-# or asks for some; finish() and release() make an event of what has become of it.  Neither waits for the
-# server.  stay_connected() opens one `ServerLink` after the other.  On each it goes like this:
+# or asks for some; finish() and release() make an event of the result.  None of them waits for the server.
+# stay_connected() opens one `ServerLink` after the other.  On each it goes like this:
 #
 #     1. We say `have` of each job that we hold, then `hello`.
-#     2. `welcome` says which of these are others' by now (they are ended), which results it has, and up to
-#        which event it has dealt with ours: the `Outbox` sends the rest.  From here on the link counts.
-#     3. Jobs are asked for with a number.  The server answers with `jobs`, or `nothing` if that was the last
-#        question before we leave.  Answers prove that it was alive when the question was sent, and only soon
-#        after that a job is begun: its line may become `e` when we have been silent for the grace.
-#     4. When the link is lost, jobs run on.  Those that no slot has taken are given back: the next server
-#        must know that they were not begun.
+#     2. `welcome` says which of these jobs are others' by now (they are ended), which results the server has,
+#        and with which of our events it has dealt: the `Outbox` sends the rest.  From then on the link is in
+#        use.
+#     3. Jobs are asked for with a number.  The server answers with `jobs`, or with `nothing` if we have said
+#        that we leave otherwise.  An answer proves that the server was alive when the question was sent.  A
+#        job is begun only soon after that, because its line may become `e` once we are silent for the grace.
+#     4. When the link is lost, jobs run on.  Those that no slot has taken are given back, because the next
+#        server must know that they were not begun; but jobs of a group are just forgotten.
 #
 # To leave, we wait until all events are acknowledged, ask what the file holds, and say `bye`.
 
 
 class Standing(enum.Enum):
     """Whether we want a server."""
-    WANTED = enum.auto()                # it is there, or we try to reach it
-    OVER = enum.auto()                  # it has left for good, or we have
-    GIVEN_UP = enum.auto()              # there was none for --give-up
+    WANTED = enum.auto()                # it is connected, or we try to reach it
+    OVER = enum.auto()                  # it leaves for good, or we do
+    GIVEN_UP = enum.auto()              # there was none for the time that --give-up says
 
 
 class Complaint(enum.Enum):
-    """What was said of a server that is not there, so that it is said once."""
+    """What was said since there is no server, so that it is said once."""
     NOTHING = enum.auto()
     LOSS = enum.auto()                  # that there is none
-    REFUSAL = enum.auto()               # what somebody says who is there, and does not want us
+    REFUSAL = enum.auto()               # why a server that is there does not want us
 
 
 class ServerLink(Link, asyncio.Protocol):
-    """A connection of the client's."""
+    """The link of a Connection to the server, from connect to loss."""
 
     def __init__(self, connection: Connection, channel: Channel) -> None:
         super().__init__(channel, connection.loop)
         self._connection = connection
-        self.gone = connection.loop.create_future()         # why it is lost
+        self.gone = connection.loop.create_future()         # set when it is lost, to the reason
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -623,19 +623,19 @@ class ServerLink(Link, asyncio.Protocol):
 
 
 class Connection:
-    """The server, as a `Runner` wants its jobs (see runmaker4.Jobs); connects again whenever it is lost."""
+    """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs); reconnects whenever the link is lost."""
 
-    AHEAD = 10.0                        # seconds: no group is to start later than this after it was said
+    AHEAD = 10.0                        # seconds at most that a group's start is put off
     LATE = 0.002                        # seconds by which timers may be late
-    QUIET = 0.03                        # seconds without us after the start of a group
-    interval = 0.0                      # look_after() returns when there is something
+    QUIET = 0.03                        # seconds that we sleep after the start of a group
+    interval = 0.0                      # look_after() waits until there is something
     poll = EVER                         # the runner is woken when there is something
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
                  give_up: float | None, follow: bool, quiet: bool, said: Complaint) -> None:
         """give_up: seconds without a server after which we leave; None: never.  follow: we wait for new jobs.
 
-        quiet: connecting is no news.  said: what was said of the first attempt to connect.
+        quiet: do not say that we are connected.  said: what was said of the first attempt to connect.
         """
         self._program = program
         self.loop = loop
@@ -649,51 +649,52 @@ class Connection:
         self.standing = Standing.WANTED
         self.was_welcome = False                    # on this link, or one before
         self.file = ""                              # the server's job file
-        self._link: ServerLink | None = None        # on which we are welcome
+        self._link: ServerLink | None = None        # the link on which we are welcome; None: there is none
         self._down_since = boottime()               # when the last link was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
         self.orphans: list[int] = []
         self.failures: Failures | None = None       # the server counts them
-        self.renewed = 0                            # as it does these
-        # what the server is asked to make new for us: see Taker.retry
+        self.renewed = 0                            # the server counts these, too
+        # the states that the server is asked to make new for us: see Taker.retry
         self._retry = to_text(program.retry)
-        # Jobs that wait for a slot are in the queue alone, all others of ours here
+        # our jobs by their keys, but for those that wait for a slot: these are in the queue alone
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
-        self._requested = 0                         # slots for which jobs were asked for, and have not come
+        self._requested = 0                         # slots for which jobs were asked for that have not come
         self._told_slots = 0                        # how many the server knows to be in service
-        # bytes that the server may promise to jobs: so many were said, less those of the jobs that have come
+        # bytes that the server may still promise to jobs: what we have said, less what jobs that came take
         self._offered = 0
         self._number = 0                            # of the last request
-        self._asked: dict[int, float] = {}          # when each request was sent that is not answered
+        self._asked: dict[int, float] = {}          # when each request that is not answered yet was sent
         self._alive: float | None = None            # when the last answered request was sent; None: none was
         self._last_asked: int | None = None         # the request that says we leave if there is nothing
-        # why there is no job; `again`: EVER, or None once that request was answered
+        # why there is no job; `again`: EVER, or None once `_last_asked` was answered by `nothing`
         self._nothing = Miss(EVER)
         self._outbox = Outbox()
-        # what the server wants to know: of runs, of their output; None: there was none yet
+        # whether the server wants to know of runs, and of their output; None: there was no server yet
         self._wanted: tuple[bool, bool] | None = None
         self._going: dict[Gate, float] = {}         # gates that are to be opened, and when (the loop's clock)
-        # jobs "lost" to others, or "cancelled", of which look_after() is to tell
+        # jobs that look_after() is to return: "lost" to others, or "cancelled"
         self._to_end: dict[RemoteJob, str] = {}
         self._something_to_end = asyncio.Event()
         # what leave() waits for may have come: an acknowledgement, or an account
         self._progress = asyncio.Event()
         self._account: Account | None = None        # what the server's file holds; None: it cannot tell
-        self._accounted = False                     # the server has told, or said that it cannot
+        self._accounted = False                     # the server has told us, or said that it cannot tell
         self._runner = program.make_runner(self, [], self._outbox)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
     def ours(self, job: Job) -> RemoteJob | None:
-        """This job, unless somebody else has its line now."""
+        """This job, if it is in `_jobs` still; None: somebody else has its line, or its result was taken."""
         found = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return found if found is job else None
 
     async def claim(self, last: bool, free: Resources, has: Resources) -> RemoteJob | Miss:
-        """A job that has come, if there is one; else one is asked for, and an answer wakes the runner.
+        """A job that has come, if there is one.  Otherwise one is asked for, and an answer wakes the runner.
 
-        A job that needs more than is free waits for that, and what has come after it waits, too.
+        A job that needs more than is free waits until that is free, and jobs that have come after it wait,
+        too.
         """
         memory = free.memory - sum(job.needs.memory for job in self._queue)
         if self._queue and not free.holds(self._queue[0].needs):
@@ -710,31 +711,32 @@ class Connection:
         return self._nothing
 
     async def lend(self, job: Job) -> int | None:
-        """The server has the lock."""
+        """None: the server has the lock."""
         return None
 
     async def still_has(self, job: Job) -> bool:
-        """As for a job's first run: while there is no server, its line may become another's."""
+        """Whether a job may run again, by the rule for its first run: without a server, others may get it.
+        """
         return self.ours(job) is not None and self._may_start()
 
     def reclaim(self, fd: int) -> None:
         """Nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """The result is an event.  If the server cannot write it, a `fault` says so later."""
+        """Make an event of the result.  If the server cannot write it, a `fault` says so later."""
         ours = self.ours(job)
         if not ours:
             return ""
         cause = ours.cause
         if state == ERROR and (self._runner.killed or self._runner.wall_over):
-            cause = "vanished"                      # we have ended it, for we leave
-        # How a run has ended says nothing about these two
+            cause = "vanished"                      # we have ended it, because we leave
+        # for these two causes it does not matter how a run has ended
         how = "" if cause in ("vanished", "unstarted") else ours.how
         self._end(ours, state, type="finish", state=to_text(state), cause=cause, how=how)
         return ""
 
     async def release(self, job: Job) -> str:
-        """The job is given back, by an event."""
+        """Give the job back, by an event."""
         ours = self.ours(job)
         if ours:
             self._give_back(ours)
@@ -749,7 +751,7 @@ class Connection:
         self.event(id=job.key, **message)
 
     async def look_after(self) -> dict[Job, str]:
-        """Wait until jobs are to be ended; these, and why.  What has just ended need not be."""
+        """Wait until jobs are to be ended; these jobs, and why.  Jobs that have ended are left out."""
         await self._something_to_end.wait()
         self._something_to_end.clear()
         to_end = self._to_end
@@ -757,9 +759,9 @@ class Connection:
         return {job: cause for job, cause in to_end.items() if not job.has_ended}
 
     async def leave(self, runner: Runner) -> Account | None:
-        """Once no job runs any more: bring all results to the server, and part.
+        """Hand in all results, and say `bye`, because no job runs any more.
 
-        What its file holds; None if it cannot tell.
+        Returns what the file holds; None if the server cannot tell, or there is none.
         """
         for job in list(self._queue):
             self._return(job)
@@ -781,12 +783,12 @@ class Connection:
         return self.standing is Standing.WANTED
 
     def _conclude(self) -> None:
-        """We want a server no more."""
+        """Note that we want no server any more, if we still did."""
         if self.standing is Standing.WANTED:
             self.standing = Standing.OVER
 
     async def _hand_in(self, runner: Runner) -> None:
-        """Wait until all events are acknowledged, or nobody will do that; not for long after a signal."""
+        """Wait until all events are acknowledged, or no server will do that; not for long after a signal."""
         began = boottime()
         while not self._outbox.is_empty and self._wants_server:
             hurried = runner.killed or runner.wall_over or self._program.defects
@@ -795,15 +797,15 @@ class Connection:
             await self._wait_for_progress()
 
     async def _wait_for_progress(self) -> None:
-        """Wait until something has come, 0.2 s at most."""
+        """Wait for `_progress`, 0.2 s at most."""
         self._progress.clear()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._progress.wait(), 0.2)
 
     async def _ask_account(self) -> None:
-        """Ask each server that we meet what the file holds.
+        """Ask on each new link what the file holds, until a server has answered or patience ends.
 
-        One that leaves for good (`closing`) tells it unasked.
+        A server that leaves for good (`closing`) tells it unasked.
         """
         began = boottime()
         asked = None
@@ -816,7 +818,7 @@ class Connection:
             await self._wait_for_progress()
 
     def _patience(self) -> float:
-        """Seconds to wait for an account.  None if no server was ever there, and that was said."""
+        """Seconds to wait for an account: 0 if no server was ever there, and we have said so."""
         if self._link:
             return COUNTING
         return CONNECT if self.was_welcome or self._said is Complaint.NOTHING else 0.0
@@ -824,29 +826,30 @@ class Connection:
     # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _may_start(self) -> bool:
-        """Rule 2 of runmaker4-server.py: a job is begun only soon after something that was answered."""
+        """Whether a job may begin: only soon after a request that was answered (runmaker4-server.py, rule 2).
+        """
         if not self._link or self._alive is None:
             return False
         return boottime() - self._alive < min(self._grace / 2, runmaker4.SILENCE)
 
     def _slots(self) -> int:
-        """How many slots have jobs, or can have some.  Slots that others use do not count."""
+        """How many slots have a job, or could have one now.  Slots that other runners use do not count."""
         return sum(slot.busy or slot.idle for slot in self._runner.slots.values())
 
     def _ask(self, memory: float, last: bool = False) -> None:
         """Ask for jobs for as many slots as we could use now.
 
-        memory: bytes that nobody has.  last: we leave if there is nothing.  What was asked so counts until it
+        memory: bytes that no job has.  last: we leave if there is nothing; that holds until the request
         is answered.
         """
         due = sum(job.slots for job in self._queue) + self._requested
         self._ask_for(max(self._slots() - sum(job.slots for job in self._running()) - due, 0), memory, last)
 
     def _ask_for(self, want: int, memory: float, last: bool = False) -> None:
-        """Ask for jobs for so many slots more; tell how much of our memory is free, if that has changed.
+        """Ask for jobs for `want` slots more, and tell how much of our memory is free, if that has changed.
 
-        What the server is told are differences, as of the slots: then it does not matter which jobs are on
-        their way to us at this moment.
+        `want` and the memory are told as differences.  So it does not matter which jobs are on their way to
+        us at this moment.
         """
         link = self._link
         if not link or self._runner.stopping:
@@ -874,14 +877,14 @@ class Connection:
         self._nothing = replace(self._nothing, again=EVER)
 
     def _request(self, link: ServerLink, kind: str, **fields: Any) -> int:
-        """Ask something that will be answered; the number of the question."""
+        """Send a request, which will be answered; its number."""
         self._number += 1
         self._asked[self._number] = boottime()
         link.send(type=kind, request=self._number, **fields)
         return self._number
 
     def _note_answer(self, number: int) -> None:
-        """The server was alive after this request was sent."""
+        """Note that the server was alive after this request was sent, because it has answered it."""
         if number in self._asked:
             sent = self._asked[number]
             self._alive = sent if self._alive is None else max(self._alive, sent)
@@ -889,15 +892,15 @@ class Connection:
                 del self._asked[old]
 
     def _return(self, job: RemoteJob) -> None:
-        """Give a job back that still waits for a slot: somebody else may run it."""
+        """Give a job back if it still waits for a slot, so that somebody else may run it."""
         if job in self._queue:
             self._queue.remove(job)
             self._give_back(job)
-            # a slot may be free, and only not allowed to start what has come
+            # a slot may be free, and have waited only because this job was not allowed to start
             self._wake()
 
     def _wake(self) -> None:
-        """There is news for the runner."""
+        """Wake the runner, because there is news."""
         self._runner.changed.set()
 
     # -- events ----------------------------------------------------------------------------------------------
@@ -912,7 +915,7 @@ class Connection:
             self._outbox.send(self._link)
 
     def _acknowledged(self, events: Iterable[Event]) -> None:
-        """The server has dealt with these events."""
+        """Go on after these events, which the server has dealt with."""
         for event in events:
             job = self._jobs.get(event.key)
             if job and event.kind in ("finish", "release"):
@@ -925,7 +928,8 @@ class Connection:
         self._runner.pump.resume()
 
     def _drop(self, key: str) -> RemoteJob | None:
-        """A job is ours no more, if it was.  What the server does not know of it yet is not sent any more."""
+        """Forget a job, and its events that the server does not know; the job, if it was in `_jobs`.
+        """
         job = self._jobs.pop(key, None)
         self._queue = deque(waiting for waiting in self._queue if waiting.key != key)
         self._outbox.drop(key)
@@ -933,7 +937,7 @@ class Connection:
         return job
 
     def _lose(self, key: str) -> None:
-        """Somebody else has a job's line now.  One that was given back has no result to be lost."""
+        """Give up a job whose line somebody else has now.  If it was given back, no result is lost."""
         job = self._drop(key)
         if not job:
             return
@@ -944,25 +948,25 @@ class Connection:
                                       f"its result {show(job.result)} is not written")
 
     def _end_soon(self, job: RemoteJob, cause: str) -> None:
-        """Tell the runner to end a job, in look_after()."""
+        """Have look_after() tell the runner to end a job."""
         self._to_end[job] = cause
         self._something_to_end.set()
 
     def _note_unwritten(self, job: RemoteJob, fault: str) -> None:
-        """A result does not stand in its line."""
+        """Say, and count, that a result does not stand in its line."""
         self._say(f"line {job.number}: {fault}")
         self._program.tally.unwritten.append(job.number)
 
     # -- connecting ------------------------------------------------------------------------------------------
 
     async def stay_connected(self, first: tuple[socket.socket, Channel] | None) -> None:
-        """Connect, and again whenever the connection is lost, until that is given up.
+        """Connect, and reconnect whenever the connection is lost, until we want no server or give up.
 
-        first: a connection that is there already.
+        first: a connection that was made already; None: there is none.
 
-        A refusal comes from somebody who has not proved that he knows the token: after a crash another user's
-        server may have the port.  So it ends neither jobs nor the waiting for our server.  Raises Problem if
-        we never had one.
+        A refusal comes from an end that has not proved that it knows the token: after a crash another user's
+        server may have the port.  So a refusal ends neither jobs nor the waiting for our server.  Raises
+        Problem if we are refused before we were ever welcome.
         """
         pause = 0.1
         while self._wants_server:
@@ -982,7 +986,7 @@ class Connection:
             self._note_loss(why, loss)
             if self.standing is Standing.OVER or self._gives_up(why):
                 return
-            # A random part, or all clients of a server would come at once
+            # a random part, because otherwise all clients of a server would reconnect at once
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._left()))
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -1002,7 +1006,7 @@ class Connection:
         return link
 
     async def _use(self, link: ServerLink) -> str:
-        """Keep a link alive until it is lost; why it was."""
+        """Keep a link alive until it is lost; why it was lost."""
         made = boottime()
         while not link.gone.done():
             pause = min(runmaker4.KEEP_ALIVE, self._grace / 8) if link is self._link else 0.2
@@ -1021,8 +1025,8 @@ class Connection:
         return self._endpoint.rejection(broken) if isinstance(broken, Refused) else link.gone.result()
 
     def greet(self, link: ServerLink) -> None:
-        """The server is authenticated: say who we are, and what we have."""
-        for job in self._jobs.values():             # one by one: a command may fill a message
+        """Tell the server, which is authenticated, who we are and which jobs we have."""
+        for job in self._jobs.values():             # one by one, because a command may fill a message
             link.send(type="have", jobs=[job.describe()])
         self._told_slots = self._runner.in_service
         self._offered = int(min(self._program.memory.size, runmaker4.WHOLE))
@@ -1039,9 +1043,9 @@ class Connection:
         )
 
     def _note_loss(self, why: str, loss: Complaint) -> None:
-        """There is no server: say so once, and bring what we have into a state that the next one understands.
+        """There is no server: say so once, and make ready for the next one what we have.
 
-        A refusal is said even if the loss was: it tells what is to be done.
+        A refusal is said even if the loss was said, because it tells what to do.
         """
         if self._link:
             self._link = None
@@ -1054,7 +1058,8 @@ class Connection:
             self._say(f"{why}{running}; trying again")
             self._said = loss
         for job in self._queue:
-            # A new server must know that a job was not begun.  A group's is sent again if we do not name it.
+            # A new server must know that a job was not begun.  A job of a group is sent again if we do not
+            # name it.
             if not job.of_group:
                 self._give_back(job)
         self._queue.clear()
@@ -1066,11 +1071,11 @@ class Connection:
         self._asked.clear()
 
     def _left(self) -> float:
-        """Seconds until we give up; at least enough to try."""
+        """Seconds until we give up; at least 0.5, which is enough for an attempt."""
         return max(self._limit - (boottime() - self._down_since), 0.5)
 
     def _gives_up(self, why: str) -> bool:
-        """Whether there was no server for too long: then we end what runs, and leave."""
+        """Whether there was no server for too long.  If so, end what runs, and leave."""
         gone = boottime() - self._down_since
         if gone < self._limit:
             return False
@@ -1083,7 +1088,7 @@ class Connection:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
-        """Whatever the server says.  Raises WireError."""
+        """Deal with a message of the server.  Raises WireError."""
         kind = message.text("type", 16)
         if link is not self._link and kind not in ("welcome", "closing"):
             raise WireError("no welcome")
@@ -1120,7 +1125,7 @@ class Connection:
             raise WireError(f"what is {kind!a}?")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """We are known: settle what has changed, send what was not acknowledged, and go on."""
+        """We are welcome: deal with what has changed, send what was not acknowledged, and go on."""
         grace = max(message.seconds("grace"), 0.1)
         seen = message.whole("seen")
         window = message.whole("window")
@@ -1147,12 +1152,12 @@ class Connection:
         self._wake()
 
     def _say_connected(self, file: str, lost: int) -> None:
-        """Say which file is served.  lost: so many of our jobs are not jobs of this server."""
+        """Say which file is served, if that is news.  lost: how many of our jobs are not this server's."""
         if self.was_welcome and file != self.file:
             whence = f", where {plural(lost, 'job')} of ours came from" if lost else ""
             self._say(f"connected again; serving {file}, not {self.file}{whence}")
             if lost:
-                # what we are told of that file at the end says nothing of these jobs
+                # what we are told of the new file at the end says nothing of these jobs
                 self._program.tally.trouble = True
         elif self.was_welcome:
             self._say("connected again")
@@ -1160,9 +1165,9 @@ class Connection:
             self._say(f"serving {file}")
 
     def _sinks(self, message: Message) -> list[Sink]:
-        """The sinks of runs that start from now on: the console, and what tells the server.
+        """The sinks of runs that start from now on: the console, and one that tells the server.
 
-        An empty list: those that there are go on.
+        An empty list: the sinks stay as they are.
         """
         wanted = message.flag("records"), message.flag("output")
         if wanted == self._wanted:
@@ -1171,7 +1176,7 @@ class Connection:
         return [Telling(self, *wanted), *self._program.shown]
 
     def _on_jobs(self, link: ServerLink, message: Message) -> None:
-        """Jobs have come: a slot takes each soon, or it is given back."""
+        """Queue jobs that have come: each is soon taken by a slot, or given back."""
         number = message.whole("request")
         for item in message.objects("jobs"):
             job = RemoteJob.read(item)
@@ -1189,12 +1194,12 @@ class Connection:
         self._wake()
 
     def _tell_held(self, job: RemoteJob) -> None:
-        """The shell of a job waits at its gate."""
+        """Tell the server that the shell of a job waits at its gate."""
         if self._link and job.key in self._jobs:
             self._link.send(type="ready", id=job.key)
 
     def _on_go(self, message: Message) -> None:
-        """A job that is held may begin, at a time of our clock."""
+        """Let a job that waits at its gate begin at a time, which is one of our clock."""
         job = self._jobs.get(message.text("id"))
         at = message.seconds("at")
         if job and job.gate:
@@ -1203,9 +1208,9 @@ class Connection:
             self.loop.call_later(max(ahead - self.LATE, 0.0), self._let_in, at)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
-        """A job shall be ended, or not begin.
+        """End a job, or see to it that it does not begin.
 
-        The runner hears only of jobs that it has and that have not ended.
+        The runner is told only of jobs that it has, and that have not ended.
         """
         waiting = next((job for job in self._queue if job.key == key), None)
         job = self._jobs.get(key)
@@ -1219,10 +1224,11 @@ class Connection:
             self._runner.end_job(job)
 
     def _let_in(self, at: float) -> None:
-        """Let those jobs begin that may at this time: timers are late by up to a millisecond, sleep is not.
+        """Let the jobs begin whose time this is.
 
-        Then the processors are theirs for a moment.  Where several clients share a machine, what each has to
-        do now would hold up the jobs of clients that are a bit later.
+        We sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
+        Afterwards we leave the processors to the jobs for a moment.  If several clients share a machine, what
+        each has to do now would hold up the jobs of clients that are a bit later.
         """
         due = [gate for gate, when in self._going.items() if when <= at]
         self._going = {gate: when for gate, when in self._going.items() if when > at}
@@ -1233,7 +1239,7 @@ class Connection:
             time.sleep(self.QUIET)
 
     def _on_nothing(self, message: Message) -> None:
-        """There is no job for us.  If nothing has changed since we have asked so, the runner may leave."""
+        """Note that there is no job for us.  If this answers `_last_asked`, the runner may leave."""
         number = message.whole("request")
         self._note_served()
         self.orphans += message.items("orphans", int)
@@ -1247,12 +1253,14 @@ class Connection:
         self._wake()
 
     def _note_served(self) -> None:
-        """The server has looked for jobs for us.  So what --retry and --resume mean is new, once."""
+        """The server has looked for jobs for us.  So it has made new, once, what -r or --resume means; from
+        now on we ask for orphans only.
+        """
         if self._retry:
             self._retry = to_text(RUNNING)
 
     def _on_account(self, message: Message) -> None:
-        """What the file holds, if the server can tell."""
+        """Note what the file holds, if the server can tell."""
         if message.fields.get("account") is not None:
             account = Message(message.fields["account"])
             now = Message(account.fields.get("now"))
@@ -1267,7 +1275,7 @@ class Connection:
         self._progress.set()
 
     def _on_closing(self, link: ServerLink, message: Message) -> None:
-        """The server leaves."""
+        """Drop the link, because the server leaves; done: for good, so we leave, too."""
         if message.flag("done"):
             self._on_account(message)
             self._conclude()
@@ -1277,21 +1285,21 @@ class Connection:
 
 # ======== What the server is told of runs ===================================================================
 #
-# To a `Runner` the server's records are one more sink.  What they need depends on the server: with --joblog
-# only that runs begin and end, with -l, --outdir or --print all output, too.  Without records the server
-# wants to know a run only to show it in a status: it is not told of a run that is over within DELAY.
+# To a `Runner` the server's records are one more sink.  What they need depends on the server's options: with
+# --joblog only that runs begin and end; with -l, --outdir or --print all output, too.  Without records the
+# server wants to know of runs only for --status: it is not told of a run that is over within DELAY.
 
 
 class Telling(Sink):
     """Tells the server that runs have begun, what they print, and how they have ended."""
-    DELAY = 0.05                    # seconds
+    DELAY = 0.05                    # seconds before a server without records is told of a run
 
     def __init__(self, connection: Connection, records: bool, output: bool) -> None:
-        """records: the server keeps some; output: also of what runs print."""
+        """records: the server keeps records; output: it wants what runs print, too."""
         self._connection = connection
         self._records = records
         self._wants_output = output
-        self._young: dict[Run, None] = {}       # runs of which the server does not know yet
+        self._young: dict[Run, None] = {}       # runs of which the server was not told yet
         self._timer: asyncio.TimerHandle | None = None
 
     def started(self, run: Run) -> None:
@@ -1352,7 +1360,7 @@ class Telling(Sink):
         )
 
     def _end(self, run: Run, ending: Ending | None) -> None:
-        """ending: None if it could not be started."""
+        """ending: None if the run could not be started."""
         shell = run.shell
         self._tell(run, "end", seconds=run.took, cause=run.cause, status=ending.status if ending else None,
                    limit=ending.limit if ending else 0.0, taken=run.taken, cpu=shell.cpu if shell else None,
@@ -1369,20 +1377,20 @@ class Telling(Sink):
 
 
 def fault_of(name: str) -> str:
-    """Why the server's records cannot have a name of a host or slot; "": they can."""
+    """Why a name of a host or slot cannot stand in the server's records; "": it can."""
     if printable(name) != name:
         return "a control character in it"
     return "longer than 255 characters" if len(name) > 255 else ""
 
 
 class SlotNames(SlotFile):
-    """A file of names, without the ones that the server's records cannot have."""
+    """A file of names, without those that cannot stand in the server's records."""
 
     def _read(self) -> list[str]:
         names = super()._read()
         bad = next(filter(fault_of, names), None)
         fault = f"'{printable(bad)[:40]}' is left out: {fault_of(bad)}" if bad is not None else ""
-        if names:       # else an editor has just emptied the file, and nothing new is known
+        if names:       # otherwise an editor has just emptied the file, and nothing new is known
             self._complain("form", fault)
         return [name for name in names if not fault_of(name)]
 
@@ -1390,19 +1398,17 @@ class SlotNames(SlotFile):
 # ======== The program =======================================================================================
 #
 # The first connection is made in the foreground.  Then the loop has two tasks: one runs jobs to the end, the
-# other stays connected.  The first one ends the program, unless no server has ever wanted us.
+# other stays connected.  The first task ends the program, unless a server refuses us before any welcome.
 
 
 class ClientProgram(RunnerProgram):
-    """Connects, so that what is wrong is told at once; then runs jobs, in the background if that is asked
-    for.
-    """
+    """Connects first, so that what is wrong is told at once; then runs jobs, in the background with -d."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises Problem."""
         options = parse(argv)
         self._endpoint = Endpoint(options.server, options.port, find_token(options.token))
-        # for an attempt to connect before there is an event loop
+        # seconds for an attempt to connect before there is an event loop
         self._attempt = min(CONNECT, options.give_up or CONNECT)
         super().__init__(PROG, options.server, options)
         named = [("--name", os.fsdecode(self.host)), *(("--slots", name) for name in self.slots)]
@@ -1430,7 +1436,7 @@ class ClientProgram(RunnerProgram):
         return super().main()
 
     def _warn_of_token(self) -> None:
-        """Say that a token on the command line is seen by others."""
+        """Say that others see a token on the command line, if one stands there."""
         if self.options.token and HEX.fullmatch(self.options.token):
             self.say(
                 "others on this host see the token in the list of processes (give --token a file, or set "
@@ -1438,7 +1444,7 @@ class ClientProgram(RunnerProgram):
             )
 
     def _connect_first(self) -> tuple[socket.socket, Channel] | None:
-        """A connection; None if there is none, which is said: one may still come.  Raises Problem."""
+        """A connection; None if there is none yet, after saying so.  Raises Problem."""
         try:
             with self._endpoint.telling():
                 return self._endpoint.dial(self._attempt)
@@ -1463,7 +1469,7 @@ class ClientProgram(RunnerProgram):
             said=Complaint.NOTHING if self._first else Complaint.LOSS,
         )
         self._connection = connection
-        # first, because it makes the slots, which the server is told of
+        # the first of the two tasks, because it makes the slots of which the server is told
         ending = asyncio.ensure_future(self.run_to_end(connection))
         self._keeping = asyncio.ensure_future(connection.stay_connected(self._first))
         await asyncio.wait([self._keeping, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -1475,7 +1481,7 @@ class ClientProgram(RunnerProgram):
         return 2 if never_served and code == 1 else code
 
     def end_for_defect(self) -> None:
-        """Without a connection nobody could be told how jobs end: then they are ended."""
+        """End the jobs, too, if the task that stays connected is over: nobody could be told how they end."""
         super().end_for_defect()
         if self._keeping.done():
             self.runner.end_all()
@@ -1483,8 +1489,8 @@ class ClientProgram(RunnerProgram):
 
 # ======== --status ==========================================================================================
 #
-# Without a `hello` the server takes us for no client.  It answers `status` with messages of bounded length:
-# `summary`, for each client a `client` and a `job` for each of its jobs, and `end`.
+# Without a `hello` the server does not take us for a client.  It answers `status` with messages of bounded
+# length: `summary`, for each client a `client` and a `job` for each of its jobs, and `end`.
 
 
 def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
@@ -1589,7 +1595,7 @@ def run_jobs(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4-client.py with these arguments; the exit status."""
+    """Run runmaker4-client.py with these arguments (None: those of the process); the exit status."""
     return run_main(PROG, run_jobs, argv)
 
 
