@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import other tools' jobs.
 
-States are set under each line's record lock, so running runners are never disturbed; lines are appended all
-or none, under the append lock.  runmaker4.py says how that works.
+A state is set while the lock of the line's command is held, so runners at work are never disturbed.  Lines
+are appended all or none, under the append lock.  runmaker4.py says how that works.
 
 The file reads top-down: appending, states, editing, lists, job files, tests, the end of following, the
-command line.  What imports something yields the lines that it comes to, and raises Problem with the place
-that is wrong; all of them are there before the first is appended.
+command line.  Each import yields the lines that become of it, and raises Problem with the place that is
+wrong.  All lines are made before the first is appended.
 """
 from __future__ import annotations
 
@@ -119,17 +119,16 @@ PROG = "runset4.py"
 
 # ======== Appending =========================================================================================
 #
-# Lines are made first, all of them, so that nothing is written if one is wrong.  Then the append lock of
-# the companion is taken, the file that the path names is opened, and they are written behind its end in one
-# go; an error takes back what was written.  A reader takes no line for whole while somebody holds that
-# lock.
+# All lines are made first, so that nothing is written if one is wrong.  Then we take the append lock of the
+# companion, open the file that the path names, and write the lines behind its end in one go.  After an error
+# what was written is taken back.  So no reader takes a line for whole while somebody holds the append lock.
 
 BLOCK = 1 << 20                     # bytes that are read or written at once
 IN_MEMORY = 16 << 20                # bytes of new lines that are not put into a temporary file
 
 
 def job(command: bytes) -> bytes:
-    """The line of a new job.  Raises ValueError: why it cannot be one."""
+    """The line of a new job.  Raises ValueError: why the command cannot be a job."""
     if b"\n" in command or b"\0" in command or not command.strip():
         raise ValueError(f"not a command: '{show(command[:80])}' (one line, not empty, no NUL)")
     if fault := command_fault(command):
@@ -151,7 +150,7 @@ def is_directive(line: bytes) -> bool:
 
 
 def given_line(text: bytes) -> bytes:
-    """The line for what somebody gives as one to add: a directive, or a command.  Raises ValueError."""
+    """The line for a text that somebody wants to add: a directive, or a command.  Raises ValueError."""
     if is_directive(text):
         return directive(text)
     if begins_with_state(text):
@@ -172,7 +171,7 @@ OTHERS = 30.0                       # seconds to wait for others who append
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Signals that would end us wait until the block is done."""
+    """Have signals that would end us wait until the block is done."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
@@ -182,16 +181,16 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def appending(file: JobFile, make: bool = True) -> Iterator[int]:
-    """Hold the append lock of a job file, which is made if it is not there: a descriptor for append_locked().
+    """Hold the append lock of a job file; yields a descriptor for append_locked().
 
-    Editors put another file in its place at any moment, and what is appended to the old one is in nobody's
-    file.  So what is appended to is the file that the path names once the lock is held.  If at the end the
-    path names another, that is an error (ESTALE): the new file has the lines or lacks them, depending on when
-    its writer read the old one, and nothing tells which (equal commands are no proof; and a runner may have
-    taken one from the old file).  To append them once more might run them twice, to be content might lose
-    them; so somebody has to look.
+    Editors may put another file in its place at any moment, and lines appended to the old file are lost.  So
+    we append to the file that the path names once the lock is held.  If the path names another one at the
+    end, that is an error (ESTALE).  Whether the new file has the lines depends on when its writer read the
+    old one, and nothing tells that: equal commands prove nothing, and a runner may have taken a line from the
+    old file.  Appending the lines once more might run them twice, leaving it at that might lose them; so a
+    person has to look.
 
-    Raises Problem, OSError.
+    make: make the file if it does not exist.  Raises Problem, OSError.
     """
     end = time.monotonic() + OTHERS
     if make and not os.path.lexists(file.path):
@@ -212,7 +211,7 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
 
 @contextlib.contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold the append lock of a job file; others are waited for.  Signals have to wait, too.
+    """Hold the append lock of a job file.  Others are waited for; signals have to wait until it is free.
 
     Raises OSError.
     """
@@ -226,7 +225,7 @@ def append_lock(file: JobFile) -> Iterator[None]:
 def open_to_append(path: str) -> Iterator[int]:
     """Have a job file open to append to it.  Raises Problem, OSError.
 
-    To be written only: what is read goes through a Reader.
+    Only write to this descriptor: reading takes a Reader.
     """
     fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
     try:
@@ -236,9 +235,9 @@ def open_to_append(path: str) -> Iterator[int]:
 
 
 def await_file(path: str, end: float) -> None:
-    """Wait for the file that an editor is about to put here.
+    """Wait until there is a file, if an editor is just replacing it.
 
-    Raises OSError after `end`, monotonic seconds.
+    Raises OSError after `end` (monotonic seconds).
     """
     while True:
         if time.monotonic() > end:
@@ -264,7 +263,7 @@ class Added(NamedTuple):
 
 
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
-    """Append lines to a job file, all or none; it is not touched before the last of them is made.
+    """Append lines to a job file, all or none; the file is not touched before the last line is made.
 
     Raises Problem, OSError.
     """
@@ -298,17 +297,17 @@ def given_lines(commands: Sequence[str]) -> Iterator[bytes]:
 
 
 class Source:
-    """A text that jobs are imported from, and where in it we are."""
-    LIMIT = 2 * LONGEST_COMMAND     # bytes of a line: in a longer one no command would be short enough
+    """A text from which jobs are imported, and the place where we are in it."""
+    LIMIT = 2 * LONGEST_COMMAND     # bytes of a line: the command in a longer line would be too long
 
     def __init__(self, path: str) -> None:
         """path: '-' for stdin."""
         self.path = path
         self.name = "stdin" if path == "-" else show(os.fsencode(path))
-        self.number = 0             # of the line that was read last
+        self.number = 0             # of the line that was read last, from 1
 
     def __iter__(self) -> Iterator[bytes]:
-        """The lines, without mark, b'\\n' and b'\\r\\n'.  Raises Problem."""
+        """The lines, without UTF-8 mark, b'\\n' and b'\\r\\n'.  Raises Problem."""
         self.number = 0
         try:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
@@ -341,33 +340,33 @@ class Source:
         return line
 
     def problem(self, text: object) -> Problem:
-        """What is wrong with the line that was read last."""
+        """A Problem that names the line that was read last."""
         return Problem(f"{self.name}: line {self.number}: {text}")
 
 
 # ======== States ============================================================================================
 #
 # A state is changed as runners change it: behind the door of the line's command, after the line was read
-# again.  A line `r` is left alone while anybody holds a seat of its command.  To cancel a job is to write x
-# over its `r`: its runner sees that at its next look, and ends the job.  Where the runner is dead and the job
-# runs on this host, we end it ourselves; which processes hold its seat says whether that is so (Holders).
-# Elsewhere somebody must do this on the host where it runs, which a journal may name.
+# again.  A line `r` is left alone unless it is an orphan.  To cancel a job is to write x over its `r`: its
+# runner sees that at its next look, and ends the job.  If the runner is dead and the job runs on this host,
+# we end the job ourselves; the processes that hold its seat tell whether that is so (Holders).  If it runs on
+# another host, somebody must do this there; a journal may name the host.
 
 WORDS = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
 KNOWN = b"".join(WORDS.values())
-LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")        # several of these in a word, each once: `err` is none
+LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")        # letters of states, each once, so `err` is not meant
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which jobs somebody means: all that is given must fit."""
+    """Which jobs somebody means: those that fit all conditions that are given."""
     numbers: Sequence[range]    # of lines; empty: none are given
     states: bytes               # b"": none are given
     pattern: bytes | None       # a whole command, or a shell pattern for one; None: none is given
 
     @property
     def is_given(self) -> bool:
-        """Whether anything is."""
+        """Whether any condition is given."""
         return self.states != b"" or self.names_jobs
 
     @property
@@ -376,10 +375,11 @@ class Selection:
         return bool(self.numbers) or self.pattern is not None
 
     def lines(self, file: JobFile, otherwise: bytes | None = KNOWN) -> Iterator[Line]:
-        """The job lines that are meant.  otherwise: in which states, if nothing says that; None: in any.
+        """The job lines that are meant.  otherwise: the states, if neither states nor numbers are given;
+        None: any.
 
-        `I have a list` is a job line, too, a held one.  Lines in such states are changed only by number or by
-        --state.
+        `I have a list` is a job line, too, a held one.  Lines in such unusual states are changed only by
+        number or by --state.
         """
         states = otherwise
         if self.states:
@@ -403,36 +403,38 @@ class Selection:
         return [span.start for span in spans], [*itertools.accumulate((span.stop for span in spans), max)]
 
     def _is_given(self, number: int) -> bool:
-        """Whether a line's number is given, of thousands perhaps."""
+        """Whether a line's number is given; by bisection, because thousands may be."""
         begins, ends = self._spans
         begun = bisect.bisect_right(begins, number)
         return begun > 0 and number < ends[begun - 1]
 
     def singles(self) -> set[int]:
-        """The numbers of lines that are given one by one: each must be a job.  States only choose among them.
+        """The numbers that are given one by one: each must be the line of a job.
+
+        With states there are none, because states only choose among the lines.
         """
         return set() if self.states else {span[0] for span in self.numbers if span[0] == span[-1]}
 
     @property
     def fault(self) -> str:
-        """What is wrong with a line that is given by its number, and is not meant."""
+        """What is wrong with a line whose number is given, and which is no job that is meant."""
         return "is no job" if self.pattern is None else "is no job that matches"
 
 
 def is_whole(file: JobFile, line: Line) -> bool:
-    """Whether who has appended a line cannot cut it off any more; waits for that a while.  Raises OSError."""
+    """Whether the process that appended a line can no more take it back; waits a while.  Raises OSError."""
     return keep_trying(lambda: file.is_settled(line), file.LONG, 0.01)
 
 
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
     """Set the state of a line that a scan has found; why that was refused, or ''.
 
-    Running lines are refused, unless forced.  Raises OSError; ESTALE: the file was replaced.
+    Running lines are refused without `force`.  Raises OSError; ESTALE: the file was replaced.
     """
     with file.door(line.command) as opened:
         if not opened or not is_whole(file, line):
             return "is being added, claimed, ended or edited (try again)"
-        file.writable()                         # behind the door: what is replaced later had this state in it
+        file.writable()                         # behind the door: the file was not replaced up to now
         found = file.state_at(line)
         if found is None or (found != line.state and not force):
             return "has changed meanwhile, and is left alone"
@@ -444,7 +446,7 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 
 @dataclass
 class Ledger:
-    """How many of the selected jobs had which state until it was set, and how many were refused.
+    """How many selected jobs had which state before it was set, and how many were refused.
 
     alive: the lines of jobs that had not ended when another state was forced over their `r`.
     """
@@ -458,7 +460,7 @@ class Ledger:
         self.refused += 1
 
     def note(self, file: JobFile, line: Line, fault: str) -> bool:
-        """Count a job, and say why it was refused, if it was; whether it was not."""
+        """Count a job.  fault: why it was refused, which is said; '': it was not.  Whether it was not."""
         if fault:
             self.refuse(file, line.number, fault)
         else:
@@ -498,13 +500,14 @@ STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 
 def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
-    """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether it runs.
+    """Write x over a line's `r` or `.`; returns the state that stood there, and whether the job runs.
 
-    It may run whatever its state is: an editor has saved `.` over its `r`, or it was cancelled before, and
-    nobody has ended it.  Then more copies of its command live than lines are `r`.
+    The state is None if the line has moved.  The job may run in any state: an editor has saved `.` over its
+    `r`, or it was cancelled before and nobody has ended it.  Then more copies of its command live than lines
+    of it are `r`.
 
-    running: the lines `r` of its command.  Of these orphans become e first: else its job would be taken for
-    theirs.  Raises OSError; ESTALE: the file was replaced.
+    running: the lines `r` of its command.  Orphans among them become e first: otherwise the job of this line
+    would be taken for theirs.  Raises OSError; ESTALE: the file was replaced.
     """
     orphans: list[Line] = []
     with file.door(line.command) as opened:
@@ -523,9 +526,9 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
 
 
 def job_runs(file: JobFile, line: Line, found: bytes | None) -> bool:
-    """Whether the job of a line runs that stands there in this state (None: it moved), behind its door.
+    """Whether the job of a line runs; to be called behind its door.
 
-    Raises OSError.
+    found: the state that stands there; None: the line has moved.  Raises OSError.
     """
     if found is None:
         return False
@@ -535,9 +538,9 @@ def job_runs(file: JobFile, line: Line, found: bytes | None) -> bool:
 
 
 def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
-    """Write e over the orphans among lines `r` of a command, behind its door; which these are.
+    """Write e over the orphans among these lines `r` of a command; returns the orphans.
 
-    Raises OSError.
+    To be called behind the door of the command.  Raises OSError.
     """
     orphans: list[Line] = []
     for line in lines:
@@ -556,11 +559,12 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
 
 
 def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
-    """Stop the selected jobs: x over `r` and `.`, which ends what runs; wait until it has.
+    """Stop the selected jobs: write x over `r` and `.`, which ends what runs, and wait until it has ended.
 
-    A line in another state, which is named, is waited for, too, if its job lives.
+    If a line in another state is named and its job lives, that job is waited for, too.
 
-    A job that ends at this moment may have its result first: then that stands, and is said.  Raises OSError.
+    A job that ends at this moment may get its result first: then its line keeps that, and we say so.  Raises
+    OSError.
     """
     missing = selection.singles()
     waiting: list[Line] = []
@@ -596,10 +600,10 @@ def why_not_cancelled(found: bytes | None) -> str:
 
 
 def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
-    """Wait until these cancelled jobs have ended; name the ones that do not.  Raises OSError.
+    """Wait until these cancelled jobs have ended, and name those that do not end.  Raises OSError.
 
-    A job has ended when its command has no more life signs than lines `r`.  An editor may have saved an old
-    `r` or `.` over its x: then it is cancelled once more.
+    A job has ended when no more seats of its command are held than lines of it are `r`.  If an editor has
+    saved an old `r` or `.` over its x, it is cancelled once more.
     """
     end = time.monotonic() + STOPPING
     look_at = 0.0                       # when to look for jobs without runners
@@ -647,11 +651,12 @@ def end_left_jobs(file: JobFile, lines: Sequence[Line]) -> None:
 
 
 def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -> list[tuple[Line, Shell]]:
-    """Which of these jobs without runners are those of equal lines that were cancelled.  Raises OSError.
+    """Which jobs without runners belong to these equal lines, which were cancelled.  Raises OSError.
 
-    left: by their seats.  A line's job is the one on its own seat.  Where an edit has moved lines it may be
-    any other whose seat is no running line's own; but no more jobs are ended than live without an `r`, and
-    only if no copy has a living runner: that one may be what is meant, and its runner ends it soon.
+    left: the jobs of this command without runners, by their seats.  A line's job is the one on the line's own
+    seat.  If an edit has moved lines, it may be any other whose seat is no running line's own.  Such others
+    are ended only if no copy has a living runner: that copy may be the one that is meant, and its runner ends
+    it soon.  In all, no more jobs are ended than live without an `r`.
     """
     command = lines[0].command
     with file.door(command) as opened:
@@ -681,14 +686,14 @@ CLIENT_AWAY = ("its client does not answer: it is told when it is back, or after
 
 
 def is_server(badge: int) -> bool:
-    """Whether a server has this badge."""
+    """Whether this badge is one of those that servers have."""
     return Badge.SERVERS <= badge < Badge.COUNT
 
 
 def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
     """Why a cancelled job has not ended, as far as this host and a journal know.
 
-    on_fuse: the job file is on FUSE, whose locks are its daemon's: the kernel names nobody who holds one.
+    on_fuse: the job file is on FUSE.  Its locks are the daemon's, so the kernel does not name their holders.
     """
     left = holders.left(line.command)
     keeping = holders.pids(line.command, jobs=False)
@@ -712,18 +717,17 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
 
 
 def run_by_journal(line: Line) -> runwait4.RunRecord | None:
-    """The run of a line that has not ended, as the journal in $RUNMAKER4_OUTDIR tells it; None: it does not.
-    """
+    """The run of a line that has not ended, by the journal in $RUNMAKER4_OUTDIR; None: that tells of none."""
     outdir = os.environ.get("RUNMAKER4_OUTDIR")
     if not outdir:
         return None
     try:
-        import runwait4  # few need it
+        import runwait4  # here, because few calls need it
         runs = runwait4.LineRuns([line], [line])
         journal = runwait4.JournalReader(outdir, lambda text: None)
         with journal.file:
             runwait4.Lately(journal, runs)
-    except (ImportError, Problem):              # these scripts were not copied all; there is no journal
+    except (ImportError, Problem):              # runwait4.py was not copied, or there is no journal
         return None
     found: runwait4.RunRecord | None = runs.last.get(line.number)
     return found
@@ -732,29 +736,30 @@ def run_by_journal(line: Line) -> runwait4.RunRecord | None:
 # ---- jobs whose runners are dead ---------------------------------------------------------------------------
 #
 # /proc/PID/fdinfo/FD names the locks of a process's open file description (proc(5)), and /proc/PID/fd/FD the
-# file.  So the processes of this host that hold a seat are known exactly, as far as we may look: our own, or
-# all for root.  A signal must reach a job and nobody else:
+# file.  So we know exactly which processes of this host hold a seat, as far as we may look: at our own, or as
+# root at all.  A signal must reach a job and nobody else:
 #
-#  - A job's processes have the description by inheritance alone: by a descriptor that execve(2) leaves open,
-#    from LOCK_FD on.  Those of a runner close; a server may have one that does not, but whoever uses a
-#    companion has HERE_BYTE of it locked, and a keeper has no descriptors but the first few.  Whoever has
-#    inherited it descends from the job's shell, and so do all of his session, whoever carries his mark, and
-#    their children.  One of them at least must carry a mark, which no other job ever has.
-#  - Where anybody else has this description, too, and does not carry that mark, it is the runner, or a server
-#    or its keeper: they live, and the job is theirs to end.  A runner holds a seat for as long as it holds
-#    the line.
-#  - Each look is followed at once by the signals that it calls for.  In between a process may end, and its
-#    number be given to another only after all others were given (32,768 at least).
+#  - A job's processes have the description by inheritance alone, by a descriptor from LOCK_FD on that
+#    execve(2) leaves open.  Descriptors of a runner are closed by execve(2).  A server may have one that is
+#    not, but every process that uses a companion has HERE_BYTE of it locked, and a keeper has no descriptors
+#    but the first few.  Each process that has inherited the description descends from the job's shell, and so
+#    do all processes of its session, all that carry its mark, and their children.  At least one must carry a
+#    mark, which no other job ever has.
+#  - If another process has this description, too, and does not carry that mark, it is the runner, or a server
+#    or its keeper.  Such a process lives, and the job is its to end.  A runner holds a seat for as long as it
+#    holds the line.
+#  - Each look is followed at once by the signals that it calls for.  In between a process may end.  Its
+#    number is given to another process only after all other numbers were given (32,768 at least).
 
 
 class Hold(NamedTuple):
     """A descriptor by which a process has seats locked."""
     pid: int
     seats: list[range]
-    inherited: bool         # as jobs inherit it
+    inherited: bool         # in the way that jobs inherit it
 
     def touches(self, seats: range) -> bool:
-        """Whether some of these are among them."""
+        """Whether some of these seats are locked by it."""
         return any(own.start < seats.stop and seats.start < own.stop for own in self.seats)
 
 
@@ -763,7 +768,7 @@ LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\
 
 
 class Holders:
-    """Who on this host holds seats of a companion at this moment, as far as we may see."""
+    """The processes of this host that hold seats of a companion at this moment, as far as we may see."""
     FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
 
     def __init__(self, companion: Identity | None) -> None:
@@ -776,10 +781,10 @@ class Holders:
         return list(self._holds(0))
 
     def _holds(self, least: int) -> Iterator[Hold]:
-        """What is held by descriptors from this number on."""
+        """The seats that are held by descriptors from the number `least` on."""
         with contextlib.suppress(OSError):                  # no /proc
             for name in filter(str.isdigit, os.listdir("/proc")):
-                with contextlib.suppress(OSError):          # it has ended meanwhile, or is another user's
+                with contextlib.suppress(OSError):          # the process has ended, or is another user's
                     numbers = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
                     yield from self._holds_of(int(name), numbers, least)
 
@@ -803,7 +808,7 @@ class Holders:
                 return [], False
             with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
                 text = file.read()
-        except OSError:                                     # it was closed meanwhile
+        except OSError:                                     # the descriptor was closed meanwhile
             return [], False
         flags = self.FLAGS.search(text)
         locked = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
@@ -819,13 +824,13 @@ class Holders:
         return {at: job for at, job in jobs.items() if job}
 
     def _left(self, at: int) -> Shell | None:
-        """The job that holds a seat, if nobody else does who is not of it."""
+        """The job that holds a seat; None: nobody does, or a process that is not of the job does, too."""
         holds = [hold for hold in self.all if hold.touches(range(at, at + 1))]
         marks = {hold.pid: self._marks(hold.pid) for hold in holds}
         members = [hold.pid for hold in holds if hold.inherited and marks[hold.pid]]
         if not members:
             return None
-        # a job may run our programs, whose jobs have a longer chain of marks
+        # a job may run our programs; their jobs have a longer chain of marks
         mark = min((marks[pid] for pid in members), key=len)[-1]
         if any(mark not in marks[hold.pid] for hold in holds if not hold.inherited):
             return None
@@ -836,12 +841,12 @@ class Holders:
     def _marks(pid: int) -> list[bytes]:
         try:
             return ProcessTable.marks_of(str(pid))
-        except OSError:                                     # it has ended
+        except OSError:                                     # the process has ended
             return []
 
     @staticmethod
     def _session(pid: int) -> int:
-        """The session of a process; 0: it has ended."""
+        """The session of a process; 0: the process has ended."""
         try:
             return os.getsid(pid)
         except OSError:
@@ -849,14 +854,14 @@ class Holders:
 
     def is_server(self, pid: int) -> bool:
         """Whether a process has the badge of a server locked."""
-        with contextlib.suppress(OSError):                  # it has ended
+        with contextlib.suppress(OSError):                  # the process has ended
             locked = [span for number in os.listdir(f"/proc/{pid}/fd")
                       for span in self._locks(pid, int(number))[0]]
             return any(is_server(span.start - BADGE_BYTES) for span in locked)
         return False
 
     def pids(self, command: bytes, jobs: bool) -> list[int]:
-        """The processes that hold seats of a command: jobs', or all others."""
+        """The processes that hold seats of a command: those of jobs, or all others."""
         seats = range(row(command), row(command) + SEATS)
         return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(seats)})
 
@@ -866,7 +871,7 @@ def end_left(jobs: Iterable[Shell]) -> None:
     async def end_all() -> None:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
-        ended.set_result(0)             # whoever waits for them: their sessions count while somebody is in
+        ended.set_result(0)             # as if waited for: their sessions count while a process is in them
         ender = TreeEnder(loop, GRACE)
         await asyncio.gather(*(ender.end(Child(job.pid, job.mark, ended)) for job in jobs))
 
