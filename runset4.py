@@ -880,21 +880,21 @@ def end_left(jobs: Iterable[Shell]) -> None:
 
 # ======== Editing ===========================================================================================
 #
-# What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that
-# nobody wanted, and a person who sees what is refused can mend the copy ("What now?", as visudo asks; no
-# terminal: exit 1).  The person may do anything with the lines.  Meanwhile others may have changed states and
-# appended lines; where they have done more, nothing is written.
+# What a person changed in a copy is merged into the live file, all or nothing, because nobody wants half an
+# edit.  A person who sees what is refused can mend the copy ("What now?", as visudo asks; without a terminal
+# the exit status is 1).  The person may do anything with the lines.  Meanwhile others may have changed states
+# and appended lines; if they have done more, nothing is written.
 #
-# While it is merged and written we hold the append lock, and all of the companion but for the seats of
-# running jobs: so no line can be claimed, ended or set meanwhile, and whoever comes behind a door later looks
-# at the file that the path names then.  Running lines stay as they are, and so do their seats: nothing is
-# carried over, nobody is waited for.  States and lines at the end are written in place; anything else is a
-# new file, by rename.  A line that some `echo >>` appended to the old file at that moment is appended to the
+# While we merge and write, we hold the append lock, and all of the companion but for the seats of running
+# jobs.  So no line can be claimed, ended or set meanwhile, and whoever comes behind a door later looks at the
+# file that the path names then.  Running lines stay as they are, and so do their seats: nothing is carried
+# over, and no job is waited for.  States and lines at the end are written in place.  Any other change makes a
+# new file, by rename; a line that some `echo >>` appended to the old file at that moment is appended to the
 # new one.
 
 AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
-REFUSED = 20                        # so many reasons at most are said for refusing an edit
-SETTLING = 10.0                     # seconds to wait for whoever is behind a door
+REFUSED = 20                        # reasons for refusing an edit that are said at most
+SETTLING = 10.0                     # seconds to wait for processes that are behind a door
 
 
 def is_job(line: bytes) -> bool:
@@ -910,7 +910,7 @@ def count_running(lines: Iterable[bytes]) -> int:
 
 
 def key(line: bytes) -> bytes:
-    """What a line is known by: a job's text without the state."""
+    """What identifies a line: of a job its text without the state, of any other the whole line."""
     return b"\n" + line[1:] if is_job(line) else line
 
 
@@ -932,13 +932,13 @@ def equal_until(a: Iterable[bytes], b: Iterable[bytes]) -> int:
 
 
 def changed_part(given: Sequence[bytes], made: Sequence[bytes]) -> tuple[int, int]:
-    """How many lines at the start, and of the others how many at the end, are equal."""
+    """How many lines are equal at the start of both; and of the others, how many at the end."""
     first = equal_until(given, made)
     return first, equal_until(reversed(given[first:]), reversed(made[first:]))
 
 
 def new_fault(line: bytes) -> str:
-    """What is wrong with a line that somebody has written; ''."""
+    """What is wrong with a line that somebody has written; '': nothing."""
     try:
         if is_directive(line):
             parse_settings(line[1:])
@@ -950,20 +950,20 @@ def new_fault(line: bytes) -> str:
 
 
 class NotMerged(Exception):
-    """Why something that a person made of a copy is not written."""
+    """Why a change that a person made in a copy is not written."""
 
 
 @dataclass
 class Equals:
-    """Lines of one text, which differ in their states at most: where they stand, counted from 0."""
-    given: list[int] = field(default_factory=list)      # in what the person was given, and in the file
-    made: list[int] = field(default_factory=list)       # in what the person made of that
+    """The places of equal lines, which differ at most in their states; counted from 0."""
+    given: list[int] = field(default_factory=list)      # in the copy as it was given, and in the file
+    made: list[int] = field(default_factory=list)       # in what the person made of the copy
 
     def merge(self, base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> list[bytes]:
-        """What becomes of them.  Raises Refused.
+        """The lines as they become, in their order.  Raises NotMerged.
 
-        They are interchangeable: what counts is how many there are in which state.  Where the person has
-        changed that, nobody else may have, and as many have to run as before.
+        Equal lines are interchangeable, so only their states count.  Nobody else may have changed those that
+        the person has changed, and as many of them must be `r` as now.  base, theirs, live: see merge().
         """
         given = [base[at] for at in self.given]
         made = [theirs[at] for at in self.made]
@@ -988,7 +988,7 @@ class Equals:
 
 
 def why_kept(live: bytes) -> str:
-    """Why a job that is like this now cannot be what somebody has made of it."""
+    """Why a job whose line is like this now cannot become what somebody has made of it."""
     fault = f"has changed meanwhile: its state is {show(live[:1])} now"
     if runs(live):
         fault = "is r (--cancel it first)"
@@ -1002,8 +1002,9 @@ MOVED = ("somebody else has moved, changed or removed lines meanwhile (edit the 
 def merge(
     base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]
 ) -> tuple[list[bytes], list[str]]:
-    """Three ways: what they were given, what they made of it, what the file is now; its lines then, and what
-    is refused.
+    """Merge three ways; returns the lines of the merged file, and what is refused: then there are no lines.
+
+    base: the lines that the person was given.  theirs: what the person made of them.  live: the file now.
     """
     before = len(base)
     texts = [*map(key, base)]
@@ -1026,13 +1027,13 @@ def merge(
     if faults:
         return [], faults
     lines = [*live[:first], *(next(becomes[key(theirs[at])]) for at in changed), *live[before - last:before]]
-    # what others have appended stays where it is, if that can be
+    # what others have appended stays where it is, if the lines above stay
     end = before if texts == [*map(key, lines[:before])] else len(lines)
     return [*lines[:end], *live[before:], *lines[end:]], []
 
 
 def in_place(lines: Sequence[bytes], live: Sequence[bytes]) -> bool:
-    """Whether only states have changed, of lines that do not run, and lines were added at the end."""
+    """Whether nothing changed but states of lines that do not run, and lines that were added at the end."""
     if len(lines) < len(live):
         return False
     for line, old in zip(lines, live):
@@ -1042,7 +1043,7 @@ def in_place(lines: Sequence[bytes], live: Sequence[bytes]) -> bool:
 
 
 def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
-    """'2 states set, 1 line changed, 3 lines added': what has become of the lines before."""
+    """What has become of the lines of the file: '2 states set, 1 line changed, 3 lines added'."""
     first, last = changed_part(live, lines)
     before = live[first:len(live) - last]
     after = lines[first:len(lines) - last]
@@ -1061,7 +1062,7 @@ def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
 
 
 def read_all(file: Reader, start: int = 0) -> bytes:
-    """A whole file, or the rest of it.  Raises OSError."""
+    """A file from the byte `start` to its end.  Raises OSError."""
     data = bytearray()
     while more := file.pread(BLOCK, start + len(data)):
         data += more
@@ -1077,18 +1078,17 @@ def offsets(data: bytes) -> list[int]:
 
 @contextlib.contextmanager
 def alone(file: JobFile) -> Iterator[int]:
-    """Hold all of a job file's companion; of a row with seats that others hold its door alone: the
-    descriptor.
+    """Hold all of a job file's companion; yields the descriptor that has the locks.
 
-    Raises OSError.
-
-    A door that somebody is behind is waited for: that is short.
+    Of a row in which others hold seats we lock the door alone.  If somebody is behind that door, we wait,
+    because that is short.  Raises OSError.
     """
     fd = file.companion.open_seat()
     end = time.monotonic() + SETTLING
     doors: list[int] = []
     try:
-        # whole rows: who is behind a door counts the seats that are taken
+        # Whole rows: whoever is behind a door counts the seats that are held.  So of a row
+        # whose door alone we lock we must hold no seat.
         todo = [(0, APPEND_BYTE - 1)]
         while todo:
             first, behind = todo.pop()
@@ -1108,10 +1108,10 @@ def alone(file: JobFile) -> Iterator[int]:
 
 
 def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:
-    """Merge what was made of a copy into the file, and say what that was; what is refused: then nothing was
-    written.
+    """Merge what was made of a copy into the file, and say what has changed.
 
-    Raises Problem, OSError; ESTALE: the file was replaced or removed meanwhile.
+    Returns what is refused; then nothing was written.  Raises Problem, OSError; ESTALE: the file was replaced
+    or removed meanwhile.
     """
     file.follow_path()
     with append_lock(file), alone(file) as locks:
@@ -1127,20 +1127,20 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
             file.must_name(fd)
         else:
             _replace(file, fd, locks, lines, data)
-    # a terminal may keep us waiting: not while we have all the locks
+    # not while we have all the locks, because a terminal may keep us waiting
     if not quiet:
         file.say(changes(lines, live))
     return []
 
 
-LAST_DOOR = REFRESH_BYTE - 1        # of a companion
+LAST_DOOR = REFRESH_BYTE - 1        # the door of a companion's last row
 
 
 def must_be_locked(file: JobFile, locks: int) -> None:
-    """Raise OSError(EIO) if we were cut off from a network file system so long that others may have been at
-    doors.
+    """Raise OSError(EIO) if we were cut off from a network file system for so long that others may have been
+    behind doors.
 
-    locks: has the door of the last row locked.
+    locks: the descriptor that has the door of the last row locked.
     """
     if file.network and lost_locks(locks, [LAST_DOOR], file.mount):
         raise OSError(errno.EIO, "its locks were lost")
@@ -1163,9 +1163,10 @@ def _write_in_place(
 
 
 def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: bytes) -> None:
-    """Put a new file in the place of the old one, which held this; locks: has all doors.
+    """Put a new file with these lines in the place of the old one.
 
-    Raises Problem, OSError.
+    fd: the old file.  locks: the descriptor that has all doors locked.  data: what the old file held.  Raises
+    Problem, OSError.
     """
     info = os.fstat(fd)
     target = file.real
@@ -1182,10 +1183,10 @@ def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: b
             )
         write_all(new, mark + text)
         os.fsync(new)
-        # cut off within the rename itself we would put old states back, no more
+        # if we are cut off during the rename itself, we put old states back, and no worse
         must_be_locked(file, locks)
         os.rename(temporary, target)
-        sync_names(folder)                      # or a power loss might leave the old file
+        sync_names(folder)                      # otherwise a power loss might leave the old file
         tail = read_all(file.reader, len(data))
         if tail.strip():
             fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # others append to the new file by now
@@ -1199,7 +1200,7 @@ def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: b
 
 
 def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:
-    """Whether somebody who could write to a file cannot write to the new one, which has its mode."""
+    """Whether somebody who could write to the old file cannot write to the new one, which has its mode."""
     if old.st_mode & 0o006 == 0o006:
         return False
     if old.st_gid != new.st_gid and old.st_mode & 0o060:
@@ -1223,7 +1224,7 @@ def given(file: JobFile) -> bytes:
 
 
 def edit(file: JobFile, quiet: bool) -> int:
-    """Open a copy in the person's editor, and merge it; the exit status.  Raises Problem, OSError."""
+    """Open a copy in the person's editor, and merge it; returns the exit status.  Raises Problem, OSError."""
     base = given(file)
     copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
     with open(copy, "xb") as fresh:
@@ -1256,9 +1257,9 @@ def edit(file: JobFile, quiet: bool) -> int:
 
 
 def end_unchanged(file: JobFile, copy: str, fault: str, early: bool) -> int:
-    """Say that the person has changed nothing; the exit status.
+    """Say that the person has changed nothing; returns the exit status.
 
-    fault: how the editor failed.  early: it came back before anybody can have seen the copy.
+    fault: how the editor failed, or ''.  early: it came back before anybody can have seen the copy.
     """
     if early:
         file.say(
@@ -1281,14 +1282,12 @@ def say_refused(file: JobFile, copy: str, faults: Sequence[str]) -> None:
 
 
 def discard(copy: str) -> None:
-    """Remove a copy's directory with all that the editor left in it; what stays there is no fault of the
-    edit.
-    """
+    """Remove a copy's directory with all that the editor left in it; the edit is done even if that fails."""
     shutil.rmtree(os.path.dirname(copy), ignore_errors=True)
 
 
 def run_editor(copy: str) -> str:
-    """Run the person's editor on a file; how it failed, or ''.  Raises Problem."""
+    """Run the person's editor on a file; how it failed, or ''."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     before = signal.signal(signal.SIGINT, lambda *_: None)      # Ctrl-C is the editor's
     try:
@@ -1315,7 +1314,7 @@ def read_copy(copy: str) -> bytes | None:
 
 
 def copy_fault(base: bytes, theirs: bytes) -> str:
-    """Why a copy is no job file any more; ''."""
+    """Why a copy is no job file any more; '': it is one."""
     if not theirs.strip():
         return "the copy is empty now"
     if is_utf16(theirs[:4096]):
@@ -1326,7 +1325,7 @@ def copy_fault(base: bytes, theirs: bytes) -> str:
 
 
 def ask_again() -> bool:
-    """Whether the person wants to edit the copy once more; no, if there is no terminal."""
+    """Whether the person wants to edit the copy once more; False if there is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
         return False
     try:
@@ -1337,26 +1336,26 @@ def ask_again() -> bool:
 
 # ======== Lists =============================================================================================
 #
-# A list has a command a line, or the values of one.  Values are put into the places of a template, quoted
-# for the shell.  Lines are read, filled in and handed on one by one, so a list may be of any length.
+# Each line of a list is a command, or has the values for one.  Values are put into the places of a template,
+# quoted for the shell.  Lines are read, filled in and handed on one by one, so a list may be of any length.
 
 PLACEHOLDER = re.compile(rb"\{(?:(\d*)(|\.|/|//|/\.)|#)\}")
 SWEEPS = (":::", ":::+", "::::", "::::+")       # the last two are refused: GNU parallel reads files there
 
 
 def without_extension(path: bytes) -> bytes:
-    """As GNU parallel sees it: 'a/b.c' -> 'a/b', '.b' -> ''."""
+    """A path without its extension, as GNU parallel sees it: 'a/b.c' -> 'a/b', '.b' -> ''."""
     stem, dot, extension = path.rpartition(b".")
     return stem if dot and b"/" not in extension else path
 
 
 def directory(path: bytes) -> bytes:
-    """As dirname(1) sees it: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a', '/' -> '/'."""
+    """The directory of a path, as dirname(1) sees it: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a', '/' -> '/'."""
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
 def with_place(text: bytes) -> bytes:
-    """A template that has no place for a value gets one at its end."""
+    """A template; if it has no place for a value, it gets one at its end."""
     for place in PLACEHOLDER.finditer(text):
         if not is_number(place):
             return text
@@ -1369,7 +1368,7 @@ def is_number(place: re.Match[bytes]) -> bool:
 
 
 def in_columns(columns: Iterable[int], place: re.Match[bytes]) -> bytes:
-    """What stands for a place of a template where a line is made of columns."""
+    """What a place of a template becomes: one for the whole line is replaced by one for each column."""
     if place[1] != b"":                     # the place is for one column, or is {#}
         return place[0]
     return b" ".join(b"{%d%b}" % (column, place[2]) for column in columns)
@@ -1386,16 +1385,16 @@ class Template:
     }
 
     def __init__(self, text: bytes, count: int = 0) -> None:
-        """text: the command, with {1} {1.} {1/} {1//} {1/.} for parts of a column, {#} for the number of its
-        values.
+        """text: the command, with {1} {1.} {1/} {1//} {1/.} for parts of a column, {#} for the number that
+        fill() gets.
 
-        {} {.} ... stand for the line; if there is none, for as many columns as `count` says.
+        {} {.} ... stand for the line, or, if count is not 0, for the columns 1 to count.
         """
         text = with_place(text)
         if count:
             columns = range(1, count + 1)
             text = PLACEHOLDER.sub(functools.partial(in_columns, columns), text)
-        # for each place the column (0: the line), and what makes its part of that (None: it is {#})
+        # for each place the column (0: the line), and what takes its part of the value (None: it is {#})
         self.places: list[tuple[int, Callable[[bytes], bytes] | None]] = []
         for place in PLACEHOLDER.finditer(text):
             column = int(place[1] or 0)
@@ -1409,7 +1408,7 @@ class Template:
         return b"%d" if is_number(place) else b"%b"
 
     def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
-        """The command for a line and its columns.  Raises ValueError: these are too few."""
+        """The command for a line and its columns.  Raises ValueError if there are too few columns."""
         if len(columns) < self.width:
             raise ValueError(f"there is no value for {{{self.width}}} ({plural(len(columns), 'column')})")
         values: list[bytes | int] = []
@@ -1424,11 +1423,11 @@ class Template:
 
 # ---- places within quotes ----------------------------------------------------------------------------------
 #
-# A value is quoted where it is put in.  Within quotes of the template's own these would end there, and the
-# shell would read what is in the value, and run it.  So a place is allowed only where all that stands before
-# it is known to have left nothing open: characters that quote nothing, and quotes that are closed and have
-# no substitution in them, where quoting begins anew.  That refuses more than it must, and a shell's grammar
-# need not be known here.  What the command then does with its argument is its own affair.
+# A value is quoted when it is put in.  Within quotes of the template its own quotes would end them, and the
+# shell would read what is in the value, and run it.  So a place is allowed only if all that stands before it
+# has left nothing open: characters that quote nothing, and quotes that are closed and contain no
+# substitution, because quoting begins anew in one.  That refuses more than it must; in return we need not
+# know a shell's grammar here.  What the command then does with its argument is its own affair.
 
 UNQUOTED = re.compile(rb"""(?:
     [^'"`\\$(]
@@ -1442,24 +1441,24 @@ UNQUOTED = re.compile(rb"""(?:
 
 
 def check_template(text: bytes) -> None:
-    """Refuse a template in which a value might be run.  Raises argparse.ArgumentTypeError."""
+    """Raise argparse.ArgumentTypeError for a template with which the shell might run what is in a value."""
     for place in PLACEHOLDER.finditer(text):
         if not is_number(place) and not UNQUOTED.fullmatch(text, 0, place.start()):
             raise argparse.ArgumentTypeError(f"{show(place[0])} is quoted already: take your quotes away")
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
-    """The columns of a list line.  colsep: what separates them, if not blanks."""
+    """The columns of a line of a list.  colsep: what separates them; None: blanks."""
     if not colsep:
         return line.split()
     return [column.strip() for column in colsep.split(line)]
 
 
 def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = None) -> Iterator[bytes]:
-    """The lines for a list of commands, or of values for a template: a job per line, but blank lines and
-    comments; directives stay what they are.
+    """The lines for a list of commands, or of values for a template.
 
-    text: of the template.  Raises Problem.
+    Each line becomes a job.  Directives stay what they are; blank lines and comments are left out.  text: the
+    template; None: there is none.  Raises Problem.
     """
     source = Source(path)
     template = Template(text) if text else None
@@ -1487,17 +1486,17 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
 
 # ---- tables ------------------------------------------------------------------------------------------------
 #
-# A table is read by the rules of RFC 4180.  Its first row names the columns; in the template each name
-# becomes the number of its column, and then it is as with other lists.
+# A table is read by the rules of RFC 4180.  Its first row names the columns.  In the template each name
+# becomes the number of its column; from there on a table is like any list.
 
 NAMED_PLACE = re.compile(rb"(\$?)\{([^{}]+)\}")
-# what can only be meant as a place for a column
+# what can only be meant as the place for a column
 NAME = re.compile(rb"[A-Za-z_\x80-\xff][\w\x80-\xff-]*(?:\.|//?|/\.)?")
-PARTS = (b"", b"//", b"/.", b"/", b".")                     # what may follow a name, the longer first
+PARTS = (b"", b"//", b"/.", b"/", b".")                     # what may follow a name; '/.' before '.'
 
 
 def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
-    """A template with the numbers of columns in the place of their names.  Raises ValueError."""
+    """A template with column numbers instead of column names.  Raises ValueError."""
     def number(place: re.Match[bytes]) -> bytes:
         dollar, content = place.groups()
         for part in PARTS:
@@ -1512,7 +1511,9 @@ def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
 
 
 def table_template(text: bytes, header: Sequence[bytes]) -> Template:
-    """A template for the rows of a table; header: the first, with the columns' names.  Raises ValueError."""
+    """A template for the rows of a table.  header: its first row, which names the columns.  Raises
+    ValueError.
+    """
     names = [name.strip() for name in header]
     for name, count in Counter(names).items():
         if name and count > 1:
@@ -1526,9 +1527,9 @@ def table_template(text: bytes, header: Sequence[bytes]) -> Template:
 
 
 def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
-    """The rows of a table; directives between them as they stand.  Raises Problem.
+    """The rows of a table, as lists; directives between them, as bytes.  Raises Problem.
 
-    Latin-1 takes any byte to a character and back.
+    csv takes text only: Latin-1 makes a character of any byte, and the same byte of that character.
     """
     lines = iter(source)
     more = (line.decode("latin-1") + "\n" for line in lines)
@@ -1536,7 +1537,7 @@ def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
         if is_directive(line):
             yield line
         elif line.strip():
-            try:        # which reads more lines where a quoted value goes on there
+            try:        # csv reads more lines if a quoted value goes on there
                 row = next(csv.reader(itertools.chain([line.decode("latin-1") + "\n"], more), strict=True))
             except csv.Error as fault:
                 raise source.problem(fault) from None
@@ -1544,9 +1545,9 @@ def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
 
 
 def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
-    """The lines for a table: a job per row below the first; directives stay what they are.
+    """The lines for a table: each row below the first becomes a job; directives stay what they are.
 
-    text: of the template.  Raises Problem.
+    text: the template.  Raises Problem.
     """
     source = Source(path)
     template = None
@@ -1571,7 +1572,7 @@ def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
 
 
 def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
-    """The values that stand behind each `:::`, with those that `:::+` links to them.  Raises Problem."""
+    """For each `:::` its values, each with those that `:::+` links to it.  Raises Problem."""
     sources: list[list[list[bytes]]] = []
     for word in words:
         if word in SWEEPS[2:]:
@@ -1588,7 +1589,8 @@ def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
 
 
 def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
-    """A job for each combination of values for a template, the last ones changing first.  Raises Problem."""
+    """A job for each combination of values for a template; the last values change fastest.  Raises Problem.
+    """
     count = sum(len(linked[0]) for linked in sources)
     template = Template(text, count)
     for number, combination in enumerate(itertools.product(*sources), 1):
@@ -1601,16 +1603,16 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
 
 # ======== Job files =========================================================================================
 #
-# fjd has a file for each job, whose executable gets the file's path.  The job is a line with just that.  A
-# file of a directory is added only if no line of the job file ends with its path yet; that is found out
-# under the append lock, so two that add one directory add each file once.
+# fjd has a file for each job.  The file names an executable, which gets the file's path.  So the job becomes
+# a line with the executable and the path.  A file of a directory is added only if no line ends with its path
+# yet.  We look for such lines under the append lock, so two calls that add one directory add each file once.
 
 SECTIONS = ("control", "fjd")
-LARGEST = 1 << 20                   # bytes of a job file: what is larger is something else
+LARGEST = 1 << 20                   # bytes of a job file; a larger file is something else
 
 
 def read_job_file(path: str) -> bytes:
-    """The line of the job that a job file (INI) describes: its executable, with the path behind it.
+    """The line of the job that a file of fjd's (INI) describes: its executable, with the file's path.
 
     Raises Problem.
     """
@@ -1636,7 +1638,7 @@ def read_job_file(path: str) -> bytes:
 
 
 def ini_text(source: Source) -> str:
-    """What stands in a job file.  Raises Problem."""
+    """The text of a file of fjd's.  Raises Problem."""
     text = bytearray()
     for line in source:
         text += line + b"\n"
@@ -1650,7 +1652,7 @@ def absolute(path: str) -> bytes:
 
 
 def is_job_file(entry: os.DirEntry[str]) -> bool:
-    """Whether something in a directory is a job file: no hidden file, no editor's copy."""
+    """Whether an entry of a directory is a job: a file, neither hidden nor an editor's backup (`NAME~`)."""
     try:
         return not entry.name.startswith(".") and not entry.name.endswith("~") and entry.is_file()
     except OSError:                 # a link that leads nowhere
@@ -1658,7 +1660,7 @@ def is_job_file(entry: os.DirEntry[str]) -> bool:
 
 
 def job_files(folder: str) -> list[str]:
-    """The paths of the job files in a directory, by name.  Raises Problem."""
+    """The paths of the job files in a directory, sorted by name.  Raises Problem."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
@@ -1668,10 +1670,10 @@ def job_files(folder: str) -> list[str]:
 
 
 def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
-    """Those job files that stand at the end of some job's command already, whatever its state.  Raises
-    OSError.
+    """Those of these paths that stand at the end of some job's command already, in whatever state.
 
-    paths: absolute.  The file is searched in one go for what begins like one of their directories.
+    paths: absolute.  One regular expression searches the file for words that begin like a directory of
+    theirs.  Raises OSError.
     """
     words = {quote(path): path for path in paths}
     if not words:
@@ -1689,9 +1691,9 @@ def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
 
 
 def add_jobs(file: JobFile, names: Sequence[str]) -> int:
-    """Append the jobs of job files; of directories the files that are not added yet; how many these are.
+    """Append the jobs of fjd's files, and of directories the files that were not added yet.
 
-    Raises Problem, OSError.
+    Returns how many jobs were added.  Raises Problem, OSError.
     """
     jobs: dict[bytes, bytes] = {}
     once: set[bytes] = set()
@@ -1716,7 +1718,7 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
 
 # ======== Tests =============================================================================================
 #
-# The configuration of NetJobs.  Lines are stripped; empty ones and lines that begin with # do not count.
+# This is the configuration of NetJobs.  Lines are stripped; empty ones and comments (#) do not count.
 #
 #     LABEL:                        begins a test
 #     -generaltimeout: T            for all its commands: 330s, 5m, 2h or none [none]
@@ -1725,12 +1727,12 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
 #     -timeout: T                   for the command above
 #     end                           ends the test
 #
-# A test becomes a group below a barrier: its commands are jobs, each under a `#RUN` line that names the
-# group, the target as host, and the timeout.  A fault names its line, and nothing is added.
+# A test becomes a group below a barrier.  Its commands become jobs, under `#RUN` lines that name the group,
+# the target as host, and the timeout.  If anything is wrong, a message names the line, and nothing is added.
 
 LABEL = re.compile(rb"([^:]+):")
 FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
-# without its quotes, if it stands in a pair
+# the target; the command, without its quotes if it stands in a pair of them
 COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')
 TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 
@@ -1739,12 +1741,12 @@ TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 class TestCommand:
     """A command of a test."""
     line: bytes                     # of its job
-    timeout: bytes                  # as in a directive; b"": none is given
+    timeout: bytes                  # as in a directive; b"": nothing is said
 
 
 @dataclass
 class Test:
-    """A test: what some hosts begin to run at the same moment."""
+    """A test: commands that some hosts begin to run at the same moment."""
     label: bytes
     timeout: bytes = b""
     min_hosts: bytes = b"all"
@@ -1784,7 +1786,7 @@ class Test:
             self.min_hosts = value if value == b"all" else checked(whole_number(0), value)
 
     def lines(self) -> Iterator[bytes]:
-        """What stands for it in a job file."""
+        """The directives and jobs for it."""
         yield b"#RUN barrier\n# test %b\n" % self.label
         group = re.sub(rb"[\s,=]+", b"_", self.label)
         settings = b""
@@ -1802,7 +1804,7 @@ class Test:
 
 
 def directive_timeout(text: bytes) -> bytes:
-    """A time-out as a directive has it: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
+    """A time-out as it stands in a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
     match = TIMEOUT.fullmatch(text)
     if not match and text != b"none":
         raise ValueError(f"not a time-out: '{show(text[:80])}' (such as 330s, 5m, 2h or none)")
@@ -1812,7 +1814,7 @@ def directive_timeout(text: bytes) -> bytes:
 
 
 def checked(kind: Callable[[str], object], text: bytes) -> bytes:
-    """A value that an argparse type takes.  Raises ValueError."""
+    """A value, if this argparse type accepts it.  Raises ValueError if not."""
     try:
         kind(os.fsdecode(text))
         return text
@@ -1867,14 +1869,14 @@ def test_lines(path: str) -> Iterator[bytes]:
 
 
 def says(line: Line, kind: str) -> bool:
-    """Whether a line is a directive of this kind, with nothing wrong."""
+    """Whether a line is a directive of this kind, without a fault."""
     with contextlib.suppress(ValueError):
         return parse_settings(line.text).kind == kind
     return False
 
 
 def find_ends(file: JobFile, fd: int) -> list[Line]:
-    """The lines `#RUN end` of the open file that is appended to.  Raises OSError."""
+    """The lines `#RUN end` of an open job file.  Raises OSError."""
     with Reader.of(fd, file.network) as now:
         lines = Scan(now, first_line(now), b"", directives=True)
         return [line for line in lines if says(line, "end")]
@@ -1892,8 +1894,8 @@ def add_end(file: JobFile) -> str:
 def say_below_end(file: JobFile) -> None:
     """Say so if there are new jobs below a `#RUN end`.
 
-    Nobody has to wait meanwhile: the append lock is free again.  Raises OSError; ESTALE: an editor took the
-    file away.
+    To be called when the append lock is free again, so that nobody has to wait.  Raises OSError; ESTALE: an
+    editor took the file away.
     """
     try:
         end = next((line for line in file.lines(b"", directives=True) if says(line, "end")), None)
@@ -1905,7 +1907,7 @@ def say_below_end(file: JobFile) -> None:
 
 
 def reopen(file: JobFile, ledger: Ledger) -> None:
-    """Make comments of the lines `#RUN end`, in place.  Raises Problem, OSError."""
+    """Make a comment of each line `#RUN end`, in place.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
         for line in find_ends(file, file.writable()):
@@ -1914,9 +1916,9 @@ def reopen(file: JobFile, ledger: Ledger) -> None:
 
 # ======== Command line ======================================================================================
 #
-# A call does one thing: to change states, to edit, to list, to append, or to take ends back; check_usage()
-# refuses what does not go with it.  Which lines are meant is asked of the file, line by line, when it is
-# done.  What was refused is said line by line, and the exit status is 1 then; 2 if nothing was begun.
+# A call does one thing: it changes states, edits, lists, appends, or takes ends back; check_usage() refuses
+# options that do not go with that.  Which lines are meant is decided line by line, while the file is read.
+# What is refused is said line by line, and then the exit status is 1; it is 2 if nothing was begun.
 
 
 def state(text: str) -> bytes:
@@ -1947,7 +1949,7 @@ LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 def line_range(text: str) -> range:
-    """The line numbers that are meant by N or FROM-TO; none, if that makes no sense."""
+    """The line numbers that N or FROM-TO means; an empty range if it makes no sense."""
     found = LINES.fullmatch(text)
     if not found:
         return range(0)
@@ -1987,7 +1989,7 @@ def command_template(text: str) -> bytes:
 
 
 def separator(text: str) -> re.Pattern[bytes]:
-    """An argparse type: a regular expression."""
+    """An argparse type: a regular expression, which must not match an empty text."""
     with contextlib.suppress(re.error):
         pattern = re.compile(os.fsencode(text))
         if not pattern.search(b""):
@@ -2113,7 +2115,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
-    """What argparse does not know about which options go together.  Raises Problem."""
+    """Refuse options that do not go together, as far as argparse does not.  Raises Problem."""
     actions = [name for name in ("list", "edit", "reopen", *CHANGING, *ADDING)
                if getattr(options, name) not in (None, False)]
     names = [f"--{name.replace('_', '-')}" for name in actions]
@@ -2133,7 +2135,7 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
-    """Refuse what does not go together of the options that say what is appended.  Raises Problem."""
+    """Refuse options for what is appended that do not go together.  Raises Problem."""
     template = options.template
     commands = options.add
     sweep = options.sweep
@@ -2177,7 +2179,7 @@ def asked_lines(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def still_alive(lines: Sequence[int], state: bytes) -> str:
-    """What comes of jobs that had not ended when this state was forced over their `r`."""
+    """What becomes of jobs that had not ended when this state was forced over their `r`."""
     now = "writes r over it again" if state == NEW else "ends its jobs now"
     return (
         f"some jobs have not ended ({name_lines(lines)}): a runner that lives {now}; a dead host keeps their "
@@ -2187,7 +2189,7 @@ def still_alive(lines: Sequence[int], state: bytes) -> str:
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
-    """Set or cancel lines, and say what was done; the exit status.  Raises Problem, OSError."""
+    """Set or cancel lines, and say what was done; returns the exit status.  Raises Problem, OSError."""
     ledger = Ledger()
     selection: Selection = options.selection
     state: bytes = HELD if options.cancel else options.set
@@ -2235,7 +2237,7 @@ def list_lines(file: JobFile, selection: Selection) -> int:
 
 
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
-    """List or change lines; the exit status.  Raises Problem, OSError."""
+    """List, edit or change lines, or take ends back; the exit status.  Raises Problem, OSError."""
     lists: bool = options.list
     quiet: bool = options.quiet
     os.close(open_job_file(file.path, os.O_RDONLY if lists else os.O_RDWR))
@@ -2297,7 +2299,7 @@ def change_file(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runset4.py with these arguments; the exit status."""
+    """Run runset4.py with these arguments (None: those of the process); the exit status."""
     return run_main(PROG, change_file, argv)
 
 
