@@ -5,7 +5,7 @@ system.
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
 The server claims lines for its clients with the same locks as runmaker4.py, so both can work on one file
-together.  Handshake and frames are runmaker4.py's ("The wire").  What is said once both ends know each other:
+together.  Handshake and frames are runmaker4.py's ("The wire").  Once both ends know each other, they say:
 
     client                                              server
     have       jobs from an earlier connection
@@ -13,8 +13,8 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
                                                                    not its jobs any more, what output is
                                                                    collected, the number of the last event
     claim      for how many slots, and how much         jobs       some, as soon as there are any
-               memory, it wants jobs, besides what      nothing    in answer to `last`, after another look at
-               it has asked for and has not got; how               the file
+               memory, it wants jobs, besides what      nothing    there are none: the answer to `last`,
+               it has asked for and has not got; how               after another look at the file
                many slots it has (last: it will leave
                if there are no jobs)
     ping       every five seconds                       pong
@@ -23,9 +23,9 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
     sync       what its clock says                      sync       what does your clock say?
                                                         stop       end this job, or do not begin it
     begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt
-    of a job; these are events, numbered from 1,                   with: what they said is in the files (in a
-    sent again after a new connection until acked                  second: the records of runs that go on in a
-                                                                   log file, and a journal on a network file
+    of a job; these are events, numbered from 1,                   with: what they said is in the files (up to
+    sent again after a new connection until acked                  a second later for runs that go on in a log
+                                                                   file, and for a journal on a network file
                                                                    system)
                                                         fault      a result could not be written
                                                         lost       somebody else has this line now: stop the
@@ -38,20 +38,21 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
 
 What keeps jobs from being lost or run twice:
 
- 1. A client that is lost (its connection closed, or 15 s silent) has --grace to come back.  Its lines stay
-    `r` and locked meanwhile.  After that they become `e`, even if it has not said that it started them:
-    nobody can know.
- 2. A client starts a job only within half the grace after it asked something that was answered: not one
-    whose line has become `e` while it slept, and may be another's by now.
- 3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since;
-    of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs
-    that it gives back because it had not begun them when it lost the server.  Of runs that go on it also
-    sends again what another server has acknowledged: their `begin`, and the output of the lines that they
-    have begun.  A client may lie: a job has the number that the server finds in the journal or in the
-    file, and not the one that the client names.
+ 1. A client is lost when its connection is closed, or when it was silent for 15 s.  It has --grace to come
+    back, and its lines stay `r` and locked meanwhile.  After the grace they become `e`, even if the client
+    has not said that it started their jobs: nobody can know.
+ 2. A client starts a job only if it asked the server something less than half the grace (and than 15 s) ago,
+    and was answered.  Otherwise the job's line may have become `e` while the client slept, and may be
+    another's by now.
+ 3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since, and
+    stops its copy of any other.  Jobs that it does not name were not started, and become `.`; so do jobs that
+    it gives back because it had not begun them when it lost the server.  For runs that go on, a client also
+    sends again what another server has acknowledged: their `begin`, and the output lines that they have not
+    finished.  A client may lie: a job has the number that the server finds in the journal or in the file, and
+    not the one that the client names.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but
-    outlive the server by the grace.  The next server gets the description from it, and so the lines that are
-    locked on it.  The clients that come back say whose they are; lines that none has named become `e` after
+    outlive the server by the grace.  The next server gets the description from the keeper, and with it the
+    locks on lines.  Clients that come back name their lines; lines that no client has named become `e` after
     the grace.
 """
 
@@ -201,17 +202,17 @@ from runmaker4 import (
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
-# as many may be there in the first second of each: clients that start together
+# as many as long as each of them is less than a second old: clients that start together
 CROWD = 1000
 BACKLOG = 256                   # connections that wait to be accepted
 UNACCEPTED = 60.0               # seconds from one line about connections that were not accepted to the next
-BATCH = 64                      # lines that are claimed in one go; then others have their turn
-POLL = 0.1                      # seconds from look to look at the file, while clients wait
-WINDOW = 1 << 20                # bytes of output that a client may send before they are acknowledged
-WINDOWS = 1 << 24               # bytes of output that all clients together may send so
+BATCH = 64                      # lines that are claimed in one go; then other work has its turn
+POLL = 0.1                      # seconds from look to look at a local file, while clients wait
+WINDOW = 1 << 20                # bytes of unacknowledged output that a client may send
+WINDOWS = 1 << 24               # bytes of unacknowledged output that all clients together may send
 CLAIMED = 1 << 25               # bytes of jobs that a client may say it has
 LONGEST = 128 << 10             # bytes of several jobs in a message
-ACKNOWLEDGE = 0.01              # seconds in which events are gathered that are acknowledged together
+ACKNOWLEDGE = 0.01              # seconds in which events are gathered, to be acknowledged by one message
 RETURN = 5.0                    # seconds within which a client starts a job or gives it back, if all is well
 SETTLED = 10_000                # jobs that are remembered when they have ended
 KEY = re.compile(r"[0-9a-f]{16}")       # of a job
@@ -299,31 +300,33 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 #     1. A line is claimed as a runner claims it, but for the description that its seat is on.
 #     2. Two locks on one description do not exclude each other.  So the server itself remembers which seats
 #        it has, and counts them where a runner would ask the kernel.
-#     3. The next server gets the description from the keeper, and so all seats.  Which these are, it learns
-#        by another description: a seat that this one cannot lock and the old one can is the old one's.
-#     4. A seat tells the command of its line, not whose it is.  Until a client has named its job, or the
-#        grace is over, the line is held for nobody, and a seat whose line is not `r` is `unclaimed`.
+#     3. The next server gets the description from the keeper, and so all seats.  It learns which they are
+#        from a second description: if that one cannot lock a seat, and the inherited one can, the seat is
+#        locked on the inherited one.
+#     4. A seat tells the command of its line, but not which client has the job.  Until a client has named the
+#        job, or the grace is over, the line is held for nobody, and a seat whose line is not `r` is
+#        `unclaimed`.
 
 
 class SharedCompanion(Companion):
     """A companion with all seats on one description of it, which outlives the server.
 
-    It is another description only after its lease was lost, or the companion removed.  What is held on it is
-    in `seats` and `unclaimed`; `fd` is another description, which these locks refuse.
+    The description is replaced only after its lease was lost, or the companion removed.  `seats` and
+    `unclaimed` say what is locked on it.  `fd` is another description, which these locks exclude.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  read_only: bool) -> None:
         super().__init__(file, mount, say=say, clock=clock, interval=interval, read_only=read_only)
         self._shared = -1                       # the description; -1: there is none
-        self._shared_inode: tuple[int, int] | None = None       # of which companion it is
-        # seats of the server before that no line has yet
+        self._shared_inode: tuple[int, int] | None = None       # the companion that it is a description of
+        # seats of the server before us that have no line yet
         self.unclaimed: set[int] = set()
-        # called with the description, once there is one, and whenever it is another: the keeper has it, too
+        # called with each new description, for the keeper has to hold it, too
         self.keep: Callable[[int], None] = lambda fd: None
 
     @property
     def _is_shared(self) -> bool:
-        """Whether there is a description of the companion that counts now."""
+        """Whether there is a description, and it is of the companion that is in use now."""
         return self._shared >= 0 and self._shared_inode == self.inode
 
     def open_seat(self) -> int:
@@ -334,14 +337,14 @@ class SharedCompanion(Companion):
         return self._shared
 
     def close_seat(self, fd: int) -> None:
-        """It stays open: other seats may be on it."""
+        """Leave the description open: other seats may be on it."""
 
     def discard(self, fd: int) -> None:
         close_all(fd)
         self._shared = -1
 
     def count(self, command: bytes) -> int:
-        """How many seats of a command are held.  Ours may be hundreds: the kernel is not asked for each."""
+        """How many seats of a command are held.  We do not ask the kernel for ours: they may be hundreds."""
         first = row(command)
         if not self._is_shared:
             return super().count(command)
@@ -354,19 +357,20 @@ class SharedCompanion(Companion):
         return at in self.seats or at in self.unclaimed
 
     def inherit(self, fd: int) -> None:
-        """Go on with the description of a server that has died, and the seats on it: they are unclaimed.
+        """Go on with the description of a server that has died; the seats on it become unclaimed.
 
-        A seat is ours if another description finds it taken, and this one does not.  Raises OSError; ESTALE:
-        it is of a companion that was removed.
+        A seat is ours if another description finds it taken, and this one does not.  Raises OSError, with
+        ESTALE if the description is of a companion that was removed.
         """
         if identity_of(fd) != self.inode:
             raise OSError(errno.ESTALE, "its companion was removed")
-        # Where a door is taken, too, somebody edits the file: that is no seat.
+        # A lock that also covers a door is no seat, but somebody who edits the file.
         ranges = [some for some in all_taken(self.fd, 0, JobFile.GUARD) if some.start | SEATS not in some]
         self.count_in()
         found: set[int] = set()
         for at in itertools.chain.from_iterable(ranges):
-            # by way of a shared lock, for most of them are locked through this description (see lock())
+            # Most seats are locked exclusively on this description already, and lock() must not lock a byte
+            # twice in the same way.  So take a shared lock first.
             if lock(fd, at, shared=True) and lock(fd, at):
                 found.add(at)
         self.unclaimed = found
@@ -374,14 +378,14 @@ class SharedCompanion(Companion):
         self._shared_inode = self.inode
 
     def adopt(self, at: int) -> Seat:
-        """An unclaimed seat is from now on that of a line that is held."""
+        """Take an unclaimed seat for a line that is held from now on."""
         self.unclaimed.remove(at)
         seat = Seat(self._shared, at)
         self.seats[at] = seat
         return seat
 
     def drop_unclaimed(self) -> None:
-        """Free the rest of the seats of the server before: nobody comes for them any more."""
+        """Free the seats of the server before us that are left: no client comes for them any more."""
         for at in self.unclaimed:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
                 unlock(self._shared, at)
@@ -397,20 +401,21 @@ class ServedFile(JobFile):
                   states: bytes) -> Job | None:
         """Hold a line again that a client says it has; None if there is none for it.  Raises OSError.
 
-        inherited: the jobs of its command that no client has claimed, by number.  alike: its lines, as far as
-        they were searched.  Of lines `r` each will do that nobody has, best the one of its number; a line in
-        one of these states must be the one of its number.
+        inherited: the inherited jobs of the command that no client has claimed, by number.  alike: the
+        command's lines in the file, if they were searched for.  What is used is taken out of them.  Any `r`
+        that nobody has will do, preferably the line of that number; of lines in `states` only the one of that
+        number will do.
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
         first = row(line.command)
         at = next((at for at in self.companion.unclaimed if first <= at < first + SEATS), None)
-        if at is not None:                      # where its line stands, look_after() will find out
+        if at is not None:                      # look_after() will find out where its line stands
             return self._adopt(Job(**vars(line)), at)
         for there in sorted(alike, key=lambda there: there.number != line.number):
             if there.state not in (RUNNING + states if there.number == line.number else RUNNING):
                 continue
-            with contextlib.suppress(Shifted):  # edited this very moment: its lines are to run anew
+            with contextlib.suppress(Shifted):  # the file was edited just now: this line is not to be had
                 job = self.claim(there).job
                 if job:
                     alike.remove(there)
@@ -418,11 +423,11 @@ class ServedFile(JobFile):
         return None
 
     def adopt(self, fd: int) -> list[Job]:
-        """Go on with the seats of a server that has died, on this description of the companion.
+        """Go on with the seats of a server that has died.  fd: the description of the companion they are on.
 
-        Returns its lines, which are held here now.  A seat is given a line `r` of its command: the one that
-        it was taken for, or else any that is nobody's.  What the lines were before, and whose they are, only
-        clients know.  Raises OSError, and may be called again then; not after ESTALE.
+        Returns the lines of these seats, which are held here now.  A seat is given a line `r` of its command:
+        the one that it was taken for, or otherwise any that is nobody's.  Only clients know what state the
+        lines had before, and whose they are.  Raises OSError, and may be called again then; not after ESTALE.
         """
         self.follow_path()
         companion = self.companion
@@ -442,7 +447,7 @@ class ServedFile(JobFile):
         return jobs
 
     def _adopt(self, job: Job, at: int) -> Job:
-        """A job holds this seat, which is locked already, from now on."""
+        """Have a job hold this seat, which is locked already."""
         job.seat = self.companion.adopt(at)
         self.held[job] = None
         return job
