@@ -456,16 +456,18 @@ class ServedFile(JobFile):
 # ======== The keeper ========================================================================================
 #
 # A lock on an open file description lasts as long as some process has that open.  The keeper is a process
-# that has it open when the server is dead:
+# that still has it open when the server is dead:
 #
-#     1. The server forks it, and sends it the descriptor over a socket pair.  It closes all else.
-#     2. The end of that socket tells it that the server has died.  Then it waits --grace for the next server,
-#        or leaves at once if nothing is locked.
-#     3. The next server comes to an abstract socket (unix(7)), whose name is made from the place of the job
-#        file, and is gone with the keeper.  It gets the descriptor, and the keeper serves it from then on.
+#     1. The server forks the keeper, and sends it the descriptor over a socket pair.  The keeper closes all
+#        other descriptors.
+#     2. When the server dies, the keeper sees the end of that socket.  Then it waits --grace for the next
+#        server, or leaves at once if nothing is locked.
+#     3. The next server comes to an abstract socket (unix(7)).  The socket's name is made from the place of
+#        the job file, and is gone with the keeper.  The next server gets the descriptor, and the keeper
+#        serves that server from then on.
 #     4. A server that comes while the old one lives is told so, and refuses to start.
 #
-# Both sockets are SOCK_SEQPACKET: a message is a packet, with descriptors in it.
+# Both sockets are SOCK_SEQPACKET: a message is a packet, which may have descriptors in it.
 
 
 def same_user(sock: socket.socket) -> bool:
@@ -476,10 +478,10 @@ def same_user(sock: socket.socket) -> bool:
 
 class Keeper:
     """The keeper's process: holds the descriptor that it was sent last, and hands it to the next server."""
-    KEPT, BUSY = b"k", b"b"             # what a visitor is told
+    KEPT, BUSY = b"k", b"b"             # answers to a visitor
 
     def __init__(self, listener: socket.socket, life: socket.socket) -> None:
-        """listener: where the next server comes to; life: ends when this one does."""
+        """listener: where the next server comes to; life: ends when the present server does."""
         self._listener = listener
         self._life = life
         self._locks = -1                # the descriptor; -1: none was sent yet
@@ -488,10 +490,11 @@ class Keeper:
         self._deadline: float | None = None     # when the grace is over; None: the server lives
 
     def run(self) -> None:
-        """Serve until the server is dead for the grace, or has nothing locked when it dies.
+        """Serve until the server has been dead for the grace, or dies while nothing is locked.
 
-        If a defect ends this sooner, a server that lives starts another keeper.  If it is dead, the locks are
-        held to the end all the same, and no next server is let in: jobs that run must not be run by others.
+        If a defect ends this sooner, a server that lives starts another keeper.  If the server is dead, the
+        locks are held until the grace is over all the same, though no next server is let in: nobody else may
+        run the jobs that run.
         """
         try:
             while self._serve():
@@ -501,7 +504,7 @@ class Keeper:
                 time.sleep(max(0.0, self._deadline - time.monotonic()))
 
     def _serve(self) -> bool:
-        """Wait for what comes next; whether there will be more."""
+        """Deal with the next thing that happens; whether to go on."""
         dead = self._deadline is not None
         patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         socks = [self._listener] if dead else [self._listener, self._life]
@@ -518,18 +521,18 @@ class Keeper:
         return True
 
     def _needed(self) -> bool:
-        """Whether seats are locked.  A runner's are not told from ours."""
+        """Whether seats are locked.  We cannot tell a runner's from ours, so they count, too."""
         if self._locks < 0:
             return False
         try:
-            # opened anew it is another description, which our locks refuse
+            # This makes another description, which our locks exclude.
             with open(f"/proc/self/fd/{self._locks}", "rb") as other:
                 return not is_free(other.fileno(), 0, JobFile.GUARD)
-        except OSError:                 # the file system has trouble: better held for nothing than let go
+        except OSError:                 # the file system has trouble: rather hold locks in vain than lose one
             return True
 
     def _listen(self) -> bool:
-        """Take what the server says: a descriptor, or its grace and process.  Whether it lives."""
+        """Take what the server says: a descriptor, or its grace and process; whether the server lives."""
         try:
             data, fds, _, _ = socket.recv_fds(self._life, 64, 1)
         except OSError:
@@ -545,7 +548,7 @@ class Keeper:
         return bool(data)
 
     def _receive_visitor(self) -> None:
-        """Hand the descriptor to a new server if the old one is dead: the new one is our server then."""
+        """Hand the descriptor to a new server if the old one is dead, and serve the new one from then on."""
         visitor, _ = self._listener.accept()
         with contextlib.suppress(OSError):
             if same_user(visitor):
@@ -560,25 +563,25 @@ class Keeper:
 
 
 class NameTaken(Exception):
-    """The name of the keeper's socket is somebody else's: anybody on this host may take an abstract name."""
+    """Somebody else has the name of the keeper's socket: anybody on this host may take an abstract name."""
 
 
 class KeeperLink:
-    """The server's end: gives the keeper the descriptor that must outlive us, and fetches that of the server
-    before.
+    """The server's end: gives the keeper the descriptor that must outlive us, and fetches the one that the
+    server before us has left.
     """
     PATIENCE = 2.0                      # seconds to wait for a server that is about to leave
-    # seconds for the kernel to close all sockets of a keeper that was killed: the one that tells us of its
-    # death may be closed before the one that has its name
+    # seconds for the kernel to close all sockets of a keeper that was killed: the socket that tells us of its
+    # death may be closed before the socket that has its name
     CLOSING = 0.5
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file.  Raises OSError.
 
-        One path may lead to different files in two containers that share their abstract names (a network
-        namespace), and two paths to one file.  So the name has the job file's directory by its device and
-        inode.  Those of the companion would be others when that was removed and made again, and the next
-        server would not find the keeper.
+        In two containers that share their abstract names (a network namespace), one path may lead to two
+        files, and two paths to one file.  So the socket's name contains the device and inode of the job
+        file's directory.  The companion's would not do: they change when it is removed and made again, and
+        then the next server would not find the keeper.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         place = os.stat(folder)
@@ -608,14 +611,14 @@ class KeeperLink:
             time.sleep(0.05)
 
     def _visit(self) -> bytes | None:
-        """Ask for the seats whoever has the name.
+        """Ask the process that has the name for the seats; its answer.
 
-        What a keeper of ours says; None if none answers.
+        b"" if a process of this user has the name but does not answer; None if no such process has it.
         """
         said = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(self.PATIENCE)
-        with contextlib.suppress(OSError):      # it is leaving, was stopped, or is no keeper at all
+        with contextlib.suppress(OSError):      # that process is leaving, was stopped, or is no keeper at all
             sock.connect(self.name)
             if same_user(sock):
                 said = b""
@@ -629,10 +632,10 @@ class KeeperLink:
         return said
 
     def _start(self) -> bool:
-        """Start a keeper, unless there is one.  Whether it was started.  Raises OSError."""
+        """Start a keeper, unless somebody has the name; whether it was started.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            # a visitor that comes before it listens is refused, and comes again
+            # A visitor that comes between bind() and listen() is refused, and comes again.
             listener.bind(self.name)
         except OSError as error:
             listener.close()
@@ -654,7 +657,7 @@ class KeeperLink:
 
     @staticmethod
     def _become_keeper(listener: socket.socket, life: socket.socket) -> None:
-        """In the child: be the keeper, with no descriptors but these and what it is sent.  Never returns."""
+        """In the child: be the keeper, with these descriptors and those that it is sent.  Never returns."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -667,7 +670,7 @@ class KeeperLink:
             ours = {0, 1, 2, listener.fileno(), life.fileno()}
             for fd in open_descriptors():               # the clients' connections must end with the server
                 if fd not in ours:
-                    with contextlib.suppress(OSError):  # the one that listed them is closed by now
+                    with contextlib.suppress(OSError):  # the descriptor that listed them is closed by now
                         os.close(fd)
             Keeper(listener, life).run()
             code = 0
@@ -675,11 +678,14 @@ class KeeperLink:
             os._exit(code)
 
     def introduce(self) -> None:
-        """Tell the keeper how long it is to wait once we are dead, and who we are; once more after a fork."""
+        """Tell the keeper how long it is to wait once we are dead, and who we are.
+
+        A fork (--background) changes the process, so we call this again then.
+        """
         self._send(b"%f %d" % (self._grace, os.getpid()))
 
     def keep(self, fd: int) -> None:
-        """Make the keeper hold this descriptor, in place of the one that it has."""
+        """Have the keeper hold this descriptor, in place of the one that it has."""
         self.locks = fd
         self._send(b"locks", fd)
 
@@ -697,20 +703,20 @@ class KeeperLink:
             time.sleep(0.01)
 
     def dismiss(self) -> None:
-        """Nothing is left that must outlive us: it is not to wait."""
+        """Let the keeper leave: nothing is left that must outlive us."""
         self._grace = 0.0
         self.introduce()
         self._close()
 
     def _close(self) -> None:
-        """Close our end: the keeper hears nothing more from us."""
+        """Close our end, which the keeper takes for our death."""
         if self.life:
             self.life.close()
             self.life = None
 
     def _send(self, data: bytes, *fds: int) -> None:
         if self.life:
-            with contextlib.suppress(OSError):          # it has died, which will be noticed
+            with contextlib.suppress(OSError):          # the keeper has died, which _keeper_died() will hear
                 if fds:
                     socket.send_fds(self.life, [data], fds)
                 else:
@@ -719,27 +725,28 @@ class KeeperLink:
 
 # ======== Lines that clients have ===========================================================================
 #
-# A line that was claimed for a client is a `Grant`, until its result is written.  What becomes of it may be
-# said by several at one time: its client says how its job has ended, the grace of that client is over,
-# somebody sets the state in the file, its group is stopped.  The first `Outcome` counts, and Grant.end() is
-# the one place where it may be altered.
+# A line that was claimed for a client is a `Grant`, until its result is written.  Several may say at one time
+# what becomes of it: its client says how its job has ended, the grace of that client is over, somebody sets
+# the state in the file, its group is stopped.  The first `Outcome` counts, and Grant.end() is the one place
+# where an outcome may be altered.
 
 
-# A line that a client has is in one of these phases.  Only methods of Grant change it:
+# A line that a client has is in one of these phases.  Only methods of Grant change the phase:
 #
-#     phase     what is known of it                              what comes next
-#     CLAIMED   its client was not told of it: it is about to    SENT by hand(), ENDING
-#               be, or it waits for its turn in a group
+#     phase     what is known of the line                        what comes next
+#     CLAIMED   its client was not told of it yet: the message   SENT by hand(), ENDING, OVER
+#               is about to go, or the line waits for its turn
+#               in a group
 #     SENT      its client was told, and may have begun it       BEGUN by begin(), ENDING, OVER; CLAIMED by
-#                                                                requeue(), when it was lost on its way
+#                                                                requeue(), when the message was lost
 #     BEGUN     its client has it, or its group let it begin     ENDING, OVER
-#     ENDING    end() has said what becomes of it, and that      OVER
-#               is being written
+#     ENDING    end() has said what becomes of it, and its       OVER
+#               state is being written
 #     OVER      nobody has it any more                           nothing: forget() is the last call
 #
-# A line of the server before is SENT, for nobody knows more; one that a client has brought back is BEGUN.
-# OVER follows at once when another runner has taken the line, or when the client of an inherited one has
-# come.
+# A line of the server before us is SENT, for nobody knows more.  A line that a client has brought back is
+# BEGUN.  OVER follows without ENDING in two cases: another runner has taken the line, or the line was
+# inherited and its client has come.
 
 
 class Phase(enum.Enum):
@@ -752,13 +759,13 @@ class Phase(enum.Enum):
 
 
 class End(enum.Enum):
-    """Why a line has left its client, and what is shown where nothing better is known."""
+    """Why a line has left its client; the text is shown if nothing better is known."""
     RAN = "ended"                       # its job has come to its end
     TIMEOUT = "timeout"
     MEMORY = "memory"                   # its job took more than it was promised
     OOM = "out of memory"               # the kernel has killed its job
     UNSTARTED = "not started"           # its job could not be started
-    RETURNED = "given back"             # its client has not begun it
+    RETURNED = "given back"             # its job was not begun
     STOPPED = "stopped"                 # too many hosts of its group are lost
     CANCELLED = "cancelled"
     VANISHED = "vanished"               # its client has gone
@@ -787,7 +794,7 @@ class Outcome:
     end: End
     state: bytes                        # that it gets
     how: str = ""                       # how its job ended, to be shown: "exit 0"
-    event: int | None = None            # of the client's, to be acknowledged once the state is written
+    event: int | None = None            # the client's event to acknowledge once the state is written
 
     @property
     def shown(self) -> str:
@@ -801,18 +808,18 @@ class Grant:
     client: Client
     job: Job
     phase: Phase = Phase.CLAIMED
-    handed: float | None = None         # when its client was told of it, or that it may begin
+    handed: float | None = None         # when its client was told of it, or that it may begin; boottime()
     began: float | None = None          # when it began, as far as we know; wall clock, seconds
     pid: int = 0                        # of its shell; 0: it is not known
-    member: Member | None = None        # of a group: its host there
-    run: Run | None = None              # that goes on, as far as records are kept of it
-    # The next two are of a job that a client has brought back
+    member: Member | None = None        # the host in its group that it is for; None: it is in no group
+    run: Run | None = None              # the run that goes on; None: there is none, or no records are kept
+    # The next two are for a job that a client has brought back.
     record: bytes | None = None         # what the log file has of it
     keeps_files: bool = False           # the files of its run in the output directory are still its own
 
     @property
     def number(self) -> int:
-        """Of the line, as an editor shows it."""
+        """The number of the line, as an editor shows it."""
         return self.job.number
 
     @property
@@ -826,7 +833,7 @@ class Grant:
 
     @property
     def group(self) -> Group | None:
-        """That it starts with."""
+        """The group that it is in, if any."""
         return self.member.group if self.member else None
 
     @property
@@ -835,7 +842,7 @@ class Grant:
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def tell(self, type: str, **fields: Any) -> None:
-        """Tell its client something about it, if that is here."""
+        """Tell its client something about it, if the client is here."""
         self.client.tell(type=type, id=self.key, **fields)
 
     @property
@@ -844,7 +851,7 @@ class Grant:
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def may_return(self, since: float) -> bool:
-        """Whether it may come back unbegun, from a client that is here and was told of it only since then."""
+        """Whether it may come back unbegun: its client is here, and was told of it after `since`."""
         told = self.handed is not None and self.handed > since
         return told and self.began is None and self.client.link is not None
 
@@ -867,7 +874,7 @@ class Grant:
         )
 
     def hand(self) -> None:
-        """Its client is told of it, or that it may begin."""
+        """Its client is told of it, or that its job may begin."""
         self.phase = Phase.SENT
         self.handed = boottime()
 
@@ -879,18 +886,17 @@ class Grant:
     def begin(self, pid: int = 0) -> None:
         """Its job has begun, or begins again."""
         self.phase = Phase.BEGUN
-        self.began = time.time()            # the client's clock may be another
+        self.began = time.time()            # by our own clock: the client's may be wrong
         self.pid = pid
 
     def end(self, outcome: Outcome) -> Outcome | None:
-        """Say what becomes of it; what does, in fact.  None: that was said before, and the first one counts.
+        """Say what becomes of it; returns what really does, or None if it is no longer open.
 
-        What was decided about the line before has more weight than what ends a job without a result of its
-        own:
+        If its job ends without a result of its own, earlier decisions about the line have more weight:
 
         - When somebody has set its state, that state stays.
-        - That its group was stopped explains why its client, told to end it, has gone or given it back.
-        - To a group that has begun, a host that gives a line back is lost: the others do not wait for it.
+        - When its group was stopped, its client was told to end it, and has gone or given it back for that.
+        - When a group has begun, a host that gives a line back is lost: the others do not wait for it.
         """
         if not self.is_open:
             return None
@@ -911,20 +917,20 @@ class Grant:
         self.phase = Phase.OVER
 
     def join(self, member: Member) -> None:
-        """It is a line of a group that is about to begin, for this host of it."""
+        """Make it a line of a group that is about to begin, for this host of the group."""
         self.member = member
 
     def leave_group(self) -> None:
-        """Its group has been called off."""
+        """Take it out of its group, which has been called off."""
         self.member = None
 
     def begin_run(self, run: Run) -> None:
-        """Records are kept of this run of its job from now on."""
+        """Keep records of this run of its job from now on."""
         self.run = run
         self.record = None
 
     def end_run(self) -> Run | None:
-        """Records are kept of no run any more; the run of which they were kept, if there was one."""
+        """Keep no more records of its run; that run, if there was one."""
         run = self.run
         self.run = None
         return run
