@@ -938,24 +938,24 @@ class Grant:
 
 # ======== Clients and their connections =====================================================================
 #
-# A `Client` outlives its connections: it is talked with on one `ClientLink` after the other.  What must not
-# be lost comes as events, which have numbers and come again after a new connection.  The `Inbox` drops what
-# it has had, and knows which events are dealt with: what they said is written.  Only then they are
-# acknowledged, in order.  An acknowledgement is also what lets the client send more output: it waits while
-# the disk is behind.
+# A `Client` outlives its connections: we talk with it on one `ClientLink` after the other.  What must not be
+# lost comes as events, which have numbers and come again after a new connection.  The `Inbox` drops events
+# that it has had before.  An event is dealt with when what it said is written; only then it is acknowledged,
+# in order.  An acknowledgement also lets the client send more output, so none is sent while the disk is
+# behind.
 
 
 class Inbox:
-    """The events of a client: which have come, which are dealt with, and of which it was told that they are.
+    """The events of a client: which have come, which are dealt with, and which are acknowledged.
 
-    An event comes once, or more often after new connections; only the first counts.  It is open as long as
-    what it says is not in the files.
+    After a new connection an event may come once more; only the first time counts.  An event is open as long
+    as what it says is not in the files.
     """
 
     def __init__(self) -> None:
         self._seen = 0                  # the last event that has come
         self.acknowledged = 0           # the last that the client was told is dealt with
-        # the first event that was posted to the worker's thread since that was asked last; None: none was
+        # the first event that was posted to the worker's thread since take_posted(); None: there is none
         self._posted: int | None = None
         self.unacknowledged = 0         # bytes of output in events that are not acknowledged
         self._open: set[int] = set()
@@ -968,7 +968,7 @@ class Inbox:
 
     @property
     def dealt_with(self) -> int:
-        """The last event before the first that is open."""
+        """The number up to which all events are dealt with."""
         return min(self._open) - 1 if self._open else self._seen
 
     def take(self, event: int) -> bool:
@@ -987,19 +987,19 @@ class Inbox:
         self._open.discard(event)
 
     def post(self, event: int) -> None:
-        """What an event says was posted to the worker's thread, which deals with events in order."""
+        """An event was posted to the worker's thread, which deals with events in order: the first is open."""
         if self._posted is None:
             self._posted = event
             self.open(event)
 
     def take_posted(self) -> int | None:
-        """The first event that was posted since this was asked last; None: none was."""
+        """The first event that was posted since the last call; None: none was."""
         event = self._posted
         self._posted = None
         return event
 
     def count(self, event: int, size: int) -> None:
-        """There are `size` bytes of output in an event.  Raises WireError: more than a client may send."""
+        """There are `size` bytes of output in an event.  Raises WireError if that is too much in flight."""
         self.unacknowledged += size
         self._sizes.append((event, size))
         if self.unacknowledged > 4 * WINDOW:
@@ -1015,7 +1015,7 @@ class Inbox:
 @dataclass(frozen=True)
 class Hello:
     """Who a client says it is, and what it may take."""
-    client: str                         # its name for itself, drawn by lot when it started
+    client: str                         # its random identifier, drawn when it started
     name: str                           # of its host
     directory: bytes                    # where its jobs run
     retry: bytes                        # as Taker.retry
@@ -1044,7 +1044,7 @@ class Hello:
 
 
 class Gone(enum.Enum):
-    """Why nothing counts any more that comes on a link."""
+    """Why messages on a link do not count any more."""
     LOST = enum.auto()                  # its client has the grace to come back
     REPLACED = enum.auto()              # its client has connected anew
     LEFT = enum.auto()                  # its client has said that it leaves
@@ -1053,9 +1053,9 @@ class Gone(enum.Enum):
 class Client(Taker):
     """A client, as long as it is here or may come back.
 
-    Its life is one coroutine, live(): it is talked with on one link after the other, until it has said bye,
-    or was away for the grace.  A link tells what happens to it in `gone`, and `link` looks there: the
-    coroutine has its turn a little later.
+    Its life is one coroutine, live(), which talks with it on one link after the other, until the client has
+    said bye, or was away for the grace.  A link sets its `gone` when it is gone.  The property `link` looks
+    there, because the coroutine has its turn only a little later.
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
@@ -1067,19 +1067,19 @@ class Client(Taker):
         self.pid = 0
         self.directory = b""            # where its jobs run
         self._newest: ClientLink | None = None  # the last link on which it has said hello
-        self._came = asyncio.Event()    # it has come on that link, and live() has not dealt with it yet
+        self._came = asyncio.Event()    # set while live() has not dealt with that hello yet
         self._lost_at = boottime()      # when the last link was lost
         self.grants: dict[str, Grant] = {}
-        self._memberships = 0           # in groups: it gets nothing else meanwhile
+        self._memberships = 0           # how many groups it is a host of: it gets nothing else meanwhile
         self.want = 0                   # the slots for which it would take jobs now
-        self.free_memory = 0            # bytes that it would let these have; negative: it has less by now
+        self.free_memory = 0            # bytes that it would give these jobs; negative: it has less by now
         self.asked = 0                  # the number of its last claim, which answers repeat
-        self.asked_at = 0.0             # when that came, by the job file's clock
+        self.asked_at = 0.0             # when that claim came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
-        # how many of the cursor's orphans were marked before it came, or it was told of
+        # how many of the cursor's orphans were met before it came, or were told to it
         self._orphans = len(sessions.cursor.orphans)
         self.inbox = Inbox()
-        self._timer: asyncio.TimerHandle | None = None      # until events are acknowledged
+        self._timer: asyncio.TimerHandle | None = None      # acknowledges events
 
     # -- what it is ------------------------------------------------------------------------------------------
 
@@ -1090,17 +1090,17 @@ class Client(Taker):
 
     @property
     def link(self) -> ClientLink | None:
-        """The link on which it is welcome, if that is not gone."""
+        """The link on which it was let in; None: it is away, or not let in yet."""
         return self._newest if self._newest and self._newest.client is self else None
 
     @property
     def may_be_served(self) -> bool:
-        """Whether it may get jobs: it is here, and not kept free for the group that it is in."""
+        """Whether it may get jobs: it is here, and not a host of a group."""
         return self.link is not None and not self._memberships
 
     @property
     def silence(self) -> float:
-        """Seconds since something was heard of it."""
+        """Seconds since we heard something from it."""
         return boottime() - (self.link.heard if self.link else self._lost_at)
 
     def is_called(self, host: str) -> bool:
@@ -1109,15 +1109,15 @@ class Client(Taker):
 
     @property
     def room(self) -> int:
-        """How many more lines it may have.
+        """How many more lines it may have; lines that are ending do not count.
 
-        That may be more than slots: some may finish their jobs out of service.  What is ending counts not.
+        It may have more lines than slots: slots out of service may still finish their jobs.
         """
         return 2 * self.slots - sum(grant.is_open for grant in self.grants.values())
 
     @property
     def promised_memory(self) -> int:
-        """How much of its memory is promised: to jobs that run there, or are on their way."""
+        """Bytes of its memory that are promised to jobs that run there, or are on their way."""
         return int(min(max(self.has.memory - self.free_memory, 0), runmaker4.WHOLE))
 
     @property
@@ -1127,7 +1127,7 @@ class Client(Taker):
     # -- its life --------------------------------------------------------------------------------------------
 
     def come(self, link: ClientLink, hello: Hello) -> None:
-        """It has said hello on this link: an older one is dead, though we may not have noticed."""
+        """It has said hello on this link: an older link is dead, even if we have not noticed."""
         if self._newest and self._newest.gone.done():
             self.server.say(f"client {self.where} came back")
         elif self._newest:
@@ -1160,7 +1160,7 @@ class Client(Taker):
             self._expire()
 
     async def _next_link(self) -> ClientLink | None:
-        """The newest link on which it came; None: it did not come within the grace."""
+        """Wait for its next hello; the link of that.  None: it did not come within the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._came.wait(), self.sessions.grace)
         if not self._came.is_set():
@@ -1169,7 +1169,7 @@ class Client(Taker):
         return self._newest
 
     async def _talk(self, link: ClientLink) -> Gone:
-        """Settle what has changed while it was away, and let it in; why the link is gone."""
+        """Settle what has changed while it was away, and let it in.  Returns, once the link is gone, why."""
         keys = {claim.key for claim in link.claims}
         self._release_unknown(keys)
         for grant in self.grants.values():
@@ -1181,10 +1181,10 @@ class Client(Taker):
         return await link.gone
 
     def _welcome(self, link: ClientLink, others: dict[Otherwise, list[str]]) -> None:
-        """Let it in; tell what is collected, and which jobs are not its own any more: others.
+        """Let it in; tell it what is collected, and which jobs are not its own any more (others).
 
-        A welcome has no more keys than KEYS.  Further lost jobs have messages of their own.  Further settled
-        ones are told once their results come again.
+        A list in a welcome has at most KEYS keys.  Each further lost job has a message of its own.  The
+        client hears of further settled jobs when it sends their results again.
         """
         link.welcome()
         sessions = self.sessions
@@ -1210,7 +1210,11 @@ class Client(Taker):
             member.group.welcome_back(member)
 
     def _release_unknown(self, keys: set[str]) -> None:
-        """Give back the lines that it does not have.  A line is lost that it has begun, or its group has."""
+        """Settle the lines that it was told of but does not have; keys: of the jobs that it has.
+
+        A line that it or its group has begun becomes `e`, any other `.`.  If a group that runs can send the
+        line again, that is done.
+        """
         for grant in list(self.grants.values()):
             if grant.key in keys or grant.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
@@ -1233,19 +1237,19 @@ class Client(Taker):
         return self.sessions.abort_groups(self.grants)
 
     def _note_loss(self, why: str) -> None:
-        """Its grace begins."""
+        """Say that it is lost: its grace begins."""
         self._lost_at = boottime()
         self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.grants)}")
 
     def _part(self, begun: list[Grant]) -> None:
-        """It has left.  begun: its jobs of groups that have begun."""
+        """Settle what it has after it has left.  begun: its jobs of groups that have begun."""
         for grant in begun:
             self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
         self._release_unknown(set())
 
     def _expire(self) -> None:
-        """It did not come back."""
-        del self.sessions.clients[self.id]      # if it comes again, it is another one
+        """Settle what it has, because it did not come back within the grace."""
+        del self.sessions.clients[self.id]      # if it comes again, it is another Client
         unended = [grant for grant in self.grants.values() if grant.is_open]
         lines = [grant.number for grant in unended if not grant.is_cancelled]
         if lines:
@@ -1262,7 +1266,7 @@ class Client(Taker):
     def ask(self, message: Message) -> None:
         """It asks for jobs; its slots may have changed (--slots @FILE).  Raises WireError."""
         self.note_slots(message)
-        # it gets what it has room for
+        # This may be more than its slots: `room` limits what it gets.
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
             more = message.whole("memory", least=-runmaker4.WHOLE)
@@ -1274,7 +1278,7 @@ class Client(Taker):
             self.want = max(self.want, 1)
 
     def note_slots(self, message: Message) -> None:
-        """How many slots it has now, if it says so.  Raises WireError."""
+        """Note how many slots it has now, if it says so.  Raises WireError."""
         if "slots" in message.fields:
             self.has = self.has._replace(slots=message.whole("slots", 1_000_000))
 
@@ -1295,7 +1299,7 @@ class Client(Taker):
         self.free_memory -= int(grant.job.settings.needs.memory)
 
     def offer(self, free: Resources) -> None:
-        """A look at the file may find jobs for so much of it.  In the worker's thread, perhaps."""
+        """Let a look at the file find jobs for so much of it.  In the worker's thread, perhaps."""
         self.free = free
 
     def enter_group(self) -> None:
@@ -1303,22 +1307,22 @@ class Client(Taker):
         self._memberships += 1
 
     def leave_group(self) -> None:
-        """A group is over."""
+        """A group that it is in is over, or called off."""
         self._memberships -= 1
 
     # -- what it is told -------------------------------------------------------------------------------------
 
     def tell_nothing(self, found: Round) -> None:
-        """It may leave, for there is nothing for it: that was found by this round."""
+        """Tell it that there is nothing for it, as this round has found, so that it may leave."""
         self.leaving = False
-        # a look in the worker's thread may add to them at this moment
+        # a copy: a look in the worker's thread may add orphans at this moment
         orphans = self.sessions.cursor.orphans[self._orphans:]
         self._orphans += len(orphans)
         self.tell(
             type="nothing",
             request=self.asked,
             ended=found.ended,
-            orphans=[] if self.retry else orphans[:1000],       # one that retries takes them itself
+            orphans=[] if self.retry else orphans[:1000],       # a client that retries takes them itself
             left=found.stopped(self)[:1000],
         )
 
@@ -1328,7 +1332,7 @@ class Client(Taker):
             self.link.send(**message)
 
     def flush(self) -> None:
-        """Send at once what it was told."""
+        """Send at once what it is to be told."""
         if self.link:
             self.link.flush()
 
@@ -1340,14 +1344,14 @@ class Client(Taker):
             self._timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
 
     def tell_closing(self, **said: Any) -> None:
-        """The server leaves: acknowledge all that is dealt with by now."""
+        """Acknowledge all that is dealt with by now, and tell it that the server leaves."""
         self.acknowledge(leaving=True)
         self.tell(type="closing", **said)
 
     def acknowledge(self, leaving: bool = False) -> None:
         """Tell it that its events are dealt with, so that it may send more; not while the disk is behind.
 
-        leaving: the server leaves, so it is told whatever the disk does.
+        leaving: the server leaves, so the client is told even if the disk is behind.
         """
         if self._timer:
             self._timer.cancel()
@@ -1362,10 +1366,10 @@ class Client(Taker):
         self.link.send(type="ack", n=upto, window=sessions.window())
 
     def _note_acknowledged(self, upto: int) -> None:
-        """It is told that these events are dealt with.
+        """It is told that the events up to this one are dealt with.
 
-        What the journal has gathered of them is written first; not on a network file system, where each such
-        write costs some six round trips.
+        What the journal has gathered of them is written first.  That is not done on a network file system,
+        where each such write costs some six round trips.
         """
         if not self.server.worker.pool:
             self.sessions.records.flush()
@@ -1382,39 +1386,39 @@ class ClientLink(Link, asyncio.Protocol):
         self._guest: Client | None = None       # the client that has said hello
         self._is_welcome = False                # its hello was answered
         self.gone: asyncio.Future[Gone] = self.loop.create_future()
-        self.claims: list[Known] = []           # the jobs that it says it has
-        self._claimed = 0                       # bytes of these
+        self.claims: list[Known] = []           # the jobs that the client says it has
+        self._claimed = 0                       # bytes of these jobs
         self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
     def client(self) -> Client | None:
-        """The client that is welcome here."""
+        """The client that was let in on this link; None: nobody was, or the link is gone."""
         return self._guest if self._is_welcome and not self.gone.done() else None
 
     def welcome(self) -> None:
-        """The client that has said hello is let in."""
+        """Let in the client that has said hello."""
         self._is_welcome = True
 
     def leave(self, gone: Gone) -> None:
-        """Nothing counts any more that comes here; the first reason does."""
+        """Let no further message on this link count.  Of several reasons the first is kept."""
         if not self.gone.done():
             self.gone.set_result(gone)
 
     def ask_clock(self, known: Callable[[], None]) -> Clock:
-        """Ask the client for its clock.  known: called when that is known."""
+        """Ask the client for its clock.  known: called when the clock is known."""
         self.clock = Clock(self, known)
         return self.clock
 
     def connection_made(self, transport: Any) -> None:
         name = transport.get_extra_info("peername")
-        self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: it is gone already
+        self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: the peer is gone already
         super().connection_made(transport)
         self.sessions.connected(self)
 
     def handle(self, message: Message) -> None:
-        """Whatever the other end says.  Raises WireError."""
+        """Pass a message on to the part that deals with it.  Raises WireError."""
         if self.server.over.done():
-            # we leave; what was not acknowledged is for the next server
+            # We leave: the client sends what was not acknowledged to the next server.
             return
         kind = message.text("type", 16)
         client = self.client
@@ -1429,7 +1433,7 @@ class ClientLink(Link, asyncio.Protocol):
             self.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
             grant = client.grants.get(message.text("id", 16))
-            if grant and grant.is_open:                 # else its group was given up meanwhile
+            if grant and grant.is_open:                 # otherwise the line was settled meanwhile
                 self._note_ready(grant)
         elif kind == "have" and not self._guest:
             claims = [Known.read(item) for item in message.objects("jobs")]
@@ -1440,7 +1444,7 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "hello" and not self._guest:
             self._guest = self.sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
-            client.note_slots(message)                  # all, spent ones and ones out of service, too
+            client.note_slots(message)                  # all slots, also spent ones and ones out of service
             self.server.accountant.ask(self, leaves=True)
         elif kind == "status":
             self.server.accountant.ask(self, leaves=False)
@@ -1451,14 +1455,14 @@ class ClientLink(Link, asyncio.Protocol):
 
     @staticmethod
     def _note_ready(grant: Grant) -> None:
-        """A shell waits.  Raises WireError."""
+        """The shell of a job waits.  Raises WireError."""
         member = grant.member
         if not member or grant is not member.current:
             raise WireError("nobody has asked it to hold that job")
         member.group.note_ready(member, grant)
 
     def handled(self) -> None:
-        """All that has come together is dealt with: answer it."""
+        """Answer the messages that have come together: all of them are handled."""
         client = self.client
         if client:
             event = client.inbox.take_posted()
@@ -1475,11 +1479,11 @@ class ClientLink(Link, asyncio.Protocol):
 
     @property
     def is_unknown(self) -> bool:
-        """Whether it does not say who it is, and was not dropped."""
+        """Whether the other end has not said yet who it is, and was not dropped."""
         return not (self.channel.authenticated or self.why)
 
     def forgive(self) -> None:
-        """Its silence may be ours: wait for half of SILENCE, at least."""
+        """Wait for at least half of SILENCE before it is dropped: we may have been deaf ourselves."""
         self.heard = max(self.heard, boottime() - runmaker4.SILENCE / 2)
 
     def drop_if_silent(self) -> None:
