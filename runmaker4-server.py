@@ -1499,8 +1499,8 @@ class ClientLink(Link, asyncio.Protocol):
 #
 # What clients tell of their runs goes to the same sinks as a runner's own runs: --print, -l, --outdir,
 # --joblog.  A `Run` is made when its `begin` comes, and given up if nobody will say how it ended.  A run that
-# began under the server before goes on in the files of that one: its `begin` says `again`, and which line and
-# which files it has is found in the journal.
+# began under the server before us goes on in that server's files: its `begin` says `again`, and the journal
+# says which line and which files it has.
 
 
 # An entry of the journal about a run, as OutDir writes it: event, run, line
@@ -1511,8 +1511,8 @@ class RemoteStream(Stream):
     """A stream of a client's run."""
 
     def __init__(self, name: bytes, *, again: bool) -> None:
-        """again: another server was sent what came before, so nobody knows where the first piece stands."""
-        super().__init__(name, -1)              # it has no descriptor here
+        """again: another server was sent what came before, so we do not know where the first piece stands."""
+        super().__init__(name, -1)              # there is no descriptor here
         self._next_at: int | None = None if again else 0
 
     def take(self, at: int, data: bytes) -> None:
@@ -1538,7 +1538,7 @@ class Records:
         self._printed = Console(console, with_output=True, colour=False) if console else None
 
     def wanted(self) -> dict[str, bool]:
-        """What clients shall send: that runs begin and end, and what they print."""
+        """What clients shall send: that runs begin and end (records), and what they print (output)."""
         output = bool(self.log or self._printed or self.outdir)
         return dict(records=output or bool(self._joblog), output=output)
 
@@ -1552,17 +1552,18 @@ class Records:
         In the worker's thread, perhaps.
         """
         record = b""
-        with contextlib.suppress(OSError):      # then it begins anew
+        with contextlib.suppress(OSError):      # then the record begins anew
             record = self.log.get(job) if self.log else b""
         heading = b".-> %s (in " % job.command
-        whole = heading[:LogFile.WIDTH - 4]     # of a long one fit() cuts up to four bytes more
+        whole = heading[:LogFile.WIDTH - 4]     # fit() cuts up to four bytes more off a long heading
         return record if record.startswith(whole) else b""
 
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
-        """The lines of runs that the journal says have started; None: it has a later run of that line, too.
+        """The lines of the runs sought that the journal says go on, by their marks.
 
-        commands: of the runs that are sought, by their marks; a run of another command, or one that has come
-        to its end, is none of these.  In the worker's thread, perhaps.
+        None instead of a line: the journal has a later run of that line.  commands: those of the runs, by
+        their marks.  A run with the mark but another command does not count.  In the worker's thread,
+        perhaps.
         """
         if not self.outdir or not commands:
             return {}
@@ -1571,7 +1572,7 @@ class Records:
         wanted = {json.dumps(mark)[1:-1].encode(): mark for mark in commands}
         found: dict[str, int] = {}
         latest: dict[int, bytes] = {}               # the run of each line that started last
-        with contextlib.suppress(OSError):          # then it says nothing
+        with contextlib.suppress(OSError):          # then the journal says nothing
             size = os.fstat(journal.file.fd).st_size
             for entry in os.pread(journal.file.fd, JOURNAL, max(size - JOURNAL, 0)).split(b"\n"):
                 match = ENTRY.match(entry)
@@ -1589,7 +1590,7 @@ class Records:
         return {mark: line if wanted[latest[line]] == mark else None for mark, line in found.items()}
 
     def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
-        """An event of a run; the bytes of output in it.  Raises WireError."""
+        """Deal with an event of a run; the bytes of output in it.  Raises WireError."""
         if kind == "begin":
             self._begin(client, grant, message)
         elif kind == "output":
@@ -1601,10 +1602,11 @@ class Records:
         return 0
 
     def _begin(self, client: Client, grant: Grant, message: Message) -> None:
-        """A run has begun, or could not be started (no process).  again: another server has been told so.
+        """A run has begun, or could not be started (no process).
 
-        Then it must be the first run of a job that the client has brought back.  Its records go on where that
-        server has stopped, but in the output directory only if the files there are its own.
+        If the message says `again`, another server has been told so already.  Then this must be the first run
+        that we hear of, of a job that the client has brought back.  Its records go on where the other server
+        has stopped, but in the output directory only if the files there are its own.
         """
         pid = message.process("pid")
         again = message.flag("again")
@@ -1634,9 +1636,9 @@ class Records:
                 sink.started(run)
 
     def _sinks(self, *, with_output: bool) -> list[Sink]:
-        """The sinks of a run.  with_output: its client sends output.
+        """The sinks of a run.  with_output: its client sends its output.
 
-        It does not of a run that began under a server before us which wanted none.
+        A client sends none if the run began under a server before us that wanted none.
         """
         of_output = (self._printed, self.outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *of_output))]
@@ -1669,7 +1671,7 @@ class Records:
             stream.received = message.whole(stream.name.decode())
         has_ended = message.fields.get("status") is not None
         ending = Records._ending(run, message) if has_ended else None
-        # not before all is understood: else nobody would close what the run has open
+        # Only now, when all is understood: a WireError above must leave the run for abandon() to close.
         grant.end_run()
         for sink in run.sinks:
             if ending:
@@ -1696,7 +1698,7 @@ class Records:
 
     @staticmethod
     def abandon(grant: Grant) -> None:
-        """Nobody will say how a run ended that goes on."""
+        """End the records of the run that goes on, if any: nobody will say how it ended."""
         run = grant.end_run()
         if run:
             run.cause = "cancelled" if grant.is_cancelled else "lost"
@@ -1712,25 +1714,26 @@ class Records:
 
 # ======== Groups ============================================================================================
 #
-# The jobs of a group (together=) start at one moment, on hosts whose clocks differ and whose distances do:
+# The jobs of a group (together=) start at one moment, on hosts that differ in their clocks and distances:
 #
-#     1. All its lines are claimed.  Each client gets the first of its jobs to be held: it starts the shell,
-#        which waits at a pipe, and says `ready`.  Meanwhile it is asked several times what its clock says;
-#        the answer that was back soonest tells best how far that is from ours (half the round trip later than
-#        it was asked).
-#     2. When all are ready each gets one small frame, `go`, with a time of its own clock a little ahead.
-#     3. A client that is lost before that, or gives its job back, ends the attempt: nobody has begun, and all
+#     1. All lines of the group are claimed.  Each client gets the first of its jobs to be held: it starts the
+#        shell, which waits at a pipe, and says `ready`.  Meanwhile we ask it several times what its clock
+#        says.  The quickest answer tells best how far that clock is from ours: we take it for what the clock
+#        said half a round trip after the question.
+#     2. When all clients are ready, each gets one small frame, `go`, with a time by its own clock that is a
+#        little ahead.
+#     3. If a client is lost before `go`, or gives its job back, the attempt ends: nobody has begun, and all
 #        lines become `.` again.  What a lost client holds cannot begin: its shell's gate is shut for good
 #        when the link is lost.
 #
-# After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts
-# are lost.
+# After `go` a client's further jobs follow in order.  The group ends when all its jobs have ended.  If too
+# many hosts are lost, what runs is stopped, and nothing more of the group begins.
 
 Jobs = list[tuple[Line, JobSettings]]
 
 
 class Clock:
-    """How far a client's clock is from ours.  It is asked several times; the quickest answer tells best."""
+    """How far a client's clock is from ours.  We ask several times; the quickest answer tells best."""
     QUESTIONS = 8
 
     def __init__(self, link: ClientLink, known: Callable[[], None]) -> None:
@@ -1738,8 +1741,8 @@ class Clock:
         self._link = link
         self._loop = link.loop
         self._known = known
-        self.trip = float("inf")        # seconds, of the quickest answer
-        self.offset = 0.0               # what its clock says when ours says 0
+        self.trip = float("inf")        # seconds of the round trip with the quickest answer
+        self.offset = 0.0               # what its clock says when the event loop's says 0
         self._unanswered = self.QUESTIONS
         self._ask()
 
@@ -1754,7 +1757,7 @@ class Clock:
         self._link.flush()
 
     def answer(self, theirs: float) -> None:
-        """Its clock says `theirs`."""
+        """Its clock says `theirs`: the answer to the question that was asked last."""
         if not self._unanswered:
             return
         now = self._loop.time()
@@ -1785,9 +1788,9 @@ def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
 
 
 def count_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
-    """The job lines below a directive, up to the last one: how many stand above each, by their offsets.
+    """How many job lines stand between a directive and each job line below it, by the latter's offset.
 
-    Raises OSError.
+    last: the offset of the last line that counts.  Raises OSError.
     """
     below = itertools.takewhile(lambda line: line.offset <= last, Scan(file, directive.offset))
     return {line.offset: turn for turn, line in enumerate(below)}
@@ -1798,22 +1801,23 @@ class Plan:
     """A group that waits for its hosts."""
     met: PendingGroup
     hosts: dict[str, Jobs]                      # by entry of host=
-    reserved: set[Client] = field(default_factory=set)  # kept free for it, since all its hosts are there
+    # kept free for it, because all its hosts are there, but busy
+    reserved: set[Client] = field(default_factory=set)
 
     @property
     def first(self) -> Line:
         return self.met.jobs[0][0]
 
     def reserve(self, clients: set[Client]) -> None:
-        """These are kept free for it from now on."""
+        """These clients are kept free for it from now on, and no others."""
         self.reserved = clients
 
     def begin(self) -> None:
-        """Its lines are about to be claimed: it is not met any more."""
+        """Its lines are about to be claimed: looks at the file do not report it any more."""
         self.met.started = True
 
     def call_off(self) -> None:
-        """Its lines could not be claimed: it may be met again."""
+        """Its lines could not be claimed, or it could not begin: looks may report it again."""
         self.met.started = False
 
 
@@ -1822,7 +1826,7 @@ class GroupClaim:
     """An attempt to claim all lines of a group."""
     plan: Plan
     clients: dict[str, Client]                  # by entry of host=
-    grants: dict[str, list[Grant]] = field(default_factory=dict)        # what was claimed, by host, too
+    grants: dict[str, list[Grant]] = field(default_factory=dict)        # what was claimed, by entry of host=
 
     def add(self, host: str, grant: Grant) -> None:
         """A line was claimed."""
@@ -1844,11 +1848,11 @@ class Member:
     queue: deque[Grant]                         # jobs that the client was not told of
     current: Grant | None = None                # the job that the client was told of, and that has not ended
     held: Grant | None = None                   # the job whose shell is held, or was
-    lost: bool = False                          # a job of it has timed out, or vanished
+    lost: bool = False                          # it counts as lost, see End.loses_host
 
     @property
     def is_ready(self) -> bool:
-        """Whether its job can begin: its shell waits, and we know when by its clock; its client is here."""
+        """Whether its job can begin: the shell waits, we know the client's clock, and the client is here."""
         holds = self.held is not None and self.held.phase is Phase.SENT
         return holds and self.clock.is_known and self.client.link is not None
 
@@ -1857,9 +1861,9 @@ class Member:
         self.held = grant
 
     def take_next(self) -> Grant | None:
-        """The next job, which the client is to be told of; None if there is none, or the client is away.
+        """The next job to tell the client of; None if there is none, or the client is away.
 
-        What was cancelled meanwhile is over: its group will hear of it.
+        Jobs that were cancelled meanwhile are passed over: the group hears of them when they are settled.
         """
         while self.queue and not self.queue[0].is_open:
             self.queue.popleft()
@@ -1869,7 +1873,7 @@ class Member:
         return self.current
 
     def requeue(self, grant: Grant) -> None:
-        """The client was told of a job, but does not know it: it is the next one again."""
+        """The client was told of a job, but does not know it: that job is the next one again."""
         grant.requeue()
         self.queue.appendleft(grant)
         self.current = None
@@ -1886,7 +1890,7 @@ class Member:
         self.lost = True
 
     def empty_queue(self) -> Sequence[Grant]:
-        """Its client is told of no further job; the jobs that are left."""
+        """Tell its client of no further job; the jobs that are left."""
         left = self.queue
         self.queue = deque()
         return left
@@ -1914,7 +1918,7 @@ class Group:
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
                  links: dict[Client, ClientLink]) -> None:
-        """stdout: where the results are printed.  claim: which has all lines.  links: of its clients."""
+        """stdout: where the results are printed.  claim: a whole one.  links: of its clients."""
         self._dispatcher = dispatcher
         self._loop = sessions.loop
         self._sessions = sessions
@@ -1952,7 +1956,7 @@ class Group:
             self._release()
 
     def _give_up(self) -> None:
-        """A client takes too long."""
+        """End the attempt: a client takes too long."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.PREPARING)}: "
@@ -1976,7 +1980,7 @@ class Group:
             member.client.flush()
 
     def abort(self) -> None:
-        """Nobody has begun: give all lines back.  A group that has begun goes on."""
+        """Give all lines back if nobody has begun.  A group that has begun goes on."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
@@ -1997,7 +2001,7 @@ class Group:
             member.stop()
 
     def requeue(self, member: Member, grant: Grant) -> bool:
-        """A client that came back does not know a job.  Whether it was lost on its way, and is sent again."""
+        """A client that came back does not know a job.  Whether the message was lost, and is sent again."""
         if self.stage is not Stage.RUNNING or grant.phase is not Phase.SENT:
             return False
         member.requeue(grant)
@@ -2011,12 +2015,16 @@ class Group:
         if not self._dispatcher.is_startable(grant):
             self._sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
             return
-        if self.stage is Stage.PREPARING:                   # later ones come without having been asked for
+        if self.stage is Stage.PREPARING:                   # the client has not asked for later jobs
             member.client.supply(1)
         self._dispatcher.send_jobs(member.client, [grant])
 
     def end(self, member: Member, grant: Grant, outcome: Outcome) -> None:
-        """A job has ended."""
+        """A job has ended.
+
+        If it ends in error while the group prepares, its host is lost; if it ends otherwise then, so does the
+        attempt.
+        """
         preparing = self.stage is Stage.PREPARING
         if preparing and outcome.state != ERROR:
             return self.abort()
@@ -2046,13 +2054,13 @@ class Group:
             self._drop_queue(member)
 
     def _drop_queue(self, member: Member) -> None:
-        """Jobs that the client was not told of are not begun any more."""
+        """Settle the jobs that the client was not told of: they are not begun any more."""
         for grant in member.empty_queue():
             self._sessions.settle(grant, Outcome(End.STOPPED, ERROR))
 
     def _note_result(self, member: Member, grant: Grant, outcome: Outcome) -> None:
         took = "" if grant.handed is None else human_time(boottime() - grant.handed)
-        # as the console has them: a program gets the bytes of a command, a terminal no control characters
+        # As on the console: a program gets the bytes of a command, but a terminal gets no control characters.
         command = one_line(grant.command) if self._stdout.terminal else grant.command
         host = os.fsencode(printable(member.host))
         how = os.fsencode(outcome.shown)
@@ -2060,7 +2068,7 @@ class Group:
         self._results.append((grant.number, text))
 
     def _finish(self) -> None:
-        """All its jobs have ended: print how."""
+        """Print how its jobs have ended."""
         lost = sum(member.lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
         text = (f"{printable(self._name)}: {verdict}: {lost} of {plural(len(self._members), 'host')} lost "
@@ -2081,7 +2089,7 @@ def preview(file: JobFile) -> Iterator[str]:
     """
     group: Jobs = []
     scope = TOP
-    heading = ""                    # of the settings, until there is a job below them
+    heading = ""                    # what the settings say, until a job below them follows
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
             if scope.settings.together:
