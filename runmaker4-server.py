@@ -1559,7 +1559,7 @@ class Records:
         return record if record.startswith(whole) else b""
 
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
-        """The lines of the runs sought that the journal says go on, by their marks.
+        """The lines of these runs, by their marks, as far as the journal says that they have not ended.
 
         None instead of a line: the journal has a later run of that line.  commands: those of the runs, by
         their marks.  A run with the mark but another command does not count.  In the worker's thread,
@@ -2143,9 +2143,9 @@ def manner(settings: JobSettings) -> str:
 
 # ======== Counting ==========================================================================================
 #
-# What the file holds is asked for by clients that leave, by who wants a status, and by the server itself,
-# which leaves when all has ended.  Counting a long file takes a while.  So one count answers all that have
-# asked before it began, and the next one begins only after a rest of four times as long.
+# Clients that leave ask what the file holds, and so do users who want a status, and the server itself, which
+# leaves when all has ended.  Counting a long file takes a while.  So one count answers all who asked before
+# it began, and the next count begins only after a rest of four times as long.
 
 
 @dataclass(frozen=True)
@@ -2153,10 +2153,10 @@ class Count:
     """What the file holds."""
     fault: str = ""                     # why it cannot be read
     account: Account | None = None      # None: it cannot be read
-    # the clients that leave for whom nothing new is left
+    # those clients of the ones that leave for which no new job is left
     for_none: Takers = field(default_factory=lambda: Takers(()))
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
-    stopped: str = ""                   # why these will not be started
+    stopped: str = ""                   # why these jobs will not be started
 
     @property
     def is_done(self) -> bool:
@@ -2167,11 +2167,11 @@ class Count:
         return not account.now.new or bool(self.stopped)
 
     def account_of_all(self) -> Account | None:
-        """What counts for the server: to it any new job is left."""
+        """The account for the server, for which any new job counts as left."""
         return self.account and replace(self.account, left=self.account.now.new > 0)
 
     def account_for(self, client: Client) -> dict[str, Any] | None:
-        """What a client is told that leaves."""
+        """The account for a client that leaves, as it goes into a message."""
         if not self.account:
             return None
         left = self.account.now.new > 0 and client not in self.for_none.all
@@ -2183,19 +2183,19 @@ class Accountant:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        # the links that have asked, and whether for an account, because the client leaves, or for a status
+        # the links that have asked; True: for an account, because the client leaves; False: for a status
         self._asking: dict[tuple[ClientLink, bool], None] = {}
-        self._answering: asyncio.Future[None] | None = None     # until nobody asks; None: nobody has
+        self._answering: asyncio.Future[None] | None = None     # done when nobody asks; None: nobody has yet
         self._counted = 0.0                     # when the file was counted last, by boottime()
         self._rest = 0.0                        # seconds for which it is not to be counted again
 
     @property
     def pause(self) -> float:
-        """Seconds until the file may be counted again: counting shall take a fifth of the time at most."""
+        """Seconds until the file may be counted again: counting is to take a fifth of the time at most."""
         return max(self._counted + self._rest - boottime(), 0.0)
 
     def ask(self, link: ClientLink, leaves: bool) -> None:
-        """Somebody wants an account, or a status; a count that has begun already would not do."""
+        """Somebody wants an account (leaves), or a status.  A count that has begun already will not do."""
         self._asking[link, leaves] = None
         if not self._answering or self._answering.done():
             self._answering = watched(self._answer_all())
@@ -2208,7 +2208,7 @@ class Accountant:
             await self._answer(asking)
 
     async def _answer(self, asking: Iterable[tuple[ClientLink, bool]]) -> None:
-        """Count the file, and tell those who have asked before."""
+        """Count the file, and tell these links, which have asked before."""
         leaving = [link.client for link, leaves in asking if leaves and link.client]
         count = await self.count(leaving, surely=bool(leaving))
         for link, leaves in asking:
@@ -2222,7 +2222,7 @@ class Accountant:
     async def count(self, clients: Sequence[Client] = (), surely: bool = False) -> Count:
         """Count the file.  clients: the ones that leave.
 
-        surely: look again if an editor is about to fill the file, or it is away for a moment.
+        surely: look again, a few times, if an editor seems about to fill the file, or it cannot be read.
         """
         server = self._server
         looks = 0
@@ -2269,14 +2269,14 @@ class Accountant:
             waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting],
         )
         for client in server.sessions.clients.values():
-            # once all lines of the server before us have their clients again, nobody stands for these
+            # `absent` is left out once no line of the server before us waits for its client
             if client.id or client.grants:
                 self._report_client(link, client, clock)
         link.send(type="end")
 
     @staticmethod
     def _report_client(link: ClientLink, client: Client, clock: float) -> None:
-        """The part of a status for a client and its jobs.  clock: what time it is."""
+        """Send the part of a status for a client and its jobs.  clock: the time now."""
         link.send(
             type="client",
             name=client.name,
@@ -2300,27 +2300,27 @@ class Accountant:
 
 # ======== Sessions ==========================================================================================
 #
-# What comes from clients meets here what they have:
+# Here messages from clients meet the lines that the clients have:
 #
 #     greet()         a hello: the client is new, or it is back within its grace
-#     take_event()    an event: settle() for a result, `Records` for what is told of a run
-#     settle()        what becomes of a line is written to the file; once it is, its event is dealt with
-#     look_after()    lines that others have changed in the file: their clients are told
+#     take_event()    an event: settle() deals with a result, `Records` with news of a run
+#     settle()        writes to the file what becomes of a line; once that is done, the event is dealt with
+#     look_after()    tells clients of lines that others have changed in the file
 #     part()          a bye
 
 
 class Sessions:
-    """The clients, here or about to come back; the lines that they have, and what they say.
+    """The clients that are here or may come back; the lines that they have, and what they say.
 
     A line that was claimed for a client is in `jobs`, and in the client's `grants`, by its key, from note()
     to forget().  That long it is locked.
     """
 
     def __init__(self, server: Server, trouble: Say, crowd: int, grace: float) -> None:
-        """server: that hands out the jobs; what it has at its start is used here, too.
+        """server: hands out the jobs; some of its parts are used here, and must be there already.
 
-        trouble: told what is lost.  crowd: how many connections may be those of strangers.  grace: seconds
-        for which a client that is lost may come back.
+        trouble: is told what is lost.  crowd: how many connections of strangers there may be.  grace: seconds
+        that a client that is lost has to come back.
         """
         self.server = server
         self.loop = server.loop
@@ -2341,7 +2341,7 @@ class Sessions:
     # -- lines that clients have -----------------------------------------------------------------------------
 
     def is_resumed(self, grant: Grant) -> bool:
-        """Whether a client is here that runs lost jobs again, and may have this one."""
+        """Whether a client, here or away for a while, runs lost jobs again, and may have this one."""
         settings = grant.job.settings
         if settings.together or grant.is_cancelled:
             return False
@@ -2359,22 +2359,22 @@ class Sessions:
         if grant.phase is Phase.OVER:
             return False
         grant.forget()
-        if self.jobs.get(grant.key) is grant:   # else its client is back, and has an equal line for that job
+        if self.jobs.get(grant.key) is grant:   # otherwise the client is back, with a new grant for the job
             del self.jobs[grant.key]
         grant.client.forget(grant)
         self.records.abandon(grant)
         return True
 
     def _conclude(self, grant: Grant, outcome: Outcome) -> None:
-        """A line has come to this end, and no client has it any more: its group hears of it."""
+        """A line has come to this end: no client has it any more, and its group, if any, hears of it."""
         if self.forget(grant) and grant.member:
             grant.member.group.end(grant.member, grant, outcome)
 
     def settle(self, grant: Grant, said: Outcome) -> None:
-        """Somebody says what becomes of a line: its state is written, however long that takes.
+        """Somebody says what becomes of a line: write its state, however long that takes.
 
-        The first attempt is made at once: whatever is answered or asked of the worker after this finds the
-        line as it was said.
+        The first attempt goes to the worker before this returns.  If it succeeds, whatever the worker is
+        asked later finds the line in its new state.
         """
         outcome = grant.end(said)
         if not outcome:
@@ -2387,7 +2387,7 @@ class Sessions:
         watched(self._see_written(grant, outcome, written))
 
     async def _see_written(self, grant: Grant, outcome: Outcome, written: Awaitable[str]) -> None:
-        """Once a line's state is written, or cannot be for good: deal with what follows."""
+        """Wait until a line's state is written, or cannot be for good, and deal with what follows."""
         fault = await written
         client = grant.client
         number = grant.number
@@ -2405,20 +2405,20 @@ class Sessions:
         self._note_dealt_with(client)
 
     async def look_after(self) -> None:
-        """Follow lines that edits have moved; tell clients of lines that others have taken."""
+        """Follow lines that edits have moved; tell clients of lines that others have taken or set."""
         while True:
             await asyncio.sleep(self.file.interval / 2)
             for job, cause in (await self._worker.call(self.file.look_after)).items():
                 grant = next((grant for grant in self.jobs.values() if grant.job is job), None)
                 if not grant:
-                    continue            # it was settled meanwhile
+                    continue            # the line was settled meanwhile
                 if cause == "cancelled":
                     self.cancel(grant)
                 else:
                     self._lose(grant)
 
     def _lose(self, grant: Grant) -> None:
-        """Somebody else has a line now.  If its job has ended, whoever writes its result says so."""
+        """Somebody else has a line now.  If its outcome is being written already, that attempt says so."""
         if not grant.is_open:
             return
         self.say(f"line {grant.number}: was lost to another runner")
@@ -2427,9 +2427,10 @@ class Sessions:
         self._conclude(grant, Outcome(End.TAKEN, ERROR))
 
     def cancel(self, grant: Grant) -> None:
-        """Somebody has set the state of a line: its client is told, if it is away once it comes back.
+        """Somebody has set the state of a line: tell its client.
 
-        A line of a group that its client was not told of is over at once.
+        A client that is away is told when it comes back.  A line that its client was not told of is settled
+        at once.
         """
         if grant.phase is Phase.CLAIMED:
             self.settle(grant, Outcome(End.CANCELLED, HELD))
@@ -2440,18 +2441,18 @@ class Sessions:
 
     @staticmethod
     def abort_groups(jobs: dict[str, Grant]) -> list[Grant]:
-        """No group with some of these jobs begins.  Returns the jobs of groups that have begun."""
+        """Call off the groups of these jobs that have not begun.  Returns the jobs of groups that have."""
         for group in {grant.group for grant in jobs.values() if grant.group}:
             group.abort()
         return [grant for grant in jobs.values() if grant.group]
 
     def kept(self, jobs: dict[str, Grant]) -> str:
-        """'; lines 3, 5 kept for 60s', if there are any."""
+        """'; lines 3, 5 kept for 60s'; '' if there are none."""
         lines = [grant.number for grant in jobs.values() if grant.is_open]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
-        """The client that says who it is, and what it has.  Raises WireError."""
+        """The client, new or known, that says hello on this link.  Raises WireError."""
         if len({claim.key for claim in link.claims}) < len(link.claims):
             raise WireError("one job twice")
         client = self.clients.get(hello.client)
@@ -2465,7 +2466,7 @@ class Sessions:
         return client
 
     def add(self, client: Client) -> asyncio.Future[None]:
-        """There is one client more; its life."""
+        """There is one client more.  Returns its life, which is done when the client has gone for good."""
         self.clients[client.id] = client
         return watched(client.live())
 
@@ -2478,9 +2479,9 @@ class Sessions:
     # -- events ----------------------------------------------------------------------------------------------
 
     def take_event(self, client: Client, kind: str, message: Message) -> None:
-        """Something has happened at a client, which is told once or more often.  Raises WireError.
+        """A client tells of an event, for the first time or again.  Raises WireError.
 
-        An event that makes no sense counts as taken: it would make no sense when it came again, either.
+        An event that makes no sense counts as taken: it would not make sense the next time, either.
         """
         number = message.whole("n")
         if not client.inbox.take(number):
@@ -2492,10 +2493,10 @@ class Sessions:
             raise
 
     def _note_event(self, client: Client, kind: str, message: Message, number: int) -> None:
-        """What an event says.  Raises WireError."""
+        """Do what an event says.  Raises WireError."""
         grant = client.grants.get(message.text("id", 16))
         if grant is None or not grant.is_open:
-            # the line has just been lost, which the client is told, or was told
+            # What becomes of the line was said before.  If it was lost, the client is told, or was told.
             return
         if grant.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
@@ -2525,21 +2526,21 @@ class Sessions:
         return Outcome(end, state, printable(message.text("how", 64)), event)
 
     def _note_run(self, client: Client, kind: str, grant: Grant, message: Message, number: int) -> None:
-        """An event that goes to files or console.  Raises WireError."""
+        """Pass on an event that goes to files or console.  Raises WireError."""
         size = self.records.take(kind, client, grant, message)
         if self._worker.pool:
             client.inbox.post(number)
         client.inbox.count(number, size)
 
     def file_away(self, client: Client, event: int) -> None:
-        """This event and later ones are posted to the worker's thread: acknowledge them once it is there."""
+        """Acknowledge this event, and later ones posted by now, once the worker's thread has written them."""
         def written(_: object) -> None:
             client.inbox.close(event)
             self._note_dealt_with(client)
         self._worker.ask(written, int)
 
     def _note_dealt_with(self, client: Client) -> None:
-        """All that an event asks for is done."""
+        """All that an event of this client asks for is done."""
         client.acknowledge_soon()
         self.server.leave_if_over()
 
@@ -2556,7 +2557,7 @@ class Sessions:
             self.records.log.tick()
 
     def connected(self, link: ClientLink) -> None:
-        """There is one connection more.  Who it is will be said on it."""
+        """There is one connection more.  The other end will say on it who it is."""
         self.links[link] = None
         self._limit_unauthenticated()
 
@@ -2567,7 +2568,7 @@ class Sessions:
     def drop_silent(self, slept: bool) -> None:
         """Drop connections from which nothing has come for too long.
 
-        slept: we have slept ourselves, and what they sent meanwhile comes now.
+        slept: we have slept ourselves, so what they sent meanwhile comes only now.
         """
         for link in list(self.links):
             if slept:
@@ -2579,7 +2580,7 @@ class Sessions:
     def _limit_unauthenticated(self) -> None:
         """Drop the oldest of too many connections that do not say who they are.
 
-        A crowd may come in one second, though: clients that start together.
+        In one second a crowd may come, though: clients that start together.
         """
         unknown = [link for link in self.links if link.is_unknown]
         for count, oldest in zip(range(len(unknown), min(UNAUTHENTICATED, self._crowd), -1), unknown):
@@ -2590,58 +2591,59 @@ class Sessions:
 
 # ======== Recovery ==========================================================================================
 #
-# A client may have jobs that this server has not given it: a server before has, or their lines became `e`
-# when the grace of the client was over.  It gets their lines again as far as they can be had:
+# A client may have jobs that this server has not given it: an earlier server has, or their lines became `e`
+# when the grace of the client was over.  The client gets their lines again as far as they can be had:
 #
-#     1. A server that takes over has the seats of the one before on the description of the companion that
-#        the keeper hands it: inherit().  Seats say which lines run; whose they are nobody knows.  So these
-#        lines have a client that never comes, `absent`, whose grace begins with the server.
-#     2. Each client that comes names its jobs, and reclaim() answers.  One client after the other, for two
-#        may name one line.
-#     3. When the grace of `absent` is over, its lines become `e`, and seats that are left are given up.
+#     1. A server that takes over gets a description of the companion from the keeper: inherit().  It has the
+#        seats of the server before.  Seats say which lines run, but not which client has them.  So these
+#        lines belong to a client that never comes, `absent`, whose grace begins with the server.
+#     2. Each client that comes names its jobs, and reclaim() answers.  It deals with one client after the
+#        other, for two may name one line.
+#     3. When the grace of `absent` is over, its lines become `e`, and the remaining seats are given up.
 #
-# Of a job that its client has here already there is nothing to answer.  Of others the first row counts that
-# holds.  What nobody has is claimed as any runner claims it, behind its door, and by the count of seats: so
-# no second copy can begin by it, and a copy that gets no line is stopped.
+# If a client has a job here already, there is nothing to answer for it.  For every other job the first row
+# that holds counts.  A line that nobody has is claimed as any runner claims it: behind its door, and by the
+# count of seats.  So no second copy can begin by this, and a copy that gets no line is stopped.
 #
 #     the client says        what stands there                                     the answer
 #     anything               this server has written its result                    settled
 #     anything               another client has that job                           lost
 #     ended, given back      that very state in its place, or in a moved line      settled
-#     anything               `r`, inherited of the server before                   it has that line
+#     anything               `r`, inherited from the server before                 it has that line
 #     anything               no `r`, but an inherited seat of the command          it has that seat
-#     runs, or ended         `e`, `.` in its very own line, that nobody has        it has that line
+#     runs, or ended         `e`, `.` in its very own line, which nobody has       it has that line
 #     anything               `r` without a seat: an orphan                         it has that line
 #     runs                   a state that is held, in its place                    cancelled
 #     anything               another's `r`, another state, no such line or file    lost
 #
-# Of several lines of a command each will do, best the one of its number.  One that became `e` or `.` must be
-# the job's very own: the one of its number, or the only one of its command.  For a command may use $JOB_ID,
-# and whoever has run it under another number has not run this.
+# If a command has several lines, each will do, preferably the one with the job's number.  A line that became
+# `e` or `.` must be the job's very own: the one with its number, or the only one of its command.  The reason
+# is that a command may use $JOB_ID: a run under another number is not a run of this line.
 #
-# "Runs" is also said of a job that is about to begin.  A client that has a result of its own chooses first:
-# that job is not to be run again.  Then come jobs that run: to stop one loses what it has done so far.  One
-# that was given back, or interrupted, is to be run anew anyway; an `e` may be another's result, and stays.
+# "Runs" includes a job that is about to begin.  Jobs with a result of their own choose first, for they are
+# not to be run again.  Then come jobs that run: stopping one loses what it has done so far.  Jobs that were
+# given back, or interrupted, come last, for they are to be run anew anyway.  They get no line `e`: that may
+# be another job's result, and stays.
 
 
 class Said(enum.IntEnum):
-    """What a client says of a job, in the order in which they choose lines."""
+    """What a client says of a job, in the order in which jobs choose lines."""
     ENDED = 0                           # it has a result of its own
     RUNS = 1                            # or is about to
     GIVEN_BACK = 2                      # or was interrupted
 
 
-# What its very own line may have become meanwhile
+# The states, besides `r`, in which a job gets its very own line again
 OWN = {Said.ENDED: ERROR + NEW, Said.RUNS: ERROR + NEW, Said.GIVEN_BACK: b""}
 
 
 @dataclass(frozen=True)
 class Known:
-    """A job that a client says it has; its result, if it has ended."""
+    """A job that a client says it has."""
     key: str
     line: Line
-    result: bytes | None
-    mark: str                           # of its last run; "": it had none yet, as far as was told
+    result: bytes | None                # None: it has not ended
+    mark: str                           # of its last run; "": no server was told of a run of it yet
 
     @classmethod
     def read(cls, item: Message) -> Known:
@@ -2662,17 +2664,17 @@ class Known:
 
 
 class Otherwise(enum.Enum):
-    """What becomes of a job that a client says it has, and for which it gets no line again."""
+    """What becomes of a job that a client says it has, if the client gets no line for it."""
     LOST = enum.auto()                  # its line is another's, or gone
     CANCELLED = enum.auto()             # somebody has set a state that is held
     SETTLED = enum.auto()               # its result stands in its line
 
 
 class Recovery:
-    """Finds the lines of jobs that clients have, and that this server has not given them."""
+    """Finds the lines of jobs that clients have but this server has not given them."""
 
     def __init__(self, server: Server, sessions: Sessions) -> None:
-        """server: what it has at its start is used here, too."""
+        """server: some of its parts are used here, and must be there already."""
         self._server = server
         self._sessions = sessions
         self._say = server.say
@@ -2681,18 +2683,16 @@ class Recovery:
         self.records = server.records
         self._tally = server.tally
         self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
-        self.abandoned = False                  # a signal came before these could be taken over
-        # the keys of jobs whose results are written, which their clients may not know; oldest first
+        self.abandoned = False                  # we left before these lines could be taken over
+        # the keys of jobs whose results are written, as their clients may not know yet; oldest first
         self._settled: OrderedDict[str, None] = OrderedDict()
-        self._one_by_one = asyncio.Lock()       # while lines are sought that a client says it has
+        self._one_by_one = asyncio.Lock()       # held while the lines of one client are sought
 
     # -- what is remembered ----------------------------------------------------------------------------------
 
     def note_settled(self, grant: Grant) -> None:
-        """The result of a job is written, and its client may never hear of it.
-
-        A dict, too, is in this order, but would need longer and longer to find its first key.
-        """
+        """The result of a job is written, and its client may never hear of it."""
+        # An OrderedDict, because a dict would take longer and longer to find its first key.
         self._settled[grant.key] = None
         if len(self._settled) > SETTLED:
             self._settled.popitem(last=False)
@@ -2708,7 +2708,7 @@ class Recovery:
         if jobs is None:
             return
         for job in jobs:
-            # on the wire there is no such key
+            # no client can name a key like this one
             self._sessions.note(Grant(f"line {job.number}", self._absent, job, Phase.SENT))
         if jobs:
             grace = human_time(self._sessions.grace)
@@ -2718,7 +2718,7 @@ class Recovery:
             watched(self._await_clients())
 
     async def _adopt(self, locks: int) -> list[Job] | None:
-        """The lines that are locked on this descriptor, now held here; None: they cannot be."""
+        """The lines that are locked on this descriptor, now held here; None: they cannot be taken over."""
         said = False
         end = self._server.loop.time() + Cursor.TROUBLE
         while not self._server.over.done():
@@ -2726,7 +2726,7 @@ class Recovery:
                 return await self._worker.call(self.file.adopt, locks)
             except OSError as error:
                 if error.errno == errno.ESTALE or self._server.loop.time() > end:
-                    with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
+                    with contextlib.suppress(OSError):          # EIO: the lease was lost, and the locks, too
                         unlock(locks, 0, JobFile.GUARD)         # also for the keeper, which has a copy
                     os.close(locks)
                     self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
@@ -2739,16 +2739,16 @@ class Recovery:
         return None
 
     async def _await_clients(self) -> None:
-        """Wait until the grace is over: nobody comes any more then, for lines or for seats without lines."""
+        """Wait for the grace, then give up the lines and seats that no client has come for."""
         await self._sessions.add(self._absent)
         self._worker.post(self.file.companion.drop_unclaimed)
 
     # -- jobs that a client names ----------------------------------------------------------------------------
 
     async def reclaim(self, client: Client, claims: Sequence[Known]) -> dict[Otherwise, list[str]]:
-        """Give a client the lines again of these jobs, as far as it does not have them here.
+        """Give a client the lines of these jobs again, as far as it does not have them here.
 
-        Returns the keys of all jobs for which it has none then, by what becomes of them.  By that time the
+        Returns the keys of all jobs for which it has no line then, by what becomes of them.  By that time the
         client may be away again.
         """
         async with self._one_by_one:
@@ -2764,18 +2764,18 @@ class Recovery:
                 answer = answers.get(claim.key, Otherwise.LOST)
                 if isinstance(answer, Grant):
                     self._give(answer, inherited.get(answer.job))
-                    answer = Otherwise.LOST             # if it has been lost since, or is so soon
-                if claim.key in self._settled:          # also by now
+                    answer = Otherwise.LOST             # counts only if the line has been lost since
+                if claim.key in self._settled:          # perhaps only since the lines were sought
                     keys[Otherwise.SETTLED].append(claim.key)
-                elif claim.key not in client.grants:    # any more
+                elif claim.key not in client.grants:    # it got no line, or has lost it since
                     keys[answer].append(claim.key)
             return keys
 
     def _is_sought(self, client: Client, key: str) -> bool:
         """Whether a line is to be sought for this job.
 
-        Not as long as another client has it.  When that has lost it, it may be this one's, from before its
-        grace was over.
+        No line is sought while another client has the job.  A job that the other is about to lose may be this
+        client's: the other may stand for the same program, from before its grace was over.
         """
         grant = self._sessions.jobs.get(key)
         return not (key in client.grants or key in self._settled or (grant and grant.is_open))
@@ -2783,7 +2783,7 @@ class Recovery:
     def _give(self, grant: Grant, before: Grant | None) -> None:
         """A line is a client's again, unless it was inherited and has been lost since.
 
-        before: that of `absent`, if it was inherited.
+        before: the grant of `absent`, if the line was inherited.
         """
         number = grant.number
         if before and not before.is_open:
@@ -2800,19 +2800,22 @@ class Recovery:
 
     def _find(self, client: Client, claims: Sequence[Known],
               inherited: Sequence[Job]) -> dict[str, Grant | Otherwise]:
-        """What the table says of these jobs, by key.  In the worker's thread, perhaps.  Raises OSError."""
+        """What the table above says of these jobs, by key; jobs without an answer are lost.
+
+        In the worker's thread, perhaps.  Raises OSError.
+        """
         file = self.file
         if claims:
             file.follow_path()
         here = {claim: file.state_at(claim.line) for claim in claims}
-        inherited = [job for job in inherited if job in file.held]      # else it has just been lost
+        inherited = [job for job in inherited if job in file.held]      # the others have just been lost
         free: dict[bytes, dict[int, Job]] = {claim.line.command: {} for claim in claims}
         for job in inherited:
             free.setdefault(job.command, {})[job.number] = job
         lines = file.by_command(self._to_be_searched(here, inherited))
-        # wherever a command stands that is in the file once, that is its line
+        # If a command is in the file once, that line is the job's own, wherever it stands.
         number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
-        # of those that may choose at one time the last are those whose own lines an edit has moved
+        # Of jobs of which the client says the same, those whose own lines an edit has moved choose last.
         claims = sorted(claims, key=lambda claim: claim.line.number not in free[claim.line.command])
         taken: dict[Known, Job] = {}
         answers: dict[str, Grant | Otherwise] = {}
@@ -2830,16 +2833,17 @@ class Recovery:
             answers.update(self._grants(client, taken))
             return answers
         except OSError:
-            # the client is told that all are lost
+            # The client is told that all its jobs are lost.
             for job in set(taken.values()).difference(inherited):
                 file.give_up(job)
             raise
 
     @staticmethod
     def _to_be_searched(here: dict[Known, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
-        """The commands whose lines must be searched in the whole file.
+        """The commands whose lines must be searched for in the whole file.
 
-        here: what stands in the places of jobs.  Where all stand there, and were inherited, none must be.
+        here: what stands in the place of each job.  A command need not be searched for if there are as many
+        inherited jobs of it, and each place has `r` or the job's result.
         """
         spare = Counter(job.command for job in inherited)
         spare.subtract(claim.line.command for claim in here)
@@ -2848,11 +2852,11 @@ class Recovery:
 
     @staticmethod
     def _is_written(result: bytes, here: bytes | None, alike: Iterable[Line]) -> bool:
-        """Whether a result stands in its line: the server before had no time to say so.
+        """Whether a result stands in its line already: the server before us had no time to say so.
 
-        here: what stands in the place of the line; None: an edit has moved it.  Then a line of the same
-        command with this result may be it: better that one becomes `e` than that a line gets the result of
-        another's job.
+        here: what stands in the place of the line; None: an edit has moved the line.  Then any line of the
+        command with this result counts.  If that is wrong, a line becomes `e`; that is better than a result
+        in another job's line.
         """
         return here == result if here is not None else any(line.state == result for line in alike)
 
@@ -2861,10 +2865,10 @@ class Recovery:
         return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
     def _grants(self, client: Client, jobs: dict[Known, Job]) -> dict[str, Grant]:
-        """The grants of jobs that are taken back, by key, with the numbers that they had.
+        """The grants of jobs that are taken back, by key, with the numbers that the jobs had.
 
-        In the worker's thread, perhaps.  A client may lie about numbers.  So they are what the journal says
-        of that run, or else those of the line that the job has now.
+        In the worker's thread, perhaps.  A client may lie about numbers.  So the number is the one that the
+        journal has for that run, or otherwise that of the line that the job has now.
         """
         commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
         started = self.records.find_starts(commands)
@@ -2874,7 +2878,7 @@ class Recovery:
         for claim, job in jobs.items():
             job.state = NEW
             job.ordinal = ordinals.get(job.offset, 0)
-            # of two who name one run the second has not run it
+            # If two jobs name one run, the second has not run it.
             number = started.pop(claim.mark, job.number)
             if number is not None and number not in taken:
                 job.number = number
