@@ -2906,15 +2906,17 @@ class Recovery:
 #
 # Clients that ask for jobs wait here, and get them in turns:
 #
-#     1. hand_out() starts a look at the file when somebody has asked, when jobs have come back, and each
-#        0.1 s while clients wait.  There is one look at a time, for the cursor is the worker's meanwhile.
-#     2. _claim() has the cursor claim lines for all of them, one line for each client in turn, BATCH at most:
-#        then others have their turn with the worker.
+#     1. hand_out() starts a look at the file when a client has asked, when a group has begun, ended or was
+#        called off, and while clients wait: each 0.1 s, on a network file system each second.  There is only
+#        one look at a time, for the cursor is the worker's meanwhile.
+#     2. _claim() has the cursor claim lines for all waiting clients, one line for each in turn.  After BATCH
+#        lines other work has its turn with the worker.
 #     3. _claimed() sends what was got.  If there was nothing more, it remembers the round that has found so.
-#     4. A client that would leave is told that there is nothing, by a round that began after it asked; not
-#        while lines may still come back unbegun.
+#     4. A client that would leave is told that there is nothing if a round has found so that began after it
+#        asked, and no line may still come back unbegun.
 #     5. A group that a look has met is planned: which host gets what.  Once all its hosts have a free slot,
-#        its lines are claimed, all or none.  If they are there but busy, they get nothing else meanwhile.
+#        its lines are claimed, all or none.  If all its hosts are there but some are busy, they get nothing
+#        else meanwhile.
 
 
 @dataclass(eq=False)
@@ -2922,7 +2924,7 @@ class Batch:
     """What became of an attempt to claim lines."""
     got: list[Grant]
     plans: list[Plan]                   # of groups that were met
-    miss: Miss | None                   # why there are no more; None: it was enough
+    miss: Miss | None                   # why there are no more jobs; None: enough were claimed
 
     @property
     def unfinished(self) -> bool:
@@ -2934,7 +2936,7 @@ class Dispatcher:
     """Looks for lines, and hands them out to the clients that wait for jobs; has groups start."""
 
     def __init__(self, server: Server) -> None:
-        """server: what it has at its start is used here, too."""
+        """server: some of its parts are used here, and must be there already."""
         self._server = server
         self._loop = server.loop
         self._say = server.say
@@ -2943,15 +2945,15 @@ class Dispatcher:
         self._records = server.records
         self._tally = server.tally
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True)
-        # A key that nobody can guess, for a client may name its jobs' when it comes, and that no other server
-        # gives
+        # Random keys: a client names the keys of its jobs when it comes.  So nobody may guess one, and no
+        # other server may give the same.
         self._keys = iter(lambda: secrets.token_hex(8), "")
-        self.waiting: dict[Client, None] = {}   # that want jobs; the one that was served last is last
+        self.waiting: dict[Client, None] = {}   # clients that want jobs; the one that was served last is last
         self._round = Round()                   # the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
-        # when a look was last made with urgency, for clients that would leave (by the worker)
+        # when a look was last urgent, for clients that would leave; the worker's thread sets it
         self._urgent_at = 0.0
-        self._groups: dict[int, Plan] = {}      # that wait for their hosts, by where their first job stands
+        self._groups: dict[int, Plan] = {}      # groups that wait for hosts, by the offset of their first job
         self._said: set[str] = set()            # what is not to be said again
         self._pause_until = 0.0                 # no group is started before, by boottime()
         self.wanted = False                     # somebody has just asked for jobs
@@ -2965,7 +2967,7 @@ class Dispatcher:
                 self.hand_out()
 
     def note_asking(self, client: Client) -> None:
-        """A client has asked for jobs.  It gets them once all that has come together is dealt with."""
+        """A client has asked for jobs.  It gets them once all messages that came together are handled."""
         if client.want:
             self.waiting.setdefault(client, None)
         self.wanted = True
@@ -2975,7 +2977,7 @@ class Dispatcher:
         self.waiting.pop(client, None)
 
     def hand_out(self) -> None:
-        """Claim lines for the clients that wait; in turns, so that none gets all."""
+        """Start to claim lines for the clients that wait; in turns, so that none gets all."""
         self.wanted = False
         if self._server.stopping:
             return self.answer_waiting()
@@ -2994,16 +2996,16 @@ class Dispatcher:
         return set().union(*(plan.reserved for plan in self._groups.values()))
 
     def look(self, turns: dict[Client, Resources]) -> None:
-        """Look for lines.  turns: for how much of what each client has."""
+        """Start to look for lines.  turns: how much of what it has each client offers."""
         self.claiming = True
         leaving = any(client.leaving and (self._round.ended or not client.follow) for client in turns)
         self._worker.ask(self._claimed, self._claim, turns, leaving)
 
     def _claim(self, turns: dict[Client, Resources], leaving: bool) -> Batch:
-        """Claim some lines.  leaving: somebody will leave if there is nothing.
+        """Claim some lines.  leaving: a client will leave if there is nothing.
 
-        In the worker's thread, perhaps: the cursor is its own meanwhile, all else is in the arguments and in
-        the answer.
+        In the worker's thread, perhaps.  That has the cursor for itself meanwhile; all else comes in the
+        arguments and goes into the answer.
         """
         clients = Takers(turns)
         cursor = self.cursor
@@ -3031,7 +3033,7 @@ class Dispatcher:
         return Batch(got, self._plan(met.values()), miss)
 
     def _may_hurry(self) -> bool:
-        """Whether to make sure again that there is nothing: not so often that whole rounds fill the time."""
+        """Whether to make sure once more that there is nothing.  Not too often: whole rounds take time."""
         now = boottime()
         if now - self._urgent_at < self.cursor.pace.rest(20):
             return False
@@ -3039,7 +3041,7 @@ class Dispatcher:
         return True
 
     def _claimed(self, batch: Batch) -> None:
-        """Send what was claimed; tell clients that would leave that there is nothing."""
+        """Send what was claimed, have groups start, and tell clients that would leave if there is nothing."""
         self.claiming = False
         batches: dict[Client, list[Grant]] = {}
         for grant in batch.got:
@@ -3074,14 +3076,14 @@ class Dispatcher:
             self._server.stop()
 
     def _look_on(self) -> None:
-        """Go on looking for lines, also if nobody wants any."""
+        """Go on looking for lines, even if nobody wants any."""
         if self.waiting:
             self.hand_out()
         elif not self.claiming and not self._server.stopping:
             self.look({})
 
     def is_startable(self, grant: Grant) -> bool:
-        """Whether a client could start a job; else that is said."""
+        """Whether a client could start a job; if not, says why."""
         fault = command_fault(grant.command)
         if fault:
             self._say(f"line {grant.number}: cannot be started: {fault}")
@@ -3107,7 +3109,10 @@ class Dispatcher:
         client.tell(type="jobs", request=client.asked, jobs=jobs)
 
     def answer_waiting(self) -> None:
-        """Tell clients that would leave that there is nothing; not while lines may come back unbegun."""
+        """Tell clients that would leave that there is nothing; not while lines may come back unbegun.
+
+        When the server stops, they are told in any case.
+        """
         leaving = [client for client in self.waiting if client.leaving]
         if not leaving:
             return
@@ -3122,7 +3127,10 @@ class Dispatcher:
                 client.tell_nothing(found)
 
     def _may_leave(self, client: Client) -> bool:
-        """Whether there is nothing for a client, nor will be: by a whole round for it since it has asked."""
+        """Whether a client may leave: a whole round for it, begun since it has asked, found nothing for it.
+
+        It must not leave while it is kept free for a group, or the round has met jobs that it waits for.
+        """
         found = self._round
         if client not in found.takers or found.began < client.asked_at:
             return False
@@ -3136,12 +3144,12 @@ class Dispatcher:
         """Say which host gets what.  In the worker's thread, perhaps."""
         try:
             return [Plan(met, jobs_by_host(self.file.reader, met.jobs)) for met in groups]
-        except (OSError, KeyError):                     # it was edited this very moment
+        except (OSError, KeyError):                     # the file was edited this very moment
             self.cursor.forget()
             return []
 
     def _arrange(self, batch: Batch) -> None:
-        """Start a group whose hosts all have a free slot; keep the hosts of others free, if all are there."""
+        """Start a group whose hosts all have a free slot; keep the hosts of others free, if all are here."""
         if not (batch.plans or self._groups):
             return
         found = {plan.first.offset: plan for plan in batch.plans}
@@ -3150,7 +3158,7 @@ class Dispatcher:
         reserved: set[Client] = set()
         for _, plan in sorted(self._groups.items()):
             if plan.met.waits:
-                continue                                # such as one that the server before us has started
+                continue                                # the server before us may have started it
             if len(plan.hosts) > Group.HOSTS:
                 self.say_once(f"line {plan.first.number}: the group {printable(plan.met.name)} has more than "
                               f"{Group.HOSTS} hosts; it waits")
@@ -3164,7 +3172,7 @@ class Dispatcher:
                 self._begin_group(GroupClaim(plan, chosen))
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
-        """The slots for which clients wait that are not reserved."""
+        """For how many slots each client waits that is not reserved."""
         able = [client for client in self.waiting if client.may_be_served]
         return {client: min(client.want, client.room) for client in able if client not in reserved}
 
@@ -3179,17 +3187,17 @@ class Dispatcher:
         return clients if all(chosen.values()) else set()
 
     def _begin_group(self, claim: GroupClaim) -> None:
-        """Have all lines of a group claimed; then it starts."""
+        """Have all lines of a group claimed; then _start_group() goes on."""
         claim.plan.begin()
         self.claiming = True
         del self._groups[claim.plan.first.offset]
         self._worker.ask(self._start_group, self._claim_group, claim)
 
     def _choose(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
-        """A client for each host of a group, as far as that can be: the hosts with the fewest choices choose
-        first.
+        """A client for each host of a group; None for a host without one.
 
-        free: how many slots each client may give.
+        The hosts with the fewest slots to choose from choose first.  free: how many slots each client may
+        give.
         """
         clients = [client for client in free if not (plan.met.ended and client.follow)]
         able = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
@@ -3214,17 +3222,18 @@ class Dispatcher:
         return claim
 
     def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
-        """Claim one line for a client."""
+        """Claim one line for a client; None if it could not be had."""
         with contextlib.suppress(OSError):
             job = self.file.claim(line, client, settings).job
             if job:
                 return job
-        self.cursor.forget()                            # it is not what it was
+        self.cursor.forget()                            # the file is not what it was
         return None
 
     def _start_group(self, claim: GroupClaim) -> None:
-        """Prepare a group whose lines were claimed; give them back if they were not all to be had, or a
-        client has gone meanwhile.
+        """Prepare a group whose lines were claimed.
+
+        Give the lines back if some could not be had, a client has gone meanwhile, or the server stops.
         """
         self.claiming = False
         grants = [grant for some in claim.grants.values() for grant in some]
@@ -3243,7 +3252,7 @@ class Dispatcher:
         self.look_again(pause=0.0 if may_begin else 1.0)
 
     def say_once(self, text: str) -> None:
-        """Say what would else be said again and again."""
+        """Say something that there may be a reason to say again and again, but say it once."""
         if text not in self._said:
             self._said.add(text)
             self._say(text)
@@ -3256,13 +3265,13 @@ class Dispatcher:
 
 # ======== The server ========================================================================================
 #
-# Before there is an event loop: options, files, sockets, token and keeper, so that what is wrong is told to
-# whoever has typed the command.  In the loop: the server first takes over what the one before has left, then
-# lets clients in, and then waits for `over`, a reason to leave:
+# Options, files, sockets, token and keeper come before the event loop, so that the user who has typed the
+# command is told what is wrong.  In the loop the server first takes over what the one before it has left,
+# then lets clients in, and then waits for `over`, a reason to leave.  There are two:
 #
-#     nothing is handed out any more (`stopping`: a signal that lets jobs end, --exit-when-done, --max-failed,
-#     a file that cannot be used), no line is held, and all that was told is dealt with;
-#     INT or TERM, or a defect: what runs is left to the keeper, and so to the next server.
+#     Nothing is handed out any more (`stopping`: a signal that lets jobs end, --exit-when-done, --max-failed,
+#     a file that cannot be used), no line is held, and all events that have come are dealt with.
+#     INT or TERM has come, or there is a defect: what runs is left to the keeper, and so to the next server.
 
 
 class Server(Program):
@@ -3283,10 +3292,10 @@ class Server(Program):
         self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between looks at clients, and at the file
         self._counting = False                  # the file is being counted, before we leave
         self._account: Account | None = None    # what the file held when we left; None: nobody knows
-        self._code: int | None = None           # the exit status after a signal or a defect
+        self._code: int | None = None           # the exit status after a signal or a defect; None: neither
         self.began = time.time()
-        self._unaccepted = 0                    # connections, since that was said last
-        self._unaccepted_said: float | None = None      # when that was, by boottime(); None: never
+        self._unaccepted = 0                    # connections that were not accepted since that was said last
+        self._unaccepted_said: float | None = None      # when it was said last, by boottime(); None: never
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -3303,7 +3312,7 @@ class Server(Program):
         self.port = self._sockets[0].getsockname()[1]
         token, shown = choose_token(self.options.new_token)
         self._token = token
-        hold_signals()                          # before there is a keeper, which would outlive us for a while
+        hold_signals()                          # otherwise a signal might leave the keeper behind
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
             self._keeper.open()
@@ -3321,8 +3330,8 @@ class Server(Program):
 
     async def work(self) -> int:
         """Serve until there is a reason to leave; the exit status."""
-        self.over = self.loop.create_future()   # there is a reason to leave
-        self._hurry = self.loop.create_future()     # another signal came after that
+        self.over = self.loop.create_future()   # done once there is a reason to leave
+        self._hurry = self.loop.create_future()     # done once another signal came after that
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount)
         self.file.companion.keep = self._keeper.keep
         self.show_badge(self.file, self.stores[1], of_server=True)
@@ -3342,7 +3351,7 @@ class Server(Program):
             await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self._sockets
         ]
         for sock in self._sockets:
-            sock.listen(BACKLOG)                # asyncio has set it to what it accepts at once
+            sock.listen(BACKLOG)                # asyncio has set this to `backlog`, which it accepts at once
         chores = [
             watched(self.dispatcher.poll()),
             watched(self.sessions.look_after()),
@@ -3359,8 +3368,8 @@ class Server(Program):
         return self.tally.status(self._account) if self._code is None else self._code
 
     def _show_badge(self) -> None:
-        """Be seen to be there before the first client comes.  In the worker's thread."""
-        with contextlib.suppress(OSError):              # who claims the first line will say so
+        """Show that we are there before the first client comes.  In the worker's thread, perhaps."""
+        with contextlib.suppress(OSError):              # the first claim will tell of it
             self.file.follow_path()
 
     async def _close(self) -> None:
@@ -3376,7 +3385,7 @@ class Server(Program):
         await self._in_time(self.worker.flush(), seconds)
         await self.print_rest(self.stdout, lambda: self._code is not None)
         if self._was_signalled:
-            # a file system that does not answer is not waited for
+            # We do not wait for a file system that does not answer.
             count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
             self._account = count and count.account_of_all()
         self._say_summary()
@@ -3384,11 +3393,14 @@ class Server(Program):
 
     @property
     def _was_signalled(self) -> bool:
-        """Whether a signal makes us leave, and no defect does."""
+        """Whether we leave because of a signal, and there was no defect."""
         return self._code is not None and not self.defects
 
     async def _let_links_go(self) -> None:
-        """End all connections.  If one is closed with something unread, what we said on it is lost."""
+        """End all connections, and let clients close them, for a second at most.
+
+        If we closed a connection with something unread, what we said on it last would be lost.
+        """
         for link in list(self.sessions.links):
             link.end()
         end = self.loop.time() + 1.0
@@ -3396,37 +3408,39 @@ class Server(Program):
             await asyncio.sleep(0.01)
 
     def _let_keeper_go(self) -> None:
-        """Let the keeper end, unless lines are held; lines that we do not know of may be, too."""
+        """Let the keeper end, unless lines are held, or lines that we do not know of may be."""
         unknown = self.defects or self.sessions.recovery.abandoned
         if self._keeper.life and not self.sessions.jobs and not unknown:
             self.loop.remove_reader(self._keeper.life)
             self._keeper.dismiss()
 
     def _say_summary(self) -> None:
-        """The closing line."""
+        """Say the closing line."""
         orphans = self.dispatcher.cursor.orphans
         seconds = time.time() - self.began
         tells = bool(self.options.outdir)
         self.say(self.tally.summary(self._account, orphans, seconds, "runmaker4-client.py -r", tells))
 
     def _part(self) -> None:
-        """After a signal: acknowledge all that is dealt with by now, and say that the next server is to be
-        waited for.
+        """After a signal: acknowledge what is dealt with by now, and have clients wait for the next server.
 
-        An event before the signal may have been dealt with only after it: what was printed behind it must not
-        be sent to the next server, too.
+        An event that came before the signal may have been dealt with only after it.  Unless it is
+        acknowledged, the output behind it, which is written here, would be sent to the next server, too.
         """
         for client in self.sessions.clients.values():
             client.tell_closing(done=False)
 
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
-        """The answer to this; None if it does not come in time, or before another signal."""
+        """The result of this work; None if it does not come in time, or another signal comes first.
+
+        seconds: None: there is no limit.
+        """
         task = watched(work)
         await asyncio.wait([task, self._hurry], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A defect, which ends the server; but descriptors may run out when connections are accepted."""
+        """A defect ends the server.  An error in accepting a connection is none: descriptors may run out."""
         error = context.get("exception")
         if isinstance(error, OSError) and "socket" in context:
             self._note_unaccepted(error)
@@ -3434,7 +3448,7 @@ class Server(Program):
             super()._on_exception(loop, context)
 
     def _note_unaccepted(self, error: OSError) -> None:
-        """Say it now and then: asyncio tries hundreds of times a second."""
+        """Say now and then that a connection was not accepted: asyncio tries hundreds of times a second."""
         self._unaccepted += 1
         now = boottime()
         if self._unaccepted_said is not None and now - self._unaccepted_said <= UNACCEPTED:
@@ -3450,7 +3464,7 @@ class Server(Program):
                 client.acknowledge()
 
     def end_for_defect(self) -> None:
-        """Leave at once, as after a signal: what runs is the next server's, and clients wait for that one."""
+        """Leave at once, as after a signal: what runs is left to the next server, for which clients wait."""
         if not self.over.done():
             self._code = 1
             self.stopping = True
@@ -3478,7 +3492,7 @@ class Server(Program):
         self.say(f"{why}: handing out no more jobs, waiting for {waiting}")
 
     async def _watch_failures(self) -> None:
-        """Count failures of the whole file now and then, where there is a limit to them."""
+        """Count the failures in the whole file now and then, if there is a limit to them."""
         while self.options.max_failed:
             await self.failures.rest()
             self.note_failures(await self.failures.count())
@@ -3498,9 +3512,7 @@ class Server(Program):
         self.leave_if_over()
 
     def leave_if_over(self) -> None:
-        """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt
-        with.
-        """
+        """Begin to leave if nothing is handed out any more, nothing runs, and all events are dealt with."""
         if not self._counting and self._is_over():
             self._counting = True
             watched(self._leave())
@@ -3515,7 +3527,7 @@ class Server(Program):
         return all(client.inbox.is_dealt_with for client in here)
 
     async def _leave(self) -> None:
-        """Count the file, then leave: what it holds decides the exit status, ours and that of the clients."""
+        """Count the file, then leave: what it holds decides our exit status and that of the clients."""
         clients = [client for client in self.sessions.clients.values() if client.link]
         count = await self.accountant.count(clients, surely=True)
         self._counting = False
@@ -3561,7 +3573,7 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Notice clients that have fallen silent."""
+        """Drop clients that have fallen silent, bring the records up to date, and look at the file."""
         before = boottime()
         while True:
             await asyncio.sleep(self._pause)
@@ -3572,7 +3584,7 @@ class Server(Program):
                 self.dispatcher.look({})                # for directives that wait for clients
 
     async def _stop_when_done(self) -> None:
-        """Stop once all jobs have ended, or no more will be started.  One count follows the other."""
+        """With --exit-when-done: stop once all jobs have ended, or no more will be started."""
         while self.options.exit_when_done and not self.stopping:
             await asyncio.sleep(max(self._pause, self.accountant.pause))
             if self.sessions.jobs or self.stopping:
@@ -3587,13 +3599,13 @@ class Server(Program):
 
 # ======== Token and sockets =================================================================================
 #
-# One token serves all servers of a user: it is in a file that only the user can read, unless $RUNMAKER4_TOKEN
-# gives it.  One socket takes IPv6 and IPv4 where the system allows that; else there is one for each family,
-# on one port.
+# One token serves all servers of a user.  It is in a file that only the user can read, unless
+# $RUNMAKER4_TOKEN gives it.  One socket takes IPv6 and IPv4 if the system allows that.  Otherwise, and with
+# --host, there is one socket for each address, all on one port.
 
 
 def choose_token(new: bool) -> tuple[str, str]:
-    """The token, and how the first line of output shows it.  new: another one is wanted.  Raises Problem."""
+    """The token, and how the first line of output shows it.  new: a new one is wanted.  Raises Problem."""
     given = token_of_environment()
     if given:
         if new:
@@ -3603,14 +3615,14 @@ def choose_token(new: bool) -> tuple[str, str]:
         return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
     token = make_token(path, new)
-    # What is no terminal may end up where others can read it: in a log of Slurm's, or behind `| tee log`
+    # What goes elsewhere than to a terminal may be read by others: in a log of Slurm, or behind `| tee log`.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
 def make_token(path: str, new: bool) -> str:
     """The server's token: the one in the file, or a new one.  Raises Problem.
 
-    A link, or a file that others could read, is replaced; links are never followed.
+    A link, or a file that others could read or that has no token, is replaced.  Links are never followed.
     """
     try:
         while True:
@@ -3635,16 +3647,16 @@ def make_token(path: str, new: bool) -> str:
 
 
 def _write_token(path: str, place: Callable[[str, str], None]) -> str:
-    """Write a new token to a file that never was anybody else's to read, and put it in its place.
+    """Write a new token to a new file that nobody else can ever read, and put that in its place; the token.
 
-    Raises OSError.
+    place: os.replace, or os.link to keep a file that is there already.  Raises OSError.
     """
     token = secrets.token_hex(16)
     draft = f"{path}.{secrets.token_hex(4)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(draft, flags, 0o600)
     try:
-        os.fchmod(fd, 0o600)                # whatever the umask left of it
+        os.fchmod(fd, 0o600)                # the umask may have taken some of it
         write_all(fd, token.encode() + b"\n")
         os.fsync(fd)
         place(draft, path)
@@ -3659,8 +3671,8 @@ def room_for_strangers(descriptors: int) -> tuple[int, int]:
     """How many connections are accepted at once, and how many strangers may be there.
 
     Together they use a quarter of the descriptors; the rest is for clients and their output.  asyncio hands
-    us what it accepts, and closes what we drop, some turns of its loop later: up to four times as many as are
-    accepted in one turn are open besides.
+    us what it accepts, and closes what we drop, some turns of its loop later.  So besides the strangers, up
+    to four times as many connections may be open as are accepted in one turn.
     """
     quarter = descriptors // 4
     return min(BACKLOG, quarter // 8), min(CROWD, quarter // 2)
@@ -3679,7 +3691,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
             place = (address[0], port, *address[2:])
             sockets.append(socket.create_server(place, family=family, backlog=BACKLOG))
-            port = sockets[0].getsockname()[1]          # where any free one was wanted
+            port = sockets[0].getsockname()[1]          # if any free one was wanted (0): the one that came
         return sockets
     except UnicodeError:
         raise Problem(f"{where}: no name of a host (see --host)") from None
