@@ -1774,7 +1774,7 @@ class Clock:
 def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
     """Which host gets which jobs of a group: the jobs below one directive go to its hosts in turn.
 
-    Raises OSError.
+    Raises OSError, and KeyError if the file was edited since the jobs were met.
     """
     hosts: dict[str, Jobs] = {}
     turns: dict[JobSettings, dict[int, int]] = {}
