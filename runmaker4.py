@@ -1433,17 +1433,24 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
 
 def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """The job lines with these commands, from an offset on.  Raises OSError."""
-    if not commands:
-        return
-    scan = Scan(file, start)
-    # To search for the first 200 bytes of a few commands is faster than to parse each line.
-    if len(commands) <= 50:
-        heads = rb"|".join(re.escape(command[:200]) for command in commands)
-        scan.pattern = re.compile(rb"\n([^#/ \t\n])[ \t](?:%b)" % heads)
-        scan.rest = 2 + 200
-    for line in scan:
-        if line.command in commands:
-            yield line
+    wanted = {command + end for command in commands for end in (b"", b"\r")}
+    number = 0
+    at = start
+    rest = b""
+    size = Scan.SMALL
+    data = b"\n"
+    while wanted and data:
+        data = file.pread(max(size, len(rest)), at + len(rest))
+        size = min(2 * size, Scan.LARGE)
+        *lines, rest = (rest + data).split(b"\n")
+        for text in lines if data else [rest]:              # the last line may have no newline
+            number += 1
+            # To look for what stands behind the state is faster than to parse each line
+            if text[2:] in wanted and JOB_LINE.match(b"\n" + text):
+                line = Line(number, 0, at, text[:1], text[1:], bool(data))
+                if line.command in commands:
+                    yield line
+            at += len(text) + 1
 
 
 def count_lines(file: Reader, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
