@@ -2335,7 +2335,8 @@ class Gathered:
              operator.attrgetter("memory", "at")),
             (self.failed, self.FAILURES, failed, lambda run: (run.ended or run.began, run.at)),
         ):
-            found[:] = heapq.nlargest(most, found + some, key)
+            # the last first: of equal ones they are kept, and the others are not even put in
+            found[:] = heapq.nlargest(most, (found + some)[::-1], key)
         self._last += ended
         self._unended += [run for run in batch if run.ended is None]
 
