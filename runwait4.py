@@ -1423,34 +1423,6 @@ def end_of_run(run: RunRecord, word: str) -> str:
     return f"{word}; its last run is {STATE_NAMES[run.state]}: {text}"      # the line was set
 
 
-class Incomplete:
-    """The runs whose output could not be written in full, if they are the last of their lines; in order.
-
-    As a rule there are none: then the lines of the journal are searched for the word, and none is parsed.
-    """
-
-    def __init__(self, texts: Iterable[bytes]) -> None:
-        """texts: the commands, as a journal has them, of which all runs are wanted in any case."""
-        self._found: dict[tuple[int, bytes], RunRecord] = {}
-        self._texts = {*texts}                  # these, and those of runs that were met
-
-    def is_wanted(self, head: re.Match[bytes]) -> bool:
-        """Whether a line of a journal has one of these commands, or tells of a run that is incomplete."""
-        return head[4] in self._texts or b'"incomplete"' in head.string
-
-    def offer(self, run: RunRecord) -> None:
-        """Here is a run, perhaps one of them."""
-        if run.ended is not None:
-            self._found.pop((run.line, run.command), None)
-        if run.incomplete:
-            self._found[run.line, run.command] = run
-            self._texts.add(as_json(run.command))
-
-    def in_order(self) -> list[RunRecord]:
-        """All of them."""
-        return list(self._found.values())
-
-
 def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
     """The lines that are failed or in error, in file order.  Raises Problem."""
     return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
@@ -1479,16 +1451,31 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
     return counts(found)
 
 
+def last_runs(
+    watcher: Watcher, found: Survey, journal: JournalReader, commands: Collection[bytes]
+) -> LineRuns:
+    """All lines with these commands and their last runs, and those of which a run's output is incomplete.
+
+    Raises Problem.
+    """
+    runs = with_commands(watcher, found, commands)
+    incomplete = set()
+    # As a rule none is: then the lines of the journal are searched for the word, and none is parsed.
+    for run in journal.runs(lambda head: runs.is_known(head) or b'"incomplete"' in head.string):
+        runs.offer(run)
+        if run.incomplete:
+            incomplete.add(run.command)
+    if incomplete <= {*commands}:
+        return runs
+    return last_runs(watcher, found, journal, incomplete.union(commands))
+
+
 def tell_ends(watcher: Watcher, found: Survey, lines: Sequence[Line], outdir: str) -> None:
     """Print why these lines are failed or in error, as the journal tells it.  Raises Problem."""
     journal = JournalReader(outdir, say)
-    runs = with_commands(watcher, found, {line.command for line in lines})
-    incomplete = Incomplete(runs.texts)
     with journal.file:
         check_journal(journal, watcher.path)
-        for run in journal.runs(incomplete.is_wanted):
-            runs.offer(run)
-            incomplete.offer(run)
+        runs = last_runs(watcher, found, journal, {line.command for line in lines})
     last = {line.number: runs.last[line.number] for line in lines if line.number in runs.last}
     journal.name_files(last.values())
     for run in last.values():
@@ -1497,8 +1484,9 @@ def tell_ends(watcher: Watcher, found: Survey, lines: Sequence[Line], outdir: st
     output = LastOutput(outdir)
     for line in lines:
         put_fitted(explain(line, last.get(line.number), output))
-    for run in incomplete.in_order():
-        put(os.fsencode(f"line {run.line}: its output is incomplete\n    {show(run.command)}\n"))
+    for number, run in sorted(runs.last.items()):
+        if run.incomplete:
+            put(os.fsencode(f"line {number}: its output is incomplete\n    {show(run.command)}\n"))
 
 
 def put_fitted(texts: Iterable[str]) -> None:

@@ -396,6 +396,14 @@ class ForeignLines(TellingCase):
         self.assertEqual(self.told("--outdir", "out", "--failed", "runs.txt"),
                          "line 2: its output is incomplete\n    b\nline 3: its output is incomplete\n    c\n")
 
+    def test_the_incomplete_output_of_a_line_that_was_moved(self) -> None:
+        """It is told by the line's number of now; a run under another number may have been its last."""
+        self.write("d a\n. n\nd b\n")
+        self.journal(*pair(1, 7, "a", incomplete=True), *pair(2, 4, "a"),
+                     *pair(3, 9, "b", incomplete=True), *pair(4, 9, "gone", incomplete=True))
+        self.assertEqual(self.told("--outdir", "out", "--failed", "runs.txt"),
+                         "line 3: its output is incomplete\n    b\n")
+
 
 class Stats(TellingCase):
 
