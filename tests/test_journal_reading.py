@@ -1,4 +1,5 @@
 """Promise: a journal is read run by run, whatever stands in it, in little memory."""
+import base64
 import contextlib
 import json
 import os
@@ -8,7 +9,10 @@ import stat
 import tracemalloc
 import unittest
 import unittest.mock
-from typing import Any, Callable, Optional
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any, Callable, NamedTuple, Optional
 
 import runmaker4
 import runwait4
@@ -333,59 +337,196 @@ class OnANetwork(JournalCase):
             self.assertEqual(self.names(), ["1", "2", "3"])
 
 
+class Told(NamedTuple):
+    """What a journal tells of a run, as the model has it."""
+    line: int
+    command: bytes
+    has_ended: bool
+    at: int             # the place of the entry
+    state: str
+    exit: int           # no other run has it
+    began: float
+
+
 class Random(JournalCase):
     """Random journals: equal commands, moved lines, retries, ends that are lost or come twice, cut lines."""
     COUNT = 300
+    VIEWED = COUNT if FULL else 40
+    WORDS = {b".": "new", b"d": "done", b"!": "failed", b"e": "error", b"r": "error", b"h": "held"}
 
     def test_the_reader_and_whose_run_it_is_agree_with_a_model(self) -> None:
         for seed in range(self.COUNT):
             with self.subTest(seed=seed):
                 self.check(random.Random(seed))
 
-    def check(self, rng: random.Random) -> None:
+    def test_all_views_agree_with_the_model(self) -> None:
+        for seed in range(self.VIEWED):
+            with self.subTest(seed=seed):
+                self.check_views(random.Random(seed))
+
+    def make(self, rng: random.Random) -> tuple[list[runmaker4.Line], dict[str, Told], int]:
+        """A journal; the job lines, what it tells of each run, and how many entries of it make no sense."""
         commands = [b"a", b"b", b"c"]
-        lines = [runmaker4.Line(number, 0, 0, rng.choice([b"d", b"!", b"r"]), b" " + rng.choice(commands))
-                 for number in sorted(rng.sample(range(1, 30), rng.randrange(1, 12)))]
+        lines = [
+            runmaker4.Line(number, 0, 0, rng.choice([*self.WORDS]), b" " + rng.choice(commands))
+            for number in sorted(rng.sample(range(1, 30), rng.randrange(1, 12)))
+        ]
         entries: list[bytes] = []
-        told: dict[str, tuple[int, bytes, bool, int]] = {}      # line, command, has ended, place of the entry
+        told: dict[str, Told] = {}
         odd = 0
         for number in range(rng.randrange(30)):
-            line, command, began = rng.randrange(1, 30), rng.choice(commands), BEGAN + rng.choice([0, 3600])
+            line = rng.randrange(1, 30)
+            command = rng.choice(commands)
+            host, began = rng.choice([("node1", BEGAN), ("node2", BEGAN + 3600)])
+            state = rng.choice("d!e")
             name = f"node1-4711-{number}"
             fate = rng.choice(["whole", "no end", "no start", "twice", "cut", "lost and back"])
+            its_end = end(number, line, command, began, state=state, exit=number, host=host)
             if fate != "no start":
-                entries.append(start(number, line, command, began))
-                told[name] = line, command, False, len(entries)
+                entries.append(start(number, line, command, began, host=host))
+                told[name] = Told(line, command, False, len(entries), "", -1, began)
             if fate == "cut":
-                entries.append(end(number, line, command, began)[:-9] + b"\n")
+                entries.append(its_end[:-9] + b"\n")
                 odd += 1
             elif fate == "lost and back":
-                entries.append(end(number, line, command, began, state="e", cause="lost"))
+                entries.append(end(number, line, command, began, state="e", cause="lost", host=host))
             if fate not in ("no end", "cut"):
-                entries.append(end(number, line, command, began))
-                told[name] = line, command, True, len(entries)
+                entries.append(its_end)
+                told[name] = Told(line, command, True, len(entries), state, number, began)
             if fate == "twice":
                 entries.append(entries[-1])
         self.journal(*entries)
+        return lines, told, odd
+
+    @staticmethod
+    def whose(lines: list[runmaker4.Line], run: Told) -> Optional[int]:
+        """The number of the line whose run it is, by the rule."""
+        alike = [line for line in lines if line.command == run.command]
+        if not run.has_ended:
+            alike = [line for line in alike if line.state == b"r"] or alike
+        return min((line.number for line in alike), key=lambda number: (abs(number - run.line), -number),
+                   default=None)
+
+    def by_line(self, lines: list[runmaker4.Line], runs: Iterable[Told]) -> dict[int, list[Told]]:
+        """The runs of each line, in the order of the journal."""
+        of: dict[int, list[Told]] = {line.number: [] for line in lines}
+        for run in sorted(runs, key=lambda run: run.at):
+            if number := self.whose(lines, run):
+                of[number].append(run)
+        return of
+
+    def last(self, number: int, runs: list[Told]) -> Optional[Told]:
+        """The last run of a line, of all of them: of those that were nearest the one told last."""
+        return max(runs, key=lambda run: (-abs(run.line - number), run.at), default=None)
+
+    def check(self, rng: random.Random) -> None:
+        lines, told, odd = self.make(rng)
         runs, said = self.runs()
         found = {run.run: (run.line, run.command, run.ended is not None, run.at) for run in runs}
-        self.assertEqual(found, told)
+        self.assertEqual(found, {name: run[:4] for name, run in told.items()})
         self.assertEqual(len(runs), len(told))
         self.assertEqual(bool(said), odd > 0)
         known = runwait4.LineRuns(lines, ())
-        of: dict[int, list[tuple[int, int, str]]] = {}
         for run in runs:
-            alike = [line for line in lines if line.command == run.command]
-            if run.ended is None:
-                alike = [line for line in alike if line.state == b"r"] or alike
-            best = min(((abs(line.number - run.line), -line.number) for line in alike), default=None)
-            line_of_it = known.line_of(run)
-            self.assertEqual(line_of_it.number if line_of_it else None, -best[1] if best else None)
-            if best:
-                of.setdefault(-best[1], []).append((-best[0], run.at, run.run))
+            line = known.line_of(run)
+            self.assertEqual(line.number if line else None, self.whose(lines, told[run.run]))
             known.offer(run)
-        self.assertEqual({number: run.run for number, run in known.last.items()},
-                         {number: max(some)[2] for number, some in of.items()})
+        of = self.by_line(lines, told.values())
+        last = {number: self.last(number, some) for number, some in of.items()}
+        self.assertEqual({number: told[run.run] for number, run in known.last.items()},
+                         {number: run for number, run in last.items() if run})
+
+    def view(self, *options: str) -> str:
+        """What it prints; it runs here, because there are hundreds of files."""
+        put: list[bytes] = []
+        nothing = unittest.mock.Mock()
+        with unittest.mock.patch.multiple(runwait4, put=put.append, warn=nothing, exit_on=nothing):
+            runwait4.watch([*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")])
+        return b"".join(put).decode()
+
+    def check_views(self, rng: random.Random) -> None:
+        lines, told, _ = self.make(rng)
+        texts = {line.number: line.state + line.text for line in lines}
+        path = self.write(b"".join(texts.get(number, b"# none") + b"\n" for number in range(1, 31)))
+        os.utime(path, (BEGAN, BEGAN))                  # no end is on its way any more
+        of = self.by_line(lines, told.values())
+        last = {number: self.last(number, some) for number, some in of.items()}
+        self.check_status(lines, of)
+        self.check_failed(lines, last)
+        states: Counter[str] = Counter()
+        for run in told.values():
+            states[self.state_of(run, lines, last)] += 1
+        for line in lines:
+            shown = json.loads(self.view("--show", str(line.number), "--json"))
+            self.assertEqual(shown["state"], self.WORDS[line.state])
+            self.assertEqual(
+                [(run["start"], run["exit"], run["state"]) for run in shown["runs"]],
+                [(run.began, run.exit if run.has_ended else None, self.state_of(run, lines, last))
+                 for run in of[line.number]],
+            )
+        self.check_stats(sum(run.has_ended for run in told.values()))
+        self.check_report(states, told.values())
+
+    def state_of(self, run: Told, lines: list[runmaker4.Line], last: dict[int, Optional[Told]]) -> str:
+        """What is told of a run: of one that has not ended, by its line."""
+        if run.has_ended:
+            return {"d": "done", "!": "failed", "e": "error"}[run.state]
+        number = self.whose(lines, run)
+        lost = number is not None and last[number] == run and any(
+            line.number == number and self.WORDS[line.state] == "error" for line in lines)
+        return "error" if lost else "unknown"
+
+    def check_status(self, lines: list[runmaker4.Line], of: dict[int, list[Told]]) -> None:
+        status = json.loads(self.view("--status", "--json"))
+        counted = Counter(self.WORDS[line.state] for line in lines)
+        self.assertEqual({name: status[name] for name in self.WORDS.values()},
+                         {name: counted[name] for name in self.WORDS.values()})
+        self.assertEqual((status["total"], status["running"], status["jobs"]), (len(lines), 0, []))
+        orphans = {}
+        for number in [line.number for line in lines if line.state == b"r"]:
+            run = self.last(number, [run for run in of[number] if not run.has_ended])
+            orphans[number] = run and run.began
+        self.assertEqual({job["line"]: job.get("start") for job in status["orphans"]}, orphans)
+
+    def check_failed(self, lines: list[runmaker4.Line], last: dict[int, Optional[Told]]) -> None:
+        heads = re.findall(r"^line (\d+): (.*)", self.view("--failed"), re.MULTILINE)
+        bad = [line for line in lines if line.state in (b"!", b"e", b"r")]
+        self.assertEqual([int(number) for number, _ in heads], [line.number for line in bad])
+        for line, (_, head) in zip(bad, heads):
+            run = last[line.number]
+            if run is None:
+                self.assertIn("no run of it is in the journal", head)
+            elif run.has_ended:
+                self.assertIn(f"exit {run.exit} on ", head)
+            else:
+                self.assertRegex(head, "^unknown on " if line.state == b"!" else "^lost on ")
+
+    def check_stats(self, ended: int) -> None:
+        if not ended:
+            with self.assertRaisesRegex(runmaker4.Problem, "tells of no run that has ended"):
+                self.view("--stats")
+            return
+        hosts, _, commands = self.view("--stats").partition("\n\n")
+        *each, whole = map(int, re.findall(r"^(?:node\d|in all) +(\d+) ", hosts, re.MULTILINE))
+        self.assertEqual((whole, sum(each)), (ended, ended))
+        self.assertEqual(sum(map(int, re.findall(r"^[abc] +(\d+) ", commands, re.MULTILINE))), ended)
+
+    def check_report(self, states: Counter[str], told: Collection[Told]) -> None:
+        if not told:
+            with self.assertRaisesRegex(runmaker4.Problem, "tells of no run"):
+                self.view(f"--report={self.dir}/page.html")
+            return
+        self.view(f"--report={self.dir}/page.html")
+        page = self.read("page.html").decode()
+        counted = re.search(rf'<p class="hint">{len(told)} runs?: ([^<]*)</p>', page)
+        assert counted
+        by_name = {name: int(count) for count, name in re.findall(r"(\d+) ([a-z ]+)", counted[1])}
+        self.assertEqual(by_name, states)
+        packed = re.search(r"[A-Za-z0-9+/=]{200,}", page)
+        assert packed
+        data = json.loads(zlib.decompress(base64.b64decode(packed[0])))
+        self.assertEqual(Counter(data["names"][data["endings"][how][0]] for how in data["how"]), states)
+        self.assertEqual(sorted(data["line"]), sorted(run.line for run in told))
 
 
 class Size(JournalCase):
