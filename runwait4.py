@@ -1307,6 +1307,7 @@ def how_ended(run: RunRecord) -> str:
     return f"out of memory, {how}" if run.cause else how
 
 
+@functools.lru_cache
 def exit_status(code: int) -> str:
     """'3', '139 (SIGSEGV)': a shell ends so where its last command has died of a signal."""
     try:
