@@ -1587,7 +1587,7 @@ class Records:
                         found[mark] = line
                 elif mark is not None and b'"cause": "lost"' not in entry:
                     found.pop(mark, None)
-        return {mark: line if wanted[latest[line]] == mark else None for mark, line in found.items()}
+        return {mark: line if wanted.get(latest[line]) == mark else None for mark, line in found.items()}
 
     def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
         """Deal with an event of a run; the bytes of output in it.  Raises WireError."""

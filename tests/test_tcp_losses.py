@@ -666,6 +666,21 @@ runmaker4.JobFile.follow_path = follow_path
         self.serve_again(server.port)
         self.assert_each_ran_once(client, "d")
 
+    def test_a_line_that_has_moved_and_in_whose_place_another_has_run_since(self) -> None:
+        server = self.serve("true", JOB)
+        client = self.connect(server, "-j2", up=[2])
+        self.wait_states("dr")
+        _, second = self.read().splitlines(keepends=True)
+        self.write(second + b". echo other\n")
+        self.wait_states("rd")
+        wait_until(lambda: self.read("out/journal").count(b'"start"') == 3, what="the journal has all starts")
+        server.kill()
+        again = self.serve_again(server.port)
+        self.open_gate()
+        self.wait_states("dd")
+        self.assertIsNone(again.poll(), again.err)
+        self.stop(client)
+
     def test_jobs_that_still_run_get_their_lines_back_from_the_e_or_dot_of_others(self) -> None:
         server = self.serve(JOB, LATER)
         client = self.connect(server, "-j2", up=(1, 2))
