@@ -1774,7 +1774,7 @@ class Clock:
 def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
     """Which host gets which jobs of a group: the jobs below one directive go to its hosts in turn.
 
-    Raises OSError, and KeyError if the file was edited since the jobs were met.
+    Raises Shifted if the file was edited since the jobs were met; OSError.
     """
     hosts: dict[str, Jobs] = {}
     turns: dict[JobSettings, dict[int, int]] = {}
@@ -1782,7 +1782,9 @@ def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
     for line, settings in jobs:
         if settings.line and settings not in turns and len(settings.hosts) > 1:
             turns[settings] = count_below(file, settings.line, last[settings])
-        turn = turns[settings][line.offset] if settings in turns else 0
+        turn = turns[settings].get(line.offset) if settings in turns else 0
+        if turn is None:
+            raise Shifted
         hosts.setdefault(settings.hosts[turn % len(settings.hosts)], []).append((line, settings))
     return hosts
 
@@ -3144,7 +3146,7 @@ class Dispatcher:
         """Say which host gets what.  In the worker's thread, perhaps."""
         try:
             return [Plan(met, jobs_by_host(self.file.reader, met.jobs)) for met in groups]
-        except (OSError, KeyError):                     # the file was edited this very moment
+        except OSError:                                 # the file was edited this very moment
             self.cursor.forget()
             return []
 
