@@ -1905,8 +1905,8 @@ class Alike:
         if self._words is None:
             self._words = words
         elif words != self._words:
-            pairs = zip(self._words, words)
-            self._words = [word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+            same = [*map(operator.eq, self._words, words), False]
+            self._words = self._words[:same.index(False)]
             self._differ = True
         self.stats.add(run)
         self.peaks.add(run)
