@@ -11,7 +11,7 @@ import unittest
 import unittest.mock
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Callable, NamedTuple, Optional
 
 import runmaker4
@@ -348,6 +348,22 @@ class Told(NamedTuple):
     began: float
 
 
+def open_descriptors() -> set[int]:
+    """All that are open; the one that the directory is listed by is not any more."""
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+
+
+@contextlib.contextmanager
+def closing() -> Iterator[None]:
+    """Close what is left open, as the end of a program does."""
+    before = open_descriptors()
+    try:
+        yield
+    finally:
+        for fd in open_descriptors() - before:
+            os.close(fd)
+
+
 class Random(JournalCase):
     """Random journals: equal commands, moved lines, retries, ends that are lost or come twice, cut lines."""
     COUNT = 300
@@ -440,7 +456,7 @@ class Random(JournalCase):
         """What it prints; it runs here, because there are hundreds of files."""
         put: list[bytes] = []
         nothing = unittest.mock.Mock()
-        with unittest.mock.patch.multiple(runwait4, put=put.append, warn=nothing, exit_on=nothing):
+        with unittest.mock.patch.multiple(runwait4, put=put.append, warn=nothing, exit_on=nothing), closing():
             runwait4.watch([*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")])
         return b"".join(put).decode()
 

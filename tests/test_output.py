@@ -645,10 +645,10 @@ class ReadOn(RunCase):
 
     def test_one_that_prints_for_ever_does_not_keep_a_job(self) -> None:
         self.jobs("while :; do echo x; sleep 0.05; done &")
-        runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 1.0", "runs.txt")
+        runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 2.0", "runs.txt")
         ended = self.finish(runner, 30)
         self.assertEnded(ended, 0, "d")
-        self.assertGreater(len(printed(console_lines(ended.out))), 5)
+        self.assertGreater(len(printed(console_lines(ended.out))), 2)
 
 
 class HeldBackInVain(RunCase):
