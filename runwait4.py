@@ -4,16 +4,16 @@ ran.
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as error.
 
-The file reads top-down: the command line, waiting, progress, the journal, what runs, what failed, what became
-of a line, statistics, the job log, the timeline, the report, checking a directory's locks, the program, the
-page of the report.
+The file reads top-down: the command line, waiting, progress, the journal, whose run it is, who is at
+work, what runs, what failed, what became of a line, statistics, the job log, the timeline, the report,
+checking a directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
 
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during the imports: no traceback
 
 import argparse
 import bisect
@@ -206,7 +206,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def check_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
-    """Refuse what does not go together.  outdir_named: on the command line.  Raises Problem."""
+    """Refuse options that do not go together.  Raises Problem.
+
+    outdir_named: --outdir stands on the command line.
+    """
     if options.check_locks is not None:
         if (
             any(value for name, value in vars(options).items() if name not in ("check_locks", "outdir"))
@@ -224,7 +227,7 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
 
 
 def check_other_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
-    """Refuse what does not go together where no report is asked for.  Raises Problem."""
+    """Refuse options that do not go together, if no report is asked for.  Raises Problem."""
     file = options.file
     by_exit_status = options.use_exit_status
     told = [name for name in ("progress", "status", "failed", "show", "stats") if vars(options)[name]]
@@ -250,7 +253,7 @@ def check_other_options(options: argparse.Namespace, parser: Parser, outdir_name
 
 
 def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
-    """Refuse what does not go with --report.  Raises Problem."""
+    """Refuse options that do not go with --report.  Raises Problem."""
     if (options.joblog is None) == (options.outdir is None):
         parser.error("--report needs --outdir or --joblog, one of them, with which the jobs were run")
     for name in "timeline", "status", "json", "use_exit_status", "failed", "show":
@@ -266,18 +269,18 @@ def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
 # ======== Waiting ===========================================================================================
 #
 # A Watcher reads the whole job file at each look, and counts its states.  A line `r` counts as running only
-# if somebody holds a seat of its command; else it is an orphan.  The waiting is over when no job is new or
-# running, or when nobody will run what is new; two looks must agree on that.  A file that an editor may be
-# about to fill is looked at again.
+# if somebody holds a seat of its command; otherwise it is an orphan.  The waiting is over when no job is new
+# or running, or when two looks in a row find that nobody will run the new jobs.  A file that an editor may
+# be about to fill is looked at again.
 
-WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # else: held
+WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # others: held
 
 
 class Watcher:
     """Looks at the job file again and again, but never spends more than a twentieth of the CPU's time on it.
     """
     PATIENCE = 5.0              # seconds for which the file may be away: editors replace it
-    IDLE = 30.0                 # seconds for which nobody has run new jobs until that is said
+    IDLE = 30.0                 # seconds without a claim or result until we say that nobody runs new jobs
 
     def __init__(self, path: str) -> None:
         """Raises Problem."""
@@ -286,13 +289,13 @@ class Watcher:
         mount = check_mount(path, single_host=True, say=warn)
         self.file = JobFile(path, say=lambda text: say(f"{path}: {text}"), mount=mount, read_only=True)
         self.pause = 5.0 if mount.network else 0.2
-        # seconds in which a host has written the end of a run
+        # seconds after a change of the job file in which its host writes the end of the run to the journal
         self.patience = 20.0 if mount.network else 5.0
         self.pace = Pace()
-        self.seen: Callable[[Survey], None] = lambda found: None    # called with each look of wait()
-        self.stopped = ""       # why what is new will not be run, if nobody runs it
-        self.stall: Stall | None = None         # what keeps it from being run, as of the last look of wait()
-        self.deserted = False   # jobs run, and no runner is there, as of that look
+        self.seen: Callable[[Survey], None] = lambda found: None    # told what each look of wait() found
+        self.stopped = ""       # why nobody will run the new jobs; "": somebody may
+        self.stall: Stall | None = None   # what keeps new jobs from being started, at the last look of wait()
+        self.deserted = False   # jobs run, and neither runner nor server is there, at the last look of wait()
 
     def look(self) -> Survey:
         """What the file holds now.  Raises Problem."""
@@ -300,7 +303,7 @@ class Watcher:
             return self._patiently(self.file.survey)
 
     def _patiently(self, read: Callable[[], T]) -> T:
-        """What this finds in the file; the file may be away for a while.  Raises Problem."""
+        """What `read` finds in the file, which may be away for PATIENCE seconds.  Raises Problem."""
         start = time.monotonic()
         while True:
             try:
@@ -315,12 +318,12 @@ class Watcher:
         return self._patiently(lambda: list(self.file.lines(states)))
 
     def held_lines(self, found: Survey, most: int) -> list[Line]:
-        """The first lines that are held, no more than so many.  Raises Problem."""
+        """The first lines that are held, at most `most` of them.  Raises Problem."""
         held = b"".join(state for state in found.states if state not in WORDS)
         return self._patiently(lambda: list(itertools.islice(self.file.lines(held), most))) if held else []
 
     def badges(self) -> set[int] | None:
-        """Of the runners and servers that are there; None: that cannot be known.  Raises Problem."""
+        """The badges of all runners and servers; None: we may not read their locks.  Raises Problem."""
         return self._patiently(self._badges)
 
     def _badges(self) -> set[int] | None:
@@ -328,9 +331,9 @@ class Watcher:
         return self.file.companion.badges()
 
     def cancelled(self, found: Survey) -> list[Line]:
-        """The held lines whose jobs still run: more copies of their commands live than there are lines `r`.
+        """The held lines whose jobs still run.  Of their commands more copies live than there are lines `r`.
 
-        found: as of just now.  Raises Problem.
+        found: what look() has just found.  Raises Problem.
         """
         held = b"".join(found.states.keys() - WORDS.keys())
         return self._patiently(lambda: self._cancelled(held, found)) if held else []
@@ -339,7 +342,7 @@ class Watcher:
         companion = self.file.companion
         if not companion.is_open:
             return []
-        # Where a door is taken, too, somebody edits the file: that is no seat.
+        # A lock that includes the door of its row is no seat: somebody edits the file.
         rows = {some.start & ~SEATS for some in all_taken(companion.fd, 0, JobFile.GUARD)
                 if some.start | SEATS not in some}
         lines: dict[bytes, list[Line]] = {}
@@ -355,7 +358,7 @@ class Watcher:
         return sorted(still, key=lambda line: line.number)
 
     def pick(self, choose: Callable[[Iterable[Line]], T]) -> T:
-        """What this chooses of all job lines.  Raises Problem."""
+        """What `choose` makes of all job lines.  Raises Problem."""
         return self._patiently(lambda: choose(self.file.lines()))
 
     def lines_with(self, commands: Collection[bytes]) -> list[Line]:
@@ -369,7 +372,8 @@ class Watcher:
     def has_seat(self, line: Line, alone: bool) -> bool:
         """Whether a line that is not `r` has a runner or a job all the same: it was cancelled, or saved over.
 
-        alone: no other line has its command; then it has its seat wherever it stood.  Raises Problem.
+        alone: no other line has its command.  Then any seat of the command is its seat, whatever number it
+        had.  Raises Problem.
         """
         companion = self.file.companion
         if alone:
@@ -377,14 +381,14 @@ class Watcher:
         return companion.is_open and self._patiently(lambda: companion.is_held(own_seat(line)))
 
     def ends_may_come(self) -> bool:
-        """Whether the file was changed so late that ends of runs may still come into the journal.
+        """Whether the job file has changed so lately that ends of runs may still come into the journal.
 
         Raises Problem.
         """
         return self._age() < self.patience
 
     def _age(self) -> float:
-        """Seconds since the file was changed: each claim and each result does that.  Raises Problem."""
+        """Seconds since the file was changed; each claim and each result changes it.  Raises Problem."""
         return time.time() - self._patiently(self.file.signature)[3] / 1e9
 
     def sure_look(self) -> Survey:
@@ -394,8 +398,9 @@ class Watcher:
         return found
 
     def wait(self, show: Callable[[Counts], None]) -> Counts:
-        """Wait until no job is new or running, or `stopped` says why new ones stay so; show(counts) after
-        each look.
+        """Wait until no job is new or running, or `stopped` says why nobody will run the new ones.
+
+        show: called with the counts of each look.  Raises Problem.
         """
         while True:
             found = self.look()
@@ -422,7 +427,7 @@ class Watcher:
         finally:
             self.pace.pause()
         if found and now.running and not (found.passes or not found.patience):
-            found = None                        # the host, or the runner with so many slots, may be at work
+            found = None      # a runner at work may be on the host, or have the slots, that the job waits for
         if found or now.running or self._age() < self.IDLE:
             return found
         return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", patience=0.0)
@@ -430,11 +435,11 @@ class Watcher:
 
 # ======== Progress ==========================================================================================
 #
-# Each look is shown at once.  A pipe gets a line for each change, a terminal has one line redrawn.
+# A pipe gets a line for each change, at most one a second.  A terminal has one line, redrawn at each look.
 
 
 class NoProgress:
-    """Nothing, for who only waits."""
+    """Shows nothing, if --progress is not asked for."""
 
     def show(self, now: Counts) -> None:
         pass
@@ -444,7 +449,7 @@ class NoProgress:
 
 
 class PipeProgress:
-    """A line per change, at most one a second; the last always."""
+    """A line per change, at most one a second; the last change is always printed."""
 
     def __init__(self) -> None:
         self.printed = ""
@@ -483,7 +488,7 @@ class TerminalProgress(ProgressBar):
 
 
 class WatchedProgress(TerminalProgress):
-    """One that says nothing of the time left where no runner is there."""
+    """A line that tells neither rate nor time left while nobody is there to start jobs."""
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
@@ -494,8 +499,8 @@ class WatchedProgress(TerminalProgress):
 
 
 class StallReporter:
-    """Says what keeps jobs from being started, once, when it has done so for a while."""
-    PATIENCE = 30.0             # seconds
+    """Says each stall once, when it has lasted for a while."""
+    PATIENCE = 30.0             # seconds, at most, that a stall lasts until it is said
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float]) -> None:
         self.say = say
@@ -504,7 +509,7 @@ class StallReporter:
         self._said: set[Any] = set()
 
     def update(self, stalls: Iterable[Stall]) -> None:
-        """Take note of all stalls that there are now.  Those from before that are not among them are over."""
+        """Note the stalls that there are now, and say those that have lasted; all others are over."""
         now = self.clock()
         by_key = {stall.key: stall for stall in stalls}
         self.since = {key: self.since.get(key, now) for key in by_key}
@@ -516,7 +521,7 @@ class StallReporter:
 
 
 def desertion(now: Counts) -> Stall:
-    """What is said where jobs run on without a runner."""
+    """The stall of jobs that run on although neither runner nor server is there."""
     text = f"neither runner nor server is there; what runs ({plural(now.running, 'job')}) goes on without it"
     if now.new:
         text += f", and nobody starts the {now.new} new (start runmaker4.py)"
@@ -528,18 +533,19 @@ def desertion(now: Counts) -> Stall:
 # `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and
 # when an output file of an earlier run gets another name.
 #
-# It is read forwards, in one pass.  A start stays undecoded until no end of its run has come; as a rule the
-# end comes, and has all that the start has.  Its output files are named as they were then: what they are
-# called now is known when all was read.
+# It is read forwards, in one pass.  A start is decoded only if no end of its run comes: as a rule the end
+# comes, and repeats all that the start says.  An end names the output files as they were called then; what
+# they are called now is known when all was read.
 #
-# What runs stands near the end.  So for that the end is read first, and the rest only for what is missing.
+# The starts of jobs that run now stand near the end of the journal.  So --status reads its last part first,
+# and the rest only if a run is missing.
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
 
 
 def refuse_special(path: str, hint: str) -> None:
-    """Refuse what is no regular file: a directory, or a pipe, whose opening may wait for ever.
+    """Refuse a path to no regular file: to a directory, or to a pipe, which may take for ever to open.
 
     Raises Problem.
     """
@@ -552,7 +558,8 @@ def refuse_special(path: str, hint: str) -> None:
 class RunRecord:
     """A run of a job.
 
-    One that has not ended has no `ended`, `seconds`, `cpu` and `memory`, and no `state`.
+    One that has not ended has no `ended`, `seconds`, `cpu` and `memory`.  It gets its `state`, and perhaps a
+    `cause`, from LineRuns.judge().
     """
 
     __slots__ = (
@@ -580,25 +587,27 @@ class RunRecord:
         "state",
     )
     run: str                    # unique for ever
-    line: int                   # where the job stood when that was written
+    line: int                   # where the job stood when the record was written
     command: bytes
     host: str
     slot: str
     pid: int                    # 0: it could not be started
     began: float                # seconds since 1970, by its host's clock, as all times
     ended: float | None
-    state: str                  # d ! e, x where it was cancelled, . where a stopped job was put back
+    state: str                  # d ! e, x if it was cancelled, . if a stopped job was put back; judged: r e ?
     exit: int                   # -1: it has none
     signal: int
-    cause: str                  # "", "timeout", "memory", "oom", "cancelled", "stopped" or "lost"
+    # "", "timeout", "memory", "oom", "cancelled", "stopped" or "lost"; judged also "ending" or "unknown"
+    cause: str
     seconds: float | None
     cpu: float | None           # seconds; None: nobody knows
     memory: int | None          # bytes at the peak; None: nobody knows
     bytes: int                  # printed
-    files: list[str]            # what it printed: names in DIR, as of that place in the log (name_files())
+    files: list[str]            # what it printed: names in DIR, as of `at`, or as of now after name_files()
     incomplete: bool            # not all of it could be written
-    memory_below: int | None    # bytes that the peak is below, where it could not be measured
-    runner: int | None          # the badge of who has started it, or handed it out; None: nobody knows
+    memory_below: int | None    # bytes that the peak is below, if it could not be measured
+    # the badge of the runner that started it, or of the server that handed it out; None: nobody knows
+    runner: int | None
     promised: int | None        # bytes of memory; None: it was promised none
     at: int                     # the place in the log of the line that tells of it
 
@@ -631,7 +640,7 @@ class Log:
         self.path = path
         self.say = say
         self._told = False                  # it was said which lines make no sense
-        self._odd: list[int] = []           # the places of those that a pass has met
+        self._odd: list[int] = []           # places of the lines without sense that a pass has met
         try:
             self.file = self._open()
             self.size = self._size()
@@ -647,7 +656,7 @@ class Log:
         return Reader(open_fresh(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _size(self) -> int:
-        """Its size.  NFS may report an old one; then it still reads what stands behind that.
+        """Its size.  NFS may report an old one, but reads what stands behind that all the same.
 
         Raises OSError.
         """
@@ -659,16 +668,16 @@ class Log:
     def runs(
         self, wanted: Callable[[re.Match[bytes]], bool] = any_run, begin: int = 0, end: int | None = None
     ) -> Iterator[RunRecord]:
-        """Each run once: those that have ended, in this order, and then those that have not.
+        """Each run once: those that have ended, in the order of their ends, and then those that have not.
 
-        wanted: whether a run is, by the head of a line; others may come, too.  begin, end: the offsets
-        between which it is read.  A pass through all of it says in the end which lines make no sense, once.
-        Raises Problem.
+        wanted: tells by the head of a line whether its run is wanted; others may come, too.  begin, end: the
+        offsets between which the file is read.  The first pass through all of it says at its end which lines
+        make no sense.  Raises Problem.
         """
         stop = self.size if end is None else end
         self._odd = []
         try:
-            # Lines before an offset are no more than bytes: so places of later parts are larger, too.
+            # Before `begin` there are at most as many lines as bytes.  So places of later parts are larger.
             for at, line in enumerate(self._lines(begin, stop), begin + 1):
                 try:
                     run = self._take(at, line, wanted)
@@ -686,7 +695,7 @@ class Log:
                      f"{self.KIND} ({name_lines(self._odd)})")
 
     def _sense(self, at: int, line: bytes, read: Callable[[int, bytes], RunRecord]) -> RunRecord | None:
-        """The run that a line tells of, if it makes sense."""
+        """The run that a line tells of; None, and the line is noted, if it makes no sense."""
         try:
             return read(at, line)
         except self.NO_SENSE:
@@ -694,12 +703,12 @@ class Log:
             return None
 
     def _lines(self, begin: int, end: int) -> Iterator[bytes]:
-        """Line by line; the first is whole.  What stands behind the last newline, and what is too long, comes
-        as a lone newline, which makes no sense.
+        """Line by line, from the first whole one.  A lone newline, which makes no sense, comes for a line
+        that is too long, and for what stands behind the last newline.
         """
         at = begin
         rest = b""
-        skips = begin > 0                       # we are within a line
+        skips = begin > 0                       # we may begin within a line
         dropped = False                         # a line is too long, and what was read of it is forgotten
         while at < end and (data := self.file.pread(min(self.BLOCK, end - at), at)):
             at += len(data)
@@ -719,31 +728,31 @@ class Log:
         raise NotImplementedError
 
     def _unended(self) -> Iterator[RunRecord]:
-        """The runs that no end was met of."""
+        """The runs whose ends were not met."""
         return iter(())
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
-        """Once all was read: name their files as they are called now, each run once."""
+        """Name the files of runs as they are called now.  Call it when all was read, once for a run."""
 
 
 class JournalReader(Log):
-    """DIR/journal."""
+    """Reads DIR/journal."""
     KIND = "journal"
     BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
     END = operator.itemgetter(
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
     )
-    OPEN_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()      # as END finds them
-    STATES = frozenset("d!e.x")               # of what has ended
-    RECENT = 50_000             # runs that are remembered once they have ended
-    TAIL = 1 << 22              # bytes at its end that tell how it is going
-    LATEST = 10 ** 10           # seconds since 1970
-    # Of a line as runmaker4 writes it: event, run, line, command
+    OPEN_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()      # for END, before the end
+    STATES = frozenset("d!e.x")               # of runs that have ended
+    RECENT = 50_000             # ended runs that are remembered, in case that an end is told twice
+    TAIL = 1 << 22              # bytes at its end, which --status reads first
+    LATEST = 10 ** 10           # seconds since 1970; and the bound of most numbers
+    # The head of a line as runmaker4 writes it.  Its groups: event, run, line, command
     HEAD = re.compile(
         rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(start|end)", '
         rb'(?="run": ("[^"\\]*"), "line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
     )
-    NUMBERS = frozenset((int, float))       # not bool, which Python takes for one
+    NUMBERS = frozenset((int, float))       # not bool, which is an int, too, for isinstance()
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
@@ -752,12 +761,12 @@ class JournalReader(Log):
             raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
         super().__init__(os.path.join(directory, "journal"), say)
         self._decode = json.JSONDecoder().scan_once
-        # by the name of a run, as JSON: place and line of its start, or of an end that says it is lost;
-        # and where in the line that stands which its end says, too
+        # by the name of a run, as JSON: place and line of its start, or of an end with cause "lost"; and the
+        # offset in the line behind which its end should say the same (0: they are not compared)
         self._open_runs: dict[bytes, tuple[int, bytes, int]] = {}
         self._ended: set[bytes] = set()         # runs whose end was met
-        self._in_order: deque[bytes] = deque()  # the same
-        # by the name that a file had: at which places it got others
+        self._in_order: deque[bytes] = deque()  # those, in the order of their ends
+        # by the name of a file: at which places a file of this name got which other name
         self._moves: dict[str, list[tuple[int, str]]] = {}
 
     def _open(self) -> Reader:
@@ -779,14 +788,14 @@ class JournalReader(Log):
         return super().runs(wanted, begin, end)
 
     def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> RunRecord | None:
-        """A start stays as it is until no end came: decoding all would take twice as long."""
+        """Keep a start as it is until all ends have come: to decode all would take twice as long."""
         head = self.HEAD.match(line) if line.isascii() and line.endswith(b"}") else None
         if not head:
             return self._take_any(at, line)
         if not wanted(head):
             return None
         name = head[2]
-        if name in self._ended:                 # a server was restarted before it could say that it knows
+        if name in self._ended:            # told twice: a server was restarted before it could acknowledge it
             return None
         if head[1] == b"start":
             self._open_runs.setdefault(name, (at, line, head.end()))
@@ -794,12 +803,12 @@ class JournalReader(Log):
         return self._end(name, head.end(), self._read(at, line), line)
 
     def _take_any(self, at: int, line: bytes) -> RunRecord | None:
-        """As _take(), of a line that another program has written, or that makes no sense."""
+        """Do as _take() with a line that another program has written, or that makes no sense."""
         event = self._event(line)
         kind = event["event"]
         if kind == "moved":
             old, new = event["from"], event["to"]
-            os.fsencode(old + new)              # half a surrogate pair is no name
+            os.fsencode(old + new)              # ValueError: half a surrogate pair is no name
             self._moves.setdefault(old, []).append((at, new))
         elif not isinstance(kind, str):
             raise ValueError
@@ -815,12 +824,12 @@ class JournalReader(Log):
         return self._end(name, 0, run, line)
 
     def _end(self, name: bytes, body: int, run: RunRecord, line: bytes) -> RunRecord | None:
-        """A run has ended, unless it was lost only: then its client may come back."""
+        """Note the end of a run.  None if the run was only lost: then its client may come back."""
         before = self._open_runs.pop(name, None)
         if run.cause == "lost":
             self._open_runs[name] = run.at, line, 0
         if before and body and before[2] and not line.startswith(before[1][before[2]:-1], body):
-            self._sense(before[0], before[1], self._read)       # it is damaged, or says something else
+            self._sense(before[0], before[1], self._read)       # the start is damaged, or says something else
         if run.cause == "lost":
             return None
         self._ended.add(name)
@@ -839,7 +848,7 @@ class JournalReader(Log):
             run.files = [self.name_now(name, run.at) for name in run.files]
 
     def name_now(self, name: str, at: int) -> str:
-        """What a file is called now that had this name at a place."""
+        """What a file is called now.  name: what it was called at this place."""
         moves = self._moves.get(name, ())
         following = bisect.bisect_left(moves, (at + 1,))
         while following < len(moves):
@@ -849,7 +858,7 @@ class JournalReader(Log):
         return name
 
     def _event(self, line: bytes) -> dict[str, Any]:
-        """A line, decoded.  Raises NO_SENSE."""
+        """The object that a line tells.  Raises NO_SENSE."""
         text = line.decode()
         event: dict[str, Any]
         event, end = self._decode(text, 0)              # json.loads() takes half as long again
@@ -860,11 +869,11 @@ class JournalReader(Log):
     def _read(self, at: int, line: bytes) -> RunRecord:
         """The run of a start or an end.  Raises NO_SENSE.
 
-        This is the one place where fields are interpreted; each is checked.
+        This is the one place where the fields of a run are interpreted; each is checked.
         """
         event = self._event(line)
         ended = event["event"] == "end"
-        # else one of them may be half a surrogate pair, a ValueError
+        # otherwise one of the texts may be half a surrogate pair, for which fsencode() raises ValueError
         plain = line.isascii() and b"\\u" not in line
         when, name, number, command, host, slot, pid = self.BOTH(event)
         runner = event.get("runner")
@@ -879,7 +888,7 @@ class JournalReader(Log):
             incomplete = event.get("incomplete", False)
             below = event.get("memory_below")
         state, code, died_of, cause, took, cpu, memory, printed, files = end
-        texts = "".join((name, command, host, slot, cause, *files))     # or a TypeError: one is no text
+        texts = "".join((name, command, host, slot, cause, *files))     # TypeError: one is no text
         if not type(number) is type(pid) is type(code) is type(died_of) is type(printed) is int:
             raise ValueError
         if type(when) not in self.NUMBERS or type(spent) not in self.NUMBERS or type(incomplete) is not bool:
@@ -912,7 +921,7 @@ class JournalReader(Log):
             list(files),
             incomplete,
             below,
-            # by its name: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
+            # by keyword: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
             runner=runner,
             promised=promised,
             at=at,
