@@ -930,20 +930,20 @@ class JournalReader(Log):
 
 # ======== Whose run it is ===================================================================================
 #
-# A run has the number that its line had when it began.  Lines are moved since, put in and taken out, and
-# several may have the same command.  So a run is of the line
-#   - that has its command, and of several such lines
-#   - of the one with its number, or else the nearest; of two that are as near of the lower one, because lines
-#     are put in above.
-# Of several such runs the one that was nearest is the line's last run, and of equally near ones the one of
-# which the journal has told last.
+# A run has the number that its line had when the journal told of the run.  Lines have been moved since then,
+# put in and taken out, and several may have the same command.  A run belongs to a line with its command.  If
+# there are several, it belongs to the one with its number, or otherwise to the nearest.  If two are equally
+# near, it belongs to the one further down, because lines are put in above.
 #
-# A run without an end can only be of a line whose job lives, or whose end is about to come into the journal:
-# while lines of its command are `r`, or cancelled and still run, it is of one of these.
+# If several runs belong to a line, its last run is the one with the nearest number, and of equally near ones
+# the one of which the journal has told last.
+#
+# A run without an end belongs to a line whose job lives, or whose end is about to come into the journal.  So
+# while lines with its command are `r`, or cancelled and still run, the run belongs to one of these.
 
 
 def nearest(numbers: Sequence[int], number: int) -> int:
-    """Whose run it is that had this number, of lines with its command; numbers: theirs, in order."""
+    """The number of the line that a run with this number belongs to.  numbers: of the lines, in order."""
     above = bisect.bisect_left(numbers, number)
     return min(numbers[max(above - 1, 0):above + 1], key=lambda other: (abs(other - number), -other))
 
@@ -952,11 +952,11 @@ class LineRuns:
     """Some lines, and the last run of each."""
 
     def __init__(self, lines: Iterable[Line], alive: Iterable[Line]) -> None:
-        """lines: all lines with their commands.  alive: those of them whose jobs live."""
+        """lines: some commands, with all lines that have them.  alive: those of the lines whose jobs live."""
         self.lines = {line.number: line for line in sorted(lines, key=operator.attrgetter("number"))}
         self.alive = {line.number for line in alive}
         self.last: dict[int, RunRecord] = {}                      # by number
-        self.numbers: dict[bytes, list[int]] = {}           # by command, as of its lines that run
+        self.numbers: dict[bytes, list[int]] = {}           # by command; _running: of lines that run
         self._running: dict[bytes, list[int]] = {}
         for number, line in self.lines.items():
             self.numbers.setdefault(line.command, []).append(number)
@@ -965,18 +965,18 @@ class LineRuns:
         self.texts = set(map(as_json, self.numbers))        # the commands, as a journal has them
 
     def is_known(self, head: re.Match[bytes]) -> bool:
-        """Whether a line of a journal has one of the commands."""
+        """Whether a line of the journal, by its head, has one of the commands."""
         return head[4] in self.texts
 
     def line_of(self, run: RunRecord) -> Line | None:
-        """The line whose run it is."""
+        """The line that a run belongs to, if one of these has its command."""
         numbers = self.numbers.get(run.command)
         if run.ended is None:
             numbers = self._running.get(run.command, numbers)
         return self.lines[nearest(numbers, run.line)] if numbers else None
 
     def offer(self, run: RunRecord) -> None:
-        """Here is a run, perhaps of one of them."""
+        """Note a run if it is the last one of a line as yet."""
         line = self.line_of(run)
         if line and self._is_last(run, line.number):
             self.last[line.number] = run
@@ -986,9 +986,9 @@ class LineRuns:
         return known is None or (-abs(run.line - number), run.at) > (-abs(known.line - number), known.at)
 
     def judge(self, run: RunRecord, ends_may_come: bool) -> None:
-        """Note of a run without an end what is known of it, once all runs were offered.
+        """Set state and cause of a run without an end, once all runs were offered.
 
-        ends_may_come: the job file was changed just now, and hosts write ends some seconds later than states.
+        ends_may_come: see Watcher.  Hosts write ends some seconds later than states.
         """
         line = self.line_of(run)
         run.state, run.cause = "?", "unknown"
@@ -997,7 +997,7 @@ class LineRuns:
         is_last = self.last[line.number].run == run.run
         if is_last and line.number in self.alive:
             run.state, run.cause = "r", ""
-        elif ends_may_come and not (is_last and line.state == RUNNING):     # of an orphan no end comes
+        elif ends_may_come and not (is_last and line.state == RUNNING):     # no end of an orphan comes
             run.state, run.cause = "r", "ending"
         elif is_last and line.state in (ERROR, RUNNING):
             run.state, run.cause = "e", "lost"
@@ -1011,21 +1011,21 @@ def as_json(command: bytes) -> bytes:
 
 # ======== Who is at work ====================================================================================
 #
-# Each runner and each server has a badge in the companion of the job file, which its death takes away
-# (Badge in runmaker4.py).  The journal tells by whose badge each run was started.
+# Each runner and each server has a badge in the companion of the job file, and loses it when it dies (Badge
+# in runmaker4.py).  The journal tells the badge of the program that started a run.
 
 
 class AtWork:
     """Who is at work on a job file."""
 
     def __init__(self, badges: Collection[int] | None) -> None:
-        """badges: the badges that there are; None: that cannot be known."""
+        """badges: the badges that there are; None: nobody can know."""
         self.badges = badges
 
     def is_gone(self, run: RunRecord) -> bool:
-        """Whether who has started a run, or handed it out, is surely not there any more.
+        """Whether the runner that started a run, or the server that handed it out, is surely gone.
 
-        A server takes over the runs of the one before, so any will do.
+        A server takes over the runs of the one before it, so the run has a server if there is any.
         """
         if self.badges is None or run.runner is None:
             return False
@@ -1035,7 +1035,7 @@ class AtWork:
 
     @property
     def is_nobody(self) -> bool:
-        """Whether surely nobody is there."""
+        """Whether there is surely neither runner nor server."""
         return self.badges is not None and not self.badges
 
     def text(self) -> str:
@@ -1049,13 +1049,14 @@ class AtWork:
 
 
 class Clocks:
-    """Whose clocks a journal shows to be wrong: their times tell no age.
+    """Which hosts have wrong clocks, as a journal shows it.  Their times tell no age.
 
-    Lines are appended in the order in which things happen, and the file server notes when the last one was.
-    A time is wrong if it is later than that of a line behind it by more than lines are delayed, or if it is
-    the last one and is older than the file by as much.  Which one of two hosts is wrong nobody knows.
+    Lines are appended in the order in which things happen, and the file server notes when the last one was
+    appended.  A time is wrong if it is more than APART later than the file, or, in the last line, older than
+    the file.  If it is as much later than the time of another host in a line behind it, both hosts count as
+    wrong, because nobody knows which one is.
     """
-    APART = 60.0                # seconds
+    APART = 60.0                # seconds; no line is delayed for longer
 
     def __init__(self, changed: float, times: Iterable[tuple[int, str, float]] = ()) -> None:
         """changed: when the journal was written to last, by the clock of the file server.
@@ -1077,7 +1078,7 @@ class Clocks:
             self.wrong.add(host)
 
     def age(self, host: str, when: float) -> float | None:
-        """Seconds since a time by the clock of this host; None: nobody knows."""
+        """Seconds since this time by the clock of `host`; None: nobody knows."""
         return None if self.is_ours_wrong or host in self.wrong else max(0.0, time.time() - when)
 
     def since(self, host: str, when: float) -> tuple[str, str]:
@@ -1092,13 +1093,13 @@ class Clocks:
 
 
 class Lately:
-    """What the end of a journal tells: of lines that run their last runs, and how fast jobs end."""
-    RECENT = 50_000             # lines of the journal of which times are compared
+    """What the last part of a journal tells: the last runs of lines that run, and how fast jobs end."""
+    RECENT = 50_000             # runs, the last ones, whose times Clocks compares
 
     def __init__(self, journal: JournalReader, runs: LineRuns) -> None:
-        """runs: lines that run; it learns of their runs that have not ended.  Raises Problem."""
+        """runs: lines that run; their runs without an end are offered to it.  Raises Problem."""
         begin = max(0, journal.size - JournalReader.TAIL)
-        # when jobs ended, by line and command: of one that was run again the last run counts
+        # when jobs ended, by line and command; of a job that ran several times, the last run counts
         ended: dict[tuple[int, bytes], float] = {}
         times: deque[tuple[int, str, float]] = deque(maxlen=self.RECENT)
         for run in journal.runs(begin=begin):
@@ -1107,7 +1108,7 @@ class Lately:
             ended.pop((run.line, run.command), None)
             if run.ended is None:
                 runs.offer(run)
-            elif run.state != ".":                  # put back: its job is as new as it was
+            elif run.state != ".":                  # put back: the job is as new as before
                 ended[run.line, run.command] = run.ended
         if begin and runs.last.keys() != runs.lines.keys():
             for run in journal.runs(runs.is_known, end=begin):
@@ -1120,19 +1121,19 @@ class Lately:
 
 @dataclass
 class Status:
-    """How it is going."""
-    NARROW = 60                 # columns: where there are less, neither slot nor start is told
+    """How the jobs are going, for --status."""
+    NARROW = 60                 # columns: if there are fewer, neither slot nor start is told
     found: Survey
     cancelled: list[Line]       # held lines whose jobs still run
     stall: Stall | None         # what keeps new jobs from being started
     at_work: AtWork
-    runs: dict[int, RunRecord]        # of the lines that run, by their number, as far as known
+    runs: dict[int, RunRecord]        # last runs of lines that run, by line number, as far as known
     clocks: Clocks
     per_hour: float | None = None
 
     @property
     def left(self) -> float | None:
-        """Seconds until all is done, if it goes on as lately; None also where nobody is there to go on."""
+        """Seconds until all is done at the rate of late; None: no rate, nothing runs, or nobody is there."""
         now = counts(self.found)
         if not self.per_hour or not now.running or self.at_work.is_nobody:
             return None
@@ -1144,7 +1145,7 @@ class Status:
         return self.at_work.is_nobody or (run is not None and self.at_work.is_gone(run))
 
     def _mark(self, line: Line, narrow: bool) -> str:
-        """What is to be said of a line that runs before its command."""
+        """What stands before the command of a line that runs."""
         if not self.is_deserted(line):
             return ""
         return "(no runner) " if narrow else "(runs on without its runner) "
@@ -1155,7 +1156,7 @@ class Status:
         return f"(cancelled, still running{' without its runner' if self.is_deserted(line) else ''}) "
 
     def text(self, columns: float) -> Iterator[str]:
-        """Line by line; the table is no wider than that."""
+        """Line by line.  columns: how wide the table may be."""
         now = counts(self.found)
         yield f"{plural(now.all + now.held, 'job')}: " + ", ".join(
             f"{count} {name}" for name, count in now._asdict().items()
@@ -1214,7 +1215,7 @@ class Status:
 
 
 def clock(when: float) -> str:
-    """'14:03:22' today, else 'Nov 20 14:03'."""
+    """'14:03:22' today, otherwise 'Nov 20 14:03'."""
     then, today = time.localtime(when), time.localtime()
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%b %d %H:%M", then)
 
@@ -1225,15 +1226,15 @@ def width() -> float:
 
 
 def fitted(text: str, columns: float) -> str:
-    """A text, cut to so many columns, without control characters."""
+    """A text without control characters, cut to this width."""
     text = printable(text)
     return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
 
 
 def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
-    """Rows in columns, some of them to the right; the last has what is left.
+    """Rows in columns; the last column has the width that is left.  right: columns to be right-aligned.
 
-    In a pipe or file nothing is cut.
+    Nothing is cut if `columns` is infinite, as it is for a pipe or a file.
     """
     last, widest = len(rows[0]) - 1, 18 if columns < math.inf else math.inf
     widths = [max(len(fitted(row[index], widest)) for row in rows) for index in range(last)]
@@ -1245,7 +1246,7 @@ def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int])
 
 
 def rate_per_hour(ends: Sequence[float], now: float) -> float | None:
-    """Jobs per hour: of the ones that ended in the last five minutes, or of the last 20 if that is more."""
+    """Jobs per hour, from those that ended in the last five minutes, or the last 20 if these are more."""
     ends = sorted(ends)
     first = max(
         0, min(bisect.bisect_right(ends, now - TerminalProgress.WINDOW), len(ends) - TerminalProgress.CHANGES)
@@ -1263,7 +1264,7 @@ def say(text: str) -> None:
 
 def check_journal(journal: JournalReader, path: str, say: Callable[[str], None] = say) -> None:
     """Say so if its last runs are of no job in this file.  Raises Problem."""
-    # for few the file is searched fast
+    # the last few are enough
     runs = journal.runs(begin=max(0, journal.size - BLOCK))
     commands = {run.command for run in deque(runs, 12)}
     with job_file(path, find_mount(path).network) as file:
@@ -1272,12 +1273,12 @@ def check_journal(journal: JournalReader, path: str, say: Callable[[str], None] 
 
 
 def look(watcher: Watcher, outdir: str | None) -> Status:
-    """How it is going now.  Raises Problem."""
-    before = watcher.badges()           # of whom has left since, lines are not `r` any more
+    """How the jobs are going now.  Raises Problem."""
+    before = watcher.badges()       # of those that leave during the look, too: it may see their lines `r`
     found = watcher.sure_look()
     now = counts(found)
     cancelled = watcher.cancelled(found)
-    badges = watcher.badges()           # of whom has come since, too
+    badges = watcher.badges()           # of those that come during it, too
     at_work = AtWork(None if badges is None else badges | (before or set()))
     status = Status(found, cancelled, watcher.why(now), at_work, {}, Clocks(time.time()))
     if outdir is not None:
@@ -1289,7 +1290,7 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
             if runs.lines:
                 lately = Lately(journal, runs)
                 status.clocks = clocks = lately.clocks
-                # where nothing runs it says nothing of today
+                # if nothing runs, the rate is one of another day
                 if now.running and not clocks.wrong and not clocks.is_ours_wrong:
                     status.per_hour = rate_per_hour(lately.ends, time.time())
         status.runs = runs.last
@@ -1299,7 +1300,7 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
 # ======== What failed =======================================================================================
 #
 # The job file says which lines are failed or in error, the journal how their last runs ended, and the output
-# files what these printed last.
+# files what these runs printed last.
 
 
 def how_ended(run: RunRecord) -> str:
@@ -1318,7 +1319,7 @@ def how_ended(run: RunRecord) -> str:
 
 @functools.lru_cache
 def exit_status(code: int) -> str:
-    """'3', '139 (SIGSEGV)': a shell ends so where its last command has died of a signal."""
+    """'3', '139 (SIGSEGV)': a shell ends so if its last command died of a signal."""
     try:
         return f"{code} ({signal.Signals(code - 128).name})"
     except ValueError:
@@ -1344,7 +1345,7 @@ def human_size(size: float) -> str:
 def peak_memory(
     known: int | None, below: int | None, show_bytes: Callable[[float], str] = human_size
 ) -> str:
-    """'12 MB', '<30 MB' where only that could be measured; '' if nobody knows."""
+    """'12 MB', '<30 MB' if only a bound could be measured; '' if nobody knows."""
     if known is not None:
         return show_bytes(known)
     return f"<{show_bytes(below)}" if below is not None else ""
@@ -1352,15 +1353,15 @@ def peak_memory(
 
 class LastOutput:
     """The last lines in the output files of runs."""
-    LINES, BYTES = 3, 1 << 14   # of each at most; only the ends of files are read
-    WIDTH = 500                 # characters of a line, where it does not go to a terminal
+    LINES, BYTES = 3, 1 << 14   # of a file, at most: only its end is read
+    WIDTH = 500                 # characters of a line, at most, however wide the terminal is
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.network = find_mount(directory).network
 
     def of(self, run: RunRecord) -> list[str]:
-        """The last lines that it wrote to stderr, or else to stdout; or why they cannot be read."""
+        """The last lines that a run wrote to stderr, or otherwise to stdout; or why they cannot be read."""
         trouble = []
         for name in sorted(run.files, key=lambda name: ".err" not in name):
             try:
@@ -1373,13 +1374,13 @@ class LastOutput:
         return trouble
 
     def _tail(self, name: str) -> list[bytes]:
-        """Its last lines that are not blank.  Raises OSError, ValueError."""
+        """The last lines of a file that are not blank.  Raises OSError, ValueError."""
         with self.open(name) as file:
             lines = file.pread(self.BYTES, max(0, os.fstat(file.fd).st_size - self.BYTES)).split(b"\n")
         return [line for line in lines if line.strip()][-self.LINES:]
 
     def printed(self, run: RunRecord) -> tuple[int, list[str]]:
-        """How much a run has printed, and the names of its files; of one that has not ended what is there."""
+        """Bytes that a run has printed, and its files; if it has not ended, only those that are there."""
         if run.ended is not None:
             return run.bytes, run.files
         sizes: dict[str, int] = {}
@@ -1391,7 +1392,7 @@ class LastOutput:
     def open(self, name: str) -> Reader:
         """A file that a run has printed to.  Raises OSError; ValueError: no run has printed to that.
 
-        Its size is known as of when the journal was opened: that has seen the names and sizes beside it anew.
+        Its size is as of when the journal was opened: Log._open() has seen the sizes of files beside it anew.
         """
         if os.path.basename(name) != name:
             raise ValueError
@@ -1405,7 +1406,7 @@ class LastOutput:
 
 
 def explain(line: Line, run: RunRecord | None, output: LastOutput | None) -> Iterator[str]:
-    """Why a line is failed or in error, in a few lines; output: None where no journal tells."""
+    """Why a line is failed or in error, in a few lines.  output: None if there is no journal."""
     word = WORDS[FAILED if line.state == FAILED else ERROR]
     if run:
         yield f"line {line.number}: {end_of_run(run, word)}"
@@ -1420,7 +1421,7 @@ def explain(line: Line, run: RunRecord | None, output: LastOutput | None) -> Ite
 
 
 def end_of_run(run: RunRecord, word: str) -> str:
-    """'exit 3 on node1, 14:03:22, after 49 ms, 12 MB'; word: what its line says now."""
+    """'exit 3 on node1, 14:03:22, after 49 ms, 12 MB'.  word: the state of its line now."""
     if run.ended is not None and run.seconds is not None:
         when = [clock(run.ended), f"after {took(run.seconds)}"]
     else:
@@ -1430,7 +1431,7 @@ def end_of_run(run: RunRecord, word: str) -> str:
     text = f"{how_ended(run)} on {run.host}, {', '.join(when)}"
     if run.state in "!er?":
         return text
-    return f"{word}; its last run is {STATE_NAMES[run.state]}: {text}"      # the line was set
+    return f"{word}; its last run is {STATE_NAMES[run.state]}: {text}"      # somebody has set it since
 
 
 def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
@@ -1439,13 +1440,13 @@ def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
 
 
 def with_commands(watcher: Watcher, found: Survey, commands: Collection[bytes]) -> LineRuns:
-    """All lines with these commands.  Raises Problem."""
+    """All lines with these commands, and which of them live.  Raises Problem."""
     alike = watcher.lines_with(commands)
     return LineRuns(alike, [*found.running, *watcher.cancelled(found)])
 
 
 def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
-    """Print why lines are failed or in error, in file order.  Raises Problem."""
+    """Print why lines are failed or in error, in file order; returns the counts.  Raises Problem."""
     found = watcher.sure_look()
     lines = left_lines(watcher, found)
     if outdir is not None:
@@ -1464,13 +1465,14 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
 def last_runs(
     watcher: Watcher, found: Survey, journal: JournalReader, commands: Collection[bytes]
 ) -> LineRuns:
-    """All lines with these commands and their last runs, and those of which a run's output is incomplete.
+    """All lines with these commands and their last runs; likewise of commands that have a run with
+    incomplete output.
 
     Raises Problem.
     """
     runs = with_commands(watcher, found, commands)
     incomplete = set()
-    # As a rule none is: then the lines of the journal are searched for the word, and none is parsed.
+    # As a rule no output is incomplete.  So lines of other commands are searched for the word, not decoded.
     for run in journal.runs(lambda head: runs.is_known(head) or b'"incomplete"' in head.string):
         runs.offer(run)
         if run.incomplete:
@@ -1508,7 +1510,7 @@ def put_fitted(texts: Iterable[str]) -> None:
 # ======== What became of a line =============================================================================
 #
 # The end of a run names the files that it has printed to.  A run that has not ended prints to LINE.out and
-# LINE.err, or to what these are called since.
+# LINE.err, or to the names that these files have got since.
 
 
 def find_line(watcher: Watcher, wanted: str) -> Line:
@@ -1531,7 +1533,7 @@ def find_line(watcher: Watcher, wanted: str) -> Line:
 
 
 def matching(lines: Iterable[Line], pattern: bytes) -> list[Line]:
-    """The first nine lines with this command; if there are none, whose commands match it as a pattern."""
+    """The first nine lines with this command; if none, the first nine that match it as a shell pattern."""
     equal: list[Line] = []
     alike: list[Line] = []
     for line in lines:
@@ -1552,8 +1554,8 @@ class History:
         """Raises Problem."""
         self.line = line
         self.output = LastOutput(outdir)
-        self.runs: list[RunRecord] = []               # the first first
-        self.others: set[str] = set()           # runs under its number that had other commands
+        self.runs: list[RunRecord] = []               # in the order of the journal
+        self.others: set[str] = set()           # runs of other commands under its number, by name
         found = watcher.sure_look()
         self._known = with_commands(watcher, found, {line.command})
         alone = len(self._known.lines) < 2
@@ -1682,12 +1684,12 @@ def outcome(run: RunRecord) -> str:
 
 
 def so_far(run: RunRecord) -> float | None:
-    """Seconds that a run has taken, or takes as yet; None: nobody knows."""
+    """Seconds that a run has taken, or has been running; None: nobody knows."""
     return max(time.time() - run.began, 0.0) if run.state == "r" and not run.cause else run.seconds
 
 
 def last_lines(data: bytes, count: int) -> bytes:
-    """So many lines at the end of a text; the last may lack its newline."""
+    """The last `count` lines of a text; the very last may lack its newline."""
     at = len(data) - data.endswith(b"\n")
     for _ in range(count):
         at = data.rfind(b"\n", 0, at)
@@ -1698,7 +1700,7 @@ def last_lines(data: bytes, count: int) -> bytes:
 
 class LastLines:
     """The last lines that a run has printed, stream by stream."""
-    LINES, BYTES = 10, 1 << 16      # what is shown of a file's end: so many lines, of so many bytes in all
+    LINES, BYTES = 10, 1 << 16      # of a file, at most: lines that are shown, and bytes that are read
 
     def __init__(self, run: RunRecord, output: LastOutput) -> None:
         self.run = run
@@ -1734,12 +1736,12 @@ class LastLines:
             data = last_lines(file.pread(size - first, first), self.LINES)
         mark = "  ! " if is_stderr(name) else "  | "
         lines = data[:len(data) - data.endswith(b"\n")].split(b"\n") if data else []
-        # what stands before a \r was written over
+        # a terminal would write over what stands before a \r
         return size, [mark + show(line.rstrip(b"\r").rpartition(b"\r")[2]) for line in lines]
 
 
 def is_stderr(name: str) -> bool:
-    """Whether an output file is of stderr."""
+    """Whether an output file has what was printed to stderr."""
     return ".err" in name
 
 
