@@ -1802,14 +1802,14 @@ NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 class HostStats:
-    """What the runs of a host took, or all."""
+    """What some runs took: those of a host, of alike commands, or all."""
 
     def __init__(self) -> None:
         self.seconds = array("d")
-        # of the runs of which CPU time is known: this, and how long they took
+        # seconds of CPU of the runs whose CPU time is known, and how long these runs took
         self.cpu = self.cpu_seconds = 0.0
         self.memory: int | None = None
-        self.memory_below: int | None = None    # of the runs whose peak could not be measured
+        self.memory_below: int | None = None    # the largest bound, of peaks that could not be measured
 
     def add(self, run: RunRecord) -> None:
         """Count a run, if it has ended."""
@@ -1834,19 +1834,19 @@ class Peaks:
     """How much memory the runs of alike commands took at their peaks."""
 
     def __init__(self) -> None:
-        # in bytes, times two; odd: that could not be measured, and is what they were below
+        # in bytes, times two; odd: it could not be measured, and is a bound that the peak was below
         self._sizes = array("q")
-        self.too_little = 0             # runs that were ended for want of memory: nobody knows what they need
+        self.too_little = 0             # runs that were ended for lack of memory: nobody knows what they need
         self.promised = 0               # bytes: the most that one of them was promised
 
     def add(self, run: RunRecord) -> None:
-        """Count a run that has come to an end, or was ended for want of memory."""
+        """Count a run that is done or failed, or was ended for lack of memory; of others only the promise."""
         if run.promised:
             self.promised = max(self.promised, run.promised)
         if run.had_too_little:
             self.too_little += 1
         elif run.state not in "d!":
-            pass                        # it was stopped before it may have needed most
+            pass                        # it was stopped, perhaps before it needed most
         elif run.memory is not None:
             self._sizes.append(2 * run.memory)
         elif run.memory_below is not None:
@@ -1854,7 +1854,7 @@ class Peaks:
 
     @property
     def largest(self) -> int:
-        """Bytes; -1: nobody knows."""
+        """The largest peak, in bytes; -1: nobody knows."""
         return max(self._sizes, default=-2) // 2
 
     @staticmethod
@@ -1901,18 +1901,18 @@ def round_size(size: int) -> tuple[str, int]:
 
 
 class Alike:
-    """What the runs took whose commands begin with the same word, but for the numbers in it."""
+    """What runs of alike commands took: those that begin with the same word, apart from numbers in it."""
 
     def __init__(self, first: bytes) -> None:
-        """first: the word; what differs in it is …"""
+        """first: the word, with … for each number in it."""
         self._first = first
-        self._words: list[bytes] | None = None      # that all of them begin with
+        self._words: list[bytes] | None = None      # with which all commands begin
         self._differ = False
         self.stats = HostStats()
         self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
-        """Count a run that has ended.  words: of its command."""
+        """Count a run that has ended.  words: those of its command."""
         if self._words is None:
             self._words = words
         elif words != self._words:
@@ -1930,11 +1930,11 @@ class Alike:
 
 
 class Commands:
-    """Runs by their commands: those that begin with the same word, but for the numbers in it, are alike."""
-    MOST = 1000                 # groups; what is in none of them is the last one
+    """Runs by their commands: those that begin with the same word, apart from numbers in it, are alike."""
+    MOST = 1000                 # groups; all other commands make one more
     SHOWN = 20                  # groups
     NUMBER = re.compile(NUMBER.pattern.encode())
-    MARK = "…".encode()         # what differs
+    MARK = "…".encode()         # stands for what differs
 
     def __init__(self) -> None:
         self._found: dict[bytes, Alike] = {}
@@ -1950,7 +1950,7 @@ class Commands:
         self._found[first].add(run, words)
 
     def in_order(self) -> list[Alike]:
-        """What took most memory comes first."""
+        """The groups; the one that took most memory comes first."""
         return sorted(self._found.values(), key=lambda alike: -alike.peaks.largest)
 
 
@@ -1985,12 +1985,12 @@ def tell_stats(outdir: str, path: str | None) -> None:
 # ======== The job log =======================================================================================
 #
 # `runmaker4.py --joblog LOG`, as GNU parallel, writes a line for each run that has ended: nine fields with
-# tabs between them.  It is read as a journal is.  It knows neither slots nor memory nor files, and of the end
-# of a run its exit status and signal only; so the state of the run's line follows from these.
+# tabs between them.  It is read as a journal is.  It knows neither slots nor memory nor files.  Of how a run
+# ended it knows exit status and signal only, so the state of the run follows from these.
 
 
 class JobLogReader(Log):
-    """A job log: of runmaker4's, or of GNU parallel's own.  It knows no slots."""
+    """Reads a job log, of runmaker4.py or of GNU parallel."""
     KIND = "job log"
     LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
                       rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
@@ -2051,9 +2051,9 @@ class JobLogReader(Log):
 #
 # The timeline is a file of trace events (Trace Event Format, JSON object form), for Perfetto and
 # chrome://tracing.  The log is read twice: first for the times, from which tracks are made (Spans), then for
-# the events.  A track has runs that follow each other.  A slot of the journal is one track, or several where
-# two runners of a host have slots of this name.  A job log names no slots, because GNU parallel has to read
-# it, too: there a run is on the first track of its host that is free.  Times are in microseconds.
+# the events.  A track has runs that follow each other.  A slot of the journal is one track, or several if two
+# runners of a host have slots of this name.  A job log names no slots, because GNU parallel has to read it,
+# too.  So each of its runs is on the first track of its host that is free.  Times are in microseconds.
 
 # microseconds by which neighbours may overlap: job logs have whole milliseconds
 ROUNDING = 1500
@@ -2062,17 +2062,17 @@ ROUNDING = 1500
 class Spans:
     """When runs began and what they took, in microseconds.
 
-    Each takes at least one: viewers would take the next run for nested in one that takes none.
+    Each takes at least 1 µs: viewers would nest the next run in one that takes no time.
     """
 
     def __init__(self) -> None:
         self.began = array("q")
         self.took = array("q")
-        # by host and slot, "" where nobody knows the slot
+        # numbers of runs, by host and slot; slot "": nobody knows it
         self.runs_of: dict[tuple[str, str], array[int]] = {}
 
     def add(self, run: RunRecord, seconds: float, on_track: bool = True) -> None:
-        """Here is the next run.  on_track: it is one of the runs of its slot, which follow each other."""
+        """Add the next run.  on_track: it is put on a track of its slot; otherwise only the slot is noted."""
         runs = self.runs_of.setdefault((run.host, run.slot), array("q"))
         if on_track:
             runs.append(len(self.began))
@@ -2080,22 +2080,22 @@ class Spans:
         self.took.append(round(seconds * 1e6) or 1)
 
     def slots(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Host, name and runs of each track, in order; a slot has at least one."""
+        """Host, name and runs of each track, in order; a slot has at least one track, maybe an empty one."""
         for host, slot in sorted(self.runs_of, key=lambda names: [natural(name) for name in names]):
             for number, runs in enumerate(self._tracks(self.runs_of[host, slot]) or [array("q")], 1):
                 yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
 
     def _tracks(self, runs: Sequence[int]) -> list[array[int]]:
-        """Put each run on the first track that is free when it begins; the runs of each, the first first.
+        """Put each run on the first track that is free when it begins; the runs of each track, in order.
 
-        runs: their numbers, in the order of the log.  Of two that overlap by rounding, the earlier one is cut
+        runs: their numbers, in the order of the log.  If two overlap by rounding, the earlier one is cut
         short, by less than half.
         """
         began, took = self.began, self.took
         found: list[array[int]] = []
         free: list[int] = []                        # heap of tracks
         busy: list[tuple[int, int]] = []            # heap: from when on a track is free, and the track
-        for run in sorted(runs, key=began.__getitem__):     # of those that began at once the first first
+        for run in sorted(runs, key=began.__getitem__):     # as in the log, if they began at once
             while busy and busy[0][0] <= began[run]:
                 heapq.heappush(free, heapq.heappop(busy)[1])
             track = heapq.heappop(free) if free else len(found)
@@ -2116,14 +2116,13 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 class Timeline:
-    """The runs of a log as trace events.  It keeps times and tracks; the rest is read once more for the
-    events.
+    """The runs of a log as trace events.  It keeps times and tracks; all else is read again for the events.
 
     A host is a process of the trace, a slot a thread.  Perfetto looks for the name of a thread by `tid`
     alone, so no two share one.  The thread whose `tid` is its `pid` counts as the main one, and is shown
     first: slot 1.
     """
-    # of a timeline of ours; the format leaves `otherData` to whoever writes
+    # how a timeline of ours begins; the format leaves `otherData` to the program that writes
     HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
     NAME = 100                  # characters of a command that make the name of its event
 
@@ -2211,7 +2210,7 @@ def refuse_foreign(path: str, what: str, head: bytes) -> None:
 
     Raises Problem.
     """
-    if re.match("/dev/(fd|std)|/proc/", path):          # `>>file` would be replaced, with what stands in it
+    if re.match("/dev/(fd|std)|/proc/", path):          # `>>file` leads here: it would be replaced
         raise Problem(f"{path}: is no name of its own (give another name)")
     refuse_special(path, "give another name")
     try:
@@ -2229,7 +2228,7 @@ def refuse_foreign(path: str, what: str, head: bytes) -> None:
 def replacing(path: str, what: str, head: bytes) -> Iterator[BinaryIO]:
     """A file to write, which becomes `path` at the end of the block; after an error nothing is left of it.
 
-    What is there by that name must begin with `head`.  Raises Problem.
+    A file that has this name must be empty, or begin with `head`.  Raises Problem.
     """
     target = os.path.realpath(path)
     beside = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
@@ -2273,16 +2272,16 @@ def draw(log: Log, out_path: str) -> None:
 #
 # The report is one page: PAGE, at the end of this file, with its figures and tables as HTML, and with what
 # its script draws and searches as compressed JSON.  One pass through the log counts all runs (Gathered).
-# Whole runs are kept only for the tables, and for the pictures the last ones.  What failed runs printed last
-# is read from their files, for a bounded number of them (Outputs, Failures).
+# Whole runs are kept only for the tables, and the last ones for the pictures.  What failed runs printed last
+# is read from their files, for a bounded number of them (Outputs, FailuresByWords).
 #
-# A run whose end is unknown is drawn until the log has last heard of its runner, and hatched.  Its slot may
-# have run others by then.  So it is in no track, and they are drawn over it.
+# A run whose end is unknown is hatched, and drawn up to when the log last heard of its runner.  Its slot may
+# have run others by then.  So it is on no track, and the runs of the tracks are drawn over it.
 #
-# Nothing that comes from jobs becomes markup: tag() and escaped() quote it here, textContent there.
+# Nothing that comes from jobs becomes markup: tag() and escaped() quote it, and the script uses textContent.
 
 STATES = "".join(STATE_NAMES)   # as the page numbers them
-# of jobs
+# the states of jobs, and the classes of their colours
 COLOURS = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
 END_UNKNOWN = {"e": "lost", "?": "unknown"}     # what the legend calls runs that are drawn without their end
 
@@ -2295,15 +2294,15 @@ class Gathered:
     BATCH = 10_000
 
     def __init__(self, runs: Iterator[RunRecord], until: float | None) -> None:
-        """runs: in the order of the log.  until: seconds since 1970, when what runs is cut off; None: with
-        the last end.
+        """runs: in the order of the log.  until: when running jobs are cut off, in seconds since 1970; None:
+        at the last start or end in the log.
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.signs: dict[str, float] = {}       # by runner: when the log heard of it last
         self.stats = HostStats()
         self.first = math.inf
-        self._last: deque[RunRecord] = deque(maxlen=self.DRAWN)       # that have ended
+        self._last: deque[RunRecord] = deque(maxlen=self.DRAWN)       # the last ones that have ended
         self._unended: list[RunRecord] = []
         self.failed: list[RunRecord] = []
         self.slowest: list[RunRecord] = []
@@ -2335,13 +2334,13 @@ class Gathered:
              operator.attrgetter("memory", "at")),
             (self.failed, self.FAILURES, failed, lambda run: (run.ended or run.began, run.at)),
         ):
-            # the last first: of equal ones they are kept, and the others are not even put in
+            # Of equal ones the latest win, by `at`.  They come first, so the others never enter the heap.
             found[:] = heapq.nlargest(most, (found + some)[::-1], key)
         self._last += ended
         self._unended += [run for run in batch if run.ended is None]
 
     def drawn_seconds(self, run: RunRecord) -> float:
-        """How long a run is drawn."""
+        """How many seconds long a run is drawn."""
         if run.seconds is not None:
             return run.seconds
         until = self.last if run.state == "r" else self.signs.get(runner_of(run), 0.0)
@@ -2349,7 +2348,7 @@ class Gathered:
 
 
 def runner_of(run: RunRecord) -> str:
-    """What the names of a runner's runs begin with; a job log has none."""
+    """What the names of a runner's runs begin with; '' in a job log, which has no names."""
     return run.run.rpartition("-")[0]
 
 
@@ -2360,10 +2359,10 @@ def end_unknown(run: RunRecord) -> bool:
 
 @contextlib.contextmanager
 def without_collector() -> Iterator[None]:
-    """Let no cyclic garbage be looked for.
+    """Turn the collector of cyclic garbage off.
 
-    A log makes none, but each of its runs is an object: the collector would walk all that are kept, again and
-    again, and take a quarter of the time.
+    Reading a log makes no cycles, but each run is an object.  The collector would walk all that are kept,
+    again and again, and take a quarter of the time.
     """
     gc.disable()
     try:
@@ -2412,7 +2411,7 @@ class Outputs:
 
 
 def way_down(above: str, directory: str) -> str | None:
-    """A relative link to what is in a directory, for a page in one above it or in it; else None."""
+    """A relative link to what is in a directory, for a page in one above it or in it; otherwise None."""
     way = os.path.relpath(os.path.realpath(directory), above)
     if way.split(os.sep)[0] == os.pardir:
         return None
@@ -2429,7 +2428,7 @@ class Pictures:
     """What the page draws and searches: the last runs, slot by slot, and how many ran at a time."""
     BINS = 1000
     LONG = 1000                 # characters of a command
-    SHORT = 100                 # characters of a command where there are more than MANY runs
+    SHORT = 100                 # characters of a command if there are more than MANY runs
     MANY = 5000
 
     def __init__(self, found: Gathered) -> None:
@@ -2438,14 +2437,15 @@ class Pictures:
         for run in self.runs:
             self.spans.add(run, found.drawn_seconds(run), on_track=not end_unknown(run))
         self.slots = list(self.spans.slots())
-        # in no track
+        # those that are on no track
         self.loose = [number for number, run in enumerate(self.runs) if end_unknown(run)]
         self.loose.sort(key=self.spans.began.__getitem__)
         self.first = min(self.spans.began, default=round(found.last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
     def page(self, failures: FailuresByWords, outputs: Outputs) -> dict[str, Any]:
-        """For the page: times in ticks of `tick` microseconds, beginnings since the one before in the slot.
+        """The data of the page.  Times are in ticks of `tick` microseconds.  A beginning is counted from the
+        one before it on the track.
 
         The runs of all tracks come first, one track after the other, then those whose end is unknown.
         """
@@ -2485,7 +2485,7 @@ class Pictures:
         }
 
     def _busy(self) -> list[float]:
-        """How many jobs ran at a time, on average over each of so many equal parts of the time."""
+        """How many jobs ran at a time, on average over each of BINS equal parts of the time."""
         change = [0.0] * (self.BINS + 2)
         width = self.span / self.BINS
         for began, took in zip(self.spans.began, self.spans.took):
@@ -2506,7 +2506,7 @@ def cut(text: str, longest: int) -> str:
 
 
 def tag(name: str, content: str = "", **attributes: object) -> str:
-    """An element of a page; content is one already, the attributes are not."""
+    """An element of a page.  content is HTML already; attributes are text, and quoted here."""
     words = ""
     for key, value in attributes.items():
         name_of_it = key.rstrip("_").replace("_", "-")
@@ -2521,8 +2521,7 @@ def escaped(text: str) -> str:
 
 
 def legend(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
-    """What colours stand for.  entries: names, numbers, classes of the colours; of nothing there is no entry.
-    """
+    """What colours stand for.  entries: names, numbers, classes of the colours; 0 is not shown."""
     items = [tag("li", tag("i", class_=f"fill {colour}") + f"<b>{count:,}</b> {name}")
              for name, count, colour in entries if count]
     return tag("ul", head + "".join(items), class_="legend")
@@ -2540,11 +2539,11 @@ class Histogram:
     MARKS = [first * 10.0 ** power for power in range(-6, 1) for first in (1, 2, 5)] + [
         factor * unit for unit, factors in ((1, (10, 20, 30)), (60, (1, 2, 5, 10, 30)), (3600, (1, 2, 5, 10)),
                                             (86400, (1, 2, 5, 10, 20, 50, 100, 200))) for factor in factors]
-    LEAST = 12                  # tenths of a decade: so many have at least three marks
+    LEAST = 12                  # tenths of a decade on the axis: enough for three marks
     MOST = 7                    # marks
 
     def __init__(self, runs: Iterable[RunRecord]) -> None:
-        self.bars: dict[int, Counter[str]] = {}     # runs by state, by the tenth of a decade of microseconds
+        self.bars: dict[int, Counter[str]] = {}     # numbers of runs by state, by tenth of a decade (µs)
         for run in runs:
             if run.seconds is not None:
                 tenth = int(10 * math.log10(max(run.seconds * 1e6, 1)))
@@ -2557,7 +2556,7 @@ class Histogram:
         self.top = max((sum(bar.values()) for bar in self.bars.values()), default=0)
 
     def html(self) -> str:
-        """It, with a scale of counts and an axis of times; nothing if there are no runs."""
+        """The bars, with a scale of counts and an axis of times; '' if there are no runs."""
         if not self.bars:
             return ""
         step = max(1, nice(self.top / 2))
@@ -2592,12 +2591,12 @@ class Histogram:
 
 
 class Promises:
-    """What the runs of alike commands were promised of memory, and what they took of it at their peaks.
+    """How much memory the runs of alike commands were promised, and how much they took at their peaks.
 
     Each command has a bar with a scale of its own: to what was promised, or to the largest peak if that is
     more.
     """
-    PARTS = "median", "most", "largest"     # of a bar, from the left, and the classes of their colours
+    PARTS = "median", "most", "largest"     # of a bar, from the left; they are classes of colours, too
     NAMES = "median", "95 %", "largest", "promised, at most"
 
     def __init__(self, runs: Iterable[RunRecord]) -> None:
@@ -2608,7 +2607,7 @@ class Promises:
         self.found = [alike for alike in commands.in_order() if alike.peaks.text()]
 
     def html(self) -> str:
-        """The bars of those commands that took most; nothing if no run was promised memory."""
+        """The bars of the commands that took most; '' if no run was promised memory."""
         if not self.found:
             return ""
         count, shown = len(self.found), self.found[:Commands.SHOWN]
@@ -2621,7 +2620,7 @@ class Promises:
                    class_="chart", id="memory")
 
     def _row(self, alike: Alike) -> str:
-        """The bar of a command, what it is, and all that it shows in words."""
+        """A command, its bar, and what the bar shows, in words."""
         peaks = alike.peaks
         whole = max(peaks.promised, peaks.largest)
         ends = [100 * size / whole for size in peaks.bytes_told()]
@@ -2635,7 +2634,7 @@ class Promises:
 
 
 def nice(most: float) -> int:
-    """1, 2 or 5 times a power of ten: as much as may be, or 0."""
+    """The largest number up to `most` that is 1, 2 or 5 times a power of ten; 0 if there is none."""
     return max(
         (first * 10**power for power in range(12) for first in (1, 2, 5) if first * 10**power <= most),
         default=0,
@@ -2648,8 +2647,8 @@ class Row:
     line: int
     command: bytes
     run: RunRecord | None
-    state: str                  # of what is told: a name in STATE_NAMES, or held
-    now: str = ""               # the state of the line, where that is another one
+    state: str                  # of the run, or of the line: a name in STATE_NAMES, or held
+    now: str = ""               # the state of the line now, if it is told, too; of a held line its letter
 
 
 def row_of(run: RunRecord, now: str = "") -> Row:
@@ -2699,12 +2698,12 @@ class FailuresByWords:
         printed = outputs.of(row.run)
         if printed:
             return printed[-1].strip()
-        # A job log tells of no output, nor does the start of a run without an end
+        # Neither a job log nor the start of a run tells of output
         nothing = ", printed nothing" if outputs.output and row.run.ended is not None else ""
         return f"({how_ended(row.run)}{nothing})"
 
     def html(self, unit: str) -> str:
-        """The largest groups; nothing if there are none.  unit: what is counted."""
+        """The largest groups; '' if there are none.  unit: what is counted."""
         if not self.groups:
             return ""
         note = plural(len(self.groups), "group")
@@ -2744,7 +2743,7 @@ NO_CELL: Cell = "", -1
 
 
 class Tables:
-    """The tables of the page, which have the same columns: those that something is known for."""
+    """The tables of the page.  All have the same columns: those for which something is known."""
 
     HEAD = (
         ("Line", "line"),
@@ -2781,9 +2780,7 @@ class Tables:
         return tag("section", parts, class_="runs")
 
     def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
-        """The cells that are known: content, what it is sorted by, class; below them what ran, and its last
-        output.
-        """
+        """A row.  cells: content, what it is sorted by, class.  Below them stand command and last output."""
         first = "".join(tag("td", text, class_=kind, data_key=key) for text, key, kind in cells)
         printed = "\n".join(self.outputs.of(row.run))
         below = escaped(cut(readable(row.command), 500)) + (tag("q", escaped(printed)) if printed else "")
@@ -2796,7 +2793,7 @@ class Tables:
         )
 
     def _cells(self, row: Row) -> list[Cell]:
-        """Of each column the content, and what it is sorted by."""
+        """The content of each column, and what it is sorted by."""
         run = row.run
         if run is None:
             state = tag("b", row.state, class_=COLOURS[row.state])
@@ -2829,7 +2826,7 @@ class Tables:
 
 class Reporter:
     """Writes the page, once or again and again."""
-    LEAST = 10.0                # seconds between two pages
+    LEAST = 10.0                # seconds between two pages, at least
     KIND = "report", b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"      # and how PAGE begins
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
@@ -2853,9 +2850,7 @@ class Reporter:
         self.pause = self.LEAST
 
     def show(self, found: Survey) -> None:
-        """The jobs run: write the page, if it is time, and take no more than a twentieth of the CPU's time
-        for it.
-        """
+        """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time."""
         start = time.monotonic()
         if start >= self.next and os.path.exists(self.source):
             self.write(found, live=True)
@@ -2863,7 +2858,7 @@ class Reporter:
             self.next = start + self.pause
 
     def _pause_after(self, start: float) -> float:
-        """Seconds between two pages, if one that was begun then (monotonic) is written now."""
+        """Seconds between two pages, if one that was begun at `start` (monotonic) is written now."""
         return max(self.LEAST, 20 * (time.monotonic() - start))
 
     def write(self, found: Survey | None = None, live: bool = False) -> None:
@@ -2881,7 +2876,7 @@ class Reporter:
             runs = Gathered(self._judged(log, found, known), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
-        if live:                            # what is left to do takes little beside reading the log
+        if live:                            # what follows takes little time, compared with reading the log
             self.pause = self._pause_after(start)
         last = [run for line in left if (run := known.last.get(line.number))]
         log.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
@@ -2892,7 +2887,7 @@ class Reporter:
             warn(f"{PROG}: {text}")
 
     def _judged(self, log: Log, found: Survey | None, known: LineRuns) -> Iterator[RunRecord]:
-        """The runs of a log; of those that have not ended, what is known of them.  Raises Problem."""
+        """The runs of a log; those that have not ended come last, and are judged.  Raises Problem."""
         unended = []
         for run in log.runs():
             known.offer(run)
@@ -2902,7 +2897,7 @@ class Reporter:
                 yield run
         commands = {run.command for run in unended} - known.numbers.keys()
         others = LineRuns((), ())
-        if self.watcher and found and commands:     # of lines that have ended otherwise
+        if self.watcher and found and commands:     # of lines that neither run nor are left to fix
             others = with_commands(self.watcher, found, commands)
             for run in log.runs(others.is_known):
                 others.offer(run)
@@ -2949,7 +2944,7 @@ class Reporter:
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
     def _refresh(self) -> str:
-        """Without scripts the browser loads the page anew; the script does that when nobody types."""
+        """For browsers without scripts: load the page anew.  The script does so only when nobody types."""
         seconds = math.ceil(self.pause)
         return f'<noscript><meta http-equiv="refresh" content="{seconds}"></noscript>'
 
@@ -2975,7 +2970,7 @@ class Reporter:
 
     @staticmethod
     def _figures(runs: Gathered, now: Counts | None) -> str:
-        """The bar, of the jobs as they are now, or of the runs where no job file is named; and figures."""
+        """The bar of the jobs as they are now, or of the runs if no job file is named; and figures."""
         by_name = [
             (name, runs.states[state], f"s{number}")
             for number, (state, name) in enumerate(STATE_NAMES.items())
@@ -3004,7 +2999,7 @@ class Reporter:
 
     def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row], left: Sequence[Line],
                 lines: LineRuns) -> Iterator[Table]:
-        """The tables; what is left to fix comes first.  left: the lines that are."""
+        """The tables; what is left to fix comes first.  left: the lines that are left to fix."""
         shown = Gathered.SHOWN
         known = {run for line in left if (run := lines.last.get(line.number))}
         others = [run for run in runs.failed if run not in known][:shown]
