@@ -1446,7 +1446,10 @@ def with_commands(watcher: Watcher, found: Survey, commands: Collection[bytes]) 
 
 
 def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
-    """Print why lines are failed or in error, in file order; returns the counts.  Raises Problem."""
+    """Print why lines are failed or in error, in file order; returns the counts.
+
+    Raises Problem, BrokenPipeError.
+    """
     found = watcher.sure_look()
     lines = left_lines(watcher, found)
     if outdir is not None:
@@ -1483,7 +1486,10 @@ def last_runs(
 
 
 def tell_ends(watcher: Watcher, found: Survey, lines: Sequence[Line], outdir: str) -> None:
-    """Print why these lines are failed or in error, as the journal tells it.  Raises Problem."""
+    """Print why these lines are failed or in error, as the journal tells it.
+
+    Raises Problem, BrokenPipeError.
+    """
     journal = JournalReader(outdir, say)
     with journal.file:
         check_journal(journal, watcher.path)
@@ -1955,7 +1961,7 @@ class Commands:
 
 
 def tell_stats(outdir: str, path: str | None) -> None:
-    """Print what runs took, per host, in all and per command.  Raises Problem."""
+    """Print what runs took, per host, in all and per command.  Raises Problem, BrokenPipeError."""
     journal = JournalReader(outdir, say)
     hosts: defaultdict[str, HostStats] = defaultdict(HostStats)
     whole = HostStats()
@@ -3027,19 +3033,19 @@ class Reporter:
 # read must show, and needs no clock for that: a lower number is old.  Nobody waits for anybody, and each host
 # tells what it has seen itself.
 #
-# The locks of a host are tried once it is seen to count, for then it has taken them.  Before, the trial,
-# which is a lock, too, could refuse it the byte that it is about to lock.  A host that leaves frees its
-# locks.  So a lock is missing if it was never met.
+# The locks of a host are tried once it is seen to count, for then it has taken them.  An earlier trial, which
+# is a lock, too, could refuse it the byte that it is about to lock.  A host that leaves frees its locks.  So
+# a lock counts as missing only if it was never met.
 #
-# Anybody may put something into the directory.  What we make is made exclusively.  Of others we open regular
-# files with one name only, follow no links, and rely on nothing that stands there.
+# Anybody may put something into the directory.  We make our file exclusively.  Of the files of others we open
+# only regular ones with one name, follow no links, and rely on nothing that stands in them.
 
 TRIALS = {
     "excluded": "what one host has locked cannot be locked by others",
     "inherited": "a job has the lock of its runner, also when that is killed, until the job ends",
     "fresh": "what others have written is read at once",
 }
-CURES = {                       # by the kind of file system, or how that begins: the first counts
+CURES = {                       # by how the kind of file system begins; the first that fits counts
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
            "local_lock",
     "lustre": "mount with flock",
@@ -3059,15 +3065,15 @@ FIRST_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]
 
 
 class Host:
-    """A host that does the same in this directory, and what was seen of it."""
+    """A host that runs this check in the directory, perhaps ours, and what was seen of it."""
 
     def __init__(self, path: str, mount: Mount) -> None:
-        """Raises OSError; ENOENT also if no host has made the file, or it has not said yet who it is."""
+        """Raises OSError; ENOENT also if no host made the file, or the host has not said yet who it is."""
         self.path = path
         self.mount = mount
         self.found: dict[str, bool] = {}        # by trial, whether it holds
         see_anew(path, mount)
-        # to write, as runners do: NFS keeps old pages for as long as a file is open in that way
+        # Open for writing, as runners do: while a file is open so, NFS keeps old pages
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self.reader = Reader(open_fresh(path, flags, mount.network), mount.network)
         info = os.fstat(self.reader.fd)
@@ -3083,7 +3089,7 @@ class Host:
     def holds(self, at: int) -> bool:
         """Whether it has locked a byte.  Raises OSError.
 
-        That is tried with a shared lock: hosts that try it at the same time do not refuse each other then.
+        The trial is a shared lock, so that hosts that try at the same time do not refuse each other.
         """
         fd = self.reader.fd
         if lock(fd, at, shared=True):
@@ -3094,8 +3100,8 @@ class Host:
     def look(self) -> None:
         """Look at what it has locked and written.  Raises OSError.
 
-        Its number is read once more at the end.  What is in memory then is what a read may show next time, if
-        no lock of ours comes between: locks make reads fresh on some file systems.
+        Its number is read once more at the end.  A read that is not fresh shows next time what is in memory
+        then, if no lock of ours comes between: locks make reads fresh on some file systems.
         """
         locked = all_taken(self.reader.fd, NUMBERS[0], len(NUMBERS))
         sure = max((numbers[-1] - NUMBERS[0] for numbers in locked), default=0)
@@ -3112,11 +3118,11 @@ class Host:
 
 
 class LockCheck:
-    """Tries, with all hosts that do the same in this directory, whether runners can rely on its locks."""
+    """Tries, with all hosts that run this check in the directory, whether runners can rely on its locks."""
     MINUTE = 60.0               # seconds for which hosts of a network file system look at each other
     PAUSE = 1.0                 # seconds between two numbers there
     LEAST = 4                   # numbers after which a host has tried all on itself
-    SILENCE = 60.0              # seconds more after which the file system is said not to answer
+    SILENCE = 60.0              # seconds more until we say that the file system does not answer
     PATIENCE = 2.0              # seconds that an interrupted check has to remove its file
 
     def __init__(self, folder: str) -> None:
@@ -3132,7 +3138,7 @@ class LockCheck:
 
     @contextlib.contextmanager
     def noting(self, *left: int) -> Iterator[None]:
-        """Note an error, unless its number is one of `left`: a host has left, or there was none."""
+        """Note an error, unless its number is in `left`: these mean that a host has left, or was none."""
         try:
             yield
         except OSError as error:
@@ -3147,7 +3153,7 @@ class LockCheck:
                 with open(self.path, "xb", buffering=0) as file:
                     self.try_all(file.fileno())
             finally:
-                self.clean()                    # NFS keeps what is open
+                self.clean()                    # behind the close: NFS keeps a file that is open
         return self.report()
 
     def try_all(self, fd: int) -> None:
@@ -3155,7 +3161,7 @@ class LockCheck:
 
         A host that gets no locks goes on, too, so that the others see it.
         """
-        reading, writing = os.pipe()            # the job reads, and ends when we close it, or die
+        reading, writing = os.pipe()            # the job reads from it, and ends when we close it, or die
         try:
             with self.noting():
                 self.introduce(fd)              # first, so that others miss us if a lock never comes
@@ -3176,7 +3182,7 @@ class LockCheck:
 
     @staticmethod
     def take_locks(fd: int, stdin: int) -> None:
-        """Lock a byte, and one for a job, `cat`, whose runner, a shell, is killed.  Raises OSError."""
+        """Lock a byte, and one for a job: `cat`, whose runner, a shell, is killed.  Raises OSError."""
         lock(fd, LOCKS["excluded"])
         of_job = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -3196,11 +3202,11 @@ class LockCheck:
         os.fsync(fd)
 
     def visit_all(self) -> None:
-        """Look at each host.  Raises OSError."""
+        """Look at each host whose file is there.  Raises OSError."""
         for name in os.listdir(self.folder):
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
                 path = os.path.join(self.folder, name)
-                with self.noting(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):    # it is none
+                with self.noting(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):    # no host
                     if path not in self.hosts:
                         self.hosts[path] = Host(path, self.mount)
                     self.hosts[path].look()
@@ -3213,7 +3219,7 @@ class LockCheck:
         unlock(fd, NUMBERS[self.number - 1])
 
     def clean(self) -> None:
-        """Remove our file, and those of hosts that were dead all the time."""
+        """Remove our file, and those of hosts that were dead all the time; close what is open."""
         left = [self.path]
         for host in self.hosts.values():
             with contextlib.suppress(OSError):              # its file is gone
@@ -3227,7 +3233,7 @@ class LockCheck:
     def report(self) -> int:
         """Print what was seen.  Returns the exit status.
 
-        It is 0 if all was tried and holds, and others have come if others can.
+        It is 0 if all was tried and holds, and other hosts have come, if others can use the directory.
         """
         hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.path))
         here = boot_id()
@@ -3261,7 +3267,7 @@ class LockCheck:
                 self.faults.append(f"{trial}: not so of {', '.join(bad)} ({text})")
 
     def verdict(self, untried: Sequence[str], alone: bool) -> Iterator[str]:
-        """What follows for who wants to share job files.
+        """What follows for users who want to share job files.
 
         untried: hosts with which not all could be tried.  alone: other hosts may use this directory, and none
         has come.
@@ -3302,8 +3308,8 @@ def boot_id() -> str:
 def check_locks(folder: str) -> int:
     """Check the locks of a directory; the exit status.  Raises Problem.
 
-    A child does it, because a call may never return if the file system is away, and only we can tell then.
-    It prints into a file: if it hangs, nobody who reads what we print waits for it.
+    A child does it, because a call may never return if the file system is away, and then only we can say so.
+    The child prints into a file.  If it had our stdout, a reader of that would wait for it when it hangs.
     """
     if not os.path.isdir(folder):
         raise Problem(f"{folder}: is no directory (--check-locks tries the one that a job file is to be in)")
@@ -3325,7 +3331,7 @@ def check_locks(folder: str) -> int:
         try:
             over = keep_trying(has_ended, LockCheck.MINUTE + LockCheck.SILENCE)
         finally:
-            os.kill(child, signal.SIGTERM)      # its number is its own until we wait for it
+            os.kill(child, signal.SIGTERM)      # its pid is its own until we wait for it
             keep_trying(has_ended, LockCheck.PATIENCE)
         if over:
             put(os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0))
@@ -3339,12 +3345,12 @@ def check_locks(folder: str) -> int:
 
 # ======== The program =======================================================================================
 #
-# Options name one thing to do: wait, tell how it goes, or make something of a log.  What is printed goes to
-# stdout, all that is said about it to stderr.
+# Options name one thing to do: wait, tell how the jobs are going, or make something of a log.  What is
+# printed goes to stdout, all that is said about it to stderr.
 
 
 def wait(watcher: Watcher, with_progress: bool) -> Counts:
-    """Wait for the jobs, and say what keeps them.  Raises Problem."""
+    """Wait for the jobs, and say what keeps them from being started.  Raises Problem."""
     progress: NoProgress | PipeProgress | WatchedProgress = NoProgress()
     if with_progress:
         exit_on(signal.SIGINT, signal.SIGTERM)
@@ -3447,7 +3453,7 @@ def watch_file(options: argparse.Namespace) -> int:
 
 
 def tell_status(watcher: Watcher, outdir: str | None, as_json: bool) -> Counts:
-    """Print how the jobs are going; how many are in which state.  Raises Problem."""
+    """Print how the jobs are going; returns how many are in which state.  Raises Problem."""
     status = look(watcher, outdir)
     now = counts(status.found)
     text = status.json() if as_json else "\n".join(map(printable, status.text(width())))
@@ -3467,13 +3473,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 # Content-Security-Policy forbids that.
 #
 # Its script unpacks the data and draws on two canvases: how many jobs ran at a time, and below that a row
-# for each track.  A run that is as wide as a pixel is a rectangle.  Shorter ones that begin in one pixel
-# share its column; those that failed have a fifth of the height at least, so that none is lost among many
-# others.  Runs whose ends are unknown stand behind those of all tracks, and are drawn before them.
+# for each track.  A run that is at least as wide as a pixel is a rectangle.  Shorter ones that begin in one
+# pixel share its column.  Those that failed or are in error have at least a fifth of its height together, so
+# that none is lost among many others.  Runs whose ends are unknown come last in the data, and are drawn
+# first.
 #
 # A search marks the runs that it finds in `hits`.  The picture dims all others, and the tables hide them.
 # What is to outlast a reload is kept in the session's storage: the search, the time that is shown, and when
-# another page was met for the last time.
+# the page was last seen to be a new one.
 
 PAGE = r"""<!DOCTYPE html>
 <!-- made by runwait4.py -->
