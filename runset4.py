@@ -697,8 +697,7 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
     """
     left = holders.left(line.command)
     keeping = holders.pids(line.command, jobs=False)
-    run = run_by_journal(line)
-    if any(map(holders.is_server, keeping)) or (run and run.runner is not None and is_server(run.runner)):
+    if any(map(holders.is_server, keeping)):
         return CLIENT_AWAY
     for pid in keeping[:1]:
         if left:
@@ -708,6 +707,9 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
         return f"process {pid} of this host is to end it, and does not"
     for pid in holders.pids(line.command, jobs=True)[:1]:
         return f"process {pid} of this host runs on"
+    run = run_by_journal(line)
+    if run and run.runner is not None and is_server(run.runner):
+        return CLIENT_AWAY
     if run and run.host != os.uname().nodename:
         return (f"it runs on {printable(run.host)} as process {run.pid}, by the journal: use {PROG} --cancel "
                 "there")
