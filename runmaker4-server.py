@@ -443,7 +443,7 @@ class ServedFile(JobFile):
             there = lines.get(at - at % (SEATS + 1), [])
             there.sort(key=lambda line: own_seat(line) == at)
             if there:
-                jobs.append(self._adopt(Job(**vars(there.pop()), inode=self.inode), at))
+                jobs.append(self._adopt(Job(**vars(there.pop())), at))
         return jobs
 
     def _adopt(self, job: Job, at: int) -> Job:

@@ -1947,16 +1947,20 @@ class Taker:
 NOBODY = Taker("")              # the taker of a job that is taken back, until its client is known
 
 
+class Whereabouts(enum.Enum):
+    """What is known of a held line."""
+    FOUND = "it stands where we know it to be, as `r`"
+    MISSED = "a look, or its result, has not found it"
+    GONE = "it was missed for so long that it is not in the file any more, which was said"
+    CANCELLED = "two looks have missed it, and another state stands in its place: somebody has set that"
+
+
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     seat: Seat | None = None            # the job inherits it; None: it was lost, or there is none yet
-    inode: Identity | None = None       # of the file in which it stood at `offset`
-    missed_since: float | None = None   # since when its line is not found (JobFile's clock); None: it is
-    gone: bool = False                  # it was said that the line is not in the file any more
-    search_at: float = 0.0              # when to look for it again (JobFile's clock)
-    set_once: bool = False              # the last look found another state that was set over its `r`
-    cancelled: bool = False             # two looks in a row found another state over its `r`
+    whereabouts: Whereabouts = Whereabouts.FOUND
+    missed_since: float = 0.0           # when it was FOUND no more (JobFile's clock)
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
     gate: Gate | None = None            # what holds its shell until it may begin
@@ -1973,35 +1977,17 @@ class Job(Line):
         """What it takes after that if the memory is not enough."""
         return next(iter(self.settings.more[self.grown:]), None)
 
-    def note_found(self) -> None:
-        """Its line was found where we know it to be, and is `r`."""
-        self.missed_since = None
-        self.gone = False
-        self.set_once = False
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has set its state in the file."""
+        return self.whereabouts is Whereabouts.CANCELLED
 
-    def stand_on(self, line: Line, inode: Identity | None) -> None:
-        """Its line is this one, in the file with this inode."""
+    def stand_on(self, line: Line) -> None:
+        """Its line is this one."""
         self.offset = line.offset
         self.number = line.number
         self.text = line.text
-        self.inode = inode
-        self.note_found()
-
-    def missed_for(self, now: float) -> float:
-        """Note that its line is not found; returns for how many seconds it has not been.
-
-        now: by JobFile's clock.
-        """
-        if self.missed_since is None:
-            self.missed_since = now
-        return now - self.missed_since
-
-    def note_set(self) -> bool:
-        """Note that a look finds another state set over its `r`; whether two looks in a row have done so."""
-        self.search_at = 0.0
-        self.cancelled = self.cancelled or self.set_once
-        self.set_once = not self.cancelled
-        return self.cancelled
+        self.whereabouts = Whereabouts.FOUND
 
 
 class NotNow(Exception):
@@ -2517,6 +2503,7 @@ class JobFile(Opened):
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
         # Jobs "lost" to others, or "cancelled"; the next look_after() returns them
         self._to_end: dict[Job, str] = {}
+        self._searched_at = -math.inf           # when look_after() has last searched the file (clock)
         self._end: tuple[int, bytes] | None = None          # its size and last byte, as they were seen last
         self._end_since = 0.0                   # when they were first seen (clock)
         self._full_size = 0                     # the last size that was believed; at first, as it was opened
@@ -2565,7 +2552,7 @@ class JobFile(Opened):
         """
         if not self.companion.renew():
             self._forget_seats()
-        self._take_back_seats()
+        self._reconcile_all([job for job in self.held if not job.seat])
         self._name_companion()
 
     def _forget_seats(self) -> None:
@@ -2617,11 +2604,6 @@ class JobFile(Opened):
                     "locked: lslocks names the process)",
                 )
         self._named = inode
-
-    def _sit(self, job: Job) -> None:
-        """Take a seat for a job, behind its door.  Raises OSError."""
-        assert not job.seat
-        job.seat = self.companion.sit(job)
 
     def _stand_up(self, job: Job) -> None:
         """Give back a job's seat, if it has one."""
@@ -2707,8 +2689,8 @@ class JobFile(Opened):
 
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
         """Take a seat, then write `r` if it is not there, and hold the line.  Raises OSError."""
-        job = Job(**vars(line), taker=taker, settings=settings, inode=self.inode)
-        self._sit(job)
+        job = Job(**vars(line), taker=taker, settings=settings)
+        job.seat = self.companion.sit(job)
         try:
             if line.state != RUNNING:
                 self.write(line, RUNNING)
@@ -2745,7 +2727,7 @@ class JobFile(Opened):
         """The offset of the line of a command that we have held longest; of the first line if there is none.
         """
         for job in self.held:
-            if job.inode == self.inode and job.command == command:
+            if job.command == command:
                 if self.state_at(job) is not None:
                     return job.offset
                 break                               # it was edited
@@ -2812,13 +2794,14 @@ class JobFile(Opened):
             try:
                 return self._finish(job, state)
             except Shifted:
-                # The file or its companion was replaced since the last look, or locks were lost.  We follow
-                # outside of the door, because it is another door if the companion is new.
+                # The file or its companion was replaced since the last look, the line was moved or written
+                # over, or locks were lost.  We follow outside of the door, because it is another door if the
+                # companion is new.
                 self._drop_lost_seats()
                 self.follow_path()
-                return self._finish(job, state)
+                return self._finish_astray(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to put a new one there
-            if not self._is_away(job):
+            if not self._is_gone(job):
                 raise NotNow("its file is not there") from None
             self.give_up(job)
             return f"the file is gone; its result {show(state)} is not written"
@@ -2831,42 +2814,39 @@ class JobFile(Opened):
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
 
     def _finish(self, job: Job, state: bytes) -> str:
-        """Write a result into the file that is open; returns as finish().
+        """Write a result over the `r` where it was; returns as finish().
 
-        Raises NotNow, Shifted, OSError.
+        Raises NotNow, OSError; Shifted: the line or its lock is not there.
         """
         with self.door(job.command) as opened:
             if not opened:
                 raise NotNow("another process keeps its command locked")
-            fault = self._write_result(job, state)
+            self.writable()
+            if not self.still_has(job):
+                # This host was cut off, so another runner may have the line, and the `r` may be its.  That is
+                # found out outside of this door, whose lock may be lost, too.
+                raise Shifted("its lock was lost")
+            if self.state_at(job) != RUNNING:
+                raise Shifted("its line is not where it was")
+            self.write(job, state)
             # While the door is still locked: the next process behind it finds as many seats as lines `r`
             self.give_up(job)
-            return fault
+            return ""
 
-    def _write_result(self, job: Job, state: bytes) -> str:
-        """Write a state over a job's line, behind its door.  Returns and raises as _finish() does."""
-        self.writable()
-        if job.seat and not self.still_has(job):
-            # This host was cut off, so another runner may have the line, and the `r` may be that runner's.
-            # That is found out outside of this door, whose lock may be lost, too.
-            raise Shifted("its lock was lost")
-        if not job.seat and not self._sit_again(job):
+    def _finish_astray(self, job: Job, state: bytes) -> str:
+        """Write a result over the `r` wherever it is; returns as finish().  Raises NotNow, OSError."""
+        found = self._reconcile_all([job]).get(job)
+        if job not in self.held:
             return f"another runner has taken it meanwhile; its result {show(state)} is not written"
-        found = self._state_here(job)
-        if found != RUNNING:
-            line = self._find(job, found, last=True)
-            if line:
-                found = line.state
-                job.stand_on(line, self.inode)
-        if found is None and not self._is_gone(job):
+        if found is None:
+            return self._finish(job, state)
+        if not found and not self._is_gone(job):
             raise NotNow("its line is not where it was")
-        if found in (RUNNING, NEW):
-            self.write(job, state)
-        elif found is None or state not in (found, NEW):
-            # Nothing is lost if somebody has set this very state, or if the job was not begun
-            why = "its line is gone" if found is None else f"its state was set to '{show(found)}' meanwhile"
-            return f"{why}; its result {show(state)} is not written"
-        return ""
+        self.give_up(job)
+        if found and state in (found, NEW):
+            return ""                           # somebody has set this very state, or the job was not begun
+        why = f"its state was set to '{show(found)}' meanwhile" if found else "its line is gone"
+        return f"{why}; its result {show(state)} is not written"
 
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
@@ -2876,16 +2856,21 @@ class JobFile(Opened):
 
     # -- looking after held lines ----------------------------------------------------------------------------
     #
-    # A held line is astray if it does not stand where it stood as `r`.  Then it is looked for by its command.
-    # Lines of one command are interchangeable: what counts is that each seat that is held has its `r`.
+    # A held line is astray if it does not stand where it stood as `r`, or if its seat was lost.  Then all of
+    # our jobs of its command are put in order in one step, behind its door: _reconcile().  Lines of one
+    # command are interchangeable: what counts is that each seat that is held has its `r`.
     #
-    #     1. If there are as many lines `r` as seats, one of them is ours: the one whose own seat we hold, or
-    #        one whose own seat is free.  Otherwise somebody's `r` was overwritten:
-    #     2. by an editor that had read the file before the claim: a `.` in the line's place is made `r`
-    #        again; or if the command does not stand there any more, any new line of it;
-    #     3. or by hand, if another state stands in the line's place, or on the only line of its command: the
-    #        job is cancelled if the next look agrees.
-    #     4. Otherwise the line is gone.  It is looked for again, less and less often.
+    #     1. A job whose seat was lost takes one again if one line `r` has no seat, or, where its line is new
+    #        again, if that might be claimed.  Otherwise another runner has taken the line: the job is lost.
+    #     2. Our jobs keep the places where they stood if these are `r`.
+    #     3. Of the other lines `r` as many are others' as others hold seats.  What is more is ours: the line
+    #        whose own seat a job has, or one whose own seat is free, or any.
+    #     4. If there are too few, somebody's `r` was overwritten.  An editor that had read the file before
+    #        the claim has done so if a `.` stands in the line's place: it is made `r` again; or, if the
+    #        command does not stand there any more, any new line of it.
+    #     5. What is missing then was missed by one look.  If another look agrees, the job is cancelled if
+    #        another state stands in the line's place, or on the only line of its command.  Otherwise the line
+    #        is gone in a while.  It is looked for again, less and less often.
 
     def look_after(self) -> dict[Job, str]:
         """Find the lines that edits have moved, put right what they have overwritten, take back lost seats.
@@ -2901,10 +2886,10 @@ class JobFile(Opened):
             self._follow_companion()
             now = self.clock()
             astray = self._astray()
-            for job in self.held.keys() - astray.keys():
-                job.note_found()
-            if any(job.search_at <= now for job in astray):
-                self._find_all(astray)
+            if any(self._is_due(job, now) for job in astray):
+                for job, state in self._reconcile_all(astray).items():
+                    self._note_missing(job, state)
+                self._searched_at = now
         except OSError as error:
             # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
             self.leave_useless(error)
@@ -2913,16 +2898,30 @@ class JobFile(Opened):
         self._to_end = {}
         return to_end
 
-    def _astray(self) -> dict[Job, bytes | None]:
-        """The held lines that do not stand where they stood as `r`, and what stands there.  Raises OSError.
+    def _astray(self) -> list[Job]:
+        """The jobs whose lines do not stand where they stood as `r`, but for those that are cancelled.
+
+        Raises OSError.
         """
-        found = {}
+        astray = []
         for job in self.held:
-            if not job.cancelled:
-                state = self._state_here(job)
-                if state != RUNNING:
-                    found[job] = state
-        return found
+            if job.cancelled:
+                continue
+            if self.state_at(job) == RUNNING:
+                job.whereabouts = Whereabouts.FOUND
+            else:
+                astray.append(job)
+        return astray
+
+    def _is_due(self, job: Job, now: float) -> bool:
+        """Whether a line that is astray is to be looked for now.
+
+        It is searched less and less often, because to search a long file each second would cost half a core.
+        """
+        if job.whereabouts is Whereabouts.FOUND:
+            return True
+        pause = min((now - job.missed_since) / 2, 60 * self.interval)
+        return now - self._searched_at >= pause
 
     def _drop_lost_seats(self) -> None:
         """Give up the seats whose locks a network file system has dropped.  Raises OSError."""
@@ -2932,36 +2931,6 @@ class JobFile(Opened):
             self._forget_seats()
             self.leave()                        # all other locks are lost with them
 
-    def _take_back_seats(self) -> None:
-        """Take a seat again for each job that has lost its own, unless another has taken its line.
-
-        Raises OSError.
-        """
-        seatless = [job for job in self.held if not job.seat]
-        for job in seatless:
-            with self.door(job.command) as opened:
-                self.writable()
-                if opened and not job.seat and not self._sit_again(job):
-                    self.give_up(job)
-                    self._to_end[job] = "lost"
-
-    def _sit_again(self, job: Job) -> bool:
-        """Take a seat again for a job whose seat was lost; False: another runner has taken its line.
-
-        Call it behind the door.  Raises OSError.
-        """
-        state = self._state_here(job)
-        seats = self.companion.count(job.command)
-        new = state == NEW                              # an editor has saved over it
-        needed = seats if new else seats + 1            # so many lines `r`, if one of them is ours
-        if seats and not self._are_running(job.command, needed):
-            return False
-        if not new and not self._are_running(job.command, 1) and state in (None, DONE, FAILED):
-            return False                                # taken, and ended since
-        self._sit(job)
-        self.say(f"line {job.number}: is locked anew")
-        return True
-
     def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         """The lines with these commands.  Raises OSError."""
         found: dict[bytes, list[Line]] = {command: [] for command in commands}
@@ -2969,127 +2938,119 @@ class JobFile(Opened):
             found[line.command].append(line)
         return found
 
-    def _find_all(self, astray: dict[Job, bytes | None]) -> None:
-        """Find astray lines; note in `_to_end` which jobs are cancelled.  Raises OSError.
+    def _reconcile_all(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
+        """Put the commands of these jobs in order; returns as _reconcile().  Raises OSError."""
+        ours: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
+        if not ours:
+            return {}
+        for job in self.held:
+            if job.command in ours:
+                ours[job.command].append(job)
+        missing: dict[Job, bytes] = {}
+        for command, lines in self.by_command(ours).items():
+            with self.door(command) as opened:
+                if opened:
+                    self.writable()
+                    missing.update(self._reconcile(command, ours[command], lines))
+        return missing
 
-        astray: jobs, each with the state that stands in its line's place; None: its command does not.
+    def _reconcile(self, command: bytes, ours: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
+        """Give each of our jobs of a command a seat and a line `r` again (steps 1 to 4 above).
+
+        Call it behind the door, after writable().  lines: of the command, as they were read last.  Returns
+        the jobs that have no line then, each with the state that somebody has set over its `r`; b"": it does
+        not stand there, or another has it.  Raises OSError.
         """
-        lines = self.by_command({job.command for job in astray})
-        for job in sorted(astray, key=lambda job: job.number):
-            here = astray[job]
-            there = lines[job.command]
-            with self.door(job.command) as opened:
-                if not opened:
-                    continue
-                line = self._find(job, here, there)
-                if line:
-                    self._put_right(job, line)
-                elif here is None and len(there) == 1:
-                    self._note_astray(job, there[0].state)
-                else:
-                    self._note_astray(job, here)
+        stand = {line.offset: replace(line, state=state) for line in lines if (state := self.state_at(line))}
+        running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
+        seats = self.companion.count(command)
+        others = seats - sum(job.seat is not None for job in ours)
+        self._sit_again(ours, len(running) - seats)
+        astray = [job for job in ours if job in self.held and not running.pop(job.offset, None)]
+        missing = {}
+        for job in astray:
+            line = stand.get(job.offset) if len(stand) > 1 else next(iter(stand.values()), None)
+            if len(running) > others:
+                line = running.pop(self._likeliest(job, running))
+            elif not line or line.state == RUNNING:
+                line = next((other for other in stand.values() if other.state == NEW), None)
+            if line and line.state in (RUNNING, NEW):
+                self._bring_back(line)
+                job.stand_on(line)
+            else:
+                missing[job] = line.state if line else b""
+        return missing
 
-    def _put_right(self, job: Job, line: Line) -> None:
-        """Let an astray job be on this line from now on; write `r` if it is not there.  Raises OSError."""
-        if self.state_at(line) != line.state:
-            return                              # it has changed since it was read: another look comes
+    def _sit_again(self, ours: Iterable[Job], spare: int) -> None:
+        """Take a seat again for each of these jobs that has lost its own, unless another has taken its line.
+
+        spare: how many more lines of their command are `r` than seats are held.  Raises OSError.
+        """
+        for job in ours:
+            if job.seat:
+                continue
+            is_new = self.state_at(job) == NEW              # an editor has saved over it
+            if spare + is_new > 0:
+                job.seat = self.companion.sit(job)
+                spare += is_new - 1
+                self.say(f"line {job.number}: is locked anew")
+            else:
+                self.give_up(job)
+                self._to_end[job] = "lost"
+
+    def _likeliest(self, job: Job, running: Mapping[int, Line]) -> int:
+        """Which of these lines `r` is most likely a job's: its offset.  Raises OSError.
+
+        It is the line whose own seat the job has; otherwise one whose own seat is free.
+        """
+        own = {own_seat(line): offset for offset, line in running.items()}
+        if job.seat and job.seat.at in own:
+            return own[job.seat.at]
+        return next((offset for at, offset in own.items() if not self.companion.is_held(at)), min(running))
+
+    def _bring_back(self, line: Line) -> None:
+        """Write `r` over a line again if it is not there.  Call it behind the door.  Raises OSError."""
         if line.state != RUNNING:
-            self.writable()
             self.write(line, RUNNING)
             self.say(
                 f"line {line.number}: its job runs, so the {show(line.state)} that was saved over its r is r "
                 "again (runset4.py --edit keeps states)"
             )
             line.state = RUNNING
-        job.stand_on(line, self.inode)
-
-    def _find(
-        self, job: Job, here: bytes | None, lines: list[Line] | None = None, last: bool = False
-    ) -> Line | None:
-        """The line of an astray job: one that is `r`, or that the caller is to write over (steps 1 and 2).
-
-        Call it behind the door.  here: the state in the line's old place; None: the command does not stand
-        there.  lines: all lines of its command; None: they are read here.  last: the job has ended, so any
-        line `r` that seems to be nobody's suffices.  Raises OSError.
-        """
-        if lines is None:
-            lines = list(lines_of(self.reader, self.start, {job.command}))
-        ours = [other for other in self.held if other.command == job.command]
-        others = [other for other in ours if other is not job]
-        others_stand = {other.offset for other in others if other.inode == self.inode}
-        free = [line for line in lines if line.offset not in others_stand]
-        our_seats = sum(other.seat is not None for other in ours)
-        seats_of_others = self.companion.count(job.command) - our_seats
-        running = [line for line in free if line.state == RUNNING]
-        mine = self._find_running(job, running)
-        if mine and len(running) > seats_of_others:
-            return mine
-        saved = [line for line in free if line.state == NEW]
-        if here is not None:
-            saved = [line for line in saved if line.offset == job.offset]
-        if saved:
-            return saved[0]
-        return mine if last and here is None else None
-
-    def _find_running(self, job: Job, running: Sequence[Line]) -> Line | None:
-        """Which of these lines `r` may be a job's; None: none of them.  Raises OSError.
-
-        It is the line whose own seat the job has; otherwise one whose own seat is free.
-        """
-        if job.seat:
-            for line in running:
-                if own_seat(line) == job.seat.at:
-                    return line
-        for line in running:
-            if not self.companion.is_held(own_seat(line)):
-                return line
-        return None
-
-    def _is_away(self, job: Job) -> bool:
-        """Note that a job's line is not found; whether it has been so for longer than replacing a file takes.
-        """
-        return job.missed_for(self.clock()) >= (self.LOOKS - 1) * self.interval
 
     def _is_gone(self, job: Job) -> bool:
-        """Note that a job's line is not in the file; whether somebody has taken it out.  Raises OSError.
-
-        Otherwise an editor may be saving the file in place.  On a network file system it may be held up; then
-        the part that it has not written yet is missing at the end.
+        """Note that a job's line, or the file, is not there; whether it has been so for longer than it takes
+        to save the file.  Raises OSError.
         """
-        if self.network and self._is_short():
-            return job.missed_for(self.clock()) >= self.HELD_UP
-        return self._is_away(job)
+        now = self.clock()
+        if job.whereabouts is Whereabouts.FOUND:
+            job.whereabouts = Whereabouts.MISSED
+            job.missed_since = now
+        patience = self.HELD_UP if self._is_held_up() else (self.LOOKS - 1) * self.interval
+        return now - job.missed_since >= patience
 
-    def _is_short(self) -> bool:
-        """Whether nothing stands where the file ended, as while an editor saves it in place.
+    def _is_held_up(self) -> bool:
+        """Whether nothing stands where the file ended, as while a network file system holds up an editor that
+        saves it in place: the part that it has not written yet is missing at the end.
 
         Then a NUL counts as nothing: if a state is written just after the file was emptied, it lands behind
         the new end, and the gap before it reads as NULs.  Raises OSError.
         """
-        return self._full_size > 0 and self.reader.pread(1, self._full_size - 1) in (b"", b"\0")
+        return (self.network and self.reader.is_open and self._full_size > 0
+                and self.reader.pread(1, self._full_size - 1) in (b"", b"\0"))
 
-    def _note_astray(self, job: Job, state: bytes | None) -> None:
-        """Note that a job's line was not found (steps 3 and 4).
+    def _note_missing(self, job: Job, state: bytes) -> None:
+        """Note that a look has not found a job's line (step 5).  Raises OSError.
 
-        state: of the line in its place, or of the only one of its command; None: there is none.  A job counts
-        as cancelled only if two looks in a row find it so, because an editor may be about to write more.  A
-        line that is gone is searched less and less often, because to search a long file each second would
-        cost half a core.  Raises OSError.
+        state: as of _reconcile().  A job is cancelled only if two looks in a row find it so, because an
+        editor may be about to write more.
         """
-        if state not in (None, RUNNING, NEW):
-            if job.note_set():
-                self._to_end[job] = "cancelled"
-            return
-        now = self.clock()
-        pause = max(job.missed_for(now), self.interval)
-        job.search_at = now + min(pause, 60 * self.interval)
-        if state is None and self._is_gone(job) and not job.gone:
-            job.gone = True
+        if state and job.whereabouts is not Whereabouts.FOUND:
+            job.whereabouts = Whereabouts.CANCELLED
+            self._to_end[job] = "cancelled"
+        elif self._is_gone(job) and not state and job.whereabouts is not Whereabouts.GONE:
+            job.whereabouts = Whereabouts.GONE
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
-
-    def _state_here(self, job: Job) -> bytes | None:
-        """The state of a held line if it stands where it stood, in the file that is open now, or None."""
-        return self.state_at(job) if job.inode == self.inode else None
 
     # -- just looking ----------------------------------------------------------------------------------------
 
@@ -3135,7 +3096,7 @@ class JobFile(Opened):
             is_whole = self._end is None and end[1] == b"\n"
             self._end = end
             self._end_since = -math.inf if is_whole else now
-        patience = self.HELD_UP if self.network and self._is_short() else self.interval
+        patience = self.HELD_UP if self._is_held_up() else self.interval
         wait = self._end_since + patience - now
         if wait > 0:
             return min(wait, self.interval)
@@ -3288,8 +3249,7 @@ class JobFile(Opened):
         self._appended = 0
         self._named = None
         self._note_reading()
-        for job in self.held:
-            job.search_at = 0.0                 # its line may be in this file
+        self._searched_at = -math.inf           # what was missing may be in this file
         self._follow_companion()
         self._cut_off_since = None
 

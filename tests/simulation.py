@@ -1039,14 +1039,13 @@ def state_from_before_the_door() -> Patches:
 
 
 def seat_freed_early() -> Patches:
-    plain = FILE._write_result
+    plain = FILE.write
 
-    def write_result(self: Any, job: Any, state: bytes) -> str:
-        if job.seat:
-            CORE.unlock(job.seat.fd, job.seat.at)
-        fault: str = plain(self, job, state)
-        return fault
-    return [(FILE, "_write_result", write_result)]
+    def write(self: Any, line: Any, state: bytes) -> None:
+        if state != b"r" and isinstance(line, CORE.Job) and line.seat:
+            CORE.unlock(line.seat.fd, line.seat.at)
+        plain(self, line, state)
+    return [(FILE, "write", write)]
 
 
 def row_unlocked() -> Patches:
@@ -1087,15 +1086,6 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     return lambda: [(FILE, "has_room", has_room)]
 
 
-def every_running_saved(self: Any, job: Any) -> bool:
-    """Each `r` counts as the old state of the job's line, which an editor has saved."""
-    seats = self.companion.count(job.command)
-    if seats and not self._are_running(job.command, seats):
-        return False
-    self._sit(job)
-    return True
-
-
 PLANTED: dict[str, Callable[[], Patches]] = {
     "no door": lambda: [
         (COMPANIONS, "_lock", lambda self, at, plain=COMPANIONS._lock: at % ROW == ROW - 1 or plain(self, at))
@@ -1134,14 +1124,27 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         (FILE, "lock_all", classmethod(lambda cls, fd: None)),
     ],
     "lost lease ignored": lambda: [(FILE, "_drop_lost_seats", lambda self: None)],
-    "taken over, and not noticed": lambda: [(FILE, "_sit_again", every_running_saved)],
+    # Each `r` counts as the old state of the job's line, which an editor has saved
+    "taken over, and not noticed": lambda: [
+        (
+            FILE,
+            "_sit_again",
+            lambda self, ours, spare, plain=FILE._sit_again: plain(self, ours, spare + 1),
+        )
+    ],
     "lost door believed in": lambda: [(COMPANIONS, "must_be_alive", lambda self: None)],
     # Who asks at the door need not ask for the seat, unless its clock stood still: its host was suspended
     "result over another's r": lambda: [
         (FILE, "still_has", lambda self, job: True),
         (COMPANIONS, "must_be_alive", lambda self: None),
     ],
-    "result not verified": lambda: [(FILE, "_state_here", lambda self, job: b"r")],
+    "result not verified": lambda: [
+        (
+            FILE,
+            "state_at",
+            lambda self, line, plain=FILE.state_at: b"r" if isinstance(line, CORE.Job) else plain(self, line),
+        )
+    ],
     "left open": lambda: [(COMPANIONS, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,
     "barrier ignored": lambda: [(CORE.Round, "block_at", lambda self, line, file: None)],

@@ -707,7 +707,9 @@ class WhatBecomesOfALine(unittest.TestCase):
     def end(self, said: str, state: bytes, stage: str = "",
             cancelled: bool = False) -> tuple[str, Any]:
         """End a grant, in a group at this stage; how it has ended, and the state that it gets."""
-        job = runmaker4.Job(number=1, ordinal=0, offset=0, state=b".", text=b" CMD", cancelled=cancelled)
+        job = runmaker4.Job(number=1, ordinal=0, offset=0, state=b".", text=b" CMD")
+        if cancelled:
+            job.whereabouts = runmaker4.Whereabouts.CANCELLED
         grant = server.Grant("key", mock.Mock(), job)
         if stage:
             grant.join(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
