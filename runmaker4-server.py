@@ -121,6 +121,7 @@ from runmaker4 import (
     Job,
     JobFile,
     JobLog,
+    JobReader,
     JobSettings,
     Line,
     Link,
@@ -314,9 +315,9 @@ class SharedCompanion(Companion):
     The description is replaced only after its lease was lost, or the companion removed.  `seats` and
     `unclaimed` say what is locked on it.  `fd` is another description, which these locks exclude.
     """
-    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
-                 read_only: bool) -> None:
-        super().__init__(file, mount, say=say, clock=clock, interval=interval, read_only=read_only)
+    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float],
+                 interval: float) -> None:
+        super().__init__(file, mount, say=say, clock=clock, interval=interval)
         self._shared = -1                       # the description; -1: there is none
         self._shared_inode: tuple[int, int] | None = None       # the companion that it is a description of
         # seats of the server before us that have no line yet
@@ -2084,7 +2085,7 @@ class Group:
 # ---- --dry-run ---------------------------------------------------------------------------------------------
 
 
-def preview(file: JobFile) -> Iterator[str]:
+def preview(file: JobReader) -> Iterator[str]:
     """What would start where: lines as they stand in the file, below headings that begin with #.
 
     Raises OSError, ValueError.
@@ -3304,7 +3305,7 @@ class Server(Program):
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
         if self.options.dry_run:
-            file = JobFile(self.path, say=self.say, mount=self._mount, read_only=True)
+            file = JobReader(self.path, say=self.say, mount=self._mount)
             put_lines(map(os.fsencode, preview(file)))
             return 0
         self.stores = self.open_stores(self._mount.network, self.path)
@@ -3381,7 +3382,7 @@ class Server(Program):
         await self._in_time(self.worker.flush(), seconds)
         if self._was_signalled:
             self._part()
-        self.worker.ask(lambda done: None, self.file.close)
+        self.worker.ask(lambda done: None, self.file.sync)
         await self._let_links_go()
         self._let_keeper_go()
         await self._in_time(self.worker.flush(), seconds)

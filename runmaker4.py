@@ -507,6 +507,13 @@ def put_lines(lines: Iterable[bytes]) -> int:
     return count
 
 
+def boottime() -> float:
+    """Seconds of a clock that goes on while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
 # ======== Record locks ======================================================================================
 #
 # Runners talk to each other by locks on bytes.  A byte can be locked by one, or shared by many; it need not
@@ -2145,47 +2152,22 @@ class Company(enum.Enum):
     OTHERS = "they do, or we had to open it anew, and they may"
 
 
-class Companion(Opened):
-    """The companion of a job file, open: doors, seats, and whether others claim lines.
+class CompanionReader(Opened):
+    """The companion of a job file, to look at: which seats, doors and badges are locked.
 
-    `fd` is this process's own description of it, for all locks but seats.  Questions go through it, too, and
-    would not find the locks that are on it.  So each seat is on another description, which its job inherits
-    (open_seat()); `seats` has the seats that are held here.
-
-    A door is opened in three steps: its byte is locked; see_anew() makes names and sizes true as of now; and
-    this must still be the companion.  If it is not, Shifted is raised, because nothing is followed behind a
-    door.  renew() goes on with the new one before the next door.
-
-    Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
-    not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
-    that is lost, so is all that this host has locked.
+    It locks nothing.  `fd` is this process's own description, through which all questions go.
     """
 
-    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float],
-                 interval: float, read_only: bool) -> None:
-        """file: the path of the job file, without links.  interval: seconds for which locks that were there
-        count as there.
-        """
+    def __init__(self, file: str, mount: Mount, say: Say) -> None:
+        """file: the path of the job file, without links."""
         self._file = file
         self._mount = mount
         self.network = mount.network
         self.say = say
-        self.clock = clock
-        self._read_only = read_only
-        self.interval = interval
         self.path = companion_of(file)
         self._fd = None                         # this process's own; None also: nobody has made the file
         self.inode: Identity | None = None      # stays when it is left; None: there was none yet
-        self.seats: dict[int, Seat] = {}        # the seats that are held here, by their bytes
         self.hidden = False                     # we may not read it, and cannot know what is locked
-        self.badge: Badge | None = None         # of a runner or server, which has it locked on `fd`
-        self.pulse = 0                          # see above; 0: there is none
-        self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
-        self._counted = False                   # we have made it longer since it was opened last
-        # Its length after we had first made it longer, if nobody else used it then
-        self._alone_at: int | Company = Company.NOT_ASKED
-
-    # -- which file it is ------------------------------------------------------------------------------------
 
     def see(self) -> None:
         """Drop what this host has cached of the job file, the companion and their names.  Raises OSError.
@@ -2207,55 +2189,20 @@ class Companion(Opened):
         except FileNotFoundError:
             return False
 
-    def renew(self) -> bool:
-        """Go on with the companion that stands there now.
-
-        False if that is another one, because somebody has removed the one before: then no seat is held any
-        more.  Raises OSError.
-        """
-        if self.is_open and self.is_current():
-            if self.badge and not self.badge.is_held:
-                self.badge.take(self.fd)
-            return True
-        old = self._fd
-        before = self.inode
-        asked_at = self.clock()             # the lease may be lost before _open() returns
-        try:
-            self._fd, self.inode = self._open()
-        except OSError as error:
-            raise OSError(error.errno, f"its companion {self.path}: {reason(error)}") from None
-        self._alive_at = asked_at
-        self._counted = False
-        close_all(old)
-        if self._read_only or before in (None, self.inode):
-            return True
-        self.say(f"its companion {self.path} was removed, and is made and locked again (leave it there)")
-        for seat in list(self.seats.values()):
-            self.stand_up(seat)
-        return False
+    def renew(self) -> None:
+        """Go on with the companion that stands there now.  Raises OSError."""
+        if not (self.is_open and self.is_current()):
+            old = self._fd
+            try:
+                self._fd, self.inode = self._open()
+            except OSError as error:
+                raise OSError(error.errno, f"its companion {self.path}: {reason(error)}") from None
+            close_all(old)
 
     def _open(self) -> tuple[int | None, Identity | None]:
-        """The companion, and its identity.  Raises OSError.
-
-        None if there is none and we only look: nobody has anything locked then.
+        """The companion, and its identity; None: there is none, so nobody has anything locked, or it is
+        hidden.  Raises OSError.
         """
-        if self._read_only:
-            return self._open_to_look()
-        fd = open_companion(self._file, self.network)
-        try:
-            # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
-            lock(fd, HERE_BYTE, shared=True)
-            self.pulse = 0
-            if self.network and not self._mount.is_nfs:
-                self.pulse = take_probe(fd)
-            if self.badge:
-                self.badge.take(fd)
-            return fd, identity_of(fd)
-        except OSError:
-            os.close(fd)
-            raise
-
-    def _open_to_look(self) -> tuple[int | None, Identity | None]:
         was_hidden = self.hidden
         self.hidden = False
         try:
@@ -2280,6 +2227,103 @@ class Companion(Opened):
         close_all(self._fd)
         self._fd = None
 
+    def is_shut(self, command: bytes) -> bool:
+        """Whether somebody else has the door of a command locked.  Raises OSError."""
+        return self.is_open and not is_free(self.fd, row(command) + SEATS)
+
+    def count(self, command: bytes) -> int:
+        """How many seats of a command are held, by us or others.  Raises OSError."""
+        if not self.is_open:
+            return 0
+        held = all_taken(self.fd, row(command), SEATS)
+        return sum(map(len, held))
+
+    def is_held(self, at: int) -> bool:
+        """Whether somebody, perhaps we, holds a seat.  Raises OSError."""
+        return not is_free(self.fd, at)
+
+    def is_appended_to(self) -> bool:
+        """Whether somebody appends lines to the job file now."""
+        return not is_free(self.fd, APPEND_BYTE)
+
+    def badges(self) -> set[int] | None:
+        """The badges of others, by their bytes (Badge.at); None: we may not read them.  Raises OSError."""
+        if self.hidden:
+            return None
+        if not self.is_open:
+            return set()
+        found = all_taken(self.fd, BADGE_BYTES, Badge.COUNT)
+        return {at - BADGE_BYTES for some in found for at in some}
+
+
+class Companion(CompanionReader):
+    """The companion of a job file, to lock doors and seats in it, and to tell whether others claim lines.
+
+    `fd` has all locks of this process but seats.  Questions would not find the locks that are on it.  So each
+    seat is on another description, which its job inherits (open_seat()); `seats` has the seats that are held
+    here.
+
+    A door is opened in three steps: its byte is locked; see_anew() makes names and sizes true as of now; and
+    this must still be the companion.  If it is not, Shifted is raised, because nothing is followed behind a
+    door.  renew() goes on with the new one before the next door.
+
+    Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
+    not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
+    that is lost, so is all that this host has locked.
+    """
+
+    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float],
+                 interval: float) -> None:
+        """file: the path of the job file, without links.  interval: seconds for which locks that were there
+        count as there.
+        """
+        super().__init__(file, mount, say)
+        self.clock = clock
+        self.interval = interval
+        self.seats: dict[int, Seat] = {}        # the seats that are held here, by their bytes
+        self.badge: Badge | None = None         # of a runner or server, which has it locked on `fd`
+        self.pulse = 0                          # see above; 0: there is none
+        self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
+        self._counted = False                   # we have made it longer since it was opened last
+        # Its length after we had first made it longer, if nobody else used it then
+        self._alone_at: int | Company = Company.NOT_ASKED
+
+    def renew(self) -> None:
+        """Go on with the companion that stands there now.
+
+        If that is another one, because somebody has removed the one before, no seat is held any more.
+        Raises OSError.
+        """
+        if self.is_open and self.is_current():
+            if self.badge and not self.badge.is_held:
+                self.badge.take(self.fd)
+            return
+        before = self.inode
+        asked_at = self.clock()             # the lease may be lost before _open() returns
+        super().renew()
+        self._alive_at = asked_at
+        self._counted = False
+        if before not in (None, self.inode):
+            self.say(f"its companion {self.path} was removed, and is made and locked again (leave it there)")
+            for seat in list(self.seats.values()):
+                self.stand_up(seat)
+
+    def _open(self) -> tuple[int | None, Identity | None]:
+        """The companion, which is made if there is none, and its identity.  Raises OSError."""
+        fd = open_companion(self._file, self.network)
+        try:
+            # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
+            lock(fd, HERE_BYTE, shared=True)
+            self.pulse = 0
+            if self.network and not self._mount.is_nfs:
+                self.pulse = take_probe(fd)
+            if self.badge:
+                self.badge.take(fd)
+            return fd, identity_of(fd)
+        except OSError:
+            os.close(fd)
+            raise
+
     def must_be_alive(self) -> None:
         """Raise OSError(EIO) if the locks are lost: others may have been behind a door of ours."""
         if not self.is_alive():
@@ -2293,22 +2337,14 @@ class Companion(Opened):
         now = self.clock()
         if not self.network or not self.is_open or now - self._alive_at <= self.interval:
             return True
-        if not self._read_only and self._has_lost_pulse():
+        if lost_locks(self.fd, [self.pulse], self._mount):
             return False
         self._alive_at = now
         return True
 
-    def _has_lost_pulse(self) -> bool:
-        """Raises OSError."""
-        return bool(lost_locks(self.fd, [self.pulse], self._mount))
-
-    def must_have_pulse(self) -> None:
-        """Raise OSError(EIO) if our locks are lost, because those of others may be lost then, too.
-
-        Unlike must_be_alive() it always asks the file system.
-        """
-        if self._has_lost_pulse():
-            raise OSError(errno.EIO, "its locks were lost")
+    def ask_again(self) -> None:
+        """Have the file system asked for the next answer of is_alive(), however lately it was."""
+        self._alive_at = -math.inf
 
     # -- doors -----------------------------------------------------------------------------------------------
 
@@ -2338,22 +2374,7 @@ class Companion(Opened):
             raise Shifted("its companion is not open")
         return lock(self.fd, at)
 
-    def is_shut(self, command: bytes) -> bool:
-        """Whether somebody else has the door of a command locked.  Raises OSError."""
-        return self.is_open and not is_free(self.fd, row(command) + SEATS)
-
     # -- seats -----------------------------------------------------------------------------------------------
-
-    def count(self, command: bytes) -> int:
-        """How many seats of a command are held, by us or others.  Raises OSError."""
-        if not self.is_open:
-            return 0
-        held = all_taken(self.fd, row(command), SEATS)
-        return sum(map(len, held))
-
-    def is_held(self, at: int) -> bool:
-        """Whether somebody, perhaps we, holds a seat.  Raises OSError."""
-        return not is_free(self.fd, at)
 
     def is_ours(self, at: int) -> bool:
         """Whether a seat is held here.  A lock on the same description would not tell: it succeeds again."""
@@ -2447,25 +2468,344 @@ class Companion(Opened):
         """
         return self._counted and self._alone_at == os.fstat(self.fd).st_size
 
-    def is_appended_to(self) -> bool:
-        """Whether somebody appends lines to the job file now."""
-        return not is_free(self.fd, APPEND_BYTE)
 
-    def badges(self) -> set[int] | None:
-        """The badges of others, by their bytes (Badge.at); None: we may not read them.  Raises OSError."""
-        if self.hidden:
-            return None
-        if not self.is_open:
-            return set()
-        found = all_taken(self.fd, BADGE_BYTES, Badge.COUNT)
-        return {at - BADGE_BYTES for some in found for at in some}
-
-
-class JobFile(Opened):
-    """A job file and the lines of it that are held here: it verifies and writes them, and looks after them.
+class JobReader(Opened):
+    """A job file, to look at: it follows the path, reads lines, counts, and tells orphans.  It locks nothing.
 
     It is for one thread at a time.  On a network file system any call may take long, so its caller has a
-    thread for it.  It does not wait for jobs, and a `Cursor` chooses the next line.
+    thread for it.
+    """
+    ACCESS = os.O_RDONLY
+    LOOKS = 3                   # looks, an interval apart, that must miss a file or a line before it is gone
+    # seconds for which a network file system may hold up an editor that saves a file in place: MooseFS takes
+    # 30 if two hosts write to one file
+    HELD_UP = 60.0
+    BAD = 9                     # lines that an account names
+
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
+                 clock: Callable[[], float] = boottime) -> None:
+        self.path = path
+        self.say = say
+        self.clock = clock
+        self.real = without_links(path)         # the path by which it is opened
+        self.mount = mount
+        self.network = mount.network
+        self.interval = 5.0 if self.network else 1.0    # seconds from look to look
+        self._end: tuple[int, bytes] | None = None          # its size and last byte, as they were seen last
+        self._end_since = 0.0                   # when they were first seen (clock)
+        self._full_size = 0                     # the last size that was believed; at first, as it was opened
+        self._fd = None                         # the open file
+        self.reader = Reader(None)              # the open file, to read
+        self.inode: Identity | None = None      # None: it is not open
+        # what stat(2) told of the file that was open last; None: none was yet
+        self._before: os.stat_result | None = None
+        self.companion = CompanionReader(self.real, mount, say)
+
+    @property
+    def start(self) -> int:
+        """The offset of its first line now: an editor may add a byte-order mark, or take it away.
+
+        Raises OSError.
+        """
+        return first_line(self.reader)
+
+    def lines(
+        self, states: bytes | None = None, seen: Counter[bytes] | None = None, directives: bool = False
+    ) -> Scan:
+        """All job lines, or those in some states, freshly read.  Raises OSError."""
+        self.follow_path()
+        return Scan(self.reader, self.start, states, seen=seen, directives=directives)
+
+    def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
+        """The lines with these commands.  Raises OSError."""
+        found: dict[bytes, list[Line]] = {command: [] for command in commands}
+        for line in lines_of(self.reader, self.start, commands):
+            found[line.command].append(line)
+        return found
+
+    def survey(self) -> Survey:
+        """Count the states, and tell orphans from running jobs.  Raises OSError."""
+        found = Survey(Counter())
+        scan = self.lines(RUNNING, found.states)
+        for line in scan:
+            if self.is_orphan(line):
+                found.orphans.append(line)
+            else:
+                found.running.append(line)
+        found.half_saved = self.doubt(scan.end) > 0
+        return found
+
+    def doubt(self, size: int) -> float:
+        """0 if what was read of the file may be believed; otherwise seconds until the next look.
+
+        An editor that saves a file in place empties it first, and somebody may be writing a last line.  So
+        size and last byte must stay the same for a while; but a file that ends with a newline at the first
+        look is believed at once.  On a network file system an editor may be held up for HELD_UP seconds.
+
+        size: up to where the file was read.  Raises OSError.
+        """
+        now = self.clock()
+        end = size, self.reader.pread(1, max(size - 1, 0))
+        if end != self._end:
+            is_whole = self._end is None and end[1] == b"\n"
+            self._end = end
+            self._end_since = -math.inf if is_whole else now
+        patience = self.HELD_UP if self._is_held_up() else self.interval
+        wait = self._end_since + patience - now
+        if wait > 0:
+            return min(wait, self.interval)
+        self._full_size = size
+        return 0.0
+
+    def _is_held_up(self) -> bool:
+        """Whether nothing stands where the file ended, as while a network file system holds up an editor that
+        saves it in place: the part that it has not written yet is missing at the end.
+
+        Then a NUL counts as nothing: if a state is written just after the file was emptied, it lands behind
+        the new end, and the gap before it reads as NULs.  Raises OSError.
+        """
+        return (self.network and self.reader.is_open and self._full_size > 0
+                and self.reader.pread(1, self._full_size - 1) in (b"", b"\0"))
+
+    def account(self, takers: Takers, groups: bool = False) -> Account:
+        """What the file holds when some takers leave it.  Raises OSError.
+
+        takers: those that leave.  Each for which a new job is left is removed from them.  groups: they run
+        groups, too.
+        """
+        found = self.survey()
+        now = counts(found)
+        # The first few suffice to name some, and to know whether -r helps
+        bad = list(itertools.islice(self._lines_under(FAILED + ERROR, lambda scope: True), self.BAD))
+        numbers = [line.number for line in found.orphans] + [line.number for line, _ in bad]
+        everybody = len(takers.all)
+        if now.new and takers.all:
+            self._take_out(takers, groups)
+        return Account(
+            now,
+            half_saved=found.half_saved,
+            bad=tuple(sorted(numbers)[:self.BAD]),
+            again=bool(found.orphans) or any(not scope.settings.together for _, scope in bad),
+            left=len(takers.all) < everybody,
+            orphans=len(found.orphans),
+        )
+
+    def has_nobody_else(self) -> bool:
+        """Whether surely no other runner or server is at work.  Raises OSError."""
+        return self.companion.is_open and self.companion.badges() == set()
+
+    def _take_out(self, takers: Takers, groups: bool) -> None:
+        """Remove the takers for which a new job is left.  Raises OSError."""
+        def fits(scope: Scope) -> bool:
+            return (groups or not scope.settings.together) and takers.include(scope)
+
+        for _, scope in self._lines_under(NEW, fits):
+            if fits(scope):
+                for taker in list(takers.fitting(scope)):
+                    del takers.all[taker]
+
+    def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
+        """Lines in some states whose scope is wanted, each with that scope.  Raises OSError."""
+        scope = TOP
+        scan = self.lines(states, directives=True)
+        while line := scan.next(few=not wanted(scope)):
+            if line.state == DIRECTIVE:
+                scope = scope.below(line)
+            elif line.state in states:          # otherwise it is one of the few, which are not wanted
+                yield line, scope
+
+    def read_line(self, line: Line, ahead: int = 1) -> bytes:
+        """The file from a line's state to `ahead` bytes behind its text; b'' if the line is not there."""
+        before = min(line.offset, len(UTF8_MARK))
+        end = 1 + len(line.text)
+        data = self.reader.pread(before + end + ahead, line.offset - before)
+        lead = data[:before]
+        is_first = not lead or (line.offset == before and lead == UTF8_MARK)
+        if not (is_first or lead.endswith(b"\n")):
+            return b""
+        data = data[before:]
+        if data[1:end] != line.text or data[end:end + 1] not in (b"\n", b""):
+            return b""
+        return data
+
+    def state_at(self, line: Line) -> bytes | None:
+        """The state of a line that stands where it stood; None if it does not."""
+        return self.read_line(line)[:1] or None
+
+    # -- who has what locked ---------------------------------------------------------------------------------
+
+    def is_orphan(self, line: Line) -> bool:
+        """Whether a line `r` has neither runner nor job.  Raises OSError.
+
+        This is only a look: make() asks again behind the door.
+        """
+        if not self.companion.is_open:
+            self._follow_companion()            # there may have been none when we came
+        companion = self.companion
+        first = row(line.command)
+        if companion.hidden:
+            return False
+        if companion.is_open:
+            if companion.is_held(own_seat(line)):
+                return False
+            if not is_free(companion.fd, first, SEATS) and self._has_seat_for_each(line.command):
+                return False
+        self.see()
+        self.read_anew()
+        # Read after the seats were looked at: the job may have ended just before that
+        return self.state_at(line) == RUNNING
+
+    def _has_seat_for_each(self, command: bytes) -> bool:
+        """Whether as many seats of a command are held as lines of it are `r`, or more.  Raises OSError.
+
+        The seats are counted once more after the lines: a job that was claimed in between has added to both.
+        """
+        seats = self.companion.count(command)
+        if not seats:
+            return False
+        if not self._are_running(command, seats + 1):
+            return True
+        return not self._are_running(command, self.companion.count(command) + 1)
+
+    def has_room(self, command: bytes, orphan: bool = False) -> bool:
+        """Whether one more copy of a command may live.  Raises OSError.
+
+        orphan: for a line that is `r` already; otherwise for a new one.
+        """
+        seats = self.companion.count(command)
+        return not seats or self._are_running(command, seats + orphan)
+
+    def _are_running(self, command: bytes, least: int) -> bool:
+        """Whether that many lines of a command, or more, are `r`.  Raises OSError."""
+        first = self._search_from(command)
+        found = count_lines(self.reader, first, math.inf, RUNNING, command, least)
+        if found < least:
+            found += count_lines(self.reader, self.start, first, RUNNING, command, least - found)
+        return found >= least
+
+    def _search_from(self, command: bytes) -> int:
+        """The offset of a line at which a search for running lines of a command best begins.  Raises OSError.
+        """
+        return self.start
+
+    def is_shut(self, command: bytes) -> bool:
+        """Whether somebody else is changing lines of a command at this moment.  Raises OSError."""
+        return self.companion.is_shut(command)
+
+    def is_appended_to(self) -> bool:
+        """Whether somebody appends lines to it now.  Raises OSError."""
+        return self.companion.is_appended_to()
+
+    # -- which file it is ------------------------------------------------------------------------------------
+
+    def see(self) -> None:
+        """Drop what this host has cached of the file, its companion and their names.  Raises OSError."""
+        self.companion.see()
+
+    def read_anew(self) -> None:
+        """Make all that `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
+        try:
+            read_anew(self.reader, self.mount)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            raise Shifted from None             # it was replaced, and the daemon has forgotten it
+
+    def _stat(self) -> os.stat_result:
+        """What stat(2) tells of the file that the path names now.  Raises OSError; ELOOP: it is a link.
+
+        The file is opened because that makes NFS ask the server for its size and times (nfs(5),
+        close-to-open).
+        """
+        self.see()
+        info = lstat_no_link(self.real)
+        if not self.network:
+            return info
+        fd = os.open(self.real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def signature(self) -> tuple[int, ...]:
+        info = self._stat()
+        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+    def _is_same(self, fd: int | None) -> bool:
+        """Whether the path leads to this open file, as far as this host knows without asking the server.
+
+        False on a local file system.  Raises OSError.
+        """
+        return self.network and fd is not None and is_at(self.real, fd)
+
+    def follow_path(self) -> None:
+        """Make `fd` the file that the path names now.  Raises OSError."""
+        self.see()
+        if not self._is_same(self._fd):
+            info = self._stat()
+            if self.inode != (info.st_dev, info.st_ino):
+                if not stat.S_ISREG(info.st_mode):
+                    raise OSError(errno.EINVAL, "is no regular file any more")
+                return self._open_anew()
+        if not self.companion.is_open or not self.companion.is_current():
+            self._follow_companion()
+
+    def _open_anew(self) -> None:
+        """Go on with the file that the path names now.
+
+        Raises OSError; EPERM: the file is somebody's who could not write to the one before.
+        """
+        fd = os.open(self.real, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
+        reader = Reader(fd)
+        try:
+            if self.network:
+                reader = Reader.of(fd, True)
+            first_line(reader)                  # which refuses UTF-16
+            info = os.fstat(fd)
+            self._must_be_followed(info)
+            self._take_guard(fd)
+        except OSError:
+            close_all(fd, reader.detach())
+            raise
+        self._before = info
+        close_all(self._fd, self.reader.detach())
+        self._fd = fd
+        self.reader = reader
+        self.inode = info.st_dev, info.st_ino
+        self._full_size = self._full_size or info.st_size
+        self._follow_companion()
+
+    def _take_guard(self, fd: int) -> None:
+        """Lock a job file that was just opened as it must be locked.  Raises OSError."""
+
+    def _must_be_followed(self, info: os.stat_result) -> None:
+        """Raise OSError(EPERM) if this file may not replace the one that was open last."""
+        if self.is_open:
+            with contextlib.suppress(OSError):  # owner and mode may have changed; its server may have lost it
+                self._before = os.fstat(self.fd)
+        if self._before and not may_replace(info, self._before):
+            raise OSError(
+                errno.EPERM,
+                f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
+                "(put that back, or start again)",
+            )
+
+    def _follow_companion(self) -> None:
+        """Go on with the companion that stands there now.  Raises OSError."""
+        self.companion.renew()
+
+    def leave(self) -> None:
+        """Close the job file and its companion; held lines keep their seats."""
+        close_all(self._fd, self.reader.detach())
+        self.companion.leave()
+        self._fd = None
+        self.inode = None
+
+
+class JobFile(JobReader):
+    """A job file and the lines of it that are held here: it verifies and writes them, and looks after them.
+
+    It does not wait for jobs, and a `Cursor` chooses the next line.
 
     Each process that may write the job file has all of it locked, shared: the guard.  The guard keeps away
     programs that lock places in the file.  It keeps an NFS client from writing neighbours back.  And it makes
@@ -2477,12 +2817,9 @@ class JobFile(Opened):
 
     A job is held from claim() to give_up().
     """
+    ACCESS = os.O_RDWR
     COMPANION = Companion
-    LOOKS = 3                   # looks, an interval apart, that must miss a file or a line before it is gone
-    # seconds for which a network file system may hold up an editor that saves a file in place: MooseFS takes
-    # 30 if two hosts write to one file
-    HELD_UP = 60.0
-    BAD = 9                     # lines that an account names
+    companion: Companion
     SHORT = 0.2                 # seconds to wait at a door for a claim, which can turn to other lines
     LONG = 2.0                  # seconds to wait at a door for all else, such as a result
     CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client is taken for dead
@@ -2490,36 +2827,76 @@ class JobFile(Opened):
     USER = GUARD + 2            # behind the guard: the first of the bytes that name the companion in use
     USERS = 1 << 61             # how many of these there are; the companion's number picks one
 
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, read_only: bool = False,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self.path = path
-        self.say = say
-        self.clock = clock
-        self._read_only = read_only
-        self.real = without_links(path)         # the path by which it is opened
-        self.mount = mount
-        self.network = mount.network
-        self.interval = 5.0 if self.network else 1.0    # seconds; look_after() is called each half of it
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
+                 clock: Callable[[], float] = boottime) -> None:
+        super().__init__(path, say=say, mount=mount, clock=clock)
+        self.companion = self.COMPANION(self.real, mount, say=say, clock=clock, interval=self.interval)
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
         # Jobs "lost" to others, or "cancelled"; the next look_after() returns them
         self._to_end: dict[Job, str] = {}
         self._searched_at = -math.inf           # when look_after() has last searched the file (clock)
-        self._end: tuple[int, bytes] | None = None          # its size and last byte, as they were seen last
-        self._end_since = 0.0                   # when they were first seen (clock)
-        self._full_size = 0                     # the last size that was believed; at first, as it was opened
         self._appended = 0                      # its size when last found with nobody appending; 0: not asked
-        self._fd = None                         # the open file, to lock and to write; see writable()
-        self.reader = Reader(None)              # the open file, to read
         self._how = Reading.CACHED              # how the file was read that was open last
         # when ENOTCONN came first (clock); None: the file could be opened since
         self._cut_off_since: float | None = None
-        self.inode: Identity | None = None      # None: it is not open
-        # what stat(2) told of the file that was open last; None: none was yet
-        self._before: os.stat_result | None = None
-        self.companion = self.COMPANION(self.real, mount, say=say, clock=clock, interval=self.interval,
-                                        read_only=read_only)
         # the companion whose number is locked in the job file; None: no number is locked
         self._named: Identity | None = None
+
+    def _open_anew(self) -> None:
+        self._appended = 0
+        self._named = None
+        self._searched_at = -math.inf           # what was missing may be in this file
+        super()._open_anew()
+        self._note_reading()
+        self._cut_off_since = None
+
+    def _take_guard(self, fd: int) -> None:
+        self.lock_all(fd)
+
+    @classmethod
+    def lock_all(cls, fd: int) -> None:
+        """Lock all of a job file, shared, as each process does that writes it.  Raises OSError.
+
+        Once the lock is granted, NFS asks the server for the size.
+        """
+        if not lock(fd, 0, cls.GUARD, shared=True):
+            raise OSError(
+                errno.EBUSY, "another process has places in it locked (an older runmaker4? lslocks names it)"
+            )
+
+    def _note_reading(self) -> None:
+        """Say once that the file cannot be read with O_DIRECT."""
+        how = self._how
+        self._how = self.reader.how
+        if self._how is Reading.DROPPED and how is not Reading.DROPPED:
+            self.say(
+                f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read "
+                "late (runwait4.py --check-locks DIR tells)"
+            )
+
+    def leave_useless(self, error: OSError) -> None:
+        """Leave the job file and its companion if this error may mean that their locks were lost.
+
+        The next follow_path() opens them anew.
+        """
+        if error.errno == errno.ENOTCONN and self._cut_off_since is None:
+            self._cut_off_since = self.clock()
+        if error.errno in LOST and not isinstance(error, Shifted):
+            self.leave()
+
+    def _is_cut_off(self) -> bool:
+        """Whether the file system's client on this host must be dead.
+
+        Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does
+        so while its servers do not answer, and comes back; so this takes a minute.
+        """
+        return self._cut_off_since is not None and self.clock() - self._cut_off_since >= self.CUT_OFF
+
+    def sync(self) -> None:
+        """Sync to disk what was written."""
+        if self.is_open:
+            with contextlib.suppress(OSError):  # each write was checked; this only brings it to disk sooner
+                os.fsync(self.fd)
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
@@ -2535,23 +2912,14 @@ class JobFile(Opened):
                 self.read_anew()
             yield opened
 
-    def read_anew(self) -> None:
-        """Make all that `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
-        try:
-            read_anew(self.reader, self.mount)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
-                raise
-            raise Shifted from None             # it was replaced, and the daemon has forgotten it
-
     def _follow_companion(self) -> None:
         """Go on with the companion that stands there now, and take seats there for jobs without one.
 
         Raises OSError; EBUSY: somebody uses another companion for this file.  Then the seats are taken all
         the same, but no new line may be claimed.
         """
-        if not self.companion.renew():
-            self._forget_seats()
+        super()._follow_companion()
+        self._forget_seats()
         self._reconcile_all([job for job in self.held if not job.seat])
         self._name_companion()
 
@@ -2561,17 +2929,6 @@ class JobFile(Opened):
             if job.seat and self.companion.seats.get(job.seat.at) is not job.seat:
                 job.seat = None
 
-    @classmethod
-    def lock_all(cls, fd: int) -> None:
-        """Lock all of a job file, shared, as each process does that writes it.  Raises OSError.
-
-        Once the lock is granted, NFS asks the server for the size.
-        """
-        if not lock(fd, 0, cls.GUARD, shared=True):
-            raise OSError(
-                errno.EBUSY, "another process has places in it locked (an older runmaker4? lslocks names it)"
-            )
-
     def _name_companion(self) -> None:
         """Lock a byte of the job file that tells which companion is in use.
 
@@ -2579,7 +2936,7 @@ class JobFile(Opened):
         """
         fd = self._fd
         inode = self.companion.inode
-        if self._read_only or fd is None or inode is None:
+        if fd is None or inode is None:
             return
         if self._named == inode:
             return
@@ -2639,6 +2996,47 @@ class JobFile(Opened):
     def reclaim(fd: int) -> None:
         """Close what was lent, once the shell has its own copy."""
         close_all(fd)
+
+    def writable(self) -> int:
+        """The descriptor of the job file, to write to it now.  Call it behind a door.
+
+        Raises Shifted if the path does not name this file any more; OSError.
+        """
+        if not self.is_open:
+            raise Shifted
+        try:
+            here = self._is_same(self.fd) or self.signature()[:2] == self.inode
+        except FileNotFoundError:
+            here = False                        # an editor is about to put a new one there
+        if not here:
+            raise Shifted
+        return self.fd
+
+    def write(self, line: Line, state: bytes) -> None:
+        """Write the state of a line that was verified behind its door.  Raises OSError."""
+        self.companion.must_be_alive()
+        os.pwrite(self.fd, state, line.offset)
+        if self.network:
+            os.fsync(self.fd)                   # errors of a server that is full, or lost, come only here
+            self.companion.must_be_alive()
+
+    def names(self, fd: int) -> bool:
+        """Whether the path leads to this open file now.  Raises OSError."""
+        try:
+            self.see()
+            return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
+        except FileNotFoundError:
+            return False                        # an editor is about to put a new one there
+
+    def must_name(self, fd: int) -> None:
+        """Raise Shifted if the path leads to another file than this one, or to none."""
+        if not self.names(fd):
+            raise Shifted
+
+    def _size_now(self) -> int:
+        """How long the open file is.  Raises OSError."""
+        self.see()
+        return os.fstat(self.fd).st_size
 
     # -- taking a line ---------------------------------------------------------------------------------------
 
@@ -2704,28 +3102,8 @@ class JobFile(Opened):
         self.held[job] = None
         return job
 
-    def has_room(self, command: bytes, orphan: bool = False) -> bool:
-        """Whether one more copy of a command may live.  Raises OSError.
-
-        orphan: for a line that is `r` already; otherwise for a new one.
-        """
-        seats = self.companion.count(command)
-        return not seats or self._are_running(command, seats + orphan)
-
-    def _are_running(self, command: bytes, least: int) -> bool:
-        """Whether that many lines of a command, or more, are `r`.  Raises OSError.
-
-        The search begins at the line that we have held longest, because running lines are mostly below it.
-        """
-        first = self._held_longest(command)
-        found = count_lines(self.reader, first, math.inf, RUNNING, command, least)
-        if found < least:
-            found += count_lines(self.reader, self.start, first, RUNNING, command, least - found)
-        return found >= least
-
-    def _held_longest(self, command: bytes) -> int:
-        """The offset of the line of a command that we have held longest; of the first line if there is none.
-        """
+    def _search_from(self, command: bytes) -> int:
+        """At the line of the command that we have held longest, because running lines are mostly below it."""
         for job in self.held:
             if job.command == command:
                 if self.state_at(job) is not None:
@@ -2745,39 +3123,6 @@ class JobFile(Opened):
                 return False
             self._appended = size
         return line.offset < self._appended
-
-    def is_orphan(self, line: Line) -> bool:
-        """Whether a line `r` has neither runner nor job.  Raises OSError.
-
-        This is only a look: make() asks again behind the door.
-        """
-        if self._read_only:
-            self._follow_companion()            # there may have been none when we came
-        companion = self.companion
-        first = row(line.command)
-        if companion.hidden:
-            return False
-        if companion.is_open:
-            if companion.is_held(own_seat(line)):
-                return False
-            if not is_free(companion.fd, first, SEATS) and self._has_seat_for_each(line.command):
-                return False
-        self.see()
-        self.read_anew()
-        # Read after the seats were looked at: the job may have ended just before that
-        return self.state_at(line) == RUNNING
-
-    def _has_seat_for_each(self, command: bytes) -> bool:
-        """Whether as many seats of a command are held as lines of it are `r`, or more.  Raises OSError.
-
-        The seats are counted once more after the lines: a job that was claimed in between has added to both.
-        """
-        seats = self.companion.count(command)
-        if not seats:
-            return False
-        if not self._are_running(command, seats + 1):
-            return True
-        return not self._are_running(command, self.companion.count(command) + 1)
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -2931,13 +3276,6 @@ class JobFile(Opened):
             self._forget_seats()
             self.leave()                        # all other locks are lost with them
 
-    def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
-        """The lines with these commands.  Raises OSError."""
-        found: dict[bytes, list[Line]] = {command: [] for command in commands}
-        for line in lines_of(self.reader, self.start, commands):
-            found[line.command].append(line)
-        return found
-
     def _reconcile_all(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Put the commands of these jobs in order; returns as _reconcile().  Raises OSError."""
         ours: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
@@ -3029,16 +3367,6 @@ class JobFile(Opened):
         patience = self.HELD_UP if self._is_held_up() else (self.LOOKS - 1) * self.interval
         return now - job.missed_since >= patience
 
-    def _is_held_up(self) -> bool:
-        """Whether nothing stands where the file ended, as while a network file system holds up an editor that
-        saves it in place: the part that it has not written yet is missing at the end.
-
-        Then a NUL counts as nothing: if a state is written just after the file was emptied, it lands behind
-        the new end, and the gap before it reads as NULs.  Raises OSError.
-        """
-        return (self.network and self.reader.is_open and self._full_size > 0
-                and self.reader.pread(1, self._full_size - 1) in (b"", b"\0"))
-
     def _note_missing(self, job: Job, state: bytes) -> None:
         """Note that a look has not found a job's line (step 5).  Raises OSError.
 
@@ -3051,302 +3379,6 @@ class JobFile(Opened):
         elif self._is_gone(job) and not state and job.whereabouts is not Whereabouts.GONE:
             job.whereabouts = Whereabouts.GONE
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
-
-    # -- just looking ----------------------------------------------------------------------------------------
-
-    @property
-    def start(self) -> int:
-        """The offset of its first line now: an editor may add a byte-order mark, or take it away.
-
-        Raises OSError.
-        """
-        return first_line(self.reader)
-
-    def lines(
-        self, states: bytes | None = None, seen: Counter[bytes] | None = None, directives: bool = False
-    ) -> Scan:
-        """All job lines, or those in some states, freshly read.  Raises OSError."""
-        self.follow_path()
-        return Scan(self.reader, self.start, states, seen=seen, directives=directives)
-
-    def survey(self) -> Survey:
-        """Count the states, and tell orphans from running jobs.  Raises OSError."""
-        found = Survey(Counter())
-        scan = self.lines(RUNNING, found.states)
-        for line in scan:
-            if self.is_orphan(line):
-                found.orphans.append(line)
-            else:
-                found.running.append(line)
-        found.half_saved = self.doubt(scan.end) > 0
-        return found
-
-    def doubt(self, size: int) -> float:
-        """0 if what was read of the file may be believed; otherwise seconds until the next look.
-
-        An editor that saves a file in place empties it first, and somebody may be writing a last line.  So
-        size and last byte must stay the same for a while; but a file that ends with a newline at the first
-        look is believed at once.  On a network file system an editor may be held up for HELD_UP seconds.
-
-        size: up to where the file was read.  Raises OSError.
-        """
-        now = self.clock()
-        end = size, self.reader.pread(1, max(size - 1, 0))
-        if end != self._end:
-            is_whole = self._end is None and end[1] == b"\n"
-            self._end = end
-            self._end_since = -math.inf if is_whole else now
-        patience = self.HELD_UP if self._is_held_up() else self.interval
-        wait = self._end_since + patience - now
-        if wait > 0:
-            return min(wait, self.interval)
-        self._full_size = size
-        return 0.0
-
-    def account(self, takers: Takers, groups: bool = False) -> Account:
-        """What the file holds when some takers leave it.  Raises OSError.
-
-        takers: those that leave.  Each for which a new job is left is removed from them.  groups: they run
-        groups, too.
-        """
-        found = self.survey()
-        now = counts(found)
-        # The first few suffice to name some, and to know whether -r helps
-        bad = list(itertools.islice(self._lines_under(FAILED + ERROR, lambda scope: True), self.BAD))
-        numbers = [line.number for line in found.orphans] + [line.number for line, _ in bad]
-        everybody = len(takers.all)
-        if now.new and takers.all:
-            self._take_out(takers, groups)
-        return Account(
-            now,
-            half_saved=found.half_saved,
-            bad=tuple(sorted(numbers)[:self.BAD]),
-            again=bool(found.orphans) or any(not scope.settings.together for _, scope in bad),
-            left=len(takers.all) < everybody,
-            orphans=len(found.orphans),
-        )
-
-    def has_nobody_else(self) -> bool:
-        """Whether surely no other runner or server is at work.  Raises OSError."""
-        return self.companion.is_open and self.companion.badges() == set()
-
-    def _take_out(self, takers: Takers, groups: bool) -> None:
-        """Remove the takers for which a new job is left.  Raises OSError."""
-        def fits(scope: Scope) -> bool:
-            return (groups or not scope.settings.together) and takers.include(scope)
-
-        for _, scope in self._lines_under(NEW, fits):
-            if fits(scope):
-                for taker in list(takers.fitting(scope)):
-                    del takers.all[taker]
-
-    def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
-        """Lines in some states whose scope is wanted, each with that scope.  Raises OSError."""
-        scope = TOP
-        scan = self.lines(states, directives=True)
-        while line := scan.next(few=not wanted(scope)):
-            if line.state == DIRECTIVE:
-                scope = scope.below(line)
-            elif line.state in states:          # otherwise it is one of the few, which are not wanted
-                yield line, scope
-
-    # -- small steps -----------------------------------------------------------------------------------------
-
-    def see(self) -> None:
-        """Drop what this host has cached of the file, its companion and their names.  Raises OSError."""
-        self.companion.see()
-
-    def _stat(self) -> os.stat_result:
-        """What stat(2) tells of the file that the path names now.  Raises OSError; ELOOP: it is a link.
-
-        The file is opened because that makes NFS ask the server for its size and times (nfs(5),
-        close-to-open).
-        """
-        self.see()
-        info = lstat_no_link(self.real)
-        if not self.network:
-            return info
-        fd = os.open(self.real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            return os.fstat(fd)
-        finally:
-            os.close(fd)
-
-    def signature(self) -> tuple[int, ...]:
-        info = self._stat()
-        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
-
-    def is_appended_to(self) -> bool:
-        """Whether somebody appends lines to it now.  Raises OSError."""
-        return self.companion.is_appended_to()
-
-    def is_shut(self, command: bytes) -> bool:
-        """Whether somebody else is changing lines of a command at this moment.  Raises OSError."""
-        return self.companion.is_shut(command)
-
-    def _size_now(self) -> int:
-        """How long the open file is.  Raises OSError."""
-        self.see()
-        return os.fstat(self.fd).st_size
-
-    def names(self, fd: int) -> bool:
-        """Whether the path leads to this open file now.  Raises OSError."""
-        try:
-            self.see()
-            return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
-        except FileNotFoundError:
-            return False                        # an editor is about to put a new one there
-
-    def _is_same(self, fd: int | None) -> bool:
-        """Whether the path leads to this open file, as far as this host knows without asking the server.
-
-        False on a local file system.  Raises OSError.
-        """
-        return self.network and fd is not None and is_at(self.real, fd)
-
-    def must_name(self, fd: int) -> None:
-        """Raise Shifted if the path leads to another file than this one, or to none."""
-        if not self.names(fd):
-            raise Shifted
-
-    def follow_path(self) -> None:
-        """Make `fd` the file that the path names now.  Raises OSError."""
-        self.see()
-        if not self._is_same(self._fd):
-            info = self._stat()
-            if self.inode != (info.st_dev, info.st_ino):
-                if not stat.S_ISREG(info.st_mode):
-                    raise OSError(errno.EINVAL, "is no regular file any more")
-                return self._open_anew()
-        if not self.companion.is_open or not self.companion.is_current():
-            self._follow_companion()
-
-    def _open_anew(self) -> None:
-        """Go on with the file that the path names now.
-
-        Raises OSError; EPERM: the file is somebody's who could not write to the one before.
-        """
-        access = os.O_RDONLY if self._read_only else os.O_RDWR
-        fd = os.open(self.real, access | os.O_CLOEXEC | os.O_NOFOLLOW)
-        reader = Reader(fd)
-        try:
-            if self.network:
-                reader = Reader.of(fd, True)
-            first_line(reader)                  # which refuses UTF-16
-            info = os.fstat(fd)
-            self._must_be_followed(info)
-            if not self._read_only:
-                self.lock_all(fd)
-        except OSError:
-            close_all(fd, reader.detach())
-            raise
-        self._before = info
-        close_all(self._fd, self.reader.detach())
-        self._fd = fd
-        self.reader = reader
-        self.inode = info.st_dev, info.st_ino
-        self._full_size = self._full_size or info.st_size
-        self._appended = 0
-        self._named = None
-        self._note_reading()
-        self._searched_at = -math.inf           # what was missing may be in this file
-        self._follow_companion()
-        self._cut_off_since = None
-
-    def _must_be_followed(self, info: os.stat_result) -> None:
-        """Raise OSError(EPERM) if this file may not replace the one that was open last."""
-        if self.is_open:
-            with contextlib.suppress(OSError):  # owner and mode may have changed; its server may have lost it
-                self._before = os.fstat(self.fd)
-        if self._before and not may_replace(info, self._before):
-            raise OSError(
-                errno.EPERM,
-                f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
-                "(put that back, or start again)",
-            )
-
-    def _note_reading(self) -> None:
-        """Say once that the file cannot be read with O_DIRECT."""
-        how = self._how
-        self._how = self.reader.how
-        if self._how is Reading.DROPPED and how is not Reading.DROPPED and not self._read_only:
-            self.say(
-                f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read "
-                "late (runwait4.py --check-locks DIR tells)"
-            )
-
-    def writable(self) -> int:
-        """The descriptor of the job file, to write to it now.  Call it behind a door.
-
-        Raises Shifted if the path does not name this file any more; OSError.
-        """
-        if not self.is_open:
-            raise Shifted
-        try:
-            here = self._is_same(self.fd) or self.signature()[:2] == self.inode
-        except FileNotFoundError:
-            here = False                        # an editor is about to put a new one there
-        if not here:
-            raise Shifted
-        return self.fd
-
-    def leave_useless(self, error: OSError) -> None:
-        """Leave the job file and its companion if this error may mean that their locks were lost.
-
-        The next follow_path() opens them anew.
-        """
-        if error.errno == errno.ENOTCONN and self._cut_off_since is None:
-            self._cut_off_since = self.clock()
-        if error.errno in LOST and not isinstance(error, Shifted):
-            self.leave()
-
-    def _is_cut_off(self) -> bool:
-        """Whether the file system's client on this host must be dead.
-
-        Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does
-        so while its servers do not answer, and comes back; so this takes a minute.
-        """
-        return self._cut_off_since is not None and self.clock() - self._cut_off_since >= self.CUT_OFF
-
-    def leave(self) -> None:
-        """Close the job file and its companion; held lines keep their seats."""
-        close_all(self._fd, self.reader.detach())
-        self.companion.leave()
-        self._fd = None
-        self.inode = None
-        self._named = None
-
-    def read_line(self, line: Line, ahead: int = 1) -> bytes:
-        """The file from a line's state to `ahead` bytes behind its text; b'' if the line is not there."""
-        before = min(line.offset, len(UTF8_MARK))
-        end = 1 + len(line.text)
-        data = self.reader.pread(before + end + ahead, line.offset - before)
-        lead = data[:before]
-        is_first = not lead or (line.offset == before and lead == UTF8_MARK)
-        if not (is_first or lead.endswith(b"\n")):
-            return b""
-        data = data[before:]
-        if data[1:end] != line.text or data[end:end + 1] not in (b"\n", b""):
-            return b""
-        return data
-
-    def state_at(self, line: Line) -> bytes | None:
-        """The state of a line that stands where it stood; None if it does not."""
-        return self.read_line(line)[:1] or None
-
-    def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line that was verified behind its door.  Raises OSError."""
-        self.companion.must_be_alive()
-        os.pwrite(self.fd, state, line.offset)
-        if self.network:
-            os.fsync(self.fd)                   # errors of a server that is full, or lost, come only here
-            self.companion.must_be_alive()
-
-    def close(self) -> None:
-        """Sync to disk what was written; the file stays open."""
-        if self.is_open:
-            with contextlib.suppress(OSError):  # each write was checked; this only brings it to disk sooner
-                os.fsync(self.fd)
 
 
 def check_companion(path: str, mount: Mount) -> None:
@@ -3595,7 +3627,7 @@ class Round:
         """Whether each of its takers has too little free for a job above."""
         return bool(takers) and takers.keys() <= self.full.keys()
 
-    def let_go_on(self, takers: Mapping[Taker, None], file: JobFile) -> None:
+    def let_go_on(self, takers: Mapping[Taker, None], file: JobReader) -> None:
         """Let takers go on that have enough free now for the job that they wait for, or whose job cannot be
         had any more.  Raises OSError.
         """
@@ -3616,7 +3648,7 @@ class Round:
         self.full[taker] = line, needs
         self.waiting.add(taker)
 
-    def is_outdated(self, file: JobFile) -> bool:
+    def is_outdated(self, file: JobReader) -> bool:
         """Whether another round may pass the barrier: the job that this one found unfinished has ended.
 
         Raises OSError.
@@ -3692,7 +3724,7 @@ class Round:
         self.scope = scope
         self.few = False
 
-    def block_at(self, line: Line, file: JobFile, bad: bytes = FAILED + ERROR) -> Block | None:
+    def block_at(self, line: Line, file: JobReader, bad: bytes = FAILED + ERROR) -> Block | None:
         """What keeps the jobs below a directive from being taken; None if nothing new does.
 
         line: the directive, which was entered.  bad: the states that a barrier check does not pass.  Raises
@@ -3712,7 +3744,7 @@ class Round:
         return None
 
 
-def first_bad(file: JobFile, check: Line, states: bytes, checked: int) -> Line | None:
+def first_bad(file: JobReader, check: Line, states: bytes, checked: int) -> Line | None:
     """The first line above a barrier check in one of these states.  checked: none begins before this offset.
 
     Raises OSError.
@@ -4133,7 +4165,8 @@ class Cursor:
             self._unlocked.pop(key, None)
             return False
         # a line that was seen without a lock long ago may have run since, and have lost its lock with ours
-        companion.must_have_pulse()
+        companion.ask_again()
+        companion.must_be_alive()
         now = self.clock()
         if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
             self.round.refused = True           # so it is looked at again
@@ -4361,7 +4394,7 @@ class Cursor:
 ANYBODY = Taker("", has=Resources(1, math.inf))
 
 
-def why_stalled(file: JobFile) -> Stall | None:
+def why_stalled(file: JobReader) -> Stall | None:
     """What keeps new jobs from any runner, if something does.  Raises OSError."""
     found = Round()
     first: Stall | None = None          # of the lines that nobody can take
@@ -4411,14 +4444,14 @@ def _awaited(settings: JobSettings) -> str:
     return "" if ANYBODY.fits(settings, False) else str(settings)
 
 
-def _awaited_behind(command: bytes, file: JobFile) -> str:
+def _awaited_behind(command: bytes, file: JobReader) -> str:
     """What all runners must wait for to claim a line of a command; '' if it is nothing.  Raises OSError."""
     if file.is_shut(command):
         return "another process, which keeps its command locked (lslocks names it)"
     return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
 
 
-def dry_run(file: JobFile, taker: Taker, memory: Memory) -> Iterator[Line]:
+def dry_run(file: JobReader, taker: Taker, memory: Memory) -> Iterator[Line]:
     """What a cursor would find for this taker in the end, without touching anything.  Raises OSError.
 
     memory: what jobs may take here; it is said if a directive has memory=.
@@ -4826,7 +4859,7 @@ class FileJobs:
 
     async def _leave(self, runner: Runner) -> Account | None:
         if not runner.killed:
-            await self.worker.call(self.file.close)
+            await self.worker.call(self.file.sync)
             await self.worker.flush()
         for look in range(1, self.file.LOOKS + 1):
             takers = Takers(() if runner.had_one_each else (self._taker,))
@@ -8944,18 +8977,15 @@ class App(RunnerProgram):
         self._stores = self.open_stores(self.network, *self._inputs)
         return super().main()
 
-    def _job_file(self, read_only: bool = False) -> JobFile:
-        return JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount,
-                       read_only=read_only)
-
     def _print_dry_run(self) -> None:
         """Print what would be run, and say what is to be known of its memory.  Raises OSError."""
-        jobs = dry_run(self._job_file(read_only=True), self._taker, self.memory)
+        file = JobReader(self.path, say=self.say, mount=self._mount)
+        jobs = dry_run(file, self._taker, self.memory)
         put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
 
     def _cursor(self) -> Cursor:
         return Cursor(
-            self._job_file(),
+            JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount),
             [self._taker],
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,
@@ -9050,13 +9080,6 @@ class WireError(Exception):
 
 class Refused(WireError):
     """The two ends do not fit together: the token, or the version."""
-
-
-def boottime() -> float:
-    """Seconds of a clock that goes on while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
 
 
 def to_text(data: bytes) -> str:

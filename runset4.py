@@ -63,6 +63,7 @@ from runmaker4 import (
     Child,
     Identity,
     JobFile,
+    JobReader,
     Line,
     Parser,
     Problem,
@@ -374,7 +375,7 @@ class Selection:
         """Whether it says which jobs are meant, and not only in which states."""
         return bool(self.numbers) or self.pattern is not None
 
-    def lines(self, file: JobFile, otherwise: bytes | None = KNOWN) -> Iterator[Line]:
+    def lines(self, file: JobReader, otherwise: bytes | None = KNOWN) -> Iterator[Line]:
         """The job lines that are meant.  otherwise: the states, if neither states nor numbers are given;
         None: any.
 
@@ -2220,7 +2221,7 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
     return 0 if text and not ledger.refused else 1
 
 
-def list_lines(file: JobFile, selection: Selection) -> int:
+def list_lines(file: JobReader, selection: Selection) -> int:
     """Print the selected jobs; the exit status.  Raises OSError."""
     missing = selection.singles()
 
@@ -2239,10 +2240,9 @@ def list_lines(file: JobFile, selection: Selection) -> int:
 
 
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
-    """List, edit or change lines, or take ends back; the exit status.  Raises Problem, OSError."""
-    lists: bool = options.list
+    """Edit or change lines, or take ends back; the exit status.  Raises Problem, OSError."""
     quiet: bool = options.quiet
-    os.close(open_job_file(file.path, os.O_RDONLY if lists else os.O_RDWR))
+    os.close(open_job_file(file.path, os.O_RDWR))
     if options.edit:
         status = edit(file, quiet)
         check_lines(file.path, file.network, file.say, refuse=False)
@@ -2250,8 +2250,6 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     check_lines(file.path, file.network, file.say)
     if options.reopen:
         return reopen_file(file, quiet)
-    if lists:
-        return list_lines(file, options.selection)
     return change_states(file, options)
 
 
@@ -2278,8 +2276,12 @@ def change_file(argv: Sequence[str]) -> int:
 
     try:
         mount = check_mount(path, options.single_host or lists, say)
-        file = JobFile(path, say=say, mount=mount, read_only=lists)
-        if not lists and os.path.lexists(path):
+        if lists:
+            os.close(open_job_file(path, os.O_RDONLY))
+            check_lines(path, mount.network, say)
+            return list_lines(JobReader(path, say=say, mount=mount), options.selection)
+        file = JobFile(path, say=say, mount=mount)
+        if os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
             check_companion(path, mount)
         if options.action not in ADDING:

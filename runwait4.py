@@ -53,14 +53,15 @@ from runmaker4 import (
     ERROR,
     FAILED,
     NEW,
+    REFRESH_BYTE,
     RUNNING,
     SEATS,
     SIZE_UNITS,
     TOLD,
     Badge,
     Counts,
-    JobFile,
     JobLog,
+    JobReader,
     Line,
     Mount,
     Pace,
@@ -287,7 +288,7 @@ class Watcher:
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
         mount = check_mount(path, single_host=True, say=warn)
-        self.file = JobFile(path, say=lambda text: say(f"{path}: {text}"), mount=mount, read_only=True)
+        self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
         self.pause = 5.0 if mount.network else 0.2
         # seconds after a change of the job file in which its host writes the end of the run to the journal
         self.patience = 20.0 if mount.network else 5.0
@@ -343,7 +344,7 @@ class Watcher:
         if not companion.is_open:
             return []
         # A lock that includes the door of its row is no seat: somebody edits the file.
-        rows = {some.start & ~SEATS for some in all_taken(companion.fd, 0, JobFile.GUARD)
+        rows = {some.start & ~SEATS for some in all_taken(companion.fd, 0, REFRESH_BYTE)
                 if some.start | SEATS not in some}
         lines: dict[bytes, list[Line]] = {}
         for line in self.file.lines(held) if rows else ():

@@ -494,7 +494,7 @@ class Product:
         self.taker = next(iter(self.cursor.takers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.claim, self.lend, self.reclaim = self.cursor.claim, self.file.lend, self.file.reclaim
-        self.look_after, self.close = self.file.look_after, self.file.close
+        self.look_after, self.close = self.file.look_after, self.file.sync
 
     @property
     def failed(self) -> str:

@@ -181,7 +181,7 @@ class ManyLines(RunCase):
 
 class NoFile(RunCase):
     """A file that cannot be read at the end: what it holds is not known, and nothing is well."""
-    GONE = f"{HASTY}runmaker4.JobFile.LOOKS = 1\n"
+    GONE = f"{HASTY}runmaker4.JobReader.LOOKS = 1\n"
 
     def test_a_file_that_has_gone_is_said(self) -> None:
         self.jobs(f"{WAITING}; rm runs.txt")
@@ -214,7 +214,7 @@ runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
 def hang(file):
     open("hangs", "w").close()
     time.sleep(60)
-runmaker4.JobFile.survey = hang
+runmaker4.JobReader.survey = hang
 runmaker4.Runner.LAST_LOOK = 0.1
 """
 

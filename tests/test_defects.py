@@ -82,7 +82,7 @@ class OfARunner(RunCase):
 
     def test_where_files_are_in_a_thread(self) -> None:
         self.check(broken("JobFile.look_after") + THREADED +
-                   "runmaker4.JobFile.interval = property(lambda file: 0.2, lambda file, seconds: None)\n")
+                   "runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: None)\n")
 
     def test_what_a_record_is_written_with_in_a_thread(self) -> None:
         self.jobs(WAITING, TO_BREAK, GATE)

@@ -132,7 +132,7 @@ class SavedInPlace(TcpCase):
     # The file `looked` says that somebody has looked at an empty file; there are 5 s to fill it, not 1 s
     NOTED = """
 import os, runmaker4
-runmaker4.JobFile.interval = property(lambda file: 5.0, lambda file, seconds: None)
+runmaker4.JobReader.interval = property(lambda file: 5.0, lambda file, seconds: None)
 def noting(look):
     def look_and_note(self, *args, **more):
         found = look(self, *args, **more)
@@ -141,7 +141,7 @@ def noting(look):
         return found
     return look_and_note
 runmaker4.Cursor._end_round = noting(runmaker4.Cursor._end_round)
-runmaker4.JobFile.survey = noting(runmaker4.JobFile.survey)
+runmaker4.JobReader.survey = noting(runmaker4.JobReader.survey)
 """
 
     def save(self, command: str = "true") -> None:

@@ -607,7 +607,8 @@ class LooksAtAnEditedFile(JobFileCase):
 
     def test_a_survey_and_a_list_come_to_their_ends(self) -> None:
         body = b"r a\n" + b"d b\n" * 5000 + b"r c\n" + b"d d\n" * 5000
-        jobs = self.file(body, read_only=True)
+        self.path.write_bytes(body)
+        jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         writer = self.open(os.O_RDWR)
         read, texts = os.pread, [body, b"# a note\n" + body]
 

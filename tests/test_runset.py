@@ -1,5 +1,4 @@
 """runset4.py: states are set, jobs are selected, listed and added, and no running job is disturbed."""
-import contextlib
 import fcntl
 import os
 import stat
@@ -216,9 +215,9 @@ class Selecting(RunsetCase):
 
         numbers = Counted([range(5, 9), range(2, 3), range(6, 7), range(8, 12), range(20, 21), range(20, 22)])
         path = self.write(". echo\n" * 30)
-        with contextlib.closing(runmaker4.JobFile(str(path), say=self.fail, read_only=True)) as file:
-            found = [line.number for line in runset4.Selection(numbers, b"", None).lines(file)]
-            file.leave()
+        file = runmaker4.JobReader(str(path), say=self.fail)
+        found = [line.number for line in runset4.Selection(numbers, b"", None).lines(file)]
+        file.leave()
         self.assertEqual(found, [2, 5, 6, 7, 8, 9, 10, 11, 20, 21])
         self.assertLess(numbers.walks, 5)
 

@@ -160,7 +160,7 @@ def refuse(*args, **options):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return spawn(*args, **options)
 os.posix_spawnp = refuse
-runmaker4.JobFile.LOOKS = 2
+runmaker4.JobReader.LOOKS = 2
 """
     JOB = "echo this is the job"
 

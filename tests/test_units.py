@@ -265,7 +265,7 @@ class Surveys(FileCase):
             os.pwrite(writer, random_.choice([b".", b"r", b"d"]), 0)
             return read(*args)
 
-        jobs = runmaker4.JobFile(str(self.path), say=self.fail, read_only=True)
+        jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         with mock.patch.object(os, "pread", change_and_read):
             totals = {runmaker4.counts(jobs.survey()).all for _ in range(100)}
         self.assertEqual(totals, {2})
