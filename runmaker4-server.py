@@ -121,6 +121,7 @@ from runmaker4 import (
     Job,
     JobFile,
     JobLog,
+    JobQueue,
     JobReader,
     JobSettings,
     Line,
@@ -393,7 +394,7 @@ class SharedCompanion(Companion):
         self.unclaimed.clear()
 
 
-class ServedFile(JobFile):
+class ServedFile(JobQueue):
     """A job file whose lines are held for clients."""
     COMPANION = SharedCompanion
     companion: SharedCompanion

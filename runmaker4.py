@@ -63,7 +63,7 @@ The file reads top-down: basics, record locks, file systems, job lines and direc
 work, the worker, processes, output, slots, the runner, background, command line; and behind main() the wire,
 which only server and client need.  runset4.py needs the sections up to the job file, and what ends processes.
 runwait4.py needs these sections, `why_stalled`, the formats of records and the progress bar.  `Runner` leaves
-the job file, or the connection to a server, to its `Jobs`; `JobFile` knows nothing of processes.
+the job file, or the connection to a server, to its `Jobs`; `JobQueue` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -1910,12 +1910,15 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # repairs that: its look_after() writes `r` again, or ends a job that was cancelled.  If the runner is dead,
 # the line waits until its job has ended, and the next runner says so.  Then the line is new.
 #
-# Who does what: a Companion has doors and seats; a JobFile has the open file, and the jobs that are held
-# here.  A state is always changed in these steps: open the command's door, which makes this host forget what
-# it has cached; check that the path still names this file (writable()), and that the line stands there
-# (read_line()); write; unlock the door.  Nothing is followed behind a door.  If the file or its companion
-# is another one by then, Shifted is raised, the door is unlocked, and follow_path() goes on with what is
-# there now.
+# Who does what: a JobReader looks at the file, and locks nothing; a JobFile writes states, behind doors; a
+# JobQueue holds jobs that it has claimed.  Doors and seats are locked in a Companion; a JobReader has a
+# CompanionReader, which only asks about them.
+#
+# A state is always changed in these steps: open the command's door, which makes this host forget what it has
+# cached; check that the path still names this file (writable()), and that the line stands there
+# (read_line()); write; unlock the door.  Nothing is followed behind a door.  If the file or its companion is
+# another one by then, Shifted is raised, the door is unlocked, and follow_path() goes on with what is there
+# now.
 #
 # A held line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them, twice
 # a second, on a network file system each 2.5 s, and says which jobs are to end.
@@ -1967,7 +1970,7 @@ class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     seat: Seat | None = None            # the job inherits it; None: it was lost, or there is none yet
     whereabouts: Whereabouts = Whereabouts.FOUND
-    missed_since: float = 0.0           # when it was FOUND no more (JobFile's clock)
+    missed_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
     gate: Gate | None = None            # what holds its shell until it may begin
@@ -2803,19 +2806,14 @@ class JobReader(Opened):
 
 
 class JobFile(JobReader):
-    """A job file and the lines of it that are held here: it verifies and writes them, and looks after them.
-
-    It does not wait for jobs, and a `Cursor` chooses the next line.
+    """A job file whose lines may be written: a state changes behind the door of its command only.
 
     Each process that may write the job file has all of it locked, shared: the guard.  The guard keeps away
     programs that lock places in the file.  It keeps an NFS client from writing neighbours back.  And it makes
     a write fail that comes after the lease was lost.
 
-    Doors and seats are the companion's.  On a network file system a door makes this host forget what it has
-    cached.  Behind the door writable() checks the path, and all that `reader` reads is no older than the
-    door's lock.
-
-    A job is held from claim() to give_up().
+    Doors are the companion's.  On a network file system a door makes this host forget what it has cached.
+    Behind the door writable() checks the path, and all that `reader` reads is no older than the door's lock.
     """
     ACCESS = os.O_RDWR
     COMPANION = Companion
@@ -2831,10 +2829,6 @@ class JobFile(JobReader):
                  clock: Callable[[], float] = boottime) -> None:
         super().__init__(path, say=say, mount=mount, clock=clock)
         self.companion = self.COMPANION(self.real, mount, say=say, clock=clock, interval=self.interval)
-        self.held: dict[Job, None] = {}         # in the order in which they were claimed
-        # Jobs "lost" to others, or "cancelled"; the next look_after() returns them
-        self._to_end: dict[Job, str] = {}
-        self._searched_at = -math.inf           # when look_after() has last searched the file (clock)
         self._appended = 0                      # its size when last found with nobody appending; 0: not asked
         self._how = Reading.CACHED              # how the file was read that was open last
         # when ENOTCONN came first (clock); None: the file could be opened since
@@ -2845,7 +2839,6 @@ class JobFile(JobReader):
     def _open_anew(self) -> None:
         self._appended = 0
         self._named = None
-        self._searched_at = -math.inf           # what was missing may be in this file
         super()._open_anew()
         self._note_reading()
         self._cut_off_since = None
@@ -2898,7 +2891,7 @@ class JobFile(JobReader):
             with contextlib.suppress(OSError):  # each write was checked; this only brings it to disk sooner
                 os.fsync(self.fd)
 
-    # -- doors and seats -------------------------------------------------------------------------------------
+    # -- behind a door ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def door(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
@@ -2913,21 +2906,12 @@ class JobFile(JobReader):
             yield opened
 
     def _follow_companion(self) -> None:
-        """Go on with the companion that stands there now, and take seats there for jobs without one.
+        """Go on with the companion that stands there now.
 
-        Raises OSError; EBUSY: somebody uses another companion for this file.  Then the seats are taken all
-        the same, but no new line may be claimed.
+        Raises OSError; EBUSY: somebody uses another companion for this file.
         """
         super()._follow_companion()
-        self._forget_seats()
-        self._reconcile_all([job for job in self.held if not job.seat])
         self._name_companion()
-
-    def _forget_seats(self) -> None:
-        """Take from jobs the seats that the companion has given up."""
-        for job in self.held:
-            if job.seat and self.companion.seats.get(job.seat.at) is not job.seat:
-                job.seat = None
 
     def _name_companion(self) -> None:
         """Lock a byte of the job file that tells which companion is in use.
@@ -2961,6 +2945,129 @@ class JobFile(JobReader):
                     "locked: lslocks names the process)",
                 )
         self._named = inode
+
+    def writable(self) -> int:
+        """The descriptor of the job file, to write to it now.  Call it behind a door.
+
+        Raises Shifted if the path does not name this file any more; OSError.
+        """
+        if not self.is_open:
+            raise Shifted
+        try:
+            here = self._is_same(self.fd) or self.signature()[:2] == self.inode
+        except FileNotFoundError:
+            here = False                        # an editor is about to put a new one there
+        if not here:
+            raise Shifted
+        return self.fd
+
+    def names(self, fd: int) -> bool:
+        """Whether the path leads to this open file now.  Raises OSError."""
+        try:
+            self.see()
+            return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
+        except FileNotFoundError:
+            return False                        # an editor is about to put a new one there
+
+    def must_name(self, fd: int) -> None:
+        """Raise Shifted if the path leads to another file than this one, or to none."""
+        if not self.names(fd):
+            raise Shifted
+
+    def _size_now(self) -> int:
+        """How long the open file is.  Raises OSError."""
+        self.see()
+        return os.fstat(self.fd).st_size
+
+    def make(self, line: Line, state: bytes, known: bytes = b"") -> Attempt:
+        """Give an orphan, or a line that has ended, another state, if it still stands there as it was found.
+
+        known: the state that the last run of an orphan's command here has left; b"": there is none.  The
+        orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
+        """
+        with self.door(line.command) as opened:
+            attempt = self._meet(line, NO_SETTINGS) if opened else Attempt(is_closed=True)
+            if attempt.is_open and line.state == RUNNING and not self.has_room(line.command, orphan=True):
+                return replace(attempt, is_open=False, is_closed=True)
+            if attempt.is_open:
+                attempt.became = known if known and self.companion.is_alone() else state
+                self.write(line, attempt.became)
+            return attempt
+
+    def _meet(self, line: Line, settings: JobSettings) -> Attempt:
+        """What is found behind the door of a line.  Raises Shifted, OSError."""
+        self.writable()
+        self._name_companion()
+        settled = self.is_settled(line)
+        data = self.read_line(line, Scan.SMALL)
+        if not data:
+            raise Shifted
+        if settings.line and self.state_at(settings.line) is None:
+            raise Shifted                           # the directive above it has changed, or has moved
+        if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
+            return Attempt(data=data)               # somebody has taken it since it was found
+        if not settled:
+            return Attempt(data=data, is_closed=True)
+        return Attempt(data=data, is_open=True)
+
+    def is_settled(self, line: Line) -> bool:
+        """Whether a line is in the file for good: append_locked() will not cut it off any more.
+
+        Ask it behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one; then
+        the line waits.  Raises OSError.
+        """
+        if line.offset >= self._appended:
+            size = os.fstat(self.fd).st_size
+            if self.companion.is_appended_to() or self._size_now() != size:
+                return False
+            self._appended = size
+        return line.offset < self._appended
+
+    def write(self, line: Line, state: bytes) -> None:
+        """Write the state of a line that was verified behind its door.  Raises OSError."""
+        self.companion.must_be_alive()
+        os.pwrite(self.fd, state, line.offset)
+        if self.network:
+            os.fsync(self.fd)                   # errors of a server that is full, or lost, come only here
+            self.companion.must_be_alive()
+
+
+class JobQueue(JobFile):
+    """A job file from which jobs are taken: it claims lines, looks after those that it holds, and writes what
+    became of them.
+
+    A job is held from claim() to give_up(); its seat is the companion's.  A queue does not wait for jobs, and
+    a `Cursor` chooses the next line.
+    """
+
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
+                 clock: Callable[[], float] = boottime) -> None:
+        super().__init__(path, say=say, mount=mount, clock=clock)
+        self.held: dict[Job, None] = {}         # in the order in which they were claimed
+        # Jobs "lost" to others, or "cancelled"; the next look_after() returns them
+        self._to_end: dict[Job, str] = {}
+        self._searched_at = -math.inf           # when look_after() has last searched the file (clock)
+
+    def _open_anew(self) -> None:
+        self._searched_at = -math.inf           # what was missing may be in this file
+        super()._open_anew()
+
+    def _follow_companion(self) -> None:
+        """Go on with the companion that stands there now, and take seats there for jobs without one.
+
+        Raises OSError; EBUSY: somebody uses another companion for this file.  Then the seats are taken all
+        the same, but no new line may be claimed.
+        """
+        self.companion.renew()
+        self._forget_seats()
+        self._reconcile_all([job for job in self.held if not job.seat])
+        self._name_companion()
+
+    def _forget_seats(self) -> None:
+        """Take from jobs the seats that the companion has given up."""
+        for job in self.held:
+            if job.seat and self.companion.seats.get(job.seat.at) is not job.seat:
+                job.seat = None
 
     def _stand_up(self, job: Job) -> None:
         """Give back a job's seat, if it has one."""
@@ -2997,47 +3104,6 @@ class JobFile(JobReader):
         """Close what was lent, once the shell has its own copy."""
         close_all(fd)
 
-    def writable(self) -> int:
-        """The descriptor of the job file, to write to it now.  Call it behind a door.
-
-        Raises Shifted if the path does not name this file any more; OSError.
-        """
-        if not self.is_open:
-            raise Shifted
-        try:
-            here = self._is_same(self.fd) or self.signature()[:2] == self.inode
-        except FileNotFoundError:
-            here = False                        # an editor is about to put a new one there
-        if not here:
-            raise Shifted
-        return self.fd
-
-    def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line that was verified behind its door.  Raises OSError."""
-        self.companion.must_be_alive()
-        os.pwrite(self.fd, state, line.offset)
-        if self.network:
-            os.fsync(self.fd)                   # errors of a server that is full, or lost, come only here
-            self.companion.must_be_alive()
-
-    def names(self, fd: int) -> bool:
-        """Whether the path leads to this open file now.  Raises OSError."""
-        try:
-            self.see()
-            return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
-        except FileNotFoundError:
-            return False                        # an editor is about to put a new one there
-
-    def must_name(self, fd: int) -> None:
-        """Raise Shifted if the path leads to another file than this one, or to none."""
-        if not self.names(fd):
-            raise Shifted
-
-    def _size_now(self) -> int:
-        """How long the open file is.  Raises OSError."""
-        self.see()
-        return os.fstat(self.fd).st_size
-
     # -- taking a line ---------------------------------------------------------------------------------------
 
     def claim(self, line: Line, taker: Taker = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
@@ -3053,37 +3119,6 @@ class JobFile(JobReader):
                 self.companion.count_in()
                 attempt.job = self._mark(line, taker, settings)
             return attempt
-
-    def make(self, line: Line, state: bytes, known: bytes = b"") -> Attempt:
-        """Give an orphan, or a line that has ended, another state, if it still stands there as it was found.
-
-        known: the state that the last run of an orphan's command here has left; b"": there is none.  The
-        orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
-        """
-        with self.door(line.command) as opened:
-            attempt = self._meet(line, NO_SETTINGS) if opened else Attempt(is_closed=True)
-            if attempt.is_open and line.state == RUNNING and not self.has_room(line.command, orphan=True):
-                return replace(attempt, is_open=False, is_closed=True)
-            if attempt.is_open:
-                attempt.became = known if known and self.companion.is_alone() else state
-                self.write(line, attempt.became)
-            return attempt
-
-    def _meet(self, line: Line, settings: JobSettings) -> Attempt:
-        """What is found behind the door of a line.  Raises Shifted, OSError."""
-        self.writable()
-        self._name_companion()
-        settled = self.is_settled(line)
-        data = self.read_line(line, Scan.SMALL)
-        if not data:
-            raise Shifted
-        if settings.line and self.state_at(settings.line) is None:
-            raise Shifted                           # the directive above it has changed, or has moved
-        if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
-            return Attempt(data=data)               # somebody has taken it since it was found
-        if not settled:
-            return Attempt(data=data, is_closed=True)
-        return Attempt(data=data, is_open=True)
 
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
         """Take a seat, then write `r` if it is not there, and hold the line.  Raises OSError."""
@@ -3110,19 +3145,6 @@ class JobFile(JobReader):
                     return job.offset
                 break                               # it was edited
         return self.start
-
-    def is_settled(self, line: Line) -> bool:
-        """Whether a line is in the file for good: append_locked() will not cut it off any more.
-
-        Ask it behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one; then
-        the line waits.  Raises OSError.
-        """
-        if line.offset >= self._appended:
-            size = os.fstat(self.fd).st_size
-            if self.companion.is_appended_to() or self._size_now() != size:
-                return False
-            self._appended = size
-        return line.offset < self._appended
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -3431,7 +3453,7 @@ def _try_locks(path: str, companion: str) -> None:
 # ======== Finding work ======================================================================================
 #
 # A Cursor answers "which line next?".  It walks down the file with a Scan and gives each line that it meets
-# to the first Taker that may have it; JobFile.claim() decides whether the line can be had.  A walk from the
+# to the first Taker that may have it; JobQueue.claim() decides whether the line can be had.  A walk from the
 # top to the end is a Round, which collects what was met on the way: directives that hold, jobs that had not
 # ended, and what was passed over and why.  What the directives above a line say is its Scope.
 #
@@ -3831,7 +3853,7 @@ class Cursor:
     # seconds after which a server's claim, or a renewal, comes back: a server wants to hear its clients, too
     SLICE = 0.05
 
-    def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
+    def __init__(self, file: JobQueue, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
         """takers: for whom it claims unless claim() is given others.  ordinals: whether lines get theirs.
         wait_for_file: the file may come later.  unchecked: it was not there to be checked.
@@ -4053,7 +4075,7 @@ class Cursor:
     def _end_round(self, doubt: float, cut: bool) -> Miss:
         """A round is over and has found nothing.  Raises OSError.
 
-        doubt: JobFile.doubt().  cut: it stopped at a last line without a newline, which may change yet.
+        doubt: JobReader.doubt().  cut: it stopped at a last line without a newline, which may change yet.
         """
         self.scan = None
         found = self.round
@@ -4489,7 +4511,7 @@ def dry_run(file: JobReader, taker: Taker, memory: Memory) -> Iterator[Line]:
 # A record that cannot be written yet, because another process has a lock, stays in its RecordFile.  The
 # worker tries such records again every AGAIN seconds.
 #
-# FileJobs is a JobFile and its Cursor behind a worker.  It is what a Runner asks for jobs: see Jobs.
+# FileJobs is a JobQueue and its Cursor behind a worker.  It is what a Runner asks for jobs: see Jobs.
 
 
 def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
@@ -4651,7 +4673,7 @@ class Worker:
 class Failures:
     """Counts how many more jobs of a file are failed or in error than at the start, whoever ran them."""
 
-    def __init__(self, file: JobFile, worker: Worker) -> None:
+    def __init__(self, file: JobReader, worker: Worker) -> None:
         self.file = file
         self.worker = worker
         self._at_start: int | None = None   # how many were so then; None: not counted yet
@@ -4687,7 +4709,7 @@ class Census:
     LEAST = 2.0                         # seconds from one count to the next, at least
     LEAST_FAR = 15.0                    # as LEAST, on a network file system
 
-    def __init__(self, file: JobFile | None, worker: Worker) -> None:
+    def __init__(self, file: JobReader | None, worker: Worker) -> None:
         self._file = file
         self._worker = worker
         self.counted: Counter[bytes] | None = None      # what the last count has found; None: there was none
@@ -4704,7 +4726,7 @@ class Census:
             self._asked = Counter(self._moved)
             self._worker.ask(self._take, self._count, self._file)
 
-    def _count(self, file: JobFile) -> Counter[bytes] | None:
+    def _count(self, file: JobReader) -> Counter[bytes] | None:
         """How many lines are in which state; None: there is no file yet, or it is away for a moment."""
         seen: Counter[bytes] = Counter()
         with self._pace, contextlib.suppress(OSError):
@@ -8835,7 +8857,7 @@ class RunnerProgram(Program):
                     f"is {human_time(limit.margin)}: no job is started"
                 )
 
-    def console(self, file: JobFile | None, with_output: bool) -> list[Sink]:
+    def console(self, file: JobReader | None, with_output: bool) -> list[Sink]:
         """The sinks that print what becomes of jobs.  file: the job file; None: the server has it."""
         options, dumb = self.options, os.environ.get("TERM") == "dumb"
         if options.plain:
@@ -8985,7 +9007,7 @@ class App(RunnerProgram):
 
     def _cursor(self) -> Cursor:
         return Cursor(
-            JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount),
+            JobQueue(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount),
             [self._taker],
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,

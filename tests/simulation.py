@@ -1,4 +1,4 @@
-"""Histories: the real `JobFile` and `Cursor` race each other on a simulated host system, each time from
+"""Histories: the real `JobQueue` and `Cursor` race each other on a simulated host system, each time from
 another seed.
 
 Private copies of runmaker4.py and runset4.py find tests/simulated_host.py where they look for `os`, `fcntl`
@@ -486,10 +486,10 @@ def row_of(command: bytes) -> int:
 
 
 class Product:
-    """A runner's `JobFile` and `Cursor`, and all that is known here of their methods."""
+    """A runner's `JobQueue` and `Cursor`, and all that is known here of their methods."""
 
     def __init__(self, host: Host, retry: bytes) -> None:
-        self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
+        self.file = CORE.JobQueue(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         self.cursor = CORE.Cursor(self.file, [CORE.Taker(host.name, retry=retry)])
         self.taker = next(iter(self.cursor.takers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
@@ -997,7 +997,7 @@ def play(world: History) -> str:
 
 
 Patches = list[tuple[Any, str, Any]]    # each an object, an attribute of it, and what takes its place
-FILE, COMPANIONS = CORE.JobFile, CORE.Companion
+FILE, QUEUE, COMPANIONS = CORE.JobFile, CORE.JobQueue, CORE.Companion
 
 
 def path_before_the_door() -> Patches:
@@ -1022,7 +1022,7 @@ def path_before_the_door() -> Patches:
 
 
 def state_from_before_the_door() -> Patches:
-    claim, read_line = FILE.claim, FILE.read_line
+    claim, read_line = QUEUE.claim, FILE.read_line
     wanted: dict[Any, Any] = {}
 
     def claim_unread(self: Any, line: Any, *args: Any) -> Any:
@@ -1035,7 +1035,7 @@ def state_from_before_the_door() -> Patches:
     def read_text(self: Any, line: Any, *args: Any) -> bytes:
         data: bytes = read_line(self, line, *args)
         return bytes(line.state) + data[1:] if data and self in wanted and wanted[self] is line else data
-    return [(FILE, "claim", claim_unread), (FILE, "read_line", read_text)]
+    return [(QUEUE, "claim", claim_unread), (FILE, "read_line", read_text)]
 
 
 def seat_freed_early() -> Patches:
@@ -1049,14 +1049,14 @@ def seat_freed_early() -> Patches:
 
 
 def row_unlocked() -> Patches:
-    plain = FILE.claim
+    plain = QUEUE.claim
 
     def claim(self: Any, line: Any, *args: Any) -> Any:
         attempt = plain(self, line, *args)
         if attempt.job:
             CORE.unlock(attempt.job.seat.fd, CORE.row(line.command), ROW)
         return attempt
-    return [(FILE, "claim", claim)]
+    return [(QUEUE, "claim", claim)]
 
 
 def closed_twice() -> Patches:
@@ -1101,7 +1101,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "seat freed before the write": seat_freed_early,
     "seat freed after the claim": row_unlocked,
-    "seat not lent": lambda: [(FILE, "lend", staticmethod(lambda job: None))],
+    "seat not lent": lambda: [(QUEUE, "lend", staticmethod(lambda job: None))],
     "path before the door": path_before_the_door,
     "state from before the door": state_from_before_the_door,
     "text not checked": lambda: [
@@ -1123,19 +1123,19 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         (FILE, "_name_companion", lambda self: None),
         (FILE, "lock_all", classmethod(lambda cls, fd: None)),
     ],
-    "lost lease ignored": lambda: [(FILE, "_drop_lost_seats", lambda self: None)],
+    "lost lease ignored": lambda: [(QUEUE, "_drop_lost_seats", lambda self: None)],
     # Each `r` counts as the old state of the job's line, which an editor has saved
     "taken over, and not noticed": lambda: [
         (
-            FILE,
+            QUEUE,
             "_sit_again",
-            lambda self, ours, spare, plain=FILE._sit_again: plain(self, ours, spare + 1),
+            lambda self, ours, spare, plain=QUEUE._sit_again: plain(self, ours, spare + 1),
         )
     ],
     "lost door believed in": lambda: [(COMPANIONS, "must_be_alive", lambda self: None)],
     # Who asks at the door need not ask for the seat, unless its clock stood still: its host was suspended
     "result over another's r": lambda: [
-        (FILE, "still_has", lambda self, job: True),
+        (QUEUE, "still_has", lambda self, job: True),
         (COMPANIONS, "must_be_alive", lambda self: None),
     ],
     "result not verified": lambda: [

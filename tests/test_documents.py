@@ -527,7 +527,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
             "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
             # docs/architecture.md
-            "   runs.txt          Cursor            JobFile, Companion        "
+            "   runs.txt          Cursor            JobQueue, Companion       "
             "Runner            Processes        sinks",
             "                         job file          companion of the job file (.runs.txt.lock)",
             "   runmaker4-client.py                                      runmaker4-server.py"}

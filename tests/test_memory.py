@@ -474,7 +474,7 @@ class HandingOut(test_parts.JobFileCase):
         cursors = [cursor for cursor, _ in model.takers.values()]
         if shared and cursors:
             return cursors[0]
-        file = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock)
+        file = runmaker4.JobQueue(str(self.path), say=lambda said: None, clock=self.clock)
         self.addCleanup(file.leave)
         return runmaker4.Cursor(file, [] if shared else [taker], serving=shared)
 

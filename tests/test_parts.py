@@ -54,15 +54,16 @@ class JobFileCase(FileCase):
         super().setUp()
         self.clock = Clock()
 
-    def file(self, text: bytes, **options: Any) -> runmaker4.JobFile:
-        """A JobFile on this text."""
+    def file(self, text: bytes, **options: Any) -> runmaker4.JobQueue:
+        """A JobQueue on this text."""
         self.path.write_bytes(text)
-        file = runmaker4.JobFile(str(self.path), **{"say": lambda said: None, "clock": self.clock, **options})
+        options = {"say": lambda said: None, "clock": self.clock, **options}
+        file = runmaker4.JobQueue(str(self.path), **options)
         self.addCleanup(file.leave)
         return file
 
     def jobs(self, text: bytes, retry: bytes = b"", **options: Any) -> runmaker4.Cursor:
-        """A cursor in a JobFile on this text, for a runner that takes lines in these states besides."""
+        """A cursor in a JobQueue on this text, for a runner that takes lines in these states besides."""
         return runmaker4.Cursor(self.file(text), [runmaker4.Taker("", retry=retry)], **options)
 
 
@@ -1039,7 +1040,7 @@ class LocksThatAreForgotten(JobFileCase):
         job = job_of(runmaker4.Cursor(runner, [runmaker4.Taker("")]).claim())
         seat = present(job.seat)
         runmaker4.unlock(seat.fd, seat.at)
-        other = runmaker4.JobFile(runner.path, say=self.fail, mount=mount, clock=self.clock)
+        other = runmaker4.JobQueue(runner.path, say=self.fail, mount=mount, clock=self.clock)
         self.addCleanup(other.leave)
         cursor = runmaker4.Cursor(other, [runmaker4.Taker("", retry=b"er")])
         self.assertFalse(cursor.claim())

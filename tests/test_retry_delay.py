@@ -194,7 +194,7 @@ class OnFile(WaitingCase):
 
     def test_a_runner_that_may_have_lost_its_line_does_not_run_it_again(self) -> None:
         patch = ("import os, runmaker4\ndef still_has(file, job):\n    open('asked', 'w').close()\n"
-                 "    return os.path.exists('mine')\nrunmaker4.JobFile.still_has = still_has")
+                 "    return os.path.exists('mine')\nrunmaker4.JobQueue.still_has = still_has")
         self.jobs("echo >>runs.1; [ -e mine ]")
         runner = self.start_delayed("--retries", 1, delay="0.1", patch=patch)
         wait_until(lambda: self.exists("asked"), what="it is asked")

@@ -961,13 +961,13 @@ class GivenBack(ByHandCase):
     # as on a network file system; and nothing is written before the test says so
     PATCH = """
 import os, runmaker4, time
-init, finish = runmaker4.Worker.__init__, runmaker4.JobFile.finish
+init, finish = runmaker4.Worker.__init__, runmaker4.JobQueue.finish
 runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
 def wait_and_finish(self, *rest):
     while not os.path.exists("writes"):
         time.sleep(0.01)
     return finish(self, *rest)
-runmaker4.JobFile.finish = wait_and_finish
+runmaker4.JobQueue.finish = wait_and_finish
 """
 
     def test_the_others_do_not_begin_while_that_is_written(self) -> None:
@@ -992,14 +992,14 @@ class CalledOff(ByHandCase):
     # as on a network file system; and a claim of line 3 comes back only when the test says so
     PATCH = """
 import os, runmaker4, time
-init, claim = runmaker4.Worker.__init__, runmaker4.JobFile.claim
+init, claim = runmaker4.Worker.__init__, runmaker4.JobQueue.claim
 runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
 def claim_and_wait(self, line, *rest):
     found = claim(self, line, *rest)
     while line.number == 3 and not os.path.exists("claimed"):
         time.sleep(0.01)
     return found
-runmaker4.JobFile.claim = claim_and_wait
+runmaker4.JobQueue.claim = claim_and_wait
 """
 
     def test_a_client_that_is_lost_while_the_lines_are_claimed_keeps_the_others_from_being_sent_theirs(
