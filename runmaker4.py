@@ -2231,7 +2231,7 @@ class CompanionReader(Opened):
         self._fd = None
 
     def is_shut(self, command: bytes) -> bool:
-        """Whether somebody else has the door of a command locked.  Raises OSError."""
+        """Whether somebody else is changing lines of a command at this moment.  Raises OSError."""
         return self.is_open and not is_free(self.fd, row(command) + SEATS)
 
     def count(self, command: bytes) -> int:
@@ -2690,14 +2690,6 @@ class JobReader(Opened):
         """The offset of a line at which a search for running lines of a command best begins.  Raises OSError.
         """
         return self.start
-
-    def is_shut(self, command: bytes) -> bool:
-        """Whether somebody else is changing lines of a command at this moment.  Raises OSError."""
-        return self.companion.is_shut(command)
-
-    def is_appended_to(self) -> bool:
-        """Whether somebody appends lines to it now.  Raises OSError."""
-        return self.companion.is_appended_to()
 
     # -- which file it is ------------------------------------------------------------------------------------
 
@@ -4334,7 +4326,7 @@ class Cursor:
         if not found.groups or found.groups[-1].whole:
             return False
         # asked before the size: if nobody appends, that size includes all that was appended
-        if self.file.is_appended_to():
+        if self.file.companion.is_appended_to():
             found.refused = True
             return True
         return self.file.signature()[2] != self._signature[2]
@@ -4468,7 +4460,7 @@ def _awaited(settings: JobSettings) -> str:
 
 def _awaited_behind(command: bytes, file: JobReader) -> str:
     """What all runners must wait for to claim a line of a command; '' if it is nothing.  Raises OSError."""
-    if file.is_shut(command):
+    if file.companion.is_shut(command):
         return "another process, which keeps its command locked (lslocks names it)"
     return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
 
