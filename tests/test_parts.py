@@ -408,6 +408,22 @@ class EditedInPlace(JobFileCase):
         self.assertEqual(commands, [b"a", b"b", b"c"])
 
 
+class SetByHand(JobFileCase):
+    """Another state over the `r` of a held line."""
+
+    def test_one_of_two_equal_lines_is_cancelled_also_if_the_file_was_replaced(self) -> None:
+        cursor = self.jobs(b". a\n. a\n")
+        _, second = job_of(cursor.claim()), job_of(cursor.claim())
+        new = self.path.with_name("new")
+        new.write_bytes(b"r a\nx a\n")
+        os.replace(new, self.path)
+        looks = []
+        for _ in range(2):
+            self.clock.now += 1.0
+            looks.append(cursor.file.look_after())
+        self.assertEqual(looks, [{}, {second: "cancelled"}])
+
+
 class Doors(JobFileCase):
     """A door is locked for a moment, whatever goes wrong behind it."""
 
@@ -603,10 +619,19 @@ class Paces(unittest.TestCase):
             self.assertEqual((pace.until_due(20) > 0, pace.until_due(20, 5.0) > 0), (early, early_if_least))
 
 
-class LooksAtAnEditedFile(JobFileCase):
-    """Who only looks does not mind that the file is edited above the place that is read."""
+class OnlyLooking(JobFileCase):
+    """Who only looks at a job file disturbs nobody, and is not disturbed."""
 
-    def test_a_survey_and_a_list_come_to_their_ends(self) -> None:
+    def test_nothing_is_locked_or_made(self) -> None:
+        self.path.write_bytes(b"r a\n. b\n")
+        jobs = runmaker4.JobReader(str(self.path), say=self.fail)
+        self.addCleanup(jobs.leave)
+        with mock.patch.object(runmaker4, "lock", side_effect=AssertionError):
+            found = jobs.account(runmaker4.Takers([runmaker4.Taker("")]))
+        self.assertEqual((found.orphans, found.left), (1, True))
+        self.assertEqual(os.listdir(self.path.parent), [self.path.name])
+
+    def test_a_survey_and_a_list_come_to_their_ends_though_lines_move(self) -> None:
         body = b"r a\n" + b"d b\n" * 5000 + b"r c\n" + b"d d\n" * 5000
         self.path.write_bytes(body)
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
