@@ -1962,7 +1962,8 @@ class Whereabouts(enum.Enum):
     FOUND = "it stands where we know it to be, as `r`"
     MISSED = "a look, or its result, has not found it"
     GONE = "it was missed for so long that it is not in the file any more, which was said"
-    CANCELLED = "two looks have missed it, and another state stands in its place: somebody has set that"
+    SET = "the last look has found another state in its place"
+    CANCELLED = "two looks in a row have: somebody has set that state"
 
 
 @dataclass(eq=False, repr=False)
@@ -3227,9 +3228,9 @@ class JobQueue(JobFile):
     #     4. If there are too few, somebody's `r` was overwritten.  An editor that had read the file before
     #        the claim has done so if a `.` stands in the line's place: it is made `r` again; or, if the
     #        command does not stand there any more, any new line of it.
-    #     5. What is missing then was missed by one look.  If another look agrees, the job is cancelled if
-    #        another state stands in the line's place, or on the only line of its command.  Otherwise the line
-    #        is gone in a while.  It is looked for again, less and less often.
+    #     5. What is missing then is cancelled if another state stands in the line's place, or on the only
+    #        line of its command, and the next look finds that, too.  Otherwise the line is gone in a while.
+    #        It is looked for again, less and less often.
 
     def look_after(self) -> dict[Job, str]:
         """Find the lines that edits have moved, put right what they have overwritten, take back lost seats.
@@ -3277,7 +3278,7 @@ class JobQueue(JobFile):
 
         It is searched less and less often, because to search a long file each second would cost half a core.
         """
-        if job.whereabouts is Whereabouts.FOUND:
+        if job.whereabouts in (Whereabouts.FOUND, Whereabouts.SET):
             return True
         pause = min((now - job.missed_since) / 2, 60 * self.interval)
         return now - self._searched_at >= pause
@@ -3387,11 +3388,13 @@ class JobQueue(JobFile):
         state: as of _reconcile().  A job is cancelled only if two looks in a row find it so, because an
         editor may be about to write more.
         """
-        if state and job.whereabouts is not Whereabouts.FOUND:
-            job.whereabouts = Whereabouts.CANCELLED
+        before = job.whereabouts
+        job.whereabouts = Whereabouts.GONE if self._is_gone(job) else Whereabouts.MISSED
+        if state:
+            job.whereabouts = Whereabouts.CANCELLED if before is Whereabouts.SET else Whereabouts.SET
+        if job.cancelled:
             self._to_end[job] = "cancelled"
-        elif self._is_gone(job) and not state and job.whereabouts is not Whereabouts.GONE:
-            job.whereabouts = Whereabouts.GONE
+        elif job.whereabouts is Whereabouts.GONE and before is not Whereabouts.GONE:
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
 

@@ -417,11 +417,21 @@ class SetByHand(JobFileCase):
         new = self.path.with_name("new")
         new.write_bytes(b"r a\nx a\n")
         os.replace(new, self.path)
-        looks = []
-        for _ in range(2):
-            self.clock.now += 1.0
-            looks.append(cursor.file.look_after())
-        self.assertEqual(looks, [{}, {second: "cancelled"}])
+        self.assertEqual(self.look(cursor), {})
+        self.assertEqual(self.look(cursor), {second: "cancelled"})
+
+    def test_two_looks_in_a_row_must_find_it(self) -> None:
+        cursor = self.jobs(b". a\n")
+        job = job_of(cursor.claim())
+        for text in b"", b"x a\n":
+            self.path.write_bytes(text)
+            self.assertEqual(self.look(cursor), {})
+        self.assertEqual(self.look(cursor), {job: "cancelled"})
+
+    def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
+        """Which jobs are to end, as a look says a second later."""
+        self.clock.now += 1.0
+        return cursor.file.look_after()
 
 
 class Doors(JobFileCase):
