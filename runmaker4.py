@@ -2005,13 +2005,19 @@ class NotNow(Exception):
     """A result cannot be written at this moment; try again."""
 
 
+class Met(enum.Enum):
+    """What is met behind the door of a line."""
+    OPEN = "the line stands as it was found, and nobody is in the way"
+    CHANGED = "another state stands there"
+    CLOSED = "no line of its command can be claimed now"
+
+
 @dataclass(eq=False, repr=False)
 class Attempt:
     """What became of an attempt to claim a line."""
-    job: Job | None = None
+    met: Met
     data: bytes = b""           # a piece of the file that begins with the line's state; b"": nothing was read
-    is_open: bool = False       # behind its door the line stands as it was found, and nobody is in the way
-    is_closed: bool = False     # no line of its command can be claimed now
+    job: Job | None = None
     became: bytes = b""         # the line was not claimed, but was given this state
 
 
@@ -2979,16 +2985,17 @@ class JobFile(JobReader):
         orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
         """
         with self.door(line.command) as opened:
-            attempt = self._meet(line, NO_SETTINGS) if opened else Attempt(is_closed=True)
-            if attempt.is_open and line.state == RUNNING and not self.has_room(line.command, orphan=True):
-                return replace(attempt, is_open=False, is_closed=True)
-            if attempt.is_open:
+            attempt = self._meet(line, NO_SETTINGS, line.state == RUNNING) if opened else Attempt(Met.CLOSED)
+            if attempt.met is Met.OPEN:
                 attempt.became = known if known and self.companion.is_alone() else state
                 self.write(line, attempt.became)
             return attempt
 
-    def _meet(self, line: Line, settings: JobSettings) -> Attempt:
-        """What is found behind the door of a line.  Raises Shifted, OSError."""
+    def _meet(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
+        """What is met behind the door of a line.  Raises Shifted, OSError.
+
+        needs_room: it counts as closed if has_room() says no.
+        """
         self.writable()
         self._name_companion()
         settled = self.is_settled(line)
@@ -2998,10 +3005,10 @@ class JobFile(JobReader):
         if settings.line and self.state_at(settings.line) is None:
             raise Shifted                           # the directive above it has changed, or has moved
         if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
-            return Attempt(data=data)               # somebody has taken it since it was found
-        if not settled:
-            return Attempt(data=data, is_closed=True)
-        return Attempt(data=data, is_open=True)
+            return Attempt(Met.CHANGED, data)       # somebody has taken it since it was found
+        if not settled or (needs_room and not self.has_room(line.command, line.state == RUNNING)):
+            return Attempt(Met.CLOSED, data)
+        return Attempt(Met.OPEN, data)
 
     def is_settled(self, line: Line) -> bool:
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
@@ -3068,10 +3075,6 @@ class JobQueue(JobFile):
             self.companion.stand_up(job.seat)
             job.seat = None
 
-    def check(self) -> None:
-        """Assert what holds between two calls: each seat is a held job's."""
-        assert self.companion.seats == {job.seat.at: job.seat for job in self.held if job.seat}
-
     @staticmethod
     def lend(job: Job) -> int | None:
         """A copy of the descriptor with a held line's seat, which its shell inherits; None: it has no seat.
@@ -3105,10 +3108,8 @@ class JobQueue(JobFile):
         taker: the one that gets it.  settings: what the directives above say of it.  Raises Shifted, OSError.
         """
         with self.door(line.command, self.SHORT) as opened:
-            attempt = self._meet(line, settings) if opened else Attempt(is_closed=True)
-            if attempt.is_open and not self.has_room(line.command, line.state == RUNNING):
-                return replace(attempt, is_open=False, is_closed=True)
-            if attempt.is_open:
+            attempt = self._meet(line, settings, True) if opened else Attempt(Met.CLOSED)
+            if attempt.met is Met.OPEN:
                 self.companion.count_in()
                 attempt.job = self._mark(line, taker, settings)
             return attempt
@@ -3253,7 +3254,7 @@ class JobQueue(JobFile):
         except OSError as error:
             # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
             self.leave_useless(error)
-        self.check()
+        assert self.companion.seats == {job.seat.at: job.seat for job in self.held if job.seat}
         to_end = self._to_end
         self._to_end = {}
         return to_end
@@ -3982,7 +3983,7 @@ class Cursor:
         attempt = self.file.make(line, NEW)
         if attempt.became:
             self.renewed += 1
-        elif attempt.is_closed:
+        elif attempt.met is Met.CLOSED:
             self.say(
                 f"line {line.number}: stays {show(line.state)}, for another process keeps its command locked"
             )
@@ -4259,13 +4260,13 @@ class Cursor:
         found = self.round
         if line.command in found.closed:
             found.refused = True
-            return Attempt()
+            return Attempt(Met.CLOSED)
         made = attempt()
         if not scan.reread(line, made.data or None):
             raise Shifted                       # the file was edited meanwhile
         if not (made.job or made.became):
             found.refused = True
-            if made.is_closed:
+            if made.met is Met.CLOSED:
                 found.closed.add(line.command)
         return made
 

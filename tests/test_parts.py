@@ -400,7 +400,7 @@ class EditedInPlace(JobFileCase):
             if claim.call_count > 1:
                 return mock.DEFAULT
             self.path.write_bytes(b"# 1\n# 2\n# 3\n" + self.path.read_bytes())
-            return runmaker4.Attempt(is_closed=True)
+            return runmaker4.Attempt(runmaker4.Met.CLOSED)
 
         with mock.patch.object(file, "claim", wraps=file.claim) as claim:
             claim.side_effect = insert
