@@ -3039,6 +3039,7 @@ class JobQueue(JobFile):
     A job is held from claim() to give_up(); its seat is the companion's.  A queue does not wait for jobs, and
     a `Cursor` chooses the next line.
     """
+    FEW = 16                    # lines of a command that are read one by one
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  clock: Callable[[], float] = boottime) -> None:
@@ -3265,11 +3266,14 @@ class JobQueue(JobFile):
         Raises OSError.
         """
         astray = []
+        # Where others of them stand: once the file was replaced, two may seem to stand on one line
+        places: set[int] = set()
         for job in self.held:
             if job.cancelled:
                 continue
-            if self.state_at(job) == RUNNING:
+            if job.offset not in places and self.state_at(job) == RUNNING:
                 job.whereabouts = Whereabouts.FOUND
+                places.add(job.offset)
             else:
                 astray.append(job)
         return astray
@@ -3305,17 +3309,27 @@ class JobQueue(JobFile):
             with self.door(command) as opened:
                 if opened:
                     self.writable()
-                    missing.update(self._reconcile(command, ours[command], lines))
+                    missing.update(self._reconcile(command, ours[command], self._lines_now(command, lines)))
         return missing
+
+    def _lines_now(self, command: bytes, lines: Sequence[Line]) -> list[Line]:
+        """The lines of a command as they stand behind its door.  Raises OSError.
+
+        lines: as they were read before.  A few are read one by one, each of which is a round trip on a
+        network file system; for more of them the file is read once more.
+        """
+        if len(lines) > self.FEW:
+            return list(lines_of(self.reader, self.start, {command}))
+        return [replace(line, state=state) for line in lines if (state := self.state_at(line))]
 
     def _reconcile(self, command: bytes, ours: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
         """Give each of our jobs of a command a seat and a line `r` again (steps 1 to 4 above).
 
-        Call it behind the door, after writable().  lines: of the command, as they were read last.  Returns
-        the jobs that have no line then, each with the state that somebody has set over its `r`; b"": it does
-        not stand there, or another has it.  Raises OSError.
+        Call it behind the door, after writable().  lines: of the command, as they stand behind the door.
+        Returns the jobs that have no line then, each with the state that somebody has set over its `r`; b"":
+        it does not stand there, or another has it.  Raises OSError.
         """
-        stand = {line.offset: replace(line, state=state) for line in lines if (state := self.state_at(line))}
+        stand = {line.offset: line for line in lines}
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
         seats = self.companion.count(command)
         others = seats - sum(job.seat is not None for job in ours)

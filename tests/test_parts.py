@@ -428,6 +428,32 @@ class SetByHand(JobFileCase):
             self.assertEqual(self.look(cursor), {})
         self.assertEqual(self.look(cursor), {job: "cancelled"})
 
+    def test_a_line_below_one_that_was_put_in_and_claimed_at_once_is_cancelled(self) -> None:
+        """Until the next look two jobs seem to stand on the line above."""
+        cursor = self.jobs(b". a\n")
+        first = job_of(cursor.claim())
+        new = self.path.with_name("new")
+        new.write_bytes(b". a\nr a\n")
+        os.replace(new, self.path)
+        second = job_of(cursor.claim())
+        self.assertEqual(first.offset, second.offset)
+        self.assertEqual(self.look(cursor), {})
+        self.path.write_bytes(b"r a\nx a\n")
+        self.assertEqual(self.look(cursor), {})
+        self.assertEqual(list(self.look(cursor).values()), ["cancelled"])
+
+    def test_thousands_of_equal_lines_are_not_read_one_by_one(self) -> None:
+        """On a network file system each read is a round trip, during which the door is locked."""
+        rest = b". a\n" * 30_000
+        cursor = self.jobs(b". a\n" + rest)
+        job = job_of(cursor.claim())
+        self.path.write_bytes(b"x a\n" + rest)
+        with mock.patch.object(runmaker4.Reader, "pread", autospec=True,
+                               side_effect=runmaker4.Reader.pread) as pread:
+            self.assertEqual(self.look(cursor), {})
+        self.assertLess(pread.call_count, 50)
+        self.assertEqual(self.look(cursor), {job: "cancelled"})
+
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""
         self.clock.now += 1.0
