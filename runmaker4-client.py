@@ -407,7 +407,7 @@ class RemoteJob(Job):
         needs, *more = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
             item.whole("number"),
-            item.whole("ordinal"),
+            0,
             item.whole("offset"),
             NEW,
             item.data("text"),
@@ -436,7 +436,6 @@ class RemoteJob(Job):
         return dict(
             id=self.key,
             number=self.number,
-            ordinal=self.ordinal,
             offset=self.offset,
             text=to_text(self.text),
             run=self.mark,

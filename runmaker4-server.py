@@ -864,7 +864,6 @@ class Grant:
         return dict(
             id=self.key,
             number=job.number,
-            ordinal=job.ordinal,
             offset=job.offset,
             text=to_text(job.text),
             timeout=encode_timeout(settings.timeout),
@@ -2656,7 +2655,7 @@ class Known:
         key, text = item.text("id", 16), item.data("text")
         if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
             raise WireError("no job")
-        line = Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), NEW, text)
+        line = Line(item.whole("number"), 0, item.whole("offset"), NEW, text)
         return cls(key, line, result, item.text("run", 512))
 
     @property

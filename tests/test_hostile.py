@@ -335,7 +335,7 @@ class Insiders(Attack):
         """An orphan that stands there, as an insider may describe it."""
         if "number" not in fields:
             fields["number"] = self.stage.read()[:offset].count(b"\n") + 1
-        return {**dict(id=new_key(), ordinal=2, offset=offset, text=self.ORPHAN), **fields}
+        return {**dict(id=new_key(), offset=offset, text=self.ORPHAN), **fields}
 
     def take(self, *jobs: Message) -> None:
         """An insider says that jobs are its own, and have failed."""
@@ -389,7 +389,7 @@ class Insiders(Attack):
     def test_one_that_says_it_runs_the_jobs_of_others(self) -> None:
         _, (theirs,) = self.hold()
         command = self.stage.read().split(b"\n")[0][1:].decode()
-        ours: Message = dict(id=new_key(), number=1, ordinal=1, offset=0, text=command)
+        ours: Message = dict(id=new_key(), number=1, offset=0, text=command)
         for job in ours, theirs, {**theirs, "id": new_key()}:
             for result in None, "d", "!", "e":
                 with self.peer() as peer, contextlib.suppress(Closed):
@@ -418,8 +418,6 @@ class Insiders(Attack):
             dict(id="\u20ac" * 16),
             dict(id=""),
             dict(number=1 << 62),
-            dict(ordinal=1 << 62),
-            dict(ordinal=0),
             dict(number=0),
         ):
             with self.subTest(fields=fields):
@@ -635,7 +633,6 @@ class NextServer(TcpCase):
                     dict(
                         id=key,
                         number=number + 2,
-                        ordinal=number + 2,
                         offset=first + number * size,
                         text=f" : orphan {number + 10}",
                     ),
@@ -886,7 +883,7 @@ class LyingServers(TcpCase):
         one.
         """
         texts = " a\0b", "no separator", " ", " true\nfalse", "", " " + "x" * 200_000
-        fields = "number", "ordinal", "offset"
+        fields = "number", "offset"
         bad: list[Message] = [*(dict(text=text) for text in texts), *({field: 1 << 62} for field in fields)]
         jobs = iter(bad)
 

@@ -1,9 +1,10 @@
 """Promise: every client gets the first line of the file that it may take at that moment."""
+import re
 import unittest
 from typing import Any
 
 from tests.tcp import Server, TcpCase
-from tests.wire import Peer
+from tests.wire import BEGIN, Peer
 
 
 class OrderOfTheFile(TcpCase):
@@ -75,14 +76,13 @@ class OrderOfTheFile(TcpCase):
         self.assertEqual(self.claims("alice", "bob", "alice"), [3, 7, 4])
 
     def test_records_have_their_places(self) -> None:
-        self.write("#RUN host=alice\n. a\n. a\n#RUN\n# none\n. c\n. c\n")
-        self.server = self.start_server("-l", "log")
-        for name, ordinal in ("bob", 3), ("alice", 1), ("bob", 4), ("alice", 2):
-            with self.subTest(name=name):
-                self.assertEqual(self.claim(name)["ordinal"], ordinal)
-        status = self.status(self.server)
-        self.assertEqual([sorted(job["line"] for job in client["jobs"]) for client in status["clients"]],
-                         [[6, 7], [2, 3]])
+        self.write("#RUN host=alice\n. a\n. b\n#RUN\n# none\n. c\n. d\n")
+        self.server = self.start_server("-l", "log", "-n1")
+        for number, name in enumerate(("bob", "alice", "bob", "alice"), 1):
+            key = self.claim(name)["id"]
+            self.peers[name].say(dict(BEGIN, n=number, id=key)).hear("ack")
+        self.stop(self.server)
+        self.assertEqual(re.findall(rb"^\.-> (\w) ", self.read("log"), re.MULTILINE), [b"a", b"b", b"c", b"d"])
 
 
 if __name__ == "__main__":

@@ -744,7 +744,7 @@ class Nonsense(TcpCase):
         peer.say(event).rest()
         peer.close()
         again = connect().hello(
-            {name: job[name] for name in ("id", "number", "ordinal", "offset", "text")}, client=key
+            {name: job[name] for name in ("id", "number", "offset", "text")}, client=key
         )
         self.assertEqual(again.hear("welcome")["seen"], 1)
         again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""))

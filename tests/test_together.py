@@ -181,7 +181,7 @@ class ByHandCase(GroupCase):
         """A client by hand, which may have jobs already."""
         peer = Peer.of(server.port, server.token)
         self.addCleanup(peer.close)
-        fields = ("id", "number", "ordinal", "offset", "text")
+        fields = ("id", "number", "offset", "text")
         return peer.hello(*({field: job[field] for field in fields} for job in jobs), client=key, name=name,
                           follow=True)
 

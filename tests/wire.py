@@ -210,7 +210,7 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(
         type="have",
         jobs=[
-            dict(id="0" * 16, number=1, ordinal=1, offset=0, text=" true", run="", result=None)
+            dict(id="0" * 16, number=1, offset=0, text=" true", run="", result=None)
         ],
     ),
     dict(type="claim", request=1, want=1, memory=0, last=False),
@@ -245,7 +245,6 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
             dict(
                 id="0" * 16,
                 number=1,
-                ordinal=1,
                 offset=0,
                 text=" true",
                 timeout=0.0,
