@@ -205,9 +205,15 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
                     JobFile.lock_all(fd)
                     file.companion.must_be_alive()
                     yield fd
-                    file.must_name(fd)
+                    must_name(file, fd)
                     file.companion.must_be_alive()
                     return
+
+
+def must_name(file: JobFile, fd: int) -> None:
+    """Raise Shifted if the path leads to another file than this open one, or to none."""
+    if not file.names(fd):
+        raise Shifted
 
 
 @contextlib.contextmanager
@@ -493,7 +499,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
     for number in sorted(missing):
         ledger.refuse(file, number, selection.fault)
     if ledger.done:
-        file.must_name(fd)
+        must_name(file, fd)
 
 
 LEFT_BEHIND = "is r, but nobody runs it (its runner or host died)"
@@ -1127,7 +1133,7 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
         if in_place(lines, live):
             must_be_locked(file, locks)
             _write_in_place(file, fd, lines, live, offsets(data))
-            file.must_name(fd)
+            must_name(file, fd)
         else:
             _replace(file, fd, locks, lines, data)
     # not while we have all the locks, because a terminal may keep us waiting
@@ -1156,7 +1162,7 @@ def _write_in_place(
     added = b"".join(line + b"\n" for line in lines[len(live):])
     if added:
         with open_to_append(file.real) as end:
-            file.must_name(end)
+            must_name(file, end)
             JobFile.lock_all(end)
             append_locked(end, file.real, file.mount, [added])
     for line, old, at in zip(lines, live, places):
