@@ -80,7 +80,6 @@ from runmaker4 import (
     Runner,
     RunnerProgram,
     Sink,
-    SlotFile,
     Stream,
     WireError,
     Worker,
@@ -1032,7 +1031,7 @@ class Connection:
         link.send(
             type="hello",
             client=self._id,
-            name=to_text(self._program.host),
+            name=in_records(os.fsdecode(self._program.host)),
             pid=os.getpid(),
             slots=self._told_slots,
             memory=self._offered,
@@ -1350,7 +1349,7 @@ class Telling(Sink):
             run,
             "begin",
             time=run.began,
-            slot=run.slot.name,
+            slot=in_records(run.slot.name),
             pid=pid,
             mark=mark,
             promised=run.promised,
@@ -1375,23 +1374,9 @@ class Telling(Sink):
             self._connection.event(size, type=kind, id=job.key, **fields)
 
 
-def fault_of(name: str) -> str:
-    """Why a name of a host or slot cannot stand in the server's records; "": it can."""
-    if printable(name) != name:
-        return "a control character in it"
-    return "longer than 255 characters" if len(name) > 255 else ""
-
-
-class SlotNames(SlotFile):
-    """A file of names, without those that cannot stand in the server's records."""
-
-    def _read(self) -> list[str]:
-        names = super()._read()
-        bad = next(filter(fault_of, names), None)
-        fault = f"'{printable(bad)[:40]}' is left out: {fault_of(bad)}" if bad is not None else ""
-        if names:       # otherwise an editor has just emptied the file, and nothing new is known
-            self._complain("form", fault)
-        return [name for name in names if not fault_of(name)]
+def in_records(name: str) -> str:
+    """The name of a host or slot as it stands in the server's records."""
+    return printable(name)[:255]
 
 
 # ======== The program =======================================================================================
@@ -1410,14 +1395,6 @@ class ClientProgram(RunnerProgram):
         # seconds for an attempt to connect before there is an event loop
         self._attempt = min(CONNECT, options.give_up or CONNECT)
         super().__init__(PROG, options.server, options)
-        named = [("--name", os.fsdecode(self.host)), *(("--slots", name) for name in self.slots)]
-        for option, name in named:
-            if fault_of(name):
-                raise Problem(
-                    f"{option}: no name: '{printable(name)[:40]}': {fault_of(name)} (give another one)"
-                )
-        if self.slot_file:
-            self.slot_file = SlotNames(self.slot_file.path, self.slot_file.mount, self.slot_file.say)
 
     def main(self) -> int:
         """Print a status, or run jobs; the exit status.  Raises Problem."""

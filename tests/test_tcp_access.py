@@ -407,16 +407,6 @@ class RefusedClients(RefusalCase):
         self.assertAllRefused({(): "", (self.HOST, self.HOST): "",
                                **{(option, self.HOST): option.partition("=")[0] for option in options}})
 
-    def test_names_that_no_record_of_the_server_can_have(self) -> None:
-        self.write("a\n%s\n" % ("n" * 256), "names")
-        calls = {}
-        for option, words in {("--name", "n" * 256): "--name", ("--name", "a\nb"): "--name control",
-                              ("--slots", f"a,{'n' * 256}"): "--slots longer", ("--slots", "a\tb"): "--slots",
-                              ("--slots", "@names"): "--slots 255"}.items():
-            arguments = "--token", OTHER_TOKEN, *option, self.HOST
-            calls[arguments] = words
-        self.assertAllRefused(calls)
-
 
 class RefusedServers(RefusalCase):
     """What cannot work at the server: exit 2 and one line, and the job file is left alone."""

@@ -355,6 +355,13 @@ class WhileJobsRun(RecordsCase):
         self.assertEqual(self.files()["1.out"], b"a\n")     # the shell may have something to say on stderr
         self.assertEqual(client.err.count(b"\n"), 1)
 
+    def test_names_stand_in_the_records_as_they_can_be_shown_and_no_longer_than_they_may_be(self) -> None:
+        self.jobs("true")
+        client = self.run_client(self.start_server(*KEPT), "--name", "a\nb", "--slots", "n" * 300)
+        self.assertClientEnded(client, 0, "d")
+        self.assertEqual(self.rows()[0][1], b"a?b")
+        self.assertIn(b'"slot": "%b", ' % (b"n" * 255), self.read("out/journal"))
+
     def test_the_record_names_the_directory_of_the_client(self) -> None:
         (self.dir / "elsewhere").mkdir()
         self.jobs("pwd")

@@ -49,21 +49,6 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         self.wait_states("d" * (count + 4))
         self.assertAlone()
 
-    def test_a_name_that_no_record_of_the_server_can_have_is_left_out_which_is_said_once(self) -> None:
-        self.write(f". {test_slots.HELD}\n")
-        self.names("a\n")
-        client = self.start_on_names(up=[1])
-        self.names("a\n%s\n" % ("n" * 256))
-        wait_until(
-            lambda: b"is left out: longer than 255 characters" in self.read("stderr"), what="that is said"
-        )
-        self.names("a\n%s\nb\n" % ("n" * 256))
-        self.add_jobs(test_slots.HELD)
-        self.wait_up(2, runner=client)
-        self.open_gate()
-        self.assertAll(0, client, "dd")
-        self.assertEqual((self.name_of(2), self.read("stderr").count(b"left out")), ("b", 1))
-
     def slots_known(self) -> int:
         """How many slots the client has, as the server knows."""
         slots: int = self.status(self.servers["runs.txt"])["clients"][0]["slots"]
