@@ -252,19 +252,16 @@ def asked_token() -> str:
 # blocking socket does for both.
 
 
-class Deadline:
-    """The time for a blocking conversation: each step sets the socket's time-out to what is left of it."""
+def receive(sock: socket.socket, end: float) -> bytes:
+    """Some bytes that come before `end`, by boottime().
 
-    def __init__(self, seconds: float) -> None:
-        self._end = boottime() + seconds
-
-    def receive(self, sock: socket.socket) -> bytes:
-        """Some bytes.  Raises OSError, also if the other end has closed the connection."""
-        sock.settimeout(max(self._end - boottime(), 0.01))
-        data = sock.recv(1 << 16)
-        if not data:
-            raise ConnectionResetError("the server has closed the connection")
-        return data
+    Raises OSError, also if the other end has closed the connection.
+    """
+    sock.settimeout(max(end - boottime(), 0.01))
+    data = sock.recv(1 << 16)
+    if not data:
+        raise ConnectionResetError("the server has closed the connection")
+    return data
 
 
 @dataclass(frozen=True)
@@ -291,12 +288,12 @@ class Endpoint:
 
     def _dial_once(self, seconds: float) -> tuple[socket.socket, Channel]:
         """One attempt.  Raises OSError, WireError."""
-        deadline = Deadline(seconds)
+        end = boottime() + seconds
         sock = socket.create_connection((self.host, self.port), timeout=seconds)
         channel = self.open_channel()
         try:
             while not channel.authenticated:
-                channel.receive(deadline.receive(sock))
+                channel.receive(receive(sock, end))
                 sock.sendall(channel.outgoing())
         except (OSError, WireError):
             sock.close()
@@ -329,8 +326,6 @@ class Endpoint:
             yield
         except (socket.gaierror, UnicodeError) as error:
             text = reason(error) if isinstance(error, OSError) else "no name of a host"
-            if os.path.lexists(self.host):
-                text += " (SERVER is a host; runmaker4.py runs a file)"
             raise Problem(f"{self.host}: unknown host: {text}") from None
         except WireError as error:
             raise Problem(f"{self.host}: {self.rejection(error)}") from None
@@ -664,22 +659,21 @@ class Connection:
         self._offered = 0
         self._number = 0                            # of the last request
         self._asked: dict[int, float] = {}          # when each request that is not answered yet was sent
-        self._alive: float | None = None            # when the last answered request was sent; None: none was
+        self._alive = -EVER                         # when the last request that is answered was sent
         self._last_asked: int | None = None         # the request that says we leave if there is nothing
         # why there is no job; `again`: EVER, or None once `_last_asked` was answered by `nothing`
         self._nothing = Miss(EVER)
         self._outbox = Outbox()
-        # whether the server wants to know of runs, and of their output; None: there was no server yet
-        self._wanted: tuple[bool, bool] | None = None
+        self._wanted = (False, False)               # whether the server keeps records, and wants output
         self._going: dict[Gate, float] = {}         # gates that are to be opened, and when (the loop's clock)
         # jobs that look_after() is to return: "lost" to others, or "cancelled"
         self._to_end: dict[RemoteJob, str] = {}
         self._something_to_end = asyncio.Event()
         # what leave() waits for may have come: an acknowledgement, or an account
         self._progress = asyncio.Event()
-        self._account: Account | None = None        # what the server's file holds; None: it cannot tell
-        self._accounted = False                     # the server has told us, or said that it cannot tell
-        self._runner = program.make_runner(self, [], self._outbox)
+        # what the server's file holds; None: it cannot tell
+        self._account: asyncio.Future[Account | None] = loop.create_future()
+        self._runner = program.make_runner(self, self._sinks(), self._outbox)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
@@ -774,7 +768,7 @@ class Connection:
             self._link.send(type="bye")
             self._link.flush()
             self._link.transport.close()
-        return self._account
+        return self._account.result() if self._account.done() else None
 
     @property
     def _wants_server(self) -> bool:
@@ -807,7 +801,7 @@ class Connection:
         """
         began = boottime()
         asked = None
-        while not self._accounted and self._wants_server:
+        while not self._account.done() and self._wants_server:
             if self._link and self._link is not asked:
                 asked = self._link
                 asked.send(type="account", slots=self._runner.size)
@@ -826,9 +820,7 @@ class Connection:
     def _may_start(self) -> bool:
         """Whether a job may begin: only soon after a request that was answered (runmaker4-server.py, rule 2).
         """
-        if not self._link or self._alive is None:
-            return False
-        return boottime() - self._alive < min(self._grace / 2, runmaker4.SILENCE)
+        return self._link is not None and boottime() - self._alive < min(self._grace / 2, runmaker4.SILENCE)
 
     def _slots(self) -> int:
         """How many slots have a job, or could have one now.  Slots that other runners use do not count."""
@@ -884,8 +876,7 @@ class Connection:
     def _note_answer(self, number: int) -> None:
         """Note that the server was alive after this request was sent, because it has answered it."""
         if number in self._asked:
-            sent = self._asked[number]
-            self._alive = sent if self._alive is None else max(self._alive, sent)
+            self._alive = max(self._alive, self._asked[number])
             for old in [old for old in self._asked if old <= number]:
                 del self._asked[old]
 
@@ -1130,7 +1121,7 @@ class Connection:
         lost = message.items("lost", str)
         settled = message.items("settled", str)
         file = printable(message.text("file", 1000))
-        sinks = self._sinks(message)
+        wanted = message.flag("records"), message.flag("output")
         self._say_connected(file, len(lost))
         self.file = file
         self._link = link
@@ -1144,8 +1135,9 @@ class Connection:
             self._drop(key)
         told = [event for job in self._jobs.values() for event in job.told]
         self._acknowledged(self._outbox.begin_anew(told, seen))
-        if sinks:
-            self._runner.sinks[:] = sinks
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._runner.sinks[:] = self._sinks()
         self._request(link, "ping")
         self._wake()
 
@@ -1162,16 +1154,9 @@ class Connection:
         elif not self._quiet:
             self._say(f"serving {file}")
 
-    def _sinks(self, message: Message) -> list[Sink]:
-        """The sinks of runs that start from now on: the console, and one that tells the server.
-
-        An empty list: the sinks stay as they are.
-        """
-        wanted = message.flag("records"), message.flag("output")
-        if wanted == self._wanted:
-            return []
-        self._wanted = wanted
-        return [Telling(self, *wanted), *self._program.shown]
+    def _sinks(self) -> list[Sink]:
+        """The sinks of runs that start from now on: the console, and one that tells the server."""
+        return [Telling(self, *self._wanted), *self._program.shown]
 
     def _on_jobs(self, link: ServerLink, message: Message) -> None:
         """Queue jobs that have come: each is soon taken by a slot, or given back."""
@@ -1258,18 +1243,20 @@ class Connection:
             self._retry = to_text(RUNNING)
 
     def _on_account(self, message: Message) -> None:
-        """Note what the file holds, if the server can tell."""
+        """Note what the file holds, if the server can tell; the first answer counts."""
+        found = None
         if message.fields.get("account") is not None:
             account = Message(message.fields["account"])
             now = Message(account.fields.get("now"))
-            self._account = Account(
+            found = Account(
                 Counts(*(now.whole(name) for name in STATES)),
                 False,
                 tuple(account.items("bad", int)),
                 account.flag("again"),
                 account.flag("left") and not self._runner.had_one_each,
             )
-        self._accounted = True
+        if not self._account.done():
+            self._account.set_result(found)
         self._progress.set()
 
     def _on_closing(self, link: ServerLink, message: Message) -> None:
@@ -1482,9 +1469,9 @@ def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
 def gather_status(sock: socket.socket, channel: Channel) -> dict[str, Any]:
     """Put the messages of a status together.  Raises OSError, WireError, Problem."""
     status: dict[str, Any] = {}
-    deadline = Deadline(CONNECT)
+    end = boottime() + CONNECT
     while True:
-        for message in map(Message, channel.receive(deadline.receive(sock))):
+        for message in map(Message, channel.receive(receive(sock, end))):
             kind = message.text("type")
             if kind == "summary":
                 status = summary(message)
@@ -1565,14 +1552,9 @@ def status_lines(status: dict[str, Any], width: float) -> list[str]:
     ]
 
 
-def run_jobs(argv: Sequence[str]) -> int:
-    """The body of runmaker4-client.py.  Raises Problem."""
-    return ClientProgram(argv).main()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4-client.py with these arguments (None: those of the process); the exit status."""
-    return run_main(PROG, run_jobs, argv)
+    return run_main(PROG, lambda words: ClientProgram(words).main(), argv)
 
 
 if __name__ == "__main__":

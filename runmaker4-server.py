@@ -3298,7 +3298,7 @@ class Server(Program):
         self._code: int | None = None           # the exit status after a signal or a defect; None: neither
         self.began = time.time()
         self._unaccepted = 0                    # connections that were not accepted since that was said last
-        self._unaccepted_said: float | None = None      # when it was said last, by boottime(); None: never
+        self._unaccepted_said = -UNACCEPTED     # when it was said last, by boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -3454,7 +3454,7 @@ class Server(Program):
         """Say now and then that a connection was not accepted: asyncio tries hundreds of times a second."""
         self._unaccepted += 1
         now = boottime()
-        if self._unaccepted_said is not None and now - self._unaccepted_said <= UNACCEPTED:
+        if now - self._unaccepted_said <= UNACCEPTED:
             return
         often = f" ({self._unaccepted} times since that was said last)" if self._unaccepted > 1 else ""
         self.say(f"a connection was not accepted: {reason(error)}{often}")

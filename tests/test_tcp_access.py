@@ -374,13 +374,8 @@ class RefusedClients(RefusalCase):
             self.assertFalse(next(cuts, False))
 
     def test_an_unknown_host(self) -> None:
-        hosts = "no-such-host.invalid", "a..b", "127.0.0.1.1"
+        hosts = "no-such-host.invalid", "a..b", "127.0.0.1.1", "runs.txt"
         self.assertAllRefused({("--token", OTHER_TOKEN, host): f"{RUNCLIENT}: {host}:" for host in hosts})
-
-    def test_a_file_instead_of_a_host(self) -> None:
-        self.jobs("touch never")
-        ended = self.run_script(RUNCLIENT, "--token", OTHER_TOKEN, "runs.txt")
-        self.assertRefused(ended, "runs.txt: unknown host", "(SERVER is a host; runmaker4.py runs a file)\n")
 
     def test_nobody_at_the_port_with_give_up_0(self) -> None:
         with contextlib.closing(socket.socket()) as taken:

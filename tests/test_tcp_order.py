@@ -82,7 +82,8 @@ class OrderOfTheFile(TcpCase):
             key = self.claim(name)["id"]
             self.peers[name].say(dict(BEGIN, n=number, id=key)).hear("ack")
         self.stop(self.server)
-        self.assertEqual(re.findall(rb"^\.-> (\w) ", self.read("log"), re.MULTILINE), [b"a", b"b", b"c", b"d"])
+        commands = re.findall(rb"^\.-> (\w) ", self.read("log"), re.MULTILINE)
+        self.assertEqual(commands, [b"a", b"b", b"c", b"d"])
 
 
 if __name__ == "__main__":
