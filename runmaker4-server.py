@@ -2344,12 +2344,12 @@ class Sessions:
     # -- lines that clients have -----------------------------------------------------------------------------
 
     def is_resumed(self, grant: Grant) -> bool:
-        """Whether a client, here or away for a while, runs lost jobs again, and may have this one."""
+        """Whether a client that is here runs lost jobs again, and may have this one."""
         settings = grant.job.settings
         if settings.together or grant.is_cancelled:
             return False
-        resuming = [client for client in self.clients.values() if client.renews(RUNNING)]
-        return any(client.fits(settings, False) for client in resuming)
+        here = [client for client in self.clients.values() if client.link]
+        return any(client.renews(RUNNING) and client.fits(settings, False) for client in here)
 
     def note(self, grant: Grant) -> None:
         """A line was claimed for a client."""

@@ -293,6 +293,15 @@ class VanishedPeer(LossCase):
             self.wait_states("e.")
             self.assertEqual(self.locked_lines(), [])
 
+    def test_a_client_that_resumes_but_is_away_makes_them_no_less_e(self) -> None:
+        server = self.serve("true", "true", grace=SHORT)
+        with Peer.of(server.port, server.token) as other:
+            other.hello(name="carol", retry="r").hear("welcome")
+            self.vanish(server)
+            time.sleep(SHORT / 2)
+        self.wait_said(server, "bob", "did not come back")
+        self.wait_states("ee")
+
     def test_if_it_says_that_it_leaves_they_are_new_at_once(self) -> None:
         server = self.serve("true", "true")
         with Peer.of(server.port, server.token) as peer:
