@@ -1326,8 +1326,6 @@ def copy_fault(base: bytes, theirs: bytes) -> str:
     """Why a copy is no job file any more; '': it is one."""
     if not theirs.strip():
         return "the copy is empty now"
-    if is_utf16(theirs[:4096]):
-        return "the copy is UTF-16 now (save it as UTF-8)"
     if b"\0" in theirs and b"\0" not in base:
         return "there are NULs in the copy now (save it as UTF-8)"
     return ""
@@ -1877,10 +1875,10 @@ def test_lines(path: str) -> Iterator[bytes]:
 # by writing `#off` over its first four bytes, behind the door of its text.
 
 
-def says(line: Line, kind: str) -> bool:
-    """Whether a line is a directive of this kind, without a fault."""
+def is_end(line: Line) -> bool:
+    """Whether a line is `#RUN end`, without a fault."""
     with contextlib.suppress(ValueError):
-        return parse_settings(line.text).kind == kind
+        return parse_settings(line.text).kind == "end"
     return False
 
 
@@ -1888,7 +1886,7 @@ def find_ends(file: JobFile, fd: int) -> list[Line]:
     """The lines `#RUN end` of an open job file.  Raises OSError."""
     with Reader.of(fd, file.network) as now:
         lines = Scan(now, first_line(now), b"", directives=True)
-        return [line for line in lines if says(line, "end")]
+        return [line for line in lines if is_end(line)]
 
 
 def add_end(file: JobFile) -> str:
@@ -1907,7 +1905,7 @@ def say_below_end(file: JobFile) -> None:
     editor took the file away.
     """
     try:
-        end = next((line for line in file.lines(b"", directives=True) if says(line, "end")), None)
+        end = next(filter(is_end, file.lines(b"", directives=True)), None)
     except FileNotFoundError:
         raise Shifted from None
     if end and Scan(file.reader, end.offset, NEW).next():
@@ -1941,9 +1939,10 @@ def state(text: str) -> bytes:
 
 def new_state(text: str) -> bytes:
     """An argparse type: a state that somebody may set."""
-    if state(text) == RUNNING:
+    wanted = state(text)
+    if wanted == RUNNING:
         raise argparse.ArgumentTypeError("r is for runners (. is new)")
-    return state(text)
+    return wanted
 
 
 def states(text: str) -> bytes:
@@ -1979,20 +1978,13 @@ def line_ranges(text: str) -> list[range]:
 
 def command_template(text: str) -> bytes:
     """An argparse type: a command with {} in it."""
-    if not text.strip() or "\n" in text or re.search(r"\{0+[./]*\}", text):
-        raise argparse.ArgumentTypeError(
-            f"not a command: '{printable(text)}' (one line, not empty; columns begin with {{1}})"
-        )
     template = os.fsencode(text)
-    if is_directive(template):
-        raise argparse.ArgumentTypeError(
-            f"is a directive, not a command: '{printable(text)}' (--add takes directives)"
-        )
-    if begins_with_state(template):
-        raise argparse.ArgumentTypeError(
-            f"is the line of a job, not a command: '{printable(text)}' (leave the state out; if it is a "
-            "command, put a blank before it)"
-        )
+    try:
+        line = given_line(template)
+    except ValueError as fault:
+        raise argparse.ArgumentTypeError(str(fault)) from None
+    if is_directive(line) or re.search(rb"\{0+[./]*\}", template):
+        raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (columns begin with {{1}})")
     check_template(with_place(template))
     return template
 
@@ -2127,18 +2119,16 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
     """Refuse options that do not go together, as far as argparse does not.  Raises Problem."""
     actions = [name for name in ("list", "edit", "reopen", *CHANGING, *ADDING)
                if getattr(options, name) not in (None, False)]
-    names = [f"--{name.replace('_', '-')}" for name in actions]
-    if not actions:
+    if len(actions) != 1:
         parser.error("one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, --add-tests, "
-                     "--end and --reopen is wanted")
-    if len(actions) > 1:
-        parser.error(f"{names[0]} and {names[1]} do not go together: one of the two is wanted")
+                     "--end and --reopen is wanted, and no second one")
     action = actions[0]
+    name = f"--{action.replace('_', '-')}"
     selects = options.selection.is_given or options.all
     if action in CHANGING and not selects:
-        parser.error(f"{names[0]} needs to know which jobs: lines, --state, --match or --all")
+        parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")
     if action in (*ADDING, "edit", "reopen") and selects:
-        parser.error(f"{names[0]} takes no selection of lines")
+        parser.error(f"{name} takes no selection of lines")
     check_adding(parser, options, action)
     options.action = action
 
