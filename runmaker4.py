@@ -9277,8 +9277,8 @@ class Channel:
     EXPONENT = 256                      # bits of a and b: at least twice the strength of the group
     PUBLIC = re.compile(r"[0-9a-f]{512}")
 
-    def __init__(self, token: str | bytes, server: bool) -> None:
-        self._token = token.encode() if isinstance(token, str) else token
+    def __init__(self, token: str, server: bool) -> None:
+        self._token = token.encode()
         self.server = server
         # what deals with the next frame of the handshake; None: both ends have proved that they know the
         # token

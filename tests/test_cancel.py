@@ -9,9 +9,6 @@ import unittest
 from tests.support import HASTY, SLEEPING, Ended, wait_until
 from tests.tcp import TcpCase
 
-STUBBORN = "trap '' TERM; touch up.$JOB_ID; while :; do sleep 0.1; done"
-QUICK = "import runmaker4\nrunmaker4.GRACE = 0.3"
-
 
 class CancelCase(TcpCase):
     """Helpers for tests of cancelling."""
@@ -43,13 +40,6 @@ class OnTheFile(CancelCase):
         seq, *_, code, number, _ = self.read("joblog").splitlines()[1].split(b"\t")
         self.assertEqual((seq, code, number), (b"1", b"0", b"15"))
         self.assertIn(b'"signal": 15, "cause": "cancelled"', self.read("out/journal"))
-
-    def test_a_job_that_ignores_term_is_killed(self) -> None:
-        self.jobs(STUBBORN)
-        runner = self.start_patched(QUICK, "runs.txt")
-        self.wait_up(1, runner=runner)
-        self.set_state(1, "x")
-        self.assertCancelled(self.finish(runner), "x")
 
     def test_an_editor_that_saves_by_rename_can_cancel_the_only_line_of_its_text(self) -> None:
         self.jobs(SLEEPING, "true")

@@ -117,9 +117,6 @@ class Reading(FormatCase):
             ". ./three.sh",
         )
 
-    def test_the_defaults_are_no_timeout_and_all_hosts(self) -> None:
-        self.assertBecomes("t:\na: echo\nend", "#RUN together=t host=a min-hosts=all", ". echo")
-
     def test_space_around_everything_comments_and_windows_lines(self) -> None:
         self.assertBecomes(b"\xef\xbb\xbf# c\r\n\r\n  t  :  \r\n\t-generaltimeout  :  5  m \r\n # c\r\n"
                            b"-minhosts:2\r\n  a.b-c_D9\t :   \" echo  a \" \r\n\r\n\t-timeout :7h\r\n"
@@ -128,15 +125,9 @@ class Reading(FormatCase):
                            "#RUN together=t host=b timeout=5m min-hosts=2", ". echo b # c")
 
     def test_lines_of_a_target_stand_together_in_their_order(self) -> None:
-        self.assertBecomes(
-            "t:\nb: 1\na: 2\nb: 3\na: 4\nend",
-            "#RUN together=t host=b min-hosts=all",
-            ". 1",
-            ". 3",
-            "#RUN together=t host=a min-hosts=all",
-            ". 2",
-            ". 4",
-        )
+        self.assertBecomes("t:\nb: 1\na: 2\nb: 3\na: 4\nend",
+                           "#RUN together=t host=b min-hosts=all", ". 1", ". 3",
+                           "#RUN together=t host=a min-hosts=all", ". 2", ". 4")
 
     def test_a_timeout_holds_for_the_command_above_it_only(self) -> None:
         self.assertBecomes("t:\n-generaltimeout: 9s\na: 1\na: 2\n-timeout: 3s\na: 3\n-timeout: 3s\na: 4\nend",
@@ -150,15 +141,8 @@ class Reading(FormatCase):
                            "#RUN together=u host=a min-hosts=all", ". 1")
 
     def test_timeouts(self) -> None:
-        for written, read in {
-            "330s": "330s",
-            "5 m": "5m",
-            "2h": "2h",
-            "none": "none",
-            "0s": "none",
-            "00 h": "none",
-            "010s": "010s",
-        }.items():
+        for written, read in {"330s": "330s", "5 m": "5m", "2h": "2h", "none": "none", "0s": "none",
+                              "00 h": "none", "010s": "010s"}.items():
             with self.subTest(written=written):
                 self.assertBecomes(f"t:\n-generaltimeout: {written}\na: 1\na: 2\n-timeout: 1s\na: 3\n"
                                    f"-timeout:{written}\nend",
@@ -185,9 +169,7 @@ class Reading(FormatCase):
                 )
 
     def test_a_command_may_be_any_bytes(self) -> None:
-        self.assertBecomes(
-            b"t:\na: echo \xff\xa0\nend", "#RUN together=t host=a min-hosts=all", b". echo \xff\xa0"
-        )
+        self.assertBecomes(b"t:\na: \xff\xa0\nend", "#RUN together=t host=a min-hosts=all", b". \xff\xa0")
 
     def test_labels_become_one_word(self) -> None:
         for written, read in {"a b": b"a_b", "a ,\t= b=": b"a_b_", "end": b"end", "a'\"#b": b"a'\"#b",
@@ -197,16 +179,14 @@ class Reading(FormatCase):
                     f"{written} :\na: b\nend", b"#RUN together=%b host=a min-hosts=all" % read, ". b"
                 )
 
-    def test_the_label_is_kept_in_a_comment(self) -> None:
-        text = b"".join(runset4.test_lines(str(self.write("a ,= b :\na: b\nend", "config"))))
-        self.assertIn(b"#RUN barrier\n# test a ,= b\n#RUN together=a_b ", text)
-
 
 class Refusing(FormatCase):
     """What NetJobs refuses, and what would not make sense; the line is named."""
 
     def test_parts_at_the_wrong_place(self) -> None:
         self.assertRefusedAt({
+            "": 0,                                              # no test at all
+            "\n# c\n": 0,
             "# c\n\nt:\nend\n": 4,                              # no targets
             "t:\n-minhosts: 1\nend\n": 3,
             "t:\n-timeout: 5s\na: b\nend\n": 2,                 # before the first target
@@ -226,39 +206,16 @@ class Refusing(FormatCase):
         self.assertRefusedAt({"t:\na: b\nend\n\n\nu:\na: b\n": 6, "t:\n": 1, "t:\na: b\n\nu:\na: b\nend\n": 4,
                               "t:\na: b\nu v:\na: b\nend\n": 3})
 
-    def test_no_test_at_all(self) -> None:
-        self.assertRefusedAt({"": 0, "\n# c\n": 0})
-
     def test_what_cannot_be_read(self) -> None:
-        wrong = [
-            "nonsense",
-            "END",
-            "end now",
-            "a",
-            "a:",
-            'a: ""',
-            "a: \" \"",
-            "a b: c",
-            "-a: b",
-            "a*: b",
-            "a,b: c",
-            "\u00e4: b",
-            "-timeout 5s",
-            "-Timeout: 5s",
-            "-timeouts: 5s",
-            "-",
-        ]
+        wrong = ["nonsense", "END", "end now", "a", "a:", 'a: ""', 'a: " "', "a b: c", "-a: b", "a*: b",
+                 "a,b: c", "\u00e4: b", "-timeout 5s", "-Timeout: 5s", "-timeouts: 5s", "-"]
         self.assertRefusedAt({f"t:\na: b\n{line}\nend\n": 3 for line in wrong})
         wrong += ["-generalTimeout: 5s", "-min-hosts: 1"]
         self.assertRefusedAt({f"t:\n{line}\na: b\nend\n": 2 for line in wrong})
 
     def test_timeouts(self) -> None:
-        for value in self.values(
-            "5", "0", "-5s", "5d", "5S", "1.5s", "5ss", "s", "None", "all", "5 s 5 s",
-            "\u0665s",
-            "9" * 30 + "s",
-            "5s # c",
-        ):
+        for value in self.values("5", "0", "-5s", "5d", "5S", "1.5s", "5ss", "s", "None", "all", "5 s 5 s",
+                                 "\u0665s", "9" * 30 + "s", "5s # c"):
             self.assertRefusedAt({f"t:\na: b\n-timeout:{value}\nend\n": 3,
                                   f"t:\n-generaltimeout:{value}\na: b\nend\n": 2})
 

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator
 from runmaker4 import VERSION
 from tests.support import (
     FULL,
+    RUNCLIENT,
     RUNMAKER,
+    RUNSERVER,
     RUNSET,
     RUNWAIT,
     SCRIPTS,
@@ -417,8 +419,14 @@ class Help(RunCase):
         RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --retry-delay --timeout --walltime "
         "--follow -l --logfile -n --loglines --outdir --joblog -d --daemon --pidfile --errors --name "
         "--single-host --dry-run -q -v",
-        RUNSET: "-s --set -l --list -a --all --state --match --add --force",
+        RUNSET: "-s --set -l --list -a --all --state --match --add --add-list --template --add-jobs "
+        "--add-tests --end --reopen --force",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
+        RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
+        "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
+        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --retry-delay --timeout --walltime "
+        "--follow --slots -d --daemon --pidfile --errors --name --single-host -q -v --port --token "
+        "--give-up --status --json -h --help",
     }
 
     def test_it_fits_sixty_lines_of_any_terminal(self) -> None:

@@ -55,16 +55,6 @@ class RunsetCase(Case):
 class SettingStates(RunsetCase):
     """--set changes the state bytes of what is selected, and nothing else."""
 
-    def test_all_jobs_are_set_back(self) -> None:
-        self.write(FOUR)
-        self.assertQuiet("--all", "--set=.", "runs.txt")
-        self.assertEqual(self.states(), "....")
-
-    def test_the_short_options_mean_the_same(self) -> None:
-        self.write(FOUR)
-        self.assertQuiet("-a", "-s", "x", "runs.txt")
-        self.assertEqual(self.states(), "xxxx")
-
     def test_all_includes_held_jobs_but_not_what_only_looks_like_one(self) -> None:
         before = "x echo a\nI have a list\nQ echo b\n"
         for selection in "--all", "--match=*":
@@ -101,14 +91,6 @@ class SettingStates(RunsetCase):
         self.assertQuiet("--all", "--set=d", "runs.txt")
         after = path.stat()
         self.assertEqual((after.st_ino, stat.S_IMODE(after.st_mode)), (before.st_ino, 0o640))
-
-    def test_what_makes_no_sense_as_a_state_is_refused(self) -> None:
-        self.write(FOUR)
-        states = ("", " ", "\t", "\n", "\r", "#", "/", "ab", "..", "\u00e9")
-        for call, ended in self.run_all((RUNSET, "--all", f"--set={state}", "runs.txt") for state in states):
-            with self.subTest(call=call):
-                self.assertRefused(ended, "state")
-        self.assertEqual(self.read(), as_bytes(FOUR))
 
     def test_a_number_that_is_no_job_is_named_and_a_range_or_a_filter_may_reach_further(self) -> None:
         for args, named in (("1 9 2", [2, 9]), ("1-9 2", [2]), ("1,3-9", []), ("--state=. 1 2 3", [])):
@@ -167,43 +149,41 @@ class SettingStates(RunsetCase):
         for call, ended in self.run_all((RUNSET, "--set=.", f"--state={word}", "runs.txt") for word in words):
             with self.subTest(call=call):
                 self.assertRefused(ended, "--state: not a state: '")
-        for word in "fialed", "running", "d!", "new,done":
-            self.assertRefused(self.run_script(RUNSET, "--set", word, "--all", "runs.txt"), "--set: ")
+        words = ("fialed", "running", "d!", "new,done", "", " ", "\t", "\n", "#", "/", "ab", "\u00e9")
+        for call, ended in self.run_all((RUNSET, f"--set={word}", "--all", "runs.txt") for word in words):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "--set: ")
         self.assertEqual(self.read(), as_bytes(FOUR))
-
-    def test_set_without_a_selection_is_refused(self) -> None:
-        self.write(FOUR)
-        self.assertRefused(self.run_script(RUNSET, "--set=.", "runs.txt"), "runset4.py: ", "--all")
-        self.assertEqual(self.states(), ".d!e")
-
-    def test_a_file_without_anything_to_do_is_refused(self) -> None:
-        self.write(FOUR)
-        self.assertRefused(self.run_script(RUNSET, "runs.txt"), "--set")
 
 
 class Selecting(RunsetCase):
     """Jobs are selected by line, range, state, or command; never by a part of something."""
 
+    TEXT = ". echo a\n# comment\n! echo b\n. echo ab\n! test [ -e a ]\nd Echo a\n"
+    # the states when all that these arguments select is set to X; ~: a blank
+    SELECTED = {
+        "1 5": "X!.Xd",
+        "2-4": ".XX!d",
+        "5-6 3 1-1 3": "XX.XX",
+        "1,4-5 1,7-9": "X!XXd",
+        "5-999999999": ".!.XX",
+        "--state=!": ".X.Xd",
+        "--match=echo~a": "X!.!d",                 # a whole command
+        "--match=echo~*": "XXX!d",                 # a shell pattern
+        "--match=echo~?": "XX.!d",
+        "--match=test~[~-e~a~]": ".!.Xd",
+    }
+
     def setUp(self) -> None:
         super().setUp()
-        self.write(". echo a\n# comment\n! echo b\n. echo ab\n! test [ -e a ]\nd Echo a\n")
+        self.write(self.TEXT)
 
-    def assertSelects(self, expected: str, *selection: object) -> None:
-        """Setting what is selected to X gives these states."""
-        self.assertQuiet("--set=X", *selection)
-        self.assertEqual(self.states(), expected)
-
-    def test_lines(self) -> None:
-        self.assertSelects("X!.Xd", "runs.txt", 1, 5)
-
-    def test_a_range_counts_all_lines_and_has_both_ends(self) -> None:
-        self.assertSelects(".XX!d", "runs.txt", "2-4")
-
-    def test_lines_and_ranges_together_in_any_order(self) -> None:
-        self.assertSelects("XX.XX", "runs.txt", "5-6", 3, "1-1", 3)
-
-    def test_lines_and_ranges_with_commas_between_them(self) -> None:
-        self.assertSelects("X!XXd", "runs.txt", "1,4-5", "1,7-9")
+    def test_by_line_range_state_and_command(self) -> None:
+        for words, states in self.SELECTED.items():
+            with self.subTest(words):
+                self.write(self.TEXT)
+                self.assertQuiet("-s", "X", "runs.txt", *(word.replace("~", " ") for word in words.split()))
+                self.assertEqual(self.states(), states)
 
     def test_thousands_of_numbers_are_not_all_looked_at_for_each_line(self) -> None:
         class Counted(list[range]):
@@ -221,27 +201,10 @@ class Selecting(RunsetCase):
         self.assertEqual(found, [2, 5, 6, 7, 8, 9, 10, 11, 20, 21])
         self.assertLess(numbers.walks, 5)
 
-    def test_a_range_may_reach_past_the_end(self) -> None:
-        self.assertSelects(".!.XX", "runs.txt", "5-999999999")
-
-    def test_a_state(self) -> None:
-        self.assertSelects(".X.Xd", "--state=!", "runs.txt")
-
-    def test_a_whole_command(self) -> None:
-        self.assertSelects("X!.!d", "--match=echo a", "runs.txt")
-
-    def test_a_shell_pattern(self) -> None:
-        self.assertSelects("XXX!d", "--match=echo *", "runs.txt")
-
-    def test_a_pattern_matches_the_whole_command_only(self) -> None:
-        self.assertSelects("XX.!d", "--match=echo ?", "runs.txt")
-
-    def test_a_command_with_brackets_matches_itself(self) -> None:
-        self.assertSelects(".!.Xd", "--match=test [ -e a ]", "runs.txt")
-
     def test_a_command_that_is_not_text_matches_itself(self) -> None:
         self.write(b". echo \xff\n. echo \xfe\n")
-        self.assertSelects("X.", os.fsdecode(b"--match=echo \xff"), "runs.txt")
+        self.assertQuiet("--set=X", os.fsdecode(b"--match=echo \xff"), "runs.txt")
+        self.assertEqual(self.states(), "X.")
 
     def test_selecting_nothing_is_said(self) -> None:
         before = self.read()
@@ -249,21 +212,8 @@ class Selecting(RunsetCase):
                                      for selection in (2, 7, "--state=e", "--match=cho ?")):
             with self.subTest(call=call):
                 self.assertComplains(ended, "runset4.py: runs.txt: ")
+        self.assertComplains(self.run_script(RUNSET, "--list", "--state=x", "runs.txt"), "runs.txt")
         self.assertEqual(self.read(), before)
-
-    def test_nothing_in_an_empty_file_is_said(self) -> None:
-        self.write("")
-        self.assertComplains(self.run_script(RUNSET, "--all", "--set=.", "runs.txt"), "runs.txt")
-
-    def test_two_things_to_do_are_refused_with_their_names(self) -> None:
-        for words, names in ((("--set=held", "--list"), "--list and --set"),
-                             (("--end", "--cancel"), "--cancel and --end")):
-            self.assertRefused(self.run_script(RUNSET, *words, "runs.txt"),
-                               f"runset4.py: {names} do not go together: one of the two is wanted")
-
-    def test_a_second_file_is_refused(self) -> None:
-        ended = self.run_script(RUNSET, "--list", "runs.txt", "more.txt")
-        self.assertRefused(ended, "not a line number or FROM-TO: 'more.txt' (", "; one FILE only)")
 
     def test_bad_lines_and_ranges_are_refused(self) -> None:
         before = self.read()
@@ -296,13 +246,6 @@ class BesideRunners(RunsetCase):
         runner.wait()
         self.assertComplains(self.run_script(RUNSET, "--set=.", "runs.txt", 1), "line 1")
         self.assertEqual(self.states(), "r")
-
-    def test_several_states_add_up(self) -> None:
-        for words in ("--state=!e",), ("--state=!", "--state=e"):
-            with self.subTest(words):
-                self.write("! a\ne b\nd c\nx d\n. e\n")
-                self.assertQuiet("--set=.", *words, "runs.txt")
-                self.assertEqual(self.states(), "..dx.")
 
     def test_a_state_that_only_looks_running_can_be_set(self) -> None:
         self.write("r echo a\n")
@@ -382,10 +325,6 @@ class Listing(RunsetCase):
         self.assertLists(b"3 ! echo c\n", "--state=!")
         self.assertLists(b"1 . echo a\n", "--match=*a")
 
-    def test_selecting_nothing_is_said(self) -> None:
-        self.write(FOUR)
-        self.assertComplains(self.run_script(RUNSET, "--list", "--state=x", "runs.txt"), "runs.txt")
-
     def test_a_number_that_is_no_job_is_named_behind_the_others(self) -> None:
         self.write("# no job\n" + FOUR)
         ended = self.run_script(RUNSET, "--list", "runs.txt", 1, 2, "4-9", 9)
@@ -403,15 +342,6 @@ class Listing(RunsetCase):
 class Adding(RunsetCase):
     """--add appends jobs: all of them, in order, or none."""
 
-    def test_jobs_are_appended_in_order(self) -> None:
-        self.write(FOUR)
-        self.assertQuiet("runs.txt", "--add", "echo 1", "echo 2")
-        self.assertEqual(self.read(), as_bytes(FOUR) + b". echo 1\n. echo 2\n")
-
-    def test_a_missing_file_is_made(self) -> None:
-        self.assertQuiet("new.txt", "--add", "echo 1")
-        self.assertEqual(self.read("new.txt"), b". echo 1\n")
-
     def test_a_file_that_cannot_be_made_is_refused(self) -> None:
         for call, ended in self.run_all(
             (RUNSET, name, "--add", "echo 1") for name in ("no/such/folder/runs.txt", ".")
@@ -419,37 +349,9 @@ class Adding(RunsetCase):
             with self.subTest(call=call):
                 self.assertRefused(ended, f"runset4.py: {call[1]}: ")
 
-    def test_a_missing_final_newline_is_added_first(self) -> None:
-        self.write(". echo a")
-        self.assertQuiet("runs.txt", "--add", "echo 1")
-        self.assertEqual(self.read(), b". echo a\n. echo 1\n")
-
     def test_a_command_is_bytes_and_not_text(self) -> None:
         self.assertQuiet("runs.txt", "--add", os.fsdecode(b"echo \xff '\t' "))
         self.assertEqual(self.read(), b". echo \xff '\t' \n")
-
-    def test_a_command_of_two_lines_is_refused_and_nothing_is_added(self) -> None:
-        self.write(FOUR)
-        self.assertRefused(
-            self.run_script(RUNSET, "runs.txt", "--add", "echo 1", "echo 2\necho 3"), "runset4.py: "
-        )
-        self.assertEqual(self.read(), as_bytes(FOUR))
-
-    def test_add_without_a_command_is_refused(self) -> None:
-        self.assertRefused(self.run_script(RUNSET, "runs.txt", "--add"), "--add")
-        self.assertFalse((self.dir / "runs.txt").exists())
-
-    def test_nothing_is_added_if_not_all_fits(self) -> None:
-        before = FOUR + "# " + "x" * 1000 + "\n"
-        self.write(before)
-        commands = ["echo " + "y" * 700] * 10
-        limited = f"trap '' XFSZ; ulimit -f {-(-len(before) // 512)}; exec \"$@\""
-        ended = self.run_script(
-            "sh", "-c", limited, "sh", *self.command(RUNSET, "runs.txt", "--add", *commands)
-        )
-        self.assertNotEqual(ended.code, 0)
-        self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
-        self.assertEqual(self.read(), as_bytes(before))
 
     def test_several_that_add_at_once_do_not_mix(self) -> None:
         writers, rounds, jobs = 4, 3, 40

@@ -244,13 +244,6 @@ class TokenOfTheClient(TokenCase):
         self.assertWrong((wrong, self.right_env), ([], self.wrong_env))
         self.assertWrong(([], {"RUNMAKER4_TOKEN": str(self.token_file)}), words=("32",))
 
-    def test_a_token_on_the_command_line_is_seen_by_others_which_is_said(self) -> None:
-        self.jobs("false")
-        ended = self.run_client(self.server, f"--token={self.server.token}")
-        self.assertEqual(ended.err.count(b"others on this host see the token"), 1)
-        self.assertNotIn(self.server.token.encode(), ended.err)
-        self.jobs("touch ran")
-
     def type_token(self, text: str) -> tuple[int, bytes]:
         """Start a client without a token on a terminal, and type this: its exit status, what the terminal
         shows.
@@ -509,9 +502,9 @@ class Background(TcpCase):
         self.assertIn(b"1 done in", self.read("errors").splitlines()[-1])
 
     def test_what_is_wrong_is_said_before(self) -> None:
+        self.jobs("true")
         for words in ("missing.txt",), ("--host", "192.0.2.1", "runs.txt"):
             with self.subTest(words=words):
-                self.jobs("true")
                 self.assertRefused(self.run_script(RUNSERVER, "-d", "--pidfile", "pid", "--port", 0, *words))
                 self.assertFalse(self.exists("pid"))
         self.assertNobodyLeft()
@@ -572,18 +565,10 @@ class Status(TcpCase):
         self.assertEqual([status[key] for key in self.COUNTS], [12, 3, 1, 1, 1, 1, 19])
 
     def check_clients(self, clients: dict[str, dict[str, Any]]) -> None:
-        found = {
-            name: (
-                client["slots"],
-                client["pid"],
-                client["lost"],
-                sorted(job["line"] for job in client["jobs"]),
-            )
-            for name, client in clients.items()
-        }
-        self.assertEqual(
-            found, {"alice": (1, self.alice.pid, False, [6]), "carol": (2, self.carol.pid, False, [7, 8])}
-        )
+        found = {name: (it["slots"], it["pid"], it["lost"], sorted(job["line"] for job in it["jobs"]))
+                 for name, it in clients.items()}
+        self.assertEqual(found, {"alice": (1, self.alice.pid, False, [6]),
+                                 "carol": (2, self.carol.pid, False, [7, 8])})
         for client in clients.values():
             self.assertIn("127.0.0.1", client["address"])
             self.assertLess(client["seen"], 10)
@@ -641,18 +626,9 @@ class ComingAndGoing(TcpCase):
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)
         wait_until(lambda: b"alice (127.0.0.1) left" in server.err, what="it has said that alice left")
-        said = [
-            line.partition(b"client ")[2].decode() for line in server.err.splitlines() if b": client " in line
-        ]
-        self.assertEqual(
-            said,
-            [
-                "alice (127.0.0.1) came",
-                "b\u00f6b (127.0.0.1) came",
-                "b\u00f6b (127.0.0.1) left",
-                "alice (127.0.0.1) left",
-            ],
-        )
+        said = re.findall("client (.*)", server.err.decode())
+        self.assertEqual(said, ["alice (127.0.0.1) came", "b\u00f6b (127.0.0.1) came",
+                                "b\u00f6b (127.0.0.1) left", "alice (127.0.0.1) left"])
 
 
 class Address(TcpCase):
@@ -676,34 +652,6 @@ class Address(TcpCase):
             self.assertRefused(self.run_script(RUNCLIENT, text), "argument SERVER: not HOST or HOST:PORT: ")
         ended = self.run_script(RUNCLIENT, "--port=1", "alice:2")
         self.assertRefused(ended, "--port 1 and SERVER:2 do not go together")
-
-
-class Help(TcpCase):
-    """--help of server and client: an example first, and all of it on a screen or two of 80 columns."""
-
-    OPTIONS = {
-        RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
-        "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
-        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --retry-delay --timeout --walltime "
-        "--follow --slots -d --daemon --pidfile --errors --name --single-host -q -v --port --token "
-        "--give-up --status --json -h --help",
-    }
-
-    def test_it_is_short_and_narrow_and_names_every_option(self) -> None:
-        for (script, _), ended in self.run_all(
-            [(script, "--help") for script in self.OPTIONS], env={"COLUMNS": "80"}
-        ):
-            with self.subTest(script=script):
-                self.assertEqual((ended.code, ended.err), (0, b""))
-                self.check(ended.out.decode(), script, self.OPTIONS[script].split())
-
-    def check(self, text: str, script: str, options: Sequence[str]) -> None:
-        lines = text.splitlines()
-        words = text.translate(str.maketrans(",=[", "   ")).split()
-        self.assertEqual([option for option in options if option not in words], [])
-        self.assertTrue(any(script in line and "[" not in line for line in lines[:6]), lines[:6])
-        self.assertLess(len(lines), 60)
-        self.assertLess(max(map(len, lines)), 80)
 
 
 if __name__ == "__main__":
