@@ -645,8 +645,8 @@ class Connection:
         self._link: ServerLink | None = None        # the link on which we are welcome; None: there is none
         self._down_since = boottime()               # when the last link was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
-        self.orphans: list[int] = []
-        self.failures: Failures | None = None       # the server counts them
+        self.orphans: list[int] = []                # the server counts them
+        self.failures: Failures | None = None       # the server counts these, too
         self.renewed = 0                            # the server counts these, too
         # the states that the server is asked to make new for us: see Taker.retry
         self._retry = to_text(program.retry)
@@ -1225,7 +1225,6 @@ class Connection:
         """Note that there is no job for us.  If this answers `_last_asked`, the runner may leave."""
         number = message.whole("request")
         self._note_served()
-        self.orphans += message.items("orphans", int)
         again = self._nothing.again
         if self._last_asked is not None and number >= self._last_asked and not self._queue:
             self._last_asked = None

@@ -88,7 +88,7 @@ import sys
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 try:
@@ -1077,8 +1077,6 @@ class Client(Taker):
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that claim came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
-        # how many of the cursor's orphans were met before it came, or were told to it
-        self._orphans = len(sessions.cursor.orphans)
         self.inbox = Inbox()
         self._timer: asyncio.TimerHandle | None = None      # acknowledges events
 
@@ -1316,16 +1314,7 @@ class Client(Taker):
     def tell_nothing(self, found: Round) -> None:
         """Tell it that there is nothing for it, as this round has found, so that it may leave."""
         self.leaving = False
-        # a copy: a look in the worker's thread may add orphans at this moment
-        orphans = self.sessions.cursor.orphans[self._orphans:]
-        self._orphans += len(orphans)
-        self.tell(
-            type="nothing",
-            request=self.asked,
-            ended=found.ended,
-            orphans=[] if self.retry else orphans[:1000],       # a client that retries takes them itself
-            left=found.stopped(self)[:1000],
-        )
+        self.tell(type="nothing", request=self.asked, ended=found.ended, left=found.stopped(self)[:1000])
 
     def tell(self, **message: Any) -> None:
         """Send it a message, if it is here."""
@@ -2175,10 +2164,11 @@ class Count:
 
     def account_for(self, client: Client) -> dict[str, Any] | None:
         """The account for a client that leaves, as it goes into a message."""
-        if not self.account:
+        account = self.account
+        if not account:
             return None
-        left = self.account.now.new > 0 and client not in self.for_none.all
-        return dict(asdict(self.account), now=self.account.now._asdict(), left=left)
+        left = account.now.new > 0 and client not in self.for_none.all
+        return dict(now=account.now._asdict(), bad=account.bad, again=account.again, left=left)
 
 
 class Accountant:

@@ -545,6 +545,16 @@ class Serving(TcpCase):
         wait_until(lambda: set(self.states()) == {"d"}, what="the job is done")
         return time.monotonic() - start
 
+    def test_an_orphan_is_counted_by_the_server_and_not_by_each_client(self) -> None:
+        self.jobs(WAITING)
+        server = self.start_server()
+        client = self.start_client(server, up=[1])
+        self.append("r echo left behind")
+        self.wait_states("re")
+        self.open_gate()
+        self.assertIn(b": 1 done in ", self.finish(client).err)
+        self.assertIn(b": 1 done, 1 error in ", self.stop(server, signal.SIGHUP).err)
+
     def test_a_client_ends_when_the_rest_runs_elsewhere(self) -> None:
         self.jobs(WAITING, WAITING, "true")
         server = self.start_server()

@@ -23,39 +23,16 @@ UNPROVEN, PROVEN = 1 << 10, 1 << 20         # the longest JSON before and after 
 
 # texts that JSON parsers and those who use their results may stumble over
 STRANGE = (
-    "null",
-    "true",
-    "-1",
-    "0",
-    "1.5",
-    "1e308",
-    str(2**63),
-    '""',
-    '"."',
-    '"\\u0000"',
-    '"a\\nb"',
-    '"\\ud800"',
-    '"\\udfff\\udc80"',
-    '"\u00e9"',
-    '"%s"' % ("x" * 300),
-    "[]",
-    "[[]]",
-    "{}",
-    '{"type": 1}',
+    "null", "true", "-1", "0", "1.5", "1e308", str(2**63), '""', '"."', '"\\u0000"', '"a\\nb"', '"\\ud800"',
+    '"\\udfff\\udc80"', '"\u00e9"', '"%s"' % ("x" * 300), "[]", "[[]]", "{}", '{"type": 1}',
     "[" * 150 + "]" * 150,
 )
 NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 60, "9" * 900)
 NO_OBJECTS = (b"", b" ", b"null", b"true", b"1", b'"text"', b"[]", b'[{"type": "ping"}]')
 NO_JSON = (
     b"{", b"}", b'{"type"', b'{"type": }', b'{"type": "ping",}', b"{'type': 'ping'}", b'{"type": "ping"}x',
-    b"\0",
-    b'{"type": "ping"}{"type": "ping"}',
-    b'{"type": "\xff"}',
-    b'{"type": "a\nb"}',
-    b'{"type": "\\ud8"}',
-    b"[" * 1000,
-    b'{"a":' * 200,
-    b'{"a":' * 100 + b"[" * 400,
+    b"\0", b'{"type": "ping"}{"type": "ping"}', b'{"type": "\xff"}', b'{"type": "a\nb"}',
+    b'{"type": "\\ud8"}', b"[" * 1000, b'{"a":' * 200, b'{"a":' * 100 + b"[" * 400,
 )
 
 
@@ -183,36 +160,16 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
 
 
 # the messages of either end, as they ought to be
-ACCOUNT = dict(
-    now=dict(new=1, running=1, done=1, failed=1, error=0, held=0),
-    half_saved=False,
-    bad=[4],
-    again=True,
-    left=True,
-)
+ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), bad=[4], again=True, left=True)
 # of a run
 BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, promised=4096, output=True,
              again=False)
 END = dict(type="end", status=0, cause="", limit=0.0, taken=0, seconds=1.5, cpu=0.5, memory=4096, stdout=0,
            stderr=0)
 FROM_CLIENT: tuple[dict[str, Any], ...] = (
-    dict(
-        type="hello",
-        client="f" * 16,
-        name="insider",
-        pid=1,
-        slots=1,
-        memory=0,
-        retry="",
-        follow=False,
-        directory="/",
-    ),
-    dict(
-        type="have",
-        jobs=[
-            dict(id="0" * 16, number=1, offset=0, text=" true", run="", result=None)
-        ],
-    ),
+    dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, memory=0, retry="", follow=False,
+         directory="/"),
+    dict(type="have", jobs=[dict(id="0" * 16, number=1, offset=0, text=" true", run="", result=None)]),
     dict(type="claim", request=1, want=1, memory=0, last=False),
     dict(type="ping", request=2),
     dict(type="status"),
@@ -227,36 +184,12 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="sync", clock=1.5),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
-    dict(
-        type="welcome",
-        file="runs.txt",
-        grace=60.0,
-        seen=0,
-        window=1 << 20,
-        lost=[],
-        settled=[],
-        records=False,
-        output=False,
-    ),
-    dict(
-        type="jobs",
-        request=1,
-        jobs=[
-            dict(
-                id="0" * 16,
-                number=1,
-                offset=0,
-                text=" true",
-                timeout=0.0,
-                slots=1,
-                memory=[0, 4096],
-                shell="/bin/sh",
-                group=False,
-                hold=False,
-            )
-        ],
-    ),
-    dict(type="nothing", request=1, orphans=[], ended=False, left=""),
+    dict(type="welcome", file="runs.txt", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[],
+         records=False, output=False),
+    dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, offset=0, text=" true", timeout=0.0,
+                                            slots=1, memory=[0, 4096], shell="/bin/sh", group=False,
+                                            hold=False)]),
+    dict(type="nothing", request=1, ended=False, left=""),
     dict(type="sync"),
     dict(type="go", id="0" * 16, at=1.5),
     dict(type="stop", id="0" * 16, cancelled=False),
