@@ -277,11 +277,6 @@ class Names(OverTcp, test_options.Names):
 
 
 @ordinarily()
-class Loudness(OverTcp, test_options.Loudness):
-    """-q and -v: less and more on the client's console."""
-
-
-@ordinarily()
 @without("test_utf16_is_refused")    # by the server
 @without("test_a_nul_is_an_error_of_its_line_only")    # see test_any_bytes
 class CommandBytes(OverTcp, test_bytes.CommandBytes):
@@ -315,11 +310,6 @@ class Interrupted(OverTcp, test_signals.Interrupted):
 @ordinarily("test_usr1_does_so_too_and_a_drained_runner_does_not_follow_the_file_any_longer")
 class Drained(OverTcp, test_signals.Drained):
     """HUP and USR1 at a client: it starts nothing more and waits for what runs."""
-
-
-@ordinarily()
-class DeadlySignals(OverTcp, test_signals.DeadlySignals):
-    """A client's job that dies of a signal."""
 
 
 @ordinarily()
@@ -404,15 +394,6 @@ class TwoThatRetry(OverTcp, test_claiming.TwoThatRetry):
 @ordinarily()
 class HugeFile(OverTcp, test_claiming.HugeFile):
     """The server looks through a huge file once more before it tells a client that there is nothing."""
-
-
-class Slots(TcpCase):
-    """-j N: so many jobs at once."""
-
-    def test_three_jobs_run_at_once(self) -> None:
-        others = "until [ -e up.1 ] && [ -e up.2 ] && [ -e up.3 ]; do sleep 0.02; done"
-        self.jobs(*[f": > up.$JOB_ID; {others}"] * 3)
-        self.assertClientEnded(self.run_client(self.start_server(), "-j3", "--timeout", "20"), 0, "ddd")
 
 
 class AskedByOneClient(TcpCase):
@@ -696,19 +677,6 @@ class Fairness(TcpCase):
         self.assertEqual(self.states(), "rdddd")
         self.open_gate()
         self.assertClientEnded(self.finish(busy), 0, "ddddd")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_two_clients_share_short_jobs(self) -> None:
-        self.jobs()
-        server = self.start_server()
-        for who in "ab":
-            self.start_client(server, "--follow", "-j2", env={"WHO": who})
-        self.wait_clients(server, 2)
-        self.jobs(*["echo $WHO >> ran; sleep 0.02"] * 60)
-        self.wait_states("d" * 60)
-        shares = Counter(self.read("ran").split())
-        self.assertEqual(sum(shares.values()), 60)
-        self.assertGreater(min(shares[b"a"], shares[b"b"]), 12, shares)
 
     def test_no_line_is_taken_ahead_of_free_slots(self) -> None:
         self.jobs(*["true"] * 40, WAITING, WAITING, "true")

@@ -245,33 +245,7 @@ class SameBytes(RecordsCase):
 
 
 class LongRecords(RecordsCase):
-    """A record may be longer than a message: it comes in pieces."""
-    LINE = "%05.0f " + "\u0449" * 60           # one byte of such letters takes three in a message
-
-    def check(self, command: str, lines: int, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """A client's job leaves the record that it leaves with runmaker4.py."""
-        self.jobs(f"seq -f '{self.LINE}' {lines + 7}{command}", "echo short")
-        server = self.start_server("-l", "remote", "-n", lines)
-        client = self.start_client(server, "-q", "--name", "alice")
-        meanwhile()
-        self.assertClientEnded(self.finish(client), 0, "dd")
-        self.jobs(f"seq -f '{self.LINE}' {lines + 7}{command}", "echo short")
-        self.assertEqual(self.run_script(RUNMAKER, "-q", "--name", "alice", "-n", lines, "-l", "local",
-                                         "runs.txt").code, 0)
-        remote, local = (comparable_log(self.read(name)) for name in ("remote", "local"))
-        self.assertGreater(len(local), 2 * lines)
-        self.assertTrue(remote == local, "the records differ")
-
-    def test_a_record_that_is_longer_than_a_message(self) -> None:
-        self.check("", 3000)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes seconds")
-    def test_a_long_record_of_a_job_that_runs_on(self) -> None:
-        def let_it_end() -> None:
-            self.wait_file("remote")
-            self.open_gate()
-
-        self.check(f"; {WAITING}", 10_000, let_it_end)
+    """Commands and lines that are long, and go on under the next server."""
 
     def test_the_longest_command_of_bytes_that_take_six_each_in_every_message(self) -> None:
         command = as_bytes(f"{WAITING}; : ") + b"\xff" * (127 << 10)
@@ -549,23 +523,6 @@ class CutConnection(RecordsCase):
                 for name in "go", "up.1":
                     (self.dir / name).unlink()
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_stopped_server_leaves_one_line_per_run(self) -> None:
-        count = 150
-        self.jobs(*["sleep 0.01; echo $JOB_ID"] * count)
-        self.serve()
-        client = self.start_client(self.server, "-q", "-j4", "--name", "alice")
-        for number in range(1, self.CUTS + 1):
-            wait_until(
-                lambda: self.states().count("d") >= count * number // (self.CUTS + 2),
-                what="some jobs are done",
-            )
-            self.restart(signal.SIGTERM)
-        self.assertClientEnded(self.finish(client), 0, "d" * count)
-        self.assertEqual(sorted(int(row[0]) for row in self.rows()), list(range(1, count + 1)))
-        shown = printed(console_lines(self.shown_by_all()))
-        self.assertEqual(sorted(map(int, shown)), list(range(1, count + 1)))
-
 
 class MuchOutput(RecordsCase):
     """However much jobs print, and however slowly it can be stored: memory is bounded, and the server
@@ -587,8 +544,8 @@ class MuchOutput(RecordsCase):
                 if data != piece[:len(data)]:
                     self.fail(f"{name} is not what the job printed")
 
-    def run_clients(self, count: int) -> None:
-        """Run that many clients, each with one job that prints its share."""
+    def test_clients_print_much_at_once(self) -> None:
+        count = 4
         size = self.SHARE // count
         self.jobs(*[self.job(size)] * count)
         server = self.start_server("--outdir", "out")
@@ -598,13 +555,6 @@ class MuchOutput(RecordsCase):
         self.assertEqual(self.states(), "d" * count)
         for line in range(1, count + 1):
             self.assertFile(f"out/{line}.out", line, size)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: the same with four clients comes next")
-    def test_one_job_prints_much(self) -> None:
-        self.run_clients(1)
-
-    def test_clients_print_much_at_once(self) -> None:
-        self.run_clients(4)
 
     def test_a_stopped_server_holds_back_the_job_and_no_byte_is_lost(self) -> None:
         size = 20 * self.MB
