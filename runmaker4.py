@@ -9479,8 +9479,7 @@ class Link:
         self.transport: Any = None
         self.heard = boottime()          # when the last message came; at first, when this was made
         self.why = ""                       # why it was dropped
-        self._flushing = False
-        self._receiving = False
+        self._flushing = False              # flush() is called in this turn of the loop, or the next
         self.ended = False
         self._timer: asyncio.TimerHandle | None = None      # until what was posted is sent
 
@@ -9506,8 +9505,7 @@ class Link:
         """Send a message, together with others of this turn of the loop."""
         if self.post(message) and not self._flushing:
             self._flushing = True
-            if not self._receiving:         # otherwise data_received() flushes after the last message
-                self.loop.call_soon(self.flush)
+            self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
         """Send a message within 20 milliseconds, together with others; False: the connection is ending."""
@@ -9556,7 +9554,6 @@ class Link:
 
     def data_received(self, data: bytes) -> None:
         known = self.channel.authenticated
-        self._receiving = True
         try:
             messages = self.channel.receive(data)
             if self.channel.authenticated and not known:
@@ -9571,8 +9568,6 @@ class Link:
             self.flush()
             self.transport.close()          # once the refusal that says why is written
             return
-        finally:
-            self._receiving = False
         if self._flushing or not known:
             self.flush()
 
