@@ -657,8 +657,6 @@ class Connection:
         self._told_slots = 0                        # how many the server knows to be in service
         # bytes that the server may still promise to jobs: what we have said, less what jobs that came take
         self._offered = 0
-        self._number = 0                            # of the last request
-        self._asked: dict[int, float] = {}          # when each request that is not answered yet was sent
         self._alive = -EVER                         # when the last request that is answered was sent
         self._last_asked: int | None = None         # the request that says we leave if there is nothing
         # why there is no job; `again`: EVER, or None once `_last_asked` was answered by `nothing`
@@ -667,8 +665,7 @@ class Connection:
         self._wanted = (False, False)               # whether the server keeps records, and wants output
         self._going: dict[Gate, float] = {}         # gates that are to be opened, and when (the loop's clock)
         # jobs that look_after() is to return: "lost" to others, or "cancelled"
-        self._to_end: dict[RemoteJob, str] = {}
-        self._something_to_end = asyncio.Event()
+        self._to_end: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
         # what leave() waits for may have come: an acknowledgement, or an account
         self._progress = asyncio.Event()
         # what the server's file holds; None: it cannot tell
@@ -743,12 +740,9 @@ class Connection:
         self.event(id=job.key, **message)
 
     async def look_after(self) -> dict[Job, str]:
-        """Wait until jobs are to be ended; these jobs, and why.  Jobs that have ended are left out."""
-        await self._something_to_end.wait()
-        self._something_to_end.clear()
-        to_end = self._to_end
-        self._to_end = {}
-        return {job: cause for job, cause in to_end.items() if not job.has_ended}
+        """Wait until a job is to be ended; that job, and why.  One that has ended is left out."""
+        job, cause = await self._to_end.get()
+        return {} if job.has_ended else {job: cause}
 
     async def leave(self, runner: Runner) -> Account | None:
         """Hand in all results, and say `bye`, because no job runs any more.
@@ -866,19 +860,16 @@ class Connection:
         self._last_asked = None
         self._nothing = replace(self._nothing, again=EVER)
 
-    def _request(self, link: ServerLink, kind: str, **fields: Any) -> int:
-        """Send a request, which will be answered; its number."""
-        self._number += 1
-        self._asked[self._number] = boottime()
-        link.send(type=kind, request=self._number, **fields)
-        return self._number
+    @staticmethod
+    def _request(link: ServerLink, kind: str, **fields: Any) -> int:
+        """Send a request, which will be answered; its number: the microsecond at which it was sent."""
+        number = int(boottime() * 1e6)
+        link.send(type=kind, request=number, **fields)
+        return number
 
     def _note_answer(self, number: int) -> None:
         """Note that the server was alive after this request was sent, because it has answered it."""
-        if number in self._asked:
-            self._alive = max(self._alive, self._asked[number])
-            for old in [old for old in self._asked if old <= number]:
-                del self._asked[old]
+        self._alive = max(self._alive, min(number / 1e6, boottime()))
 
     def _return(self, job: RemoteJob) -> None:
         """Give a job back if it still waits for a slot, so that somebody else may run it."""
@@ -931,15 +922,10 @@ class Connection:
         if not job:
             return
         if job.result is None:
-            self._end_soon(job, "lost")
+            self._to_end.put_nowait((job, "lost"))
         elif job.result != NEW:
             self._note_unwritten(job, "was taken by another runner meanwhile; "
                                       f"its result {show(job.result)} is not written")
-
-    def _end_soon(self, job: RemoteJob, cause: str) -> None:
-        """Have look_after() tell the runner to end a job."""
-        self._to_end[job] = cause
-        self._something_to_end.set()
 
     def _note_unwritten(self, job: RemoteJob, fault: str) -> None:
         """Say, and count, that a result does not stand in its line."""
@@ -1057,7 +1043,6 @@ class Connection:
             job.refuse()
         self._requested = 0
         self._forget_nothing()
-        self._asked.clear()
 
     def _left(self) -> float:
         """Seconds until we give up; at least 0.5, which is enough for an attempt."""
@@ -1202,7 +1187,7 @@ class Connection:
         elif not job or job.has_ended:
             return
         elif cancelled:
-            self._end_soon(job, "cancelled")
+            self._to_end.put_nowait((job, "cancelled"))
         else:
             self._runner.end_job(job)
 
