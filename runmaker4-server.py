@@ -1371,8 +1371,8 @@ class ClientLink(Link, asyncio.Protocol):
 
     def __init__(self, sessions: Sessions, token: str) -> None:
         super().__init__(Channel(token, server=True), sessions.loop)
-        self.sessions = sessions
-        self.server = sessions.server
+        self._sessions = sessions
+        self._server = sessions.server
         self._guest: Client | None = None       # the client that has said hello
         self._is_welcome = False                # its hello was answered
         self.gone: asyncio.Future[Gone] = self.loop.create_future()
@@ -1403,22 +1403,22 @@ class ClientLink(Link, asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: the peer is gone already
         super().connection_made(transport)
-        self.sessions.connected(self)
+        self._sessions.connected(self)
 
     def handle(self, message: Message) -> None:
         """Pass a message on to the part that deals with it.  Raises WireError."""
-        if self.server.over.done():
+        if self._server.over.done():
             # We leave: the client sends what was not acknowledged to the next server.
             return
         kind = message.text("type", 16)
         client = self.client
         if client and "n" in message.fields:
-            self.sessions.take_event(client, kind, message)
+            self._sessions.take_event(client, kind, message)
         elif kind == "ping":
             self.send(type="pong", request=message.whole("request"))
         elif kind == "claim" and client:
             client.ask(message)
-            self.server.dispatcher.note_asking(client)
+            self._server.dispatcher.note_asking(client)
         elif kind == "sync" and client and self.clock:
             self.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
@@ -1432,14 +1432,14 @@ class ClientLink(Link, asyncio.Protocol):
             if self._claimed > CLAIMED:
                 raise WireError("more jobs than it can have")
         elif kind == "hello" and not self._guest:
-            self._guest = self.sessions.greet(self, Hello.read(message))
+            self._guest = self._sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
             client.note_slots(message)                  # all slots, also spent ones and ones out of service
-            self.server.accountant.ask(self, leaves=True)
+            self._server.accountant.ask(self, leaves=True)
         elif kind == "status":
-            self.server.accountant.ask(self, leaves=False)
+            self._server.accountant.ask(self, leaves=False)
         elif kind == "bye" and client:
-            self.sessions.part(client, self)
+            self._sessions.part(client, self)
         else:
             raise WireError(f"what is {kind!a} at this moment?")
 
@@ -1457,13 +1457,13 @@ class ClientLink(Link, asyncio.Protocol):
         if client:
             event = client.inbox.take_posted()
             if event is not None:
-                self.sessions.file_away(client, event)
+                self._sessions.file_away(client, event)
             client.acknowledge_soon()
-        if self.server.dispatcher.wanted:
-            self.server.dispatcher.hand_out()
+        if self._server.dispatcher.wanted:
+            self._server.dispatcher.hand_out()
 
     def lost(self, why: str) -> None:
-        self.sessions.disconnected(self)
+        self._sessions.disconnected(self)
         self.why = why
         self.leave(Gone.LOST)
 
@@ -1521,7 +1521,7 @@ class Records:
                  worker: Worker) -> None:
         log, outdir, joblog = stores
         self.log = log
-        self.outdir = outdir
+        self._outdir = outdir
         self._joblog = joblog
         self._console = console
         self._worker = worker
@@ -1529,7 +1529,7 @@ class Records:
 
     def wanted(self) -> dict[str, bool]:
         """What clients shall send: that runs begin and end (records), and what they print (output)."""
-        output = bool(self.log or self._printed or self.outdir)
+        output = bool(self.log or self._printed or self._outdir)
         return dict(records=output or bool(self._joblog), output=output)
 
     def behind(self, limit: int) -> bool:
@@ -1555,9 +1555,9 @@ class Records:
         their marks.  A run with the mark but another command does not count.  In the worker's thread,
         perhaps.
         """
-        if not self.outdir or not commands:
+        if not self._outdir or not commands:
             return {}
-        journal = self.outdir.journal
+        journal = self._outdir.journal
         journal.flush()
         wanted = {json.dumps(mark)[1:-1].encode(): mark for mark in commands}
         found: dict[str, int] = {}
@@ -1618,7 +1618,7 @@ class Records:
         )
         grant.begin_run(run)
         for sink in run.sinks:
-            if before is not None and (sink is not self.outdir or grant.keeps_files):
+            if before is not None and (sink is not self._outdir or grant.keeps_files):
                 sink.resumed(run, before)
                 continue
             sink.starting(run)
@@ -1630,7 +1630,7 @@ class Records:
 
         A client sends none if the run began under a server before us that wanted none.
         """
-        of_output = (self._printed, self.outdir, self.log) if with_output else ()
+        of_output = (self._printed, self._outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *of_output))]
 
     @staticmethod
@@ -1698,8 +1698,8 @@ class Records:
 
     def flush(self) -> None:
         """Write what the journal has gathered."""
-        if self.outdir:
-            self.outdir.tick()
+        if self._outdir:
+            self._outdir.tick()
 
 
 # ======== Groups ============================================================================================
@@ -2179,13 +2179,12 @@ class Accountant:
         # the links that have asked; True: for an account, because the client leaves; False: for a status
         self._asking: dict[tuple[ClientLink, bool], None] = {}
         self._answering: asyncio.Future[None] | None = None     # done when nobody asks; None: nobody has yet
-        self._counted = 0.0                     # when the file was counted last, by boottime()
-        self._rest = 0.0                        # seconds for which it is not to be counted again
+        self._due = 0.0                         # when the file may be counted again, by boottime()
 
     @property
     def pause(self) -> float:
         """Seconds until the file may be counted again: counting is to take a fifth of the time at most."""
-        return max(self._counted + self._rest - boottime(), 0.0)
+        return max(self._due - boottime(), 0.0)
 
     def ask(self, link: ClientLink, leaves: bool) -> None:
         """Somebody wants an account (leaves), or a status.  A count that has begun already will not do."""
@@ -2221,7 +2220,6 @@ class Accountant:
         looks = 0
         while True:
             count = await server.worker.call(self._look, Takers(clients))
-            self._counted = boottime()
             looks += 1
             unsure = not count.account or count.account.half_saved
             if not surely or not unsure or looks >= server.file.LOOKS or server.over.done():
@@ -2241,7 +2239,7 @@ class Accountant:
         except OSError as error:
             return Count(reason(error))
         finally:
-            self._rest = pace.rest(4)
+            self._due = boottime() + pace.rest(4)
         return Count("", account, clients, waiting, stall.text if stall and stall.stops else "")
 
     def _report(self, link: ClientLink, count: Count) -> None:
@@ -2673,7 +2671,7 @@ class Recovery:
         self._say = server.say
         self.file = server.file
         self._worker = server.worker
-        self.records = server.records
+        self._records = server.records
         self._tally = server.tally
         self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
         self.abandoned = False                  # we left before these lines could be taken over
@@ -2864,8 +2862,8 @@ class Recovery:
         journal has for that run, or otherwise that of the line that the job has now.
         """
         commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
-        started = self.records.find_starts(commands)
-        ordinals = self._ordinals() if jobs and self.records.log else {}
+        started = self._records.find_starts(commands)
+        ordinals = self._ordinals() if jobs and self._records.log else {}
         taken = {job.number for job in set(self.file.held).difference(jobs.values())}
         grants: dict[str, Grant] = {}
         for claim, job in jobs.items():
@@ -2882,7 +2880,7 @@ class Recovery:
                 job,
                 Phase.BEGUN,
                 began=time.time(),
-                record=self.records.of(job),
+                record=self._records.of(job),
                 keeps_files=number is not None,
             )
         return grants
