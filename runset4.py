@@ -16,7 +16,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
-import bisect
 import contextlib
 import errno
 import fcntl
@@ -404,23 +403,25 @@ class Selection:
         return fnmatch.fnmatchcase(line.command, self.pattern)
 
     @functools.cached_property
-    def _spans(self) -> tuple[list[int], list[int]]:
-        """Where the ranges begin, in order; and how far each of them, or one before it, reaches."""
-        spans = sorted(self.numbers, key=lambda span: span.start)
-        return [span.start for span in spans], [*itertools.accumulate((span.stop for span in spans), max)]
+    def _singles(self) -> set[int]:
+        """The numbers that are given one by one: there may be thousands."""
+        return {span[0] for span in self.numbers if span[0] == span[-1]}
+
+    @functools.cached_property
+    def _spans(self) -> list[range]:
+        """The ranges of several lines."""
+        return [span for span in self.numbers if span[0] != span[-1]]
 
     def _is_given(self, number: int) -> bool:
-        """Whether a line's number is given; by bisection, because thousands may be."""
-        begins, ends = self._spans
-        begun = bisect.bisect_right(begins, number)
-        return begun > 0 and number < ends[begun - 1]
+        """Whether a line's number is given."""
+        return number in self._singles or any(number in span for span in self._spans)
 
     def singles(self) -> set[int]:
-        """The numbers that are given one by one: each must be the line of a job.
+        """The numbers of which each must be the line of a job.
 
         With states there are none, because states only choose among the lines.
         """
-        return set() if self.states else {span[0] for span in self.numbers if span[0] == span[-1]}
+        return set() if self.states else set(self._singles)
 
     @property
     def fault(self) -> str:
@@ -1053,12 +1054,11 @@ def in_place(lines: Sequence[bytes], live: Sequence[bytes]) -> bool:
 
 def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
     """What has become of the lines of the file: '2 states set, 1 line changed, 3 lines added'."""
-    first, last = changed_part(live, lines)
-    before = live[first:len(live) - last]
-    after = lines[first:len(lines) - last]
-    new = sum((Counter(map(key, after)) - Counter(map(key, before))).values())
-    states = sum((Counter(after) - Counter(before)).values()) - new
-    gone = len(before) + new - len(after)
+    before = Counter(map(key, live))
+    after = Counter(map(key, lines))
+    new = sum((after - before).values())
+    gone = sum((before - after).values())
+    states = sum((Counter(lines) - Counter(live)).values()) - new
     changed = min(new, gone)
     counts = (
         (states, "state", "set"),
