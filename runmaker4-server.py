@@ -1449,7 +1449,7 @@ class ClientLink(Link, asyncio.Protocol):
         member = grant.member
         if not member or grant is not member.current:
             raise WireError("nobody has asked it to hold that job")
-        member.group.note_ready(member, grant)
+        member.group.note_ready(member)
 
     def handled(self) -> None:
         """Answer the messages that have come together: all of them are handled."""
@@ -1839,18 +1839,18 @@ class Member:
     clock: Clock                                # of the client
     queue: deque[Grant]                         # jobs that the client was not told of
     current: Grant | None = None                # the job that the client was told of, and that has not ended
-    held: Grant | None = None                   # the job whose shell is held, or was
+    holds: bool = False                         # the shell of its first job waits, or has waited
     lost: bool = False                          # it counts as lost, see End.loses_host
 
     @property
     def is_ready(self) -> bool:
         """Whether its job can begin: the shell waits, we know the client's clock, and the client is here."""
-        holds = self.held is not None and self.held.phase is Phase.SENT
-        return holds and self.clock.is_known and self.client.link is not None
+        waits = self.holds and self.current is not None and self.current.phase is Phase.SENT
+        return waits and self.clock.is_known and self.client.link is not None
 
-    def hold(self, grant: Grant) -> None:
-        """The shell of this job waits."""
-        self.held = grant
+    def hold(self) -> None:
+        """The shell of its job waits."""
+        self.holds = True
 
     def take_next(self) -> Grant | None:
         """The next job to tell the client of; None if there is none, or the client is away.
@@ -1938,9 +1938,9 @@ class Group:
         for member in self._members:
             self._send_next(member)
 
-    def note_ready(self, member: Member, grant: Grant) -> None:
+    def note_ready(self, member: Member) -> None:
         """A client says that a shell waits."""
-        member.hold(grant)
+        member.hold()
         self._release_if_ready()
 
     def _release_if_ready(self) -> None:
@@ -1961,7 +1961,7 @@ class Group:
         self.stage = Stage.RUNNING
         self._timer.cancel()
         here = [member for member in self._members if not member.lost]
-        held = [(member, member.held) for member in here if member.held]
+        held = [(member, member.current) for member in here if member.current]
         trips = [member.clock.trip for member, _ in held]
         lead = max(trips, default=0.0) + self.LEAD + self.LEAD_OF_HOST * len(held)
         at = self._loop.time() + lead

@@ -315,7 +315,7 @@ class Messages(ChannelCase):
         ]
         for sender, receiver in both_ways():
             for text in texts:
-                message = {"a": text, text: [-1, 2 ** 53, -1e-9, True, None, {"b": [[], {}]}]}
+                message: Message = {"a": text, text: [-1, 2 ** 53, -1e-9, True, None, {"b": [[], {}]}]}
                 self.assertEqual(receiver.receive(b"".join(frames_of(sender, message))), [message])
 
     def test_random_messages_in_random_pieces_come_in_order(self) -> None:

@@ -477,11 +477,13 @@ class Insiders(Attack):
         self.assertLess(peak_memory(self.stage.server.pid), MEMORY)
 
     def test_one_whose_runs_and_results_make_no_sense(self) -> None:
-        misplaced = [dict(type="output", stream="stdout", at=at, data="~~") for at in (1 << 62, -1, 5)]
-        stateless = [dict(type="finish", state=state, how="", cause="") for state in ("r", ".", "x", "dd")]
-        for message in (dict(END), dict(END, status=-1), dict(END, seconds="~~"), dict(END, stdout=-1),
-                        dict(type="output", stream="status", at=0, data="~~"), dict(BEGIN, slot="~" * 300),
-                        *misplaced, *stateless):
+        senseless: list[Message] = [
+            dict(END), dict(END, status=-1), dict(END, seconds="~~"), dict(END, stdout=-1),
+            dict(type="output", stream="status", at=0, data="~~"), dict(BEGIN, slot="~" * 300),
+            *(dict(type="output", stream="stdout", at=at, data="~~") for at in (1 << 62, -1, 5)),
+            *(dict(type="finish", state=state, how="", cause="") for state in ("r", ".", "x", "dd")),
+        ]
+        for message in senseless:
             peer, job = self.started()
             # ended twice
             events = [message] * (1 if message["type"] != "end" or message["status"] else 2)

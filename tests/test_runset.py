@@ -147,8 +147,8 @@ class SettingStates(RunsetCase):
         for call, ended in self.run_all((RUNSET, "--set=.", f"--state={word}", "runs.txt") for word in words):
             with self.subTest(call=call):
                 self.assertRefused(ended, "--state: not a state: '")
-        words = ("fialed", "running", "d!", "new,done", "", " ", "\t", "\n", "#", "/", "ab", "\u00e9")
-        for call, ended in self.run_all((RUNSET, f"--set={word}", "--all", "runs.txt") for word in words):
+        no_states = ("fialed", "running", "d!", "new,done", "", " ", "\t", "\n", "#", "/", "ab", "\u00e9")
+        for call, ended in self.run_all((RUNSET, f"--set={word}", "--all", "runs.txt") for word in no_states):
             with self.subTest(call=call):
                 self.assertRefused(ended, "--set: ")
         self.assertEqual(self.read(), as_bytes(FOUR))
