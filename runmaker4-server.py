@@ -1678,13 +1678,9 @@ class Records:
         limit = message.whole("limit") if run.cause == "memory" else message.seconds("limit")
         ending = Ending(status, run.cause, limit, taken)
         run.shell.cpu = message.seconds_or_none("cpu")
-        run.shell.memory = Records._bytes_or_none(message, "memory")
-        run.shell.memory_below = Records._bytes_or_none(message, "memory_below")
+        run.shell.memory = message.whole_or_none("memory")
+        run.shell.memory_below = message.whole_or_none("memory_below")
         return ending
-
-    @staticmethod
-    def _bytes_or_none(message: Message, name: str) -> int | None:
-        return message.whole(name) if message.fields.get(name) is not None else None
 
     @staticmethod
     def abandon(grant: Grant) -> None:

@@ -9192,6 +9192,9 @@ class Message:
             raise WireError(f"{name}: no whole number that will do")
         return value
 
+    def whole_or_none(self, name: str) -> int | None:
+        return None if self.fields.get(name, 0) is None else self.whole(name)
+
     def process(self, name: str) -> int:
         """The number of a process; 0: there is none."""
         return self.whole(name, PID)
