@@ -72,21 +72,18 @@ class Console(Case):
         return console_lines(self.run_script(RUNMAKER, *options, "runs.txt").out)
 
     def test_the_lines_of_a_job_have_exactly_this_form_and_order(self) -> None:
-        self.write(". echo a; echo 'b \"c\"'\n")
+        """Each names the node, and the shell of the job."""
+        self.write(". echo $$; echo 'b \"c\"'\n. echo $$ >&2; printf 'b\\nc' >&2\n")
         out = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
-        command, pid = b"echo a; echo 'b \"c\"'", present(re.search(rb",(\d+)\)", out))[1]
-        self.assertEqual(out, b"executing `" + command + b"'\n"
-                         b"status (alice," + pid + b"): forked \"" + command + b"\"\n"
-                         b"stdout (alice," + pid + b"): a\n"
-                         b"stdout (alice," + pid + b"): b \"c\"\n"
-                         b"status (alice," + pid + b"): exit 0 \"" + command + b"\"\n")
-
-    def test_every_line_names_the_node_and_the_shell_of_the_job(self) -> None:
-        lines = self.run_jobs(". echo $$; echo $$ >&2\n")
-        self.assertEqual(len(lines), 5)
-        pid = lines[1].pid
-        self.assertEqual((printed(lines), printed(lines, "stderr")), ([b"%d" % pid], [b"%d" % pid]))
-        self.assertEqual({(line.host, line.pid) for line in lines[1:]}, {(os.uname().nodename, pid)})
+        wanted = b""
+        for command, stream, others in ((b"echo $$; echo 'b \"c\"'", b"stdout", [b'b "c"']),
+                                        (b"echo $$ >&2; printf 'b\\nc' >&2", b"stderr", [b"b", b"c"])):
+            who = b"(alice,%b): " % present(re.search(rb"%b \(alice,(\d+)\)" % stream, out))[1]
+            texts = [who[7:-3], *others]
+            wanted += b"executing `%b'\nstatus %bforked \"%b\"\n" % (command, who, command)
+            wanted += b"".join(b"%b %b%b\n" % (stream, who, text) for text in texts)
+            wanted += b"status %bexit 0 \"%b\"\n" % (who, command)
+        self.assertEqual(out, wanted)
 
     def test_the_exit_status_or_signal_of_a_failure_is_shown(self) -> None:
         lines = self.run_jobs(". exit 3\n. sh -c 'kill -9 $$'\n. kill -9 $$\n")
@@ -94,10 +91,6 @@ class Console(Case):
         self.assertEqual(
             ends, [b'exit 3 "exit 3"', b'exit 137 "sh -c \'kill -9 $$\'"', b'signal 9 "kill -9 $$"']
         )
-
-    def test_stderr_has_its_own_lines(self) -> None:
-        lines = self.run_jobs(". echo a >&2; printf 'b\\nc' >&2\n")
-        self.assertEqual((printed(lines), printed(lines, "stderr")), ([], [b"a", b"b", b"c"]))
 
     def test_a_last_line_without_a_newline_is_printed_before_the_exit_line(self) -> None:
         lines = self.run_jobs(". printf 'a\\nb'\n. printf 'a\\nb'; sleep 0.1\n")
@@ -119,13 +112,6 @@ class Console(Case):
         self.assertEqual(self.states(), "r")
         self.write("", "go")
         self.assertEqual(printed(console_lines(self.finish(runner).out)), [b"second"])
-
-    def test_quiet_leaves_no_line_on_stdout(self) -> None:
-        self.write(". echo a; echo b >&2\n. exit 1\n")
-        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
-        self.assertEqual((ended.code, ended.out, self.states()), (1, b"", "d!"))
-        self.assertEqual(ended.err.count(b"\n"), 1)
-        self.assertTrue(ended.err.startswith(b"runmaker4.py: runs.txt: "), ended.err)
 
 
 class LastOutput(Case):
@@ -241,6 +227,7 @@ class Plain(Case):
         self.assertRefused(self.run_script(RUNMAKER, "-k", "runs.txt"), "--plain")
 
 
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
 class BlockedReader(RunCase):
     """A console that nobody reads holds back the jobs, not the runner's memory; nothing is lost."""
     LESS_PATIENT = """
@@ -261,7 +248,6 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
         """The bytes that wait in the runner's stdout."""
         return unread(present(process.stdout))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_all_output_is_there_once_it_is_read(self) -> None:
         count = 160_000
         runner = self.start_blocked(count)
@@ -272,14 +258,6 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
         self.assertEqual((ended.code, self.states()), (0, "dddd"))
         self.assertJobsPrinted(ended.out, count, 4)
 
-    def test_an_interrupt_ends_a_runner_although_nobody_reads(self) -> None:
-        runner = self.start_blocked(100_000)
-        runner.send_signal(signal.SIGINT)
-        self.assertEqual(runner.wait(30), 130)
-        self.assertEqual(self.states(), "eeee")
-        self.assertIn(b"-r runs them again", self.finish(runner).err)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_signal_ends_a_runner_whose_jobs_have_all_ended_although_nobody_reads(self) -> None:
         runners = {}
         for number in signal.SIGINT, signal.SIGTERM:
@@ -418,6 +396,7 @@ class Terminal(Case):
         self.assertTrue(
             ESCAPE.findall(shown)[-1] in (b"\x1b[0m", b"\x1b[m"), "the colour is switched off again"
         )
+        self.assertNotRegex(self.run_in_terminal(NO_COLOR="1"), ESCAPE)
 
     def test_with_a_log_file_the_lines_are_those_of_a_pipe_but_for_the_colours(self) -> None:
         shown = self.run_in_terminal("-l", "log")
@@ -441,27 +420,21 @@ class Terminal(Case):
                 runner.wait(20)
                 self.assertEqual(b"one at a time (-j0: as many as CPUs)" in shown, options in ("", "-r"))
 
-    def test_no_color_is_honoured(self) -> None:
-        self.assertNotRegex(self.run_in_terminal(NO_COLOR="1"), ESCAPE)
-
     def test_a_dumb_terminal_gets_lines_only(self) -> None:
         shown = self.run_in_terminal(TERM="dumb")
         self.assertNotIn(b"\x1b", shown)
         self.assertNotIn(b"progress", shown)
         self.assertIn(b"[1] a\n[1] done in ", shown)
 
-    def test_a_pipe_and_a_file_get_no_colour(self) -> None:
+    def test_a_pipe_gets_no_colour_whether_stderr_is_a_terminal_or_not(self) -> None:
         self.write(self.JOBS)
-        ended = self.run_script(RUNMAKER, "runs.txt", env={"NO_COLOR": "", "TERM": "xterm-256color"})
+        env = {"NO_COLOR": "", "TERM": "xterm-256color"}
+        ended = self.run_script(RUNMAKER, "runs.txt", env=env)
         self.assertNotIn(b"\x1b", ended.out + ended.err)
-
-    def test_a_pipe_gets_no_colour_while_stderr_is_a_terminal(self) -> None:
-        self.write(self.JOBS)
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
-        runner = self.start(
-            RUNMAKER, "runs.txt", env={"NO_COLOR": "", "TERM": "xterm-256color"}, stderr=slave
-        )
+        self.write(self.JOBS)
+        runner = self.start(RUNMAKER, "runs.txt", env=env, stderr=slave)
         os.close(slave)
         out = runner.communicate(timeout=30)[0]
         self.assertNotIn(b"\x1b", out)
@@ -492,20 +465,6 @@ class ClosingLine(Case):
         for word in "failed", "again", "(line":
             self.assertNotIn(word, line)
 
-    def test_nothing_to_do_is_said(self) -> None:
-        self.write("d echo a\n# b\nx echo c\n")
-        ended = self.run_script(RUNMAKER, "runs.txt")
-        self.assertEqual((ended.code, ended.out), (0, b""))
-        self.assertIn("nothing to do", self.closing(ended))
-
-    def test_one_failure_is_named_by_its_line(self) -> None:
-        self.write("# comment\n. true\n. false\n. true\n")
-        ended = self.run_script(RUNMAKER, "runs.txt")
-        line = self.closing(ended)
-        self.assertEqual(ended.code, 1)
-        self.assertRegex(line, r"\b2 done, 1 failed\b")
-        self.assertIn("(line 3)", line)
-
     def test_several_failures_are_named_by_their_first_lines(self) -> None:
         failing = [2, 5, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 20]
         self.write("".join(". false\n" if number in failing else ". true\n" for number in range(1, 21)))
@@ -516,10 +475,6 @@ class ClosingLine(Case):
         self.assertGreaterEqual(len(numbers), 2)
         self.assertEqual([int(number) for number in numbers], failing[:len(numbers)])
 
-    def test_two_failures_are_both_named(self) -> None:
-        self.write(". false\n. true\n. false\n")
-        self.assertEqual(self.named_lines(self.closing(self.run_script(RUNMAKER, "runs.txt"))), "1, 3")
-
     def test_errors_count_apart_from_failures(self) -> None:
         self.write(". true\n. false\n. kill -9 $$\n. echo a\0b\n. a\0b\n")
         ended = self.run_script(RUNMAKER, "runs.txt")
@@ -527,16 +482,6 @@ class ClosingLine(Case):
         self.assertEqual((ended.code, self.states()), (1, "d!!ee"))
         self.assertRegex(line, r"\b1 done, 2 failed, 2 \w+")
         self.assertEqual(self.named_lines(line), "2, 3, 4, 5")
-
-    def test_it_is_there_after_an_interrupt_too(self) -> None:
-        self.write(". sleep 60\n")
-        runner = self.start(RUNMAKER, "runs.txt")
-        present(runner.stdout).readline()
-        present(runner.stdout).readline()
-        runner.send_signal(signal.SIGINT)
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (130, "e"))
-        self.assertIn("(line 1)", self.closing(ended))
 
     def test_it_is_the_last_of_all_lines(self) -> None:
         self.write(". false\n. echo a\0b\n. true\n")
