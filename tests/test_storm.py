@@ -24,42 +24,25 @@ PATIENCE = 1800 if FULL else 180
 class TheProof(unittest.TestCase):
     """The reader of the marks finds what must not be: else the storm proves nothing."""
 
-    def found(self, text: str, jobs: int = 1) -> str:
-        return "; ".join(marks.problems(text.encode(), jobs, runners={50, 60}))
-
-    def test_runs_that_end_are_fine(self) -> None:
-        self.assertEqual(self.found("start 1 100 50\nstart 2 200 50\nend 2 200\nend 1 100\n", jobs=2), "")
-
-    def test_a_job_that_was_killed_may_start_again(self) -> None:
-        self.assertEqual(self.found("start 1 100 50\nkilled 100\nkilled 50\nstart 1 101 60\nend 1 101\n"), "")
-
-    def test_a_job_whose_runner_was_killed_may_start_again_after_its_end(self) -> None:
-        self.assertEqual(self.found("start 1 100 50\nkilled 50\nend 1 100\nstart 1 101 60\nend 1 101\n"), "")
-
-    def test_a_job_that_lost_its_runner_before_its_first_mark_may_start_again(self) -> None:
-        self.assertEqual(self.found("killed 50\nstart 1 100 1\nend 1 100\nstart 1 101 60\nend 1 101\n"), "")
-
-    def test_two_runs_at_once_are_found(self) -> None:
-        self.assertIn(
-            "while it ran as 100", self.found("start 1 100 50\nkilled 50\nstart 1 101 60\nend 1 101\n")
-        )
-
-    def test_an_end_after_the_next_start_is_found(self) -> None:
-        text = "start 1 100 50\nkilled 100\nkilled 50\nstart 1 101 60\nend 1 100\nend 1 101\n"
-        self.assertIn("100 ended, and was not what ran", self.found(text))
-
-    def test_a_second_run_without_need_is_found(self) -> None:
-        self.assertIn(
-            "nobody killed runner 50", self.found("start 1 100 50\nend 1 100\nstart 1 101 60\nend 1 101\n")
-        )
-
-    def test_a_run_that_was_cut_short_is_found(self) -> None:
-        self.assertIn(
-            "neither ended nor", self.found("start 1 100 50\nend 1 100\nkilled 50\nstart 1 101 60\n")
-        )
-
-    def test_a_job_that_never_ran_is_found(self) -> None:
-        self.assertEqual(self.found("start 1 100 50\nend 1 100\n", jobs=2), "job 2: never came to its end")
+    def test_what_must_not_be_is_found_and_nothing_else(self) -> None:
+        start, again, end = "start 1 100 50\n", "start 1 101 60\n", "end 1 100\n"
+        for found, text, jobs in (
+            ("", f"{start}start 2 200 50\nend 2 200\n{end}", 2),
+            # a job that was killed may start again, and one whose runner was killed after its end, also
+            # before its first mark
+            ("", f"{start}killed 100\nkilled 50\n{again}end 1 101\n", 1),
+            ("", f"{start}killed 50\n{end}{again}end 1 101\n", 1),
+            ("", f"killed 50\nstart 1 100 1\n{end}{again}end 1 101\n", 1),
+            ("while it ran as 100", f"{start}killed 50\n{again}end 1 101\n", 1),
+            ("100 ended, and was not what ran", f"{start}killed 100\nkilled 50\n{again}{end}end 1 101\n", 1),
+            ("nobody killed runner 50", f"{start}{end}{again}end 1 101\n", 1),
+            ("neither ended nor", f"{start}{end}killed 50\n{again}", 1),
+            ("job 2: never came to its end", start + end, 2),
+        ):
+            with self.subTest(text):
+                problems = "; ".join(marks.problems(text.encode(), jobs, runners={50, 60}))
+                self.assertIn(found, problems)
+                self.assertEqual(bool(found), bool(problems), problems)
 
 
 def process_table() -> dict[int, tuple[str, int]]:
