@@ -49,23 +49,20 @@ class JobFiles(RefusalCase):
 
     CALLS = (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,)
 
-    def test_a_missing_file(self) -> None:
-        self.refuse_all([(*call, "missing.txt") for call in self.CALLS], "missing.txt")
+    def test_a_missing_file_a_directory_and_a_fifo(self) -> None:
+        (self.dir / "runs").mkdir()
+        os.mkfifo(self.dir / "fifo")
+        for name, words in ("missing.txt", "missing.txt"), ("runs", "runs directory"), ("fifo", "fifo"):
+            self.refuse_all([(*call, name) for call in self.CALLS], words)
         self.assertFalse(self.exists("missing.txt"))
+        # following waits for a file, but not for this
+        self.refuse(RUNMAKER, "--follow", "runs", words="runs directory")
 
     def test_a_companion(self) -> None:
         self.write("", ".runs.txt.lock")
         calls = *self.CALLS, (RUNMAKER, "--follow"), (RUNSERVER,), (RUNSET, "--end")
         for name in ".runs.txt.lock", f"{self.dir}/.runs.txt.lock":
             self.refuse_all([(*call, name) for call in calls], ".lock' is no job file: runs.txt locked")
-
-    def test_a_directory(self) -> None:
-        (self.dir / "runs").mkdir()
-        self.refuse_all([(*call, "runs") for call in self.CALLS], "runs directory")
-
-    def test_a_fifo(self) -> None:
-        os.mkfifo(self.dir / "fifo")
-        self.refuse_all([(*call, "fifo") for call in self.CALLS], "fifo")
 
     def test_a_file_that_one_may_not_read(self) -> None:
         bound = self.bound_by_permissions()
@@ -85,10 +82,6 @@ class JobFiles(RefusalCase):
             with self.subTest(script=script):
                 ended = self.run_script(script, option, "runs.txt", **bound)
                 self.assertEqual((ended.code, ended.err), (0, b""))
-
-    def test_following_waits_for_a_file_but_not_for_a_directory(self) -> None:
-        (self.dir / "runs").mkdir()
-        self.refuse(RUNMAKER, "--follow", "runs", words="runs directory")
 
     def test_utf16(self) -> None:
         for codec in "utf-16-le", "utf-16-be":
@@ -177,19 +170,13 @@ class Mounts(RefusalCase):
         """Run to the end what start_mounted() starts."""
         return self.finish(self.start_mounted(*words, **settings))
 
-    def start_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt", place: str = "",
-                      other: str = "") -> subprocess.Popen[bytes]:
-        """Start with a made-up mount of the test's directory, or of a place in it, and perhaps of another, on
-        NFS.
-        """
+    def start_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt",
+                      place: str = "") -> subprocess.Popen[bytes]:
+        """Start with a made-up mount of the test's directory, or of a place in it."""
         device = os.stat(self.dir).st_dev
-        point = str(self.dir / place).replace(" ", r"\040")
-        lines = [
-            "22 1 250:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
-            f"36 22 {os.major(device)}:{os.minor(device)} / {point} rw,relatime - {kind} server:/x {options}",
-        ]
-        if other:
-            lines.append(f"35 22 0:99 / {other} rw,relatime shared:2 - nfs server:/x rw,vers=3,nolock")
+        lines = ["22 1 250:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
+                 f"36 22 {os.major(device)}:{os.minor(device)} / {self.dir / place} rw,relatime - {kind} "
+                 f"server:/x {options}"]
         name = f"mountinfo.{len(self.started)}"
         self.write("\n".join(lines) + "\n", name)
         patch = f"import runmaker4; runmaker4.MOUNTINFO = {name!r}"
@@ -242,19 +229,6 @@ class Mounts(RefusalCase):
                 self.assertEqual(ended.code, code, ended.err)
                 self.assertEqual(b"you may not list its folder" in ended.err, code == 2, ended.err)
 
-    def test_a_mount_above_or_beside_does_not_matter(self) -> None:
-        for other in self.dir.parent, f"{self.dir}-other", f"{self.dir}/run":
-            with self.subTest(other=other):
-                self.jobs("true")
-                self.assertAccepted(self.run_mounted("ext4", "rw", other=str(other)))
-
-    def test_a_mount_point_with_a_blank_in_its_name(self) -> None:
-        (self.dir / "my runs").mkdir()
-        os.link(self.dir / "runs.txt", self.dir / "my runs" / "runs.txt")
-        ended = self.run_mounted("nfs", "rw,nolock", place="my runs", file="my runs/runs.txt")
-        self.assertRefused(ended, "my runs/runs.txt", "nolock")
-        self.assertUntouched()
-
     def test_a_link_leads_to_the_mount_of_what_it_names(self) -> None:
         (self.dir / "home").mkdir()
         os.link(self.dir / "runs.txt", self.dir / "home" / "runs.txt")
@@ -269,14 +243,8 @@ class Mounts(RefusalCase):
                 self.jobs("true")
                 ended = self.run_mounted(kind, "rw,flock")
                 self.assertEnded(ended, 0, "d")
-                self.assertEqual(
-                    ended.err.decode().splitlines()[:-1],
-                    [
-                        f"runmaker4.py: runs.txt: is on {kind}, with which runmaker4 was not tested "
-                        "(runwait4.py --check-locks tells whether locks and reads are right there; "
-                        "or use --single-host)"
-                    ],
-                )
+                self.assertEqual(ended.err.count(b"\n"), 2)
+                self.assertComplains(ended, f"is on {kind}", "not tested", "--check-locks", "--single-host")
                 self.jobs("true")
                 self.assertAccepted(self.run_mounted(kind, "rw,flock", "--single-host"))
 
@@ -364,18 +332,8 @@ class CpuCount(RunCase):
 
     def test_tasks_of_a_step_share_what_slurm_gives_the_job_on_their_node(self) -> None:
         step = {"SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "12"}
-        for tasks, cpus in (
-            ("2(x2)", 6),
-            ("3,1", 4),
-            ("1,2(x3),1", 6),
-            ("4(x1000000)", 3),
-            ("24,24", 1),
-            ("0,0", 12),
-            ("2", 6),
-            ("many", 12),
-            ("", 12),
-            ("²,²", 12),
-        ):
+        for tasks, cpus in (("2(x2)", 6), ("3,1", 4), ("1,2(x3),1", 6), ("4(x1000000)", 3), ("24,24", 1),
+                            ("0,0", 12), ("2", 6), ("many", 12), ("", 12), ("²,²", 12)):
             with self.subTest(tasks=tasks):
                 env = dict(step, SLURM_STEP_TASKS_PER_NODE=tasks)
                 self.assertEqual(self.cpus(env=env), cpus)
@@ -386,17 +344,9 @@ class CpuCount(RunCase):
                 self.assertEqual(self.cpus(env={**step, "SLURM_STEP_TASKS_PER_NODE": "3", **changed}), cpus)
 
     def test_a_batch_script_has_the_job_s_cpus_for_itself(self) -> None:
-        self.assertEqual(
-            self.cpus(
-                env={
-                    "SLURM_CPUS_ON_NODE": "12",
-                    "SLURM_NODEID": "0",
-                    "SLURM_TASKS_PER_NODE": "3",
-                    "SLURM_STEP_TASKS_PER_NODE": "3",
-                }
-            ),
-            12,
-        )
+        env = {"SLURM_CPUS_ON_NODE": "12", "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "3",
+               "SLURM_STEP_TASKS_PER_NODE": "3"}
+        self.assertEqual(self.cpus(env=env), 12)
 
     def test_the_least_of_all_counts(self) -> None:
         group, limits, env = "0::/a\n", {"a/cpu.max": "500000 100000"}, {"SLURM_CPUS_PER_TASK": "6"}

@@ -103,24 +103,6 @@ class BlockedSignals(RunCase):
         self.assertEqual(int(self.read("blocked").split()[1], 16), 0)
 
 
-class MountWithoutSource(RunCase):
-    """A mount may have an empty source: two blanks stand in its line of mountinfo."""
-
-    def run_mounted(self, kind: str, options: str) -> Ended:
-        """Run the jobs where the test's directory is on such a mount."""
-        self.write("22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
-                   f"40 22 0:50 / {self.dir} rw - {kind}  {options}\n", "mounts")
-        return self.finish(self.start_patched("import runmaker4; runmaker4.MOUNTINFO = 'mounts'", "runs.txt"))
-
-    def test_a_file_system_that_shares_locks_is_accepted(self) -> None:
-        self.jobs("true")
-        self.assertEnded(self.run_mounted("tmpfs", "rw,size=1k"), 0, "d")
-
-    def test_the_options_are_still_found(self) -> None:
-        self.jobs("true")
-        self.assertRefused(self.run_mounted("nfs", "rw,vers=3,nolock"), "runs.txt", "nolock")
-
-
 class LostDirectory(RunCase):
     """The current directory was removed before a script was started in it."""
     LOSE = 'mkdir lost; cd lost; rmdir ../lost; exec "$@"'
@@ -136,15 +118,12 @@ class LostDirectory(RunCase):
         self.assertEqual(self.states(), ".")
 
     def test_the_other_scripts_need_none_where_the_path_is_absolute(self) -> None:
+        """A relative one leads nowhere."""
         path = str(self.write("d true\n"))
         for script, option in (RUNSET, "--list"), (RUNWAIT, "--status"):
             with self.subTest(script=script):
                 ended = self.run_lost(script, option, path)
                 self.assertEqual((ended.code, ended.err), (0, b""))
-
-    def test_a_relative_path_leads_nowhere(self) -> None:
-        for script, option in (RUNSET, "--list"), (RUNWAIT, "--status"):
-            with self.subTest(script=script):
                 self.assertRefused(self.run_lost(script, option, "runs.txt"), "runs.txt")
 
 

@@ -8,7 +8,7 @@ import shlex
 import tempfile
 import unittest
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Callable, Optional
 from unittest import mock
 
@@ -30,14 +30,6 @@ def job_file(random_: random.Random, lines: int = 40) -> bytes:
         command = "c" * random_.choice([0, 1, 2, 3, 10, 50, 300])
         text.append(state + separator + command + random_.choice(["\n", "\n", "\r\n", "\n\n"]))
     return random_.choice([b"", b"", BOM]) + "".join(text).encode()
-
-
-def pieces(random_: random.Random, data: bytes, longest: int) -> Iterator[bytes]:
-    """The data in pieces as a pipe may deliver them."""
-    while data:
-        size = random_.randrange(1, longest)
-        yield data[:size]
-        data = data[size:]
 
 
 def a_run() -> runmaker4.Run:
@@ -74,45 +66,14 @@ class Durations(unittest.TestCase):
     """Durations are read as people write them, and nothing else is taken for one."""
 
     def test_numbers_and_units(self) -> None:
-        for text, seconds in (
-            ("90", 90),
-            ("90s", 90),
-            ("5m", 300),
-            ("2h", 7200),
-            ("1d", 86400),
-            ("1.5h", 5400),
-            (".5", 0.5),
-            ("0.25s", 0.25),
-            ("007", 7),
-            ("none", None),
-        ):
+        for text, seconds in (("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200), ("1d", 86400),
+                              ("1.5h", 5400), (".5", 0.5), ("0.25s", 0.25), ("007", 7), ("none", None)):
             with self.subTest(text=text):
                 self.assertEqual(runmaker4.duration(text), seconds)
 
     def test_anything_else_is_refused(self) -> None:
-        for text in (
-            "",
-            "0",
-            "0s",
-            "-1",
-            "+1",
-            "s",
-            ".",
-            "5 m",
-            " 5",
-            "5\n",
-            "1h30m",
-            "5M",
-            "5ms",
-            "1e3",
-            "inf",
-            "nan",
-            "None",
-            "\u0665",
-            "1,5",
-            "1_0",
-            "9" * 400,
-        ):
+        words = "0 0s -1 +1 s . 1h30m 5M 5ms 1e3 inf nan None \u0665 1,5 1_0".split()
+        for text in (*words, "", "5 m", " 5", "5\n", "9" * 400):
             with self.subTest(text=text), self.assertRaises(argparse.ArgumentTypeError):
                 runmaker4.duration(text)
 
@@ -271,25 +232,6 @@ class Surveys(FileCase):
         self.assertEqual(totals, {2})
 
 
-class LineSplitting(unittest.TestCase):
-    """Output is cut at its line ends: nothing is lost, invented or split, however it arrives."""
-
-    def cut(self, random_: random.Random, data: bytes) -> bytes:
-        """What comes out; every piece ends a line."""
-        lines = runmaker4.Lines()
-        out = [lines.feed(piece) for piece in pieces(random_, data, 40)] + [lines.end()]
-        for piece in out:
-            self.assertTrue(piece == b"" or piece.endswith(b"\n"), out)
-        return b"".join(out)
-
-    def test_random_output_comes_out_as_it_went_in(self) -> None:
-        random_ = random.Random(9)
-        for _ in range(200):
-            data = bytes(random_.choices(b"ab\n\r\0\xff", k=random_.randrange(300)))
-            ended = data if data.endswith(b"\n") or not data else data + b"\n"
-            self.assertEqual(self.cut(random_, data), ended, data)
-
-
 class LogRecords(FileCase):
     """A record has its place and its size; it shows the head and the last lines of a job."""
 
@@ -306,23 +248,6 @@ class LogRecords(FileCase):
         self.assertEqual([row.rstrip() for row in rows], [
             b'+ status (alice,601): forked "CMD"', b"! stderr (alice,601): x", b": stdout (alice,601): ab",
             b"! stderr (alice,601): yz", b": stdout (alice,601): end", b'+ status (alice,601): exit 0 "CMD"'])
-
-
-class Endings(unittest.TestCase):
-    """What became of a run: the words for it, and the state of its line."""
-
-    def test_the_ways_to_end(self) -> None:
-        for ending, words, state in (
-                (runmaker4.Ending(0), "exit 0", b"d"),
-                (runmaker4.Ending(3 << 8), "exit 3", b"!"),
-                (runmaker4.Ending(9), "signal 9", b"!"),
-                (runmaker4.Ending(9 | 128), "signal 9", b"!"),          # it dumped core
-                (runmaker4.Ending(15, "timeout", 0.5), "timeout after 0.5s", b"!"),
-                (runmaker4.Ending(0, "timeout", 30.0), "timeout after 30s", b"!"),
-                (runmaker4.Ending(15, "stopped"), "signal 15", b"e"),
-                (runmaker4.Ending(0, "stopped"), "exit 0", b"e")):
-            with self.subTest(ending=ending):
-                self.assertEqual((str(ending), ending.state), (words, state))
 
 
 class Gates(unittest.TestCase):
@@ -344,19 +269,15 @@ class Gates(unittest.TestCase):
             return os.read(reader, 10)
         return asyncio.run(start())
 
-    def test_one_that_is_refused_leads_to_the_end_whenever_the_shell_is_started(self) -> None:
-        refuse, nothing = runmaker4.Gate.refuse, lambda gate: None
-        self.assertEqual(self.read(nothing, refuse), b"")
-        self.assertEqual(self.read(refuse, refuse), b"")
-
-    def test_one_that_is_refused_is_not_opened_any_more(self) -> None:
+    def test_one_that_is_refused_leads_to_the_end_and_is_not_opened_any_more(self) -> None:
         def open_and_refuse(gate: runmaker4.Gate) -> None:
             gate.open()
             gate.refuse()
 
         refuse, nothing = runmaker4.Gate.refuse, lambda gate: None
-        self.assertEqual(self.read(nothing, runmaker4.Gate.open), b"\n")
-        self.assertEqual(self.read(refuse, open_and_refuse), b"")
+        for before, after, read in ((nothing, refuse, b""), (refuse, refuse, b""),
+                                    (nothing, runmaker4.Gate.open, b"\n"), (refuse, open_and_refuse, b"")):
+            self.assertEqual(self.read(before, after), read)
 
 
 class SshInRunners(unittest.TestCase):
@@ -397,6 +318,7 @@ class Mounts(FileCase):
 34 33 0:44 / /home/over rw - fuse.sshfs user@host:/ rw
 35 22 0:45 / /mfs rw - fuse mfs\04310.0.0.1:9421 rw
 36 22 0:46 / /bind rw - fuse /some/folder rw
+37 22 0:47 / /without/source rw - nfs  rw,vers=3,nolock
 """
 
     def test_the_innermost_mount_counts_and_the_last_one_there(self) -> None:
@@ -406,29 +328,16 @@ class Mounts(FileCase):
                                ("/home/with blank/runs.txt", "nfs"), ("/home/with", "nfs4"),
                                ("/homes/runs.txt", "tmpfs"), ("/homeless/runs.txt", "ext4"),
                                ("/home/over/a/runs.txt", "fuse.sshfs"), ("/mfs/runs.txt", "fuse.mfs"),
-                               ("/bind/runs.txt", "fuse")):
+                               ("/bind/runs.txt", "fuse"), ("/without/source/runs.txt", "nfs")):
                 with self.subTest(path=path):
                     self.assertEqual(runmaker4.find_mount(path).kind, kind)
             self.assertIn("local_lock=posix", runmaker4.find_mount("/home/with blank/runs.txt").options)
+            self.assertIn("nolock", runmaker4.find_mount("/without/source/runs.txt").options)
 
     def test_all_that_is_not_known_to_be_of_one_host_is_a_network_file_system(self) -> None:
         for kind in "ext4", "xfs", "btrfs", "tmpfs", "zfs", "fuseblk", "":
             self.assertFalse(runmaker4.Mount(kind, frozenset()).network, kind)
-        for kind in (
-            "nfs",
-            "nfs4",
-            "lustre",
-            "ceph",
-            "gpfs",
-            "ocfs2",
-            "gfs2",
-            "9p",
-            "virtiofs",
-            "fuse",
-            "fuse.mfs",
-            "fuse.new",
-            "new",
-        ):
+        for kind in "nfs nfs4 lustre ceph gpfs ocfs2 gfs2 9p virtiofs fuse fuse.mfs fuse.new new".split():
             self.assertTrue(runmaker4.Mount(kind, frozenset()).network, kind)
 
     def test_an_overlay_is_what_its_upper_directory_is_on(self) -> None:
