@@ -168,14 +168,6 @@ class OlderFiles(OutCase):
 class MovedLines(OutCase):
     """An edit has moved the line of a running job: its files keep their names."""
 
-    def test_a_file_keeps_the_number_that_its_line_had_at_the_start(self) -> None:
-        ours, run = self.outdir(), run_of(2)
-        ours.started(run)
-        run.job.number = 3
-        put(ours, run, b"two")
-        ours.ended(run, runmaker4.Ending(0))
-        self.assertEqual((self.files(), self.said), ({"2.out": "two"}, []))
-
     def test_the_latest_run_has_the_name_and_the_journal_names_the_files_of_both(self) -> None:
         self.write(". echo one; : > began; until [ -e go ]; do sleep 0.02; done; echo on\n")
         runner = self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt")

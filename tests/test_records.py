@@ -77,21 +77,9 @@ class LogRecords(LogCase):
         os.remove(self.dir / "outputs")
         self.write(". seq 2\n. seq 2\n")
         self.run_jobs("--loglines", 6)
-        self.assertRecord(
-            2,
-            "seq 2",
-            '+ status (WHO): forked "seq 2"',
-            ": stdout (WHO): 1",
-            ": stdout (WHO): 2",
-            '+ status (WHO): exit 0 "seq 2"',
-            loglines=6,
-        )
+        self.assertRecord(2, "seq 2", '+ status (WHO): forked "seq 2"', ": stdout (WHO): 1",
+                          ": stdout (WHO): 2", '+ status (WHO): exit 0 "seq 2"', loglines=6)
         self.assertLogOfLength(2, loglines=6)
-
-    def test_the_host_is_the_node_where_no_name_is_given(self) -> None:
-        self.write(". :\n")
-        self.run_script(RUNMAKER, "-l", "outputs", "runs.txt")
-        self.assertIn(b" (%s," % os.uname().nodename.encode(), self.record(1)[1])
 
     def test_output_lines_go_to_the_log_instead_of_the_console(self) -> None:
         self.write(". echo a; echo b >&2\n")
@@ -100,11 +88,6 @@ class LogRecords(LogCase):
         self.assertEqual(
             printed(lines, "status"), [b'forked "echo a; echo b >&2"', b'exit 0 "echo a; echo b >&2"']
         )
-
-    def test_the_last_output_without_a_newline_is_in_the_record(self) -> None:
-        self.write(". printf 'a\\nb'\n")
-        self.run_jobs()
-        self.assertEqual(re.findall(rb": stdout \(\w+,\d+\): (\w)", b"".join(self.record(1))), [b"a", b"b"])
 
 
 class LogPlaces(LogCase):
@@ -127,16 +110,9 @@ class LogPlaces(LogCase):
                           '+ status (WHO): exit 0 "echo last"')
         self.assertLess(os.stat(self.dir / "outputs").st_blocks * 512, 1000 * size)
 
-    def test_an_empty_file_made_before_serves_as_well(self) -> None:
-        self.write("", "outputs")
-        self.write(". seq 2\n")
-        self.run_jobs()
-        self.assertRecord(
-            1, "seq 2", ": stdout (WHO): 1", ": stdout (WHO): 2", '+ status (WHO): exit 0 "seq 2"'
-        )
-        self.assertLogOfLength(1)
-
     def test_the_records_of_earlier_runs_stay_as_they_are(self) -> None:
+        """An empty file that was made before serves as well."""
+        self.write("", "outputs")
         self.write(". seq 2\n. seq 3\n")
         self.run_jobs()
         before = self.read("outputs")
@@ -156,22 +132,19 @@ class LogPlaces(LogCase):
         self.assertIn(b"+ status (bob,", again[1])
         self.assertEqual((again[3], self.record(2)), (BLANK, second))
 
-    def test_several_runners_share_the_file(self) -> None:
+    def test_several_runners_share_the_file_and_the_output_directory(self) -> None:
         jobs = 60
         command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
         self.write("# shared\n" + f". {command}\n" * jobs)
         names = ["alice", "bob", "carol"]
-        runners = [self.start(RUNMAKER, "-j2", "--name", name, "-l", "outputs", "runs.txt") for name in names]
+        runners = [self.start(RUNMAKER, "-j2", "--name", name, "-l", "outputs", "--outdir", "out", "runs.txt")
+                   for name in names]
         self.assertEqual([self.finish(runner).code for runner in runners], [0, 0, 0])
         for ordinal in range(1, jobs + 1):
             line = ordinal + 1
-            self.assertRecord(
-                ordinal,
-                command,
-                f": stdout (WHO): start {line}",
-                f": stdout (WHO): end {line}",
-                f'+ status (WHO): exit 0 "{command}"',
-            )
+            self.assertRecord(ordinal, command, f": stdout (WHO): start {line}",
+                              f": stdout (WHO): end {line}", f'+ status (WHO): exit 0 "{command}"')
+            self.assertEqual(self.read(f"out/{line}.out"), b"start %d\nend %d\n" % (line, line))
         self.assertLogOfLength(jobs)
         hosts = re.findall(rb"\+ status \((\w+),\d+\)", self.read("outputs"))
         self.assertEqual({host.decode() for host in hosts}, set(names))
@@ -235,10 +208,10 @@ class LogCutting(LogCase):
         self.assertTrue(last.startswith(b"+ status"))
 
 
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
 class LogWhileRunning(LogCase):
     """The record is rewritten as the job runs, at most once a second."""
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_record_shows_what_a_running_job_printed_so_far(self) -> None:
         wait = "until [ -e {} ]; do sleep 0.02; done"
         command = f"echo first; {wait.format('go')}; echo second; {wait.format('end')}"
@@ -266,7 +239,6 @@ class LogWhileRunning(LogCase):
             lambda: log.exists() and b"): " + text + b" " in log.read_bytes(), what=f"{text!r} is in the log"
         )
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_prints_all_the_time_is_written_at_most_once_a_second(self) -> None:
         self.write(". i=0; while [ $i -lt 25 ]; do i=$((i + 1)); echo line $i; sleep 0.03; done\n")
         runner = self.start(RUNMAKER, "-l", "outputs", "runs.txt", stdout=subprocess.DEVNULL)
@@ -319,15 +291,13 @@ class OutputDirectory(Case):
         )
 
     def test_older_files_are_kept_under_rising_numbers(self) -> None:
-        self.write(". cat word; cat word >&2; exit 1\n")
-        for word in "first", "second", "third":
-            self.write(word, "word")
-            self.run_jobs("-r")
+        """Also those of each try."""
+        self.write(". echo >> tries; wc -l < tries; wc -l < tries >&2; exit 1\n")
+        self.run_jobs()
+        self.run_jobs("-r", "--retries", "1")
         for kind in "out", "err":
             found = {name: data for name, data in self.files().items() if f".{kind}" in name}
-            self.assertEqual(
-                found, {f"1.{kind}": b"third", f"1.{kind}.~1~": b"first", f"1.{kind}.~2~": b"second"}
-            )
+            self.assertEqual(found, {f"1.{kind}": b"3\n", f"1.{kind}.~1~": b"1\n", f"1.{kind}.~2~": b"2\n"})
 
     def test_a_gap_in_the_numbers_loses_nothing(self) -> None:
         self.write(". echo new\n")
@@ -338,13 +308,6 @@ class OutputDirectory(Case):
         self.assertEqual(self.read("out/1.out"), b"new\n")
         kept = sorted(data for name, data in self.files().items() if name.startswith("1.out.~"))
         self.assertEqual(kept, [b"old 1.out", b"old 1.out.~1~", b"old 1.out.~7~"])
-
-    def test_the_output_of_every_try_is_kept(self) -> None:
-        self.write(". echo x >> tries; wc -l < tries; exit 1\n")
-        self.run_jobs("--retries", "2")
-        together = b"".join(data for name, data in sorted(self.files().items()) if name.startswith("1.out"))
-        self.assertEqual(sorted(together.split()), [b"1", b"2", b"3"])
-        self.assertTrue(self.read("out/1.out").endswith(b"3\n"))
 
     def test_the_files_grow_while_the_job_runs(self) -> None:
         self.write(". echo a; echo b >&2; until [ -e go ]; do sleep 0.02; done; echo c\n")
@@ -362,13 +325,6 @@ class OutputDirectory(Case):
         self.write("old", "out/1.out")
         self.run_jobs()
         self.assertEqual(self.files(), {"1.out": b"old"})
-
-    def test_several_runners_share_the_directory(self) -> None:
-        self.write(". sleep 0.02; echo $JOB_ID\n" * 40)
-        runners = [self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt") for _ in range(3)]
-        for runner in runners:
-            self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.files(), {f"{line}.out": b"%d\n" % line for line in range(1, 41)})
 
 
 class JobLog(Case):
@@ -409,18 +365,13 @@ class JobLog(Case):
         self.assertEqual(timed_out[0], "-1")
 
     def test_the_header_is_written_once_and_earlier_lines_stay(self) -> None:
+        self.write("", "joblog")
         self.write(". true\n. false\n")
         self.run_jobs()
         before = self.read("joblog")
         self.run_jobs("-r")
         self.assertTrue(self.read("joblog").startswith(before))
         self.assertEqual(self.column("Seq", "Exitval"), [["1", "0"], ["2", "1"], ["2", "1"]])
-
-    def test_an_empty_file_gets_the_header(self) -> None:
-        self.write("", "joblog")
-        self.write(". true\n")
-        self.run_jobs()
-        self.assertEqual(self.column("Seq"), [["1"]])
 
     def test_a_last_line_that_was_cut_short_spoils_no_other(self) -> None:
         self.write("\t".join(self.COLUMNS) + "\n1\talice\t12", "joblog")
@@ -532,24 +483,15 @@ class WithGnuParallel(Case):
             self.assertEqual(ended.code, 0, ended.err)
         return ended.out
 
-    def run_our_jobs(self) -> None:
-        self.write(". echo one\n. exit 3\n. echo three\n")
-        self.run_script(RUNMAKER, "--joblog", "joblog", "runs.txt")
-        self.assertEqual(self.read("joblog").count(b"\n"), 4)
-
-    def test_resume_skips_what_our_log_lists(self) -> None:
-        self.run_our_jobs()
-        out = self.run_parallel(
-            "-k", "--resume", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c", "d", "e"
-        )
-        self.assertEqual(out, b"ran d\nran e\n")
-
-    def test_resume_failed_runs_our_failures_again(self) -> None:
-        self.run_our_jobs()
-        out = self.run_parallel(
-            "-k", "--resume-failed", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c"
-        )
-        self.assertEqual(out, b"ran b\n")
+    def test_it_skips_what_our_log_lists_or_runs_our_failures_again(self) -> None:
+        for option, ran in ("--resume", b"ran d\nran e\n"), ("--resume-failed", b"ran b\nran d\nran e\n"):
+            with self.subTest(option):
+                (self.dir / "joblog").unlink(missing_ok=True)
+                self.write(". echo one\n. exit 3\n. echo three\n")
+                self.run_script(RUNMAKER, "--joblog", "joblog", "runs.txt")
+                self.assertEqual(self.read("joblog").count(b"\n"), 4)
+                self.assertEqual(self.run_parallel("-k", option, "--joblog", "joblog", "echo ran {}", ":::",
+                                                   *"abcde"), ran)
 
     def test_we_append_to_a_log_of_gnu_parallel(self) -> None:
         self.run_parallel("--joblog", "joblog", "true {}", ":::", "a", "b")
