@@ -171,34 +171,22 @@ class NamedSlots(SlotCase):
 class Refused(SlotCase):
     """What makes no sense is refused before anything runs."""
 
-    def check_refused(self, options: Sequence[str]) -> None:
+    OPTIONS = "-j2 --slots a,b", "--slots a,,b", "--slots @missing", "--slots @comments"
+    MORE = ("--slots=", "--slots a,b,", "--slots ,", "--slots @names", "--slots @folder", "--slots @",
+            "--slots @runs.txt", "--slots a,b --slot-errors x", "--slots a,b --slot-errors -1",
+            "--slots a,b --slot-errors 0", "--runner=", "--runner='")
+
+    def test_whatever_makes_no_sense_is_refused(self) -> None:
         self.jobs("touch never")
         self.names("")
         (self.dir / "folder").mkdir()
         self.write("# a\n\n  \n", "comments")
-        calls = [(RUNMAKER, *words.split(), "runs.txt") for words in options]
+        calls = [(RUNMAKER, *words.split(), "runs.txt") for words in self.OPTIONS + self.MORE * FULL]
         calls.append((RUNCLIENT, "-j2", "--slots", "a,b", "--token", "0" * 32, "localhost"))
         for call, ended in self.run_all(calls):
             with self.subTest(call=call):
                 self.assertRefused(ended)
         self.assertEqual(self.read(), self.before)
-
-    def test_what_makes_no_sense_is_refused(self) -> None:
-        self.check_refused(["-j2 --slots a,b", "--slots a,,b", "--slots @missing", "--slots @comments"])
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_whatever_makes_no_sense_is_refused(self) -> None:
-        self.check_refused(
-            [
-                "--slots=", "--slots a,b,", "--slots ,", "--slots @names", "--slots @folder", "--slots @",
-                "--slots @runs.txt",
-                "--slots a,b --slot-errors x",
-                "--slots a,b --slot-errors -1",
-                "--slots a,b --slot-errors 0",
-                "--runner=",
-                "--runner='",
-            ]
-        )
 
 
 class FollowedNames(SlotCase):
@@ -217,14 +205,12 @@ class FollowedNames(SlotCase):
         self.check_names("# the cluster\n\n  a\t\r\n#x\n   \nb \nc\n")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_last_line_without_a_newline_counts_after_a_while(self) -> None:
-        self.check_names("a\nb\nc")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_single_name_needs_no_newline(self) -> None:
+        """Nor does a last one, after a while."""
         self.jobs("true")
         self.names("a")
         self.assertEqual((self.run_on_names(), self.states()), (0, "d"))
+        self.check_names("a\nb\nc")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_few_names_leave_jobs_the_limit_of_descriptors_that_the_runner_had(self) -> None:
@@ -327,13 +313,6 @@ class FollowedNames(SlotCase):
         names = [name for name, _ in self.used()]
         self.assertEqual(sorted(names), sorted(set(names)))
         self.assertLessEqual({"a", "b"}, set(names))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_one_only_ends_though_it_follows(self) -> None:
-        self.jobs(*[SHORT] * 3)
-        self.names("a\nb\n")
-        runner = self.start_on_names("-1", "--follow")
-        self.assertEqual((self.finish(runner, timeout=20).code, self.states()), (0, "dd."))
 
     def check_kept(self, damage: Callable[[], object]) -> None:
         """The names are lost while a job runs: those that were known stay, said once; later ones count again.
@@ -450,11 +429,14 @@ class SharedNames(SlotCase):
         self.open_gate()
         self.assertAll(0, holds, "d.")
 
-    def test_a_job_that_outlives_its_killed_runner_keeps_its_name(self) -> None:
+    def check_outlives(self, replaced: bool) -> None:
+        """A job outlives its killed runner, and perhaps the names are replaced: it keeps its name."""
         self.jobs(HELD)
         self.names("a\nb\n")
         killed = self.start_on_names(up=[1])
         kept = self.name_of(1)
+        if replaced:
+            self.replace_names("b\na\n")
         killed.kill()
         killed.wait()
         self.add_jobs(*[SHORT] * 6)
@@ -465,20 +447,11 @@ class SharedNames(SlotCase):
         self.wait_taken(0)
         self.assertAlone()
 
+    def test_a_job_that_outlives_its_killed_runner_keeps_its_name(self) -> None:
+        self.check_outlives(replaced=False)
+
     def test_it_does_so_also_when_the_names_were_replaced(self) -> None:
-        self.jobs(HELD)
-        self.names("a\nb\n")
-        killed = self.start_on_names(up=[1])
-        kept = self.name_of(1)
-        self.replace_names("b\na\n")
-        killed.kill()
-        killed.wait()
-        self.add_jobs(*[SHORT] * 4)
-        self.assertEqual((self.run_on_names(), self.states()), (self.LEFT, "rdddd"))
-        self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
-        self.open_gate()
-        self.wait_taken(0)
-        self.assertAlone()
+        self.check_outlives(replaced=True)
 
     def test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66(self) -> None:
         self.jobs(f"readlink /proc/$$/fd/64 /proc/$$/fd/66 >links; {WAITING}")
@@ -551,22 +524,6 @@ class SharedNames(SlotCase):
         self.check_changed(self.names)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_names_stay_taken_when_the_file_is_replaced_again_and_again(self) -> None:
-        self.jobs(HELD)
-        self.names("a\nb\n")
-        drains = self.start_on_names(up=[1])
-        drains.send_signal(signal.SIGHUP)
-        self.add_jobs(*[SHORT] * (150 if FULL else 40))
-        other = self.start_on_names()
-        for _ in range(20 if FULL else 3):
-            time.sleep(0.3)
-            self.replace_names(self.read("names"))
-        self.assertEqual(self.finish(other).code, 0)
-        self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {self.name_of(1)})
-        self.open_gate()
-        self.assertAll(0, drains, "d" * len(self.states()))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_also_for_a_runner_that_starts_on_a_new_file(self) -> None:
         """Looks are ten times rarer here, so that the second one is surely the faster."""
         rarely = "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 1.0\n"
@@ -630,7 +587,7 @@ class SharedNames(SlotCase):
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
 class Companion(SlotCase):
-    """Names are locked in a file beside theirs, which is made when it is needed and then stays."""
+    """Names are locked in a file beside theirs, which is as that of a job file (test_companion)."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -650,18 +607,6 @@ class Companion(SlotCase):
         slot = runmaker4.Slot(name)
         self.addCleanup(file.free, slot)
         return file.seize(slot)
-
-    def test_who_may_write_the_names_may_use_it_and_nobody_else_whatever_the_umask(self) -> None:
-        for mode, wanted in (0o664, 0o660), (0o600, 0o600), (0o644, 0o600), (0o666, 0o666), (0o604, 0o600):
-            with self.subTest(mode=oct(mode)):
-                (self.dir / "names").chmod(mode)
-                old = os.umask(0o077)
-                try:
-                    self.slot_file()
-                finally:
-                    os.umask(old)
-                self.assertEqual(self.companion.stat().st_mode & 0o7777, wanted)
-                self.companion.unlink()
 
     def test_one_that_is_there_stays_as_it_is(self) -> None:
         self.companion.touch()
@@ -691,23 +636,6 @@ class Companion(SlotCase):
         self.names("c\n")                      # what has the locks is what has the names
         self.assertEqual(file.look(), ["c"])
 
-    def test_a_name_in_use_stays_locked_once_when_the_names_are_replaced(self) -> None:
-        file = self.slot_file()
-        self.assertTrue(self.seize(file, "a"))
-        for _ in range(3):
-            self.replace_names("b\na\n")
-            file.look()
-            self.assertFalse(self.seize(self.slot_file(), "a"))
-        self.assertEqual(
-            (names_taken(self.companion), names_taken(self.dir / "names"), self.said), (1, 0, [])
-        )
-
-    def test_one_that_was_removed_is_made_again(self) -> None:
-        file = self.slot_file()
-        self.companion.unlink()
-        self.assertTrue(self.seize(file, "a"))
-        self.assertEqual((names_taken(self.companion), self.said), (1, []))
-
     def test_one_that_cannot_be_made_is_refused(self) -> None:
         self.companion.mkdir()
         self.jobs("touch never")
@@ -727,12 +655,11 @@ class Companion(SlotCase):
         self.assertEqual(self.run_jobs("--slots", "@names", "--dry-run").code, 0)
         self.assertFalse(self.companion.exists())
 
-    def check_no_descriptor_is_lost(self, replaced: bool) -> None:
-        """Every lock call fails for a while: no descriptor is lost, and that is said once."""
+    def test_names_that_cannot_be_locked_for_a_while_cost_no_descriptor(self) -> None:
+        """Every lock call fails, which is said once."""
         file = self.slot_file()
         self.assertTrue(self.seize(file, "a"))
-        if replaced:
-            self.replace_names("a\nb\n")
+        self.replace_names("a\nb\n")
         before = len(os.listdir("/proc/self/fd"))
         with mock.patch.object(runmaker4, "lock", side_effect=OSError(errno.ENOLCK, "No locks available")):
             for _ in range(20):
@@ -741,12 +668,6 @@ class Companion(SlotCase):
         self.assertEqual((len(os.listdir("/proc/self/fd")), len(self.said)), (before, 1), self.said)
         self.assertEqual(names_taken(self.companion), 1)
         self.assertTrue(self.seize(file, "b"))
-
-    def test_names_that_cannot_be_locked_for_a_while(self) -> None:
-        self.check_no_descriptor_is_lost(replaced=False)
-
-    def test_names_that_cannot_be_locked_after_they_were_replaced(self) -> None:
-        self.check_no_descriptor_is_lost(replaced=True)
 
     def test_no_descriptor_is_free_for_a_while(self) -> None:
         file = self.slot_file()
@@ -888,66 +809,37 @@ class Wrapped(SlotCase):
         path.chmod(0o755)
         return path
 
-    def results(self, *options: str, **settings: Any) -> tuple[str, dict[str, bytes]]:
-        """Run the NASTY jobs: their states, and all that they print on stdout."""
-        self.write(b"".join(b". %s\n" % command for command in NASTY))
+    def results(self, commands: list[bytes], *options: str, **settings: Any) -> tuple[str, dict[str, bytes]]:
+        """Run these jobs: their states, and all that they print on stdout."""
+        self.write(b"".join(b". %s\n" % command for command in commands))
         shutil.rmtree(self.dir / "out", ignore_errors=True)
         ended = self.run_jobs("-q", "--slots", "a b", "--outdir", "out", *options, **settings)
         self.assertEqual(ended.code, 1, ended.err)
         printed = {path.name: path.read_bytes() for path in (self.dir / "out").glob("*.out")}
         return self.states(), printed
 
-    def assertSame(self, *options: str, **settings: Any) -> None:
-        """The wrapper changes nothing of what becomes of the NASTY jobs."""
-        states, printed = self.results()
+    def check_ssh(self, runner: str, *hosts: bytes, longest: int = 100_000) -> None:
+        """This wrapper has an ssh in it, and changes nothing of what becomes of the NASTY jobs."""
+        self.write("", "hosts")
+        commands = [command for command in NASTY if len(command) < longest]
+        states, printed = self.results(commands)
         self.assertIn("d", states)
-        found = self.results(*options, **settings)
+        found = self.results(commands, "--runner", runner,
+                             env={"PATH": f"{self.dir}/bin:{os.environ['PATH']}"})
         self.assertEqual(found[0], states)
         for name in sorted(printed.keys() | found[1].keys()):
-            with self.subTest(job=NASTY[int(name.split(".")[0]) - 1][:80]):
+            with self.subTest(job=commands[int(name.split(".")[0]) - 1][:80], runner=runner):
                 self.assertEqual(found[1].get(name, b"")[:300], printed.get(name, b"")[:300])
+        self.assertEqual(set(self.read("hosts").splitlines()), {*hosts})
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_jobs_of_all_kinds_arrive_as_they_are(self) -> None:
-        self.assertSame("--runner", "env X=1")
-
-    def test_through_ssh_too(self) -> None:
+    def test_through_ssh_jobs_of_all_kinds_arrive_as_they_are(self) -> None:
         (self.dir / "bin").mkdir()
         self.script(SSH, "bin/ssh")
-        self.write("", "hosts")
-        path = f"{self.dir}/bin:{os.environ['PATH']}"
-        self.assertSame("--runner", 'ssh -o BatchMode=yes "$SLAVE_IP"', env={"PATH": path})
-        self.assertEqual(set(self.read("hosts").splitlines()), {b"a b"})
+        self.check_ssh('ssh -o BatchMode=yes "$SLAVE_IP"', b"a b")
         if FULL:
-            for runner in f"  {self.dir}/bin/ssh alice", "timeout 50 ssh bob":
-                self.assertSame("--runner", runner, env={"PATH": path})
-            self.assertEqual(set(self.read("hosts").splitlines()), {b"a b", b"alice", b"bob"})
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_through_ssh_within_ssh(self) -> None:
-        for name in "bin", "plain", "out":
-            (self.dir / name).mkdir()
-        self.script(SSH, "bin/ssh")
-        self.write("", "hosts")
-        self.before = self.write(
-            b"".join(b". %s\n" % command for command in NASTY if len(command) < 1000)
-        ).read_bytes()
-        wanted = self.run_jobs("-q", "--slots", "a b", "--outdir", "plain").code, self.states()
-        self.write(self.before)
-        ended = self.run_jobs(
-            "-q",
-            "--slots",
-            "a b",
-            "--outdir",
-            "out",
-            "--runner",
-            "X=/ssh ssh gate env Y=/ssh ssh b",
-            env={"PATH": f"{self.dir}/bin:{os.environ['PATH']}"},
-        )
-        self.assertEqual((ended.code, self.states()), wanted, ended.err)
-        self.assertEqual(set(self.read("hosts").splitlines()), {b"gate", b"b"})
-        for path in (self.dir / "plain").glob("*.out"):
-            self.assertEqual(self.read(f"out/{path.name}"), path.read_bytes())
+            self.check_ssh(f"  {self.dir}/bin/ssh alice", b"alice")
+            self.check_ssh("timeout 50 ssh bob", b"bob")
+            self.check_ssh("X=/ssh ssh gate env Y=/ssh ssh b", b"gate", b"b", longest=1000)
 
     def test_a_wrapper_gets_the_shell_its_option_and_the_job_in_one_word(self) -> None:
         self.script(LOGGING_WRAPPER, "wrap")
