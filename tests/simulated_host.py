@@ -144,13 +144,8 @@ class Host:
     cut: tuple[float, float] = (math.inf, math.inf)         # off from the network, from when to when
     robbed: float = -math.inf                               # when its locks were taken away
 
-    @property
-    def network(self) -> bool:
-        return bool(self.kind)
-
-    @property
-    def fuse(self) -> bool:
-        return self.kind.startswith("fuse")
+    def __post_init__(self) -> None:
+        self.network, self.fuse = bool(self.kind), self.kind.startswith("fuse")     # asked at each step
 
     def forget(self, inode: Inode) -> None:
         """This host has changed a file: what it knew of it is void."""

@@ -97,9 +97,6 @@ class Commands(AnywhereCase):
     def test_they_do_what_the_scripts_do(self) -> None:
         self.assertWork(lambda script, *args: self.run_script("env", script, *args))
 
-    def test_they_do_so_without_py(self) -> None:
-        self.assertWork(lambda script, *args: self.run_script("env", script[:-3], *args))
-
     def test_each_script_is_a_module_that_can_be_run(self) -> None:
         self.assertWork(lambda script, *args: self.run_script(sys.executable, "-m", script[:-3], *args))
 

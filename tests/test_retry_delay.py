@@ -9,16 +9,7 @@ import time
 import unittest
 from typing import Any
 
-from tests.support import (
-    RUNMAKER,
-    RUNSET,
-    SLEEPING,
-    WAITING,
-    Ended,
-    RunCase,
-    wait_until,
-    without,
-)
+from tests.support import RUNMAKER, RUNSET, SLEEPING, WAITING, Ended, RunCase, wait_until, without
 from tests.tcp import OverTcp, TcpCase
 
 FAILING = "echo >>runs.$JOB_ID; exit 3"

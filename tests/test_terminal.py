@@ -105,12 +105,18 @@ class Lines(ConsoleCase):
 class StatusLine(ConsoleCase):
     """Below all that is printed stands how far the file is."""
 
+    def start_runner(self, columns: int = 80) -> tuple[Terminal, subprocess.Popen[bytes]]:
+        """A terminal of so many columns, and a runner on it."""
+        terminal = self.terminal(columns)
+        return terminal, self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+
     def assertCounted(self, columns: int, wanted: str) -> None:
         """The line is so on a terminal of so many columns, and fits."""
         self.write(f"d true\ne false\n. echo a\n. {WAITING}\n. true\nx held\n")
-        terminal = self.terminal(columns)
-        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        terminal, runner = self.start_runner(columns)
         self.assertLess(len(self.wait_shown(terminal, wanted)), columns)
+        # so what a narrower window makes of it is behind the cursor, and is erased with it
+        self.assertEqual(terminal.screen.column, 0)
         self.open_gate()
         lines = self.lines_of(terminal, runner)
         self.assertIn("[3] a", lines)
@@ -139,8 +145,7 @@ class StatusLine(ConsoleCase):
 
     def test_what_others_do_is_counted_soon(self) -> None:
         self.jobs(WAITING, "true", "true")
-        terminal = self.terminal()
-        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        terminal, runner = self.start_runner()
         self.wait_shown(terminal, BAR % (0, 3, 0))
         self.run_script(RUNSET, "--set=e", "runs.txt", 2)
         self.wait_shown(terminal, BAR % (1, 3, 1))
@@ -151,8 +156,7 @@ class StatusLine(ConsoleCase):
 
     def test_a_window_made_narrower_or_wider_is_followed(self) -> None:
         self.jobs("true", WAITING, "true")
-        terminal = self.terminal(120)
-        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        terminal, runner = self.start_runner(120)
         self.wait_shown(terminal, BAR % (1, 3, 0))
         terminal.resize(40)
         self.assertLess(len(self.wait_shown(terminal, r"^1/3, 0 errors \[=+>+ +\]$")), 40)
@@ -161,20 +165,9 @@ class StatusLine(ConsoleCase):
         self.open_gate()
         self.assertEqual(self.lines_of(terminal, runner)[-1], "[3] done in T: true")
 
-    def test_the_cursor_waits_at_its_beginning(self) -> None:
-        """So what a narrower window makes of it is behind the cursor, and is erased with it."""
-        self.jobs(WAITING)
-        terminal = self.terminal()
-        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
-        self.wait_shown(terminal, BAR % (0, 1, 0))
-        self.assertEqual(terminal.screen.column, 0)
-        self.open_gate()
-        self.lines_of(terminal, runner)
-
     def test_ctrl_c_leaves_whole_lines_only(self) -> None:
         self.jobs(SLEEPING, "true")
-        terminal = self.terminal(500)
-        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        terminal, runner = self.start_runner(500)
         self.wait_shown(terminal, BAR % (0, 2, 0))
         os.write(terminal.master, b"\x03")
         self.assertEqual(self.lines_of(terminal, runner), [f"[1] signal 15 in T: {SLEEPING}"])
@@ -247,17 +240,6 @@ class Drawing(unittest.TestCase):
         os.lseek(self.terminal.fd, 0, os.SEEK_SET)
         os.truncate(self.terminal.fd, 0)
         return data
-
-    def test_it_is_erased_and_drawn_anew_below_what_is_printed(self) -> None:
-        self.terminal.write(b"a\n")
-        self.terminal.flush()
-        self.assertEqual(self.written(), b"a\n80 columns at 100.00\r")
-        self.now += 1
-        self.terminal.write(b"b\n")
-        self.terminal.flush()
-        self.assertEqual(self.written(), b"\r\x1b[Jb\n80 columns at 101.00\r")
-        self.terminal.end_status()
-        self.assertEqual(self.written(), b"\r\x1b[J")
 
     def test_no_more_than_ten_times_a_second(self) -> None:
         self.terminal.redraw()

@@ -49,15 +49,20 @@ class Limits(SlurmCase):
         self.assertEnded(self.run_jobs("--walltime", "auto", env=env), 0, "d")
         self.assertEqual(self.read("asked"), b"-h -t all -j 7 -o %A %e; %s; 0\n")
 
-    def test_none_is_no_limit(self) -> None:
-        self.jobs("true")
-        self.squeue("echo 7 NONE")
-        self.assertEnded(self.run_jobs("--walltime", "auto", "--timeout", "100d", env=self.slurm()), 0, "d")
-
-    def test_the_last_task_of_an_array_which_has_the_id_of_the_array_finds_its_own_line(self) -> None:
-        self.jobs("true")
-        self.squeue(f"ends 9 -100; ends 77 -100; {HOUR}ends 78 -100")
-        self.assertEnded(self.run_jobs("--walltime", "auto", env=self.slurm()), 0, "d")
+    def test_what_squeue_says_of_this_job_counts(self) -> None:
+        past = {"SLURM_JOB_END_TIME": str(int(time.time()) - 10)}
+        for answer, timeout, env, code, state in (
+            ("echo 7 NONE", "100d", {}, 0, "d"),
+            # the last task of an array, which has the id of the array
+            (f"ends 9 -100; ends 77 -100; {HOUR}ends 78 -100", "50m", {}, 0, "d"),
+            (HOUR, "50m", past, 0, "d"),    # the variable is from before the limit was extended
+            ("echo garbage", "none", past, 1, "."),
+        ):
+            with self.subTest(answer=answer, env=env):
+                self.jobs("true")
+                self.squeue(answer)
+                ended = self.run_jobs("--walltime", "auto", "--timeout", timeout, env=self.slurm(**env))
+                self.assertEnded(ended, code, state)
 
     def test_the_variable_will_do_without_squeue(self) -> None:
         self.jobs("true", "touch never")
@@ -81,18 +86,6 @@ class Limits(SlurmCase):
             ended = self.run_jobs("--walltime", "auto", env=self.slurm())
             self.assertEqual((ended.code, self.states()), (code, state), ended.err)
             self.assertComplains(ended, "no job is started")
-
-    def test_a_variable_that_is_past_counts_where_squeue_does_not_answer(self) -> None:
-        self.jobs("touch never")
-        self.squeue("echo garbage")
-        env = self.slurm(SLURM_JOB_END_TIME=str(int(time.time()) - 10))
-        self.assertEnded(self.run_jobs("--walltime", "auto", env=env), 1, ".")
-
-    def test_a_variable_from_before_the_limit_was_extended_does_not_count(self) -> None:
-        self.jobs("true")
-        self.squeue(HOUR)
-        env = self.slurm(SLURM_JOB_END_TIME=str(int(time.time()) - 10))
-        self.assertEnded(self.run_jobs("--walltime", "auto", env=env), 0, "d")
 
 
 class Refusals(SlurmCase):
