@@ -235,18 +235,6 @@ class JobScript(SshCase):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def test_when_only_dead_workers_are_left_the_other_jobs_are_still_new(self) -> None:
-        self.jobs(*self.prepare(6))
-        self.assertEnded(self.run_jobs("-q", "--slots", "carol,carol", "--slot-errors", "2"), 1, "!!!!..")
-
-    def test_a_timeout_ends_the_remote_command_too(self) -> None:
-        """As long as ssh has a terminal over there (-t -t)."""
-        self.jobs(*self.prepare(1, held=1))
-        ended = self.run_jobs("-q", "--slots", "alice", "--timeout", "8")
-        self.assertEnded(ended, 1, "!")
-        remote = self.remote_pid(1)
-        wait_until(lambda: not alive(remote), 10, "the remote command has ended")
-
     def test_jobs_of_all_kinds_arrive_through_ssh_as_they_are(self) -> None:
         def results(*options: str) -> list[object]:
             self.write(b"".join(b". %s\n" % command for command in NASTY))
@@ -315,25 +303,6 @@ class Scheduler(SshCase):
         self.assertEqual({self.worker_of(1), self.worker_of(2)}, set(WORKERS))
         self.stop(scheduler)
         self.assertFalse(self.exists("data_3.out"))
-        self.assertTidy()
-
-    def test_a_new_one_may_start_at_once_when_the_old_one_is_told_to_stop(self) -> None:
-        first = self.start_scheduler("first")
-        self.add(*self.prepare(4, held=4))
-        self.remote_pid(1), self.remote_pid(2)
-        os.kill(first, signal.SIGHUP)
-        second = self.start_scheduler("second")
-        time.sleep(1)
-        self.assertEqual((self.states(), alive(first)), ("rr..", True))  # both workers are taken
-        self.release(1)
-        self.remote_pid(3)
-        self.assertEqual((self.states(), alive(first)), ("drr.", True))
-        for number in 2, 3, 4:
-            self.release(number)
-        self.wait_states("dddd")
-        wait_until(lambda: not alive(first), what="the first has ended")
-        self.assertEqual(self.worker_of(3), self.worker_of(1))
-        self.stop(second)
         self.assertTidy()
 
     def test_the_states_and_the_running_jobs_survive_its_death(self) -> None:
