@@ -63,6 +63,12 @@ class GroupCase(LossCase):
         """Start a client of this name that waits for more."""
         return self.start_client(server, "--name", name, "--follow", *options, env={"WHO": name}, **settings)
 
+    def proxy_of(self, server: Server) -> Proxy:
+        """A way to a server that can be cut."""
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        return proxy
+
     def join_all(self, server: Server, *names: str) -> list[Program]:
         return [self.join(server, name) for name in names]
 
@@ -185,6 +191,19 @@ class ByHandCase(GroupCase):
         return peer.hello(*({field: job[field] for field in fields} for job in jobs), client=key, name=name,
                           follow=True)
 
+    def fake_pair(self, server: Server, key: str = "") -> tuple[Peer, Peer]:
+        """alice, who has this key, and bob, each with a claim."""
+        alice, bob = self.fake(server, "alice", key or new_key()), self.fake(server, "bob", new_key())
+        for peer in alice, bob:
+            self.claim_by_hand(peer)
+        return alice, bob
+
+    @staticmethod
+    def claim_by_hand(peer: Peer) -> None:
+        """Claim a job as soon as the server welcomes it."""
+        peer.hear("welcome")
+        peer.say(dict(type="claim", request=1, want=1, last=False))
+
     def hold_by_hand(self, peer: Peer) -> dict[str, Any]:
         """Wait for a job that is to be held, and answer all that is asked for before its shell is."""
         job: dict[str, Any]
@@ -200,10 +219,7 @@ class ByHandCase(GroupCase):
         """
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
         key = new_key()
-        alice, bob = self.fake(server, "alice", key), self.fake(server, "bob", new_key())
-        for peer in alice, bob:
-            peer.hear("welcome")
-            peer.say(dict(type="claim", request=1, want=1, last=False))
+        alice, bob = self.fake_pair(server, key)
         first, second = self.hold_by_hand(alice), self.hold_by_hand(bob)
         alice.say(dict(type="ready", id=first["id"]))
         alice = self.fake(server, "alice", key, first)
@@ -249,22 +265,15 @@ class Start(GroupCase):
         )
 
     def test_further_lines_of_a_host_follow_in_order_on_the_same_client(self) -> None:
-        order = f"{RAN}; sleep 0.0$(( 9 - $JOB_ID ))"       # the later the shorter
+        """Although another one of its name is free."""
+        # the later the shorter
+        order = f"{RAN}; echo $PPID >>parents.$WHO; sleep 0.0$(( 9 - $JOB_ID ))"
         server = self.serve_lines("#RUN together=pair host=alice,bob", *[f". {order}"] * 5,
                                   "#RUN together=pair host=bob", f". {order}")
         self.join_all(server, "alice", "alice", "bob")
         self.assertEachRanOnce("dddddd", "2 alice", "3 bob", "4 alice", "5 bob", "6 alice", "8 bob")
         self.assertEqual((self.ran_on("alice"), self.ran_on("bob")), ([2, 4, 6], [3, 5, 8]))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_further_lines_stay_on_the_client_that_ran_the_first_although_another_of_its_name_is_free(
-        self,
-    ) -> None:
-        job = "echo $PPID >>parents; sleep 0.05"
-        server = self.serve_lines("#RUN together=solo host=alice", *[f". {job}"] * 6)
-        self.join_all(server, "alice", "alice")
-        self.wait_states("d" * 6)
-        self.assertEqual(len(set(self.read("parents").split())), 1)
+        self.assertEqual(len(set(self.read("parents.alice").split())), 1)
 
     def test_hosts_are_found_by_pattern_short_name_and_address_whoever_fits_several(self) -> None:
         server = self.serve_lines("#RUN together=quartet host=127.0.0.1,127.*,bob,AL*", *[f". {HOLDS}"] * 4)
@@ -329,16 +338,6 @@ class Start(GroupCase):
         self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", 3).code, 0)
         self.assertEachRanOnce("dx", "2 alice")
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_group_that_is_appended_starts_at_once(self) -> None:
-        server = self.serve_lines("#RUN timeout=none", "d true")
-        self.join_all(server, "alice", "bob")
-        self.wait_there(server, "alice", "bob")
-        self.append("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}")
-        self.assertSameMoment(4, 5)
-        self.open_gate()
-        self.wait_states("ddd")
-
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_group_that_somebody_is_appending_starts_when_all_of_it_is_there(self) -> None:
         server = self.serve_lines("d true")
@@ -369,15 +368,6 @@ class Start(GroupCase):
         self.assertSameMoment(3, 5)
         self.open_gate()
         self.assertEachRanOnce("ddd", "3 alice", "5 bob")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_client_without_follow_that_waits_for_its_group_stays_until_it_has_run(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}")
-        clients = [self.start_client(server, "--name", name, env={"WHO": name}) for name in ("alice", "bob")]
-        self.assertSameMoment(2, 3)
-        self.open_gate()
-        self.assertEqual([self.finish(client).code for client in clients], [0, 0])
-        self.assertEachRanOnce("dd", "2 alice", "3 bob")
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
@@ -470,10 +460,10 @@ class LikeAnyJob(GroupCase):
 
 # -- min-hosts -----------------------------------------------------------------------------------------------
 
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
 class MinHosts(GroupCase):
     """What ends a group early: hosts that time out or vanish, when too few are left."""
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_all_the_first_time_out_ends_what_runs_and_what_has_not_begun(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice timeout=0.3s", f". {SLEEP}", f". {RAN}",
                                   "#RUN together=pair host=bob", f". {SLEEP}", f". {RAN}", "#RUN", f". {RAN}")
@@ -492,31 +482,6 @@ class MinHosts(GroupCase):
             ("bob", "stopped", RAN),
         )
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_number_the_others_go_on_and_so_does_the_one_that_timed_out(self) -> None:
-        server = self.serve_lines(
-            "#RUN together=trio host=alice timeout=0.3s min-hosts=2",
-            f". {SLEEP}",
-            f". {RAN}",
-            "#RUN together=trio host=bob,carol min-hosts=2",
-            f". {HOLDS}",
-            f". {HOLDS}",
-        )
-        self.join_all(server, "alice", "bob", "carol")
-        self.wait_states("!drr")
-        self.open_gate()
-        self.assertEachRanOnce("!ddd", "2 alice", "3 alice", "5 bob", "6 carol")
-        self.assertResults(
-            server,
-            "trio",
-            True,
-            ("alice", "timeout after 0?.3s", SLEEP),
-            ("alice", "exit 0", RAN),
-            ("bob", "exit 0", HOLDS),
-            ("carol", "exit 0", HOLDS),
-        )
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_number_once_fewer_are_left_the_rest_is_ended(self) -> None:
         server = self.serve_lines(
             "#RUN together=trio host=alice,bob timeout=0.3s min-hosts=2",
@@ -532,7 +497,6 @@ class MinHosts(GroupCase):
         self.assertNoJobLeft()
         self.assertIn("failed", self.said(server, "trio", 4)[0])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_zero_all_may_time_out_and_go_on(self) -> None:
         server = self.serve_lines(
             "#RUN together=pair host=alice,bob timeout=0.3s min-hosts=0",
@@ -543,7 +507,6 @@ class MinHosts(GroupCase):
         self.assertEachRanOnce("!!dd", "2 alice", "3 bob", "4 alice", "5 bob")
         self.assertIn("succeeded", self.said(server, "pair", 4)[0])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_all_a_command_that_fails_or_dies_ends_nothing(self) -> None:
         dies = f"{RAN}; kill -9 $$"
         server = self.serve_lines("#RUN together=trio host=alice,bob,carol", f". {RAN}; exit 3", f". {dies}",
@@ -563,7 +526,6 @@ class MinHosts(GroupCase):
             ("bob", "exit 0", RAN),
         )
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_all_a_further_command_that_cannot_be_started_ends_the_rest(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice", f". {RAN}", ". echo a\0b", f". {RAN}",
                                   "#RUN together=pair host=bob", f". {SLEEP}")
@@ -572,7 +534,6 @@ class MinHosts(GroupCase):
         self.assertNoJobLeft()
         self.assertIn("failed", self.said(server, "pair", 4)[0])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_time_out_counts_from_the_release(self) -> None:
         _server, _alice, bob = self.hold(
             "#RUN together=pair host=alice,bob timeout=0.6s", f". {RAN}", f". {RAN}", states="rr"
@@ -588,6 +549,7 @@ class MinHosts(GroupCase):
             self.assertLess(took, 0.6)
 
 
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
 class Vanished(GroupCase):
     """A client that dies after the release counts as vanished once its grace is over."""
 
@@ -599,7 +561,6 @@ class Vanished(GroupCase):
         self.wait_states("rrrr")
         return server, alice, bob
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_all_the_rest_is_ended(self) -> None:
         server, _alice, bob = self.start_pair("all")
         began = time.monotonic()
@@ -611,7 +572,6 @@ class Vanished(GroupCase):
         self.assertResults(server, "pair", False, ("alice", "stopped", HOLDS), ("bob", "vanished", HOLDS),
                            ("alice", "stopped", RAN), ("bob", "vanished|stopped", RAN))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_one_the_other_goes_on(self) -> None:
         server, _alice, bob = self.start_pair("1")
         self.kill_jobs(bob)
@@ -626,14 +586,12 @@ class Vanished(GroupCase):
         """
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
                                   f". {RAN}")
-        proxy = Proxy(server.port)
-        self.addCleanup(proxy.close)
+        proxy = self.proxy_of(server)
         self.join(server, "alice")
         self.join(server, "bob", "--port", proxy.port)
         self.assertSameMoment(2, 3)
         return server, proxy
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_client_that_comes_back_within_the_grace_has_not_vanished(self) -> None:
         server, proxy = self.start_pair_by_proxy()
         proxy.cut()
@@ -643,7 +601,6 @@ class Vanished(GroupCase):
         proxy.mend()
         self.assertEachRanOnce("dddd", "2 alice", "3 bob", "4 alice", "5 bob")
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_further_line_that_is_lost_on_its_way_is_sent_again(self) -> None:
         server, proxy = self.start_pair_by_proxy()
         proxy.freeze(TO_CLIENT)
@@ -656,7 +613,6 @@ class Vanished(GroupCase):
         self.assertResults(server, "pair", True, *[(host, "exit 0", job) for job in (HOLDS, RAN)
                                                    for host in ("alice", "bob")])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_client_whose_walltime_is_over_has_vanished(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}")
         self.join(server, "alice")
@@ -665,7 +621,6 @@ class Vanished(GroupCase):
         self.assertNoJobLeft()
         self.assertResults(server, "pair", False, ("alice", "stopped", SLEEP), ("bob", "vanished", SLEEP))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_client_that_is_ended_by_a_signal_has_vanished_at_once_with_its_further_lines(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}", f". {RAN}",
                                   f". {RAN}")
@@ -711,21 +666,10 @@ class BeforeTheRelease(ByHandCase):
         self.wait_states("r...")
         self.assertEqual(self.ran(), [])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_client_is_killed_that_holds_a_shell_and_comes_again(self) -> None:
-        server, alice, bob = self.hold(*PAIR, states="rrr")
-        alice.kill()
-        self.assertNoJobLeft()
-        self.wait_states("...")
-        bob.send_signal(signal.SIGCONT)
-        self.join(server, "alice")
-        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
-
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_client_is_cut_off_and_comes_back(self) -> None:
         server = self.serve_lines(*PAIR)
-        proxy = Proxy(server.port)
-        self.addCleanup(proxy.close)
+        proxy = self.proxy_of(server)
         self.wait_quiet(server, self.join(server, "bob", "--port", proxy.port), "bob")
         proxy.freeze()
         alice = self.join(server, "alice")
@@ -741,8 +685,7 @@ class BeforeTheRelease(ByHandCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_client_that_holds_a_shell_is_cut_off_and_comes_back(self) -> None:
         server = self.serve_lines(*PAIR)
-        proxy = Proxy(server.port)
-        self.addCleanup(proxy.close)
+        proxy = self.proxy_of(server)
         bob = self.join_stopped(server, "bob")
         alice = self.join(server, "alice", "--port", proxy.port)
         held, = self.wait_held(alice, "rrr")
@@ -756,8 +699,7 @@ class BeforeTheRelease(ByHandCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_client_that_the_release_does_not_reach_has_vanished(self) -> None:
         server = self.serve_lines("#RUN together=trio host=alice,bob,carol min-hosts=2", *[f". {RAN}"] * 6)
-        proxy = Proxy(server.port)
-        self.addCleanup(proxy.close)
+        proxy = self.proxy_of(server)
         carol = self.join_stopped(server, "carol")
         alice, bob = self.join(server, "alice"), self.join(server, "bob", "--port", proxy.port)
         for client in alice, bob:
@@ -804,23 +746,21 @@ class BeforeTheRelease(ByHandCase):
         bob.send_signal(signal.SIGCONT)
         self.assertEachRanOnce("ddd", "2 alice", "3 bob")
 
-    def check_signal(self, number: signal.Signals, code: int) -> None:
-        """A client that holds a shell gets this signal: it leaves without having run the command."""
-        server, alice, bob = self.hold(*PAIR, states="rrr")
-        self.assertEqual(self.stop(alice, number, timeout=10).code, code)
-        self.wait_states("...")
-        self.assertNoJobLeft()
-        bob.send_signal(signal.SIGCONT)
-        self.join(server, "alice")
-        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_term_to_a_client_that_holds_a_shell(self) -> None:
-        self.check_signal(signal.SIGTERM, 143)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_hup_to_a_client_that_holds_a_shell(self) -> None:
-        self.check_signal(signal.SIGHUP, 1)
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_signal_to_a_client_that_holds_a_shell(self) -> None:
+        """It leaves without having run the command, and so it does if it is killed; it may come again."""
+        for number, code in (signal.SIGTERM, 143), (signal.SIGHUP, 1), (signal.SIGKILL, -signal.SIGKILL):
+            with self.subTest(number):
+                (self.dir / "ran").unlink(missing_ok=True)
+                server, alice, bob = self.hold(*PAIR, states="rrr")
+                self.assertEqual(self.stop(alice, number, timeout=10).code, code)
+                self.assertNoJobLeft()
+                self.wait_states("...")
+                bob.send_signal(signal.SIGCONT)
+                clients = bob, self.join(server, "alice")
+                self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+                for program in (*clients, server):
+                    self.stop(program)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_held_shell_that_is_killed_by_somebody_does_not_start_the_others_alone(self) -> None:
@@ -858,8 +798,7 @@ class Cancelled(ByHandCase):
     def finish_first(self, server: Server, key: str) -> tuple[Peer, dict[str, Any]]:
         """A client by hand, alice, whose first job of a group has ended; the next one that it was sent."""
         alice = self.fake(server, "alice", key)
-        alice.hear("welcome")
-        alice.say(dict(type="claim", request=1, want=1, last=False))
+        self.claim_by_hand(alice)
         first = self.hold_by_hand(alice)["id"]
         alice.say(dict(type="ready", id=first))
         self.assertEqual(alice.hear("go", "stop")["type"], "go")
@@ -933,10 +872,7 @@ class Stopped(ByHandCase):
     def test_a_line_that_was_lost_on_its_way_is_not_new_again(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", *[f". {RAN}"] * 4)
         key = new_key()
-        alice, bob = self.fake(server, "alice", key), self.fake(server, "bob", new_key())
-        for peer in alice, bob:
-            peer.hear("welcome")
-            peer.say(dict(type="claim", request=1, want=1, last=False))
+        alice, bob = self.fake_pair(server, key)
         held = [(peer, self.hold_by_hand(peer)["id"]) for peer in (alice, bob)]
         for peer, job in held:
             peer.say(dict(type="ready", id=job))
@@ -972,10 +908,7 @@ runmaker4.JobQueue.finish = wait_and_finish
 
     def test_the_others_do_not_begin_while_that_is_written(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
-        alice, bob = self.fake(server, "alice", new_key()), self.fake(server, "bob", new_key())
-        for peer in alice, bob:
-            peer.hear("welcome")
-            peer.say(dict(type="claim", request=1, want=1, last=False))
+        alice, bob = self.fake_pair(server)
         first, second = self.hold_by_hand(alice), self.hold_by_hand(bob)
         alice.say(dict(type="ready", id=first["id"]), dict(type="release", n=1, id=first["id"]),
                   dict(type="ping", request=2))
@@ -1006,18 +939,14 @@ runmaker4.JobQueue.claim = claim_and_wait
         self,
     ) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", *[f". {RAN}"] * 4)
-        alice, bob = self.fake(server, "alice", new_key()), self.fake(server, "bob", new_key())
-        for peer in alice, bob:
-            peer.hear("welcome")
-            peer.say(dict(type="claim", request=1, want=1, last=False))
+        alice, bob = self.fake_pair(server)
         self.wait_states("rrr.")                    # hosts are served one after the other
         bob.close()
         self.wait_said(server, "bob", "is lost")
         (self.dir / "claimed").touch()
         self.wait_states("....")
         again = self.fake(server, "bob", new_key())
-        again.hear("welcome")
-        again.say(dict(type="claim", request=1, want=1, last=False))
+        self.claim_by_hand(again)
         for peer in alice, again:
             self.assertTrue(peer.hear("jobs")["jobs"][0]["hold"])
 
@@ -1157,9 +1086,8 @@ class Storm(GroupCase):
     def test_no_command_runs_twice_and_only_hosts_that_missed_their_start_have_vanished(self) -> None:
         lines = groups(20, f"{RAN}; sleep 0.02")
         server = self.serve_lines(*lines)
-        proxies = [Proxy(server.port) for _ in range(3)]
+        proxies = [self.proxy_of(server) for _ in range(3)]
         for name, proxy in zip(("alice", "bob", "carol"), proxies):
-            self.addCleanup(proxy.close)
             self.join(server, name, "--port", proxy.port)
         chance, end = random.Random(7), time.monotonic() + 120
         while set(self.states()) & set(".r"):
@@ -1203,23 +1131,6 @@ class Beside(GroupCase):
         self.assertEqual(ended.out.decode().splitlines(), [
             "# barrier (line 4)", "# alice, timeout 3.0s", "5 . echo b", "6 . echo c",
             "# one: together, once all of bob are there (min-hosts all)", "# bob", "8 . echo d"])
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_the_log_and_the_output_directory_of_the_server_have_what_the_group_printed(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice,bob", ". echo from $WHO", ". echo from $WHO")
-        self.join_all(server, "alice", "bob")
-        self.wait_states("dd")
-        wait_until(lambda: self.exists("out/2.out") and self.exists("out/3.out"), what="the output has come")
-        self.assertEqual((self.read("out/2.out"), self.read("out/3.out")), (b"from alice\n", b"from bob\n"))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_the_server_ends_with_the_last_group_if_told_to(self) -> None:
-        self.before = self.write("\n".join(PAIR) + "\n").read_bytes()
-        server = self.start_server("--exit-when-done")
-        clients = self.join_all(server, "alice", "bob")
-        self.assertEqual([self.finish(program, 20).code for program in (server, *clients)], [0, 0, 0])
-        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
-        self.assertIn("succeeded", self.said(server, "pair", 3)[0])
 
     def test_a_terminal_gets_no_control_characters_of_commands_and_a_program_their_bytes(self) -> None:
         command = "true '\x1b[31m\u202e'"
