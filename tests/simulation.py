@@ -1059,19 +1059,13 @@ def row_unlocked() -> Patches:
     return [(QUEUE, "claim", claim)]
 
 
-def closed_twice() -> Patches:
-    plain = COMPANIONS.close_seat
-    return [(COMPANIONS, "close_seat", lambda self, fd: (plain(self, fd), CORE.os.close(fd)))]
+def one(owner: Any, attribute: str, new: Any) -> Callable[[], Patches]:
+    """A defect that is one patch."""
+    return lambda: [(owner, attribute, new)]
 
 
-def orphan_by_its_own_seat() -> Patches:
-    return [
-        (
-            FILE,
-            "is_orphan",
-            lambda self, line: self.companion.is_open and not self.companion.is_held(CORE.own_seat(line)),
-        )
-    ]
+orphan_by_its_own_seat = one(FILE, "is_orphan", lambda self, line: (
+    self.companion.is_open and not self.companion.is_held(CORE.own_seat(line))))
 
 
 def room(new: int, orphan: int) -> Callable[[], Patches]:
@@ -1087,112 +1081,67 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
 
 
 PLANTED: dict[str, Callable[[], Patches]] = {
-    "no door": lambda: [
-        (COMPANIONS, "_lock", lambda self, at, plain=COMPANIONS._lock: at % ROW == ROW - 1 or plain(self, at))
-    ],
-    "door of another text": lambda: [
-        (
-            FILE,
-            "door",
-            lambda self, command, patience=2.0: self.companion.locking(
-                CORE.row(b"another") + ROW - 1, patience
-            ),
-        )
-    ],
+    "no door": one(COMPANIONS, "_lock", lambda self, at, plain=COMPANIONS._lock: (
+        at % ROW == ROW - 1 or plain(self, at))),
+    "door of another text": one(FILE, "door", lambda self, command, patience=2.0: (
+        self.companion.locking(CORE.row(b"another") + ROW - 1, patience))),
     "seat freed before the write": seat_freed_early,
     "seat freed after the claim": row_unlocked,
-    "seat not lent": lambda: [(QUEUE, "lend", staticmethod(lambda job: None))],
+    "seat not lent": one(QUEUE, "lend", staticmethod(lambda job: None)),
     "path before the door": path_before_the_door,
     "state from before the door": state_from_before_the_door,
-    "text not checked": lambda: [
-        (
-            FILE,
-            "read_line",
-            lambda self, line, ahead=1: self.reader.pread(1 + len(line.text) + ahead, line.offset),
-        )
-    ],
+    "text not checked": one(FILE, "read_line", lambda self, line, ahead=1: (
+        self.reader.pread(1 + len(line.text) + ahead, line.offset))),
     "room for one too many": room(1, 0),
     "room for one too few": room(-1, 0),
     "one orphan too many": lambda: [*room(0, 1)(), *orphan_by_its_own_seat()],
     "one orphan too few": room(0, -1),
-    "no room, and taken": lambda: [(FILE, "has_room", lambda *args, **named: True)],
+    "no room, and taken": one(FILE, "has_room", lambda *args, **named: True),
     "orphan by its own seat": orphan_by_its_own_seat,
-    "second companion": lambda: [(CORE, "companion_of", lambda path: COMPANION + MACHINE.world.me.host.name)],
-    "companion not checked": lambda: [(COMPANIONS, "is_current", lambda self: True)],
+    "second companion": one(CORE, "companion_of", lambda path: COMPANION + MACHINE.world.me.host.name),
+    "companion not checked": one(COMPANIONS, "is_current", lambda self: True),
     "no guard": lambda: [
         (FILE, "_name_companion", lambda self: None),
         (FILE, "lock_all", classmethod(lambda cls, fd: None)),
     ],
-    "lost lease ignored": lambda: [(QUEUE, "_drop_lost_seats", lambda self: None)],
+    "lost lease ignored": one(QUEUE, "_drop_lost_seats", lambda self: None),
     # Each `r` counts as the old state of the job's line, which an editor has saved
-    "taken over, and not noticed": lambda: [
-        (
-            QUEUE,
-            "_sit_again",
-            lambda self, ours, spare, plain=QUEUE._sit_again: plain(self, ours, spare + 1),
-        )
-    ],
-    "lost door believed in": lambda: [(COMPANIONS, "must_be_alive", lambda self: None)],
+    "taken over, and not noticed": one(QUEUE, "_sit_again", lambda self, ours, spare, plain=QUEUE._sit_again: (
+        plain(self, ours, spare + 1))),
+    "lost door believed in": one(COMPANIONS, "must_be_alive", lambda self: None),
     # Who asks at the door need not ask for the seat, unless its clock stood still: its host was suspended
     "result over another's r": lambda: [
         (QUEUE, "still_has", lambda self, job: True),
         (COMPANIONS, "must_be_alive", lambda self: None),
     ],
-    "result not verified": lambda: [
-        (
-            FILE,
-            "state_at",
-            lambda self, line, plain=FILE.state_at: b"r" if isinstance(line, CORE.Job) else plain(self, line),
-        )
-    ],
-    "left open": lambda: [(COMPANIONS, "close_seat", lambda self, fd: None)],
-    "closed twice": closed_twice,
-    "barrier ignored": lambda: [(CORE.Round, "block_at", lambda self, line, file: None)],
-    "appended without the lock": lambda: [
-        (
-            COMPANIONS,
-            "locking",
-            lambda self, at, patience, plain=COMPANIONS.locking: (
-                nullcontext(True) if at == APPEND else plain(self, at, patience)
-            ),
-        )
-    ],
-    "taken while appended": lambda: [(FILE, "is_settled", lambda *args: True)],
-    "edited without the doors": lambda: [(SETTER, "alone", lambda file: nullcontext(file.companion.fd))],
-    "states as the person read them": lambda: [
-        (SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base))
-    ],
-    "alone though others claim": lambda: [(COMPANIONS, "is_alone", lambda self: True)],
-    "alone since before others came": lambda: [
-        (
-            COMPANIONS,
-            "count_in",
-            lambda self, plain=COMPANIONS.count_in: (
-                plain(self),
-                self.__dict__.update(_alone_at=CORE.os.fstat(self.fd).st_size),
-            ),
-        )
-    ],
-    "an equal line's end": lambda: [
-        (CORE.Cursor, "_known_end", lambda self, line: self._ends.get(line.command, b""))
-    ],
-    "names and sizes not seen": lambda: [(CORE.Companion, "see", lambda self: None)],
-    "old pages read": lambda: [
-        (CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd))))
-    ],
-    "read through an old description": lambda: [(FILE, "read_anew", lambda self: None)],
-    "locks lost in silence": lambda: [
-        (
-            CORE,
-            "lost_locks",
-            lambda fd, places, mount, plain=CORE.lost_locks: (
-                plain(fd, places, mount) if mount.is_nfs else set()
-            ),
-        )
-    ],
-    "orphan at the first look": lambda: [(CORE.Cursor, "RELOCKED", 0.0)],
-    "made new more than once": lambda: [(CORE.Taker, "note_renewed", lambda self: None)],
-    "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
+    "result not verified": one(FILE, "state_at", lambda self, line, plain=FILE.state_at: (
+        b"r" if isinstance(line, CORE.Job) else plain(self, line))),
+    "left open": one(COMPANIONS, "close_seat", lambda self, fd: None),
+    "closed twice": one(COMPANIONS, "close_seat", lambda self, fd, plain=COMPANIONS.close_seat: (
+        plain(self, fd), CORE.os.close(fd))),
+    "barrier ignored": one(CORE.Round, "block_at", lambda self, line, file: None),
+    "appended without the lock": one(
+        COMPANIONS, "locking", lambda self, at, patience, plain=COMPANIONS.locking: (
+            nullcontext(True) if at == APPEND else plain(self, at, patience))),
+    "taken while appended": one(FILE, "is_settled", lambda *args: True),
+    "edited without the doors": one(SETTER, "alone", lambda file: nullcontext(file.companion.fd)),
+    "states as the person read them": one(
+        SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base)),
+    "alone though others claim": one(COMPANIONS, "is_alone", lambda self: True),
+    "alone since before others came": one(
+        COMPANIONS, "count_in", lambda self, plain=COMPANIONS.count_in: (
+            plain(self), self.__dict__.update(_alone_at=CORE.os.fstat(self.fd).st_size))),
+    "an equal line's end": one(
+        CORE.Cursor, "_known_end", lambda self, line: self._ends.get(line.command, b"")),
+    "names and sizes not seen": one(CORE.Companion, "see", lambda self: None),
+    "old pages read": one(
+        CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd)))),
+    "read through an old description": one(FILE, "read_anew", lambda self: None),
+    "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
+        plain(fd, places, mount) if mount.is_nfs else set())),
+    "orphan at the first look": one(CORE.Cursor, "RELOCKED", 0.0),
+    "made new more than once": one(CORE.Taker, "note_renewed", lambda self: None),
+    "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 
 
