@@ -4,8 +4,8 @@ says.
 With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once: alice and bob run jobs on a directory of
 a real server, over NFSv3, 4.0, 4.1 and 4.2.  Over 4.0 and 4.1 only what stands on how they keep locks is
 tried: the rest comes over 3 and 4.2, which differ in how locks are lost.  A cut that is shorter than the
-lease, which NFSv3 has not, and a full export, which loses no lock, come over 4.2 alone; the storm and the
-thousand jobs with alice on 3 and bob on 4.2.
+lease, which NFSv3 has not, a full export, which loses no lock, and the quick start come over 4.2 alone; the
+storm and the thousand jobs with alice on 3 and bob on 4.2.
 """
 import functools
 import json
@@ -249,21 +249,6 @@ class Locks(NfsCase):
 class Scenarios(Locks):
     """What hosts do with each other's jobs."""
 
-    def test_quick_start_with_a_second_host(self) -> None:
-        first = self.start(
-            self.alice,
-            "sh -c \"printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && "
-            "runmaker4.py -j2 runs.txt; cat runs.txt\"",
-        )
-        self.wait("grep -q ^r runs.txt")
-        second = self.start(self.bob, "runmaker4.py -j2 runs.txt")
-        self.finish(first)
-        self.finish(second)
-        self.assertEqual(self.states(), "dddd")
-        printed = first.out + second.out
-        for letter in b"abcdABCD":
-            self.assertEqual(printed.count(b"): %c\n" % letter), 1, printed)
-
     def test_a_slots_file_that_two_hosts_share(self) -> None:
         jobs = 12
         take = f"mkdir m/$RUNMAKER4_SLOT || touch clash; {GATE}; sleep 0.5; rmdir m/$RUNMAKER4_SLOT"
@@ -399,6 +384,21 @@ class OnNfs41(Locks, unittest.TestCase):
 
 class OnNfs42(Scenarios, Disasters, unittest.TestCase):
     versions = ("4.2", "4.2")
+
+    def test_quick_start_with_a_second_host(self) -> None:
+        first = self.start(
+            self.alice,
+            "sh -c \"printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && "
+            "runmaker4.py -j2 runs.txt; cat runs.txt\"",
+        )
+        self.wait("grep -q ^r runs.txt")
+        second = self.start(self.bob, "runmaker4.py -j2 runs.txt")
+        self.finish(first)
+        self.finish(second)
+        self.assertEqual(self.states(), "dddd")
+        printed = first.out + second.out
+        for letter in b"abcdABCD":
+            self.assertEqual(printed.count(b"): %c\n" % letter), 1, printed)
 
     def test_the_network_is_cut_for_less_than_the_lease(self) -> None:
         self.server.write("runs.txt", job(1, "sleep 4"))
