@@ -235,9 +235,3 @@ class BigJobs(TcpCase):
         wait_until(is_left_alone, 10, "the line stays new")
         self.let_go(*busy)
         self.assertEqual((self.finish(client).code, self.states()), (0, "d" * 48))
-
-    def test_a_slots_setting_that_makes_no_sense_is_refused(self) -> None:
-        for setting in ("slots=0", "slots=x", "slots=", "slots=2 together=g host=a"):
-            with self.subTest(setting):
-                self.write(f"#RUN {setting}\n. true\n")
-                self.assertRefused(self.run_jobs(), "line 1: slots=")

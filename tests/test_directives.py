@@ -30,9 +30,11 @@ from tests.support import (
     job_of,
     printed,
     wait_until,
+    without_states,
 )
 
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
+NOTED = "echo $JOB_ID >>$NOTES"                         # so does this one, for one runner of several
 # says after 0.1 s, not 30 s, that jobs wait
 IMPATIENT = HASTY + "runmaker4.Cursor.PATIENCE = 0.1\n"
 spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: others go most of this way")
@@ -56,9 +58,9 @@ class DirectiveCase(RunCase):
         """A runner that soon says that jobs wait."""
         return self.start_patched(IMPATIENT, *args, **settings)
 
-    def ran(self) -> list[int]:
+    def ran(self, name: str = "ran") -> list[int]:
         """The lines of the jobs that noted their run, in this order."""
-        return [int(line) for line in self.read("ran").split()] if self.exists("ran") else []
+        return [int(line) for line in self.read(name).split()] if self.exists(name) else []
 
     # -- what they say --------------------------------------------------------------------------------------
 
@@ -89,6 +91,21 @@ class DirectiveCase(RunCase):
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (code, states), self.told().decode(errors="replace"))
         self.assertOnlyStatesChanged()
+
+    def check_runs(self, *cases: tuple[str, str, int, str, list[int]]) -> None:
+        """Run files of these texts at once, as alice: options, exit status, states, and what NOTED its run.
+        """
+        runners = []
+        for number, (text, options, *_) in enumerate(cases):
+            self.write(text, f"{number}.txt")
+            runners.append(self.start(RUNMAKER, "--name=alice", *options.split(), f"{number}.txt",
+                                      env={"NOTES": f"{number}.ran"}))
+        for number, (text, options, code, states, noted) in enumerate(cases):
+            with self.subTest(text=text, options=options):
+                self.assertEqual(self.finish(runners[number]).code, code)
+                self.assertEqual((self.states(f"{number}.txt"), self.ran(f"{number}.ran")), (states, noted))
+                self.assertEqual(without_states(self.read(f"{number}.txt")), without_states(text.encode()))
+        self.assertFalse(self.exists("never"))
 
     # -- changes of the file --------------------------------------------------------------------------------
 
@@ -138,64 +155,23 @@ class DirectiveCase(RunCase):
 # -- bad ones ------------------------------------------------------------------------------------------------
 
 MALFORMED = (
-    "#RUN host=",
-    "#RUN host=a,,b",
-    "#RUN host=,a",
-    "#RUN host=a,",
-    "#RUN host=,",
-    "#RUN timeout=",
-    "#RUN together= host=a",
-    "#RUN together=g host=",
-    "#RUN together=g host=a min-hosts=",
-    "#RUN together=g",
-    "#RUN together=g timeout=5",
-    "#RUN min-hosts=1",
-    "#RUN host=a min-hosts=all",
-    "#RUN together=g host=a min-hosts=some",
-    "#RUN together=g host=a min-hosts=1.5",
-    "#RUN together=g host=a min-hosts=-1",
-    "#RUN together=g host=a min-hosts=ALL",
-    "#RUN timeout=5x",
-    "#RUN timeout=0",
-    "#RUN timeout=-1",
-    "#RUN timeout=1s2",
-    "#RUN timeout=None",
-    "#RUN host=a host=b",
-    "#RUN timeout=1 timeout=1",
-    "#RUN together=g together=g host=a",
-    "#RUN frobnicate",
-    "#RUN colour=red",
-    "#RUN host",
-    "#RUN host =a",
-    "#RUN Host=a",
-    "#RUN Barrier",
-    "#RUN END",
-    "#RUN barrier x",
-    "#RUN barrier check x",
-    "#RUN barrier barrier",
-    "#RUN barrier end",
-    "#RUN check",
-    "#RUN end x",
-    "#RUN barrier host=a",
-    "#RUN host=a barrier",
-    "#RUN barrier check timeout=1",
-    "#RUN timeout=1 end",
-    "#RUNNING",
-    "#RUNbarrier",
-    "#RUN:",
-    "#RUN, host=a",
-    "#RUN=",
-    "#RUN\x0bbarrier",
-    "#RUN # barrier",
-    "#RUN shell=",
-    "#RUN shell=fish",
-    "#RUN shell=/usr/bin/tcsh",
-    "#RUN shell=python3",
-    "#RUN shell=true",
-    "#RUN shell=./activate.sh",
-    "#RUN shell=bash/",
-    "#RUN shell=bash -l",
-    "#RUN shell=bash shell=bash",
+    "#RUN host=", "#RUN host=a,,b", "#RUN host=,a", "#RUN host=a,", "#RUN host=,", "#RUN timeout=",
+    "#RUN together= host=a", "#RUN together=g host=", "#RUN together=g host=a min-hosts=",
+    "#RUN together=g", "#RUN together=g timeout=5", "#RUN min-hosts=1", "#RUN host=a min-hosts=all",
+    "#RUN together=g host=a min-hosts=some", "#RUN together=g host=a min-hosts=1.5",
+    "#RUN together=g host=a min-hosts=-1", "#RUN together=g host=a min-hosts=ALL", "#RUN timeout=5x",
+    "#RUN timeout=0", "#RUN timeout=-1", "#RUN timeout=1s2", "#RUN timeout=None", "#RUN host=a host=b",
+    "#RUN timeout=1 timeout=1", "#RUN together=g together=g host=a", "#RUN frobnicate", "#RUN colour=red",
+    "#RUN host", "#RUN host =a", "#RUN Host=a", "#RUN Barrier", "#RUN END", "#RUN barrier x",
+    "#RUN barrier check x", "#RUN barrier barrier", "#RUN barrier end", "#RUN check", "#RUN end x",
+    "#RUN barrier host=a", "#RUN host=a barrier", "#RUN barrier check timeout=1", "#RUN timeout=1 end",
+    "#RUNNING", "#RUNbarrier", "#RUN:", "#RUN, host=a", "#RUN=", "#RUN\x0bbarrier", "#RUN # barrier",
+    "#RUN shell=", "#RUN shell=fish", "#RUN shell=/usr/bin/tcsh", "#RUN shell=python3", "#RUN shell=true",
+    "#RUN slots=0", "#RUN slots=x", "#RUN slots=", "#RUN slots=2 together=g host=a", "#RUN memory=4",
+    "#RUN memory=4g", "#RUN memory=4GB", "#RUN memory=0G", "#RUN memory=-1G", "#RUN memory=",
+    "#RUN memory=4G,", "#RUN memory=4G,4G", "#RUN memory=16G,4G", "#RUN memory=.G",
+    "#RUN memory=999999999T", "#RUN memory=4G together=g host=a",
+    "#RUN shell=./activate.sh", "#RUN shell=bash/", "#RUN shell=bash -l", "#RUN shell=bash shell=bash",
 )
 
 # Runs runmaker4.py on one file after the other, and prints each one's exit status
@@ -251,14 +227,6 @@ class Malformed(DirectiveCase):
         self.assertNotIn(b"Traceback", self.run_jobs().err)
         self.assertEqual(self.states(), ".")
 
-    def test_a_dry_run_and_a_follower_refuse_it_too(self) -> None:
-        self.lines(". touch never", "#RUN host=")
-        for call, ended in self.run_all(
-            [(RUNMAKER, option, "runs.txt") for option in ("--dry-run", "--follow")], stderr=subprocess.PIPE
-        ):
-            with self.subTest(call=call):
-                self.assertRefused(ended, "line 2: ")
-
     def test_what_only_looks_like_one_is_a_comment(self) -> None:
         self.write("# RUN nonsense\n# run\n#RU\n#\n##RUN x\n/RUN x\n # RUN x\n. true\n"
                    "#RUN\n#RUN \t \n#RUN\r\n#RUN\tbarrier\t\r\n#RUN  barrier \t check \n"
@@ -272,30 +240,10 @@ class Malformed(DirectiveCase):
 class Hosts(DirectiveCase):
     """host=: who runs the lines below."""
     NAME = "Alice.example.org"
-    OURS: tuple[str, ...] = (
-        "alice",
-        "ALICE",
-        "alice.example.org",
-        "bob,alice",
-        "alice,bob",
-        "al*",
-        "?lice",
-        "[a-c]lice",
-        "*.org",
-        "*",
-    )
-    OTHERS: tuple[str, ...] = (
-        "bob",
-        "bob,carol",
-        "b*",
-        "lice",
-        "alic",
-        "alice?",
-        "example.org",
-        "alice.example",
-        "al*.net",
-        "alice/",
-    )
+    OURS: tuple[str, ...] = ("alice", "ALICE", "alice.example.org", "bob,alice", "alice,bob", "al*", "?lice",
+                             "[a-c]lice", "*.org", "*")
+    OTHERS: tuple[str, ...] = ("bob", "bob,carol", "b*", "lice", "alic", "alice?", "example.org",
+                               "alice.example", "al*.net", "alice/")
 
     def write_hosts(self) -> None:
         """Two lines for each list of hosts, ours and others' by turns, and between them one for all."""
@@ -317,45 +265,27 @@ class Hosts(DirectiveCase):
         )
 
     @spared
-    def test_a_runner_that_finds_only_lines_for_others_exits_0_and_says_so(self) -> None:
-        self.lines("#RUN host=bob", f". {RAN}", "#RUN barrier", f". {RAN}", "#RUN barrier check", f". {RAN}")
-        self.assertLeft(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 0, "...")
-        self.assertTold("3 new")
-        self.assertEqual(self.finish(self.start(RUNMAKER, "--name", "bob", "runs.txt")).code, 0)
-        self.assertTold("3 new")
-        self.assertEqual(self.ran(), [2, 4, 6], "barriers do not change the settings")
-
-    @spared
     def test_without_a_name_of_its_own_a_runner_has_that_of_its_node(self) -> None:
         node = os.uname().nodename
         self.lines(f"#RUN host={node.upper()}", ". true", f"#RUN host={node.split('.')[0]}", ". true",
                    f"#RUN host={node}x", ". true")
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "dd.")
 
-    @spared
-    def test_each_line_starts_afresh_and_a_bare_one_clears_all(self) -> None:
-        self.lines(
-            "#RUN host=bob timeout=0.1",
-            "#RUN timeout=50",
-            ". sleep 0.2",
-            "#RUN host=bob timeout=0.1",
-            "#RUN",
-            ". sleep 0.2",
-            "#RUN host=bob",
-            "#RUN host=alice",
-            ". true",
-        )
-        self.assertLeft(self.start(RUNMAKER, "-j3", "--name", "alice", "runs.txt"), 0, "ddd")
+
+class Settings(DirectiveCase):
+    """A settings line holds for what stands below it, down to the next, for whatever a runner takes."""
 
     @spared
-    def test_retry_takes_no_failed_line_of_another_host(self) -> None:
-        self.before = self.write("#RUN host=bob\n! true\ne true\n#RUN\n! true\n").read_bytes()
-        self.assertLeft(self.start(RUNMAKER, "-r", "--name", "alice", "runs.txt"), 1, "!ed")
-
-    @spared
-    def test_a_byte_order_mark_does_not_hide_the_first_line(self) -> None:
-        self.before = self.write(b"\xef\xbb\xbf#RUN host=bob\n. true\n#RUN\n. true\n").read_bytes()
-        self.assertLeft(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 0, ".d")
+    def test_settings_hold_down_to_the_next_ones(self) -> None:
+        others = f"#RUN host=bob\n. {NOTED}\n#RUN barrier\n. {NOTED}\n#RUN barrier check\n. {NOTED}\n"
+        self.check_runs(
+            ("#RUN host=bob timeout=0.1\n#RUN timeout=50\n. sleep 0.2\n#RUN host=bob timeout=0.1\n"
+             "#RUN\n. sleep 0.2\n#RUN host=bob\n#RUN host=alice\n. true\n", "-j3", 0, "ddd", []),
+            (others, "", 0, "...", []),
+            (others, "--name=bob", 0, "ddd", [2, 4, 6]),
+            ("\ufeff#RUN host=bob\n. true\n#RUN\n. true\n", "", 0, ".d", []),
+            ("#RUN host=bob\n! true\ne true\n#RUN\n! true\n", "-r", 1, "!ed", []))
+        self.assertTold("3 new")
 
 
 class Timeouts(DirectiveCase):
@@ -368,16 +298,6 @@ class Timeouts(DirectiveCase):
         self.assertEqual((ended.code, self.states()), (1, "!d!"))
         status = [text for text in printed(console_lines(ended.out), "status") if text.startswith(b"timeout")]
         self.assertEqual(status, [b'timeout after 0.1s "sleep 20"', b'timeout after 0.2s "sleep 30"'])
-
-    @spared
-    def test_without_the_option_it_holds_for_its_jobs_only(self) -> None:
-        self.lines(". sleep 0.4", "#RUN timeout=0.2s", ". sleep 20", "#RUN", ". sleep 0.4")
-        self.assertLeft(self.start(RUNMAKER, "-j3", "runs.txt"), 1, "d!d")
-
-    @spared
-    def test_a_job_whose_own_timeout_does_not_fit_into_the_walltime_is_not_started(self) -> None:
-        self.lines("#RUN timeout=1", f". {RAN}", "#RUN timeout=1h", ". touch never")
-        self.assertLeft(self.start(RUNMAKER, "-j2", "--walltime", "30", "runs.txt"), 1, "d.")
 
 
 class Records(DirectiveCase):
@@ -412,14 +332,6 @@ class Barriers(DirectiveCase):
         self.assertBarriersHeld({runner.pid for runner in started})
 
     @spared
-    def test_what_failed_or_is_on_hold_or_in_error_does_not_close_it(self) -> None:
-        self.before = self.write(
-            "#RUN barrier\n! a\ne b\nx c\nQ d\n#RUN barrier\n#RUN barrier\n. false\n#RUN barrier\n"
-            f". {RAN}\n#RUN barrier\n"
-        ).read_bytes()
-        self.assertLeft(self.start(RUNMAKER, "runs.txt"), 1, "!exQ!d")
-
-    @spared
     def test_a_job_of_another_runner_closes_it(self) -> None:
         self.lines(
             f". {marks.command(1)}; {WAITING}; echo 'end 9 9' >>marks",
@@ -439,22 +351,17 @@ class Barriers(DirectiveCase):
             self.times_told("new job"), 0, "a barrier that waits for a running job is no deadlock"
         )
 
+    @spared
+    def test_what_failed_or_is_on_hold_or_in_error_does_not_close_it_but_is_run_again_first(self) -> None:
+        self.check_runs(
+            ("#RUN barrier\n! a\ne b\nx c\nQ d\n#RUN barrier\n#RUN barrier\n. false\n#RUN barrier\n"
+             f". {NOTED}\n#RUN barrier\n", "", 1, "!exQ!d", [10]),
+            (f"! {NOTED}; false\n#RUN barrier\n. {NOTED}\n", "-r -j4", 1, "!d", [1, 3]))
+
     def stay_for(self, runner: subprocess.Popen[bytes], seconds: float) -> None:
         """For so long, the runner does not leave."""
         with self.assertRaises(subprocess.TimeoutExpired):
             runner.wait(seconds)
-
-    @spared
-    def test_a_line_for_another_host_closes_it_until_that_host_has_run_it(self) -> None:
-        self.lines("#RUN host=bob", f". {marks.command(1, 0.2)}", "#RUN host=alice", "#RUN barrier",
-                   f". {marks.command(2)}")
-        alice = self.start(RUNMAKER, "--name", "alice", "runs.txt")
-        self.stay_for(alice, 0.4)
-        self.assertEqual(self.states(), "..")
-        bob = self.start(RUNMAKER, "--name", "bob", "runs.txt")
-        self.assertEqual((self.finish(bob).code, self.finish(alice).code), (0, 0))
-        self.section = {1: 0, 2: 1}
-        self.assertBarriersHeld({alice.pid, bob.pid})
 
     @spared
     def test_signals_end_a_runner_that_waits(self) -> None:
@@ -472,49 +379,23 @@ class Barriers(DirectiveCase):
         self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
         self.assertLeft(self.start(RUNMAKER, "--name", "alice", "--walltime", "0.4", "runs.txt"), 1, "..")
 
-    @spared
-    def test_a_line_above_that_is_put_on_hold_is_not_waited_for_any_more(self) -> None:
-        self.before = self.write(
-            "#RUN host=bob\n. true\n#RUN\n#RUN barrier\n. touch never\nd true\n"
-        ).read_bytes()
-        runner = self.start_impatient("--name", "alice", "runs.txt")
-        self.wait_told("2 new jobs wait")
-        self.assertEqual(self.states(), "..d")
-        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "2").code, 0)
-        self.assertLeft(runner, 0, "xdd")
-
 
 class Orphans(DirectiveCase):
     """A barrier waits for who may still run, and takes what a dead runner has left for an error."""
 
-    def run_each(
-        self, barrier: str, *options: str, text: str = "r {ran}\n{barrier}\n. {ran}\n"
-    ) -> tuple[int, str]:
-        """Run a line that was left behind, and one below a barrier: exit status and states."""
-        self.before = self.write(text.format(ran=RAN, barrier=barrier)).read_bytes()
-        self.write("", "ran")
-        code = self.finish(self.start_hasty(*options, "runs.txt")).code
-        return code, self.states()
-
-    @spared
-    def test_what_is_left_behind_becomes_an_error_and_the_barrier_is_passed(self) -> None:
-        self.assertEqual(self.run_each("#RUN barrier"), (1, "ed"))
-        self.wait_told("line 1", "nobody runs it any more", "marked e")
-
-    def test_a_check_stops_there_and_says_which_line(self) -> None:
-        self.assertEqual(self.run_each("#RUN barrier check"), (1, "e."))
+    def test_what_is_left_behind_becomes_an_error_or_is_run_again_before_what_stands_below(self) -> None:
+        """Also if it is not for this host.  A check stops there, and says which line."""
+        text, others = f"r {NOTED}\n#RUN barrier\n. {NOTED}\n", "#RUN host=bob\nr true\n#RUN\n"
+        check = text.replace("barrier", "barrier check")
+        others += f"#RUN barrier\n. {NOTED}\n"
+        self.check_runs((check, "", 1, "e.", []), *[
+            (text, "", 1, "ed", [3]),
+            (check, "--resume -j2", 0, "dd", [1, 3]),
+            (others, "", 1, "ed", [5]),
+            (others, "--resume", 1, "ed", [5])] * FULL)
         self.assertTold("line 1", "barrier check", "line 2")
-
-    @spared
-    def test_resume_runs_it_again_before_what_stands_below(self) -> None:
-        self.assertEqual(self.run_each("#RUN barrier check", "--resume", "-j2"), (0, "dd"))
-        self.assertEqual(self.ran(), [1, 3])
-
-    @spared
-    def test_one_that_is_not_for_this_host_is_named_too(self) -> None:
-        text = "#RUN host=bob\nr {ran}\n#RUN\n{barrier}\n. {ran}\n"
-        self.assertEqual(self.run_each("#RUN barrier", "--name", "alice", text=text), (1, "ed"))
-        self.assertEqual(self.run_each("#RUN barrier", "--name", "alice", "--resume", text=text)[1], "ed")
+        if FULL:
+            self.assertTold("1.txt", "line 1", "nobody runs it any more", "marked e")
 
     @spared
     def test_a_job_that_outlives_its_runner_is_waited_for(self) -> None:
@@ -534,46 +415,22 @@ class Orphans(DirectiveCase):
 class Checks(DirectiveCase):
     """#RUN barrier check: what stands below starts only if nothing above has failed."""
 
-    def run_text(self, text: str, *options: str) -> tuple[int, str]:
-        """Run a file of this text: exit status and states."""
-        self.before = self.write(text).read_bytes()
-        code = self.finish(self.start(RUNMAKER, *options, "runs.txt")).code
-        self.assertOnlyStatesChanged()
-        return code, self.states()
-
-    @spared
-    def test_it_is_passed_when_all_is_done_or_on_hold(self) -> None:
-        self.assertEqual(
-            self.run_text("d a\nx b\n. true\n#RUN barrier check\n. true\n#RUN barrier check\n. true\n"),
-            (0, "dxddd"),
-        )
-        self.assertTold("barrier check", times=0)
-
     def test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow(self) -> None:
         text = ". true\n. false\n#RUN barrier\n. true\n" + "#RUN barrier check\n. touch never\n" * 2
-        self.assertEqual(self.run_text(text, "-j2"), (1, "d!d.."))
+        self.check_runs((text, "-j2", 1, "d!d..", []))
         self.assertTold("line 2", "failed", "barrier check", "line 5")
         self.assertTold("barrier check")
 
-    @spared
-    def test_who_has_nothing_to_run_below_does_not_care(self) -> None:
-        self.assertEqual(self.run_text("! a\n#RUN barrier check\nd b\n! c\nx d\n"), (1, "!d!x"))
-        self.assertEqual(
-            self.run_text("! a\n#RUN barrier check\n#RUN host=bob\n. b\n", "--name", "alice"), (1, "!.")
-        )
-        self.assertTold("barrier check", times=0)
-
-    def test_retry_runs_what_failed_above_first(self) -> None:
-        self.assertEqual(
-            self.run_text(f"! {RAN}\ne {RAN}\n#RUN barrier check\n! {RAN}\n. {RAN}\n", "-r", "-j4"),
-            (0, "dddd"),
-        )
-        self.assertEqual((set(self.ran()[:2]), set(self.ran()[2:])), ({1, 2}, {4, 5}))
-
-    @spared
-    def test_retry_runs_what_failed_first_also_above_a_plain_barrier(self) -> None:
-        self.assertEqual(self.run_text(f"! {RAN}; false\n#RUN barrier\n. {RAN}\n", "-r", "-j4"), (1, "!d"))
-        self.assertEqual(self.ran(), [1, 3])
+    def test_retry_runs_what_failed_above_first_and_resume_is_stopped_by_it(self) -> None:
+        """It is passed when all is done or on hold; who has nothing to run below does not care."""
+        text = f"! {NOTED}\ne {NOTED}\n#RUN barrier check\n! {NOTED}\n. {NOTED}\n"
+        self.check_runs(
+            (text, "-r", 0, "dddd", [1, 2, 4, 5]),
+            *[(f"e {NOTED}\n! {NOTED}\n#RUN barrier check\n. touch never\n", "--resume", 1, "d!.", [1]),
+              ("d a\nx b\n. true\n" + "#RUN barrier check\n. true\n" * 2, "", 0, "dxddd", []),
+              ("! a\n#RUN barrier check\nd b\n! c\nx d\n", "", 1, "!d!x", []),
+              ("! a\n#RUN barrier check\n#RUN host=bob\n. b\n", "", 1, "!.", [])] * FULL)
+        self.assertTold("barrier check", times=int(FULL))
 
     @spared
     def test_runners_that_all_retry_in_vain_come_to_an_end(self) -> None:
@@ -585,20 +442,13 @@ class Checks(DirectiveCase):
         self.assertEqual(set(self.ran()), set(range(1, 7)))
 
     @spared
-    def test_resume_does_not_run_failures_and_is_stopped_by_them(self) -> None:
-        text = f"e {RAN}\n! {RAN}\n#RUN barrier check\n. touch never\n"
-        self.assertEqual(self.run_text(text, "--resume"), (1, "d!."))
-        self.assertEqual(self.ran(), [1])
-
-    @spared
     def test_a_follower_says_it_once_and_goes_on_when_that_is_mended(self) -> None:
         self.lines(". false", "#RUN barrier check", f". {RAN}")
         runner = self.start_hasty("--follow", "runs.txt")
         self.wait_told("line 1", "barrier check", "line 2")
         self.append(f". {RAN}")
         time.sleep(0.4)
-        self.assertIsNone(runner.poll())
-        self.assertEqual(self.states(), "!..")
+        self.assertEqual((runner.poll(), self.states()), (None, "!.."))
         self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "1").code, 0)
         self.wait_states("xdd")
         runner.send_signal(signal.SIGHUP)
@@ -606,23 +456,17 @@ class Checks(DirectiveCase):
         self.assertTold("line 1", "barrier check", "line 2")
 
     @spared
-    def test_a_follower_says_it_once_and_leaves_at_an_end_below(self) -> None:
-        self.lines(". false", "#RUN barrier check", ". touch never")
-        runner = self.start_hasty("--follow", "runs.txt")
-        self.wait_told("line 1", "barrier check", "line 2")
-        self.assertEqual(self.run_script(RUNSET, "--end", "runs.txt").code, 0)
-        self.before += b"#RUN end\n"
-        self.assertLeft(runner, 1, "!.")
-        self.assertTold("line 1", "barrier check", "line 2")
-
-    @spared
     def test_a_follower_that_is_to_leave_does_not_say_it_again(self) -> None:
-        self.lines(". false", "#RUN barrier check", f". {RAN}")
-        runner = self.start_hasty("--follow", "runs.txt")
-        self.wait_told("line 1", "barrier check", "line 2")
-        runner.send_signal(signal.SIGHUP)
-        self.assertLeft(runner, 1, "!.")
-        self.assertTold("line 1", "barrier check", "line 2")
+        names = "0.txt", "1.txt"
+        for name in names:
+            self.write(". false\n#RUN barrier check\n. touch never\n", name)
+        runners = [self.start_hasty("--follow", name) for name in names]
+        wait_until(lambda: self.times_told("line 1", "barrier check", "line 2") == 2, what="both say it")
+        runners[0].send_signal(signal.SIGHUP)
+        self.assertEqual(self.run_script(RUNSET, "--end", names[1]).code, 0)
+        for name, runner in zip(names, runners):
+            self.assertEqual((self.finish(runner).code, self.states(name)), (1, "!."))
+        self.assertTold("line 1", "barrier check", "line 2", times=2)
 
     @spared
     def test_it_is_said_only_when_all_above_have_ended(self) -> None:
@@ -651,26 +495,12 @@ class End(DirectiveCase):
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "ddd")
 
     @spared
-    def test_with_nothing_above_a_follower_leaves_at_once(self) -> None:
-        self.before = self.write("#RUN end\n. touch never\n! touch never\n").read_bytes()
-        self.assertLeft(self.start(RUNMAKER, "--follow", "-r", "runs.txt"), 1, ".!")
-
-    @spared
-    def test_a_follower_leaves_when_it_comes_and_stays_when_it_is_taken_back(self) -> None:
-        self.lines(f". {RAN}", "#RUN end", f". {RAN}")
-        self.change("#RUN end", "#off end")
-        runner = self.start(RUNMAKER, "--follow", "runs.txt")
-        self.wait_states("dd")
-        self.append(f". {RAN}", "#RUN end", ". touch never")
-        self.assertLeft(runner, 0, "ddd.")
-
-    @spared
-    def test_followers_of_a_file_to_come_leave_too(self) -> None:
-        runner = self.start(RUNMAKER, "--follow", "runs.txt")
-        time.sleep(0.2)
-        self.lines(f". {RAN}", "#RUN end", ". touch never", name="later.txt")
-        os.replace(self.dir / "later.txt", self.dir / "runs.txt")
-        self.assertLeft(runner, 0, "d.")
+    def test_what_failed_above_is_run_again_once_and_nothing_below_holds_a_follower(self) -> None:
+        below = "#RUN host=bob\n. true\n#RUN\n#RUN barrier\n. touch never\n"
+        self.check_runs(
+            ("#RUN end\n. touch never\n! touch never\n", "--follow -r", 1, ".!", []),
+            (f"! {NOTED}; false\n#RUN end\n! {NOTED}\n. {NOTED}\n", "--follow -r", 1, "!!.", [1]),
+            (f". {NOTED}\n#RUN end\n{below}", "--follow", 0, "d..", [1]))
 
     @spared
     def test_what_runs_above_is_waited_for(self) -> None:
@@ -696,17 +526,6 @@ class End(DirectiveCase):
         )
         self.assertLeft(alice, 0, "ddd.")
         self.assertEqual(self.ran(), [4, 2, 6])
-
-    @spared
-    def test_what_failed_above_is_run_again_once_by_a_follower_that_retries(self) -> None:
-        self.before = self.write(f"! {RAN}; false\n#RUN end\n! {RAN}\n. {RAN}\n").read_bytes()
-        self.assertLeft(self.start(RUNMAKER, "--follow", "-r", "runs.txt"), 1, "!!.")
-        self.assertEqual(self.ran(), [1])
-
-    @spared
-    def test_a_barrier_below_it_holds_nobody(self) -> None:
-        self.lines(f". {RAN}", "#RUN end", "#RUN host=bob", ". true", "#RUN", "#RUN barrier", ". touch never")
-        self.assertLeft(self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt"), 0, "d..")
 
 
 class Together(DirectiveCase):
@@ -756,28 +575,13 @@ class Stalls(DirectiveCase):
         self.assertLeft(runner, 130, "d.d.")
 
     @spared
-    def test_a_follower_with_a_line_for_a_host_that_never_comes(self) -> None:
-        self.lines("#RUN host=bob", ". touch never")
-        runner = self.start_impatient("--follow", "--name", "alice", "runs.txt")
-        self.wait_told("1 new job waits: runwait4.py --status runs.txt tells")
-        time.sleep(0.6)
-        self.assertTold("1 new job waits")
-        runner.send_signal(signal.SIGHUP)
-        self.assertLeft(runner, 0, ".")
-
-    @spared
     def test_with_the_usual_patience_nothing_is_said_early(self) -> None:
         self.lines("#RUN host=bob", f". {RAN}", "#RUN", "#RUN barrier", f". {RAN}")
         runner = self.start(RUNMAKER, "--name", "alice", "runs.txt")
         time.sleep(0.6)
-        self.assertEqual(self.told(), b"")
+        self.assertEqual((self.told(), runmaker4.Cursor.PATIENCE), (b"", 30.0))
         self.finish(self.start(RUNMAKER, "-1", "--name", "bob", "runs.txt"))
         self.assertLeft(runner, 0, "dd")
-
-    @spared
-    def test_the_usual_patience_is_half_a_minute(self) -> None:
-        self.assertEqual(runmaker4.Cursor.PATIENCE, 30)
-
 
 # -- changes -------------------------------------------------------------------------------------------------
 
@@ -806,9 +610,13 @@ class Changes(DirectiveCase):
         self.open_gate()
         self.assertLeft(runner, 0, "d.d")
 
-    def assertHeldBack(self, runner: subprocess.Popen[bytes]) -> None:
-        """The job in line 4, below a new barrier, begins when that in line 1 has ended, not when line 2 has.
+    def check_new_barrier(self, *between: str, come: Callable[[], None]) -> None:
+        """The job below a new barrier begins when that in line 1 has ended, not when the other that runs has.
         """
+        self.lines(f". {WAITING}; {RAN}", *between, f". {RAN}")
+        runner = self.start_robert("-j2")
+        self.wait_states("rr.")
+        come()
         self.write("", "last")
         self.wait_states("rd.")
         time.sleep(0.3)
@@ -818,29 +626,22 @@ class Changes(DirectiveCase):
 
     @spared
     def test_a_barrier_that_comes_in_place_holds_back_the_next_claim(self) -> None:
-        self.lines(f". {WAITING}; {RAN}", f". {LAST}", "#off barrier", f". {RAN}")
-        runner = self.start_robert("-j2")
-        self.wait_states("rr.")
-        self.change("#off barrier", "#RUN barrier")
-        self.assertHeldBack(runner)
+        self.check_new_barrier(f". {LAST}", "#off barrier",
+                               come=lambda: self.change("#off barrier", "#RUN barrier"))
 
     @spared
     def test_so_does_one_that_comes_in_place_above_what_runs(self) -> None:
-        self.lines(f". {WAITING}; {RAN}", "#off barrier", f". {LAST}", f". {RAN}")
-        runner = self.start_robert("-j2")
-        self.wait_states("rr.")
-        self.change("#off barrier", "#RUN barrier")
-        time.sleep(INTERVAL + 0.2)
-        self.assertHeldBack(runner)
+        def come() -> None:
+            self.change("#off barrier", "#RUN barrier")
+            time.sleep(INTERVAL + 0.2)
+        self.check_new_barrier("#off barrier", f". {LAST}", come=come)
 
     @spared
-    def test_a_barrier_that_an_editor_puts_in_holds_back_the_next_claim(self) -> None:
-        self.lines(f". {WAITING}; {RAN}", f". {LAST}", f". {RAN}")
-        runner = self.start_robert("-j2")
-        self.wait_states("rr.")
-        self.edit(f"r {LAST}\n", f"r {LAST}\n#RUN barrier\n")
-        self.before = self.read()
-        self.assertHeldBack(runner)
+    def test_so_does_one_that_an_editor_puts_in(self) -> None:
+        def come() -> None:
+            self.edit(f"r {LAST}\n", f"r {LAST}\n#RUN barrier\n")
+            self.before = self.read()
+        self.check_new_barrier(f". {LAST}", come=come)
 
     @spared
     def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self) -> None:
@@ -864,31 +665,6 @@ class Changes(DirectiveCase):
         self.assertLeft(runner, 0, "dd")
         self.assertEqual(self.ran(), [2, 5])
 
-    @spared
-    def test_a_follower_takes_lines_that_are_its_own_from_now_on(self) -> None:
-        self.lines("#RUN host=nobody", f". {RAN}", "#RUN", "#RUN host=other1", f". {RAN}")
-        runner = self.start_hasty("--name", "robert", "--follow", "runs.txt")
-        time.sleep(0.3)
-        self.change("host=nobody", "host=robert")
-        self.wait_states("d.")
-        self.change("#RUN host=other1", "#off host=other1")
-        self.wait_states("dd")
-        runner.send_signal(signal.SIGHUP)
-        self.assertLeft(runner, 0, "dd")
-
-    @spared
-    def test_one_that_comes_in_pieces_counts_as_a_whole(self) -> None:
-        self.lines(f". {RAN}")
-        runner = self.start(RUNMAKER, "--name", "b", "--follow", "runs.txt")
-        for piece in "#RUN host=b", "ob\n. touch never\n#RU", "N en", "d\n":
-            time.sleep(0.5)
-            self.assertIsNone(runner.poll())
-            with open(self.dir / "runs.txt", "ab", buffering=0) as file:
-                file.write(piece.encode())
-        self.before = self.read()
-        self.assertLeft(runner, 0, "d.")
-        self.assertEqual(self.told().count(b"line 2:") + self.told().count(b"line 4:"), 0, self.told())
-
 
 class LastLines(DirectiveCase):
     """A last line without a newline is not taken, nor what comes behind it, until the file has stopped
@@ -911,7 +687,6 @@ def find_and_append(scan, few=False):
     return line
 runmaker4.Scan.next = find_and_append
 """
-    NOTED = "echo $JOB_ID >>$NOTES"
     # What is there at the start, what comes then, what comes just behind its reader, and the jobs that then
     # run in turn
     PIECES = (
@@ -957,6 +732,7 @@ runmaker4.Scan.next = find_and_append
             with self.subTest(text=f"{piece}|{rest}"):
                 self.assertEqual(self.finish(runners[number]).code, 0)
                 self.assertEqual(self.read(f"{number}.ran") if self.exists(f"{number}.ran") else b"", ran)
+        self.assertTold("makes no sense", times=0)
 
 
 class Claims(test_parts.JobFileCase):
@@ -1004,14 +780,6 @@ class MalformedLater(DirectiveCase):
         self.assertIsNone(runner.poll(), "whom the last line is for is not known")
         self.change("hots=x", "host=*")
         self.assertLeft(runner, 0, "dd.d")
-
-    @spared
-    def test_or_until_it_is_gone(self) -> None:
-        runner = self.start_it("--follow")
-        self.edit("#RUN hots=x\n", "")
-        self.wait_states("ddddd")
-        runner.send_signal(signal.SIGHUP)
-        self.assertLeft(runner, 0, "ddddd")
 
     @spared
     def test_another_one_is_said_anew(self) -> None:
@@ -1086,18 +854,6 @@ class WaitForChecks(DirectiveCase):
         ended = self.run_script(RUNWAIT, "--status", "runs.txt")
         self.assertEqual((ended.code, ended.err, ended.out[:7]), (0, b"", b"2 jobs:"))
 
-    @spared
-    def test_it_waits_for_a_runner_that_mends_it(self) -> None:
-        self.lines(f"! {WAITING}", "#RUN barrier check", f". {RAN}")
-        runner = self.start(RUNMAKER, "-r", "runs.txt")
-        self.wait_up(1)
-        waiter = self.start(RUNWAIT, "-e", "runs.txt")
-        time.sleep(0.3)
-        self.assertIsNone(waiter.poll())
-        self.open_gate()
-        self.assertEqual((self.finish(runner).code, self.finish(waiter).code), (0, 0))
-
-
 # -- many lines ----------------------------------------------------------------------------------------------
 
 class ManyLines(DirectiveCase):
@@ -1156,22 +912,6 @@ class ManyLines(DirectiveCase):
         self.assertEqual(self.finish(self.start(RUNMAKER, "-q", "-j2", "runs.txt"), 300).code, 0)
         half = self.LINES // 2
         self.assertEqual(self.ran(), [half + 1, 3 * half + 3])
-
-    @spared
-    def test_a_malformed_one_at_the_end_of_a_million_lines_is_refused(self) -> None:
-        self.write(". touch never\n" * self.LINES + "#RUN host=\n")
-        self.assertRefused(self.run_jobs(stderr=subprocess.PIPE), f"line {self.LINES + 1}: ")
-        self.assertFalse(self.exists("never"))
-
-    @spared
-    def test_as_many_directives_as_jobs(self) -> None:
-        half = self.LINES // 2
-        self.write(
-            "#RUN host=bob timeout=5\nd true\n" * half + f"#RUN host=alice\n. {RAN}\n#RUN host=bob\n. {RAN}\n"
-        )
-        self.assertEqual(self.finish(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 300).code, 0)
-        self.assertEqual(self.ran(), [2 * half + 2])
-
 
 # -- a storm -------------------------------------------------------------------------------------------------
 

@@ -76,6 +76,11 @@ class Hosts(DirectivesOverTcp, test_directives.Hosts):
     OTHERS = (*test_directives.Hosts.OTHERS, "127.0.0.2", "10.0.0.1,bob", "127.0.0", "localhost")
 
 
+@ordinarily()
+class Settings(DirectivesOverTcp, test_directives.Settings):
+    """They hold for what the server hands out."""
+
+
 @ordinarily("test_it_beats_the_option")
 class Timeouts(DirectivesOverTcp, test_directives.Timeouts):
     """timeout=: how long a client lets the jobs below run, whatever its --timeout says."""
@@ -116,15 +121,8 @@ class Orphans(DirectivesOverTcp, test_directives.Orphans):
 
 
 @ordinarily("test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow")
-@without("test_who_has_nothing_to_run_below_does_not_care")    # two files in one place: see below
 class Checks(DirectivesOverTcp, test_directives.Checks):
     """#RUN barrier check stops clients."""
-
-    @spared
-    def test_a_client_that_has_nothing_to_run_below_does_not_care(self) -> None:
-        text = "! a\n#RUN barrier check\nd b\n#RUN host=bob\n. b\n"
-        self.assertEqual(self.run_text(text, "--name", "alice"), (1, "!d."))
-        self.assertTold("barrier check", times=0)
 
 
 class LongFile(DirectiveCase, TcpCase):
@@ -187,13 +185,11 @@ class ExitWhenDone(TcpCase):
 
 
 @ordinarily("test_followers_leave_and_others_do_not_care")
-@without("test_followers_of_a_file_to_come_leave_too")    # a server needs its file
 class End(DirectivesOverTcp, test_directives.End):
     """#RUN end: clients with --follow leave."""
 
 
 @ordinarily()
-@without("test_the_usual_patience_is_half_a_minute")
 @without("test_with_the_usual_patience_nothing_is_said_early")    # it compares all that is said
 class Stalls(DirectivesOverTcp, test_directives.Stalls):
     """Clients that wait for long: the server says which line, and for what."""
