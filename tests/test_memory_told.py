@@ -9,6 +9,7 @@ from tests.journal import end
 from tests.support import RUNCLIENT, RUNWAIT, UP, Ended
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
+from tests.test_memory import WATCHFUL
 
 MIB = 1 << 20
 HOLD = "import sys, time; data = b'x' * (int(sys.argv[1]) << 20); time.sleep(float(sys.argv[2]))"
@@ -23,7 +24,7 @@ class MemoryCase(TcpCase):
 
     def run_recorded(self, *options: object) -> Ended:
         """Run the jobs of runs.txt, and keep a journal in `out`."""
-        return self.run_jobs("--outdir", "out", *options)
+        return self.finish(self.start_patched(WATCHFUL, "--outdir", "out", *options, "runs.txt"))
 
     def ends(self) -> dict[int, dict[str, Any]]:
         """The last end of each line in the journal."""
@@ -76,7 +77,7 @@ class Recorded(MemoryCase):
 
     def run_recorded(self, *options: object) -> Ended:
         server = self.start_server("--outdir", "out")
-        ended = self.run_client(server, *options)
+        ended = self.finish(self.start_client(server, *options, patch=WATCHFUL))
         self.stop(server)
         return ended
 
