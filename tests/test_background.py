@@ -174,7 +174,6 @@ class HiredAndFired(WorkerCase):
             os.kill(worker, number)
         self.wait_gone(*workers)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_worker_that_is_fired_with_term_ends_its_job(self) -> None:
         self.write(f". {SLEEPING}\n. touch never\n")
         worker = self.hire("--outdir", "out")

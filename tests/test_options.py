@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 
 from runmaker4 import VERSION
 from tests.support import (
-    FULL,
     RUNCLIENT,
     RUNMAKER,
     RUNSERVER,
@@ -41,45 +40,13 @@ class Selection(RunCase):
         self.ended = self.run_jobs(*options)
         return " ".join(self.read("ran").decode().split())
 
-    def test_without_options_only_new_jobs_are_run(self) -> None:
-        self.assertEqual(self.run_states("!.edx.q"), "2 6")
-        self.assertEnded(self.ended, 1, "!dedxdq")
-
-    def test_retry_also_runs_what_failed_or_ended_in_error(self) -> None:
-        self.assertEqual(self.run_states("!.edx!", "-r"), "1 2 3 6")
-        self.assertEnded(self.ended, 0, "ddddxd")
-
-    def test_resume_runs_errors_but_not_failures(self) -> None:
-        self.assertEqual(self.run_states("!.edxe", "--resume"), "2 3 6")
-        self.assertEnded(self.ended, 1, "!dddxd")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_a_line_left_behind_becomes_an_error(self) -> None:
-        self.assertEqual(self.run_states("dr."), "3")
-        self.assertComplains(self.ended, "line 2", "is r, but nobody runs it any more")
-        self.assertEnded(self.ended, 1, "ded")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_resume_runs_a_line_left_behind_again(self) -> None:
-        self.run_left_behind("--resume")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: as --resume, and takes 2 s more")
-    def test_retry_runs_a_line_left_behind_again(self) -> None:
-        self.run_left_behind("--retry")
-
-    def run_left_behind(self, option: str) -> None:
-        self.assertEqual(self.run_states("dr", option), "2")
-        self.assertComplains(self.ended, "line 2", "is r, but nobody runs it any more")
-        self.assertEnded(self.ended, 0, "dd")
-
-    def test_a_job_that_fails_again_is_taken_once_by_each_runner(self) -> None:
-        self.before = self.write(
-            "! echo $JOB_ID >> ran; exit 1\n. echo $JOB_ID >> ran; exit 1\n"
-        ).read_bytes()
-        self.assertEnded(self.run_jobs("--retry"), 1, "!!")
-        self.assertEqual(sorted(self.read("ran").split()), [b"1", b"2"])
-        self.assertEnded(self.run_jobs("--retry"), 1, "!!")
-        self.assertEqual(sorted(self.read("ran").split()), [b"1", b"1", b"2", b"2"])
+    def test_new_lines_are_run_and_what_the_options_say_besides(self) -> None:
+        for states, options, ran, code, left in (("!.edx.q", (), "2 6", 1, "!dedxdq"),
+                                                 ("!.edx!", ("-r",), "1 2 3 6", 0, "ddddxd"),
+                                                 ("!.edxe", ("--resume",), "2 3 6", 1, "!dddxd")):
+            with self.subTest(options=options):
+                self.assertEqual(self.run_states(states, *options), ran)
+                self.assertEnded(self.ended, code, left)
 
     def test_one_only_runs_one_job_per_slot(self) -> None:
         for options, ran in (("-1",), "1"), (("--one-only", "-j2"), "1 2"):
@@ -102,22 +69,6 @@ class Selection(RunCase):
 
 class Waiting(RunCase):
     """--follow waits for jobs and for the file; other runners look for new jobs as long as theirs run."""
-
-    def test_follow_waits_for_a_file_that_is_not_there_yet(self) -> None:
-        runner = self.start(RUNMAKER, "--follow", "-j1", "runs.txt")
-        wait_until(lambda: b"runs.txt" in self.command_line(runner.pid), what="the runner has started")
-        time.sleep(0.3)
-        self.assertIsNone(runner.poll())
-        self.jobs("touch first")
-        self.wait_states("d")
-        self.add_line("touch second")
-        self.wait_states("dd")
-        runner.send_signal(signal.SIGHUP)
-        self.assertEnded(self.finish(runner), 0, "dd")
-
-    def command_line(self, pid: int) -> bytes:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read()
 
     def add_line(self, command: str) -> None:
         with open(self.dir / "runs.txt", "a") as file:
@@ -177,14 +128,9 @@ class Background(RunCase):
         return pid
 
     def test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it(self) -> None:
-        for options, said in (
-            ((), True),
-            (("--outdir", "out"), False),
-            (("-l", "log"), False),
-            (("-q",), False),
-        ):
+        for options, said in (("", True), ("--outdir=out", False), ("-l log", False), ("-q", False)):
             self.jobs("true")
-            ended = self.run_jobs("-d", *options)
+            ended = self.run_jobs("-d", *options.split())
             self.assertEqual(
                 (ended.code, ended.out, b"what jobs print is lost (--outdir" in ended.err),
                 (0, b"", said),
@@ -213,36 +159,13 @@ class Background(RunCase):
         self.assertNobodyLeft()
         self.assertOnlyStatesChanged()
 
-    def test_it_runs_in_the_background_in_the_same_directory(self) -> None:
+    def test_it_holds_the_lines_of_its_jobs_and_runs_in_the_same_directory(self) -> None:
         self.jobs(f"{WAITING}; pwd -P > where", "true")
-        pid = self.start_daemon()
-        self.open_gate()
-        self.wait_states("dd")
-        self.wait_gone(pid)
-        self.assertEqual(self.read("where").decode().strip(), str(self.dir))
-
-    def test_what_would_go_to_stderr_goes_to_the_errors_file(self) -> None:
-        self.jobs(f"{WAITING}; exit 1", "true")
-        pid = self.start_daemon()
-        self.open_gate()
-        self.wait_gone(pid)
-        last = self.read("errors").splitlines()[-1]
-        self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: 1 done, 1 failed"), last)
-
-    def test_term_ends_it_and_its_jobs(self) -> None:
-        self.jobs(f"{WAITING}; touch never")
-        pid = self.start_daemon()
-        os.kill(pid, signal.SIGTERM)
-        self.wait_gone(pid)
-        self.assertEqual(self.states(), "e")
-
-    def test_the_lines_of_its_jobs_are_locked(self) -> None:
-        self.jobs(WAITING)
         pid = self.start_daemon()
         self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "1").code, 1)
         self.open_gate()
         self.wait_gone(pid)
-        self.assertEqual(self.states(), "d")
+        self.assertEqual((self.states(), self.read("where").decode().strip()), ("dd", str(self.dir)))
 
     def test_a_caller_that_reads_its_pipes_to_their_end_is_not_kept_waiting(self) -> None:
         """As ssh does, and the shell's $(...)."""
@@ -259,17 +182,8 @@ class Background(RunCase):
         master, slave = pty.openpty()
         self.addCleanup(os.close, master)
         starter = self.start(
-            RUNMAKER,
-            "-d",
-            "--pidfile",
-            "pid",
-            "runs.txt",
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=self.take_terminal,
-        )
+            RUNMAKER, "-d", "--pidfile", "pid", "runs.txt", stdin=slave, stdout=slave, stderr=slave,
+            start_new_session=True, preexec_fn=self.take_terminal)
         os.close(slave)
         # as the first of its session, it takes the terminal along
         self.assertEqual(starter.wait(timeout=30), 0)
@@ -329,43 +243,28 @@ class Version(RunCase):
 class Names(RunCase):
     """--name: what the messages call this host."""
 
-    def test_the_name_stands_in_every_line_of_the_console(self) -> None:
-        self.jobs("echo a; echo b >&2")
-        lines = console_lines(self.run_jobs("--name", "bob").out)
-        self.assertEqual({line.host for line in lines if line.kind != "executing"}, {"bob"})
-
-    def test_without_it_the_node_name_is_used(self) -> None:
-        self.jobs("echo a")
-        lines = console_lines(self.run_jobs().out)
-        self.assertEqual({line.host for line in lines if line.kind != "executing"}, {os.uname().nodename})
+    def test_the_name_or_that_of_the_node_stands_in_every_line_of_the_console(self) -> None:
+        for options, name in (("--name", "bob"), "bob"), ((), os.uname().nodename):
+            self.jobs("echo a; echo b >&2")
+            lines = console_lines(self.run_jobs(*options).out)
+            self.assertEqual({line.host for line in lines if line.kind != "executing"}, {name})
 
 
 class DryRun(RunCase):
     """--dry-run: says what would be run, and touches nothing."""
 
-    def dry_run(self, *options: str) -> bytes:
-        """Which jobs would run; nothing came into being, and the file is as it was."""
+    def test_it_lists_lines_with_their_states_makes_no_file_and_does_not_wait(self) -> None:
         path = self.write("# text\n. touch a\nd touch b\n! touch c\ne touch d\n.\ttouch e\n")
-        before, names = (path.read_bytes(), path.stat().st_mtime_ns), os.listdir(self.dir)
-        ended = self.run_jobs("--dry-run", *options)
-        self.assertEqual(ended.code, 0, ended.err)
-        self.assertEqual((path.read_bytes(), path.stat().st_mtime_ns), before)
-        self.assertEqual(sorted(os.listdir(self.dir)), sorted(names))
-        return ended.out
-
-    def test_it_lists_line_state_and_command(self) -> None:
-        self.assertEqual(self.dry_run(), b"2 . touch a\n6 . touch e\n")
-
-    def test_it_heeds_retry_and_resume(self) -> None:
-        self.assertEqual(self.dry_run("-r"), b"2 . touch a\n4 ! touch c\n5 e touch d\n6 . touch e\n")
-        self.assertEqual(self.dry_run("--resume"), b"2 . touch a\n5 e touch d\n6 . touch e\n")
-
-    def test_it_lists_a_job_per_slot_with_one_only(self) -> None:
-        self.assertEqual(self.dry_run("-1"), b"2 . touch a\n")
-        self.assertEqual(self.dry_run("-1", "-j2"), b"2 . touch a\n6 . touch e\n")
-
-    def test_it_makes_no_logs_and_does_not_wait_for_more(self) -> None:
-        self.dry_run("-l", "log", "--joblog", "joblog", "--outdir", "out", "--follow")
+        before, names = (path.read_bytes(), path.stat().st_mtime_ns), sorted(os.listdir(self.dir))
+        first, failed, error, last = b"2 . touch a\n", b"4 ! touch c\n", b"5 e touch d\n", b"6 . touch e\n"
+        for options, listed in (("", first + last), ("-r", first + failed + error + last),
+                                ("--resume", first + error + last), ("-1", first), ("-1 -j2", first + last),
+                                ("-l log --joblog joblog --outdir out --follow", first + last)):
+            with self.subTest(options=options):
+                ended = self.run_jobs("--dry-run", *options.split())
+                self.assertEqual((ended.code, ended.out), (0, listed), ended.err)
+                self.assertEqual((path.read_bytes(), path.stat().st_mtime_ns), before)
+                self.assertEqual(sorted(os.listdir(self.dir)), names)
 
     def test_it_lists_nothing_where_there_is_no_file_yet(self) -> None:
         ended = self.run_jobs("--dry-run", "--follow")

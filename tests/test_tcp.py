@@ -243,14 +243,12 @@ class Selection(OverTcp, test_options.Selection):
 
 
 @ordinarily("test_a_free_slot_takes_a_new_job_while_others_run")
-@without("test_follow_waits_for_a_file_that_is_not_there_yet")    # a server needs its file
 class Waiting(OverTcp, test_options.Waiting):
     """--follow waits for more; every client looks for new jobs as long as its own run."""
 
 
 @ordinarily()
 @without("test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it")
-@without("test_what_would_go_to_stderr_goes_to_the_errors_file")    # it names the script
 class Background(OverTcp, test_options.Background):
     """-d: the client goes on in the background."""
     LOST = b""          # what jobs print goes to the server
