@@ -1,4 +1,5 @@
 """The format of the job file: random bytes, read by the real scripts and by a parser of a few lines."""
+import itertools
 import json
 import os
 import pathlib
@@ -9,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-from tests.support import RUNSET, RUNWAIT, SCRIPTS_AT, Case
+from tests.support import FULL, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT, Case
 
-FILES = 300
+FILES = 300 if FULL else 120
 BOM = b"\xef\xbb\xbf"
 LONG_AGO = 1_000_000_000            # so that a last line without a newline counts
 Job = tuple[int, bytes, bytes]      # line number, state, command
@@ -153,12 +154,14 @@ class Lines(Case):
         self.assertIn(b"runset4.py: runs.txt: line 4 is neither a job nor a comment", ended.err)
 
     def test_utf_16_is_refused(self) -> None:
-        for encoding in ("utf-16-le", "utf-16-be"):
-            self.write("\ufeff. echo a\n".encode(encoding))
-            calls = (RUNSET, "--list", "runs.txt"), (RUNWAIT, "--status", "runs.txt")
+        for encoding, mark in itertools.product(("utf-16-le", "utf-16-be"), ("\ufeff", "")):
+            text = f"{mark}. echo a\n. echo \u20ac\n".encode(encoding)
+            self.write(text)
+            calls = (RUNSET, "--list", "runs.txt"), (RUNWAIT, "--status", "runs.txt"), (RUNMAKER, "runs.txt")
             for call, ended in self.run_all(calls):
-                with self.subTest(encoding=encoding, call=call):
+                with self.subTest(encoding=encoding, mark=mark, call=call):
                     self.assertRefused(ended, "runs.txt", "UTF-16")
+            self.assertEqual(self.read(), text)
 
 
 if __name__ == "__main__":

@@ -275,7 +275,6 @@ class Names(OverTcp, test_options.Names):
 
 
 @ordinarily()
-@without("test_utf16_is_refused")    # by the server
 @without("test_a_nul_is_an_error_of_its_line_only")    # see test_any_bytes
 class CommandBytes(OverTcp, test_bytes.CommandBytes):
     """A command reaches the client's shell byte for byte, or is an error of its line."""
