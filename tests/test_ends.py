@@ -51,7 +51,7 @@ DEAF = (
 )
 
 
-# A job that goes on after TERM, and notes how what it starts ends: one before TERM, two a second later
+# A job that goes on after TERM, and notes how what it starts ends: one before TERM, two later
 GOES_ON = """
 import signal, subprocess, time
 signal.signal(signal.SIGTERM, lambda *_: None)
@@ -60,7 +60,7 @@ for seconds in "60", "0.3", "0.3":
     open("up.1", "w").close()
     with open("ends", "a") as ends:
         ends.write(f"{child.wait()}\\n")
-    time.sleep(1)
+    time.sleep(0.5)
 time.sleep(60)
 """
 
@@ -68,12 +68,10 @@ time.sleep(60)
 class Trees(RunCase):
     """No process of a job lives on after the runner has ended the job."""
 
-    def start_all(
-        self, commands: Sequence[str], *options: object, quick: bool = False
-    ) -> subprocess.Popen[bytes]:
+    def start_all(self, commands: Sequence[str], *options: object) -> subprocess.Popen[bytes]:
         """Run these commands all at once, to where they are up."""
         self.jobs(*commands)
-        return self.start_jobs("-j", len(commands), *options, up=range(1, len(commands) + 1), quick=quick)
+        return self.start_jobs("-j", len(commands), *options, up=range(1, len(commands) + 1))
 
     def test_int_ends_every_part_of_a_job_and_does_not_wait_for_kill(self) -> None:
         runner = self.start_all(TREES)
@@ -116,17 +114,17 @@ class Trees(RunCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_after_a_timeout_jobs_that_ignore_term_are_killed(self) -> None:
-        runner = self.start_all([*DEAF, f"{UP}; true"], "--timeout", "0.8", quick=True)
+        runner = self.start_all([*DEAF, f"{UP}; true"], "--timeout=0.8", "--kill-after=0.5")
         self.assertEnded(self.finish(runner), 1, "!" * len(DEAF) + "d")
 
     def test_after_int_jobs_that_ignore_term_are_killed(self) -> None:
-        runner = self.start_all(DEAF, quick=True)
+        runner = self.start_all(DEAF, "--kill-after=0.5")
         runner.send_signal(signal.SIGINT)
         self.assertEnded(self.finish(runner), 130, "e" * len(DEAF))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 10 s")
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_after_the_walltime_jobs_that_ignore_term_are_killed(self) -> None:
-        runner = self.start_all(DEAF, "--walltime", "2")
+        runner = self.start_all(DEAF, "--walltime=2", "--kill-after=0.5")
         self.assertEnded(self.finish(runner), 1, "e" * len(DEAF))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 10 s")
@@ -142,7 +140,7 @@ class Trees(RunCase):
         """The commands of a trap that tidies up, or of a loop that goes on."""
         self.write(GOES_ON, "job.py")
         self.jobs(f'exec "{sys.executable}" job.py')
-        runner = self.start_jobs("--kill-after", "8")
+        runner = self.start_jobs("--kill-after", "5")
         runner.send_signal(signal.SIGINT)
         self.assertEnded(self.finish(runner), 130, "e")
         self.assertEqual(self.read("ends").split(), [b"-15", b"0", b"0"])
