@@ -272,14 +272,9 @@ class Locks(CheckCase):
 
     def test_what_to_change_is_said_for_the_kind_of_file_system(self) -> None:
         kinds = {
-            "nfs": "vers=4.2",
-            "nfs4": "vers=4.2",
-            "fuse.glusterfs": "performance.quick-read",
-            "fuse": "bindfs",
-            "fuse.ceph-fuse": "fuse_disable_pagecache",
-            "beegfs": "tuneUseGlobalFileLocks",
-            "ocfs2": "pcmk",
-            "unheard-of": "",
+            "nfs": "vers=4.2", "nfs4": "vers=4.2", "fuse.glusterfs": "performance.quick-read",
+            "fuse": "bindfs", "fuse.ceph-fuse": "fuse_disable_pagecache",
+            "beegfs": "tuneUseGlobalFileLocks", "ocfs2": "pcmk", "unheard-of": "",
         }
         self.end()
         started = {kind: self.start_check("a", mount=f"{kind!r}, ()", patch=NO_LOCKS) for kind in kinds}
@@ -410,13 +405,8 @@ class Strangers(CheckCase):
 
     def test_nonsense_is_passed_over(self) -> None:
         texts = (
-            b"",
-            b"{]\n",
-            b"[" * 60_000,
-            b'{"knows": 5}\n',
-            b"000001\trunmaker4-check 2\tb\tb\tceph\n",
-            b"\xff" * 99,
-            b"000001\trunmaker4-check 3\tb\tb\t" + b"c" * 300 + b"\n",
+            b"", b"{]\n", b"[" * 60_000, b'{"knows": 5}\n', b"000001\trunmaker4-check 2\tb\tb\tceph\n",
+            b"\xff" * 99, b"000001\trunmaker4-check 3\tb\tb\t" + b"c" * 300 + b"\n",
             b"9" * 99 + b"\trunmaker4-check 3\tb\tb\tc\n",
         )
         for number, text in enumerate(texts):

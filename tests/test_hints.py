@@ -44,10 +44,7 @@ class Times(RunCase):
 
     def test_a_long_timeout_is_a_number_of_seconds(self) -> None:
         for seconds, text in (
-            (30.0, "30"),
-            (0.5, "0.5"),
-            (1_036_800.0, "1036800"),
-            (999_999_999.0, "999999999"),
+            (30.0, "30"), (0.5, "0.5"), (1_036_800.0, "1036800"), (999_999_999.0, "999999999"),
         ):
             self.assertEqual(str(runmaker4.Ending(9, "timeout", seconds)), f"timeout after {text}s")
 

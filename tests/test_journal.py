@@ -44,15 +44,8 @@ class Runs(JournalCase):
         self.assertEqual(
             {**start, "run": "", "time": 0, "pid": 0, "runner": 0},
             {
-                "time": 0,
-                "event": "start",
-                "run": "",
-                "line": 2,
-                "command": command,
-                "host": "alice",
-                "slot": "gpu0",
-                "pid": 0,
-                "runner": 0,
+                "time": 0, "event": "start", "run": "", "line": 2, "command": command, "host": "alice",
+                "slot": "gpu0", "pid": 0, "runner": 0,
             },
         )
         self.assertEqual({**end, "event": "start", "time": start["time"]}, {
@@ -87,10 +80,7 @@ class Runs(JournalCase):
                 for line, end in self.ends().items()
             },
             {
-                1: ("d", 0, 0, ""),
-                2: ("!", 7, 0, ""),
-                3: ("!", -1, 9, ""),
-                4: ("!", -1, 15, "timeout"),
+                1: ("d", 0, 0, ""), 2: ("!", 7, 0, ""), 3: ("!", -1, 9, ""), 4: ("!", -1, 15, "timeout"),
                 5: ("e", -1, 0, ""),
             },
         )

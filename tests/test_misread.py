@@ -9,14 +9,8 @@ from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, Text, w
 from tests.values import present
 
 READING = (
-    (RUNMAKER, "-q"),
-    (RUNMAKER, "--follow"),
-    (RUNMAKER, "--dry-run"),
-    (RUNSERVER,),
-    (RUNSET, "--list"),
-    (RUNSET, "-q", "--set=x", "--all"),
-    (RUNSET, "-q", "--reopen"),
-    (RUNWAIT, "--status"),
+    (RUNMAKER, "-q"), (RUNMAKER, "--follow"), (RUNMAKER, "--dry-run"), (RUNSERVER,), (RUNSET, "--list"),
+    (RUNSET, "-q", "--set=x", "--all"), (RUNSET, "-q", "--reopen"), (RUNWAIT, "--status"),
 )
 STRAY = (
     "{}: runs.txt: line {} is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)\n"
@@ -70,17 +64,8 @@ class PlainCommands(MisreadCase):
 
     def test_what_has_no_such_line_is_none(self) -> None:
         for text in (
-            "",
-            "\n",
-            "\r\n \t\r\n",
-            "# a\n  # b\n\t#c",
-            "/ a\n/b",
-            "#RUN barrier\n#RUN end\n",
-            "x echo a\n",
-            b"\xef\xbb\xbf# a\n",
-            b"\xef\xbb\xbf",
-            "#" * 10_000,
-            " " * 10_000 + "\n",
+            "", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n/b", "#RUN barrier\n#RUN end\n",
+            "x echo a\n", b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf", "#" * 10_000, " " * 10_000 + "\n",
         ):
             with self.subTest(text=text[:20]):
                 self.assertEqual(self.said(runmaker4.check_lines, text), [])
@@ -124,16 +109,8 @@ class StrayLines(MisreadCase):
 class LookAlikes(MisreadCase):
     """What would be a directive but for blanks or small letters is one that makes no sense, for all."""
     ALIKE = (
-        "#run barrier",
-        "# RUN barrier",
-        " #RUN barrier",
-        " # run timeout=3s",
-        "\t#\tRun  Barrier Check ",
-        "# RUN end",
-        "#Run host=a,b TIMEOUT=3S\r",
-        "# run barrier first",
-        "#RUN: barrier",
-        "#RUNNING",
+        "#run barrier", "# RUN barrier", " #RUN barrier", " # run timeout=3s", "\t#\tRun  Barrier Check ",
+        "# RUN end", "#Run host=a,b TIMEOUT=3S\r", "# run barrier first", "#RUN: barrier", "#RUNNING",
     )
     OTHERS = (
         "# run these first", "#running barrier", "##RUN barrier", "/RUN barrier", "#RU barrier", "# runs",
