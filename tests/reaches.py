@@ -1,8 +1,7 @@
 """Who reaches into whose attributes: what classes know of each other.
 
-    python3 -m tests.reaches FILE...                the ten classes that are reached into most
-    python3 -m tests.reaches --classes FILE...      all of them, with the attributes
-    python3 -m tests.reaches --private FILE...      attributes that are public, and that only their class uses
+    python3 -m tests.reaches FILE...            the ten classes that are reached into most
+    python3 -m tests.reaches --private FILE...  attributes that are public, and that only their class uses
 
 The files are taken together.  A reach is a read or a write of an attribute by code outside of the class,
 and of those derived from it: `job.seat` in JobFile is a reach into Job.  Calls of methods are none, nor are
@@ -280,24 +279,17 @@ def assignments(node: ast.AST) -> Iterator[Assigned]:
         yield from assigned(node)
 
 
-def read(names: list[str]) -> Program:
-    """The program that stands in these files."""
-    return Program({name: pathlib.Path(name).read_text(encoding="utf-8") for name in names})
-
-
 def main() -> None:
-    program = read([word for word in sys.argv[1:] if not word.startswith("--")])
+    names = [word for word in sys.argv[1:] if word != "--private"]
+    program = Program({name: pathlib.Path(name).read_text(encoding="utf-8") for name in names})
     if "--private" in sys.argv:
         for name, attribute in program.could_be_private():
             print(f"{name}.{attribute}")
         return
-    found = program.worst()
-    total = sum(sum(attributes.values()) for _, attributes in found)
-    for name, attributes in found if "--classes" in sys.argv else found[:WORST]:
-        print(f"{sum(attributes.values()):5} {name}")
-        if "--classes" in sys.argv:
-            print("      " + ", ".join(f"{each} {count}" for each, count in attributes.most_common()))
-    print(f"{total:5} all {len(found)}")
+    sizes = {name: sum(attributes.values()) for name, attributes in program.worst()}
+    for name, size in list(sizes.items())[:WORST]:
+        print(f"{size:5} {name}")
+    print(f"{sum(sizes.values()):5} all {len(sizes)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What a reader meets: size and density of Python files.
 
-    python3 -m tests.shape FILE...              a line for each file, and one for all
-    python3 -m tests.shape --classes FILE...    below each file the classes with most attributes
+    python3 -m tests.shape FILE...      a line for each file, and one for all
 
 nodes: of the syntax tree, what there is to understand, however it is laid out.  code: lines that are neither
 blank, nor comment, nor docstring.  wide: lines of more than 110 characters.  attributes: of the class that
@@ -27,7 +26,6 @@ NO_CODE = (
 )
 DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
 WIDTH = 110
-CLASSES = 12        # of each file, with --classes
 HEADINGS = "file", "lines", "code", "nodes", "nodes/line", "wide", "classes", "attributes", "flags"
 WIDTHS = 28, 6, 6, 7, 10, 6, 7, 10, 6
 
@@ -112,41 +110,28 @@ def attributes(cls: ast.ClassDef) -> tuple[set[str], set[str]]:
     return {name for name, _ in found}, {name for name, value in found if is_flag(value)}
 
 
-def classes_of(tree: ast.AST) -> dict[str, tuple[set[str], set[str]]]:
-    """The classes of a file, and their attributes."""
-    return {node.name: attributes(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-
-
 def shape_of(text: str) -> Shape:
     """The figures of a file with this text."""
     tree = ast.parse(text)
-    classes = classes_of(tree)
+    classes = [attributes(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     return Shape(
         lines=text.count("\n"),
         code=code_lines(text, tree),
         nodes=sum(1 for _ in ast.walk(tree)),
         wide=sum(len(line) > WIDTH for line in text.splitlines()),
         classes=len(classes),
-        attributes=max((len(found) for found, _ in classes.values()), default=0),
-        flags=sum(len(flags) for _, flags in classes.values()),
+        attributes=max((len(found) for found, _ in classes), default=0),
+        flags=sum(len(flags) for _, flags in classes),
     )
 
 
 def main() -> None:
-    names = [word for word in sys.argv[1:] if not word.startswith("--")]
     print(aligned(*HEADINGS))
     total = Shape()
-    for name in names:
-        path = pathlib.Path(name)
-        text = path.read_text(encoding="utf-8")
-        shape = shape_of(text)
+    for path in map(pathlib.Path, sys.argv[1:]):
+        shape = shape_of(path.read_text(encoding="utf-8"))
         total += shape
         print(shape.row(path.name))
-        if "--classes" in sys.argv:
-            largest = sorted(classes_of(ast.parse(text)).items(), key=lambda item: -len(item[1][0]))
-            for cls, (found, its_flags) in largest[:CLASSES]:
-                told = " ".join(sorted(its_flags))
-                print(f"    {cls:26} {len(found):3} attributes, {len(its_flags)} flags: {told}")
     print(total.row("all"))
 
 
