@@ -93,18 +93,6 @@ class QuickStart(TwoRunners):
         for runner in runners:
             self.assertEqual(self.finish_all([runner]).count(b"executing"), 2)
 
-    def test_all_jobs_can_be_set_back_and_run_again(self) -> None:
-        self.write(quick_start(":"))
-        self.finish_all(self.start_two())
-        ended = self.run_script(RUNSET, "-q", "--all", "--set=.", "runs.txt")
-        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
-        self.assertEqual(self.read().decode(), quick_start(":"))
-        out = self.finish_all(self.start_two())
-        self.assertEqual(
-            sorted(printed(console_lines(out))), [b"A", b"B", b"C", b"D", b"a", b"b", b"c", b"d"]
-        )
-        self.assertEqual(self.states(), "dddd")
-
 
 class ManyRunners(Case):
     """Eight runners on one file that others append to, set and watch: each job is started exactly once."""
