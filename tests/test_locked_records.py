@@ -11,7 +11,7 @@ import unittest.mock
 from collections.abc import Iterator
 
 import runmaker4
-from tests.support import ROOT, RUNMAKER, WAITING, RunCase, wait_until
+from tests.support import RUNMAKER, WAITING, RunCase, wait_until
 from tests.values import present
 
 FILES = "out/journal", "joblog", "log"
@@ -47,19 +47,6 @@ def write_slowly(file):
     time.sleep(0.3)
     write_kept(file)
 runmaker4.RecordFile.write_kept = write_slowly
-"""
-# Lock a whole file and say so; classic: as older programs do, else for this open file description
-HOLDER = f"""
-import fcntl, os, sys, time
-sys.path.insert(0, {str(ROOT)!r})
-import runmaker4
-fd = os.open(sys.argv[1], os.O_RDONLY)
-if sys.argv[2] == "classic":
-    fcntl.lockf(fd, fcntl.LOCK_SH)
-else:
-    assert runmaker4.lock(fd, 0, 0, shared=True)
-print("locked", flush=True)
-time.sleep(60)
 """
 
 
