@@ -29,6 +29,7 @@ atexit.register(lambda: print("made elsewhere:", *sorted(made)))
 
 class Companion(RunCase):
     """Who can make it, who cannot, and what becomes of it."""
+    USERS = (RUNMAKER,), (RUNSERVER, "--port", "0"), (RUNSET, "--all", "--set=x")
 
     def setUp(self) -> None:
         super().setUp()
@@ -37,9 +38,9 @@ class Companion(RunCase):
     def assertAllRefuse(self, *words: str, **settings: Any) -> None:
         """Runner, server and runset4.py refuse the file in one line, and nothing was touched."""
         before = sorted(os.listdir(self.dir))
-        for args in (RUNMAKER,), (RUNSERVER, "--port", "0"), (RUNSET, "--all", "--set=x"):
-            with self.subTest(args):
-                self.assertRefused(self.run_script(*args, "runs.txt", **settings), *words)
+        for call, ended in self.run_all(((*call, "runs.txt") for call in self.USERS), **settings):
+            with self.subTest(call):
+                self.assertRefused(ended, *words)
         self.assertEqual((self.states(), sorted(os.listdir(self.dir))), (".", before))
 
     def test_a_file_with_several_hard_links_is_refused(self) -> None:
@@ -62,18 +63,21 @@ class Companion(RunCase):
         self.assertAllRefuse(".runs.txt.lock", "is a directory")
 
     def test_a_pipe_or_a_file_of_contents_by_its_name_is_refused_and_left_as_it_is(self) -> None:
-        self.path.chmod(0o666)
-        for make, words in {
-            "mkfifo -m 600": "is no regular file",
-            "umask 77; echo private >": "is a file with contents",
-            "touch other; chmod 600 other; ln other": "has several names",
-        }.items():
-            with self.subTest(make):
-                companion(self.path).unlink(missing_ok=True)
-                subprocess.run([f"{make} .runs.txt.lock"], shell=True, cwd=self.dir, check=True)
-                self.assertAllRefuse(".runs.txt.lock", words)
-                self.assertRefused(self.run_script(RUNWAIT, "--status", "runs.txt", timeout=60), words)
-                self.assertEqual(companion(self.path).stat().st_mode & 0o777, 0o600)
+        words = {"mkfifo -m 600": "is no regular file", "umask 77; echo private >": "is a file with contents",
+                 "touch other; chmod 600 other; ln other": "has several names"}
+        for number, make in enumerate(words):
+            self.write(". echo ran >>ran\n", f"{number}").chmod(0o666)
+            subprocess.run([f"{make} .{number}.lock"], shell=True, cwd=self.dir, check=True)
+        before = sorted(os.listdir(self.dir))
+        users = *self.USERS, (RUNWAIT, "--status")
+        said = dict(zip("012", words.values()))
+        for call, ended in self.run_all((*call, name) for call in users for name in said):
+            with self.subTest(call):
+                self.assertRefused(ended, f".{call[-1]}.lock", said[call[-1]])
+        for name in said:
+            self.assertEqual(companion(self.dir / name).stat().st_mode & 0o777, 0o600)
+            self.assertEqual(self.states(name), ".")
+        self.assertEqual(sorted(os.listdir(self.dir)), before)
 
     def test_a_pipe_in_its_place_is_named_by_a_runner_that_is_there(self) -> None:
         self.write("")
@@ -122,9 +126,9 @@ class Companion(RunCase):
         companion(self.path).touch()
         companion(self.path).chmod(0o000)
         self.dir.chmod(0o755)
-        for args in (RUNWAIT, "--status"), (RUNWAIT, "--status", "--json"), (RUNSET, "--list"):
-            with self.subTest(args):
-                ended = self.run_script(*args, "runs.txt", **bound)
+        calls = (RUNWAIT, "--status"), (RUNWAIT, "--status", "--json"), (RUNSET, "--list")
+        for call, ended in self.run_all(((*call, "runs.txt") for call in calls), **bound):
+            with self.subTest(call):
                 self.assertEqual(ended.code, 0, ended.err)
                 unknown = b"whether a line r still runs cannot be known: only who may write to it may read"
                 self.assertIn(b"runs.txt: " + unknown, ended.err)
