@@ -185,12 +185,6 @@ runwait4.LockCheck = Patched
     def assertDoesNotHold(self, ended: Ended, *texts: str) -> None:
         self.assertSays(ended, 1, "NO   ", "another directory, or TCP", *texts)
 
-    def assertFails(self, ended: Ended, host: str, *wanted: str) -> None:
-        """Just this is found wrong with a host."""
-        self.assertDoesNotHold(ended)
-        self.assertEqual(self.rows(ended)[host], ["NO" if what in wanted else "yes" for what in TRIALS],
-                         ended.out.decode())
-
 
 class Locks(CheckCase):
     """What holds and what does not."""
@@ -229,16 +223,23 @@ class Locks(CheckCase):
         for ended in self.check_all(self.start_check("c"), self.start_check("c", boot="2")):
             self.assertDoesNotHold(ended, "c: several hosts have this name", "rename them")
 
-    def test_locks_that_do_not_exclude(self) -> None:
-        for ended in self.check_both(patch=FREE_FOR_ALL):
-            self.assertDoesNotHold(
-                ended, "NO   excluded: not so of a, b (what one host has locked cannot be locked"
-            )
-
-    def test_locks_that_only_seem_to_exclude(self) -> None:
-        """A claim would be refused; a look for orphans would find one."""
-        for ended in self.check_both(patch="runmaker4.is_free = lambda *args: True"):
-            self.assertFails(ended, "b", "excluded", "inherited")
+    def test_what_does_not_hold_is_named(self) -> None:
+        exclude = "NO   excluded: not so of a, b (what one host has locked cannot be locked"
+        for why, patch, wanted, said in (
+            ("they do not exclude", FREE_FOR_ALL, (), exclude),
+            # a claim would be refused; a look for orphans would find one
+            ("they only seem to", "runmaker4.is_free = lambda *args: True", ("excluded", "inherited"), ""),
+            # classic record locks: children do not have them, and closing another descriptor frees them
+            ("they end with who took them", "runmaker4.OFD_SETLK = runmaker4.fcntl.F_SETLK", (),
+             "NO   inherited: not so of a, b"),
+            ("nothing new is seen", ALL_OLD, ("fresh",), "")):
+            with self.subTest(why):
+                for ended in self.check_both(patch=patch):
+                    self.assertDoesNotHold(ended, said)
+                    if wanted:
+                        cells = ["NO" if what in wanted else "yes" for what in TRIALS]
+                        self.assertEqual(self.rows(ended)["b"], cells, ended.out.decode())
+                (self.dir / "end").unlink()
 
     def test_locks_of_one_host_that_do_not_reach_the_other(self) -> None:
         """What b locks is locked nowhere: a sees that, and b sees it, too."""
@@ -253,16 +254,6 @@ class Locks(CheckCase):
         ended, seen = self.finish_all(without, other)
         self.assertDoesNotHold(ended, "NO   a: no locks available")
         self.assertDoesNotHold(seen, "NO   excluded: not so of a (")
-
-    def test_locks_that_end_with_the_process_that_took_them(self) -> None:
-        """Classic record locks: children do not have them, and closing another descriptor frees them."""
-        for ended in self.check_both(patch="runmaker4.OFD_SETLK = runmaker4.fcntl.F_SETLK"):
-            self.assertDoesNotHold(ended, "NO   inherited: not so of a, b")
-
-    def test_a_host_that_sees_nothing_of_what_others_write(self) -> None:
-        """Its first look at a file is all that it ever sees."""
-        for ended in self.check_both(patch=ALL_OLD):
-            self.assertFails(ended, "b", "fresh")
 
     def test_a_mount_whose_locks_are_known_not_to_reach_others(self) -> None:
         for ended in self.check_both(mount="'lustre', frozenset({'localflock'})"):
