@@ -6,28 +6,24 @@ priority where that is allowed.  Figures are the median of the groups, with leas
 so many shells on this machine without server and clients: forked one after another, and forked before and
 then woken one after another.
 
-Clients at delays are behind a process that carries what they send and get, each a while of its own later, and
+Clients at delays are behind proxies that pass on what they send and get, each a while of its own later, and
 their monotonic clocks are years apart (time namespaces), as on hosts that were not booted together.
 """
 import contextlib
 import gc
-import heapq
-import itertools
 import multiprocessing
 import os
 import pathlib
-import select
 import signal
-import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Callable
 
 from tests.bench.measure import Bench, Row
-from tests.bench.tcp import CLIENT, HOST, assert_all_done, ending, serving
+from tests.bench.tcp import CLIENT, HOST, assert_all_done, ending, peer, serving
 
 GROUPS = 20
 PATIENCE = 120.0                        # seconds for a group to start
@@ -146,65 +142,6 @@ def woken_skews(bench: Bench, count: int, groups: int) -> list[float]:
 
 # -- clients at delays ---------------------------------------------------------------------------------------
 
-class Carrier:
-    """Carries what comes to its ports to a server's port and back, each way later by the port's own delay."""
-
-    def __init__(self, target: int, delays: Sequence[float]) -> None:
-        """delays: one way, in seconds."""
-        self.target = target
-        self.listeners = {socket.create_server((HOST, 0)): delay for delay in delays}
-        self.ports = [listener.getsockname()[1] for listener in self.listeners]
-        self.ways: dict[socket.socket, tuple[socket.socket, float]] = {}        # where to, and how much later
-        self.queue: list[tuple[float, int, socket.socket, bytes]] = []
-        self.numbers = itertools.count()
-
-    def run(self) -> None:
-        """For ever."""
-        while True:
-            patience = max(0.0, self.queue[0][0] - time.monotonic()) if self.queue else None
-            for source in select.select([*self.listeners, *self.ways], [], [], patience)[0]:
-                if source in self.listeners:
-                    self._accept(source)
-                else:
-                    self._take(source)
-            while self.queue and self.queue[0][0] <= time.monotonic():
-                self._deliver()
-
-    def _accept(self, listener: socket.socket) -> None:
-        near, _ = listener.accept()
-        far = socket.create_connection((HOST, self.target))
-        for one, other in (near, far), (far, near):
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.ways[one] = other, self.listeners[listener]
-
-    def _take(self, source: socket.socket) -> None:
-        """Something has come, or the end."""
-        target, delay = self.ways[source]
-        try:
-            data = source.recv(1 << 16)
-        except ConnectionResetError:
-            data = b""
-        heapq.heappush(self.queue, (time.monotonic() + delay, next(self.numbers), target, data))
-        if not data:
-            del self.ways[source]
-
-    def _deliver(self) -> None:
-        _, _, target, data = heapq.heappop(self.queue)
-        with contextlib.suppress(OSError):              # the other end has gone
-            if data:
-                target.sendall(data)
-            else:
-                target.shutdown(socket.SHUT_WR)
-
-
-def carry(target: int, delays: Sequence[float], connection: Connection) -> None:
-    """A process: say which ports there are for these delays, and carry."""
-    hurry()
-    carrier = Carrier(target, delays)
-    connection.send(carrier.ports)
-    carrier.run()
-
-
 def has_time_namespaces() -> bool:
     """Whether processes can have monotonic clocks of their own here."""
     try:
@@ -251,19 +188,8 @@ def group_skews(bench: Bench, ports: Callable[[int], list[int]], size: int, grou
         serving(bench, "--exit-when-done") as server,
     ):
         started = [
-            bench.start(
-                [
-                    *before(number),
-                    *CLIENT,
-                    "-q",
-                    "--follow",
-                    "--name",
-                    f"h{number}",
-                    "--port",
-                    str(port),
-                    HOST,
-                ]
-            )
+            bench.start([*before(number), *CLIENT, "-q", "--follow", "--name", f"h{number}",
+                         "--port", str(port), HOST])
             for number, port in enumerate(ports(server.port))
         ]
         for client in started:
@@ -314,9 +240,7 @@ def skew_delays(bench: Bench, groups: int = GROUPS) -> list[Row]:
     before = other_clock if clocks else lambda number: []
     with contextlib.ExitStack() as stack:
         def ports(port: int) -> list[int]:
-            carrier = stack.enter_context(process(carry, port, delays))
-            carried: list[int] = receive(carrier, "the carrier's ports")
-            return carried
+            return [int(stack.enter_context(peer(bench, "proxy", port, delay))()) for delay in delays]
 
         skews = group_skews(bench, ports, 8, groups, before)
     what = "at 0 to 50 ms each way, " + (
