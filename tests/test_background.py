@@ -211,13 +211,6 @@ class JobFiles(WorkerCase):
         self.change("runs.txt", "--add-jobs", *[path.relative_to(self.dir) for path in paths])
         self.check_done(self.hire("-j4"))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_four_workers_come_first_and_then_a_directory_of_jobs(self) -> None:
-        workers = [self.hire(number=number) for number in range(4)]
-        self.prepare()
-        self.change("runs.txt", "--add-jobs", "jobqueue")
-        self.check_done(*workers)
-
 
 class FailedStart(WorkerCase):
     """-d: what is wrong at the start is printed, with exit status 2, before anything goes into the

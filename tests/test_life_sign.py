@@ -106,19 +106,6 @@ class KilledRunner(LifeSign):
         ended = self.finish(follower)
         self.assertEqual(ended.code, 0, ended.err)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_runwait_waits_for_the_job_and_then_counts_an_error(self) -> None:
-        self.lose_runner()
-        with open(self.dir / "shown", "wb") as shown:
-            waits = self.start_patched(HASTY, "--progress", "-e", "runs.txt", script=RUNWAIT, stdout=shown)
-        self.assertIn(b"   0 of   1 jobs processed, 0 errors [>>>>>>>>>>>>>>>>]\n", self.wait_file("shown"))
-        self.end_job()
-        self.assertEqual(self.finish(waits).code, 1)
-        self.assertTrue(
-            self.read("shown").endswith(b"   1 of   1 jobs processed, 1 errors [eeeeeeeeeeeeeeee]\n")
-        )
-        self.assertEqual((self.states(), self.runs()), ("r", 1))    # runwait4.py never writes
-
     def test_a_line_is_freed_when_its_job_ends_though_a_later_job_of_the_runner_runs(self) -> None:
         self.write(". until [ -e go.1 ]; do sleep 0.02; done\n. echo $$ >>marks; " + GATE + "\n")
         runner = self.start_runner("-j2")
