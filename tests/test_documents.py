@@ -595,7 +595,6 @@ TEXTS = {  # of several words, and no commands for our users
     "#RUN memory=16G",
     "--memory 60G",
     "--report page.html",
-    ". r d ! e x",
     "#run barrier",
     "# RUN barrier",
     # commands of other tools, which ours replace or are compared with
