@@ -251,7 +251,7 @@ def make_parser() -> Parser:
     add("--exit-when-done", action="store_true", help="leave when all jobs have ended; clients leave, too")
     add("--dry-run", action="store_true", help="print what would start where, touch nothing")
     add("--grace", type=duration, default=60.0, metavar="T",
-        help="keep the jobs of a client that is lost, or of this server, so long [60s]")
+        help="keep the jobs of a lost client, or server, for T [60s]")
     add(
         "--single-host",
         action="store_true",
@@ -1254,8 +1254,8 @@ class Client(Taker):
         if lines:
             who = f"client {self.where}" if self.id else "clients of the server before"
             grace = human_time(self.sessions.grace)
-            self.server.say(f"{who} did not come back within {grace}; {name_lines(lines)} marked e (where a "
-                            "client was killed its jobs may still run)")
+            self.server.say(f"{who} did not come back within {grace}; {name_lines(lines)} marked e (if a "
+                            "client was killed, its jobs may still run)")
         for grant in list(self.grants.values()):
             state = NEW if self.sessions.is_resumed(grant) else ERROR
             self.sessions.settle(grant, Outcome(End.VANISHED, state))
@@ -3545,7 +3545,7 @@ class Server(Program):
             self.loop.add_reader(life, self._keeper_died, life)
 
     def _say_unkept(self, why: str) -> None:
-        self.say(f"{why} (the lines of running jobs will not outlive the server)")
+        self.say(f"{why} (when the server ends, others may take the lines of running jobs)")
 
     def _keeper_died(self, life: socket.socket) -> None:
         """The keeper is dead: somebody has killed it.  Start another."""

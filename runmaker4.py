@@ -733,8 +733,8 @@ def open_companion(path: str, network: bool = False) -> int:
         if info.st_uid not in (os.geteuid(), 0, file.st_uid if file else 0):
             raise OSError(
                 errno.EPERM,
-                f"belongs to {user_name(info.st_uid)}, who could remove it while jobs run (have "
-                "it removed: it is made anew)",
+                f"belongs to {user_name(info.st_uid)}, who could remove it while jobs run "
+                "(it must be removed: it is made anew)",
             )
         if file and os.geteuid() in (0, info.st_uid):
             share_companion(fd, info, file)
@@ -2940,8 +2940,8 @@ class JobFile(JobReader):
             if not is_free(fd, first, behind - first):
                 raise OSError(
                     errno.EBUSY,
-                    "is in use with another companion (use one name for it; or who may only read it keeps it "
-                    "locked: lslocks names the process)",
+                    "is in use with another companion (use one name for it; or a process that may only "
+                    "read it keeps it locked: lslocks names that)",
                 )
         self._named = inode
 
@@ -3435,7 +3435,7 @@ def check_companion(path: str, mount: Mount) -> None:
     try:
         _try_locks(path, companion)
     except OSError as error:
-        hint = "jobs are locked there: an empty file of this name that all may write to will do"
+        hint = "jobs are locked there: create an empty file of this name that all users may write"
         if error.errno in (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             hint = "Linux 3.15 or newer, and a file system with locks, are needed"
         raise Problem(f"{companion}: {reason(error)} ({hint})") from None
@@ -7927,7 +7927,7 @@ class Runner:
         more = job.more
         if more and more.memory > self.options.memory:
             size, here = show_size(more.memory), show_size(self.options.memory)
-            text = f"{job.how}; does not run again with {size}, for there are {here} here"
+            text = f"{job.how}; does not run again with {size}: there are {here} here"
             self.say(f"line {job.number}: {text}")
             return False
         job.grown += 1
@@ -7942,7 +7942,7 @@ class Runner:
         delay, rest = self._delay(count), self._wall_end - self.loop.time()
         if delay + (self._limit(run.job) or 0.0) <= rest:
             return True
-        self.say(f"line {run.job.number}: does not run again in {human_time(delay)}, for that may not fit "
+        self.say(f"line {run.job.number}: does not run again in {human_time(delay)}: that may not fit "
                  "into the wall time")
         return False
 
@@ -8370,7 +8370,7 @@ def runner_words(text: str) -> str:
         # `bash -c /bin/sh -c JOB` runs a /bin/sh without a command, which ends with status 0
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes behind that, so no job "
-            "would run (for another shell, as bash, write #RUN shell=bash above the jobs)"
+            "would run (for bash write #RUN shell=bash above the jobs)"
         )
     if words and not re.search(r"[\0\n]", text):
         return text
@@ -8458,9 +8458,9 @@ def add_running_options(add: Add) -> None:
         "--slots",
         type=slot_names,
         metavar="A,B",
-        help="instead of -j: a slot per name (@FILE: a line, followed)",
+        help="instead of -j: a slot per name (@FILE: one a line)",
     )
-    add("--memory", type=memory_size, metavar="SIZE", help="for jobs with memory= (60G) [what there is]")
+    add("--memory", type=memory_size, metavar="SIZE", help="what jobs with memory= may take (60G) [all]")
 
 
 def add_limits(add: Add) -> None:
@@ -8478,7 +8478,7 @@ def add_limits(add: Add) -> None:
         type=duration,
         default=GRACE,
         metavar="T",
-        help="from TERM to KILL when jobs are ended [10s]",
+        help="time from TERM to KILL, when jobs are ended [10s]",
     )
 
 
@@ -8514,7 +8514,7 @@ def add_verbosity(add: Add) -> None:
     """The options that say how much is printed."""
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
     add("--plain", action="store_true", help="print what jobs print and no more, job by job")
-    add("-k", "--keep-order", action="store_true", help="with --plain: in the order of the file")
+    add("-k", "--keep-order", action="store_true", help="with --plain: in the order of their starts")
     add("-v", "--verbose", action="store_true", help="print more")
 
 

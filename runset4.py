@@ -689,8 +689,8 @@ def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -
     return found[:most]
 
 
-CLIENT_AWAY = ("its client does not answer: it is told when it is back, or after the server's --grace its "
-               "line is free, though the job may run on")
+CLIENT_AWAY = ("its client does not answer: it ends the job when it is back; otherwise the line is free "
+               "after the server's --grace, though the job may run on")
 
 
 def is_server(badge: int) -> bool:
@@ -1568,7 +1568,7 @@ def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
                 template = table_template(text, record)
                 width = len(record)
             elif len(record) != width:
-                raise ValueError(f"{plural(len(record), 'value')}, where the first row names {width} columns")
+                raise ValueError(f"{plural(len(record), 'value')}, but the first row names {width} columns")
             else:
                 number += 1
                 yield job(template.fill(number, b"", record))
@@ -2085,7 +2085,7 @@ def make_parser() -> Parser:
     add(
         "--end",
         action="store_true",
-        help="#RUN end: runners that wait leave when all above is done",
+        help="#RUN end: runners that wait leave when no job above is left for them",
     )
     add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
     add = parser.add_argument_group("other").add_argument

@@ -147,7 +147,7 @@ def make_parser() -> Parser:
         statuses={
             "0": "the jobs have ended, or what was asked for is printed (with -e: and all jobs are done or "
                  "held)",
-            "1": "else; and when a failed `#RUN barrier check` keeps new jobs from being run",
+            "1": "otherwise; also if a failed `#RUN barrier check` keeps new jobs from being run",
             "2": "bad usage",
         },
     )
@@ -186,12 +186,12 @@ def make_parser() -> Parser:
         help="write its runs, or those of --outdir, as trace events, for Perfetto\n"
              "(ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for\neach slot")
     add("--report", type=given_name, metavar="OUT.html",
-        help="write a page about the same for any browser; with --progress again and again\n"
-             "while the jobs of FILE run")
+        help="write a page about the same for any browser; with --progress anew while\n"
+             "the jobs of FILE run")
     add = parser.add_argument_group("before there are jobs").add_argument
     add("--check-locks", type=given_name, metavar="DIR",
-        help="try for a minute, with other hosts where this is started, too, whether they can\n"
-             "share job files in this directory, and exit")
+        help="try for a minute whether the hosts where this is started can share job files\n"
+             "in this directory, and exit")
     return parser
 
 
@@ -1460,7 +1460,7 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
         put_fitted(explain(line, None, None))
     if lines:
         say(
-            f"{watcher.path}: how they ended is told by a journal (run with runmaker4.py --outdir DIR, then "
+            f"{watcher.path}: a journal tells how they ended (run with runmaker4.py --outdir DIR, then "
             f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})"
         )
     return counts(found)

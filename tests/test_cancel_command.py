@@ -114,7 +114,7 @@ class OverTcp(TcpCase):
         hasty = "import runset4\nrunset4.STOPPING = 0.3"
         ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
         self.assertEqual(ended.code, 1)
-        self.assertIn(b"(its client does not answer: it is told when it is back", ended.err)
+        self.assertIn(b"(its client does not answer: it ends the job when it is back", ended.err)
         client.send_signal(signal.SIGCONT)
         wait_until(lambda: not self.locked_lines(), what="the job is ended")
 

@@ -456,7 +456,7 @@ class Tables(ImportCase):
             ("a,b\n1,2\n", "n {sed}", "line 1: there is no column sed for the template (the columns are a, "),
             (",a\n1,2\n", "n {a} {größe}", "line 1: there is no column größe for the template"),
             ("a,a\n1,2\n", "n {a}", "line 1: two columns are named a"),
-            ("a,b\n1,2\n1\n", "n {a}", "line 3: 1 value, where the first row names 2 columns"),
+            ("a,b\n1,2\n1\n", "n {a}", "line 3: 1 value, but the first row names 2 columns"),
             ('a\n"1\n', "n {a}", "line 2: unexpected end of data"),
             ('a\n"1"2\n', "n {a}", "line 2: "),
             ('a\n"1\n2"\n', "n {a}", "line 3: not a command: "),

@@ -241,7 +241,7 @@ class Growing(WatchedCase):
         self.write("#RUN memory=60M,1G\n. echo >>runs; python3 hold.py\n")
         ended = self.run_jobs("--memory=900M", "--retries=3")
         self.assertEqual((ended.code, self.states(), self.read("runs")), (1, "!", b"\n"))
-        text = r"line 2: took (.*)M of 60M; does not run again with 1G, for there are 900M here\n"
+        text = r"line 2: took (.*)M of 60M; does not run again with 1G: there are 900M here\n"
         told = re.search(text, ended.err.decode())
         self.assertGreater(float(present(told)[1]), 60)     # it may be ended while it still takes more
 

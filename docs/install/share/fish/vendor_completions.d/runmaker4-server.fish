@@ -2,7 +2,7 @@
 complete -c runmaker4-server -fa '(complete -C "no-such-command "(commandline -ct) | string match -rv "(^|/)\.[^/]*\.lock\$")'
 complete -c runmaker4-server -l exit-when-done -d 'leave when all jobs have ended; clients leave, too'
 complete -c runmaker4-server -l dry-run -d 'print what would start where, touch nothing'
-complete -c runmaker4-server -l grace -x -d 'keep the jobs of a client that is lost, or of this server, so long [60s]'
+complete -c runmaker4-server -l grace -x -d 'keep the jobs of a lost client, or server, for T [60s]'
 complete -c runmaker4-server -l single-host -d 'no other host uses the file itself: any file system will do'
 complete -c runmaker4-server -l max-failed -x -d 'start no more once N more jobs are failed or in error'
 complete -c runmaker4-server -l host -xa '(__fish_print_hostnames)' -d 'listen on this address only [all, IPv6 and IPv4]'

@@ -14,7 +14,7 @@ complete -c runset4 -l csv -d '... LIST is a table: {NAME} is a column named in 
 complete -c runset4 -l colsep -x -d '... what separates its columns [blanks]'
 complete -c runset4 -l add-jobs -rF -d 'a job per file of fjd\'s (INI, [control] or [fjd], executable=), or per such file in a directory, once'
 complete -c runset4 -l add-tests -rF -d 'the tests of a NetJobs configuration, for the server'
-complete -c runset4 -l end -d '#RUN end: runners that wait leave when all above is done'
+complete -c runset4 -l end -d '#RUN end: runners that wait leave when no job above is left for them'
 complete -c runset4 -l reopen -d 'take each #RUN end back (it becomes #off end, a comment)'
 complete -c runset4 -l edit -d 'edit a copy in $VISUAL, $EDITOR or vi, merge the changes'
 complete -c runset4 -l single-host -d 'no other host uses the file: any file system will do'

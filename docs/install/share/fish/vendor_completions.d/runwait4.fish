@@ -20,7 +20,7 @@ complete -c runwait4 -l joblog -rF -d 'a job log of runmaker4.py --joblog, or of
 complete -c runwait4 -l timeline -rF -d 'write its runs, or those of --outdir, as trace events, for Perfetto
 (ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for
 each slot'
-complete -c runwait4 -l report -rF -d 'write a page about the same for any browser; with --progress again and again
-while the jobs of FILE run'
-complete -c runwait4 -l check-locks -xa '(__fish_complete_directories)' -d 'try for a minute, with other hosts where this is started, too, whether they can
-share job files in this directory, and exit'
+complete -c runwait4 -l report -rF -d 'write a page about the same for any browser; with --progress anew while
+the jobs of FILE run'
+complete -c runwait4 -l check-locks -xa '(__fish_complete_directories)' -d 'try for a minute whether the hosts where this is started can share job files
+in this directory, and exit'
