@@ -4375,7 +4375,7 @@ class Cursor:
             new = found.states[NEW]
             if new and not found.running:
                 self.say(f"{plural(new, 'new job')} {'waits' if new == 1 else 'wait'}: runwait4.py --status "
-                         f"{shlex.quote(as_argument(self.file.path))} tells for what")
+                         f"{shlex.quote(as_argument(self.file.path))} tells why")
 
     # -- results ---------------------------------------------------------------------------------------------
 

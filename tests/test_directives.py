@@ -559,7 +559,7 @@ class Together(DirectiveCase):
 
 
 class Stalls(DirectiveCase):
-    """That jobs wait for long is said once, with what tells for what."""
+    """That jobs wait for long is said once, with what tells why."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_barrier_that_waits_for_a_line_of_another_host(self) -> None:

@@ -572,7 +572,6 @@ TEXTS = {  # of several words, and no commands for our users
     "-l FILE",
     "--joblog FILE",
     "--give-up T",
-    "--max-failed N",
     "--token TOKEN",
     "--token FILE",
     "--outdir -q",
