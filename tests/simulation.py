@@ -1106,8 +1106,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "lost lease ignored": one(QUEUE, "_drop_lost_seats", lambda self: None),
     # Each `r` counts as the old state of the job's line, which an editor has saved
-    "taken over, and not noticed": one(QUEUE, "_sit_again", lambda self, ours, spare, plain=QUEUE._sit_again: (
-        plain(self, ours, spare + 1))),
+    "taken over, and not noticed": one(
+        QUEUE, "_sit_again", lambda self, ours, spare, plain=QUEUE._sit_again: plain(self, ours, spare + 1)),
     "lost door believed in": one(COMPANIONS, "must_be_alive", lambda self: None),
     # Who asks at the door need not ask for the seat, unless its clock stood still: its host was suspended
     "result over another's r": lambda: [
