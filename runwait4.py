@@ -5,8 +5,8 @@ ran.
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as error.
 
 The file reads top-down: the command line, waiting, progress, the journal, whose run it is, who is at
-work, what runs, what failed, what became of a line, statistics, the job log, the timeline, the report,
-checking a directory's locks, the program, the page of the report.
+work, what runs, runs of lines, statistics, the job log, the timeline, the report, checking a
+directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, ClassVar, TypeVar
 
 try:
     import runmaker4  # noqa: F401
@@ -167,8 +167,8 @@ def make_parser() -> Parser:
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
              "where it ended, and what it printed last")
     add("--show", type=given_name, metavar="LINE",
-        help="with --outdir: print all runs of a line and what the last has printed last, and\n"
-             "exit; LINE: its number, its whole command, or a shell pattern for that")
+        help="with --outdir: print the same of all runs of these lines, and exit; LINE: a\n"
+             "number, a whole command, or a shell pattern for such")
     add("--stats", action="store_true",
         help="with --outdir, also beside --report: print run times, CPU use and memory per\n"
              "host and per command (FILE may be left out)")
@@ -314,9 +314,9 @@ class Watcher:
                     raise Problem(f"{self.path}: {reason(error)}") from None
             time.sleep(0.1)
 
-    def lines(self, states: bytes) -> list[Line]:
-        """The lines in these states.  Raises Problem."""
-        return self._patiently(lambda: list(self.file.lines(states)))
+    def lines(self, states: bytes | None, means: Callable[[Line], bool] | None = None) -> list[Line]:
+        """The lines in these states, None: in any, and of these the ones that are meant.  Raises Problem."""
+        return self._patiently(lambda: list(filter(means, self.file.lines(states))))
 
     def held_lines(self, found: Survey, most: int) -> list[Line]:
         """The first lines that are held, at most `most` of them.  Raises Problem."""
@@ -358,10 +358,6 @@ class Watcher:
             still += there[:max(spare, 0)]
         return sorted(still, key=lambda line: line.number)
 
-    def pick(self, choose: Callable[[Iterable[Line]], T]) -> T:
-        """What `choose` makes of all job lines.  Raises Problem."""
-        return self._patiently(lambda: choose(self.file.lines()))
-
     def lines_with(self, commands: Collection[bytes]) -> list[Line]:
         """The lines with these commands.  Raises Problem."""
         return self._patiently(lambda: self._lines_with(commands))
@@ -369,17 +365,6 @@ class Watcher:
     def _lines_with(self, commands: Collection[bytes]) -> list[Line]:
         self.file.follow_path()
         return list(itertools.chain.from_iterable(self.file.by_command(commands).values()))
-
-    def has_seat(self, line: Line, alone: bool) -> bool:
-        """Whether a line that is not `r` has a runner or a job all the same: it was cancelled, or saved over.
-
-        alone: no other line has its command.  Then any seat of the command is its seat, whatever number it
-        had.  Raises Problem.
-        """
-        companion = self.file.companion
-        if alone:
-            return self._patiently(lambda: companion.count(line.command)) > 0
-        return companion.is_open and self._patiently(lambda: companion.is_held(own_seat(line)))
 
     def ends_may_come(self) -> bool:
         """Whether the job file has changed so lately that ends of runs may still come into the journal.
@@ -976,11 +961,12 @@ class LineRuns:
             numbers = self._running.get(run.command, numbers)
         return self.lines[nearest(numbers, run.line)] if numbers else None
 
-    def offer(self, run: RunRecord) -> None:
-        """Note a run if it is the last one of a line as yet."""
+    def offer(self, run: RunRecord) -> Line | None:
+        """Note a run if it is the last one of a line as yet.  Returns the line that it belongs to."""
         line = self.line_of(run)
         if line and self._is_last(run, line.number):
             self.last[line.number] = run
+        return line
 
     def _is_last(self, run: RunRecord, number: int) -> bool:
         known = self.last.get(number)
@@ -1215,6 +1201,22 @@ class Status:
         return {**self._job(line), **more, **({"without_runner": True} if self.is_deserted(line) else {})}
 
 
+def job_row(line: Line, run: RunRecord | None, seconds: float | None) -> dict[str, Any]:
+    """What --json tells of a job, and of a run of it if one is known.
+
+    seconds: how long it has taken until now.
+    """
+    where = dict.fromkeys(("host", "slot", "pid", "start"))
+    if run:
+        where = {"host": run.host, "slot": run.slot, "pid": run.pid or None, "start": round(run.began, 3)}
+    return {
+        "line": line.number,
+        "command": line.command.decode(errors="surrogateescape"),
+        **where,
+        "seconds": seconds if seconds is None else round(seconds, 3),
+    }
+
+
 def clock(when: float) -> str:
     """'14:03:22' today, otherwise 'Nov 20 14:03'."""
     then, today = time.localtime(when), time.localtime()
@@ -1298,33 +1300,39 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     return status
 
 
-# ======== What failed =======================================================================================
+# ======== Runs of lines =====================================================================================
 #
-# The job file says which lines are failed or in error, the journal how their last runs ended, and the output
-# files what these runs printed last.
+# --failed means the lines that are failed or in error, and the last run of each; --show means the lines that
+# are named, and all their runs.  The journal says how these runs ended, and the output files what they have
+# printed last.
+#
+# The end of a run names the files that it has printed to.  A run that has not ended prints to LINE.out and
+# LINE.err, or to the names that these files have got since.
 
 
 def how_ended(run: RunRecord) -> str:
-    """'exit 3', 'signal 9', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
+    """'exit 3', 'signal 9 (SIGKILL)', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
     if run.cause == "memory" and run.promised:
         return f"took {run.peak or 'more'}"
     if run.cause and run.cause != "oom":
         return run.cause
     if run.seconds is None:
         return "running"
-    how = f"exit {exit_status(run.exit)}" if run.exit >= 0 else "could not be started"
+    how = "could not be started"
+    if run.exit >= 0:
+        how = f"exit {run.exit}{signal_name(run.exit - 128)}"       # a shell ends so if its last command died
     if run.signal:
-        how = f"signal {run.signal}"
+        how = f"signal {run.signal}{signal_name(run.signal)}"
     return f"out of memory, {how}" if run.cause else how
 
 
 @functools.lru_cache
-def exit_status(code: int) -> str:
-    """'3', '139 (SIGSEGV)': a shell ends so if its last command died of a signal."""
+def signal_name(number: int) -> str:
+    """' (SIGSEGV)'; '' if no signal has this number."""
     try:
-        return f"{code} ({signal.Signals(code - 128).name})"
+        return f" ({signal.Signals(number).name})"
     except ValueError:
-        return str(code)
+        return ""
 
 
 def took(seconds: float) -> str:
@@ -1354,11 +1362,14 @@ def peak_memory(
 
 class LastOutput:
     """The last lines in the output files of runs."""
-    LINES, BYTES = 3, 1 << 14   # of a file, at most: only its end is read
+    SUFFIXES = ".out", ".err"   # of the files that a run prints to, behind the number that its line has then
+    BYTES = 1 << 16             # of a file, at most: only its end is read
     WIDTH = 500                 # characters of a line, at most, however wide the terminal is
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, most: int = 3) -> None:
+        """most: lines of a file."""
         self.directory = directory
+        self._most = most
         self.network = find_mount(directory).network
 
     def of(self, run: RunRecord) -> list[str]:
@@ -1376,21 +1387,22 @@ class LastOutput:
 
     def _tail(self, name: str) -> list[bytes]:
         """The last lines of a file that are not blank.  Raises OSError, ValueError."""
-        with self.open(name) as file:
+        with self._open(name) as file:
             lines = file.pread(self.BYTES, max(0, os.fstat(file.fd).st_size - self.BYTES)).split(b"\n")
-        return [line for line in lines if line.strip()][-self.LINES:]
+        # a terminal would write over what stands before a \r
+        shown = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
+        return [line for line in shown if line.strip()][-self._most:]
 
-    def printed(self, run: RunRecord) -> tuple[int, list[str]]:
-        """Bytes that a run has printed, and its files; if it has not ended, only those that are there."""
-        if run.ended is not None:
-            return run.bytes, run.files
+    def note_sizes(self, run: RunRecord) -> None:
+        """Note what a run that has not ended has printed so far, and leave out files that are not there."""
         sizes: dict[str, int] = {}
         for name in run.files:
-            with contextlib.suppress(OSError, ValueError), self.open(name) as file:
+            with contextlib.suppress(OSError, ValueError), self._open(name) as file:
                 sizes[name] = os.fstat(file.fd).st_size
-        return sum(sizes.values()), list(sizes)
+        run.files = list(sizes)
+        run.bytes = sum(sizes.values())
 
-    def open(self, name: str) -> Reader:
+    def _open(self, name: str) -> Reader:
         """A file that a run has printed to.  Raises OSError; ValueError: no run has printed to that.
 
         Its size is as of when the journal was opened: Log._open() has seen the sizes of files beside it anew.
@@ -1406,35 +1418,6 @@ class LastOutput:
         return file
 
 
-def explain(line: Line, run: RunRecord | None, output: LastOutput | None) -> Iterator[str]:
-    """Why a line is failed or in error, in a few lines.  output: None if there is no journal."""
-    word = WORDS[FAILED if line.state == FAILED else ERROR]
-    if run:
-        yield f"line {line.number}: {end_of_run(run, word)}"
-    elif output:
-        yield f"line {line.number}: {word}; no run of it is in the journal"
-    else:
-        yield f"line {line.number}: {word}"
-    yield f"    {show(line.command)}"
-    if output and run:
-        for text in output.of(run):
-            yield fitted(f"  | {text}", LastOutput.WIDTH)
-
-
-def end_of_run(run: RunRecord, word: str) -> str:
-    """'exit 3 on node1, 14:03:22, after 49 ms, 12 MB'.  word: the state of its line now."""
-    if run.ended is not None and run.seconds is not None:
-        when = [clock(run.ended), f"after {took(run.seconds)}"]
-    else:
-        when = [f"began {clock(run.began)}"]
-    if run.peak and run.peak not in how_ended(run):
-        when.append(run.peak)
-    text = f"{how_ended(run)} on {run.host}, {', '.join(when)}"
-    if run.state in "!er?":
-        return text
-    return f"{word}; its last run is {STATE_NAMES[run.state]}: {text}"      # somebody has set it since
-
-
 def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
     """The lines that are failed or in error, in file order.  Raises Problem."""
     return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
@@ -1446,348 +1429,202 @@ def with_commands(watcher: Watcher, found: Survey, commands: Collection[bytes]) 
     return LineRuns(alike, [*found.running, *watcher.cancelled(found)])
 
 
-def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
-    """Print why lines are failed or in error, in file order; returns the counts.
+def find_lines(watcher: Watcher, wanted: str) -> list[Line]:
+    """The job lines that are meant: by a number, a command, or a shell pattern.  Raises Problem."""
+    command = os.fsencode(wanted)
+    if re.fullmatch("[0-9]{1,15}", wanted):
+        lines = watcher.lines(None, lambda line: line.number == int(wanted))
+    else:
+        lines = (watcher.lines(None, lambda line: line.command == command)
+                 or watcher.lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
+    if not lines:
+        raise Problem(f"{watcher.path}: no job is '{printable(wanted)}' (a line's number, its whole command, "
+                      "or a shell pattern for that is wanted)")
+    return lines
+
+
+def read_runs(
+    watcher: Watcher, found: Survey, journal: JournalReader, commands: Collection[bytes]
+) -> tuple[LineRuns, dict[int, list[RunRecord]]]:
+    """All lines with these commands, and the runs of each, by its number; likewise of commands that have a
+    run with incomplete output.
+
+    Raises Problem.
+    """
+    known = with_commands(watcher, found, commands)
+    runs: defaultdict[int, list[RunRecord]] = defaultdict(list)
+    incomplete = set()
+    # As a rule no output is incomplete.  So lines of other commands are searched for the word, not decoded.
+    for run in journal.runs(lambda head: known.is_known(head) or b'"incomplete"' in head.string):
+        if line := known.offer(run):
+            runs[line.number].append(run)
+        if run.incomplete:
+            incomplete.add(run.command)
+    if incomplete <= {*commands}:
+        return known, runs
+    return read_runs(watcher, found, journal, incomplete.union(commands))
+
+
+@dataclass(frozen=True)
+class LineRun:
+    """A line that was asked for, and a run of it."""
+    line: Line
+    state: str                  # of the line now, in a word
+    run: RunRecord | None = None
+    is_last: bool = False
+    age: float | None = None    # seconds for which it has been running; None also: nobody knows
+    AS_TOLD = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
+
+    # what a line becomes by a run that ends in a state
+    LEAVES: ClassVar = {**STATE_NAMES, ".": "new", "x": "held"}
+
+    def text(self, output: LastOutput | None, columns: float) -> Iterator[str]:
+        """Line by line: how, where and when the run ended, and what it has printed.
+
+        output: None if there is no journal.
+        """
+        yield fitted(f"line {self.line.number}: {self._head(output is not None)}", columns)
+        yield fitted(f"    {show(self.line.command)}", columns)
+        if self.run and output:
+            details = printable(details_of(self.run, output.directory))
+            width = max(int(columns), 20) if columns < math.inf else len(details) + 4
+            yield filled(details, width, "    ")
+            for text in output.of(self.run):
+                yield fitted(f"  | {text}", min(columns, LastOutput.WIDTH))
+
+    def _head(self, is_known: bool) -> str:
+        if not self.run:
+            return f"{self.state}; no run of it is in the journal" if is_known else self.state
+        text = end_of_run(self.run)
+        if self.age is not None:
+            text += f", {human_time(self.age)} ago"
+        if self.is_last and self.state != self.LEAVES[self.run.state]:      # somebody has set it since
+            text = f"{self.state}; its last run: {text}"
+        return text
+
+
+    def json(self) -> dict[str, Any]:
+        """All of it; what is not known is null."""
+        run = self.run
+        seconds = run.seconds if run and run.ended is not None else self.age
+        ending = dict.fromkeys(("outcome", "end", "exit", "signal", *self.AS_TOLD))
+        if run:
+            ending = {
+                "outcome": STATE_NAMES[run.state],
+                "end": run.ended,
+                "exit": run.exit if run.exit >= 0 else None,
+                "signal": run.signal or None,
+                **{name: getattr(run, name) for name in self.AS_TOLD},
+            }
+        return {**job_row(self.line, run, seconds), "state": self.state, **ending}
+
+
+def end_of_run(run: RunRecord) -> str:
+    """'exit 3 on node1, 14:03:22, after 49 ms, 12 MB', 'running on node1, began 14:03:22'."""
+    how = how_ended(run)
+    if run.state == ".":
+        how = f"put back, {how}"
+    parts = [f"{how} on {run.host}"]
+    if run.ended is not None and run.seconds is not None:
+        parts += [clock(run.ended), f"after {took(run.seconds)}"]
+    else:
+        parts.append(f"began {clock(run.began)}")
+    if run.peak and run.peak not in how:
+        parts.append(run.peak)
+    return ", ".join(parts)
+
+
+def details_of(run: RunRecord, directory: str) -> str:
+    """'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'"""
+    parts = [f"slot {run.slot}"]
+    if run.pid:
+        parts.append(f"process {run.pid}")
+    if run.cpu is not None:
+        parts.append(f"CPU {took(run.cpu)}")
+    printed = f"printed {human_size(run.bytes)}" if run.bytes else "printed nothing"
+    if run.incomplete:
+        printed += " (not all of it could be written)"
+    if run.files:
+        printed += ": " + ", ".join(os.path.join(directory, name) for name in run.files)
+    return ", ".join([*parts, printed])
+
+
+def runs_of_lines(
+    watcher: Watcher, found: Survey, lines: Sequence[Line], output: LastOutput, every: bool
+) -> Iterator[LineRun]:
+    """The runs of these lines, in the order of the file and of the journal; a line without one comes, too.
+
+    every: all runs of the lines; otherwise only the last of each, and lines whose last run has incomplete
+    output, too.  Raises Problem.
+    """
+    journal = JournalReader(output.directory, say)
+    chosen = {line.number: line for line in lines}
+    with journal.file:
+        check_journal(journal, watcher.path)
+        known, runs = read_runs(watcher, found, journal, {line.command for line in lines})
+        if not every:
+            runs = {number: [run] for number, run in known.last.items()}
+            chosen.update({number: known.lines[number] for number, (run,) in runs.items() if run.incomplete})
+        unended = [run for number in chosen for run in runs.get(number, ()) if run.ended is None]
+        for run in unended:
+            run.files = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
+        journal.name_files(run for number in chosen for run in runs.get(number, ()))
+        late = watcher.ends_may_come()
+        for run in unended:
+            known.judge(run, late)
+            output.note_sizes(run)
+        living = [run for run in unended if run.state == "r" and not run.cause]
+        clocks = Lately(journal, LineRuns((), ())).clocks if living else Clocks(time.time())
+    ages = {run: clocks.age(run.host, run.began) for run in living}
+    orphans = {line.number for line in found.orphans}
+    for number, line in sorted(chosen.items()):
+        state = state_of(line, orphans)
+        for run in sorted(runs.get(number, ()), key=operator.attrgetter("at")):
+            yield LineRun(line, state, run, run is known.last[number], ages.get(run))
+        if number not in known.last:
+            yield LineRun(line, state)
+
+
+def state_of(line: Line, orphans: Collection[int]) -> str:
+    """The state of a line, in a word.  orphans: the numbers of those; they are in error."""
+    return WORDS[ERROR] if line.number in orphans else WORDS.get(line.state, "held")
+
+
+def tell_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
+    """Print the runs of the lines that are asked for; returns the counts.
 
     Raises Problem, BrokenPipeError.
     """
     found = watcher.sure_look()
-    lines = left_lines(watcher, found)
-    if outdir is not None:
-        tell_ends(watcher, found, lines, outdir)
-        return counts(found)
-    for line in lines:
-        put_fitted(explain(line, None, None))
-    if lines:
-        say(
-            f"{watcher.path}: a journal tells how they ended (run with runmaker4.py --outdir DIR, then "
-            f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})"
-        )
+    named = options.show is not None
+    lines = find_lines(watcher, options.show) if named else left_lines(watcher, found)
+    output: LastOutput | None = None
+    orphans = {line.number for line in found.orphans}
+    told: Iterable[LineRun] = (LineRun(line, state_of(line, orphans)) for line in lines)
+    if options.outdir is not None:
+        output = LastOutput(options.outdir, most=10 if named else 3)
+        told = runs_of_lines(watcher, found, lines, output, every=named)
+    columns = width()
+    if options.json:
+        put_texts([json.dumps({"runs": [run.json() for run in told]})])
+    else:
+        for run in told:
+            put_texts(run.text(output, columns))
+    if lines and not output:
+        say(f"{watcher.path}: a journal tells how they ended (run with runmaker4.py --outdir DIR, then "
+            f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
     return counts(found)
 
 
-def last_runs(
-    watcher: Watcher, found: Survey, journal: JournalReader, commands: Collection[bytes]
-) -> LineRuns:
-    """All lines with these commands and their last runs; likewise of commands that have a run with
-    incomplete output.
-
-    Raises Problem.
-    """
-    runs = with_commands(watcher, found, commands)
-    incomplete = set()
-    # As a rule no output is incomplete.  So lines of other commands are searched for the word, not decoded.
-    for run in journal.runs(lambda head: runs.is_known(head) or b'"incomplete"' in head.string):
-        runs.offer(run)
-        if run.incomplete:
-            incomplete.add(run.command)
-    if incomplete <= {*commands}:
-        return runs
-    return last_runs(watcher, found, journal, incomplete.union(commands))
-
-
-def tell_ends(watcher: Watcher, found: Survey, lines: Sequence[Line], outdir: str) -> None:
-    """Print why these lines are failed or in error, as the journal tells it.
-
-    Raises Problem, BrokenPipeError.
-    """
-    journal = JournalReader(outdir, say)
-    with journal.file:
-        check_journal(journal, watcher.path)
-        runs = last_runs(watcher, found, journal, {line.command for line in lines})
-    last = {line.number: runs.last[line.number] for line in lines if line.number in runs.last}
-    journal.name_files(last.values())
-    for run in last.values():
-        if run.ended is None:
-            runs.judge(run, watcher.ends_may_come())
-    output = LastOutput(outdir)
-    for line in lines:
-        put_fitted(explain(line, last.get(line.number), output))
-    for number, run in sorted(runs.last.items()):
-        if run.incomplete:
-            put(os.fsencode(f"line {number}: its output is incomplete\n    {show(run.command)}\n"))
+def put_texts(texts: Iterable[str]) -> None:
+    """Print lines."""
+    put(os.fsencode("".join(f"{text}\n" for text in texts)))
 
 
 def put_fitted(texts: Iterable[str]) -> None:
     """Print lines, no wider than the terminal."""
     columns = width()
     put(os.fsencode("".join(f"{fitted(text, columns)}\n" for text in texts)))
-
-
-# ======== What became of a line =============================================================================
-#
-# The end of a run names the files that it has printed to.  A run that has not ended prints to LINE.out and
-# LINE.err, or to the names that these files have got since.
-
-
-def find_line(watcher: Watcher, wanted: str) -> Line:
-    """The job line that is meant: by its number, its command, or a shell pattern.  Raises Problem."""
-    if re.fullmatch("[0-9]{1,15}", wanted):
-        number = int(wanted)
-        line = watcher.pick(lambda lines: next((line for line in lines if line.number >= number), None))
-        if line is None or line.number != number:
-            raise Problem(f"{watcher.path}: line {number} is no job (`runset4.py --list "
-                          f"{shlex.quote(as_argument(watcher.path))}` prints the jobs with their numbers)")
-        return line
-    found = watcher.pick(lambda lines: matching(lines, os.fsencode(wanted)))
-    if not found:
-        raise Problem(f"{watcher.path}: no job is '{printable(wanted)}' (a line's number, its whole command, "
-                      "or a shell pattern for that is wanted)")
-    if len(found) > 1:
-        raise Problem(f"{watcher.path}: '{printable(wanted)}' is {name_lines(line.number for line in found)} "
-                      "(give the number of one)")
-    return found[0]
-
-
-def matching(lines: Iterable[Line], pattern: bytes) -> list[Line]:
-    """The first nine lines with this command; if none, the first nine that match it as a shell pattern."""
-    equal: list[Line] = []
-    alike: list[Line] = []
-    for line in lines:
-        if line.command == pattern:
-            equal.append(line)
-        elif len(alike) < 9 and fnmatch.fnmatchcase(line.command, pattern):
-            alike.append(line)
-        if len(equal) == 9:
-            break
-    return equal or alike
-
-
-class History:
-    """A line and its runs."""
-    OUTPUTS = ".out", ".err"
-
-    def __init__(self, watcher: Watcher, line: Line, outdir: str) -> None:
-        """Raises Problem."""
-        self.line = line
-        self.output = LastOutput(outdir)
-        self.runs: list[RunRecord] = []               # in the order of the journal
-        self.others: set[str] = set()           # runs of other commands under its number, by name
-        found = watcher.sure_look()
-        self._known = with_commands(watcher, found, {line.command})
-        alone = len(self._known.lines) < 2
-        if line.state != RUNNING and watcher.has_seat(line, alone):
-            self._known.alive.add(line.number)
-        journal = JournalReader(outdir, say)
-        with journal.file:
-            check_journal(journal, watcher.path)
-            self._read(journal)
-        late = watcher.ends_may_come()
-        for run in self.runs:
-            if run.ended is None:
-                self._known.judge(run, late)
-
-    def _read(self, journal: JournalReader) -> None:
-        number = b"%d" % self.line.number
-        for run in journal.runs(lambda head: head[3] == number or self._known.is_known(head)):
-            if run.command != self.line.command:
-                if run.line == self.line.number:
-                    self.others.add(run.run)
-                continue
-            self._known.offer(run)
-            line = self._known.line_of(run)
-            if line and line.number == self.line.number:
-                if run.ended is None:
-                    run.files = [f"{run.line}{suffix}" for suffix in self.OUTPUTS]
-                self.runs.append(run)
-        journal.name_files(self.runs)
-        self.runs.sort(key=operator.attrgetter("at"))
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether its job or its runner lives."""
-        return self.line.number in self._known.alive
-
-    @property
-    def state(self) -> str:
-        """The state of the line, in a word; an orphan is in error."""
-        if self.line.state == RUNNING and not self.is_alive:
-            return WORDS[ERROR]
-        return WORDS.get(self.line.state, "held")
-
-    def heading(self) -> str:
-        """'line 17: failed, 2 runs'"""
-        state = self.state
-        if self.line.state == RUNNING and not self.is_alive:
-            state += " (r, but nobody runs it any more)"
-        elif self.line.state != RUNNING and self.is_alive:
-            state = f"{'cancelled' if state == 'held' else state}, still running"
-        runs = plural(len(self.runs), "run") if self.runs else "no run of it is in the journal"
-        return f"line {self.line.number}: {state}, {runs}"
-
-    def json(self) -> str:
-        """All of it."""
-        runs = [self._run_json(number, run) for number, run in enumerate(self.runs, 1)]
-        text: str = json.dumps({"line": self.line.number, "command": os.fsdecode(self.line.command),
-                                "state": self.state, "runs": runs})
-        return text
-
-    def _run_json(self, number: int, run: RunRecord) -> dict[str, Any]:
-        """What is not known is null."""
-        size, names = self.output.printed(run)
-        seconds = so_far(run)
-        return {
-            "run": number,
-            "line": run.line,
-            "host": run.host,
-            "slot": run.slot,
-            "pid": run.pid or None,
-            "start": round(run.began, 3),
-            "end": run.ended,
-            "state": STATE_NAMES[run.state],
-            "exit": run.exit if run.exit >= 0 else None,
-            "signal": run.signal or None,
-            "cause": run.cause,
-            "seconds": round(seconds, 3) if seconds is not None else None,
-            "cpu": run.cpu,
-            "memory": run.memory,
-            "memory_below": run.memory_below,
-            "promised": run.promised,
-            "bytes": size,
-            "files": names,
-        }
-
-    def describe(self, number: int, run: RunRecord) -> Iterator[str]:
-        """A run in three paragraphs: what became of it, where and when it ran, and what it printed."""
-        yield f"run {number}: {outcome(run)}"
-        where = [place(run)]
-        if run.ended is not None:
-            where.append(f"{clock(run.began)} to {clock(run.ended)}")
-        else:
-            where.append(f"since {clock(run.began)}")
-        if run.cpu is not None:
-            where.append(f"CPU {took(run.cpu)}")
-        if run.peak:
-            where.append(f"memory {run.peak}")
-        yield "    " + ", ".join(where)
-        size, names = self.output.printed(run)
-        printed = f"printed {human_size(size)}" if size else "printed nothing"
-        if run.ended is None:
-            printed += " so far" if run.state == "r" else ""
-        if run.incomplete:
-            printed += " (not all of it could be written)"
-        if names:
-            printed += ": " + ", ".join(os.path.join(self.output.directory, name) for name in names)
-        yield f"    {printed}"
-
-
-def place(run: RunRecord) -> str:
-    """'on alice, slot 2, process 4712'"""
-    return f"on {run.host}, slot {run.slot}" + (f", process {run.pid}" if run.pid else "")
-
-
-def outcome(run: RunRecord) -> str:
-    """'running for 12s', 'exit 3 after 3.6s', 'signal 11 (SIGSEGV) after 49 ms', 'timeout (SIGKILL)'."""
-    text = how_ended(run)
-    if run.signal:
-        with contextlib.suppress(ValueError):           # it has no name
-            text += f" ({signal.Signals(run.signal).name})"
-    if run.state == ".":
-        text = f"put back: {text}"
-    seconds = so_far(run)
-    if seconds is None or not run.pid:
-        return text
-    return f"{text} {'for' if run.state == 'r' else 'after'} {took(seconds)}"
-
-
-def so_far(run: RunRecord) -> float | None:
-    """Seconds that a run has taken, or has been running; None: nobody knows."""
-    return max(time.time() - run.began, 0.0) if run.state == "r" and not run.cause else run.seconds
-
-
-def last_lines(data: bytes, count: int) -> bytes:
-    """The last `count` lines of a text; the very last may lack its newline."""
-    at = len(data) - data.endswith(b"\n")
-    for _ in range(count):
-        at = data.rfind(b"\n", 0, at)
-        if at < 0:
-            return data
-    return data[at + 1:]
-
-
-class LastLines:
-    """The last lines that a run has printed, stream by stream."""
-    LINES, BYTES = 10, 1 << 16      # of a file, at most: lines that are shown, and bytes that are read
-
-    def __init__(self, run: RunRecord, output: LastOutput) -> None:
-        self.run = run
-        self.output = output
-
-    def show(self) -> None:
-        """Print them, and then why a file cannot be read.  Raises Problem, BrokenPipeError."""
-        troubles = []
-        for name in sorted(self.run.files, key=is_stderr):
-            stream = "stderr" if is_stderr(name) else "stdout"
-            try:
-                size, lines = self._end(name)
-            except FileNotFoundError:
-                if self.run.ended is None:
-                    continue                    # it is made when there is something to write
-                trouble = "is not there any more"
-            except OSError as error:
-                trouble = reason(error)
-            except ValueError:
-                trouble = "is no file of output"
-            else:
-                put_fitted([f"{stream}, {human_size(size)}:"])
-                put_fitted(fitted(text, LastOutput.WIDTH) for text in lines)
-                continue
-            troubles.append(f"({stream}: {os.path.join(self.output.directory, name)}: {trouble})")
-        put_fitted(troubles)
-
-    def _end(self, name: str) -> tuple[int, list[str]]:
-        """The size of a file, and its last lines.  Raises OSError; ValueError: it is no file of output."""
-        with self.output.open(name) as file:
-            size = os.fstat(file.fd).st_size
-            first = max(0, size - self.BYTES)
-            data = last_lines(file.pread(size - first, first), self.LINES)
-        mark = "  ! " if is_stderr(name) else "  | "
-        lines = data[:len(data) - data.endswith(b"\n")].split(b"\n") if data else []
-        # a terminal would write over what stands before a \r
-        return size, [mark + show(line.rstrip(b"\r").rpartition(b"\r")[2]) for line in lines]
-
-
-def is_stderr(name: str) -> bool:
-    """Whether an output file has what was printed to stderr."""
-    return ".err" in name
-
-
-def put_texts(texts: Sequence[str]) -> None:
-    """Print lines as they are."""
-    if texts:
-        put(os.fsencode("\n".join(texts) + "\n"))
-
-
-def put_paragraphs(texts: Iterable[str]) -> None:
-    """Print paragraphs, on a terminal in lines that fit; all lines of one are indented like its first."""
-    columns = width()
-    for text in map(printable, texts):
-        indent = text[:len(text) - len(text.lstrip())]
-        put_texts([filled(text, max(int(columns), 20), indent) if columns < math.inf else text])
-
-
-def show_line(options: argparse.Namespace) -> None:
-    """Print what became of a line.  Raises Problem, BrokenPipeError."""
-    exit_on(signal.SIGINT, signal.SIGTERM)
-    watcher = Watcher(options.file)
-    watcher.sure_look()
-    history = History(watcher, find_line(watcher, options.show), options.outdir)
-    if options.json:
-        put_texts([history.json()])
-    else:
-        show_history(history)
-    if history.others:
-        say(f"{watcher.path}: {plural(len(history.others), 'run')} of other commands, which line "
-            f"{history.line.number} had before, left out")
-
-
-def show_history(history: History) -> None:
-    """Print what is known of a line.  Raises Problem, BrokenPipeError."""
-    put_fitted([history.heading(), f"    {show(history.line.command)}"])
-    for number, run in enumerate(history.runs, 1):
-        put_paragraphs(history.describe(number, run))
-    if history.runs:
-        LastLines(history.runs[-1], history.output).show()
 
 
 # ======== Statistics ========================================================================================
@@ -3424,9 +3261,6 @@ def watch(argv: Sequence[str]) -> int:
     if options.stats:
         tell_stats(options.outdir, options.file)
         return 0
-    if options.show is not None:
-        show_line(options)
-        return 0
     try:
         return watch_file(options)
     except BrokenPipeError:
@@ -3441,11 +3275,10 @@ def watch_file(options: argparse.Namespace) -> int:
     Raises BrokenPipeError, Problem.
     """
     watcher = Watcher(options.file)
-    outdir: str | None = options.outdir
     if options.status:
-        now = tell_status(watcher, outdir, as_json=options.json)
-    elif options.failed:
-        now = tell_failed(watcher, outdir)
+        now = tell_status(watcher, options.outdir, as_json=options.json)
+    elif options.failed or options.show is not None:
+        now = tell_runs(watcher, options)
     else:
         now = wait(watcher, options.progress)
         if tell_stopped(watcher):

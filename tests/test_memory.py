@@ -369,7 +369,7 @@ class Records(WatchedCase):
         self.assertRegex(told.decode(), r"took [89][0-9](\.[0-9])?M of 40M")
         self.assertRegex(self.read("log").decode(), r"took [89][0-9](\.[0-9])?M of 40M")
         shown = self.run_script(RUNWAIT, "--show", "2", "--outdir=out", "runs.txt").out
-        self.assertRegex(shown.decode(), r"memory [89][0-9](\.[0-9])?M of 40M")
+        self.assertRegex(shown.decode(), r"took [89][0-9](\.[0-9])?M of 40M")
 
     def test_a_runner_writes_down_how_much_it_took_of_what(self) -> None:
         self.assertEqual(self.run_jobs("--memory=1G", "--outdir=out", "-l", "log").code, 1)

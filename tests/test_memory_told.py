@@ -52,7 +52,7 @@ class Told(MemoryCase):
         self.assertRegex(failed, r"line 2: took 1\d\d(\.\d)?M of 100M on .*, after [^,]*\n")
         self.assertRegex(failed, r"line 4: exit 3 on .*, after .*, [67]\d(\.\d)?M of 1G\n")
         shown = self.told("--show", "2", "runs.txt")
-        self.assertRegex(shown, r"run 1: took 1\d\d(\.\d)?M of 100M \(SIGTERM\) after")
+        self.assertRegex(shown, r"line 2: took 1\d\d(\.\d)?M of 100M on ")
         run = json.loads(self.told("--show", "2", "--json", "runs.txt"))["runs"][0]
         self.assertEqual((run["promised"], run["cause"]), (100 * MIB, "memory"))
 

@@ -163,7 +163,7 @@ class Fields(TcpCase):
         told = self.printed(RUNWAIT, "--show", "2", *outdir)
         self.assertEqual(told.keys(), names(*(row[0] for row in line)))
         (run,) = told["runs"]
-        self.assertEqual(run.keys(), names(line[1][1], line[2][1]))
+        self.assertEqual(run.keys(), names(*(row[1] for row in line[1:])))
         self.open_gate()
         self.stop(client)
         self.stop(server)

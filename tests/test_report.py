@@ -407,7 +407,7 @@ class Content(ReportCase):
                     failed = self.run_script(RUNWAIT, "--failed", "--outdir", "out", "runs.txt").out
                     self.assertEqual(how.encode() in failed, state == "!")
                     shown = self.run_script(RUNWAIT, "--show", "1", "--outdir", "out", "runs.txt").out
-                    self.assertIn(b"\nrun 1: %s\n" % how.encode(), shown)
+                    self.assertIn(b": %s on " % how.encode(), shown)
 
     def test_a_hundred_looks_at_a_busy_campaign_find_no_failure(self) -> None:
         """Ends come into the journal up to a second late."""

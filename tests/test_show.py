@@ -1,10 +1,9 @@
-"""Promise: runwait4.py --show tells what became of a line, run by run."""
+"""Promise: runwait4.py --show tells what became of lines, run by run."""
 import json
 import os
 import re
 import subprocess
 import unittest
-import unittest.mock
 from typing import Any
 
 from tests.journal import BEGAN, end, moved, pair, start
@@ -16,10 +15,18 @@ WHEN = re.compile(r"[A-Z][a-z]{2} \d\d \d\d:\d\d|\d\d:\d\d:\d\d")
 
 class ShowCase(TellingCase):
 
-    def shown(self, line: object, *options: str, err: str = "") -> str:
+    def shown(self, line: object, *options: str) -> str:
         """What is told of a line, with the times of day blotted out."""
-        told = self.told("--show", line, *options, "--outdir", "out", "runs.txt", err=err)
-        return WHEN.sub("WHEN", told)
+        return WHEN.sub("WHEN", self.told("--show", line, *options, "--outdir", "out", "runs.txt"))
+
+    def rows(self, line: object) -> list[dict[str, Any]]:
+        """The same for programs."""
+        found: list[dict[str, Any]] = json.loads(self.shown(line, "--json"))["runs"]
+        return found
+
+    def heads(self, line: object) -> list[str]:
+        """How each of its runs ended."""
+        return re.findall(r"(?m)^line \d+: (.*)", self.shown(line))
 
     def ran(self, *options: object) -> Ended:
         """Run runs.txt to its end, with out/."""
@@ -35,87 +42,71 @@ class ShowCase(TellingCase):
 
 
 class Runs(ShowCase):
-    """All runs of a line, and the end of what the last one has printed."""
+    """All runs of a line, and the end of what each has printed."""
 
-    def test_each_try_is_told_and_the_last_lines_of_the_last_one(self) -> None:
-        self.write(". for i in $(seq 12); do echo line $i; done; echo bad >&2; printf part; exit 3\n. true\n")
+    def test_each_try_is_told_and_its_last_lines(self) -> None:
+        self.write(". for i in $(seq 12); do echo line $i; done; printf part; exit 3\n. true\n")
         self.ran("--retries", "1")
-        lines = re.sub(r"after .*|process \d+|CPU .*", "...", self.shown(1)).splitlines()
-        self.assertEqual(re.sub(r"on \S+,", "on here,", "\n".join(lines[2:])), """\
-run 1: exit 3 ...
-    on here, slot 1, ..., WHEN to WHEN, ...
-    printed 95 B: out/1.out.~1~, out/1.err.~1~
-run 2: exit 3 ...
-    on here, slot 1, ..., WHEN to WHEN, ...
-    printed 95 B: out/1.out, out/1.err
-stdout, 91 B:
-""" + "".join(f"  | line {number}\n" for number in range(4, 13)) + "  | part\nstderr, 4 B:\n  ! bad")
-        self.assertEqual(lines[0], "line 1: failed, 2 runs")
-        self.assertRegex(self.shown(2),
-                         r"^line 2: done, 1 run\n    true\nrun 1: exit 0 .*\n.*\n    printed nothing\n$")
+        told = re.sub(r"after .*|process \d+|CPU [^,]*", "...", self.shown(1)).splitlines()
+        command = f"    {self.read().splitlines()[0][2:].decode()}"
+        tail = [*(f"  | line {number}" for number in range(4, 13)), "  | part"]
+        self.assertEqual(
+            [re.sub(r"on \S+,", "on here,", line) for line in told],
+            [line for name in ("1.out.~1~", "1.out")
+             for line in ("line 1: exit 3 on here, WHEN, ...", command,
+                          f"    slot 1, ..., ..., printed 91 B: out/{name}", *tail)],
+        )
+        self.assertRegex(self.shown(2), r"^line 2: exit 0 .*\n    true\n    .* printed nothing\n$")
 
     def test_as_json(self) -> None:
-        self.write(". printf abc; [ -e second ] || { : >second; exit 3; }\n")
+        self.write(". printf abc; [ -e second ] || { : >second; exit 3; }\n. true\n")
         self.ran("--retries", "1")
-        told = json.loads(self.shown("1", "--json"))
-        runs = told.pop("runs")
-        self.assertEqual(
-            told, {"line": 1, "command": self.read()[2:-1].decode(), "state": "done"}
-        )
-        self.assertEqual([(run["run"], run["line"], run["state"], run["exit"], run["files"]) for run in runs],
-                         [(1, 1, "failed", 3, ["1.out.~1~"]), (2, 1, "done", 0, ["1.out"])])
-        self.assertEqual(
-            set(runs[0]),
-            {"run", "line", "host", "slot", "pid", "start", "end", "state", "exit", "signal", "cause",
-             "seconds", "cpu", "memory", "memory_below", "promised", "bytes", "files"},
-        )
+        runs = self.rows(1)
+        told = [(run["line"], run["state"], run["outcome"], run["exit"], run["files"]) for run in runs]
+        self.assertEqual(told, [(1, "done", "failed", 3, ["1.out.~1~"]), (1, "done", "done", 0, ["1.out"])])
         for run in runs:
+            self.assertEqual(run["command"], self.read().splitlines()[0][2:].decode())
             self.assertAlmostEqual(run["end"] - run["start"], run["seconds"], 2)
             self.assertEqual((run["bytes"], run["signal"], run["cause"]), (3, None, ""))
+        self.assertEqual(self.rows("p*"), runs)
 
-    def test_how_runs_end(self) -> None:
-        commands = "done", "segv", "timeout", "cancelled", "stopped", "put back", "unstarted", "lost", "odd"
-        path = self.write("".join(f"{state} {command}\n" for state, command in zip("d!!xe.eer", commands)))
+    def test_what_a_line_is_now_if_its_last_run_does_not_tell(self) -> None:
+        commands = "done", "cancelled", "put back", "unstarted", "lost", "odd", "again", "kept"
+        path = self.write("".join(f"{state} {command}\n" for state, command in zip("dx.eer.x", commands)))
         os.utime(path, (BEGAN, BEGAN))
         ends: list[dict[str, Any]] = [
-            {}, {"signal": 11, "exit": -1, "state": "!"},
-            {"cause": "timeout", "signal": 9, "exit": -1, "state": "!"},
-            {"cause": "cancelled", "signal": 15, "exit": -1, "state": "x"},
-            {"cause": "stopped", "signal": 15, "exit": -1, "state": "e"},
+            {}, {"cause": "cancelled", "signal": 15, "exit": -1, "state": "x"},
             {"signal": 15, "exit": -1, "state": "."}, {"pid": 0, "exit": -1, "state": "e"},
         ]
         self.journal(*[end(line, line, command, files=[], **ends[line - 1])
-                       for line, command in enumerate(commands[:7], 1)],
-                     start(8, 8, "lost"), start(9, 9, "odd"))
+                       for line, command in enumerate(commands[:4], 1)],
+                     start(5, 5, "lost"), start(6, 6, "odd"), end(7, 7, "again"),
+                     end(8, 8, "kept", state="!"))
         wanted = [
-            "done|exit 0 after 1.5s", "failed|signal 11 (SIGSEGV) after 1.5s",
-            "failed|timeout (SIGKILL) after 1.5s", "held|cancelled (SIGTERM) after 1.5s",
-            "error|stopped (SIGTERM) after 1.5s", "new|put back: signal 15 (SIGTERM) after 1.5s",
-            "error|could not be started", "error|lost", "error (r, but nobody runs it any more)|lost",
+            "exit 0", "cancelled", "put back, signal 15 (SIGTERM)", "could not be started", "lost", "lost",
+            "new; its last run: exit 0", "held; its last run: exit 3",
         ]
-        for line, text in enumerate(wanted, 1):
-            with self.subTest(text):
-                heading, _, run, *_ = self.shown(line).splitlines()
-                state, _, how = text.partition("|")
-                self.assertEqual((heading, run), (f"line {line}: {state}, 1 run", f"run 1: {how}"))
+        self.assertEqual([head.partition(" on ")[0] for head in self.heads("*")], wanted)
 
     def test_of_an_earlier_run_without_an_end_nobody_knows_how_it_ended(self) -> None:
         os.utime(self.write("d a\n"), (BEGAN, BEGAN))
         self.journal(start(1, 1, "a"), moved("1.out", "1.out.~1~"), *pair(2, 1, "a", BEGAN + 9, files=[]))
         self.write("its last words\n", "out/1.out.~1~")
-        self.assertRegex(self.shown(1), r"2 runs\n    a\nrun 1: unknown\n    on node1, slot 1, process 4712, "
-                                        r"since WHEN\n    printed 15 B: out/1\.out\.~1~\nrun 2: exit 0 ")
+        self.assertRegex(
+            self.shown(1),
+            r"^line 1: unknown on node1, began WHEN\n    a\n    slot 1, process 4712, printed 15 B: "
+            r"out/1\.out\.~1~\n  \| its last words\nline 1: exit 0 ",
+        )
 
     def test_one_that_runs_is_told_so_far(self) -> None:
         self.at_work(f". echo hello; {GATE}")
         self.addCleanup(self.open_gate)
         self.wait_journal(b'"start"')
         wait_until((self.dir / "out/1.out").exists)
-        self.assertRegex(self.shown(1), r"^line 1: running, 1 run\n    echo hello.*\nrun 1: running for .*\n"
-                                        r"    on \S+, slot 1, .*, since WHEN\n    printed 6 B so far: "
-                                        r"out/1\.out\nstdout, 6 B:\n  \| hello\n$")
-        (run,) = json.loads(self.shown(1, "--json"))["runs"]
-        self.assertEqual((run["state"], run["end"], run["exit"], run["bytes"], run["files"]),
+        self.assertRegex(self.shown(1), r"^line 1: running on \S+, began WHEN, \S+ ago\n    echo hello.*\n"
+                                        r"    slot 1, .*, printed 6 B: out/1\.out\n  \| hello\n$")
+        (run,) = self.rows(1)
+        self.assertEqual((run["outcome"], run["end"], run["exit"], run["bytes"], run["files"]),
                          ("running", None, None, 6, ["1.out"]))
         self.assertGreater(run["seconds"], 0)
 
@@ -123,15 +114,15 @@ stdout, 91 B:
         self.write("x a\n")
         self.hold_line(1)
         self.journal(start(1, 1, "a"))
-        self.assertRegex(
-            self.shown(1), r"^line 1: cancelled, still running, 1 run\n    a\nrun 1: running for "
-        )
+        self.assertRegex(self.shown(1), r"^line 1: held; its last run: running on node1, ")
 
     def test_one_that_has_not_run(self) -> None:
         self.write(". a\n. b\n")
         self.journal(*pair(1, 1, "a"))
-        self.assertEqual(self.shown(2), "line 2: new, no run of it is in the journal\n    b\n")
-        self.assertEqual(json.loads(self.shown(2, "--json"))["runs"], [])
+        self.assertEqual(self.shown(2), "line 2: new; no run of it is in the journal\n    b\n")
+        (row,) = self.rows(2)
+        self.assertEqual({key: row[key] for key in row if row[key] is not None},
+                         {"line": 2, "command": "b", "state": "new"})
 
     def test_a_terminal_is_not_too_narrow(self) -> None:
         self.write("! a\x1b[31m" + "long" * 40 + "\n")
@@ -145,41 +136,29 @@ stdout, 91 B:
 
 
 class Lines(ShowCase):
-    """Which line is meant, and which runs are its."""
+    """Which lines are meant, and which runs are theirs."""
 
-    def test_it_is_named_by_its_number_its_command_or_a_pattern(self) -> None:
+    def test_they_are_named_by_a_number_a_command_or_a_pattern(self) -> None:
         self.write("# 1\nd simulate --seed 1\n! simulate --seed 2\nx simulate --seed *\nd 17\n")
         self.journal(*pair(1, 2, "simulate --seed 1"))
-        for wanted, line in (("2", 2), ("simulate --seed 1", 2), ("*seed 2", 3), ("simulate --seed *", 4),
-                             ("*17", 5), ("[x]17", 0), ("simulate --seed [12]", -1), ("*", -1), ("17", 0),
-                             ("1", 0), ("0", 0), ("9" * 30, 0)):
+        for wanted, lines in (
+            ("2", [2]), ("simulate --seed 1", [2]), ("*seed 2", [3]), ("simulate --seed *", [4]),
+            ("*17", [5]), ("simulate --seed [12]", [2, 3]), ("*", [2, 3, 4, 5]), ("[x]17", []),
+            ("17", []), ("1", []), ("0", []), ("9" * 30, []),
+        ):
             with self.subTest(wanted):
-                ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
-                if line > 0:
-                    self.assertEqual((ended.code, ended.out.split(b":")[0]), (0, b"line %d" % line))
-                elif line == 0:
-                    self.assertRefused(ended, "runs.txt: ", "no job")
+                if lines:
+                    self.assertEqual([row["line"] for row in self.rows(wanted)], lines)
                 else:
-                    self.assertRefused(ended, "is lines 2, 3", "(give the number of one)")
-
-    def test_runs_of_another_command_under_its_number_are_none_of_its(self) -> None:
-        self.write("d b\nd a\n")
-        self.journal(*pair(1, 1, "a"), *pair(2, 2, "b"), *pair(3, 1, "b", BEGAN + 9), start(4, 1, "x"))
-        told = self.shown(1, err=r"runwait4.py: runs.txt: 2 runs of other commands, which line 1 had before, "
-                                 r"left out\n")
-        self.assertEqual((told.count("\nrun "), told.split("\n")[0]), (2, "line 1: done, 2 runs"))
+                    ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
+                    self.assertRefused(ended, f"runs.txt: no job is '{wanted}'")
 
     def test_of_equal_lines_each_has_the_runs_that_are_nearest(self) -> None:
-        self.write("d a\n\n\n\n\nd a\n")
-        self.journal(*pair(1, 2, "a"), *pair(2, 5, "a"), *pair(3, 9, "a", BEGAN + 9))
-        told = [json.loads(self.shown(line, "--json"))["runs"] for line in (1, 6)]
-        self.assertEqual([[run["line"] for run in runs] for runs in told], [[2], [5, 9]])
-
-    def test_a_line_that_moved_has_the_runs_from_before(self) -> None:
-        self.write(". echo moved\n")
-        self.ran()
-        self.write(b"# a note\n" + self.read())
-        self.assertIn("run 1: exit 0", self.shown(2))
+        self.write("d a\nd b\n\n\n\nd a\n")
+        self.journal(*pair(1, 2, "a"), *pair(2, 5, "a"), *pair(3, 9, "a", BEGAN + 9), *pair(4, 1, "b"))
+        rows = [row for line in (1, 6, 2) for row in self.rows(line)]
+        self.assertEqual([(row["line"], row["start"] - BEGAN) for row in rows],
+                         [(1, 0), (6, 0), (6, 9), (2, 0)])
 
     def test_what_is_missing_is_said_in_a_line(self) -> None:
         self.write("d a\n")
@@ -196,7 +175,6 @@ class Lines(ShowCase):
             ((*one, "-e", *here, "runs.txt"), "--show and -e do not go together"),
             ((*one, "--report", "x", *here), "--report and --show do not go together"),
             ((*one, "--timeline", "x", *here), "--timeline goes with"),
-            ((*one, "--follow", *here, "runs.txt"), "unrecognized arguments: --follow"),
             (("--stats", "runs.txt"), "--stats needs --outdir DIR, of jobs that were run with runmaker4.py"),
         ):
             with self.subTest(options):
@@ -204,18 +182,18 @@ class Lines(ShowCase):
 
 
 class Output(ShowCase):
-    """Whatever a run has printed is fit to be shown, and what is gone is said."""
+    """Whatever a run has printed is fit to be shown, however much it is."""
 
-    def output(self, data: bytes, **fields: Any) -> list[str]:
+    def output(self, data: bytes) -> list[str]:
         """What is shown of a run that has printed this to stdout."""
         self.write("d a\n")
-        self.journal(end(1, 1, "a", files=["1.out"], bytes=len(data), **fields))
+        self.journal(end(1, 1, "a", files=["1.out"], bytes=len(data)))
         self.write(data, "out/1.out")
-        return self.shown(1).splitlines()[6:]
+        return self.shown(1).splitlines()[3:]
 
     def test_any_bytes(self) -> None:
         self.assertEqual(self.output(b"\0\x1b[2J\xff\xc3\xa9\x9b\n\n10%\r20%\r\nlast"),
-                         ["  | ??[2J\udcff\u00e9?", "  | ", "  | 20%", "  | last"])
+                         ["  | ??[2J\udcff\u00e9?", "  | 20%", "  | last"])
 
     def test_only_the_end_of_a_large_file_is_read(self) -> None:
         self.output(b"")
@@ -224,22 +202,8 @@ class Output(ShowCase):
             file.seek(0, os.SEEK_END)
             file.write(b"\nnext to last\nlast\n")
         told = self.shown(1).splitlines()
-        self.assertEqual((told[5][:14], told[-2:]), ("stdout, 69 GB:", ["  | next to last", "  | last"]))
-        self.assertLess(max(map(len, told[6:])), 600)
-
-    def test_files_that_cannot_be_shown(self) -> None:
-        self.write("d a\n")
-        names = ["gone.out", "fifo.err"]
-        self.journal(end(1, 1, "a", files=names))
-        os.mkfifo(self.dir / "out/fifo.err")
-        self.assertEqual(self.shown(1).splitlines()[5:], [
-            "(stdout: out/gone.out: is not there any more)", "(stderr: out/fifo.err: is no file of output)"])
-        self.journal(end(1, 1, "a", files=["../runs.txt", "link.err"], incomplete=True))
-        (self.dir / "out/link.err").symlink_to("/etc/passwd")
-        told = self.shown(1).splitlines()
-        self.assertIn("printed 4 B (not all of it could be written): ", told[4])
-        self.assertEqual(len(told), 7)
-        self.assertTrue(all(line.startswith("(std") for line in told[5:]), told)
+        self.assertEqual(told[-2:], ["  | next to last", "  | last"])
+        self.assertLess(max(map(len, told)), 600)
 
 
 if __name__ == "__main__":

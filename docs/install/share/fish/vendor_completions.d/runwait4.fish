@@ -9,8 +9,8 @@ exit; with --outdir also where, since when, and the time left'
 complete -c runwait4 -l json -d 'with --status or --show: as JSON'
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, and exit; with --outdir also how and
 where it ended, and what it printed last'
-complete -c runwait4 -l show -x -d 'with --outdir: print all runs of a line and what the last has printed last, and
-exit; LINE: its number, its whole command, or a shell pattern for that'
+complete -c runwait4 -l show -x -d 'with --outdir: print the same of all runs of these lines, and exit; LINE: a
+number, a whole command, or a shell pattern for such'
 complete -c runwait4 -l stats -d 'with --outdir, also beside --report: print run times, CPU use and memory per
 host and per command (FILE may be left out)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
