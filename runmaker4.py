@@ -3498,11 +3498,8 @@ class Takers:
 
 class Stall(NamedTuple):
     """What keeps jobs from being started."""
-    key: Any                    # by which a later look knows it again
     text: str                   # what is said of it
-    passes: bool = False        # it is over when a job that runs now has ended
     stops: bool = False         # nothing will end it: runners leave, but for those with --follow
-    patience: float = math.inf  # seconds until it is said, if that is sooner than usual
 
 
 class Pace:
@@ -4374,8 +4371,7 @@ class Cursor:
             found = self.file.survey()
             new = found.states[NEW]
             if new and not found.running:
-                self.say(f"{plural(new, 'new job')} {'waits' if new == 1 else 'wait'}: runwait4.py --status "
-                         f"{shlex.quote(as_argument(self.file.path))} tells why")
+                self.say(new_jobs_wait(new, self.file.path))
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -4422,6 +4418,12 @@ class Cursor:
 # ---- just looking ------------------------------------------------------------------------------------------
 
 
+def new_jobs_wait(count: int, path: str) -> str:
+    """'3 new jobs wait: runwait4.py --status runs.txt tells why'"""
+    return (f"{plural(count, 'new job')} {'waits' if count == 1 else 'wait'}: runwait4.py --status "
+            f"{shlex.quote(as_argument(path))} tells why")
+
+
 # a runner of which nothing is known: only host=* means it, it has one slot, and its memory may be any
 ANYBODY = Taker("", has=Resources(1, math.inf))
 
@@ -4451,7 +4453,7 @@ def why_stalled(file: JobReader) -> Stall | None:
                 what = closed[line.command]
             if not what:
                 return None
-            first = first or Stall(what, f"line {line.number} waits for {what}")
+            first = first or Stall(f"line {line.number} waits for {what}")
             found.note_unfinished(line)
     return first
 
@@ -4459,13 +4461,9 @@ def why_stalled(file: JobReader) -> Stall | None:
 def _stall_at(block: Block, line: Line, found: Round) -> Stall:
     """What keeps a job from being started below a block.  found: what was met above it."""
     if block.why is not Why.WAITS or not found.unfinished:
-        return Stall((block.why, block.text), block.text, stops=block.why is Why.STOPPED, patience=0.0)
-    return Stall(
-        "barrier",
-        f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
-        f"{unfinished(found.unfinished, found.unfinished_by)}",
-        passes=found.unfinished.state == RUNNING,
-    )
+        return Stall(block.text, stops=block.why is Why.STOPPED)
+    return Stall(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
+                 f"{unfinished(found.unfinished, found.unfinished_by)}")
 
 
 def _awaited(settings: JobSettings) -> str:

@@ -69,7 +69,6 @@ from runmaker4 import (
     Problem,
     ProgressBar,
     Reader,
-    Stall,
     Survey,
     add_help,
     all_taken,
@@ -96,6 +95,7 @@ from runmaker4 import (
     memory_size,
     mount_fault,
     name_lines,
+    new_jobs_wait,
     open_fresh,
     open_job_file,
     own_seat,
@@ -281,7 +281,7 @@ class Watcher:
     """Looks at the job file again and again, but never spends more than a twentieth of the CPU's time on it.
     """
     PATIENCE = 5.0              # seconds for which the file may be away: editors replace it
-    IDLE = 30.0                 # seconds without a claim or result until we say that nobody runs new jobs
+    IDLE = 30.0                 # seconds without a claim or result until wait() says that new jobs wait
 
     def __init__(self, path: str) -> None:
         """Raises Problem."""
@@ -295,8 +295,6 @@ class Watcher:
         self.pace = Pace()
         self.seen: Callable[[Survey], None] = lambda found: None    # told what each look of wait() found
         self.stopped = ""       # why nobody will run the new jobs; "": somebody may
-        self.stall: Stall | None = None   # what keeps new jobs from being started, at the last look of wait()
-        self.deserted = False   # jobs run, and neither runner nor server is there, at the last look of wait()
 
     def look(self) -> Survey:
         """What the file holds now.  Raises Problem."""
@@ -371,11 +369,9 @@ class Watcher:
 
         Raises Problem.
         """
-        return self._age() < self.patience
-
-    def _age(self) -> float:
-        """Seconds since the file was changed; each claim and each result changes it.  Raises Problem."""
-        return time.time() - self._patiently(self.file.signature)[3] / 1e9
+        changed = self._patiently(self.file.signature)[3] / 1e9
+        age = Clocks(changed).age("", changed)
+        return age is not None and age < self.patience
 
     def sure_look(self) -> Survey:
         """What the file holds, once no editor is about to fill it.  Raises Problem."""
@@ -383,40 +379,50 @@ class Watcher:
             time.sleep(self.pause)
         return found
 
-    def wait(self, show: Callable[[Counts], None]) -> Counts:
+    def wait(self, show: Callable[[Counts], None], say: Callable[[str], None]) -> Counts:
         """Wait until no job is new or running, or `stopped` says why nobody will run the new ones.
 
-        show: called with the counts of each look.  Raises Problem.
+        show: called with the counts of each look.  say: called once if new jobs wait.  Raises Problem.
         """
+        last: Counts | None = None
+        since = 0.0             # when these counts were seen first
         while True:
             found = self.look()
             now = counts(found)
-            self.stall = self.why(now) if not now.running else None
-            self.deserted = now.running > 0 and self.badges() == set()
             show(now)
             self.seen(found)
-            before = self.stopped
-            self.stopped = self.stall.text if self.stall and self.stall.stops else ""
             if not now.new and not now.running and not found.half_saved:
                 return now
+            before = self.stopped
+            self.stopped = self._what_stops() if now.new and not now.running else ""
             if self.stopped and self.stopped == before:         # seen twice: nobody is about to mend it
                 return now
+            if now != last:
+                last = now
+                since = time.monotonic()
+            elif now.new and not now.running and time.monotonic() - since > self.IDLE:
+                since = math.inf
+                say(new_jobs_wait(now.new, self.path))
             time.sleep(max(self.pause, self.pace.rest(20)))
 
-    def why(self, now: Counts) -> Stall | None:
-        """What keeps new jobs from being started: the file, or that nobody runs them.  Raises Problem."""
-        if not now.new:
-            return None
+    def _what_stops(self) -> str:
+        """Why nobody will run the new jobs, '' if somebody may.  Raises Problem."""
         self.pace.go_on()
         try:
-            found = self._patiently(lambda: why_stalled(self.file))
+            stall = self._patiently(lambda: why_stalled(self.file))
         finally:
             self.pace.pause()
-        if found and now.running and not (found.passes or not found.patience):
-            found = None      # a runner at work may be on the host, or have the slots, that the job waits for
-        if found or now.running or self._age() < self.IDLE:
-            return found
-        return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", patience=0.0)
+        return stall.text if stall and stall.stops else ""
+
+    def why(self, now: Counts, is_nobody: bool) -> str:
+        """What new jobs wait for; '' if a runner may take one.  Raises Problem.
+
+        is_nobody: there is neither runner nor server.
+        """
+        stall = self._patiently(lambda: why_stalled(self.file)) if now.new else None
+        if stall:
+            return stall.text
+        return f"{now.new} new, and nobody runs them (start runmaker4.py)" if now.new and is_nobody else ""
 
 
 # ======== Progress ==========================================================================================
@@ -471,47 +477,6 @@ class TerminalProgress(ProgressBar):
     def close(self) -> None:
         """Leave the last line where it is."""
         self.put(b"\n")
-
-
-class WatchedProgress(TerminalProgress):
-    """A line that tells neither rate nor time left while nobody is there to start jobs."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        super().__init__()
-        self.watcher = watcher
-
-    def estimate(self, now: Counts) -> str:
-        return "" if self.watcher.deserted else super().estimate(now)
-
-
-class StallReporter:
-    """Says each stall once, when it has lasted for a while."""
-    PATIENCE = 30.0             # seconds, at most, that a stall lasts until it is said
-
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]) -> None:
-        self.say = say
-        self.clock = clock
-        self.since: dict[Any, float] = {}
-        self._said: set[Any] = set()
-
-    def update(self, stalls: Iterable[Stall]) -> None:
-        """Note the stalls that there are now, and say those that have lasted; all others are over."""
-        now = self.clock()
-        by_key = {stall.key: stall for stall in stalls}
-        self.since = {key: self.since.get(key, now) for key in by_key}
-        self._said &= self.since.keys()
-        for key, since in self.since.items():
-            if key not in self._said and now - since >= min(by_key[key].patience, self.PATIENCE):
-                self._said.add(key)
-                self.say(by_key[key].text)
-
-
-def desertion(now: Counts) -> Stall:
-    """The stall of jobs that run on although neither runner nor server is there."""
-    text = f"neither runner nor server is there; what runs ({plural(now.running, 'job')}) goes on without it"
-    if now.new:
-        text += f", and nobody starts the {now.new} new (start runmaker4.py)"
-    return Stall("deserted", text)
 
 
 # ======== The journal =======================================================================================
@@ -1007,32 +972,30 @@ class AtWork:
 
     def __init__(self, badges: Collection[int] | None) -> None:
         """badges: the badges that there are; None: nobody can know."""
-        self.badges = badges
+        self._badges = badges
 
-    def is_gone(self, run: RunRecord) -> bool:
+    def is_gone(self, run: RunRecord | None) -> bool:
         """Whether the runner that started a run, or the server that handed it out, is surely gone.
 
         A server takes over the runs of the one before it, so the run has a server if there is any.
         """
-        if self.badges is None or run.runner is None:
-            return False
+        if not self._badges or not run or run.runner is None:
+            return self.is_nobody
         if run.runner >= Badge.SERVERS:
-            return max(self.badges, default=0) < Badge.SERVERS
-        return run.runner not in self.badges
+            return max(self._badges) < Badge.SERVERS
+        return run.runner not in self._badges
 
     @property
     def is_nobody(self) -> bool:
         """Whether there is surely neither runner nor server."""
-        return self.badges is not None and not self.badges
+        return self._badges is not None and not self._badges
 
-    def text(self) -> str:
-        """'2 runners and 1 server at work'; '' if nobody is."""
-        if self.badges is None:
-            return "who is at work cannot be known: their locks may not be read"
-        servers = sum(badge >= Badge.SERVERS for badge in self.badges)
-        counted = (len(self.badges) - servers, "runner"), (servers, "server")
-        words = " and ".join(plural(count, word) for count, word in counted if count)
-        return f"{words} at work" if words else ""
+    def counted(self) -> dict[str, int | None]:
+        """How many runners and servers there are; None: nobody can know."""
+        if self._badges is None:
+            return {"runners": None, "servers": None}
+        servers = sum(badge >= Badge.SERVERS for badge in self._badges)
+        return {"runners": len(self._badges) - servers, "servers": servers}
 
 
 class Clocks:
@@ -1068,15 +1031,13 @@ class Clocks:
         """Seconds since this time by the clock of `host`; None: nobody knows."""
         return None if self.is_ours_wrong or host in self.wrong else max(0.0, time.time() - when)
 
-    def since(self, host: str, when: float) -> tuple[str, str]:
-        """'14:03:22', and for how long that has been: '5m 03s', '-' if nobody knows."""
-        age = self.age(host, when)
-        return clock(when), "-" if age is None else human_time(age)
-
 
 # ======== What runs =========================================================================================
 #
-# The job file says which lines run; the journal says where and since when.
+# The job file says which lines run; the journal says where and since when.  status_of() makes the object that
+# --json prints, and status_lines() the text from it.
+
+NARROW = 60                     # columns: if there are fewer, neither slot nor start is told
 
 
 class Lately:
@@ -1105,100 +1066,57 @@ class Lately:
                      if number not in runs.lines or runs.lines[number].command != command]
         self.clocks = Clocks(os.fstat(journal.file.fd).st_mtime, times)
 
-
-@dataclass
-class Status:
-    """How the jobs are going, for --status."""
-    NARROW = 60                 # columns: if there are fewer, neither slot nor start is told
-    found: Survey
-    cancelled: list[Line]       # held lines whose jobs still run
-    stall: Stall | None         # what keeps new jobs from being started
-    at_work: AtWork
-    runs: dict[int, RunRecord]        # last runs of lines that run, by line number, as far as known
-    clocks: Clocks
-    per_hour: float | None = None
-
     @property
-    def left(self) -> float | None:
-        """Seconds until all is done at the rate of late; None: no rate, nothing runs, or nobody is there."""
-        now = counts(self.found)
-        if not self.per_hour or not now.running or self.at_work.is_nobody:
+    def per_hour(self) -> float | None:
+        """Jobs per hour; None: too few have ended, or nobody knows when."""
+        if self.clocks.wrong or self.clocks.is_ours_wrong:
             return None
-        return (now.new + now.running) * 3600 / self.per_hour
+        return rate_per_hour(self.ends, time.time())
 
-    def is_deserted(self, line: Line) -> bool:
-        """Whether a job that runs has surely outlived its runner."""
-        run = self.runs.get(line.number)
-        return self.at_work.is_nobody or (run is not None and self.at_work.is_gone(run))
 
-    def _mark(self, line: Line, narrow: bool) -> str:
-        """What stands before the command of a line that runs."""
-        if not self.is_deserted(line):
-            return ""
-        return "(no runner) " if narrow else "(runs on without its runner) "
+def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
+    """A status for a person, line by line.  columns: how wide the table may be."""
+    counted = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
+    yield f"{plural(status['total'], 'job')}: {counted}"
+    if per_hour := status["per_hour"]:
+        left = status["seconds_left"]
+        yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
+            f", {human_time(left)} left" if left is not None else "")
+    if status["waits"]:
+        yield status["waits"]
+    who = status["runners"], status["servers"]
+    if None in who:
+        yield "who is at work cannot be known: their locks may not be read"
+    elif any(who):
+        there = (plural(count, word) for count, word in zip(who, ("runner", "server")) if count)
+        yield f"{' and '.join(there)} at work"
+    is_narrow = columns < NARROW
+    rows = [["line", "host", "slot", "since", "for", "command"]]
+    for kind in "jobs", "cancelled", "orphans":
+        rows += [status_row(job, mark_of(kind, job["without_runner"], is_narrow)) for job in status[kind]]
+    if all(row[1] == "-" for row in rows[1:]):
+        rows = [[row[0], row[-1]] for row in rows]
+    elif is_narrow:
+        rows = [row[:2] + row[4:] for row in rows]
+    if len(rows) > 1:
+        yield from table(rows, columns, right=[0, len(rows[0]) - 2])
 
-    def _mark_cancelled(self, line: Line, narrow: bool) -> str:
-        if narrow:
-            return "(cancelled) "
-        return f"(cancelled, still running{' without its runner' if self.is_deserted(line) else ''}) "
 
-    def text(self, columns: float) -> Iterator[str]:
-        """Line by line.  columns: how wide the table may be."""
-        now = counts(self.found)
-        yield f"{plural(now.all + now.held, 'job')}: " + ", ".join(
-            f"{count} {name}" for name, count in now._asdict().items()
-        )
-        if self.per_hour:
-            yield f"{self.per_hour:.{0 if self.per_hour >= 10 else 1}f} jobs/h lately" + (
-                f", {human_time(self.left)} left" if self.left is not None else "")
-        if self.stall:
-            yield self.stall.text
-        if who := self.at_work.text():
-            yield who
-        rows = [["line", "host", "slot", "since", "for", "command"]]
-        narrow = columns < self.NARROW
-        running = [(self._mark(line, narrow), line) for line in self.found.running]
-        cancelled = [(self._mark_cancelled(line, narrow), line) for line in self.cancelled]
-        for mark, line in [*running, *cancelled, *(("(orphan) ", line) for line in self.found.orphans)]:
-            run = self.runs.get(line.number)
-            since = self.clocks.since(run.host, run.began) if run else ("-", "-")
-            where = [run.host, run.slot, *since] if run else ["-", "-", *since]
-            rows.append([str(line.number), *where, mark + show(line.command)])
-        if not self.runs:
-            rows = [[row[0], row[-1]] for row in rows]
-        elif narrow:
-            rows = [row[:2] + row[4:] for row in rows]
-        if len(rows) > 1:
-            yield from table(rows, columns, right=[0, len(rows[0]) - 2] if self.runs else [0])
+def status_row(job: dict[str, Any], mark: str) -> list[str]:
+    """What is told of a job that runs.  mark: what stands before its command."""
+    where = [job["host"], job["slot"], clock(job["start"])] if job["host"] is not None else ["-"] * 3
+    age = "-" if job["seconds"] is None else human_time(job["seconds"])
+    return [str(job["line"]), *where, age, mark + job["command"]]
 
-    def json(self) -> str:
-        """All of it."""
-        now = counts(self.found)
-        text: str = json.dumps(
-            {
-                **now._asdict(),
-                "total": now.all + now.held,
-                "jobs": list(map(self._living, self.found.running)),
-                "orphans": list(map(self._job, self.found.orphans)),
-                "cancelled": list(map(self._living, self.cancelled)),
-                "runners": None if self.at_work.badges is None else len(self.at_work.badges),
-                "per_hour": self.per_hour,
-                "seconds_left": self.left,
-                "trouble": self.stall.text if self.stall and not self.stall.passes else "",
-            }
-        )
-        return text
 
-    def _job(self, line: Line) -> dict[str, Any]:
-        run = self.runs.get(line.number)
-        where = {"host": run.host, "slot": run.slot, "pid": run.pid, "start": run.began} if run else {}
-        return {"line": line.number, "command": line.command.decode(errors="surrogateescape"), **where}
-
-    def _living(self, line: Line) -> dict[str, Any]:
-        run = self.runs.get(line.number)
-        age = self.clocks.age(run.host, run.began) if run else None
-        more = {"seconds": round(age, 1)} if age is not None else {}
-        return {**self._job(line), **more, **({"without_runner": True} if self.is_deserted(line) else {})}
+def mark_of(kind: str, is_deserted: bool, is_narrow: bool) -> str:
+    """What stands before the command of a job that runs.  kind: among which jobs a status has it."""
+    if kind == "orphans":
+        return "(orphan) "
+    if kind == "cancelled":
+        words = "cancelled" if is_narrow else "cancelled, still running"
+        return f"({words}{' without its runner' if is_deserted and not is_narrow else ''}) "
+    return ("(no runner) " if is_narrow else "(runs on without its runner) ") if is_deserted else ""
 
 
 def job_row(line: Line, run: RunRecord | None, seconds: float | None) -> dict[str, Any]:
@@ -1275,7 +1193,7 @@ def check_journal(journal: JournalReader, path: str, say: Callable[[str], None] 
             say(f"{journal.path}: none of its last runs is of a line of {path} (is it of another job file?)")
 
 
-def look(watcher: Watcher, outdir: str | None) -> Status:
+def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
     """How the jobs are going now.  Raises Problem."""
     before = watcher.badges()       # of those that leave during the look, too: it may see their lines `r`
     found = watcher.sure_look()
@@ -1283,21 +1201,36 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     cancelled = watcher.cancelled(found)
     badges = watcher.badges()           # of those that come during it, too
     at_work = AtWork(None if badges is None else badges | (before or set()))
-    status = Status(found, cancelled, watcher.why(now), at_work, {}, Clocks(time.time()))
-    if outdir is not None:
-        journal = JournalReader(outdir, say)
-        living = [*found.running, *cancelled]
-        runs = LineRuns([*living, *found.orphans], living)
-        with journal.file:
-            check_journal(journal, watcher.path)
-            if runs.lines:
-                lately = Lately(journal, runs)
-                status.clocks = clocks = lately.clocks
-                # if nothing runs, the rate is one of another day
-                if now.running and not clocks.wrong and not clocks.is_ours_wrong:
-                    status.per_hour = rate_per_hour(lately.ends, time.time())
-        status.runs = runs.last
-    return status
+    living = [*found.running, *cancelled]
+    runs = LineRuns([*living, *found.orphans], living)
+    lately = look_lately(watcher, outdir, runs) if outdir is not None else None
+
+    def job(line: Line) -> dict[str, Any]:
+        run = runs.last.get(line.number)
+        age = lately.clocks.age(run.host, run.began) if lately and run and line.number in runs.alive else None
+        return {**job_row(line, run, age), "without_runner": at_work.is_gone(run)}
+
+    per_hour = lately.per_hour if lately and now.running else None      # otherwise it is one of another day
+    left = (now.new + now.running) * 3600 / per_hour if per_hour and not at_work.is_nobody else None
+    return {
+        **now._asdict(),
+        "total": now.all + now.held,
+        "jobs": list(map(job, found.running)),
+        "cancelled": list(map(job, cancelled)),
+        "orphans": list(map(job, found.orphans)),
+        **at_work.counted(),
+        "per_hour": per_hour,
+        "seconds_left": left,
+        "waits": watcher.why(now, at_work.is_nobody),
+    }
+
+
+def look_lately(watcher: Watcher, outdir: str, runs: LineRuns) -> Lately | None:
+    """The last part of a journal; None: nothing runs, so nothing is looked for.  Raises Problem."""
+    journal = JournalReader(outdir, say)
+    with journal.file:
+        check_journal(journal, watcher.path)
+        return Lately(journal, runs) if runs.lines else None
 
 
 # ======== Runs of lines =====================================================================================
@@ -3188,26 +3121,18 @@ def check_locks(folder: str) -> int:
 
 
 def wait(watcher: Watcher, with_progress: bool) -> Counts:
-    """Wait for the jobs, and say what keeps them from being started.  Raises Problem."""
-    progress: NoProgress | PipeProgress | WatchedProgress = NoProgress()
+    """Wait for the jobs, and say once if new ones wait.  Raises Problem."""
+    progress: NoProgress | PipeProgress | TerminalProgress = NoProgress()
     if with_progress:
         exit_on(signal.SIGINT, signal.SIGTERM)
-        progress = WatchedProgress(watcher) if os.isatty(1) else PipeProgress()
+        progress = TerminalProgress() if os.isatty(1) else PipeProgress()
 
     def tell(text: str) -> None:
         progress.close()
         say(f"{watcher.path}: {text}")
 
-    def show_all(now: Counts) -> None:
-        progress.show(now)
-        stalls = [desertion(now)] if watcher.deserted else []
-        if watcher.stall and not watcher.stall.stops:
-            stalls.append(watcher.stall)
-        stalled.update(stalls)
-
-    stalled = StallReporter(tell, time.monotonic)
     try:
-        return watcher.wait(show_all)
+        return watcher.wait(progress.show, tell)
     finally:
         progress.close()
 
@@ -3288,12 +3213,11 @@ def watch_file(options: argparse.Namespace) -> int:
 
 def tell_status(watcher: Watcher, outdir: str | None, as_json: bool) -> Counts:
     """Print how the jobs are going; returns how many are in which state.  Raises Problem."""
-    status = look(watcher, outdir)
-    now = counts(status.found)
-    text = status.json() if as_json else "\n".join(map(printable, status.text(width())))
+    status = status_of(watcher, outdir)
+    text = "\n".join(map(printable, status_lines(status, width())))
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
-        put(os.fsencode(f"{text}\n"))
-    return now
+        put((json.dumps(status) if as_json else text).encode(errors="surrogateescape") + b"\n")
+    return Counts(*(status[name] for name in Counts._fields))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

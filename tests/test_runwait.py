@@ -207,20 +207,22 @@ class Status(RunwaitCase):
         ended = self.runwait("--status", "--json")
         self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, err, 1))
         found: dict[str, Any] = json.loads(ended.out)
-        keys = "orphans", "cancelled", "per_hour", "seconds_left", "trouble"
+        keys = "orphans", "cancelled", "servers", "per_hour", "seconds_left"
         told = {key: found.pop(key) for key in keys}
         self.assertEqual(found.pop("runners"), runners)
         self.assertEqual(set(found), {*COUNTS, "total", "jobs"})
-        self.assertEqual(told, {"orphans": [], "cancelled": [], "per_hour": None, "seconds_left": None,
-                                "trouble": ""})
+        self.assertEqual(told, {"orphans": [], "cancelled": [], "servers": 0, "per_hour": None,
+                                "seconds_left": None})
+        self.assertEqual(found.pop("waits") != "", found["new"] > 0 and not runners)
         return found
 
     def test_the_counts_are_one_line(self) -> None:
         self.write(self.TEXT)
         ended = self.runwait("--status")
-        self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, self.NAMED, 1))
-        self.assertRegex(ended.out, rb"^9 jobs: ")
-        found = {word.decode(): int(number) for number, word in re.findall(rb"(\d+) ([a-z]+)", ended.out)}
+        self.assertEqual((ended.code, ended.err), (0, self.NAMED))
+        line, _ = ended.out.splitlines()
+        self.assertRegex(line, rb"^9 jobs: ")
+        found = {word.decode(): int(number) for number, word in re.findall(rb"(\d+) ([a-z]+)", line)}
         del found["jobs"]
         self.assertEqual(found, self.EXPECTED)
 
@@ -239,7 +241,6 @@ class Status(RunwaitCase):
         self.assertEqual((found["running"], found["new"], found["total"]), (1, 1, 2))
         (job,) = found["jobs"]
         self.assertEqual((job["line"], job["command"]), (1, GATE))
-        self.assertLessEqual(set(job), {"line", "command", "host", "start"})
         self.open_gate()
         self.finish(runner)
 
