@@ -162,7 +162,7 @@ def make_parser() -> Parser:
     add("--status", action="store_true",
         help="print how many jobs are in which state, what runs, what new jobs wait for, and\n"
              "exit; with --outdir also where, since when, and the time left")
-    add("--json", action="store_true", help="with --status or --show: as JSON")
+    add("--json", action="store_true", help="with --status, --failed, --show or --stats: as JSON")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
              "where it ended, and what it printed last")
@@ -242,8 +242,8 @@ def check_other_options(options: argparse.Namespace, parser: Parser, outdir_name
             parser.error("--timeline goes with --joblog, or with --outdir")
         if file is not None or told or by_exit_status:
             parser.error("--timeline goes with --joblog or --outdir only")
-    if options.json and "status" not in told and "show" not in told:
-        parser.error("--json goes with --status or --show")
+    if options.json and (not told or "progress" in told):
+        parser.error("--json goes with --status, --failed, --show or --stats")
     if len(told) > 1:
         parser.error(f"--{told[0]} and --{told[1]} do not go together")
     for name in "show", "stats":
@@ -1601,10 +1601,18 @@ class HostStats:
         if run.memory_below is not None:
             self.memory_below = max(self.memory_below or 0, run.memory_below)
 
-    def row(self, name: str) -> tuple[str, ...]:
-        return (name, str(len(self.seconds)), *map(took, quantiles(self.seconds)),
-                f"{100 * self.cpu / self.cpu_seconds:.0f}%" if self.cpu_seconds else "-",
-                peak_memory(self.memory, self.memory_below) or "-")
+    def json(self) -> dict[str, Any]:
+        """What --json tells of them; what is not known is null."""
+        median, most, longest = quantiles(self.seconds)
+        return {
+            "runs": len(self.seconds),
+            "median": median,
+            "p90": most,
+            "longest": longest,
+            "cpu_use": self.cpu / self.cpu_seconds if self.cpu_seconds else None,
+            "memory": self.memory,
+            "memory_below": self.memory_below,
+        }
 
 
 class Peaks:
@@ -1643,12 +1651,12 @@ class Peaks:
         """The median, the 95th percentile and the largest, in bytes; nothing if nobody knows."""
         return [size // 2 for size in self._told(sorted(self._sizes))]
 
-    def enough(self) -> str:
-        """What `memory=` would have done for 99 of 100 of them: '3.5G'; '-' if nobody knows."""
+    def enough(self) -> int | None:
+        """What `memory=` would have done for 99 of 100 of them, in bytes; None: nobody knows."""
         in_order = sorted(self._sizes)
         if not in_order:
-            return "-"
-        return round_size(in_order[math.ceil(len(in_order) * 99 / 100) - 1] // 2)[0]
+            return None
+        return round_size(in_order[math.ceil(len(in_order) * 99 / 100) - 1] // 2)[1]
 
     def text(self) -> str:
         """What is told of them; '' if nothing is known."""
@@ -1693,9 +1701,10 @@ class Alike:
         if self._words is None:
             self._words = words
         elif words != self._words:
-            same = [*map(operator.eq, self._words, words), False]
-            self._words = self._words[:same.index(False)]
             self._differ = True
+            if words[:len(self._words)] != self._words:
+                same = [*map(operator.eq, self._words, words), False]
+                self._words = self._words[:same.index(False)]
         self.stats.add(run)
         self.peaks.add(run)
 
@@ -1726,13 +1735,24 @@ class Commands:
             self._found[first] = Alike(first)
         self._found[first].add(run, words)
 
+    def json(self) -> list[dict[str, Any]]:
+        """What --json tells of them."""
+        return [{"command": alike.name, **alike.stats.json(), "enough": alike.peaks.enough()}
+                for alike in self.in_order()]
+
     def in_order(self) -> list[Alike]:
         """The groups; the one that took most memory comes first."""
         return sorted(self._found.values(), key=lambda alike: -alike.peaks.largest)
 
 
-def tell_stats(outdir: str, path: str | None) -> None:
+def tell_stats(outdir: str, path: str | None, as_json: bool) -> None:
     """Print what runs took, per host, in all and per command.  Raises Problem, BrokenPipeError."""
+    stats = stats_of(outdir, path)
+    put_texts([json.dumps(stats)] if as_json else stats_lines(stats, width()))
+
+
+def stats_of(outdir: str, path: str | None) -> dict[str, Any]:
+    """What runs took, as --json prints it.  Raises Problem."""
     journal = JournalReader(outdir, say)
     hosts: defaultdict[str, HostStats] = defaultdict(HostStats)
     whole = HostStats()
@@ -1747,16 +1767,34 @@ def tell_stats(outdir: str, path: str | None) -> None:
                 commands.add(run)
     if not hosts:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
-    head = ("runs", "median", "90%", "longest", "CPU", "memory")
-    by_host: list[Sequence[str]] = [("host", *head), *(hosts[host].row(host) for host in sorted(hosts))]
-    alike = commands.in_order()
-    by_command: list[Sequence[str]] = [("command", *head, "memory=")]
-    by_command += [(*some.stats.row(some.name), some.peaks.enough()) for some in alike[:Commands.SHOWN]]
-    columns = width()
-    put_fitted(table([*by_host, whole.row("in all")], columns, right=range(1, 7)))
-    put_fitted(["", *table(by_command, columns, right=range(1, 8))])
-    if len(alike) > Commands.SHOWN:
-        put_fitted([f"and {plural(len(alike) - Commands.SHOWN, 'command')} more, which took less memory"])
+    return {
+        "hosts": [{"host": host, **hosts[host].json()} for host in sorted(hosts)],
+        "all": whole.json(),
+        "commands": commands.json(),
+    }
+
+
+def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
+    """Statistics for a person, line by line."""
+    head = ["runs", "median", "90%", "longest", "CPU", "memory"]
+    rows = [["host", *head], *(stats_row(host["host"], host) for host in stats["hosts"])]
+    yield from table([*rows, stats_row("in all", stats["all"])], columns, right=range(1, 7))
+    yield ""
+    commands = stats["commands"]
+    rows = [["command", *head, "memory="]]
+    for alike in commands[:Commands.SHOWN]:
+        enough = show_size(alike["enough"]) if alike["enough"] is not None else "-"
+        rows.append([*stats_row(alike["command"], alike), enough])
+    yield from table(rows, columns, right=range(1, 8))
+    if len(commands) > Commands.SHOWN:
+        yield f"and {plural(len(commands) - Commands.SHOWN, 'command')} more, which took less memory"
+
+
+def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
+    """What is told of some runs."""
+    times = [took(stats[key]) for key in ("median", "p90", "longest")]
+    cpu = "-" if stats["cpu_use"] is None else f"{100 * stats['cpu_use']:.0f}%"
+    return [name, str(stats["runs"]), *times, cpu, peak_memory(stats["memory"], stats["memory_below"]) or "-"]
 
 
 # ======== The job log =======================================================================================
@@ -3174,7 +3212,7 @@ def watch(argv: Sequence[str]) -> int:
     if options.report is not None:
         code = report(options, argv)
         if options.stats:
-            tell_stats(options.outdir, options.file)
+            tell_stats(options.outdir, options.file, as_json=False)
         return code
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
@@ -3184,7 +3222,7 @@ def watch(argv: Sequence[str]) -> int:
             say(text)
         return 0
     if options.stats:
-        tell_stats(options.outdir, options.file)
+        tell_stats(options.outdir, options.file, options.json)
         return 0
     try:
         return watch_file(options)

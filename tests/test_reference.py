@@ -15,7 +15,7 @@ from typing import Any
 import runmaker4
 import runset4
 from docs.install import make
-from tests.support import GATE, ROOT, RUNCLIENT, RUNMAKER, RUNWAIT, SCRIPTS, wait_until
+from tests.support import GATE, ROOT, RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, wait_until
 from tests.tcp import TcpCase
 from tests.test_documents import MESSAGES
 
@@ -150,23 +150,32 @@ class Fields(TcpCase):
         wait_until(lambda: b'"start"' in self.read("out/journal"), what="a job is in the journal")
         asked = [RUNCLIENT, "--port", server.port, "--status", "--json", "localhost"]
         told = self.printed(*map(str, asked))
-        status, line, more = rows("JSON"), rows("JSON", 1), rows("JSON", 2)
+        more = rows("JSON", 4)
         self.assertEqual(told.keys(), {*names(more[0][0]), *names(more[1][0]), "waiting", "clients"})
         (waits,), (one,) = told["waiting"], told["clients"]
         self.assertEqual((waits.keys(), one.keys()), (names(more[2][1]), names(more[3][1])))
         self.assertEqual(one["jobs"][0].keys(), names(more[4][1]))
         outdir = "--json", "--outdir", "out", "runs.txt"
+        status, ran, stats, fields = (rows("JSON", number) for number in range(4))
+        job = names(fields[0][1]) - {"--outdir"}
+        run = job | names(fields[2][1], fields[3][1])
+        took = names(fields[4][1]) - {"host", "command"}
         told = self.printed(RUNWAIT, "--status", *outdir)
         self.assertEqual(told.keys(), names(*(row[0] for row in status)))
-        (job,) = told["jobs"]
-        self.assertEqual(job.keys(), names(status[1][1]) - {"--outdir", "without_runner"})
+        self.assertEqual(told["jobs"][0].keys(), job | names(fields[1][1]))
         told = self.printed(RUNWAIT, "--show", "2", *outdir)
-        self.assertEqual(told.keys(), names(*(row[0] for row in line)))
-        (run,) = told["runs"]
-        self.assertEqual(run.keys(), names(*(row[1] for row in line[1:])))
+        self.assertEqual((told.keys(), told["runs"][0].keys()), (names(ran[0][0]), run))
         self.open_gate()
         self.stop(client)
         self.stop(server)
+        self.run_script(RUNSET, "--set=!", "runs.txt", 2)
+        for options in (), ("--outdir", "out"):
+            told = self.printed(RUNWAIT, "--failed", "--json", *options, "runs.txt")
+            self.assertEqual((told.keys(), told["runs"][0].keys()), (names(ran[0][0]), run))
+        told = self.printed(RUNWAIT, "--stats", *outdir)
+        self.assertEqual(told.keys(), names(stats[0][0]))
+        self.assertEqual((told["all"].keys(), told["hosts"][0].keys(), told["commands"][0].keys()),
+                         (took, took | {"host"}, took | {"command"} | names(fields[5][1]) - {"memory="}))
 
 
 if __name__ == "__main__":

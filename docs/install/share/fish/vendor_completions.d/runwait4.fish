@@ -6,7 +6,7 @@ complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is don
 now: new and running jobs are not done'
 complete -c runwait4 -l status -d 'print how many jobs are in which state, what runs, what new jobs wait for, and
 exit; with --outdir also where, since when, and the time left'
-complete -c runwait4 -l json -d 'with --status or --show: as JSON'
+complete -c runwait4 -l json -d 'with --status, --failed, --show or --stats: as JSON'
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, and exit; with --outdir also how and
 where it ended, and what it printed last'
 complete -c runwait4 -l show -x -d 'with --outdir: print the same of all runs of these lines, and exit; LINE: a
