@@ -289,16 +289,16 @@ class Watcher:
         self.path = path
         mount = check_mount(path, single_host=True, say=warn)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
-        self.pause = 5.0 if mount.network else 0.2
+        self._pause = 5.0 if mount.network else 0.2
         # seconds after a change of the job file in which its host writes the end of the run to the journal
         self.patience = 20.0 if mount.network else 5.0
-        self.pace = Pace()
+        self._pace = Pace()
         self.seen: Callable[[Survey], None] = lambda found: None    # told what each look of wait() found
         self.stopped = ""       # why nobody will run the new jobs; "": somebody may
 
-    def look(self) -> Survey:
+    def _look(self) -> Survey:
         """What the file holds now.  Raises Problem."""
-        with self.pace:
+        with self._pace:
             return self._patiently(self.file.survey)
 
     def _patiently(self, read: Callable[[], T]) -> T:
@@ -332,7 +332,7 @@ class Watcher:
     def cancelled(self, found: Survey) -> list[Line]:
         """The held lines whose jobs still run.  Of their commands more copies live than there are lines `r`.
 
-        found: what look() has just found.  Raises Problem.
+        found: what sure_look() has just found.  Raises Problem.
         """
         held = b"".join(found.states.keys() - WORDS.keys())
         return self._patiently(lambda: self._cancelled(held, found)) if held else []
@@ -348,12 +348,16 @@ class Watcher:
         for line in self.file.lines(held) if rows else ():
             if own_seat(line) & ~SEATS in rows:
                 lines.setdefault(line.command, []).append(line)
-        running = Counter(line.command for line in found.running + found.orphans)
         still = []
         for command, there in lines.items():
-            spare = companion.count(command) - running[command]
-            there.sort(key=lambda line: not companion.is_held(own_seat(line)))
-            still += there[:max(spare, 0)]
+            row = own_seat(there[0]) & ~SEATS
+            seats = sorted(at - row for some in all_taken(companion.fd, row, SEATS) for at in some)
+            for line in found.running + found.orphans:
+                if line.command == command and seats:
+                    seats.remove(nearest(seats, line.number % SEATS))
+            held_lines = {line.number % SEATS: line for line in there}
+            for seat in seats[:len(there)]:
+                still.append(held_lines.pop(nearest(sorted(held_lines), seat)))
         return sorted(still, key=lambda line: line.number)
 
     def lines_with(self, commands: Collection[bytes]) -> list[Line]:
@@ -375,8 +379,8 @@ class Watcher:
 
     def sure_look(self) -> Survey:
         """What the file holds, once no editor is about to fill it.  Raises Problem."""
-        while (found := self.look()).half_saved:
-            time.sleep(self.pause)
+        while (found := self._look()).half_saved:
+            time.sleep(self._pause)
         return found
 
     def wait(self, show: Callable[[Counts], None], say: Callable[[str], None]) -> Counts:
@@ -387,7 +391,7 @@ class Watcher:
         last: Counts | None = None
         since = 0.0             # when these counts were seen first
         while True:
-            found = self.look()
+            found = self._look()
             now = counts(found)
             show(now)
             self.seen(found)
@@ -403,15 +407,15 @@ class Watcher:
             elif now.new and not now.running and time.monotonic() - since > self.IDLE:
                 since = math.inf
                 say(new_jobs_wait(now.new, self.path))
-            time.sleep(max(self.pause, self.pace.rest(20)))
+            time.sleep(max(self._pause, self._pace.rest(20)))
 
     def _what_stops(self) -> str:
         """Why nobody will run the new jobs, '' if somebody may.  Raises Problem."""
-        self.pace.go_on()
+        self._pace.go_on()
         try:
             stall = self._patiently(lambda: why_stalled(self.file))
         finally:
-            self.pace.pause()
+            self._pace.pause()
         return stall.text if stall and stall.stops else ""
 
     def why(self, now: Counts, is_nobody: bool) -> str:
@@ -444,21 +448,21 @@ class PipeProgress:
     """A line per change, at most one a second; the last change is always printed."""
 
     def __init__(self) -> None:
-        self.printed = ""
-        self.when = -1.0
-        self.line = ""
+        self._printed = ""
+        self._when = -1.0
+        self._line = ""
 
     def show(self, now: Counts) -> None:
-        self.line = progress_line(now)
-        if time.monotonic() - self.when >= 1.0:
+        self._line = progress_line(now)
+        if time.monotonic() - self._when >= 1.0:
             self.close()
 
     def close(self) -> None:
         """Print what is new."""
-        if self.line != self.printed:
-            put(f"{self.line}\n".encode())
-            self.printed = self.line
-            self.when = time.monotonic()
+        if self._line != self._printed:
+            put(f"{self._line}\n".encode())
+            self._printed = self._line
+            self._when = time.monotonic()
 
 
 class TerminalProgress(ProgressBar):
@@ -913,11 +917,11 @@ class LineRuns:
             self.numbers.setdefault(line.command, []).append(number)
             if line.state == RUNNING or number in self.alive:
                 self._running.setdefault(line.command, []).append(number)
-        self.texts = set(map(as_json, self.numbers))        # the commands, as a journal has them
+        self._texts = set(map(as_json, self.numbers))        # the commands, as a journal has them
 
     def is_known(self, head: re.Match[bytes]) -> bool:
         """Whether a line of the journal, by its head, has one of the commands."""
-        return head[4] in self.texts
+        return head[4] in self._texts
 
     def line_of(self, run: RunRecord) -> Line | None:
         """The line that a run belongs to, if one of these has its command."""
@@ -1554,12 +1558,6 @@ def put_texts(texts: Iterable[str]) -> None:
     put(os.fsencode("".join(f"{text}\n" for text in texts)))
 
 
-def put_fitted(texts: Iterable[str]) -> None:
-    """Print lines, no wider than the terminal."""
-    columns = width()
-    put(os.fsencode("".join(f"{fitted(text, columns)}\n" for text in texts)))
-
-
 # ======== Statistics ========================================================================================
 #
 # The ends in the journal are counted by host and by command, in one pass.  Of each run two numbers are kept,
@@ -1621,7 +1619,7 @@ class Peaks:
     def __init__(self) -> None:
         # in bytes, times two; odd: it could not be measured, and is a bound that the peak was below
         self._sizes = array("q")
-        self.too_little = 0             # runs that were ended for lack of memory: nobody knows what they need
+        self._too_little = 0            # runs that were ended for lack of memory: nobody knows what they need
         self.promised = 0               # bytes: the most that one of them was promised
 
     def add(self, run: RunRecord) -> None:
@@ -1629,7 +1627,7 @@ class Peaks:
         if run.promised:
             self.promised = max(self.promised, run.promised)
         if run.had_too_little:
-            self.too_little += 1
+            self._too_little += 1
         elif run.state not in "d!":
             pass                        # it was stopped, perhaps before it needed most
         elif run.memory is not None:
@@ -1667,8 +1665,8 @@ class Peaks:
                 ("<" if size % 2 else "") + show_size(size // 2) for size in self._told(in_order)
             )
             told.append(f"{plural(len(in_order), 'run')}: median {median}, 95% {most}, largest {largest}")
-        if self.too_little:
-            told.append(f"{plural(self.too_little, 'run')} had too little")
+        if self._too_little:
+            told.append(f"{plural(self._too_little, 'run')} had too little")
         if in_order:
             text, size = round_size(in_order[math.ceil(len(in_order) * 99 / 100) - 1] // 2)
             enough = bisect.bisect_right(in_order, 2 * size + 1)

@@ -473,10 +473,10 @@ class Random(JournalCase):
         for run in told.values():
             states[self.state_of(run, lines, last)] += 1
         for line in lines:
-            shown = json.loads(self.view("--show", str(line.number), "--json"))
-            self.assertEqual(shown["state"], self.WORDS[line.state])
+            rows = json.loads(self.view("--show", str(line.number), "--json"))["runs"]
+            self.assertEqual({row["state"] for row in rows}, {self.WORDS[line.state]})
             self.assertEqual(
-                [(run["start"], run["exit"], run["state"]) for run in shown["runs"]],
+                [(row["start"], row["exit"], row["outcome"]) for row in rows if row["outcome"]],
                 [(run.began, run.exit if run.has_ended else None, self.state_of(run, lines, last))
                  for run in of[line.number]],
             )
@@ -502,7 +502,7 @@ class Random(JournalCase):
         for number in [line.number for line in lines if line.state == b"r"]:
             run = self.last(number, [run for run in of[number] if not run.has_ended])
             orphans[number] = run and run.began
-        self.assertEqual({job["line"]: job.get("start") for job in status["orphans"]}, orphans)
+        self.assertEqual({job["line"]: job["start"] for job in status["orphans"]}, orphans)
 
     def check_failed(self, lines: list[runmaker4.Line], last: dict[int, Optional[Told]]) -> None:
         heads = re.findall(r"^line (\d+): (.*)", self.view("--failed"), re.MULTILINE)
@@ -515,17 +515,19 @@ class Random(JournalCase):
             elif run.has_ended:
                 self.assertIn(f"exit {run.exit} on ", head)
             else:
-                self.assertRegex(head, "^unknown on " if line.state == b"!" else "^lost on ")
+                self.assertIn("unknown on " if line.state == b"!" else "lost on ", head)
+        rows = json.loads(self.view("--failed", "--json"))["runs"]
+        self.assertEqual([(row["line"], row["start"]) for row in rows],
+                         [(line.number, run and run.began) for line in bad for run in [last[line.number]]])
 
     def check_stats(self, ended: int) -> None:
         if not ended:
             with self.assertRaisesRegex(runmaker4.Problem, "tells of no run that has ended"):
                 self.view("--stats")
             return
-        hosts, _, commands = self.view("--stats").partition("\n\n")
-        *each, whole = map(int, re.findall(r"^(?:node\d|in all) +(\d+) ", hosts, re.MULTILINE))
-        self.assertEqual((whole, sum(each)), (ended, ended))
-        self.assertEqual(sum(map(int, re.findall(r"^[abc] +(\d+) ", commands, re.MULTILINE))), ended)
+        stats = json.loads(self.view("--stats", "--json"))
+        counted = [sum(row["runs"] for row in stats[kind]) for kind in ("hosts", "commands")]
+        self.assertEqual([stats["all"]["runs"], *counted], [ended] * 3)
 
     def check_report(self, states: Counter[str], told: Collection[Told]) -> None:
         if not told:

@@ -21,6 +21,7 @@ from tests.support import (
     Ended,
     RunCase,
     deadline,
+    wait_until,
 )
 from tests.terminal import Terminal, TerminalCase
 from tests.values import present
@@ -108,6 +109,21 @@ runmaker4.JobReader.survey = stop_and_survey
         self.assertIn(b"0 of   1", self.first_line(waiter))
         path.write_bytes(b"d true\n")
         self.assertEqual(self.finish(waiter, 5).code, 0)
+
+    def test_who_waits_for_new_jobs_is_told_once_who_knows_more(self) -> None:
+        said = "runwait4.py: runs.txt: 2 new jobs wait: runwait4.py --status runs.txt tells why"
+        self.write(". a\n. b\nd c\n")
+        hasty = "import runwait4; runwait4.Watcher.IDLE = 0.3"
+        for options in ["--progress"], ["-e"]:
+            terminal = Terminal(100)
+            self.addCleanup(terminal.close)
+            waiter = self.start_patched(hasty, *options, "runs.txt", script=RUNWAIT, stdout=terminal.slave,
+                                        stderr=terminal.slave)
+            wait_until(lambda: said in terminal.look(), what=said)
+            time.sleep(1)
+            self.assertEqual(terminal.look().count(said), 1)
+            waiter.terminate()
+            waiter.wait()
 
     def test_nothing_to_wait_for_is_no_error(self) -> None:
         for text in ("", "# comment\n", "x held\nQ held\n"):

@@ -169,21 +169,6 @@ class Status(TellingCase):
         self.running()
         self.assertEqual(self.status()["waits"], "")
 
-    def test_who_waits_for_new_jobs_is_told_once_who_knows_more(self) -> None:
-        said = "runwait4.py: runs.txt: 2 new jobs wait: runwait4.py --status runs.txt tells why"
-        self.write(". a\n. b\nd c\n")
-        hasty = "import runwait4; runwait4.Watcher.IDLE = 0.3"
-        for options in ["--progress"], ["-e"]:
-            terminal = Terminal(100)
-            self.addCleanup(terminal.close)
-            waiter = self.start_patched(hasty, *options, "runs.txt", script=RUNWAIT, stdout=terminal.slave,
-                                        stderr=terminal.slave)
-            wait_until(lambda: said in terminal.look(), what=said)
-            time.sleep(1)
-            self.assertEqual(terminal.look().count(said), 1)
-            waiter.terminate()
-            waiter.wait()
-
     def test_a_new_line_whose_command_runs_already_is_not_said_to_be_run_by_nobody(self) -> None:
         self.write(". b\n")
         self.hold_line(1)
