@@ -5893,9 +5893,6 @@ class Sink:
 
 
 # ---- how far it is -----------------------------------------------------------------------------------------
-#
-# The time left follows from the jobs processed in the last five minutes, or in the last 20 changes if these
-# took longer.
 
 
 def bar(now: Counts, width: int) -> str:
@@ -5920,49 +5917,66 @@ def columns_of(fd: int) -> int:
     return os.get_terminal_size(fd).columns or 80
 
 
-class ProgressBar:
-    """A line as wide as fits, with the rate of late and the time left; in the end the time that all took."""
+class Rate:
+    """How fast jobs are processed: in the last five minutes, or in the last changes if these took longer."""
     WINDOW = 300.0              # seconds, at least, from which the rate is made, if so many have passed
     CHANGES = 20                # changes, at least, from which the rate is made, if there were so many
+
+    def __init__(self) -> None:
+        # (when, how many were processed); an entry per change
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def note(self, when: float, processed: int) -> None:
+        """So many are processed now."""
+        if not self._seen or processed != self._seen[-1][1]:
+            self._seen.append((when, processed))
+
+    @property
+    def changed(self) -> float | None:
+        """When the last change was noted; None: there was none yet."""
+        return self._seen[-1][0] if len(self._seen) > 1 else None
+
+    def per_second(self, now: float) -> float:
+        """0: nobody knows."""
+        while len(self._seen) > self.CHANGES and now - self._seen[0][0] > self.WINDOW:
+            self._seen.popleft()
+        first, before = self._seen[0]
+        last, processed = self._seen[-1]
+        seconds = max(now, last) - first            # ends are told by other clocks, too
+        return max(processed - before, 0) / seconds if seconds > 0 else 0.0
+
+
+class ProgressBar:
+    """A line as wide as fits, with the rate of late and the time left; in the end the time that all took."""
     WIDEST = 60                 # characters of the bar
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # (when, how many were processed); an entry per change
-        self._seen: deque[tuple[float, int]] = deque()
+        self._rate = Rate()
         self._start = clock()
 
     def line(self, now: Counts, columns: int) -> str:
         """The line for these counts, on a terminal of so many columns."""
-        clock = self._clock()
-        before = self._seen[-1][1] if self._seen else None
-        if now.processed != before:
-            self._seen.append((clock, now.processed))
-        while len(self._seen) > self.CHANGES and clock - self._seen[0][0] > self.WINDOW:
-            self._seen.popleft()
+        self._rate.note(self._clock(), now.processed)
         return self._fitted(now, columns)
 
     def _fitted(self, now: Counts, columns: int) -> str:
         """The fullest text that fits, with a bar that fills the rest."""
         without_rate = progress_line(now, 0)
         shortest = f"{now.processed}/{now.all}, {now.bad} errors []"
-        texts = (without_rate + self.estimate(now), without_rate)
+        texts = (without_rate + self._estimate(now), without_rate)
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.WIDEST)
         drawn = f"[{bar(now, width)}]" if width > 0 else ""
         return text.replace("[]", drawn)[:columns - 1]
 
-    def estimate(self, now: Counts) -> str:
+    def _estimate(self, now: Counts) -> str:
         """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
-        if now.processed == now.all and len(self._seen) > 1:
-            ended, _ = self._seen[-1]
+        if now.processed == now.all and (ended := self._rate.changed) is not None:
             return f" took {human_time(ended - self._start)}"
-        first, before = self._seen[0]
-        seconds = self._clock() - first
-        processed = now.processed - before
-        if processed <= 0 or seconds <= 0:
+        rate = self._rate.per_second(self._clock())
+        if not rate:
             return ""
-        rate = processed / seconds
         pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
         left = human_time((now.all - now.processed) / rate)
         return f" {pace}, {left} left"

@@ -68,6 +68,7 @@ from runmaker4 import (
     Parser,
     Problem,
     ProgressBar,
+    Rate,
     Reader,
     Survey,
     add_help,
@@ -1066,16 +1067,19 @@ class Lately:
             for run in journal.runs(runs.is_known, end=begin):
                 if run.ended is None:
                     runs.offer(run)
-        self.ends = [when for (number, command), when in ended.items()
-                     if number not in runs.lines or runs.lines[number].command != command]
+        self._ends = [when for (number, command), when in ended.items()
+                      if number not in runs.lines or runs.lines[number].command != command]
         self.clocks = Clocks(os.fstat(journal.file.fd).st_mtime, times)
 
     @property
     def per_hour(self) -> float | None:
         """Jobs per hour; None: too few have ended, or nobody knows when."""
-        if self.clocks.wrong or self.clocks.is_ours_wrong:
+        if not self._ends or self.clocks.wrong or self.clocks.is_ours_wrong:
             return None
-        return rate_per_hour(self.ends, time.time())
+        rate = Rate()
+        for count, when in enumerate(sorted(self._ends)):
+            rate.note(when, count)
+        return rate.per_second(time.time()) * 3600 or None
 
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
@@ -1170,24 +1174,12 @@ def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int])
                                for index, (cell, size) in enumerate(zip(cells, widths))), columns)
 
 
-def rate_per_hour(ends: Sequence[float], now: float) -> float | None:
-    """Jobs per hour, from those that ended in the last five minutes, or the last 20 if these are more."""
-    ends = sorted(ends)
-    first = max(
-        0, min(bisect.bisect_right(ends, now - TerminalProgress.WINDOW), len(ends) - TerminalProgress.CHANGES)
-    )
-    lately = ends[first:]
-    if len(lately) < 2:
-        return None
-    return (len(lately) - 1) * 3600 / max(now - lately[0], lately[-1] - lately[0], 0.001)
-
-
 def say(text: str) -> None:
     """A message, on stderr."""
     warn(f"{PROG}: {text}")
 
 
-def check_journal(journal: JournalReader, path: str, say: Callable[[str], None] = say) -> None:
+def check_journal(journal: JournalReader, path: str) -> None:
     """Say so if its last runs are of no job in this file.  Raises Problem."""
     # the last few are enough
     runs = journal.runs(begin=max(0, journal.size - BLOCK))
@@ -1510,9 +1502,10 @@ def runs_of_lines(
         for run in unended:
             known.judge(run, late)
             output.note_sizes(run)
-        living = [run for run in unended if run.state == "r" and not run.cause]
-        clocks = Lately(journal, LineRuns((), ())).clocks if living else Clocks(time.time())
-    ages = {run: clocks.age(run.host, run.began) for run in living}
+        ages: dict[RunRecord, float | None] = {}
+        if living := [run for run in unended if run.state == "r" and not run.cause]:
+            clocks = Lately(journal, LineRuns((), ())).clocks
+            ages = {run: clocks.age(run.host, run.began) for run in living}
     orphans = {line.number for line in found.orphans}
     for number, line in sorted(chosen.items()):
         state = state_of(line, orphans)
