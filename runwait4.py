@@ -70,6 +70,7 @@ from runmaker4 import (
     ProgressBar,
     Rate,
     Reader,
+    Stall,
     Survey,
     add_help,
     all_taken,
@@ -292,7 +293,7 @@ class Watcher:
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
         self._pause = 5.0 if mount.network else 0.2
         # seconds after a change of the job file in which its host writes the end of the run to the journal
-        self.patience = 20.0 if mount.network else 5.0
+        self._delay = 20.0 if mount.network else 5.0
         self._pace = Pace()
         self.seen: Callable[[Survey], None] = lambda found: None    # told what each look of wait() found
         self.stopped = ""       # why nobody will run the new jobs; "": somebody may
@@ -376,7 +377,7 @@ class Watcher:
         """
         changed = self._patiently(self.file.signature)[3] / 1e9
         age = Clocks(changed).age("", changed)
-        return age is not None and age < self.patience
+        return age is not None and age < self._delay
 
     def sure_look(self) -> Survey:
         """What the file holds, once no editor is about to fill it.  Raises Problem."""
@@ -399,7 +400,8 @@ class Watcher:
             if not now.new and not now.running and not found.half_saved:
                 return now
             before = self.stopped
-            self.stopped = self._what_stops() if now.new and not now.running else ""
+            stall = self.stall() if now.new and not now.running else None
+            self.stopped = stall.text if stall and stall.stops else ""
             if self.stopped and self.stopped == before:         # seen twice: nobody is about to mend it
                 return now
             if now != last:
@@ -410,24 +412,13 @@ class Watcher:
                 say(new_jobs_wait(now.new, self.path))
             time.sleep(max(self._pause, self._pace.rest(20)))
 
-    def _what_stops(self) -> str:
-        """Why nobody will run the new jobs, '' if somebody may.  Raises Problem."""
+    def stall(self) -> Stall | None:
+        """What keeps new jobs from being started, if something does.  Raises Problem."""
         self._pace.go_on()
         try:
-            stall = self._patiently(lambda: why_stalled(self.file))
+            return self._patiently(lambda: why_stalled(self.file))
         finally:
             self._pace.pause()
-        return stall.text if stall and stall.stops else ""
-
-    def why(self, now: Counts, is_nobody: bool) -> str:
-        """What new jobs wait for; '' if a runner may take one.  Raises Problem.
-
-        is_nobody: there is neither runner nor server.
-        """
-        stall = self._patiently(lambda: why_stalled(self.file)) if now.new else None
-        if stall:
-            return stall.text
-        return f"{now.new} new, and nobody runs them (start runmaker4.py)" if now.new and is_nobody else ""
 
 
 # ======== Progress ==========================================================================================
@@ -1217,8 +1208,17 @@ def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
         **at_work.counted(),
         "per_hour": per_hour,
         "seconds_left": left,
-        "waits": watcher.why(now, at_work.is_nobody),
+        "waits": awaited(watcher, now, at_work),
     }
+
+
+def awaited(watcher: Watcher, now: Counts, at_work: AtWork) -> str:
+    """What new jobs wait for, or that nobody runs them; '' if a runner may take one.  Raises Problem."""
+    if not now.new:
+        return ""
+    if stall := watcher.stall():
+        return stall.text
+    return f"{now.new} new, and nobody runs them (start runmaker4.py)" if at_work.is_nobody else ""
 
 
 def look_lately(watcher: Watcher, outdir: str, runs: LineRuns) -> Lately | None:
