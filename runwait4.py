@@ -129,6 +129,7 @@ else:
 
 PROG = "runwait4.py"
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 # ======== The command line ==================================================================================
@@ -1557,12 +1558,10 @@ def put_texts(texts: Iterable[str]) -> None:
 # its time and its memory, because a quantile needs all of them.
 
 
-def quantiles(times: Iterable[float]) -> list[float]:
-    """The median, the 90th percentile and the longest of some times; nothing if there are none."""
-    in_order = sorted(times)
-    if not in_order:
-        return []
-    return [in_order[math.ceil(len(in_order) * share) - 1] for share in (0.5, 0.9, 1)]
+def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> list[N]:
+    """The median, the 90th percentile and the largest of some values, or others; nothing of no values."""
+    in_order = sorted(values)
+    return [in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in percents if in_order]
 
 
 # A number in a command or in what one printed
@@ -1608,6 +1607,7 @@ class HostStats:
 
 class Peaks:
     """How much memory the runs of alike commands took at their peaks."""
+    PERCENTS = 50, 95, 100      # that are told
 
     def __init__(self) -> None:
         # in bytes, times two; odd: it could not be measured, and is a bound that the peak was below
@@ -1633,47 +1633,38 @@ class Peaks:
         """The largest peak, in bytes; -1: nobody knows."""
         return max(self._sizes, default=-2) // 2
 
-    @staticmethod
-    def _told(in_order: Sequence[int]) -> list[int]:
-        """The median, the 95th percentile and the largest of some sizes; nothing if there are none."""
-        return [in_order[math.ceil(len(in_order) * share / 100) - 1] for share in (50, 95, 100) if in_order]
-
     def bytes_told(self) -> list[int]:
         """The median, the 95th percentile and the largest, in bytes; nothing if nobody knows."""
-        return [size // 2 for size in self._told(sorted(self._sizes))]
+        return [size // 2 for size in quantiles(self._sizes, self.PERCENTS)]
 
     def enough(self) -> int | None:
         """What `memory=` would have done for 99 of 100 of them, in bytes; None: nobody knows."""
-        in_order = sorted(self._sizes)
-        if not in_order:
-            return None
-        return round_size(in_order[math.ceil(len(in_order) * 99 / 100) - 1] // 2)[1]
+        return next((round_size(size // 2) for size in quantiles(self._sizes, (99,))), None)
 
     def text(self) -> str:
         """What is told of them; '' if nothing is known."""
-        in_order = sorted(self._sizes)
+        runs = len(self._sizes)
         told = []
-        if in_order:
+        if runs:
             median, most, largest = (
-                ("<" if size % 2 else "") + show_size(size // 2) for size in self._told(in_order)
+                ("<" if size % 2 else "") + show_size(size // 2)
+                for size in quantiles(self._sizes, self.PERCENTS)
             )
-            told.append(f"{plural(len(in_order), 'run')}: median {median}, 95% {most}, largest {largest}")
+            told.append(f"{plural(runs, 'run')}: median {median}, 95% {most}, largest {largest}")
         if self._too_little:
             told.append(f"{plural(self._too_little, 'run')} had too little")
-        if in_order:
-            text, size = round_size(in_order[math.ceil(len(in_order) * 99 / 100) - 1] // 2)
-            enough = bisect.bisect_right(in_order, 2 * size + 1)
-            told.append(f"memory={text} would have done for {enough} of {len(in_order)}")
+        if (enough := self.enough()) is not None:
+            count = sum(size <= 2 * enough + 1 for size in self._sizes)
+            told.append(f"memory={show_size(enough)} would have done for {count} of {runs}")
         return "; ".join(told)
 
 
-def round_size(size: int) -> tuple[str, int]:
-    """The next size of two digits that is no less, as `memory=` takes it, and in bytes: '3.5G', '160M'."""
+def round_size(size: int) -> int:
+    """The next size of two digits that is no less, as `memory=` takes it, in bytes: 3.5G, 160M."""
     unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
     amount = max(size, 1) / SIZE_UNITS[unit]
     digits = max(1 - math.floor(math.log10(amount)), -2) if amount >= 1 else 1
-    text = f"{math.ceil(amount * 10 ** digits) / 10 ** digits:.12g}{unit}"
-    return text, memory_size(text)
+    return memory_size(f"{math.ceil(amount * 10 ** digits) / 10 ** digits:.12g}{unit}")
 
 
 class Alike:

@@ -4,6 +4,7 @@ import json
 import unittest
 from typing import Any
 
+import runmaker4
 import runwait4
 from tests.journal import end
 from tests.support import RUNCLIENT, RUNWAIT, UP, Ended
@@ -171,8 +172,8 @@ class Stats(JournalCase, MemoryCase):
                            (3.42 * 1024 * MIB, "3.5G"),
                            (100 * MIB, "100M"), (1001 * 1024 * MIB, "1T")):
             with self.subTest(text):
-                found, rounded = runwait4.round_size(int(size))
-                self.assertEqual(found, text)
+                rounded = runwait4.round_size(int(size))
+                self.assertEqual(runmaker4.show_size(rounded), text)
                 self.assertGreaterEqual(rounded, int(size))
 
 
