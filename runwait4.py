@@ -1293,7 +1293,7 @@ def peak_memory(
 class LastOutput:
     """The last lines in the output files of runs."""
     SUFFIXES = ".out", ".err"   # of the files that a run prints to, behind the number that its line has then
-    BYTES = 1 << 16             # of a file, at most: only its end is read
+    BYTES = 1 << 14             # of a file, at most: only its end is read
     WIDTH = 500                 # characters of a line, at most, however wide the terminal is
 
     def __init__(self, directory: str, most: int = 3) -> None:
@@ -1403,8 +1403,8 @@ class LineRun:
     run: RunRecord | None = None
     is_last: bool = False
     age: float | None = None    # seconds for which it has been running; None also: nobody knows
+    # fields of a run that --json has as they are
     AS_TOLD = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
-
     # what a line becomes by a run that ends in a state
     LEAVES: ClassVar = {**STATE_NAMES, ".": "new", "x": "held"}
 
@@ -1431,7 +1431,6 @@ class LineRun:
         if self.is_last and self.state != self.LEAVES[self.run.state]:      # somebody has set it since
             text = f"{self.state}; its last run: {text}"
         return text
-
 
     def json(self) -> dict[str, Any]:
         """All of it; what is not known is null."""
