@@ -1365,7 +1365,7 @@ def find_lines(watcher: Watcher, wanted: str) -> list[Line]:
     if re.fullmatch("[0-9]{1,15}", wanted):
         lines = watcher.lines(None, lambda line: line.number == int(wanted))
     else:
-        lines = (watcher.lines(None, lambda line: line.command == command)
+        lines = (watcher.lines_with({command})
                  or watcher.lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
     if not lines:
         raise Problem(f"{watcher.path}: no job is '{printable(wanted)}' (a line's number, its whole command, "
