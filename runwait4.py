@@ -37,7 +37,7 @@ from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
     import runmaker4  # noqa: F401
@@ -490,6 +490,7 @@ class TerminalProgress(ProgressBar):
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
+LEAVES = {**STATE_NAMES, ".": "new", "x": "held"}       # the state that such a run leaves, in a word
 
 
 def refuse_special(path: str, hint: str) -> None:
@@ -1405,8 +1406,6 @@ class LineRun:
     age: float | None = None    # seconds for which it has been running; None also: nobody knows
     # fields of a run that --json has as they are
     AS_TOLD = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
-    # what a line becomes by a run that ends in a state
-    LEAVES: ClassVar = {**STATE_NAMES, ".": "new", "x": "held"}
 
     def text(self, output: LastOutput | None, columns: float) -> Iterator[str]:
         """Line by line: how, where and when the run ended, and what it has printed.
@@ -1428,7 +1427,7 @@ class LineRun:
         text = end_of_run(self.run)
         if self.age is not None:
             text += f", {human_time(self.age)} ago"
-        if self.is_last and self.state != self.LEAVES[self.run.state]:      # somebody has set it since
+        if self.is_last and self.state != LEAVES[self.run.state]:      # somebody has set it since
             text = f"{self.state}; its last run: {text}"
         return text
 

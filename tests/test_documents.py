@@ -472,6 +472,7 @@ RECIPES = {
     ),
     """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
     "runwait4.py --stats --outdir out": JOURNAL,
+    "runwait4.py --stats --json --outdir out": JOURNAL,
     "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
     "runwait4.py --outdir out --timeline timeline.json": JOURNAL,
     "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
