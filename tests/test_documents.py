@@ -583,7 +583,6 @@ TEXTS = {  # of several words, and no commands for our users
     "ssh -t -t",
     "grep -a",
     "tail -f",
-    "tail -F",
     "tail -F out/7.out",
     "tail -F out/17.out out/17.err",
     "less +F",

@@ -172,7 +172,7 @@ class Content(ReportCase):
             page.rows("Left to fix", "Line", "Ended", "Host", "what"),
             [
                 ["2", "exit 3", "alice", "echo one; echo two >&2; exit 3|two"],
-                ["3", "signal 9", "alice", "kill -9 $$"],
+                ["3", "signal 9 (SIGKILL)", "alice", "kill -9 $$"],
             ],
         )
         self.assertEqual(page.data["rows"], [["alice", "1"]])
