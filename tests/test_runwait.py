@@ -215,10 +215,10 @@ class Status(RunwaitCase):
         keys = "orphans", "cancelled", "servers", "per_hour", "seconds_left"
         told = {key: found.pop(key) for key in keys}
         self.assertEqual(found.pop("runners"), runners)
+        self.assertEqual(found.pop("waits") != "", found["new"] > 0 and not runners)
         self.assertEqual(set(found), {*COUNTS, "total", "jobs"})
         self.assertEqual(told, {"orphans": [], "cancelled": [], "servers": 0, "per_hour": None,
                                 "seconds_left": None})
-        self.assertEqual(found.pop("waits") != "", found["new"] > 0 and not runners)
         return found
 
     def test_the_counts_are_one_line_and_the_same_as_json(self) -> None:
