@@ -1566,6 +1566,11 @@ def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> l
 NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
+def largest(*sizes: int | None) -> int | None:
+    """The largest of those that are known; None: none is."""
+    return max((size for size in sizes if size is not None), default=None)
+
+
 class HostStats:
     """What some runs took: those of a host, of alike commands, or all."""
 
@@ -1588,6 +1593,14 @@ class HostStats:
             self.memory = run.memory
         if run.memory_below is not None:
             self.memory_below = max(self.memory_below or 0, run.memory_below)
+
+    def include(self, other: HostStats) -> None:
+        """Count all its runs, too."""
+        self.seconds += other.seconds
+        self.cpu += other.cpu
+        self.cpu_seconds += other.cpu_seconds
+        self.memory = largest(self.memory, other.memory)
+        self.memory_below = largest(self.memory_below, other.memory_below)
 
     def json(self) -> dict[str, Any]:
         """What --json tells of them; what is not known is null."""
@@ -1743,12 +1756,13 @@ def stats_of(outdir: str, path: str | None) -> dict[str, Any]:
         for run in journal.runs():
             if run.ended is not None:
                 hosts[run.host].add(run)
-                whole.add(run)
                 commands.add(run)
     if not hosts:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
+    for host in hosts.values():
+        whole.include(host)
     return {
-        "hosts": [{"host": host, **hosts[host].json()} for host in sorted(hosts)],
+        "hosts": [{"host": name, **hosts[name].json()} for name in sorted(hosts)],
         "all": whole.json(),
         "commands": commands.json(),
     }
