@@ -2968,11 +2968,6 @@ class JobFile(JobReader):
         except FileNotFoundError:
             return False                        # an editor is about to put a new one there
 
-    def must_name(self, fd: int) -> None:
-        """Raise Shifted if the path leads to another file than this one, or to none."""
-        if not self.names(fd):
-            raise Shifted
-
     def _size_now(self) -> int:
         """How long the open file is.  Raises OSError."""
         self.see()
