@@ -45,6 +45,7 @@ from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Callable
+from unittest import mock
 
 from tests.simulated_host import (
     APPEND,
@@ -1080,6 +1081,22 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     return lambda: [(FILE, "has_room", has_room)]
 
 
+def seats_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]:
+    """Who puts held lines in order, and counts other seats of a command than there are.
+
+    count: makes that number from how many there are, and how many of them are ours.
+    """
+    plain = QUEUE._reconcile
+
+    def reconcile(self: Any, command: bytes, ours: Any, lines: Any) -> dict[Any, bytes]:
+        seats = count(self.companion.count(command), sum(job.seat is not None for job in ours))
+        with mock.patch.object(self.companion, "count", lambda command: seats):
+            missing: dict[Any, bytes] = plain(self, command, ours, lines)
+            return missing
+
+    return lambda: [(QUEUE, "_reconcile", reconcile)]
+
+
 PLANTED: dict[str, Callable[[], Patches]] = {
     "no door": one(COMPANIONS, "_lock", lambda self, at, plain=COMPANIONS._lock: (
         at % ROW == ROW - 1 or plain(self, at))),
@@ -1108,6 +1125,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     # Each `r` counts as the old state of the job's line, which an editor has saved
     "taken over, and not noticed": one(
         QUEUE, "_sit_again", lambda self, ours, spare, plain=QUEUE._sit_again: plain(self, ours, spare + 1)),
+    "seats of others not counted": seats_counted(lambda seats, ours: ours),
+    "a seat too many counted": seats_counted(lambda seats, ours: seats + 1),
+    "not brought back": one(QUEUE, "_bring_back", lambda self, line: None),
     "lost door believed in": one(COMPANIONS, "must_be_alive", lambda self: None),
     # Who asks at the door need not ask for the seat, unless its clock stood still: its host was suspended
     "result over another's r": lambda: [
