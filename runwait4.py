@@ -34,7 +34,7 @@ import sys
 import time
 import zlib
 from array import array
-from collections import Counter, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
@@ -130,6 +130,7 @@ else:
 PROG = "runwait4.py"
 T = TypeVar("T")
 N = TypeVar("N", int, float)
+Wanted = Callable[[re.Match[bytes]], bool]      # tells by the head of a line whether its run is wanted
 
 
 # ======== The command line ==================================================================================
@@ -572,11 +573,6 @@ class RunRecord:
         return self.cause in ("memory", "oom")
 
 
-def any_run(head: re.Match[bytes]) -> bool:
-    """All runs are wanted."""
-    return True
-
-
 class Log:
     """A file whose lines tell of runs, read forwards."""
     KIND = ""
@@ -615,13 +611,13 @@ class Log:
         return size
 
     def runs(
-        self, wanted: Callable[[re.Match[bytes]], bool] = any_run, begin: int = 0, end: int | None = None
+        self, wanted: Wanted | None = None, begin: int = 0, end: int | None = None
     ) -> Iterator[RunRecord]:
         """Each run once: those that have ended, in the order of their ends, and then those that have not.
 
-        wanted: tells by the head of a line whether its run is wanted; others may come, too.  begin, end: the
-        offsets between which the file is read.  The first pass through all of it says at its end which lines
-        make no sense.  Raises Problem.
+        wanted: None: all are; otherwise some that are not wanted may come, too.  begin, end: the offsets
+        between which the file is read.  The first pass through all of it says at its end which lines make no
+        sense.  Raises Problem.
         """
         stop = self.size if end is None else end
         self._odd = []
@@ -642,14 +638,6 @@ class Log:
             self._told = True
             self.say(f"{self.path}: {plural(len(self._odd), 'line')} left out: cut, or no lines of a "
                      f"{self.KIND} ({name_lines(self._odd)})")
-
-    def _sense(self, at: int, line: bytes, read: Callable[[int, bytes], RunRecord]) -> RunRecord | None:
-        """The run that a line tells of; None, and the line is noted, if it makes no sense."""
-        try:
-            return read(at, line)
-        except self.NO_SENSE:
-            self._odd.append(at)
-            return None
 
     def _lines(self, begin: int, end: int) -> Iterator[bytes]:
         """Line by line, from the first whole one.  A lone newline, which makes no sense, comes for a line
@@ -672,7 +660,7 @@ class Log:
         if (rest or dropped) and not skips:
             yield b"\n"
 
-    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> RunRecord | None:
+    def _take(self, at: int, line: bytes, wanted: Wanted | None) -> RunRecord | None:
         """The run that has ended by a line, if one has.  Raises NO_SENSE.  at: the place of the line."""
         raise NotImplementedError
 
@@ -697,10 +685,11 @@ class JournalReader(Log):
     TAIL = 1 << 22              # bytes at its end, which --status reads first
     LATEST = 10 ** 10           # seconds since 1970; and the bound of most numbers
     # The head of a line as runmaker4 writes it.  Its groups: event, run, line, command
+    BEGINNING = rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(%s)", (?="run": "([^"\\]*)", '
     HEAD = re.compile(
-        rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(start|end)", '
-        rb'(?="run": ("[^"\\]*"), "line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
+        BEGINNING % b"start|end" + rb'"line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
     )
+    START = re.compile(BEGINNING % b"start" + b")")
     NUMBERS = frozenset((int, float))       # not bool, which is an int, too, for isinstance()
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
@@ -710,11 +699,10 @@ class JournalReader(Log):
             raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
         super().__init__(os.path.join(directory, "journal"), say)
         self._decode = json.JSONDecoder().scan_once
-        # by the name of a run, as JSON: place and line of its start, or of an end with cause "lost"; and the
-        # offset in the line behind which its end should say the same (0: they are not compared)
-        self._open_runs: dict[bytes, tuple[int, bytes, int]] = {}
-        self._ended: set[bytes] = set()         # runs whose end was met
-        self._in_order: deque[bytes] = deque()  # those, in the order of their ends
+        # by the name of a run: place and line of its start, or of an end with cause "lost"; and from where on
+        # its end should say the same as the line (0: they are not compared)
+        self._open_runs: dict[str, tuple[int, bytes, int]] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()     # the last runs whose ends were met
         # by the name of a file: at which places a file of this name got which other name
         self._moves: dict[str, list[tuple[int, str]]] = {}
 
@@ -728,69 +716,73 @@ class JournalReader(Log):
             ) from None
 
     def runs(
-        self, wanted: Callable[[re.Match[bytes]], bool] = any_run, begin: int = 0, end: int | None = None
+        self, wanted: Wanted | None = None, begin: int = 0, end: int | None = None
     ) -> Iterator[RunRecord]:
         self._open_runs.clear()
         self._ended.clear()
-        self._in_order.clear()
         self._moves.clear()
         return super().runs(wanted, begin, end)
 
-    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> RunRecord | None:
+    def _take(self, at: int, line: bytes, wanted: Wanted | None) -> RunRecord | None:
         """Keep a start as it is until all ends have come: to decode all would take twice as long."""
-        head = self.HEAD.match(line) if line.isascii() and line.endswith(b"}") else None
-        if not head:
-            return self._take_any(at, line)
-        if not wanted(head):
-            return None
-        name = head[2]
-        if name in self._ended:            # told twice: a server was restarted before it could acknowledge it
-            return None
-        if head[1] == b"start":
-            self._open_runs.setdefault(name, (at, line, head.end()))
-            return None
-        return self._end(name, head.end(), self._read(at, line), line)
-
-    def _take_any(self, at: int, line: bytes) -> RunRecord | None:
-        """Do as _take() with a line that another program has written, or that makes no sense."""
+        if line.isascii() and line.endswith(b"}"):
+            head = (self.HEAD if wanted else self.START).match(line)
+            if head and wanted and not wanted(head):
+                return None
+            if head and head[1] == b"start":
+                self._begin(head[2].decode(), at, line, head.end())
+                return None
         event = self._event(line)
         kind = event["event"]
-        if kind == "moved":
+        if kind in ("start", "end"):
+            run = self._read(at, line, event)
+            if kind == "end":
+                return self._end(run, line)
+            self._begin(run.run, at, line, 0)
+        elif kind == "moved":
             old, new = event["from"], event["to"]
             os.fsencode(old + new)              # ValueError: half a surrogate pair is no name
             self._moves.setdefault(old, []).append((at, new))
         elif not isinstance(kind, str):
             raise ValueError
-        if kind not in ("start", "end"):
-            return None
-        run = self._read(at, line)
-        name = json.dumps(run.run).encode()
-        if name in self._ended:
-            return None
-        if kind == "start":
-            self._open_runs.setdefault(name, (at, line, 0))
-            return None
-        return self._end(name, 0, run, line)
+        return None
 
-    def _end(self, name: bytes, body: int, run: RunRecord, line: bytes) -> RunRecord | None:
-        """Note the end of a run.  None if the run was only lost: then its client may come back."""
-        before = self._open_runs.pop(name, None)
-        if run.cause == "lost":
-            self._open_runs[name] = run.at, line, 0
-        if before and body and before[2] and not line.startswith(before[1][before[2]:-1], body):
-            self._sense(before[0], before[1], self._read)       # the start is damaged, or says something else
-        if run.cause == "lost":
+    def _begin(self, name: str, at: int, line: bytes, body: int) -> None:
+        """Note the start of a run.  body: see _open_runs."""
+        if name not in self._ended:
+            self._open_runs.setdefault(name, (at, line, body))
+
+    def _end(self, run: RunRecord, line: bytes) -> RunRecord | None:
+        """Note the end of a run.
+
+        None if the run was only lost: then its client may come back.  None, too, if the end is told twice: a
+        server was restarted before it could acknowledge it.
+        """
+        if run.run in self._ended:
             return None
-        self._ended.add(name)
-        self._in_order.append(name)
-        if len(self._in_order) > self.RECENT:
-            self._ended.discard(self._in_order.popleft())
+        start = self._open_runs.pop(run.run, None)
+        if start and start[2] and not line.startswith(start[1][start[2]:-1], line.find(b'"run": ')):
+            self._sense(*start)                 # the start is damaged, or says something else
+        if run.cause == "lost":
+            self._open_runs[run.run] = run.at, line, 0
+            return None
+        self._ended[run.run] = None
+        if len(self._ended) > self.RECENT:
+            self._ended.popitem(last=False)
         return run
 
     def _unended(self) -> Iterator[RunRecord]:
-        for at, line, _ in self._open_runs.values():
-            if run := self._sense(at, line, self._read):
+        for start in self._open_runs.values():
+            if run := self._sense(*start):
                 yield run
+
+    def _sense(self, at: int, line: bytes, body: int) -> RunRecord | None:
+        """The run that a line of _open_runs tells of; None, and the line is noted, if it makes no sense."""
+        try:
+            return self._read(at, line, self._event(line))
+        except self.NO_SENSE:
+            self._odd.append(at)
+            return None
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
         for run in {*runs}:
@@ -815,12 +807,11 @@ class JournalReader(Log):
             raise ValueError
         return event
 
-    def _read(self, at: int, line: bytes) -> RunRecord:
-        """The run of a start or an end.  Raises NO_SENSE.
+    def _read(self, at: int, line: bytes, event: dict[str, Any]) -> RunRecord:
+        """The run of a start or an end.  event: what the line tells.  Raises NO_SENSE.
 
         This is the one place where the fields of a run are interpreted; each is checked.
         """
-        event = self._event(line)
         ended = event["event"] == "end"
         # otherwise one of the texts may be half a surrogate pair, for which fsencode() raises ValueError
         plain = line.isascii() and b"\\u" not in line
@@ -1806,7 +1797,7 @@ class JobLogReader(Log):
     LONGEST = 1 << 20           # bytes of a line: no command is so long
     LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
 
-    def _take(self, at: int, line: bytes, wanted: Callable[[re.Match[bytes]], bool]) -> RunRecord | None:
+    def _take(self, at: int, line: bytes, wanted: Wanted | None) -> RunRecord | None:
         """The run of a line.  An exit status of -1 is a timeout, as GNU parallel writes it."""
         if line == JobLog.HEADER[:-1]:
             return None
