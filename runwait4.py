@@ -1979,7 +1979,6 @@ class Timeline:
     def _event(self, pid: int, tid: int, took: int, run: RunRecord) -> dict[str, Any]:
         """A complete event, as the format calls it; exit statuses as GNU parallel has them."""
         command, state = readable(run.command), STATE_NAMES[run.state]
-        name = command if len(command) <= self.NAME else f"{command[:self.NAME - 3]}..."
         code = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
         args = {
             "command": command,
@@ -1988,8 +1987,8 @@ class Timeline:
             "exit_status": code,
             "signal": run.signal,
         }
-        return {"ph": "X", "name": name, "cat": state, "pid": pid, "tid": tid, "ts": round(run.began * 1e6),
-                "dur": took, "args": args}
+        return {"ph": "X", "name": cut(command, self.NAME), "cat": state, "pid": pid, "tid": tid,
+                "ts": round(run.began * 1e6), "dur": took, "args": args}
 
 
 def readable(data: bytes) -> str:
@@ -2059,8 +2058,6 @@ def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
 
 def draw(log: Log, out_path: str) -> None:
     """Write the timeline of a log.  Raises Problem."""
-    if os.path.exists(out_path) and os.path.samefile(log.path, out_path):
-        raise Problem(f"{out_path}: is the {log.KIND} (give another name)")
     with log.file, replacing(out_path, "timeline", Timeline.HEAD) as file:
         timeline = Timeline(log)
         if not timeline.slots:
@@ -2081,6 +2078,8 @@ def draw(log: Log, out_path: str) -> None:
 # Nothing that comes from jobs becomes markup: tag() and escaped() quote it, and the script uses textContent.
 
 STATES = "".join(STATE_NAMES)   # as the page numbers them
+# for browsers without scripts; the script loads the page anew only when nobody types
+REFRESH = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
 # the states of jobs, and the classes of their colours
 COLOURS = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
 END_UNKNOWN = {"e": "lost", "?": "unknown"}     # what the legend calls runs that are drawn without their end
@@ -2175,7 +2174,6 @@ class Outputs:
     """What runs printed last, read once; and where the page can link to it."""
 
     def __init__(self, outdir: str | None, page: str) -> None:
-        self.outdir = outdir
         self.output = LastOutput(outdir) if outdir is not None else None
         self.base = way_down(os.path.dirname(os.path.realpath(page)), outdir) if outdir is not None else None
         self.known: dict[RunRecord, list[str]] = {}
@@ -2190,10 +2188,11 @@ class Outputs:
 
     def names(self, run: RunRecord | None) -> list[str]:
         """The output files of a run that the page can link to: regular files in the output directory."""
-        if self.outdir is None or self.base is None or run is None:
+        if self.output is None or self.base is None or run is None:
             return []
-        return [name for name in sorted(run.files) if self._is_regular(os.path.join(self.outdir, name))
-                and os.path.basename(name) == name]
+        directory = self.output.directory
+        return [name for name in sorted(run.files)
+                if os.path.basename(name) == name and self._is_regular(os.path.join(directory, name))]
 
     @staticmethod
     def _is_regular(path: str) -> bool:
@@ -2305,13 +2304,19 @@ def cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
-def tag(name: str, content: str = "", **attributes: object) -> str:
-    """An element of a page.  content is HTML already; attributes are text, and quoted here."""
+def tag(name: str, *contents: str, **attributes: object) -> str:
+    """An element of a page.  contents are HTML already; attributes are text, and quoted here."""
     words = ""
     for key, value in attributes.items():
         name_of_it = key.rstrip("_").replace("_", "-")
         words += f' {name_of_it}="{escaped(str(value))}"'
-    return f"<{name}{words}>{content}</{name}>"
+    return f"<{name}{words}>{''.join(contents)}</{name}>"
+
+
+def section(title: str, note: str, *contents: str, **attributes: str) -> str:
+    """A section of a page: its heading, what stands beside that, and its contents."""
+    head = tag("div", tag("h2", title), tag("p", note, class_="hint"), class_="head")
+    return tag("section", head, *contents, **attributes)
 
 
 def escaped(text: str) -> str:
@@ -2322,16 +2327,16 @@ def escaped(text: str) -> str:
 
 def legend(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
     """What colours stand for.  entries: names, numbers, classes of the colours; 0 is not shown."""
-    items = [tag("li", tag("i", class_=f"fill {colour}") + f"<b>{count:,}</b> {name}")
+    items = [tag("li", tag("i", class_=f"fill {colour}"), f"<b>{count:,}</b> {name}")
              for name, count, colour in entries if count]
-    return tag("ul", head + "".join(items), class_="legend")
+    return tag("ul", head, *items, class_="legend")
 
 
 def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
     """A bar and its legend.  counted: names, numbers, classes of the colours."""
     parts = [tag("span", style=f"flex: {count}", class_=f"fill {colour}")
              for _, count, colour in counted if count]
-    return tag("div", "".join(parts), id="bar") + legend(counted, f"<li>{whole}:</li>")
+    return tag("div", *parts, id="bar") + legend(counted, f"<li>{whole}:</li>")
 
 
 class Histogram:
@@ -2363,10 +2368,14 @@ class Histogram:
         scale = [tag("span", f"{count:,}", style=f"bottom: {100 * count / self.top:.2f}%")
                  for count in range(0, self.top + 1, step)]
         marks = [tag("span", name, style=f"left: {at:.2f}%") for at, name in self._marks()]
-        bars = tag("div", "".join(map(self._bar, range(self.low, self.high))), id="times")
-        return tag("section", head_of("Run times", "How many runs took how long")
-                   + tag("div", tag("div", "".join(scale), id="scale") + bars, id="histogram")
-                   + tag("div", "".join(marks), id="ticks"), class_="chart")
+        bars = map(self._bar, range(self.low, self.high))
+        return section(
+            "Run times",
+            "How many runs took how long",
+            tag("div", tag("div", *scale, id="scale"), tag("div", *bars, id="times"), id="histogram"),
+            tag("div", *marks, id="ticks"),
+            class_="chart",
+        )
 
     def _bar(self, tenth: int) -> str:
         counted = [(STATES.index(state), count) for state, count in self.bars.get(tenth, {}).items()]
@@ -2375,7 +2384,7 @@ class Histogram:
         )
         parts = [tag("span", style=f"height: {100 * count / self.top:.2f}%; background: var(--s{state})")
                  for state, count in sorted(counted)]
-        return tag("div", "".join(parts),
+        return tag("div", *parts,
                    title=f"{took(10 ** (tenth / 10 - 6))} to {took(10 ** ((tenth + 1) / 10 - 6))}{title}")
 
     def _marks(self) -> Iterator[tuple[float, str]]:
@@ -2412,12 +2421,10 @@ class Promises:
             return ""
         count, shown = len(self.found), self.found[:Commands.SHOWN]
         note = plural(count, "command") if len(shown) == count else f"{len(shown)} of {count} commands"
-        colours = [tag("li", tag("i", class_=f"fill s0 {kind}") + name)
+        colours = [tag("li", tag("i", class_=f"fill s0 {kind}"), name)
                    for kind, name in zip((*self.PARTS, "mark"), self.NAMES)]
-        rows = map(self._row, shown)
-        return tag("section", head_of("Promised memory", note)
-                   + tag("ul", "".join(colours), class_="legend peaks") + "".join(rows),
-                   class_="chart", id="memory")
+        return section("Promised memory", note, tag("ul", *colours, class_="legend peaks"),
+                       *map(self._row, shown), class_="chart", id="memory")
 
     def _row(self, alike: Alike) -> str:
         """A command, its bar, and what the bar shows, in words."""
@@ -2428,9 +2435,9 @@ class Promises:
                  for begin, end, kind in zip([0.0, *ends], ends, self.PARTS)]
         mark = tag("b", style=f"left: {100 * peaks.promised / whole:.2f}%")
         words = f"promised {show_size(peaks.promised)}; {peaks.text()}"
-        return tag("div", tag("code", escaped(cut(alike.name, 200)))
-                   + tag("div", "".join(parts) + mark, class_="taken", aria_hidden="true")
-                   + tag("p", escaped(words), class_="hint"), class_="command")
+        return tag("div", tag("code", escaped(cut(alike.name, 200))),
+                   tag("div", *parts, mark, class_="taken", aria_hidden="true"),
+                   tag("p", escaped(words), class_="hint"), class_="command")
 
 
 def nice(most: float) -> int:
@@ -2451,14 +2458,10 @@ class Row:
     now: str = ""               # the state of the line now, if it is told, too; of a held line its letter
 
 
-def row_of(run: RunRecord, now: str = "") -> Row:
-    """The line of a table that is about a run."""
+def row_of(run: RunRecord, line: Line | None = None) -> Row:
+    """The row about a run.  line: whose state is told, too."""
+    now = WORDS.get(line.state, "held") if line else ""
     return Row(run.line, run.command, run, STATE_NAMES[run.state], now)
-
-
-def line_now(line: Line | None) -> str:
-    """The state of a line, in a word; '' if there is none."""
-    return WORDS.get(line.state, "held") if line else ""
 
 
 @dataclass
@@ -2512,22 +2515,16 @@ class FailuresByWords:
         if self.total > self.count:
             note += f", of {self.count:,} of {self.total:,} {unit}s"
         items = [self._item(number, group, unit) for number, group in enumerate(self.groups[:self.SHOWN])]
-        return tag("section", head_of("Failures by their last words", note)
-                   + tag("ul", "".join(items), class_="groups"), id="groups")
+        return section("Failures by their last words", note, tag("ul", *items, class_="groups"), id="groups")
 
     def _item(self, number: int, group: SameWords, unit: str) -> str:
         """A group: its size, its words, and where it stands."""
         hosts = {row.run.host for row in group.rows if row.run}
         where = name_lines({row.line for row in group.rows}) + (
             f" on {cut(min(hosts), 80)}" if len(hosts) == 1 else f" on {len(hosts)} hosts" if hosts else "")
-        return tag("li", tag("b", plural(len(group.rows), unit))
-                   + tag("button", escaped(group.words), type="button", data_group=number)
-                   + tag("span", escaped(where), class_="hint"))
-
-
-def head_of(title: str, note: str) -> str:
-    """The heading of a section, and what stands beside it."""
-    return tag("div", tag("h2", title) + tag("p", note, class_="hint"), class_="head")
+        return tag("li", tag("b", plural(len(group.rows), unit)),
+                   tag("button", escaped(group.words), type="button", data_group=number),
+                   tag("span", escaped(where), class_="hint"))
 
 
 @dataclass(frozen=True)
@@ -2572,21 +2569,21 @@ class Tables:
     def _table(self, table: Table, cells: Sequence[Sequence[Cell]], known: Sequence[int]) -> str:
         count = len(table.rows)
         note = f"{count:,} of {table.total:,}" if table.total > count == Gathered.SHOWN else f"{count:,}"
-        head = "".join(tag("th", name, class_=kind) for name, kind in (self.HEAD[index] for index in known))
+        heads = [tag("th", name, class_=kind) for name, kind in (self.HEAD[index] for index in known)]
         bodies = [self._body(row, [(*all_cells[index], self.HEAD[index][1]) for index in known])
                   for row, all_cells in zip(table.rows, cells)]
-        content = tag("table", tag("thead", tag("tr", head)) + "".join(bodies))
-        parts = head_of(table.title, note) + tag("div", content, class_="scroll")
-        return tag("section", parts, class_="runs")
+        content = tag("table", tag("thead", tag("tr", *heads)), *bodies)
+        return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
 
     def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
         """A row.  cells: content, what it is sorted by, class.  Below them stand command and last output."""
-        first = "".join(tag("td", text, class_=kind, data_key=key) for text, key, kind in cells)
+        first = [tag("td", text, class_=kind, data_key=key) for text, key, kind in cells]
         printed = "\n".join(self.outputs.of(row.run))
         below = escaped(cut(readable(row.command), 500)) + (tag("q", escaped(printed)) if printed else "")
         return tag(
             "tbody",
-            tag("tr", first) + tag("tr", tag("td", below, class_="what", colspan=len(cells))),
+            tag("tr", *first),
+            tag("tr", tag("td", below, class_="what", colspan=len(cells))),
             data_state=row.state,
             data_host=row.run.host[:80] if row.run else "",
             data_group=self.failures.group_of.get(row.run, ""),
@@ -2636,15 +2633,8 @@ class Reporter:
         with contextlib.suppress(OSError):          # the directory may have been removed under us
             self.place += f":{os.getcwd()}"
         self.command = shlex.join([PROG, *argv])
-        self.title = options.file or options.outdir or options.joblog
         self.watcher = watcher
-        self.source = source = options.joblog or os.path.join(options.outdir, "journal")
-        if (
-            os.path.exists(options.report)
-            and os.path.exists(source)
-            and os.path.samefile(source, options.report)
-        ):
-            raise Problem(f"{options.report}: is what the report is made from (give another name)")
+        self.source = options.joblog or os.path.join(options.outdir, "journal")
         refuse_foreign(options.report, *self.KIND)          # now, not when the jobs have ended
         self.next = 0.0
         self.pause = self.LEAST
@@ -2729,11 +2719,11 @@ class Reporter:
             ]
         packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 6)
         parts = {
-            "TITLE": escaped(self.title),
+            "TITLE": escaped(self.options.file or self.options.outdir or self.options.joblog),
             "PLACE": escaped(self.place),
             "COMMAND": escaped(self.command),
             "DATA": base64.b64encode(packed).decode(),
-            "REFRESH": self._refresh() if live else "",
+            "REFRESH": REFRESH % math.ceil(self.pause) if live else "",
             "WHEN": " · ".join([*self._when(runs, live), *map(escaped, said)]),
             "FIGURES": self._figures(runs, counts(found) if found else None),
             "KEY": self._key(runs),
@@ -2742,11 +2732,6 @@ class Reporter:
             "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, left, known)),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
-
-    def _refresh(self) -> str:
-        """For browsers without scripts: load the page anew.  The script does so only when nobody types."""
-        seconds = math.ceil(self.pause)
-        return f'<noscript><meta http-equiv="refresh" content="{seconds}"></noscript>'
 
     def _when(self, runs: Gathered, live: bool) -> Iterator[str]:
         """What the page says of itself, in a few words each, as HTML."""
@@ -2794,8 +2779,8 @@ class Reporter:
             figures.append(("CPU use", f"{100 * stats.cpu / stats.cpu_seconds:.0f} %"))
         if peak := peak_memory(stats.memory, stats.memory_below):
             figures.append(("Peak memory", escaped(peak)))
-        pairs = [tag("div", tag("dt", name) + tag("dd", value)) for name, value in figures]
-        return bar + tag("dl", "".join(pairs), id="facts")
+        pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in figures]
+        return bar + tag("dl", *pairs, id="facts")
 
     def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row], left: Sequence[Line],
                 lines: LineRuns) -> Iterator[Table]:
@@ -2810,7 +2795,7 @@ class Reporter:
             held = self.watcher.held_lines(found, shown)
             yield Table("Left to fix", to_fix[:shown], len(left))
             yield Table("Other runs that failed or ended in error",
-                        [row_of(run, line_now(now.line_of(run))) for run in others], failed)
+                        [row_of(run, now.line_of(run)) for run in others], failed)
             rows = [Row(line.number, line.command, None, "held", show(line.state)) for line in held]
             yield Table("Held lines", rows, counts(found).held)
         else:
@@ -3345,7 +3330,7 @@ table { width: 100%; border-collapse: collapse; font-size: .87rem; table-layout:
 th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 th.line { width: 6%; } th.ended { width: 18%; } th.host { width: 11%; } th.slot { width: 8%; } th.began { width: 12%; }
 th.time { width: 8%; } th.cpu { width: 7%; } th.memory { width: 12%; } th.printed { width: 9%; } th.output { width: 9%; }
-td.memory, td.output { white-space: normal; }
+td.began, td.memory, td.output { white-space: normal; }
 th { border-bottom: 1px solid var(--dim); font-weight: 600; }
 .sorted th { cursor: pointer; user-select: none; }
 th[aria-sort=descending]::after { content: " ▾"; } th[aria-sort=ascending]::after { content: " ▴"; }

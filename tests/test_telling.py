@@ -529,7 +529,7 @@ class Timeline(TellingCase):
         self.assertRefused(
             self.runwait("--outdir", "out", "--timeline", "o.json"), "tells of no run that has ended"
         )
-        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "is the journal")
+        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "is no timeline")
         self.assertRefused(
             self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"), "--joblog, or with"
         )

@@ -367,7 +367,7 @@ class Commands(TimelineCase):
         )
         self.assertEqual(trace.commands(), commands)
         names = [event["name"] for event in trace.all]
-        self.assertEqual(names, [commands[0], "x" * 97 + "...", commands[2], "\U0001f600" * 97 + "..."])
+        self.assertEqual(names, [commands[0], "x" * 100 + "...", commands[2], "\U0001f600" * 100 + "..."])
 
     def test_any_bytes(self) -> None:
         commands = {
@@ -544,7 +544,7 @@ class Refused(TimelineCase):
             "--joblog joblog --timeline missing/out.json": ("missing/out.json: no such file or directory",),
             "--joblog joblog --timeline fifo": ("fifo: is not a regular file",),
             "--joblog joblog --timeline link": ("link: is not a regular file",),
-            "--joblog joblog --timeline self": ("self: is the job log",),
+            "--joblog joblog --timeline self": ("self: is no timeline of runwait4.py",),
             "--joblog joblog --timeline runs.txt": ("runs.txt: is no timeline of runwait4.py",),
             "--joblog joblog --timeline other.json": ("other.json: is no timeline of runwait4.py",),
             "--joblog joblog --timeline trace.json": ("trace.json: is no timeline of runwait4.py",),
