@@ -2160,8 +2160,8 @@ def end_unknown(run: RunRecord) -> bool:
 def without_collector() -> Iterator[None]:
     """Turn the collector of cyclic garbage off.
 
-    Reading a log makes no cycles, but each run is an object.  The collector would walk all that are kept,
-    again and again, and take a quarter of the time.
+    Neither a log nor a page makes cycles, but each run is an object.  The collector would walk all that are
+    kept, again and again, and take a quarter of the time.
     """
     gc.disable()
     try:
@@ -2651,6 +2651,7 @@ class Reporter:
         """Seconds between two pages, if one that was begun at `start` (monotonic) is written now."""
         return max(self.LEAST, 20 * (time.monotonic() - start))
 
+    @without_collector()
     def write(self, found: Survey | None = None, live: bool = False) -> None:
         """Write the page.  found: what the job file holds, if there is one.  Raises Problem."""
         start = time.monotonic()
@@ -2662,7 +2663,7 @@ class Reporter:
             commands = {line.command for line in [*left, *found.running]}
             known = with_commands(self.watcher, found, commands)
         still_runs = live or (found is not None and bool(found.running))
-        with log.file, without_collector():
+        with log.file:
             runs = Gathered(self._judged(log, found, known), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
@@ -2680,7 +2681,8 @@ class Reporter:
         """The runs of a log; those that have not ended come last, and are judged.  Raises Problem."""
         unended = []
         for run in log.runs():
-            known.offer(run)
+            if run.command in known.numbers:        # few are, and a call for each run takes time
+                known.offer(run)
             if run.ended is None:
                 unended.append(run)
             else:
