@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
-from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
+from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
 from tests.values import present
 
 HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
@@ -400,23 +400,13 @@ class Nonsense(TimelineCase):
         "no command": GOOD.rpartition(b"\t")[0] + b"\n",
         "NULs": bytes(200) + b"\n",
         "NaN": logged(began="nan"),
-        "infinite": logged(took="inf"),
         "negative start": logged(began="-5.000"),
-        "negative time": logged(took="    -0.001"),
-        "negative line": logged(line=-1),
-        "exponent": logged(began="1e9"),
         "huge start": logged(began="9" * 10),
-        "huge time": logged(took="9" * 10),
-        "huger": logged(began="9" * 5000),
         "huge line": logged(line="9" * 5000),
-        "huge signal": logged(number="9" * 40),
         "Unicode digits": logged(line="\u0661"),
         "no host": logged(host=""),
         "words": logged(code="zero"),
-        "a separator": logged(began="1,5"),
-        "a fraction": logged(code="1.5"),
         "another header": b"Seq,Host,Starttime\n",
-        "10 MB": b"x" * 10_000_000 + b"\n",
         "10 MB command": logged(command="x" * 10_000_000),
     }
 
@@ -431,15 +421,12 @@ class Nonsense(TimelineCase):
         self.assertEqual(trace.commands(), ["good"] + ["true"] * count)
 
     def test_each_of_them_alone_is_no_job_log(self) -> None:
-        some = self.BAD if FULL else ("prose", "NULs", "10 MB")
-        for number, text in enumerate([HEADER, b"", *[self.BAD[name] for name in some]]):
+        for number, text in enumerate([HEADER, b"", self.BAD["prose"], self.BAD["NULs"]]):
             self.write(text, f"log{number}")
         names = os.listdir(self.dir)
-        calls = [(RUNWAIT, "--joblog", name, "--timeline", f"{name}.json") for name in names]
-        for start in range(0, len(calls), 8):
-            for call, ended in self.run_all(calls[start:start + 8]):
-                with self.subTest(self.read(call[2])[:40]):
-                    self.assertRefused(ended, RUNWAIT, call[2], "job log")
+        for call, ended in self.run_all([(RUNWAIT, "--joblog", name, "--timeline", "o") for name in names]):
+            with self.subTest(self.read(call[2])[:40]):
+                self.assertRefused(ended, RUNWAIT, call[2], "job log")
         self.assertNothingLeft(*names)
 
     def test_a_header_may_stand_anywhere_or_nowhere(self) -> None:
@@ -604,14 +591,11 @@ class Refused(TimelineCase):
         self.assertRefused(ended, "out.json: is a symbolic link that leads nowhere")
         self.assertFalse(self.exists("missing"))
 
-    def test_a_new_timeline_has_the_mode_of_the_older_one(self) -> None:
-        self.write(OLDER, "out.json").chmod(0o600)
-        self.assertEqual(self.draw().code, 0)
-        self.assertEqual((self.dir / "out.json").stat().st_mode & 0o777, 0o600)
-
-    def test_everybody_may_read_what_the_umask_allows(self) -> None:
-        self.assertEqual(self.draw(preexec_fn=lambda: os.umask(0o027)).code, 0)
-        self.assertEqual((self.dir / "out.json").stat().st_mode & 0o777, 0o640)
+    def test_it_has_the_mode_of_the_older_one_or_what_the_umask_allows(self) -> None:
+        for mode in 0o640, 0o600:
+            self.assertEqual(self.draw(preexec_fn=lambda: os.umask(0o027)).code, 0)
+            self.assertEqual((self.dir / "out.json").stat().st_mode & 0o777, mode)
+            (self.dir / "out.json").chmod(0o600)
 
     def test_a_name_as_long_as_names_may_be(self) -> None:
         for _ in range(2):              # the second time there is an older timeline
@@ -634,27 +618,14 @@ class TheFormat(unittest.TestCase):
         self.assertEqual([event["ts"] for event in trace.all], [5, 6, 15])
 
     def test_no_trace(self) -> None:
-        without_length = {key: value for key, value in self.EVENT.items() if key != "dur"}
-        for change in (
-            [{**self.EVENT, "ts": float("nan")}],
-            [{**self.EVENT, "dur": -1}],
-            [{**self.EVENT, "ts": "5"}],
-            [without_length],
-            [{**self.EVENT, "tid": 2}],
-            [{**self.EVENT, "pid": 2}],
-            [{**self.EVENT, "name": ""}],
-            [{**self.EVENT, "ph": "B"}],
-            [{**self.EVENT, "ts": True}],
-            [self.EVENT, {**self.EVENT, "ts": 6}],
-            [self.NAMES[0]],
-            [{**self.EVENT, "ts": 1 << 54}],
-            [{**self.EVENT, "args": "x"}],
-            [{**self.EVENT, "ph": "M"}],
-        ):
+        for change in ({"ts": float("nan")}, {"ts": "5"}, {"ts": True}, {"ts": 1 << 54}, {"dur": -1},
+                       {"tid": 2}, {"pid": 2}, {"name": ""}, {"ph": "B"}, {"ph": "M"}, {"args": "x"},
+                       {"more": 1}):
             with self.subTest(change), self.assertRaises(Malformed):
-                self.read(*change)
-        with self.assertRaises(Malformed):
-            read_trace(b"[]")
+                self.read({**self.EVENT, **change})
+        for events in [self.EVENT, {**self.EVENT, "ts": 6}], [self.NAMES[0]]:
+            with self.assertRaises(Malformed):
+                self.read(*events)
         with self.assertRaises(UnicodeEncodeError):
             self.read({**self.EVENT, "name": "\udcff"})
 
@@ -663,10 +634,6 @@ class BlockedByACheck(RunCase):
     """A failed `barrier check` that keeps new jobs from being run ends the waiting: exit 1, and which line
     failed.
     """
-
-    def start_waiting(self, text: Text, *options: str) -> subprocess.Popen[bytes]:
-        self.write(text)
-        return self.start(RUNWAIT, *options, "runs.txt")
 
     def assertBlocked(self, waiter: subprocess.Popen[bytes], failed: int, check: int) -> Ended:
         """It ends, exit 1, and one line on stderr names both lines."""
@@ -699,12 +666,10 @@ class BlockedByACheck(RunCase):
         }
         for text, lines in calls.items():
             with self.subTest(text):
-                self.assertBlocked(self.start_waiting(text), *lines)
+                self.write(text)
+                ended = self.assertBlocked(self.start(RUNWAIT, "-p", "-e", "runs.txt"), *lines)
+                self.assertRegex(ended.out, rb"^progress: .* jobs processed, 1 errors \[.*\]\n$")
         self.assertEqual(self.read(), text.encode())
-
-    def test_progress_is_shown_to_its_end(self) -> None:
-        ended = self.assertBlocked(self.start_waiting("! a\n#RUN barrier check\n. b\n", "-p", "-e"), 1, 2)
-        self.assertRegex(ended.out, rb"^progress: +1 of +2 jobs processed, 1 errors \[!+ +\]\n$")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_it_waits_for_what_runs_or_can_still_be_run(self) -> None:
@@ -725,11 +690,6 @@ class BlockedByACheck(RunCase):
         self.assertEqual((self.finish(runner).code, self.states()), (1, "!d."))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_job_left_behind_counts_as_failed(self) -> None:
-        self.write("r a\n#RUN barrier check\n. b\n")
-        self.assertBlocked(self.start_patched(HASTY, "runs.txt", script=RUNWAIT), 1, 2)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_begins_between_two_steps_of_a_look_has_not_failed(self) -> None:
         patch = ("import runmaker4, os\nstall = runmaker4.why_stalled\n"
                  "def later(file):\n"
@@ -743,11 +703,6 @@ class BlockedByACheck(RunCase):
         waiter = self.start_patched(patch, "runs.txt", script=RUNWAIT)
         self.wait_states("r.")
         self.assertWait(waiter)
-
-    def test_counting_does_not_mind(self) -> None:
-        self.write("! a\n#RUN barrier check\n. b\n")
-        ended = self.run_script(RUNWAIT, "--status", "runs.txt")
-        self.assertEqual((ended.code, ended.err), (0, b""))
 
 
 if __name__ == "__main__":
