@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
-from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
+from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
 from tests.values import present
 
 HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
@@ -688,6 +688,11 @@ class BlockedByACheck(RunCase):
         self.open_gate()
         self.assertBlocked(waiter, 1, 3)
         self.assertEqual((self.finish(runner).code, self.states()), (1, "!d."))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_job_left_behind_counts_as_failed(self) -> None:
+        self.write("r a\n#RUN barrier check\n. b\n")
+        self.assertBlocked(self.start_patched(HASTY, "runs.txt", script=RUNWAIT), 1, 2)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_begins_between_two_steps_of_a_look_has_not_failed(self) -> None:
