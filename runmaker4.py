@@ -44,8 +44,8 @@ The protocol, which is all there is to know about how runners share a file:
  7. Each process that may write the job file has all of it locked, shared, and one byte behind that, whose
     place names the companion.
  8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
-    is made to forget first (see_anew()).  What is read then is read with O_DIRECT (Reader), on FUSE through a
-    new description, too (read_anew()).  What is written is synced.
+    is made to forget first (refresh_file()).  What is read then is read with O_DIRECT (Reader), on FUSE
+    through a new description, too (refresh_reader()).  What is written is synced.
 
 So if a command stands once, no second copy of it starts while one lives, whatever is done to the file.  The
 section "The job file" below has the proof; "Assumptions" say when it does not hold.
@@ -160,10 +160,10 @@ ERROR = b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
 # Bytes of a companion behind all rows.  The first only marks their end: older versions lock it in journals.
-REFRESH_BYTE = 1 << 62
-APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively to append
-HERE_BYTE = REFRESH_BYTE + 2    # locked shared by each process that may claim lines or set states
-PROBE_BYTES = REFRESH_BYTE + 3  # 2^32 bytes from here: the start-up test, and pulses, one byte each
+ROWS_END = 1 << 62
+APPEND_BYTE = ROWS_END + 1      # locked exclusively to append
+HERE_BYTE = ROWS_END + 2        # locked shared by each process that may claim lines or set states
+PROBE_BYTES = ROWS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 BADGE_BYTES = PROBE_BYTES + (1 << 32)   # 2^32 bytes from here: badges of runners, and then of servers
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
@@ -617,7 +617,7 @@ def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, 
     path, mount: of the file.  An empty file gets `header` first.  A file whose last line has no newline gets
     that newline first.
 
-    Other hosts append, too, and this one may have cached an older state of the file (see_anew()).  If its
+    Other hosts append, too, and this one may have cached an older state of the file (refresh_file()).  If its
     size is an older one, an earlier line ended there, with its newline, so nothing is added.  If the file
     seems to be empty, or ends before its size for a reader, the cache is too old to tell, and the file is
     looked at anew.  If that is refused, there may be an empty line too many, or a second header.
@@ -625,7 +625,7 @@ def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, 
     size, last = _size_and_last(fd, mount.network)
     if mount.network and not last:
         with contextlib.suppress(OSError):
-            see_anew(path, mount)
+            refresh_file(path, mount)
         size, last = _size_and_last(fd, mount.network)
     if not size:
         return 0, header
@@ -724,7 +724,7 @@ def open_companion(path: str, network: bool = False) -> int:
     """
     companion = companion_of(path)
     try:
-        fd = open_fresh(companion, os.O_RDWR | COMPANION_FLAGS, network)
+        fd = open_direct(companion, os.O_RDWR | COMPANION_FLAGS, network)
     except FileNotFoundError:
         fd = open_or_make(companion, os.O_RDWR | COMPANION_FLAGS, 0o600, network)
     try:
@@ -810,8 +810,8 @@ def user_name(uid: int) -> str:
 #
 # What a lock and a read mean depends on the file system.  /proc/self/mountinfo says which kind it is.  On a
 # local one both mean what fcntl(2) and read(2) say.  On all others a lock excludes other hosts, but this host
-# may answer reads, names and sizes from its cache.  So see_anew() makes names and sizes true there, a Reader
-# reads past this host's pages, and lost_locks() tells whether the locks are still there.
+# may answer reads, names and sizes from its cache.  So refresh_file() makes names and sizes true there, a
+# Reader reads past this host's pages, and lost_locks() tells whether the locks are still there.
 
 MOUNTINFO = "/proc/self/mountinfo"
 # Kinds whose files only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others count
@@ -852,7 +852,9 @@ class Mount(NamedTuple):
 
     @property
     def is_fuse(self) -> bool:
-        """Whether a daemon of this host, which has a cache of its own, answers (see_anew(), read_anew())."""
+        """Whether a daemon of this host, which has a cache of its own, answers (refresh_file(),
+        refresh_reader()).
+        """
         return self.kind.partition(".")[0] == "fuse"
 
 
@@ -914,7 +916,7 @@ def below_overlay(overlay: Mount) -> Mount:
     return mount._replace(point=overlay.point)
 
 
-def see_names(path: str) -> None:
+def refresh_names(path: str) -> None:
     """Make NFS ask the server for the names in this file's folder.  Raises OSError.
 
     Otherwise it answers from its cache, right or wrong.
@@ -928,7 +930,7 @@ def open_folder_of(path: str) -> int:
     return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def see_anew(path: str, mount: Mount) -> None:
+def refresh_file(path: str, mount: Mount) -> None:
     """Drop what this host has cached of this file and those beside it.  Raises OSError.
 
     Afterwards names, sizes and the contents of small files are as of now or later.
@@ -942,7 +944,7 @@ def see_anew(path: str, mount: Mount) -> None:
       a listing, none of 200.
     """
     if not mount.is_fuse:
-        return see_names(path)
+        return refresh_names(path)
     try:
         fd = open_folder_of(path)
     except PermissionError:
@@ -998,7 +1000,7 @@ class Reader(Opened):
     """An open file, to be read as it is now."""
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
-        """fd: on a network file system from open_fresh(); None: the reader is closed."""
+        """fd: on a network file system from open_direct(); None: the reader is closed."""
         self._fd = fd
         self.how = Reading.CACHED
         if network:
@@ -1010,7 +1012,7 @@ class Reader(Opened):
         """A reader of a file that is open for something else.  Raises OSError."""
         if not network:
             return cls(os.dup(fd))
-        return cls(open_fresh(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, network), network)
+        return cls(open_direct(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, network), network)
 
     def __enter__(self) -> Reader:
         return self
@@ -1031,7 +1033,7 @@ class Reader(Opened):
         if fd is not None:
             os.close(fd)
 
-    def renew(self) -> None:
+    def reopen(self) -> None:
         """Read through a new open file description of the same file.  Raises OSError."""
         flags = os.O_RDONLY | os.O_CLOEXEC
         if self.how is Reading.DIRECT:
@@ -1076,19 +1078,19 @@ class Reader(Opened):
             return bytes(view[skipped:end])
 
 
-def read_anew(file: Reader, mount: Mount) -> None:
+def refresh_reader(file: Reader, mount: Mount) -> None:
     """Make all reads of a file from now on be as of now or later.  Raises OSError.
 
-    Call see_anew() first.  A FUSE daemon may cache what was read through an open file description, also with
-    O_DIRECT, and drop it too late.  MooseFS does, for up to 60 s.  One thread of its daemon hears that a file
-    has changed, another that a lock is granted, and the second may be first (mfsclient/extrapackets.c,
+    Call refresh_file() first.  A FUSE daemon may cache what was read through an open file description, also
+    with O_DIRECT, and drop it too late.  MooseFS does, for up to 60 s.  One thread of its daemon hears that a
+    file has changed, another that a lock is granted, and the second may be first (mfsclient/extrapackets.c,
     readdata.c; seen on 3.0.117 with the first one stopped).  For a new description it has nothing cached.
     """
     if mount.is_fuse:
-        file.renew()
+        file.reopen()
 
 
-def open_fresh(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
+def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
     """Open a file with O_DIRECT if it is on a network file system that has it.  Raises OSError."""
     if network:
         try:
@@ -1107,9 +1109,9 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
     """
     for _ in range(MAKING):
         with contextlib.suppress(FileExistsError):
-            return open_fresh(path, flags | os.O_CREAT, network, mode)
+            return open_direct(path, flags | os.O_CREAT, network, mode)
         time.sleep(0.1)
-    return open_fresh(path, flags | os.O_CREAT, network, mode)
+    return open_direct(path, flags | os.O_CREAT, network, mode)
 
 
 def give_rights(new: int, old: os.stat_result) -> None:
@@ -1282,7 +1284,7 @@ class Scan:
 
     It sees the file as if a newline stood before it, so that every line begins with one.  What lies between
     wanted lines is searched and counted, never parsed.  It holds one chunk of the file.  Chunks are small at
-    first and after each reread(), so that the next line is judged by a fresh read; then they grow to 1 MiB.
+    first and after each refresh(), so that the next line is judged by a fresh read; then they grow to 1 MiB.
     """
     SMALL = 4096                # bytes of the first chunk
     LARGE = 1 << 20             # bytes up to which chunks grow
@@ -1340,7 +1342,7 @@ class Scan:
         """Have the last line, a directive, found once more."""
         self.lines -= 1
         self._once_more = True
-        self.reread(line)
+        self.refresh(line)
 
     def back_to(self, line: Line) -> bool:
         """Have a job line found once more, and go on from there; False: it does not stand there any more."""
@@ -1350,9 +1352,9 @@ class Scan:
         if self.seen is not None:
             self.seen.clear()
             self.seen[NEW] = line.ordinal - 1           # only the sum is used from here on, for ordinals
-        return self.reread(line)
+        return self.refresh(line)
 
-    def reread(self, last: Line, data: bytes | None = None) -> bool:
+    def refresh(self, last: Line, data: bytes | None = None) -> bool:
         """Drop the chunk, and read on from the last line; False: that line stands there no more.
 
         data: the file from the offset of that line on, if it was read just now.
@@ -1898,7 +1900,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # were replaced, or of who has edited what.
 #
 # The theorem holds on a network file system, too, where this host may remember an old name, size or content:
-# all of these are asked behind the door, after see_anew().  A read elsewhere (a scan for the next line, a
+# all of these are asked behind the door, after refresh_file().  A read elsewhere (a scan for the next line, a
 # look) may be old.  It only says which door to go to, or that there is nothing to do yet; and a round that
 # finds nothing is made again.
 #
@@ -2179,7 +2181,7 @@ class CompanionReader(Opened):
         self.inode: Identity | None = None      # stays when it is left; None: there was none yet
         self.hidden = False                     # we may not read it, and cannot know what is locked
 
-    def see(self) -> None:
+    def refresh(self) -> None:
         """Drop what this host has cached of the job file, the companion and their names.  Raises OSError.
 
         An NFS client answers from the directory's cached attributes for up to a minute.  Without this it
@@ -2187,7 +2189,7 @@ class CompanionReader(Opened):
         without, 0 s with it).
         """
         if self.network:
-            see_anew(self._file, self._mount)
+            refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
         """Whether this is the companion that stands there now.  Raises OSError."""
@@ -2199,7 +2201,7 @@ class CompanionReader(Opened):
         except FileNotFoundError:
             return False
 
-    def renew(self) -> None:
+    def follow_path(self) -> None:
         """Go on with the companion that stands there now.  Raises OSError."""
         if not (self.is_open and self.is_current()):
             old = self._fd
@@ -2216,7 +2218,7 @@ class CompanionReader(Opened):
         was_hidden = self.hidden
         self.hidden = False
         try:
-            fd = open_fresh(self.path, os.O_RDONLY | COMPANION_FLAGS, self.network)
+            fd = open_direct(self.path, os.O_RDONLY | COMPANION_FLAGS, self.network)
         except FileNotFoundError:
             return None, None
         except PermissionError:
@@ -2273,9 +2275,9 @@ class Companion(CompanionReader):
     seat is on another description, which its job inherits (open_seat()); `seats` has the seats that are held
     here.
 
-    A door is opened in three steps: its byte is locked; see_anew() makes names and sizes true as of now; and
-    this must still be the companion.  If it is not, Shifted is raised, because nothing is followed behind a
-    door.  renew() goes on with the new one before the next door.
+    A door is opened in three steps: its byte is locked; refresh_file() makes names and sizes true as of now;
+    and this must still be the companion.  If it is not, Shifted is raised, because nothing is followed behind
+    a door.  follow_path() goes on with the new one before the next door.
 
     Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
     not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
@@ -2298,7 +2300,7 @@ class Companion(CompanionReader):
         # Its length after we had first made it longer, if nobody else used it then
         self._alone_at: int | Company = Company.NOT_ASKED
 
-    def renew(self) -> None:
+    def follow_path(self) -> None:
         """Go on with the companion that stands there now.
 
         If that is another one, because somebody has removed the one before, no seat is held any more.
@@ -2310,7 +2312,7 @@ class Companion(CompanionReader):
             return
         before = self.inode
         asked_at = self.clock()             # the lease may be lost before _open() returns
-        super().renew()
+        super().follow_path()
         self._alive_at = asked_at
         self._counted = False
         if before not in (None, self.inode):
@@ -2368,7 +2370,7 @@ class Companion(CompanionReader):
         opened = keep_trying(lambda: self._lock(at), patience, pause)
         try:
             if opened:
-                self.see()
+                self.refresh()
                 if not self.is_current():
                     raise Shifted("its companion was removed meanwhile")
             yield opened
@@ -2392,7 +2394,7 @@ class Companion(CompanionReader):
 
     def open_seat(self) -> int:
         """Open the companion once more, for a seat.  Raises OSError."""
-        return open_fresh(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
+        return open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
 
     def close_seat(self, fd: int) -> None:
         """Nobody here has a seat on it any more."""
@@ -2660,8 +2662,8 @@ class JobReader(Opened):
                 return False
             if not is_free(companion.fd, first, SEATS) and self._has_seat_for_each(line.command):
                 return False
-        self.see()
-        self.read_anew()
+        self.refresh()
+        self.refresh_reader()
         # Read after the seats were looked at: the job may have ended just before that
         return self.state_at(line) == RUNNING
 
@@ -2700,14 +2702,14 @@ class JobReader(Opened):
 
     # -- which file it is ------------------------------------------------------------------------------------
 
-    def see(self) -> None:
+    def refresh(self) -> None:
         """Drop what this host has cached of the file, its companion and their names.  Raises OSError."""
-        self.companion.see()
+        self.companion.refresh()
 
-    def read_anew(self) -> None:
+    def refresh_reader(self) -> None:
         """Make all that `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
         try:
-            read_anew(self.reader, self.mount)
+            refresh_reader(self.reader, self.mount)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
@@ -2719,7 +2721,7 @@ class JobReader(Opened):
         The file is opened because that makes NFS ask the server for its size and times (nfs(5),
         close-to-open).
         """
-        self.see()
+        self.refresh()
         info = lstat_no_link(self.real)
         if not self.network:
             return info
@@ -2742,17 +2744,17 @@ class JobReader(Opened):
 
     def follow_path(self) -> None:
         """Make `fd` the file that the path names now.  Raises OSError."""
-        self.see()
+        self.refresh()
         if not self._is_same(self._fd):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
                 if not stat.S_ISREG(info.st_mode):
                     raise OSError(errno.EINVAL, "is no regular file any more")
-                return self._open_anew()
+                return self._reopen()
         if not self.companion.is_open or not self.companion.is_current():
             self._follow_companion()
 
-    def _open_anew(self) -> None:
+    def _reopen(self) -> None:
         """Go on with the file that the path names now.
 
         Raises OSError; EPERM: the file is somebody's who could not write to the one before.
@@ -2794,7 +2796,7 @@ class JobReader(Opened):
 
     def _follow_companion(self) -> None:
         """Go on with the companion that stands there now.  Raises OSError."""
-        self.companion.renew()
+        self.companion.follow_path()
 
     def leave(self) -> None:
         """Close the job file and its companion; held lines keep their seats."""
@@ -2835,10 +2837,10 @@ class JobFile(JobReader):
         # the companion whose number is locked in the job file; None: no number is locked
         self._named: Identity | None = None
 
-    def _open_anew(self) -> None:
+    def _reopen(self) -> None:
         self._appended = 0
         self._named = None
-        super()._open_anew()
+        super()._reopen()
         self._note_reading()
         self._cut_off_since = None
 
@@ -2901,7 +2903,7 @@ class JobFile(JobReader):
         """
         with self.companion.locking(row(command) + SEATS, patience) as opened:
             if opened:
-                self.read_anew()
+                self.refresh_reader()
             yield opened
 
     def _follow_companion(self) -> None:
@@ -2963,14 +2965,14 @@ class JobFile(JobReader):
     def names(self, fd: int) -> bool:
         """Whether the path leads to this open file now.  Raises OSError."""
         try:
-            self.see()
+            self.refresh()
             return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
         except FileNotFoundError:
             return False                        # an editor is about to put a new one there
 
     def _size_now(self) -> int:
         """How long the open file is.  Raises OSError."""
-        self.see()
+        self.refresh()
         return os.fstat(self.fd).st_size
 
     def make(self, line: Line, state: bytes, known: bytes = b"") -> Attempt:
@@ -3044,9 +3046,9 @@ class JobQueue(JobFile):
         self._to_end: dict[Job, str] = {}
         self._searched_at = -math.inf           # when look_after() has last searched the file (clock)
 
-    def _open_anew(self) -> None:
+    def _reopen(self) -> None:
         self._searched_at = -math.inf           # what was missing may be in this file
-        super()._open_anew()
+        super()._reopen()
 
     def _follow_companion(self) -> None:
         """Go on with the companion that stands there now, and take seats there for jobs without one.
@@ -3054,7 +3056,7 @@ class JobQueue(JobFile):
         Raises OSError; EBUSY: somebody uses another companion for this file.  Then the seats are taken all
         the same, but no new line may be claimed.
         """
-        self.companion.renew()
+        self.companion.follow_path()
         self._forget_seats()
         self._reconcile_all([job for job in self.held if not job.seat])
         self._name_companion()
@@ -3945,7 +3947,7 @@ class Cursor:
             if scan is None or (not goes_on and self.pace.until_due(100, self.interval) == 0):
                 # what stands above may have been edited in place: directives, too
                 scan = self._begin_round()
-            elif scan.last and is_old and not goes_on and not scan.reread(scan.last):
+            elif scan.last and is_old and not goes_on and not scan.refresh(scan.last):
                 # an edit above has moved the lines below
                 scan = self._start_over()
             if self._serving:
@@ -3976,7 +3978,7 @@ class Cursor:
             if line.state == DIRECTIVE:
                 renewal.scope = renewal.scope.below(line)
             elif self._is_renewed(renewal.takers, line, renewal.scope):
-                self._make_new(line)
+                self._renew_line(line)
             if time.monotonic() > renewal.scan.pause_at:
                 raise Paused
         for taker in renewal.takers.all:
@@ -3984,7 +3986,7 @@ class Cursor:
         self._renewal = None
         self.forget()
 
-    def _make_new(self, line: Line) -> None:
+    def _renew_line(self, line: Line) -> None:
         """Make a line new, and count it.  Raises Shifted, OSError."""
         attempt = self.file.make(line, NEW)
         if attempt.became:
@@ -4268,7 +4270,7 @@ class Cursor:
             found.refused = True
             return Attempt(Met.CLOSED)
         made = attempt()
-        if not scan.reread(line, made.data or None):
+        if not scan.refresh(line, made.data or None):
             raise Shifted                       # the file was edited meanwhile
         if not (made.job or made.became):
             found.refused = True
@@ -6504,7 +6506,7 @@ class RecordFile:
         waits = False
         try:
             if self._fault:
-                self._open_again()
+                self._reopen()
             held = self._lock(at, self._length(at, data))
             waits = not held and (self._mount.network or time.monotonic() - self._refused < self.PATIENCE)
             if not waits:
@@ -6525,7 +6527,7 @@ class RecordFile:
                 self._refused = math.inf
                 self._told = False
 
-    def _open_again(self) -> None:
+    def _reopen(self) -> None:
         """Open the file anew, because its descriptor is of no use any more: its server was away.
 
         Data that was being appended then may have been written, and is not appended twice.  Raises OSError.
@@ -6587,12 +6589,12 @@ class OutFile:
     No run ever writes or removes the file of another: a name is taken with O_EXCL only.
     """
 
-    def __init__(self, name: str, fresh: bool, journal: Journal) -> None:
-        """fresh: no such file may be there.  Otherwise the run began under a server before us, and its file
+    def __init__(self, name: str, is_new: bool, journal: Journal) -> None:
+        """is_new: no such file may be there.  Otherwise the run began under a server before us, and its file
         goes on.
         """
         self.name = os.path.join(journal.folder, name)
-        self._fresh = fresh
+        self._is_new = is_new
         self.journal = journal
         self.trouble = journal.trouble
         self._fd: int | None = None         # None: there is no file yet
@@ -6630,7 +6632,7 @@ class OutFile:
         """Make the file, under a numbered name if its own cannot be had.  Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         flags |= os.O_NONBLOCK              # a pipe that has taken the name is an error, and not waited for
-        if not self._fresh:
+        if not self._is_new:
             return os.open(self.name, flags, 0o666)
         try:
             return os.open(self.name, flags | os.O_EXCL, 0o666)
@@ -6696,7 +6698,7 @@ def keep_older(name: str) -> str:
     rename(2) replaces a file that has the new name, and others may rename theirs just now.  So an empty file
     takes the new name first.
     """
-    see_names(name)
+    refresh_names(name)
     if not os.path.lexists(name):
         return ""
     fd, kept = make_numbered(name)
@@ -6704,7 +6706,7 @@ def keep_older(name: str) -> str:
     try:
         os.rename(name, kept)
     except OSError as error:
-        see_names(kept)
+        refresh_names(kept)
         if not os.stat(kept).st_size:       # NFS may say that there is no such file after it has renamed it
             os.unlink(kept)
             kept = ""
@@ -6805,14 +6807,14 @@ class OutDir(Sink):
 
     def started(self, run: Run) -> None:
         for stream in run.streams:
-            self.worker.post(self._file(run, stream, fresh=True).prepare)
+            self.worker.post(self._file(run, stream, is_new=True).prepare)
         self.worker.post(self.journal.add, self._entry(run, "start"))
 
     def unstarted(self, run: Run) -> None:
         self._end(run, None)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        file = self._files.get(stream) or self._file(run, stream, fresh=False)
+        file = self._files.get(stream) or self._file(run, stream, is_new=False)
         at = stream.received - len(data)
         self.worker.post(file.store, at, data, size=len(data))
 
@@ -6871,9 +6873,9 @@ class OutDir(Sink):
             self._incomplete(entry["line"])
         self.journal.add(entry, end=True)
 
-    def _file(self, run: Run, stream: Stream, fresh: bool) -> OutFile:
+    def _file(self, run: Run, stream: Stream, is_new: bool) -> OutFile:
         name = f"{run.job.number}{self.SUFFIX[stream.name]}"
-        file = self._files[stream] = OutFile(name, fresh, self.journal)
+        file = self._files[stream] = OutFile(name, is_new, self.journal)
         return file
 
 
@@ -7027,7 +7029,7 @@ class SlotFile:
     def _read(self) -> list[str]:
         """The names in the file now: opening a file makes NFS ask its server (nfs(5)).  Raises OSError."""
         if self.network:
-            see_anew(self._target, self.mount)
+            refresh_file(self._target, self.mount)
         fd = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
         try:
             info = os.fstat(fd)
@@ -7450,8 +7452,8 @@ class Runner:
         if self._jobs.failures and self.options.max_failed:
             await self._jobs.failures.count()
         chores = [watched(chore) for chore in (
-            self._wall(), self._look_after(), self._tick(), self._follow_slots(), self._watch_failures(),
-            self._watch_memory())]
+            self._wall(), self._look_after(), self._tick(), self._follow_slots(),
+            self._watch_failures(), self._watch_memory())]
         self._set_slots(self._names)
         self._handing_out = watched(self._hand_out())
         await asyncio.wait([self._handing_out])

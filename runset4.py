@@ -54,7 +54,7 @@ from runmaker4 import (
     LOCK_FD,
     LONGEST_COMMAND,
     NEW,
-    REFRESH_BYTE,
+    ROWS_END,
     RUNNING,
     SEATS,
     UTF8_MARK,
@@ -155,8 +155,8 @@ def given_line(text: bytes) -> bytes:
         return directive(text)
     if begins_with_state(text):
         raise ValueError(
-            f"'{show(text[:80])}' is the line of a job already (leave the state out; if it is a command, put "
-            "a blank before it)"
+            f"'{show(text[:80])}' is the line of a job already (leave the state out; if it is a command, "
+            "put a blank before it)"
         )
     return job(text)
 
@@ -801,7 +801,7 @@ class Holders:
     def _holds_of(self, pid: int, numbers: Iterable[int], least: int) -> Iterator[Hold]:
         for number in numbers:
             locked, stays = self._locks(pid, number) if number >= least else ([], False)
-            seats = [span for span in locked if span.start < REFRESH_BYTE]
+            seats = [span for span in locked if span.start < ROWS_END]
             if seats:
                 inherited = stays and number >= LOCK_FD and not self._is_ours(pid, numbers)
                 yield Hold(pid, seats, inherited)
@@ -1109,8 +1109,8 @@ def alone(file: JobFile) -> Iterator[int]:
         for door in doors:
             if not keep_trying(functools.partial(lock, fd, door), end - time.monotonic()):
                 raise OSError(errno.EAGAIN, "somebody else keeps changing it")
-        file.see()
-        file.read_anew()
+        file.refresh()
+        file.refresh_reader()
         yield fd
     finally:
         file.companion.close_seat(fd)
@@ -1142,7 +1142,7 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
     return []
 
 
-LAST_DOOR = REFRESH_BYTE - 1        # the door of a companion's last row
+LAST_DOOR = ROWS_END - 1            # the door of a companion's last row
 
 
 def must_be_locked(file: JobFile, locks: int) -> None:
@@ -1236,8 +1236,8 @@ def edit(file: JobFile, quiet: bool) -> int:
     """Open a copy in the person's editor, and merge it; returns the exit status.  Raises Problem, OSError."""
     base = given(file)
     copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
-    with open(copy, "xb") as fresh:
-        fresh.write(base)
+    with open(copy, "xb") as draft:
+        draft.write(base)
     while True:
         began = time.monotonic()
         fault = run_editor(copy)

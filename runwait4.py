@@ -53,7 +53,7 @@ from runmaker4 import (
     ERROR,
     FAILED,
     NEW,
-    REFRESH_BYTE,
+    ROWS_END,
     RUNNING,
     SEATS,
     SIZE_UNITS,
@@ -98,7 +98,7 @@ from runmaker4 import (
     mount_fault,
     name_lines,
     new_jobs_wait,
-    open_fresh,
+    open_direct,
     open_job_file,
     own_seat,
     plural,
@@ -106,10 +106,10 @@ from runmaker4 import (
     progress_line,
     put,
     pwrite_all,
-    read_anew,
     reason,
+    refresh_file,
+    refresh_reader,
     run_main,
-    see_anew,
     show,
     show_size,
     stat_or_none,
@@ -346,7 +346,7 @@ class Watcher:
         if not companion.is_open:
             return []
         # A lock that includes the door of its row is no seat: somebody edits the file.
-        rows = {some.start & ~SEATS for some in all_taken(companion.fd, 0, REFRESH_BYTE)
+        rows = {some.start & ~SEATS for some in all_taken(companion.fd, 0, ROWS_END)
                 if some.start | SEATS not in some}
         lines: dict[bytes, list[Line]] = {}
         for line in self.file.lines(held) if rows else ():
@@ -596,9 +596,9 @@ class Log:
         """Open it, to read what all hosts have written until now.  Raises OSError, Problem."""
         mount = find_mount(self.path)
         if mount.network:
-            see_anew(self.path, mount)
+            refresh_file(self.path, mount)
         refuse_special(self.path, f"a {self.KIND} is wanted")
-        return Reader(open_fresh(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
+        return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _size(self) -> int:
         """Its size.  NFS may report an old one, but reads what stands behind that all the same.
@@ -1333,7 +1333,7 @@ class LastOutput:
             raise ValueError
         path = os.path.join(self.directory, name)
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        file = Reader(open_fresh(path, flags, self.network), self.network)
+        file = Reader(open_direct(path, flags, self.network), self.network)
         if not stat.S_ISREG(os.fstat(file.fd).st_mode):
             file.close()
             raise ValueError
@@ -2853,10 +2853,10 @@ class Host:
         self.path = path
         self.mount = mount
         self.found: dict[str, bool] = {}        # by trial, whether it holds
-        see_anew(path, mount)
+        refresh_file(path, mount)
         # Open for writing, as runners do: while a file is open so, NFS keeps old pages
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self.reader = Reader(open_fresh(path, flags, mount.network), mount.network)
+        self.reader = Reader(open_direct(path, flags, mount.network), mount.network)
         info = os.fstat(self.reader.fd)
         said = None
         if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
@@ -2886,8 +2886,8 @@ class Host:
         """
         locked = all_taken(self.reader.fd, NUMBERS[0], len(NUMBERS))
         sure = max((numbers[-1] - NUMBERS[0] for numbers in locked), default=0)
-        see_anew(self.path, self.mount)
-        read_anew(self.reader, self.mount)
+        refresh_file(self.path, self.mount)
+        refresh_reader(self.reader, self.mount)
         said = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
         number = int(said[1]) if said else 0
         if max(sure, number) > self.first:

@@ -1124,7 +1124,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "lost lease ignored": one(QUEUE, "_drop_lost_seats", lambda self: None),
     # Each `r` counts as the old state of the job's line, which an editor has saved
     "taken over, and not noticed": one(
-        QUEUE, "_sit_again", lambda self, ours, spare, plain=QUEUE._sit_again: plain(self, ours, spare + 1)),
+        QUEUE, "_take_back_seats", lambda self, ours, spare, plain=QUEUE._sit_again: plain(self, ours, spare + 1)),
     "seats of others not counted": seats_counted(lambda seats, ours: ours),
     "a seat too many counted": seats_counted(lambda seats, ours: seats + 1),
     "not brought back": one(QUEUE, "_bring_back", lambda self, line: None),
@@ -1143,7 +1143,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "appended without the lock": one(
         COMPANIONS, "locking", lambda self, at, patience, plain=COMPANIONS.locking: (
             nullcontext(True) if at == APPEND else plain(self, at, patience))),
-    "taken while appended": one(FILE, "is_settled", lambda *args: True),
+    "taken while appended": one(FILE, "is_committed", lambda *args: True),
     "edited without the doors": one(SETTER, "alone", lambda file: nullcontext(file.companion.fd)),
     "states as the person read them": one(
         SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base)),
@@ -1152,11 +1152,11 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         COMPANIONS, "count_in", lambda self, plain=COMPANIONS.count_in: (
             plain(self), self.__dict__.update(_alone_at=CORE.os.fstat(self.fd).st_size))),
     "an equal line's end": one(
-        CORE.Cursor, "_known_end", lambda self, line: self._ends.get(line.command, b"")),
-    "names and sizes not seen": one(CORE.Companion, "see", lambda self: None),
+        CORE.Cursor, "_known_result", lambda self, line: self._results.get(line.command, b"")),
+    "names and sizes not seen": one(CORE.Companion, "refresh", lambda self: None),
     "old pages read": one(
         CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd)))),
-    "read through an old description": one(FILE, "read_anew", lambda self: None),
+    "read through an old description": one(FILE, "refresh_reader", lambda self: None),
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         plain(fd, places, mount) if mount.is_nfs else set())),
     "orphan at the first look": one(CORE.Cursor, "RELOCKED", 0.0),

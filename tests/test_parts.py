@@ -248,7 +248,7 @@ class OldEnds(FileCase):
         fstat, pread = os.fstat, runmaker4.Reader.pread
         kept = [True]
 
-        def see_anew(path: str, mount: runmaker4.Mount) -> None:
+        def refresh_file(path: str, mount: runmaker4.Mount) -> None:
             self.assertEqual((path, mount), (str(self.path), self.MOUNT))
             if not may_list:
                 raise OSError(errno.EACCES, "you may not list its folder")
@@ -268,7 +268,7 @@ class OldEnds(FileCase):
         try:
             with mock.patch.object(os, "fstat", old_size), \
                     mock.patch.object(runmaker4.Reader, "pread", old_contents), \
-                    mock.patch.object(runmaker4, "see_anew", see_anew):
+                    mock.patch.object(runmaker4, "refresh_file", refresh_file):
                 runmaker4.append_locked(fd, str(self.path), self.MOUNT, [b"3\tA\n"], self.HEADER)
         finally:
             os.close(fd)

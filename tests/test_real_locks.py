@@ -26,7 +26,7 @@ MINUTE = 20             # instead of 60: seconds that a check takes
 TRIALS = 3              # columns of the table
 # a patch: reads show what was read before
 CACHED = ("os.O_DIRECT = 0\nos.posix_fadvise = lambda *args: None\n"
-          "import runmaker4\nrunmaker4.read_anew = lambda file, mount: None")
+          "import runmaker4\nrunmaker4.refresh_reader = lambda file, mount: None")
 
 CHECK = """
 import os, sys
