@@ -156,7 +156,6 @@ from runmaker4 import (
     add_background,
     add_max_failed,
     add_records,
-    all_taken,
     boottime,
     check_companion,
     check_job_file,
@@ -177,6 +176,7 @@ from runmaker4 import (
     one_line,
     open_descriptors,
     open_job_file,
+    other_locks,
     own_seat,
     persist,
     plural,
@@ -353,7 +353,7 @@ class SharedCompanion(Companion):
         if is_free(self.fd, first, SEATS):
             return 0
         ours = sum(first <= at < first + SEATS for at in itertools.chain(self.seats, self.unclaimed))
-        return ours + sum(map(len, all_taken(self._shared, first, SEATS)))
+        return ours + sum(map(len, other_locks(self._shared, first, SEATS)))
 
     def is_ours(self, at: int) -> bool:
         return at in self.seats or at in self.unclaimed
@@ -367,7 +367,7 @@ class SharedCompanion(Companion):
         if identity_of(fd) != self.inode:
             raise OSError(errno.ESTALE, "its companion was removed")
         # A lock that also covers a door is no seat, but somebody who edits the file.
-        ranges = [some for some in all_taken(self.fd, 0, JobFile.GUARD) if some.start | SEATS not in some]
+        ranges = [some for some in other_locks(self.fd, 0, JobFile.GUARD) if some.start | SEATS not in some]
         self.count_in()
         found: set[int] = set()
         for at in itertools.chain.from_iterable(ranges):
@@ -451,7 +451,7 @@ class ServedFile(JobQueue):
     def _adopt(self, job: Job, at: int) -> Job:
         """Have a job hold this seat, which is locked already."""
         job.seat = self.companion.adopt(at)
-        self.held[job] = None
+        self.claimed[job] = None
         return job
 
 
@@ -2795,7 +2795,7 @@ class Recovery:
         if claims:
             file.follow_path()
         here = {claim: file.state_at(claim.line) for claim in claims}
-        inherited = [job for job in inherited if job in file.held]      # the others have just been lost
+        inherited = [job for job in inherited if job in file.claimed]   # the others have just been lost
         free: dict[bytes, dict[int, Job]] = {claim.line.command: {} for claim in claims}
         for job in inherited:
             free.setdefault(job.command, {})[job.number] = job
@@ -2860,7 +2860,7 @@ class Recovery:
         commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
         started = self._records.find_starts(commands)
         ordinals = self._ordinals() if jobs and self._records.log else {}
-        taken = {job.number for job in set(self.file.held).difference(jobs.values())}
+        taken = {job.number for job in set(self.file.claimed).difference(jobs.values())}
         grants: dict[str, Grant] = {}
         for claim, job in jobs.items():
             job.state = NEW
@@ -3321,7 +3321,7 @@ class Server(Program):
         self._hurry = self.loop.create_future()     # done once another signal came after that
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount)
         self.file.companion.keep = self._keeper.keep
-        self.show_badge(self.file, self.stores[1], of_server=True)
+        self.take_badge(self.file, self.stores[1], of_server=True)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
         self.dispatcher = Dispatcher(self)
         at_once, crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -3332,7 +3332,7 @@ class Server(Program):
             await self.failures.count()
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
-        self.worker.post(self._show_badge)
+        self.worker.post(self._take_badge)
         connected = functools.partial(ClientLink, self.sessions, self._token)
         servers = [
             await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self._sockets
@@ -3354,7 +3354,7 @@ class Server(Program):
         await self._close()
         return self.tally.status(self._account) if self._code is None else self._code
 
-    def _show_badge(self) -> None:
+    def _take_badge(self) -> None:
         """Show that we are there before the first client comes.  In the worker's thread, perhaps."""
         with contextlib.suppress(OSError):              # the first claim will tell of it
             self.file.follow_path()

@@ -525,8 +525,8 @@ def boottime() -> float:
 # nothing; and a child that inherits the descriptor holds the lock, too, until both have closed it or one has
 # unlocked it.  The kernel frees the locks of a process that dies, in whatever way: so they are life signs.
 #
-# taken() and all_taken() ask and change nothing: the first finds one lock that others hold, the second all of
-# them.  A lock never refuses its own description; so only another description can ask about it.
+# other_lock() and other_locks() ask and change nothing: the first finds one lock that others hold, the second
+# all of them.  A lock never refuses its own description; so only another description can ask about it.
 #
 # struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has
 # these locks since 3.15.
@@ -560,7 +560,7 @@ def unlock(fd: int, at: int, length: int = 1) -> None:
     fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, length, 0))
 
 
-def taken(fd: int, at: int, length: int = 1) -> range | None:
+def other_lock(fd: int, at: int, length: int = 1) -> range | None:
     """Which of these bytes one lock of others covers; None: there is no such lock.  Raises OSError.
 
     If there are several it is any of them, not always the first.  A descriptor for reading suffices.
@@ -579,10 +579,10 @@ def taken(fd: int, at: int, length: int = 1) -> range | None:
 
 def is_free(fd: int, at: int, length: int = 1) -> bool:
     """Whether no other description has any of these bytes locked.  Raises OSError."""
-    return taken(fd, at, length) is None
+    return other_lock(fd, at, length) is None
 
 
-def all_taken(fd: int, at: int, length: int) -> Iterator[range]:
+def other_locks(fd: int, at: int, length: int) -> Iterator[range]:
     """Which of these bytes others have locked, in no order.  Raises OSError.
 
     The kernel tells one lock at a time, so it is asked again about the bytes left and right of that.
@@ -592,7 +592,7 @@ def all_taken(fd: int, at: int, length: int) -> Iterator[range]:
         first, end = todo.pop()
         if first >= end:
             continue
-        found = taken(fd, first, end - first)
+        found = other_lock(fd, first, end - first)
         if found:
             yield found
             todo.append((first, found.start))
@@ -667,7 +667,7 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
         os.fsync(fd)
     except OSError as error:
         # If the locks were lost, others may have appended lines by now, and nothing may be cut off
-        if written and error.errno not in LOST and os.fstat(fd).st_size == size + written:
+        if written and error.errno not in LOCKS_LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
 
@@ -970,7 +970,7 @@ BLOCK = 4096                    # bytes
 MAKING = 20                     # attempts to open a file that another host is making
 
 # Errors that mean that the locks of a descriptor may be lost
-LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.EBADFD, errno.ENOTCONN)
+LOCKS_LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.EBADFD, errno.ENOTCONN)
 
 
 class Opened:
@@ -1144,7 +1144,7 @@ def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
             Reader(fd, True).pread(1, 0)
             return set()
         except OSError as error:
-            if error.errno not in LOST:
+            if error.errno not in LOCKS_LOST:
                 raise
             return set(places)
     other = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
@@ -1995,7 +1995,7 @@ class Job(Line):
         """Whether somebody has set its state in the file."""
         return self.whereabouts is Whereabouts.CANCELLED
 
-    def stand_on(self, line: Line) -> None:
+    def move_to(self, line: Line) -> None:
         """Its line is this one."""
         self.offset = line.offset
         self.number = line.number
@@ -2234,7 +2234,7 @@ class CompanionReader(Opened):
             raise
         return fd, (info.st_dev, info.st_ino)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Close it; seats keep their own descriptions."""
         close_all(self._fd)
         self._fd = None
@@ -2247,7 +2247,7 @@ class CompanionReader(Opened):
         """How many seats of a command are held, by us or others.  Raises OSError."""
         if not self.is_open:
             return 0
-        held = all_taken(self.fd, row(command), SEATS)
+        held = other_locks(self.fd, row(command), SEATS)
         return sum(map(len, held))
 
     def is_held(self, at: int) -> bool:
@@ -2264,7 +2264,7 @@ class CompanionReader(Opened):
             return None
         if not self.is_open:
             return set()
-        found = all_taken(self.fd, BADGE_BYTES, Badge.COUNT)
+        found = other_locks(self.fd, BADGE_BYTES, Badge.COUNT)
         return {at - BADGE_BYTES for some in found for at in some}
 
 
@@ -2298,7 +2298,7 @@ class Companion(CompanionReader):
         self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
         self._counted = False                   # we have made it longer since it was opened last
         # Its length after we had first made it longer, if nobody else used it then
-        self._alone_at: int | Company = Company.NOT_ASKED
+        self._length_alone: int | Company = Company.NOT_ASKED
 
     def follow_path(self) -> None:
         """Go on with the companion that stands there now.
@@ -2318,7 +2318,7 @@ class Companion(CompanionReader):
         if before not in (None, self.inode):
             self.say(f"its companion {self.path} was removed, and is made and locked again (leave it there)")
             for seat in list(self.seats.values()):
-                self.stand_up(seat)
+                self.free_seat(seat)
 
     def _open(self) -> tuple[int | None, Identity | None]:
         """The companion, which is made if there is none, and its identity.  Raises OSError."""
@@ -2400,7 +2400,7 @@ class Companion(CompanionReader):
         """Nobody here has a seat on it any more."""
         close_all(fd)
 
-    def sit(self, line: Line) -> Seat:
+    def take_seat(self, line: Line) -> Seat:
         """Take a seat for a line: its own one if that is free.  Call it behind the line's door.
 
         Raises OSError.
@@ -2419,14 +2419,14 @@ class Companion(CompanionReader):
             self.close_seat(fd)
             raise
 
-    def stand_up(self, seat: Seat) -> None:
+    def free_seat(self, seat: Seat) -> None:
         """Give back a seat; its job's processes may have the description, too."""
         del self.seats[seat.at]
         with contextlib.suppress(OSError):              # EIO, ESTALE: it is lost already
             unlock(seat.fd, seat.at)
         self.close_seat(seat.fd)
 
-    def drop_lost(self) -> bool:
+    def drop_lost_seats(self) -> bool:
         """Give up the seats whose locks a network file system has dropped; whether there were any.
 
         A description whose locks were lost stays useless, even if a lock on it seems to succeed.  It is not
@@ -2467,10 +2467,10 @@ class Companion(CompanionReader):
             return
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
-        if self._alone_at is Company.NOT_ASKED and is_free(self.fd, HERE_BYTE):
-            self._alone_at = length
+        if self._length_alone is Company.NOT_ASKED and is_free(self.fd, HERE_BYTE):
+            self._length_alone = length
         else:
-            self._alone_at = Company.OTHERS
+            self._length_alone = Company.OTHERS
         self._counted = True
 
     def is_alone(self) -> bool:
@@ -2478,7 +2478,7 @@ class Companion(CompanionReader):
 
         Call it behind a door.
         """
-        return self._counted and self._alone_at == os.fstat(self.fd).st_size
+        return self._counted and self._length_alone == os.fstat(self.fd).st_size
 
 
 class JobReader(Opened):
@@ -2798,10 +2798,10 @@ class JobReader(Opened):
         """Go on with the companion that stands there now.  Raises OSError."""
         self.companion.follow_path()
 
-    def leave(self) -> None:
+    def close_files(self) -> None:
         """Close the job file and its companion; held lines keep their seats."""
         close_all(self._fd, self.reader.detach())
-        self.companion.leave()
+        self.companion.close()
         self._fd = None
         self.inode = None
 
@@ -2868,15 +2868,15 @@ class JobFile(JobReader):
                 "late (runwait4.py --check-locks DIR tells)"
             )
 
-    def leave_useless(self, error: OSError) -> None:
+    def close_if_useless(self, error: OSError) -> None:
         """Leave the job file and its companion if this error may mean that their locks were lost.
 
         The next follow_path() opens them anew.
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.clock()
-        if error.errno in LOST and not isinstance(error, Shifted):
-            self.leave()
+        if error.errno in LOCKS_LOST and not isinstance(error, Shifted):
+            self.close_files()
 
     def _is_cut_off(self) -> bool:
         """Whether the file system's client on this host must be dead.
@@ -2931,7 +2931,7 @@ class JobFile(JobReader):
         try:
             self.lock_all(fd)
         except OSError:
-            self.leave()                        # nothing may be written without it
+            self.close_files()                  # nothing may be written without it
             raise
         unlock(fd, self.USER, self.USERS)
         mine = self.USER + inode[1] % self.USERS
@@ -2995,7 +2995,7 @@ class JobFile(JobReader):
         """
         self.writable()
         self._name_companion()
-        settled = self.is_settled(line)
+        committed = self.is_committed(line)
         data = self.read_line(line, Scan.SMALL)
         if not data:
             raise Shifted
@@ -3003,11 +3003,11 @@ class JobFile(JobReader):
             raise Shifted                           # the directive above it has changed, or has moved
         if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
             return Attempt(Met.CHANGED, data)       # somebody has taken it since it was found
-        if not settled or (needs_room and not self.has_room(line.command, line.state == RUNNING)):
+        if not committed or (needs_room and not self.has_room(line.command, line.state == RUNNING)):
             return Attempt(Met.CLOSED, data)
         return Attempt(Met.OPEN, data)
 
-    def is_settled(self, line: Line) -> bool:
+    def is_committed(self, line: Line) -> bool:
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
 
         Ask it behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one; then
@@ -3041,7 +3041,7 @@ class JobQueue(JobFile):
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  clock: Callable[[], float] = boottime) -> None:
         super().__init__(path, say=say, mount=mount, clock=clock)
-        self.held: dict[Job, None] = {}         # in the order in which they were claimed
+        self.claimed: dict[Job, None] = {}      # in the order in which they were claimed
         # Jobs "lost" to others, or "cancelled"; the next look_after() returns them
         self._to_end: dict[Job, str] = {}
         self._searched_at = -math.inf           # when look_after() has last searched the file (clock)
@@ -3058,19 +3058,19 @@ class JobQueue(JobFile):
         """
         self.companion.follow_path()
         self._forget_seats()
-        self._reconcile_all([job for job in self.held if not job.seat])
+        self._reconcile_all([job for job in self.claimed if not job.seat])
         self._name_companion()
 
     def _forget_seats(self) -> None:
         """Take from jobs the seats that the companion has given up."""
-        for job in self.held:
+        for job in self.claimed:
             if job.seat and self.companion.seats.get(job.seat.at) is not job.seat:
                 job.seat = None
 
-    def _stand_up(self, job: Job) -> None:
+    def _free_seat(self, job: Job) -> None:
         """Give back a job's seat, if it has one."""
         if job.seat:
-            self.companion.stand_up(job.seat)
+            self.companion.free_seat(job.seat)
             job.seat = None
 
     @staticmethod
@@ -3115,7 +3115,7 @@ class JobQueue(JobFile):
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
         """Take a seat, then write `r` if it is not there, and hold the line.  Raises OSError."""
         job = Job(**vars(line), taker=taker, settings=settings)
-        job.seat = self.companion.sit(job)
+        job.seat = self.companion.take_seat(job)
         try:
             if line.state != RUNNING:
                 self.write(line, RUNNING)
@@ -3124,14 +3124,14 @@ class JobQueue(JobFile):
             with contextlib.suppress(OSError):
                 if self.state_at(line) == RUNNING:              # an editor may have saved meanwhile
                     self.write(line, line.state)
-            self._stand_up(job)
+            self._free_seat(job)
             raise
-        self.held[job] = None
+        self.claimed[job] = None
         return job
 
     def _search_from(self, command: bytes) -> int:
         """At the line of the command that we have held longest, because running lines are mostly below it."""
-        for job in self.held:
+        for job in self.claimed:
             if job.command == command:
                 if self.state_at(job) is not None:
                     return job.offset
@@ -3165,7 +3165,7 @@ class JobQueue(JobFile):
             self.give_up(job)
             return f"the file is gone; its result {show(state)} is not written"
         except OSError as error:
-            self.leave_useless(error)
+            self.close_if_useless(error)
             if self._is_cut_off():
                 self.give_up(job)
                 return (f"its file system's client has died ({reason(error)}); its result {show(state)} is "
@@ -3195,7 +3195,7 @@ class JobQueue(JobFile):
     def _finish_astray(self, job: Job, state: bytes) -> str:
         """Write a result over the `r` wherever it is; returns as finish().  Raises NotNow, OSError."""
         found = self._reconcile_all([job]).get(job)
-        if job not in self.held:
+        if job not in self.claimed:
             return f"another runner has taken it meanwhile; its result {show(state)} is not written"
         if found is None:
             return self._finish(job, state)
@@ -3209,9 +3209,9 @@ class JobQueue(JobFile):
 
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
-        self.held.pop(job, None)
+        self.claimed.pop(job, None)
         self._to_end.pop(job, None)
-        self._stand_up(job)
+        self._free_seat(job)
 
     # -- looking after held lines ----------------------------------------------------------------------------
     #
@@ -3237,7 +3237,7 @@ class JobQueue(JobFile):
         Returns the jobs that are to end, and why: "lost" if another runner has taken the line, "cancelled" if
         somebody has set its state.
         """
-        if not self.held and not self._to_end:
+        if not self.claimed and not self._to_end:
             return {}
         try:
             self._drop_lost_seats()
@@ -3251,8 +3251,8 @@ class JobQueue(JobFile):
                 self._searched_at = now
         except OSError as error:
             # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
-            self.leave_useless(error)
-        assert self.companion.seats == {job.seat.at: job.seat for job in self.held if job.seat}
+            self.close_if_useless(error)
+        assert self.companion.seats == {job.seat.at: job.seat for job in self.claimed if job.seat}
         to_end = self._to_end
         self._to_end = {}
         return to_end
@@ -3265,7 +3265,7 @@ class JobQueue(JobFile):
         astray = []
         # Where others of them stand: once the file was replaced, two may seem to stand on one line
         places: set[int] = set()
-        for job in self.held:
+        for job in self.claimed:
             if job.cancelled:
                 continue
             if job.offset not in places and self.state_at(job) == RUNNING:
@@ -3288,17 +3288,17 @@ class JobQueue(JobFile):
     def _drop_lost_seats(self) -> None:
         """Give up the seats whose locks a network file system has dropped.  Raises OSError."""
         if not self.companion.is_alive():
-            self.leave()
-        if self.companion.drop_lost():
+            self.close_files()
+        if self.companion.drop_lost_seats():
             self._forget_seats()
-            self.leave()                        # all other locks are lost with them
+            self.close_files()                  # all other locks are lost with them
 
     def _reconcile_all(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Put the commands of these jobs in order; returns as _reconcile().  Raises OSError."""
         ours: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not ours:
             return {}
-        for job in self.held:
+        for job in self.claimed:
             if job.command in ours:
                 ours[job.command].append(job)
         missing: dict[Job, bytes] = {}
@@ -3330,8 +3330,8 @@ class JobQueue(JobFile):
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
         seats = self.companion.count(command)
         others = seats - sum(job.seat is not None for job in ours)
-        self._sit_again(ours, len(running) - seats)
-        astray = [job for job in ours if job in self.held and not running.pop(job.offset, None)]
+        self._take_back_seats(ours, len(running) - seats)
+        astray = [job for job in ours if job in self.claimed and not running.pop(job.offset, None)]
         missing = {}
         for job in astray:
             line = stand.get(job.offset) if len(stand) > 1 else next(iter(stand.values()), None)
@@ -3341,12 +3341,12 @@ class JobQueue(JobFile):
                 line = next((other for other in stand.values() if other.state == NEW), None)
             if line and line.state in (RUNNING, NEW):
                 self._bring_back(line)
-                job.stand_on(line)
+                job.move_to(line)
             else:
                 missing[job] = line.state if line else b""
         return missing
 
-    def _sit_again(self, ours: Iterable[Job], spare: int) -> None:
+    def _take_back_seats(self, ours: Iterable[Job], spare: int) -> None:
         """Take a seat again for each of these jobs that has lost its own, unless another has taken its line.
 
         spare: how many more lines of their command are `r` than seats are held.  Raises OSError.
@@ -3356,7 +3356,7 @@ class JobQueue(JobFile):
                 continue
             is_new = self.state_at(job) == NEW              # an editor has saved over it
             if spare + is_new > 0:
-                job.seat = self.companion.sit(job)
+                job.seat = self.companion.take_seat(job)
                 spare += is_new - 1
                 self.say(f"line {job.number}: is locked anew")
             else:
@@ -3446,7 +3446,7 @@ def check_companion(path: str, mount: Mount) -> None:
                 raise Problem(f"{path}: {reason(error)}") from None
             time.sleep(0.1)
         finally:
-            file.leave()
+            file.close_files()
 
 
 def _try_locks(path: str, companion: str) -> None:
@@ -4398,7 +4398,7 @@ class Cursor:
         self.scan = None
         self._renewal = None
         self._quiet = None
-        self.file.leave_useless(error)
+        self.file.close_if_useless(error)
         now = self.clock()
         if self._trouble_since is None:
             self._trouble_since = now
@@ -6512,7 +6512,7 @@ class RecordFile:
             if not waits:
                 self._write(at, data, held)
         except OSError as error:
-            waits = self._mount.network and error.errno in LOST
+            waits = self._mount.network and error.errno in LOCKS_LOST
             if waits:
                 if at == APPEND_BYTE and not self._fault:
                     self._doubtful = bytes(data)
@@ -8670,7 +8670,7 @@ class Program:
             joblog = JobLog(options.joblog, self.worker, trouble)
         return logfile, outdir, joblog
 
-    def show_badge(self, file: JobFile, outdir: OutDir | None, of_server: bool) -> None:
+    def take_badge(self, file: JobFile, outdir: OutDir | None, of_server: bool) -> None:
         """Lock a badge wherever this file's companion is opened, and name it in the journal's runs."""
         badge = Badge(of_server)
         file.companion.badge = badge
@@ -9037,7 +9037,7 @@ class App(RunnerProgram):
         """Run the jobs of the file."""
         jobs = FileJobs(self._cursor(), self.worker, self._taker)
         sinks = [*self.console(jobs.file, with_output=not self._stores[0]), *filter(None, self._stores)]
-        self.show_badge(jobs.file, self._stores[1], of_server=False)
+        self.take_badge(jobs.file, self._stores[1], of_server=False)
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)
 

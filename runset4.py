@@ -90,6 +90,7 @@ from runmaker4 import (
     name_lines,
     open_job_file,
     open_or_make,
+    other_lock,
     own_seat,
     parse_settings,
     plural,
@@ -100,7 +101,6 @@ from runmaker4 import (
     row,
     run_main,
     show,
-    taken,
     warn,
     when_used,
     whole_lines,
@@ -429,9 +429,9 @@ class Selection:
         return "is no job" if self.pattern is None else "is no job that matches"
 
 
-def is_whole(file: JobFile, line: Line) -> bool:
+def await_committed(file: JobFile, line: Line) -> bool:
     """Whether the process that appended a line can no more take it back; waits a while.  Raises OSError."""
-    return keep_trying(lambda: file.is_settled(line), file.LONG, 0.01)
+    return keep_trying(lambda: file.is_committed(line), file.LONG, 0.01)
 
 
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
@@ -440,7 +440,7 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
     Running lines are refused without `force`.  Raises OSError; ESTALE: the file was replaced.
     """
     with file.door(line.command) as opened:
-        if not opened or not is_whole(file, line):
+        if not opened or not await_committed(file, line):
             return "is being added, claimed, ended or edited (try again)"
         file.writable()                         # behind the door: the file was not replaced up to now
         found = file.state_at(line)
@@ -520,7 +520,7 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
     orphans: list[Line] = []
     with file.door(line.command) as opened:
         file.writable()
-        if not opened or not is_whole(file, line):
+        if not opened or not await_committed(file, line):
             raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
         found = file.state_at(line)
         runs = job_runs(file, line, found)
@@ -904,7 +904,7 @@ def end_left(jobs: Iterable[Shell]) -> None:
 
 AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
 REFUSED = 20                        # reasons for refusing an edit that are said at most
-SETTLING = 10.0                     # seconds to wait for processes that are behind a door
+DOOR_PATIENCE = 10.0                # seconds to wait for processes that are behind a door
 
 
 def is_job(line: bytes) -> bool:
@@ -1093,7 +1093,7 @@ def alone(file: JobFile) -> Iterator[int]:
     because that is short.  Raises OSError.
     """
     fd = file.companion.open_seat()
-    end = time.monotonic() + SETTLING
+    end = time.monotonic() + DOOR_PATIENCE
     doors: list[int] = []
     try:
         # Whole rows: whoever is behind a door counts the seats that are held.  So of a row
@@ -1102,7 +1102,7 @@ def alone(file: JobFile) -> Iterator[int]:
         while todo:
             first, behind = todo.pop()
             if first < behind and not lock(fd, first, behind - first):
-                held = taken(fd, first, behind - first)
+                held = other_lock(fd, first, behind - first)
                 door = (held.start if held else first) | SEATS
                 doors.append(door)
                 todo += [(first, door - SEATS), (door + 1, behind)]

@@ -73,7 +73,6 @@ from runmaker4 import (
     Stall,
     Survey,
     add_help,
-    all_taken,
     as_argument,
     check_lines,
     check_mount,
@@ -100,6 +99,7 @@ from runmaker4 import (
     new_jobs_wait,
     open_direct,
     open_job_file,
+    other_locks,
     own_seat,
     plural,
     printable,
@@ -346,7 +346,7 @@ class Watcher:
         if not companion.is_open:
             return []
         # A lock that includes the door of its row is no seat: somebody edits the file.
-        rows = {some.start & ~SEATS for some in all_taken(companion.fd, 0, ROWS_END)
+        rows = {some.start & ~SEATS for some in other_locks(companion.fd, 0, ROWS_END)
                 if some.start | SEATS not in some}
         lines: dict[bytes, list[Line]] = {}
         for line in self.file.lines(held) if rows else ():
@@ -355,7 +355,7 @@ class Watcher:
         still = []
         for command, there in lines.items():
             row = own_seat(there[0]) & ~SEATS
-            seats = sorted(at - row for some in all_taken(companion.fd, row, SEATS) for at in some)
+            seats = sorted(at - row for some in other_locks(companion.fd, row, SEATS) for at in some)
             for line in found.running + found.orphans:
                 if line.command == command and seats:
                     seats.remove(nearest(seats, line.number % SEATS))
@@ -2884,7 +2884,7 @@ class Host:
         Its number is read once more at the end.  A read that is not fresh shows next time what is in memory
         then, if no lock of ours comes between: locks make reads fresh on some file systems.
         """
-        locked = all_taken(self.reader.fd, NUMBERS[0], len(NUMBERS))
+        locked = other_locks(self.reader.fd, NUMBERS[0], len(NUMBERS))
         sure = max((numbers[-1] - NUMBERS[0] for numbers in locked), default=0)
         refresh_file(self.path, self.mount)
         refresh_reader(self.reader, self.mount)

@@ -1124,7 +1124,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "lost lease ignored": one(QUEUE, "_drop_lost_seats", lambda self: None),
     # Each `r` counts as the old state of the job's line, which an editor has saved
     "taken over, and not noticed": one(
-        QUEUE, "_take_back_seats", lambda self, ours, spare, plain=QUEUE._sit_again: plain(self, ours, spare + 1)),
+        QUEUE, "_take_back_seats", lambda self, ours, spare, plain=QUEUE._take_back_seats: (
+            plain(self, ours, spare + 1))),
     "seats of others not counted": seats_counted(lambda seats, ours: ours),
     "a seat too many counted": seats_counted(lambda seats, ours: seats + 1),
     "not brought back": one(QUEUE, "_bring_back", lambda self, line: None),
@@ -1150,7 +1151,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "alone though others claim": one(COMPANIONS, "is_alone", lambda self: True),
     "alone since before others came": one(
         COMPANIONS, "count_in", lambda self, plain=COMPANIONS.count_in: (
-            plain(self), self.__dict__.update(_alone_at=CORE.os.fstat(self.fd).st_size))),
+            plain(self), self.__dict__.update(_length_alone=CORE.os.fstat(self.fd).st_size))),
     "an equal line's end": one(
         CORE.Cursor, "_known_result", lambda self, line: self._results.get(line.command, b"")),
     "names and sizes not seen": one(CORE.Companion, "refresh", lambda self: None),

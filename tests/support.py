@@ -148,7 +148,7 @@ def held_seats(path: pathlib.Path, command: bytes) -> list[int]:
             start = runmaker4.row(command)
             return [
                 at - start
-                for found in runmaker4.all_taken(file.fileno(), start, runmaker4.SEATS)
+                for found in runmaker4.other_locks(file.fileno(), start, runmaker4.SEATS)
                 for at in found
             ]
     except FileNotFoundError:

@@ -17,7 +17,7 @@ ENOUGH = 5
 NO_LOCKS = (f"def lock(*args, **options):\n    raise OSError({errno.ENOLCK}, os.strerror({errno.ENOLCK}))\n"
             "runmaker4.lock = lock")
 FREE_FOR_ALL = ("runmaker4.lock = lambda *args, **options: True\nrunmaker4.unlock = lambda *args: None\n"
-                "runmaker4.is_free = lambda *args: True\nrunmaker4.all_taken = lambda *args: []")
+                "runmaker4.is_free = lambda *args: True\nrunmaker4.other_locks = lambda *args: []")
 HANGING = "import time\nrunmaker4.lock = lambda *args: time.sleep(60)"
 
 # What a file system does to what all hosts here read and rename

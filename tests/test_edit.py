@@ -226,7 +226,7 @@ class Locked(EditCase):
         self.addCleanup(os.close, fd)
         self.assertTrue(runmaker4.lock(fd, runmaker4.row(b"a") + runmaker4.SEATS))
         setter = runmaker4.JobFile(str(path), say=self.fail)
-        with mock.patch.object(runset4, "SETTLING", 0.1), self.assertRaises(BlockingIOError):
+        with mock.patch.object(runset4, "DOOR_PATIENCE", 0.1), self.assertRaises(BlockingIOError):
             runset4.apply(setter, self.read(), b". b\n. a\n")
         leaving = threading.Timer(0.3, runmaker4.unlock, (fd, runmaker4.row(b"a") + runmaker4.SEATS))
         leaving.start()

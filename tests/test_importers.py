@@ -724,7 +724,7 @@ class Hiring(ImportCase):
     def test_an_end_whose_door_is_locked_is_named(self) -> None:
         path = self.write("#RUN end\n. echo a\n#RUN \t end\n")
         other = runmaker4.JobFile(str(path), say=self.fail)
-        self.addCleanup(other.leave)
+        self.addCleanup(other.close_files)
         other.follow_path()
         with other.door(b"UN end") as opened:
             self.assertTrue(opened)

@@ -459,7 +459,7 @@ class HandingOut(test_parts.JobFileCase):
         if shared and cursors:
             return cursors[0]
         file = runmaker4.JobQueue(str(self.path), say=lambda said: None, clock=self.clock)
-        self.addCleanup(file.leave)
+        self.addCleanup(file.close_files)
         return runmaker4.Cursor(file, [] if shared else [taker], serving=shared)
 
     def test_runners_on_one_file(self) -> None:
@@ -590,7 +590,7 @@ class Model:
         else:
             for seat in cursor.file.companion.seats.values():
                 os.close(seat.fd)
-            cursor.file.leave()
+            cursor.file.close_files()
 
     def is_over(self, text: bytes) -> bool:
         """Whether each line has ended; else somebody must be able to go on."""

@@ -58,7 +58,7 @@ class JobFileCase(FileCase):
         self.path.write_bytes(text)
         options = {"say": lambda said: None, "clock": self.clock, **options}
         file = runmaker4.JobQueue(str(self.path), **options)
-        self.addCleanup(file.leave)
+        self.addCleanup(file.close_files)
         return file
 
     def jobs(self, text: bytes, retry: bytes = b"", **options: Any) -> runmaker4.Cursor:
@@ -310,7 +310,7 @@ class DeadClients(JobFileCase):
         self.fail_for(60)
         with self.cut_off():
             self.assertIn("client has died", self.cursor.finish(self.job, b"d"))
-        self.assertEqual(self.cursor.file.held, {})
+        self.assertEqual(self.cursor.file.claimed, {})
 
     def test_one_that_comes_back_gets_its_result(self) -> None:
         for _ in range(3):                      # the minute begins anew each time
@@ -335,7 +335,7 @@ class LostSeats(JobFileCase):
         seat = present(self.job.seat)
         runmaker4.unlock(seat.fd, seat.at)
         self.assertFalse(self.lines.still_has(self.job))
-        self.assertEqual(self.lines.held, {self.job: None})
+        self.assertEqual(self.lines.claimed, {self.job: None})
 
 
 class EditedInPlace(JobFileCase):
@@ -448,7 +448,7 @@ class Doors(JobFileCase):
         with self.assertRaises(OSError), mock.patch.object(os, "stat", side_effect=error), file.door(b"a"):
             pass
         other = runmaker4.JobFile(str(self.path), say=self.fail)
-        self.addCleanup(other.leave)
+        self.addCleanup(other.close_files)
         other.follow_path()
         with other.door(b"a", 0.0) as opened:
             self.assertTrue(opened)
@@ -623,7 +623,7 @@ class OnlyLooking(JobFileCase):
     def test_nothing_is_locked_or_made(self) -> None:
         self.path.write_bytes(b"r a\n. b\n")
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
-        self.addCleanup(jobs.leave)
+        self.addCleanup(jobs.close_files)
         with mock.patch.object(runmaker4, "lock", side_effect=AssertionError):
             found = jobs.account(runmaker4.Takers([runmaker4.Taker("")]))
         self.assertEqual((found.orphans, found.left), (1, True))
@@ -717,7 +717,7 @@ class LinesOfADeadServer(JobFileCase):
         for number, text in enumerate(before, 1):
             self.assertTrue(runmaker4.lock(fd, runmaker4.row(text[1:]) + number))
         file = server.ServedFile(str(self.path), say=lambda text: None)
-        self.addCleanup(file.leave)
+        self.addCleanup(file.close_files)
         self.addCleanup(os.close, fd)
         return file, file.adopt(fd)
 
@@ -781,7 +781,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         """Of a server whose file has these lines, which nobody runs.  To be called in an event loop."""
         self.path.write_bytes(lines)
         self.served = server.ServedFile(str(self.path), say=lambda text: None)
-        self.addCleanup(self.served.leave)
+        self.addCleanup(self.served.close_files)
         records = mock.Mock(**{"log": None, "of.return_value": b"", "find_starts.return_value": {}})
         cursor = mock.Mock(orphans=[])
         program = mock.Mock(
@@ -824,7 +824,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             others = await sessions.recovery.reclaim(client, [claim])
             words = [what.name for what, keys in others.items() if keys]
             numbers = [grant.number for grant in client.grants.values()]
-            self.assertEqual(len(self.served.held), len(numbers))
+            self.assertEqual(len(self.served.claimed), len(numbers))
             for grant in client.grants.values():
                 self.served.give_up(grant.job)
             return (words + numbers)[0]
@@ -897,7 +897,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 return plain(*args)
             with mock.patch.object(self.served, name, failing):
                 self.assertEqual(await self.reclaim(sessions), {"LOST": [1, 2, 3]})
-            self.assertEqual((self.client.grants, dict(self.served.held)), ({}, {}))
+            self.assertEqual((self.client.grants, dict(self.served.claimed)), ({}, {}))
             self.assertEqual([self.served.is_orphan(line) for line in self.served.lines(b"r")], [True, True])
         for name, error_at in ("take_back", 2), ("take_back", 3), ("state_at", 1):
             with self.subTest(function=name, call=error_at):
@@ -1006,7 +1006,7 @@ class LocksThatAreForgotten(JobFileCase):
         seat = present(job.seat)
         runmaker4.unlock(seat.fd, seat.at)
         other = runmaker4.JobQueue(runner.path, say=self.fail, mount=mount, clock=self.clock)
-        self.addCleanup(other.leave)
+        self.addCleanup(other.close_files)
         cursor = runmaker4.Cursor(other, [runmaker4.Taker("", retry=b"er")])
         self.assertFalse(cursor.claim())
         self.clock.now += 6.0
@@ -1093,7 +1093,7 @@ class RetriesOfMany(JobFileCase):
     def another(self, file: runmaker4.JobFile) -> runmaker4.JobFile:
         """Another program on the same file."""
         other = runmaker4.JobFile(file.path, say=self.fail)
-        self.addCleanup(other.leave)
+        self.addCleanup(other.close_files)
         other.follow_path()
         return other
 
