@@ -387,7 +387,7 @@ class RemoteJob(Job):
     """A job that a server has given us."""
     key: str = ""
     of_group: bool = False              # with together=: not given back when the connection is lost
-    result: bytes | None = None         # see end(); None: it has not ended
+    result: bytes | None = None         # see note_result(); None: it has not ended
     # why its last run ended: one of FAILING, "unstarted" (no run has begun), or "": none of these
     cause: str = "unstarted"
     mark: str = ""                      # of the last run that the server was told of
@@ -445,15 +445,15 @@ class RemoteJob(Job):
         if self.gate:
             self.gate.refuse()
 
-    def begin_run(self, mark: str) -> None:
+    def note_run(self, mark: str) -> None:
         """Note the run of which the server is being told."""
         self.mark = mark
 
-    def end_run(self, cause: str) -> None:
+    def note_end_of_run(self, cause: str) -> None:
         """Note why its last run has ended."""
         self.cause = cause
 
-    def end(self, result: bytes) -> None:
+    def note_result(self, result: bytes) -> None:
         """Note the state of which the server is being told as its result; NEW: it is given back."""
         self.result = result
 
@@ -736,7 +736,7 @@ class Connection:
         self._end(job, NEW, type="release")
 
     def _end(self, job: RemoteJob, result: bytes, **message: Any) -> None:
-        job.end(result)
+        job.note_result(result)
         self.event(id=job.key, **message)
 
     async def look_after(self) -> dict[Job, str]:
@@ -1214,8 +1214,8 @@ class Connection:
         if self._last_asked is not None and number >= self._last_asked and not self._queue:
             self._last_asked = None
             again = None
-        ended = message.flag("ended")
-        self._nothing = Miss(again, ended=ended, stopped=printable(message.text("left", 1000)))
+        met_end = message.flag("ended")
+        self._nothing = Miss(again, met_end=met_end, stopped=printable(message.text("left", 1000)))
         self._note_answer(number)
         self._wake()
 
@@ -1303,7 +1303,7 @@ class Telling(Sink):
         """Note why a run has ended, for the result of its job."""
         job = self._connection.ours(run.job)
         if job:
-            job.end_run(cause)
+            job.note_end_of_run(cause)
 
     def _begin_young(self) -> None:
         self._timer = None
@@ -1315,7 +1315,7 @@ class Telling(Sink):
         pid, mark = (run.shell.pid, to_text(run.shell.mark)) if run.shell else (0, "")
         job = self._connection.ours(run.job)
         if job:
-            job.begin_run(mark)
+            job.note_run(mark)
         self._tell(
             run,
             "begin",

@@ -729,8 +729,8 @@ class KeeperLink:
 #
 # A line that was claimed for a client is a `Grant`, until its result is written.  Several may say at one time
 # what becomes of it: its client says how its job has ended, the grace of that client is over, somebody sets
-# the state in the file, its group is stopped.  The first `Outcome` counts, and Grant.end() is the one place
-# where an outcome may be altered.
+# the state in the file, its group is stopped.  The first `Outcome` counts, and Grant.decide() is the one
+# place where an outcome may be altered.
 
 
 # A line that a client has is in one of these phases.  Only methods of Grant change the phase:
@@ -760,7 +760,7 @@ class Phase(enum.Enum):
     OVER = enum.auto()
 
 
-class End(enum.Enum):
+class Cause(enum.Enum):
     """Why a line has left its client; the text is shown if nothing better is known."""
     RAN = "ended"                       # its job has come to its end
     TIMEOUT = "timeout"
@@ -776,31 +776,31 @@ class End(enum.Enum):
     @property
     def loses_host(self) -> bool:
         """Whether a host of a group counts as lost when one of its jobs ends so."""
-        return self in (End.TIMEOUT, End.UNSTARTED, End.VANISHED, End.TAKEN)
+        return self in (Cause.TIMEOUT, Cause.UNSTARTED, Cause.VANISHED, Cause.TAKEN)
 
 
 # What a client says of the end of a job, besides its state
 CAUSES = {
-    "": End.RAN,
-    "timeout": End.TIMEOUT,
-    "memory": End.MEMORY,
-    "oom": End.OOM,
-    "unstarted": End.UNSTARTED,
-    "vanished": End.VANISHED,
+    "": Cause.RAN,
+    "timeout": Cause.TIMEOUT,
+    "memory": Cause.MEMORY,
+    "oom": Cause.OOM,
+    "unstarted": Cause.UNSTARTED,
+    "vanished": Cause.VANISHED,
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What becomes of a line."""
-    end: End
+    cause: Cause
     state: bytes                        # that it gets
     how: str = ""                       # how its job ended, to be shown: "exit 0"
     event: int | None = None            # the client's event to acknowledge once the state is written
 
     @property
     def shown(self) -> str:
-        return self.how or self.end.value
+        return self.how or self.cause.value
 
 
 @dataclass(eq=False)
@@ -890,7 +890,7 @@ class Grant:
         self.began = time.time()            # by our own clock: the client's may be wrong
         self.pid = pid
 
-    def end(self, outcome: Outcome) -> Outcome | None:
+    def decide(self, outcome: Outcome) -> Outcome | None:
         """Say what becomes of it; returns what really does, or None if it is no longer open.
 
         If its job ends without a result of its own, earlier decisions about the line have more weight:
@@ -904,13 +904,13 @@ class Grant:
         self.phase = Phase.ENDING
         cancelled = self.is_cancelled
         stage = self.group.stage if self.group else None
-        if outcome.end is End.RETURNED and stage in (Stage.RUNNING, Stage.STOPPED) and not cancelled:
-            outcome = replace(outcome, end=End.VANISHED, state=ERROR)
+        if outcome.cause is Cause.RETURNED and stage in (Stage.RUNNING, Stage.STOPPED) and not cancelled:
+            outcome = replace(outcome, cause=Cause.VANISHED, state=ERROR)
         if outcome.state == ERROR and stage is Stage.STOPPED:
-            outcome = replace(outcome, end=End.STOPPED, how="")
+            outcome = replace(outcome, cause=Cause.STOPPED, how="")
         if outcome.state in (NEW, ERROR) and cancelled:
-            unbegun = outcome.end in (End.RETURNED, End.UNSTARTED)
-            outcome = replace(outcome, end=End.CANCELLED if unbegun else outcome.end, state=HELD)
+            unbegun = outcome.cause in (Cause.RETURNED, Cause.UNSTARTED)
+            outcome = replace(outcome, cause=Cause.CANCELLED if unbegun else outcome.cause, state=HELD)
         return outcome
 
     def forget(self) -> None:
@@ -1220,9 +1220,9 @@ class Client(Taker):
             if grant.member and grant.member.group.requeue(grant.member, grant):
                 continue
             if grant.member or grant.phase is Phase.BEGUN:
-                self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
+                self.sessions.settle(grant, Outcome(Cause.VANISHED, ERROR))
             else:
-                self.sessions.settle(grant, Outcome(End.RETURNED, NEW))
+                self.sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
 
     def _detach(self) -> list[Grant]:
         """It has no link: it asks for nothing, and no group begins with it.
@@ -1243,7 +1243,7 @@ class Client(Taker):
     def _part(self, begun: list[Grant]) -> None:
         """Settle what it has after it has left.  begun: its jobs of groups that have begun."""
         for grant in begun:
-            self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
+            self.sessions.settle(grant, Outcome(Cause.VANISHED, ERROR))
         self._release_unknown(set())
 
     def _expire(self) -> None:
@@ -1258,7 +1258,7 @@ class Client(Taker):
                             "client was killed, its jobs may still run)")
         for grant in list(self.grants.values()):
             state = NEW if self.sessions.is_resumed(grant) else ERROR
-            self.sessions.settle(grant, Outcome(End.VANISHED, state))
+            self.sessions.settle(grant, Outcome(Cause.VANISHED, state))
 
     # -- what it asks for, and gets --------------------------------------------------------------------------
 
@@ -1314,7 +1314,7 @@ class Client(Taker):
     def tell_nothing(self, found: Round) -> None:
         """Tell it that there is nothing for it, as this round has found, so that it may leave."""
         self.leaving = False
-        self.tell(type="nothing", request=self.asked, ended=found.ended, left=found.stopped(self)[:1000])
+        self.tell(type="nothing", request=self.asked, ended=found.met_end, left=found.stopped(self)[:1000])
 
     def tell(self, **message: Any) -> None:
         """Send it a message, if it is here."""
@@ -1836,7 +1836,7 @@ class Member:
     queue: deque[Grant]                         # jobs that the client was not told of
     current: Grant | None = None                # the job that the client was told of, and that has not ended
     holds: bool = False                         # the shell of its first job waits, or has waited
-    lost: bool = False                          # it counts as lost, see End.loses_host
+    lost: bool = False                          # it counts as lost, see Cause.loses_host
 
     @property
     def is_ready(self) -> bool:
@@ -1978,7 +1978,7 @@ class Group:
             member.stop()
         for grant in self._unended:
             grant.leave_group()
-            self._sessions.settle(grant, Outcome(End.RETURNED, NEW))
+            self._sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
         self._dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, member: Member) -> None:
@@ -2001,13 +2001,13 @@ class Group:
         if not grant:
             return
         if not self._dispatcher.is_startable(grant):
-            self._sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
+            self._sessions.settle(grant, Outcome(Cause.UNSTARTED, ERROR))
             return
         if self.stage is Stage.PREPARING:                   # the client has not asked for later jobs
             member.client.supply(1)
         self._dispatcher.send_jobs(member.client, [grant])
 
-    def end(self, member: Member, grant: Grant, outcome: Outcome) -> None:
+    def note_ended(self, member: Member, grant: Grant, outcome: Outcome) -> None:
         """A job has ended.
 
         If it ends in error while the group prepares, its host is lost; if it ends otherwise then, so does the
@@ -2019,7 +2019,7 @@ class Group:
         self._unended.discard(grant)
         self._note_result(member, grant, outcome)
         member.forget(grant)
-        if preparing or outcome.end.loses_host:
+        if preparing or outcome.cause.loses_host:
             member.lose()
         if self.stage is not Stage.STOPPED and sum(not member.lost for member in self._members) < self._least:
             self._stop()
@@ -2044,7 +2044,7 @@ class Group:
     def _drop_queue(self, member: Member) -> None:
         """Settle the jobs that the client was not told of: they are not begun any more."""
         for grant in member.empty_queue():
-            self._sessions.settle(grant, Outcome(End.STOPPED, ERROR))
+            self._sessions.settle(grant, Outcome(Cause.STOPPED, ERROR))
 
     def _note_result(self, member: Member, grant: Grant, outcome: Outcome) -> None:
         took = "" if grant.handed is None else human_time(boottime() - grant.handed)
@@ -2355,7 +2355,7 @@ class Sessions:
     def _conclude(self, grant: Grant, outcome: Outcome) -> None:
         """A line has come to this end: no client has it any more, and its group, if any, hears of it."""
         if self.forget(grant) and grant.member:
-            grant.member.group.end(grant.member, grant, outcome)
+            grant.member.group.note_ended(grant.member, grant, outcome)
 
     def settle(self, grant: Grant, said: Outcome) -> None:
         """Somebody says what becomes of a line: write its state, however long that takes.
@@ -2363,7 +2363,7 @@ class Sessions:
         The first attempt goes to the worker before this returns.  If it succeeds, whatever the worker is
         asked later finds the line in its new state.
         """
-        outcome = grant.end(said)
+        outcome = grant.decide(said)
         if not outcome:
             return
         if outcome.event is not None:
@@ -2411,7 +2411,7 @@ class Sessions:
         self.say(f"line {grant.number}: was lost to another runner")
         self._tally.count(grant.job, ERROR)
         grant.tell("lost")
-        self._conclude(grant, Outcome(End.TAKEN, ERROR))
+        self._conclude(grant, Outcome(Cause.TAKEN, ERROR))
 
     def cancel(self, grant: Grant) -> None:
         """Somebody has set the state of a line: tell its client.
@@ -2420,7 +2420,7 @@ class Sessions:
         at once.
         """
         if grant.phase is Phase.CLAIMED:
-            self.settle(grant, Outcome(End.CANCELLED, HELD))
+            self.settle(grant, Outcome(Cause.CANCELLED, HELD))
         else:
             grant.tell("stop", cancelled=True)
 
@@ -2491,7 +2491,7 @@ class Sessions:
             self.settle(grant, self._result(grant, message, number))
             return
         if kind == "release":
-            self.settle(grant, Outcome(End.RETURNED, NEW, event=number))
+            self.settle(grant, Outcome(Cause.RETURNED, NEW, event=number))
             return
         if kind == "begin":
             if grant.is_to_be_held:
@@ -2503,14 +2503,14 @@ class Sessions:
     def _result(grant: Grant, message: Message, event: int) -> Outcome:
         """How a job has ended.  Raises WireError."""
         state = message.state("state")
-        end = CAUSES.get(message.text("cause", 16))
+        cause = CAUSES.get(message.text("cause", 16))
         if state == HELD and grant.is_cancelled:
-            end = End.CANCELLED
+            cause = Cause.CANCELLED
         elif state not in (DONE, FAILED, ERROR):
-            end = None
-        if not end:
+            cause = None
+        if not cause:
             raise WireError("no end of a job")
-        return Outcome(end, state, printable(message.text("how", 64)), event)
+        return Outcome(cause, state, printable(message.text("how", 64)), event)
 
     def _note_run(self, client: Client, kind: str, grant: Grant, message: Message, number: int) -> None:
         """Pass on an event that goes to files or console.  Raises WireError."""
@@ -2985,7 +2985,7 @@ class Dispatcher:
     def look(self, turns: dict[Client, Resources]) -> None:
         """Start to look for lines.  turns: how much of what it has each client offers."""
         self.claiming = True
-        leaving = any(client.leaving and (self._round.ended or not client.follow) for client in turns)
+        leaving = any(client.leaving and (self._round.met_end or not client.follow) for client in turns)
         self._worker.ask(self._claimed, self._claim, turns, leaving)
 
     def _claim(self, turns: dict[Client, Resources], leaving: bool) -> Batch:
@@ -3035,11 +3035,11 @@ class Dispatcher:
             self._server.sessions.note(grant)
             client = grant.client
             if not self.is_startable(grant):
-                self._server.sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
+                self._server.sessions.settle(grant, Outcome(Cause.UNSTARTED, ERROR))
             elif client.link and not self._server.stopping:
                 batches.setdefault(client, []).append(grant)
             else:
-                self._server.sessions.settle(grant, Outcome(End.RETURNED, NEW))
+                self._server.sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
         for client, some in batches.items():
             client.supply(sum(int(grant.job.settings.needs.slots) for grant in some))
             self.send_jobs(client, some)
@@ -3121,7 +3121,7 @@ class Dispatcher:
         found = self._round
         if client not in found.takers or found.began < client.asked_at:
             return False
-        if client.follow and not found.ended:
+        if client.follow and not found.met_end:
             return False
         return not self.looking and client not in self._reserved() and not found.waits_for(client)
 
@@ -3186,7 +3186,7 @@ class Dispatcher:
         The hosts with the fewest slots to choose from choose first.  free: how many slots each client may
         give.
         """
-        clients = [client for client in free if not (plan.met.ended and client.follow)]
+        clients = [client for client in free if not (plan.met.below_end and client.follow)]
         able = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
         left = dict(free)
         chosen: dict[str, Client | None] = dict.fromkeys(plan.hosts)
@@ -3234,7 +3234,7 @@ class Dispatcher:
         else:
             claim.plan.call_off()
             for grant in grants:
-                self._server.sessions.settle(grant, Outcome(End.RETURNED, NEW))
+                self._server.sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
         self._server.leave_if_over()
         self.look_again(pause=0.0 if may_begin else 1.0)
 

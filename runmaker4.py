@@ -1689,7 +1689,7 @@ class Scope(NamedTuple):
     fault: str = ""                         # of the first malformed directive: jobs below it wait
 
     @property
-    def ended(self) -> bool:
+    def below_end(self) -> bool:
         """Whether runners that follow take no jobs here."""
         return self.end is not None
 
@@ -1942,9 +1942,9 @@ class Taker:
         name = self.name.lower()
         return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
 
-    def fits(self, settings: JobSettings, ended: bool) -> bool:
-        """Whether it may take jobs with these settings; ended: below `#RUN end`."""
-        return (not (ended and self.follow) and self.has.holds(settings.needs)
+    def fits(self, settings: JobSettings, below_end: bool) -> bool:
+        """Whether it may take jobs with these settings; below_end: below `#RUN end`."""
+        return (not (below_end and self.follow) and self.has.holds(settings.needs)
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
     def renews(self, state: bytes) -> bool:
@@ -2503,8 +2503,8 @@ class JobReader(Opened):
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
-        self._end: tuple[int, bytes] | None = None          # its size and last byte, as they were seen last
-        self._end_since = 0.0                   # when they were first seen (clock)
+        self._tail: tuple[int, bytes] | None = None         # its size and last byte, as they were seen last
+        self._tail_since = 0.0                  # when they were first seen (clock)
         self._full_size = 0                     # the last size that was believed; at first, as it was opened
         self._fd = None                         # the open file
         self.reader = Reader(None)              # the open file, to read
@@ -2558,12 +2558,12 @@ class JobReader(Opened):
         """
         now = self.clock()
         end = size, self.reader.pread(1, max(size - 1, 0))
-        if end != self._end:
-            is_whole = self._end is None and end[1] == b"\n"
-            self._end = end
-            self._end_since = -math.inf if is_whole else now
+        if end != self._tail:
+            is_whole = self._tail is None and end[1] == b"\n"
+            self._tail = end
+            self._tail_since = -math.inf if is_whole else now
         patience = self.HELD_UP if self._is_held_up() else self.interval
-        wait = self._end_since + patience - now
+        wait = self._tail_since + patience - now
         if wait > 0:
             return min(wait, self.interval)
         self._full_size = size
@@ -3485,7 +3485,7 @@ class Takers:
         # files may have many directives, and servers many clients
         key = scope.whom
         if key not in self.known:
-            self.known[key] = {taker for taker in self.all if taker.fits(settings, scope.ended)}
+            self.known[key] = {taker for taker in self.all if taker.fits(settings, scope.below_end)}
         return filter(self.known[key].__contains__, self.all) if self.known[key] else iter(())
 
     def include(self, scope: Scope) -> bool:
@@ -3576,7 +3576,7 @@ class PendingGroup:
     LONGEST = 10_000            # jobs
 
     name: str
-    ended: bool = False         # it stands below `#RUN end`
+    below_end: bool = False     # it stands below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
     whole: bool = False         # no more jobs of it follow: its end was met
     waits: bool = False         # it cannot be started: jobs of it run, or it may have more than were met
@@ -3620,16 +3620,16 @@ class Round:
     checked: int = 0                        # no line before this offset keeps a barrier check from passing
 
     @property
-    def ended(self) -> bool:
+    def met_end(self) -> bool:
         """Whether it has met `#RUN end`."""
-        return self.scope.ended
+        return self.scope.below_end
 
     def waits_for(self, taker: Taker) -> bool:
         """Whether it met jobs that this taker may take later.
 
         Below a check that has met a failure, only takers that follow wait.
         """
-        return taker in self.waiting and ((taker.follow and not self.ended) or not self.stopped(taker))
+        return taker in self.waiting and ((taker.follow and not self.met_end) or not self.stopped(taker))
 
     def stopped(self, taker: Taker) -> str:
         """What is to be said of the check that keeps jobs from this taker for good; '' if none does."""
@@ -3641,9 +3641,9 @@ class Round:
         """Whether nothing below can matter to its takers: all must wait, or leave at `#RUN end`."""
         if not takers:
             return False
-        if self.ended and all(taker.follow for taker in takers):
+        if self.met_end and all(taker.follow for taker in takers):
             return True
-        if not self.block and not self.ended:
+        if not self.block and not self.met_end:
             return False
         if self.block and self.block.why is Why.STOPPED and any(taker.follow for taker in takers):
             return False                        # `#RUN end` may stand below
@@ -3717,7 +3717,7 @@ class Round:
     def group(self) -> PendingGroup:
         """The group that is being met; a new one if the last is whole."""
         if not self.groups or self.groups[-1].whole:
-            self.groups.append(PendingGroup(self.scope.settings.together, self.ended))
+            self.groups.append(PendingGroup(self.scope.settings.together, self.met_end))
         return self.groups[-1]
 
     def join_group(self, line: Line) -> None:
@@ -3806,7 +3806,7 @@ class Miss:
     """Why there is no job to take.  As a truth value it is false, and a Job is true."""
     again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
-    ended: bool = False         # takers that follow shall leave
+    met_end: bool = False       # takers that follow shall leave
     stopped: str = ""           # why jobs are left that the taker should have had
     round: Round = field(default_factory=Round)       # what a cursor has met
     whole: bool = False         # the cursor has walked as far as anything can matter to its takers
@@ -3875,7 +3875,7 @@ class Cursor:
         self.interval = file.interval
         self.orphans: list[int] = []            # line numbers of those that were marked `e`
         # the results of the last runs here, by their commands
-        self._ends: OrderedDict[bytes, bytes] = OrderedDict()
+        self._results: OrderedDict[bytes, bytes] = OrderedDict()
         self.inode = file.inode                 # of the file that the round walks through
         self.scan: Scan | None = None           # the walk of the round under way; None: there is none
         self.round = Round()                    # the round under way, or the last one
@@ -4172,7 +4172,7 @@ class Cursor:
                 found.group().waits = True
             return
         state = NEW if self._is_renewed(self.takers, line, found.scope) else ERROR
-        attempt = self._attempt(scan, line, lambda: self.file.make(line, state, self._known_end(line)))
+        attempt = self._attempt(scan, line, lambda: self.file.make(line, state, self._known_result(line)))
         if not attempt.became:
             found.note_unfinished(line)
             return
@@ -4257,7 +4257,7 @@ class Cursor:
         """Claim a new line in this scope for a taker; None if it cannot be had.  Raises Shifted, OSError."""
         attempt = self._attempt(scan, line, lambda: self.file.claim(line, taker, scope.settings))
         if attempt.job:
-            self._ends.pop(line.command, None)
+            self._results.pop(line.command, None)
         return attempt.job
 
     def _attempt(self, scan: Scan, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
@@ -4295,25 +4295,25 @@ class Cursor:
                 "run here has ended"
             )
 
-    def _known_end(self, line: Line) -> bytes:
+    def _known_result(self, line: Line) -> bytes:
         """The result of the last run here of an orphan's command; b'' if there is none, or another line has
         this command, too.  Raises OSError.
         """
-        ended = self._ends.get(line.command)
-        if not ended:
+        result = self._results.get(line.command)
+        if not result:
             return b""
         equal = itertools.islice(lines_of(self.file.reader, self.file.start, {line.command}), 2)
-        return ended if len(list(equal)) == 1 else b""
+        return result if len(list(equal)) == 1 else b""
 
     def _hint(self, line: Line) -> str:
         """What a run here tells of an orphan's command; '' if there was none.
 
         Only a person knows whether others have begun to run it since.
         """
-        ended = self._ends.get(line.command)
-        if not ended:
+        result = self._results.get(line.command)
+        if not result:
             return ""
-        return f"; an editor may have brought back its r: a run here has ended, {show(ended)}"
+        return f"; an editor may have brought back its r: a run here has ended, {show(result)}"
 
     # -- directives that are met -----------------------------------------------------------------------------
 
@@ -4378,11 +4378,11 @@ class Cursor:
         Raises NotNow.
         """
         fault = self.file.finish(job, state)
-        self._ends.pop(job.command, None)       # the entry is older, and may be of another line
+        self._results.pop(job.command, None)    # the entry is older, and may be of another line
         if state in (DONE, FAILED):
-            self._ends[job.command] = state
-            if len(self._ends) > self.REMEMBERED:
-                self._ends.popitem(last=False)
+            self._results[job.command] = state
+            if len(self._results) > self.REMEMBERED:
+                self._results.popitem(last=False)
         return fault
 
     def release(self, job: Job) -> str:
@@ -4837,7 +4837,7 @@ class FileJobs:
             return found
         met = found.round
         again = self.poll if found.again is None and met.waits_for(self._taker) else found.again
-        return replace(found, again=again, ended=met.ended, stopped=met.stopped(self._taker))
+        return replace(found, again=again, met_end=met.met_end, stopped=met.stopped(self._taker))
 
     def _claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         if has != self._taker.has:
@@ -7808,7 +7808,7 @@ class Runner:
             self._nothing = found
         else:
             job = found
-            self._nothing = Miss(ended=self._nothing.ended)
+            self._nothing = Miss(met_end=self._nothing.met_end)
         if job and await self._take(slots, job.needs.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")
@@ -7829,7 +7829,7 @@ class Runner:
 
     def _leaves(self) -> bool:
         """Whether it is time to leave if there is nothing to do."""
-        return not self.works and (not self.options.follow or self._nothing.ended)
+        return not self.works and (not self.options.follow or self._nothing.met_end)
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run; None: any."""
@@ -9492,7 +9492,7 @@ class Link:
         self.heard = boottime()          # when the last message came; at first, when this was made
         self.why = ""                       # why it was dropped
         self._flushing = False              # flush() is called in this turn of the loop, or the next
-        self.ended = False
+        self.closing = False
         self._timer: asyncio.TimerHandle | None = None      # until what was posted is sent
 
     # -- for subclasses --------------------------------------------------------------------------------------
@@ -9521,7 +9521,7 @@ class Link:
 
     def post(self, message: dict[str, Any]) -> bool:
         """Send a message within 20 milliseconds, together with others; False: the connection is ending."""
-        if self.ended or self.transport.is_closing():
+        if self.closing or self.transport.is_closing():
             return False                    # lost() will deal with it
         self.channel.send(message)
         if not self._timer and not self._flushing:
@@ -9536,7 +9536,7 @@ class Link:
             self._timer = None
         data = self.channel.outgoing()
         # a message that comes after end() may be answered: the answer is not sent
-        if data and not self.ended and not self.transport.is_closing():
+        if data and not self.closing and not self.transport.is_closing():
             self.transport.write(data)
             if self.transport.get_write_buffer_size() > UNREAD:
                 self.drop("it does not read what it is sent")
@@ -9545,7 +9545,7 @@ class Link:
         """Send nothing more.  Once the other end has read everything, it closes the connection."""
         self.flush()
         if not self.transport.is_closing():
-            self.ended = True
+            self.closing = True
             with contextlib.suppress(OSError):      # ENOTCONN: the other end is gone, and lost() will come
                 self.transport.write_eof()
 

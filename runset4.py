@@ -1882,7 +1882,7 @@ def is_end(line: Line) -> bool:
     return False
 
 
-def find_ends(file: JobFile, fd: int) -> list[Line]:
+def end_lines(file: JobFile, fd: int) -> list[Line]:
     """The lines `#RUN end` of an open job file.  Raises OSError."""
     with Reader.of(fd, file.network) as now:
         lines = Scan(now, first_line(now), b"", directives=True)
@@ -1892,7 +1892,7 @@ def find_ends(file: JobFile, fd: int) -> list[Line]:
 def add_end(file: JobFile) -> str:
     """Append `#RUN end`, unless there is one; what was done.  Raises Problem, OSError."""
     with appending(file) as fd:
-        if find_ends(file, fd):
+        if end_lines(file, fd):
             return "there is a #RUN end already"
         append_locked(fd, file.real, file.mount, [b"#RUN end\n"])
     return "#RUN end added"
@@ -1917,7 +1917,7 @@ def reopen(file: JobFile, ledger: Ledger) -> None:
     """Make a comment of each line `#RUN end`, in place.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
-        for line in find_ends(file, file.writable()):
+        for line in end_lines(file, file.writable()):
             ledger.note(file, line, set_state(file, line, b"#off", force=False))
 
 

@@ -676,10 +676,10 @@ class JournalReader(Log):
     """Reads DIR/journal."""
     KIND = "journal"
     BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
-    END = operator.itemgetter(
+    END_FIELDS = operator.itemgetter(
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
     )
-    OPEN_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()      # for END, before the end
+    NO_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()        # for END, before the end
     STATES = frozenset("d!e.x")               # of runs that have ended
     RECENT = 50_000             # ended runs that are remembered, in case that an end is told twice
     TAIL = 1 << 22              # bytes at its end, which --status reads first
@@ -737,7 +737,7 @@ class JournalReader(Log):
         if kind in ("start", "end"):
             run = self._read(at, line, event)
             if kind == "end":
-                return self._end(run, line)
+                return self._note_end(run, line)
             self._begin(run.run, at, line, 0)
         elif kind == "moved":
             old, new = event["from"], event["to"]
@@ -752,7 +752,7 @@ class JournalReader(Log):
         if name not in self._ended:
             self._open_runs.setdefault(name, (at, line, body))
 
-    def _end(self, run: RunRecord, line: bytes) -> RunRecord | None:
+    def _note_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
         """Note the end of a run.
 
         None if the run was only lost: then its client may come back.  None, too, if the end is told twice: a
@@ -818,12 +818,12 @@ class JournalReader(Log):
         when, name, number, command, host, slot, pid = self.BOTH(event)
         runner = event.get("runner")
         promised = event.get("promised")
-        end = self.OPEN_END
+        end = self.NO_END
         spent = 0.0
         incomplete = False
         below = None
         if ended:
-            end = self.END(event)
+            end = self.END_FIELDS(event)
             spent = end[4]
             incomplete = event.get("incomplete", False)
             below = event.get("memory_below")
@@ -1415,7 +1415,7 @@ class LineRun:
     def _head(self, is_known: bool) -> str:
         if not self.run:
             return f"{self.state}; no run of it is in the journal" if is_known else self.state
-        text = end_of_run(self.run)
+        text = describe_end(self.run)
         if self.age is not None:
             text += f", {human_time(self.age)} ago"
         if self.is_last and self.state != LEAVES[self.run.state]:      # somebody has set it since
@@ -1438,7 +1438,7 @@ class LineRun:
         return {**job_row(self.line, run, seconds), "state": self.state, **ending}
 
 
-def end_of_run(run: RunRecord) -> str:
+def describe_end(run: RunRecord) -> str:
     """'exit 3 on node1, 14:03:22, after 49 ms, 12 MB', 'running on node1, began 14:03:22'."""
     how = how_ended(run)
     if run.state == ".":

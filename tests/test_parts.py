@@ -699,10 +699,11 @@ class WhatBecomesOfALine(unittest.TestCase):
                 grant = server.Grant("key", mock.Mock(), job)
                 if stage:
                     grant.join(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
-                outcome = grant.end(server.Outcome(server.End[said], state.encode()))
-                self.assertIsNone(grant.end(server.Outcome(server.End.RAN, b"d")), "the first one counts")
+                outcome = grant.decide(server.Outcome(server.Cause[said], state.encode()))
+                second = grant.decide(server.Outcome(server.Cause.RAN, b"d"))
+                self.assertIsNone(second, "the first one counts")
                 self.assertEqual(outcome.state, becomes.encode())
-                self.assertEqual(outcome.end.name, ends or outcome.end.name)
+                self.assertEqual(outcome.cause.name, ends or outcome.cause.name)
 
 
 class LinesOfADeadServer(JobFileCase):
@@ -940,7 +941,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
             grant = server.Grant("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
             sessions.note(grant)
-            self.assertIsNotNone(grant.end(server.Outcome(server.End.RAN, b"d", event=1)))
+            self.assertIsNotNone(grant.decide(server.Outcome(server.Cause.RAN, b"d", event=1)))
             sessions._lose(grant)
             self.assertEqual(sessions.server.tally.error, 0, "who writes its result counts it")
             self.assertIn("key", sessions.jobs)
