@@ -962,7 +962,7 @@ class Connection:
             if self.standing is Standing.OVER or self._gives_up(why):
                 return
             # a random part, because otherwise all clients of a server would reconnect at once
-            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._left()))
+            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._seconds_left()))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _connect(self, first: tuple[socket.socket, Channel] | None) -> ServerLink:
@@ -977,7 +977,7 @@ class Connection:
         dialling = self.loop.create_connection(
             lambda: link, where.host, where.port, happy_eyeballs_delay=0.25
         )
-        await asyncio.wait_for(dialling, min(CONNECT, self._left()))
+        await asyncio.wait_for(dialling, min(CONNECT, self._seconds_left()))
         return link
 
     async def _use(self, link: ServerLink) -> str:
@@ -994,7 +994,7 @@ class Connection:
                     link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
                 else:
                     self._request(link, "ping")
-            elif now - made > min(runmaker4.HANDSHAKE, self._left()):
+            elif now - made > min(runmaker4.HANDSHAKE, self._seconds_left()):
                 link.drop("no answer")
         broken = link.channel.broken
         return self._endpoint.rejection(broken) if isinstance(broken, Refused) else link.gone.result()
@@ -1044,7 +1044,7 @@ class Connection:
         self._requested = 0
         self._forget_nothing()
 
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         """Seconds until we give up; at least 0.5, which is enough for an attempt."""
         return max(self._limit - (boottime() - self._down_since), 0.5)
 

@@ -1879,9 +1879,9 @@ class Member:
 
     def empty_queue(self) -> Sequence[Grant]:
         """Tell its client of no further job; the jobs that are left."""
-        left = self.queue
+        unsent = self.queue
         self.queue = deque()
-        return left
+        return unsent
 
     def stop(self) -> None:
         """Tell the client to end its job, or not to begin it."""
@@ -3188,13 +3188,13 @@ class Dispatcher:
         """
         clients = [client for client in free if not (plan.met.below_end and client.follow)]
         able = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
-        left = dict(free)
+        free_slots = dict(free)
         chosen: dict[str, Client | None] = dict.fromkeys(plan.hosts)
         for host in sorted(able, key=lambda host: sum(free[client] for client in able[host])):
-            client = next((client for client in able[host] if left[client] > 0), None)
+            client = next((client for client in able[host] if free_slots[client] > 0), None)
             if client:
                 chosen[host] = client
-                left[client] -= 1
+                free_slots[client] -= 1
         return chosen
 
     def _claim_group(self, claim: GroupClaim) -> GroupClaim:

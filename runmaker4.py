@@ -3783,7 +3783,7 @@ def first_bad(file: JobReader, check: Line, states: bytes, checked: int) -> Line
     return bad
 
 
-def left_alone(line: Line, settings: JobSettings) -> str:
+def not_for_groups(line: Line, settings: JobSettings) -> str:
     """What is said of a job of a group if nobody here starts groups."""
     return (
         f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone "
@@ -4235,7 +4235,7 @@ class Cursor:
             found.note_unfinished(line)
             if not self._groups_named:
                 self._groups_named = True
-                self.say(left_alone(line, settings))
+                self.say(not_for_groups(line, settings))
 
     def _note_waiting(self, line: Line) -> None:
         """A job is below a block: if it is new, the takers that may have it wait."""
@@ -4501,7 +4501,7 @@ def dry_run(file: JobReader, taker: Taker, memory: Memory) -> Iterator[Line]:
         elif found.scope.settings.together:
             if line.state == NEW and not groups_named:
                 groups_named = True
-                file.say(left_alone(line, found.scope.settings))
+                file.say(not_for_groups(line, found.scope.settings))
         elif fits and (line.state != RUNNING or file.is_orphan(line)):
             yield line
 
@@ -4962,7 +4962,7 @@ class Child(Shell):
     def __init__(self, pid: int, mark: bytes, ended: asyncio.Future[int]) -> None:
         super().__init__(pid, mark)
         self.ended = ended              # its wait status (waitpid(2))
-        self.deserted = False           # after its end, its session was seen without a living process
+        self.session_ended = False      # after its end, its session was seen without a living process
 
 
 class Birth(NamedTuple):
@@ -5068,7 +5068,7 @@ class ProcessTable:
         The shell comes first, and each parent before its children.  If a command were ended before its shell,
         the shell would begin the next one.
         """
-        session = [] if shell.deserted else self.session(shell)
+        session = [] if shell.session_ended else self.session(shell)
         todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
         found: dict[int, None] = {}
         while todo:
@@ -5230,7 +5230,7 @@ class TreeEnder:
             over = shell.ended.done()               # before the look, which takes a while
             table = await self._look()
             if over and not table.session(shell):
-                shell.deserted = True
+                shell.session_ended = True
             alive = table.tree(shell)
             looked = self._loop.time()
             empty = 0 if alive else empty + 1
@@ -5473,7 +5473,7 @@ class SlurmLimit:
     end: float | None = None            # when Slurm ends us (seconds since the epoch); None: not known yet
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until jobs must have ended; 0 while nobody knows."""
         if self.end is None:
             return 0.0
@@ -5489,7 +5489,7 @@ class SlurmLimit:
             told = os.environ.get("SLURM_JOB_END_TIME")
             if told:
                 self._take(told)
-            if self.left <= 0:                          # the variable is not set, or the limit was extended
+            if self.seconds_left <= 0:                  # the variable is not set, or the limit was extended
                 self._take(self._ask())
         except Problem as problem:
             if self.end is None:
@@ -7443,7 +7443,9 @@ class Runner:
         self._told: asyncio.Future[None] = self.loop.create_future()    # done when the next such signal comes
         self.began = self.loop.time()
         limit = options.walltime
-        self._wall_end = self.began + (limit.left if isinstance(limit, SlurmLimit) else limit or math.inf)
+        self._wall_end = self.began + (
+            limit.seconds_left if isinstance(limit, SlurmLimit) else limit or math.inf
+        )
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -8870,10 +8872,10 @@ class RunnerProgram(Program):
         limit = self.options.walltime
         if isinstance(limit, SlurmLimit):
             limit.find(self.options.kill_after)
-            if limit.left <= 0:
+            if limit.seconds_left <= 0:
                 self.say(
-                    f"Slurm ends this job in {human_time(max(limit.left + limit.margin, 0))}, and the margin "
-                    f"is {human_time(limit.margin)}: no job is started"
+                    f"Slurm ends this job in {human_time(max(limit.seconds_left + limit.margin, 0))}, and "
+                    f"the margin is {human_time(limit.margin)}: no job is started"
                 )
 
     def console(self, file: JobReader | None, with_output: bool) -> list[Sink]:

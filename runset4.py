@@ -503,7 +503,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
         must_name(file, fd)
 
 
-LEFT_BEHIND = "is r, but nobody runs it (its runner or host died)"
+DESERTED = "is r, but nobody runs it (its runner or host died)"
 STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 
@@ -529,7 +529,7 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
         if found in (NEW, RUNNING):
             file.write(line, HELD)
     for orphan in orphans:
-        file.say(f"line {orphan.number}: {LEFT_BEHIND}; it is e now")
+        file.say(f"line {orphan.number}: {DESERTED}; it is e now")
     return found, runs
 
 
@@ -588,7 +588,7 @@ def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
                 ledger.note(file, line, why_not_cancelled(found))
             continue
         if found == RUNNING and not runs:
-            file.say(f"line {line.number}: {LEFT_BEHIND}; it is x now")
+            file.say(f"line {line.number}: {DESERTED}; it is x now")
         elif found not in (NEW, RUNNING):
             file.say(f"line {line.number}: is {show(found)}, but its job runs")
         stopped = replace(line, state=found)
@@ -617,7 +617,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
     look_at = 0.0                       # when to look for jobs without runners
     while waiting and time.monotonic() < end:
         if time.monotonic() >= look_at:
-            end_left_jobs(file, waiting)
+            end_deserted_jobs(file, waiting)
             look_at = time.monotonic() + 1.0
         time.sleep(0.05)
         file.follow_path()
@@ -639,7 +639,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
         ledger.refuse(file, line.number, f"is {shown}, but still runs after {STOPPING:.0f} s ({why})")
 
 
-def end_left_jobs(file: JobFile, lines: Sequence[Line]) -> None:
+def end_deserted_jobs(file: JobFile, lines: Sequence[Line]) -> None:
     """End the jobs of these cancelled lines that run on this host, and whose runners are dead.
 
     Raises OSError.
@@ -649,19 +649,21 @@ def end_left_jobs(file: JobFile, lines: Sequence[Line]) -> None:
         return
     jobs: list[Shell] = []
     for command, equal in lines_by_command(lines).items():
-        left = holders.left(command)
-        if not left:
+        deserted = holders.deserted(command)
+        if not deserted:
             continue
-        for line, job in left_jobs(file, equal, left):
+        for line, job in deserted_jobs(file, equal, deserted):
             file.say(f"line {line.number}: its runner is dead, so its job is ended here (process {job.pid})")
             jobs.append(job)
-    end_left(jobs)
+    end_deserted(jobs)
 
 
-def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -> list[tuple[Line, Shell]]:
+def deserted_jobs(
+    file: JobFile, lines: Sequence[Line], jobs: Mapping[int, Shell]
+) -> list[tuple[Line, Shell]]:
     """Which jobs without runners belong to these equal lines, which were cancelled.  Raises OSError.
 
-    left: the jobs of this command without runners, by their seats.  A line's job is the one on the line's own
+    jobs: the jobs of this command without runners, by their seats.  A line's job is the one on the line's own
     seat.  If an edit has moved lines, it may be any other whose seat is no running line's own.  Such others
     are ended only if no copy has a living runner: that copy may be the one that is meant, and its runner ends
     it soon.  In all, no more jobs are ended than live without an `r`.
@@ -674,7 +676,7 @@ def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -
         running = [line for line in file.by_command({command})[command] if line.state == RUNNING]
         alive = file.companion.count(command)
     kept = {own_seat(line) for line in running}
-    free = {at: job for at, job in left.items() if at not in kept}
+    free = {at: job for at, job in jobs.items() if at not in kept}
     found: list[tuple[Line, Shell]] = []
     rest: list[Line] = []
     for line in lines:
@@ -683,7 +685,7 @@ def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -
             found.append((line, own))
         else:
             rest.append(line)
-    if alive == len(left):
+    if alive == len(jobs):
         found += zip(rest, free.values())
     most = max(alive - len(running), 0)
     return found[:most]
@@ -703,13 +705,13 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
 
     on_fuse: the job file is on FUSE.  Its locks are the daemon's, so the kernel does not name their holders.
     """
-    left = holders.left(line.command)
+    deserted = holders.deserted(line.command)
     keeping = holders.pids(line.command, jobs=False)
     if any(map(holders.is_server, keeping)):
         return CLIENT_AWAY
     for pid in keeping[:1]:
-        if left:
-            pids = ", ".join(str(job.pid) for job in left.values())
+        if deserted:
+            pids = ", ".join(str(job.pid) for job in deserted.values())
             return (f"an edit has moved equal lines, so nobody knows which job is meant: process {pids} of "
                     f"this host has no runner, and process {pid} runs another")
         return f"process {pid} of this host is to end it, and does not"
@@ -825,15 +827,15 @@ class Holders:
                   if last != b"EOF"]
         return locked, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
 
-    def left(self, command: bytes) -> dict[int, Shell]:
+    def deserted(self, command: bytes) -> dict[int, Shell]:
         """The jobs without a runner that hold seats of a command, by their seats."""
         first = row(command)
         spans = [span for hold in self.by_jobs for span in hold.seats]
         seats = {at for span in spans for at in span if first <= at < first + SEATS}
-        jobs = {at: self._left(at) for at in seats}
+        jobs = {at: self._deserted(at) for at in seats}
         return {at: job for at, job in jobs.items() if job}
 
-    def _left(self, at: int) -> Shell | None:
+    def _deserted(self, at: int) -> Shell | None:
         """The job that holds a seat; None: nobody does, or a process that is not of the job does, too."""
         holds = [hold for hold in self.all if hold.touches(range(at, at + 1))]
         marks = {hold.pid: self._marks(hold.pid) for hold in holds}
@@ -876,7 +878,7 @@ class Holders:
         return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(seats)})
 
 
-def end_left(jobs: Iterable[Shell]) -> None:
+def end_deserted(jobs: Iterable[Shell]) -> None:
     """End these jobs, which have no runner, as a runner would."""
     async def end_all() -> None:
         loop = asyncio.get_running_loop()

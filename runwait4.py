@@ -1340,7 +1340,7 @@ class LastOutput:
         return file
 
 
-def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
+def bad_lines(watcher: Watcher, found: Survey) -> list[Line]:
     """The lines that are failed or in error, in file order.  Raises Problem."""
     return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
 
@@ -1517,7 +1517,7 @@ def tell_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """
     found = watcher.sure_look()
     named = options.show is not None
-    lines = find_lines(watcher, options.show) if named else left_lines(watcher, found)
+    lines = find_lines(watcher, options.show) if named else bad_lines(watcher, found)
     output: LastOutput | None = None
     orphans = {line.number for line in found.orphans}
     told: Iterable[LineRun] = (LineRun(line, state_of(line, orphans)) for line in lines)
@@ -2657,10 +2657,10 @@ class Reporter:
         start = time.monotonic()
         said: list[str] = []
         log = open_log(self.options, said.append)
-        left = left_lines(self.watcher, found) if self.watcher and found else []
+        bad = bad_lines(self.watcher, found) if self.watcher and found else []
         known = LineRuns((), ())
         if self.watcher and found:
-            commands = {line.command for line in [*left, *found.running]}
+            commands = {line.command for line in [*bad, *found.running]}
             known = with_commands(self.watcher, found, commands)
         still_runs = live or (found is not None and bool(found.running))
         with log.file:
@@ -2669,9 +2669,9 @@ class Reporter:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
         if live:                            # what follows takes little time, compared with reading the log
             self.pause = self._pause_after(start)
-        last = [run for line in left if (run := known.last.get(line.number))]
+        last = [run for line in bad if (run := known.last.get(line.number))]
         log.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
-        page = self._page(runs, found, left, known, live, said)
+        page = self._page(runs, found, bad, known, live, said)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
         for text in () if live else said:
@@ -2698,20 +2698,20 @@ class Reporter:
             (known if run.command in known.numbers else others).judge(run, late)
             yield run
 
-    def _page(self, runs: Gathered, found: Survey | None, left: Sequence[Line], known: LineRuns, live: bool,
-              said: Sequence[str]) -> str:
+    def _page(self, runs: Gathered, found: Survey | None, bad_lines: Sequence[Line], known: LineRuns,
+              live: bool, said: Sequence[str]) -> str:
         """The page, as HTML."""
         outputs = Outputs(self.options.outdir, self.options.report)
         to_fix = [
             Row(line.number, line.command, known.last.get(line.number),
                 "failed" if line.state == FAILED else "error")
-            for line in left[:Gathered.FAILURES]
+            for line in bad_lines[:Gathered.FAILURES]
         ]
         if found:
-            failures = FailuresByWords(to_fix, len(left), outputs)
+            failures = FailuresByWords(to_fix, len(bad_lines), outputs)
         else:
-            bad = runs.states["!"] + runs.states["e"]
-            failures = FailuresByWords(list(map(row_of, runs.failed)), bad, outputs)
+            failed = runs.states["!"] + runs.states["e"]
+            failures = FailuresByWords(list(map(row_of, runs.failed)), failed, outputs)
         pictures = Pictures(runs)
         data = {**pictures.page(failures, outputs), "made": time.time(), "pause": self.pause if live else 0}
         if len(runs.drawn) < sum(runs.states.values()):
@@ -2731,7 +2731,7 @@ class Reporter:
             "KEY": self._key(runs),
             "TIMES": Histogram(runs.drawn).html() + Promises(runs.drawn).html(),
             "GROUPS": failures.html("line" if found else "run"),
-            "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, left, known)),
+            "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, bad_lines, known)),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
@@ -2784,18 +2784,18 @@ class Reporter:
         pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in figures]
         return bar + tag("dl", *pairs, id="facts")
 
-    def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row], left: Sequence[Line],
+    def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row], bad: Sequence[Line],
                 lines: LineRuns) -> Iterator[Table]:
-        """The tables; what is left to fix comes first.  left: the lines that are left to fix."""
+        """The tables; what is left to fix comes first.  bad: the lines that are left to fix."""
         shown = Gathered.SHOWN
-        known = {run for line in left if (run := lines.last.get(line.number))}
+        known = {run for line in bad if (run := lines.last.get(line.number))}
         others = [run for run in runs.failed if run not in known][:shown]
         failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
         ended = len(runs.stats.seconds)
         if self.watcher and found:
             now = LineRuns(self.watcher.lines_with({run.command for run in others}), ())
             held = self.watcher.held_lines(found, shown)
-            yield Table("Left to fix", to_fix[:shown], len(left))
+            yield Table("Left to fix", to_fix[:shown], len(bad))
             yield Table("Other runs that failed or ended in error",
                         [row_of(run, now.line_of(run)) for run in others], failed)
             rows = [Row(line.number, line.command, None, "held", show(line.state)) for line in held]
@@ -2918,13 +2918,13 @@ class LockCheck:
         self.faults = [f"{self.name}: {fault}"] if fault else []
 
     @contextlib.contextmanager
-    def noting(self, *left: int) -> Iterator[None]:
-        """Note an error, unless its number is in `left`: these mean that a host has left, or was none."""
+    def noting(self, *expected: int) -> Iterator[None]:
+        """Note an error, unless its number is in `expected`: these mean that a host has left, or was none."""
         try:
             yield
         except OSError as error:
             fault = ": ".join(filter(None, [self.name, error.filename, reason(error)]))
-            if error.errno not in left and fault not in self.faults:
+            if error.errno not in expected and fault not in self.faults:
                 self.faults.append(fault)
 
     def run(self) -> int:
@@ -3001,13 +3001,13 @@ class LockCheck:
 
     def clean(self) -> None:
         """Remove our file, and those of hosts that were dead all the time; close what is open."""
-        left = [self.path]
+        paths = [self.path]
         for host in self.hosts.values():
             with contextlib.suppress(OSError):              # its file is gone
                 if "excluded" not in host.found and not host.holds(LOCKS["excluded"]):
-                    left.append(host.path)
+                    paths.append(host.path)
             host.reader.close()
-        for path in left:
+        for path in paths:
             with contextlib.suppress(OSError):              # it is not there, or not ours to remove
                 os.unlink(path)
 
