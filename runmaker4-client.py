@@ -436,7 +436,7 @@ class RemoteJob(Job):
             result=None if self.result is None else to_text(self.result),
         )
 
-    def hold(self, is_waiting: Callable[[], None]) -> None:
+    def add_gate(self, is_waiting: Callable[[], None]) -> None:
         """Have its shell wait until the job may begin.  is_waiting: called when the shell waits."""
         self.gate = Gate(is_waiting)
 
@@ -663,7 +663,7 @@ class Connection:
         self._nothing = Miss(EVER)
         self._outbox = Outbox()
         self._wanted = (False, False)               # whether the server keeps records, and wants output
-        self._going: dict[Gate, float] = {}         # gates that are to be opened, and when (the loop's clock)
+        self._gates: dict[Gate, float] = {}         # gates that are to be opened, and when (the loop's clock)
         # jobs that look_after() is to return: "lost" to others, or "cancelled"
         self._to_end: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
         # what leave() waits for may have come: an acknowledgement, or an account
@@ -1038,7 +1038,7 @@ class Connection:
             if not job.of_group:
                 self._give_back(job)
         self._queue.clear()
-        self._going.clear()
+        self._gates.clear()
         for job in self._jobs.values():
             job.refuse()
         self._requested = 0
@@ -1149,7 +1149,7 @@ class Connection:
         for item in message.objects("jobs"):
             job = RemoteJob.read(item)
             if item.flag("hold"):
-                job.hold(functools.partial(self._tell_held, job))
+                job.add_gate(functools.partial(self._tell_at_gate, job))
             self._queue.append(job)
             self.loop.call_later(UNSTARTED, self._return, job)
             self._requested = max(self._requested - job.slots, 0)
@@ -1161,7 +1161,7 @@ class Connection:
         self._forget_nothing()
         self._wake()
 
-    def _tell_held(self, job: RemoteJob) -> None:
+    def _tell_at_gate(self, job: RemoteJob) -> None:
         """Tell the server that the shell of a job waits at its gate."""
         if self._link and job.key in self._jobs:
             self._link.send(type="ready", id=job.key)
@@ -1171,9 +1171,9 @@ class Connection:
         job = self._jobs.get(message.text("id"))
         at = message.seconds("at")
         if job and job.gate:
-            self._going[job.gate] = at
+            self._gates[job.gate] = at
             ahead = min(at - self.loop.time(), self.AHEAD)
-            self.loop.call_later(max(ahead - self.LATE, 0.0), self._let_in, at)
+            self.loop.call_later(max(ahead - self.LATE, 0.0), self._open_gates, at)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
         """End a job, or see to it that it does not begin.
@@ -1191,15 +1191,15 @@ class Connection:
         else:
             self._runner.end_job(job)
 
-    def _let_in(self, at: float) -> None:
+    def _open_gates(self, at: float) -> None:
         """Let the jobs begin whose time this is.
 
         We sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
         Afterwards we leave the processors to the jobs for a moment.  If several clients share a machine, what
         each has to do now would hold up the jobs of clients that are a bit later.
         """
-        due = [gate for gate, when in self._going.items() if when <= at]
-        self._going = {gate: when for gate, when in self._going.items() if when > at}
+        due = [gate for gate, when in self._gates.items() if when <= at]
+        self._gates = {gate: when for gate, when in self._gates.items() if when > at}
         if due:
             time.sleep(min(max(at - self.loop.time(), 0.0), self.LATE))
             for gate in due:

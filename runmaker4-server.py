@@ -839,7 +839,7 @@ class Grant:
         return self.member.group if self.member else None
 
     @property
-    def is_to_be_held(self) -> bool:
+    def is_gated(self) -> bool:
         """Whether its shell is to wait, because its group prepares."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
@@ -871,7 +871,7 @@ class Grant:
             memory=[needs.memory for needs in (settings.needs, *settings.more)],
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
-            hold=self.is_to_be_held,
+            hold=self.is_gated,
         )
 
     def hand(self) -> None:
@@ -1844,7 +1844,7 @@ class Member:
         waits = self.holds and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
-    def hold(self) -> None:
+    def note_at_gate(self) -> None:
         """The shell of its job waits."""
         self.holds = True
 
@@ -1936,7 +1936,7 @@ class Group:
 
     def note_ready(self, member: Member) -> None:
         """A client says that a shell waits."""
-        member.hold()
+        member.note_at_gate()
         self._release_if_ready()
 
     def _release_if_ready(self) -> None:
@@ -1957,11 +1957,11 @@ class Group:
         self.stage = Stage.RUNNING
         self._timer.cancel()
         here = [member for member in self._members if not member.lost]
-        held = [(member, member.current) for member in here if member.current]
-        trips = [member.clock.trip for member, _ in held]
-        lead = max(trips, default=0.0) + self.LEAD + self.LEAD_OF_HOST * len(held)
+        at_gates = [(member, member.current) for member in here if member.current]
+        trips = [member.clock.trip for member, _ in at_gates]
+        lead = max(trips, default=0.0) + self.LEAD + self.LEAD_OF_HOST * len(at_gates)
         at = self._loop.time() + lead
-        for member, grant in held:
+        for member, grant in at_gates:
             grant.hand()
             grant.begin()
             grant.tell("go", at=at + member.clock.offset)
@@ -2494,7 +2494,7 @@ class Sessions:
             self.settle(grant, Outcome(Cause.RETURNED, NEW, event=number))
             return
         if kind == "begin":
-            if grant.is_to_be_held:
+            if grant.is_gated:
                 raise WireError("it was to hold that job")
             grant.begin(message.process("pid"))
         self._note_run(client, kind, grant, message, number)

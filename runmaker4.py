@@ -2491,7 +2491,7 @@ class JobReader(Opened):
     LOOKS = 3                   # looks, an interval apart, that must miss a file or a line before it is gone
     # seconds for which a network file system may hold up an editor that saves a file in place: MooseFS takes
     # 30 if two hosts write to one file
-    HELD_UP = 60.0
+    SAVING = 60.0
     BAD = 9                     # lines that an account names
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
@@ -2552,7 +2552,7 @@ class JobReader(Opened):
 
         An editor that saves a file in place empties it first, and somebody may be writing a last line.  So
         size and last byte must stay the same for a while; but a file that ends with a newline at the first
-        look is believed at once.  On a network file system an editor may be held up for HELD_UP seconds.
+        look is believed at once.  On a network file system an editor may be held up for SAVING seconds.
 
         size: up to where the file was read.  Raises OSError.
         """
@@ -2562,7 +2562,7 @@ class JobReader(Opened):
             is_whole = self._tail is None and end[1] == b"\n"
             self._tail = end
             self._tail_since = -math.inf if is_whole else now
-        patience = self.HELD_UP if self._is_held_up() else self.interval
+        patience = self.SAVING if self._is_held_up() else self.interval
         wait = self._tail_since + patience - now
         if wait > 0:
             return min(wait, self.interval)
@@ -3391,7 +3391,7 @@ class JobQueue(JobFile):
         if job.whereabouts is Whereabouts.FOUND:
             job.whereabouts = Whereabouts.MISSED
             job.missed_since = now
-        patience = self.HELD_UP if self._is_held_up() else (self.LOOKS - 1) * self.interval
+        patience = self.SAVING if self._is_held_up() else (self.LOOKS - 1) * self.interval
         return now - job.missed_since >= patience
 
     def _note_missing(self, job: Job, state: bytes) -> None:
@@ -5290,12 +5290,12 @@ class Processes(TreeEnder):
         signals.handle(signal.SIGCHLD, self.reap)
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out: int | None,
-              err: int | None, held: Sequence[int], gate: int | None = None) -> Child:
+              err: int | None, inherited: Sequence[int], gate: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
         shell: a path, or a name that is looked up in our own PATH.  out, err: None: nobody reads that stream.
-        held: descriptors that the shell holds as long as it lives.  gate: a descriptor from which it reads a
-        line before it does anything else; at end of file it exits.
+        inherited: descriptors that the shell holds as long as it lives.  gate: a descriptor from which it
+        reads a line before it does anything else; at end of file it exits.
 
         The `exit` at the end keeps the shell alive around the last command.  Without it shells exec that
         command; and if the command closes all descriptors above 2, as ssh does, the lock would be gone.  The
@@ -5303,10 +5303,10 @@ class Processes(TreeEnder):
         `&&` or `|`, which `exit` would complete.
         """
         mark = next(self._marks)
-        # The shell's numbers are none of `held`: some C libraries leave close-on-exec set if dup2(2) gets one
-        # number twice.
-        numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in held)
-        pairs: list[tuple[int | None, int]] = [*zip((gate, out, err), range(3)), *zip(held, numbers)]
+        # The shell's numbers are none of `inherited`: some C libraries leave close-on-exec set if dup2(2)
+        # gets one number twice.
+        numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited)
+        pairs: list[tuple[int | None, int]] = [*zip((gate, out, err), range(3)), *zip(inherited, numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
         command = (b"" if gate is None else GATE) + b"{ :; %s\n\n}\nexit" % command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
@@ -6199,7 +6199,7 @@ class Spool:
         return block
 
 
-class HeldBack:
+class PendingOutput:
     """What a job has printed on a stream, until its turn comes: blocks in the spool, the rest in memory."""
 
     def __init__(self, spool: Spool) -> None:
@@ -6244,7 +6244,7 @@ class Plain(Sink):
         self.trouble = trouble
         self.spool = Spool()
         # by the name of the stream; in the order of the starts
-        self.kept: dict[Job, dict[bytes, HeldBack]] = {}
+        self.kept: dict[Job, dict[bytes, PendingOutput]] = {}
         self.ready: set[Job] = set()                    # jobs that are over, and wait for earlier ones
 
     def starting(self, run: Run) -> None:
@@ -6252,7 +6252,7 @@ class Plain(Sink):
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         try:
-            self.kept[run.job].setdefault(stream.name, HeldBack(self.spool)).add(data)
+            self.kept[run.job].setdefault(stream.name, PendingOutput(self.spool)).add(data)
         except OSError as error:
             self._note_loss(run.job, reason(error))
 
@@ -6272,9 +6272,9 @@ class Plain(Sink):
 
     def _print(self, job: Job) -> None:
         self.ready.discard(job)
-        for name, held in self.kept.pop(job, {}).items():
+        for name, output in self.kept.pop(job, {}).items():
             writer = self.writers[name]
-            writer.write_pieces(held.size, held.pieces(functools.partial(self._note_unread, writer, job)))
+            writer.write_pieces(output.size, output.pieces(functools.partial(self._note_unread, writer, job)))
 
     def _note_unread(self, writer: Writer, job: Job, why: str) -> None:
         """From the writer's thread: some of a job's output cannot be read back."""
@@ -6502,15 +6502,15 @@ class RecordFile:
     def _try(self, at: int) -> None:
         """Write what is kept for a place, if that is possible now."""
         data = self.kept[at]
-        held = False
+        locked = False
         waits = False
         try:
             if self._fault:
                 self._reopen()
-            held = self._lock(at, self._length(at, data))
-            waits = not held and (self._mount.network or time.monotonic() - self._refused < self.PATIENCE)
+            locked = self._lock(at, self._length(at, data))
+            waits = not locked and (self._mount.network or time.monotonic() - self._refused < self.PATIENCE)
             if not waits:
-                self._write(at, data, held)
+                self._write(at, data, locked)
         except OSError as error:
             waits = self._mount.network and error.errno in LOCKS_LOST
             if waits:
@@ -6523,7 +6523,7 @@ class RecordFile:
         finally:
             if not waits:               # also after a defect, which would come again
                 del self.kept[at]
-            if held and not self.kept:
+            if locked and not self.kept:
                 self._refused = math.inf
                 self._told = False
 
@@ -6555,12 +6555,12 @@ class RecordFile:
         self._refused = min(self._refused, time.monotonic())
         return False
 
-    def _write(self, at: int, data: bytearray, held: bool) -> None:
-        """Write a record, and unlock its place.  held: we hold that lock.  Raises OSError."""
+    def _write(self, at: int, data: bytearray, locked: bool) -> None:
+        """Write a record, and unlock its place.  locked: we hold that lock.  Raises OSError."""
         try:
             self._put(at, data)
         finally:
-            if held:
+            if locked:
                 unlock(self.fd, at, self._length(at, data))
 
     def _put(self, at: int, data: bytearray) -> None:
@@ -7195,15 +7195,15 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self.fd: int | None = None      # our end of its pipe; None: no shell waits here
         # when the gate was opened (wall clock, event loop's time); None: it never will be
-        self.settled: asyncio.Future[tuple[float, float] | None] = self._loop.create_future()
+        self.decided: asyncio.Future[tuple[float, float] | None] = self._loop.create_future()
 
     def open(self) -> None:
         """Let the job begin."""
-        if self.fd is not None and not self.settled.done():
-            # if somebody has killed the shell, _let_in() notices
+        if self.fd is not None and not self.decided.done():
+            # if somebody has killed the shell, _pass_gate() notices
             with contextlib.suppress(BrokenPipeError):
                 os.write(self.fd, b"\n")
-            self.settled.set_result((time.time(), self._loop.time()))
+            self.decided.set_result((time.time(), self._loop.time()))
             self.refuse()               # closes the pipe; the gate is settled already
 
     def refuse(self) -> None:
@@ -7211,8 +7211,8 @@ class Gate:
 
         That holds for a shell that is just being started, too.
         """
-        if not self.settled.done():
-            self.settled.set_result(None)
+        if not self.decided.done():
+            self.decided.set_result(None)
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -8043,7 +8043,7 @@ class Runner:
     async def _run(self, run: Run, shell: Child) -> Ending | None:
         """Accompany a run whose shell was started to its end; None: the job was not begun."""
         try:
-            if run.job.gate and not await self._let_in(run, run.job.gate, shell):
+            if run.job.gate and not await self._pass_gate(run, run.job.gate, shell):
                 return None
             return await self._attend(run, shell)
         finally:
@@ -8142,18 +8142,18 @@ class Runner:
         for sink in run.sinks:
             sink.starting(run)
 
-    async def _let_in(self, run: Run, gate: Gate, shell: Child) -> bool:
+    async def _pass_gate(self, run: Run, gate: Gate, shell: Child) -> bool:
         """Wait until a job whose shell waits at its gate may begin; False: it shall not begin, and its shell
         has ended.
         """
         if self.stopping:
             gate.refuse()
         gate.arrived()
-        first: list[asyncio.Future[Any]] = [gate.settled, shell.ended]
+        first: list[asyncio.Future[Any]] = [gate.decided, shell.ended]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         gate.refuse()                           # nobody has settled it if the shell was killed
         run.job.gate = None
-        opened = gate.settled.result()
+        opened = gate.decided.result()
         if opened:
             run.began, run.started = opened
             self._announce(run)
@@ -8181,14 +8181,14 @@ class Runner:
                        b"RUNMAKER4_SLOTS": b",".join(names)}
             if run.promised:
                 environ[b"RUNMAKER4_MEMORY"] = b"%d" % run.promised
-            held = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
+            inherited = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
             shell = job.settings.shell
             command = job.command
             runner = self.options.runner
             if runner:                  # --runner is written for /bin/sh
                 shell, command = SHELL, wrap(os.fsencode(runner), shell, command)
             child = self.processes.start(shell, command, environ, theirs.get(b"stdout"),
-                                         theirs.get(b"stderr"), held, theirs.get(b"gate"))
+                                         theirs.get(b"stderr"), inherited, theirs.get(b"gate"))
         except (OSError, ValueError):
             close_all(*itertools.chain.from_iterable(pipes.values()))
             raise

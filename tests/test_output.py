@@ -201,7 +201,7 @@ class Plain(Case):
     def test_what_was_printed_makes_room_in_the_temporary_file(self) -> None:
         spool = runmaker4.Spool()
         for number in range(20):
-            held = runmaker4.HeldBack(spool)
+            held = runmaker4.PendingOutput(spool)
             data = b"%07d\n" % number * 300_000
             for at in range(0, len(data), 65_536):
                 held.add(data[at:at + 65_536])
