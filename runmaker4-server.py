@@ -1311,10 +1311,15 @@ class Client(Taker):
 
     # -- what it is told -------------------------------------------------------------------------------------
 
-    def tell_nothing(self, found: Round) -> None:
+    def tell_nothing(self, last_round: Round) -> None:
         """Tell it that there is nothing for it, as this round has found, so that it may leave."""
         self.leaving = False
-        self.tell(type="nothing", request=self.asked, ended=found.met_end, left=found.stopped(self)[:1000])
+        self.tell(
+            type="nothing",
+            request=self.asked,
+            ended=last_round.met_end,
+            left=last_round.stopped(self)[:1000],
+        )
 
     def tell(self, **message: Any) -> None:
         """Send it a message, if it is here."""
@@ -3004,16 +3009,16 @@ class Dispatcher:
         miss: Miss | None = None
         met: dict[int, PendingGroup] = {}
         while (clients.all or not turns) and len(got) < BATCH:
-            found = cursor.claim(urgent, clients)
+            result = cursor.claim(urgent, clients)
             for group in cursor.round.groups:
                 if group.jobs and group.whole and not group.started:
                     met[group.jobs[0][0].offset] = group
-            if isinstance(found, Miss):
-                miss = found
+            if isinstance(result, Miss):
+                miss = result
                 break
-            client = known[found.taker]
-            got.append(Grant(next(self._keys), client, found))
-            client.offer(client.free - found.settings.needs)
+            client = known[result.taker]
+            got.append(Grant(next(self._keys), client, result))
+            client.offer(client.free - result.settings.needs)
             del clients.all[client]
             if client.free.slots > 0:
                 clients.all[client] = None      # behind the others, who have their turn first
@@ -3108,22 +3113,22 @@ class Dispatcher:
         jobs = self._server.sessions.jobs.values()
         if not stopping and any(grant.may_return(soon) for grant in jobs):
             return
-        found = self._round
+        last_round = self._round
         for client in leaving:
             if client.may_be_served and (stopping or self._may_leave(client)):
-                client.tell_nothing(found)
+                client.tell_nothing(last_round)
 
     def _may_leave(self, client: Client) -> bool:
         """Whether a client may leave: a whole round for it, begun since it has asked, found nothing for it.
 
         It must not leave while it is kept free for a group, or the round has met jobs that it waits for.
         """
-        found = self._round
-        if client not in found.takers or found.began < client.asked_at:
+        last_round = self._round
+        if client not in last_round.takers or last_round.began < client.asked_at:
             return False
-        if client.follow and not found.met_end:
+        if client.follow and not last_round.met_end:
             return False
-        return not self.looking and client not in self._reserved() and not found.waits_for(client)
+        return not self.looking and client not in self._reserved() and not last_round.waits_for(client)
 
     # -- groups ----------------------------------------------------------------------------------------------
 

@@ -1739,46 +1739,46 @@ def parse_settings(text: bytes) -> Directive:
         raise ValueError("looks like a directive, and is none (write #RUN, a blank, and what it says)")
     if " ".join(words) in KNOWN_DIRECTIVES:
         return Directive(" ".join(words))
-    found: dict[str, str] = {}
+    given: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
             fault = printable(word if equals else " ".join(words))
             raise ValueError(f"'{fault}' makes no sense here ({SETTINGS_ARE})")
-        if name in found:
+        if name in given:
             raise ValueError(f"{name}= stands there twice")
         if "" in (value.split(",") if name == "host" else [value]):
             raise ValueError(f"{name}= has an empty value")
-        found[name] = value
-    return Directive("settings", _job_settings(found))
+        given[name] = value
+    return Directive("settings", _job_settings(given))
 
 
-def _job_settings(found: dict[str, str]) -> JobSettings:
+def _job_settings(given: dict[str, str]) -> JobSettings:
     """The settings in a settings directive.  Raises ValueError."""
-    hosts = tuple(found["host"].lower().split(",")) if "host" in found else ()
+    hosts = tuple(given["host"].lower().split(",")) if "host" in given else ()
     for host in (host for host in hosts if "[" in host):
         try:
             fnmatch.fnmatchcase("", host)
         except re.error:                        # [z-a], before Python 3.10
             raise ValueError(f"host= has a pattern that makes no sense: '{printable(host)}'") from None
-    if "together" in found and not hosts:
+    if "together" in given and not hosts:
         raise ValueError("together= needs host=")
-    if "min-hosts" in found and "together" not in found:
+    if "min-hosts" in given and "together" not in given:
         raise ValueError("min-hosts= needs together=")
     for name in "slots", "memory":
-        if name in found and "together" in found:
+        if name in given and "together" in given:
             raise ValueError(f"{name}= and together= do not go together")
-    needs = _needs(found)
-    shell = found.get("shell", SHELL)
+    needs = _needs(given)
+    shell = given.get("shell", SHELL)
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
         raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, busybox "
                          "(a job may call others itself: . fish -c 'COMMANDS')")
     return JobSettings(
-        timeout=_value(found, "timeout", duration, NO_SETTINGS.timeout),
+        timeout=_value(given, "timeout", duration, NO_SETTINGS.timeout),
         hosts=hosts,
-        together=found.get("together", ""),
+        together=given.get("together", ""),
         min_hosts=_value(
-            found, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None
+            given, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None
         ),
         needs=needs[0],
         more=needs[1:],
@@ -1786,21 +1786,21 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
     )
 
 
-def _needs(found: Mapping[str, str]) -> tuple[Resources, ...]:
+def _needs(given: Mapping[str, str]) -> tuple[Resources, ...]:
     """What each job of a settings directive takes, and then, each time that was not enough, in its next run.
 
     Raises ValueError.
     """
-    slots = _value(found, "slots", whole_number(1, 100_000), 1)
+    slots = _value(given, "slots", whole_number(1, 100_000), 1)
     no_memory: tuple[int, ...] = (0,)
-    sizes = _value(found, "memory", growing_sizes, no_memory)
+    sizes = _value(given, "memory", growing_sizes, no_memory)
     return tuple(Resources(slots, size) for size in sizes)
 
 
-def _value(found: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
+def _value(given: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
     """The value of a setting; the default if it is not there.  Raises a ValueError that names the setting."""
     try:
-        return parse(found[name]) if name in found else default
+        return parse(given[name]) if name in given else default
     except argparse.ArgumentTypeError as fault:
         raise ValueError(f"{name}= is {fault}") from None
 
@@ -2066,15 +2066,15 @@ def name_counts(**numbers: int) -> list[str]:
     return [f"{number} {word}" for word, number in numbers.items() if number]
 
 
-def counts(found: Survey) -> Counts:
+def counts(survey: Survey) -> Counts:
     """How many jobs a survey has found in which state."""
-    states = found.states
+    states = survey.states
     return Counts(
         states[NEW],
-        len(found.running),
+        len(survey.running),
         states[DONE],
         states[FAILED],
-        states[ERROR] + len(found.orphans),
+        states[ERROR] + len(survey.orphans),
         held_in(states),
     )
 
@@ -2537,15 +2537,15 @@ class JobReader(Opened):
 
     def survey(self) -> Survey:
         """Count the states, and tell orphans from running jobs.  Raises OSError."""
-        found = Survey(Counter())
-        scan = self.lines(RUNNING, found.states)
+        survey = Survey(Counter())
+        scan = self.lines(RUNNING, survey.states)
         for line in scan:
             if self.is_orphan(line):
-                found.orphans.append(line)
+                survey.orphans.append(line)
             else:
-                found.running.append(line)
-        found.half_saved = self.doubt(scan.end) > 0
-        return found
+                survey.running.append(line)
+        survey.half_saved = self.doubt(scan.end) > 0
+        return survey
 
     def doubt(self, size: int) -> float:
         """0 if what was read of the file may be believed; otherwise seconds until the next look.
@@ -2585,21 +2585,21 @@ class JobReader(Opened):
         takers: those that leave.  Each for which a new job is left is removed from them.  groups: they run
         groups, too.
         """
-        found = self.survey()
-        now = counts(found)
+        survey = self.survey()
+        now = counts(survey)
         # The first few suffice to name some, and to know whether -r helps
         bad = list(itertools.islice(self._lines_under(FAILED + ERROR, lambda scope: True), self.BAD))
-        numbers = [line.number for line in found.orphans] + [line.number for line, _ in bad]
+        numbers = [line.number for line in survey.orphans] + [line.number for line, _ in bad]
         everybody = len(takers.all)
         if now.new and takers.all:
             self._take_out(takers, groups)
         return Account(
             now,
-            half_saved=found.half_saved,
+            half_saved=survey.half_saved,
             bad=tuple(sorted(numbers)[:self.BAD]),
-            again=bool(found.orphans) or any(not scope.settings.together for _, scope in bad),
+            again=bool(survey.orphans) or any(not scope.settings.together for _, scope in bad),
             left=len(takers.all) < everybody,
-            orphans=len(found.orphans),
+            orphans=len(survey.orphans),
         )
 
     def has_nobody_else(self) -> bool:
@@ -3602,7 +3602,7 @@ class Round:
     outdated: bool = False
     block: Block | None = None              # what keeps all further jobs from being taken
     few: bool = False                       # of the lines up to the next directive only running jobs matter
-    found: bool = False                     # it took a job, or the file was edited: another round follows
+    repeat: bool = False                    # it took a job, or the file was edited: another round follows
     # it met a line that may be had a moment later: another runner had just taken it or had its door locked,
     # it may be an orphan, or lines are being appended
     refused: bool = False
@@ -3904,17 +3904,17 @@ class Cursor:
         last: nothing runs here, and the caller will leave; so a round is made, unless jobs are there to wait
         for.  takers: between calls with one and the same object, takers may leave it, and none may come.
         """
-        found: Job | Miss
+        result: Job | Miss
         try:
-            found = self._claim(last, takers or self.takers)
+            result = self._claim(last, takers or self.takers)
             self._trouble_since = None
             if self._unchecked:
                 self._check_late()
         except OSError as error:
-            found = self._bear(error)
-        if isinstance(found, Miss):
-            self.miss = found
-        return found
+            result = self._bear(error)
+        if isinstance(result, Miss):
+            self.miss = result
+        return result
 
     def _claim(self, last: bool, takers: Takers) -> Job | Miss:
         self._notice_replaced()
@@ -4013,7 +4013,7 @@ class Cursor:
     def _start_over(self) -> Scan:
         """Begin again at the top, because the file was edited and line numbers are off.  Raises OSError."""
         scan = self._begin_round()
-        self.round.found = True
+        self.round.repeat = True
         return scan
 
     def _walk(self, scan: Scan) -> Job | Miss:
@@ -4025,7 +4025,7 @@ class Cursor:
                 doubt = self.file.doubt(scan.end) if cut or line is None else 0.0
                 # the last line may be half written: if so, it is left to the next round
                 if line is None or (cut and doubt) or self.round.is_over(self.takers.all):
-                    if not self.round.found:
+                    if not self.round.repeat:
                         return self._end_round(doubt, cut and doubt > 0)
                     scan = self._begin_round()
                 elif line.state == DIRECTIVE:
@@ -4038,7 +4038,7 @@ class Cursor:
                 else:
                     job = self._consider(scan, line)
                     if job:
-                        self.round.found = True
+                        self.round.repeat = True
                         return job
                     if self.round.all_wait(self.takers.all):
                         # the next claim meets this line once more, as a walk here from the top takes long
@@ -4082,17 +4082,17 @@ class Cursor:
         doubt: JobReader.doubt().  cut: it stopped at a last line without a newline, which may change yet.
         """
         self.scan = None
-        found = self.round
-        found.end_group(waits=cut or self._is_being_appended())
+        this_round = self.round
+        this_round.end_group(waits=cut or self._is_being_appended())
         self._quiet = self._signature
-        self._refusals = self._refusals + 1 if found.refused else 0
+        self._refusals = self._refusals + 1 if this_round.refused else 0
         due = [doubt] if doubt else []
-        if found.refused:
+        if this_round.refused:
             due.append(self.interval / 20 if self._refusals == 1 else self.interval)
         self._tell_block()
         self._tell_waiting()
         again = max(min(due), self.pace.rest(20), 0.01) if due else None
-        return Miss(again, round=found, whole=True)
+        return Miss(again, round=this_round, whole=True)
 
     def _nothing_new(self) -> bool:
         """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
@@ -4140,9 +4140,9 @@ class Cursor:
 
         Otherwise note what it means for takers and barriers, and return None.
         """
-        found = self.round
-        settings = found.scope.settings
-        if found.block:
+        this_round = self.round
+        settings = this_round.scope.settings
+        if this_round.block:
             self._note_waiting(line)
             return None
         if line.state == RUNNING:
@@ -4150,12 +4150,12 @@ class Cursor:
             return None
         scope = self.round.scope
         taker = self._taker(line, scope)
-        if taker is None and found.full and not settings.together:
-            found.skip(line)                    # a taker that comes later begins here, not below
+        if taker is None and this_round.full and not settings.together:
+            this_round.skip(line)               # a taker that comes later begins here, not below
         elif taker is None or settings.together:
             self._pass_over(line)
         else:
-            found.note_unfinished(line)
+            this_round.note_unfinished(line)
             return self._take(scan, line, scope, taker)
         return None
 
@@ -4165,16 +4165,16 @@ class Cursor:
         Otherwise it becomes new if a taker here has orphans renewed, and `e` if none has.  Raises Shifted,
         OSError.
         """
-        found = self.round
+        this_round = self.round
         if not self._is_orphan(line):
-            found.note_unfinished(line)
-            if found.scope.settings.together:
-                found.group().waits = True
+            this_round.note_unfinished(line)
+            if this_round.scope.settings.together:
+                this_round.group().waits = True
             return
-        state = NEW if self._is_renewed(self.takers, line, found.scope) else ERROR
+        state = NEW if self._is_renewed(self.takers, line, this_round.scope) else ERROR
         attempt = self._attempt(scan, line, lambda: self.file.make(line, state, self._known_result(line)))
         if not attempt.became:
-            found.note_unfinished(line)
+            this_round.note_unfinished(line)
             return
         self._say_became(line, attempt.became)
         if attempt.became == NEW and not scan.back_to(line):
@@ -4222,30 +4222,30 @@ class Cursor:
 
     def _pass_over(self, line: Line) -> None:
         """A new job is for none of the takers, or of a group."""
-        found = self.round
+        this_round = self.round
         settings = self.round.scope.settings
-        found.few = not settings.together or not self._serving  # a group must be known as a whole
-        found.missed = True
+        this_round.few = not settings.together or not self._serving  # a group must be known as a whole
+        this_round.missed = True
         if not settings.together:
-            found.skip(line)
+            this_round.skip(line)
         elif self._serving:
-            found.join_group(line)
+            this_round.join_group(line)
             self._note_takers(line)
         else:
-            found.note_unfinished(line)
+            this_round.note_unfinished(line)
             if not self._groups_named:
                 self._groups_named = True
                 self.say(not_for_groups(line, settings))
 
     def _note_waiting(self, line: Line) -> None:
         """A job is below a block: if it is new, the takers that may have it wait."""
-        found = self.round
+        this_round = self.round
         if line.state == RUNNING:
             return
-        served = self._serving or not found.scope.settings.together
-        if served and self._note_takers(line) and not found.below:
-            found.below = line
-        found.few = True
+        served = self._serving or not this_round.scope.settings.together
+        if served and self._note_takers(line) and not this_round.below:
+            this_round.below = line
+        this_round.few = True
 
     def _note_takers(self, line: Line) -> bool:
         """Note that the takers that this job fits wait.  Returns whether there are any."""
@@ -4265,17 +4265,17 @@ class Cursor:
 
         Raises Shifted, OSError.
         """
-        found = self.round
-        if line.command in found.closed:
-            found.refused = True
+        this_round = self.round
+        if line.command in this_round.closed:
+            this_round.refused = True
             return Attempt(Met.CLOSED)
         made = attempt()
         if not scan.refresh(line, made.data or None):
             raise Shifted                       # the file was edited meanwhile
         if not (made.job or made.became):
-            found.refused = True
+            this_round.refused = True
             if made.met is Met.CLOSED:
-                found.closed.add(line.command)
+                this_round.closed.add(line.command)
         return made
 
     def _say_became(self, line: Line, state: bytes) -> None:
@@ -4322,24 +4322,24 @@ class Cursor:
 
         Raises OSError.
         """
-        found = self.round
-        found.enter(line)
-        if found.block:
+        this_round = self.round
+        this_round.enter(line)
+        if this_round.block:
             return True
-        is_barrier = found.scope.barrier is line
-        if is_barrier and found.unfinished and (self.round.is_outdated(self.file) or found.found):
+        is_barrier = this_round.scope.barrier is line
+        if is_barrier and this_round.unfinished and (self.round.is_outdated(self.file) or this_round.repeat):
             return False
-        found.block = found.block_at(line, self.file)
+        this_round.block = this_round.block_at(line, self.file)
         return True
 
     def _is_being_appended(self) -> bool:
         """Whether a group at the end of the file may be met in part only.  Raises OSError."""
-        found = self.round
-        if not found.groups or found.groups[-1].whole:
+        this_round = self.round
+        if not this_round.groups or this_round.groups[-1].whole:
             return False
         # asked before the size: if nobody appends, that size includes all that was appended
         if self.file.companion.is_appended_to():
-            found.refused = True
+            this_round.refused = True
             return True
         return self.file.signature()[2] != self._signature[2]
 
@@ -4365,9 +4365,9 @@ class Cursor:
             self._still_until = now + self.PATIENCE
         elif now >= self._still_until:
             self._still_until = math.inf
-            found = self.file.survey()
-            new = found.states[NEW]
-            if new and not found.running:
+            survey = self.file.survey()
+            new = survey.states[NEW]
+            if new and not survey.running:
                 self.say(new_jobs_wait(new, self.file.path))
 
     # -- results ---------------------------------------------------------------------------------------------
@@ -4427,23 +4427,23 @@ ANYBODY = Taker("", has=Resources(1, math.inf))
 
 def why_stalled(file: JobReader) -> Stall | None:
     """What keeps new jobs from any runner, if something does.  Raises OSError."""
-    found = Round()
+    met = Round()
     first: Stall | None = None          # of the lines that nobody can take
     closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; ''
     scan = file.lines(NEW + RUNNING, directives=True)
-    while line := scan.next(found.few):
+    while line := scan.next(met.few):
         if line.state == DIRECTIVE:
             # a check is asked only if no job above is unfinished: any line `r` there is an orphan
-            found.enter(line)
-            found.block = found.block or found.block_at(line, file, FAILED + ERROR + RUNNING)
+            met.enter(line)
+            met.block = met.block or met.block_at(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
-            if not (found.block or found.unfinished or file.is_orphan(line)):
-                found.note_unfinished(line)
-        elif found.block:
-            return _stall_at(found.block, line, found)
+            if not (met.block or met.unfinished or file.is_orphan(line)):
+                met.note_unfinished(line)
+        elif met.block:
+            return _stall_at(met.block, line, met)
         else:
-            what = _awaited(found.scope.settings)
-            found.few = what != ""
+            what = _awaited(met.scope.settings)
+            met.few = what != ""
             if not what:
                 if line.command not in closed:
                     closed[line.command] = _awaited_behind(line.command, file)
@@ -4451,16 +4451,16 @@ def why_stalled(file: JobReader) -> Stall | None:
             if not what:
                 return None
             first = first or Stall(f"line {line.number} waits for {what}")
-            found.note_unfinished(line)
+            met.note_unfinished(line)
     return first
 
 
-def _stall_at(block: Block, line: Line, found: Round) -> Stall:
-    """What keeps a job from being started below a block.  found: what was met above it."""
-    if block.why is not Why.WAITS or not found.unfinished:
+def _stall_at(block: Block, line: Line, met: Round) -> Stall:
+    """What keeps a job from being started below a block.  met: what was met above it."""
+    if block.why is not Why.WAITS or not met.unfinished:
         return Stall(block.text, stops=block.why is Why.STOPPED)
     return Stall(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
-                 f"{unfinished(found.unfinished, found.unfinished_by)}")
+                 f"{unfinished(met.unfinished, met.unfinished_by)}")
 
 
 def _awaited(settings: JobSettings) -> str:
@@ -4484,24 +4484,24 @@ def dry_run(file: JobReader, taker: Taker, memory: Memory) -> Iterator[Line]:
     memory: what jobs may take here; it is said if a directive has memory=.
     """
     takers = Takers([taker])
-    found = Round()
+    met = Round()
     memory_met = False
-    fits = takers.include(found.scope)
+    fits = takers.include(met.scope)
     groups_named = False
     for line in file.lines(NEW + taker.retry, directives=True):
         if line.state == DIRECTIVE:
             # all that is above a barrier has ended when its time comes: nothing is noted as unfinished
-            found.enter(line)
-            if found.block_at(line, file):
+            met.enter(line)
+            if met.block_at(line, file):
                 return
-            fits = takers.include(found.scope)
-            if found.scope.settings.needs.memory and not memory_met:
+            fits = takers.include(met.scope)
+            if met.scope.settings.needs.memory and not memory_met:
                 memory_met = True
                 file.say(str(memory))
-        elif found.scope.settings.together:
+        elif met.scope.settings.together:
             if line.state == NEW and not groups_named:
                 groups_named = True
-                file.say(not_for_groups(line, found.scope.settings))
+                file.say(not_for_groups(line, met.scope.settings))
         elif fits and (line.state != RUNNING or file.is_orphan(line)):
             yield line
 
@@ -4740,9 +4740,9 @@ class Census:
             return seen
         return None
 
-    def _take(self, found: Counter[bytes] | None) -> None:
-        if found is not None and self._asked is not None:
-            self.counted = found
+    def _take(self, states: Counter[bytes] | None) -> None:
+        if states is not None and self._asked is not None:
+            self.counted = states
             self._moved.subtract(self._asked)
         self._asked = None
 
@@ -4832,12 +4832,12 @@ class FileJobs:
 
     async def claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         """A job, if there is one; see Jobs."""
-        found = await self.worker.call(self._claim, last, free, has)
-        if isinstance(found, Job):
-            return found
-        met = found.round
-        again = self.poll if found.again is None and met.waits_for(self._taker) else found.again
-        return replace(found, again=again, met_end=met.met_end, stopped=met.stopped(self._taker))
+        result = await self.worker.call(self._claim, last, free, has)
+        if isinstance(result, Job):
+            return result
+        met = result.round
+        again = self.poll if result.again is None and met.waits_for(self._taker) else result.again
+        return replace(result, again=again, met_end=met.met_end, stopped=met.stopped(self._taker))
 
     def _claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         if has != self._taker.has:
@@ -5070,13 +5070,13 @@ class ProcessTable:
         """
         session = [] if shell.session_ended else self.session(shell)
         todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
-        found: dict[int, None] = {}
+        tree: dict[int, None] = {}
         while todo:
             pid = todo.popleft()
-            if pid not in found:
-                found[pid] = None
+            if pid not in tree:
+                tree[pid] = None
                 todo.extendleft(self.children.get(pid, []))
-        return list(found)
+        return list(tree)
 
     def memory(self, shell: Child, promised: float) -> float:
         """The resident memory of a job's processes, in bytes.  Below 3/4 of `promised` it is an upper bound.
@@ -5098,7 +5098,7 @@ class ProcessTable:
 
         told: the processes that have got TERM, each with Birth.latest() of that moment.
         """
-        found: list[int] = []
+        unsignalled: list[int] = []
         own: set[int] = set()           # descendants that processes have started after they got TERM
         for pid in tree:                # parents come before their children
             parent = self.parents.get(pid, 0)
@@ -5108,8 +5108,8 @@ class ProcessTable:
             if parent in own or (moment and self.birth(pid).is_after(moment)):
                 own.add(pid)
             else:
-                found.append(pid)
-        return found
+                unsignalled.append(pid)
+        return unsignalled
 
 
 PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
@@ -5147,8 +5147,8 @@ class OomKills:
     def now(self) -> int:
         """How many there are; 0 if nobody counts them."""
         self._read_at = time.monotonic()
-        found = self.KILLS.search(next(cgroup_texts("memory.events"), ""))
-        self._count = int(found[1]) if found else 0
+        match = self.KILLS.search(next(cgroup_texts("memory.events"), ""))
+        self._count = int(match[1]) if match else 0
         return self._count
 
 
@@ -7804,12 +7804,12 @@ class Runner:
         if not await self._take(slots, 1):
             self._note_wait()
             return None
-        found = await self._jobs.claim(self._leaves(), self._free_for(slots), self.has)
-        if isinstance(found, Miss):
+        result = await self._jobs.claim(self._leaves(), self._free_for(slots), self.has)
+        if isinstance(result, Miss):
             job = None
-            self._nothing = found
+            self._nothing = result
         else:
-            job = found
+            job = result
             self._nothing = Miss(met_end=self._nothing.met_end)
         if job and await self._take(slots, job.needs.slots) and self._fits(job):
             if self.options.verbose:

@@ -443,10 +443,10 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
         if not opened or not await_committed(file, line):
             return "is being added, claimed, ended or edited (try again)"
         file.writable()                         # behind the door: the file was not replaced up to now
-        found = file.state_at(line)
-        if found is None or (found != line.state and not force):
+        state_now = file.state_at(line)
+        if state_now is None or (state_now != line.state and not force):
             return "has changed meanwhile, and is left alone"
-        if found == RUNNING and not force and not file.is_orphan(line):
+        if state_now == RUNNING and not force and not file.is_orphan(line):
             return "is running (wait for it, or use --force)"
         file.write(line, state)
     return ""
@@ -522,25 +522,25 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
         file.writable()
         if not opened or not await_committed(file, line):
             raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
-        found = file.state_at(line)
-        runs = job_runs(file, line, found)
+        state_now = file.state_at(line)
+        runs = job_runs(file, line, state_now)
         if runs:
             orphans = mark_orphans(file, [other for other in running if other.offset != line.offset])
-        if found in (NEW, RUNNING):
+        if state_now in (NEW, RUNNING):
             file.write(line, HELD)
     for orphan in orphans:
         file.say(f"line {orphan.number}: {DESERTED}; it is e now")
-    return found, runs
+    return state_now, runs
 
 
-def job_runs(file: JobFile, line: Line, found: bytes | None) -> bool:
+def job_runs(file: JobFile, line: Line, state_now: bytes | None) -> bool:
     """Whether the job of a line runs; to be called behind its door.
 
-    found: the state that stands there; None: the line has moved.  Raises OSError.
+    state_now: the state that stands there; None: the line has moved.  Raises OSError.
     """
-    if found is None:
+    if state_now is None:
         return False
-    if found == RUNNING:
+    if state_now == RUNNING:
         return not file.is_orphan(line)
     return not file.has_room(line.command)
 
@@ -579,19 +579,19 @@ def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
     running = lines_by_command(file.lines(RUNNING))
     for line in selection.lines(file):
         missing.discard(line.number)
-        found: bytes | None = line.state
+        state_now: bytes | None = line.state
         runs = False
         if line.state in (NEW, RUNNING) or selection.names_jobs:
-            found, runs = cancel_line(file, line, running.get(line.command, ()))
-        if found is None or not (runs or found in (NEW, RUNNING)):
+            state_now, runs = cancel_line(file, line, running.get(line.command, ()))
+        if state_now is None or not (runs or state_now in (NEW, RUNNING)):
             if selection.numbers or line.state in (NEW, RUNNING):
-                ledger.note(file, line, why_not_cancelled(found))
+                ledger.note(file, line, why_not_cancelled(state_now))
             continue
-        if found == RUNNING and not runs:
+        if state_now == RUNNING and not runs:
             file.say(f"line {line.number}: {DESERTED}; it is x now")
-        elif found not in (NEW, RUNNING):
-            file.say(f"line {line.number}: is {show(found)}, but its job runs")
-        stopped = replace(line, state=found)
+        elif state_now not in (NEW, RUNNING):
+            file.say(f"line {line.number}: is {show(state_now)}, but its job runs")
+        stopped = replace(line, state=state_now)
         ledger.note(file, stopped, "")
         if runs:
             waiting.append(stopped)
@@ -600,11 +600,11 @@ def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
     await_stop(file, waiting, ledger)
 
 
-def why_not_cancelled(found: bytes | None) -> str:
+def why_not_cancelled(state_now: bytes | None) -> str:
     """Why a line in this state cannot be cancelled; None: it moved."""
-    if found is None:
+    if state_now is None:
         return "has moved meanwhile, and is left alone (look, and run this again)"
-    return f"does not run: its state is {show(found)}"
+    return f"does not run: its state is {show(state_now)}"
 
 
 def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:

@@ -297,7 +297,7 @@ class Watcher:
         # seconds after a change of the job file in which its host writes the end of the run to the journal
         self._delay = 20.0 if mount.network else 5.0
         self._pace = Pace()
-        self.seen: Callable[[Survey], None] = lambda found: None    # told what each look of wait() found
+        self.seen: Callable[[Survey], None] = lambda survey: None   # told what each look of wait() found
         self.stopped = ""       # why nobody will run the new jobs; "": somebody may
 
     def _look(self) -> Survey:
@@ -320,9 +320,9 @@ class Watcher:
         """The lines in these states, None: in any, and of these the ones that are meant.  Raises Problem."""
         return self._patiently(lambda: list(filter(means, self.file.lines(states))))
 
-    def held_lines(self, found: Survey, most: int) -> list[Line]:
+    def held_lines(self, survey: Survey, most: int) -> list[Line]:
         """The first lines that are held, at most `most` of them.  Raises Problem."""
-        held = b"".join(state for state in found.states if state not in WORDS)
+        held = b"".join(state for state in survey.states if state not in WORDS)
         return self._patiently(lambda: list(itertools.islice(self.file.lines(held), most))) if held else []
 
     def badges(self) -> set[int] | None:
@@ -333,15 +333,15 @@ class Watcher:
         self.file.follow_path()
         return self.file.companion.badges()
 
-    def cancelled(self, found: Survey) -> list[Line]:
+    def cancelled(self, survey: Survey) -> list[Line]:
         """The held lines whose jobs still run.  Of their commands more copies live than there are lines `r`.
 
-        found: what sure_look() has just found.  Raises Problem.
+        survey: what sure_look() has just found.  Raises Problem.
         """
-        held = b"".join(found.states.keys() - WORDS.keys())
-        return self._patiently(lambda: self._cancelled(held, found)) if held else []
+        held = b"".join(survey.states.keys() - WORDS.keys())
+        return self._patiently(lambda: self._cancelled(held, survey)) if held else []
 
-    def _cancelled(self, held: bytes, found: Survey) -> list[Line]:
+    def _cancelled(self, held: bytes, survey: Survey) -> list[Line]:
         companion = self.file.companion
         if not companion.is_open:
             return []
@@ -356,7 +356,7 @@ class Watcher:
         for command, there in lines.items():
             row = own_seat(there[0]) & ~SEATS
             seats = sorted(at - row for some in other_locks(companion.fd, row, SEATS) for at in some)
-            for line in found.running + found.orphans:
+            for line in survey.running + survey.orphans:
                 if line.command == command and seats:
                     seats.remove(nearest(seats, line.number % SEATS))
             held_lines = {line.number % SEATS: line for line in there}
@@ -383,9 +383,9 @@ class Watcher:
 
     def sure_look(self) -> Survey:
         """What the file holds, once no editor is about to fill it.  Raises Problem."""
-        while (found := self._look()).half_saved:
+        while (survey := self._look()).half_saved:
             time.sleep(self._pause)
-        return found
+        return survey
 
     def wait(self, show: Callable[[Counts], None], say: Callable[[str], None]) -> Counts:
         """Wait until no job is new or running, or `stopped` says why nobody will run the new ones.
@@ -395,11 +395,11 @@ class Watcher:
         last: Counts | None = None
         since = 0.0             # when these counts were seen first
         while True:
-            found = self._look()
-            now = counts(found)
+            survey = self._look()
+            now = counts(survey)
             show(now)
-            self.seen(found)
-            if not now.new and not now.running and not found.half_saved:
+            self.seen(survey)
+            if not now.new and not now.running and not survey.half_saved:
                 return now
             before = self.stopped
             stall = self.stall() if now.new and not now.running else None
@@ -1345,10 +1345,10 @@ def bad_lines(watcher: Watcher, found: Survey) -> list[Line]:
     return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
 
 
-def with_commands(watcher: Watcher, found: Survey, commands: Collection[bytes]) -> LineRuns:
+def with_commands(watcher: Watcher, survey: Survey, commands: Collection[bytes]) -> LineRuns:
     """All lines with these commands, and which of them live.  Raises Problem."""
     alike = watcher.lines_with(commands)
-    return LineRuns(alike, [*found.running, *watcher.cancelled(found)])
+    return LineRuns(alike, [*survey.running, *watcher.cancelled(survey)])
 
 
 def find_lines(watcher: Watcher, wanted: str) -> list[Line]:
@@ -1707,17 +1707,17 @@ class Commands:
     MARK = "…".encode()         # stands for what differs
 
     def __init__(self) -> None:
-        self._found: dict[bytes, Alike] = {}
+        self._groups: dict[bytes, Alike] = {}
 
     def add(self, run: RunRecord) -> None:
         """Count a run that has ended."""
         words = run.command.split()
         first = self.NUMBER.sub(self.MARK, words[0]) if words else b""
-        if first not in self._found and len(self._found) >= self.MOST:
+        if first not in self._groups and len(self._groups) >= self.MOST:
             first = self.MARK
-        if first not in self._found:
-            self._found[first] = Alike(first)
-        self._found[first].add(run, words)
+        if first not in self._groups:
+            self._groups[first] = Alike(first)
+        self._groups[first].add(run, words)
 
     def json(self) -> list[dict[str, Any]]:
         """What --json tells of them."""
@@ -1726,7 +1726,7 @@ class Commands:
 
     def in_order(self) -> list[Alike]:
         """The groups; the one that took most memory comes first."""
-        return sorted(self._found.values(), key=lambda alike: -alike.peaks.largest)
+        return sorted(self._groups.values(), key=lambda alike: -alike.peaks.largest)
 
 
 def tell_stats(outdir: str, path: str | None, as_json: bool) -> None:
@@ -2230,16 +2230,16 @@ class Pictures:
     SHORT = 100                 # characters of a command if there are more than MANY runs
     MANY = 5000
 
-    def __init__(self, found: Gathered) -> None:
-        self.runs = found.drawn
+    def __init__(self, gathered: Gathered) -> None:
+        self.runs = gathered.drawn
         self.spans = Spans()
         for run in self.runs:
-            self.spans.add(run, found.drawn_seconds(run), on_track=not end_unknown(run))
+            self.spans.add(run, gathered.drawn_seconds(run), on_track=not end_unknown(run))
         self.slots = list(self.spans.slots())
         # those that are on no track
         self.loose = [number for number, run in enumerate(self.runs) if end_unknown(run)]
         self.loose.sort(key=self.spans.began.__getitem__)
-        self.first = min(self.spans.began, default=round(found.last * 1e6))
+        self.first = min(self.spans.began, default=round(gathered.last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
     def page(self, failures: FailuresByWords, outputs: Outputs) -> dict[str, Any]:
@@ -2413,13 +2413,13 @@ class Promises:
         for run in runs:
             if run.promised and run.ended is not None:
                 commands.add(run)
-        self.found = [alike for alike in commands.in_order() if alike.peaks.text()]
+        self.groups = [alike for alike in commands.in_order() if alike.peaks.text()]
 
     def html(self) -> str:
         """The bars of the commands that took most; '' if no run was promised memory."""
-        if not self.found:
+        if not self.groups:
             return ""
-        count, shown = len(self.found), self.found[:Commands.SHOWN]
+        count, shown = len(self.groups), self.groups[:Commands.SHOWN]
         note = plural(count, "command") if len(shown) == count else f"{len(shown)} of {count} commands"
         colours = [tag("li", tag("i", class_=f"fill s0 {kind}"), name)
                    for kind, name in zip((*self.PARTS, "mark"), self.NAMES)]
@@ -2639,11 +2639,11 @@ class Reporter:
         self.next = 0.0
         self.pause = self.LEAST
 
-    def show(self, found: Survey) -> None:
+    def show(self, survey: Survey) -> None:
         """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time."""
         start = time.monotonic()
         if start >= self.next and os.path.exists(self.source):
-            self.write(found, live=True)
+            self.write(survey, live=True)
             self.pause = self._pause_after(start)
             self.next = start + self.pause
 
@@ -2652,32 +2652,32 @@ class Reporter:
         return max(self.LEAST, 20 * (time.monotonic() - start))
 
     @without_collector()
-    def write(self, found: Survey | None = None, live: bool = False) -> None:
-        """Write the page.  found: what the job file holds, if there is one.  Raises Problem."""
+    def write(self, survey: Survey | None = None, live: bool = False) -> None:
+        """Write the page.  survey: what the job file holds, if there is one.  Raises Problem."""
         start = time.monotonic()
         said: list[str] = []
         log = open_log(self.options, said.append)
-        bad = bad_lines(self.watcher, found) if self.watcher and found else []
+        bad = bad_lines(self.watcher, survey) if self.watcher and survey else []
         known = LineRuns((), ())
-        if self.watcher and found:
-            commands = {line.command for line in [*bad, *found.running]}
-            known = with_commands(self.watcher, found, commands)
-        still_runs = live or (found is not None and bool(found.running))
+        if self.watcher and survey:
+            commands = {line.command for line in [*bad, *survey.running]}
+            known = with_commands(self.watcher, survey, commands)
+        still_runs = live or (survey is not None and bool(survey.running))
         with log.file:
-            runs = Gathered(self._judged(log, found, known), time.time() if still_runs else None)
+            runs = Gathered(self._judged(log, survey, known), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
         if live:                            # what follows takes little time, compared with reading the log
             self.pause = self._pause_after(start)
         last = [run for line in bad if (run := known.last.get(line.number))]
         log.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
-        page = self._page(runs, found, bad, known, live, said)
+        page = self._page(runs, survey, bad, known, live, said)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
         for text in () if live else said:
             warn(f"{PROG}: {text}")
 
-    def _judged(self, log: Log, found: Survey | None, known: LineRuns) -> Iterator[RunRecord]:
+    def _judged(self, log: Log, survey: Survey | None, known: LineRuns) -> Iterator[RunRecord]:
         """The runs of a log; those that have not ended come last, and are judged.  Raises Problem."""
         unended = []
         for run in log.runs():
@@ -2689,8 +2689,8 @@ class Reporter:
                 yield run
         commands = {run.command for run in unended} - known.numbers.keys()
         others = LineRuns((), ())
-        if self.watcher and found and commands:     # of lines that neither run nor are left to fix
-            others = with_commands(self.watcher, found, commands)
+        if self.watcher and survey and commands:    # of lines that neither run nor are left to fix
+            others = with_commands(self.watcher, survey, commands)
             for run in log.runs(others.is_known):
                 others.offer(run)
         late = self.watcher is not None and self.watcher.ends_may_come()
@@ -2698,7 +2698,7 @@ class Reporter:
             (known if run.command in known.numbers else others).judge(run, late)
             yield run
 
-    def _page(self, runs: Gathered, found: Survey | None, bad_lines: Sequence[Line], known: LineRuns,
+    def _page(self, runs: Gathered, survey: Survey | None, bad_lines: Sequence[Line], known: LineRuns,
               live: bool, said: Sequence[str]) -> str:
         """The page, as HTML."""
         outputs = Outputs(self.options.outdir, self.options.report)
@@ -2707,7 +2707,7 @@ class Reporter:
                 "failed" if line.state == FAILED else "error")
             for line in bad_lines[:Gathered.FAILURES]
         ]
-        if found:
+        if survey:
             failures = FailuresByWords(to_fix, len(bad_lines), outputs)
         else:
             failed = runs.states["!"] + runs.states["e"]
@@ -2727,11 +2727,11 @@ class Reporter:
             "DATA": base64.b64encode(packed).decode(),
             "REFRESH": REFRESH % math.ceil(self.pause) if live else "",
             "WHEN": " · ".join([*self._when(runs, live), *map(escaped, said)]),
-            "FIGURES": self._figures(runs, counts(found) if found else None),
+            "FIGURES": self._figures(runs, counts(survey) if survey else None),
             "KEY": self._key(runs),
             "TIMES": Histogram(runs.drawn).html() + Promises(runs.drawn).html(),
-            "GROUPS": failures.html("line" if found else "run"),
-            "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, bad_lines, known)),
+            "GROUPS": failures.html("line" if survey else "run"),
+            "TABLES": Tables(outputs, failures).html(self._tables(runs, survey, to_fix, bad_lines, known)),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
@@ -2784,7 +2784,7 @@ class Reporter:
         pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in figures]
         return bar + tag("dl", *pairs, id="facts")
 
-    def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row], bad: Sequence[Line],
+    def _tables(self, runs: Gathered, survey: Survey | None, to_fix: Sequence[Row], bad: Sequence[Line],
                 lines: LineRuns) -> Iterator[Table]:
         """The tables; what is left to fix comes first.  bad: the lines that are left to fix."""
         shown = Gathered.SHOWN
@@ -2792,14 +2792,14 @@ class Reporter:
         others = [run for run in runs.failed if run not in known][:shown]
         failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
         ended = len(runs.stats.seconds)
-        if self.watcher and found:
+        if self.watcher and survey:
             now = LineRuns(self.watcher.lines_with({run.command for run in others}), ())
-            held = self.watcher.held_lines(found, shown)
+            held = self.watcher.held_lines(survey, shown)
             yield Table("Left to fix", to_fix[:shown], len(bad))
             yield Table("Other runs that failed or ended in error",
                         [row_of(run, now.line_of(run)) for run in others], failed)
             rows = [Row(line.number, line.command, None, "held", show(line.state)) for line in held]
-            yield Table("Held lines", rows, counts(found).held)
+            yield Table("Held lines", rows, counts(survey).held)
         else:
             yield Table("Runs that failed or ended in error", list(map(row_of, others)), failed)
         yield Table("Slowest runs", list(map(row_of, runs.slowest)), ended)
@@ -2852,7 +2852,7 @@ class Host:
         """Raises OSError; ENOENT also if no host made the file, or the host has not said yet who it is."""
         self.path = path
         self.mount = mount
-        self.found: dict[str, bool] = {}        # by trial, whether it holds
+        self.results: dict[str, bool] = {}      # by trial, whether it holds
         refresh_file(path, mount)
         # Open for writing, as runners do: while a file is open so, NFS keeps old pages
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -2892,9 +2892,9 @@ class Host:
         number = int(said[1]) if said else 0
         if max(sure, number) > self.first:
             for trial, at in LOCKS.items():
-                self.found[trial] = self.found.get(trial, False) or self.holds(at)
+                self.results[trial] = self.results.get(trial, False) or self.holds(at)
         if sure:
-            self.found["fresh"] = self.found.get("fresh", True) and number >= sure
+            self.results["fresh"] = self.results.get("fresh", True) and number >= sure
         self.reader.pread(BLOCK, 0)
 
 
@@ -3004,7 +3004,7 @@ class LockCheck:
         paths = [self.path]
         for host in self.hosts.values():
             with contextlib.suppress(OSError):              # its file is gone
-                if "excluded" not in host.found and not host.holds(LOCKS["excluded"]):
+                if "excluded" not in host.results and not host.holds(LOCKS["excluded"]):
                     paths.append(host.path)
             host.reader.close()
         for path in paths:
@@ -3019,14 +3019,14 @@ class LockCheck:
         hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.path))
         here = boot_id()
         self.judge(hosts, here)
-        untried = [host.name for host in hosts if host.found.keys() != TRIALS.keys()]
+        untried = [host.name for host in hosts if host.results.keys() != TRIALS.keys()]
         if self.path not in self.hosts:
             untried.append(self.name)
         alone = self.mount.network and all(host.boot == here for host in hosts)
         rows = [["host", *TRIALS, "file system"]]
         for host in hosts:
-            found = [{True: "yes", False: "NO", None: "-"}[host.found.get(trial)] for trial in TRIALS]
-            rows.append([host.name, *found, f"{host.kind}, this host" if host.boot == here else host.kind])
+            results = [{True: "yes", False: "NO", None: "-"}[host.results.get(trial)] for trial in TRIALS]
+            rows.append([host.name, *results, f"{host.kind}, this host" if host.boot == here else host.kind])
         lines = [
             f"{self.folder}: {self.name} has seen:",
             *table(rows, math.inf, ()),
@@ -3044,7 +3044,7 @@ class LockCheck:
                         "rebooted, and drops its locks (EIO); rename them before they mount (hostnamectl)"
                         for name in names if names[name] > 1]
         for trial, text in TRIALS.items():
-            if bad := [host.name for host in hosts if host.found.get(trial) is False]:
+            if bad := [host.name for host in hosts if host.results.get(trial) is False]:
                 self.faults.append(f"{trial}: not so of {', '.join(bad)} ({text})")
 
     def verdict(self, untried: Sequence[str], alone: bool) -> Iterator[str]:
