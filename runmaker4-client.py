@@ -95,14 +95,14 @@ from runmaker4 import (
     given_name,
     human_time,
     leave,
+    memory_text,
     plural,
     printable,
     put,
     read_token,
     reason,
     run_main,
-    show,
-    show_size,
+    text_of,
     to_bytes,
     to_text,
     token_of_environment,
@@ -320,7 +320,7 @@ class Endpoint:
         return f"no runmaker4-server.py: {error}"
 
     @contextlib.contextmanager
-    def telling(self) -> Iterator[None]:
+    def raising(self) -> Iterator[None]:
         """Raise Problem if waiting cannot help: the host is unknown, or the server does not want us."""
         try:
             yield
@@ -392,7 +392,7 @@ class RemoteJob(Job):
     cause: str = "unstarted"
     mark: str = ""                      # of the last run that the server was told of
     # acknowledged events that another server would need, too
-    told: list[Event] = field(default_factory=list)
+    replay: list[Event] = field(default_factory=list)
 
     @classmethod
     def read(cls, item: Message) -> RemoteJob:
@@ -457,28 +457,28 @@ class RemoteJob(Job):
         """Note the state of which the server is being told as its result; NEW: it is given back."""
         self.result = result
 
-    def keep(self, event: Event) -> None:
+    def keep_for_replay(self, event: Event) -> None:
         """Keep of an acknowledged event what another server would need.
 
         Such a server must know of a run that goes on, and of the lines of output that it has begun.
         """
         if event.kind == "begin":
             event.repeat()
-            self.told = [event]
+            self.replay = [event]
         elif event.kind == "output":
             self._keep_output(event)
         else:
-            self.told = []
+            self.replay = []
 
     def _keep_output(self, event: Event) -> None:
         """Keep the line that a stream has begun, unless it is too long: servers do not wait for its end."""
         whole = event.data.rfind(b"\n") + 1
-        begun = [other for other in self.told if other.stream == event.stream]
+        begun = [other for other in self.replay if other.stream == event.stream]
         if whole or sum(other.size for other in begun) > Lines.LONGEST:
-            self.told = [other for other in self.told if other not in begun]
+            self.replay = [other for other in self.replay if other not in begun]
         if whole < len(event.data):
             event.cut(whole)
-            self.told.append(event)
+            self.replay.append(event)
 
 
 class Outbox:
@@ -531,14 +531,14 @@ class Outbox:
             done.append(event)
         return done
 
-    def begin_anew(self, told: Iterable[Event], seen: int) -> list[Event]:
+    def replay(self, kept: Iterable[Event], seen: int) -> list[Event]:
         """Make all events unsent for a new connection, but those up to `seen`: these are returned.
 
-        seen: up to this number the server has dealt with them.  told: acknowledged events that another server
+        seen: up to this number the server has dealt with them.  kept: acknowledged events that another server
         would need.
         """
         self._unsent.extendleft(reversed(self._in_flight))
-        self._unsent.extendleft(sorted(told, key=lambda event: event.number, reverse=True))
+        self._unsent.extendleft(sorted(kept, key=lambda event: event.number, reverse=True))
         self._in_flight.clear()
         done: list[Event] = []
         while self._unsent and self._unsent[0].number <= seen:
@@ -654,7 +654,7 @@ class Connection:
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
         self._requested = 0                         # slots for which jobs were asked for that have not come
-        self._told_slots = 0                        # how many the server knows to be in service
+        self._reported_slots = 0                    # how many the server knows to be in service
         # bytes that the server may still promise to jobs: what we have said, less what jobs that came take
         self._offered = 0
         self._alive = -EVER                         # when the last request that is answered was sent
@@ -840,12 +840,12 @@ class Connection:
             return
         slots = self._runner.in_service
         more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
-        leaves_anew = last and self._last_asked is None
-        if not want and not more and not leaves_anew and self._told_slots == slots:
+        begins_to_leave = last and self._last_asked is None
+        if not want and not more and not begins_to_leave and self._reported_slots == slots:
             return
         self._requested += want
         self._offered += more
-        self._told_slots = slots
+        self._reported_slots = slots
         last = last or self._last_asked is not None
         number = self._request(link, "claim", want=want, memory=more, last=last, slots=slots)
         if last:
@@ -901,7 +901,7 @@ class Connection:
             if job and event.kind in ("finish", "release"):
                 del self._jobs[job.key]
             elif job:
-                job.keep(event)
+                job.keep_for_replay(event)
         self._send_events()
         if self._outbox.is_empty:
             self._progress.set()
@@ -925,7 +925,7 @@ class Connection:
             self._to_end.put_nowait((job, "lost"))
         elif job.result != NEW:
             self._note_unwritten(job, "was taken by another runner meanwhile; "
-                                      f"its result {show(job.result)} is not written")
+                                      f"its result {text_of(job.result)} is not written")
 
     def _note_unwritten(self, job: RemoteJob, fault: str) -> None:
         """Say, and count, that a result does not stand in its line."""
@@ -958,7 +958,7 @@ class Connection:
             except (OSError, asyncio.TimeoutError) as error:
                 why = self._endpoint.refusal(error)
             first = None
-            self._note_loss(why, loss)
+            self._on_loss(why, loss)
             if self.standing is Standing.OVER or self._gives_up(why):
                 return
             # a random part, because otherwise all clients of a server would reconnect at once
@@ -1003,21 +1003,21 @@ class Connection:
         """Tell the server, which is authenticated, who we are and which jobs we have."""
         for job in self._jobs.values():             # one by one, because a command may fill a message
             link.send(type="have", jobs=[job.describe()])
-        self._told_slots = self._runner.in_service
+        self._reported_slots = self._runner.in_service
         self._offered = int(min(self._program.memory.size, runmaker4.WHOLE))
         link.send(
             type="hello",
             client=self._id,
             name=in_records(os.fsdecode(self._program.host)),
             pid=os.getpid(),
-            slots=self._told_slots,
+            slots=self._reported_slots,
             memory=self._offered,
             retry=self._retry,
             follow=self._follow,
             directory=to_text(self._program.directory),
         )
 
-    def _note_loss(self, why: str, loss: Complaint) -> None:
+    def _on_loss(self, why: str, loss: Complaint) -> None:
         """There is no server: say so once, and make ready for the next one what we have.
 
         A refusal is said even if the loss was said, because it tells what to do.
@@ -1118,8 +1118,8 @@ class Connection:
             self._lose(key)
         for key in settled:
             self._drop(key)
-        told = [event for job in self._jobs.values() for event in job.told]
-        self._acknowledged(self._outbox.begin_anew(told, seen))
+        kept = [event for job in self._jobs.values() for event in job.replay]
+        self._acknowledged(self._outbox.replay(kept, seen))
         if wanted != self._wanted:
             self._wanted = wanted
             self._runner.sinks[:] = self._sinks()
@@ -1141,7 +1141,7 @@ class Connection:
 
     def _sinks(self) -> list[Sink]:
         """The sinks of runs that start from now on: the console, and one that tells the server."""
-        return [Telling(self, *self._wanted), *self._program.shown]
+        return [ServerSink(self, *self._wanted), *self._program.shown]
 
     def _on_jobs(self, link: ServerLink, message: Message) -> None:
         """Queue jobs that have come: each is soon taken by a slot, or given back."""
@@ -1259,7 +1259,7 @@ class Connection:
 # server wants to know of runs only for --status: it is not told of a run that is over within DELAY.
 
 
-class Telling(Sink):
+class ServerSink(Sink):
     """Tells the server that runs have begun, what they print, and how they have ended."""
     DELAY = 0.05                    # seconds before a server without records is told of a run
 
@@ -1393,7 +1393,7 @@ class ClientProgram(RunnerProgram):
     def _connect_first(self) -> tuple[socket.socket, Channel] | None:
         """A connection; None if there is none yet, after saying so.  Raises Problem."""
         try:
-            with self._endpoint.telling():
+            with self._endpoint.raising():
                 return self._endpoint.dial(self._attempt)
         except OSError as error:
             text = self._endpoint.refusal(error)
@@ -1442,7 +1442,7 @@ class ClientProgram(RunnerProgram):
 
 def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
     """The server's status, as --json prints it.  Raises Problem, OSError."""
-    with endpoint.telling():
+    with endpoint.raising():
         sock, channel = endpoint.dial(seconds)
         channel.send(dict(type="status"))
         sock.sendall(channel.outgoing())
@@ -1525,7 +1525,7 @@ def status_lines(status: dict[str, Any], width: float) -> list[str]:
         seen = f"{'lost' if client['lost'] else 'seen'} {human_time(client['seen'])} ago"
         memory = ""
         if client["promised"]:
-            memory = f"{show_size(client['promised'])} of {show_size(client['memory'])} promised, "
+            memory = f"{memory_text(client['promised'])} of {memory_text(client['memory'])} promised, "
         slots = plural(client["slots"], "slot")
         lines.append(f"  {client['name']} ({client['address']}), {slots}, {memory}{seen}")
         for job in client["jobs"]:

@@ -188,7 +188,7 @@ from runmaker4 import (
     refuse_as_output,
     row,
     run_main,
-    show,
+    text_of,
     to_bytes,
     to_text,
     token_of_environment,
@@ -601,14 +601,14 @@ class KeeperLink:
         """
         end = time.monotonic() + self.PATIENCE
         while not self._start():
-            said = self._visit()
+            answer = self._visit()
             if self.life:
                 return self.introduce()
             if time.monotonic() > end:
-                if said is None:
+                if answer is None:
                     raise NameTaken
                 raise Problem(
-                    f"is served already, by process {show(said[1:]) or '?'} (use that one, or stop it)"
+                    f"is served already, by process {text_of(answer[1:]) or '?'} (use that one, or stop it)"
                 )
             time.sleep(0.05)
 
@@ -617,21 +617,21 @@ class KeeperLink:
 
         b"" if a process of this user has the name but does not answer; None if no such process has it.
         """
-        said = None
+        answer = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(self.PATIENCE)
         with contextlib.suppress(OSError):      # that process is leaving, was stopped, or is no keeper at all
             sock.connect(self.name)
             if same_user(sock):
-                said = b""
-                said, fds, _, _ = socket.recv_fds(sock, 64, 1)
+                answer = b""
+                answer, fds, _, _ = socket.recv_fds(sock, 64, 1)
                 if fds:
                     sock.settimeout(None)
                     self.life = sock
                     self.locks = fds[0]
-                    return said
+                    return answer
         sock.close()
-        return said
+        return answer
 
     def _start(self) -> bool:
         """Start a keeper, unless somebody has the name; whether it was started.  Raises OSError."""
@@ -664,7 +664,7 @@ class KeeperLink:
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
-            for number in (*runmaker4.TOLD, signal.SIGPIPE):
+            for number in (*runmaker4.STOP_SIGNALS, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_IGN)   # a signal for the server is not for us
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
@@ -799,7 +799,7 @@ class Outcome:
     event: int | None = None            # the client's event to acknowledge once the state is written
 
     @property
-    def shown(self) -> str:
+    def text(self) -> str:
         return self.how or self.cause.value
 
 
@@ -854,8 +854,8 @@ class Grant:
 
     def may_return(self, since: float) -> bool:
         """Whether it may come back unbegun: its client is here, and was told of it after `since`."""
-        told = self.handed is not None and self.handed > since
-        return told and self.began is None and self.client.link is not None
+        handed = self.handed is not None and self.handed > since
+        return handed and self.began is None and self.client.link is not None
 
     def describe(self) -> dict[str, Any]:
         """What a `jobs` message says of it."""
@@ -1151,7 +1151,7 @@ class Client(Taker):
                 return                      # what it has is kept for the next server
             begun = self._detach()
             if gone is Gone.LOST:
-                self._note_loss(link.why)
+                self._begin_grace(link.why)
             self.server.leave_if_over()
             if gone is Gone.LEFT:
                 return self._part(begun)
@@ -1235,7 +1235,7 @@ class Client(Taker):
         self.server.dispatcher.forget(self)
         return self.sessions.abort_groups(self.grants)
 
-    def _note_loss(self, why: str) -> None:
+    def _begin_grace(self, why: str) -> None:
         """Say that it is lost: its grace begins."""
         self._lost_at = boottime()
         self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.grants)}")
@@ -1281,7 +1281,7 @@ class Client(Taker):
         if "slots" in message.fields:
             self.has = self.has._replace(slots=message.whole("slots", 1_000_000))
 
-    def note(self, grant: Grant) -> None:
+    def add_grant(self, grant: Grant) -> None:
         """A line was claimed for it."""
         self.grants[grant.key] = grant
 
@@ -1338,10 +1338,10 @@ class Client(Taker):
         elif not self._timer:
             self._timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
 
-    def tell_closing(self, **said: Any) -> None:
+    def tell_closing(self, **fields: Any) -> None:
         """Acknowledge all that is dealt with by now, and tell it that the server leaves."""
         self.acknowledge(leaving=True)
-        self.tell(type="closing", **said)
+        self.tell(type="closing", **fields)
 
     def acknowledge(self, leaving: bool = False) -> None:
         """Tell it that its events are dealt with, so that it may send more; not while the disk is behind.
@@ -2056,7 +2056,7 @@ class Group:
         # As on the console: a program gets the bytes of a command, but a terminal gets no control characters.
         command = one_line(grant.command) if self._stdout.terminal else grant.command
         host = os.fsencode(printable(member.host))
-        how = os.fsencode(outcome.shown)
+        how = os.fsencode(outcome.text)
         text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
         self._results.append((grant.number, text))
 
@@ -2304,8 +2304,8 @@ class Accountant:
 class Sessions:
     """The clients that are here or may come back; the lines that they have, and what they say.
 
-    A line that was claimed for a client is in `jobs`, and in the client's `grants`, by its key, from note()
-    to forget().  That long it is locked.
+    A line that was claimed for a client is in `jobs`, and in the client's `grants`, by its key, from
+    add_grant() to forget().  That long it is locked.
     """
 
     def __init__(self, server: Server, trouble: Say, crowd: int, grace: float) -> None:
@@ -2340,10 +2340,10 @@ class Sessions:
         here = [client for client in self.clients.values() if client.link]
         return any(client.renews(RUNNING) and client.fits(settings, False) for client in here)
 
-    def note(self, grant: Grant) -> None:
+    def add_grant(self, grant: Grant) -> None:
         """A line was claimed for a client."""
         grant.job.taker = grant.client
-        grant.client.note(grant)
+        grant.client.add_grant(grant)
         self.jobs[grant.key] = grant
 
     def forget(self, grant: Grant) -> bool:
@@ -2362,13 +2362,13 @@ class Sessions:
         if self.forget(grant) and grant.member:
             grant.member.group.note_ended(grant.member, grant, outcome)
 
-    def settle(self, grant: Grant, said: Outcome) -> None:
+    def settle(self, grant: Grant, wanted: Outcome) -> None:
         """Somebody says what becomes of a line: write its state, however long that takes.
 
         The first attempt goes to the worker before this returns.  If it succeeds, whatever the worker is
         asked later finds the line in its new state.
         """
-        outcome = grant.decide(said)
+        outcome = grant.decide(wanted)
         if not outcome:
             return
         if outcome.event is not None:
@@ -2391,7 +2391,7 @@ class Sessions:
         elif outcome.event is not None:
             self.recovery.note_settled(grant)
         self._conclude(grant, outcome)
-        self.server.note_failures(self._tally.worse - self.cursor.renewed)
+        self.server.stop_after_failures(self._tally.worse - self.cursor.renewed)
         if outcome.event is not None:
             client.inbox.close(outcome.event)
         self._note_dealt_with(client)
@@ -2701,7 +2701,7 @@ class Recovery:
             return
         for job in jobs:
             # no client can name a key like this one
-            self._sessions.note(Grant(f"line {job.number}", self._absent, job, Phase.SENT))
+            self._sessions.add_grant(Grant(f"line {job.number}", self._absent, job, Phase.SENT))
         if jobs:
             grace = human_time(self._sessions.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
@@ -2711,7 +2711,7 @@ class Recovery:
 
     async def _adopt(self, locks: int) -> list[Job] | None:
         """The lines that are locked on this descriptor, now held here; None: they cannot be taken over."""
-        said = False
+        is_said = False
         end = self._server.loop.time() + Cursor.TROUBLE
         while not self._server.over.done():
             try:
@@ -2723,8 +2723,8 @@ class Recovery:
                     os.close(locks)
                     self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
                     return None
-                if not said:
-                    said = True
+                if not is_said:
+                    is_said = True
                     self._say(f"{reason(error)}; trying again")
             await asyncio.sleep(0.1)
         self.abandoned = True
@@ -2788,7 +2788,7 @@ class Recovery:
             if was_bad:
                 self._tally.bad_lines.remove(number)
                 self._tally.error -= 1
-        self._sessions.note(grant)
+        self._sessions.add_grant(grant)
 
     def _find(self, client: Client, claims: Sequence[Known],
               inherited: Sequence[Job]) -> dict[str, Grant | Otherwise]:
@@ -3037,7 +3037,7 @@ class Dispatcher:
         self.claiming = False
         batches: dict[Client, list[Grant]] = {}
         for grant in batch.got:
-            self._server.sessions.note(grant)
+            self._server.sessions.add_grant(grant)
             client = grant.client
             if not self.is_startable(grant):
                 self._server.sessions.settle(grant, Outcome(Cause.UNSTARTED, ERROR))
@@ -3230,7 +3230,7 @@ class Dispatcher:
         self.claiming = False
         grants = [grant for some in claim.grants.values() for grant in some]
         for grant in grants:
-            self._server.sessions.note(grant)
+            self._server.sessions.add_grant(grant)
         links = {client: client.link for client in claim.clients.values() if client.link}
         all_here = links.keys() == set(claim.clients.values())
         may_begin = claim.is_whole and all_here and not self._server.stopping
@@ -3435,11 +3435,11 @@ class Server(Program):
         """A defect ends the server.  An error in accepting a connection is none: descriptors may run out."""
         error = context.get("exception")
         if isinstance(error, OSError) and "socket" in context:
-            self._note_unaccepted(error)
+            self._say_unaccepted(error)
         else:
             super()._on_exception(loop, context)
 
-    def _note_unaccepted(self, error: OSError) -> None:
+    def _say_unaccepted(self, error: OSError) -> None:
         """Say now and then that a connection was not accepted: asyncio tries hundreds of times a second."""
         self._unaccepted += 1
         now = boottime()
@@ -3487,9 +3487,9 @@ class Server(Program):
         """Count the failures in the whole file now and then, if there is a limit to them."""
         while self.options.max_failed:
             await self.failures.rest()
-            self.note_failures(await self.failures.count())
+            self.stop_after_failures(await self.failures.count())
 
-    def note_failures(self, count: int) -> None:
+    def stop_after_failures(self, count: int) -> None:
         """`count` jobs are failed or in error that were not so at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
             self._say_draining(too_many_failures(count))

@@ -180,7 +180,7 @@ T = TypeVar("T")
 # - Signals.  They are blocked from the first line of a script on, so that none can end it half-way by a
 #   traceback.  run_main() unblocks INT and TERM, which simply end us until there are handlers.
 # - Bytes.  Job files and output are bytes, which need not be text.  They are kept as they are.  On their way
-#   to a terminal or a message they pass show(), so that they cannot command a terminal, or begin a line.
+#   to a terminal or a message they pass text_of(), so that they cannot command a terminal, or begin a line.
 # - Writing.  write(2) may write a part of what it is given.  write_all() goes on until all is written.
 
 
@@ -207,7 +207,7 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("?", text)
 
 
-def show(data: bytes) -> str:
+def text_of(data: bytes) -> str:
     """Bytes as printable text for a message.
 
     Bytes that are no UTF-8 become the same bytes again when the text is written, except those of C1.
@@ -217,7 +217,7 @@ def show(data: bytes) -> str:
 
 def one_line(data: bytes) -> bytes:
     """Bytes that are fit for a terminal, or for one line of a file."""
-    return os.fsencode(show(data))
+    return os.fsencode(text_of(data))
 
 
 def quote(word: bytes) -> bytes:
@@ -275,7 +275,7 @@ def growing_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def show_size(size: float) -> str:
+def memory_text(size: float) -> str:
     """'512M', '4G', '1.5G'; less than a K is '0K'."""
     unit = next((unit for unit in "TGM" if size >= SIZE_UNITS[unit]), "K")
     return f"{size / SIZE_UNITS[unit]:.1f}".removesuffix(".0") + unit
@@ -1580,9 +1580,9 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 # TOP, and asks Scope.below() at each directive.  Nothing else interprets directives.
 
 
-class Unsaid(enum.Enum):
+class Unset(enum.Enum):
     """The value of a setting that no directive gives."""
-    UNSAID = "the option of the runner counts"
+    UNSET = "the option of the runner counts"
 
 
 SHELL = "/bin/sh"
@@ -1600,7 +1600,7 @@ class Resources(NamedTuple):
     def __str__(self) -> str:
         """'4 slots', '16G of memory', '4 slots and 16G of memory'"""
         slots = f"{self.slots:.0f} slots"
-        memory = f"{show_size(self.memory)} of memory"
+        memory = f"{memory_text(self.memory)} of memory"
         if not self.memory:
             return slots
         return memory if self.slots == 1 else f"{slots} and {memory}"
@@ -1621,7 +1621,7 @@ UNBOUNDED = Resources(math.inf, math.inf)
 class JobSettings:
     """What a settings directive says of the jobs below it."""
     line: Line | None = None            # the directive itself; None: there is none
-    timeout: float | Unsaid | None = Unsaid.UNSAID      # seconds; None: no limit
+    timeout: float | Unset | None = Unset.UNSET         # seconds; None: no limit
     hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
     together: str = ""                  # the name of a group; "": no group
     min_hosts: int | None = None        # of the group; None: all
@@ -2841,7 +2841,7 @@ class JobFile(JobReader):
         self._appended = 0
         self._named = None
         super()._reopen()
-        self._note_reading()
+        self._say_reading()
         self._cut_off_since = None
 
     def _take_guard(self, fd: int) -> None:
@@ -2858,7 +2858,7 @@ class JobFile(JobReader):
                 errno.EBUSY, "another process has places in it locked (an older runmaker4? lslocks names it)"
             )
 
-    def _note_reading(self) -> None:
+    def _say_reading(self) -> None:
         """Say once that the file cannot be read with O_DIRECT."""
         how = self._how
         self._how = self.reader.how
@@ -3163,14 +3163,14 @@ class JobQueue(JobFile):
             if not self._is_gone(job):
                 raise NotNow("its file is not there") from None
             self.give_up(job)
-            return f"the file is gone; its result {show(state)} is not written"
+            return f"the file is gone; its result {text_of(state)} is not written"
         except OSError as error:
             self.close_if_useless(error)
             if self._is_cut_off():
                 self.give_up(job)
-                return (f"its file system's client has died ({reason(error)}); its result {show(state)} is "
-                        "not written")
-            raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
+                return (f"its file system's client has died ({reason(error)}); its result {text_of(state)} "
+                        "is not written")
+            raise NotNow(f"its result {text_of(state)} cannot be written: {reason(error)}") from None
 
     def _finish(self, job: Job, state: bytes) -> str:
         """Write a result over the `r` where it was; returns as finish().
@@ -3196,7 +3196,7 @@ class JobQueue(JobFile):
         """Write a result over the `r` wherever it is; returns as finish().  Raises NotNow, OSError."""
         found = self._reconcile_all([job]).get(job)
         if job not in self.claimed:
-            return f"another runner has taken it meanwhile; its result {show(state)} is not written"
+            return f"another runner has taken it meanwhile; its result {text_of(state)} is not written"
         if found is None:
             return self._finish(job, state)
         if not found and not self._is_gone(job):
@@ -3204,8 +3204,8 @@ class JobQueue(JobFile):
         self.give_up(job)
         if found and state in (found, NEW):
             return ""                           # somebody has set this very state, or the job was not begun
-        why = f"its state was set to '{show(found)}' meanwhile" if found else "its line is gone"
-        return f"{why}; its result {show(state)} is not written"
+        why = f"its state was set to '{text_of(found)}' meanwhile" if found else "its line is gone"
+        return f"{why}; its result {text_of(state)} is not written"
 
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
@@ -3378,8 +3378,8 @@ class JobQueue(JobFile):
         if line.state != RUNNING:
             self.write(line, RUNNING)
             self.say(
-                f"line {line.number}: its job runs, so the {show(line.state)} that was saved over its r is r "
-                "again (runset4.py --edit keeps states)"
+                f"line {line.number}: its job runs, so the {text_of(line.state)} that was saved over its r "
+                "is r again (runset4.py --edit keeps states)"
             )
             line.state = RUNNING
 
@@ -3896,7 +3896,7 @@ class Cursor:
         self._trouble_since: float | None = None
         self._still: tuple[int, ...] = ()       # signature of the last empty round
         self._still_until = math.inf            # when (clock) to say that jobs wait if that stays
-        self._told_block = ""                   # which block was said last
+        self._said_block = ""                   # which block was said last
 
     def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
         """Claim the next job for the first of the takers that may have it.
@@ -3993,7 +3993,8 @@ class Cursor:
             self.renewed += 1
         elif attempt.met is Met.CLOSED:
             self.say(
-                f"line {line.number}: stays {show(line.state)}, for another process keeps its command locked"
+                f"line {line.number}: stays {text_of(line.state)}, for another process keeps its command "
+                "locked"
             )
 
     def _go_back(self, scan: Scan) -> Scan:
@@ -4089,8 +4090,8 @@ class Cursor:
         due = [doubt] if doubt else []
         if this_round.refused:
             due.append(self.interval / 20 if self._refusals == 1 else self.interval)
-        self._tell_block()
-        self._tell_waiting()
+        self._say_block()
+        self._say_waiting()
         again = max(min(due), self.pace.rest(20), 0.01) if due else None
         return Miss(again, round=this_round, whole=True)
 
@@ -4291,7 +4292,7 @@ class Cursor:
                 )
         else:
             self.say(
-                f"line {line.number}: an editor has brought back its r; it is {show(state)} again, as its "
+                f"line {line.number}: an editor has brought back its r; it is {text_of(state)} again, as its "
                 "run here has ended"
             )
 
@@ -4313,7 +4314,7 @@ class Cursor:
         result = self._results.get(line.command)
         if not result:
             return ""
-        return f"; an editor may have brought back its r: a run here has ended, {show(result)}"
+        return f"; an editor may have brought back its r: a run here has ended, {text_of(result)}"
 
     # -- directives that are met -----------------------------------------------------------------------------
 
@@ -4343,17 +4344,17 @@ class Cursor:
             return True
         return self.file.signature()[2] != self._signature[2]
 
-    def _tell_block(self) -> None:
+    def _say_block(self) -> None:
         """Say what is wrong with the file if that keeps jobs from being started, once."""
         block = self.round.block
         text = block.text if block else ""
         if block and block.why is Why.STOPPED and not any(taker.follow for taker in self.round.waiting):
             text = ""                           # a runner that leaves because of it will say so
-        if text and text != self._told_block:
+        if text and text != self._said_block:
             self.say(text)
-        self._told_block = text
+        self._said_block = text
 
-    def _tell_waiting(self) -> None:
+    def _say_waiting(self) -> None:
         """Say once that new jobs wait: nothing runs, and nobody has claimed any for a while.  Raises OSError.
 
         The signature tells, because each claim and each result changes the file.  `runwait4.py --status`
@@ -5093,17 +5094,18 @@ class ProcessTable:
         """The birth of a process; one before all others for a group (-pid), and if it is not in the table."""
         return self.births.get(pid, Birth(0, pid))
 
-    def untold(self, tree: Iterable[int], told: Mapping[Birth, Birth]) -> list[int]:
-        """The processes of a tree that are to get TERM: none of `told`, nor what these have started since.
+    def unsignalled(self, tree: Iterable[int], signalled: Mapping[Birth, Birth]) -> list[int]:
+        """The processes of a tree that are to get TERM: none of `signalled`, nor what these have started
+        since.
 
-        told: the processes that have got TERM, each with Birth.latest() of that moment.
+        signalled: the processes that have got TERM, each with Birth.latest() of that moment.
         """
         unsignalled: list[int] = []
         own: set[int] = set()           # descendants that processes have started after they got TERM
         for pid in tree:                # parents come before their children
             parent = self.parents.get(pid, 0)
-            moment = told.get(self.birth(parent))
-            if self.birth(pid) in told:
+            moment = signalled.get(self.birth(parent))
+            if self.birth(pid) in signalled:
                 continue
             if parent in own or (moment and self.birth(pid).is_after(moment)):
                 own.add(pid)
@@ -5223,7 +5225,7 @@ class TreeEnder:
         session was seen empty, its number is not looked for any more.
         """
         start = self._loop.time()
-        told: dict[Birth, Birth] = {}
+        signalled: dict[Birth, Birth] = {}
         empty = 0
         pause = 0.005
         while True:
@@ -5241,11 +5243,11 @@ class TreeEnder:
             if self.impatient or looked - start > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
-                new = table.untold(alive, told)
+                new = table.unsignalled(alive, signalled)
                 self._signal(new, signal.SIGTERM)
                 latest = Birth.latest()
                 self._signal(new, signal.SIGCONT)   # not before all have got TERM
-                told.update((table.birth(pid), latest) for pid in new)
+                signalled.update((table.birth(pid), latest) for pid in new)
             await asyncio.sleep(0.02 if empty else pause)
             pause = min(2 * pause, 0.1)
 
@@ -5409,7 +5411,7 @@ class Memory(NamedTuple):
 
     def __str__(self) -> str:
         """'60G of memory for jobs with memory= (--memory)'"""
-        return f"{show_size(self.size)} of memory for jobs with memory= ({self.whence})"
+        return f"{memory_text(self.size)} of memory for jobs with memory= ({self.whence})"
 
 
 def available_memory() -> Memory:
@@ -5486,9 +5488,9 @@ class SlurmLimit:
         else:
             self.margin = self.asked
         try:
-            told = os.environ.get("SLURM_JOB_END_TIME")
-            if told:
-                self._take(told)
+            text = os.environ.get("SLURM_JOB_END_TIME")
+            if text:
+                self._take(text)
             if self.seconds_left <= 0:                  # the variable is not set, or the limit was extended
                 self._take(self._ask())
         except Problem as problem:
@@ -5758,7 +5760,7 @@ def in_foreground(fd: int) -> bool:
 TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
 # causes by which a job has failed: it took too long, more memory than it was promised, or than there was
 FAILING = "timeout", "memory", "oom"
-TOLD = TO_END + TO_DRAIN                # signals by which runners are told to stop
+STOP_SIGNALS = TO_END + TO_DRAIN        # signals by which runners are told to stop
 
 
 class Ending(NamedTuple):
@@ -5793,15 +5795,15 @@ class Ending(NamedTuple):
         return self.signal or max(self.code - 128, 0)
 
     @property
-    def told_to_stop(self) -> bool:
+    def by_stop_signal(self) -> bool:
         """Whether it died of a signal by which runners are told to stop; see died_of."""
-        return self.died_of in TOLD
+        return self.died_of in STOP_SIGNALS
 
     def __str__(self) -> str:
         if self.cause == "timeout":
             return f"timeout after {self.limit:.12g}s"
         if self.cause == "memory":
-            return f"took {show_size(self.taken)} of {show_size(self.limit)}"
+            return f"took {memory_text(self.taken)} of {memory_text(self.limit)}"
         if self.cause == "cancelled":
             return "cancelled"
         how = f"signal {self.signal}" if self.signal else f"exit {self.code}"
@@ -6440,7 +6442,7 @@ class RecordFile:
     by a newline.
     """
     PATIENCE = 1.0              # seconds to wait for a lock on a file system of one host
-    TELL = 5.0                  # seconds after which it is said what a record waits for
+    SAY_AFTER = 5.0             # seconds after which it is said what a record waits for
     TAIL = 1 << 20              # bytes at the end in which a record is looked for that may have been written
 
     def __init__(self, path: str, kind: str, flags: int, worker: Worker, trouble: Say,
@@ -6459,7 +6461,7 @@ class RecordFile:
         self._doubtful = b""
         self.kept: dict[int, bytearray] = {}        # records by place; at APPEND_BYTE what is to be appended
         self._refused = math.inf                    # since when (monotonic seconds) records wait
-        self._told = False                          # it was said what for
+        self._said = False                          # it was said what for
         worker.files.append(self)
 
     def append(self, data: bytes) -> None:
@@ -6476,8 +6478,8 @@ class RecordFile:
         """Try again to write the records that are kept, and say it if they wait for long."""
         for at in list(self.kept):
             self._try(at)
-        if self.kept and not self._told and time.monotonic() - self._refused > self.TELL:
-            self._told = True
+        if self.kept and not self._said and time.monotonic() - self._refused > self.SAY_AFTER:
+            self._said = True
             self.worker.say(
                 f"{self.path}: {self.obstacle()} (the {self.kind}'s records are kept until they can "
                 "be written)"
@@ -6525,7 +6527,7 @@ class RecordFile:
                 del self.kept[at]
             if locked and not self.kept:
                 self._refused = math.inf
-                self._told = False
+                self._said = False
 
     def _reopen(self) -> None:
         """Open the file anew, because its descriptor is of no use any more: its server was away.
@@ -7167,8 +7169,8 @@ class Tally:
             return f"{text}; what the file holds now is not known"
         now = account.now
         ours = self.done, self.failed, error, self.cancelled
-        said = ours == (now.done, now.failed, now.error, now.held) and now.processed == now.all
-        if not said and (lines or now.done < now.all or now.held):
+        is_said = ours == (now.done, now.failed, now.error, now.held) and now.processed == now.all
+        if not is_said and (lines or now.done < now.all or now.held):
             text += (
                 f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
             )
@@ -7439,8 +7441,9 @@ class Runner:
         self.stopped: asyncio.Future[None] = self.loop.create_future()
         self.wall_over = False              # it leaves because the wall time is over, or too near
         self.killed = 0                     # the signal that told us to end what runs; 0: none did
-        self._told_at = -math.inf           # when a signal last told us to stop
-        self._told: asyncio.Future[None] = self.loop.create_future()    # done when the next such signal comes
+        self._signal_at = -math.inf         # when a signal last told us to stop
+        # done when the next such signal comes
+        self._next_signal: asyncio.Future[None] = self.loop.create_future()
         self.began = self.loop.time()
         limit = options.walltime
         self._wall_end = self.began + (
@@ -7494,7 +7497,7 @@ class Runner:
         """Wait for an answer; None if it takes longer than LAST_LOOK after a signal that ends us."""
         answer = asyncio.ensure_future(asked)
         while not answer.done() and not self.killed:
-            first: list[asyncio.Future[Any]] = [answer, self._told]
+            first: list[asyncio.Future[Any]] = [answer, self._next_signal]
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait([answer], timeout=self.LAST_LOOK)
         return answer.result() if answer.done() else None
@@ -7526,9 +7529,9 @@ class Runner:
 
     def _note_signal(self) -> None:
         """Note that a signal tells us to stop: jobs may have died of it, too (`_was_interrupted`)."""
-        self._told_at = self.loop.time()
-        self._told.set_result(None)
-        self._told = self.loop.create_future()
+        self._signal_at = self.loop.time()
+        self._next_signal.set_result(None)
+        self._next_signal = self.loop.create_future()
 
     async def _was_interrupted(self, ending: Ending) -> bool:
         """Whether a job has just failed because somebody (Slurm, Ctrl-C) stops jobs and runners alike.
@@ -7541,11 +7544,11 @@ class Runner:
         """
         if ending.cause or not ending.status:
             return False
-        if self.loop.time() - self._told_at <= self.TOGETHER:
-            return ending.told_to_stop or self.killed != 0
-        if not ending.told_to_stop:
+        if self.loop.time() - self._signal_at <= self.TOGETHER:
+            return ending.by_stop_signal or self.killed != 0
+        if not ending.by_stop_signal:
             return False
-        return bool((await asyncio.wait([self._told], timeout=self.TOGETHER))[0])
+        return bool((await asyncio.wait([self._next_signal], timeout=self.TOGETHER))[0])
 
     async def _wall(self) -> None:
         await asyncio.sleep(self._wall_end - self.loop.time())
@@ -7652,9 +7655,9 @@ class Runner:
         failures = self._jobs.failures
         while failures and self.options.max_failed:
             await failures.rest()
-            self._note_failures(await failures.count())
+            self._stop_after_failures(await failures.count())
 
-    def _note_failures(self, count: int) -> None:
+    def _stop_after_failures(self, count: int) -> None:
         """Stop if too many jobs are failed or in error: `count` more than at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
             self.say(
@@ -7758,13 +7761,13 @@ class Runner:
             self._said.add(subject)
             self.say(text)
 
-    def _note_wait(self) -> None:
+    def _say_slots_busy(self) -> None:
         """Say once that other runners use all slots, if that is what we wait for."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
         if elsewhere and not self.works:
             self._say_once("slots", "all slots are in use by other runners; waiting for one")
 
-    def _note_background(self, job: Job) -> None:
+    def _say_background(self, job: Job) -> None:
         """Say once what becomes of a job that puts itself into the background."""
         if BACKGROUND.match(job.command):
             self._say_once(
@@ -7802,7 +7805,7 @@ class Runner:
         if self._growing:
             return self._let_grow()
         if not await self._take(slots, 1):
-            self._note_wait()
+            self._say_slots_busy()
             return None
         result = await self._jobs.claim(self._leaves(), self._free_for(slots), self.has)
         if isinstance(result, Miss):
@@ -7814,7 +7817,7 @@ class Runner:
         if job and await self._take(slots, job.needs.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")
-            self._note_background(job)
+            self._say_background(job)
             run = self._new_run(job, slots)
             self.works[job] = watched(self._work(run, await self._start(run)))
             return 0.0 if self._idle else None
@@ -7837,7 +7840,7 @@ class Runner:
         """How many seconds a job may run; None: any."""
         own = job.settings.timeout
         common = self.options.timeout
-        return common if own is Unsaid.UNSAID else own
+        return common if own is Unset.UNSET else own
 
     def _fits(self, job: Job) -> bool:
         """Whether a job may be started: not if we stop, or its timeout would exceed the wall time.
@@ -7915,8 +7918,8 @@ class Runner:
             await self._settle(job, state)
         if state != NEW:
             self.tally.count(job, state)
-            self._note_failures(self.tally.worse - self._jobs.renewed)
-            self._note_errors(run, ending)
+            self._stop_after_failures(self.tally.worse - self._jobs.renewed)
+            self._count_errors(run, ending)
         return state != NEW
 
     def _is_final(self, run: Run, state: bytes) -> bool:
@@ -7937,7 +7940,7 @@ class Runner:
         """
         more = job.more
         if more and more.memory > self.options.memory:
-            size, here = show_size(more.memory), show_size(self.options.memory)
+            size, here = memory_text(more.memory), memory_text(self.options.memory)
             text = f"{job.how}; does not run again with {size}: there are {here} here"
             self.say(f"line {job.number}: {text}")
             return False
@@ -7970,7 +7973,7 @@ class Runner:
         delay: seconds; None: until the memory for its next run is free.
         """
         if self.options.verbose:
-            how = f"with {show_size(job.needs.memory)}" if delay is None else f"in {human_time(delay)}"
+            how = f"with {memory_text(job.needs.memory)}" if delay is None else f"in {human_time(delay)}"
             self.say(f"line {job.number}: again {how}")
         ready = self._next_runs[job] = asyncio.Event()
         if delay is None:
@@ -8002,7 +8005,7 @@ class Runner:
 
     # -- what comes of a job ---------------------------------------------------------------------------------
 
-    def _note_errors(self, run: Run, ending: Ending | None) -> None:
+    def _count_errors(self, run: Run, ending: Ending | None) -> None:
         """Count the jobs of a slot that fail as they do when its host cannot be reached (ssh(1): 255)."""
         slot = run.slot
         unreachable = ending and not run.cause and ending.code == self.UNREACHABLE
@@ -8253,7 +8256,7 @@ def open_descriptors() -> list[int]:
 
 def hold_signals() -> None:
     """Block signals until there are handlers, which end in good order what was started by then."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def keep_descriptors_from_jobs() -> None:
@@ -8394,8 +8397,8 @@ def takes_a_command(words: Sequence[str]) -> bool:
     if not shells:
         return words[-1:] == ["-c"]
     options = words[shells[-1] + 1:]
-    told = [option for option in options if re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", option)]
-    return bool(told) and (told[-1] == options[-1] or all(option.startswith("-") for option in options))
+    given = [option for option in options if re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", option)]
+    return bool(given) and (given[-1] == options[-1] or all(option.startswith("-") for option in options))
 
 
 def given_name(text: str) -> str:
@@ -8659,7 +8662,7 @@ class Program:
         self.worker = Worker(
             network or any(find_mount(path).network for path in paths if path),
             self.relieved,
-            functools.partial(self.in_loop, self.tell),
+            functools.partial(self.in_loop, self.say_as_is),
         )
         trouble = functools.partial(self.in_loop, self._trouble)
         incomplete = functools.partial(self.in_loop, self.tally.incomplete.add)
@@ -8795,7 +8798,7 @@ class Program:
         """Print a message of one line."""
         line = f"{self.label}: {text}"
         if self._loop_runs:
-            self.tell(line)
+            self.say_as_is(line)
         else:
             warn(f"{self.prog}: {line}")
 
@@ -8812,9 +8815,9 @@ class Program:
         self._troubles += 1
         if self._troubles <= self.TROUBLES:
             more = " (more such messages are left out)" if self._troubles == self.TROUBLES else ""
-            self.tell(text + more)
+            self.say_as_is(text + more)
 
-    def tell(self, text: str) -> None:
+    def say_as_is(self, text: str) -> None:
         """Print a message of one line that names its file itself."""
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
@@ -9151,9 +9154,9 @@ def _finite(text: str) -> float:
     return number
 
 
-def encode_timeout(timeout: float | Unsaid | None) -> float | None:
+def encode_timeout(timeout: float | Unset | None) -> float | None:
     """A job's timeout as it stands in a message: 0 if its settings say nothing, null if it has none."""
-    return 0.0 if timeout is Unsaid.UNSAID else timeout
+    return 0.0 if timeout is Unset.UNSET else timeout
 
 
 def encode(message: Any) -> bytes:
@@ -9220,10 +9223,10 @@ class Message:
     def seconds_or_none(self, name: str) -> float | None:
         return None if self.fields.get(name, 0) is None else self.seconds(name)
 
-    def timeout(self, name: str) -> float | Unsaid | None:
+    def timeout(self, name: str) -> float | Unset | None:
         """A timeout that encode_timeout() has made."""
         seconds = self.seconds_or_none(name)
-        return Unsaid.UNSAID if seconds == 0 else seconds
+        return Unset.UNSET if seconds == 0 else seconds
 
     def flag(self, name: str) -> bool:
         value = self.fields.get(name)

@@ -100,7 +100,7 @@ from runmaker4 import (
     reason,
     row,
     run_main,
-    show,
+    text_of,
     warn,
     when_used,
     whole_lines,
@@ -130,7 +130,7 @@ IN_MEMORY = 16 << 20                # bytes of new lines that are not put into a
 def job(command: bytes) -> bytes:
     """The line of a new job.  Raises ValueError: why the command cannot be a job."""
     if b"\n" in command or b"\0" in command or not command.strip():
-        raise ValueError(f"not a command: '{show(command[:80])}' (one line, not empty, no NUL)")
+        raise ValueError(f"not a command: '{text_of(command[:80])}' (one line, not empty, no NUL)")
     if fault := command_fault(command):
         raise ValueError(fault)
     return b". %s\n" % command
@@ -139,7 +139,7 @@ def job(command: bytes) -> bytes:
 def directive(text: bytes) -> bytes:
     """The line of a directive, checked.  Raises ValueError: what is wrong with it."""
     if b"\n" in text or b"\0" in text:
-        raise ValueError(f"not a directive: '{show(text[:80])}' (one line, no NUL)")
+        raise ValueError(f"not a directive: '{text_of(text[:80])}' (one line, no NUL)")
     parse_settings(text[1:])
     return text + b"\n"
 
@@ -155,7 +155,7 @@ def given_line(text: bytes) -> bytes:
         return directive(text)
     if begins_with_state(text):
         raise ValueError(
-            f"'{show(text[:80])}' is the line of a job already (leave the state out; if it is a command, "
+            f"'{text_of(text[:80])}' is the line of a job already (leave the state out; if it is a command, "
             "put a blank before it)"
         )
     return job(text)
@@ -309,7 +309,7 @@ class Source:
     def __init__(self, path: str) -> None:
         """path: '-' for stdin."""
         self.path = path
-        self.name = "stdin" if path == "-" else show(os.fsencode(path))
+        self.name = "stdin" if path == "-" else text_of(os.fsencode(path))
         self.number = 0             # of the line that was read last, from 1
 
     def __iter__(self) -> Iterator[bytes]:
@@ -467,7 +467,7 @@ class Ledger:
         file.say(f"line {number}: {fault}")
         self.refused += 1
 
-    def note(self, file: JobFile, line: Line, fault: str) -> bool:
+    def count(self, file: JobFile, line: Line, fault: str) -> bool:
         """Count a job.  fault: why it was refused, which is said; '': it was not.  Whether it was not."""
         if fault:
             self.refuse(file, line.number, fault)
@@ -480,7 +480,7 @@ class Ledger:
         parts: list[str] = []
         for old, count in self.done.items():
             if count:
-                parts.append(f"{plural(count, 'line')}: {show(old)} -> {show(state)}")
+                parts.append(f"{plural(count, 'line')}: {text_of(old)} -> {text_of(state)}")
         return ", ".join(parts)
 
 
@@ -494,7 +494,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
     missing = selection.singles()
     for line in selection.lines(file):
         missing.discard(line.number)
-        done = ledger.note(file, line, set_state(file, line, state, force))
+        done = ledger.count(file, line, set_state(file, line, state, force))
         if done and force and line.state == RUNNING and file.companion.count(line.command):
             ledger.alive.append(line.number)
     for number in sorted(missing):
@@ -585,14 +585,14 @@ def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
             state_now, runs = cancel_line(file, line, running.get(line.command, ()))
         if state_now is None or not (runs or state_now in (NEW, RUNNING)):
             if selection.numbers or line.state in (NEW, RUNNING):
-                ledger.note(file, line, why_not_cancelled(state_now))
+                ledger.count(file, line, why_not_cancelled(state_now))
             continue
         if state_now == RUNNING and not runs:
             file.say(f"line {line.number}: {DESERTED}; it is x now")
         elif state_now not in (NEW, RUNNING):
-            file.say(f"line {line.number}: is {show(state_now)}, but its job runs")
+            file.say(f"line {line.number}: is {text_of(state_now)}, but its job runs")
         stopped = replace(line, state=state_now)
-        ledger.note(file, stopped, "")
+        ledger.count(file, stopped, "")
         if runs:
             waiting.append(stopped)
     for number in sorted(missing):
@@ -604,7 +604,7 @@ def why_not_cancelled(state_now: bytes | None) -> str:
     """Why a line in this state cannot be cancelled; None: it moved."""
     if state_now is None:
         return "has moved meanwhile, and is left alone (look, and run this again)"
-    return f"does not run: its state is {show(state_now)}"
+    return f"does not run: its state is {text_of(state_now)}"
 
 
 def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
@@ -634,7 +634,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
         waiting = still
     holders = Holders(file.companion.inode)
     for line in waiting:
-        shown = show(HELD if line.state in (NEW, RUNNING) else line.state)
+        shown = text_of(HELD if line.state in (NEW, RUNNING) else line.state)
         why = where_it_runs(line, holders, file.mount.is_fuse)
         ledger.refuse(file, line.number, f"is {shown}, but still runs after {STOPPING:.0f} s ({why})")
 
@@ -1001,10 +1001,10 @@ class Equals:
 
 def why_kept(live: bytes) -> str:
     """Why a job whose line is like this now cannot become what somebody has made of it."""
-    fault = f"has changed meanwhile: its state is {show(live[:1])} now"
+    fault = f"has changed meanwhile: its state is {text_of(live[:1])} now"
     if runs(live):
         fault = "is r (--cancel it first)"
-    return f"{fault}; '{show(live[2:80])}' was changed or deleted"
+    return f"{fault}; '{text_of(live[2:80])}' was changed or deleted"
 
 
 MOVED = ("somebody else has moved, changed or removed lines meanwhile (edit the file anew, and take what you "
@@ -1068,8 +1068,8 @@ def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
         (new - changed, "line", "added"),
         (gone - changed, "line", "taken out"),
     )
-    said = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
-    return ", ".join(said) or "lines were moved"
+    parts = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
+    return ", ".join(parts) or "lines were moved"
 
 
 def read_all(file: Reader, start: int = 0) -> bytes:
@@ -1453,7 +1453,7 @@ def check_template(text: bytes) -> None:
     """Raise argparse.ArgumentTypeError for a template with which the shell might run what is in a value."""
     for place in PLACEHOLDER.finditer(text):
         if not is_number(place) and not UNQUOTED.fullmatch(text, 0, place.start()):
-            raise argparse.ArgumentTypeError(f"{show(place[0])} is quoted already: take your quotes away")
+            raise argparse.ArgumentTypeError(f"{text_of(place[0])} is quoted already: take your quotes away")
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
@@ -1513,8 +1513,10 @@ def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
             if name and content.endswith(part) and name in names:
                 return b"%b{%d%b}" % (dollar, names.index(name) + 1, part)
         if NAME.fullmatch(content) and not dollar:          # ${HOME} is the shell's
-            there = ", ".join(show(name) for name in names if name)
-            raise ValueError(f"there is no column {show(content)} for the template (the columns are {there})")
+            there = ", ".join(text_of(name) for name in names if name)
+            raise ValueError(
+                f"there is no column {text_of(content)} for the template (the columns are {there})"
+            )
         return place[0]
     return NAMED_PLACE.sub(number, text)
 
@@ -1526,7 +1528,7 @@ def table_template(text: bytes, header: Sequence[bytes]) -> Template:
     names = [name.strip() for name in header]
     for name, count in Counter(names).items():
         if name and count > 1:
-            raise ValueError(f"two columns are named {show(name)}")
+            raise ValueError(f"two columns are named {text_of(name)}")
     text = numbered(text, names)
     try:
         check_template(with_place(text))
@@ -1674,7 +1676,7 @@ def job_files(folder: str) -> list[str]:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
     except OSError as error:
-        raise Problem(f"{show(os.fsencode(folder))}: {reason(error)}") from None
+        raise Problem(f"{text_of(os.fsencode(folder))}: {reason(error)}") from None
     return [os.path.join(folder, name) for name in names]
 
 
@@ -1715,7 +1717,7 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
             once -= found.keys()
         jobs.update(found)
     if not jobs:
-        raise Problem(f"{show(os.fsencode(names[0]))}: there is no job file in it (nothing to add)")
+        raise Problem(f"{text_of(os.fsencode(names[0]))}: there is no job file in it (nothing to add)")
     with appending(file) as fd:
         with Reader.of(fd, file.network) as now:
             added = find_added(now, once)
@@ -1773,12 +1775,12 @@ class Test:
             self._read_command(target, plain if quoted is None else quoted)
         else:
             raise ValueError(
-                f"cannot be understood: '{show(line[:80])}' (TARGET: COMMAND, -timeout: T or end)"
+                f"cannot be understood: '{text_of(line[:80])}' (TARGET: COMMAND, -timeout: T or end)"
             )
 
     def _read_command(self, target: bytes, text: bytes) -> None:
         if not text.strip():
-            raise ValueError(f"'{show(target)}' has no command (or is the end of the test above missing?)")
+            raise ValueError(f"'{text_of(target)}' has no command (or is the end of the test above missing?)")
         self.last = TestCommand(job(text), self.timeout)
         self.targets.setdefault(target, []).append(self.last)
 
@@ -1816,7 +1818,7 @@ def directive_timeout(text: bytes) -> bytes:
     """A time-out as it stands in a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
     match = TIMEOUT.fullmatch(text)
     if not match and text != b"none":
-        raise ValueError(f"not a time-out: '{show(text[:80])}' (such as 330s, 5m, 2h or none)")
+        raise ValueError(f"not a time-out: '{text_of(text[:80])}' (such as 330s, 5m, 2h or none)")
     if not match or not match[1].strip(b"0"):
         return b"none"
     return checked(duration, match[1] + match[2])
@@ -1845,7 +1847,7 @@ def read_tests(path: str) -> Iterator[Test]:
             test = None
             count += 1
         elif line == b"end" and test:
-            raise source.problem(f"the test '{show(test.label)}' has no targets")
+            raise source.problem(f"the test '{text_of(test.label)}' has no targets")
         elif test:
             try:
                 test.read(line)
@@ -1854,12 +1856,12 @@ def read_tests(path: str) -> Iterator[Test]:
         else:
             match = LABEL.fullmatch(line)
             if not match or not match[1].strip():
-                raise source.problem(f"not the label of a test: '{show(line[:80])}' (such as 'LABEL:')")
+                raise source.problem(f"not the label of a test: '{text_of(line[:80])}' (such as 'LABEL:')")
             test = Test(match[1].strip())
             began = source.number
     if test:
         source.number = began
-        raise source.problem(f"the test '{show(test.label)}' has no end")
+        raise source.problem(f"the test '{text_of(test.label)}' has no end")
     if not count:
         raise Problem(f"{source.name}: there is no test in it (nothing to add)")
 
@@ -1920,7 +1922,7 @@ def reopen(file: JobFile, ledger: Ledger) -> None:
     with appending(file, make=False):
         file.follow_path()
         for line in end_lines(file, file.writable()):
-            ledger.note(file, line, set_state(file, line, b"#off", force=False))
+            ledger.count(file, line, set_state(file, line, b"#off", force=False))
 
 
 # ======== Command line ======================================================================================
@@ -1935,7 +1937,7 @@ def state(text: str) -> bytes:
     data = WORDS.get(text) or os.fsencode(text)
     if len(data) != 1 or data in b"#/" or not b"!" <= data <= b"~":
         raise argparse.ArgumentTypeError(
-            f"not a state: '{show(data)}' ({', '.join(WORDS)}; or one printable character, not # or /)")
+            f"not a state: '{text_of(data)}' ({', '.join(WORDS)}; or one printable character, not # or /)")
     return data
 
 

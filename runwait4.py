@@ -57,7 +57,7 @@ from runmaker4 import (
     RUNNING,
     SEATS,
     SIZE_UNITS,
-    TOLD,
+    STOP_SIGNALS,
     Badge,
     Counts,
     JobLog,
@@ -94,6 +94,7 @@ from runmaker4 import (
     lines_of,
     lock,
     memory_size,
+    memory_text,
     mount_fault,
     name_lines,
     new_jobs_wait,
@@ -110,9 +111,8 @@ from runmaker4 import (
     refresh_file,
     refresh_reader,
     run_main,
-    show,
-    show_size,
     stat_or_none,
+    text_of,
     unlock,
     warn,
     when_used,
@@ -235,25 +235,25 @@ def check_other_options(options: argparse.Namespace, parser: Parser, outdir_name
     """Refuse options that do not go together, if no report is asked for.  Raises Problem."""
     file = options.file
     by_exit_status = options.use_exit_status
-    told = [name for name in ("progress", "status", "failed", "show", "stats") if vars(options)[name]]
+    actions = [name for name in ("progress", "status", "failed", "show", "stats") if vars(options)[name]]
     if options.timeline is None:
         if options.joblog is not None:
             parser.error("--joblog goes with --timeline or --report")
-        if file is None and "stats" not in told:
+        if file is None and "stats" not in actions:
             parser.error("the following arguments are required: FILE")
     else:
         if (options.joblog is None) == (options.outdir is None):
             parser.error("--timeline goes with --joblog, or with --outdir")
-        if file is not None or told or by_exit_status:
+        if file is not None or actions or by_exit_status:
             parser.error("--timeline goes with --joblog or --outdir only")
-    if options.json and (not told or "progress" in told):
+    if options.json and (not actions or "progress" in actions):
         parser.error("--json goes with --status, --failed, --show or --stats")
-    if len(told) > 1:
-        parser.error(f"--{told[0]} and --{told[1]} do not go together")
+    if len(actions) > 1:
+        parser.error(f"--{actions[0]} and --{actions[1]} do not go together")
     for name in "show", "stats":
-        if name in told and by_exit_status:
+        if name in actions and by_exit_status:
             parser.error(f"--{name} and -e do not go together")
-    if outdir_named and not told and options.timeline is None:
+    if outdir_named and not actions and options.timeline is None:
         parser.error("--outdir goes with --status, --show, --failed, --stats, --timeline or --report")
 
 
@@ -297,7 +297,7 @@ class Watcher:
         # seconds after a change of the job file in which its host writes the end of the run to the journal
         self._delay = 20.0 if mount.network else 5.0
         self._pace = Pace()
-        self.seen: Callable[[Survey], None] = lambda survey: None   # told what each look of wait() found
+        self.on_look: Callable[[Survey], None] = lambda survey: None  # told what each look of wait() found
         self.stopped = ""       # why nobody will run the new jobs; "": somebody may
 
     def _look(self) -> Survey:
@@ -387,18 +387,18 @@ class Watcher:
             time.sleep(self._pause)
         return survey
 
-    def wait(self, show: Callable[[Counts], None], say: Callable[[str], None]) -> Counts:
+    def wait(self, update: Callable[[Counts], None], say: Callable[[str], None]) -> Counts:
         """Wait until no job is new or running, or `stopped` says why nobody will run the new ones.
 
-        show: called with the counts of each look.  say: called once if new jobs wait.  Raises Problem.
+        update: called with the counts of each look.  say: called once if new jobs wait.  Raises Problem.
         """
         last: Counts | None = None
         since = 0.0             # when these counts were seen first
         while True:
             survey = self._look()
             now = counts(survey)
-            show(now)
-            self.seen(survey)
+            update(now)
+            self.on_look(survey)
             if not now.new and not now.running and not survey.half_saved:
                 return now
             before = self.stopped
@@ -431,7 +431,7 @@ class Watcher:
 class NoProgress:
     """Shows nothing, if --progress is not asked for."""
 
-    def show(self, now: Counts) -> None:
+    def update(self, now: Counts) -> None:
         pass
 
     def close(self) -> None:
@@ -446,7 +446,7 @@ class PipeProgress:
         self._when = -1.0
         self._line = ""
 
-    def show(self, now: Counts) -> None:
+    def update(self, now: Counts) -> None:
         self._line = progress_line(now)
         if time.monotonic() - self._when >= 1.0:
             self.close()
@@ -469,7 +469,7 @@ class TerminalProgress(ProgressBar):
         super().__init__(clock)
         self.put = put
 
-    def show(self, now: Counts) -> None:
+    def update(self, now: Counts) -> None:
         self.put((self.CLEAR + self.line(now, columns_of(1))).encode())
 
     def close(self) -> None:
@@ -564,8 +564,8 @@ class RunRecord:
     @property
     def peak(self) -> str:
         """'12 MB', '<30 MB', '3.1G of 4G' of what it was promised; '' if nobody knows."""
-        known = peak_memory(self.memory, self.memory_below, show_size if self.promised else human_size)
-        return f"{known} of {show_size(self.promised)}" if known and self.promised else known
+        known = peak_memory(self.memory, self.memory_below, memory_text if self.promised else human_size)
+        return f"{known} of {memory_text(self.promised)}" if known and self.promised else known
 
     @property
     def had_too_little(self) -> bool:
@@ -584,7 +584,7 @@ class Log:
         """Raises Problem."""
         self.path = path
         self.say = say
-        self._told = False                  # it was said which lines make no sense
+        self._said = False                  # it was said which lines make no sense
         self._odd: list[int] = []           # places of the lines without sense that a pass has met
         try:
             self.file = self._open()
@@ -634,8 +634,8 @@ class Log:
         except OSError as error:
             raise Problem(f"{self.path}: {reason(error)}") from None
         yield from self._unended()
-        if self._odd and not self._told and stop - begin == self.size:
-            self._told = True
+        if self._odd and not self._said and stop - begin == self.size:
+            self._said = True
             self.say(f"{self.path}: {plural(len(self._odd), 'line')} left out: cut, or no lines of a "
                      f"{self.KIND} ({name_lines(self._odd)})")
 
@@ -1274,12 +1274,12 @@ def human_size(size: float) -> str:
 
 
 def peak_memory(
-    known: int | None, below: int | None, show_bytes: Callable[[float], str] = human_size
+    known: int | None, below: int | None, size_text: Callable[[float], str] = human_size
 ) -> str:
     """'12 MB', '<30 MB' if only a bound could be measured; '' if nobody knows."""
     if known is not None:
-        return show_bytes(known)
-    return f"<{show_bytes(below)}" if below is not None else ""
+        return size_text(known)
+    return f"<{size_text(below)}" if below is not None else ""
 
 
 class LastOutput:
@@ -1300,7 +1300,7 @@ class LastOutput:
         for name in sorted(run.files, key=lambda name: ".err" not in name):
             try:
                 if lines := self._tail(name):
-                    return [show(line[:4 * self.WIDTH]) for line in lines]
+                    return [text_of(line[:4 * self.WIDTH]) for line in lines]
             except OSError as error:
                 trouble.append(f"({name}: {reason(error)})")
             except ValueError:
@@ -1404,7 +1404,7 @@ class LineRun:
         output: None if there is no journal.
         """
         yield fitted(f"line {self.line.number}: {self._head(output is not None)}", columns)
-        yield fitted(f"    {show(self.line.command)}", columns)
+        yield fitted(f"    {text_of(self.line.command)}", columns)
         if self.run and output:
             details = printable(details_of(self.run, output.directory))
             width = max(int(columns), 20) if columns < math.inf else len(details) + 4
@@ -1635,7 +1635,7 @@ class Peaks:
         """The largest peak, in bytes; -1: nobody knows."""
         return max(self._sizes, default=-2) // 2
 
-    def bytes_told(self) -> list[int]:
+    def quantiles(self) -> list[int]:
         """The median, the 95th percentile and the largest, in bytes; nothing if nobody knows."""
         return [size // 2 for size in quantiles(self._sizes, self.PERCENTS)]
 
@@ -1646,19 +1646,19 @@ class Peaks:
     def text(self) -> str:
         """What is told of them; '' if nothing is known."""
         runs = len(self._sizes)
-        told = []
+        parts = []
         if runs:
             median, most, largest = (
-                ("<" if size % 2 else "") + show_size(size // 2)
+                ("<" if size % 2 else "") + memory_text(size // 2)
                 for size in quantiles(self._sizes, self.PERCENTS)
             )
-            told.append(f"{plural(runs, 'run')}: median {median}, 95% {most}, largest {largest}")
+            parts.append(f"{plural(runs, 'run')}: median {median}, 95% {most}, largest {largest}")
         if self._too_little:
-            told.append(f"{plural(self._too_little, 'run')} had too little")
+            parts.append(f"{plural(self._too_little, 'run')} had too little")
         if (enough := self.enough()) is not None:
             count = sum(size <= 2 * enough + 1 for size in self._sizes)
-            told.append(f"memory={show_size(enough)} would have done for {count} of {runs}")
-        return "; ".join(told)
+            parts.append(f"memory={memory_text(enough)} would have done for {count} of {runs}")
+        return "; ".join(parts)
 
 
 def round_size(size: int) -> int:
@@ -1696,7 +1696,7 @@ class Alike:
     def name(self) -> str:
         """The words up to the first that differs: 'simulate --seed …'."""
         words = b" ".join(self._words or [self._first])
-        return show(words + b" " + Commands.MARK if self._differ else words)
+        return text_of(words + b" " + Commands.MARK if self._differ else words)
 
 
 class Commands:
@@ -1729,7 +1729,7 @@ class Commands:
         return sorted(self._groups.values(), key=lambda alike: -alike.peaks.largest)
 
 
-def tell_stats(outdir: str, path: str | None, as_json: bool) -> None:
+def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
     """Print what runs took, per host, in all and per command.  Raises Problem, BrokenPipeError."""
     stats = stats_of(outdir, path)
     put_texts([json.dumps(stats)] if as_json else stats_lines(stats, width()))
@@ -1768,7 +1768,7 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
     commands = stats["commands"]
     rows = [["command", *head, "memory="]]
     for alike in commands[:Commands.SHOWN]:
-        enough = show_size(alike["enough"]) if alike["enough"] is not None else "-"
+        enough = memory_text(alike["enough"]) if alike["enough"] is not None else "-"
         rows.append([*stats_row(alike["command"], alike), enough])
     yield from table(rows, columns, right=range(1, 8))
     if len(commands) > Commands.SHOWN:
@@ -1842,7 +1842,7 @@ class JobLogReader(Log):
 
         A job that died of a signal by which runners are told to stop was stopped: its line is in error.
         """
-        if signal_number in TOLD and exit_status != -1:
+        if signal_number in STOP_SIGNALS and exit_status != -1:
             return "e"
         return "!" if exit_status or signal_number else "d"
 
@@ -2430,11 +2430,11 @@ class Promises:
         """A command, its bar, and what the bar shows, in words."""
         peaks = alike.peaks
         whole = max(peaks.promised, peaks.largest)
-        ends = [100 * size / whole for size in peaks.bytes_told()]
+        ends = [100 * size / whole for size in peaks.quantiles()]
         parts = [tag("span", style=f"width: {end - begin:.2f}%", class_=f"fill s0 {kind}")
                  for begin, end, kind in zip([0.0, *ends], ends, self.PARTS)]
         mark = tag("b", style=f"left: {100 * peaks.promised / whole:.2f}%")
-        words = f"promised {show_size(peaks.promised)}; {peaks.text()}"
+        words = f"promised {memory_text(peaks.promised)}; {peaks.text()}"
         return tag("div", tag("code", escaped(cut(alike.name, 200))),
                    tag("div", *parts, mark, class_="taken", aria_hidden="true"),
                    tag("p", escaped(words), class_="hint"), class_="command")
@@ -2483,15 +2483,15 @@ class FailuresByWords:
         """rows: some of the failures; total: how many there are."""
         self.count = len(rows)
         self.total = total
-        said: dict[str, SameWords] = {}
+        groups: dict[str, SameWords] = {}
         for row in rows:
             words = self._words(row, outputs)[:self.LONGEST]
             alike = NUMBER.sub("…", words)
-            group = said.setdefault(alike, SameWords(words, []))
+            group = groups.setdefault(alike, SameWords(words, []))
             if group.words != words:
                 group.words = alike
             group.rows.append(row)
-        self.groups = sorted(said.values(), key=lambda group: -len(group.rows))
+        self.groups = sorted(groups.values(), key=lambda group: -len(group.rows))
         self.group_of = {row.run: number for number, group in enumerate(self.groups) for row in group.rows}
 
     @staticmethod
@@ -2639,7 +2639,7 @@ class Reporter:
         self.next = 0.0
         self.pause = self.LEAST
 
-    def show(self, survey: Survey) -> None:
+    def update(self, survey: Survey) -> None:
         """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time."""
         start = time.monotonic()
         if start >= self.next and os.path.exists(self.source):
@@ -2655,8 +2655,8 @@ class Reporter:
     def write(self, survey: Survey | None = None, live: bool = False) -> None:
         """Write the page.  survey: what the job file holds, if there is one.  Raises Problem."""
         start = time.monotonic()
-        said: list[str] = []
-        log = open_log(self.options, said.append)
+        messages: list[str] = []
+        log = open_log(self.options, messages.append)
         bad = bad_lines(self.watcher, survey) if self.watcher and survey else []
         known = LineRuns((), ())
         if self.watcher and survey:
@@ -2671,10 +2671,10 @@ class Reporter:
             self.pause = self._pause_after(start)
         last = [run for line in bad if (run := known.last.get(line.number))]
         log.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
-        page = self._page(runs, survey, bad, known, live, said)
+        page = self._page(runs, survey, bad, known, live, messages)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
-        for text in () if live else said:
+        for text in () if live else messages:
             warn(f"{PROG}: {text}")
 
     def _judged(self, log: Log, survey: Survey | None, known: LineRuns) -> Iterator[RunRecord]:
@@ -2699,7 +2699,7 @@ class Reporter:
             yield run
 
     def _page(self, runs: Gathered, survey: Survey | None, bad_lines: Sequence[Line], known: LineRuns,
-              live: bool, said: Sequence[str]) -> str:
+              live: bool, messages: Sequence[str]) -> str:
         """The page, as HTML."""
         outputs = Outputs(self.options.outdir, self.options.report)
         to_fix = [
@@ -2715,8 +2715,8 @@ class Reporter:
         pictures = Pictures(runs)
         data = {**pictures.page(failures, outputs), "made": time.time(), "pause": self.pause if live else 0}
         if len(runs.drawn) < sum(runs.states.values()):
-            said = [
-                *said,
+            messages = [
+                *messages,
                 f"the pictures show the last {len(runs.drawn):,} runs of {sum(runs.states.values()):,}",
             ]
         packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 6)
@@ -2726,7 +2726,7 @@ class Reporter:
             "COMMAND": escaped(self.command),
             "DATA": base64.b64encode(packed).decode(),
             "REFRESH": REFRESH % math.ceil(self.pause) if live else "",
-            "WHEN": " · ".join([*self._when(runs, live), *map(escaped, said)]),
+            "WHEN": " · ".join([*self._when(runs, live), *map(escaped, messages)]),
             "FIGURES": self._figures(runs, counts(survey) if survey else None),
             "KEY": self._key(runs),
             "TIMES": Histogram(runs.drawn).html() + Promises(runs.drawn).html(),
@@ -2798,7 +2798,7 @@ class Reporter:
             yield Table("Left to fix", to_fix[:shown], len(bad))
             yield Table("Other runs that failed or ended in error",
                         [row_of(run, now.line_of(run)) for run in others], failed)
-            rows = [Row(line.number, line.command, None, "held", show(line.state)) for line in held]
+            rows = [Row(line.number, line.command, None, "held", text_of(line.state)) for line in held]
             yield Table("Held lines", rows, counts(survey).held)
         else:
             yield Table("Runs that failed or ended in error", list(map(row_of, others)), failed)
@@ -3137,17 +3137,17 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
         exit_on(signal.SIGINT, signal.SIGTERM)
         progress = TerminalProgress() if os.isatty(1) else PipeProgress()
 
-    def tell(text: str) -> None:
+    def say_stall(text: str) -> None:
         progress.close()
         say(f"{watcher.path}: {text}")
 
     try:
-        return watcher.wait(progress.show, tell)
+        return watcher.wait(progress.update, say_stall)
     finally:
         progress.close()
 
 
-def tell_stopped(watcher: Watcher) -> bool:
+def say_stopped(watcher: Watcher) -> bool:
     """Whether the waiting has ended although new jobs are left; then say why nobody runs them."""
     if watcher.stopped:
         say(f"{watcher.path}: {watcher.stopped}")
@@ -3166,9 +3166,9 @@ def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
         reporter.write()
         return 0
     if options.progress:
-        watcher.seen = reporter.show
+        watcher.on_look = reporter.update
         wait(watcher, with_progress=True)
-    stopped = tell_stopped(watcher)
+    stopped = say_stopped(watcher)
     reporter.write(watcher.sure_look())
     return int(stopped)
 
@@ -3184,7 +3184,7 @@ def watch(argv: Sequence[str]) -> int:
     if options.report is not None:
         code = report(options, argv)
         if options.stats:
-            tell_stats(options.outdir, options.file, as_json=False)
+            print_stats(options.outdir, options.file, as_json=False)
         return code
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
@@ -3194,7 +3194,7 @@ def watch(argv: Sequence[str]) -> int:
             say(text)
         return 0
     if options.stats:
-        tell_stats(options.outdir, options.file, options.json)
+        print_stats(options.outdir, options.file, options.json)
         return 0
     try:
         return watch_file(options)
@@ -3211,17 +3211,17 @@ def watch_file(options: argparse.Namespace) -> int:
     """
     watcher = Watcher(options.file)
     if options.status:
-        now = tell_status(watcher, options.outdir, as_json=options.json)
+        now = print_status(watcher, options.outdir, as_json=options.json)
     elif options.failed or options.show is not None:
         now = tell_runs(watcher, options)
     else:
         now = wait(watcher, options.progress)
-        if tell_stopped(watcher):
+        if say_stopped(watcher):
             return 1
     return 1 if options.use_exit_status and now.done < now.all else 0
 
 
-def tell_status(watcher: Watcher, outdir: str | None, as_json: bool) -> Counts:
+def print_status(watcher: Watcher, outdir: str | None, as_json: bool) -> Counts:
     """Print how the jobs are going; returns how many are in which state.  Raises Problem."""
     status = status_of(watcher, outdir)
     text = "\n".join(map(printable, status_lines(status, width())))

@@ -37,7 +37,7 @@ class Sizes(unittest.TestCase):
         for size, text in ((0, "0K"), (512, "0.5K"), (4 * GIB, "4G"), (3 * GIB // 2, "1.5G"),
                            (GIB - 1, "1024M"), (5.1 * GIB, "5.1G"), (4096 * GIB, "4T")):
             with self.subTest(text):
-                self.assertEqual(runmaker4.show_size(size), text)
+                self.assertEqual(runmaker4.memory_text(size), text)
 
 
 class Room(unittest.TestCase):

@@ -173,7 +173,7 @@ class Stats(JournalCase, MemoryCase):
                            (100 * MIB, "100M"), (1001 * 1024 * MIB, "1T")):
             with self.subTest(text):
                 rounded = runwait4.round_size(int(size))
-                self.assertEqual(runmaker4.show_size(rounded), text)
+                self.assertEqual(runmaker4.memory_text(rounded), text)
                 self.assertGreaterEqual(rounded, int(size))
 
 

@@ -100,8 +100,8 @@ class ProcessTrees(unittest.TestCase):
         table = self.table({}, {}, {})
         table.births = {pid: runmaker4.Birth(ticks, pid) for pid, ticks in births.items()}
         table.parents = parents
-        return table.untold(births, {runmaker4.Birth(births[pid], pid): runmaker4.Birth(at, 100)
-                                     for pid, at in told.items()})
+        return table.unsignalled(births, {runmaker4.Birth(births[pid], pid): runmaker4.Birth(at, 100)
+                                          for pid, at in told.items()})
 
     def test_each_process_is_told_once_to_end_and_those_that_were_forked_meanwhile_too(self) -> None:
         births = {90: 1, 91: 1, 99: 5, 101: 4}
@@ -118,12 +118,12 @@ class ProcessTrees(unittest.TestCase):
     def test_a_process_that_has_the_number_of_one_that_was_told_is_told(self) -> None:
         table = self.table({}, {}, {})
         table.births, table.parents = {90: runmaker4.Birth(7, 90)}, {90: 1}
-        self.assertEqual(table.untold([90], {runmaker4.Birth(1, 90): runmaker4.Birth(5, 100)}), [90])
+        self.assertEqual(table.unsignalled([90], {runmaker4.Birth(1, 90): runmaker4.Birth(5, 100)}), [90])
 
     def test_without_proc_a_group_is_told_once(self) -> None:
         table = self.table({}, {}, {})
-        self.assertEqual(table.untold([-90], {}), [-90])
-        self.assertEqual(table.untold([-90], {table.birth(-90): runmaker4.Birth(5, 100)}), [])
+        self.assertEqual(table.unsignalled([-90], {}), [-90])
+        self.assertEqual(table.unsignalled([-90], {table.birth(-90): runmaker4.Birth(5, 100)}), [])
 
     def test_the_latest_birth_is_after_those_before_and_not_after_those_that_follow(self) -> None:
         born = []
@@ -911,7 +911,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             ours, sought, _ = self.claims()
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=ours.line.text)
             grant = server.Grant(ours.key, client, job, server.Phase.BEGUN)
-            sessions.note(grant)
+            sessions.add_grant(grant)
             plain = sessions.recovery._find
 
             def find(*args: Any) -> Any:
@@ -940,7 +940,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions = self.sessions()
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
             grant = server.Grant("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
-            sessions.note(grant)
+            sessions.add_grant(grant)
             self.assertIsNotNone(grant.decide(server.Outcome(server.Cause.RAN, b"d", event=1)))
             sessions._lose(grant)
             self.assertEqual(sessions.server.tally.error, 0, "who writes its result counts it")
@@ -955,8 +955,8 @@ class LinesOfAClientThatComesBack(JobFileCase):
                     for number in (1, 2)]
             old, new = (server.Grant("key", server.Client(sessions, name), job, server.Phase.BEGUN)
                         for name, job in zip("ab", jobs))
-            sessions.note(old)
-            sessions.note(new)
+            sessions.add_grant(old)
+            sessions.add_grant(new)
             self.assertTrue(sessions.forget(old))
             self.assertIs(sessions.jobs["key"], new)
             self.assertFalse(sessions.forget(old))

@@ -89,7 +89,7 @@ class Tables(unittest.TestCase):
 
     def test_signals(self) -> None:
         told = names(*(row[0] for row in rows("Signals")))
-        known = {signal.Signals(number).name.removeprefix("SIG") for number in runmaker4.TOLD}
+        known = {signal.Signals(number).name.removeprefix("SIG") for number in runmaker4.STOP_SIGNALS}
         self.assertEqual(told, known | {"TSTP"})
 
     def test_exit_statuses(self) -> None:

@@ -397,7 +397,7 @@ class ProgressLines(unittest.TestCase):
             progress = runwait4.TerminalProgress(put=printed.append, clock=lambda: clock)
             for seconds, counts in looks:
                 clock += seconds
-                progress.show(counts)
+                progress.update(counts)
         return printed[-1].decode().rpartition("\x1b[K")[2]
 
     def estimate(self, finished: list[float], now: float, total: int = 100, step: float = 1.0) -> str:
