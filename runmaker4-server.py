@@ -1147,15 +1147,15 @@ class Client(Taker):
         """Talk with it on one link after the other, until it leaves or its grace is over."""
         while link := await self._next_link():
             gone = await self._talk(link)
-            if self.server.over.done():
+            if self.server.leaving.done():
                 return                      # what it has is kept for the next server
             begun = self._detach()
             if gone is Gone.LOST:
                 self._begin_grace(link.why)
-            self.server.leave_if_over()
+            self.server.leave_if_done()
             if gone is Gone.LEFT:
                 return self._part(begun)
-        if not self.server.over.done():
+        if not self.server.leaving.done():
             self._expire()
 
     async def _next_link(self) -> ClientLink | None:
@@ -1352,7 +1352,7 @@ class Client(Taker):
             self._timer.cancel()
             self._timer = None
         sessions = self.sessions
-        if not leaving and (sessions.records.behind(Writer.HIGH) or self.server.over.done()):
+        if not leaving and (sessions.records.behind(Writer.HIGH) or self.server.leaving.done()):
             return
         upto = self.inbox.dealt_with
         if not self.link or upto <= self.inbox.acknowledged:
@@ -1412,7 +1412,7 @@ class ClientLink(Link, asyncio.Protocol):
 
     def handle(self, message: Message) -> None:
         """Pass a message on to the part that deals with it.  Raises WireError."""
-        if self._server.over.done():
+        if self._server.leaving.done():
             # We leave: the client sends what was not acknowledged to the next server.
             return
         kind = message.text("type", 16)
@@ -2223,7 +2223,7 @@ class Accountant:
             count = await server.worker.call(self._look, Takers(clients))
             looks += 1
             unsure = not count.account or count.account.half_saved
-            if not surely or not unsure or looks >= server.file.LOOKS or server.over.done():
+            if not surely or not unsure or looks >= server.file.LOOKS or server.leaving.done():
                 return count
             await asyncio.sleep(server.file.interval)
 
@@ -2534,7 +2534,7 @@ class Sessions:
     def _note_dealt_with(self, client: Client) -> None:
         """All that an event of this client asks for is done."""
         client.acknowledge_soon()
-        self.server.leave_if_over()
+        self.server.leave_if_done()
 
     # -- output that comes faster than it is written ---------------------------------------------------------
 
@@ -2713,7 +2713,7 @@ class Recovery:
         """The lines that are locked on this descriptor, now held here; None: they cannot be taken over."""
         is_said = False
         end = self._server.loop.time() + Cursor.TROUBLE
-        while not self._server.over.done():
+        while not self._server.leaving.done():
             try:
                 return await self._worker.call(self.file.adopt, locks)
             except OSError as error:
@@ -3052,7 +3052,7 @@ class Dispatcher:
             self._note_miss(batch.miss)
         self._arrange(batch)
         self.answer_waiting()
-        self._server.leave_if_over()
+        self._server.leave_if_done()
         if batch.unfinished or (batch.got and self.waiting):
             self._loop.call_soon(self._look_on)
 
@@ -3240,7 +3240,7 @@ class Dispatcher:
             claim.plan.call_off()
             for grant in grants:
                 self._server.sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
-        self._server.leave_if_over()
+        self._server.leave_if_done()
         self.look_again(pause=0.0 if may_begin else 1.0)
 
     def say_once(self, text: str) -> None:
@@ -3322,7 +3322,7 @@ class Server(Program):
 
     async def work(self) -> int:
         """Serve until there is a reason to leave; the exit status."""
-        self.over = self.loop.create_future()   # done once there is a reason to leave
+        self.leaving = self.loop.create_future()  # done once there is a reason to leave
         self._hurry = self.loop.create_future()     # done once another signal came after that
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount)
         self.file.companion.keep = self._keeper.keep
@@ -3351,7 +3351,7 @@ class Server(Program):
             watched(self._stop_when_done()),
             watched(self._watch_failures()),
         ]
-        await self.over
+        await self.leaving
         for chore in chores:
             chore.cancel()
         for server in servers:
@@ -3457,14 +3457,14 @@ class Server(Program):
 
     def end_for_defect(self) -> None:
         """Leave at once, as after a signal: what runs is left to the next server, for which clients wait."""
-        if not self.over.done():
+        if not self.leaving.done():
             self._code = 1
             self.stopping = True
-            self.over.set_result(None)
+            self.leaving.set_result(None)
 
     def _end(self, number: int) -> None:
         """INT, TERM: leave; what runs is kept for the next server."""
-        if self.over.done():
+        if self.leaving.done():
             if not self._hurry.done():
                 self._hurry.set_result(None)
             return
@@ -3472,7 +3472,7 @@ class Server(Program):
         self.stopping = True
         kept = self.sessions.kept(self.sessions.jobs) if self._keeper.life else ""
         self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
-        self.over.set_result(None)
+        self.leaving.set_result(None)
 
     def _drain(self, number: int) -> None:
         """HUP, USR1, QUIT: hand out nothing more, leave when nothing runs."""
@@ -3501,17 +3501,17 @@ class Server(Program):
         self.stopping = True
         self.sessions.abort_groups(self.sessions.jobs)
         self.dispatcher.answer_waiting()
-        self.leave_if_over()
+        self.leave_if_done()
 
-    def leave_if_over(self) -> None:
+    def leave_if_done(self) -> None:
         """Begin to leave if nothing is handed out any more, nothing runs, and all events are dealt with."""
-        if not self._counting and self._is_over():
+        if not self._counting and self._is_done():
             self._counting = True
             watched(self._leave())
 
-    def _is_over(self) -> bool:
+    def _is_done(self) -> bool:
         """Whether nothing is left for us to do."""
-        if not self.stopping or self.over.done():
+        if not self.stopping or self.leaving.done():
             return False
         if self.sessions.jobs or self.dispatcher.claiming:
             return False
@@ -3523,7 +3523,7 @@ class Server(Program):
         clients = [client for client in self.sessions.clients.values() if client.link]
         count = await self.accountant.count(clients, surely=True)
         self._counting = False
-        if not self._is_over():
+        if not self._is_done():
             # a client came back with a job, or a signal has ended us
             return
         if count.account:
@@ -3532,7 +3532,7 @@ class Server(Program):
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.sessions.clients.values():
             client.tell_closing(done=True, account=count.account_for(client))
-        self.over.set_result(None)
+        self.leaving.set_result(None)
 
     # -- the keeper ------------------------------------------------------------------------------------------
 

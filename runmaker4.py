@@ -3949,7 +3949,7 @@ class Cursor:
                 scan = self._begin_round()
             elif scan.last and is_old and not goes_on and not scan.refresh(scan.last):
                 # an edit above has moved the lines below
-                scan = self._start_over()
+                scan = self._restart()
             if self._serving:
                 self._pause_at = time.monotonic() + self.SLICE
                 scan.pause_at = self._pause_at
@@ -4002,7 +4002,7 @@ class Cursor:
         line = self.round.go_back(self.takers)
         if not line or scan.back_to(line):
             return scan
-        return self._start_over()
+        return self._restart()
 
     def _check_late(self) -> None:
         """Name what is not understood in a file that has come only now: it could not be refused at the start.
@@ -4011,7 +4011,7 @@ class Cursor:
         with contextlib.suppress(Problem):      # the file is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
-    def _start_over(self) -> Scan:
+    def _restart(self) -> Scan:
         """Begin again at the top, because the file was edited and line numbers are off.  Raises OSError."""
         scan = self._begin_round()
         self.round.repeat = True
@@ -4045,9 +4045,9 @@ class Cursor:
                         # the next claim meets this line once more, as a walk here from the top takes long
                         if scan.back_to(line):
                             return Miss(round=self.round)
-                        scan = self._start_over()
+                        scan = self._restart()
             except Shifted:
-                scan = self._start_over()
+                scan = self._restart()
 
     def _stale_after(self) -> float:
         """Seconds after which a chunk that was read ahead is too old to claim from.
@@ -4154,7 +4154,7 @@ class Cursor:
         if taker is None and this_round.full and not settings.together:
             this_round.skip(line)               # a taker that comes later begins here, not below
         elif taker is None or settings.together:
-            self._pass_over(line)
+            self._skip(line)
         else:
             this_round.note_unfinished(line)
             return self._take(scan, line, scope, taker)
@@ -4221,7 +4221,7 @@ class Cursor:
                 self.round.note_full(taker, line, needs)
         return None
 
-    def _pass_over(self, line: Line) -> None:
+    def _skip(self, line: Line) -> None:
         """A new job is for none of the takers, or of a group."""
         this_round = self.round
         settings = self.round.scope.settings
@@ -5229,9 +5229,9 @@ class TreeEnder:
         empty = 0
         pause = 0.005
         while True:
-            over = shell.ended.done()               # before the look, which takes a while
+            has_ended = shell.ended.done()          # before the look, which takes a while
             table = await self._look()
-            if over and not table.session(shell):
+            if has_ended and not table.session(shell):
                 shell.session_ended = True
             alive = table.tree(shell)
             looked = self._loop.time()
@@ -7629,20 +7629,20 @@ class Runner:
 
     async def _watch_memory(self) -> None:
         """End each run that takes more memory than it was promised at two looks in a row."""
-        over: set[Run] = set()
+        exceeding: set[Run] = set()
         table = ProcessTable([])
         pace = Pace(self.loop.time)
         while True:
             await asyncio.sleep(pace.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
             runs = [run for run in self.runs if run.promised and not run.cause]
-            now_over: set[Run] = set()
+            exceeding_now: set[Run] = set()
             with pace:
                 if runs:
                     table = ProcessTable.read(table.marks)
-                    now_over = {run for run in runs if self._takes_too_much(run, table)}
-            for run in now_over & over:
+                    exceeding_now = {run for run in runs if self._takes_too_much(run, table)}
+            for run in exceeding_now & exceeding:
                 self._end(run, "memory")
-            over = now_over
+            exceeding = exceeding_now
 
     def _takes_too_much(self, run: Run, table: ProcessTable) -> bool:
         """Look at the memory of a run, and note the most; whether it is more than was promised."""
@@ -7778,7 +7778,7 @@ class Runner:
 
     async def _hand_out(self) -> None:
         """Give jobs to idle slots, until there are no more for them."""
-        while not self._is_over():
+        while not self._is_finished():
             self.changed.clear()                # before the look, so that nothing is missed during it
             pause = await self._give_job()
             if pause == 0:
@@ -7789,7 +7789,7 @@ class Runner:
             if alarm:
                 alarm.cancel()
 
-    def _is_over(self) -> bool:
+    def _is_finished(self) -> bool:
         """Whether no slot will get a job any more."""
         may_get_slots = self.works or (self._slot_file and self.options.follow and not self.options.one_only)
         return self.stopping or (not may_get_slots and all(slot.retired for slot in self.slots.values()))

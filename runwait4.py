@@ -3110,11 +3110,11 @@ def check_locks(folder: str) -> int:
             return bool(os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
         try:
-            over = keep_trying(has_ended, LockCheck.MINUTE + LockCheck.SILENCE)
+            end = keep_trying(has_ended, LockCheck.MINUTE + LockCheck.SILENCE)
         finally:
             os.kill(child, signal.SIGTERM)      # its pid is its own until we wait for it
             keep_trying(has_ended, LockCheck.PATIENCE)
-        if over:
+        if end:
             put(os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0))
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     more = ""
