@@ -610,7 +610,7 @@ class ServerLink(Link, asyncio.Protocol):
     def handle(self, message: Message) -> None:
         self._connection.handle(self, message)
 
-    def lost(self, why: str) -> None:
+    def disconnected(self, why: str) -> None:
         if not self.gone.done():
             self.gone.set_result(why)
 
@@ -1103,18 +1103,18 @@ class Connection:
         grace = max(message.seconds("grace"), 0.1)
         seen = message.whole("seen")
         window = message.whole("window")
-        lost = message.items("lost", str)
+        taken = message.items("lost", str)
         settled = message.items("settled", str)
         file = printable(message.text("file", 1000))
         wanted = message.flag("records"), message.flag("output")
-        self._say_connected(file, len(lost))
+        self._say_connected(file, len(taken))
         self.file = file
         self._link = link
         self.was_welcome = True
         self._said = Complaint.NOTHING
         self._grace = grace
         self._outbox.set_window(window)
-        for key in lost:
+        for key in taken:
             self._lose(key)
         for key in settled:
             self._drop(key)
@@ -1126,12 +1126,12 @@ class Connection:
         self._request(link, "ping")
         self._wake()
 
-    def _say_connected(self, file: str, lost: int) -> None:
-        """Say which file is served, if that is news.  lost: how many of our jobs are not this server's."""
+    def _say_connected(self, file: str, taken: int) -> None:
+        """Say which file is served, if that is news.  taken: how many of our jobs are not this server's."""
         if self.was_welcome and file != self.file:
-            whence = f", where {plural(lost, 'job')} of ours came from" if lost else ""
+            whence = f", where {plural(taken, 'job')} of ours came from" if taken else ""
             self._say(f"connected again; serving {file}, not {self.file}{whence}")
-            if lost:
+            if taken:
                 # what we are told of the new file at the end says nothing of these jobs
                 self._program.tally.trouble = True
         elif self.was_welcome:

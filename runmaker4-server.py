@@ -1194,11 +1194,11 @@ class Client(Taker):
             grace=sessions.grace,
             seen=self.inbox.acknowledged,
             window=runmaker4.PIECE if sessions.records.behind(Writer.HIGH) else sessions.window(),
-            lost=others[Otherwise.LOST][:KEYS],
+            lost=others[Otherwise.TAKEN][:KEYS],
             settled=others[Otherwise.SETTLED][:KEYS],
             **sessions.records.wanted(),
         )
-        for key in others[Otherwise.LOST][KEYS:]:
+        for key in others[Otherwise.TAKEN][KEYS:]:
             link.send(type="lost", id=key)
         for key in others[Otherwise.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
@@ -1467,7 +1467,7 @@ class ClientLink(Link, asyncio.Protocol):
         if self._server.dispatcher.wanted:
             self._server.dispatcher.hand_out()
 
-    def lost(self, why: str) -> None:
+    def disconnected(self, why: str) -> None:
         self._sessions.disconnected(self)
         self.why = why
         self.leave(Gone.LOST)
@@ -2657,7 +2657,7 @@ class Known:
 
 class Otherwise(enum.Enum):
     """What becomes of a job that a client says it has, if the client gets no line for it."""
-    LOST = enum.auto()                  # its line is another's, or gone
+    TAKEN = enum.auto()                 # its line is another's, or gone
     CANCELLED = enum.auto()             # somebody has set a state that is held
     SETTLED = enum.auto()               # its result stands in its line
 
@@ -2753,10 +2753,10 @@ class Recovery:
                 self._say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
             keys: dict[Otherwise, list[str]] = {otherwise: [] for otherwise in Otherwise}
             for claim in claims:
-                answer = answers.get(claim.key, Otherwise.LOST)
+                answer = answers.get(claim.key, Otherwise.TAKEN)
                 if isinstance(answer, Grant):
                     self._give(answer, inherited.get(answer.job))
-                    answer = Otherwise.LOST             # counts only if the line has been lost since
+                    answer = Otherwise.TAKEN            # counts only if the line has been lost since
                 if claim.key in self._settled:          # perhaps only since the lines were sought
                     keys[Otherwise.SETTLED].append(claim.key)
                 elif claim.key not in client.grants:    # it got no line, or has lost it since

@@ -9512,7 +9512,7 @@ class Link:
     def handled(self) -> None:
         """All messages that have come together are handled."""
 
-    def lost(self, why: str) -> None:
+    def disconnected(self, why: str) -> None:
         """The connection is gone."""
         raise NotImplementedError
 
@@ -9527,7 +9527,7 @@ class Link:
     def post(self, message: dict[str, Any]) -> bool:
         """Send a message within 20 milliseconds, together with others; False: the connection is ending."""
         if self.closing or self.transport.is_closing():
-            return False                    # lost() will deal with it
+            return False                    # disconnected() will deal with it
         self.channel.send(message)
         if not self._timer and not self._flushing:
             self._timer = self.loop.call_later(Writer.DELAY, self.flush)
@@ -9551,7 +9551,7 @@ class Link:
         self.flush()
         if not self.transport.is_closing():
             self.closing = True
-            with contextlib.suppress(OSError):      # ENOTCONN: the other end is gone, and lost() will come
+            with contextlib.suppress(OSError):      # ENOTCONN: the other end is gone: disconnected() comes
                 self.transport.write_eof()
 
     def drop(self, why: str) -> None:
@@ -9598,7 +9598,7 @@ class Link:
 
     def connection_lost(self, error: Exception | None) -> None:
         why = reason(error) if isinstance(error, OSError) else "the connection was closed"
-        self.lost(self.why or why)
+        self.disconnected(self.why or why)
 
 
 # ---- the token ---------------------------------------------------------------------------------------------
