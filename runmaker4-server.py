@@ -212,7 +212,7 @@ BATCH = 64                      # lines that are claimed in one go; then other w
 POLL = 0.1                      # seconds from look to look at a local file, while clients wait
 WINDOW = 1 << 20                # bytes of unacknowledged output that a client may send
 WINDOWS = 1 << 24               # bytes of unacknowledged output that all clients together may send
-CLAIMED = 1 << 25               # bytes of jobs that a client may say it has
+REPORTED = 1 << 25              # bytes of jobs that a client may say it has
 LONGEST = 128 << 10             # bytes of several jobs in a message
 ACKNOWLEDGE = 0.01              # seconds in which events are gathered, to be acknowledged by one message
 RETURN = 5.0                    # seconds within which a client starts a job or gives it back, if all is well
@@ -954,7 +954,7 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._seen = 0                  # the last event that has come
+        self._newest = 0                # the last event that has come
         self.acknowledged = 0           # the last that the client was told is dealt with
         # the first event that was posted to the worker's thread since take_posted(); None: there is none
         self._posted: int | None = None
@@ -970,13 +970,13 @@ class Inbox:
     @property
     def dealt_with(self) -> int:
         """The number up to which all events are dealt with."""
-        return min(self._open) - 1 if self._open else self._seen
+        return min(self._open) - 1 if self._open else self._newest
 
     def take(self, event: int) -> bool:
         """An event has come; whether it is new."""
-        if event <= self._seen:
+        if event <= self._newest:
             return False
-        self._seen = event
+        self._newest = event
         return True
 
     def open(self, event: int) -> None:
@@ -1169,17 +1169,17 @@ class Client(Taker):
 
     async def _talk(self, link: ClientLink) -> Gone:
         """Settle what has changed while it was away, and let it in.  Returns, once the link is gone, why."""
-        keys = {claim.key for claim in link.claims}
+        keys = {job.key for job in link.reported}
         self._release_unknown(keys)
         for grant in self.grants.values():
             if grant.key in keys and grant.phase is Phase.SENT:
                 grant.begin()
-        others = await self.sessions.recovery.reclaim(self, link.claims)
+        others = await self.sessions.recovery.reclaim(self, link.reported)
         if not link.gone.done():
             self._welcome(link, others)
         return await link.gone
 
-    def _welcome(self, link: ClientLink, others: dict[Otherwise, list[str]]) -> None:
+    def _welcome(self, link: ClientLink, others: dict[NoLine, list[str]]) -> None:
         """Let it in; tell it what is collected, and which jobs are not its own any more (others).
 
         A list in a welcome has at most KEYS keys.  Each further lost job has a message of its own.  The
@@ -1194,13 +1194,13 @@ class Client(Taker):
             grace=sessions.grace,
             seen=self.inbox.acknowledged,
             window=runmaker4.PIECE if sessions.records.behind(Writer.HIGH) else sessions.window(),
-            lost=others[Otherwise.TAKEN][:KEYS],
-            settled=others[Otherwise.SETTLED][:KEYS],
+            lost=others[NoLine.TAKEN][:KEYS],
+            settled=others[NoLine.SETTLED][:KEYS],
             **sessions.records.wanted(),
         )
-        for key in others[Otherwise.TAKEN][KEYS:]:
+        for key in others[NoLine.TAKEN][KEYS:]:
             link.send(type="lost", id=key)
-        for key in others[Otherwise.CANCELLED]:
+        for key in others[NoLine.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
         for grant in list(self.grants.values()):
             if grant.is_cancelled:
@@ -1381,8 +1381,8 @@ class ClientLink(Link, asyncio.Protocol):
         self._guest: Client | None = None       # the client that has said hello
         self._is_welcome = False                # its hello was answered
         self.gone: asyncio.Future[Gone] = self.loop.create_future()
-        self.claims: list[Known] = []           # the jobs that the client says it has
-        self._claimed = 0                       # bytes of these jobs
+        self.reported: list[ReportedJob] = []   # the jobs that the client says it has
+        self._reported_size = 0                 # bytes of these jobs
         self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
@@ -1399,9 +1399,9 @@ class ClientLink(Link, asyncio.Protocol):
         if not self.gone.done():
             self.gone.set_result(gone)
 
-    def ask_clock(self, known: Callable[[], None]) -> Clock:
-        """Ask the client for its clock.  known: called when the clock is known."""
-        self.clock = Clock(self, known)
+    def ask_clock(self, then: Callable[[], None]) -> Clock:
+        """Ask the client for its clock.  then: called when the clock is known."""
+        self.clock = Clock(self, then)
         return self.clock
 
     def connection_made(self, transport: Any) -> None:
@@ -1431,10 +1431,10 @@ class ClientLink(Link, asyncio.Protocol):
             if grant and grant.is_open:                 # otherwise the line was settled meanwhile
                 self._note_ready(grant)
         elif kind == "have" and not self._guest:
-            claims = [Known.read(item) for item in message.objects("jobs")]
-            self.claims += claims
-            self._claimed += sum(200 + len(claim.line.text) for claim in claims)
-            if self._claimed > CLAIMED:
+            jobs = [ReportedJob.read(item) for item in message.objects("jobs")]
+            self.reported += jobs
+            self._reported_size += sum(200 + len(job.line.text) for job in jobs)
+            if self._reported_size > REPORTED:
                 raise WireError("more jobs than it can have")
         elif kind == "hello" and not self._guest:
             self._guest = self._sessions.greet(self, Hello.read(message))
@@ -1727,11 +1727,11 @@ class Clock:
     """How far a client's clock is from ours.  We ask several times; the quickest answer tells best."""
     QUESTIONS = 8
 
-    def __init__(self, link: ClientLink, known: Callable[[], None]) -> None:
-        """known: called when all questions are answered."""
+    def __init__(self, link: ClientLink, then: Callable[[], None]) -> None:
+        """then: called when all questions are answered."""
         self._link = link
         self._loop = link.loop
-        self._known = known
+        self._then = then
         self.trip = float("inf")        # seconds of the round trip with the quickest answer
         self.offset = 0.0               # what its clock says when the event loop's says 0
         self._unanswered = self.QUESTIONS
@@ -1759,7 +1759,7 @@ class Clock:
         if self._unanswered:
             self._ask()
         else:
-            self._known()
+            self._then()
 
 
 def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
@@ -2445,7 +2445,7 @@ class Sessions:
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
         """The client, new or known, that says hello on this link.  Raises WireError."""
-        if len({claim.key for claim in link.claims}) < len(link.claims):
+        if len({job.key for job in link.reported}) < len(link.reported):
             raise WireError("one job twice")
         client = self.clients.get(hello.client)
         if client:
@@ -2618,7 +2618,7 @@ class Sessions:
 # be another job's result, and stays.
 
 
-class Said(enum.IntEnum):
+class Progress(enum.IntEnum):
     """What a client says of a job, in the order in which jobs choose lines."""
     ENDED = 0                           # it has a result of its own
     RUNS = 1                            # or is about to
@@ -2626,11 +2626,11 @@ class Said(enum.IntEnum):
 
 
 # The states, besides `r`, in which a job gets its very own line again
-OWN = {Said.ENDED: ERROR + NEW, Said.RUNS: ERROR + NEW, Said.GIVEN_BACK: b""}
+OWN = {Progress.ENDED: ERROR + NEW, Progress.RUNS: ERROR + NEW, Progress.GIVEN_BACK: b""}
 
 
 @dataclass(frozen=True)
-class Known:
+class ReportedJob:
     """A job that a client says it has."""
     key: str
     line: Line
@@ -2638,7 +2638,7 @@ class Known:
     mark: str                           # of its last run; "": no server was told of a run of it yet
 
     @classmethod
-    def read(cls, item: Message) -> Known:
+    def read(cls, item: Message) -> ReportedJob:
         """Raises WireError."""
         result = None if item.fields.get("result") is None else item.state("result")
         key, text = item.text("id", 16), item.data("text")
@@ -2648,14 +2648,14 @@ class Known:
         return cls(key, line, result, item.text("run", 512))
 
     @property
-    def said(self) -> Said:
+    def progress(self) -> Progress:
         """What the client says of it."""
         if self.result is None:
-            return Said.RUNS
-        return Said.GIVEN_BACK if self.result in ERROR + NEW else Said.ENDED
+            return Progress.RUNS
+        return Progress.GIVEN_BACK if self.result in ERROR + NEW else Progress.ENDED
 
 
-class Otherwise(enum.Enum):
+class NoLine(enum.Enum):
     """What becomes of a job that a client says it has, if the client gets no line for it."""
     TAKEN = enum.auto()                 # its line is another's, or gone
     CANCELLED = enum.auto()             # somebody has set a state that is held
@@ -2737,30 +2737,30 @@ class Recovery:
 
     # -- jobs that a client names ----------------------------------------------------------------------------
 
-    async def reclaim(self, client: Client, claims: Sequence[Known]) -> dict[Otherwise, list[str]]:
+    async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]]:
         """Give a client the lines of these jobs again, as far as it does not have them here.
 
         Returns the keys of all jobs for which it has no line then, by what becomes of them.  By that time the
         client may be away again.
         """
         async with self._one_by_one:
-            sought = [claim for claim in claims if self._is_sought(client, claim.key)]
+            sought = [job for job in reported if self._is_sought(client, job.key)]
             inherited = {grant.job: grant for grant in self._absent.grants.values()}
-            answers: dict[str, Grant | Otherwise] = {}
+            answers: dict[str, Grant | NoLine] = {}
             try:
                 answers = await self._worker.call(self._find, client, sought, list(inherited))
             except OSError as error:
                 self._say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
-            keys: dict[Otherwise, list[str]] = {otherwise: [] for otherwise in Otherwise}
-            for claim in claims:
-                answer = answers.get(claim.key, Otherwise.TAKEN)
+            keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
+            for job in reported:
+                answer = answers.get(job.key, NoLine.TAKEN)
                 if isinstance(answer, Grant):
                     self._give(answer, inherited.get(answer.job))
-                    answer = Otherwise.TAKEN            # counts only if the line has been lost since
-                if claim.key in self._settled:          # perhaps only since the lines were sought
-                    keys[Otherwise.SETTLED].append(claim.key)
-                elif claim.key not in client.grants:    # it got no line, or has lost it since
-                    keys[answer].append(claim.key)
+                    answer = NoLine.TAKEN               # counts only if the line has been lost since
+                if job.key in self._settled:            # perhaps only since the lines were sought
+                    keys[NoLine.SETTLED].append(job.key)
+                elif job.key not in client.grants:      # it got no line, or has lost it since
+                    keys[answer].append(job.key)
             return keys
 
     def _is_sought(self, client: Client, key: str) -> bool:
@@ -2790,38 +2790,38 @@ class Recovery:
                 self._tally.error -= 1
         self._sessions.add_grant(grant)
 
-    def _find(self, client: Client, claims: Sequence[Known],
-              inherited: Sequence[Job]) -> dict[str, Grant | Otherwise]:
+    def _find(self, client: Client, reported: Sequence[ReportedJob],
+              inherited: Sequence[Job]) -> dict[str, Grant | NoLine]:
         """What the table above says of these jobs, by key; jobs without an answer are lost.
 
         In the worker's thread, perhaps.  Raises OSError.
         """
         file = self.file
-        if claims:
+        if reported:
             file.follow_path()
-        here = {claim: file.state_at(claim.line) for claim in claims}
+        here = {known: file.state_at(known.line) for known in reported}
         inherited = [job for job in inherited if job in file.claimed]   # the others have just been lost
-        free: dict[bytes, dict[int, Job]] = {claim.line.command: {} for claim in claims}
+        free: dict[bytes, dict[int, Job]] = {known.line.command: {} for known in reported}
         for job in inherited:
             free.setdefault(job.command, {})[job.number] = job
         lines = file.by_command(self._to_be_searched(here, inherited))
         # If a command is in the file once, that line is the job's own, wherever it stands.
         number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
         # Of jobs of which the client says the same, those whose own lines an edit has moved choose last.
-        claims = sorted(claims, key=lambda claim: claim.line.number not in free[claim.line.command])
-        taken: dict[Known, Job] = {}
-        answers: dict[str, Grant | Otherwise] = {}
+        reported = sorted(reported, key=lambda known: known.line.number not in free[known.line.command])
+        taken: dict[ReportedJob, Job] = {}
+        answers: dict[str, Grant | NoLine] = {}
         try:
-            for claim in sorted(claims, key=lambda claim: claim.said):
-                command = claim.line.command
+            for known in sorted(reported, key=lambda known: known.progress):
+                command = known.line.command
                 alike = lines.get(command, [])
-                line = replace(claim.line, number=number.get(command, claim.line.number))
-                if claim.result is not None and self._is_written(claim.result, here[claim], alike):
-                    answers[claim.key] = Otherwise.SETTLED
-                elif found := file.take_back(line, free[command], alike, OWN[claim.said]):
-                    taken[claim] = found
-                elif claim.said is Said.RUNS and self._is_on_hold(here[claim]):
-                    answers[claim.key] = Otherwise.CANCELLED
+                line = replace(known.line, number=number.get(command, known.line.number))
+                if known.result is not None and self._is_written(known.result, here[known], alike):
+                    answers[known.key] = NoLine.SETTLED
+                elif found := file.take_back(line, free[command], alike, OWN[known.progress]):
+                    taken[known] = found
+                elif known.progress is Progress.RUNS and self._is_on_hold(here[known]):
+                    answers[known.key] = NoLine.CANCELLED
             answers.update(self._grants(client, taken))
             return answers
         except OSError:
@@ -2831,16 +2831,16 @@ class Recovery:
             raise
 
     @staticmethod
-    def _to_be_searched(here: dict[Known, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
+    def _to_be_searched(here: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
         """The commands whose lines must be searched for in the whole file.
 
         here: what stands in the place of each job.  A command need not be searched for if there are as many
         inherited jobs of it, and each place has `r` or the job's result.
         """
         spare = Counter(job.command for job in inherited)
-        spare.subtract(claim.line.command for claim in here)
-        return {claim.line.command for claim, state in here.items()
-                if spare[claim.line.command] < 0 or state not in (RUNNING, claim.result)}
+        spare.subtract(known.line.command for known in here)
+        return {known.line.command for known, state in here.items()
+                if spare[known.line.command] < 0 or state not in (RUNNING, known.result)}
 
     @staticmethod
     def _is_written(result: bytes, here: bytes | None, alike: Iterable[Line]) -> bool:
@@ -2856,27 +2856,27 @@ class Recovery:
     def _is_on_hold(here: bytes | None) -> bool:
         return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
-    def _grants(self, client: Client, jobs: dict[Known, Job]) -> dict[str, Grant]:
+    def _grants(self, client: Client, jobs: dict[ReportedJob, Job]) -> dict[str, Grant]:
         """The grants of jobs that are taken back, by key, with the numbers that the jobs had.
 
         In the worker's thread, perhaps.  A client may lie about numbers.  So the number is the one that the
         journal has for that run, or otherwise that of the line that the job has now.
         """
-        commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
+        commands = {known.mark: job.command for known, job in jobs.items() if known.mark}
         started = self._records.find_starts(commands)
         ordinals = self._ordinals() if jobs and self._records.log else {}
         taken = {job.number for job in set(self.file.claimed).difference(jobs.values())}
         grants: dict[str, Grant] = {}
-        for claim, job in jobs.items():
+        for known, job in jobs.items():
             job.state = NEW
             job.ordinal = ordinals.get(job.offset, 0)
             # If two jobs name one run, the second has not run it.
-            number = started.pop(claim.mark, job.number)
+            number = started.pop(known.mark, job.number)
             if number is not None and number not in taken:
                 job.number = number
             taken.add(job.number)
-            grants[claim.key] = Grant(
-                claim.key,
+            grants[known.key] = Grant(
+                known.key,
                 client,
                 job,
                 Phase.BEGUN,
@@ -2889,7 +2889,7 @@ class Recovery:
     def _ordinals(self) -> dict[int, int]:
         """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
         with contextlib.suppress(OSError):
-            lines = Scan(self.file.reader, self.file.start, RUNNING, seen=Counter())
+            lines = Scan(self.file.reader, self.file.start, RUNNING, counted=Counter())
             return {line.offset: line.ordinal for line in lines}
         return {}
 

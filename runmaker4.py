@@ -1290,11 +1290,11 @@ class Scan:
     LARGE = 1 << 20             # bytes up to which chunks grow
 
     def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
-                 seen: Counter[bytes] | None = None, careful: bool = False, directives: bool = False,
+                 counted: Counter[bytes] | None = None, careful: bool = False, directives: bool = False,
                  until: float = math.inf) -> None:
         """start: the offset at which the first line begins.  states: the wanted ones; None: all of them.
 
-        seen: gets the number of job lines in each state; lines get their ordinals from it.
+        counted: gets the number of job lines in each state; lines get their ordinals from it.
         careful: raise Shifted if line numbers are found to be wrong.
         directives: whether these are wanted, too.
         until: an offset; lines behind it are not wanted, but may be found all the same.
@@ -1310,7 +1310,7 @@ class Scan:
         self._base = start - 1
         self._pos = 0                               # buffer[:pos] is searched, and its lines are counted
         self.lines = 0                              # how many lines begin before buffer[pos]
-        self.seen = seen
+        self.counted = counted
         self.size = self.SMALL
         self.last: Line | None = None
         self._once_more = False                     # the last line is to be found again
@@ -1349,9 +1349,9 @@ class Scan:
         self.last = line
         self.lines = line.number - 1
         self._once_more = True
-        if self.seen is not None:
-            self.seen.clear()
-            self.seen[NEW] = line.ordinal - 1           # only the sum is used from here on, for ordinals
+        if self.counted is not None:
+            self.counted.clear()
+            self.counted[NEW] = line.ordinal - 1        # only the sum is used from here on, for ordinals
         return self.refresh(line)
 
     def refresh(self, last: Line, data: bytes | None = None) -> bool:
@@ -1386,7 +1386,7 @@ class Scan:
         self._count(begin)
         self._once_more = False
         stop = end if end >= 0 else len(self._buffer)
-        ordinal = sum(self.seen.values()) if self.seen else 0
+        ordinal = sum(self.counted.values()) if self.counted else 0
         # A line that only looks like a directive may begin with a blank
         state = self._buffer[begin:begin + 1].strip(b" \t") or DIRECTIVE
         text = self._buffer[begin + 1:stop]
@@ -1396,8 +1396,8 @@ class Scan:
     def _count(self, upto: int) -> None:
         """Count the lines that begin in buffer[pos:upto], and move on to there."""
         self.lines += self._buffer.count(b"\n", self._pos, upto)
-        if self.seen is not None:
-            self.seen.update(JOB_LINE.findall(self._buffer, self._pos, upto + 2))
+        if self.counted is not None:
+            self.counted.update(JOB_LINE.findall(self._buffer, self._pos, upto + 2))
         self._pos = upto
 
     def _more(self) -> bool:
@@ -1674,7 +1674,7 @@ SETTINGS_ARE = (
 )
 
 
-Whom = tuple[tuple[str, ...], Resources, bool]
+TakerKey = tuple[tuple[str, ...], Resources, bool]
 
 
 class Scope(NamedTuple):
@@ -1694,7 +1694,7 @@ class Scope(NamedTuple):
         return self.end is not None
 
     @property
-    def whom(self) -> Whom:
+    def taker_key(self) -> TakerKey:
         """What decides which takers may have jobs here, except together=.  It is a key of dictionaries."""
         return self.settings.hosts, self.settings.needs, self.end is not None
 
@@ -2522,11 +2522,11 @@ class JobReader(Opened):
         return first_line(self.reader)
 
     def lines(
-        self, states: bytes | None = None, seen: Counter[bytes] | None = None, directives: bool = False
+        self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
         self.follow_path()
-        return Scan(self.reader, self.start, states, seen=seen, directives=directives)
+        return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
     def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         """The lines with these commands.  Raises OSError."""
@@ -2975,16 +2975,16 @@ class JobFile(JobReader):
         self.refresh()
         return os.fstat(self.fd).st_size
 
-    def make(self, line: Line, state: bytes, known: bytes = b"") -> Attempt:
+    def make(self, line: Line, state: bytes, result: bytes = b"") -> Attempt:
         """Give an orphan, or a line that has ended, another state, if it still stands there as it was found.
 
-        known: the state that the last run of an orphan's command here has left; b"": there is none.  The
+        result: the state that the last run of an orphan's command here has left; b"": there is none.  The
         orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
         """
         with self.door(line.command) as opened:
             attempt = self._meet(line, NO_SETTINGS, line.state == RUNNING) if opened else Attempt(Met.CLOSED)
             if attempt.met is Met.OPEN:
-                attempt.became = known if known and self.companion.is_alone() else state
+                attempt.became = result if result and self.companion.is_alone() else state
                 self.write(line, attempt.became)
             return attempt
 
@@ -3475,7 +3475,7 @@ class Takers:
 
     def __init__(self, takers: Iterable[Taker]) -> None:
         self.all = dict.fromkeys(takers)
-        self.known: dict[Whom, set[Taker]] = {}         # by Scope.whom
+        self.by_key: dict[TakerKey, set[Taker]] = {}    # by Scope.taker_key
 
     def fitting(self, scope: Scope) -> Iterator[Taker]:
         """The takers that may have jobs here."""
@@ -3483,10 +3483,10 @@ class Takers:
         if settings.suits_all and not scope.end:
             return iter(self.all)
         # files may have many directives, and servers many clients
-        key = scope.whom
-        if key not in self.known:
-            self.known[key] = {taker for taker in self.all if taker.fits(settings, scope.below_end)}
-        return filter(self.known[key].__contains__, self.all) if self.known[key] else iter(())
+        key = scope.taker_key
+        if key not in self.by_key:
+            self.by_key[key] = {taker for taker in self.all if taker.fits(settings, scope.below_end)}
+        return filter(self.by_key[key].__contains__, self.all) if self.by_key[key] else iter(())
 
     def include(self, scope: Scope) -> bool:
         """Whether any of them may have jobs here."""
@@ -3608,9 +3608,9 @@ class Round:
     refused: bool = False
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
     missed: bool = False                    # it passed over new jobs of groups or for other takers
-    # the first new job that was passed over for each Scope.whom, and its scope: a taker that comes later
+    # the first new job that was passed over for each Scope.taker_key, and its scope: a taker that comes later
     # begins there
-    skipped: dict[Whom, tuple[Line, Scope]] = field(default_factory=dict)
+    skipped: dict[TakerKey, tuple[Line, Scope]] = field(default_factory=dict)
     # takers for whom it met jobs that they cannot have now, and may have later
     waiting: set[Taker] = field(default_factory=set)
     below: Line | None = None               # the first job below the block that a taker waits for
@@ -3712,7 +3712,7 @@ class Round:
     def skip(self, line: Line) -> None:
         """A new job is passed over: it is for no taker, or only for some that have too little free."""
         self.note_unfinished(line)
-        self.skipped.setdefault(self.scope.whom, (line, self.scope))
+        self.skipped.setdefault(self.scope.taker_key, (line, self.scope))
 
     def group(self) -> PendingGroup:
         """The group that is being met; a new one if the last is whole."""
@@ -4064,8 +4064,8 @@ class Cursor:
         file.follow_path()
         self._notice_replaced()
         self._signature = file.signature()
-        seen: Counter[bytes] | None = Counter() if self._ordinals else None
-        scan = Scan(file.reader, file.start, NEW + RUNNING, seen=seen, careful=True, directives=True)
+        counted: Counter[bytes] | None = Counter() if self._ordinals else None
+        scan = Scan(file.reader, file.start, NEW + RUNNING, counted=counted, careful=True, directives=True)
         scan.pause_at = self._pause_at
         self.scan = scan
         self.round = Round(frozenset(self.takers.all), self.pace.began)
@@ -4734,11 +4734,11 @@ class Census:
 
     def _count(self, file: JobReader) -> Counter[bytes] | None:
         """How many lines are in which state; None: there is no file yet, or it is away for a moment."""
-        seen: Counter[bytes] = Counter()
+        counted: Counter[bytes] = Counter()
         with self._pace, contextlib.suppress(OSError):
-            for _ in file.lines(RUNNING, seen):
+            for _ in file.lines(RUNNING, counted):
                 pass                    # what it passes over is counted, too
-            return seen
+            return counted
         return None
 
     def _take(self, states: Counter[bytes] | None) -> None:
@@ -4843,7 +4843,7 @@ class FileJobs:
     def _claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         if has != self._taker.has:
             self._taker.has = has
-            self._cursor.takers.known.clear()       # other settings may fit now
+            self._cursor.takers.by_key.clear()      # other settings may fit now
         self._taker.free = free
         return self._cursor.claim(last)
 
@@ -4990,9 +4990,11 @@ class ProcessTable:
     """All living processes (proc(5)), by parent, by session, and by the job that marked them."""
     MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
 
-    def __init__(self, names: Iterable[str], known: Mapping[Birth, Sequence[bytes]] | None = None) -> None:
-        """names: the numeric entries of /proc.  known: see read()."""
-        self._known = known or {}
+    def __init__(
+        self, names: Iterable[str], marks_before: Mapping[Birth, Sequence[bytes]] | None = None
+    ) -> None:
+        """names: the numeric entries of /proc.  marks_before: see read()."""
+        self._marks_before = marks_before or {}
         self._old = Birth.latest().ticks - TICKS
         # the jobs that processes are of; only of processes that are older than a second
         self.marks: dict[Birth, Sequence[bytes]] = {}
@@ -5007,14 +5009,14 @@ class ProcessTable:
                 self._add(name)
 
     @classmethod
-    def read(cls, known: Mapping[Birth, Sequence[bytes]] | None = None) -> ProcessTable:
+    def read(cls, marks_before: Mapping[Birth, Sequence[bytes]] | None = None) -> ProcessTable:
         """The table of now; empty, and so false, if there is no /proc.
 
-        known: the `marks` of an earlier table, which are not read again: reading them takes most of the time.
-        Only for a caller that ends no process: execve(2) may change a mark.
+        marks_before: the `marks` of an earlier table, which are not read again: reading them takes most of
+        the time.  Only for a caller that ends no process: execve(2) may change a mark.
         """
         try:
-            return cls(filter(str.isdigit, os.listdir("/proc")), known)
+            return cls(filter(str.isdigit, os.listdir("/proc")), marks_before)
         except OSError:
             return cls([])
 
@@ -5044,7 +5046,7 @@ class ProcessTable:
         self.parents[int(name)] = int(parent)
         self.children.setdefault(int(parent), []).append(int(name))
         self.sessions.setdefault(int(session), []).append(int(name))
-        marks = self._known.get(birth)
+        marks = self._marks_before.get(birth)
         if marks is None:
             marks = []
             with contextlib.suppress(PermissionError):
@@ -9570,10 +9572,10 @@ class Link:
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        known = self.channel.authenticated
+        was_authenticated = self.channel.authenticated
         try:
             messages = self.channel.receive(data)
-            if self.channel.authenticated and not known:
+            if self.channel.authenticated and not was_authenticated:
                 self.authenticated()
             if messages:
                 self.heard = boottime()
@@ -9585,7 +9587,7 @@ class Link:
             self.flush()
             self.transport.close()          # once the refusal that says why is written
             return
-        if self._flushing or not known:
+        if self._flushing or not was_authenticated:
             self.flush()
 
     def eof_received(self) -> None:

@@ -2176,15 +2176,15 @@ class Outputs:
     def __init__(self, outdir: str | None, page: str) -> None:
         self.output = LastOutput(outdir) if outdir is not None else None
         self.base = way_down(os.path.dirname(os.path.realpath(page)), outdir) if outdir is not None else None
-        self.known: dict[RunRecord, list[str]] = {}
+        self.cache: dict[RunRecord, list[str]] = {}
 
     def of(self, run: RunRecord | None) -> list[str]:
         """The last lines that a run printed, or why they cannot be read."""
         if self.output is None or run is None:
             return []
-        if run not in self.known:
-            self.known[run] = self.output.of(run)
-        return self.known[run]
+        if run not in self.cache:
+            self.cache[run] = self.output.of(run)
+        return self.cache[run]
 
     def names(self, run: RunRecord | None) -> list[str]:
         """The output files of a run that the page can link to: regular files in the output directory."""
@@ -2658,36 +2658,36 @@ class Reporter:
         messages: list[str] = []
         log = open_log(self.options, messages.append)
         bad = bad_lines(self.watcher, survey) if self.watcher and survey else []
-        known = LineRuns((), ())
+        line_runs = LineRuns((), ())
         if self.watcher and survey:
             commands = {line.command for line in [*bad, *survey.running]}
-            known = with_commands(self.watcher, survey, commands)
+            line_runs = with_commands(self.watcher, survey, commands)
         still_runs = live or (survey is not None and bool(survey.running))
         with log.file:
-            runs = Gathered(self._judged(log, survey, known), time.time() if still_runs else None)
+            runs = Gathered(self._judged(log, survey, line_runs), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
         if live:                            # what follows takes little time, compared with reading the log
             self.pause = self._pause_after(start)
-        last = [run for line in bad if (run := known.last.get(line.number))]
+        last = [run for line in bad if (run := line_runs.last.get(line.number))]
         log.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
-        page = self._page(runs, survey, bad, known, live, messages)
+        page = self._page(runs, survey, bad, line_runs, live, messages)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
         for text in () if live else messages:
             warn(f"{PROG}: {text}")
 
-    def _judged(self, log: Log, survey: Survey | None, known: LineRuns) -> Iterator[RunRecord]:
+    def _judged(self, log: Log, survey: Survey | None, line_runs: LineRuns) -> Iterator[RunRecord]:
         """The runs of a log; those that have not ended come last, and are judged.  Raises Problem."""
         unended = []
         for run in log.runs():
-            if run.command in known.numbers:        # few are, and a call for each run takes time
-                known.offer(run)
+            if run.command in line_runs.numbers:    # few are, and a call for each run takes time
+                line_runs.offer(run)
             if run.ended is None:
                 unended.append(run)
             else:
                 yield run
-        commands = {run.command for run in unended} - known.numbers.keys()
+        commands = {run.command for run in unended} - line_runs.numbers.keys()
         others = LineRuns((), ())
         if self.watcher and survey and commands:    # of lines that neither run nor are left to fix
             others = with_commands(self.watcher, survey, commands)
@@ -2695,15 +2695,15 @@ class Reporter:
                 others.offer(run)
         late = self.watcher is not None and self.watcher.ends_may_come()
         for run in unended:
-            (known if run.command in known.numbers else others).judge(run, late)
+            (line_runs if run.command in line_runs.numbers else others).judge(run, late)
             yield run
 
-    def _page(self, runs: Gathered, survey: Survey | None, bad_lines: Sequence[Line], known: LineRuns,
+    def _page(self, runs: Gathered, survey: Survey | None, bad_lines: Sequence[Line], line_runs: LineRuns,
               live: bool, messages: Sequence[str]) -> str:
         """The page, as HTML."""
         outputs = Outputs(self.options.outdir, self.options.report)
         to_fix = [
-            Row(line.number, line.command, known.last.get(line.number),
+            Row(line.number, line.command, line_runs.last.get(line.number),
                 "failed" if line.state == FAILED else "error")
             for line in bad_lines[:Gathered.FAILURES]
         ]
@@ -2731,7 +2731,9 @@ class Reporter:
             "KEY": self._key(runs),
             "TIMES": Histogram(runs.drawn).html() + Promises(runs.drawn).html(),
             "GROUPS": failures.html("line" if survey else "run"),
-            "TABLES": Tables(outputs, failures).html(self._tables(runs, survey, to_fix, bad_lines, known)),
+            "TABLES": Tables(outputs, failures).html(
+                self._tables(runs, survey, to_fix, bad_lines, line_runs)
+            ),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
@@ -2788,9 +2790,9 @@ class Reporter:
                 lines: LineRuns) -> Iterator[Table]:
         """The tables; what is left to fix comes first.  bad: the lines that are left to fix."""
         shown = Gathered.SHOWN
-        known = {run for line in bad if (run := lines.last.get(line.number))}
-        others = [run for run in runs.failed if run not in known][:shown]
-        failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
+        listed = {run for line in bad if (run := lines.last.get(line.number))}
+        others = [run for run in runs.failed if run not in listed][:shown]
+        failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in listed)
         ended = len(runs.stats.seconds)
         if self.watcher and survey:
             now = LineRuns(self.watcher.lines_with({run.command for run in others}), ())

@@ -28,7 +28,7 @@ server = importlib.import_module(RUNSERVER[:-len(".py")])
 # Classes of that module, which only importlib can import: its name has a hyphen
 ServedFile = Any
 Sessions = Any
-Known = Any
+ReportedJob = Any
 
 
 def line(number: int, text: bytes = b" CMD", state: bytes = b"!") -> runmaker4.Line:
@@ -794,12 +794,12 @@ class LinesOfAClientThatComesBack(JobFileCase):
         )
         return server.Sessions(program, lambda text: None, 10, 60.0)
 
-    def claims(self) -> list[Known]:
+    def claims(self) -> list[ReportedJob]:
         """What the client says: it has both jobs, and a third one whose line is gone."""
         texts = b" echo one", b" echo two", b" echo three"
         lines = [runmaker4.Line(number, number, 11 * number - 11, b".", text)
                  for number, text in enumerate(texts, 1)]
-        return [server.Known(f"{line.number:016x}", line, None, "") for line in lines]
+        return [server.ReportedJob(f"{line.number:016x}", line, None, "") for line in lines]
 
     def told(self, others: dict[Any, list[str]]) -> dict[str, list[int]]:
         """Of which jobs the client is told what."""
@@ -819,7 +819,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         async def come() -> object:
             sessions = self.sessions(lines)
             client = server.Client(sessions, "c" * 16)
-            claim = server.Known("1" * 16, runmaker4.Line(1, 1, 0, b".", b" echo"), result, "")
+            claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 1, 0, b".", b" echo"), result, "")
             for key in known:
                 sessions.recovery.note_settled(mock.Mock(key=key))
             others = await sessions.recovery.reclaim(client, [claim])

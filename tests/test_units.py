@@ -96,7 +96,7 @@ class Scans(FileCase):
             open(self.path, "rb") as file,
         ):
             reader = runmaker4.Reader(file.fileno())
-            return list(runmaker4.Scan(reader, runmaker4.first_line(reader), states, seen=Counter()))
+            return list(runmaker4.Scan(reader, runmaker4.first_line(reader), states, counted=Counter()))
 
     def test_random_files_in_chunks_of_all_sizes(self) -> None:
         random_ = random.Random(6)
