@@ -1332,7 +1332,7 @@ class ServerSink(Sink):
         """ending: None if the run could not be started."""
         shell = run.shell
         self._tell(run, "end", seconds=run.took, cause=run.cause, status=ending.status if ending else None,
-                   limit=ending.limit if ending else 0.0, taken=run.taken, cpu=shell.cpu if shell else None,
+                   limit=ending.limit if ending else 0.0, taken=run.peak, cpu=shell.cpu if shell else None,
                    memory=shell.memory if shell else None,
                    memory_below=shell.memory_below if shell else None,
                    **{to_text(name): sum(stream.received for stream in run.streams if stream.name == name)

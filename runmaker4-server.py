@@ -1679,9 +1679,9 @@ class Records:
         """How the shell of a run has ended, and what it has used.  Raises WireError."""
         if not run.shell:
             raise WireError("the exit status of no process")
-        status, taken = message.whole("status", 0xFFFF), message.whole("taken")
+        status, peak = message.whole("status", 0xFFFF), message.whole("taken")
         limit = message.whole("limit") if run.cause == "memory" else message.seconds("limit")
-        ending = Ending(status, run.cause, limit, taken)
+        ending = Ending(status, run.cause, limit, peak)
         run.shell.cpu = message.seconds_or_none("cpu")
         run.shell.memory = message.whole_or_none("memory")
         run.shell.memory_below = message.whole_or_none("memory_below")
@@ -2809,7 +2809,7 @@ class Recovery:
         number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
         # Of jobs of which the client says the same, those whose own lines an edit has moved choose last.
         reported = sorted(reported, key=lambda known: known.line.number not in free[known.line.command])
-        taken: dict[ReportedJob, Job] = {}
+        regained: dict[ReportedJob, Job] = {}
         answers: dict[str, Grant | NoLine] = {}
         try:
             for known in sorted(reported, key=lambda known: known.progress):
@@ -2819,14 +2819,14 @@ class Recovery:
                 if known.result is not None and self._is_written(known.result, here[known], alike):
                     answers[known.key] = NoLine.SETTLED
                 elif found := file.take_back(line, free[command], alike, OWN[known.progress]):
-                    taken[known] = found
+                    regained[known] = found
                 elif known.progress is Progress.RUNS and self._is_on_hold(here[known]):
                     answers[known.key] = NoLine.CANCELLED
-            answers.update(self._grants(client, taken))
+            answers.update(self._grants(client, regained))
             return answers
         except OSError:
             # The client is told that all its jobs are lost.
-            for job in set(taken.values()).difference(inherited):
+            for job in set(regained.values()).difference(inherited):
                 file.give_up(job)
             raise
 

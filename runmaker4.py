@@ -4951,7 +4951,7 @@ class Shell:
     memory: int | None = None       # their peak, in bytes; None: not known, or not yet
     memory_below: int | None = None         # bytes that the peak does not exceed, if it is not known
 
-    def note_taken(self, size: int) -> None:
+    def note_memory(self, size: int) -> None:
         """All of its processes had so many bytes together, maybe more than the peak of any one process."""
         self.memory = max(self.memory or 0, size)
         self.memory_below = None
@@ -5771,7 +5771,7 @@ class Ending(NamedTuple):
     # one of FAILING, "stopped", "cancelled" or "lost"; "": it ended by itself
     cause: str = ""
     limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", the promised bytes
-    taken: int = 0                      # bytes of memory that its processes were seen to have together
+    peak: int = 0                       # bytes of memory that its processes were seen to have together
 
     @property
     def code(self) -> int:
@@ -5805,7 +5805,7 @@ class Ending(NamedTuple):
         if self.cause == "timeout":
             return f"timeout after {self.limit:.12g}s"
         if self.cause == "memory":
-            return f"took {memory_text(self.taken)} of {memory_text(self.limit)}"
+            return f"took {memory_text(self.peak)} of {memory_text(self.limit)}"
         if self.cause == "cancelled":
             return "cancelled"
         how = f"signal {self.signal}" if self.signal else f"exit {self.code}"
@@ -5827,7 +5827,7 @@ class Run:
     directory: bytes = b""              # where it runs, if not in our directory
     cause: str = ""                     # why it is being ended, or was; see Ending
     promised: int = 0                   # bytes of memory; 0: it was promised none
-    taken: int = 0                      # bytes of memory that it had, in the look that found most
+    peak: int = 0                       # bytes of memory that it had, in the look that found most
     oom_kills: int = 0                  # the count of OomKills when it began
     killer: asyncio.Future[None] | None = None      # ends its processes
 
@@ -7648,9 +7648,9 @@ class Runner:
 
     def _takes_too_much(self, run: Run, table: ProcessTable) -> bool:
         """Look at the memory of a run, and note the most; whether it is more than was promised."""
-        taken = int(table.memory(self.shells[run], run.promised))
-        run.taken = max(run.taken, taken)
-        return taken > run.promised
+        size = int(table.memory(self.shells[run], run.promised))
+        run.peak = max(run.peak, size)
+        return size > run.promised
 
     async def _watch_failures(self) -> None:
         """Count the failures of the whole file now and then, if there is a limit to them."""
@@ -7726,10 +7726,10 @@ class Runner:
         """What jobs can have, now or when other jobs leave it."""
         return Resources(self.in_service, self.options.memory)
 
-    def _free_for(self, taken: Sequence[Slot]) -> Resources:
+    def _free_for(self, slots: Sequence[Slot]) -> Resources:
         """What is free for a job, counting these slots, which were taken for it."""
         promised = sum(job.needs.memory for job in self.works if job not in self._growing)
-        return Resources(len(taken) + len(self._idle), self.options.memory - promised)
+        return Resources(len(slots) + len(self._idle), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
         """Take idle slots until there are `count`; False: there are too few that others do not use."""
@@ -8083,11 +8083,11 @@ class Runner:
         killed = not run.cause and Ending(status).died_of == signal.SIGKILL
         if killed and self._oom_kills.now() > run.oom_kills:
             run.cause = "oom"
-        if run.taken:
-            shell.note_taken(run.taken)
+        if run.peak:
+            shell.note_memory(run.peak)
         if run.cause == "memory":
             limit = run.promised
-        ending = Ending(status, run.cause, limit or 0.0, run.taken)
+        ending = Ending(status, run.cause, limit or 0.0, run.peak)
         if await self._was_interrupted(ending):
             run.cause = "stopped"
             ending = ending._replace(cause=run.cause)

@@ -568,7 +568,7 @@ class RunRecord:
         return f"{known} of {memory_text(self.promised)}" if known and self.promised else known
 
     @property
-    def had_too_little(self) -> bool:
+    def lacked_memory(self) -> bool:
         """Whether it was ended because it needed more memory than it could have."""
         return self.cause in ("memory", "oom")
 
@@ -1621,7 +1621,7 @@ class Peaks:
         """Count a run that is done or failed, or was ended for lack of memory; of others only the promise."""
         if run.promised:
             self.promised = max(self.promised, run.promised)
-        if run.had_too_little:
+        if run.lacked_memory:
             self._too_little += 1
         elif run.state not in "d!":
             pass                        # it was stopped, perhaps before it needed most
