@@ -92,10 +92,10 @@ from runmaker4 import (
     columns_of,
     duration,
     exit_on,
-    given_name,
     human_time,
     leave,
     memory_text,
+    nonempty,
     plural,
     printable,
     put,
@@ -174,7 +174,7 @@ def make_parser() -> Parser:
     add("--status", action="store_true", help="print what waits, and what all clients do, and exit")
     add("--json", action="store_true", help="with --status: as JSON")
     add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", type=given_name, metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses @FILE: any file system will do")
     add_background(add)
     parser.set_defaults(slot_errors=0, max_failed=0)        # the server has --max-failed

@@ -1048,7 +1048,7 @@ class Gone(enum.Enum):
     """Why messages on a link do not count any more."""
     LOST = enum.auto()                  # its client has the grace to come back
     REPLACED = enum.auto()              # its client has connected anew
-    LEFT = enum.auto()                  # its client has said that it leaves
+    PARTED = enum.auto()                # its client has said that it leaves
 
 
 class Client(Taker):
@@ -1153,7 +1153,7 @@ class Client(Taker):
             if gone is Gone.LOST:
                 self._begin_grace(link.why)
             self.server.leave_if_done()
-            if gone is Gone.LEFT:
+            if gone is Gone.PARTED:
                 return self._part(begun)
         if not self.server.leaving.done():
             self._expire()
@@ -2466,7 +2466,7 @@ class Sessions:
         """A client leaves."""
         self.say(f"client {client.where} left")
         del self.clients[client.id]
-        link.leave(Gone.LEFT)
+        link.leave(Gone.PARTED)
 
     # -- events ----------------------------------------------------------------------------------------------
 

@@ -8403,7 +8403,7 @@ def takes_a_command(words: Sequence[str]) -> bool:
     return bool(given) and (given[-1] == options[-1] or all(option.startswith("-") for option in options))
 
 
-def given_name(text: str) -> str:
+def nonempty(text: str) -> str:
     """An argparse type: a name of anything.  An empty one, as "$UNSET" gives, is refused."""
     if not text:
         raise argparse.ArgumentTypeError("is empty (a name is wanted)")
@@ -8500,7 +8500,7 @@ def add_limits(add: Add) -> None:
 
 def add_records(add: Add) -> None:
     """The options of runner and server for what they write besides the job file."""
-    add("-l", "--logfile", type=given_name, metavar="FILE",
+    add("-l", "--logfile", type=nonempty, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
         "-n",
@@ -8510,11 +8510,11 @@ def add_records(add: Add) -> None:
         metavar="N",
         help="lines of output per record [3]",
     )
-    add("--outdir", type=given_name, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
+    add("--outdir", type=nonempty, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
         help="DIR/LINE.out, .err; a journal [$RUNMAKER4_OUTDIR]")
     add(
         "--joblog",
-        type=given_name,
+        type=nonempty,
         metavar="FILE",
         help="one line per run of a job, in GNU parallel's format",
     )
@@ -8537,8 +8537,8 @@ def add_verbosity(add: Add) -> None:
 def add_background(add: Add) -> None:
     """The options for the background; and those that stand last in every script's help."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
-    add("--pidfile", type=given_name, metavar="FILE", help="write the process number there")
-    add("--errors", type=given_name, metavar="FILE", help="append there what would go to stderr")
+    add("--pidfile", type=nonempty, metavar="FILE", help="write the process number there")
+    add("--errors", type=nonempty, metavar="FILE", help="append there what would go to stderr")
     add_help(add)
 
 
@@ -8578,7 +8578,7 @@ def make_parser() -> Parser:
     add_records(add)
     add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", type=given_name, metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_background(add)
     return parser

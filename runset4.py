@@ -149,7 +149,7 @@ def is_directive(line: bytes) -> bool:
     return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
-def given_line(text: bytes) -> bytes:
+def line_to_add(text: bytes) -> bytes:
     """The line for a text that somebody wants to add: a directive, or a command.  Raises ValueError."""
     if is_directive(text):
         return directive(text)
@@ -293,11 +293,11 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
     return Added(jobs, count - jobs)
 
 
-def given_lines(commands: Sequence[str]) -> Iterator[bytes]:
+def lines_to_add(commands: Sequence[str]) -> Iterator[bytes]:
     """The lines for commands and directives that stand on the command line.  Raises Problem."""
     for command in commands:
         try:
-            yield given_line(os.fsencode(command))
+            yield line_to_add(os.fsencode(command))
         except ValueError as fault:
             raise Problem(f"{fault}; nothing was added") from None
 
@@ -1228,7 +1228,7 @@ def sync_names(folder: str) -> None:
         os.close(fd)
 
 
-def given(file: JobFile) -> bytes:
+def original(file: JobFile) -> bytes:
     """What a person is given to edit: the file as it is now.  Raises OSError."""
     file.follow_path()
     return read_all(file.reader)
@@ -1236,7 +1236,7 @@ def given(file: JobFile) -> bytes:
 
 def edit(file: JobFile, quiet: bool) -> int:
     """Open a copy in the person's editor, and merge it; returns the exit status.  Raises Problem, OSError."""
-    base = given(file)
+    base = original(file)
     copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
     with open(copy, "xb") as draft:
         draft.write(base)
@@ -1486,7 +1486,7 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
                 columns = split_columns(line, colsep) if template.width else ()
                 yield job(template.fill(number, line, columns))
             else:
-                yield given_line(line)
+                yield line_to_add(line)
         except ValueError as fault:
             raise source.problem(fault) from None
     if not number and not directives:
@@ -1984,7 +1984,7 @@ def command_template(text: str) -> bytes:
     """An argparse type: a command with {} in it."""
     template = os.fsencode(text)
     try:
-        line = given_line(template)
+        line = line_to_add(template)
     except ValueError as fault:
         raise argparse.ArgumentTypeError(str(fault)) from None
     if is_directive(line) or re.search(rb"\{0+[./]*\}", template):
@@ -2175,7 +2175,7 @@ def asked_lines(options: argparse.Namespace) -> Iterator[bytes]:
     if sources:
         return sweep_jobs(template, sources)
     if path is None:
-        return given_lines(options.add)
+        return lines_to_add(options.add)
     if options.csv:
         return table_jobs(path, template)
     return list_jobs(path, template, options.colsep)

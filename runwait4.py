@@ -85,7 +85,6 @@ from runmaker4 import (
     find_mount,
     first_line,
     give_rights,
-    given_name,
     human_time,
     is_free,
     job_file,
@@ -98,6 +97,7 @@ from runmaker4 import (
     mount_fault,
     name_lines,
     new_jobs_wait,
+    nonempty,
     open_direct,
     open_job_file,
     other_locks,
@@ -170,30 +170,30 @@ def make_parser() -> Parser:
     add("--failed", action="store_true",
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
              "where it ended, and what it printed last")
-    add("--show", type=given_name, metavar="LINE",
+    add("--show", type=nonempty, metavar="LINE",
         help="with --outdir: print the same of all runs of these lines, and exit; LINE: a\n"
              "number, a whole command, or a shell pattern for such")
     add("--stats", action="store_true",
         help="with --outdir, also beside --report: print run times, CPU use and memory per\n"
              "host and per command (FILE may be left out)")
-    add("--outdir", type=given_name, metavar="DIR",
+    add("--outdir", type=nonempty, metavar="DIR",
         help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]")
     add_help(add)
     add = parser.add_argument_group("drawing what was run").add_argument
     add(
         "--joblog",
-        type=given_name,
+        type=nonempty,
         metavar="LOG",
         help="a job log of runmaker4.py --joblog, or of GNU parallel",
     )
-    add("--timeline", type=given_name, metavar="OUT.json",
+    add("--timeline", type=nonempty, metavar="OUT.json",
         help="write its runs, or those of --outdir, as trace events, for Perfetto\n"
              "(ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for\neach slot")
-    add("--report", type=given_name, metavar="OUT.html",
+    add("--report", type=nonempty, metavar="OUT.html",
         help="write a page about the same for any browser; with --progress anew while\n"
              "the jobs of FILE run")
     add = parser.add_argument_group("before there are jobs").add_argument
-    add("--check-locks", type=given_name, metavar="DIR",
+    add("--check-locks", type=nonempty, metavar="DIR",
         help="try for a minute whether the hosts where this is started can share job files\n"
              "in this directory, and exit")
     return parser

@@ -688,7 +688,7 @@ def edit_by_command(world: History, me: Process, number: int) -> None:
     for count in range(draws.choice((1, 3, 6))):
         world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.7, 3.0)) * world.pace)
         with suppress(OSError, CORE.Problem):
-            base = SETTER.given(file)
+            base = SETTER.original(file)
             world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.pace)
             lines = changed(draws, base.splitlines(), 10 * number + count, again=world.most is None)
             SETTER.apply(file, base, b"".join(line + b"\n" for line in lines))
