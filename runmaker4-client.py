@@ -71,7 +71,7 @@ from runmaker4 import (
     Lines,
     Link,
     Message,
-    Miss,
+    NoJob,
     Parser,
     Problem,
     Refused,
@@ -660,7 +660,7 @@ class Connection:
         self._alive = -EVER                         # when the last request that is answered was sent
         self._last_asked: int | None = None         # the request that says we leave if there is nothing
         # why there is no job; `again`: EVER, or None once `_last_asked` was answered by `nothing`
-        self._nothing = Miss(EVER)
+        self._nothing = NoJob(EVER)
         self._outbox = Outbox()
         self._wanted = (False, False)               # whether the server keeps records, and wants output
         self._gates: dict[Gate, float] = {}         # gates that are to be opened, and when (the loop's clock)
@@ -679,7 +679,7 @@ class Connection:
         found = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return found if found is job else None
 
-    async def claim(self, last: bool, free: Resources, has: Resources) -> RemoteJob | Miss:
+    async def claim(self, last: bool, free: Resources, has: Resources) -> RemoteJob | NoJob:
         """A job that has come, if there is one.  Otherwise one is asked for, and an answer wakes the runner.
 
         A job that needs more than is free waits until that is free, and jobs that have come after it wait,
@@ -688,7 +688,7 @@ class Connection:
         memory = free.memory - sum(job.needs.memory for job in self._queue)
         if self._queue and not free.holds(self._queue[0].needs):
             self._ask_for(0, memory)
-            return Miss(EVER)
+            return NoJob(EVER)
         if self._queue and self._may_start():
             job = self._queue.popleft()
             self._jobs[job.key] = job
@@ -1215,7 +1215,7 @@ class Connection:
             self._last_asked = None
             again = None
         met_end = message.flag("ended")
-        self._nothing = Miss(again, met_end=met_end, stopped=printable(message.text("left", 1000)))
+        self._nothing = NoJob(again, met_end=met_end, stopped=printable(message.text("left", 1000)))
         self._note_answer(number)
         self._wake()
 

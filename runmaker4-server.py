@@ -128,8 +128,8 @@ from runmaker4 import (
     Link,
     LogFile,
     Message,
-    Miss,
     Mount,
+    NoJob,
     OutDir,
     Pace,
     Parser,
@@ -2916,12 +2916,12 @@ class Batch:
     """What became of an attempt to claim lines."""
     got: list[Grant]
     plans: list[Plan]                   # of groups that were met
-    miss: Miss | None                   # why there are no more jobs; None: enough were claimed
+    no_job: NoJob | None                # why there are no more jobs; None: enough were claimed
 
     @property
-    def unfinished(self) -> bool:
+    def sliced(self) -> bool:
         """Whether the look is to go on."""
-        return self.miss is not None and self.miss.unfinished
+        return self.no_job is not None and self.no_job.sliced
 
 
 class Dispatcher:
@@ -3006,15 +3006,15 @@ class Dispatcher:
         known: dict[Taker | None, Client] = {client: client for client in turns}
         urgent = leaving and self._may_hurry()
         got: list[Grant] = []
-        miss: Miss | None = None
+        no_job: NoJob | None = None
         met: dict[int, PendingGroup] = {}
         while (clients.all or not turns) and len(got) < BATCH:
             result = cursor.claim(urgent, clients)
             for group in cursor.round.groups:
                 if group.jobs and group.whole and not group.started:
                     met[group.jobs[0][0].offset] = group
-            if isinstance(result, Miss):
-                miss = result
+            if isinstance(result, NoJob):
+                no_job = result
                 break
             client = known[result.taker]
             got.append(Grant(next(self._keys), client, result))
@@ -3022,7 +3022,7 @@ class Dispatcher:
             del clients.all[client]
             if client.free.slots > 0:
                 clients.all[client] = None      # behind the others, who have their turn first
-        return Batch(got, self._plan(met.values()), miss)
+        return Batch(got, self._plan(met.values()), no_job)
 
     def _may_hurry(self) -> bool:
         """Whether to make sure once more that there is nothing.  Not too often: whole rounds take time."""
@@ -3048,22 +3048,22 @@ class Dispatcher:
         for client, some in batches.items():
             client.supply(sum(int(grant.job.settings.needs.slots) for grant in some))
             self.send_jobs(client, some)
-        if batch.miss is not None:
-            self._note_miss(batch.miss)
+        if batch.no_job is not None:
+            self._note_no_job(batch.no_job)
         self._arrange(batch)
         self.answer_waiting()
         self._server.leave_if_done()
-        if batch.unfinished or (batch.got and self.waiting):
+        if batch.sliced or (batch.got and self.waiting):
             self._loop.call_soon(self._look_on)
 
-    def _note_miss(self, miss: Miss) -> None:
+    def _note_no_job(self, no_job: NoJob) -> None:
         """A look has found nothing more."""
-        if miss.round and miss.whole:
-            self._round = miss.round
-        if not miss.unfinished:
-            self.looking = miss.again is not None
-        if miss.failed and not self._server.stopping:
-            self._say(f"{miss.failed} (no more jobs are handed out)")
+        if no_job.round and no_job.whole:
+            self._round = no_job.round
+        if not no_job.sliced:
+            self.looking = no_job.again is not None
+        if no_job.failed and not self._server.stopping:
+            self._say(f"{no_job.failed} (no more jobs are handed out)")
             self._tally.trouble = True
             self._server.stop()
 
@@ -3145,7 +3145,7 @@ class Dispatcher:
         if not (batch.plans or self._groups):
             return
         found = {plan.first.offset: plan for plan in batch.plans}
-        has_seen_all = batch.miss is not None and not batch.unfinished
+        has_seen_all = batch.no_job is not None and not batch.sliced
         self._groups = found if has_seen_all else {**self._groups, **found}
         reserved: set[Client] = set()
         for _, plan in sorted(self._groups.items()):

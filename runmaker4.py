@@ -1303,7 +1303,7 @@ class Scan:
         self._careful = careful
         self._until = until
         self.pattern = wanted_lines(states, directives)
-        self._few = wanted_lines(RUNNING, directives)
+        self._only_running = wanted_lines(RUNNING, directives)
         self.rest = 64 if directives else 2         # bytes at the end of a chunk that may begin a match
         # buffer[0] is the byte at offset `base`
         self._buffer = b"\n"
@@ -1317,12 +1317,12 @@ class Scan:
         # raise Paused after the first chunk behind this time (monotonic)
         self.pause_at = math.inf
 
-    def next(self, few: bool = False) -> Line | None:
+    def next(self, only_running: bool = False) -> Line | None:
         """The next wanted line; None at the end of the file (ask again when it has grown).
 
-        few: find no jobs but running ones.  Raises Shifted, Paused, OSError.
+        only_running: find no jobs but running ones.  Raises Shifted, Paused, OSError.
         """
-        pattern = self._few if few else self.pattern
+        pattern = self._only_running if only_running else self.pattern
         while True:
             match = pattern.search(self._buffer, self._pos)
             if match:
@@ -1338,7 +1338,7 @@ class Scan:
         """How far the file was read: its size, once there is no next line."""
         return self._base + len(self._buffer)
 
-    def unread(self, line: Line) -> None:
+    def put_back(self, line: Line) -> None:
         """Have the last line, a directive, found once more."""
         self.lines -= 1
         self._once_more = True
@@ -1973,7 +1973,7 @@ class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     seat: Seat | None = None            # the job inherits it; None: it was lost, or there is none yet
     whereabouts: Whereabouts = Whereabouts.FOUND
-    missed_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
+    absent_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
     gate: Gate | None = None            # what holds its shell until it may begin
@@ -2620,7 +2620,7 @@ class JobReader(Opened):
         """Lines in some states whose scope is wanted, each with that scope.  Raises OSError."""
         scope = TOP
         scan = self.lines(states, directives=True)
-        while line := scan.next(few=not wanted(scope)):
+        while line := scan.next(only_running=not wanted(scope)):
             if line.state == DIRECTIVE:
                 scope = scope.below(line)
             elif line.state in states:          # otherwise it is one of the few, which are not wanted
@@ -3282,7 +3282,7 @@ class JobQueue(JobFile):
         """
         if job.whereabouts in (Whereabouts.FOUND, Whereabouts.SET):
             return True
-        pause = min((now - job.missed_since) / 2, 60 * self.interval)
+        pause = min((now - job.absent_since) / 2, 60 * self.interval)
         return now - self._searched_at >= pause
 
     def _drop_lost_seats(self) -> None:
@@ -3390,9 +3390,9 @@ class JobQueue(JobFile):
         now = self.clock()
         if job.whereabouts is Whereabouts.FOUND:
             job.whereabouts = Whereabouts.MISSED
-            job.missed_since = now
+            job.absent_since = now
         patience = self.SAVING if self._is_held_up() else (self.LOOKS - 1) * self.interval
-        return now - job.missed_since >= patience
+        return now - job.absent_since >= patience
 
     def _note_missing(self, job: Job, state: bytes) -> None:
         """Note that a look has not found a job's line (step 5).  Raises OSError.
@@ -3601,13 +3601,13 @@ class Round:
     # `unfinished` has ended by now: another round must see whether the others have
     outdated: bool = False
     block: Block | None = None              # what keeps all further jobs from being taken
-    few: bool = False                       # of the lines up to the next directive only running jobs matter
+    only_running: bool = False              # of the lines up to the next directive only running jobs matter
     repeat: bool = False                    # it took a job, or the file was edited: another round follows
     # it met a line that may be had a moment later: another runner had just taken it or had its door locked,
     # it may be an orphan, or lines are being appended
-    refused: bool = False
+    try_again: bool = False
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
-    missed: bool = False                    # it passed over new jobs of groups or for other takers
+    has_skipped: bool = False               # it passed over new jobs of groups or for other takers
     # the first new job that was passed over for each Scope.taker_key, and its scope: a taker that comes later
     # begins there
     skipped: dict[TakerKey, tuple[Line, Scope]] = field(default_factory=dict)
@@ -3615,7 +3615,7 @@ class Round:
     waiting: set[Taker] = field(default_factory=set)
     below: Line | None = None               # the first job below the block that a taker waits for
     # for takers that had too little free for a job: that job, and what it needs
-    full: dict[Taker, tuple[Line, Resources]] = field(default_factory=dict)
+    short: dict[Taker, tuple[Line, Resources]] = field(default_factory=dict)
     groups: list[PendingGroup] = field(default_factory=list)
     checked: int = 0                        # no line before this offset keeps a barrier check from passing
 
@@ -3651,27 +3651,27 @@ class Round:
 
     def all_wait(self, takers: Mapping[Taker, None]) -> bool:
         """Whether each of its takers has too little free for a job above."""
-        return bool(takers) and takers.keys() <= self.full.keys()
+        return bool(takers) and takers.keys() <= self.short.keys()
 
     def let_go_on(self, takers: Mapping[Taker, None], file: JobReader) -> None:
         """Let takers go on that have enough free now for the job that they wait for, or whose job cannot be
         had any more.  Raises OSError.
         """
         states: dict[int, bytes | None] = {}
-        for taker in self.full.keys() & takers.keys():
-            line, needs = self.full[taker]
+        for taker in self.short.keys() & takers.keys():
+            line, needs = self.short[taker]
             if line.offset not in states:
                 states[line.offset] = file.state_at(line)
             if taker.free.holds(needs) or states[line.offset] != line.state:
-                del self.full[taker]
+                del self.short[taker]
 
     def has_room(self) -> bool:
         """Whether a taker has enough free by now for the job that it waits for."""
-        return any(taker.free.holds(needs) for taker, (_, needs) in self.full.items())
+        return any(taker.free.holds(needs) for taker, (_, needs) in self.short.items())
 
-    def note_full(self, taker: Taker, line: Line, needs: Resources) -> None:
+    def note_short(self, taker: Taker, line: Line, needs: Resources) -> None:
         """A taker has too little free for a job that needs this, and waits for it."""
-        self.full[taker] = line, needs
+        self.short[taker] = line, needs
         self.waiting.add(taker)
 
     def is_outdated(self, file: JobReader) -> bool:
@@ -3692,7 +3692,7 @@ class Round:
         """
         lines = [
             (line, scope) for line, scope in self.skipped.values()
-            if any(taker not in self.full for taker in takers.fitting(scope))
+            if any(taker not in self.short for taker in takers.fitting(scope))
         ]
         if not lines:
             return None
@@ -3748,7 +3748,7 @@ class Round:
             # nobody knows whether jobs below a fault are of the group above it
             self.end_group(waits=scope.fault != "")
         self.scope = scope
-        self.few = False
+        self.only_running = False
 
     def block_at(self, line: Line, file: JobReader, bad: bytes = FAILED + ERROR) -> Block | None:
         """What keeps the jobs below a directive from being taken; None if nothing new does.
@@ -3802,7 +3802,7 @@ def unfinished(line: Line, settings: JobSettings) -> str:
 
 
 @dataclass(frozen=True)
-class Miss:
+class NoJob:
     """Why there is no job to take.  As a truth value it is false, and a Job is true."""
     again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
@@ -3810,7 +3810,7 @@ class Miss:
     stopped: str = ""           # why jobs are left that the taker should have had
     round: Round = field(default_factory=Round)       # what a cursor has met
     whole: bool = False         # the cursor has walked as far as anything can matter to its takers
-    unfinished: bool = False    # its walk has used up its time, or begins again: claim again
+    sliced: bool = False        # its walk has used up its time, or begins again: claim again
 
     def __bool__(self) -> bool:
         return False
@@ -3879,7 +3879,7 @@ class Cursor:
         self.inode = file.inode                 # of the file that the round walks through
         self.scan: Scan | None = None           # the walk of the round under way; None: there is none
         self.round = Round()                    # the round under way, or the last one
-        self.miss = Miss(round=self.round)      # the last
+        self.no_job = NoJob(round=self.round)   # the last
         self._renewal: Renewal | None = None    # under way
         # since when (clock) lines `r` are seen without a lock; the key is the pulse of our own locks, line
         # number and command; see RELOCKED
@@ -3898,13 +3898,13 @@ class Cursor:
         self._still_until = math.inf            # when (clock) to say that jobs wait if that stays
         self._said_block = ""                   # which block was said last
 
-    def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
+    def claim(self, last: bool = False, takers: Takers | None = None) -> Job | NoJob:
         """Claim the next job for the first of the takers that may have it.
 
         last: nothing runs here, and the caller will leave; so a round is made, unless jobs are there to wait
         for.  takers: between calls with one and the same object, takers may leave it, and none may come.
         """
-        result: Job | Miss
+        result: Job | NoJob
         try:
             result = self._claim(last, takers or self.takers)
             self._trouble_since = None
@@ -3912,32 +3912,32 @@ class Cursor:
                 self._check_late()
         except OSError as error:
             result = self._bear(error)
-        if isinstance(result, Miss):
-            self.miss = result
+        if isinstance(result, NoJob):
+            self.no_job = result
         return result
 
-    def _claim(self, last: bool, takers: Takers) -> Job | Miss:
+    def _claim(self, last: bool, takers: Takers) -> Job | NoJob:
         self._notice_replaced()
         now = self.clock()
         try:
             self._renew(takers)
         except Paused:
-            return Miss(0.0, round=self.round, unfinished=True)
+            return NoJob(0.0, round=self.round, sliced=True)
         except Shifted:
             self._renewal = None                # it begins again: lines may stand elsewhere
-            return Miss(0.01, round=self.round, unfinished=True)
+            return NoJob(0.01, round=self.round, sliced=True)
         if self.scan:
             self.round.let_go_on(takers.all, self.file)
         if takers is not self.takers:
             self.takers = takers
             if self.scan:                       # lines above may be for takers that are new here
-                self.round.few = False
+                self.round.only_running = False
                 self.round.takers = self.round.takers.intersection(takers.all)
                 self.scan = self._go_back(self.scan)
         scan = self.scan
         if scan is None and (not last or self.round.waiting) and self._nothing_new():
             soon = self.round.outdated or self.round.has_room()
-            return replace(self.miss, again=self._until_next()) if soon else self.miss
+            return replace(self.no_job, again=self._until_next()) if soon else self.no_job
         self.pace.go_on()
         is_old = now - self._claimed > self._stale_after()
         goes_on = self.sliced and scan is not None
@@ -3956,7 +3956,7 @@ class Cursor:
             return self._walk(scan)
         except Paused:
             self.sliced = True
-            return Miss(0.0, round=self.round, unfinished=True)
+            return NoJob(0.0, round=self.round, sliced=True)
         finally:
             self.pace.pause()
 
@@ -4017,11 +4017,11 @@ class Cursor:
         self.round.repeat = True
         return scan
 
-    def _walk(self, scan: Scan) -> Job | Miss:
+    def _walk(self, scan: Scan) -> Job | NoJob:
         """Go on through the file to the next job to take.  Raises Paused, OSError."""
         while True:
             try:
-                line = scan.next(self.round.few)
+                line = scan.next(self.round.only_running)
                 cut = line is not None and not line.whole and not self.round.is_over(self.takers.all)
                 doubt = self.file.doubt(scan.end) if cut or line is None else 0.0
                 # the last line may be half written: if so, it is left to the next round
@@ -4033,8 +4033,8 @@ class Cursor:
                     if not self._obey(line):
                         pause = self._until_next()
                         if pause:
-                            scan.unread(line)       # the next claim meets this directive once more
-                            return Miss(min(self.PAUSE, pause), round=self.round)
+                            scan.put_back(line)     # the next claim meets this directive once more
+                            return NoJob(min(self.PAUSE, pause), round=self.round)
                         scan = self._begin_round()
                 else:
                     job = self._consider(scan, line)
@@ -4044,7 +4044,7 @@ class Cursor:
                     if self.round.all_wait(self.takers.all):
                         # the next claim meets this line once more, as a walk here from the top takes long
                         if scan.back_to(line):
-                            return Miss(round=self.round)
+                            return NoJob(round=self.round)
                         scan = self._restart()
             except Shifted:
                 scan = self._restart()
@@ -4055,7 +4055,7 @@ class Cursor:
         On a network file system a second, because each read is a round trip; a local file system's value once
         another runner was met there, because then lines are taken under our eyes.
         """
-        return self.STALE[self.file.network and not self.round.refused]
+        return self.STALE[self.file.network and not self.round.try_again]
 
     def _begin_round(self) -> Scan:
         """Start from the top, with fresh reads.  Raises OSError."""
@@ -4077,7 +4077,7 @@ class Cursor:
             return self.pace.until_due(1)
         return self.pace.until_due(20, 0.0 if self.round.has_room() else self.interval)
 
-    def _end_round(self, doubt: float, cut: bool) -> Miss:
+    def _end_round(self, doubt: float, cut: bool) -> NoJob:
         """A round is over and has found nothing.  Raises OSError.
 
         doubt: JobReader.doubt().  cut: it stopped at a last line without a newline, which may change yet.
@@ -4086,14 +4086,14 @@ class Cursor:
         this_round = self.round
         this_round.end_group(waits=cut or self._is_being_appended())
         self._quiet = self._signature
-        self._refusals = self._refusals + 1 if this_round.refused else 0
+        self._refusals = self._refusals + 1 if this_round.try_again else 0
         due = [doubt] if doubt else []
-        if this_round.refused:
+        if this_round.try_again:
             due.append(self.interval / 20 if self._refusals == 1 else self.interval)
         self._say_block()
         self._say_waiting()
         again = max(min(due), self.pace.rest(20), 0.01) if due else None
-        return Miss(again, round=this_round, whole=True)
+        return NoJob(again, round=this_round, whole=True)
 
     def _nothing_new(self) -> bool:
         """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
@@ -4105,13 +4105,13 @@ class Cursor:
         if not self._quiet:
             return False
         asked = self.round.takers.issuperset(self.takers.all)
-        if not asked and self.round.missed:
+        if not asked and self.round.has_skipped:
             return False
         if self.round.block and self.round.block.why is Why.WAITS and self.round.is_outdated(self.file):
             return self._until_next() > 0
         if self.pace.until_due(20) > 0:         # a round through a huge file is not free
             return True
-        if not asked or self.miss.again is not None or self.round.waiting:
+        if not asked or self.no_job.again is not None or self.round.waiting:
             return False
         return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self._quiet
 
@@ -4151,7 +4151,7 @@ class Cursor:
             return None
         scope = self.round.scope
         taker = self._taker(line, scope)
-        if taker is None and this_round.full and not settings.together:
+        if taker is None and this_round.short and not settings.together:
             this_round.skip(line)               # a taker that comes later begins here, not below
         elif taker is None or settings.together:
             self._skip(line)
@@ -4196,7 +4196,7 @@ class Cursor:
         companion.must_be_alive()
         now = self.clock()
         if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
-            self.round.refused = True           # so it is looked at again
+            self.round.try_again = True         # so it is looked at again
             return False
         del self._unlocked[key]
         return True
@@ -4215,18 +4215,19 @@ class Cursor:
         """
         needs = scope.settings.needs
         for taker in self.takers.fitting(scope):
-            if taker not in self.round.full:
+            if taker not in self.round.short:
                 if taker.free.holds(needs):
                     return taker
-                self.round.note_full(taker, line, needs)
+                self.round.note_short(taker, line, needs)
         return None
 
     def _skip(self, line: Line) -> None:
         """A new job is for none of the takers, or of a group."""
         this_round = self.round
         settings = self.round.scope.settings
-        this_round.few = not settings.together or not self._serving  # a group must be known as a whole
-        this_round.missed = True
+        # a group must be known as a whole
+        this_round.only_running = not settings.together or not self._serving
+        this_round.has_skipped = True
         if not settings.together:
             this_round.skip(line)
         elif self._serving:
@@ -4246,7 +4247,7 @@ class Cursor:
         served = self._serving or not this_round.scope.settings.together
         if served and self._note_takers(line) and not this_round.below:
             this_round.below = line
-        this_round.few = True
+        this_round.only_running = True
 
     def _note_takers(self, line: Line) -> bool:
         """Note that the takers that this job fits wait.  Returns whether there are any."""
@@ -4268,13 +4269,13 @@ class Cursor:
         """
         this_round = self.round
         if line.command in this_round.closed:
-            this_round.refused = True
+            this_round.try_again = True
             return Attempt(Met.CLOSED)
         made = attempt()
         if not scan.refresh(line, made.data or None):
             raise Shifted                       # the file was edited meanwhile
         if not (made.job or made.became):
-            this_round.refused = True
+            this_round.try_again = True
             if made.met is Met.CLOSED:
                 this_round.closed.add(line.command)
         return made
@@ -4340,7 +4341,7 @@ class Cursor:
             return False
         # asked before the size: if nobody appends, that size includes all that was appended
         if self.file.companion.is_appended_to():
-            this_round.refused = True
+            this_round.try_again = True
             return True
         return self.file.signature()[2] != self._signature[2]
 
@@ -4394,7 +4395,7 @@ class Cursor:
 
     # -- trouble ---------------------------------------------------------------------------------------------
 
-    def _bear(self, error: OSError) -> Miss:
+    def _bear(self, error: OSError) -> NoJob:
         """Put up with an error of the file system for a while, then fail for good."""
         self.scan = None
         self._renewal = None
@@ -4406,8 +4407,8 @@ class Cursor:
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
         patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.interval
         if now - self._trouble_since >= patience and not self._may_come(error):
-            return Miss(failed=reason(error), round=self.round)
-        return Miss(self.interval, round=self.round)
+            return NoJob(failed=reason(error), round=self.round)
+        return NoJob(self.interval, round=self.round)
 
     def _may_come(self, error: OSError) -> bool:
         return self._wait_for_file and error.errno == errno.ENOENT
@@ -4432,7 +4433,7 @@ def why_stalled(file: JobReader) -> Stall | None:
     first: Stall | None = None          # of the lines that nobody can take
     closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; ''
     scan = file.lines(NEW + RUNNING, directives=True)
-    while line := scan.next(met.few):
+    while line := scan.next(met.only_running):
         if line.state == DIRECTIVE:
             # a check is asked only if no job above is unfinished: any line `r` there is an orphan
             met.enter(line)
@@ -4444,7 +4445,7 @@ def why_stalled(file: JobReader) -> Stall | None:
             return _stall_at(met.block, line, met)
         else:
             what = _awaited(met.scope.settings)
-            met.few = what != ""
+            met.only_running = what != ""
             if not what:
                 if line.command not in closed:
                     closed[line.command] = _awaited_behind(line.command, file)
@@ -4780,7 +4781,7 @@ class Jobs(Protocol):
     def renewed(self) -> int:
         """Lines that were `!` or `e`, and that --retry or --resume has made new."""
 
-    async def claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
+    async def claim(self, last: bool, free: Resources, has: Resources) -> Job | NoJob:
         """A job, if there is one.  last: the runner leaves if there is none.
 
         has: the resources of the runner in all.  free: what is free of them.
@@ -4831,7 +4832,7 @@ class FileJobs:
     def renewed(self) -> int:
         return self._cursor.renewed
 
-    async def claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
+    async def claim(self, last: bool, free: Resources, has: Resources) -> Job | NoJob:
         """A job, if there is one; see Jobs."""
         result = await self.worker.call(self._claim, last, free, has)
         if isinstance(result, Job):
@@ -4840,7 +4841,7 @@ class FileJobs:
         again = self.poll if result.again is None and met.waits_for(self._taker) else result.again
         return replace(result, again=again, met_end=met.met_end, stopped=met.stopped(self._taker))
 
-    def _claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
+    def _claim(self, last: bool, free: Resources, has: Resources) -> Job | NoJob:
         if has != self._taker.has:
             self._taker.has = has
             self._cursor.takers.by_key.clear()      # other settings may fit now
@@ -7436,7 +7437,7 @@ class Runner:
         self.runs = self.pump.runs          # that have begun, and not ended
         self._oom_kills = OomKills()
         self.unwanted: dict[Job, str] = {}  # jobs that are to end, begun or not, and why
-        self._nothing = Miss()              # what the last claim that got no job said
+        self._nothing = NoJob()             # what the last claim that got no job said
         self.failed = ""                    # why no more jobs can be had
         self._leaving = Leaving.NOT
         # done when `_leaving` is not NOT any more
@@ -7810,12 +7811,12 @@ class Runner:
             self._say_slots_busy()
             return None
         result = await self._jobs.claim(self._leaves(), self._free_for(slots), self.has)
-        if isinstance(result, Miss):
+        if isinstance(result, NoJob):
             job = None
             self._nothing = result
         else:
             job = result
-            self._nothing = Miss(met_end=self._nothing.met_end)
+            self._nothing = NoJob(met_end=self._nothing.met_end)
         if job and await self._take(slots, job.needs.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")

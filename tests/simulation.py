@@ -499,13 +499,13 @@ class Product:
 
     @property
     def failed(self) -> str:
-        failed: str = self.cursor.miss.failed
+        failed: str = self.cursor.no_job.failed
         return failed
 
     @property
     def again(self) -> float | None:
         """Seconds until another claim may find more; None: it will not."""
-        again = self.cursor.miss.again
+        again = self.cursor.no_job.again
         return again if again is not None or not self.cursor.round.waits_for(self.taker) else self.poll
 
     def finish(self, job: Any, state: bytes) -> str | None:

@@ -155,7 +155,7 @@ def held_seats(path: pathlib.Path, command: bytes) -> list[int]:
         return []
 
 
-def job_of(found: Union[runmaker4.Job, runmaker4.Miss]) -> runmaker4.Job:
+def job_of(found: Union[runmaker4.Job, runmaker4.NoJob]) -> runmaker4.Job:
     """The job that was claimed, which must have been one."""
     if not isinstance(found, runmaker4.Job):
         raise AssertionError(f"no job was claimed: {found}")

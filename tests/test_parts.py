@@ -470,7 +470,7 @@ class HeldUp(JobFileCase):
         """When a runner that has nothing left to take looks again; None: it may leave."""
         found = self.cursor.claim()
         self.assertFalse(found)
-        return found.again if isinstance(found, runmaker4.Miss) else None
+        return found.again if isinstance(found, runmaker4.NoJob) else None
 
     def assertWaits(self, *times: int) -> None:
         """So many seconds after the first time the result is still to be written later."""
@@ -541,7 +541,7 @@ class IdleLooks(JobFileCase):
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.assertFalse(jobs.claim())
-            again = present(jobs.miss.again)
+            again = present(jobs.no_job.again)
             self.clock.now += again
             yield again
 
@@ -577,7 +577,7 @@ class IdleLooks(JobFileCase):
             self.clock.now += wait
             self.path.write_bytes(text)
             self.assertFalse(jobs.claim(last=True))
-            self.assertEqual(jobs.miss.again is not None, doubtful, (wait, text))
+            self.assertEqual(jobs.no_job.again is not None, doubtful, (wait, text))
         self.path.write_bytes(b". a\n")
         self.assertEqual(job_of(jobs.claim(last=True)).number, 1)
 
@@ -995,7 +995,7 @@ class LocksThatAreForgotten(JobFileCase):
                 found = cursor.claim()
                 self.assertEqual(self.path.read_bytes(), soon)
                 if soon == b"r a\n":
-                    self.assertIsNotNone(cursor.miss.again, "it is looked at again")
+                    self.assertIsNotNone(cursor.no_job.again, "it is looked at again")
                 self.clock.now += 16.0
                 self.assertFalse(found or cursor.claim())
                 self.assertEqual(self.path.read_bytes(), b"e a\n")

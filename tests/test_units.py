@@ -177,7 +177,7 @@ class Claims(FileCase):
             if isinstance(job, runmaker4.Job):
                 numbers.append(job.number)
                 self.assertEqual(jobs.finish(job, state), "")
-            elif jobs.miss.again is None:
+            elif jobs.no_job.again is None:
                 return numbers
 
     def test_random_files_by_runners_with_and_without_retry(self) -> None:
