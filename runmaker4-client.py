@@ -679,7 +679,7 @@ class Connection:
         found = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return found if found is job else None
 
-    async def claim(self, last: bool, free: Resources, has: Resources) -> RemoteJob | NoJob:
+    async def claim(self, last: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
         """A job that has come, if there is one.  Otherwise one is asked for, and an answer wakes the runner.
 
         A job that needs more than is free waits until that is free, and jobs that have come after it wait,
@@ -696,7 +696,7 @@ class Connection:
             self._ask(memory)
             return job
         if self._nothing.again is not None:
-            self._ask(memory, last or (self._follow and not self._runner.works))
+            self._ask(memory, last or (self._follow and not self._runner.tasks))
         return self._nothing
 
     async def lend(self, job: Job) -> int | None:
@@ -1237,7 +1237,7 @@ class Connection:
                 False,
                 tuple(account.items("bad", int)),
                 account.flag("again"),
-                account.flag("left") and not self._runner.had_one_each,
+                account.flag("left") and not self._runner.each_slot_had_job,
             )
         if not self._account.done():
             self._account.set_result(found)

@@ -1022,7 +1022,7 @@ class Hello:
     retry: bytes                        # as Taker.retry
     follow: bool
     pid: int
-    has: Resources
+    capacity: Resources
 
     @classmethod
     def read(cls, message: Message) -> Hello:
@@ -1060,7 +1060,7 @@ class Client(Taker):
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
-        super().__init__("?", has=Resources(0))
+        super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
         self.server = sessions.server
         self.id = id
@@ -1085,7 +1085,7 @@ class Client(Taker):
     @property
     def slots(self) -> int:
         """How many slots it has."""
-        return int(self.has.slots)
+        return int(self.capacity.slots)
 
     @property
     def link(self) -> ClientLink | None:
@@ -1117,7 +1117,7 @@ class Client(Taker):
     @property
     def promised_memory(self) -> int:
         """Bytes of its memory that are promised to jobs that run there, or are on their way."""
-        return int(min(max(self.has.memory - self.free_memory, 0), runmaker4.WHOLE))
+        return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.WHOLE))
 
     @property
     def where(self) -> str:
@@ -1138,8 +1138,8 @@ class Client(Taker):
         self.directory = hello.directory
         self.follow = hello.follow
         self.retry = hello.retry
-        self.has = hello.has
-        self.free_memory = int(hello.has.memory)        # until it asks for jobs
+        self.capacity = hello.capacity
+        self.free_memory = int(hello.capacity.memory)   # until it asks for jobs
         self._newest = link
         self._came.set()
 
@@ -1269,7 +1269,7 @@ class Client(Taker):
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
             more = message.whole("memory", least=-runmaker4.WHOLE)
-            self.free_memory = min(self.free_memory + more, int(self.has.memory))
+            self.free_memory = min(self.free_memory + more, int(self.capacity.memory))
         self.asked = message.whole("request")
         self.asked_at = self.sessions.file.clock()
         self.leaving = message.flag("last")
@@ -1279,7 +1279,7 @@ class Client(Taker):
     def note_slots(self, message: Message) -> None:
         """Note how many slots it has now, if it says so.  Raises WireError."""
         if "slots" in message.fields:
-            self.has = self.has._replace(slots=message.whole("slots", 1_000_000))
+            self.capacity = self.capacity._replace(slots=message.whole("slots", 1_000_000))
 
     def add_grant(self, grant: Grant) -> None:
         """A line was claimed for it."""
@@ -2275,7 +2275,7 @@ class Accountant:
             address=client.address,
             pid=client.pid,
             slots=client.slots,
-            memory=int(client.has.memory),
+            memory=int(client.capacity.memory),
             promised=client.promised_memory,
             seen=round(max(client.silence, 0.0), 1),
             lost=client.link is None,

@@ -1934,7 +1934,7 @@ class Taker:
     # The states from which lines are made new for it (--retry, --resume): `!` and `e` once, before its first
     # claim; `r`, which means orphans, whenever one is met
     retry: bytes = b""
-    has: Resources = UNBOUNDED
+    capacity: Resources = UNBOUNDED
     free: Resources = UNBOUNDED         # of what it has
 
     def is_called(self, host: str) -> bool:
@@ -1944,7 +1944,7 @@ class Taker:
 
     def fits(self, settings: JobSettings, below_end: bool) -> bool:
         """Whether it may take jobs with these settings; below_end: below `#RUN end`."""
-        return (not (below_end and self.follow) and self.has.holds(settings.needs)
+        return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
     def renews(self, state: bytes) -> bool:
@@ -4424,7 +4424,7 @@ def new_jobs_wait(count: int, path: str) -> str:
 
 
 # a runner of which nothing is known: only host=* means it, it has one slot, and its memory may be any
-ANYBODY = Taker("", has=Resources(1, math.inf))
+ANYBODY = Taker("", capacity=Resources(1, math.inf))
 
 
 def why_stalled(file: JobReader) -> Stall | None:
@@ -4781,10 +4781,10 @@ class Jobs(Protocol):
     def renewed(self) -> int:
         """Lines that were `!` or `e`, and that --retry or --resume has made new."""
 
-    async def claim(self, last: bool, free: Resources, has: Resources) -> Job | NoJob:
+    async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """A job, if there is one.  last: the runner leaves if there is none.
 
-        has: the resources of the runner in all.  free: what is free of them.
+        capacity: the resources of the runner in all.  free: what is free of them.
         """
 
     async def lend(self, job: Job) -> int | None:
@@ -4832,18 +4832,18 @@ class FileJobs:
     def renewed(self) -> int:
         return self._cursor.renewed
 
-    async def claim(self, last: bool, free: Resources, has: Resources) -> Job | NoJob:
+    async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """A job, if there is one; see Jobs."""
-        result = await self.worker.call(self._claim, last, free, has)
+        result = await self.worker.call(self._claim, last, free, capacity)
         if isinstance(result, Job):
             return result
         met = result.round
         again = self.poll if result.again is None and met.waits_for(self._taker) else result.again
         return replace(result, again=again, met_end=met.met_end, stopped=met.stopped(self._taker))
 
-    def _claim(self, last: bool, free: Resources, has: Resources) -> Job | NoJob:
-        if has != self._taker.has:
-            self._taker.has = has
+    def _claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        if capacity != self._taker.capacity:
+            self._taker.capacity = capacity
             self._cursor.takers.by_key.clear()      # other settings may fit now
         self._taker.free = free
         return self._cursor.claim(last)
@@ -4891,9 +4891,9 @@ class FileJobs:
             await self.worker.call(self.file.sync)
             await self.worker.flush()
         for look in range(1, self.file.LOOKS + 1):
-            takers = Takers(() if runner.had_one_each else (self._taker,))
+            takers = Takers(() if runner.each_slot_had_job else (self._taker,))
             # A job that does not fit only because slots are out of service counts as left.
-            self._taker.has = runner.had
+            self._taker.capacity = runner.full_capacity
             try:
                 account = await self.worker.call(self._account, takers)
                 # Others that run the file with --resume may be about to take these orphans.
@@ -7386,7 +7386,7 @@ class Runner:
 
     One loop hands out (`_hand_out`), so one claim is under way at a time, and only there do slots become
     busy.  It takes an idle slot, claims a job, takes as many more slots as the job wants, and starts its
-    shell; a job that cannot have all its slots is given back.  Each job is in `works`, with a task that sees
+    shell; a job that cannot have all its slots is given back.  Each job is in `tasks`, with a task that sees
     it through and frees its slots.  Whatever matters to the loop (a job has ended, slots come and go, others
     have left a shared one, a writer has caught up, the server has news, we are to stop) sets `changed`.
     Otherwise the loop looks again when the last claim says so.  It ends when we are to stop, nothing is left
@@ -7424,8 +7424,8 @@ class Runner:
         self.in_service = 0                 # how many slots get jobs, now or when others leave them
         self._places = itertools.count()
         self._handing_out: asyncio.Future[None] | None = None       # the loop that hands out
-        self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
-        # jobs of `works` that wait to run again, and what ends the wait
+        self.tasks: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
+        # jobs of `tasks` that wait to run again, and what ends the wait
         self._next_runs: dict[Job, asyncio.Event] = {}
         self._growing: list[Job] = []       # those in `_next_runs` that wait for more memory, and have none
         self._said: set[str] = set()        # subjects of what is said once, and was
@@ -7460,13 +7460,13 @@ class Runner:
         if self._jobs.failures and self.options.max_failed:
             await self._jobs.failures.count()
         chores = [watched(chore) for chore in (
-            self._wall(), self._look_after(), self._tick(), self._follow_slots(),
+            self._watch_wall_time(), self._look_after(), self._tick(), self._follow_slots(),
             self._watch_failures(), self._watch_memory())]
         self._set_slots(self._names)
         self._handing_out = watched(self._hand_out())
         await asyncio.wait([self._handing_out])
-        if self.works:
-            await asyncio.wait(self.works.values())
+        if self.tasks:
+            await asyncio.wait(self.tasks.values())
         for chore in chores:
             chore.cancel()
         if not self.killed:
@@ -7490,7 +7490,7 @@ class Runner:
         return all(slot.use is Use.BROKEN for slot in there)
 
     @property
-    def had_one_each(self) -> bool:
+    def each_slot_had_job(self) -> bool:
         """Whether all slots have had their one job (-1): what is left then is left on purpose."""
         return self.options.one_only and all(
             slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
@@ -7553,7 +7553,7 @@ class Runner:
             return False
         return bool((await asyncio.wait([self._next_signal], timeout=self.TOGETHER))[0])
 
-    async def _wall(self) -> None:
+    async def _watch_wall_time(self) -> None:
         await asyncio.sleep(self._wall_end - self.loop.time())
         self.say(f"the wall time is over, ending {plural(self._running, 'job')}")
         self.wall_over = True
@@ -7575,7 +7575,7 @@ class Runner:
         if not self.stopped.done():
             self.stopped.set_result(None)
         self.changed.set()
-        for job in self.works:
+        for job in self.tasks:
             if job.gate:
                 job.gate.refuse()
         for stopped in self._next_runs.values():
@@ -7610,7 +7610,7 @@ class Runner:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
         self._leaving = Leaving.HOPELESS
-        for task in filter(None, (self._handing_out, *self.works.values())):
+        for task in filter(None, (self._handing_out, *self.tasks.values())):
             task.cancel()
 
     async def _look_after(self) -> None:
@@ -7718,18 +7718,18 @@ class Runner:
         return sum(slot.listed for slot in self.slots.values())
 
     @property
-    def had(self) -> Resources:
+    def full_capacity(self) -> Resources:
         """What the runner would have if all slots were in service."""
         return Resources(self.size, self.options.memory)
 
     @property
-    def has(self) -> Resources:
+    def capacity(self) -> Resources:
         """What jobs can have, now or when other jobs leave it."""
         return Resources(self.in_service, self.options.memory)
 
     def _free_for(self, slots: Sequence[Slot]) -> Resources:
         """What is free for a job, counting these slots, which were taken for it."""
-        promised = sum(job.needs.memory for job in self.works if job not in self._growing)
+        promised = sum(job.needs.memory for job in self.tasks if job not in self._growing)
         return Resources(len(slots) + len(self._idle), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
@@ -7767,7 +7767,7 @@ class Runner:
     def _say_slots_busy(self) -> None:
         """Say once that other runners use all slots, if that is what we wait for."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
-        if elsewhere and not self.works:
+        if elsewhere and not self.tasks:
             self._say_once("slots", "all slots are in use by other runners; waiting for one")
 
     def _say_background(self, job: Job) -> None:
@@ -7794,7 +7794,7 @@ class Runner:
 
     def _is_finished(self) -> bool:
         """Whether no slot will get a job any more."""
-        may_get_slots = self.works or (self._slot_file and self.options.follow and not self.options.one_only)
+        may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
         return self.stopping or (not may_get_slots and all(slot.retired for slot in self.slots.values()))
 
     async def _give_job(self) -> float | None:
@@ -7810,7 +7810,7 @@ class Runner:
         if not await self._take(slots, 1):
             self._say_slots_busy()
             return None
-        result = await self._jobs.claim(self._leaves(), self._free_for(slots), self.has)
+        result = await self._jobs.claim(self._may_leave(), self._free_for(slots), self.capacity)
         if isinstance(result, NoJob):
             job = None
             self._nothing = result
@@ -7822,7 +7822,7 @@ class Runner:
                 self.say(f"line {job.number}: claimed")
             self._say_background(job)
             run = self._new_run(job, slots)
-            self.works[job] = watched(self._work(run, await self._start(run)))
+            self.tasks[job] = watched(self._work(run, await self._start(run)))
             return 0.0 if self._idle else None
         await self._free(slots)
         # a job that is not started: a signal came during the claim, or time or shared slots do not suffice
@@ -7831,13 +7831,13 @@ class Runner:
             return 0.0
         if self._nothing.failed:
             self.fail(self._nothing.failed)
-        elif self._nothing.again is None and self._leaves():
+        elif self._nothing.again is None and self._may_leave():
             self.stop()
         return self._jobs.poll if self._nothing.again is None else min(self._jobs.poll, self._nothing.again)
 
-    def _leaves(self) -> bool:
+    def _may_leave(self) -> bool:
         """Whether it is time to leave if there is nothing to do."""
-        return not self.works and (not self.options.follow or self._nothing.met_end)
+        return not self.tasks and (not self.options.follow or self._nothing.met_end)
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run; None: any."""
@@ -7858,7 +7858,7 @@ class Runner:
             # with --walltime auto there may be more time in the next Slurm job
             if isinstance(walltime, float) and limit >= walltime:
                 never = " (it never fits: give --walltime more)"
-            if rest > 0:                        # otherwise _wall() says that the wall time is over
+            if rest > 0:                        # otherwise _watch_wall_time() says that the wall time is over
                 self.say(
                     f"line {job.number}: its timeout is {human_time(limit)}, and the wall time is over in "
                     f"{human_time(rest)}: starting no more jobs{never}"
@@ -7880,7 +7880,7 @@ class Runner:
         begun = await self._run_job(run, fault)
         for slot in run.slots:
             await self._free([slot], self._use_after(slot, begun))
-        del self.works[run.job]
+        del self.tasks[run.job]
         self.changed.set()
 
     async def _run_job(self, run: Run, fault: bytes) -> bool:

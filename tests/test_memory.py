@@ -480,7 +480,7 @@ class Staying(test_parts.JobFileCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.taker = runmaker4.Taker("", has=self.ROOM, free=self.ROOM)
+        self.taker = runmaker4.Taker("", capacity=self.ROOM, free=self.ROOM)
         lines = b"".join(b"d done %d\n" % number for number in range(500))
         file = self.file(lines + b"#RUN memory=60M\n. a\n. b\n. c\n")
         self.cursor = runmaker4.Cursor(file, [self.taker])
@@ -506,7 +506,7 @@ class Staying(test_parts.JobFileCase):
         self.assertEqual(self.claimed(runmaker4.Resources(3, 70 << 20)), b"c")
 
     def test_a_taker_that_comes_meanwhile_does_not_overtake_it(self) -> None:
-        newcomer = runmaker4.Taker("", has=self.ROOM, free=self.ROOM)
+        newcomer = runmaker4.Taker("", capacity=self.ROOM, free=self.ROOM)
         self.claimed(self.ROOM)
         self.assertEqual(self.claimed(self.FULL), b"")
         found = self.cursor.claim(takers=runmaker4.Takers([self.taker, newcomer]))
@@ -537,12 +537,12 @@ class Model:
             big = not any(taker.name == "big" for taker in self.takers)
             has = runmaker4.Resources(self.random.randint(1, 4), self.random.randint(1, 9) * self.UNIT)
             taker = runmaker4.Taker(
-                "big" if big else "small", has=runmaker4.Resources(4, 9 * self.UNIT) if big else has
+                "big" if big else "small", capacity=runmaker4.Resources(4, 9 * self.UNIT) if big else has
             )
             self.takers[taker] = cursor_for(taker), []
 
     def free(self, taker: runmaker4.Taker) -> runmaker4.Resources:
-        free = taker.has
+        free = taker.capacity
         for job in self.takers[taker][1]:
             free -= self.needs[job.number]
         return free
@@ -577,7 +577,7 @@ class Model:
                 self.faults.append(f"line {found.number} needs {needs}, free are {taker.free}")
             above = [self.needs[number] for number, line in enumerate(states[: found.number - 1], 1)
                      if line[:1] == b"."]
-            if any(taker.has.holds(other) and not taker.free.holds(other) for other in above):
+            if any(taker.capacity.holds(other) and not taker.free.holds(other) for other in above):
                 self.faults.append(f"line {found.number} has overtaken one that waits")
             self.takers[taker][1].append(found)
 

@@ -1042,7 +1042,8 @@ class RetriesOfMany(JobFileCase):
 
     def claim(self, cursor: runmaker4.Cursor, retry: bytes = b"") -> Optional[bytes]:
         """The command of the job that a taker gets who has just come."""
-        taker = runmaker4.Taker("alice", retry=retry, has=runmaker4.Resources(2), free=runmaker4.Resources(2))
+        slots = runmaker4.Resources(2)
+        taker = runmaker4.Taker("alice", retry=retry, capacity=slots, free=slots)
         job = cursor.claim(True, runmaker4.Takers([taker]))
         self.clock.now += 10.0
         return job.command if isinstance(job, runmaker4.Job) else None
