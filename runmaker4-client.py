@@ -625,10 +625,10 @@ class Connection:
     poll = EVER                         # the runner is woken when there is something
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
-                 give_up: float | None, follow: bool, quiet: bool, said: Complaint) -> None:
+                 give_up: float | None, follow: bool, quiet: bool, complaint: Complaint) -> None:
         """give_up: seconds without a server after which we leave; None: never.  follow: we wait for new jobs.
 
-        quiet: do not say that we are connected.  said: what was said of the first attempt to connect.
+        quiet: do not say that we are connected.  complaint: what was said of the first attempt to connect.
         """
         self._program = program
         self.loop = loop
@@ -637,7 +637,7 @@ class Connection:
         self._limit = EVER if give_up is None else give_up
         self._follow = follow
         self._quiet = quiet
-        self._said = said
+        self._complaint = complaint
         self._id = secrets.token_hex(8)
         self.standing = Standing.WANTED
         self.was_welcome = False                    # on this link, or one before
@@ -657,9 +657,9 @@ class Connection:
         self._reported_slots = 0                    # how many the server knows to be in service
         # bytes that the server may still promise to jobs: what we have said, less what jobs that came take
         self._offered = 0
-        self._alive = -EVER                         # when the last request that is answered was sent
-        self._last_asked: int | None = None         # the request that says we leave if there is nothing
-        # why there is no job; `again`: EVER, or None once `_last_asked` was answered by `nothing`
+        self._alive_at = -EVER                      # when the last request that is answered was sent
+        self._leave_request: int | None = None      # the request that says we leave if there is nothing
+        # why there is no job; `again`: EVER, or None once `_leave_request` was answered by `nothing`
         self._nothing = NoJob(EVER)
         self._outbox = Outbox()
         self._wanted = (False, False)               # whether the server keeps records, and wants output
@@ -807,14 +807,15 @@ class Connection:
         """Seconds to wait for an account: 0 if no server was ever there, and we have said so."""
         if self._link:
             return COUNTING
-        return CONNECT if self.was_welcome or self._said is Complaint.NOTHING else 0.0
+        return CONNECT if self.was_welcome or self._complaint is Complaint.NOTHING else 0.0
 
     # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _may_start(self) -> bool:
         """Whether a job may begin: only soon after a request that was answered (runmaker4-server.py, rule 2).
         """
-        return self._link is not None and boottime() - self._alive < min(self._grace / 2, runmaker4.SILENCE)
+        silence = boottime() - self._alive_at
+        return self._link is not None and silence < min(self._grace / 2, runmaker4.SILENCE)
 
     def _slots(self) -> int:
         """How many slots have a job, or could have one now.  Slots that other runners use do not count."""
@@ -840,16 +841,16 @@ class Connection:
             return
         slots = self._runner.in_service
         more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
-        begins_to_leave = last and self._last_asked is None
+        begins_to_leave = last and self._leave_request is None
         if not want and not more and not begins_to_leave and self._reported_slots == slots:
             return
         self._requested += want
         self._offered += more
         self._reported_slots = slots
-        last = last or self._last_asked is not None
+        last = last or self._leave_request is not None
         number = self._request(link, "claim", want=want, memory=more, last=last, slots=slots)
         if last:
-            self._last_asked = number
+            self._leave_request = number
 
     def _running(self) -> list[RemoteJob]:
         """The jobs that have slots."""
@@ -857,7 +858,7 @@ class Connection:
 
     def _forget_nothing(self) -> None:
         """Forget that the server had no job for us: something has changed, so we may ask again."""
-        self._last_asked = None
+        self._leave_request = None
         self._nothing = replace(self._nothing, again=EVER)
 
     @staticmethod
@@ -869,7 +870,7 @@ class Connection:
 
     def _note_answer(self, number: int) -> None:
         """Note that the server was alive after this request was sent, because it has answered it."""
-        self._alive = max(self._alive, min(number / 1e6, boottime()))
+        self._alive_at = max(self._alive_at, min(number / 1e6, boottime()))
 
     def _return(self, job: RemoteJob) -> None:
         """Give a job back if it still waits for a slot, so that somebody else may run it."""
@@ -1025,13 +1026,13 @@ class Connection:
         if self._link:
             self._link = None
             self._down_since = boottime()
-        is_news = self._said is Complaint.NOTHING
+        is_news = self._complaint is Complaint.NOTHING
         if loss is Complaint.REFUSAL:
-            is_news = self._said is not Complaint.REFUSAL
+            is_news = self._complaint is not Complaint.REFUSAL
         if is_news and self.standing is not Standing.OVER:
             running = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{running}; trying again")
-            self._said = loss
+            self._complaint = loss
         for job in self._queue:
             # A new server must know that a job was not begun.  A job of a group is sent again if we do not
             # name it.
@@ -1111,7 +1112,7 @@ class Connection:
         self.file = file
         self._link = link
         self.was_welcome = True
-        self._said = Complaint.NOTHING
+        self._complaint = Complaint.NOTHING
         self._grace = grace
         self._outbox.set_window(window)
         for key in taken:
@@ -1207,12 +1208,12 @@ class Connection:
             time.sleep(self.QUIET)
 
     def _on_nothing(self, message: Message) -> None:
-        """Note that there is no job for us.  If this answers `_last_asked`, the runner may leave."""
+        """Note that there is no job for us.  If this answers `_leave_request`, the runner may leave."""
         number = message.whole("request")
         self._note_served()
         again = self._nothing.again
-        if self._last_asked is not None and number >= self._last_asked and not self._queue:
-            self._last_asked = None
+        if self._leave_request is not None and number >= self._leave_request and not self._queue:
+            self._leave_request = None
             again = None
         met_end = message.flag("ended")
         self._nothing = NoJob(again, met_end=met_end, stopped=printable(message.text("left", 1000)))
@@ -1413,7 +1414,7 @@ class ClientProgram(RunnerProgram):
             give_up=options.give_up,
             follow=options.follow,
             quiet=options.quiet,
-            said=Complaint.NOTHING if self._first else Complaint.LOSS,
+            complaint=Complaint.NOTHING if self._first else Complaint.LOSS,
         )
         self._connection = connection
         # the first of the two tasks, because it makes the slots of which the server is told

@@ -1720,7 +1720,7 @@ class Records:
 # After `go` a client's further jobs follow in order.  The group ends when all its jobs have ended.  If too
 # many hosts are lost, what runs is stopped, and nothing more of the group begins.
 
-Jobs = list[tuple[Line, JobSettings]]
+GroupJobs = list[tuple[Line, JobSettings]]
 
 
 class Clock:
@@ -1762,12 +1762,12 @@ class Clock:
             self._then()
 
 
-def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
+def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     """Which host gets which jobs of a group: the jobs below one directive go to its hosts in turn.
 
     Raises Shifted if the file was edited since the jobs were met; OSError.
     """
-    hosts: dict[str, Jobs] = {}
+    hosts: dict[str, GroupJobs] = {}
     turns: dict[JobSettings, dict[int, int]] = {}
     last = {settings: line.offset for line, settings in jobs}
     for line, settings in jobs:
@@ -1793,7 +1793,7 @@ def count_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
 class Plan:
     """A group that waits for its hosts."""
     met: PendingGroup
-    hosts: dict[str, Jobs]                      # by entry of host=
+    hosts: dict[str, GroupJobs]                 # by entry of host=
     # kept free for it, because all its hosts are there, but busy
     reserved: set[Client] = field(default_factory=set)
 
@@ -2080,7 +2080,7 @@ def preview(file: JobReader) -> Iterator[str]:
 
     Raises OSError, ValueError.
     """
-    group: Jobs = []
+    group: GroupJobs = []
     scope = TOP
     heading = ""                    # what the settings say, until a job below them follows
     for line in file.lines(NEW, directives=True):
@@ -2109,7 +2109,7 @@ def preview(file: JobReader) -> Iterator[str]:
     yield from preview_group(file.reader, group)
 
 
-def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
+def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
     """What a preview says of a group.  Raises OSError."""
     if not jobs:
         return
@@ -2142,7 +2142,7 @@ def manner(settings: JobSettings) -> str:
 
 
 @dataclass(frozen=True)
-class Count:
+class FileCount:
     """What the file holds."""
     fault: str = ""                     # why it cannot be read
     account: Account | None = None      # None: it cannot be read
@@ -2212,7 +2212,7 @@ class Accountant:
             elif link.client:
                 link.send(type="account", account=count.account_for(link.client))
 
-    async def count(self, clients: Sequence[Client] = (), surely: bool = False) -> Count:
+    async def count(self, clients: Sequence[Client] = (), surely: bool = False) -> FileCount:
         """Count the file.  clients: the ones that leave.
 
         surely: look again, a few times, if an editor seems about to fill the file, or it cannot be read.
@@ -2227,7 +2227,7 @@ class Accountant:
                 return count
             await asyncio.sleep(server.file.interval)
 
-    def _look(self, clients: Takers) -> Count:
+    def _look(self, clients: Takers) -> FileCount:
         """What the file holds.  In the worker's thread, perhaps."""
         file = self._server.file
         pace = Pace()
@@ -2238,12 +2238,12 @@ class Accountant:
                 waiting = [(line.number, line.command[:COMMAND]) for line in first]
                 stall = why_stalled(file) if waiting and not account.now.running else None
         except OSError as error:
-            return Count(reason(error))
+            return FileCount(reason(error))
         finally:
             self._due = boottime() + pace.rest(4)
-        return Count("", account, clients, waiting, stall.text if stall and stall.stops else "")
+        return FileCount("", account, clients, waiting, stall.text if stall and stall.stops else "")
 
-    def _report(self, link: ClientLink, count: Count) -> None:
+    def _report(self, link: ClientLink, count: FileCount) -> None:
         """Send a status, in messages of bounded length."""
         server = self._server
         clock = time.time()
@@ -2822,7 +2822,7 @@ class Recovery:
                     regained[known] = found
                 elif known.progress is Progress.RUNS and self._is_on_hold(here[known]):
                     answers[known.key] = NoLine.CANCELLED
-            answers.update(self._grants(client, regained))
+            answers.update(self._make_grants(client, regained))
             return answers
         except OSError:
             # The client is told that all its jobs are lost.
@@ -2856,7 +2856,7 @@ class Recovery:
     def _is_on_hold(here: bytes | None) -> bool:
         return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
-    def _grants(self, client: Client, jobs: dict[ReportedJob, Job]) -> dict[str, Grant]:
+    def _make_grants(self, client: Client, jobs: dict[ReportedJob, Job]) -> dict[str, Grant]:
         """The grants of jobs that are taken back, by key, with the numbers that the jobs had.
 
         In the worker's thread, perhaps.  A client may lie about numbers.  So the number is the one that the
@@ -3370,7 +3370,7 @@ class Server(Program):
         self.sessions.tick()
         await self._in_time(self.worker.flush(), seconds)
         if self._was_signalled:
-            self._part()
+            self._hand_over()
         self.worker.ask(lambda done: None, self.file.sync)
         await self._let_links_go()
         self._let_keeper_go()
@@ -3413,7 +3413,7 @@ class Server(Program):
         tells = bool(self.options.outdir)
         self.say(self.tally.summary(self._account, orphans, seconds, "runmaker4-client.py -r", tells))
 
-    def _part(self) -> None:
+    def _hand_over(self) -> None:
         """After a signal: acknowledge what is dealt with by now, and have clients wait for the next server.
 
         An event that came before the signal may have been dealt with only after it.  Unless it is

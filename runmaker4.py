@@ -310,7 +310,7 @@ def name_lines(numbers: Iterable[int]) -> str:
     return f"{word} {', '.join(names)}"
 
 
-def readme() -> str:
+def readme_path() -> str:
     """The path of README.md, which leads to all else; '' if only the scripts were copied.
 
     It is beside this script, as in a checkout, or where an installer has put it.
@@ -354,7 +354,7 @@ class Parser(argparse.ArgumentParser):
         parts.append("Exit status:")
         for status, text in self.statuses.items():
             parts.append(filled(text, width, f"  {status}  "))
-        more = readme()
+        more = readme_path()
         if more:
             parts.append(f"More: {more}")
         return "\n".join(parts) + "\n"
@@ -1375,7 +1375,7 @@ class Scan:
         """The line whose state is at buffer[begin]."""
         end = self._buffer.find(b"\n", begin)
         if end < 0:
-            self._drop(begin - 1)
+            self._drop_lines(begin - 1)
             begin = 1
         while end < 0:
             have = len(self._buffer)
@@ -1402,7 +1402,7 @@ class Scan:
 
     def _more(self) -> bool:
         """Move on to the next chunk; False if there is none yet.  Raises Shifted, Paused, OSError."""
-        self._drop(max(self._pos, len(self._buffer) - self.rest))
+        self._drop_lines(max(self._pos, len(self._buffer) - self.rest))
         at = self._base + len(self._buffer)
         data = self.file.pread(self.size, at) if at < self._until else b""
         self._buffer += data
@@ -1411,7 +1411,7 @@ class Scan:
             raise Paused
         return bool(data)
 
-    def _drop(self, upto: int) -> None:
+    def _drop_lines(self, upto: int) -> None:
         """Count the lines of the buffer up to there, and forget them.  Raises Shifted, OSError.
 
         If the last line does not stand where it stood, something was inserted above, and all line numbers are
@@ -2982,13 +2982,15 @@ class JobFile(JobReader):
         orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
         """
         with self.door(line.command) as opened:
-            attempt = self._meet(line, NO_SETTINGS, line.state == RUNNING) if opened else Attempt(Met.CLOSED)
+            attempt = Attempt(Met.CLOSED)
+            if opened:
+                attempt = self._look_behind_door(line, NO_SETTINGS, line.state == RUNNING)
             if attempt.met is Met.OPEN:
                 attempt.became = result if result and self.companion.is_alone() else state
                 self.write(line, attempt.became)
             return attempt
 
-    def _meet(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
+    def _look_behind_door(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
         """What is met behind the door of a line.  Raises Shifted, OSError.
 
         needs_room: it counts as closed if has_room() says no.
@@ -3106,7 +3108,7 @@ class JobQueue(JobFile):
         taker: the one that gets it.  settings: what the directives above say of it.  Raises Shifted, OSError.
         """
         with self.door(line.command, self.SHORT) as opened:
-            attempt = self._meet(line, settings, True) if opened else Attempt(Met.CLOSED)
+            attempt = self._look_behind_door(line, settings, True) if opened else Attempt(Met.CLOSED)
             if attempt.met is Met.OPEN:
                 self.companion.count_in()
                 attempt.job = self._mark(line, taker, settings)
@@ -5147,9 +5149,9 @@ class OomKills:
 
     def recent(self) -> int:
         """How many there were at most FRESH seconds ago: many short jobs begin, and few are killed."""
-        return self._count if time.monotonic() - self._read_at < self.FRESH else self.now()
+        return self._count if time.monotonic() - self._read_at < self.FRESH else self.count()
 
-    def now(self) -> int:
+    def count(self) -> int:
         """How many there are; 0 if nobody counts them."""
         self._read_at = time.monotonic()
         match = self.KILLS.search(next(cgroup_texts("memory.events"), ""))
@@ -7822,7 +7824,7 @@ class Runner:
                 self.say(f"line {job.number}: claimed")
             self._say_background(job)
             run = self._new_run(job, slots)
-            self.tasks[job] = watched(self._work(run, await self._start(run)))
+            self.tasks[job] = watched(self._see_through(run, await self._start(run)))
             return 0.0 if self._idle else None
         await self._free(slots)
         # a job that is not started: a signal came during the claim, or time or shared slots do not suffice
@@ -7870,7 +7872,7 @@ class Runner:
     def _new_run(self, job: Job, slots: Sequence[Slot]) -> Run:
         return Run(job, slots, self._host, sinks=tuple(self.sinks), promised=int(job.needs.memory))
 
-    async def _work(self, run: Run, fault: bytes) -> None:
+    async def _see_through(self, run: Run, fault: bytes) -> None:
         """See a job through to its end, and free its slots.  run: its first run.  fault: what _start()
         returned for that.
 
@@ -8082,7 +8084,7 @@ class Runner:
         if run.cause == "cancelled":
             status = signal.SIGTERM             # whatever its shell made of the signal
         killed = not run.cause and Ending(status).died_of == signal.SIGKILL
-        if killed and self._oom_kills.now() > run.oom_kills:
+        if killed and self._oom_kills.count() > run.oom_kills:
             run.cause = "oom"
         if run.peak:
             shell.note_memory(run.peak)

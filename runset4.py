@@ -738,7 +738,7 @@ def run_by_journal(line: Line) -> runwait4.RunRecord | None:
         runs = runwait4.LineRuns([line], [line])
         journal = runwait4.JournalReader(outdir, lambda text: None)
         with journal.file:
-            runwait4.Lately(journal, runs)
+            runwait4.RecentRuns(journal, runs)
     except (ImportError, Problem):              # runwait4.py was not copied, or there is no journal
         return None
     found: runwait4.RunRecord | None = runs.last.get(line.number)
@@ -921,7 +921,7 @@ def count_running(lines: Iterable[bytes]) -> int:
     return sum(map(runs, lines))
 
 
-def key(line: bytes) -> bytes:
+def merge_key(line: bytes) -> bytes:
     """What identifies a line: of a job its text without the state, of any other the whole line."""
     return b"\n" + line[1:] if is_job(line) else line
 
@@ -966,7 +966,7 @@ class NotMerged(Exception):
 
 
 @dataclass
-class Equals:
+class EqualLines:
     """The places of equal lines, which differ at most in their states; counted from 0."""
     given: list[int] = field(default_factory=list)      # in the copy as it was given, and in the file
     made: list[int] = field(default_factory=list)       # in what the person made of the copy
@@ -1019,16 +1019,16 @@ def merge(
     base: the lines that the person was given.  theirs: what the person made of them.  live: the file now.
     """
     before = len(base)
-    texts = [*map(key, base)]
-    if texts != [*map(key, live[:before])]:
+    texts = [*map(merge_key, base)]
+    if texts != [*map(merge_key, live[:before])]:
         return [], [MOVED]
     first, last = changed_part(base, theirs)
     changed = range(first, len(theirs) - last)
-    equals: defaultdict[bytes, Equals] = defaultdict(Equals)
+    equals: defaultdict[bytes, EqualLines] = defaultdict(EqualLines)
     for at in range(first, before - last):
         equals[texts[at]].given.append(at)
     for at in changed:
-        equals[key(theirs[at])].made.append(at)
+        equals[merge_key(theirs[at])].made.append(at)
     becomes: dict[bytes, Iterator[bytes]] = {}
     faults: list[str] = []
     for text, equal in equals.items():
@@ -1038,9 +1038,13 @@ def merge(
             faults.append(str(fault))
     if faults:
         return [], faults
-    lines = [*live[:first], *(next(becomes[key(theirs[at])]) for at in changed), *live[before - last:before]]
+    lines = [
+        *live[:first],
+        *(next(becomes[merge_key(theirs[at])]) for at in changed),
+        *live[before - last:before],
+    ]
     # what others have appended stays where it is, if the lines above stay
-    end = before if texts == [*map(key, lines[:before])] else len(lines)
+    end = before if texts == [*map(merge_key, lines[:before])] else len(lines)
     return [*lines[:end], *live[before:], *lines[end:]], []
 
 
@@ -1049,15 +1053,15 @@ def in_place(lines: Sequence[bytes], live: Sequence[bytes]) -> bool:
     if len(lines) < len(live):
         return False
     for line, old in zip(lines, live):
-        if line != old and (key(line) != key(old) or runs(line) or runs(old)):
+        if line != old and (merge_key(line) != merge_key(old) or runs(line) or runs(old)):
             return False
     return True
 
 
 def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
     """What has become of the lines of the file: '2 states set, 1 line changed, 3 lines added'."""
-    before = Counter(map(key, live))
-    after = Counter(map(key, lines))
+    before = Counter(map(merge_key, live))
+    after = Counter(map(merge_key, lines))
     new = sum((after - before).values())
     gone = sum((before - after).values())
     states = sum((Counter(lines) - Counter(live)).values()) - new
@@ -1504,7 +1508,7 @@ NAME = re.compile(rb"[A-Za-z_\x80-\xff][\w\x80-\xff-]*(?:\.|//?|/\.)?")
 PARTS = (b"", b"//", b"/.", b"/", b".")                     # what may follow a name; '/.' before '.'
 
 
-def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
+def with_numbers(text: bytes, names: Sequence[bytes]) -> bytes:
     """A template with column numbers instead of column names.  Raises ValueError."""
     def number(place: re.Match[bytes]) -> bytes:
         dollar, content = place.groups()
@@ -1529,7 +1533,7 @@ def table_template(text: bytes, header: Sequence[bytes]) -> Template:
     for name, count in Counter(names).items():
         if name and count > 1:
             raise ValueError(f"two columns are named {text_of(name)}")
-    text = numbered(text, names)
+    text = with_numbers(text, names)
     try:
         check_template(with_place(text))
     except argparse.ArgumentTypeError as fault:
@@ -1941,7 +1945,7 @@ def state(text: str) -> bytes:
     return data
 
 
-def new_state(text: str) -> bytes:
+def settable_state(text: str) -> bytes:
     """An argparse type: a state that somebody may set."""
     wanted = state(text)
     if wanted == RUNNING:
@@ -2037,7 +2041,7 @@ def make_parser() -> Parser:
     add(
         "-s",
         "--set",
-        type=new_state,
+        type=settable_state,
         metavar="STATE",
         help="set their state: new (.), held (x), done (d), ...",
     )

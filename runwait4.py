@@ -1029,7 +1029,7 @@ class Clocks:
 NARROW = 60                     # columns: if there are fewer, neither slot nor start is told
 
 
-class Lately:
+class RecentRuns:
     """What the last part of a journal tells: the last runs of lines that run, and how fast jobs end."""
     RECENT = 50_000             # runs, the last ones, whose times Clocks compares
 
@@ -1214,12 +1214,12 @@ def awaited(watcher: Watcher, now: Counts, at_work: AtWork) -> str:
     return f"{now.new} new, and nobody runs them (start runmaker4.py)" if at_work.is_nobody else ""
 
 
-def look_lately(watcher: Watcher, outdir: str, runs: LineRuns) -> Lately | None:
+def look_lately(watcher: Watcher, outdir: str, runs: LineRuns) -> RecentRuns | None:
     """The last part of a journal; None: nothing runs, so nothing is looked for.  Raises Problem."""
     journal = JournalReader(outdir, say)
     with journal.file:
         check_journal(journal, watcher.path)
-        return Lately(journal, runs) if runs.lines else None
+        return RecentRuns(journal, runs) if runs.lines else None
 
 
 # ======== Runs of lines =====================================================================================
@@ -1494,7 +1494,7 @@ def runs_of_lines(
             output.note_sizes(run)
         ages: dict[RunRecord, float | None] = {}
         if living := [run for run in unended if run.state == "r" and not run.cause]:
-            clocks = Lately(journal, LineRuns((), ())).clocks
+            clocks = RecentRuns(journal, LineRuns((), ())).clocks
             ages = {run: clocks.age(run.host, run.began) for run in living}
     orphans = {line.number for line in found.orphans}
     for number, line in sorted(chosen.items()):
@@ -1562,7 +1562,7 @@ def largest(*sizes: int | None) -> int | None:
     return max((size for size in sizes if size is not None), default=None)
 
 
-class HostStats:
+class RunStats:
     """What some runs took: those of a host, of alike commands, or all."""
 
     def __init__(self) -> None:
@@ -1585,7 +1585,7 @@ class HostStats:
         if run.memory_below is not None:
             self.memory_below = max(self.memory_below or 0, run.memory_below)
 
-    def include(self, other: HostStats) -> None:
+    def include(self, other: RunStats) -> None:
         """Count all its runs, too."""
         self.seconds += other.seconds
         self.cpu += other.cpu
@@ -1677,7 +1677,7 @@ class Alike:
         self._first = first
         self._words: list[bytes] | None = None      # with which all commands begin
         self._differ = False
-        self.stats = HostStats()
+        self.stats = RunStats()
         self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
@@ -1738,8 +1738,8 @@ def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
 def stats_of(outdir: str, path: str | None) -> dict[str, Any]:
     """What runs took, as --json prints it.  Raises Problem."""
     journal = JournalReader(outdir, say)
-    hosts: defaultdict[str, HostStats] = defaultdict(HostStats)
-    whole = HostStats()
+    hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
+    whole = RunStats()
     commands = Commands()
     with journal.file:
         if path is not None:
@@ -2099,7 +2099,7 @@ class Gathered:
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.signs: dict[str, float] = {}       # by runner: when the log heard of it last
-        self.stats = HostStats()
+        self.stats = RunStats()
         self.first = math.inf
         self._last: deque[RunRecord] = deque(maxlen=self.DRAWN)       # the last ones that have ended
         self._unended: list[RunRecord] = []
@@ -2242,7 +2242,7 @@ class Pictures:
         self.first = min(self.spans.began, default=round(gathered.last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
-    def page(self, failures: FailuresByWords, outputs: Outputs) -> dict[str, Any]:
+    def page_data(self, failures: FailuresByWords, outputs: Outputs) -> dict[str, Any]:
         """The data of the page.  Times are in ticks of `tick` microseconds.  A beginning is counted from the
         one before it on the track.
 
@@ -2449,7 +2449,7 @@ def nice(most: float) -> int:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A line of a table: a run of a job, if one is known, and what became of the job's line since."""
     line: int
     command: bytes
@@ -2458,17 +2458,17 @@ class Row:
     now: str = ""               # the state of the line now, if it is told, too; of a held line its letter
 
 
-def row_of(run: RunRecord, line: Line | None = None) -> Row:
+def table_row(run: RunRecord, line: Line | None = None) -> TableRow:
     """The row about a run.  line: whose state is told, too."""
     now = WORDS.get(line.state, "held") if line else ""
-    return Row(run.line, run.command, run, STATE_NAMES[run.state], now)
+    return TableRow(run.line, run.command, run, STATE_NAMES[run.state], now)
 
 
 @dataclass
 class SameWords:
     """Failures with the same last words."""
     words: str
-    rows: list[Row]
+    rows: list[TableRow]
 
 
 class FailuresByWords:
@@ -2479,7 +2479,7 @@ class FailuresByWords:
     LONGEST = 200               # characters of a line that count
     SHOWN = 20                  # groups
 
-    def __init__(self, rows: Sequence[Row], total: int, outputs: Outputs) -> None:
+    def __init__(self, rows: Sequence[TableRow], total: int, outputs: Outputs) -> None:
         """rows: some of the failures; total: how many there are."""
         self.count = len(rows)
         self.total = total
@@ -2495,7 +2495,7 @@ class FailuresByWords:
         self.group_of = {row.run: number for number, group in enumerate(self.groups) for row in group.rows}
 
     @staticmethod
-    def _words(row: Row, outputs: Outputs) -> str:
+    def _words(row: TableRow, outputs: Outputs) -> str:
         if row.run is None:
             return "(no run of it is known)"
         printed = outputs.of(row.run)
@@ -2531,7 +2531,7 @@ class FailuresByWords:
 class Table:
     """A table of the page."""
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     total: int                  # rows that there would be without a limit
 
 
@@ -2575,7 +2575,7 @@ class Tables:
         content = tag("table", tag("thead", tag("tr", *heads)), *bodies)
         return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
 
-    def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
+    def _body(self, row: TableRow, cells: Sequence[tuple[str, object, str]]) -> str:
         """A row.  cells: content, what it is sorted by, class.  Below them stand command and last output."""
         first = [tag("td", text, class_=kind, data_key=key) for text, key, kind in cells]
         printed = "\n".join(self.outputs.of(row.run))
@@ -2589,7 +2589,7 @@ class Tables:
             data_group=self.failures.group_of.get(row.run, ""),
         )
 
-    def _cells(self, row: Row) -> list[Cell]:
+    def _cells(self, row: TableRow) -> list[Cell]:
         """The content of each column, and what it is sorted by."""
         run = row.run
         if run is None:
@@ -2703,17 +2703,21 @@ class Reporter:
         """The page, as HTML."""
         outputs = Outputs(self.options.outdir, self.options.report)
         to_fix = [
-            Row(line.number, line.command, line_runs.last.get(line.number),
-                "failed" if line.state == FAILED else "error")
+            TableRow(line.number, line.command, line_runs.last.get(line.number),
+                     "failed" if line.state == FAILED else "error")
             for line in bad_lines[:Gathered.FAILURES]
         ]
         if survey:
             failures = FailuresByWords(to_fix, len(bad_lines), outputs)
         else:
             failed = runs.states["!"] + runs.states["e"]
-            failures = FailuresByWords(list(map(row_of, runs.failed)), failed, outputs)
+            failures = FailuresByWords(list(map(table_row, runs.failed)), failed, outputs)
         pictures = Pictures(runs)
-        data = {**pictures.page(failures, outputs), "made": time.time(), "pause": self.pause if live else 0}
+        data = {
+            **pictures.page_data(failures, outputs),
+            "made": time.time(),
+            "pause": self.pause if live else 0,
+        }
         if len(runs.drawn) < sum(runs.states.values()):
             messages = [
                 *messages,
@@ -2786,7 +2790,7 @@ class Reporter:
         pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in figures]
         return bar + tag("dl", *pairs, id="facts")
 
-    def _tables(self, runs: Gathered, survey: Survey | None, to_fix: Sequence[Row], bad: Sequence[Line],
+    def _tables(self, runs: Gathered, survey: Survey | None, to_fix: Sequence[TableRow], bad: Sequence[Line],
                 lines: LineRuns) -> Iterator[Table]:
         """The tables; what is left to fix comes first.  bad: the lines that are left to fix."""
         shown = Gathered.SHOWN
@@ -2799,13 +2803,13 @@ class Reporter:
             held = self.watcher.held_lines(survey, shown)
             yield Table("Left to fix", to_fix[:shown], len(bad))
             yield Table("Other runs that failed or ended in error",
-                        [row_of(run, now.line_of(run)) for run in others], failed)
-            rows = [Row(line.number, line.command, None, "held", text_of(line.state)) for line in held]
+                        [table_row(run, now.line_of(run)) for run in others], failed)
+            rows = [TableRow(line.number, line.command, None, "held", text_of(line.state)) for line in held]
             yield Table("Held lines", rows, counts(survey).held)
         else:
-            yield Table("Runs that failed or ended in error", list(map(row_of, others)), failed)
-        yield Table("Slowest runs", list(map(row_of, runs.slowest)), ended)
-        yield Table("Largest runs", list(map(row_of, runs.largest)), ended)
+            yield Table("Runs that failed or ended in error", list(map(table_row, others)), failed)
+        yield Table("Slowest runs", list(map(table_row, runs.slowest)), ended)
+        yield Table("Largest runs", list(map(table_row, runs.largest)), ended)
 
 
 # ======== Checking a directory's locks ======================================================================
