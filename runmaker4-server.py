@@ -1194,11 +1194,11 @@ class Client(Taker):
             grace=sessions.grace,
             seen=self.inbox.acknowledged,
             window=runmaker4.PIECE if sessions.records.behind(Writer.HIGH) else sessions.window(),
-            lost=others[NoLine.TAKEN][:KEYS],
+            lost=others[NoLine.LOST][:KEYS],
             settled=others[NoLine.SETTLED][:KEYS],
             **sessions.records.wanted(),
         )
-        for key in others[NoLine.TAKEN][KEYS:]:
+        for key in others[NoLine.LOST][KEYS:]:
             link.send(type="lost", id=key)
         for key in others[NoLine.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
@@ -2657,7 +2657,7 @@ class ReportedJob:
 
 class NoLine(enum.Enum):
     """What becomes of a job that a client says it has, if the client gets no line for it."""
-    TAKEN = enum.auto()                 # its line is another's, or gone
+    LOST = enum.auto()                  # its line is another's, or gone
     CANCELLED = enum.auto()             # somebody has set a state that is held
     SETTLED = enum.auto()               # its result stands in its line
 
@@ -2753,10 +2753,10 @@ class Recovery:
                 self._say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
             keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
             for job in reported:
-                answer = answers.get(job.key, NoLine.TAKEN)
+                answer = answers.get(job.key, NoLine.LOST)
                 if isinstance(answer, Grant):
                     self._give(answer, inherited.get(answer.job))
-                    answer = NoLine.TAKEN               # counts only if the line has been lost since
+                    answer = NoLine.LOST               # counts only if the line has been lost since
                 if job.key in self._settled:            # perhaps only since the lines were sought
                     keys[NoLine.SETTLED].append(job.key)
                 elif job.key not in client.grants:      # it got no line, or has lost it since
