@@ -678,8 +678,8 @@ class LastLines(DirectiveCase):
     APPENDING = f"""{HASTY}
 import os, sys
 find = runmaker4.Scan.next
-def find_and_append(scan, few=False):
-    line, rest = find(scan, few), sys.argv[-1] + ".rest"
+def find_and_append(scan, only_running=False):
+    line, rest = find(scan, only_running), sys.argv[-1] + ".rest"
     if line and not line.whole and os.path.exists(rest):
         with open(rest, "rb") as source, open(sys.argv[-1], "ab", 0) as file:
             file.write(source.read())
