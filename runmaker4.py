@@ -2665,7 +2665,10 @@ class JobReader(Opened):
         self.refresh()
         self.refresh_reader()
         # Read after the seats were looked at: the job may have ended just before that
-        return self.state_at(line) == RUNNING
+        if self.state_at(line) != RUNNING:
+            return False
+        # A companion that was removed meanwhile tells nothing: its users are about to lock the next one
+        return not companion.is_open or companion.is_current()
 
     def _has_seat_for_each(self, command: bytes) -> bool:
         """Whether as many seats of a command are held as lines of it are `r`, or more.  Raises OSError.
@@ -3152,6 +3155,18 @@ class JobQueue(JobFile):
             self.give_up(job)
             return ""
         try:
+            return self._finish_if_there(job, state)
+        except OSError as error:
+            self.close_if_useless(error)
+            if self._is_cut_off():
+                self.give_up(job)
+                return (f"its file system's client has died ({reason(error)}); its result {text_of(state)} "
+                        "is not written")
+            raise NotNow(f"its result {text_of(state)} cannot be written: {reason(error)}") from None
+
+    def _finish_if_there(self, job: Job, state: bytes) -> str:
+        """Write a result if there is a file; returns as finish().  Raises NotNow, OSError."""
+        try:
             try:
                 return self._finish(job, state)
             except Shifted:
@@ -3166,13 +3181,6 @@ class JobQueue(JobFile):
                 raise NotNow("its file is not there") from None
             self.give_up(job)
             return f"the file is gone; its result {text_of(state)} is not written"
-        except OSError as error:
-            self.close_if_useless(error)
-            if self._is_cut_off():
-                self.give_up(job)
-                return (f"its file system's client has died ({reason(error)}); its result {text_of(state)} "
-                        "is not written")
-            raise NotNow(f"its result {text_of(state)} cannot be written: {reason(error)}") from None
 
     def _finish(self, job: Job, state: bytes) -> str:
         """Write a result over the `r` where it was; returns as finish().
@@ -3198,10 +3206,12 @@ class JobQueue(JobFile):
         """Write a result over the `r` wherever it is; returns as finish().  Raises NotNow, OSError."""
         found = self._reconcile_all([job]).get(job)
         if job not in self.claimed:
+            self.give_up(job)                   # so that no look calls it lost once more
             return f"another runner has taken it meanwhile; its result {text_of(state)} is not written"
         if found is None:
             return self._finish(job, state)
-        if not found and not self._is_gone(job):
+        # If nothing is known of its own place, an editor may be about to write more
+        if self.state_at(job) in (None, RUNNING) and not self._is_gone(job):
             raise NotNow("its line is not where it was")
         self.give_up(job)
         if found and state in (found, NEW):
@@ -3315,11 +3325,13 @@ class JobQueue(JobFile):
         """The lines of a command as they stand behind its door.  Raises OSError.
 
         lines: as they were read before.  A few are read one by one, each of which is a round trip on a
-        network file system; for more of them the file is read once more.
+        network file system.  If there are more, or one has moved, the file is read once more.
         """
-        if len(lines) > self.FEW:
-            return list(lines_of(self.reader, self.start, {command}))
-        return [replace(line, state=state) for line in lines if (state := self.state_at(line))]
+        if len(lines) <= self.FEW:
+            now = [replace(line, state=state) for line in lines if (state := self.state_at(line))]
+            if len(now) == len(lines):
+                return now
+        return list(lines_of(self.reader, self.start, {command}))
 
     def _reconcile(self, command: bytes, ours: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
         """Give each of our jobs of a command a seat and a line `r` again (steps 1 to 4 above).
@@ -3333,11 +3345,16 @@ class JobQueue(JobFile):
         seats = self.companion.count(command)
         others = seats - sum(job.seat is not None for job in ours)
         self._take_back_seats(ours, len(running) - seats)
-        astray = [job for job in ours if job in self.claimed and not running.pop(job.offset, None)]
-        missing = {}
+        missing: dict[Job, bytes] = {}
+        astray: list[Job] = []
+        for job in ours:
+            if job.cancelled:                   # somebody has set its state: it gets no other line
+                missing[job] = self.state_at(job) or b""
+            elif job in self.claimed and not running.pop(job.offset, None):
+                astray.append(job)
         for job in astray:
             line = stand.get(job.offset) if len(stand) > 1 else next(iter(stand.values()), None)
-            if len(running) > others:
+            if running and len(running) > others:
                 line = running.pop(self._likeliest(job, running))
             elif not line or line.state == RUNNING:
                 line = next((other for other in stand.values() if other.state == NEW), None)
@@ -3402,6 +3419,8 @@ class JobQueue(JobFile):
         state: as of _reconcile().  A job is cancelled only if two looks in a row find it so, because an
         editor may be about to write more.
         """
+        if job.cancelled:
+            return
         before = job.whereabouts
         job.whereabouts = Whereabouts.GONE if self._is_gone(job) else Whereabouts.MISSED
         if state:

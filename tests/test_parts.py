@@ -338,6 +338,66 @@ class LostSeats(JobFileCase):
         self.assertEqual(self.lines.claimed, {self.job: None})
 
 
+class SeatsTakenBack(JobFileCase):
+    """Jobs whose seats were lost, because the companion was removed or a lease was over."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.said: list[str] = []
+        self.queue = self.file(b". a\n. b\n", say=self.said.append)
+        cursor = runmaker4.Cursor(self.queue, [runmaker4.Taker("")])
+        self.first, self.second = job_of(cursor.claim()), job_of(cursor.claim())
+
+    def test_an_edit_in_place_between_the_search_and_the_door_loses_none(self) -> None:
+        os.unlink(self.queue.companion.path)
+        locking = self.queue.companion.locking
+
+        def edited(at: int, patience: float) -> Any:
+            self.path.write_bytes(b"# put in\nr a\nr b\n")
+            return locking(at, patience)
+        with mock.patch.object(self.queue.companion, "locking", edited):
+            self.assertEqual(self.queue.look_after(), {})
+        self.assertTrue(self.first.seat and self.second.seat)
+
+    def test_a_lock_that_vanishes_during_a_look_ends_nothing(self) -> None:
+        seat = present(self.first.seat)
+        runmaker4.unlock(seat.fd, seat.at)
+        self.path.write_bytes(b"x a\nr b\n")
+        self.assertEqual(self.queue.look_after(), {})
+
+    def test_that_another_has_taken_a_line_is_said_once(self) -> None:
+        self.path.write_bytes(b"d a\nr b\n")
+        os.unlink(self.queue.companion.path)
+        self.assertIn("another runner has taken it", self.queue.finish(self.first, b"d"))
+        self.assertEqual(self.queue.look_after(), {})
+
+    def test_who_only_looks_takes_no_job_for_an_orphan_meanwhile(self) -> None:
+        reader = runmaker4.JobReader(str(self.path), say=self.fail)
+        self.addCleanup(reader.close_files)
+        lines = list(reader.lines(b"r"))
+        os.unlink(self.queue.companion.path)
+        self.queue.look_after()
+        self.assertEqual([reader.is_orphan(line) for line in lines], [False, False])
+
+
+class Removed(JobFileCase):
+    """The job file is not there when a job ends."""
+
+    def test_a_server_that_has_forgotten_it_is_put_up_with(self) -> None:
+        """NFS answers ESTALE to reads of a file that another host has removed."""
+        queue = self.file(b". a\n", mount=runmaker4.Mount("nfs4", frozenset()))
+        job = job_of(runmaker4.Cursor(queue, [runmaker4.Taker("")]).claim())
+        os.unlink(self.path)
+        pread = runmaker4.Reader.pread
+
+        def stale(reader: runmaker4.Reader, size: int, at: int) -> bytes:
+            if not os.fstat(reader.fd).st_nlink:
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return pread(reader, size, at)
+        with mock.patch.object(runmaker4.Reader, "pread", stale), self.assertRaises(runmaker4.NotNow):
+            queue.finish(job, b"d")
+
+
 class EditedInPlace(JobFileCase):
     """An editor changes the file in place at a bad moment."""
 
@@ -431,6 +491,28 @@ class SetByHand(JobFileCase):
             self.assertEqual(self.look(cursor), {})
         self.assertLess(pread.call_count, 50)
         self.assertEqual(self.look(cursor), {job: "cancelled"})
+
+    def test_a_cancelled_job_stays_so_and_takes_no_line_of_an_equal_one(self) -> None:
+        cursor = self.jobs(b". a\n. a\n")
+        first, second = job_of(cursor.claim()), job_of(cursor.claim())
+        self.path.write_bytes(b"x a\nr a\n")
+        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {first: "cancelled"}])
+        self.path.write_bytes(b"x a\n# moved\nr a\n")
+        self.assertEqual(self.look(cursor), {})
+        self.assertEqual((first.cancelled, second.number), (True, 3))
+        self.path.write_bytes(b"x a\n# moved\nx a\n")
+        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {second: "cancelled"}])
+        self.assertTrue(first.cancelled)
+
+    def test_a_file_that_is_half_saved_does_not_tell_that_an_equal_line_is_the_jobs(self) -> None:
+        cursor = self.jobs(b"d a\n. a\n")
+        job = job_of(cursor.claim())
+        self.path.write_bytes(b"d a\n")
+        with self.assertRaises(runmaker4.NotNow):
+            cursor.finish(job, b"!")
+        self.path.write_bytes(b"d a\nr a\n")
+        self.assertEqual(cursor.finish(job, b"!"), "")
+        self.assertEqual(self.path.read_bytes(), b"d a\n! a\n")
 
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""
