@@ -256,7 +256,7 @@ RECIPES = {
         after="cat out/8.out; grep -q '</html>' night.html",
         states="d" * 6 + "!" + "d" * 13,
     ),
-    "runmaker4.py -d -j0 --pidfile pid --errors runner.log --outdir out runs.txt": Recipe(
+    "runmaker4.py -d -j0 --pidfile pid --errors errors --outdir out runs.txt": Recipe(
         jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
     ),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
@@ -367,7 +367,6 @@ RECIPES = {
         files={"inputs": "a b\n"}, after="grep -Fx \". HQ_ENTRY='a b' ./task.sh\" runs.txt"
     ),
     "cat out/7.out": Recipe(),
-    "runmaker4.py --resume runs.txt": Recipe(jobs("er."), states="ddd"),
     "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
         after="cat work/1.out; test -s timeline.json", states="dd!", status=None
     ),
@@ -463,7 +462,6 @@ RECIPES = {
     "runmaker4-server.py --host localhost runs.txt": Recipe(jobs("."), until="grep 'serving on' .printed"),
     "ssh -f -N -L 9998:localhost:9998 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     # how it works
-    "runmaker4.py -r runs.txt": Recipe(jobs("!.d"), states="ddd"),
     "runwait4.py --status -e runs.txt": Recipe(jobs("dd")),
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
     "runmaker4.py runs.txt > printed": Recipe(
@@ -593,7 +591,6 @@ TEXTS = {  # of several words, and no commands for our users
     "#RUN slots=4",
     "#RUN memory=16G",
     "--memory 60G",
-    "--report page.html",
     "#run barrier",
     "# RUN barrier",
     # commands of other tools, which ours replace or are compared with
