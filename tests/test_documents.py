@@ -315,7 +315,9 @@ RECIPES = {
     "cat bob.says": Recipe(
         instead={"ssh bob runwait4.py --check-locks /shared > bob.says &": "touch bob.says;", "/shared": "."}
     ),
-    "cd /shared": Recipe(instead={"cd /shared": ":"}, after="./model --seed 8", states="." * 12),
+    "cd /shared": Recipe(
+        instead={"cd /shared": ":", "sleep 20": "sleep 0"}, after="./model --seed 8", states="." * 12
+    ),
     "for name in alice bob; do": Recipe(
         jobs("...."),
         instead={"cd /shared && ": "", "-j2": "-j1"},
@@ -512,7 +514,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "at the start      two runners -j2   a little later    at the end",
             "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",
-            "line 7: exit 1 on alice, 20:54:20, after 2.0s, <18 MB",
+            "line 7: exit 1 on alice, 20:54:54, after 20.0s, <18 MB",
             "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
             # docs/architecture.md
