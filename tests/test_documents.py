@@ -402,10 +402,6 @@ RECIPES = {
     "runmaker4-server.py --dry-run tests.txt": Recipe(),
     "runset4.py --set=. --state='!' tests.txt": Recipe(after="grep '^[.] true' tests.txt"),
     # clusters
-    "runmaker4.py -d -j0 --pidfile pid.$(hostname) --errors errors --outdir out --joblog jobs.log "
-    "runs.txt": Recipe(
-        jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
-    ),
     "for host in alice bob; do": Recipe(
         jobs("...."),
         instead={"-j0": "-j1"},
@@ -449,9 +445,6 @@ RECIPES = {
     "# chain.sh: go on where the last one had to stop": BATCH,
     "# steps.sh: Slurm places each line, and has its CPUs and memory bound and counted": BATCH,
     "# gpus.sh: one line at once on each GPU": BATCH,
-    "export RUNMAKER4_TOKEN=$(openssl rand -hex 16)": Recipe(
-        jobs(".."), after=f"{SERVER}\ngrep RUNMAKER4_TOKEN said"
-    ),
     "for link in 1 2 3; do sbatch chain.sh; done": Recipe(),
     "job=$(sbatch --parsable nodes.sh)": Recipe(),
     "sbatch --array=0-3 gpus.sh": Recipe(),
@@ -513,9 +506,8 @@ JOB_FILES = {
 PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claiming.py
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "at the start      two runners -j2   a little later    at the end",
-            "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",
+            "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/test_real_hosts.py
             "line 7: exit 1 on alice, 20:54:54, after 20.0s, <18 MB",
-            "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
             # docs/architecture.md
             "   runs.txt          Cursor            JobQueue, Companion       "

@@ -18,11 +18,9 @@ exec unshare --uts --pid --fork --kill-child --mount-proc sh -c 'hostname contai
 MPI_AS_ROOT = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n"
 
 
-def block(start: str) -> str:
-    """The block of docs/clusters.md that begins so."""
-    return next(
-        piece.text for piece in documents.read_pieces("docs/clusters.md") if piece.text.startswith(start)
-    )
+def block(start: str, document: str = "docs/clusters.md") -> str:
+    """The block of a document that begins so."""
+    return next(piece.text for piece in documents.read_pieces(document) if piece.text.startswith(start))
 
 
 def blotted(text: str) -> set[str]:
@@ -109,7 +107,8 @@ class Loops(HostsCase):
     def test_they_start_the_runners_and_stop_them(self) -> None:
         self.simulations(30)
         self.start_all()
-        self.assertEqual(blotted(self.status), blotted(block("8 jobs:")))
+        shown = block("12 jobs:", "docs/first-day.md").replace("./model", "simulate")
+        self.assertEqual(blotted(self.status), blotted(shown))
         self.assertEqual(self.typed(self.STOP).code, 0)
         wait_until(lambda: not list(self.dir.glob("pid.*")), 20, "the runners have left")
         self.assertRegex(self.states(), r"^e+\.+$")
