@@ -380,7 +380,7 @@ class SharedCompanion(Companion):
         self._shared_inode = self.inode
 
     def adopt(self, at: int) -> Seat:
-        """Take an unclaimed seat for a line that is held from now on."""
+        """Take an unclaimed seat for a line that is claimed from now on."""
         self.unclaimed.remove(at)
         seat = Seat(self._shared, at)
         self.seats[at] = seat
@@ -395,7 +395,7 @@ class SharedCompanion(Companion):
 
 
 class ServedFile(JobQueue):
-    """A job file whose lines are held for clients."""
+    """A job file whose lines are claimed for clients."""
     COMPANION = SharedCompanion
     companion: SharedCompanion
 
@@ -427,9 +427,10 @@ class ServedFile(JobQueue):
     def adopt(self, fd: int) -> list[Job]:
         """Go on with the seats of a server that has died.  fd: the description of the companion they are on.
 
-        Returns the lines of these seats, which are held here now.  A seat is given a line `r` of its command:
-        the one that it was taken for, or otherwise any that is nobody's.  Only clients know what state the
-        lines had before, and whose they are.  Raises OSError, and may be called again then; not after ESTALE.
+        Returns the lines of these seats, which are claimed here now.  A seat is given a line `r` of its
+        command: the one that it was taken for, or otherwise any that is nobody's.  Only clients know what
+        state the lines had before, and whose they are.  Raises OSError, and may be called again then; not
+        after ESTALE.
         """
         self.follow_path()
         companion = self.companion
@@ -1896,7 +1897,7 @@ class Member:
 
 class Stage(enum.Enum):
     """How far a group has come."""
-    PREPARING = enum.auto()                     # shells are held
+    PREPARING = enum.auto()                     # shells wait at their gates
     RUNNING = enum.auto()                       # all have begun at one moment
     STOPPED = enum.auto()                       # too many hosts were lost: what runs is ended
     CALLED_OFF = enum.auto()                    # nobody has begun, and nobody will
@@ -1932,7 +1933,7 @@ class Group:
         self._results: list[tuple[int, bytes]] = []
 
     def prepare(self) -> None:
-        """Send each host its first job, to be held."""
+        """Send each host its first job, whose shell is to wait at its gate."""
         self._timer = self._loop.call_later(self.PREPARING, self._give_up)
         for member in self._members:
             member.client.enter_group()
@@ -2710,7 +2711,7 @@ class Recovery:
             watched(self._await_clients())
 
     async def _adopt(self, locks: int) -> list[Job] | None:
-        """The lines that are locked on this descriptor, now held here; None: they cannot be taken over."""
+        """The lines that are locked on this descriptor, now claimed here; None: they cannot be taken over."""
         is_said = False
         end = self._server.loop.time() + Cursor.TROUBLE
         while not self._server.leaving.done():

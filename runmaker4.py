@@ -1241,7 +1241,7 @@ DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[
 @dataclass(eq=False, repr=False)
 class Line:
     """A job line as it was read."""
-    number: int             # what an editor shows, from 1; kept up to date while the line is held
+    number: int             # what an editor shows, from 1; kept up to date while the line is claimed
     ordinal: int            # counts job lines only, from 1; 0 if the scan counts none
     offset: int             # of the state byte
     state: bytes
@@ -1922,8 +1922,8 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # another one by then, Shifted is raised, the door is unlocked, and follow_path() goes on with what is there
 # now.
 #
-# A held line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them, twice
-# a second, on a network file system each 2.5 s, and says which jobs are to end.
+# A claimed line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them,
+# twice a second, on a network file system each 2.5 s, and says which jobs are to end.
 
 
 @dataclass(eq=False, repr=False)
@@ -1960,7 +1960,7 @@ NOBODY = Taker("")              # the taker of a job that is taken back, until i
 
 
 class Whereabouts(enum.Enum):
-    """What is known of a held line."""
+    """What is known of a claimed line."""
     FOUND = "it stands where we know it to be, as `r`"
     MISSED = "a look, or its result, has not found it"
     GONE = "it was missed for so long that it is not in the file any more, which was said"
@@ -2123,7 +2123,7 @@ def own_seat(line: Line) -> int:
 
 
 class Seat(NamedTuple):
-    """A byte in a command's row that is locked for a held line, and for its job."""
+    """A byte in a command's row that is locked for a claimed line, and for its job."""
     fd: int                     # of the description of the companion that has it locked; the job inherits it
     at: int
 
@@ -2802,7 +2802,7 @@ class JobReader(Opened):
         self.companion.follow_path()
 
     def close_files(self) -> None:
-        """Close the job file and its companion; held lines keep their seats."""
+        """Close the job file and its companion; claimed lines keep their seats."""
         close_all(self._fd, self.reader.detach())
         self.companion.close()
         self._fd = None
@@ -3038,8 +3038,8 @@ class JobQueue(JobFile):
     """A job file from which jobs are taken: it claims lines, looks after those that it holds, and writes what
     became of them.
 
-    A job is held from claim() to give_up(); its seat is the companion's.  A queue does not wait for jobs, and
-    a `Cursor` chooses the next line.
+    A job is `claimed` from claim() to give_up(); its seat is the companion's.  A queue does not wait for
+    jobs, and a `Cursor` chooses the next line.
     """
     FEW = 16                    # lines of a command that are read one by one
 
@@ -3080,14 +3080,14 @@ class JobQueue(JobFile):
 
     @staticmethod
     def lend(job: Job) -> int | None:
-        """A copy of the descriptor with a held line's seat, which its shell inherits; None: it has no seat.
+        """A copy of the descriptor with the seat of a claimed line, for its shell; None: it has no seat.
 
         Raises OSError.
         """
         return os.dup(job.seat.fd) if job.seat else None
 
     def still_has(self, job: Job) -> bool:
-        """Whether the seat of a held line is surely locked here; it may be lost if this host was cut off.
+        """Whether the seat of a claimed line is surely locked here; it may be lost if this host was cut off.
 
         This only tells; look_after() takes a lost seat again.
         """
@@ -3135,7 +3135,7 @@ class JobQueue(JobFile):
         return job
 
     def _search_from(self, command: bytes) -> int:
-        """At the line of the command that we have held longest, because running lines are mostly below it."""
+        """At the line of the command that we have claimed first: running lines are mostly below it."""
         for job in self.claimed:
             if job.command == command:
                 if self.state_at(job) is not None:
@@ -3225,15 +3225,15 @@ class JobQueue(JobFile):
         self._to_end.pop(job, None)
         self._free_seat(job)
 
-    # -- looking after held lines ----------------------------------------------------------------------------
+    # -- looking after claimed lines -------------------------------------------------------------------------
     #
-    # A held line is astray if it does not stand where it stood as `r`, or if its seat was lost.  Then all of
-    # our jobs of its command are put in order in one step, behind its door: _reconcile().  Lines of one
+    # A claimed line is astray if it does not stand where it stood as `r`, or if its seat was lost.  Then all
+    # of our jobs of its command are put in order in one step, behind its door: _reconcile().  Lines of one
     # command are interchangeable: what counts is that each seat that is held has its `r`.
     #
     #     1. A job whose seat was lost takes one again if one line `r` has no seat, or, where its line is new
     #        again, if that might be claimed.  Otherwise another runner has taken the line: the job is lost.
-    #     2. Our jobs keep the places where they stood if these are `r`.
+    #     2. Our jobs keep the places where they stood if these are `r`.  A cancelled job gets no other line.
     #     3. Of the other lines `r` as many are others' as others hold seats.  What is more is ours: the line
     #        whose own seat a job has, or one whose own seat is free, or any.
     #     4. If there are too few, somebody's `r` was overwritten.  An editor that had read the file before
@@ -4793,7 +4793,7 @@ class Census:
 
 class Jobs(Protocol):
     """Where a Runner's jobs come from: a job file, or a connection to a server."""
-    interval: float                     # seconds between looks after the held lines
+    interval: float                     # seconds between looks after the claimed lines
     poll: float                         # seconds between looks for new jobs while there are none
     orphans: list[int]                  # the line numbers of orphans that were marked `e`
     failures: Failures | None           # counts the failures of the whole file; None: the server does
@@ -7120,8 +7120,8 @@ class SlotFile:
 #
 # One task hands out: it waits for a free slot, claims a job, and starts its shell.  One task for each job
 # sees it through: it waits for the shell's end, runs the job again if --retries says so, and writes the
-# state.  Chores run beside them: they look after the held lines, the wall time, the slot file, the memory of
-# jobs, and the count of failures.
+# state.  Chores run beside them: they look after the claimed lines, the wall time, the slot file, the memory
+# of jobs, and the count of failures.
 #
 # With --retry-delay a job that has failed waits before it runs again.  Its line stays `r`, its slots and its
 # memory stay its own, and the runner holds its seat.  So nobody else takes the line, and if the runner dies,
