@@ -532,7 +532,7 @@ class Outbox:
         return done
 
     def replay(self, kept: Iterable[Event], seen: int) -> list[Event]:
-        """Make all events unsent for a new connection, but those up to `counted`: these are returned.
+        """Make all events unsent for a new connection, but those up to `seen`: these are returned.
 
         seen: up to this number the server has dealt with them.  kept: acknowledged events that another server
         would need.

@@ -1841,18 +1841,18 @@ class Member:
     clock: Clock                                # of the client
     queue: deque[Grant]                         # jobs that the client was not told of
     current: Grant | None = None                # the job that the client was told of, and that has not ended
-    holds: bool = False                         # the shell of its first job waits, or has waited
+    at_gate: bool = False                       # the shell of its first job waits, or has waited
     lost: bool = False                          # it counts as lost, see Cause.loses_host
 
     @property
     def is_ready(self) -> bool:
         """Whether its job can begin: the shell waits, we know the client's clock, and the client is here."""
-        waits = self.holds and self.current is not None and self.current.phase is Phase.SENT
+        waits = self.at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
     def note_at_gate(self) -> None:
         """The shell of its job waits."""
-        self.holds = True
+        self.at_gate = True
 
     def take_next(self) -> Grant | None:
         """The next job to tell the client of; None if there is none, or the client is away.

@@ -3204,19 +3204,19 @@ class JobQueue(JobFile):
 
     def _finish_astray(self, job: Job, state: bytes) -> str:
         """Write a result over the `r` wherever it is; returns as finish().  Raises NotNow, OSError."""
-        found = self._reconcile_all([job]).get(job)
+        state_now = self._reconcile_all([job]).get(job)
         if job not in self.claimed:
             self.give_up(job)                   # so that no look calls it lost once more
             return f"another runner has taken it meanwhile; its result {text_of(state)} is not written"
-        if found is None:
+        if state_now is None:
             return self._finish(job, state)
         # If nothing is known of its own place, an editor may be about to write more
         if self.state_at(job) in (None, RUNNING) and not self._is_gone(job):
             raise NotNow("its line is not where it was")
         self.give_up(job)
-        if found and state in (found, NEW):
+        if state_now and state in (state_now, NEW):
             return ""                           # somebody has set this very state, or the job was not begun
-        why = f"its state was set to '{text_of(found)}' meanwhile" if found else "its line is gone"
+        why = f"its state was set to '{text_of(state_now)}' meanwhile" if state_now else "its line is gone"
         return f"{why}; its result {text_of(state)} is not written"
 
     def give_up(self, job: Job) -> None:
@@ -5947,24 +5947,24 @@ class Rate:
 
     def __init__(self) -> None:
         # (when, how many were processed); an entry per change
-        self._seen: deque[tuple[float, int]] = deque()
+        self._changes: deque[tuple[float, int]] = deque()
 
     def note(self, when: float, processed: int) -> None:
         """So many are processed now."""
-        if not self._seen or processed != self._seen[-1][1]:
-            self._seen.append((when, processed))
+        if not self._changes or processed != self._changes[-1][1]:
+            self._changes.append((when, processed))
 
     @property
     def changed(self) -> float | None:
         """When the last change was noted; None: there was none yet."""
-        return self._seen[-1][0] if len(self._seen) > 1 else None
+        return self._changes[-1][0] if len(self._changes) > 1 else None
 
     def per_second(self, now: float) -> float:
         """0: nobody knows."""
-        while len(self._seen) > self.CHANGES and now - self._seen[0][0] > self.WINDOW:
-            self._seen.popleft()
-        first, before = self._seen[0]
-        last, processed = self._seen[-1]
+        while len(self._changes) > self.CHANGES and now - self._changes[0][0] > self.WINDOW:
+            self._changes.popleft()
+        first, before = self._changes[0]
+        last, processed = self._changes[-1]
         seconds = max(now, last) - first            # ends are told by other clocks, too
         return max(processed - before, 0) / seconds if seconds > 0 else 0.0
 
@@ -6001,8 +6001,8 @@ class ProgressBar:
         if not rate:
             return ""
         pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
-        left = human_time((now.all - now.processed) / rate)
-        return f" {pace}, {left} left"
+        time_left = human_time((now.all - now.processed) / rate)
+        return f" {pace}, {time_left} left"
 
 
 # ---- the console -------------------------------------------------------------------------------------------

@@ -1176,13 +1176,13 @@ def check_journal(journal: JournalReader, path: str) -> None:
 def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
     """How the jobs are going now.  Raises Problem."""
     before = watcher.badges()       # of those that leave during the look, too: it may see their lines `r`
-    found = watcher.sure_look()
-    now = counts(found)
-    cancelled = watcher.cancelled(found)
+    survey = watcher.sure_look()
+    now = counts(survey)
+    cancelled = watcher.cancelled(survey)
     badges = watcher.badges()           # of those that come during it, too
     at_work = AtWork(None if badges is None else badges | (before or set()))
-    living = [*found.running, *cancelled]
-    runs = LineRuns([*living, *found.orphans], living)
+    living = [*survey.running, *cancelled]
+    runs = LineRuns([*living, *survey.orphans], living)
     lately = look_lately(watcher, outdir, runs) if outdir is not None else None
 
     def job(line: Line) -> dict[str, Any]:
@@ -1195,9 +1195,9 @@ def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
     return {
         **now._asdict(),
         "total": now.all + now.held,
-        "jobs": list(map(job, found.running)),
+        "jobs": list(map(job, survey.running)),
         "cancelled": list(map(job, cancelled)),
-        "orphans": list(map(job, found.orphans)),
+        "orphans": list(map(job, survey.orphans)),
         **at_work.counted(),
         "per_hour": per_hour,
         "seconds_left": left,
@@ -1340,9 +1340,9 @@ class LastOutput:
         return file
 
 
-def bad_lines(watcher: Watcher, found: Survey) -> list[Line]:
+def bad_lines(watcher: Watcher, survey: Survey) -> list[Line]:
     """The lines that are failed or in error, in file order.  Raises Problem."""
-    return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
+    return sorted([*watcher.lines(FAILED + ERROR), *survey.orphans], key=lambda line: line.number)
 
 
 def with_commands(watcher: Watcher, survey: Survey, commands: Collection[bytes]) -> LineRuns:
@@ -1366,14 +1366,14 @@ def find_lines(watcher: Watcher, wanted: str) -> list[Line]:
 
 
 def read_runs(
-    watcher: Watcher, found: Survey, journal: JournalReader, commands: Collection[bytes]
+    watcher: Watcher, survey: Survey, journal: JournalReader, commands: Collection[bytes]
 ) -> tuple[LineRuns, dict[int, list[RunRecord]]]:
     """All lines with these commands, and the runs of each, by its number; likewise of commands that have a
     run with incomplete output.
 
     Raises Problem.
     """
-    known = with_commands(watcher, found, commands)
+    known = with_commands(watcher, survey, commands)
     runs: defaultdict[int, list[RunRecord]] = defaultdict(list)
     incomplete = set()
     # As a rule no output is incomplete.  So lines of other commands are searched for the word, not decoded.
@@ -1384,7 +1384,7 @@ def read_runs(
             incomplete.add(run.command)
     if incomplete <= {*commands}:
         return known, runs
-    return read_runs(watcher, found, journal, incomplete.union(commands))
+    return read_runs(watcher, survey, journal, incomplete.union(commands))
 
 
 @dataclass(frozen=True)
@@ -1469,7 +1469,7 @@ def details_of(run: RunRecord, directory: str) -> str:
 
 
 def runs_of_lines(
-    watcher: Watcher, found: Survey, lines: Sequence[Line], output: LastOutput, every: bool
+    watcher: Watcher, survey: Survey, lines: Sequence[Line], output: LastOutput, every: bool
 ) -> Iterator[LineRun]:
     """The runs of these lines, in the order of the file and of the journal; a line without one comes, too.
 
@@ -1480,7 +1480,7 @@ def runs_of_lines(
     chosen = {line.number: line for line in lines}
     with journal.file:
         check_journal(journal, watcher.path)
-        known, runs = read_runs(watcher, found, journal, {line.command for line in lines})
+        known, runs = read_runs(watcher, survey, journal, {line.command for line in lines})
         if not every:
             runs = {number: [run] for number, run in known.last.items()}
             chosen.update({number: known.lines[number] for number, (run,) in runs.items() if run.incomplete})
@@ -1496,7 +1496,7 @@ def runs_of_lines(
         if living := [run for run in unended if run.state == "r" and not run.cause]:
             clocks = RecentRuns(journal, LineRuns((), ())).clocks
             ages = {run: clocks.age(run.host, run.began) for run in living}
-    orphans = {line.number for line in found.orphans}
+    orphans = {line.number for line in survey.orphans}
     for number, line in sorted(chosen.items()):
         state = state_of(line, orphans)
         for run in sorted(runs.get(number, ()), key=operator.attrgetter("at")):
@@ -1510,20 +1510,20 @@ def state_of(line: Line, orphans: Collection[int]) -> str:
     return WORDS[ERROR] if line.number in orphans else WORDS.get(line.state, "held")
 
 
-def tell_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
+def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """Print the runs of the lines that are asked for; returns the counts.
 
     Raises Problem, BrokenPipeError.
     """
-    found = watcher.sure_look()
+    survey = watcher.sure_look()
     named = options.show is not None
-    lines = find_lines(watcher, options.show) if named else bad_lines(watcher, found)
+    lines = find_lines(watcher, options.show) if named else bad_lines(watcher, survey)
     output: LastOutput | None = None
-    orphans = {line.number for line in found.orphans}
+    orphans = {line.number for line in survey.orphans}
     told: Iterable[LineRun] = (LineRun(line, state_of(line, orphans)) for line in lines)
     if options.outdir is not None:
         output = LastOutput(options.outdir, most=10 if named else 3)
-        told = runs_of_lines(watcher, found, lines, output, every=named)
+        told = runs_of_lines(watcher, survey, lines, output, every=named)
     columns = width()
     if options.json:
         put_texts([json.dumps({"runs": [run.json() for run in told]})])
@@ -1533,7 +1533,7 @@ def tell_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     if lines and not output:
         say(f"{watcher.path}: a journal tells how they ended (run with runmaker4.py --outdir DIR, then "
             f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
-    return counts(found)
+    return counts(survey)
 
 
 def put_texts(texts: Iterable[str]) -> None:
@@ -3219,7 +3219,7 @@ def watch_file(options: argparse.Namespace) -> int:
     if options.status:
         now = print_status(watcher, options.outdir, as_json=options.json)
     elif options.failed or options.show is not None:
-        now = tell_runs(watcher, options)
+        now = print_runs(watcher, options)
     else:
         now = wait(watcher, options.progress)
         if say_stopped(watcher):
