@@ -429,6 +429,11 @@ class SharedNames(SlotCase):
         self.open_gate()
         self.assertAll(0, holds, "d.")
 
+    def kill(self, runner: subprocess.Popen[bytes]) -> None:
+        """Kill a runner.  Nobody gives it a job any more."""
+        runner.kill()
+        runner.wait()
+
     def check_outlives(self, replaced: bool) -> None:
         """A job outlives its killed runner, and perhaps the names are replaced: it keeps its name."""
         self.jobs(HELD)
@@ -437,8 +442,7 @@ class SharedNames(SlotCase):
         kept = self.name_of(1)
         if replaced:
             self.replace_names("b\na\n")
-        killed.kill()
-        killed.wait()
+        self.kill(killed)
         self.add_jobs(*[SHORT] * 6)
         self.assertEqual(self.run_on_names(), self.LEFT)
         self.assertEqual((self.states(), names_taken(self.dir / ".names.lock")), ("rdddddd", 1))

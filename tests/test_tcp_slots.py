@@ -1,6 +1,7 @@
 """Promise: a client's slots have names as a runner's have, and it shares them with whoever runs jobs on its
 host.
 """
+import subprocess
 import unittest
 
 from tests import test_slots
@@ -63,6 +64,10 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
 class SharedNames(OverTcp, test_slots.SharedNames):
     """Clients share a file of names, also with the jobs of those that have died."""
     LEFT = 0            # their server is there, and waits for the client
+
+    def kill(self, runner: subprocess.Popen[bytes]) -> None:
+        super().kill(runner)
+        self.wait_said(self.servers["runs.txt"], "is lost")     # until then it may get a line
 
 
 if __name__ == "__main__":
