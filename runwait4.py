@@ -320,6 +320,14 @@ class Watcher:
         """The lines in these states, None: in any, and of these the ones that are meant.  Raises Problem."""
         return self._patiently(lambda: list(filter(means, self.file.lines(states))))
 
+    def lines_at(self, number: int) -> list[Line]:
+        """The job line with this number, if there is one; the file is read no further.  Raises Problem."""
+        return self._patiently(lambda: self._lines_at(number))
+
+    def _lines_at(self, number: int) -> list[Line]:
+        line = next((line for line in self.file.lines() if line.number >= number), None)
+        return [line] if line and line.number == number else []
+
     def held_lines(self, survey: Survey, most: int) -> list[Line]:
         """The first lines that are held, at most `most` of them.  Raises Problem."""
         held = b"".join(state for state in survey.states if state not in WORDS)
@@ -1355,7 +1363,7 @@ def find_lines(watcher: Watcher, wanted: str) -> list[Line]:
     """The job lines that are meant: by a number, a command, or a shell pattern.  Raises Problem."""
     command = os.fsencode(wanted)
     if re.fullmatch("[0-9]{1,15}", wanted):
-        lines = watcher.lines(None, lambda line: line.number == int(wanted))
+        lines = watcher.lines_at(int(wanted))
     else:
         lines = (watcher.lines_with({command})
                  or watcher.lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
