@@ -7261,7 +7261,7 @@ class Pump:
     YOUNG = 0.01                        # seconds
     READ = 1 << 18  # bytes
     SILENCE = 0.3                       # seconds without output: what a shell has left prints no more
-    LONGEST = 5.0                       # seconds after the end of a shell in which output is waited for
+    LONGEST = 5.0                       # seconds of reading after the end of a shell
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  resumed: Callable[[], None]) -> None:
@@ -7270,7 +7270,9 @@ class Pump:
         self._writers = writers
         self._resumed = resumed
         self.runs: set[Run] = set()         # that have begun, and not ended
-        self._paused = False                # jobs are not read
+        # since when jobs are not read, because a writer is behind (loop's time); inf: they are read
+        self._paused_at = math.inf
+        self._paused_for = 0.0              # seconds that all earlier pauses took
         self._heard: dict[Run, asyncio.Event] = {}      # of runs that are read on; set when a pipe has some
         self._timer: asyncio.TimerHandle | None = None      # until the next run is old enough to be watched
 
@@ -7290,6 +7292,9 @@ class Pump:
 
         With `exec > >(tee log)` in bash that is most of the output.  If nobody has the other end of a pipe
         any more, poll(2) says HUP: then nothing more can come.
+
+        Reading ends after SILENCE, and after LONGEST at the latest.  Both are seconds in which jobs are read.
+        So no output is lost because a console, or a server that is away, holds up all reading.
         """
         poll = select.poll()
         for stream in run.streams:
@@ -7299,15 +7304,23 @@ class Pump:
             return
         self._watch(run)
         heard = self._heard[run] = asyncio.Event()
-        end = self._loop.time() + self.LONGEST
-        while any(stream.fd is not None for stream in run.streams) and self._loop.time() < end:
+        began = heard_at = self._reading_time()
+        while any(stream.fd is not None for stream in run.streams) and (
+                self._reading_time() < min(began + self.LONGEST, heard_at + self.SILENCE)):
             heard.clear()
-            try:
+            with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(heard.wait(), self.SILENCE)
-            except asyncio.TimeoutError:
-                if not self._paused:            # otherwise the silence is ours: we do not read
-                    break
+                heard_at = self._reading_time()
         del self._heard[run]
+
+    def _reading_time(self) -> float:
+        """Return the seconds of a clock that stands still while jobs are not read."""
+        return min(self._loop.time(), self._paused_at) - self._paused_for
+
+    @property
+    def _paused(self) -> bool:
+        """Return True if jobs are not read now."""
+        return self._paused_at < math.inf
 
     def finish(self, run: Run) -> None:
         """Take what the pipes of a run that has ended still hold, and close them.
@@ -7325,7 +7338,8 @@ class Pump:
     def resume(self) -> None:
         """Read jobs again, if no writer is behind any more."""
         if self._paused and self.backlog < Writer.LOW:
-            self._paused = False
+            self._paused_for += self._loop.time() - self._paused_at
+            self._paused_at = math.inf
             for run in self.runs:
                 self._watch(run)
             self._resumed()
@@ -7359,8 +7373,8 @@ class Pump:
         if not data:
             return self._close(stream)
         self._feed(run, stream, data)
-        if self.backlog > Writer.HIGH:
-            self._paused = True
+        if self.backlog > Writer.HIGH and not self._paused:
+            self._paused_at = self._loop.time()
             for other in itertools.chain.from_iterable(run.streams for run in self.runs):
                 self._unwatch(other)
 

@@ -596,6 +596,21 @@ class ReadOn(RunCase):
         self.assertGreater(len(printed(console_lines(ended.out))), 2)
 
 
+class ReadOnWhileAWriterIsBehind(RunCase):
+    """The time in which jobs are not read is no silence of theirs, and does not count."""
+
+    def test_a_console_that_is_blocked_for_long_loses_no_line(self) -> None:
+        self.jobs("{ seq 300000; : > printed; } & : > left")
+        runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 0.5", "runs.txt")
+        wait_until((self.dir / "left").exists, what="the shell has left a process behind")
+        time.sleep(1.5)                     # longer than output is read
+        self.assertFalse(self.exists("printed"), "the console is not blocked")
+        ended = self.finish(runner)
+        self.assertEnded(ended, 0, "d")
+        self.assertTrue(self.exists("printed"))
+        self.assertEqual(printed(console_lines(ended.out)), [b"%d" % number for number in range(1, 300_001)])
+
+
 class HeldBackInVain(RunCase):
     """What was held back in a temporary file cannot be read."""
 

@@ -905,5 +905,22 @@ class WithoutServer(LossCase):
         self.assertGreaterEqual(time.monotonic() - begin, 0.5)
 
 
+class LeftBehind(LossCase):
+    """The shell of a job has exited and has left a process behind that prints on."""
+    PATCH = "import runmaker4; runmaker4.Pump.SILENCE = runmaker4.Pump.LONGEST = 1.0"
+
+    def test_no_output_is_lost_while_the_server_is_away(self) -> None:
+        server = self.serve(f"{{ until [ -e away ]; do sleep 0.02; done; seq 400000; }} & {UP}")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        client = self.start_client(server, "--port", proxy.port, "-q", up=(1,))
+        proxy.cut()
+        self.write("", "away")
+        time.sleep(2.5)                     # longer than output is read
+        proxy.mend()
+        self.assertClientEnded(self.finish(client), 0, "d")
+        self.assertEqual(self.read("out/1.out").split(), [b"%d" % number for number in range(1, 400_001)])
+
+
 if __name__ == "__main__":
     unittest.main()
