@@ -27,7 +27,6 @@ import argparse
 import asyncio
 import contextlib
 import enum
-import functools
 import getpass
 import json
 import math
@@ -41,7 +40,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 try:
     import runmaker4
@@ -65,7 +64,6 @@ from runmaker4 import (
     Counts,
     Ending,
     Failures,
-    Gate,
     Job,
     JobSettings,
     Lines,
@@ -436,15 +434,6 @@ class RemoteJob(Job):
             result=None if self.result is None else to_text(self.result),
         )
 
-    def add_gate(self, is_waiting: Callable[[], None]) -> None:
-        """Have its shell wait until the job may begin.  is_waiting: called when the shell waits."""
-        self.gate = Gate(is_waiting)
-
-    def refuse(self) -> None:
-        """If its shell waits, end the shell: nobody can let the job begin any more."""
-        if self.gate:
-            self.gate.refuse()
-
     def note_run(self, mark: str) -> None:
         """Note the run of which the server is being told."""
         self.mark = mark
@@ -663,7 +652,8 @@ class Connection:
         self._nothing = NoJob(EVER)
         self._outbox = Outbox()
         self._wanted = (False, False)               # whether the server keeps records, and wants output
-        self._gates: dict[Gate, float] = {}         # gates that are to be opened, and when (the loop's clock)
+        # jobs whose gates are to be opened, and when (loop's time)
+        self._gates: dict[RemoteJob, float] = {}
         # jobs that look_after() is to return: "lost" to others, or "cancelled"
         self._to_end: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
         # what leave() waits for may have come: an acknowledgement, or an account
@@ -837,7 +827,7 @@ class Connection:
         us at this moment.
         """
         link = self._link
-        if not link or self._runner.stopping:
+        if not link or self._runner.draining:
             return
         slots = self._runner.in_service
         more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
@@ -1041,7 +1031,7 @@ class Connection:
         self._queue.clear()
         self._gates.clear()
         for job in self._jobs.values():
-            job.refuse()
+            self._runner.refuse_gate(job)
         self._requested = 0
         self._forget_nothing()
 
@@ -1057,7 +1047,7 @@ class Connection:
         self.standing = Standing.GIVEN_UP
         self._progress.set()
         self._runner.fail(f"no server for {human_time(gone)}: {why}")
-        self._runner.end_all()
+        self._runner.kill_jobs()
         return True
 
     # -- messages --------------------------------------------------------------------------------------------
@@ -1149,8 +1139,7 @@ class Connection:
         number = message.whole("request")
         for item in message.objects("jobs"):
             job = RemoteJob.read(item)
-            if item.flag("hold"):
-                job.add_gate(functools.partial(self._tell_at_gate, job))
+            job.gated = item.flag("hold")
             self._queue.append(job)
             self.loop.call_later(UNSTARTED, self._return, job)
             self._requested = max(self._requested - job.slots, 0)
@@ -1162,17 +1151,18 @@ class Connection:
         self._forget_nothing()
         self._wake()
 
-    def _tell_at_gate(self, job: RemoteJob) -> None:
+    def on_at_gate(self, job: Job) -> None:
         """Tell the server that the shell of a job waits at its gate."""
-        if self._link and job.key in self._jobs:
-            self._link.send(type="ready", id=job.key)
+        ours = self.ours(job)
+        if self._link and ours:
+            self._link.send(type="ready", id=ours.key)
 
     def _on_go(self, message: Message) -> None:
         """Let a job that waits at its gate begin at a time, which is one of our clock."""
         job = self._jobs.get(message.text("id"))
         at = message.seconds("at")
-        if job and job.gate:
-            self._gates[job.gate] = at
+        if job:
+            self._gates[job] = at
             ahead = min(at - self.loop.time(), self.AHEAD)
             self.loop.call_later(max(ahead - self.LATE, 0.0), self._open_gates, at)
 
@@ -1190,7 +1180,7 @@ class Connection:
         elif cancelled:
             self._to_end.put_nowait((job, "cancelled"))
         else:
-            self._runner.end_job(job)
+            self._runner.kill_job(job)
 
     def _open_gates(self, at: float) -> None:
         """Let the jobs begin whose time this is.
@@ -1199,12 +1189,12 @@ class Connection:
         Afterwards we leave the processors to the jobs for a moment.  If several clients share a machine, what
         each has to do now would hold up the jobs of clients that are a bit later.
         """
-        due = [gate for gate, when in self._gates.items() if when <= at]
-        self._gates = {gate: when for gate, when in self._gates.items() if when > at}
+        due = [job for job, when in self._gates.items() if when <= at]
+        self._gates = {job: when for job, when in self._gates.items() if when > at}
         if due:
             time.sleep(min(max(at - self.loop.time(), 0.0), self.LATE))
-            for gate in due:
-                gate.open()
+            for job in due:
+                self._runner.open_gate(job)
             time.sleep(self.QUIET)
 
     def _on_nothing(self, message: Message) -> None:
@@ -1249,7 +1239,7 @@ class Connection:
         if message.flag("done"):
             self._on_account(message)
             self._conclude()
-            self._runner.stop()
+            self._runner.drain()
         link.drop("the server was stopped")
 
 
@@ -1432,7 +1422,7 @@ class ClientProgram(RunnerProgram):
         """End the jobs, too, if the task that stays connected is over: nobody could be told how they end."""
         super().end_for_defect()
         if self._keeping.done():
-            self.runner.end_all()
+            self.runner.kill_jobs()
 
 
 # ======== --status ==========================================================================================

@@ -1976,7 +1976,7 @@ class Job(Line):
     absent_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
-    gate: Gate | None = None            # what holds its shell until it may begin
+    gated: bool = False                 # its shell waits until open_gate() lets the job begin
     how: str = ""                       # how its last run ended: "exit 0", "signal 9"
     grown: int = 0                      # how often it was promised more memory, as the last was not enough
 
@@ -4820,6 +4820,9 @@ class Jobs(Protocol):
     def reclaim(self, fd: int) -> None:
         """Close a descriptor that was lent: the job's shell has a copy of its own."""
 
+    def on_at_gate(self, job: Job) -> None:
+        """Note that the shell of a job waits at its gate."""
+
     async def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.
 
@@ -4878,6 +4881,9 @@ class FileJobs:
 
     def reclaim(self, fd: int) -> None:
         self.worker.post(self.file.reclaim, fd)
+
+    def on_at_gate(self, job: Job) -> None:
+        """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
         return await self.worker.call(self._cursor.finish, job, state)
@@ -4982,10 +4988,19 @@ class Shell:
 class Child(Shell):
     """A shell that this process has started."""
 
-    def __init__(self, pid: int, mark: bytes, ended: asyncio.Future[int]) -> None:
+    def __init__(self, pid: int, mark: bytes, exited: asyncio.Future[int],
+                 on_exit: Callable[[int], None] = lambda status: None) -> None:
+        """on_exit: called with the wait status in the moment when the shell is waited for."""
         super().__init__(pid, mark)
-        self.ended = ended              # its wait status (waitpid(2))
+        self.exited = exited            # its wait status (waitpid(2))
+        self._on_exit = on_exit
         self.session_ended = False      # after its end, its session was seen without a living process
+
+    def note_exit(self, status: int) -> None:
+        """Note that it has exited, unless that is known."""
+        if not self.exited.done():
+            self.exited.set_result(status)
+            self._on_exit(status)
 
 
 class Birth(NamedTuple):
@@ -5253,14 +5268,14 @@ class TreeEnder:
         empty = 0
         pause = 0.005
         while True:
-            has_ended = shell.ended.done()          # before the look, which takes a while
+            has_ended = shell.exited.done()         # before the look, which takes a while
             table = await self._look()
             if has_ended and not table.session(shell):
                 shell.session_ended = True
             alive = table.tree(shell)
             looked = self._loop.time()
             empty = 0 if alive else empty + 1
-            if empty >= self.EMPTY and shell.ended.done():
+            if empty >= self.EMPTY and shell.exited.done():
                 return []
             if looked - start > self.grace + 5:
                 return alive                        # in a system call that does not end
@@ -5316,12 +5331,14 @@ class Processes(TreeEnder):
         signals.handle(signal.SIGCHLD, self.reap)
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out: int | None,
-              err: int | None, inherited: Sequence[int], gate: int | None = None) -> Child:
+              err: int | None, inherited: Sequence[int], on_exit: Callable[[int], None],
+              gate: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
         shell: a path, or a name that is looked up in our own PATH.  out, err: None: nobody reads that stream.
-        inherited: descriptors that the shell holds as long as it lives.  gate: a descriptor from which it
-        reads a line before it does anything else; at end of file it exits.
+        inherited: descriptors that the shell holds as long as it lives.  on_exit: called with its wait status
+        in the moment when it is waited for.  gate: a descriptor from which it reads a line before it does
+        anything else; at end of file it exits.
 
         The `exit` at the end keeps the shell alive around the last command.  Without it shells exec that
         command; and if the command closes all descriptors above 2, as ssh does, the lock would be gone.  The
@@ -5338,7 +5355,7 @@ class Processes(TreeEnder):
         environ = {**self.environ, **environ, MARK: self.chain + mark}
         pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-        child = self.running[pid] = Child(pid, mark, self._loop.create_future())
+        child = self.running[pid] = Child(pid, mark, self._loop.create_future(), on_exit)
         return child
 
     def reap(self) -> None:
@@ -5348,7 +5365,7 @@ class Processes(TreeEnder):
                 pid, status, usage = ended
                 shell = self.running.pop(pid, None)
                 # None: a child that this process had before execve(2)
-                if shell and not shell.ended.done():
+                if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     # a smaller peak may be ours: the count goes on over execve(2)
@@ -5356,7 +5373,7 @@ class Processes(TreeEnder):
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     else:
                         shell.memory_below = own * MAXRSS_UNIT
-                    shell.ended.set_result(status)
+                    shell.note_exit(status)
 
 
 # ---- how many at once --------------------------------------------------------------------------------------
@@ -5850,13 +5867,16 @@ class Run:
     cause: str = ""                     # why it is being ended, or was; see Ending
     promised: int = 0                   # bytes of memory; 0: it was promised none
     peak: int = 0                       # bytes of memory that it had, in the look that found most
-    oom_kills: int = 0                  # the count of OomKills when it began
-    killer: asyncio.Future[None] | None = None      # ends its processes
 
     @property
     def slot(self) -> Slot:
         """The slot that its records name."""
         return self.slots[0]
+
+    @property
+    def is_open(self) -> bool:
+        """Return True if one of its pipes was not read to its end."""
+        return any(stream.fd is not None for stream in self.streams)
 
     @property
     def pid(self) -> int:
@@ -7118,8 +7138,8 @@ class SlotFile:
 
 # ======== The runner ========================================================================================
 #
-# One task hands out: it waits for a free slot, claims a job, and starts its shell.  One task for each job
-# sees it through: it waits for the shell's end, runs the job again if --retries says so, and writes the
+# A Runner hands out: it waits for a free slot, claims a job, and starts its shell.  A JobTask for each job
+# sees it through: it waits for the shell's exit, runs the job again if --retries says so, and writes the
 # state.  Chores run beside them: they look after the claimed lines, the wall time, the slot file, the memory
 # of jobs, and the count of failures.
 #
@@ -7127,9 +7147,9 @@ class SlotFile:
 # memory stay its own, and the runner holds its seat.  So nobody else takes the line, and if the runner dies,
 # the line is an orphan.
 #
-# A signal, the wall time, or --max-failed sets `_leaving`.  Then nothing more is handed out, jobs that are
-# to end are ended as by a timeout, and the tasks come to their end by themselves.  A Pump moves output from
-# pipes to the sinks all the while.
+# A runner drains after a signal, near the end of the wall time, or after --max-failed.  Then nothing more is
+# handed out, and the tasks come to their end by themselves.  A Pump moves output from pipes to the sinks all
+# the while.
 
 
 @dataclass(eq=False, repr=False)
@@ -7209,41 +7229,6 @@ def too_many_failures(count: int) -> str:
     return f"{plural(count, 'job')} more failed or in error than at the start (--max-failed)"
 
 
-class Gate:
-    """Holds back a job whose shell has been started: the shell reads a line first.
-
-    If we die, the shell reads the end of the pipe, and ends.
-    """
-
-    def __init__(self, arrived: Callable[[], None]) -> None:
-        """arrived: called when the shell waits here."""
-        self.arrived = arrived
-        self._loop = asyncio.get_running_loop()
-        self.fd: int | None = None      # our end of its pipe; None: no shell waits here
-        # when the gate was opened (wall clock, event loop's time); None: it never will be
-        self.decided: asyncio.Future[tuple[float, float] | None] = self._loop.create_future()
-
-    def open(self) -> None:
-        """Let the job begin."""
-        if self.fd is not None and not self.decided.done():
-            # if somebody has killed the shell, _pass_gate() notices
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self.fd, b"\n")
-            self.decided.set_result((time.time(), self._loop.time()))
-            self.refuse()               # closes the pipe; the gate is settled already
-
-    def refuse(self) -> None:
-        """End the shell without beginning the job, unless the job has begun.
-
-        That holds for a shell that is just being started, too.
-        """
-        if not self.decided.done():
-            self.decided.set_result(None)
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
-
-
 class Backlogged(Protocol):
     """A writer that may be behind."""
 
@@ -7273,7 +7258,7 @@ class Pump:
         # since when jobs are not read, because a writer is behind (loop's time); inf: they are read
         self._paused_at = math.inf
         self._paused_for = 0.0              # seconds that all earlier pauses took
-        self._heard: dict[Run, asyncio.Event] = {}      # of runs that are read on; set when a pipe has some
+        self._heard: dict[Run, asyncio.Event] = {}      # see listen()
         self._timer: asyncio.TimerHandle | None = None      # until the next run is old enough to be watched
 
     @property
@@ -7287,33 +7272,21 @@ class Pump:
         if not self._timer:
             self._timer = self._loop.call_later(self.YOUNG, self._watch_older)
 
-    async def read_on(self, run: Run) -> None:
-        """Read what processes still print that a shell has left behind at its end.
-
-        With `exec > >(tee log)` in bash that is most of the output.  If nobody has the other end of a pipe
-        any more, poll(2) says HUP: then nothing more can come.
-
-        Reading ends after SILENCE, and after LONGEST at the latest.  Both are seconds in which jobs are read.
-        So no output is lost because a console, or a server that is away, holds up all reading.
-        """
+    @staticmethod
+    def may_get_more(run: Run) -> bool:
+        """Return True if somebody has the other end of a pipe of the run (poll(2): POLLHUP)."""
         poll = select.poll()
-        for stream in run.streams:
-            if stream.fd is not None:
-                poll.register(stream.fd, 0)     # HUP is reported without being asked for
-        if len(poll.poll(0)) == sum(stream.fd is not None for stream in run.streams):
-            return
-        self._watch(run)
-        heard = self._heard[run] = asyncio.Event()
-        began = heard_at = self._reading_time()
-        while any(stream.fd is not None for stream in run.streams) and (
-                self._reading_time() < min(began + self.LONGEST, heard_at + self.SILENCE)):
-            heard.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(heard.wait(), self.SILENCE)
-                heard_at = self._reading_time()
-        del self._heard[run]
+        fds = [stream.fd for stream in run.streams if stream.fd is not None]
+        for fd in fds:
+            poll.register(fd, 0)                # HUP is reported without being asked for
+        return len(poll.poll(0)) < len(fds)
 
-    def _reading_time(self) -> float:
+    def listen(self, run: Run, heard: asyncio.Event) -> None:
+        """Watch the pipes of a run, and set this event whenever there is something in one of them."""
+        self._heard[run] = heard
+        self._watch(run)
+
+    def reading_time(self) -> float:
         """Return the seconds of a clock that stands still while jobs are not read."""
         return min(self._loop.time(), self._paused_at) - self._paused_for
 
@@ -7328,6 +7301,7 @@ class Pump:
         They need not be at their end: processes in the background may keep them open.
         """
         self.runs.discard(run)
+        self._heard.pop(run, None)
         for stream in run.streams:
             if stream.fd is not None:
                 waiting = int.from_bytes(fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -7390,12 +7364,544 @@ class Pump:
             stream.fd = None
 
 
+class StopSignals:
+    """When signals have told this runner to stop: its jobs may have died of the same signals.
+
+    A signal does not say who else got it.  Slurm, systemd and Ctrl-C in some programs send one to the runner
+    and to its jobs alike, in any order, within a moment.  So a job was interrupted, and has not failed, if it
+    dies of such a signal, or exits with 128 plus its number (as srun does), within TOGETHER of one of ours.
+    After a signal that kills all jobs any failure within that time counts so, too.  While the runner only
+    drains, jobs go on to their end, and may fail.
+    """
+    TOGETHER = 1.0                      # seconds
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        # when each came (loop's time), and whether all jobs were to be killed by then
+        self._came: list[tuple[float, bool]] = []
+        self._next: asyncio.Future[None] = loop.create_future()
+
+    def add(self, kills: bool) -> None:
+        """Note that one has come just now.  kills: all jobs are to be killed."""
+        self._came.append((self._loop.time(), kills))
+        self._next.set_result(None)
+        self._next = self._loop.create_future()
+
+    async def wait_for_next(self, seconds: float | None, *others: asyncio.Future[Any]) -> None:
+        """Wait until the next one comes, or one of these futures is done; None: without a limit."""
+        first: list[asyncio.Future[Any]] = [self._next, *others]
+        await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+    def explain(self, ending: Ending, exited_at: float) -> bool:
+        """Return True if a run was interrupted.  exited_at: when its shell exited (loop's time)."""
+        if ending.cause or not ending.status:
+            return False
+        near = [(at, kills) for at, kills in self._came if abs(at - exited_at) <= self.TOGETHER]
+        return bool(near) if ending.by_stop_signal else any(kills and at <= exited_at for at, kills in near)
+
+    async def explain_soon(self, ending: Ending, exited_at: float) -> bool:
+        """Return explain(), after waiting for our own signal if the run has died of one."""
+        rest = exited_at + self.TOGETHER - self._loop.time()
+        if ending.by_stop_signal and not ending.cause and rest > 0 and not self.explain(ending, exited_at):
+            await self.wait_for_next(rest)
+        return self.explain(ending, exited_at)
+
+
+# ---- one job -----------------------------------------------------------------------------------------------
+#
+# A JobTask sees one job through.  What an event means for the job depends on its phase, and on nothing else:
+#
+#                  drain              kill("stopped")      kill("cancelled")    kill("lost")
+#     sent by      HUP, USR1, QUIT;   INT, TERM;           another state was    another runner
+#                  --max-failed; ...  wall time over; ...  set over the `r`     has taken the line
+#
+#     STARTING     as before          as before*           as set               nothing
+#     AT_GATE      as before          as before            as set               nothing
+#     RUNNING      (goes on)          killed: e            killed: as set       killed: nothing
+#     READING_ON   (goes on)          rest killed: result  rest killed: as set  rest killed: nothing
+#     WAITING      result             e                    as set               nothing
+#     GROWING      result             e                    as set               nothing
+#     SETTLING     (goes on)          (goes on)            (goes on)            (goes on)
+#
+# The cells say what is killed, and what becomes of the line.  as before: the state from before its claim; or,
+# if the job has run already, the result of its last run, which at * is `e` instead.  result: of the last run,
+# by the exit status of its shell.  as set: nothing is written; a message says so if the shell has exited with
+# 0.  nothing: nothing is written.
+#
+# A killed run gets TERM, and KILL after the grace.  A second INT ends the grace of all that are being killed
+# (TreeEnder.impatient); a second TERM changes nothing, because Slurm sends it twice.  A cause stays until a
+# stronger one comes: stopped, cancelled, lost.
+#
+# Three events concern one run only, after which the job may run again.  A timeout kills a run that is
+# RUNNING, which has failed then, and what is left of one that is READING_ON, whose result stays.  Too much
+# memory kills a run that is RUNNING.  The exit of the shell ends RUNNING and AT_GATE.  In other phases they
+# mean nothing.
+#
+# A phase changes with the event, in the same call, not when the coroutine wakes up.  And what is judged later
+# (time, exit status, signal, the kernel's kills for lack of memory) is taken when the shell exits: reading on
+# may take longer than two signals that belong together are apart.
+
+
+class Phase(enum.Enum):
+    """What a job of this runner is doing."""
+    STARTING = "its slots, its lock and its shell are being got"
+    AT_GATE = "its shell waits until all jobs of its group may begin"
+    RUNNING = "its shell runs"
+    READING_ON = "its shell has exited; processes that the shell has left behind may still print"
+    WAITING = "it has failed, and runs again after --retry-delay"
+    GROWING = "it had too little memory, and runs again once more is free"
+    SETTLING = "nothing more of it begins; its line gets its state"
+
+
+NEXT_PHASES = {
+    Phase.STARTING: (Phase.AT_GATE, Phase.RUNNING, Phase.SETTLING),
+    Phase.AT_GATE: (Phase.RUNNING, Phase.SETTLING),
+    Phase.RUNNING: (Phase.READING_ON,),
+    Phase.READING_ON: (Phase.STARTING, Phase.WAITING, Phase.GROWING, Phase.SETTLING),
+    Phase.WAITING: (Phase.STARTING, Phase.SETTLING),
+    Phase.GROWING: (Phase.STARTING, Phase.SETTLING),
+    Phase.SETTLING: (),
+}
+CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
+
+
+class JobTask:
+    """One job of a runner, from its claim until its line has its state: see the table above."""
+    # the machine is full for now: starting a process may succeed later
+    BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    MAX_PAUSE = 5.0                     # seconds between two attempts to start a shell then
+
+    def __init__(self, runner: Runner, job: Job, slots: Sequence[Slot]) -> None:
+        """slots: the job's; more may be appended until start()."""
+        self._runner = runner
+        self.job = job
+        self.slots = slots
+        self.phase = Phase.STARTING
+        self.cause = ""                 # why nothing more of it may begin: one of CAUSES_BY_STRENGTH
+        self.state = NEW                # of its line, if nothing more of it begins; NEW: as before its claim
+        self.run = self._new_run()      # the last one, perhaps not started yet
+        self.ending: Ending | None = None       # of that run; None: it has not ended
+        self._shell: Child | None = None        # of that run, from its start until it has ended
+        self._gate: int | None = None           # our end of the pipe at which that shell waits
+        self._killer: asyncio.Future[None] | None = None    # kills the processes of that run
+        self._exited_at = 0.0           # when that shell exited (loop's time)
+        self._oom_kills = 0             # the count of OomKills when that run began
+        self._woken = asyncio.Event()   # a reason to look at the phase, or at the cause, again
+
+    def _new_run(self) -> Run:
+        runner = self._runner
+        return Run(self.job, self.slots, runner.host, sinks=tuple(runner.sinks),
+                   promised=int(self.job.needs.memory))
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
+        self.phase = phase
+        self._woken.set()
+
+    @property
+    def _may_begin(self) -> bool:
+        """Return True if more of the job may begin."""
+        return not (self._runner.draining or self.cause)
+
+    @property
+    def is_being_killed(self) -> bool:
+        """Return True if the processes of the run are being killed, or were."""
+        return self._killer is not None
+
+    # -- events ----------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Let nothing more of the job begin, because the runner drains."""
+        self._shut_gate()
+        self._woken.set()
+
+    def refuse_gate(self) -> None:
+        """If the job has not passed its gate, let it not begin: nobody can open the gate any more."""
+        if self.job.gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
+            self._stop("refused")
+
+    def open_gate(self) -> None:
+        """Let a job begin whose shell waits at its gate."""
+        self._runner.processes.reap()
+        if self.phase is Phase.AT_GATE and self._gate is not None:
+            with contextlib.suppress(BrokenPipeError):      # the shell was killed just now; its exit follows
+                os.write(self._gate, b"\n")
+            self._note_start()
+            self._enter(Phase.RUNNING)
+            self._shut_gate()
+
+    def kill(self, cause: str) -> None:
+        """Let nothing more of the job begin, and kill what runs of it.
+
+        cause: "stopped", "cancelled" or "lost".
+        """
+        self._runner.processes.reap()
+        if self.phase is Phase.SETTLING:
+            return
+        if self.phase in (Phase.RUNNING, Phase.READING_ON):
+            self._kill_processes(cause)
+        elif cause == "stopped" and self.state != NEW:
+            self.state = ERROR                  # it was to run again
+        self._stop(cause)
+
+    def kill_run(self, cause: str) -> None:
+        """Kill the run, because of its "timeout" or its "memory"; the job may run again."""
+        self._runner.processes.reap()
+        if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
+            self._kill_processes(cause)
+
+    def _on_exit(self, status: int) -> None:
+        """Note the exit of the shell, in the moment when it is waited for."""
+        run = self.run
+        self._exited_at = self._runner.loop.time()
+        run.took = self._exited_at - run.started
+        if self.phase is Phase.AT_GATE:
+            self._enter(Phase.SETTLING)
+            return
+        is_killed = not run.cause and Ending(status).died_of == signal.SIGKILL
+        if is_killed and self._runner.oom_kills.count() > self._oom_kills:
+            run.cause = "oom"
+        self._enter(Phase.READING_ON)
+
+    def take_memory(self, free: Resources) -> bool:
+        """Let a job run again that waits for more memory, if so much is free; False: it is not."""
+        if free.memory < self.job.needs.memory:
+            return False
+        self._enter(Phase.STARTING)
+        return True
+
+    def _stop(self, cause: str) -> None:
+        """Let nothing more of the job begin, for this cause or a stronger one that is known."""
+        self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
+        self._shut_gate()
+        self._woken.set()
+
+    def _shut_gate(self) -> None:
+        """Close our end of the pipe.  A shell that waits there reads its end, and exits."""
+        close_all(self._gate)
+        self._gate = None
+
+    def _kill_processes(self, cause: str) -> None:
+        """Kill the processes of the run; if its shell runs, for this cause."""
+        assert self._shell
+        if not self._killer:
+            if self.phase is Phase.RUNNING:
+                self.run.cause = cause
+            self._killer = watched(self._kill_tree(self._shell))
+            self._woken.set()
+
+    async def _kill_tree(self, shell: Child) -> None:
+        undying = await self._runner.processes.end(shell)
+        if undying:
+            self._say(f"these processes do not die: {', '.join(map(str, undying))}")
+            shell.note_exit(signal.SIGKILL)
+
+    # -- the life of a job -----------------------------------------------------------------------------------
+
+    async def go(self) -> None:
+        """See the job through, after start(): its runs, the waits between them, and its result."""
+        failures = 0
+        while self._shell:
+            await self._accompany(self._shell)
+            if self.phase is Phase.SETTLING or self._is_final():
+                break
+            if self.run.cause in ("memory", "oom") and self.job.more:
+                is_repeated = self._grow(self.job.more) and await self._wait(Phase.GROWING, None)
+            else:
+                failures += 1
+                is_repeated = await self._wait_to_retry(failures)
+            if not is_repeated:
+                break
+            if self.phase is not Phase.STARTING:
+                self._enter(Phase.STARTING)
+            self.run = self._new_run()
+            self.ending = self._killer = None
+            await self.start()
+        await self.settle()
+
+    def _is_final(self) -> bool:
+        """Return True if the job must not run again, whatever --retries says."""
+        return self.state == DONE or not self._may_begin or self.run.cause not in ("", *FAILING)
+
+    async def settle(self) -> None:
+        """Write the job's state, however long it takes.  Its phase is SETTLING then."""
+        if self.phase is not Phase.SETTLING:
+            self._enter(Phase.SETTLING)
+        if self.cause == "lost":
+            self.state = ERROR                  # its line is another's now
+        elif self.cause == "cancelled" and self.state != DONE:
+            self.state = HELD                   # even if it has just failed by itself
+        for sink in self.run.sinks:
+            sink.over(self.job, self.state)
+        if self.cause != "lost":
+            await self._write_state()
+
+    async def _write_state(self) -> None:
+        runner, jobs, job = self._runner, self._runner.jobs, self.job
+        try:
+            fault = await persist(
+                lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
+                jobs.interval, runner.say, job,
+            )
+        except asyncio.CancelledError:          # Runner._last_resort() has given up
+            runner.tally.unwritten.append(job.number)
+            raise
+        if fault:
+            self._say(fault)
+            runner.tally.unwritten.append(job.number)
+
+    def _say(self, text: str) -> None:
+        self._runner.say(f"line {self.job.number}: {text}")
+
+    # -- running again ---------------------------------------------------------------------------------------
+
+    async def _wait_to_retry(self, failures: int) -> bool:
+        """Wait until the job, which has failed so often, may run again; False: it must not."""
+        runner = self._runner
+        if failures > runner.options.retries:
+            return False
+        if not runner.options.retry_delay:
+            return runner.fits(self.job)
+        delay = min(math.ldexp(runner.options.retry_delay, min(failures - 1, 60)), LONGEST_RETRY_DELAY)
+        if delay + (runner.limit(self.job) or 0.0) <= runner.wall_end - runner.loop.time():
+            return await self._wait(Phase.WAITING, delay)
+        self._say(f"does not run again in {human_time(delay)}: that may not fit into the wall time")
+        return False
+
+    def _grow(self, more: Resources) -> bool:
+        """Have the job take more memory in its next run; False: this host has too little."""
+        if more.memory > self._runner.options.memory:
+            size, here = memory_text(more.memory), memory_text(self._runner.options.memory)
+            self._say(f"{self.job.how}; does not run again with {size}: there are {here} here")
+            return False
+        self.job.grown += 1
+        return self._runner.fits(self.job)
+
+    async def _wait(self, phase: Phase, seconds: float | None) -> bool:
+        """Wait for the next run, in this phase, while the job keeps its slots; False: it must not run again.
+
+        seconds: None: until take_memory() lets it run.
+        """
+        if self._runner.options.verbose:
+            how = f"with {memory_text(self.job.needs.memory)}"
+            self._say(f"again {how if seconds is None else f'in {human_time(seconds)}'}")
+        self._enter(phase)
+        self._runner.changed.set()              # the memory of its last run is free
+        if seconds is None:
+            while self.phase is phase and self._may_begin:
+                await self._rest(None)
+        else:
+            await self._rest(seconds)
+        while self._may_begin and not await self._runner.jobs.still_has(self.job):
+            await self._rest(1.0)
+        return self._may_begin and self._runner.fits(self.job)
+
+    async def _rest(self, seconds: float | None) -> None:
+        """Wait so long (None: without a limit), or until something happens; not if the job must not begin."""
+        self._woken.clear()
+        if self._may_begin:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), seconds)
+
+    # -- starting a shell ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the shell of the run, unless the job must not begin.
+
+        If it cannot be started, say why; the state is ERROR then.
+        """
+        if not self.job.gated:
+            self._announce()
+        fault = command_fault(self.job.command)
+        pause = 0.1
+        while not fault and self._may_begin:
+            fault, is_passing = await self._try_to_start()
+            if is_passing:
+                if pause == 0.1:
+                    self._say(f"cannot be started: {fault}; trying again")
+                fault = ""
+                await self._rest(pause)
+                pause = min(2 * pause, self.MAX_PAUSE)
+            elif not fault:
+                return
+        if fault:
+            self._say(f"cannot be started: {fault}")
+            self.state = ERROR
+            for sink in self.run.sinks:
+                sink.unstarted(self.run)
+
+    async def _try_to_start(self) -> tuple[str, bool]:
+        """Make an attempt to start the shell, unless the job must not begin any more.
+
+        Return why that has failed ('': it has not), and whether it may succeed later.
+        """
+        lent = None
+        jobs = self._runner.jobs
+        try:
+            lent = await jobs.lend(self.job)
+            if self._may_begin:                 # the file system may have taken its time to answer
+                self._spawn(lent)
+            return "", False
+        except ValueError:
+            return "there is a NUL in the command", False
+        except OSError as error:
+            if error.errno in self.BUSY_ERRORS:
+                return reason(error), True
+            if error.errno == errno.E2BIG:
+                return "environment, or --runner and command, are too long", False
+            return shell_fault(error, self._runner.host) if error.filename else reason(error), False
+        finally:
+            if lent is not None:
+                jobs.reclaim(lent)
+
+    def _announce(self) -> None:
+        for sink in self.run.sinks:
+            sink.starting(self.run)
+
+    def _spawn(self, lent: int | None) -> None:
+        """Make the pipes and start the shell.  lent: the descriptor of the job's seat, if it has one here.
+
+        Without sinks the output needs no pipes.  Raises OSError, ValueError.
+        """
+        runner, run, gated = self._runner, self.run, self.job.gated
+        names = [b"stdout", b"stderr"] if run.sinks else []
+        pipes: dict[bytes, tuple[int, int]] = {}        # the end to read from, the end to write to
+        try:
+            for name in [*names, b"gate"] if gated else names:
+                pipes[name] = os.pipe()
+            theirs = {name: ends[name != b"gate"] for name, ends in pipes.items()}
+            shell, command = self._shell_and_command()
+            self._note_start()
+            inherited = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
+            child = runner.processes.start(shell, command, self._environ(), theirs.get(b"stdout"),
+                                           theirs.get(b"stderr"), inherited, self._on_exit,
+                                           gate=theirs.get(b"gate"))
+        except (OSError, ValueError):
+            close_all(*itertools.chain.from_iterable(pipes.values()))
+            raise
+        run.shell = self._shell = child
+        close_all(*theirs.values())
+        run.streams = tuple(Stream(name, pipes[name][0]) for name in names)
+        if gated:
+            self._gate = pipes[b"gate"][1]
+        self._enter(Phase.AT_GATE if gated else Phase.RUNNING)
+
+    def _note_start(self) -> None:
+        """Note when the run begins, and how often the kernel has killed for lack of memory by then."""
+        self.run.began = time.time()
+        self.run.started = self._runner.loop.time()
+        self._oom_kills = self._runner.oom_kills.recent()
+
+    def _environ(self) -> dict[bytes, bytes]:
+        """Return the variables that tell the job what is its own."""
+        names = [os.fsencode(slot.name) for slot in self.run.slots]
+        environ = {b"JOB_ID": b"%d" % self.job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
+                   b"RUNMAKER4_SLOTS": b",".join(names)}
+        if self.run.promised:
+            environ[b"RUNMAKER4_MEMORY"] = b"%d" % self.run.promised
+        return environ
+
+    def _shell_and_command(self) -> tuple[str, bytes]:
+        """Return the shell to start, and its command: the job's, or --runner with the job's."""
+        settings, wrapper = self.job.settings, self._runner.options.runner
+        if not wrapper:
+            return settings.shell, self.job.command
+        # --runner is written for /bin/sh
+        return SHELL, wrap(os.fsencode(wrapper), settings.shell, self.job.command)
+
+    # -- one run ---------------------------------------------------------------------------------------------
+
+    async def _accompany(self, shell: Child) -> None:
+        """Accompany the run whose shell was started to its end.  If its gate stays shut, it has none."""
+        try:
+            if not self.job.gated or await self._pass_gate():
+                await self._attend(shell)
+            else:
+                self._runner.pump.finish(self.run)
+        finally:
+            if self.run in self._runner.runs:   # a defect: its exit status would be lost
+                self._runner.runs.discard(self.run)
+                self._kill_processes("stopped")
+                await asyncio.wait([self._killer or shell.exited])
+            self._shell = None
+
+    async def _pass_gate(self) -> bool:
+        """Wait until the job may begin; False: it must not, and its shell has exited."""
+        self._runner.jobs.on_at_gate(self.job)
+        while self.phase is Phase.AT_GATE:
+            self._woken.clear()
+            await self._woken.wait()
+        if self.phase is Phase.SETTLING:
+            return False
+        self.job.gated = False
+        self._announce()
+        return True
+
+    async def _attend(self, shell: Child) -> None:
+        """Wait for the end of the run, read what is left of its output, and judge how it has ended."""
+        runner, run = self._runner, self.run
+        runner.pump.begin(run)
+        for sink in run.sinks:
+            sink.started(run)
+        limit = runner.limit(self.job)
+        timer = runner.loop.call_later(limit, self.kill_run, "timeout") if limit else None
+        status = await shell.exited
+        await self._read_on()
+        was_interrupted = await runner.signals.explain_soon(Ending(status, run.cause), self._exited_at)
+        if self._killer:
+            await self._killer
+        if timer:
+            timer.cancel()
+        runner.pump.finish(run)
+        if was_interrupted:
+            run.cause = "stopped"
+        if run.peak:
+            shell.note_memory(run.peak)
+        self.ending = self._judge(status, limit or 0.0)
+        self.state = self.ending.state
+        self.job.how = str(self.ending)
+        for sink in run.sinks:
+            sink.ended(run, self.ending)
+
+    def _judge(self, status: int, timeout: float) -> Ending:
+        """Return how the run has ended.  status: of its shell.  timeout: in seconds."""
+        cause = self.run.cause
+        limit = self.run.promised if cause == "memory" else timeout
+        # whatever the shell of a cancelled job made of the signal
+        return Ending(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
+
+    async def _read_on(self) -> None:
+        """Read what processes still print that the shell has left behind, for a while.
+
+        With `exec > >(tee log)` in bash that is most of the output.  It ends after Pump.SILENCE, after
+        Pump.LONGEST, or when these processes are killed.  Both are seconds in which jobs are read, so no
+        output is lost because a console, or a server that is away, holds up all reading.
+        """
+        pump, run = self._runner.pump, self.run
+        if not pump.may_get_more(run):
+            return
+        pump.listen(run, self._woken)
+        began = heard_at = pump.reading_time()
+        while run.is_open and not self._killer and (
+                pump.reading_time() < min(began + pump.LONGEST, heard_at + pump.SILENCE)):
+            self._woken.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), pump.SILENCE)
+                heard_at = pump.reading_time()
+
+    def takes_too_much(self, table: ProcessTable) -> bool:
+        """Look at the memory of the run, and note the most; return True if it is more than was promised."""
+        assert self._shell
+        size = int(table.memory(self._shell, self.run.promised))
+        self.run.peak = max(self.run.peak, size)
+        return size > self.run.promised
+
+
 class Leaving(enum.IntEnum):
     """How far a runner is on its way out.  It never goes back."""
     NOT = 0             # it starts jobs
     DRAINING = 1        # it starts nothing more, and waits for what runs
-    ENDING = 2          # what runs, or is just being started, is ended
-    HOPELESS = 3        # it waits for no file system any more: its end frees all locks
+    HOPELESS = 2        # it waits for no file system any more: its end frees all locks
 
 
 class RunnerOptions(NamedTuple):
@@ -7414,18 +7920,18 @@ class RunnerOptions(NamedTuple):
 
 
 class Runner:
-    """Gives jobs to slots: claims one, runs it, writes down how it ended.
+    """Gives jobs to slots: claims one, and has a JobTask see it through.
 
     A Jobs knows where jobs come from and how their results are kept; sinks know what becomes of output.  The
     only file that a Runner reads itself is the list of its slots, a SlotFile.
 
     One loop hands out (`_hand_out`), so one claim is under way at a time, and only there do slots become
     busy.  It takes an idle slot, claims a job, takes as many more slots as the job wants, and starts its
-    shell; a job that cannot have all its slots is given back.  Each job is in `tasks`, with a task that sees
-    it through and frees its slots.  Whatever matters to the loop (a job has ended, slots come and go, others
-    have left a shared one, a writer has caught up, the server has news, we are to stop) sets `changed`.
-    Otherwise the loop looks again when the last claim says so.  It ends when we are to stop, nothing is left
-    to do, or no slot will get a job any more.  Then what runs is waited for.
+    shell; a job that cannot have all its slots is given back.  Each job is in `tasks` from its claim until
+    its slots are free again.  Whatever matters to the loop (a job has ended, slots come and go, others have
+    left a shared one, a writer has caught up, the server has news, the runner drains) sets `changed`.
+    Otherwise the loop looks again when the last claim says so.  It ends when the runner drains, nothing is
+    left to do, or no slot will get a job any more.  Then the runner waits for its running jobs.
     """
     HOLD = 1 << 24                      # bytes that writers may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
@@ -7433,8 +7939,6 @@ class Runner:
     LAST_LOOK = 2.0                     # seconds after a signal for an answer, as what the file holds
     MEMORY_LOOKS = 1.0                  # seconds from look to look at the memory of jobs
     MEMORY_TIMES = 99                   # a rest is so many times as long as the look before: see Pace
-    TOGETHER = 1.0                      # seconds at most between a signal to jobs and the same to the runner
-    PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full for now
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, tally: Tally,
@@ -7445,11 +7949,11 @@ class Runner:
         names: of the slots.  slot_file: the file with these names, which may change, and which other runners
         may use, too; None: they stand in no file.  worker: makes the calls of that file.
         """
-        self._jobs = jobs
+        self.jobs = jobs
         self.processes = processes
         self.sinks = sinks
         self.say = say
-        self._host = host
+        self.host = host
         self.options = options
         self._names = names
         self._slot_file = slot_file
@@ -7459,32 +7963,24 @@ class Runner:
         self.in_service = 0                 # how many slots get jobs, now or when others leave them
         self._places = itertools.count()
         self._handing_out: asyncio.Future[None] | None = None       # the loop that hands out
-        self.tasks: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
-        # jobs of `tasks` that wait to run again, and what ends the wait
-        self._next_runs: dict[Job, asyncio.Event] = {}
-        self._growing: list[Job] = []       # those in `_next_runs` that wait for more memory, and have none
+        self.tasks: dict[Job, JobTask] = {}     # by the jobs whose lines are claimed here
+        self._works: set[asyncio.Future[None]] = set()      # the coroutines of those whose shell was started
         self._said: set[str] = set()        # subjects of what is said once, and was
         self.loop = asyncio.get_running_loop()
         self.tally = tally
-        self.shells: dict[Run, Child] = {}  # of runs whose shell was started, and has not ended
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
-        self._oom_kills = OomKills()
-        self.unwanted: dict[Job, str] = {}  # jobs that are to end, begun or not, and why
+        self.oom_kills = OomKills()
         self._nothing = NoJob()             # what the last claim that got no job said
         self.failed = ""                    # why no more jobs can be had
         self._leaving = Leaving.NOT
-        # done when `_leaving` is not NOT any more
-        self.stopped: asyncio.Future[None] = self.loop.create_future()
         self.wall_over = False              # it leaves because the wall time is over, or too near
-        self.killed = 0                     # the signal that told us to end what runs; 0: none did
-        self._signal_at = -math.inf         # when a signal last told us to stop
-        # done when the next such signal comes
-        self._next_signal: asyncio.Future[None] = self.loop.create_future()
+        self.killed = 0                     # the signal that told us to kill the jobs; 0: none did
+        self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
         limit = options.walltime
-        self._wall_end = self.began + (
+        self.wall_end = self.began + (
             limit.seconds_left if isinstance(limit, SlurmLimit) else limit or math.inf
         )
 
@@ -7492,16 +7988,16 @@ class Runner:
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
-        if self._jobs.failures and self.options.max_failed:
-            await self._jobs.failures.count()
+        if self.jobs.failures and self.options.max_failed:
+            await self.jobs.failures.count()
         chores = [watched(chore) for chore in (
             self._watch_wall_time(), self._look_after(), self._tick(), self._follow_slots(),
             self._watch_failures(), self._watch_memory())]
         self._set_slots(self._names)
         self._handing_out = watched(self._hand_out())
         await asyncio.wait([self._handing_out])
-        if self.tasks:
-            await asyncio.wait(self.tasks.values())
+        if self._works:
+            await asyncio.wait(self._works)
         for chore in chores:
             chore.cancel()
         if not self.killed:
@@ -7515,7 +8011,7 @@ class Runner:
         elif self._nothing.stopped:
             if not self.options.follow:         # with --follow it was said when it happened
                 self.say(self._nothing.stopped)
-        elif not self.stopping and self._is_broken():
+        elif not self.draining and self._is_broken():
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
 
@@ -7532,112 +8028,84 @@ class Runner:
         )
 
     async def in_time(self, asked: Awaitable[T]) -> T | None:
-        """Wait for an answer; None if it takes longer than LAST_LOOK after a signal that ends us."""
+        """Wait for an answer; None if it takes longer than LAST_LOOK after a signal that kills the jobs."""
         answer = asyncio.ensure_future(asked)
         while not answer.done() and not self.killed:
-            first: list[asyncio.Future[Any]] = [answer, self._next_signal]
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            await self.signals.wait_for_next(None, answer)
         await asyncio.wait([answer], timeout=self.LAST_LOOK)
         return answer.result() if answer.done() else None
 
-    def drain(self, number: int) -> None:
+    def on_drain_signal(self, number: int) -> None:
         """Start nothing more, and wait for what runs, because of this signal."""
-        self._note_signal()
+        self.signals.add(kills=self.killed != 0)
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
             f"{plural(len(self.runs), 'job')}"
         )
-        self.stop()
+        self.drain()
 
-    def kill(self, number: int) -> None:
-        """End the jobs and leave, because of this signal.  A second one that is INT kills them at once.
-
-        A second TERM does not: Slurm sends it twice.
-        """
-        self._note_signal()
-        if self.killed:
-            if number == signal.SIGINT:
-                self.processes.impatient = True
-            return
-        self.killed = number
-        again = " (Ctrl-C again: kill them)" if number == signal.SIGINT and self.runs else ""
-        self.say(f"{signal.Signals(number).name}: ending {plural(self._running, 'job')}{again}")
-        self.end_all()
-        watched(self._last_resort())
-
-    def _note_signal(self) -> None:
-        """Note that a signal tells us to stop: jobs may have died of it, too (`_was_interrupted`)."""
-        self._signal_at = self.loop.time()
-        self._next_signal.set_result(None)
-        self._next_signal = self.loop.create_future()
-
-    async def _was_interrupted(self, ending: Ending) -> bool:
-        """Whether a job has just failed because somebody (Slurm, Ctrl-C) stops jobs and runners alike.
-
-        A signal does not say whom it was meant for.  But we know when it came: a job that dies of such a
-        signal within a second of ours was stopped, too.  Ours may come last, so we wait for it if a job has
-        died of such a signal, or its exit status says so (128 + n, as srun's).  Meanwhile the job keeps its
-        slot, because a runner that Slurm cancels must begin no more jobs.  Within a second of an INT or a
-        TERM no failure is the job's own.  If we only drain, jobs go on to their end, and may fail.
-        """
-        if ending.cause or not ending.status:
-            return False
-        if self.loop.time() - self._signal_at <= self.TOGETHER:
-            return ending.by_stop_signal or self.killed != 0
-        if not ending.by_stop_signal:
-            return False
-        return bool((await asyncio.wait([self._next_signal], timeout=self.TOGETHER))[0])
+    def on_kill_signal(self, number: int) -> None:
+        """Kill the jobs and leave, because of this signal; a second one that is INT ends their grace."""
+        is_first = not self.killed
+        self.killed = self.killed or number
+        self.signals.add(kills=True)
+        if is_first:
+            again = " (Ctrl-C again: kill them)" if number == signal.SIGINT and self.runs else ""
+            self.say(f"{signal.Signals(number).name}: ending {plural(self._unsettled, 'job')}{again}")
+            self.kill_jobs()
+            watched(self._last_resort())
+        elif number == signal.SIGINT:
+            self.processes.impatient = True
 
     async def _watch_wall_time(self) -> None:
-        await asyncio.sleep(self._wall_end - self.loop.time())
-        self.say(f"the wall time is over, ending {plural(self._running, 'job')}")
+        await asyncio.sleep(self.wall_end - self.loop.time())
+        self.say(f"the wall time is over, ending {plural(self._unsettled, 'job')}")
         self.wall_over = True
-        self.end_all()
+        self.kill_jobs()
 
     @property
-    def _running(self) -> int:
-        """How many jobs run, or wait to run again."""
-        return len(self.runs) + len(self._next_runs)
+    def _unsettled(self) -> int:
+        """How many jobs run, or wait to run."""
+        return sum(task.phase is not Phase.SETTLING for task in self.tasks.values())
 
     @property
-    def stopping(self) -> bool:
-        """Whether nothing more is to be started."""
+    def draining(self) -> bool:
+        """Return True if nothing more is started."""
         return self._leaving >= Leaving.DRAINING
 
-    def stop(self) -> None:
+    def drain(self) -> None:
         """Start nothing more."""
         self._leaving = max(self._leaving, Leaving.DRAINING)
-        if not self.stopped.done():
-            self.stopped.set_result(None)
         self.changed.set()
-        for job in self.tasks:
-            if job.gate:
-                job.gate.refuse()
-        for stopped in self._next_runs.values():
-            stopped.set()
+        for task in self.tasks.values():
+            task.drain()
 
     def fail(self, why: str) -> None:
         """Start nothing more, for no more jobs can be had."""
         self.failed = why
-        self.stop()
+        self.drain()
 
-    def end_job(self, job: Job, cause: str = "stopped") -> None:
-        """End a job, or see to it that it never begins."""
-        self.unwanted[job] = cause
-        if job.gate:
-            job.gate.refuse()
-        if job in self._next_runs:
-            self._next_runs[job].set()
-        for run in list(self.runs):
-            if run.job is job:
-                self._end(run, cause)
+    def kill_job(self, job: Job, cause: str = "stopped") -> None:
+        """Kill a job, or see to it that it never begins, if it is ours still.  cause: as of JobTask.kill().
+        """
+        if job in self.tasks:
+            self.tasks[job].kill(cause)
 
-    def end_all(self) -> None:
-        """Start nothing more, and end what runs."""
-        self.stop()
-        self._leaving = max(self._leaving, Leaving.ENDING)
-        for run in list(self.runs):
-            self._end(run, "stopped")
+    def open_gate(self, job: Job) -> None:
+        """Let a job begin whose shell waits at its gate."""
+        if job in self.tasks:
+            self.tasks[job].open_gate()
+
+    def refuse_gate(self, job: Job) -> None:
+        """If a job has not passed its gate, let it not begin."""
+        if job in self.tasks:
+            self.tasks[job].refuse_gate()
+
+    def kill_jobs(self) -> None:
+        """Start nothing more, and kill all jobs."""
+        self.drain()
+        for task in self.tasks.values():
+            task.kill("stopped")
 
     async def _last_resort(self) -> None:
         """Leave although results cannot be written, because the file system does not answer."""
@@ -7645,19 +8113,19 @@ class Runner:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
         self._leaving = Leaving.HOPELESS
-        for task in filter(None, (self._handing_out, *self.tasks.values())):
-            task.cancel()
+        for work in filter(None, (self._handing_out, *self._works)):
+            work.cancel()
 
     async def _look_after(self) -> None:
-        """Keep hold of the lines of running jobs.  End a job if another runner has taken its line, or
+        """Keep hold of the lines of running jobs.  Kill a job if another runner has taken its line, or
         somebody has set its state.
         """
         while True:
-            await asyncio.sleep(self._jobs.interval / 2)
-            for job, cause in (await self._jobs.look_after()).items():
+            await asyncio.sleep(self.jobs.interval / 2)
+            for job, cause in (await self.jobs.look_after()).items():
                 if cause == "lost":
                     self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
-                self.end_job(job, cause)
+                self.kill_job(job, cause)
 
     async def _tick(self) -> None:
         while True:
@@ -7666,44 +8134,40 @@ class Runner:
                 sink.tick()
 
     async def _watch_memory(self) -> None:
-        """End each run that takes more memory than it was promised at two looks in a row."""
+        """Kill each run that takes more memory than it was promised at two looks in a row."""
         exceeding: set[Run] = set()
         table = ProcessTable([])
         pace = Pace(self.loop.time)
         while True:
             await asyncio.sleep(pace.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
-            runs = [run for run in self.runs if run.promised and not run.cause]
+            tasks = [task for task in self.tasks.values()
+                     if task.phase is Phase.RUNNING and task.run.promised and not task.is_being_killed]
             exceeding_now: set[Run] = set()
             with pace:
-                if runs:
+                if tasks:
                     table = ProcessTable.read(table.marks)
-                    exceeding_now = {run for run in runs if self._takes_too_much(run, table)}
-            for run in exceeding_now & exceeding:
-                self._end(run, "memory")
+                    exceeding_now = {task.run for task in tasks if task.takes_too_much(table)}
+            for task in tasks:
+                if task.run in exceeding_now & exceeding:
+                    task.kill_run("memory")
             exceeding = exceeding_now
-
-    def _takes_too_much(self, run: Run, table: ProcessTable) -> bool:
-        """Look at the memory of a run, and note the most; whether it is more than was promised."""
-        size = int(table.memory(self.shells[run], run.promised))
-        run.peak = max(run.peak, size)
-        return size > run.promised
 
     async def _watch_failures(self) -> None:
         """Count the failures of the whole file now and then, if there is a limit to them."""
-        failures = self._jobs.failures
+        failures = self.jobs.failures
         while failures and self.options.max_failed:
             await failures.rest()
             self._stop_after_failures(await failures.count())
 
     def _stop_after_failures(self, count: int) -> None:
         """Stop if too many jobs are failed or in error: `count` more than at the start."""
-        if 0 < self.options.max_failed <= count and not self.stopping:
+        if 0 < self.options.max_failed <= count and not self.draining:
             self.say(
                 f"{too_many_failures(count)}: starting no more jobs, waiting for "
                 f"{plural(len(self.runs), 'job')}"
             )
             self.tally.trouble = True
-            self.stop()
+            self.drain()
 
     # -- slots -----------------------------------------------------------------------------------------------
 
@@ -7740,7 +8204,7 @@ class Runner:
             # a random part, so that runners that want the same names do not try at the same times
             await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
             names = await self.worker.call(self._slot_file.look)
-            if names is not None and not self.stopping:
+            if names is not None and not self.draining:
                 self._set_slots(names)
             for slot in self.slots.values():
                 if slot.use is Use.ELSEWHERE and await self._seize(slot):
@@ -7764,7 +8228,9 @@ class Runner:
 
     def _free_for(self, slots: Sequence[Slot]) -> Resources:
         """What is free for a job, counting these slots, which were taken for it."""
-        promised = sum(job.needs.memory for job in self.tasks if job not in self._growing)
+        promised = sum(
+            job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
+        )
         return Resources(len(slots) + len(self._idle), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
@@ -7830,7 +8296,7 @@ class Runner:
     def _is_finished(self) -> bool:
         """Whether no slot will get a job any more."""
         may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
-        return self.stopping or (not may_get_slots and all(slot.retired for slot in self.slots.values()))
+        return self.draining or (not may_get_slots and all(slot.retired for slot in self.slots.values()))
 
     async def _give_job(self) -> float | None:
         """Start a job on idle slots, if there are slots and a job for them.
@@ -7840,54 +8306,59 @@ class Runner:
         slots: list[Slot] = []
         if self.pump.backlog > self.HOLD:
             return 1.0
-        if self._growing:
-            return self._let_grow()
+        growing = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
+        if growing:                     # nothing else is started until its next run has its memory
+            return 0.0 if growing.take_memory(self._free_for(())) else None
         if not await self._take(slots, 1):
             self._say_slots_busy()
             return None
-        result = await self._jobs.claim(self._may_leave(), self._free_for(slots), self.capacity)
-        if isinstance(result, NoJob):
-            job = None
-            self._nothing = result
-        else:
-            job = result
+        result = await self.jobs.claim(self._may_leave(), self._free_for(slots), self.capacity)
+        if not isinstance(result, NoJob):
             self._nothing = NoJob(met_end=self._nothing.met_end)
-        if job and await self._take(slots, job.needs.slots) and self._fits(job):
-            if self.options.verbose:
-                self.say(f"line {job.number}: claimed")
-            self._say_background(job)
-            run = self._new_run(job, slots)
-            self.tasks[job] = watched(self._see_through(run, await self._start(run)))
-            return 0.0 if self._idle else None
+            return await self._begin(result, slots)
+        self._nothing = result
         await self._free(slots)
-        # a job that is not started: a signal came during the claim, or time or shared slots do not suffice
-        if job:
-            await self._settle(job, NEW)
+        if result.failed:
+            self.fail(result.failed)
+        elif result.again is None and self._may_leave():
+            self.drain()
+        return self.jobs.poll if result.again is None else min(self.jobs.poll, result.again)
+
+    async def _begin(self, job: Job, slots: list[Slot]) -> float | None:
+        """Begin a claimed job on these slots, and on as many more as it needs; return as _give_job()."""
+        task = self.tasks[job] = JobTask(self, job, slots)
+        if not await self._take(slots, job.needs.slots) or not self.fits(job):
+            # a signal came during the claim, or time or shared slots do not suffice
+            await self._free(slots)
+            await task.settle()
+            del self.tasks[job]
             return 0.0
-        if self._nothing.failed:
-            self.fail(self._nothing.failed)
-        elif self._nothing.again is None and self._may_leave():
-            self.stop()
-        return self._jobs.poll if self._nothing.again is None else min(self._jobs.poll, self._nothing.again)
+        if self.options.verbose:
+            self.say(f"line {job.number}: claimed")
+        self._say_background(job)
+        await task.start()
+        work = watched(self._see_through(task))
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        return 0.0 if self._idle else None
 
     def _may_leave(self) -> bool:
         """Whether it is time to leave if there is nothing to do."""
         return not self.tasks and (not self.options.follow or self._nothing.met_end)
 
-    def _limit(self, job: Job) -> float | None:
-        """How many seconds a job may run; None: any."""
+    def limit(self, job: Job) -> float | None:
+        """Return how many seconds a job may run; None: any."""
         own = job.settings.timeout
-        common = self.options.timeout
-        return common if own is Unset.UNSET else own
+        return self.options.timeout if own is Unset.UNSET else own
 
-    def _fits(self, job: Job) -> bool:
-        """Whether a job may be started: not if we stop, or its timeout would exceed the wall time.
+    def fits(self, job: Job) -> bool:
+        """Return True if a job may be started: the runner does not drain, and the wall time suffices.
 
-        In that second case we stop, and say so.
+        If it does not, drain, and say so.
         """
-        limit = self._limit(job) or 0.0
-        rest = self._wall_end - self.loop.time()
-        if limit > rest and not self.stopping:
+        limit = self.limit(job) or 0.0
+        rest = self.wall_end - self.loop.time()
+        if limit > rest and not self.draining:
             walltime = self.options.walltime
             never = ""
             # with --walltime auto there may be more time in the next Slurm job
@@ -7899,360 +8370,46 @@ class Runner:
                     f"{human_time(rest)}: starting no more jobs{never}"
                 )
             self.wall_over = True
-            self.stop()
-        return not self.stopping
+            self.drain()
+        return not self.draining
 
-    def _new_run(self, job: Job, slots: Sequence[Slot]) -> Run:
-        return Run(job, slots, self._host, sinks=tuple(self.sinks), promised=int(job.needs.memory))
+    # -- jobs that are over ----------------------------------------------------------------------------------
 
-    async def _see_through(self, run: Run, fault: bytes) -> None:
-        """See a job through to its end, and free its slots.  run: its first run.  fault: what _start()
-        returned for that.
+    async def _see_through(self, task: JobTask) -> None:
+        """See a job through, count it, and free its slots.
 
         If a defect raises something here, the slots are not freed: otherwise the loop might hand out once
         more before all is stopped.
         """
-        begun = await self._run_job(run, fault)
-        for slot in run.slots:
-            await self._free([slot], self._use_after(slot, begun))
-        del self.tasks[run.job]
+        await task.go()
+        if task.state != NEW:
+            self.tally.count(task.job, task.state)
+            self._stop_after_failures(self.tally.worse - self.jobs.renewed)
+            self._count_errors(task)
+        for slot in task.slots:
+            await self._free([slot], self._use_after(slot, task.state != NEW))
+        del self.tasks[task.job]
         self.changed.set()
 
-    async def _run_job(self, run: Run, fault: bytes) -> bool:
-        """Run a job, again if it fails and may be repeated, and write its state; whether it was begun."""
-        job, ending, count = run.job, None, 0
-        while True:
-            state = fault
-            if not fault:
-                ending = await self._run(run, self.shells[run])
-                state = ending.state if ending else NEW
-            if self._may_grow(run, state):
-                if not self._grow(job):
-                    break
-                is_to_run = await self._wait_to_run(job, None)
-            else:
-                count += 1
-                if not self._is_repeated(run, state, count):
-                    break
-                is_to_run = not self.options.retry_delay or await self._wait_to_run(job, self._delay(count))
-            if is_to_run:
-                run, ending = self._new_run(job, run.slots), None
-                fault = await self._start(run)
-            if not is_to_run or fault == NEW:
-                # It was to run again.  If all that runs is ended, or this job is, it is in error; otherwise
-                # its last result stands.
-                if self._leaving >= Leaving.ENDING or job in self.unwanted:
-                    state = ERROR
-                break
-        cause = self.unwanted.pop(job, run.cause)
-        if cause == "cancelled" and state != DONE:
-            # even if it has just failed by itself, or was between two retries
-            state = HELD
-        if cause == "lost":
-            state = ERROR                       # its line is another's now
-        for sink in run.sinks:
-            sink.over(job, state)
-        if cause != "lost":
-            await self._settle(job, state)
-        if state != NEW:
-            self.tally.count(job, state)
-            self._stop_after_failures(self.tally.worse - self._jobs.renewed)
-            self._count_errors(run, ending)
-        return state != NEW
-
-    def _is_final(self, run: Run, state: bytes) -> bool:
-        """Whether a job whose run has ended in this state must not run again, whatever --retries says."""
-        return (
-            state in (DONE, NEW)
-            or not self._is_wanted(run.job)
-            or run.cause not in ("", *FAILING)
-            or not run.shell
-        )
-
-    def _may_grow(self, run: Run, state: bytes) -> bool:
-        """Whether a job whose run has ended so had too little memory, and may run again with more."""
-        return run.cause in ("memory", "oom") and run.job.more is not None and not self._is_final(run, state)
-
-    def _grow(self, job: Job) -> bool:
-        """Have a job take more memory in its next run; False: this host has too little, or the time is over.
-        """
-        more = job.more
-        if more and more.memory > self.options.memory:
-            size, here = memory_text(more.memory), memory_text(self.options.memory)
-            text = f"{job.how}; does not run again with {size}: there are {here} here"
-            self.say(f"line {job.number}: {text}")
-            return False
-        job.grown += 1
-        return self._fits(job)
-
-    def _is_repeated(self, run: Run, state: bytes, count: int) -> bool:
-        """Whether a job whose run has ended so is to run again.  count: how often it has run."""
-        if self._is_final(run, state) or count > self.options.retries:
-            return False
-        if not self.options.retry_delay:
-            return self._fits(run.job)
-        delay, rest = self._delay(count), self._wall_end - self.loop.time()
-        if delay + (self._limit(run.job) or 0.0) <= rest:
-            return True
-        self.say(f"line {run.job.number}: does not run again in {human_time(delay)}: that may not fit "
-                 "into the wall time")
-        return False
-
-    # -- jobs that wait to run again -------------------------------------------------------------------------
-
-    def _delay(self, count: int) -> float:
-        """Seconds until a job that has run and failed `count` times may run again."""
-        first = self.options.retry_delay or 0.0
-        return min(math.ldexp(first, min(count - 1, 60)), LONGEST_RETRY_DELAY)
-
-    async def _wait_to_run(self, job: Job, delay: float | None) -> bool:
-        """Have a job wait for its next run, while it keeps its slots; False: it shall not run again.
-
-        delay: seconds; None: until the memory for its next run is free.
-        """
-        if self.options.verbose:
-            how = f"with {memory_text(job.needs.memory)}" if delay is None else f"in {human_time(delay)}"
-            self.say(f"line {job.number}: again {how}")
-        ready = self._next_runs[job] = asyncio.Event()
-        if delay is None:
-            self._growing.append(job)
-            self.changed.set()                  # the memory of its last run is free
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(ready.wait(), delay)
-        if delay is None:
-            self._growing.remove(job)
-        while self._is_wanted(job) and not await self._jobs.still_has(job):
-            await asyncio.sleep(1.0)
-        del self._next_runs[job]
-        return self._is_wanted(job) and self._fits(job)
-
-    def _is_wanted(self, job: Job) -> bool:
-        """Whether more of a job may begin."""
-        return not self.stopping and job not in self.unwanted
-
-    def _let_grow(self) -> float | None:
-        """Have the first job that waits for more memory run again, if so much is free.
-
-        Returns what _give_job() is to return.
-        """
-        first = self._growing[0]
-        if not self._free_for(()).memory >= first.needs.memory:
-            return None
-        self._next_runs[first].set()
-        return 0.0
-
-    # -- what comes of a job ---------------------------------------------------------------------------------
-
-    def _count_errors(self, run: Run, ending: Ending | None) -> None:
+    def _count_errors(self, task: JobTask) -> None:
         """Count the jobs of a slot that fail as they do when its host cannot be reached (ssh(1): 255)."""
-        slot = run.slot
-        unreachable = ending and not run.cause and ending.code == self.UNREACHABLE
+        slot = task.run.slot
+        unreachable = task.ending and not task.ending.cause and task.ending.code == self.UNREACHABLE
         slot.errors = slot.errors + 1 if unreachable else 0
         if self._breaks(slot):
             self.say(f"slot {slot.name}: {plural(slot.errors, 'job')} in a row ended with exit status "
                      f"{self.UNREACHABLE}; it gets no more")
 
     def _breaks(self, slot: Slot) -> bool:
-        """Whether too many of its last jobs could not reach its host."""
+        """Return True if too many of its last jobs could not reach its host."""
         return 0 < self.options.slot_errors <= slot.errors
 
     def _use_after(self, slot: Slot, begun: bool) -> Use:
-        """How a slot is used when its job is over.  begun: the job was started."""
+        """Return how a slot is used when its job is over.  begun: the job was started."""
         if self._breaks(slot):
             slot.errors = 0
             return Use.BROKEN
         return self._use_after_a_job() if begun else Use.IDLE
-
-    async def _settle(self, job: Job, state: bytes) -> None:
-        """Write a job's state, however long it takes.  state: NEW gives it the one from before its claim."""
-        try:
-            fault = await persist(
-                lambda: self._jobs.release(job) if state == NEW else self._jobs.finish(job, state),
-                self._jobs.interval,
-                self.say,
-                job,
-            )
-        except asyncio.CancelledError:          # _last_resort() has given up
-            self.tally.unwritten.append(job.number)
-            raise
-        if fault:
-            self.say(f"line {job.number}: {fault}")
-            self.tally.unwritten.append(job.number)
-
-    # -- one run ---------------------------------------------------------------------------------------------
-
-    async def _run(self, run: Run, shell: Child) -> Ending | None:
-        """Accompany a run whose shell was started to its end; None: the job was not begun."""
-        try:
-            if run.job.gate and not await self._pass_gate(run, run.job.gate, shell):
-                return None
-            return await self._attend(run, shell)
-        finally:
-            if run in self.runs:                # a defect: its exit status would be lost
-                self.runs.discard(run)
-                self._end(run, "stopped")
-                await asyncio.wait([run.killer or shell.ended])
-            del self.shells[run]
-
-    async def _attend(self, run: Run, shell: Child) -> Ending:
-        """Accompany a run that begins now to its end."""
-        self.pump.begin(run)
-        for sink in run.sinks:
-            sink.started(run)
-        run.oom_kills = self._oom_kills.recent()
-        limit = self._limit(run.job)
-        timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
-        if self._leaving >= Leaving.ENDING:
-            self._end(run, "stopped")           # the signal came during its start
-        elif run.job in self.unwanted:
-            self._end(run, self.unwanted[run.job])
-        status = await shell.ended
-        if run.killer:
-            await run.killer
-        if timer:
-            timer.cancel()
-        run.took = self.loop.time() - run.started
-        await self.pump.read_on(run)
-        self.pump.finish(run)
-        if run.cause == "cancelled":
-            status = signal.SIGTERM             # whatever its shell made of the signal
-        killed = not run.cause and Ending(status).died_of == signal.SIGKILL
-        if killed and self._oom_kills.count() > run.oom_kills:
-            run.cause = "oom"
-        if run.peak:
-            shell.note_memory(run.peak)
-        if run.cause == "memory":
-            limit = run.promised
-        ending = Ending(status, run.cause, limit or 0.0, run.peak)
-        if await self._was_interrupted(ending):
-            run.cause = "stopped"
-            ending = ending._replace(cause=run.cause)
-        run.job.how = str(ending)
-        for sink in run.sinks:
-            sink.ended(run, ending)
-        return ending
-
-    async def _start(self, run: Run) -> bytes:
-        """Start a run's shell: b"", or the state for its line if it was not started.
-
-        That is ERROR if it cannot be started, and NEW if we stop.
-        """
-        if not run.job.gate:
-            self._announce(run)
-        if fault := command_fault(run.job.command):
-            return self._fail_to_start(run, fault)
-        pause = 0.1
-        while True:
-            passing = False
-            lent = None
-            try:
-                lent = await self._jobs.lend(run.job)
-                if self.stopping and not run.job.gate:      # the file system took its time to answer
-                    return NEW
-                self._spawn(run, lent)
-                return b""
-            except ValueError:
-                fault = "there is a NUL in the command"
-            except OSError as error:
-                passing = error.errno in self.PASSING
-                fault = reason(error)
-                if error.errno == errno.E2BIG:
-                    fault = "environment, or --runner and command, are too long"
-                elif error.filename and not passing:
-                    fault = shell_fault(error, self._host)
-            finally:
-                if lent is not None:
-                    self._jobs.reclaim(lent)
-            if not passing:
-                return self._fail_to_start(run, fault)
-            if pause == 0.1:
-                self.say(f"line {run.job.number}: cannot be started: {fault}; trying again")
-            if self.stopping:
-                return NEW
-            await asyncio.wait([self.stopped], timeout=pause)
-            pause = min(2 * pause, 5.0)
-
-    def _fail_to_start(self, run: Run, fault: str) -> bytes:
-        """Say why a run can never be started; the state for its line."""
-        self.say(f"line {run.job.number}: cannot be started: {fault}")
-        for sink in run.sinks:
-            sink.unstarted(run)
-        return ERROR
-
-    def _announce(self, run: Run) -> None:
-        for sink in run.sinks:
-            sink.starting(run)
-
-    async def _pass_gate(self, run: Run, gate: Gate, shell: Child) -> bool:
-        """Wait until a job whose shell waits at its gate may begin; False: it shall not begin, and its shell
-        has ended.
-        """
-        if self.stopping:
-            gate.refuse()
-        gate.arrived()
-        first: list[asyncio.Future[Any]] = [gate.decided, shell.ended]
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        gate.refuse()                           # nobody has settled it if the shell was killed
-        run.job.gate = None
-        opened = gate.decided.result()
-        if opened:
-            run.began, run.started = opened
-            self._announce(run)
-            return True
-        await shell.ended
-        self.pump.finish(run)
-        return False
-
-    def _spawn(self, run: Run, lent: int | None) -> None:
-        """Make the pipes and start the shell.  lent: the descriptor of the job's seat, if it has one here.
-
-        Without sinks the output needs no pipes.  Raises OSError, ValueError.
-        """
-        pipes: dict[bytes, tuple[int, int]] = {}        # the end to read from, the end to write to
-        job = run.job
-        names = [os.fsencode(slot.name) for slot in run.slots]
-        read = [b"stdout", b"stderr"] if run.sinks else []
-        try:
-            for name in [*read, b"gate"] if job.gate else read:
-                pipes[name] = os.pipe()
-            theirs = {name: ends[name != b"gate"] for name, ends in pipes.items()}
-            run.began = time.time()
-            run.started = self.loop.time()
-            environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
-                       b"RUNMAKER4_SLOTS": b",".join(names)}
-            if run.promised:
-                environ[b"RUNMAKER4_MEMORY"] = b"%d" % run.promised
-            inherited = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
-            shell = job.settings.shell
-            command = job.command
-            runner = self.options.runner
-            if runner:                  # --runner is written for /bin/sh
-                shell, command = SHELL, wrap(os.fsencode(runner), shell, command)
-            child = self.processes.start(shell, command, environ, theirs.get(b"stdout"),
-                                         theirs.get(b"stderr"), inherited, theirs.get(b"gate"))
-        except (OSError, ValueError):
-            close_all(*itertools.chain.from_iterable(pipes.values()))
-            raise
-        run.shell = self.shells[run] = child
-        close_all(*theirs.values())
-        run.streams = tuple(Stream(name, pipes[name][0]) for name in read)
-        if job.gate:
-            job.gate.fd = pipes[b"gate"][1]
-
-    def _end(self, run: Run, cause: str) -> None:
-        """End a run and all its processes, unless it has just ended by itself."""
-        self.processes.reap()
-        shell = self.shells[run]
-        if not run.cause and not shell.ended.done():
-            run.cause = cause
-            run.killer = watched(self._kill_tree(run, shell))
-
-    async def _kill_tree(self, run: Run, shell: Child) -> None:
-        undying = await self.processes.end(shell)
-        if undying:
-            self.say(f"line {run.job.number}: these processes do not die: {', '.join(map(str, undying))}")
-            if not shell.ended.done():
-                shell.ended.set_result(signal.SIGKILL)
 
 
 def shell_fault(error: OSError, host: bytes) -> str:
@@ -8954,7 +9111,7 @@ class RunnerProgram(Program):
         )
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
                                       self.tally, self.slots, self.slot_file, self.worker)
-        self.handle_signals(runner.kill, runner.drain)
+        self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
         self._handle_stop()
         return runner
 
@@ -8983,7 +9140,7 @@ class RunnerProgram(Program):
 
     def end_for_defect(self) -> None:
         """Start nothing more; what runs may end, and its result is written."""
-        self.runner.stop()
+        self.runner.drain()
 
     def _introduce_to_terminal(self) -> None:
         """Say what a person at a terminal must know first."""

@@ -857,7 +857,7 @@ class LyingServers(TcpCase):
 
     def test_to_stop_what_waits_or_has_ended_leaves_nothing_behind_in_the_runner(self) -> None:
         """It would keep each such job for ever."""
-        patch = ("import runmaker4; runmaker4.Runner.end_job = "
+        patch = ("import runmaker4; runmaker4.Runner.kill_job = "
                  "lambda self, job, cause='stopped': open('to_end', 'a').write(job.key)")
         jobs = [dict(id=key, text=f" {GATE}") for key in ("first", "second", "third")]
 

@@ -54,13 +54,13 @@ runmaker4.JobQueue._mark, runmaker4.Processes.start = note, start_amid
 
     SLOW_LEND = """
 import os, signal, threading, runmaker4
-lend, stop, stopped = runmaker4.JobQueue.lend, runmaker4.Runner.stop, threading.Event()
+lend, stop, stopped = runmaker4.JobQueue.lend, runmaker4.Runner.drain, threading.Event()
 def lend_amid_signal(job):
     os.kill(os.getpid(), signal.SIGUSR1)
     stopped.wait(20)
     return lend(job)
 runmaker4.JobQueue.lend = staticmethod(lend_amid_signal)
-runmaker4.Runner.stop = lambda self: (stop(self), stopped.set())
+runmaker4.Runner.drain = lambda self: (stop(self), stopped.set())
 runmaker4.Mount.network = True
 """
 

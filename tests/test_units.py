@@ -1,6 +1,5 @@
 """Parts of the scripts by themselves: random bytes, made-up clocks, and references of a few lines."""
 import argparse
-import asyncio
 import os
 import pathlib
 import random
@@ -9,7 +8,7 @@ import tempfile
 import unittest
 from collections import Counter
 from collections.abc import Iterable
-from typing import Callable, Optional
+from typing import Optional
 from unittest import mock
 
 import runmaker4
@@ -248,36 +247,6 @@ class LogRecords(FileCase):
         self.assertEqual([row.rstrip() for row in rows], [
             b'+ status (alice,601): forked "CMD"', b"! stderr (alice,601): x", b": stdout (alice,601): ab",
             b"! stderr (alice,601): yz", b": stdout (alice,601): end", b'+ status (alice,601): exit 0 "CMD"'])
-
-
-class Gates(unittest.TestCase):
-    """A shell that is held reads a line, or the end: also one that is started when its gate is refused
-    already.
-    """
-
-    def read(
-        self, before: Callable[[runmaker4.Gate], None], after: Callable[[runmaker4.Gate], None]
-    ) -> bytes:
-        """What a shell reads by now, if these are done before and after it has been started."""
-        async def start() -> bytes:
-            gate = runmaker4.Gate(lambda: None)
-            before(gate)
-            reader, gate.fd = os.pipe()
-            self.addCleanup(os.close, reader)
-            os.set_blocking(reader, False)
-            after(gate)
-            return os.read(reader, 10)
-        return asyncio.run(start())
-
-    def test_one_that_is_refused_leads_to_the_end_and_is_not_opened_any_more(self) -> None:
-        def open_and_refuse(gate: runmaker4.Gate) -> None:
-            gate.open()
-            gate.refuse()
-
-        refuse, nothing = runmaker4.Gate.refuse, lambda gate: None
-        for before, after, read in ((nothing, refuse, b""), (refuse, refuse, b""),
-                                    (nothing, runmaker4.Gate.open, b"\n"), (refuse, open_and_refuse, b"")):
-            self.assertEqual(self.read(before, after), read)
 
 
 class SshInRunners(unittest.TestCase):

@@ -1,0 +1,278 @@
+"""Promise: what an event means for a job depends on its phase, and on nothing else."""
+import asyncio
+import os
+import signal
+import subprocess
+import unittest
+from collections.abc import Sequence
+from typing import Callable, Optional
+from unittest import mock
+
+import runmaker4
+from runmaker4 import NEW, Job, NoJob, Phase, Resources, Runner
+from tests.support import RUNSET, UP, RunCase, wait_until
+
+BACK, NOTHING = b"given back", b"nothing is written"
+# The table of JobTask, by rows: what the line gets after drain(), and after kill() for each cause
+TABLE = {
+    Phase.STARTING: (BACK, BACK, b"x", NOTHING),
+    Phase.AT_GATE: (BACK, BACK, b"x", NOTHING),
+    Phase.RUNNING: (b"!", b"e", b"x", NOTHING),
+    Phase.READING_ON: (b"!", b"!", b"x", NOTHING),
+    Phase.WAITING: (b"!", b"e", b"x", NOTHING),
+    Phase.GROWING: (b"!", b"e", b"x", NOTHING),
+    Phase.SETTLING: (b"!", b"!", b"!", b"!"),
+}
+EVENTS = "drain", "stopped", "cancelled", "lost"
+# what the job does that comes to this phase; in all of them the end of its last run is `!`
+COMMANDS = {
+    Phase.STARTING: b"exit 3",
+    Phase.AT_GATE: b"exit 3",
+    Phase.RUNNING: b"sleep 0.3; exit 3",
+    Phase.READING_ON: b"(while :; do echo x; sleep 0.02; done) & exit 3",
+    Phase.WAITING: b"exit 3",
+    Phase.GROWING: b"sleep 0.3; exit 3",
+    Phase.SETTLING: b"exit 3",
+}
+
+
+class OneJob:
+    """The `Jobs` of a runner that gets one job; its calls in one phase are held back."""
+    interval, poll, failures, renewed = 1.0, 0.05, None, 0
+
+    def __init__(self, job: Job) -> None:
+        self.waiting = [job]
+        self.orphans: list[int] = []
+        self.written = NOTHING
+        self.hold: Optional[Phase] = None
+        self.go_on = asyncio.Event()
+
+    async def _pass(self, phase: Phase) -> None:
+        if self.hold is phase:
+            await self.go_on.wait()
+
+    async def claim(self, *_: object) -> object:
+        return self.waiting.pop() if self.waiting else NoJob()
+
+    async def lend(self, _: Job) -> Optional[int]:
+        await self._pass(Phase.STARTING)
+        return None
+
+    async def still_has(self, _: Job) -> bool:
+        return True
+
+    def on_at_gate(self, _: Job) -> None:
+        pass
+
+    async def finish(self, _: Job, state: bytes) -> str:
+        await self._pass(Phase.SETTLING)
+        self.written = state
+        return ""
+
+    async def release(self, _: Job) -> str:
+        await self._pass(Phase.SETTLING)
+        self.written = BACK
+        return ""
+
+    async def look_after(self) -> dict[Job, str]:
+        return {}
+
+
+class Idle:
+    """A writer that is never behind."""
+    backlog = 0
+
+
+class Cells(unittest.TestCase):
+    """A job is brought to a phase, something happens, and its line gets what the table says."""
+
+    def play(self, phase: Phase, *events: Callable[[Runner, Job], None], command: bytes = b"",
+             after_a_run: bool = False) -> bytes:
+        """Return what the line of a job gets if these events happen in this phase.
+
+        after_a_run: the phase is STARTING for its second run.
+        """
+        return asyncio.run(self._play(phase, events, command or COMMANDS[phase], after_a_run))
+
+    async def _play(self, phase: Phase, events: Sequence[Callable[[Runner, Job], None]], command: bytes,
+                    after_a_run: bool) -> bytes:
+        job = Job(1, 1, 0, NEW, b" " + command, gated=phase is Phase.AT_GATE)
+        if phase is Phase.GROWING:
+            job.settings = runmaker4.JobSettings(needs=Resources(1, 5.0), more=(Resources(1, 9.0),))
+        jobs = OneJob(job)
+        if not after_a_run:
+            jobs.hold = phase
+        self.runner, signals = self.make_runner(jobs, phase)
+        work = asyncio.ensure_future(self.runner.run())
+        if after_a_run:
+            await self.reach(job, Phase.WAITING)
+            jobs.hold = Phase.STARTING
+        if phase is Phase.GROWING:
+            await self.reach(job, Phase.RUNNING)
+            self.runner.tasks[job].run.cause = "memory"
+        await self.reach(job, phase)
+        for event in events:
+            event(self.runner, job)
+        jobs.go_on.set()
+        await asyncio.wait_for(work, 20)
+        os.close(signal.set_wakeup_fd(-1))
+        os.close(signals.pipe)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return jobs.written
+
+    @staticmethod
+    def make_runner(jobs: OneJob, phase: Phase) -> tuple[Runner, runmaker4.Signals]:
+        retry_delay = {Phase.WAITING: 60.0, Phase.STARTING: 0.05}.get(phase)
+        options = runmaker4.RunnerOptions(
+            timeout=None, walltime=None, retries=int(retry_delay is not None), retry_delay=retry_delay,
+            runner=None, one_only=False, follow=False, max_failed=0, slot_errors=0, memory=10.0,
+            verbose=False)
+        loop = asyncio.get_running_loop()
+        signals = runmaker4.Signals(loop)           # SIGCHLD
+        processes = runmaker4.Processes(loop, signals, 5.0)
+        said: list[str] = []
+        runner = Runner(jobs, processes, [runmaker4.Sink()], [Idle()], b"host", options,  # type: ignore[arg-type]
+                        said.append, runmaker4.Tally(), ["1"], None, runmaker4.Worker(False))
+        if phase is Phase.GROWING:          # others have all memory
+            mock.patch.object(runner, "_free_for", lambda slots: Resources(len(slots) + 1, 0.0)).start()
+        return runner, signals
+
+    async def reach(self, job: Job, phase: Phase) -> None:
+        end = asyncio.get_running_loop().time() + 20
+        while job not in self.runner.tasks or self.runner.tasks[job].phase is not phase:
+            self.assertLess(asyncio.get_running_loop().time(), end, f"{phase} was not reached")
+            await asyncio.sleep(0.001)
+
+    @staticmethod
+    def event(name: str) -> Callable[[Runner, Job], None]:
+        if name == "drain":
+            return lambda runner, job: runner.drain()
+        return lambda runner, job: runner.kill_job(job, name)
+
+    def test_each_cell_of_the_table(self) -> None:
+        for phase, row in TABLE.items():
+            for name, becomes in zip(EVENTS, row):
+                with self.subTest(phase=phase.name, event=name):
+                    self.assertEqual(self.play(phase, self.event(name)), becomes)
+
+    def test_a_job_that_is_just_being_started_again_has_its_last_result_or_is_in_error(self) -> None:
+        for name, becomes in zip(EVENTS, (b"!", b"e", b"x", NOTHING)):
+            with self.subTest(event=name):
+                self.assertEqual(self.play(Phase.STARTING, self.event(name), after_a_run=True), becomes)
+
+    def test_the_strongest_cause_counts_whatever_the_order(self) -> None:
+        for first, second, becomes in (("stopped", "cancelled", b"x"), ("cancelled", "stopped", b"x"),
+                                       ("cancelled", "lost", NOTHING), ("lost", "cancelled", NOTHING)):
+            for phase in Phase.STARTING, Phase.READING_ON, Phase.WAITING:
+                with self.subTest(first=first, second=second, phase=phase.name):
+                    events = self.event(first), self.event(second)
+                    self.assertEqual(self.play(phase, *events), becomes)
+
+    def test_a_timeout_ends_what_runs_or_is_left_and_nothing_else(self) -> None:
+        def end(runner: Runner, job: Job) -> None:
+            runner.tasks[job].kill_run("timeout")
+
+        self.assertEqual(self.play(Phase.RUNNING, end, command=b"sleep 60"), b"!")
+        with mock.patch.object(runmaker4.Pump, "LONGEST", 60.0):
+            self.assertEqual(self.play(Phase.READING_ON, end), b"!")
+        for phase, becomes in ((Phase.STARTING, BACK), (Phase.AT_GATE, BACK), (Phase.WAITING, b"!"),
+                               (Phase.GROWING, b"!"), (Phase.SETTLING, b"!")):
+            with self.subTest(phase=phase.name):
+                self.assertEqual(self.play(phase, end, self.event("drain")), becomes)
+
+    def test_too_much_memory_ends_what_runs_and_nothing_else(self) -> None:
+        def end(runner: Runner, job: Job) -> None:
+            runner.tasks[job].kill_run("memory")
+
+        self.assertEqual(self.play(Phase.RUNNING, end, command=b"sleep 60"), b"!")
+        with mock.patch.object(runmaker4.Pump, "LONGEST", 0.5):
+            self.assertEqual(self.play(Phase.READING_ON, end, command=COMMANDS[Phase.READING_ON]), b"!")
+
+    def test_a_drain_lets_a_job_go_on_that_still_prints(self) -> None:
+        with mock.patch.object(runmaker4.Pump, "LONGEST", 0.5):
+            self.assertEqual(self.play(Phase.READING_ON, self.event("drain")), b"!")
+
+    def test_a_gate_is_opened_once_or_refused_for_good(self) -> None:
+        def open_gate(runner: Runner, job: Job) -> None:
+            runner.open_gate(job)
+
+        def refuse_gate(runner: Runner, job: Job) -> None:
+            runner.refuse_gate(job)
+
+        for events, becomes in (([open_gate], b"!"), ([open_gate, refuse_gate], b"!"), ([refuse_gate], BACK),
+                                ([refuse_gate, open_gate], BACK)):
+            with self.subTest(events=[event.__name__ for event in events]):
+                self.assertEqual(self.play(Phase.AT_GATE, *events), becomes)
+
+    def test_a_job_that_is_killed_in_the_turn_in_which_its_gate_is_opened_is_killed(self) -> None:
+        """The coroutine that waits at the gate has not run yet."""
+        def open_gate(runner: Runner, job: Job) -> None:
+            runner.open_gate(job)
+
+        for name, becomes in zip(EVENTS[1:], TABLE[Phase.RUNNING][1:]):
+            with self.subTest(event=name):
+                self.assertEqual(self.play(Phase.AT_GATE, open_gate, self.event(name), command=b"sleep 60"),
+                                 becomes)
+
+    def test_a_job_that_is_killed_in_the_moment_in_which_its_shell_has_exited_keeps_its_result(self) -> None:
+        """The shell has exited, and nobody has waited for it yet."""
+        def wait_for_exit(runner: Runner, job: Job) -> None:
+            os.waitid(os.P_PID, runner.tasks[job].run.pid, os.WEXITED | os.WNOWAIT)
+
+        for name, becomes in zip(EVENTS, TABLE[Phase.READING_ON]):
+            with self.subTest(event=name):
+                self.assertEqual(self.play(Phase.RUNNING, wait_for_exit, self.event(name)), becomes)
+
+    def test_no_phase_follows_but_those_that_the_table_names(self) -> None:
+        self.assertEqual(set(runmaker4.NEXT_PHASES), set(Phase))
+        reached = {following for phases in runmaker4.NEXT_PHASES.values() for following in phases}
+        self.assertEqual(reached, set(Phase))
+
+# a process that a shell leaves behind, which prints until it gets TERM
+PRINTS_ON = "(trap ': > term; exit' TERM; while :; do echo x; sleep 0.02; done) &"
+
+
+class ReadingOn(RunCase):
+    """The shell of a job has exited, and a process that it has left behind still prints."""
+
+    def start_reading(self, ending: str) -> subprocess.Popen[bytes]:
+        """Start a runner whose job has left such a process behind and ended in this way."""
+        self.jobs(f"{PRINTS_ON} {UP}; echo $$ >pid; {ending}")
+        runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 60.0", "runs.txt")
+        self.wait_up(1, runner=runner)
+        return runner
+
+    def wait_exited(self) -> None:
+        shell = int(self.wait_file("pid"))
+        wait_until(lambda: not os.path.exists(f"/proc/{shell}"), what="the shell was waited for")
+
+    def test_int_and_term_kill_what_is_left_and_keep_the_result_of_the_shell(self) -> None:
+        for number, ending, state in ((signal.SIGINT, "exit 0", "d"), (signal.SIGTERM, "exit 3", "!")):
+            with self.subTest(number=number.name, ending=ending):
+                runner = self.start_reading(ending)
+                self.wait_exited()
+                runner.send_signal(number)
+                self.assertEnded(self.finish(runner, 30), 128 + number, state)
+                (self.dir / "term").unlink()
+                for name in "up.1", "pid":
+                    (self.dir / name).unlink()
+
+    def test_a_cancel_kills_what_is_left(self) -> None:
+        runner = self.start_reading("exit 3")
+        self.wait_exited()
+        ended = self.run_script(RUNSET, "--cancel", "runs.txt", "1", timeout=30)
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertEnded(self.finish(runner, 30), 0, "x")
+        self.assertTrue(self.exists("term"))
+
+    def test_a_job_that_was_stopped_with_its_runner_is_in_error_however_long_it_is_read(self) -> None:
+        """Slurm and systemd send TERM to all processes of a job, one after the other."""
+        runner = self.start_reading("sleep 60")
+        os.kill(int(self.wait_file("pid")), signal.SIGTERM)
+        self.wait_exited()
+        runner.send_signal(signal.SIGTERM)
+        self.assertEnded(self.finish(runner, 30), 143, "e")
+
+
+if __name__ == "__main__":
+    unittest.main()
