@@ -104,7 +104,9 @@ from runmaker4 import (
     DONE,
     ERROR,
     FAILED,
+    GUARD,
     HELD,
+    LOCAL,
     NEW,
     PORT,
     RUNNING,
@@ -112,6 +114,7 @@ from runmaker4 import (
     SHELL,
     TOP,
     Account,
+    Badge,
     Channel,
     Companion,
     Console,
@@ -316,15 +319,15 @@ class SharedCompanion(Companion):
     The description is replaced only after its lease was lost, or the companion removed.  `seats` and
     `unclaimed` say what is locked on it.  `fd` is another description, which these locks exclude.
     """
-    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float],
-                 interval: float) -> None:
-        super().__init__(file, mount, say=say, clock=clock, interval=interval)
+    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
+                 badge: Badge | None, keep: Callable[[int], None]) -> None:
+        """keep: called with each new description, for the keeper has to hold it, too."""
+        super().__init__(file, mount, say=say, clock=clock, interval=interval, badge=badge)
+        self._keep = keep
         self._shared = -1                       # the description; -1: there is none
         self._shared_inode: tuple[int, int] | None = None       # the companion that it is a description of
         # seats of the server before us that have no line yet
         self.unclaimed: set[int] = set()
-        # called with each new description, for the keeper has to hold it, too
-        self.keep: Callable[[int], None] = lambda fd: None
 
     @property
     def _is_shared(self) -> bool:
@@ -335,7 +338,7 @@ class SharedCompanion(Companion):
         if not self._is_shared:
             self._shared = super().open_seat()
             self._shared_inode = identity_of(self._shared)
-            self.keep(self._shared)
+            self._keep(self._shared)
         return self._shared
 
     def close_seat(self, fd: int) -> None:
@@ -367,7 +370,7 @@ class SharedCompanion(Companion):
         if identity_of(fd) != self.inode:
             raise OSError(errno.ESTALE, "its companion was removed")
         # A lock that also covers a door is no seat, but somebody who edits the file.
-        ranges = [some for some in other_locks(self.fd, 0, JobFile.GUARD) if some.start | SEATS not in some]
+        ranges = [some for some in other_locks(self.fd, 0, GUARD) if some.start | SEATS not in some]
         self.count_in()
         found: set[int] = set()
         for at in itertools.chain.from_iterable(ranges):
@@ -394,10 +397,25 @@ class SharedCompanion(Companion):
         self.unclaimed.clear()
 
 
-class ServedFile(JobQueue):
-    """A job file whose lines are claimed for clients."""
-    COMPANION = SharedCompanion
+class ServedFile(JobFile):
+    """The job file of a server: all seats are on one description of its companion."""
     companion: SharedCompanion
+
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, badge: Badge | None = None,
+                 keep: Callable[[int], None] = lambda fd: None) -> None:
+        """badge: the server's.  keep: see SharedCompanion."""
+        super().__init__(path, say=say, mount=mount)
+        self.companion = SharedCompanion(self.real, mount, say=say, clock=self.clock, interval=self.interval,
+                                         badge=badge, keep=keep)
+
+
+class ServedQueue(JobQueue):
+    """The lines of a job file that were claimed for clients."""
+    file: ServedFile
+
+    def __init__(self, file: ServedFile) -> None:
+        super().__init__(file)
+        self.companion = file.companion
 
     def take_back(self, line: Line, inherited: dict[int, Job], alike: list[Line],
                   states: bytes) -> Job | None:
@@ -432,11 +450,11 @@ class ServedFile(JobQueue):
         state the lines had before, and whose they are.  Raises OSError, and may be called again then; not
         after ESTALE.
         """
-        self.follow_path()
+        self.follow()
         companion = self.companion
         companion.inherit(fd)
         lines: dict[int, list[Line]] = {}
-        for line in Scan(self.reader, self.start, RUNNING):
+        for line in Scan(self.file.reader, self.file.start, RUNNING):
             own = own_seat(line)
             is_another_runners = own not in companion.unclaimed and companion.is_held(own)
             if not is_another_runners:
@@ -530,7 +548,7 @@ class Keeper:
         try:
             # This makes another description, which our locks exclude.
             with open(f"/proc/self/fd/{self._locks}", "rb") as other:
-                return not is_free(other.fileno(), 0, JobFile.GUARD)
+                return not is_free(other.fileno(), 0, GUARD)
         except OSError:                 # the file system has trouble: rather hold locks in vain than lose one
             return True
 
@@ -2224,13 +2242,13 @@ class Accountant:
             count = await server.worker.call(self._look, Takers(clients))
             looks += 1
             unsure = not count.account or count.account.half_saved
-            if not surely or not unsure or looks >= server.file.LOOKS or server.leaving.done():
+            if not surely or not unsure or looks >= server.reader.LOOKS or server.leaving.done():
                 return count
-            await asyncio.sleep(server.file.interval)
+            await asyncio.sleep(server.reader.interval)
 
     def _look(self, clients: Takers) -> FileCount:
         """What the file holds.  In the worker's thread, perhaps."""
-        file = self._server.file
+        file = self._server.reader
         pace = Pace()
         try:
             with pace:
@@ -2322,6 +2340,7 @@ class Sessions:
         self._trouble = trouble
         self._crowd = crowd
         self.file = server.file
+        self.queue = server.queue
         self.cursor: Cursor = server.dispatcher.cursor
         self._worker = server.worker
         self.records = server.records
@@ -2401,7 +2420,7 @@ class Sessions:
         """Follow lines that edits have moved; tell clients of lines that others have taken or set."""
         while True:
             await asyncio.sleep(self.file.interval / 2)
-            for job, cause in (await self._worker.call(self.file.look_after)).items():
+            for job, cause in (await self._worker.call(self.queue.look_after)).items():
                 grant = next((grant for grant in self.jobs.values() if grant.job is job), None)
                 if not grant:
                     continue            # the line was settled meanwhile
@@ -2671,7 +2690,8 @@ class Recovery:
         self._server = server
         self._sessions = sessions
         self._say = server.say
-        self.file = server.file
+        self.queue = server.queue
+        self.companion = server.file.companion
         self._worker = server.worker
         self._records = server.records
         self._tally = server.tally
@@ -2707,7 +2727,7 @@ class Recovery:
             grace = human_time(self._sessions.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
                      "for the clients")
-        if jobs or self.file.companion.unclaimed:
+        if jobs or self.companion.unclaimed:
             watched(self._await_clients())
 
     async def _adopt(self, locks: int) -> list[Job] | None:
@@ -2716,11 +2736,11 @@ class Recovery:
         end = self._server.loop.time() + Cursor.TROUBLE
         while not self._server.leaving.done():
             try:
-                return await self._worker.call(self.file.adopt, locks)
+                return await self._worker.call(self.queue.adopt, locks)
             except OSError as error:
                 if error.errno == errno.ESTALE or self._server.loop.time() > end:
                     with contextlib.suppress(OSError):          # EIO: the lease was lost, and the locks, too
-                        unlock(locks, 0, JobFile.GUARD)         # also for the keeper, which has a copy
+                        unlock(locks, 0, GUARD)         # also for the keeper, which has a copy
                     os.close(locks)
                     self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
                     return None
@@ -2734,7 +2754,7 @@ class Recovery:
     async def _await_clients(self) -> None:
         """Wait for the grace, then give up the lines and seats that no client has come for."""
         await self._sessions.add(self._absent)
-        self._worker.post(self.file.companion.drop_unclaimed)
+        self._worker.post(self.companion.drop_unclaimed)
 
     # -- jobs that a client names ----------------------------------------------------------------------------
 
@@ -2797,11 +2817,12 @@ class Recovery:
 
         In the worker's thread, perhaps.  Raises OSError.
         """
-        file = self.file
+        queue = self.queue
+        file = queue.file
         if reported:
-            file.follow_path()
+            queue.follow()
         here = {known: file.state_at(known.line) for known in reported}
-        inherited = [job for job in inherited if job in file.claimed]   # the others have just been lost
+        inherited = [job for job in inherited if job in queue.claimed]   # the others have just been lost
         free: dict[bytes, dict[int, Job]] = {known.line.command: {} for known in reported}
         for job in inherited:
             free.setdefault(job.command, {})[job.number] = job
@@ -2819,7 +2840,7 @@ class Recovery:
                 line = replace(known.line, number=number.get(command, known.line.number))
                 if known.result is not None and self._is_written(known.result, here[known], alike):
                     answers[known.key] = NoLine.SETTLED
-                elif found := file.take_back(line, free[command], alike, OWN[known.progress]):
+                elif found := queue.take_back(line, free[command], alike, OWN[known.progress]):
                     regained[known] = found
                 elif known.progress is Progress.RUNS and self._is_on_hold(here[known]):
                     answers[known.key] = NoLine.CANCELLED
@@ -2828,7 +2849,7 @@ class Recovery:
         except OSError:
             # The client is told that all its jobs are lost.
             for job in set(regained.values()).difference(inherited):
-                file.give_up(job)
+                queue.give_up(job)
             raise
 
     @staticmethod
@@ -2866,7 +2887,7 @@ class Recovery:
         commands = {known.mark: job.command for known, job in jobs.items() if known.mark}
         started = self._records.find_starts(commands)
         ordinals = self._ordinals() if jobs and self._records.log else {}
-        taken = {job.number for job in set(self.file.claimed).difference(jobs.values())}
+        taken = {job.number for job in set(self.queue.claimed).difference(jobs.values())}
         grants: dict[str, Grant] = {}
         for known, job in jobs.items():
             job.state = NEW
@@ -2890,7 +2911,8 @@ class Recovery:
     def _ordinals(self) -> dict[int, int]:
         """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
         with contextlib.suppress(OSError):
-            lines = Scan(self.file.reader, self.file.start, RUNNING, counted=Counter())
+            file = self.queue.file
+            lines = Scan(file.reader, file.start, RUNNING, counted=Counter())
             return {line.offset: line.ordinal for line in lines}
         return {}
 
@@ -2937,7 +2959,8 @@ class Dispatcher:
         self._worker = server.worker
         self._records = server.records
         self._tally = server.tally
-        self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True)
+        self.queue = server.queue
+        self.cursor = Cursor(self.queue, ordinals=bool(server.stores[0]), serving=True)
         # Random keys: a client names the keys of its jobs when it comes.  So nobody may guess one, and no
         # other server may give the same.
         self._keys = iter(lambda: secrets.token_hex(8), "")
@@ -3217,7 +3240,7 @@ class Dispatcher:
     def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
         """Claim one line for a client; None if it could not be had."""
         with contextlib.suppress(OSError):
-            job = self.file.claim(line, client, settings).job
+            job = self.queue.claim(line, client, settings).job
             if job:
                 return job
         self.cursor.forget()                            # the file is not what it was
@@ -3298,7 +3321,8 @@ class Server(Program):
             file = JobReader(self.path, say=self.say, mount=self._mount)
             put_lines(map(os.fsencode, preview(file)))
             return 0
-        self.stores = self.open_stores(self._mount.network, self.path)
+        self._badge = Badge(of_server=True)
+        self.stores = self.open_stores(self._mount.network, self._badge, self.path)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._sockets = listen(self.options.host, self.options.port)
@@ -3325,15 +3349,17 @@ class Server(Program):
         """Serve until there is a reason to leave; the exit status."""
         self.leaving = self.loop.create_future()  # done once there is a reason to leave
         self._hurry = self.loop.create_future()     # done once another signal came after that
-        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount)
-        self.file.companion.keep = self._keeper.keep
-        self.take_badge(self.file, self.stores[1], of_server=True)
+        say = functools.partial(self.in_loop, self.say)
+        self.file = ServedFile(self.path, say=say, mount=self._mount, badge=self._badge,
+                               keep=self._keeper.keep)
+        self.queue = ServedQueue(self.file)
+        self.reader = JobReader(self.path, say=say, mount=self._mount)      # to count lines
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
         self.dispatcher = Dispatcher(self)
         at_once, crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self.sessions = Sessions(self, self._trouble, crowd, self.options.grace)
         self.accountant = Accountant(self)
-        self.failures = Failures(self.file, self.worker)
+        self.failures = Failures(self.reader, self.worker)
         if self.options.max_failed:
             await self.failures.count()
         self.handle_signals(self._end, self._drain)
@@ -3363,7 +3389,7 @@ class Server(Program):
     def _take_badge(self) -> None:
         """Show that we are there before the first client comes.  In the worker's thread, perhaps."""
         with contextlib.suppress(OSError):              # the first claim will tell of it
-            self.file.follow_path()
+            self.queue.follow()
 
     async def _close(self) -> None:
         """Write and send everything, then let connections and keeper go, and say how it was."""

@@ -1913,14 +1913,19 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # the line waits until its job has ended, and the next runner says so.  Then the line is new.
 #
 # Who does what: a JobReader looks at the file, and locks nothing; a JobFile writes states, behind doors; a
-# JobQueue holds jobs that it has claimed.  Doors and seats are locked in a Companion; a JobReader has a
-# CompanionReader, which only asks about them.
+# JobQueue has a JobFile, and holds the jobs that it has claimed.  Doors and seats are locked in a Companion;
+# a JobReader has a CompanionReader, which only asks about them.
 #
 # A state is always changed in these steps: open the command's door, which makes this host forget what it has
 # cached; check that the path still names this file (writable()), and that the line stands there
 # (read_line()); write; unlock the door.  Nothing is followed behind a door.  If the file or its companion is
-# another one by then, Shifted is raised, the door is unlocked, and follow_path() goes on with what is there
-# now.
+# another one by then, Shifted is raised, and the door is unlocked.
+#
+# To follow is to go on with the file and the companion that the path names now:  JobReader.follow() opens
+# them, and locks what a process that writes has locked, but no seat; it returns what it has opened.  Who
+# holds jobs takes their seats in a new companion first, and then says that this one is in use:
+# JobQueue.follow().  So a JobQueue alone follows with its JobFile; who counts lines beside it has a
+# JobReader of its own.
 #
 # A claimed line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them,
 # twice a second, on a network file system each 2.5 s, and says which jobs are to end.
@@ -2164,6 +2169,13 @@ class Company(enum.Enum):
     OTHERS = "they do, or we had to open it anew, and they may"
 
 
+class Changed(enum.Flag):
+    """What JobReader.follow() has opened, because the path names another one, or none was open."""
+    NOTHING = 0
+    FILE = enum.auto()
+    COMPANION = enum.auto()
+
+
 class CompanionReader(Opened):
     """The companion of a job file, to look at: which seats, doors and badges are locked.
 
@@ -2192,7 +2204,10 @@ class CompanionReader(Opened):
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Whether this is the companion that stands there now.  Raises OSError."""
+        """Return True if this is the companion that stands there now, or if there is none.  Raises OSError.
+        """
+        if not self.is_open:
+            return not os.path.lexists(self.path)
         try:
             if self.network:
                 return is_at(self.path, self.fd)
@@ -2201,15 +2216,20 @@ class CompanionReader(Opened):
         except FileNotFoundError:
             return False
 
-    def follow_path(self) -> None:
-        """Go on with the companion that stands there now.  Raises OSError."""
-        if not (self.is_open and self.is_current()):
-            old = self._fd
-            try:
-                self._fd, self.inode = self._open()
-            except OSError as error:
-                raise OSError(error.errno, f"its companion {self.path}: {reason(error)}") from None
-            close_all(old)
+    def follow(self) -> bool:
+        """Open the companion that stands there now, unless that is open; return True if it was opened.
+
+        Raises OSError.
+        """
+        if self.is_open and self.is_current():
+            return False
+        old = self._fd
+        try:
+            self._fd, self.inode = self._open()
+        except OSError as error:
+            raise OSError(error.errno, f"its companion {self.path}: {reason(error)}") from None
+        close_all(old)
+        return self.is_open
 
     def _open(self) -> tuple[int | None, Identity | None]:
         """The companion, and its identity; None: there is none, so nobody has anything locked, or it is
@@ -2276,52 +2296,32 @@ class Companion(CompanionReader):
     here.
 
     A door is opened in three steps: its byte is locked; refresh_file() makes names and sizes true as of now;
-    and this must still be the companion.  If it is not, Shifted is raised, because nothing is followed behind
-    a door.  follow_path() goes on with the new one before the next door.
+    and this must still be the companion.  If it is not, Shifted is raised.
 
     Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
     not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
     that is lost, so is all that this host has locked.
     """
 
-    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float],
-                 interval: float) -> None:
+    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
+                 badge: Badge | None = None) -> None:
         """file: the path of the job file, without links.  interval: seconds for which locks that were there
-        count as there.
+        count as there.  badge: of a runner or server.
         """
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
         self.seats: dict[int, Seat] = {}        # the seats that are held here, by their bytes
-        self.badge: Badge | None = None         # of a runner or server, which has it locked on `fd`
+        self.badge = badge                      # locked on `fd`
         self.pulse = 0                          # see above; 0: there is none
         self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
         self._counted = False                   # we have made it longer since it was opened last
         # Its length after we had first made it longer, if nobody else used it then
         self._length_alone: int | Company = Company.NOT_ASKED
 
-    def follow_path(self) -> None:
-        """Go on with the companion that stands there now.
-
-        If that is another one, because somebody has removed the one before, no seat is held any more.
-        Raises OSError.
-        """
-        if self.is_open and self.is_current():
-            if self.badge and not self.badge.is_held:
-                self.badge.take(self.fd)
-            return
-        before = self.inode
-        asked_at = self.clock()             # the lease may be lost before _open() returns
-        super().follow_path()
-        self._alive_at = asked_at
-        self._counted = False
-        if before not in (None, self.inode):
-            self.say(f"its companion {self.path} was removed, and is made and locked again (leave it there)")
-            for seat in list(self.seats.values()):
-                self.free_seat(seat)
-
     def _open(self) -> tuple[int | None, Identity | None]:
         """The companion, which is made if there is none, and its identity.  Raises OSError."""
+        asked_at = self.clock()                 # the lease may be lost before this returns
         fd = open_companion(self._file, self.network)
         try:
             # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
@@ -2331,10 +2331,18 @@ class Companion(CompanionReader):
                 self.pulse = take_probe(fd)
             if self.badge:
                 self.badge.take(fd)
-            return fd, identity_of(fd)
+            inode = identity_of(fd)
         except OSError:
             os.close(fd)
             raise
+        self._alive_at = asked_at
+        self._counted = False
+        return fd, inode
+
+    def keep_badge(self) -> None:
+        """Lock the badge if it could not be had when the companion was opened.  Raises OSError."""
+        if self.badge and not self.badge.is_held:
+            self.badge.take(self.fd)
 
     def must_be_alive(self) -> None:
         """Raise OSError(EIO) if the locks are lost: others may have been behind a door of ours."""
@@ -2418,6 +2426,11 @@ class Companion(CompanionReader):
         except OSError:
             self.close_seat(fd)
             raise
+
+    def free_seats(self) -> None:
+        """Give back all seats: they are of a companion that was removed."""
+        for seat in list(self.seats.values()):
+            self.free_seat(seat)
 
     def free_seat(self, seat: Seat) -> None:
         """Give back a seat; its job's processes may have the description, too."""
@@ -2525,7 +2538,7 @@ class JobReader(Opened):
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
-        self.follow_path()
+        self.follow()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
     def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
@@ -2562,14 +2575,14 @@ class JobReader(Opened):
             is_whole = self._tail is None and end[1] == b"\n"
             self._tail = end
             self._tail_since = -math.inf if is_whole else now
-        patience = self.SAVING if self._is_held_up() else self.interval
+        patience = self.SAVING if self.is_held_up() else self.interval
         wait = self._tail_since + patience - now
         if wait > 0:
             return min(wait, self.interval)
         self._full_size = size
         return 0.0
 
-    def _is_held_up(self) -> bool:
+    def is_held_up(self) -> bool:
         """Whether nothing stands where the file ended, as while a network file system holds up an editor that
         saves it in place: the part that it has not written yet is missing at the end.
 
@@ -2651,8 +2664,6 @@ class JobReader(Opened):
 
         This is only a look: make() asks again behind the door.
         """
-        if not self.companion.is_open:
-            self._follow_companion()            # there may have been none when we came
         companion = self.companion
         first = row(line.command)
         if companion.hidden:
@@ -2667,8 +2678,9 @@ class JobReader(Opened):
         # Read after the seats were looked at: the job may have ended just before that
         if self.state_at(line) != RUNNING:
             return False
-        # A companion that was removed meanwhile tells nothing: its users are about to lock the next one
-        return not companion.is_open or companion.is_current()
+        # A companion that was removed or made meanwhile tells nothing: its users have locked the next one, or
+        # are about to
+        return companion.is_current()
 
     def _has_seat_for_each(self, command: bytes) -> bool:
         """Whether as many seats of a command are held as lines of it are `r`, or more.  Raises OSError.
@@ -2682,26 +2694,22 @@ class JobReader(Opened):
             return True
         return not self._are_running(command, self.companion.count(command) + 1)
 
-    def has_room(self, command: bytes, orphan: bool = False) -> bool:
+    def has_room(self, command: bytes, orphan: bool = False, near: int | None = None) -> bool:
         """Whether one more copy of a command may live.  Raises OSError.
 
-        orphan: for a line that is `r` already; otherwise for a new one.
+        orphan: for a line that is `r` already; otherwise for a new one.  near: the offset of a line at which
+        the search for running lines best begins; None: at the top.
         """
         seats = self.companion.count(command)
-        return not seats or self._are_running(command, seats + orphan)
+        return not seats or self._are_running(command, seats + orphan, near)
 
-    def _are_running(self, command: bytes, least: int) -> bool:
-        """Whether that many lines of a command, or more, are `r`.  Raises OSError."""
-        first = self._search_from(command)
+    def _are_running(self, command: bytes, least: int, near: int | None = None) -> bool:
+        """Whether that many lines of a command, or more, are `r`; near: see has_room().  Raises OSError."""
+        first = self.start if near is None else near
         found = count_lines(self.reader, first, math.inf, RUNNING, command, least)
         if found < least:
             found += count_lines(self.reader, self.start, first, RUNNING, command, least - found)
         return found >= least
-
-    def _search_from(self, command: bytes) -> int:
-        """The offset of a line at which a search for running lines of a command best begins.  Raises OSError.
-        """
-        return self.start
 
     # -- which file it is ------------------------------------------------------------------------------------
 
@@ -2745,22 +2753,28 @@ class JobReader(Opened):
         """
         return self.network and fd is not None and is_at(self.real, fd)
 
-    def follow_path(self) -> None:
-        """Make `fd` the file that the path names now.  Raises OSError."""
+    def follow(self) -> Changed:
+        """Go on with the file and the companion that the path names now; return what was opened.
+
+        Raises OSError; EPERM: the file is somebody's who could not write to the one before.
+        """
+        changed = Changed.NOTHING
         self.refresh()
         if not self._is_same(self._fd):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
                 if not stat.S_ISREG(info.st_mode):
                     raise OSError(errno.EINVAL, "is no regular file any more")
-                return self._reopen()
-        if not self.companion.is_open or not self.companion.is_current():
-            self._follow_companion()
+                self._open()
+                changed |= Changed.FILE
+        if self.companion.follow():
+            changed |= Changed.COMPANION
+        return changed
 
-    def _reopen(self) -> None:
-        """Go on with the file that the path names now.
+    def _open(self) -> None:
+        """Open the file that the path names now, and close the one before.  Raises OSError.
 
-        Raises OSError; EPERM: the file is somebody's who could not write to the one before.
+        A file that is opened to be written is locked as each process does that writes it: lock_all().
         """
         fd = os.open(self.real, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)
@@ -2770,7 +2784,8 @@ class JobReader(Opened):
             first_line(reader)                  # which refuses UTF-16
             info = os.fstat(fd)
             self._must_be_followed(info)
-            self._take_guard(fd)
+            if self.ACCESS == os.O_RDWR:
+                lock_all(fd)
         except OSError:
             close_all(fd, reader.detach())
             raise
@@ -2780,10 +2795,6 @@ class JobReader(Opened):
         self.reader = reader
         self.inode = info.st_dev, info.st_ino
         self._full_size = self._full_size or info.st_size
-        self._follow_companion()
-
-    def _take_guard(self, fd: int) -> None:
-        """Lock a job file that was just opened as it must be locked.  Raises OSError."""
 
     def _must_be_followed(self, info: os.stat_result) -> None:
         """Raise OSError(EPERM) if this file may not replace the one that was open last."""
@@ -2797,16 +2808,28 @@ class JobReader(Opened):
                 "(put that back, or start again)",
             )
 
-    def _follow_companion(self) -> None:
-        """Go on with the companion that stands there now.  Raises OSError."""
-        self.companion.follow_path()
-
     def close_files(self) -> None:
         """Close the job file and its companion; claimed lines keep their seats."""
         close_all(self._fd, self.reader.detach())
         self.companion.close()
         self._fd = None
         self.inode = None
+
+
+GUARD = 1 << 62             # bytes of the job file that are locked shared by each process that writes it
+USER_BYTES = GUARD + 2      # behind them: 2^61 bytes, one of which is locked to name the companion in use
+USERS = 1 << 61
+
+
+def lock_all(fd: int) -> None:
+    """Lock all of a job file, shared, as each process does that writes it.  Raises OSError.
+
+    Once the lock is granted, NFS asks the server for the size.
+    """
+    if not lock(fd, 0, GUARD, shared=True):
+        raise OSError(
+            errno.EBUSY, "another process has places in it locked (an older runmaker4? lslocks names it)"
+        )
 
 
 class JobFile(JobReader):
@@ -2820,74 +2843,20 @@ class JobFile(JobReader):
     Behind the door writable() checks the path, and all that `reader` reads is no older than the door's lock.
     """
     ACCESS = os.O_RDWR
-    COMPANION = Companion
     companion: Companion
     SHORT = 0.2                 # seconds to wait at a door for a claim, which can turn to other lines
     LONG = 2.0                  # seconds to wait at a door for all else, such as a result
-    CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client is taken for dead
-    GUARD = 1 << 62             # bytes of the job file that are locked shared
-    USER = GUARD + 2            # behind the guard: the first of the bytes that name the companion in use
-    USERS = 1 << 61             # how many of these there are; the companion's number picks one
 
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
-                 clock: Callable[[], float] = boottime) -> None:
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
+                 badge: Badge | None = None) -> None:
+        """badge: of a runner or server."""
         super().__init__(path, say=say, mount=mount, clock=clock)
-        self.companion = self.COMPANION(self.real, mount, say=say, clock=clock, interval=self.interval)
+        self.companion = Companion(
+            self.real, mount, say=say, clock=clock, interval=self.interval, badge=badge
+        )
         self._appended = 0                      # its size when last found with nobody appending; 0: not asked
-        self._how = Reading.CACHED              # how the file was read that was open last
-        # when ENOTCONN came first (clock); None: the file could be opened since
-        self._cut_off_since: float | None = None
-        # the companion whose number is locked in the job file; None: no number is locked
-        self._named: Identity | None = None
-
-    def _reopen(self) -> None:
-        self._appended = 0
-        self._named = None
-        super()._reopen()
-        self._say_reading()
-        self._cut_off_since = None
-
-    def _take_guard(self, fd: int) -> None:
-        self.lock_all(fd)
-
-    @classmethod
-    def lock_all(cls, fd: int) -> None:
-        """Lock all of a job file, shared, as each process does that writes it.  Raises OSError.
-
-        Once the lock is granted, NFS asks the server for the size.
-        """
-        if not lock(fd, 0, cls.GUARD, shared=True):
-            raise OSError(
-                errno.EBUSY, "another process has places in it locked (an older runmaker4? lslocks names it)"
-            )
-
-    def _say_reading(self) -> None:
-        """Say once that the file cannot be read with O_DIRECT."""
-        how = self._how
-        self._how = self.reader.how
-        if self._how is Reading.DROPPED and how is not Reading.DROPPED:
-            self.say(
-                f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read "
-                "late (runwait4.py --check-locks DIR tells)"
-            )
-
-    def close_if_useless(self, error: OSError) -> None:
-        """Leave the job file and its companion if this error may mean that their locks were lost.
-
-        The next follow_path() opens them anew.
-        """
-        if error.errno == errno.ENOTCONN and self._cut_off_since is None:
-            self._cut_off_since = self.clock()
-        if error.errno in LOCKS_LOST and not isinstance(error, Shifted):
-            self.close_files()
-
-    def _is_cut_off(self) -> bool:
-        """Whether the file system's client on this host must be dead.
-
-        Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does
-        so while its servers do not answer, and comes back; so this takes a minute.
-        """
-        return self._cut_off_since is not None and self.clock() - self._cut_off_since >= self.CUT_OFF
+        # through which the companion was named that is in use, and its number; None: none was
+        self._named: tuple[Reader, Identity | None] | None = None
 
     def sync(self) -> None:
         """Sync to disk what was written."""
@@ -2909,38 +2878,28 @@ class JobFile(JobReader):
                 self.refresh_reader()
             yield opened
 
-    def _follow_companion(self) -> None:
-        """Go on with the companion that stands there now.
-
-        Raises OSError; EBUSY: somebody uses another companion for this file.
-        """
-        super()._follow_companion()
-        self._name_companion()
-
-    def _name_companion(self) -> None:
-        """Lock a byte of the job file that tells which companion is in use.
+    def name_companion(self) -> None:
+        """Lock a byte of the job file that tells which companion is in use, unless it is locked.
 
         Raises OSError; EBUSY: another one is.
         """
-        fd = self._fd
+        fd = self.fd
         inode = self.companion.inode
-        if fd is None or inode is None:
-            return
-        if self._named == inode:
+        if inode is None or (self._named and self._named[0] is self.reader and self._named[1] == inode):
             return
         self._named = None
         # The pulse tells only of locks that were taken after it.  So the guard is locked once more.
-        unlock(fd, 0, self.GUARD)
+        unlock(fd, 0, GUARD)
         try:
-            self.lock_all(fd)
+            lock_all(fd)
         except OSError:
             self.close_files()                  # nothing may be written without it
             raise
-        unlock(fd, self.USER, self.USERS)
-        mine = self.USER + inode[1] % self.USERS
+        unlock(fd, USER_BYTES, USERS)
+        mine = USER_BYTES + inode[1] % USERS
         lock(fd, mine, shared=True)
-        below = self.USER, mine
-        above = mine + 1, self.USER + self.USERS
+        below = USER_BYTES, mine
+        above = mine + 1, USER_BYTES + USERS
         for first, behind in (below, above):
             if not is_free(fd, first, behind - first):
                 raise OSError(
@@ -2948,12 +2907,17 @@ class JobFile(JobReader):
                     "is in use with another companion (use one name for it; or a process that may only "
                     "read it keeps it locked: lslocks names that)",
                 )
-        self._named = inode
+        self._named = self.reader, inode
 
-    def writable(self) -> int:
-        """The descriptor of the job file, to write to it now.  Call it behind a door.
+    def open_to_write(self) -> None:
+        """Follow, and name the companion in use; for a process that claims no lines.  Raises OSError."""
+        self.follow()
+        self.name_companion()
 
-        Raises Shifted if the path does not name this file any more; OSError.
+    def must_be_at_path(self) -> int:
+        """Return the descriptor of the job file, if the path names it now.  Call it behind a door.
+
+        Raises Shifted if it does not; OSError.
         """
         if not self.is_open:
             raise Shifted
@@ -2964,6 +2928,15 @@ class JobFile(JobReader):
         if not here:
             raise Shifted
         return self.fd
+
+    def writable(self) -> int:
+        """Return the descriptor of the job file, to write new states to it now.  Call it behind a door.
+
+        Raises as must_be_at_path() and name_companion().
+        """
+        fd = self.must_be_at_path()
+        self.name_companion()
+        return fd
 
     def names(self, fd: int) -> bool:
         """Whether the path leads to this open file now.  Raises OSError."""
@@ -2987,19 +2960,19 @@ class JobFile(JobReader):
         with self.door(line.command) as opened:
             attempt = Attempt(Met.CLOSED)
             if opened:
-                attempt = self._look_behind_door(line, NO_SETTINGS, line.state == RUNNING)
+                attempt = self.look_behind_door(line, NO_SETTINGS, line.state == RUNNING)
             if attempt.met is Met.OPEN:
                 attempt.became = result if result and self.companion.is_alone() else state
                 self.write(line, attempt.became)
             return attempt
 
-    def _look_behind_door(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
+    def look_behind_door(self, line: Line, settings: JobSettings, needs_room: bool,
+                         near: int | None = None) -> Attempt:
         """What is met behind the door of a line.  Raises Shifted, OSError.
 
-        needs_room: it counts as closed if has_room() says no.
+        needs_room: it counts as closed if has_room() says no.  near: see there.
         """
         self.writable()
-        self._name_companion()
         committed = self.is_committed(line)
         data = self.read_line(line, Scan.SMALL)
         if not data:
@@ -3008,7 +2981,7 @@ class JobFile(JobReader):
             raise Shifted                           # the directive above it has changed, or has moved
         if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
             return Attempt(Met.CHANGED, data)       # somebody has taken it since it was found
-        if not committed or (needs_room and not self.has_room(line.command, line.state == RUNNING)):
+        if not committed or (needs_room and not self.has_room(line.command, line.state == RUNNING, near)):
             return Attempt(Met.CLOSED, data)
         return Attempt(Met.OPEN, data)
 
@@ -3034,48 +3007,90 @@ class JobFile(JobReader):
             self.companion.must_be_alive()
 
 
-class JobQueue(JobFile):
-    """A job file from which jobs are taken: it claims lines, looks after those that it holds, and writes what
-    became of them.
+class JobQueue:
+    """The jobs that were claimed from a job file: it claims lines, looks after those that it holds, and
+    writes what became of them.
 
     A job is `claimed` from claim() to give_up(); its seat is the companion's.  A queue does not wait for
     jobs, and a `Cursor` chooses the next line.
     """
     FEW = 16                    # lines of a command that are read one by one
+    CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client is taken for dead
 
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
-                 clock: Callable[[], float] = boottime) -> None:
-        super().__init__(path, say=say, mount=mount, clock=clock)
+    def __init__(self, file: JobFile) -> None:
+        """file: nobody else may follow() with it."""
+        self.file = file
+        self.say = file.say
         self.claimed: dict[Job, None] = {}      # in the order in which they were claimed
         # Jobs "lost" to others, or "cancelled"; the next look_after() returns them
         self._to_end: dict[Job, str] = {}
         self._searched_at = -math.inf           # when look_after() has last searched the file (clock)
+        self._how = Reading.CACHED              # how the file was read that was open last
+        # when ENOTCONN came first (clock); None: the file could be opened since
+        self._cut_off_since: float | None = None
 
-    def _reopen(self) -> None:
-        self._searched_at = -math.inf           # what was missing may be in this file
-        super()._reopen()
+    def follow(self) -> Changed:
+        """Go on with the file and the companion that the path names now; return what was opened.
 
-    def _follow_companion(self) -> None:
-        """Go on with the companion that stands there now, and take seats there for jobs without one.
-
-        Raises OSError; EBUSY: somebody uses another companion for this file.  Then the seats are taken all
-        the same, but no new line may be claimed.
+        Jobs get seats in a new companion before it is named as the one in use: until then no other runner can
+        take their lines for orphans.  Raises OSError; EBUSY: somebody uses another companion for this file.
+        Then the seats are taken all the same, but no new line may be claimed.
         """
-        self.companion.follow_path()
+        before = self.file.companion.inode
+        changed = self.file.follow()
+        if changed & Changed.FILE:
+            self._searched_at = -math.inf       # what was missing may be in this file
+            self._cut_off_since = None
+            self._say_reading()
+        if changed & Changed.COMPANION and before not in (None, self.file.companion.inode):
+            self.say(f"its companion {self.file.companion.path} was removed, and is made and locked again "
+                     "(leave it there)")
+            self.file.companion.free_seats()
+        self.file.companion.keep_badge()
         self._forget_seats()
         self._reconcile_all([job for job in self.claimed if not job.seat])
-        self._name_companion()
+        self.file.name_companion()
+        return changed
+
+    def _say_reading(self) -> None:
+        """Say once that the file cannot be read with O_DIRECT."""
+        how = self._how
+        self._how = self.file.reader.how
+        if self._how is Reading.DROPPED and how is not Reading.DROPPED:
+            self.say(
+                f"its file system ({self.file.mount.kind}) refuses O_DIRECT, so other hosts' results may be "
+                "read late (runwait4.py --check-locks DIR tells)"
+            )
+
+    def close_if_useless(self, error: OSError) -> None:
+        """Leave the job file and its companion if this error may mean that their locks were lost.
+
+        The next follow() opens them anew.
+        """
+        if error.errno == errno.ENOTCONN and self._cut_off_since is None:
+            self._cut_off_since = self.file.clock()
+        if error.errno in LOCKS_LOST and not isinstance(error, Shifted):
+            self.file.close_files()
+
+    def _is_cut_off(self) -> bool:
+        """Whether the file system's client on this host must be dead.
+
+        Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does
+        so while its servers do not answer, and comes back; so this takes a minute.
+        """
+        return (self._cut_off_since is not None
+                and self.file.clock() - self._cut_off_since >= self.CUT_OFF)
 
     def _forget_seats(self) -> None:
         """Take from jobs the seats that the companion has given up."""
         for job in self.claimed:
-            if job.seat and self.companion.seats.get(job.seat.at) is not job.seat:
+            if job.seat and self.file.companion.seats.get(job.seat.at) is not job.seat:
                 job.seat = None
 
     def _free_seat(self, job: Job) -> None:
         """Give back a job's seat, if it has one."""
         if job.seat:
-            self.companion.free_seat(job.seat)
+            self.file.companion.free_seat(job.seat)
             job.seat = None
 
     @staticmethod
@@ -3094,7 +3109,7 @@ class JobQueue(JobFile):
         if not job.seat:
             return False
         try:
-            return not (self.network and lost_locks(job.seat.fd, [job.seat.at], self.mount))
+            return not (self.file.network and lost_locks(job.seat.fd, [job.seat.at], self.file.mount))
         except OSError:
             return False
 
@@ -3110,38 +3125,38 @@ class JobQueue(JobFile):
 
         taker: the one that gets it.  settings: what the directives above say of it.  Raises Shifted, OSError.
         """
-        with self.door(line.command, self.SHORT) as opened:
-            attempt = self._look_behind_door(line, settings, True) if opened else Attempt(Met.CLOSED)
+        with self.file.door(line.command, self.file.SHORT) as opened:
+            attempt = Attempt(Met.CLOSED)
+            if opened:
+                attempt = self.file.look_behind_door(line, settings, True, self._search_from(line.command))
             if attempt.met is Met.OPEN:
-                self.companion.count_in()
+                self.file.companion.count_in()
                 attempt.job = self._mark(line, taker, settings)
             return attempt
 
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
         """Take a seat, then write `r` if it is not there, and hold the line.  Raises OSError."""
         job = Job(**vars(line), taker=taker, settings=settings)
-        job.seat = self.companion.take_seat(job)
+        job.seat = self.file.companion.take_seat(job)
         try:
             if line.state != RUNNING:
-                self.write(line, RUNNING)
+                self.file.write(line, RUNNING)
         except OSError:
             # If the disk is full, no `r` may stay behind.  After a lost lease one may: it is an orphan.
             with contextlib.suppress(OSError):
-                if self.state_at(line) == RUNNING:              # an editor may have saved meanwhile
-                    self.write(line, line.state)
+                if self.file.state_at(line) == RUNNING:              # an editor may have saved meanwhile
+                    self.file.write(line, line.state)
             self._free_seat(job)
             raise
         self.claimed[job] = None
         return job
 
-    def _search_from(self, command: bytes) -> int:
-        """At the line of the command that we have claimed first: running lines are mostly below it."""
-        for job in self.claimed:
-            if job.command == command:
-                if self.state_at(job) is not None:
-                    return job.offset
-                break                               # it was edited
-        return self.start
+    def _search_from(self, command: bytes) -> int | None:
+        """Return the offset of the line of the command that we have claimed first: running lines are mostly
+        below it; None if there is none, or it was edited.  Raises OSError.
+        """
+        first = next((job for job in self.claimed if job.command == command), None)
+        return first.offset if first and self.file.state_at(first) is not None else None
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -3174,7 +3189,7 @@ class JobQueue(JobFile):
                 # over, or locks were lost.  We follow outside of the door, because it is another door if the
                 # companion is new.
                 self._drop_lost_seats()
-                self.follow_path()
+                self.follow()
                 return self._finish_astray(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to put a new one there
             if not self._is_gone(job):
@@ -3187,17 +3202,17 @@ class JobQueue(JobFile):
 
         Raises NotNow, OSError; Shifted: the line or its lock is not there.
         """
-        with self.door(job.command) as opened:
+        with self.file.door(job.command) as opened:
             if not opened:
                 raise NotNow("another process keeps its command locked")
-            self.writable()
+            self.file.must_be_at_path()
             if not self.still_has(job):
                 # This host was cut off, so another runner may have the line, and the `r` may be its.  That is
                 # found out outside of this door, whose lock may be lost, too.
                 raise Shifted("its lock was lost")
-            if self.state_at(job) != RUNNING:
+            if self.file.state_at(job) != RUNNING:
                 raise Shifted("its line is not where it was")
-            self.write(job, state)
+            self.file.write(job, state)
             # While the door is still locked: the next process behind it finds as many seats as lines `r`
             self.give_up(job)
             return ""
@@ -3211,7 +3226,7 @@ class JobQueue(JobFile):
         if state_now is None:
             return self._finish(job, state)
         # If nothing is known of its own place, an editor may be about to write more
-        if self.state_at(job) in (None, RUNNING) and not self._is_gone(job):
+        if self.file.state_at(job) in (None, RUNNING) and not self._is_gone(job):
             raise NotNow("its line is not where it was")
         self.give_up(job)
         if state_now and state in (state_now, NEW):
@@ -3253,9 +3268,8 @@ class JobQueue(JobFile):
             return {}
         try:
             self._drop_lost_seats()
-            self.follow_path()
-            self._follow_companion()
-            now = self.clock()
+            self.follow()
+            now = self.file.clock()
             astray = self._astray()
             if any(self._is_due(job, now) for job in astray):
                 for job, state in self._reconcile_all(astray).items():
@@ -3264,7 +3278,7 @@ class JobQueue(JobFile):
         except OSError as error:
             # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
             self.close_if_useless(error)
-        assert self.companion.seats == {job.seat.at: job.seat for job in self.claimed if job.seat}
+        assert self.file.companion.seats == {job.seat.at: job.seat for job in self.claimed if job.seat}
         to_end = self._to_end
         self._to_end = {}
         return to_end
@@ -3280,7 +3294,7 @@ class JobQueue(JobFile):
         for job in self.claimed:
             if job.cancelled:
                 continue
-            if job.offset not in places and self.state_at(job) == RUNNING:
+            if job.offset not in places and self.file.state_at(job) == RUNNING:
                 job.whereabouts = Whereabouts.FOUND
                 places.add(job.offset)
             else:
@@ -3294,16 +3308,16 @@ class JobQueue(JobFile):
         """
         if job.whereabouts in (Whereabouts.FOUND, Whereabouts.SET):
             return True
-        pause = min((now - job.absent_since) / 2, 60 * self.interval)
+        pause = min((now - job.absent_since) / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
 
     def _drop_lost_seats(self) -> None:
         """Give up the seats whose locks a network file system has dropped.  Raises OSError."""
-        if not self.companion.is_alive():
-            self.close_files()
-        if self.companion.drop_lost_seats():
+        if not self.file.companion.is_alive():
+            self.file.close_files()
+        if self.file.companion.drop_lost_seats():
             self._forget_seats()
-            self.close_files()                  # all other locks are lost with them
+            self.file.close_files()                  # all other locks are lost with them
 
     def _reconcile_all(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Put the commands of these jobs in order; returns as _reconcile().  Raises OSError."""
@@ -3314,10 +3328,10 @@ class JobQueue(JobFile):
             if job.command in ours:
                 ours[job.command].append(job)
         missing: dict[Job, bytes] = {}
-        for command, lines in self.by_command(ours).items():
-            with self.door(command) as opened:
+        for command, lines in self.file.by_command(ours).items():
+            with self.file.door(command) as opened:
                 if opened:
-                    self.writable()
+                    self.file.must_be_at_path()
                     missing.update(self._reconcile(command, ours[command], self._lines_now(command, lines)))
         return missing
 
@@ -3328,28 +3342,28 @@ class JobQueue(JobFile):
         network file system.  If there are more, or one has moved, the file is read once more.
         """
         if len(lines) <= self.FEW:
-            now = [replace(line, state=state) for line in lines if (state := self.state_at(line))]
+            now = [replace(line, state=state) for line in lines if (state := self.file.state_at(line))]
             if len(now) == len(lines):
                 return now
-        return list(lines_of(self.reader, self.start, {command}))
+        return list(lines_of(self.file.reader, self.file.start, {command}))
 
     def _reconcile(self, command: bytes, ours: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
         """Give each of our jobs of a command a seat and a line `r` again (steps 1 to 4 above).
 
-        Call it behind the door, after writable().  lines: of the command, as they stand behind the door.
-        Returns the jobs that have no line then, each with the state that somebody has set over its `r`; b"":
-        it does not stand there, or another has it.  Raises OSError.
+        Call it behind the door, after must_be_at_path().  lines: of the command, as they stand behind the
+        door.  Returns the jobs that have no line then, each with the state that somebody has set over its
+        `r`; b"": it does not stand there, or another has it.  Raises OSError.
         """
         stand = {line.offset: line for line in lines}
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
-        seats = self.companion.count(command)
+        seats = self.file.companion.count(command)
         others = seats - sum(job.seat is not None for job in ours)
         self._take_back_seats(ours, len(running) - seats)
         missing: dict[Job, bytes] = {}
         astray: list[Job] = []
         for job in ours:
             if job.cancelled:                   # somebody has set its state: it gets no other line
-                missing[job] = self.state_at(job) or b""
+                missing[job] = self.file.state_at(job) or b""
             elif job in self.claimed and not running.pop(job.offset, None):
                 astray.append(job)
         for job in astray:
@@ -3373,9 +3387,9 @@ class JobQueue(JobFile):
         for job in ours:
             if job.seat:
                 continue
-            is_new = self.state_at(job) == NEW              # an editor has saved over it
+            is_new = self.file.state_at(job) == NEW              # an editor has saved over it
             if spare + is_new > 0:
-                job.seat = self.companion.take_seat(job)
+                job.seat = self.file.companion.take_seat(job)
                 spare += is_new - 1
                 self.say(f"line {job.number}: is locked anew")
             else:
@@ -3390,12 +3404,13 @@ class JobQueue(JobFile):
         own = {own_seat(line): offset for offset, line in running.items()}
         if job.seat and job.seat.at in own:
             return own[job.seat.at]
-        return next((offset for at, offset in own.items() if not self.companion.is_held(at)), min(running))
+        is_held = self.file.companion.is_held
+        return next((offset for at, offset in own.items() if not is_held(at)), min(running))
 
     def _bring_back(self, line: Line) -> None:
         """Write `r` over a line again if it is not there.  Call it behind the door.  Raises OSError."""
         if line.state != RUNNING:
-            self.write(line, RUNNING)
+            self.file.write(line, RUNNING)
             self.say(
                 f"line {line.number}: its job runs, so the {text_of(line.state)} that was saved over its r "
                 "is r again (runset4.py --edit keeps states)"
@@ -3406,11 +3421,11 @@ class JobQueue(JobFile):
         """Note that a job's line, or the file, is not there; whether it has been so for longer than it takes
         to save the file.  Raises OSError.
         """
-        now = self.clock()
+        now = self.file.clock()
         if job.whereabouts is Whereabouts.FOUND:
             job.whereabouts = Whereabouts.MISSED
             job.absent_since = now
-        patience = self.SAVING if self._is_held_up() else (self.LOOKS - 1) * self.interval
+        patience = self.file.SAVING if self.file.is_held_up() else (self.file.LOOKS - 1) * self.file.interval
         return now - job.absent_since >= patience
 
     def _note_missing(self, job: Job, state: bytes) -> None:
@@ -3460,7 +3475,7 @@ def check_companion(path: str, mount: Mount) -> None:
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
         try:
-            return file.follow_path()
+            return file.open_to_write()
         except OSError as error:
             # EBUSY: users of a companion that was removed come to the new one within a moment
             if error.errno != errno.EBUSY or time.monotonic() > end:
@@ -3878,14 +3893,15 @@ class Cursor:
     # seconds after which a server's claim, or a renewal, comes back: a server wants to hear its clients, too
     SLICE = 0.05
 
-    def __init__(self, file: JobQueue, takers: Iterable[Taker] = (), *, ordinals: bool = False,
+    def __init__(self, queue: JobQueue, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
         """takers: for whom it claims unless claim() is given others.  ordinals: whether lines get theirs.
         wait_for_file: the file may come later.  unchecked: it was not there to be checked.
 
         serving: its takers come and go, and a server starts the groups that it meets.
         """
-        self.file = file
+        self.queue = queue
+        self.file = file = queue.file
         self.say = file.say
         self.clock = file.clock
         self._ordinals = ordinals
@@ -3990,7 +4006,7 @@ class Cursor:
             asking = [taker for taker in takers.all if taker.renews(ERROR)]
             if not asking:
                 return
-            self.file.follow_path()
+            self.queue.follow()
             scan = Scan(self.file.reader, self.file.start, FAILED + ERROR, careful=True, directives=True)
             self._renewal = Renewal(Takers(asking), scan)
         renewal = self._renewal
@@ -4082,7 +4098,7 @@ class Cursor:
         """Start from the top, with fresh reads.  Raises OSError."""
         file = self.file
         self.pace.begin()
-        file.follow_path()
+        self.queue.follow()
         self._notice_replaced()
         self._signature = file.signature()
         counted: Counter[bytes] | None = Counter() if self._ordinals else None
@@ -4278,7 +4294,7 @@ class Cursor:
 
     def _take(self, scan: Scan, line: Line, scope: Scope, taker: Taker) -> Job | None:
         """Claim a new line in this scope for a taker; None if it cannot be had.  Raises Shifted, OSError."""
-        attempt = self._attempt(scan, line, lambda: self.file.claim(line, taker, scope.settings))
+        attempt = self._attempt(scan, line, lambda: self.queue.claim(line, taker, scope.settings))
         if attempt.job:
             self._results.pop(line.command, None)
         return attempt.job
@@ -4388,7 +4404,9 @@ class Cursor:
             self._still_until = now + self.PATIENCE
         elif now >= self._still_until:
             self._still_until = math.inf
-            survey = self.file.survey()
+            reader = JobReader(self.file.path, say=self.say, mount=self.file.mount, clock=self.clock)
+            survey = reader.survey()
+            reader.close_files()
             new = survey.states[NEW]
             if new and not survey.running:
                 self.say(new_jobs_wait(new, self.file.path))
@@ -4400,7 +4418,7 @@ class Cursor:
 
         Raises NotNow.
         """
-        fault = self.file.finish(job, state)
+        fault = self.queue.finish(job, state)
         self._results.pop(job.command, None)    # the entry is older, and may be of another line
         if state in (DONE, FAILED):
             self._results[job.command] = state
@@ -4421,7 +4439,7 @@ class Cursor:
         self.scan = None
         self._renewal = None
         self._quiet = None
-        self.file.close_if_useless(error)
+        self.queue.close_if_useless(error)
         now = self.clock()
         if self._trouble_since is None:
             self._trouble_since = now
@@ -4840,17 +4858,20 @@ class Jobs(Protocol):
 
 
 class FileJobs:
-    """The `Jobs` of a runner on the shared file: a cursor and its job file, whose calls a `Worker` makes."""
+    """The `Jobs` of a runner on the shared file: a cursor and its queue, whose calls a `Worker` makes."""
 
-    def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
+    def __init__(self, cursor: Cursor, reader: JobReader, worker: Worker, taker: Taker) -> None:
+        """reader: of the same file, to count lines."""
         self._cursor = cursor
-        self.file = cursor.file
+        self._queue = cursor.queue
+        self._file = cursor.file
+        self._reader = reader
         self.worker = worker
         self._taker = taker
         self.interval = cursor.interval
         self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
-        self.failures: Failures | None = Failures(cursor.file, worker)
+        self.failures: Failures | None = Failures(reader, worker)
 
     @property
     def renewed(self) -> int:
@@ -4874,13 +4895,13 @@ class FileJobs:
 
     async def lend(self, job: Job) -> int | None:
         """A copy: the worker may close or exchange the descriptor of the seat at any time."""
-        return await self.worker.call(self.file.lend, job)
+        return await self.worker.call(self._queue.lend, job)
 
     async def still_has(self, job: Job) -> bool:
-        return await self.worker.call(self.file.still_has, job)
+        return await self.worker.call(self._queue.still_has, job)
 
     def reclaim(self, fd: int) -> None:
-        self.worker.post(self.file.reclaim, fd)
+        self.worker.post(self._queue.reclaim, fd)
 
     def on_at_gate(self, job: Job) -> None:
         """Do nothing: only a server starts groups."""
@@ -4892,7 +4913,7 @@ class FileJobs:
         return await self.worker.call(self._cursor.release, job)
 
     async def look_after(self) -> dict[Job, str]:
-        return await self.worker.call(self.file.look_after)
+        return await self.worker.call(self._queue.look_after)
 
     async def leave(self, runner: Runner) -> Account | None:
         """Sync what was written, and count what the file holds now; None if nobody can know.
@@ -4908,16 +4929,16 @@ class FileJobs:
         """
         # Asked before and after the count: a runner that leaves in between had lines `r` before, and one that
         # comes may have some after it.
-        nobody = self.file.has_nobody_else()
-        account = self.file.account(takers)
-        deserted = account.now.running > 0 and nobody and self.file.has_nobody_else()
+        nobody = self._file.has_nobody_else()
+        account = self._reader.account(takers)
+        deserted = account.now.running > 0 and nobody and self._file.has_nobody_else()
         return replace(account, left=account.left or deserted)
 
     async def _leave(self, runner: Runner) -> Account | None:
         if not runner.killed:
-            await self.worker.call(self.file.sync)
+            await self.worker.call(self._file.sync)
             await self.worker.flush()
-        for look in range(1, self.file.LOOKS + 1):
+        for look in range(1, self._reader.LOOKS + 1):
             takers = Takers(() if runner.each_slot_had_job else (self._taker,))
             # A job that does not fit only because slots are out of service counts as left.
             self._taker.capacity = runner.full_capacity
@@ -4925,12 +4946,12 @@ class FileJobs:
                 account = await self.worker.call(self._account, takers)
                 # Others that run the file with --resume may be about to take these orphans.
                 resumed = account.orphans and self._taker.renews(RUNNING)
-                if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
+                if runner.killed or look == self._reader.LOOKS or not (account.half_saved or resumed):
                     return account
             except OSError as error:
-                if error.errno == errno.ENOENT and runner.options.follow and not self.file.is_open:
+                if error.errno == errno.ENOENT and runner.options.follow and not self._file.is_open:
                     return Account(Counts(0, 0, 0, 0, 0, 0))        # the file never came
-                if runner.killed or runner.failed or look == self.file.LOOKS:
+                if runner.killed or runner.failed or look == self._reader.LOOKS:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
                     return None
             await asyncio.sleep(self.interval)
@@ -6834,15 +6855,16 @@ class OutDir(Sink):
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
     def __init__(self, path: str, worker: Worker, trouble: Say,
-                 incomplete: Callable[[int], None] = lambda line: None) -> None:
+                 incomplete: Callable[[int], None] = lambda line: None, badge: Badge | None = None) -> None:
         """Makes the directory if need be.  Raises Problem.
 
-        incomplete: is told the lines of runs whose output could not be written in full.
+        incomplete: is told the lines of runs whose output could not be written in full.  badge: of the runner
+        or server that we are.
         """
         self.worker = worker
         self._incomplete = incomplete
         self._files: dict[Stream, OutFile] = {}
-        self.badge: Badge | None = None     # our own, as a runner
+        self._badge = badge
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -6908,7 +6930,7 @@ class OutDir(Sink):
             "host": os.fsdecode(run.host),
             "slot": run.slot.name,
             "pid": run.pid,
-            "runner": self.badge.at if self.badge else None,
+            "runner": self._badge.at if self._badge else None,
             **promised,
         }
 
@@ -8837,11 +8859,12 @@ class Program:
         except OSError:
             raise Problem("the current directory is gone (cd to one that exists)") from None
 
-    def open_stores(self, network: bool, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
+    def open_stores(self, network: bool, badge: Badge,
+                    *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.
 
-        network: the inputs are on a file system that may not answer.  inputs: the job file, and what else is
-        read.  Raises Problem.
+        network: the inputs are on a file system that may not answer.  badge: ours, which the journal names.
+        inputs: the job file, and what else is read.  Raises Problem.
         """
         options = self.options
         written = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
@@ -8865,17 +8888,10 @@ class Program:
         if options.logfile:
             logfile = LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
         if options.outdir:
-            outdir = OutDir(options.outdir, self.worker, trouble, incomplete)
+            outdir = OutDir(options.outdir, self.worker, trouble, incomplete, badge)
         if options.joblog:
             joblog = JobLog(options.joblog, self.worker, trouble)
         return logfile, outdir, joblog
-
-    def take_badge(self, file: JobFile, outdir: OutDir | None, of_server: bool) -> None:
-        """Lock a badge wherever this file's companion is opened, and name it in the journal's runs."""
-        badge = Badge(of_server)
-        file.companion.badge = badge
-        if outdir:
-            outdir.badge = badge
 
     def main(self) -> int:
         """Go into the background if -d says so, and work; the exit status.  Raises Problem."""
@@ -9181,6 +9197,7 @@ class App(RunnerProgram):
         self.host = one_line(self.host)         # it stands in lines of records; a client refuses other names
         self.path = options.file
         self._mount = check_mount(self.path, options.single_host, self.say)
+        self._badge = Badge(of_server=False)
         self._taker = Taker(
             os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING,
             Resources(len(self.slots), self.memory.size),
@@ -9215,7 +9232,7 @@ class App(RunnerProgram):
         if self.slot_file:
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
-        self._stores = self.open_stores(self.network, *self._inputs)
+        self._stores = self.open_stores(self.network, self._badge, *self._inputs)
         return super().main()
 
     def _print_dry_run(self) -> None:
@@ -9224,9 +9241,9 @@ class App(RunnerProgram):
         jobs = dry_run(file, self._taker, self.memory)
         put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
 
-    def _cursor(self) -> Cursor:
+    def _cursor(self, say: Say) -> Cursor:
         return Cursor(
-            JobQueue(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount),
+            JobQueue(JobFile(self.path, say=say, mount=self._mount, badge=self._badge)),
             [self._taker],
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,
@@ -9235,9 +9252,10 @@ class App(RunnerProgram):
 
     async def work(self) -> int:
         """Run the jobs of the file."""
-        jobs = FileJobs(self._cursor(), self.worker, self._taker)
-        sinks = [*self.console(jobs.file, with_output=not self._stores[0]), *filter(None, self._stores)]
-        self.take_badge(jobs.file, self._stores[1], of_server=False)
+        say = functools.partial(self.in_loop, self.say)
+        reader = JobReader(self.path, say=say, mount=self._mount)
+        jobs = FileJobs(self._cursor(say), reader, self.worker, self._taker)
+        sinks = [*self.console(reader, with_output=not self._stores[0]), *filter(None, self._stores)]
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)
 

@@ -86,6 +86,7 @@ from runmaker4 import (
     keep_trying,
     leave,
     lock,
+    lock_all,
     lost_locks,
     name_lines,
     open_job_file,
@@ -195,13 +196,13 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
     end = time.monotonic() + OTHERS
     if make and not os.path.lexists(file.path):
         os.close(open_or_make(file.path, os.O_RDWR | os.O_CLOEXEC, 0o666))
-    file.follow_path()
+    file.open_to_write()
     with append_lock(file):
         while True:
             await_file(file.real, end)
             with open_to_append(file.real) as fd:
                 if file.names(fd):
-                    JobFile.lock_all(fd)
+                    lock_all(fd)
                     file.companion.must_be_alive()
                     yield fd
                     must_name(file, fd)
@@ -489,7 +490,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
 
     Raises OSError; ESTALE: the file was replaced, and lines may have moved.
     """
-    file.follow_path()
+    file.open_to_write()
     fd = file.writable()
     missing = selection.singles()
     for line in selection.lines(file):
@@ -620,7 +621,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
             end_deserted_jobs(file, waiting)
             look_at = time.monotonic() + 1.0
         time.sleep(0.05)
-        file.follow_path()
+        file.open_to_write()
         still = []
         for line in waiting:
             state = file.state_at(line)
@@ -1128,7 +1129,7 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
     Returns what is refused; then nothing was written.  Raises Problem, OSError; ESTALE: the file was replaced
     or removed meanwhile.
     """
-    file.follow_path()
+    file.open_to_write()
     with append_lock(file), alone(file) as locks:
         fd = file.writable()
         data = read_all(file.reader)
@@ -1169,7 +1170,7 @@ def _write_in_place(
     if added:
         with open_to_append(file.real) as end:
             must_name(file, end)
-            JobFile.lock_all(end)
+            lock_all(end)
             append_locked(end, file.real, file.mount, [added])
     for line, old, at in zip(lines, live, places):
         if line != old:
@@ -1234,7 +1235,7 @@ def sync_names(folder: str) -> None:
 
 def original(file: JobFile) -> bytes:
     """What a person is given to edit: the file as it is now.  Raises OSError."""
-    file.follow_path()
+    file.open_to_write()
     return read_all(file.reader)
 
 
@@ -1924,7 +1925,7 @@ def say_below_end(file: JobFile) -> None:
 def reopen(file: JobFile, ledger: Ledger) -> None:
     """Make a comment of each line `#RUN end`, in place.  Raises Problem, OSError."""
     with appending(file, make=False):
-        file.follow_path()
+        file.open_to_write()
         for line in end_lines(file, file.writable()):
             ledger.count(file, line, set_state(file, line, b"#off", force=False))
 

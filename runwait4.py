@@ -338,7 +338,7 @@ class Watcher:
         return self._patiently(self._badges)
 
     def _badges(self) -> set[int] | None:
-        self.file.follow_path()
+        self.file.follow()
         return self.file.companion.badges()
 
     def cancelled(self, survey: Survey) -> list[Line]:
@@ -377,7 +377,7 @@ class Watcher:
         return self._patiently(lambda: self._lines_with(commands))
 
     def _lines_with(self, commands: Collection[bytes]) -> list[Line]:
-        self.file.follow_path()
+        self.file.follow()
         return list(itertools.chain.from_iterable(self.file.by_command(commands).values()))
 
     def ends_may_come(self) -> bool:

@@ -490,12 +490,13 @@ class Product:
     """A runner's `JobQueue` and `Cursor`, and all that is known here of their methods."""
 
     def __init__(self, host: Host, retry: bytes) -> None:
-        self.file = CORE.JobQueue(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
-        self.cursor = CORE.Cursor(self.file, [CORE.Taker(host.name, retry=retry)])
+        self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
+        queue = CORE.JobQueue(self.file)
+        self.cursor = CORE.Cursor(queue, [CORE.Taker(host.name, retry=retry)])
         self.taker = next(iter(self.cursor.takers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
-        self.claim, self.lend, self.reclaim = self.cursor.claim, self.file.lend, self.file.reclaim
-        self.look_after, self.close = self.file.look_after, self.file.sync
+        self.claim, self.lend, self.reclaim = self.cursor.claim, queue.lend, queue.reclaim
+        self.look_after, self.close = queue.look_after, self.file.sync
 
     @property
     def failed(self) -> str:
@@ -533,7 +534,7 @@ class Setter:
         self.lines = self.file.lines
 
     def set_state(self, line: Any, state: bytes, force: bool) -> None:
-        self.file.follow_path()
+        self.file.open_to_write()
         SETTER.set_state(self.file, line, state, force)
 
     def append(self, line: bytes) -> None:
@@ -1003,12 +1004,12 @@ FILE, QUEUE, COMPANIONS = CORE.JobFile, CORE.JobQueue, CORE.Companion
 
 def path_before_the_door() -> Patches:
     """What is written is the file that the path named before the door was locked."""
-    door, plain = FILE.door, FILE.writable
+    door, plain = FILE.door, FILE.must_be_at_path
     inside: set[Any] = set()
 
     @contextmanager
     def early(self: Any, *args: Any) -> Iterator[bool]:
-        self.follow_path()
+        self.follow()
         inside.add(self)
         try:
             with door(self, *args) as opened:
@@ -1016,10 +1017,10 @@ def path_before_the_door() -> Patches:
         finally:
             inside.discard(self)
 
-    def writable(self: Any) -> int:
+    def must_be_at_path(self: Any) -> int:
         fd: int = self.fd if self in inside else plain(self)
         return fd
-    return [(FILE, "door", early), (FILE, "writable", writable)]
+    return [(FILE, "door", early), (FILE, "must_be_at_path", must_be_at_path)]
 
 
 def state_from_before_the_door() -> Patches:
@@ -1027,11 +1028,11 @@ def state_from_before_the_door() -> Patches:
     wanted: dict[Any, Any] = {}
 
     def claim_unread(self: Any, line: Any, *args: Any) -> Any:
-        wanted[self] = line
+        wanted[self.file] = line
         try:
             return claim(self, line, *args)
         finally:
-            del wanted[self]
+            del wanted[self.file]
 
     def read_text(self: Any, line: Any, *args: Any) -> bytes:
         data: bytes = read_line(self, line, *args)
@@ -1073,7 +1074,7 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     """Who counts so many lines too many for a new line, or for an orphan."""
     too_many_new, too_many_orphans = new, orphan
 
-    def has_room(self: Any, command: bytes, orphan: bool = False) -> bool:
+    def has_room(self: Any, command: bytes, orphan: bool = False, near: Any = None) -> bool:
         seats = self.companion.count(command)
         least = seats + orphan - (too_many_orphans if orphan else too_many_new)
         return not seats or least <= 0 or self._are_running(command, least)
@@ -1089,8 +1090,9 @@ def seats_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]:
     plain = QUEUE._reconcile
 
     def reconcile(self: Any, command: bytes, ours: Any, lines: Any) -> dict[Any, bytes]:
-        seats = count(self.companion.count(command), sum(job.seat is not None for job in ours))
-        with mock.patch.object(self.companion, "count", lambda command: seats):
+        companion = self.file.companion
+        seats = count(companion.count(command), sum(job.seat is not None for job in ours))
+        with mock.patch.object(companion, "count", lambda command: seats):
             missing: dict[Any, bytes] = plain(self, command, ours, lines)
             return missing
 
@@ -1118,8 +1120,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "second companion": one(CORE, "companion_of", lambda path: COMPANION + MACHINE.world.me.host.name),
     "companion not checked": one(COMPANIONS, "is_current", lambda self: True),
     "no guard": lambda: [
-        (FILE, "_name_companion", lambda self: None),
-        (FILE, "lock_all", classmethod(lambda cls, fd: None)),
+        (FILE, "name_companion", lambda self: None),
+        (CORE, "lock_all", lambda fd: None),
     ],
     "lost lease ignored": one(QUEUE, "_drop_lost_seats", lambda self: None),
     # Each `r` counts as the old state of the job's line, which an editor has saved

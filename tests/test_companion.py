@@ -167,7 +167,7 @@ class Companion(RunCase):
     def test_a_lock_on_a_byte_of_the_file_that_names_companions_is_refused(self) -> None:
         companion(self.path).touch()
         with open(self.path, "rb") as reader:
-            self.assertTrue(runmaker4.lock(reader.fileno(), runmaker4.JobFile.USER + 5, shared=True))
+            self.assertTrue(runmaker4.lock(reader.fileno(), runmaker4.USER_BYTES + 5, shared=True))
             self.assertAllRefuse("is in use with another companion (")
 
     def test_runners_make_one_that_was_removed_again_and_say_so(self) -> None:

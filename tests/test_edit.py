@@ -178,8 +178,8 @@ class WorstMoments(EditCase):
         super().setUp()
         self.path = self.write(". a\n. b\n! c\n")
         self.said: list[str] = []
-        self.runner_jobs = runmaker4.Cursor(runmaker4.JobQueue(str(self.path), say=self.said.append),
-                                            [runmaker4.Taker("")])
+        queue = runmaker4.JobQueue(runmaker4.JobFile(str(self.path), say=self.said.append))
+        self.runner_jobs = runmaker4.Cursor(queue, [runmaker4.Taker("")])
         self.job = job_of(self.runner_jobs.claim())
         self.old = os.open(self.path, os.O_RDWR)
         self.addCleanup(os.close, self.old)

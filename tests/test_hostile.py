@@ -76,6 +76,7 @@ class Stage(TcpCase):
         self.good = self.start_client(self.server, "-j3", "--follow", "--name", "good", up=(1,))
         self.said = b"runmaker4-client.py: 127.0.0.1: serving runs.txt\n"
         wait_until(lambda: self.good.err == self.said, what="it is connected, and has said so")
+        self.status(self.server)            # from the first count on it has the file open to be counted
         return self
 
     def descriptors(self) -> int:

@@ -725,7 +725,7 @@ class Hiring(ImportCase):
         path = self.write("#RUN end\n. echo a\n#RUN \t end\n")
         other = runmaker4.JobFile(str(path), say=self.fail)
         self.addCleanup(other.close_files)
-        other.follow_path()
+        other.open_to_write()
         with other.door(b"UN end") as opened:
             self.assertTrue(opened)
             ended = self.run_script(RUNSET, "-q", "runs.txt", "--reopen")

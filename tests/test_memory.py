@@ -458,9 +458,9 @@ class HandingOut(test_parts.JobFileCase):
         cursors = [cursor for cursor, _ in model.takers.values()]
         if shared and cursors:
             return cursors[0]
-        file = runmaker4.JobQueue(str(self.path), say=lambda said: None, clock=self.clock)
+        file = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock)
         self.addCleanup(file.close_files)
-        return runmaker4.Cursor(file, [] if shared else [taker], serving=shared)
+        return runmaker4.Cursor(runmaker4.JobQueue(file), [] if shared else [taker], serving=shared)
 
     def test_runners_on_one_file(self) -> None:
         for seed in range(self.SEEDS):
@@ -482,8 +482,8 @@ class Staying(test_parts.JobFileCase):
         super().setUp()
         self.taker = runmaker4.Taker("", capacity=self.ROOM, free=self.ROOM)
         lines = b"".join(b"d done %d\n" % number for number in range(500))
-        file = self.file(lines + b"#RUN memory=60M\n. a\n. b\n. c\n")
-        self.cursor = runmaker4.Cursor(file, [self.taker])
+        queue = self.queue_on(lines + b"#RUN memory=60M\n. a\n. b\n. c\n")
+        self.cursor = runmaker4.Cursor(queue, [self.taker])
 
     def claimed(self, free: runmaker4.Resources) -> bytes:
         """The command that it gets if so much is free; b"" if none."""

@@ -26,7 +26,7 @@ from tests.values import present
 client = importlib.import_module(RUNCLIENT[:-len(".py")])
 server = importlib.import_module(RUNSERVER[:-len(".py")])
 # Classes of that module, which only importlib can import: its name has a hyphen
-ServedFile = Any
+ServedQueue = Any
 Sessions = Any
 ReportedJob = Any
 
@@ -53,17 +53,17 @@ class JobFileCase(FileCase):
         super().setUp()
         self.clock = Clock()
 
-    def file(self, text: bytes, **options: Any) -> runmaker4.JobQueue:
+    def queue_on(self, text: bytes, **options: Any) -> runmaker4.JobQueue:
         """A JobQueue on this text."""
         self.path.write_bytes(text)
         options = {"say": lambda said: None, "clock": self.clock, **options}
-        file = runmaker4.JobQueue(str(self.path), **options)
+        file = runmaker4.JobFile(str(self.path), **options)
         self.addCleanup(file.close_files)
-        return file
+        return runmaker4.JobQueue(file)
 
     def jobs(self, text: bytes, retry: bytes = b"", **options: Any) -> runmaker4.Cursor:
         """A cursor in a JobQueue on this text, for a runner that takes lines in these states besides."""
-        return runmaker4.Cursor(self.file(text), [runmaker4.Taker("", retry=retry)], **options)
+        return runmaker4.Cursor(self.queue_on(text), [runmaker4.Taker("", retry=retry)], **options)
 
 
 class ProcessTrees(unittest.TestCase):
@@ -150,8 +150,8 @@ class PastTheCache(JobFileCase):
     def run_two_jobs(self) -> list[str]:
         """Claim and finish two jobs on such a file system; what was said."""
         said: list[str] = []
-        file = self.file(b". a\n. b\n", mount=self.MOUNT, say=said.append)
-        cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+        queue = self.queue_on(b". a\n. b\n", mount=self.MOUNT, say=said.append)
+        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
         for _ in range(2):
             self.assertEqual(cursor.finish(job_of(cursor.claim()), b"d"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\nd b\n")
@@ -294,7 +294,8 @@ class DeadClients(JobFileCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.cursor = runmaker4.Cursor(self.file(b". a\n", mount=runmaker4.Mount("fuse.new", frozenset())),
+        mount = runmaker4.Mount("fuse.new", frozenset())
+        self.cursor = runmaker4.Cursor(self.queue_on(b". a\n", mount=mount),
                                        [runmaker4.Taker("")])
         self.job = job_of(self.cursor.claim())
 
@@ -310,12 +311,12 @@ class DeadClients(JobFileCase):
         self.fail_for(60)
         with self.cut_off():
             self.assertIn("client has died", self.cursor.finish(self.job, b"d"))
-        self.assertEqual(self.cursor.file.claimed, {})
+        self.assertEqual(self.cursor.queue.claimed, {})
 
     def test_one_that_comes_back_gets_its_result(self) -> None:
         for _ in range(3):                      # the minute begins anew each time
             self.fail_for(40)
-            self.cursor.file.follow_path()
+            self.cursor.queue.follow()
         self.assertEqual(self.cursor.finish(self.job, b"d"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
@@ -325,7 +326,7 @@ class LostSeats(JobFileCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.lines = self.file(b". a\n. b\n", mount=runmaker4.Mount("fuse.new", frozenset()))
+        self.lines = self.queue_on(b". a\n. b\n", mount=runmaker4.Mount("fuse.new", frozenset()))
         self.job = job_of(runmaker4.Cursor(self.lines, [runmaker4.Taker("")]).claim())
 
     def test_it_has_it_until_the_lock_is_lost_and_does_not_know_without_an_answer(self) -> None:
@@ -344,18 +345,18 @@ class SeatsTakenBack(JobFileCase):
     def setUp(self) -> None:
         super().setUp()
         self.said: list[str] = []
-        self.queue = self.file(b". a\n. b\n", say=self.said.append)
+        self.queue = self.queue_on(b". a\n. b\n", say=self.said.append)
         cursor = runmaker4.Cursor(self.queue, [runmaker4.Taker("")])
         self.first, self.second = job_of(cursor.claim()), job_of(cursor.claim())
 
     def test_an_edit_in_place_between_the_search_and_the_door_loses_none(self) -> None:
-        os.unlink(self.queue.companion.path)
-        locking = self.queue.companion.locking
+        os.unlink(self.queue.file.companion.path)
+        locking = self.queue.file.companion.locking
 
         def edited(at: int, patience: float) -> Any:
             self.path.write_bytes(b"# put in\nr a\nr b\n")
             return locking(at, patience)
-        with mock.patch.object(self.queue.companion, "locking", edited):
+        with mock.patch.object(self.queue.file.companion, "locking", edited):
             self.assertEqual(self.queue.look_after(), {})
         self.assertTrue(self.first.seat and self.second.seat)
 
@@ -367,7 +368,7 @@ class SeatsTakenBack(JobFileCase):
 
     def test_that_another_has_taken_a_line_is_said_once(self) -> None:
         self.path.write_bytes(b"d a\nr b\n")
-        os.unlink(self.queue.companion.path)
+        os.unlink(self.queue.file.companion.path)
         self.assertIn("another runner has taken it", self.queue.finish(self.first, b"d"))
         self.assertEqual(self.queue.look_after(), {})
 
@@ -375,7 +376,7 @@ class SeatsTakenBack(JobFileCase):
         reader = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(reader.close_files)
         lines = list(reader.lines(b"r"))
-        os.unlink(self.queue.companion.path)
+        os.unlink(self.queue.file.companion.path)
         self.queue.look_after()
         self.assertEqual([reader.is_orphan(line) for line in lines], [False, False])
 
@@ -385,7 +386,7 @@ class Removed(JobFileCase):
 
     def test_a_server_that_has_forgotten_it_is_put_up_with(self) -> None:
         """NFS answers ESTALE to reads of a file that another host has removed."""
-        queue = self.file(b". a\n", mount=runmaker4.Mount("nfs4", frozenset()))
+        queue = self.queue_on(b". a\n", mount=runmaker4.Mount("nfs4", frozenset()))
         job = job_of(runmaker4.Cursor(queue, [runmaker4.Taker("")]).claim())
         os.unlink(self.path)
         pread = runmaker4.Reader.pread
@@ -410,29 +411,29 @@ class EditedInPlace(JobFileCase):
         return job
 
     def test_no_comment_becomes_a_job_once_the_byte_order_mark_is_gone(self) -> None:
-        cursor = runmaker4.Cursor(self.file(runmaker4.UTF8_MARK + b"# nothing\n"), [runmaker4.Taker("")])
+        cursor = runmaker4.Cursor(self.queue_on(runmaker4.UTF8_MARK + b"# nothing\n"), [runmaker4.Taker("")])
         self.assertFalse(cursor.claim())
         self.path.write_bytes(b"# x. touch INJECTED\n. echo\n")
         self.assertEqual(self.job(cursor).command, b"echo")
         self.assertTrue(self.path.read_bytes().startswith(b"# x. touch INJECTED\n"))
 
     def test_a_line_that_was_found_is_not_claimed_once_the_byte_order_mark_is_gone(self) -> None:
-        file = self.file(runmaker4.UTF8_MARK + b". echo\n")
-        found, = file.lines()
+        queue = self.queue_on(runmaker4.UTF8_MARK + b". echo\n")
+        found, = queue.file.lines()
         self.path.write_bytes(b"# x. echo\n")
         with self.assertRaises(runmaker4.Shifted):
-            file.claim(found)
+            queue.claim(found)
 
     def test_a_result_finds_its_line_once_a_byte_order_mark_has_come(self) -> None:
-        cursor = runmaker4.Cursor(self.file(b". a\n. b\n"), [runmaker4.Taker("")])
+        cursor = runmaker4.Cursor(self.queue_on(b". a\n. b\n"), [runmaker4.Taker("")])
         job = self.job(cursor)
         self.path.write_bytes(runmaker4.UTF8_MARK + b"r a\n. b\n")
         self.assertEqual(cursor.finish(job, b"d"), "")
         self.assertEqual(self.path.read_bytes(), runmaker4.UTF8_MARK + b"d a\n. b\n")
 
     def test_a_line_keeps_its_number_where_lines_are_inserted_while_somebody_is_behind_a_door(self) -> None:
-        file = self.file(b". a\n. b\n. c\n")
-        cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+        queue = self.queue_on(b". a\n. b\n. c\n")
+        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
 
         def insert(*_: object) -> object:
             if claim.call_count > 1:
@@ -440,7 +441,7 @@ class EditedInPlace(JobFileCase):
             self.path.write_bytes(b"# 1\n# 2\n# 3\n" + self.path.read_bytes())
             return runmaker4.Attempt(runmaker4.Met.CLOSED)
 
-        with mock.patch.object(file, "claim", wraps=file.claim) as claim:
+        with mock.patch.object(queue, "claim", wraps=queue.claim) as claim:
             claim.side_effect = insert
             commands = [self.job(cursor).command for _ in range(3)]
         self.assertEqual(commands, [b"a", b"b", b"c"])
@@ -517,21 +518,21 @@ class SetByHand(JobFileCase):
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""
         self.clock.now += 1.0
-        return cursor.file.look_after()
+        return cursor.queue.look_after()
 
 
 class Doors(JobFileCase):
     """A door is locked for a moment, whatever goes wrong behind it."""
 
     def test_an_error_behind_a_door_unlocks_it(self) -> None:
-        file = self.file(b". a\n")
-        file.follow_path()
+        file = self.queue_on(b". a\n").file
+        file.open_to_write()
         error = OSError(errno.EMFILE, "Too many open files")
         with self.assertRaises(OSError), mock.patch.object(os, "stat", side_effect=error), file.door(b"a"):
             pass
         other = runmaker4.JobFile(str(self.path), say=self.fail)
         self.addCleanup(other.close_files)
-        other.follow_path()
+        other.open_to_write()
         with other.door(b"a", 0.0) as opened:
             self.assertTrue(opened)
 
@@ -544,8 +545,8 @@ class HeldUp(JobFileCase):
 
     def begin(self, mount: runmaker4.Mount) -> None:
         """Claim the first of two jobs."""
-        file = self.file(b". a\n. b\n", mount=mount)
-        self.cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+        queue = self.queue_on(b". a\n. b\n", mount=mount)
+        self.cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
         self.job = job_of(self.cursor.claim())
 
     def again(self) -> Optional[float]:
@@ -592,7 +593,7 @@ class HeldUp(JobFileCase):
     def test_the_minute_begins_when_a_look_misses_the_line(self) -> None:
         self.begin(self.NETWORK)
         self.path.write_bytes(b"")
-        self.cursor.file.look_after()
+        self.cursor.queue.look_after()
         self.clock.now += 60
         self.assertGone()
 
@@ -791,7 +792,7 @@ class WhatBecomesOfALine(unittest.TestCase):
 class LinesOfADeadServer(JobFileCase):
     """The server after it knows them again where an edit has moved them meanwhile."""
 
-    def adopt(self, before: list[bytes], after: bytes) -> tuple[ServedFile, list[runmaker4.Job]]:
+    def adopt(self, before: list[bytes], after: bytes) -> tuple[ServedQueue, list[runmaker4.Job]]:
         """Hold these lines, then edit the file: how the next server has it, and the jobs that it goes on
         with.
         """
@@ -802,22 +803,23 @@ class LinesOfADeadServer(JobFileCase):
         file = server.ServedFile(str(self.path), say=lambda text: None)
         self.addCleanup(file.close_files)
         self.addCleanup(os.close, fd)
-        return file, file.adopt(fd)
+        queue = server.ServedQueue(file)
+        return queue, queue.adopt(fd)
 
-    def take_back(self, file: ServedFile, jobs: list[runmaker4.Job], *texts: bytes) -> list[int]:
+    def take_back(self, queue: ServedQueue, jobs: list[runmaker4.Job], *texts: bytes) -> list[int]:
         """Where the lines of clients are that say where they were."""
         found: dict[bytes, dict[int, runmaker4.Job]] = {text: {} for text in texts}
         for job in jobs:
             found[job.text][job.number] = job
         lines = [runmaker4.Line(number, number, 0, b".", text) for number, text in enumerate(texts, 1)]
-        taken = [file.take_back(line, found[line.text], [], b"") for line in lines]
+        taken = [queue.take_back(line, found[line.text], [], b"") for line in lines]
         return [present(job).offset for job in taken]
 
     def test_lines_that_were_moved_are_found_without_comparing_each_with_each(self) -> None:
         texts = [b" echo %d" % number for number in range(500)]
         lines = [b"r%s\n" % text for text in texts]
-        file, jobs = self.adopt(texts, b"# new\n" + b"".join(reversed(lines)))
-        self.assertEqual(self.take_back(file, jobs, *texts),
+        queue, jobs = self.adopt(texts, b"# new\n" + b"".join(reversed(lines)))
+        self.assertEqual(self.take_back(queue, jobs, *texts),
                          [6 + len(b"".join(lines[number:])) for number in range(1, 501)])
 
     def test_no_seat_is_locked_as_it_is_locked_already(self) -> None:
@@ -830,11 +832,11 @@ class LinesOfADeadServer(JobFileCase):
 
     def test_a_seat_whose_line_is_r_no_more_is_kept_for_its_client(self) -> None:
         text = b" echo same"
-        file, jobs = self.adopt([text], b". echo same\n")
-        self.assertEqual((jobs, len(file.companion.unclaimed)), ([], 1))
-        job = present(file.take_back(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
-        file.look_after()
-        self.assertEqual((job.offset, file.companion.unclaimed), (0, set()))
+        queue, jobs = self.adopt([text], b". echo same\n")
+        self.assertEqual((jobs, len(queue.companion.unclaimed)), ([], 1))
+        job = present(queue.take_back(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
+        queue.look_after()
+        self.assertEqual((job.offset, queue.companion.unclaimed), (0, set()))
         self.assertEqual(self.path.read_bytes(), b"r echo same\n")
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
@@ -843,8 +845,9 @@ class LinesOfADeadServer(JobFileCase):
         other = runmaker4.open_companion(str(self.path))
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 3))
-        file, jobs = self.adopt([text], b"r%s\n" % text * 3)
+        queue, jobs = self.adopt([text], b"r%s\n" % text * 3)
         self.assertEqual([job.offset for job in jobs], [0])
+        file = queue.file
         self.assertEqual([file.is_orphan(line) for line in file.lines(b"r")], [False, True, False])
 
     def test_a_line_of_another_runner_is_not_among_them_where_its_own_is_r_no_more(self) -> None:
@@ -852,8 +855,8 @@ class LinesOfADeadServer(JobFileCase):
         other = runmaker4.open_companion(str(self.path))
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 2))
-        file, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
-        self.assertEqual((jobs, len(file.companion.unclaimed)), ([], 1))
+        queue, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
+        self.assertEqual((jobs, len(queue.companion.unclaimed)), ([], 1))
 
 
 class LinesOfAClientThatComesBack(JobFileCase):
@@ -863,12 +866,14 @@ class LinesOfAClientThatComesBack(JobFileCase):
     def sessions(self, lines: bytes = LINES) -> Sessions:
         """Of a server whose file has these lines, which nobody runs.  To be called in an event loop."""
         self.path.write_bytes(lines)
-        self.served = server.ServedFile(str(self.path), say=lambda text: None)
-        self.addCleanup(self.served.close_files)
+        file = server.ServedFile(str(self.path), say=lambda text: None)
+        self.addCleanup(file.close_files)
+        self.served = server.ServedQueue(file)
         records = mock.Mock(**{"log": None, "of.return_value": b"", "find_starts.return_value": {}})
         cursor = mock.Mock(orphans=[])
         program = mock.Mock(
-            file=self.served,
+            file=file,
+            queue=self.served,
             records=records,
             dispatcher=mock.Mock(cursor=cursor),
             worker=runmaker4.Worker(threaded=False),
@@ -971,17 +976,19 @@ class LinesOfAClientThatComesBack(JobFileCase):
         """Wherever the error comes: then they become `e`, and are not `r` for as long as the server lives."""
         async def come(name: str, error_at: int) -> None:
             sessions = self.sessions()
-            plain = getattr(self.served, name)
+            where = self.served.file if name == "state_at" else self.served
+            plain = getattr(where, name)
             calls = iter(range(1, 10))
 
             def failing(*args: Any) -> Any:
                 if next(calls) == error_at:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 return plain(*args)
-            with mock.patch.object(self.served, name, failing):
+            with mock.patch.object(where, name, failing):
                 self.assertEqual(await self.reclaim(sessions), {"LOST": [1, 2, 3]})
             self.assertEqual((self.client.grants, dict(self.served.claimed)), ({}, {}))
-            self.assertEqual([self.served.is_orphan(line) for line in self.served.lines(b"r")], [True, True])
+            file = self.served.file
+            self.assertEqual([file.is_orphan(line) for line in file.lines(b"r")], [True, True])
         for name, error_at in ("take_back", 2), ("take_back", 3), ("state_at", 1):
             with self.subTest(function=name, call=error_at):
                 asyncio.run(come(name, error_at))
@@ -1072,8 +1079,8 @@ class LocksThatAreForgotten(JobFileCase):
     def test_an_orphan_is_one_after_two_looks_that_are_far_apart(self) -> None:
         for kind, soon in ("nfs4", b"e a\n"), ("fuse.glusterfs", b"r a\n"):
             with self.subTest(kind=kind):
-                file = self.file(b"r a\n", mount=runmaker4.Mount(kind, frozenset()))
-                cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+                queue = self.queue_on(b"r a\n", mount=runmaker4.Mount(kind, frozenset()))
+                cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
                 found = cursor.claim()
                 self.assertEqual(self.path.read_bytes(), soon)
                 if soon == b"r a\n":
@@ -1084,13 +1091,13 @@ class LocksThatAreForgotten(JobFileCase):
 
     def test_a_line_that_is_locked_again_meanwhile_is_none(self) -> None:
         mount = runmaker4.Mount("fuse.glusterfs", frozenset())
-        runner = self.file(b". a\n", mount=mount)
+        runner = self.queue_on(b". a\n", mount=mount)
         job = job_of(runmaker4.Cursor(runner, [runmaker4.Taker("")]).claim())
         seat = present(job.seat)
         runmaker4.unlock(seat.fd, seat.at)
-        other = runmaker4.JobQueue(runner.path, say=self.fail, mount=mount, clock=self.clock)
+        other = runmaker4.JobFile(runner.file.path, say=self.fail, mount=mount, clock=self.clock)
         self.addCleanup(other.close_files)
-        cursor = runmaker4.Cursor(other, [runmaker4.Taker("", retry=b"er")])
+        cursor = runmaker4.Cursor(runmaker4.JobQueue(other), [runmaker4.Taker("", retry=b"er")])
         self.assertFalse(cursor.claim())
         self.clock.now += 6.0
         self.assertEqual(runner.look_after(), {})
@@ -1164,9 +1171,9 @@ class RetriesOfMany(JobFileCase):
 
     def test_a_line_whose_command_is_locked_stays_and_is_named(self) -> None:
         said: list[str] = []
-        file = self.file(b"! a\n! b\n", say=said.append)
-        other = self.another(file)
-        cursor = runmaker4.Cursor(file, [runmaker4.Taker("", retry=b"!er")])
+        queue = self.queue_on(b"! a\n! b\n", say=said.append)
+        other = self.another(queue.file)
+        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
         with other.door(b"a") as opened:
             self.assertTrue(opened)
             self.assertFalse(cursor.claim())    # it has waited for so long that others have their turn
@@ -1178,7 +1185,7 @@ class RetriesOfMany(JobFileCase):
         """Another program on the same file."""
         other = runmaker4.JobFile(file.path, say=self.fail)
         self.addCleanup(other.close_files)
-        other.follow_path()
+        other.open_to_write()
         return other
 
 

@@ -161,8 +161,8 @@ class Claims(FileCase):
         look.
         """
         clock = mock.Mock(side_effect=range(0, 1_000_000, 10))
-        file = runmaker4.JobQueue(str(self.path), say=self.said.append, clock=clock)
-        return runmaker4.Cursor(file, [runmaker4.Taker("", retry=retry)])
+        file = runmaker4.JobFile(str(self.path), say=self.said.append, clock=clock)
+        return runmaker4.Cursor(runmaker4.JobQueue(file), [runmaker4.Taker("", retry=retry)])
 
     def setUp(self) -> None:
         super().setUp()
