@@ -57,7 +57,6 @@ from runmaker4 import (
     JOB_VARIABLES,
     NEW,
     PORT,
-    RUNNING,
     SIGNALS,
     Account,
     Channel,
@@ -636,8 +635,7 @@ class Connection:
         self._grace = 60.0                          # seconds for which the server keeps our lines
         self.orphans: list[int] = []                # the server counts them
         self.failures: Failures | None = None       # the server counts these, too
-        self.renewed = 0                            # the server counts these, too
-        # the states that the server is asked to make new for us: see Taker.retry
+        # the states of lines that are still to be run again for us, as the server says: see Taker.retry
         self._retry = to_text(program.retry)
         # our jobs by their keys, but for those that wait for a slot: these are in the queue alone
         self._jobs: dict[str, RemoteJob] = {}
@@ -1067,6 +1065,7 @@ class Connection:
         elif kind == "nothing":
             self._on_nothing(message)
         elif kind == "pong":
+            self._retry = message.text("retry", 3)
             self._note_answer(message.whole("request"))
             if self._queue:
                 self._wake()
@@ -1144,7 +1143,6 @@ class Connection:
             self.loop.call_later(UNSTARTED, self._return, job)
             self._requested = max(self._requested - job.slots, 0)
             self._offered -= int(job.needs.memory)
-        self._note_served()
         self._note_answer(number)
         if not self._may_start():
             self._request(link, "ping")
@@ -1200,7 +1198,6 @@ class Connection:
     def _on_nothing(self, message: Message) -> None:
         """Note that there is no job for us.  If this answers `_leave_request`, the runner may leave."""
         number = message.whole("request")
-        self._note_served()
         again = self._nothing.again
         if self._leave_request is not None and number >= self._leave_request and not self._queue:
             self._leave_request = None
@@ -1209,13 +1206,6 @@ class Connection:
         self._nothing = NoJob(again, met_end=met_end, stopped=printable(message.text("left", 1000)))
         self._note_answer(number)
         self._wake()
-
-    def _note_served(self) -> None:
-        """The server has looked for jobs for us.  So it has made new, once, what -r or --resume means; from
-        now on we ask for orphans only.
-        """
-        if self._retry:
-            self._retry = to_text(RUNNING)
 
     def _on_account(self, message: Message) -> None:
         """Note what the file holds, if the server can tell; the first answer counts."""

@@ -17,7 +17,8 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  Once both ends
                it has asked for and has not got; how               after another look at the file
                many slots it has (last: it will leave
                if there are no jobs)
-    ping       every five seconds                       pong
+    ping       every five seconds                       pong       and which failed lines are still to be run
+                                                                   again for it (-r, --resume)
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
                                                                    clock
     sync       what its clock says                      sync       what does your clock say?
@@ -87,7 +88,7 @@ import struct
 import sys
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
@@ -141,7 +142,6 @@ from runmaker4 import (
     Program,
     Reader,
     Resources,
-    Round,
     Run,
     Say,
     Scan,
@@ -153,6 +153,7 @@ from runmaker4 import (
     Stream,
     Taker,
     Takers,
+    WalkReport,
     WireError,
     Worker,
     Writer,
@@ -1047,10 +1048,9 @@ class Hello:
     def read(cls, message: Message) -> Hello:
         """Raises WireError."""
         client, name = message.text("client", 16), message.text("name", 255)
-        retry = {"": b"", "r": RUNNING, "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(
-            message.text("retry", 2)
-        )
-        if retry is None or len(client) != 16 or not client.isalnum() or not client.isascii():
+        retry = message.data("retry")
+        known = retry in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING)
+        if not known or len(client) != 16 or not client.isalnum() or not client.isascii():
             raise WireError("a hello that makes no sense")
         return cls(
             client,
@@ -1156,7 +1156,8 @@ class Client(Taker):
         self.pid = hello.pid
         self.directory = hello.directory
         self.follow = hello.follow
-        self.retry = hello.retry
+        if not self._newest:                    # a client that comes back goes on where it was
+            self.retry = hello.retry
         self.capacity = hello.capacity
         self.free_memory = int(hello.capacity.memory)   # until it asks for jobs
         self._newest = link
@@ -1330,14 +1331,14 @@ class Client(Taker):
 
     # -- what it is told -------------------------------------------------------------------------------------
 
-    def tell_nothing(self, last_round: Round) -> None:
-        """Tell it that there is nothing for it, as this round has found, so that it may leave."""
+    def tell_nothing(self, met: WalkReport) -> None:
+        """Tell it that there is nothing for it, as this walk has found, so that it may leave."""
         self.leaving = False
         self.tell(
             type="nothing",
             request=self.asked,
-            ended=last_round.met_end,
-            left=last_round.stopped(self)[:1000],
+            ended=met.met_end,
+            left=met.stopped(self)[:1000],
         )
 
     def tell(self, **message: Any) -> None:
@@ -1439,7 +1440,8 @@ class ClientLink(Link, asyncio.Protocol):
         if client and "n" in message.fields:
             self._sessions.take_event(client, kind, message)
         elif kind == "ping":
-            self.send(type="pong", request=message.whole("request"))
+            self.send(type="pong", request=message.whole("request"),
+                      retry=to_text(client.retry if client else b""))
         elif kind == "claim" and client:
             client.ask(message)
             self._server.dispatcher.note_asking(client)
@@ -2411,7 +2413,7 @@ class Sessions:
         elif outcome.event is not None:
             self.recovery.note_settled(grant)
         self._conclude(grant, outcome)
-        self.server.stop_after_failures(self._tally.worse - self.cursor.renewed)
+        self.server.stop_after_failures(self._tally.worse)
         if outcome.event is not None:
             client.inbox.close(outcome.event)
         self._note_dealt_with(client)
@@ -2420,7 +2422,7 @@ class Sessions:
         """Follow lines that edits have moved; tell clients of lines that others have taken or set."""
         while True:
             await asyncio.sleep(self.file.interval / 2)
-            for job, cause in (await self._worker.call(self.queue.look_after)).items():
+            for job, cause in (await self._worker.call(self.cursor.look_after)).items():
                 grant = next((grant for grant in self.jobs.values() if grant.job is job), None)
                 if not grant:
                     continue            # the line was settled meanwhile
@@ -2926,8 +2928,8 @@ class Recovery:
 #        one look at a time, for the cursor is the worker's meanwhile.
 #     2. _claim() has the cursor claim lines for all waiting clients, one line for each in turn.  After BATCH
 #        lines other work has its turn with the worker.
-#     3. _claimed() sends what was got.  If there was nothing more, it remembers the round that has found so.
-#     4. A client that would leave is told that there is nothing if a round has found so that began after it
+#     3. _claimed() sends what was got.  If there was nothing more, it remembers the walk that has found so.
+#     4. A client that would leave is told that there is nothing if a walk has found so that began after it
 #        asked, and no line may still come back unbegun.
 #     5. A group that a look has met is planned: which host gets what.  Once all its hosts have a free slot,
 #        its lines are claimed, all or none.  If all its hosts are there but some are busy, they get nothing
@@ -2965,7 +2967,7 @@ class Dispatcher:
         # other server may give the same.
         self._keys = iter(lambda: secrets.token_hex(8), "")
         self.waiting: dict[Client, None] = {}   # clients that want jobs; the one that was served last is last
-        self._round = Round()                   # the last whole walk through the file that found nothing
+        self._met = WalkReport()                # of the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
         # when a look was last urgent, for clients that would leave; the worker's thread sets it
         self._urgent_at = 0.0
@@ -3014,11 +3016,13 @@ class Dispatcher:
     def look(self, turns: dict[Client, Resources]) -> None:
         """Start to look for lines.  turns: how much of what it has each client offers."""
         self.claiming = True
-        leaving = any(client.leaving and (self._round.met_end or not client.follow) for client in turns)
-        self._worker.ask(self._claimed, self._claim, turns, leaving)
+        leaving = any(client.leaving and (self._met.met_end or not client.follow) for client in turns)
+        away = set(self._server.sessions.clients.values())
+        self._worker.ask(self._claimed, self._claim, turns, leaving, away)
 
-    def _claim(self, turns: dict[Client, Resources], leaving: bool) -> Batch:
-        """Claim some lines.  leaving: a client will leave if there is nothing.
+    def _claim(self, turns: dict[Client, Resources], leaving: bool, away: Collection[Client]) -> Batch:
+        """Claim some lines.  leaving: a client will leave if there is nothing.  away: all clients, also those
+        that are busy, or may come back.
 
         In the worker's thread, perhaps.  That has the cursor for itself meanwhile; all else comes in the
         arguments and goes into the answer.
@@ -3033,8 +3037,8 @@ class Dispatcher:
         no_job: NoJob | None = None
         met: dict[int, PendingGroup] = {}
         while (clients.all or not turns) and len(got) < BATCH:
-            result = cursor.claim(urgent, clients)
-            for group in cursor.round.groups:
+            result = cursor.claim(urgent, clients, away)
+            for group in cursor.groups:
                 if group.jobs and group.whole and not group.started:
                     met[group.jobs[0][0].offset] = group
             if isinstance(result, NoJob):
@@ -3049,7 +3053,7 @@ class Dispatcher:
         return Batch(got, self._plan(met.values()), no_job)
 
     def _may_hurry(self) -> bool:
-        """Whether to make sure once more that there is nothing.  Not too often: whole rounds take time."""
+        """Whether to make sure once more that there is nothing.  Not too often: whole walks take time."""
         now = boottime()
         if now - self._urgent_at < self.cursor.pace.rest(20):
             return False
@@ -3082,8 +3086,8 @@ class Dispatcher:
 
     def _note_no_job(self, no_job: NoJob) -> None:
         """A look has found nothing more."""
-        if no_job.round and no_job.whole:
-            self._round = no_job.round
+        if no_job.whole:
+            self._met = no_job.report
         if not no_job.sliced:
             self.looking = no_job.again is not None
         if no_job.failed and not self._server.stopping:
@@ -3137,22 +3141,21 @@ class Dispatcher:
         jobs = self._server.sessions.jobs.values()
         if not stopping and any(grant.may_return(soon) for grant in jobs):
             return
-        last_round = self._round
         for client in leaving:
             if client.may_be_served and (stopping or self._may_leave(client)):
-                client.tell_nothing(last_round)
+                client.tell_nothing(self._met)
 
     def _may_leave(self, client: Client) -> bool:
-        """Whether a client may leave: a whole round for it, begun since it has asked, found nothing for it.
+        """Whether a client may leave: a whole walk for it, begun since it has asked, found nothing for it.
 
-        It must not leave while it is kept free for a group, or the round has met jobs that it waits for.
+        It must not leave while it is kept free for a group, or the walk has met jobs that it waits for.
         """
-        last_round = self._round
-        if client not in last_round.takers or last_round.began < client.asked_at:
+        met = self._met
+        if client not in met.takers or met.began < client.asked_at:
             return False
-        if client.follow and not last_round.met_end:
+        if client.follow and not met.met_end:
             return False
-        return not self.looking and client not in self._reserved() and not last_round.waits_for(client)
+        return not self.looking and client not in self._reserved() and not met.waits_for(client)
 
     # -- groups ----------------------------------------------------------------------------------------------
 
@@ -3359,7 +3362,7 @@ class Server(Program):
         at_once, crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self.sessions = Sessions(self, self._trouble, crowd, self.options.grace)
         self.accountant = Accountant(self)
-        self.failures = Failures(self.reader, self.worker)
+        self.failures = Failures(self.reader, self.worker, lambda: self.dispatcher.cursor.renewed)
         if self.options.max_failed:
             await self.failures.count()
         self.handle_signals(self._end, self._drain)

@@ -22,9 +22,10 @@ The protocol, which is all there is to know about how runners share a file:
     and behind them its door.  A seat is locked as long as a copy of the command or its runner lives, the door
     for the moment in which the state of a line of this command is written.  These are open-file-description
     record locks.
- 2. Claim a new line: lock its command's door.  The path must still name this file, and the line, which is
-    read again, must stand there whole as it was found.  Count the seats h that are held, and the lines R of
-    this command that are `r`.  The line may be taken if h <= R.  Open the companion once more, and lock a
+ 2. Claim a line that is new, or with --resume in error, or with -r failed: lock its command's door.  The path
+    must still name this file, and the line, which is read again, must stand there whole as it was found.
+    Count the seats h that are held, and the lines R of this command that are `r`.  The line may be taken if
+    h <= R.  Open the companion once more, and lock a
     free seat by that descriptor: the one of the line's number if that is free.  Write `r`; unlock the door.
     (A server takes back an `r` of a job that its client still has in this way, too, if h < R.)
  3. Start the job with a copy of that descriptor.  Runner and job now hold the seat together: it is free only
@@ -33,13 +34,13 @@ The protocol, which is all there is to know about how runners share a file:
  5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  If locks may be lost without
     an error it takes two looks, 15 s apart, so that a living runner has locked its seat anew by then.  A
     runner that meets an orphan writes `e` over it, behind its door; with --resume or -r it writes `.`, so
-    that the line is claimed as any new line is.  (Before its first claim such a runner has written `.` over
-    each `e`, with -r over each `!`, too.)  If an editor overwrites an `r` with what it had read before, the
-    line's runner puts that right within a second, on a network file system within a few; nobody can claim
-    the line meanwhile.  If its runner is dead, and a `.` stands there, the line waits until the copy has
-    ended; then it is new.  An `r` that an editor has saved over a result looks like an orphan.  It gets the
-    result again from the runner that wrote it, if the companion is as long as that runner's first claim has
-    made it: each runner or server that claims lines makes it a byte longer.
+    that the line is claimed as any new line is.  If an editor overwrites an `r` with `.`, because it had read
+    the file before, the line's runner makes it `r` again within a second, on a network file system within a
+    few; nobody can claim the line meanwhile.  Any other state over an `r` cancels the job: so does an old `!`
+    that vi saves after -r has begun to run that line again.  If the runner is dead, and a `.` stands there,
+    the line waits until the copy has ended; then it is new.  An `r` that an editor has saved over a result
+    looks like an orphan.  It gets the result again from the runner that wrote it, if the companion is as long
+    as that runner's first claim has made it: each runner or server that claims lines makes it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit holds that and every door.
  7. Each process that may write the job file has all of it locked, shared, and one byte behind that, whose
     place names the companion.
@@ -165,6 +166,7 @@ APPEND_BYTE = ROWS_END + 1      # locked exclusively to append
 HERE_BYTE = ROWS_END + 2        # locked shared by each process that may claim lines or set states
 PROBE_BYTES = ROWS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 BADGE_BYTES = PROBE_BYTES + (1 << 32)   # 2^32 bytes from here: badges of runners, and then of servers
+FRONTIER_BYTES = BADGE_BYTES + (1 << 32)    # 2^60 bytes from here: frontiers of passes (Retries)
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
 Identity = tuple[int, int]      # of a file: device and inode number
@@ -1901,7 +1903,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #
 # The theorem holds on a network file system, too, where this host may remember an old name, size or content:
 # all of these are asked behind the door, after refresh_file().  A read elsewhere (a scan for the next line, a
-# look) may be old.  It only says which door to go to, or that there is nothing to do yet; and a round that
+# look) may be old.  It only says which door to go to, or that there is nothing to do yet; and a walk that
 # finds nothing is made again.
 #
 # A line's own seat is its number modulo 65,535.  It is taken if it is free.  So until an edit moves them,
@@ -1936,8 +1938,8 @@ class Taker:
     """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
-    # The states from which lines are made new for it (--retry, --resume): `!` and `e` once, before its first
-    # claim; `r`, which means orphans, whenever one is met
+    # The states of lines that are run again for it (--retry, --resume): `!` and `e` once (see Retries); `r`,
+    # which means orphans, whenever one is met
     retry: bytes = b""
     capacity: Resources = UNBOUNDED
     free: Resources = UNBOUNDED         # of what it has
@@ -1953,11 +1955,11 @@ class Taker:
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
     def renews(self, state: bytes) -> bool:
-        """Whether lines in this state are made new for it."""
+        """Whether lines in this state are run again for it."""
         return state in self.retry
 
-    def note_renewed(self) -> None:
-        """Lines that had failed before its first claim are new now: from here on only orphans are renewed."""
+    def note_retried(self) -> None:
+        """Note that each failed line was tried for it: from here on only orphans are run again."""
         self.retry = RUNNING
 
 
@@ -2016,7 +2018,9 @@ class Met(enum.Enum):
     """What is met behind the door of a line."""
     OPEN = "the line stands as it was found, and nobody is in the way"
     CHANGED = "another state stands there"
-    CLOSED = "no line of its command can be claimed now"
+    LOCKED = "another process keeps its command locked (lslocks names it)"
+    APPENDING = "lines are being appended to the file"
+    NO_SEAT = "a copy of its command runs, and has no line r"
 
 
 @dataclass(eq=False, repr=False)
@@ -2302,6 +2306,7 @@ class Companion(CompanionReader):
     not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
     that is lost, so is all that this host has locked.
     """
+    KIND = 1 << 40              # bytes for the frontiers of a kind: as many as a job file may have
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  badge: Badge | None = None) -> None:
@@ -2314,6 +2319,7 @@ class Companion(CompanionReader):
         self.seats: dict[int, Seat] = {}        # the seats that are held here, by their bytes
         self.badge = badge                      # locked on `fd`
         self.pulse = 0                          # see above; 0: there is none
+        self._frontiers: dict[int, int] = {}    # by kinds: the offsets that are shown by locks on `fd`
         self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
         self._counted = False                   # we have made it longer since it was opened last
         # Its length after we had first made it longer, if nobody else used it then
@@ -2336,6 +2342,7 @@ class Companion(CompanionReader):
             os.close(fd)
             raise
         self._alive_at = asked_at
+        self._frontiers.clear()
         self._counted = False
         return fd, inode
 
@@ -2393,6 +2400,29 @@ class Companion(CompanionReader):
         if not self.is_open:
             raise Shifted("its companion is not open")
         return lock(self.fd, at)
+
+    # -- frontiers (see Retries) -----------------------------------------------------------------------------
+
+    def show_frontier(self, kind: int, offset: int) -> None:
+        """Show others how far failed lines of a kind are tried here, by a shared lock on a byte.
+
+        Raises OSError.
+        """
+        before = self._frontiers.get(kind, 0)
+        if offset <= before:
+            return
+        if before:
+            unlock(self.fd, FRONTIER_BYTES + kind * self.KIND + before)
+        self._frontiers[kind] = offset
+        lock(self.fd, FRONTIER_BYTES + kind * self.KIND + offset, shared=True)
+
+    def others_frontiers(self) -> dict[int, int]:
+        """How far others show that they have tried failed lines, by kinds.  Raises OSError."""
+        frontiers: dict[int, int] = {}
+        for found in other_locks(self.fd, FRONTIER_BYTES, 1 << 60):
+            kind, offset = divmod(found.stop - 1 - FRONTIER_BYTES, self.KIND)
+            frontiers[kind] = max(frontiers.get(kind, 0), offset)
+        return frontiers
 
     # -- seats -----------------------------------------------------------------------------------------------
 
@@ -2958,7 +2988,7 @@ class JobFile(JobReader):
         orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
         """
         with self.door(line.command) as opened:
-            attempt = Attempt(Met.CLOSED)
+            attempt = Attempt(Met.LOCKED)
             if opened:
                 attempt = self.look_behind_door(line, NO_SETTINGS, line.state == RUNNING)
             if attempt.met is Met.OPEN:
@@ -2970,7 +3000,7 @@ class JobFile(JobReader):
                          near: int | None = None) -> Attempt:
         """What is met behind the door of a line.  Raises Shifted, OSError.
 
-        needs_room: it counts as closed if has_room() says no.  near: see there.
+        needs_room: NO_SEAT if has_room() says no.  near: see there.
         """
         self.writable()
         committed = self.is_committed(line)
@@ -2981,8 +3011,10 @@ class JobFile(JobReader):
             raise Shifted                           # the directive above it has changed, or has moved
         if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
             return Attempt(Met.CHANGED, data)       # somebody has taken it since it was found
-        if not committed or (needs_room and not self.has_room(line.command, line.state == RUNNING, near)):
-            return Attempt(Met.CLOSED, data)
+        if not committed:
+            return Attempt(Met.APPENDING, data)
+        if needs_room and not self.has_room(line.command, line.state == RUNNING, near):
+            return Attempt(Met.NO_SEAT, data)
         return Attempt(Met.OPEN, data)
 
     def is_committed(self, line: Line) -> bool:
@@ -3126,7 +3158,7 @@ class JobQueue:
         taker: the one that gets it.  settings: what the directives above say of it.  Raises Shifted, OSError.
         """
         with self.file.door(line.command, self.file.SHORT) as opened:
-            attempt = Attempt(Met.CLOSED)
+            attempt = Attempt(Met.LOCKED)
             if opened:
                 attempt = self.file.look_behind_door(line, settings, True, self._search_from(line.command))
             if attempt.met is Met.OPEN:
@@ -3495,15 +3527,19 @@ def _try_locks(path: str, companion: str) -> None:
 
 # ======== Finding work ======================================================================================
 #
-# A Cursor answers "which line next?".  It walks down the file with a Scan and gives each line that it meets
-# to the first Taker that may have it; JobQueue.claim() decides whether the line can be had.  A walk from the
-# top to the end is a Round, which collects what was met on the way: directives that hold, jobs that had not
-# ended, and what was passed over and why.  What the directives above a line say is its Scope.
+# A Cursor answers "which line next?".  It has these parts:
 #
-# When a walk has come to the end and has taken something, another one begins, because states may have been
-# set back.  When it has taken nothing, the answer is a Miss: it says what was met, when to ask again, and
-# whether a taker may leave.  The next claim is then answered from that Miss, without a walk, for as long as
-# the file has not changed and no other taker asks.
+#     Walk        goes down the file with a Scan, gives each line that it meets to the first Taker that may
+#                 have it, and notes what was met: directives, jobs that have not ended, lines that were
+#                 passed over.  JobQueue.claim() decides whether a line can be had.  A Walk knows no clock.
+#     Rewalk      says when another walk begins: looks must cost little, and nothing may wait for long.
+#     Retries     says which failed lines are due for takers with --retry or --resume.
+#     Orphans     says which lines `r` are orphans, and makes of them what they become.
+#     Results     remembers what the last runs here have left.
+#
+# When a walk has taken nothing, the answer is a NoJob: it has a report of what was met, says when to ask
+# again, and whether a taker may leave.  The next claim is then answered by the same, without a walk, for as
+# long as Rewalk says so.
 
 
 class Takers:
@@ -3592,6 +3628,9 @@ class Pace:
         return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
 
 
+# ---- what stands above a line ------------------------------------------------------------------------------
+
+
 class Why(enum.Enum):
     """Why jobs below a line may not be taken for now."""
     WAITS = "a barrier waits for the first unfinished job above it"
@@ -3607,190 +3646,29 @@ class Block(NamedTuple):
 
 
 @dataclass(eq=False, repr=False)
-class PendingGroup:
-    """The new jobs of a group that a round has met, each with its settings."""
-    LONGEST = 10_000            # jobs
-
-    name: str
-    below_end: bool = False     # it stands below `#RUN end`
-    jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
-    whole: bool = False         # no more jobs of it follow: its end was met
-    waits: bool = False         # it cannot be started: jobs of it run, or it may have more than were met
-    started: bool = False       # a server has begun to start it
-
-    def begins_above(self, line: Line) -> bool:
-        """Whether a job of it stands above a line."""
-        return bool(self.jobs) and self.jobs[0][0].offset < line.offset
-
-
-@dataclass(eq=False, repr=False)
-class Round:
-    """What a walk through the file has met, so far or until its end.
-
-    When the walk is over, only `outdated` may still change, and what a server does to groups.
-    """
-    takers: frozenset[Taker] = frozenset()  # those that were there for all of the walk
-    began: float = -math.inf                # by the cursor's clock
+class Above:
+    """What was met in a file, from the top to the line that was met last: directives, and unfinished jobs."""
     scope: Scope = TOP                      # of the line that was met last
     unfinished: Line | None = None          # the first job that had not ended when it was met
     unfinished_by: JobSettings = NO_SETTINGS    # its settings
-    # `unfinished` has ended by now: another round must see whether the others have
-    outdated: bool = False
     block: Block | None = None              # what keeps all further jobs from being taken
-    only_running: bool = False              # of the lines up to the next directive only running jobs matter
-    repeat: bool = False                    # it took a job, or the file was edited: another round follows
-    # it met a line that may be had a moment later: another runner had just taken it or had its door locked,
-    # it may be an orphan, or lines are being appended
-    try_again: bool = False
-    closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
-    has_skipped: bool = False               # it passed over new jobs of groups or for other takers
-    # the first new job that was passed over for each Scope.taker_key, and its scope: a taker that comes later
-    # begins there
-    skipped: dict[TakerKey, tuple[Line, Scope]] = field(default_factory=dict)
-    # takers for whom it met jobs that they cannot have now, and may have later
-    waiting: set[Taker] = field(default_factory=set)
-    below: Line | None = None               # the first job below the block that a taker waits for
-    # for takers that had too little free for a job: that job, and what it needs
-    short: dict[Taker, tuple[Line, Resources]] = field(default_factory=dict)
-    groups: list[PendingGroup] = field(default_factory=list)
     checked: int = 0                        # no line before this offset keeps a barrier check from passing
 
-    @property
-    def met_end(self) -> bool:
-        """Whether it has met `#RUN end`."""
-        return self.scope.below_end
-
-    def waits_for(self, taker: Taker) -> bool:
-        """Whether it met jobs that this taker may take later.
-
-        Below a check that has met a failure, only takers that follow wait.
-        """
-        return taker in self.waiting and ((taker.follow and not self.met_end) or not self.stopped(taker))
-
-    def stopped(self, taker: Taker) -> str:
-        """What is to be said of the check that keeps jobs from this taker for good; '' if none does."""
-        if self.block and self.block.why is Why.STOPPED and taker in self.waiting:
-            return self.block.text
-        return ""
-
-    def is_over(self, takers: Mapping[Taker, None]) -> bool:
-        """Whether nothing below can matter to its takers: all must wait, or leave at `#RUN end`."""
-        if not takers:
-            return False
-        if self.met_end and all(taker.follow for taker in takers):
-            return True
-        if not self.block and not self.met_end:
-            return False
-        if self.block and self.block.why is Why.STOPPED and any(taker.follow for taker in takers):
-            return False                        # `#RUN end` may stand below
-        return self.below is not None and takers.keys() <= self.waiting
-
-    def all_wait(self, takers: Mapping[Taker, None]) -> bool:
-        """Whether each of its takers has too little free for a job above."""
-        return bool(takers) and takers.keys() <= self.short.keys()
-
-    def let_go_on(self, takers: Mapping[Taker, None], file: JobReader) -> None:
-        """Let takers go on that have enough free now for the job that they wait for, or whose job cannot be
-        had any more.  Raises OSError.
-        """
-        states: dict[int, bytes | None] = {}
-        for taker in self.short.keys() & takers.keys():
-            line, needs = self.short[taker]
-            if line.offset not in states:
-                states[line.offset] = file.state_at(line)
-            if taker.free.holds(needs) or states[line.offset] != line.state:
-                del self.short[taker]
-
-    def has_room(self) -> bool:
-        """Whether a taker has enough free by now for the job that it waits for."""
-        return any(taker.free.holds(needs) for taker, (_, needs) in self.short.items())
-
-    def note_short(self, taker: Taker, line: Line, needs: Resources) -> None:
-        """A taker has too little free for a job that needs this, and waits for it."""
-        self.short[taker] = line, needs
-        self.waiting.add(taker)
-
-    def is_outdated(self, file: JobReader) -> bool:
-        """Whether another round may pass the barrier: the job that this one found unfinished has ended.
-
-        Raises OSError.
-        """
-        if self.unfinished and not self.outdated:
-            state = file.state_at(self.unfinished)
-            self.outdated = state is not None and state not in NEW + RUNNING
-        return self.outdated
-
-    def go_back(self, takers: Takers) -> Line | None:
-        """Forget what was met from the first passed-over line on that one of these takers may have.
-
-        Returns that line; None if there is none, and then nothing is forgotten.  Takers that have too little
-        free do not count: they were there when it was met.
-        """
-        lines = [
-            (line, scope) for line, scope in self.skipped.values()
-            if any(taker not in self.short for taker in takers.fitting(scope))
-        ]
-        if not lines:
-            return None
-        line, self.scope = min(lines, key=lambda skipped: skipped[0].offset)
-        self.block = None
-        self.below = None
-        self.skipped = {key: value for key, value in self.skipped.items() if value[0].offset < line.offset}
-        self.groups = [group for group in self.groups if group.begins_above(line)]
-        return line
-
     def note_unfinished(self, line: Line) -> None:
-        """A job has not ended: barriers below it have to wait."""
+        """Note a job that has not ended: barriers below it have to wait."""
         if not self.unfinished:
             self.unfinished = line
             self.unfinished_by = self.scope.settings
 
-    def skip(self, line: Line) -> None:
-        """A new job is passed over: it is for no taker, or only for some that have too little free."""
-        self.note_unfinished(line)
-        self.skipped.setdefault(self.scope.taker_key, (line, self.scope))
-
-    def group(self) -> PendingGroup:
-        """The group that is being met; a new one if the last is whole."""
-        if not self.groups or self.groups[-1].whole:
-            self.groups.append(PendingGroup(self.scope.settings.together, self.met_end))
-        return self.groups[-1]
-
-    def join_group(self, line: Line) -> None:
-        """A new job of a group is met."""
-        self.note_unfinished(line)
-        group = self.group()
-        group.jobs.append((line, self.scope.settings))
-        if len(group.jobs) > PendingGroup.LONGEST:
-            group.waits = True
-            self.block = Block(
-                Why.FAULTY,
-                line,
-                f"line {line.number}: the group {printable(group.name)} has more than "
-                f"{PendingGroup.LONGEST:,} jobs; it and the jobs below wait",
-            )
-
-    def end_group(self, waits: bool = False) -> None:
-        """No more jobs of the group follow that was met last.  waits: it cannot be started."""
-        if self.groups and not self.groups[-1].whole:
-            self.groups[-1].whole = True
-            if waits:
-                self.groups[-1].waits = True
-
     def enter(self, line: Line) -> None:
-        """The lines that follow are below a directive."""
-        scope = self.scope.below(line)
-        if self.groups and not scope.has_same_group(self.scope):
-            # nobody knows whether jobs below a fault are of the group above it
-            self.end_group(waits=scope.fault != "")
-        self.scope = scope
-        self.only_running = False
+        """Note a directive: the lines that follow are below it."""
+        self.scope = self.scope.below(line)
 
-    def block_at(self, line: Line, file: JobReader, bad: bytes = FAILED + ERROR) -> Block | None:
-        """What keeps the jobs below a directive from being taken; None if nothing new does.
+    def find_block(self, line: Line, file: JobReader, bad: bytes = FAILED + ERROR) -> Block | None:
+        """Return what keeps the jobs below a directive, which was entered, from being taken; None if nothing
+        new does.
 
-        line: the directive, which was entered.  bad: the states that a barrier check does not pass.  Raises
-        OSError.
+        bad: the states that a barrier check does not pass.  Raises OSError.
         """
         if self.scope.fault:
             return Block(Why.FAULTY, line, f"{self.scope.fault}; the jobs below it wait")
@@ -3837,6 +3715,826 @@ def unfinished(line: Line, settings: JobSettings) -> str:
     return f"line {line.number}, which waits for {settings}"
 
 
+@dataclass(eq=False, repr=False)
+class PendingGroup:
+    """The new jobs of a group that a walk has met, each with its settings."""
+    LONGEST = 10_000            # jobs
+
+    name: str
+    below_end: bool = False     # it stands below `#RUN end`
+    jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
+    whole: bool = False         # no more jobs of it follow: its end was met
+    waits: bool = False         # it cannot be started: jobs of it run, or it may have more than were met
+    started: bool = False       # a server has begun to start it
+
+    def begins_above(self, line: Line) -> bool:
+        """Whether a job of it stands above a line."""
+        return bool(self.jobs) and self.jobs[0][0].offset < line.offset
+
+
+# ---- what is remembered of runs ----------------------------------------------------------------------------
+
+
+class Result(NamedTuple):
+    """What the last run here of a command has left."""
+    state: bytes                # b"": another run of the command has begun since
+    number: int                 # of its line
+    failures: int               # how many runs of the command have failed here, ...
+    since: float                # ... and when the first of them was (clock)
+
+
+class Results:
+    """What the last runs here have left, by their commands."""
+    MAX = 100_000               # commands
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, Result] = OrderedDict()
+
+    def __getitem__(self, command: bytes) -> Result:
+        return self._known.get(command, Result(b"", 0, 0, math.inf))
+
+    def add(self, job: Job, state: bytes, now: float) -> None:
+        """Note what becomes of a job's line."""
+        known = self[job.command]
+        if state in (FAILED, ERROR):
+            known = known._replace(failures=known.failures + 1, since=min(known.since, now))
+        self._known.pop(job.command, None)      # so that it becomes the last
+        self._known[job.command] = known._replace(
+            state=state if state in (DONE, FAILED) else b"", number=job.number
+        )
+        if len(self._known) > self.MAX:
+            self._known.popitem(last=False)
+
+    def forget(self, command: bytes) -> None:
+        """Note that a run of a command begins, or may begin: what is known of its state is old from here on.
+        """
+        if command in self._known:
+            self._known[command] = self._known[command]._replace(state=b"")
+
+    def count_failures(self, command: bytes, began: float) -> int:
+        """Return how many runs of a command have failed here since `began` (clock).
+
+        0 if some have failed before that, too: nobody knows which lines were tried since.
+        """
+        known = self[command]
+        return known.failures if known.since >= began else 0
+
+
+# ---- failed lines that are run again -----------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1000)
+def retry_kind(key: TakerKey, state: bytes) -> int:
+    """A number below 2^20 for the failed lines that are for the same takers; the same in all processes."""
+    return int.from_bytes(blake2b(repr((key, state)).encode(), digest_size=4).digest(), "big") >> 12
+
+
+@dataclass(eq=False, repr=False)
+class RetryPass:
+    """How far failed lines are run again for one taker.  Frontiers are offsets by kinds: see Retries."""
+    began: float                        # clock
+    frontiers: dict[int, int] = field(default_factory=dict)     # failed lines above them were tried
+    # how far others had come when this pass began; None: it has not begun to walk
+    others_at_start: dict[int, int] | None = None
+    # since an edit has moved lines: how many failed lines of a command were passed, and not claimed
+    passed: Counter[bytes] | None = None
+
+    def follow(self, others: Mapping[int, int]) -> None:
+        """Move frontiers to where others are, once they are where others were when this pass began."""
+        if self.others_at_start is not None and self.passed is None:
+            for kind, frontier in others.items():
+                own = self.frontiers.get(kind, 0)
+                if self.others_at_start.get(kind, 0) <= own < frontier:
+                    self.frontiers[kind] = frontier
+
+
+class Retries:
+    """Says which failed lines are due for takers with --retry or --resume: each is run again once.
+
+    A taker makes one pass through the file, from the top to the end, and claims due lines in their order.  So
+    nothing needs to be remembered but how far it has come, the frontier: a failed line above it was tried,
+    one below it is due.  Lines of one state that directives leave to the same takers are of one kind, and
+    have a frontier of their own, because a pass may have to wait with one kind.  A line keeps its state until
+    it is claimed.
+
+    - *At most once.*  A line is claimed for a taker from its frontier on, which then is below that line.
+    - *At least once.*  The frontier never passes over a due line that cannot be had now, because the door of
+      its command is locked or lines are being appended: no due line below it is taken in that walk, which
+      comes back soon.  A line whose command has no seat free, because a copy of it lives, is made new
+      instead: the file remembers it.  A pass is over when a walk has met the end of the file, and that was no
+      file that is just being saved.
+    - *Several passes.*  Each process shows its frontiers to others by locks on bytes, as long as it lives.
+      What others have passed since a pass began was tried since then: the first there has done so.  So once
+      a pass is through what others had passed before it began, it goes on where they are: follow_others().
+      If they die, or lose their locks, lines may be tried twice.
+    - *Barriers.*  A due line is unfinished.  For runners without these options it has failed.
+    - *Edits.*  Offsets mean nothing once lines have moved.  If the line that was claimed last is not where it
+      was, all frontiers go back to the top.  From then on as many failed lines of a command count as tried as
+      runs of it have failed here since the pass began.  So a line may be tried twice, if another runner has
+      tried it.  One may be left out if lines of equal length change places within a save in place.
+    """
+
+    def __init__(self, file: JobFile, results: Results) -> None:
+        self._file = file
+        self._results = results
+        self.renewed = 0                        # lines that were claimed or made new for a pass
+        self._passes: dict[Taker, RetryPass] = {}
+        self._takers = Takers(())               # those that have a pass
+        # the line that was claimed last, where it stood, and in which file: the sign that lines have moved
+        self._anchor: tuple[Job, int, Identity | None] | None = None
+
+    @property
+    def states(self) -> bytes:
+        """The states of lines that may be due."""
+        asked = {state for taker in self._passes for state in (FAILED, ERROR) if taker.renews(state)}
+        return b"".join(asked)
+
+    @property
+    def takers(self) -> frozenset[Taker]:
+        """Those that have a pass."""
+        return frozenset(self._passes)
+
+    def admit(self, here: Iterable[Taker], away: Collection[Taker]) -> None:
+        """Begin a pass for each taker here that wants failed lines; end those of takers that are gone.
+
+        away: the takers that may come back.
+        """
+        known = {*here, *away}
+        gone = [taker for taker in self._passes if taker not in known]
+        new = [taker for taker in here if taker.renews(ERROR) and taker not in self._passes]
+        for taker in gone:
+            del self._passes[taker]
+        for taker in new:
+            self._passes[taker] = RetryPass(self._file.clock())
+        if gone or new:
+            self._takers = Takers(self._passes)
+
+    def end(self, takers: Iterable[Taker]) -> None:
+        """End the passes of these takers: no failed line is due for them any more."""
+        for taker in takers:
+            if self._passes.pop(taker, None):
+                taker.note_retried()
+        self._takers = Takers(self._passes)
+
+    def find_takers(self, line: Line, scope: Scope) -> set[Taker]:
+        """Return the takers for which a failed line is due, present or not.  Raises OSError."""
+        if scope.fault or scope.settings.together:
+            return set()
+        kind = retry_kind(scope.taker_key, line.state)
+        asking = {taker: self._passes[taker] for taker in self._takers.fitting(scope)
+                  if taker.renews(line.state) and line.offset >= self._passes[taker].frontiers.get(kind, 0)}
+        if asking:
+            self.follow_others()
+        return {taker for taker, its_pass in asking.items()
+                if line.offset >= its_pass.frontiers.get(kind, 0) and not self._was_tried(line, its_pass)}
+
+    def _was_tried(self, line: Line, its_pass: RetryPass) -> bool:
+        """Whether an edit has moved a line that was tried to below the frontier."""
+        if its_pass.passed is None:
+            return False
+        tried = self._results.count_failures(line.command, its_pass.began)
+        return its_pass.passed[line.command] < tried
+
+    def pass_over(self, line: Line, scope: Scope) -> None:
+        """Note that a walk has passed a failed line that is due for nobody."""
+        kind = retry_kind(scope.taker_key, line.state)
+        for its_pass in self._passes.values():
+            if its_pass.passed is not None and line.offset >= its_pass.frontiers.get(kind, 0):
+                its_pass.passed[line.command] += 1
+                its_pass.frontiers[kind] = line.offset + 1
+
+    def note_claim(self, taker: Taker, job: Job, scope: Scope) -> None:
+        """Move a taker's frontiers below a claimed line, which is the sign by which edits are seen.
+
+        It is claimed in the order of the file, so above it nothing is due, in either state.  Raises OSError.
+        """
+        self._anchor = job, job.offset, self._file.inode
+        self._move(taker, job, [retry_kind(scope.taker_key, state)
+                                for state in (FAILED, ERROR) if taker.renews(state)])
+
+    def note_new(self, taker: Taker, line: Line, scope: Scope) -> None:
+        """Move a taker's frontier below a failed line that was made new for it.  Raises OSError."""
+        self._results.forget(line.command)
+        self._move(taker, line, [retry_kind(scope.taker_key, line.state)])
+
+    def note_failure(self, job: Job) -> None:
+        """Note that a run here has failed: if its line is above a frontier, no walk will meet it any more."""
+        for its_pass in self._passes.values():
+            if its_pass.passed is not None and job.offset < max(its_pass.frontiers.values(), default=0):
+                its_pass.passed[job.command] += 1
+
+    def _move(self, taker: Taker, line: Line, kinds: list[int]) -> None:
+        """Move a taker's frontiers below a line, then show them to others.  Raises OSError."""
+        frontiers = self._passes[taker].frontiers
+        for kind in kinds:
+            frontiers[kind] = max(frontiers.get(kind, 0), line.offset + 1)
+        for kind in kinds:
+            self._file.companion.show_frontier(kind, frontiers[kind])
+
+    def _others(self) -> dict[int, int]:
+        """How far other passes have come, here or in other processes.  Raises OSError."""
+        others = self._file.companion.others_frontiers()
+        for its_pass in self._passes.values():
+            for kind, frontier in its_pass.frontiers.items():
+                others[kind] = max(others.get(kind, 0), frontier)
+        return others
+
+    def follow_others(self) -> None:
+        """Have passes that are through their own part go on where others are.  Raises OSError."""
+        if self._passes and self._file.companion.is_open:
+            others = self._others()
+            for its_pass in self._passes.values():
+                its_pass.follow(others)
+
+    def begin_walk(self) -> None:
+        """See where others are, for passes that begin now; and whether lines have moved since the last walk.
+
+        Raises OSError.
+        """
+        for its_pass in self._passes.values():
+            if its_pass.others_at_start is None:
+                its_pass.others_at_start = self._others()
+        if self._anchor and self._passes:
+            self._note_edits(*self._anchor)
+
+    def _note_edits(self, job: Job, offset: int, inode: Identity | None) -> None:
+        """Go back to the top if a claimed line is not where it was claimed.  Raises OSError."""
+        if self._file.inode == inode and job.offset == offset and self._file.state_at(job) is not None:
+            return
+        self._anchor = None
+        others = self._file.companion.others_frontiers()
+        for its_pass in self._passes.values():
+            its_pass.others_at_start = others
+            its_pass.frontiers = {}
+            its_pass.passed = Counter()
+
+
+# ---- orphans -----------------------------------------------------------------------------------------------
+
+
+class Suspicion(enum.Enum):
+    """Whether a line `r` is an orphan."""
+    NONE = "it has a runner, or a job"
+    SOME = "it looks like one; if locks may be lost without an error, a later look must find it so, too"
+    PROVED = "it is one"
+
+
+class Orphans:
+    """Finds the orphans among lines `r`, and makes of them what they become."""
+    NAMED = 10                  # orphans that are named one by one
+    # If locks may be lost without an error: seconds from the first to the last look that must find a line `r`
+    # without a lock.  Meanwhile all runners have found that theirs are lost, and have locked them anew.
+    RELOCKED = 15.0
+
+    def __init__(self, file: JobFile, results: Results) -> None:
+        self._file = file
+        self._results = results
+        self.marked: list[int] = []             # line numbers of those that were marked `e`
+        self._named = 0
+        # since when (clock) lines `r` are seen without a lock; the key is the pulse of our own locks, line
+        # number and command
+        self._unlocked: dict[tuple[int, int, bytes], float] = {}
+
+    def suspect(self, line: Line) -> Suspicion:
+        """Look whether a line `r` has neither runner nor job.  Raises OSError."""
+        is_free = self._file.is_orphan(line)
+        if not self._file.mount.forgets_locks:
+            return Suspicion.PROVED if is_free else Suspicion.NONE
+        companion = self._file.companion
+        key = companion.pulse, line.number, line.command
+        if not is_free:
+            self._unlocked.pop(key, None)
+            return Suspicion.NONE
+        # a line that was seen without a lock long ago may have run since, and have lost its lock with ours
+        companion.ask_again()
+        companion.must_be_alive()
+        now = self._file.clock()
+        if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
+            return Suspicion.SOME
+        del self._unlocked[key]
+        return Suspicion.PROVED
+
+    def settle(self, line: Line, state: bytes) -> Attempt:
+        """Give an orphan this state, or the result of its run here if that is known for sure.
+
+        Raises Shifted, OSError.
+        """
+        attempt = self._file.make(line, state, self._known_result(line))
+        if attempt.became:
+            self._say_became(line, attempt.became)
+        return attempt
+
+    def _known_result(self, line: Line) -> bytes:
+        """The result of the last run here of an orphan's command; b'' if there is none, or another line has
+        this command, too.  Raises OSError.
+        """
+        result = self._results[line.command].state
+        if not result:
+            return b""
+        equal = itertools.islice(lines_of(self._file.reader, self._file.start, {line.command}), 2)
+        return result if len(list(equal)) == 1 else b""
+
+    def _say_became(self, line: Line, state: bytes) -> None:
+        """Say what an orphan is now; the first ones only."""
+        if state == ERROR:
+            self.marked.append(line.number)
+        self._named += 1
+        if self._named > self.NAMED:
+            return
+        text = "is r, but nobody runs it any more; "
+        if state == NEW:
+            text += "is new again"
+        elif state == ERROR:
+            text += f"marked e (--resume runs it again{self._hint(line)})"
+        else:
+            text = (f"an editor has brought back its r; it is {text_of(state)} again, as its run here has "
+                    "ended")
+        more = "; more lines like this one are not named" if self._named == self.NAMED else ""
+        self._file.say(f"line {line.number}: {text}{more}")
+
+    def _hint(self, line: Line) -> str:
+        """What a run here tells of an orphan's command; '' if there was none.
+
+        Only a person knows whether others have begun to run it since.
+        """
+        result = self._results[line.command].state
+        if not result:
+            return ""
+        return f"; an editor may have brought back its r: a run here has ended, {text_of(result)}"
+
+
+# ---- one walk ----------------------------------------------------------------------------------------------
+
+
+class Stop(enum.Enum):
+    """Why a walk has stopped without a job."""
+    END = "it has met the end of the file"
+    CUT = "it has met a last line without a newline, which somebody may be writing"
+    OVER = "nothing below can matter to its takers"
+    BARRIER = "if a barrier can be passed at all, then only by another walk"
+    SHORT = "each of its takers has too little free for a job; it goes on once one has enough"
+    SLICED = "the time that it was given is over; it can go on"
+    RESTART = "the file was edited meanwhile"
+
+
+@dataclass(frozen=True)
+class WalkReport:
+    """What a walk has met for its takers."""
+    takers: frozenset[Taker] = frozenset()      # those that were there for all of it
+    began: float = -math.inf                # by the file's clock
+    met_end: bool = False                   # it has met `#RUN end`
+    waiting: frozenset[Taker] = frozenset()     # takers for whom it met jobs that they may have later
+    stopped_by: str = ""                    # what is said of a check that has met a failure; '': none has
+
+    def waits_for(self, taker: Taker) -> bool:
+        """Whether it met jobs that this taker may take later.
+
+        Below a check that has met a failure, only takers that follow wait.
+        """
+        return taker in self.waiting and ((taker.follow and not self.met_end) or not self.stopped(taker))
+
+    def stopped(self, taker: Taker) -> str:
+        """What is to be said of the check that keeps jobs from this taker for good; '' if none does."""
+        return self.stopped_by if taker in self.waiting else ""
+
+
+class Walk:
+    """One walk through a job file, from the top to the end: next() goes on to the next job.
+
+    Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier the
+    walk knows the first job above it that was unfinished when the walk met that job:
+
+    - As long as that job has not ended, the barrier cannot be passed, whatever the others do.
+    - When that job has ended, others may not have.  So another walk begins at the top, and only a walk that
+      has met no unfinished job passes.
+    - A walk that has taken a job does not pass either, as that job runs now: it stops at the barrier.
+    - A walk that has taken nothing looks on below the barrier.  It takes nothing there, but notes for which
+      takers there are jobs: these takers must wait, the others may leave.
+    """
+
+    def __init__(self, queue: JobQueue, takers: Takers, resuming: Takers, retries: Retries, orphans: Orphans,
+                 results: Results, *, ordinals: bool, serving: bool, began: float, after_edit: bool) -> None:
+        """resuming: the takers for which orphans are new again, here or not.  serving: takers come and go,
+        and a server starts the groups that are met.  began: by the file's clock.  after_edit: an edit has
+        ended the walk before.  Raises OSError.
+        """
+        self._queue = queue
+        self._file = file = queue.file
+        self._takers = takers
+        self._resuming = resuming
+        self._retries = retries
+        self._orphans = orphans
+        self._results = results
+        self._serving = serving
+        self.began = began
+        # it has taken a job, or the file is being edited: another walk follows in any case
+        self.is_followed = after_edit
+        self.asked = frozenset(takers.all)      # the takers that were there for all of it
+        self._passes = retries.takers           # whose due lines it has seen from the top on
+        self.above = Above()
+        # `above.unfinished` has ended by now: another walk must see whether the others have
+        self.outdated = False
+        # of the lines up to the next directive only running jobs matter
+        self._only_running = False
+        # it met a line that may be had a moment later: another runner had just taken it or had its door
+        # locked, it may be an orphan, or lines are being appended
+        self.try_again = False
+        # a due line that could not be had, and why: none below it is taken
+        self.stuck: tuple[Line, Met] | None = None
+        self._closed: dict[bytes, Met] = {}     # commands of which no line can be claimed for now, and why
+        self.has_skipped = False                # it passed over new jobs of groups or for other takers
+        # the first job that was passed over for each Scope.taker_key, and its scope: a taker that comes later
+        # begins there
+        self._skipped: dict[TakerKey, tuple[Line, Scope]] = {}
+        # for each taker that was not here, or had too little free: the first due line that was passed over,
+        # and its scope
+        self._missed: dict[Taker, tuple[Line, Scope]] = {}
+        # takers for whom it met jobs that they cannot have now, and may have later
+        self.waiting: set[Taker] = set()
+        self._below: Line | None = None         # the first job below the block that a taker waits for
+        # for takers that had too little free for a job: that job, and what it needs
+        self._short: dict[Taker, tuple[Line, Resources]] = {}
+        self.groups: list[PendingGroup] = []
+        self.foreign_group: Line | None = None      # the first job of a group, if nobody here starts groups
+        self.foreign_settings = NO_SETTINGS
+        self.doubt = 0.0                        # JobReader.doubt() of the end that it has met
+        retries.begin_walk()
+        counted: Counter[bytes] | None = Counter() if ordinals else None
+        states = NEW + RUNNING + retries.states
+        self.scan = Scan(file.reader, file.start, states, counted=counted, careful=True, directives=True)
+
+    @property
+    def met_end(self) -> bool:
+        """Whether it has met `#RUN end`."""
+        return self.above.scope.below_end
+
+    def report(self) -> WalkReport:
+        """Return what it has met so far."""
+        block = self.above.block
+        stopped_by = block.text if block and block.why is Why.STOPPED else ""
+        return WalkReport(self.asked, self.began, self.met_end, frozenset(self.waiting), stopped_by)
+
+    def next(self, takers: Takers, pause_at: float) -> Job | Stop:
+        """Claim the next job that one of these takers may have.
+
+        takers: between calls with one and the same object, takers may leave it, and none may come.  pause_at:
+        when it is to pause (time.monotonic()).  Raises OSError.
+        """
+        self.scan.pause_at = pause_at
+        try:
+            self._let_go_on(takers.all)
+            if takers is not self._takers and not self._change_takers(takers):
+                return Stop.RESTART
+            found = None
+            while found is None:
+                found = self._step()
+            return found
+        except Paused:
+            return Stop.SLICED
+        except Shifted:
+            return Stop.RESTART
+
+    def is_where_it_was(self) -> bool:
+        """Read on from the last line; False: it does not stand there any more.  Raises OSError."""
+        return not self.scan.last or self.scan.refresh(self.scan.last)
+
+    def _change_takers(self, takers: Takers) -> bool:
+        """Go on for other takers; False if the file was edited meanwhile.  Raises OSError."""
+        self._takers = takers
+        self._only_running = False
+        self.asked = self.asked.intersection(takers.all)
+        line = self._go_back()
+        return line is None or self.scan.back_to(line)
+
+    def _step(self) -> Job | Stop | None:
+        """Deal with the next line; None: go on.  Raises Paused, Shifted, OSError."""
+        line = self.scan.next(self._only_running)
+        if line is None:
+            self.doubt = self._file.doubt(self.scan.end)
+            return Stop.END
+        if self._is_over():
+            return Stop.OVER
+        if not line.whole:
+            # the last line may be half written: if so, it is left to the next walk
+            self.doubt = self._file.doubt(self.scan.end)
+            if self.doubt:
+                return Stop.CUT
+        if line.state == DIRECTIVE:
+            if self._obey(line):
+                return None
+            self.scan.put_back(line)            # met once more if this walk goes on
+            return Stop.BARRIER
+        job = self._consider(line)
+        if job:
+            self.is_followed = True
+            return job
+        if self._all_wait():
+            # met once more when a taker has enough, as a walk here from the top takes long
+            return Stop.SHORT if self.scan.back_to(line) else Stop.RESTART
+        return None
+
+    def _is_over(self) -> bool:
+        """Whether nothing below can matter to its takers: all must wait, or leave at `#RUN end`."""
+        takers = self._takers.all
+        if not takers:
+            return False
+        if self.met_end and all(taker.follow for taker in takers):
+            return True
+        block = self.above.block
+        if not block and not self.met_end:
+            return False
+        if block and block.why is Why.STOPPED and any(taker.follow for taker in takers):
+            return False                        # `#RUN end` may stand below
+        return self._below is not None and takers.keys() <= self.waiting
+
+    # -- takers with too little free -------------------------------------------------------------------------
+
+    def _all_wait(self) -> bool:
+        """Whether each of its takers has too little free for a job above."""
+        return bool(self._takers.all) and self._takers.all.keys() <= self._short.keys()
+
+    def _let_go_on(self, takers: Mapping[Taker, None]) -> None:
+        """Let takers go on that have enough free now for the job that they wait for, or whose job cannot be
+        had any more.  Raises OSError.
+        """
+        states: dict[int, bytes | None] = {}
+        for taker in self._short.keys() & takers.keys():
+            line, needs = self._short[taker]
+            if line.offset not in states:
+                states[line.offset] = self._file.state_at(line)
+            if taker.free.holds(needs) or states[line.offset] != line.state:
+                del self._short[taker]
+
+    def has_room(self) -> bool:
+        """Whether a taker has enough free by now for the job that it waits for."""
+        return any(taker.free.holds(needs) for taker, (_, needs) in self._short.items())
+
+    def _go_back(self) -> Line | None:
+        """Forget what was met from the first passed-over line on that one of its takers may have.
+
+        Returns that line; None if there is none, and then nothing is forgotten.  Takers that have too little
+        free do not count: they were there when it was met.
+        """
+        lines = [
+            (line, scope) for line, scope in self._skipped.values()
+            if any(taker not in self._short for taker in self._takers.fitting(scope))
+        ]
+        lines += [missed for taker, missed in self._missed.items()
+                  if taker in self._takers.all and taker not in self._short]
+        if not lines:
+            return None
+        line, self.above.scope = min(lines, key=lambda skipped: skipped[0].offset)
+        self.above.block = None
+        self._below = None
+        self._skipped = {key: value for key, value in self._skipped.items() if value[0].offset < line.offset}
+        self._missed = {key: value for key, value in self._missed.items() if value[0].offset < line.offset}
+        self.groups = [group for group in self.groups if group.begins_above(line)]
+        return line
+
+    # -- jobs that are met -----------------------------------------------------------------------------------
+
+    def _consider(self, line: Line) -> Job | None:
+        """Claim a job, if it may be taken now and is for one of the takers.  Raises Shifted, OSError.
+
+        Otherwise note what it means for takers and barriers, and return None.
+        """
+        if line.state == RUNNING:
+            if not self.above.block:
+                self._consider_running(line)
+            return None
+        if line.state != NEW:
+            due = self._retries.find_takers(line, self.above.scope)
+            if due:
+                return self._consider_due(line, due)
+            self._retries.pass_over(line, self.above.scope)
+            return None
+        if self.above.block:
+            self._note_below_block(line)
+            return None
+        taker = self._choose_taker(line, self._takers.all)
+        together = self.above.scope.settings.together
+        if taker and not together:
+            self.above.note_unfinished(line)
+            return self._claim(line, taker)
+        if self._short and not together:
+            self._skip(line)                    # a taker that comes later begins here, not below
+        else:
+            self._skip_new(line)
+        return None
+
+    def _consider_due(self, line: Line, due: set[Taker]) -> Job | None:
+        """Claim a failed line, if it may be taken now.  due: the takers for which it is due, here or not.
+
+        Otherwise these takers wait for it, and return None.  Raises Shifted, OSError.
+        """
+        self.above.note_unfinished(line)
+        here = due & self._takers.all.keys()
+        if here and not self.stuck and not self.above.block:
+            chosen = self._choose_taker(line, due)
+            if chosen:
+                return self._claim_due(line, chosen)
+        for taker in due - (here - self._short.keys()):
+            self._missed.setdefault(taker, (line, self.above.scope))
+            self.has_skipped = True
+        self.waiting |= here
+        if here and self.above.block:
+            self._below = self._below or line
+        return None
+
+    def _consider_running(self, line: Line) -> None:
+        """Note a line `r`, or make an orphan of it what it becomes.
+
+        That is its result, if a run here has left one for sure; new, if a taker runs orphans again, present
+        or not; otherwise `e`.  Raises Shifted, OSError.
+        """
+        suspicion = self._orphans.suspect(line)
+        if suspicion is not Suspicion.PROVED:
+            self.try_again |= suspicion is Suspicion.SOME
+            self.above.note_unfinished(line)
+            if suspicion is Suspicion.NONE and self.above.scope.settings.together:
+                self._group().waits = True
+            return
+        state = NEW if self._is_resumed() else ERROR
+        attempt = self._attempt(line, lambda: self._orphans.settle(line, state))
+        if not attempt.became:
+            self.above.note_unfinished(line)
+        elif attempt.became == NEW and not self.scan.back_to(line):
+            raise Shifted
+
+    def _is_resumed(self) -> bool:
+        """Whether an orphan is new again for a taker, here or not."""
+        scope = self.above.scope
+        if scope.fault or scope.settings.together:
+            return False
+        return self._resuming.include(scope)
+
+    def _choose_taker(self, line: Line, among: Collection[Taker]) -> Taker | None:
+        """The taker that gets a line: the first that may have it, and has enough free; None if there is none.
+
+        A taker with too little free waits for more, and takes nothing below meanwhile.  Otherwise small jobs
+        would keep a big one from its turn for ever.
+        """
+        needs = self.above.scope.settings.needs
+        for taker in self._takers.fitting(self.above.scope):
+            if taker in among and taker not in self._short:
+                if taker.free.holds(needs):
+                    return taker
+                self._short[taker] = line, needs
+                self.waiting.add(taker)
+        return None
+
+    def _skip(self, line: Line) -> None:
+        """Pass over a new job that is for no taker that is here, or only for some that have too little free.
+        """
+        self.above.note_unfinished(line)
+        self._skipped.setdefault(self.above.scope.taker_key, (line, self.above.scope))
+
+    def _skip_new(self, line: Line) -> None:
+        """Pass over a new job that is for none of the takers, or of a group."""
+        settings = self.above.scope.settings
+        # a group must be known as a whole, and failed lines may be due here
+        self._only_running = not (settings.together and self._serving) and not self._passes
+        self.has_skipped = True
+        if not settings.together:
+            self._skip(line)
+        elif self._serving:
+            self._join_group(line)
+            self._note_takers()
+        else:
+            self.above.note_unfinished(line)
+            if not self.foreign_group:
+                self.foreign_group, self.foreign_settings = line, settings
+
+    def _note_below_block(self, line: Line) -> None:
+        """Note a new job below a block: the takers that may have it wait."""
+        served = self._serving or not self.above.scope.settings.together
+        if served and self._note_takers() and not self._below:
+            self._below = line
+        self._only_running = not self._passes
+
+    def _note_takers(self) -> bool:
+        """Note that the takers that may have jobs here wait; return True if there are any."""
+        takers = set(self._takers.fitting(self.above.scope))
+        self.waiting |= takers
+        return bool(takers)
+
+    # -- claims ----------------------------------------------------------------------------------------------
+
+    def _claim(self, line: Line, taker: Taker) -> Job | None:
+        """Claim a new line for a taker; None if it cannot be had.  Raises Shifted, OSError."""
+        settings = self.above.scope.settings
+        job = self._attempt(line, lambda: self._queue.claim(line, taker, settings)).job
+        if job and taker in self._passes & self.asked and not self.stuck:
+            self._note_claim(job, taker)
+        return job
+
+    def _claim_due(self, line: Line, taker: Taker) -> Job | None:
+        """Claim a due line for a taker.  None: it cannot be had now, or was made new.  Raises Shifted,
+        OSError.
+        """
+        settings = self.above.scope.settings
+        attempt = self._attempt(line, lambda: self._queue.claim(line, taker, settings))
+        if attempt.met is Met.NO_SEAT:          # that may last for hours; as a new line it waits for its turn
+            attempt = self._file.make(line, NEW)
+        if attempt.job or attempt.became:
+            self._retries.renewed += 1
+        if attempt.job:
+            self._note_claim(attempt.job, taker)
+        elif attempt.became:
+            self._retries.note_new(taker, line, self.above.scope)
+        elif attempt.met is not Met.CHANGED:
+            self.stuck = line, attempt.met
+            self.waiting.add(taker)
+        return attempt.job
+
+    def _note_claim(self, job: Job, taker: Taker) -> None:
+        """Note that the pass of a taker has come as far as a claimed job."""
+        with contextlib.suppress(OSError):      # the next claim meets it, too; others may try a line twice
+            self._retries.note_claim(taker, job, self.above.scope)
+
+    def _attempt(self, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
+        """Attempt to claim a line or to change its state, unless its command is known to be closed.
+
+        Raises Shifted, OSError.
+        """
+        if line.command in self._closed:
+            self.try_again = True
+            return Attempt(self._closed[line.command])
+        made = attempt()
+        if not self.scan.refresh(line, made.data or None):
+            raise Shifted                       # the file was edited meanwhile
+        if not (made.job or made.became):
+            self.try_again = True
+            if made.met is not Met.CHANGED:
+                self._closed[line.command] = made.met
+        return made
+
+    # -- groups ----------------------------------------------------------------------------------------------
+
+    def _group(self) -> PendingGroup:
+        """The group that is being met; a new one if the last is whole."""
+        if not self.groups or self.groups[-1].whole:
+            self.groups.append(PendingGroup(self.above.scope.settings.together, self.met_end))
+        return self.groups[-1]
+
+    def _join_group(self, line: Line) -> None:
+        """Note a new job of a group."""
+        self.above.note_unfinished(line)
+        group = self._group()
+        group.jobs.append((line, self.above.scope.settings))
+        if len(group.jobs) > PendingGroup.LONGEST:
+            group.waits = True
+            self.above.block = Block(
+                Why.FAULTY,
+                line,
+                f"line {line.number}: the group {printable(group.name)} has more than "
+                f"{PendingGroup.LONGEST:,} jobs; it and the jobs below wait",
+            )
+
+    def end_group(self, waits: bool = False) -> None:
+        """Note that no more jobs of the group follow that was met last.  waits: it cannot be started."""
+        if self.groups and not self.groups[-1].whole:
+            self.groups[-1].whole = True
+            if waits:
+                self.groups[-1].waits = True
+
+    # -- directives ------------------------------------------------------------------------------------------
+
+    def _obey(self, line: Line) -> bool:
+        """Take a directive into account; False: the lines above it must be looked at once more.
+
+        Raises OSError.
+        """
+        scope = self.above.scope
+        self.above.enter(line)
+        if self.groups and not self.above.scope.has_same_group(scope):
+            # nobody knows whether jobs below a fault are of the group above it
+            self.end_group(waits=self.above.scope.fault != "")
+        self._only_running = False
+        if self.above.block:
+            return True
+        is_barrier = self.above.scope.barrier is line
+        if is_barrier and self.above.unfinished and (self.is_outdated() or self.is_followed):
+            return False
+        self.above.block = self.above.find_block(line, self._file)
+        return True
+
+    def is_outdated(self) -> bool:
+        """Whether another walk may pass the barrier: the job that this one found unfinished has ended.
+
+        Raises OSError.
+        """
+        waits_for = self.above.unfinished
+        if waits_for and not self.outdated:
+            state = self._file.state_at(waits_for)
+            # a failed line that is due has not ended
+            self.outdated = state is not None and state not in (NEW, RUNNING, waits_for.state)
+        return self.outdated
+
+
+# ---- when to walk ------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class NoJob:
     """Why there is no job to take.  As a truth value it is false, and a Job is true."""
@@ -3844,54 +4542,107 @@ class NoJob:
     failed: str = ""            # why nothing can be claimed any more
     met_end: bool = False       # takers that follow shall leave
     stopped: str = ""           # why jobs are left that the taker should have had
-    round: Round = field(default_factory=Round)       # what a cursor has met
+    report: WalkReport = field(default_factory=WalkReport)      # what a cursor has met
     whole: bool = False         # the cursor has walked as far as anything can matter to its takers
-    sliced: bool = False        # its walk has used up its time, or begins again: claim again
+    sliced: bool = False        # its walk has used up its time: claim again
 
     def __bool__(self) -> bool:
         return False
 
 
-@dataclass(eq=False, repr=False)
-class Renewal:
-    """A walk through the file that makes lines new for some takers, before their first claim."""
-    takers: Takers
-    scan: Scan
-    scope: Scope = TOP              # of the line that was met last
+class Rewalk:
+    """Says when a cursor walks through the file again: an idle runner costs nothing, and no job waits for
+    long.
+
+        the walk                                        another one begins
+        ----------------------------------------------  -----------------------------------------------------
+        has taken a job, or began after an edit         at once, when it meets the end
+        was overtaken by an edit                        at once
+        stops at a barrier whose first unfinished job
+          has ended                                     after a rest as long as itself
+          has not ended, but it has taken jobs          after an interval, and 20 times its own length
+        goes on, claim by claim                         after an interval, and 100 times its own length:
+                                                        lines above may have been edited in place
+        met the end, and a line that may be had soon    after 0.05, then 1 interval, and 20 times its length
+        met the end of a file that may be half saved    after JobReader.doubt(), and 20 times its length
+        met the end; the file has changed since         after 20 times its own length
+        met the end; the file looks unchanged           after 100 times its own length, and an interval: time
+                                                        stamps are coarse
+        met jobs that a taker waits for                 after 20 times its own length
+        was not made for a taker that asks now          at once if it has passed over jobs, otherwise after 20
+                                                        times its own length
+        waits at a barrier whose first unfinished job
+          has ended                                     after a rest as long as itself
+        met the end; a taker asks for the last time     at once, unless it waits for jobs
+    """
+    SOON = 0.05                     # intervals
+
+    def __init__(self, file: JobReader) -> None:
+        self._file = file
+        self.pace = Pace(file.clock)            # of walks, without their pauses
+        self.signature: tuple[int, ...] = ()    # of the file, at the start of the last walk
+        self._quiet: tuple[int, ...] | None = None      # the same of the last walk that found nothing
+        self._refusals = 0                      # how many such walks in a row met lines that may be had soon
+
+    def begin(self) -> None:
+        """Note that a walk begins.  Raises OSError."""
+        self.signature = self._file.signature()
+
+    def forget(self) -> None:
+        """Have the next claim walk through the file anew: what was met says nothing any more."""
+        self._quiet = None
+
+    def is_overdue(self) -> bool:
+        """Whether a walk under way is so old that another one is to begin."""
+        return self.pace.until_due(100, self._file.interval) == 0
+
+    def until_next(self, walk: Walk) -> float:
+        """Seconds until another walk may begin that may pass a barrier, or take a big job."""
+        if walk.outdated:
+            return self.pace.until_due(1)
+        return self.pace.until_due(20, 0.0 if walk.has_room() else self._file.interval)
+
+    def end(self, walk: Walk) -> float | None:
+        """Note that a walk has found nothing; return the seconds after which another one is due for sure."""
+        self._quiet = self.signature
+        self._refusals = self._refusals + 1 if walk.try_again else 0
+        due = [walk.doubt] if walk.doubt else []
+        if walk.try_again:
+            due.append(self._file.interval * (self.SOON if self._refusals == 1 else 1))
+        return max(min(due), self.pace.rest(20), 0.01) if due else None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether lines that may be had soon were met in several walks in a row."""
+        return self._refusals > 1
+
+    def is_due(self, walk: Walk, takers: Takers, again: float | None) -> bool:
+        """Whether another walk is due after one that has found nothing.
+
+        again: what end() has returned.  Raises OSError.
+        """
+        if not self._quiet:
+            return True
+        is_asked = walk.asked.issuperset(takers.all)
+        if not is_asked and walk.has_skipped:
+            return True
+        block = walk.above.block
+        if block and block.why is Why.WAITS and walk.is_outdated():
+            return self.until_next(walk) == 0
+        if self.pace.until_due(20) > 0:         # a walk through a huge file is not free
+            return False
+        if not is_asked or again is not None or walk.waiting:
+            return True
+        return self.is_overdue() or self._file.signature() != self._quiet
 
 
 class Cursor:
-    """Finds the next line to take.
-
-    Before the first claim of takers with --retry or --resume, a Renewal makes those lines new that the option
-    means.  From then on they are takers like any other, and orphans that are met become new for them.
-
-    It moves forward through the file.  When it has come to the end and has taken something on the way, it
-    begins again at the top, because states may have been set back.  A server has one cursor for all its
-    clients.
-
-    Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier the
-    round knows the first job above it that was unfinished when the round met that job:
-
-    - As long as that job has not ended, the barrier cannot be passed, whatever the others do.
-    - When that job has ended, others may not have.  So another round begins at the top, and only a round that
-      has met no unfinished job passes.
-    - A round that has taken a job does not pass either, as that job runs now.  It waits at the barrier for a
-      moment, and another round begins.
-    - A round that has taken nothing looks on below the barrier.  It takes nothing there, but notes for which
-      takers there are jobs: these takers must wait, the others may leave.
-    """
+    """Finds and claims the next line for one taker or, at a server, for many."""
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
-    NAMED = 10                  # orphans that are named one by one
     PATIENCE = 30.0             # seconds without any change after which it is said that new jobs wait
-    REMEMBERED = 100_000        # results of runs here
     STALE = 0.002, 1.0          # seconds: see _stale_after()
-    PAUSE = 0.25                # seconds from look to look at a barrier
-    # If locks may be lost without an error: seconds from the first to the last look that must find a line `r`
-    # without a lock.  Meanwhile all runners have found that theirs are lost, and have locked them anew.
-    RELOCKED = 15.0
-    # seconds after which a server's claim, or a renewal, comes back: a server wants to hear its clients, too
-    SLICE = 0.05
+    PAUSE = 0.25                # seconds at most from look to look at a barrier
+    SLICE = 0.05                # seconds after which a server's claim comes back, to hear clients, too
 
     def __init__(self, queue: JobQueue, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
@@ -3908,42 +4659,57 @@ class Cursor:
         self._wait_for_file = wait_for_file
         self._serving = serving
         self._unchecked = unchecked
-        self._groups_named = False              # it was said that groups are left alone
         self.interval = file.interval
-        self.orphans: list[int] = []            # line numbers of those that were marked `e`
-        # the results of the last runs here, by their commands
-        self._results: OrderedDict[bytes, bytes] = OrderedDict()
-        self.inode = file.inode                 # of the file that the round walks through
-        self.scan: Scan | None = None           # the walk of the round under way; None: there is none
-        self.round = Round()                    # the round under way, or the last one
-        self.no_job = NoJob(round=self.round)   # the last
-        self._renewal: Renewal | None = None    # under way
-        # since when (clock) lines `r` are seen without a lock; the key is the pulse of our own locks, line
-        # number and command; see RELOCKED
-        self._unlocked: dict[tuple[int, int, bytes], float] = {}
-        self.renewed = 0                        # lines that were `!` or `e` and were made new
         self.takers = Takers(takers)            # of the last claim
+        self._results = Results()
+        self._retries = Retries(file, self._results)
+        self._orphans = Orphans(file, self._results)
+        self._rewalk = Rewalk(file)
+        self._walk: Walk | None = None          # under way
+        self._last: Walk | None = None          # the last that has found nothing
+        self.no_job = NoJob()                   # what the last claim without a job has returned
+        self.inode = file.inode                 # of the file that is walked through
         self._claimed = 0.0                     # when the last claim was (clock)
         # whether the last claim came back in the middle of its walk, to be made again
         self.sliced = False
-        self._pause_at = math.inf               # when the walk of this claim shall pause (monotonic)
-        self._refusals = 0                      # empty rounds in a row that were `refused`
-        self._quiet: tuple[int, ...] | None = None          # signature at the start of the last empty round
-        self.pace = Pace(self.clock)            # of rounds, without their pauses
         self._trouble_since: float | None = None
-        self._still: tuple[int, ...] = ()       # signature of the last empty round
+        self._still: tuple[int, ...] = ()       # signature of the last walk that found nothing
         self._still_until = math.inf            # when (clock) to say that jobs wait if that stays
+        self._said: set[str] = set()            # subjects of what is said once, and was
         self._said_block = ""                   # which block was said last
 
-    def claim(self, last: bool = False, takers: Takers | None = None) -> Job | NoJob:
+    @property
+    def orphans(self) -> list[int]:
+        """The line numbers of orphans that were marked `e`."""
+        return self._orphans.marked
+
+    @property
+    def renewed(self) -> int:
+        """How many failed lines were claimed, or made new, because of --retry or --resume."""
+        return self._retries.renewed
+
+    @property
+    def pace(self) -> Pace:
+        """Of walks."""
+        return self._rewalk.pace
+
+    @property
+    def groups(self) -> list[PendingGroup]:
+        """The groups that the last walk has met, so far."""
+        walk = self._walk or self._last
+        return walk.groups if walk else []
+
+    def claim(self, last: bool = False, takers: Takers | None = None,
+              away: Collection[Taker] = ()) -> Job | NoJob:
         """Claim the next job for the first of the takers that may have it.
 
-        last: nothing runs here, and the caller will leave; so a round is made, unless jobs are there to wait
+        last: nothing runs here, and the caller will leave; so a walk is made, unless jobs are there to wait
         for.  takers: between calls with one and the same object, takers may leave it, and none may come.
+        away: takers that are busy, or may come back.
         """
         result: Job | NoJob
         try:
-            result = self._claim(last, takers or self.takers)
+            result = self._claim(last, takers or self.takers, away)
             self._trouble_since = None
             if self._unchecked:
                 self._check_late()
@@ -3953,93 +4719,123 @@ class Cursor:
             self.no_job = result
         return result
 
-    def _claim(self, last: bool, takers: Takers) -> Job | NoJob:
+    def _claim(self, last: bool, takers: Takers, away: Collection[Taker]) -> Job | NoJob:
         self._notice_replaced()
-        now = self.clock()
-        try:
-            self._renew(takers)
-        except Paused:
-            return NoJob(0.0, round=self.round, sliced=True)
-        except Shifted:
-            self._renewal = None                # it begins again: lines may stand elsewhere
-            return NoJob(0.01, round=self.round, sliced=True)
-        if self.scan:
-            self.round.let_go_on(takers.all, self.file)
-        if takers is not self.takers:
-            self.takers = takers
-            if self.scan:                       # lines above may be for takers that are new here
-                self.round.only_running = False
-                self.round.takers = self.round.takers.intersection(takers.all)
-                self.scan = self._go_back(self.scan)
-        scan = self.scan
-        if scan is None and (not last or self.round.waiting) and self._nothing_new():
-            soon = self.round.outdated or self.round.has_room()
-            return replace(self.no_job, again=self._until_next()) if soon else self.no_job
+        before = self._retries.takers
+        self._retries.admit(takers.all, away)
+        if not before.issuperset(self._retries.takers):
+            self.forget()                       # failed lines from the top on are due
+        self.takers = takers
+        self._resuming = Takers(taker for taker in (*takers.all, *away) if taker.renews(RUNNING))
+        if self._last and not self._walk and (not last or self._last.waiting) and (
+                not self._rewalk.is_due(self._last, takers, self.no_job.again)):
+            soon = self._last.outdated or self._last.has_room()
+            return replace(self.no_job, again=self._rewalk.until_next(self._last)) if soon else self.no_job
         self.pace.go_on()
-        is_old = now - self._claimed > self._stale_after()
-        goes_on = self.sliced and scan is not None
-        self._claimed = now
-        self.sliced = False
         try:
-            if scan is None or (not goes_on and self.pace.until_due(100, self.interval) == 0):
-                # what stands above may have been edited in place: directives, too
-                scan = self._begin_round()
-            elif scan.last and is_old and not goes_on and not scan.refresh(scan.last):
-                # an edit above has moved the lines below
-                scan = self._restart()
-            if self._serving:
-                self._pause_at = time.monotonic() + self.SLICE
-                scan.pause_at = self._pause_at
-            return self._walk(scan)
-        except Paused:
-            self.sliced = True
-            return NoJob(0.0, round=self.round, sliced=True)
+            return self._walk_on(takers)
         finally:
             self.pace.pause()
 
-    def _renew(self, takers: Takers) -> None:
-        """Before the first claim of takers with --retry or --resume, make the lines new that they mean by it.
+    def _walk_on(self, takers: Takers) -> Job | NoJob:
+        """Go on with the walk under way, or with another one, to the next job.  Raises OSError."""
+        now = self.clock()
+        is_old = now - self._claimed > self._stale_after()
+        pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
+        goes_on = self.sliced
+        self._claimed = now
+        self.sliced = False
+        after_edit = False
+        if self._walk and not goes_on:
+            after_edit = is_old and not self._walk.is_where_it_was()
+            if after_edit or self._rewalk.is_overdue():
+                self._walk = None
+        while True:
+            walk = self._walk or self._begin_walk(takers, after_edit)
+            found = walk.next(takers, pause_at)
+            if isinstance(found, Job):
+                self._note_claim(found)
+                return found
+            answer = self._answer(walk, found)
+            if answer is not None:
+                return answer
+            self._walk = None
+            after_edit = found is Stop.RESTART
 
-        Raises Paused, Shifted, OSError.
+    def _answer(self, walk: Walk, stop: Stop) -> NoJob | None:
+        """Return what is answered when a walk has stopped; None: another walk begins.  Raises OSError."""
+        if stop is Stop.RESTART:
+            return None
+        if stop is Stop.SLICED:
+            self.sliced = True
+            return NoJob(0.0, report=walk.report(), sliced=True)
+        if stop is Stop.SHORT:
+            return NoJob(report=walk.report())
+        if stop is Stop.BARRIER:
+            pause = self._rewalk.until_next(walk)
+            return NoJob(min(self.PAUSE, pause), report=walk.report()) if pause else None
+        if walk.is_followed:
+            return None
+        return self._end_walk(walk, stop)
+
+    def _begin_walk(self, takers: Takers, after_edit: bool) -> Walk:
+        """Start from the top, with fresh reads.  Raises OSError."""
+        self.pace.begin()
+        self.queue.follow()
+        self._notice_replaced()
+        self._rewalk.begin()
+        self._walk = Walk(self.queue, takers, self._resuming, self._retries, self._orphans, self._results,
+                          ordinals=self._ordinals, serving=self._serving, began=self.pace.began,
+                          after_edit=after_edit)
+        return self._walk
+
+    def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
+        """Note that a walk is over and has found nothing.  Raises OSError."""
+        self._walk = None
+        self._last = walk
+        walk.end_group(waits=stop is Stop.CUT or self._is_being_appended(walk))
+        again = self._rewalk.end(walk)
+        if stop is Stop.END and not (walk.doubt or walk.try_again or walk.above.block):
+            self._retries.end(walk.asked - walk.waiting)
+        self._say_block(walk)
+        self._say_stuck(walk)
+        self._say_waiting()
+        return NoJob(again, report=walk.report(), whole=True)
+
+    def _is_being_appended(self, walk: Walk) -> bool:
+        """Whether a group at the end of the file may be met in part only.  Raises OSError."""
+        if not walk.groups or walk.groups[-1].whole:
+            return False
+        # asked before the size: if nobody appends, that size includes all that was appended
+        if self.file.companion.is_appended_to():
+            walk.try_again = True
+            return True
+        return self.file.signature()[2] != self._rewalk.signature[2]
+
+    def _stale_after(self) -> float:
+        """Seconds after which a chunk that was read ahead is too old to claim from.
+
+        On a network file system a second, because each read is a round trip; a local file system's value once
+        another runner was met there, because then lines are taken under our eyes.
         """
-        if not self._renewal:
-            asking = [taker for taker in takers.all if taker.renews(ERROR)]
-            if not asking:
-                return
-            self.queue.follow()
-            scan = Scan(self.file.reader, self.file.start, FAILED + ERROR, careful=True, directives=True)
-            self._renewal = Renewal(Takers(asking), scan)
-        renewal = self._renewal
-        renewal.scan.pause_at = time.monotonic() + self.SLICE
-        for line in renewal.scan:
-            if line.state == DIRECTIVE:
-                renewal.scope = renewal.scope.below(line)
-            elif self._is_renewed(renewal.takers, line, renewal.scope):
-                self._renew_line(line)
-            if time.monotonic() > renewal.scan.pause_at:
-                raise Paused
-        for taker in renewal.takers.all:
-            taker.note_renewed()
-        self._renewal = None
-        self.forget()
+        return self.STALE[self.file.network and not (self._walk and self._walk.try_again)]
 
-    def _renew_line(self, line: Line) -> None:
-        """Make a line new, and count it.  Raises Shifted, OSError."""
-        attempt = self.file.make(line, NEW)
-        if attempt.became:
-            self.renewed += 1
-        elif attempt.met is Met.CLOSED:
-            self.say(
-                f"line {line.number}: stays {text_of(line.state)}, for another process keeps its command "
-                "locked"
-            )
+    def _notice_replaced(self) -> None:
+        """If the job file was opened anew, or is another one, begin a new walk."""
+        before = self.inode
+        now = self.file.inode
+        if now != before or (self._walk and self._walk.scan.file is not self.file.reader):
+            self.forget()
+            # None: the next walk opens it; the old inode: it was opened anew after trouble
+            if now is not None and now != before:
+                self.inode = now
+                if before is not None:
+                    self.say("was replaced by another file of this name; going on with that")
 
-    def _go_back(self, scan: Scan) -> Scan:
-        """Let the walk go on from the first passed-over line that is for a taker that has come now."""
-        line = self.round.go_back(self.takers)
-        if not line or scan.back_to(line):
-            return scan
-        return self._restart()
+    def forget(self) -> None:
+        """Have the next claim walk through the file anew: what was met says nothing any more."""
+        self._walk = None
+        self._rewalk.forget()
 
     def _check_late(self) -> None:
         """Name what is not understood in a file that has come only now: it could not be refused at the start.
@@ -4048,349 +4844,43 @@ class Cursor:
         with contextlib.suppress(Problem):      # the file is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
-    def _restart(self) -> Scan:
-        """Begin again at the top, because the file was edited and line numbers are off.  Raises OSError."""
-        scan = self._begin_round()
-        self.round.repeat = True
-        return scan
+    # -- messages --------------------------------------------------------------------------------------------
 
-    def _walk(self, scan: Scan) -> Job | NoJob:
-        """Go on through the file to the next job to take.  Raises Paused, OSError."""
-        while True:
-            try:
-                line = scan.next(self.round.only_running)
-                cut = line is not None and not line.whole and not self.round.is_over(self.takers.all)
-                doubt = self.file.doubt(scan.end) if cut or line is None else 0.0
-                # the last line may be half written: if so, it is left to the next round
-                if line is None or (cut and doubt) or self.round.is_over(self.takers.all):
-                    if not self.round.repeat:
-                        return self._end_round(doubt, cut and doubt > 0)
-                    scan = self._begin_round()
-                elif line.state == DIRECTIVE:
-                    if not self._obey(line):
-                        pause = self._until_next()
-                        if pause:
-                            scan.put_back(line)     # the next claim meets this directive once more
-                            return NoJob(min(self.PAUSE, pause), round=self.round)
-                        scan = self._begin_round()
-                else:
-                    job = self._consider(scan, line)
-                    if job:
-                        self.round.repeat = True
-                        return job
-                    if self.round.all_wait(self.takers.all):
-                        # the next claim meets this line once more, as a walk here from the top takes long
-                        if scan.back_to(line):
-                            return NoJob(round=self.round)
-                        scan = self._restart()
-            except Shifted:
-                scan = self._restart()
+    def _say_once(self, subject: str, text: str) -> None:
+        """Say a text, unless something was said of this subject before."""
+        if subject not in self._said:
+            self._said.add(subject)
+            self.say(text)
 
-    def _stale_after(self) -> float:
-        """Seconds after which a chunk that was read ahead is too old to claim from.
-
-        On a network file system a second, because each read is a round trip; a local file system's value once
-        another runner was met there, because then lines are taken under our eyes.
-        """
-        return self.STALE[self.file.network and not self.round.try_again]
-
-    def _begin_round(self) -> Scan:
-        """Start from the top, with fresh reads.  Raises OSError."""
-        file = self.file
-        self.pace.begin()
-        self.queue.follow()
-        self._notice_replaced()
-        self._signature = file.signature()
-        counted: Counter[bytes] | None = Counter() if self._ordinals else None
-        scan = Scan(file.reader, file.start, NEW + RUNNING, counted=counted, careful=True, directives=True)
-        scan.pause_at = self._pause_at
-        self.scan = scan
-        self.round = Round(frozenset(self.takers.all), self.pace.began)
-        return scan
-
-    def _until_next(self) -> float:
-        """Seconds until another round may begin: fewer if it may pass a barrier, or take a big job."""
-        if self.round.outdated:
-            return self.pace.until_due(1)
-        return self.pace.until_due(20, 0.0 if self.round.has_room() else self.interval)
-
-    def _end_round(self, doubt: float, cut: bool) -> NoJob:
-        """A round is over and has found nothing.  Raises OSError.
-
-        doubt: JobReader.doubt().  cut: it stopped at a last line without a newline, which may change yet.
-        """
-        self.scan = None
-        this_round = self.round
-        this_round.end_group(waits=cut or self._is_being_appended())
-        self._quiet = self._signature
-        self._refusals = self._refusals + 1 if this_round.try_again else 0
-        due = [doubt] if doubt else []
-        if this_round.try_again:
-            due.append(self.interval / 20 if self._refusals == 1 else self.interval)
-        self._say_block()
-        self._say_waiting()
-        again = max(min(due), self.pace.rest(20), 0.01) if due else None
-        return NoJob(again, round=this_round, whole=True)
-
-    def _nothing_new(self) -> bool:
-        """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
-
-        The signature is no proof (time stamps are coarse), so after a while a round is made all the same.
-        Takers that the last round was not made for get one of their own: at once if it passed over new jobs,
-        otherwise after a rest.  Raises OSError.
-        """
-        if not self._quiet:
-            return False
-        asked = self.round.takers.issuperset(self.takers.all)
-        if not asked and self.round.has_skipped:
-            return False
-        if self.round.block and self.round.block.why is Why.WAITS and self.round.is_outdated(self.file):
-            return self._until_next() > 0
-        if self.pace.until_due(20) > 0:         # a round through a huge file is not free
-            return True
-        if not asked or self.no_job.again is not None or self.round.waiting:
-            return False
-        return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self._quiet
-
-    def _notice_replaced(self) -> None:
-        """If the job file was opened anew, or is another one, begin a new round."""
-        before = self.inode
-        now = self.file.inode
-        if self._renewal and self._renewal.scan.file is not self.file.reader:
-            self._renewal = None
-        if now != before or (self.scan and self.scan.file is not self.file.reader):
-            self.forget()
-            # None: the next round opens it; the old inode: it was opened anew after trouble
-            if now is not None and now != before:
-                self.inode = now
-                if before is not None:
-                    self.say("was replaced by another file of this name; going on with that")
-
-    def forget(self) -> None:
-        """Have the next claim walk through the file anew: what was met says nothing any more."""
-        self.scan = None
-        self._quiet = None
-
-    # -- lines that are met ----------------------------------------------------------------------------------
-
-    def _consider(self, scan: Scan, line: Line) -> Job | None:
-        """Take a job, if it may be taken now and is for one of the takers.  Raises Shifted, OSError.
-
-        Otherwise note what it means for takers and barriers, and return None.
-        """
-        this_round = self.round
-        settings = this_round.scope.settings
-        if this_round.block:
-            self._note_waiting(line)
-            return None
-        if line.state == RUNNING:
-            self._consider_running(scan, line)
-            return None
-        scope = self.round.scope
-        taker = self._taker(line, scope)
-        if taker is None and this_round.short and not settings.together:
-            this_round.skip(line)               # a taker that comes later begins here, not below
-        elif taker is None or settings.together:
-            self._skip(line)
-        else:
-            this_round.note_unfinished(line)
-            return self._take(scan, line, scope, taker)
-        return None
-
-    def _consider_running(self, scan: Scan, line: Line) -> None:
-        """A line `r` is met.  An orphan gets the result of its run here, if that is known for sure.
-
-        Otherwise it becomes new if a taker here has orphans renewed, and `e` if none has.  Raises Shifted,
-        OSError.
-        """
-        this_round = self.round
-        if not self._is_orphan(line):
-            this_round.note_unfinished(line)
-            if this_round.scope.settings.together:
-                this_round.group().waits = True
-            return
-        state = NEW if self._is_renewed(self.takers, line, this_round.scope) else ERROR
-        attempt = self._attempt(scan, line, lambda: self.file.make(line, state, self._known_result(line)))
-        if not attempt.became:
-            this_round.note_unfinished(line)
-            return
-        self._say_became(line, attempt.became)
-        if attempt.became == NEW and not scan.back_to(line):
-            raise Shifted
-
-    def _is_orphan(self, line: Line) -> bool:
-        """Whether a line `r` surely has neither runner nor job.  Raises OSError."""
-        is_free = self.file.is_orphan(line)
-        if not self.file.mount.forgets_locks:
-            return is_free
-        companion = self.file.companion
-        key = companion.pulse, line.number, line.command
-        if not is_free:
-            self._unlocked.pop(key, None)
-            return False
-        # a line that was seen without a lock long ago may have run since, and have lost its lock with ours
-        companion.ask_again()
-        companion.must_be_alive()
-        now = self.clock()
-        if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
-            self.round.try_again = True         # so it is looked at again
-            return False
-        del self._unlocked[key]
-        return True
-
-    def _is_renewed(self, takers: Takers, line: Line, scope: Scope) -> bool:
-        """Whether this line is made new for one of these takers."""
-        if scope.fault or scope.settings.together:
-            return False
-        return any(taker.renews(line.state) for taker in takers.fitting(scope))
-
-    def _taker(self, line: Line, scope: Scope) -> Taker | None:
-        """The taker that gets a line: the first that may have it, and has enough free; None if there is none.
-
-        A taker with too little free waits for more, and takes nothing below meanwhile.  Otherwise small jobs
-        would keep a big one from its turn for ever.
-        """
-        needs = scope.settings.needs
-        for taker in self.takers.fitting(scope):
-            if taker not in self.round.short:
-                if taker.free.holds(needs):
-                    return taker
-                self.round.note_short(taker, line, needs)
-        return None
-
-    def _skip(self, line: Line) -> None:
-        """A new job is for none of the takers, or of a group."""
-        this_round = self.round
-        settings = self.round.scope.settings
-        # a group must be known as a whole
-        this_round.only_running = not settings.together or not self._serving
-        this_round.has_skipped = True
-        if not settings.together:
-            this_round.skip(line)
-        elif self._serving:
-            this_round.join_group(line)
-            self._note_takers(line)
-        else:
-            this_round.note_unfinished(line)
-            if not self._groups_named:
-                self._groups_named = True
-                self.say(not_for_groups(line, settings))
-
-    def _note_waiting(self, line: Line) -> None:
-        """A job is below a block: if it is new, the takers that may have it wait."""
-        this_round = self.round
-        if line.state == RUNNING:
-            return
-        served = self._serving or not this_round.scope.settings.together
-        if served and self._note_takers(line) and not this_round.below:
-            this_round.below = line
-        this_round.only_running = True
-
-    def _note_takers(self, line: Line) -> bool:
-        """Note that the takers that this job fits wait.  Returns whether there are any."""
-        takers = set(self.takers.fitting(self.round.scope))
-        self.round.waiting |= takers
-        return bool(takers)
-
-    def _take(self, scan: Scan, line: Line, scope: Scope, taker: Taker) -> Job | None:
-        """Claim a new line in this scope for a taker; None if it cannot be had.  Raises Shifted, OSError."""
-        attempt = self._attempt(scan, line, lambda: self.queue.claim(line, taker, scope.settings))
-        if attempt.job:
-            self._results.pop(line.command, None)
-        return attempt.job
-
-    def _attempt(self, scan: Scan, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
-        """Attempt to claim a line or to change its state, unless its command is known to be closed.
-
-        Raises Shifted, OSError.
-        """
-        this_round = self.round
-        if line.command in this_round.closed:
-            this_round.try_again = True
-            return Attempt(Met.CLOSED)
-        made = attempt()
-        if not scan.refresh(line, made.data or None):
-            raise Shifted                       # the file was edited meanwhile
-        if not (made.job or made.became):
-            this_round.try_again = True
-            if made.met is Met.CLOSED:
-                this_round.closed.add(line.command)
-        return made
-
-    def _say_became(self, line: Line, state: bytes) -> None:
-        """Say what an orphan is now."""
-        if state == NEW:
-            self.say(f"line {line.number}: is r, but nobody runs it any more; is new again")
-        elif state == ERROR:
-            self.orphans.append(line.number)
-            if len(self.orphans) <= self.NAMED:
-                self.say(
-                    f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it again"
-                    f"{self._hint(line)})"
-                )
-        else:
-            self.say(
-                f"line {line.number}: an editor has brought back its r; it is {text_of(state)} again, as its "
-                "run here has ended"
+    def _note_claim(self, job: Job) -> None:
+        """Say it if a line was claimed once more whose result was written here."""
+        known = self._results[job.command]
+        if job.state == NEW and known.state and known.number == job.number:
+            self._say_once(
+                "again",
+                f"line {job.number}: was {text_of(known.state)} here, and is new again; it runs once more "
+                "(an editor has saved what it had read before, or somebody has set it; others are not named)",
             )
+        self._results.forget(job.command)
 
-    def _known_result(self, line: Line) -> bytes:
-        """The result of the last run here of an orphan's command; b'' if there is none, or another line has
-        this command, too.  Raises OSError.
-        """
-        result = self._results.get(line.command)
-        if not result:
-            return b""
-        equal = itertools.islice(lines_of(self.file.reader, self.file.start, {line.command}), 2)
-        return result if len(list(equal)) == 1 else b""
-
-    def _hint(self, line: Line) -> str:
-        """What a run here tells of an orphan's command; '' if there was none.
-
-        Only a person knows whether others have begun to run it since.
-        """
-        result = self._results.get(line.command)
-        if not result:
-            return ""
-        return f"; an editor may have brought back its r: a run here has ended, {text_of(result)}"
-
-    # -- directives that are met -----------------------------------------------------------------------------
-
-    def _obey(self, line: Line) -> bool:
-        """Take a directive into account; False: the lines above it must be looked at once more.
-
-        Raises OSError.
-        """
-        this_round = self.round
-        this_round.enter(line)
-        if this_round.block:
-            return True
-        is_barrier = this_round.scope.barrier is line
-        if is_barrier and this_round.unfinished and (self.round.is_outdated(self.file) or this_round.repeat):
-            return False
-        this_round.block = this_round.block_at(line, self.file)
-        return True
-
-    def _is_being_appended(self) -> bool:
-        """Whether a group at the end of the file may be met in part only.  Raises OSError."""
-        this_round = self.round
-        if not this_round.groups or this_round.groups[-1].whole:
-            return False
-        # asked before the size: if nobody appends, that size includes all that was appended
-        if self.file.companion.is_appended_to():
-            this_round.try_again = True
-            return True
-        return self.file.signature()[2] != self._signature[2]
-
-    def _say_block(self) -> None:
+    def _say_block(self, walk: Walk) -> None:
         """Say what is wrong with the file if that keeps jobs from being started, once."""
-        block = self.round.block
+        block = walk.above.block
         text = block.text if block else ""
-        if block and block.why is Why.STOPPED and not any(taker.follow for taker in self.round.waiting):
+        if block and block.why is Why.STOPPED and not any(taker.follow for taker in walk.waiting):
             text = ""                           # a runner that leaves because of it will say so
         if text and text != self._said_block:
             self.say(text)
         self._said_block = text
+        if walk.foreign_group:
+            self._say_once("groups", not_for_groups(walk.foreign_group, walk.foreign_settings))
+
+    def _say_stuck(self, walk: Walk) -> None:
+        """Say why a failed line is not run again yet, if that lasts, once for each line and reason."""
+        if walk.stuck and self._rewalk.is_refused:
+            line, met = walk.stuck
+            text = f"line {line.number}: is {text_of(line.state)}, and waits to be run again: {met.value}"
+            self._say_once(text, text)
 
     def _say_waiting(self) -> None:
         """Say once that new jobs wait: nothing runs, and nobody has claimed any for a while.  Raises OSError.
@@ -4399,8 +4889,8 @@ class Cursor:
         finds out what the jobs wait for.
         """
         now = self.clock()
-        if self._still != self._signature:
-            self._still = self._signature
+        if self._still != self._rewalk.signature:
+            self._still = self._rewalk.signature
             self._still_until = now + self.PATIENCE
         elif now >= self._still_until:
             self._still_until = math.inf
@@ -4413,17 +4903,22 @@ class Cursor:
 
     # -- results ---------------------------------------------------------------------------------------------
 
+    def look_after(self) -> dict[Job, str]:
+        """As JobQueue.look_after(); and see how far others have run failed lines again."""
+        to_end = self.queue.look_after()
+        with contextlib.suppress(OSError):      # the next claim meets it, too
+            self._retries.follow_others()
+        return to_end
+
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.
 
         Raises NotNow.
         """
         fault = self.queue.finish(job, state)
-        self._results.pop(job.command, None)    # the entry is older, and may be of another line
-        if state in (DONE, FAILED):
-            self._results[job.command] = state
-            if len(self._results) > self.REMEMBERED:
-                self._results.popitem(last=False)
+        self._results.add(job, state, self.clock())
+        if state in (FAILED, ERROR):
+            self._retries.note_failure(job)
         return fault
 
     def release(self, job: Job) -> str:
@@ -4436,9 +4931,7 @@ class Cursor:
 
     def _bear(self, error: OSError) -> NoJob:
         """Put up with an error of the file system for a while, then fail for good."""
-        self.scan = None
-        self._renewal = None
-        self._quiet = None
+        self.forget()
         self.queue.close_if_useless(error)
         now = self.clock()
         if self._trouble_since is None:
@@ -4446,8 +4939,8 @@ class Cursor:
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
         patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.interval
         if now - self._trouble_since >= patience and not self._may_come(error):
-            return NoJob(failed=reason(error), round=self.round)
-        return NoJob(self.interval, round=self.round)
+            return NoJob(failed=reason(error))
+        return NoJob(self.interval)
 
     def _may_come(self, error: OSError) -> bool:
         return self._wait_for_file and error.errno == errno.ENOENT
@@ -4468,23 +4961,25 @@ ANYBODY = Taker("", capacity=Resources(1, math.inf))
 
 def why_stalled(file: JobReader) -> Stall | None:
     """What keeps new jobs from any runner, if something does.  Raises OSError."""
-    met = Round()
+    above = Above()
     first: Stall | None = None          # of the lines that nobody can take
     closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; ''
+    only_running = False                # of the lines up to the next directive only running jobs matter
     scan = file.lines(NEW + RUNNING, directives=True)
-    while line := scan.next(met.only_running):
+    while line := scan.next(only_running):
         if line.state == DIRECTIVE:
+            only_running = False
             # a check is asked only if no job above is unfinished: any line `r` there is an orphan
-            met.enter(line)
-            met.block = met.block or met.block_at(line, file, FAILED + ERROR + RUNNING)
+            above.enter(line)
+            above.block = above.block or above.find_block(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
-            if not (met.block or met.unfinished or file.is_orphan(line)):
-                met.note_unfinished(line)
-        elif met.block:
-            return _stall_at(met.block, line, met)
+            if not (above.block or above.unfinished or file.is_orphan(line)):
+                above.note_unfinished(line)
+        elif above.block:
+            return _stall_at(above.block, line, above)
         else:
-            what = _awaited(met.scope.settings)
-            met.only_running = what != ""
+            what = _awaited(above.scope.settings)
+            only_running = what != ""
             if not what:
                 if line.command not in closed:
                     closed[line.command] = _awaited_behind(line.command, file)
@@ -4492,16 +4987,16 @@ def why_stalled(file: JobReader) -> Stall | None:
             if not what:
                 return None
             first = first or Stall(f"line {line.number} waits for {what}")
-            met.note_unfinished(line)
+            above.note_unfinished(line)
     return first
 
 
-def _stall_at(block: Block, line: Line, met: Round) -> Stall:
-    """What keeps a job from being started below a block.  met: what was met above it."""
-    if block.why is not Why.WAITS or not met.unfinished:
+def _stall_at(block: Block, line: Line, above: Above) -> Stall:
+    """What keeps a job from being started below a block."""
+    if block.why is not Why.WAITS or not above.unfinished:
         return Stall(block.text, stops=block.why is Why.STOPPED)
     return Stall(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
-                 f"{unfinished(met.unfinished, met.unfinished_by)}")
+                 f"{unfinished(above.unfinished, above.unfinished_by)}")
 
 
 def _awaited(settings: JobSettings) -> str:
@@ -4525,24 +5020,26 @@ def dry_run(file: JobReader, taker: Taker, memory: Memory) -> Iterator[Line]:
     memory: what jobs may take here; it is said if a directive has memory=.
     """
     takers = Takers([taker])
-    met = Round()
+    above = Above()
     memory_met = False
-    fits = takers.include(met.scope)
+    fits = takers.include(above.scope)
     groups_named = False
+    # by the time of a check the others have run again
+    bad = (FAILED + ERROR).translate(None, taker.retry)
     for line in file.lines(NEW + taker.retry, directives=True):
         if line.state == DIRECTIVE:
             # all that is above a barrier has ended when its time comes: nothing is noted as unfinished
-            met.enter(line)
-            if met.block_at(line, file):
+            above.enter(line)
+            if above.find_block(line, file, bad):
                 return
-            fits = takers.include(met.scope)
-            if met.scope.settings.needs.memory and not memory_met:
+            fits = takers.include(above.scope)
+            if above.scope.settings.needs.memory and not memory_met:
                 memory_met = True
                 file.say(str(memory))
-        elif met.scope.settings.together:
+        elif above.scope.settings.together:
             if line.state == NEW and not groups_named:
                 groups_named = True
-                file.say(not_for_groups(line, met.scope.settings))
+                file.say(not_for_groups(line, above.scope.settings))
         elif fits and (line.state != RUNNING or file.is_orphan(line)):
             yield line
 
@@ -4717,16 +5214,21 @@ class Worker:
 
 
 class Failures:
-    """Counts how many more jobs of a file are failed or in error than at the start, whoever ran them."""
+    """Counts how many jobs of a file have failed, or are in error, since the start, whoever ran them."""
 
-    def __init__(self, file: JobReader, worker: Worker) -> None:
+    def __init__(self, file: JobReader, worker: Worker, renewed: Callable[[], int]) -> None:
+        """renewed: how many failed lines are run again by us; called as the file is, by the worker."""
         self.file = file
         self.worker = worker
+        self._renewed = renewed
         self._at_start: int | None = None   # how many were so then; None: not counted yet
         self._pace = Pace()
 
     async def count(self) -> int:
-        """How many more there are now; 0 if that cannot be read.  The start is the first count."""
+        """How many more there are now; 0 if that cannot be read.  The start is the first count.
+
+        A failed line that is run again is none any more, and fails again, or does not.
+        """
         try:
             now = await self.worker.call(self._look)
         except OSError:                     # there is no file yet, or it is away for a moment
@@ -4737,7 +5239,7 @@ class Failures:
 
     def _look(self) -> int:
         with self._pace:
-            return sum(1 for _ in self.file.lines(FAILED + ERROR))
+            return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._renewed()
 
     async def rest(self) -> None:
         """Wait until another count is due."""
@@ -4816,10 +5318,6 @@ class Jobs(Protocol):
     orphans: list[int]                  # the line numbers of orphans that were marked `e`
     failures: Failures | None           # counts the failures of the whole file; None: the server does
 
-    @property
-    def renewed(self) -> int:
-        """Lines that were `!` or `e`, and that --retry or --resume has made new."""
-
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """A job, if there is one.  last: the runner leaves if there is none.
 
@@ -4871,18 +5369,14 @@ class FileJobs:
         self.interval = cursor.interval
         self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
-        self.failures: Failures | None = Failures(reader, worker)
-
-    @property
-    def renewed(self) -> int:
-        return self._cursor.renewed
+        self.failures: Failures | None = Failures(reader, worker, lambda: cursor.renewed)
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """A job, if there is one; see Jobs."""
         result = await self.worker.call(self._claim, last, free, capacity)
         if isinstance(result, Job):
             return result
-        met = result.round
+        met = result.report
         again = self.poll if result.again is None and met.waits_for(self._taker) else result.again
         return replace(result, again=again, met_end=met.met_end, stopped=met.stopped(self._taker))
 
@@ -4913,7 +5407,7 @@ class FileJobs:
         return await self.worker.call(self._cursor.release, job)
 
     async def look_after(self) -> dict[Job, str]:
-        return await self.worker.call(self._queue.look_after)
+        return await self.worker.call(self._cursor.look_after)
 
     async def leave(self, runner: Runner) -> Account | None:
         """Sync what was written, and count what the file holds now; None if nobody can know.
@@ -8406,7 +8900,7 @@ class Runner:
         await task.go()
         if task.state != NEW:
             self.tally.count(task.job, task.state)
-            self._stop_after_failures(self.tally.worse - self.jobs.renewed)
+            self._stop_after_failures(self.tally.worse)
             self._count_errors(task)
         for slot in task.slots:
             await self._free([slot], self._use_after(slot, task.state != NEW))
@@ -9054,11 +9548,11 @@ class RunnerProgram(Program):
         given = options.memory
         self.memory = Memory(given, "--memory") if given else available_memory()
         self.host = os.fsencode(options.name or os.uname().nodename)
-        self.retry = b""                        # the states that are run again, orphans aside
+        self.retry = b""                        # as Taker.retry
         if options.retry:
-            self.retry = FAILED + ERROR
+            self.retry = FAILED + ERROR + RUNNING
         elif options.resume:
-            self.retry = ERROR
+            self.retry = ERROR + RUNNING
         if options.keep_order and not options.plain:
             raise Problem("-k goes with --plain (see --help)")
         if options.retry_delay and not options.retries:
@@ -9199,8 +9693,7 @@ class App(RunnerProgram):
         self._mount = check_mount(self.path, options.single_host, self.say)
         self._badge = Badge(of_server=False)
         self._taker = Taker(
-            os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING,
-            Resources(len(self.slots), self.memory.size),
+            os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory.size)
         )
         # all files that are read, and whether one is on a network file system
         self._inputs = [self.path]

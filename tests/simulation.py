@@ -141,6 +141,7 @@ class History(World):
         self.known: set[bytes] = set()              # commands that may be in the file
         # whether there is somebody who sets states, or runs again what has ended
         self.hand_set = self.again = False
+        self.in_place = False                       # an editor has saved the file in place
         self.fates: set[str] = set()
         # how often each command may run, where nobody asks for more
         self.most: Counter[bytes] | None = None
@@ -240,8 +241,13 @@ class History(World):
         command = command_of(line)
         mine = [run for run in me.runs if run.command == command]
         if data == b"r":
-            if line[:1] != b".":
+            if line[:1] not in b"." + me.retry.replace(b"r", b""):
                 self.fail(f"claims {line!r}")
+            equal = sum(command_of(other) == command for _, other in lines_of(self.last.data))
+            tries = sum(run.runner is me and run.command == command for run in self.runs)
+            unknown = self.edits or self.hand_set or self.disturbed == math.inf
+            if line[:1] != b"." and tries >= equal and not unknown:
+                self.fail(f"runs {line!r} again, which it has tried {tries} times already")
             me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
         if not me.runs_jobs:
             if (line[:1] == b"r" and not me.by_force and self.balance(command) >= 0) or data == b"r":
@@ -251,8 +257,8 @@ class History(World):
         if back or any(run.released for run in ended):
             self.given_back[command] = me, data, self.steps
         if data == b"." and line[:1] in b"!e" and not (back or ended):
-            if line[:1] not in me.retry or me.claimed_at:
-                self.fail(f"runs {line!r} again, which has failed since it began, or is not for it")
+            if line[:1] not in me.retry:
+                self.fail(f"makes {line!r} new, which is not for it")
             return
         is_resumed = data == b"." and line[:1] == b"r" and b"r" in me.retry
         if data not in b"re" and not (
@@ -276,6 +282,14 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r} without a seat")          # I1
         for run in ended:
             run.written = True
+
+    def bad_lines(self, states: bytes) -> set[bytes]:
+        """The lines that have failed, or are in error, and whose commands stand once, for any host."""
+        data = bytes(self.names[PATH].data) if PATH in self.names else b""
+        lines = [line for _, line in lines_of(data.partition(b"#RUN host")[0])]
+        commands = Counter(command_of(line) for _, line in lines_of(data))
+        return {line for line in lines if line[:1] in states.replace(b"r", b"")
+                and commands[command_of(line)] == 1}
 
     def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
         """Whether an editor has saved an `r` over this state.
@@ -382,7 +396,7 @@ class History(World):
         left = [line for _, line in lines_of(self.last.data) if line[:1] in b".r" and command_of(line) != line
                 and self.balance(command_of(line)) < (line[:1] == b".")]
         me.idle_since = (me.idle_since or self.now) if left else 0.0
-        patience = 3 * self.pace + CORE.Cursor.RELOCKED * self.kind.startswith("fuse")
+        patience = 3 * self.pace + CORE.Orphans.RELOCKED * self.kind.startswith("fuse")
         since = max(me.idle_since, self.erred)          # after an error a line is doubted anew
         if left and self.now - since > patience:
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
@@ -496,7 +510,7 @@ class Product:
         self.taker = next(iter(self.cursor.takers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.claim, self.lend, self.reclaim = self.cursor.claim, queue.lend, queue.reclaim
-        self.look_after, self.close = queue.look_after, self.file.sync
+        self.look_after, self.close = self.cursor.look_after, self.file.sync
 
     @property
     def failed(self) -> str:
@@ -506,8 +520,9 @@ class Product:
     @property
     def again(self) -> float | None:
         """Seconds until another claim may find more; None: it will not."""
-        again = self.cursor.no_job.again
-        return again if again is not None or not self.cursor.round.waits_for(self.taker) else self.poll
+        nothing = self.cursor.no_job
+        again: float | None = nothing.again
+        return again if again is not None or not nothing.report.waits_for(self.taker) else self.poll
 
     def finish(self, job: Any, state: bytes) -> str | None:
         """What went wrong for good, or ''; None: not now."""
@@ -549,6 +564,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     if late:
         world.sleep(me, late)
     me.retry = retry
+    due, began = world.bad_lines(retry), world.now
     product = Product(me.host, retry)
     look, look_for_more, leaving = world.now, world.now, False
     while me.runs or not leaving:
@@ -582,6 +598,15 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     product.close()
     if len(me.fds) > own(me.host):
         world.fail(f"leaves {len(me.fds)} descriptors open")
+    # A result that was written although its fsync() failed may be made new meanwhile, and written once more;
+    # and who has lost its locks shows others no frontier until it claims again
+    unknown = world.hand_set or world.in_place or world.erred or world.disturbed == math.inf
+    if not (product.failed or unknown):
+        # also those that ran when it came: an editor had saved an old state over their r
+        tried = {run.command for run in world.runs if run.until >= began}
+        for line in due & world.bad_lines(retry):
+            if command_of(line) not in tried:
+                world.fail(f"leaves, and has not tried {line!r}")
 
 
 def operation(world: History, me: Process, function: Callable[..., Any], *args: Any) -> Any:
@@ -713,6 +738,7 @@ def save(world: History, host: Host, inode: Inode, new: bytes) -> Iterator[float
     """Save this, in place of what is in the file, or as another file."""
     way = world.draws.choice(("in place", "in place", "rename", "away", "link"))
     if way == "in place":
+        world.in_place = True
         for data in b"", new:
             while any(actor.shielded for actor in world.actors):    # not between a check and its write
                 yield world.tick
@@ -942,7 +968,9 @@ def make_lines(draws: random.Random) -> list[bytes]:
     if draws.random() < 0.33:
         commands += draws.choices(commands[:2], k=draws.choice((1, 1, 2, 3)))
         draws.shuffle(commands)
-    lines = [draws.choice((b".",) * 8 + (b"r", b"!", b"e", b"d")) + command for command in commands]
+    # few new lines among failed ones: what -r and --resume mean is most of the work then
+    states = (b".",) * draws.choice((8, 8, 1)) + (b"r", b"!", b"e", b"d")
+    lines = [draws.choice(states) + command for command in commands]
     if draws.random() < 0.25:
         lines.insert(draws.randrange(1, len(lines) + 1), b"#RUN barrier")
     if draws.random() < 0.1:
@@ -1142,7 +1170,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "left open": one(COMPANIONS, "close_seat", lambda self, fd: None),
     "closed twice": one(COMPANIONS, "close_seat", lambda self, fd, plain=COMPANIONS.close_seat: (
         plain(self, fd), CORE.os.close(fd))),
-    "barrier ignored": one(CORE.Round, "block_at", lambda self, line, file: None),
+    "barrier ignored": one(CORE.Above, "find_block", lambda self, line, file: None),
     "appended without the lock": one(
         COMPANIONS, "locking", lambda self, at, patience, plain=COMPANIONS.locking: (
             nullcontext(True) if at == APPEND else plain(self, at, patience))),
@@ -1155,15 +1183,23 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         COMPANIONS, "count_in", lambda self, plain=COMPANIONS.count_in: (
             plain(self), self.__dict__.update(_length_alone=CORE.os.fstat(self.fd).st_size))),
     "an equal line's end": one(
-        CORE.Cursor, "_known_result", lambda self, line: self._results.get(line.command, b"")),
+        CORE.Orphans, "_known_result", lambda self, line: self._results[line.command].state),
     "names and sizes not seen": one(CORE.Companion, "refresh", lambda self: None),
     "old pages read": one(
         CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd)))),
     "read through an old description": one(FILE, "refresh_reader", lambda self: None),
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         plain(fd, places, mount) if mount.is_nfs else set())),
-    "orphan at the first look": one(CORE.Cursor, "RELOCKED", 0.0),
-    "made new more than once": one(CORE.Taker, "note_renewed", lambda self: None),
+    "orphan at the first look": one(CORE.Orphans, "RELOCKED", 0.0),
+    "failed lines tried for ever": one(CORE.Retries, "_move", lambda self, taker, line, kinds: None),
+    "tried before it began": one(
+        CORE.Retries, "begin_walk", lambda self, plain=CORE.Retries.begin_walk: (
+            plain(self), [vars(one).update(others_at_start={}) for one in self._passes.values()])),
+    "kinds not told apart": one(CORE, "retry_kind", lambda key, state: 0),
+    "frontier not moved by edits": one(CORE.Retries, "_note_edits", lambda self, *anchor: None),
+    "locked lines passed over": one(
+        CORE.Walk, "_claim_due", lambda self, line, taker, plain=CORE.Walk._claim_due: (
+            plain(self, line, taker) or self._retries.note_new(taker, line, self.above.scope))),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 

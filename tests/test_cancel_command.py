@@ -73,9 +73,7 @@ class Cancel(RunCase):
         self.write(f"r {job}\n. {job}\n")
         hasty = (
             "import runmaker4\n"
-            "plain = runmaker4.Cursor._consider\n"
-            "runmaker4.Cursor._consider = lambda self, scan, line: "
-            "plain(self, scan, line) if line.state != b'r' else None"
+            "runmaker4.Walk._consider_running = lambda self, line: None\n"
         )  # it meets no orphan itself
         runner = self.start_patched(hasty, "-q", "runs.txt")
         pid = int(self.wait_file("pids"))

@@ -370,9 +370,20 @@ class TooManyFailures(RunCase):
 
     def test_what_has_failed_before_does_not_count_nor_does_a_retry(self) -> None:
         self.write("! exit 1\ne exit 1\n. [ -e tried ] && exit; : > tried; exit 1\n. true\n")
-        ended = self.run_jobs("--max-failed", 1, "-r", "--retries", 1)
-        self.assertEqual((ended.code, self.states()), (1, "!!dd"), ended.err)
+        ended = self.run_jobs("--max-failed", 1, "--retries", 1)
+        self.assertEqual((ended.code, self.states()), (1, "!edd"), ended.err)
         self.assertNotIn(b"--max-failed", ended.err.rpartition(b"-r runs")[0])
+
+    def test_what_fails_again_counts(self) -> None:
+        self.write("! exit 1\n" * 20)
+        ended = self.run_jobs("--max-failed", 2, "-r")
+        self.assertComplains(ended, "2 jobs more failed", "--max-failed")
+        self.assertEqual(ended.out.count(b"executing"), 2)
+
+    def test_what_is_run_again_and_succeeds_does_not_hide_other_failures(self) -> None:
+        self.write("! true\n" * 5 + ". exit 1\n" * 5)
+        ended = self.run_jobs("--max-failed", 2, "-r")
+        self.assertEqual((ended.code, self.states()), (1, "ddddd!!..."), ended.err)
 
     def test_failures_of_others_count(self) -> None:
         self.jobs(WAITING, "touch never", "true")

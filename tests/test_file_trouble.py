@@ -140,7 +140,7 @@ def noting(look):
             open("looked", "w").close()
         return found
     return look_and_note
-runmaker4.Cursor._end_round = noting(runmaker4.Cursor._end_round)
+runmaker4.Cursor._end_walk = noting(runmaker4.Cursor._end_walk)
 runmaker4.JobReader.survey = noting(runmaker4.JobReader.survey)
 """
 

@@ -746,7 +746,7 @@ class LyingServers(TcpCase):
             if "n" in message:
                 peer.say(dict(type="ack", n=message["n"], window=1 << 20))
             elif message["type"] == "ping":
-                peer.say(dict(type="pong", request=message["request"]))
+                peer.say(dict(type="pong", request=message["request"], retry=""))
 
     def test_garbage_in_every_field_of_every_message(self) -> None:
         random_ = random.Random(34)
@@ -902,7 +902,7 @@ class LyingServers(TcpCase):
             self.welcome(peer)
             for number in range(300):
                 messages: list[Message] = [
-                    dict(type="pong", request=number),
+                    dict(type="pong", request=number, retry=""),
                     dict(type="ack", n=0, window=1 << 60),
                     dict(type="lost", id=str(number)),
                     dict(type="nothing", request=0, ended=False, left="x" * 500),

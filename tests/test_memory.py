@@ -493,9 +493,9 @@ class Staying(test_parts.JobFileCase):
 
     def test_it_begins_no_round_while_it_waits_and_none_when_there_is_room(self) -> None:
         self.assertEqual(self.claimed(self.ROOM), b"a")
-        with mock.patch.object(self.cursor, "_begin_round", side_effect=AssertionError("it walks")):
+        with mock.patch.object(self.cursor, "_begin_walk", side_effect=AssertionError("it walks")):
             self.assertEqual([self.claimed(self.FULL) for _ in range(9)], [b""] * 9)
-            self.assertTrue(self.cursor.round.waits_for(self.taker))
+            self.assertTrue(self.cursor.no_job.report.waits_for(self.taker))
             self.assertEqual(self.claimed(self.ROOM), b"b")
             self.assertEqual(self.claimed(self.FULL), b"")
 

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import time
 import unittest
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Optional
@@ -439,7 +440,7 @@ class EditedInPlace(JobFileCase):
             if claim.call_count > 1:
                 return mock.DEFAULT
             self.path.write_bytes(b"# 1\n# 2\n# 3\n" + self.path.read_bytes())
-            return runmaker4.Attempt(runmaker4.Met.CLOSED)
+            return runmaker4.Attempt(runmaker4.Met.LOCKED)
 
         with mock.patch.object(queue, "claim", wraps=queue.claim) as claim:
             claim.side_effect = insert
@@ -1151,11 +1152,11 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(self.claim(cursor, b"!er"), b"d")
         self.assertEqual(self.path.read_bytes(), before.replace(b"! d", b"r d"))
 
-    def test_what_is_below_a_barrier_is_new_too_and_waits(self) -> None:
+    def test_what_is_below_a_barrier_waits_and_keeps_its_state(self) -> None:
         cursor = self.jobs(b"! a\n#RUN barrier\n! b\n", serving=True)
         self.assertEqual(self.claim(cursor, b"!er"), b"a")
-        self.assertIsNone(self.claim(cursor))
-        self.assertEqual(self.path.read_bytes(), b"r a\n#RUN barrier\n. b\n")
+        self.assertIsNone(self.claim(cursor, b"!er"))
+        self.assertEqual(self.path.read_bytes(), b"r a\n#RUN barrier\n! b\n")
 
     def test_an_orphan_that_is_met_later_is_new_for_who_resumes_and_an_error_for_others(self) -> None:
         for retry, state in (b"er", b"r"), (b"", b"e"):
@@ -1169,17 +1170,179 @@ class RetriesOfMany(JobFileCase):
                 if isinstance(job, runmaker4.Job):
                     jobs.finish(job, b"d")
 
-    def test_a_line_whose_command_is_locked_stays_and_is_named(self) -> None:
+    def test_a_line_whose_command_is_locked_waits_is_named_and_is_run_again_later(self) -> None:
         said: list[str] = []
-        queue = self.queue_on(b"! a\n! b\n", say=said.append)
+        queue = self.queue_on(b"! a\n. b\n! c\n#RUN barrier\n. d\n", say=said.append)
         other = self.another(queue.file)
         cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
         with other.door(b"a") as opened:
             self.assertTrue(opened)
-            self.assertFalse(cursor.claim())    # it has waited for so long that others have their turn
-        self.assertEqual(job_of(cursor.claim()).command, b"b")
-        self.assertEqual(self.path.read_bytes(), b"! a\nr b\n")
-        self.assertIn("line 1", said[0])
+            self.assertEqual(job_of(cursor.claim()).command, b"b")
+            for _ in range(3):
+                self.assertIsNotNone(self.nothing(cursor).again)
+                self.clock.now += 10.0
+        self.assertEqual(self.path.read_bytes(), b"! a\nr b\n! c\n#RUN barrier\n. d\n")
+        self.assertEqual(len(said), 1)
+        self.assertIn("line 1: is !, and waits to be run again: another process keeps its command", said[0])
+        self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"c"])
+
+    def test_a_line_waits_while_lines_are_appended_and_that_is_said(self) -> None:
+        said: list[str] = []
+        queue = self.queue_on(b"! a\n! b\n", say=said.append)
+        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
+        with self.another(queue.file).companion.locking(runmaker4.APPEND_BYTE, 0.0) as locked:
+            self.assertTrue(locked)
+            for _ in range(3):
+                self.assertIsNotNone(self.nothing(cursor).again)
+                self.clock.now += 10.0
+        self.assertEqual(said, [
+            "line 1: is !, and waits to be run again: lines are being appended to the file"])
+        self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"b"])
+
+    def test_a_line_whose_copy_lives_becomes_new_and_keeps_no_other_from_its_turn(self) -> None:
+        queue = self.queue_on(b"! a\n! b\n", say=self.fail)
+        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
+        holder = runmaker4.open_companion(str(self.path))
+        self.addCleanup(os.close, holder)
+        self.assertTrue(runmaker4.lock(holder, runmaker4.row(b"a") + 7))
+        job = job_of(cursor.claim())
+        self.assertEqual((job.command, self.path.read_bytes()), (b"b", b". a\nr b\n"))
+        cursor.finish(job, b"!")
+        self.assertIsNotNone(self.nothing(cursor).again)
+        runmaker4.unlock(holder, runmaker4.row(b"a") + 7)
+        self.clock.now += 10.0
+        self.assertEqual(job_of(cursor.claim()).command, b"a")
+        self.assertEqual(self.path.read_bytes(), b"r a\n! b\n")
+
+    def test_a_file_that_is_just_being_saved_is_not_at_its_end(self) -> None:
+        cursor = self.jobs(b"", retry=b"!er")
+        self.assertIsNotNone(self.nothing(cursor).again)
+        self.clock.now += 0.5
+        self.path.write_bytes(b"! a\n")
+        self.assertEqual(job_of(cursor.claim()).command, b"a")
+
+    def test_lines_keep_their_states_until_they_are_claimed(self) -> None:
+        cursor = self.jobs(b"! %d\n" * 100 % tuple(range(100)), retry=b"!er")
+        job_of(cursor.claim())
+        states = [line[:1] for line in self.path.read_bytes().splitlines()]
+        self.assertEqual(states, [b"r"] + [b"!"] * 99)
+
+    def test_each_line_is_run_again_once_also_if_it_fails_again(self) -> None:
+        cursor = self.jobs(b"! a\n! a\ne b\nd c\n" * 10, retry=b"!er")
+        numbers = self.run_all(cursor)
+        self.assertEqual(numbers, [number for number in range(1, 41) if number % 4])
+
+    def test_lines_that_were_moved_are_run_again_once_wherever_they_stand(self) -> None:
+        """The file is replaced by one with its lines in another order, again and again."""
+        for seed in range(20):
+            with self.subTest(seed=seed):
+                draws = random.Random(seed)
+                lines = [b"! %d" % number for number in range(30)] + [b"! same"] * 5 + [b"# a", b". new"]
+                draws.shuffle(lines)
+                cursor = self.jobs(b"".join(line + b"\n" for line in lines), retry=b"!er")
+                tried: list[bytes] = []
+                running: list[runmaker4.Job] = []
+                while (job := cursor.claim()) or running:
+                    if job:
+                        running.append(job_of(job))
+                        tried.append(running[-1].command)
+                    if len(running) == 3 or not job:
+                        ended = running.pop(draws.randrange(len(running)))
+                        cursor.finish(ended, draws.choice((b"!", b"e", b"d")))
+                    self.clock.now += 10.0
+                    if draws.random() < 0.2:
+                        lines = self.path.read_bytes().splitlines()
+                        draws.shuffle(lines)
+                        new = self.path.with_name("new")
+                        new.write_bytes(b"".join(line + b"\n" for line in lines))
+                        os.replace(new, self.path)
+                once = {b"%d" % number: 1 for number in range(30)}
+                self.assertEqual(Counter(tried), {**once, b"same": 5, b"new": 1})
+
+    def test_all_is_run_once_whoever_of_several_is_busy_meanwhile(self) -> None:
+        for seed in range(20):
+            with self.subTest(seed=seed):
+                draws = random.Random(seed)
+                lines = [b"%c %d\n" % (draws.choice(b"!e."), number) for number in range(60)]
+                cursor = self.jobs(b"".join(lines), serving=True)
+                all_takers = self.takers(b"", b"er", b"!er")
+                running: list[runmaker4.Job] = []
+                tried: list[bytes] = []
+                for _ in range(500):
+                    free = [taker for taker in all_takers if draws.random() < 0.7
+                            and sum(job.taker is taker for job in running) < 2]
+                    takers = runmaker4.Takers(free)
+                    while takers.all and (found := cursor.claim(False, takers, all_takers)):
+                        running.append(job_of(found))
+                        tried.append(running[-1].command)
+                        assert running[-1].taker
+                        del takers.all[running[-1].taker]
+                    if running and draws.random() < 0.7:
+                        cursor.finish(running.pop(draws.randrange(len(running))), b"d")
+                    self.clock.now += draws.choice((0.0, 0.0, 0.01))
+                self.assertEqual(Counter(tried), {b"%d" % number: 1 for number in range(60)})
+
+    def test_a_job_that_is_given_back_is_run_again(self) -> None:
+        cursor = self.jobs(b"! a\n! b\n", retry=b"!er")
+        cursor.release(job_of(cursor.claim()))
+        self.clock.now += 10.0
+        self.assertEqual(self.run_all(cursor), [1, 2])
+
+    def test_a_barrier_waits_for_what_is_due_for_one_that_is_busy(self) -> None:
+        cursor = self.jobs(b"! a\n! b\n#RUN barrier\n. c\n", serving=True)
+        busy, other = self.takers(b"!er", b"")
+        first = job_of(cursor.claim(False, runmaker4.Takers([busy]), {busy, other}))
+        self.clock.now += 10.0
+        found = cursor.claim(False, runmaker4.Takers([other]), {busy, other})
+        self.assertTrue(isinstance(found, runmaker4.NoJob) and found.report.waits_for(other))
+        cursor.finish(first, b"d")
+        self.clock.now += 10.0
+        cursor.finish(job_of(cursor.claim(False, runmaker4.Takers([busy]), {busy, other})), b"!")
+        self.clock.now += 10.0
+        self.assertEqual(job_of(cursor.claim(False, runmaker4.Takers([other]), {busy, other})).command, b"c")
+
+    def test_an_orphan_is_new_for_one_that_is_busy_or_away(self) -> None:
+        cursor = self.jobs(b"d a\n", serving=True)
+        away, other = self.takers(b"er", b"")
+        self.assertFalse(cursor.claim(False, runmaker4.Takers([away, other]), {away, other}))
+        self.path.write_bytes(b"r a\n")
+        self.clock.now += 10.0
+        job = job_of(cursor.claim(False, runmaker4.Takers([other]), {away, other}))
+        self.assertEqual((job.command, job.taker), (b"a", other))
+
+    def test_a_line_that_fails_again_is_not_due_for_who_has_it_passed(self) -> None:
+        cursor = self.jobs(b"! a\n! b\n! c\n", serving=True)
+        one, other = self.takers(b"!er", b"!er")
+        tried: list[tuple[str, bytes]] = []
+        for _ in range(30):
+            for taker in one, other:
+                found = cursor.claim(False, runmaker4.Takers([taker]), {one, other})
+                self.clock.now += 10.0
+                if isinstance(found, runmaker4.Job):
+                    tried.append((taker.name, found.command))
+                    cursor.finish(found, b"!")
+        self.assertEqual(max(Counter(tried).values()), 1)
+        self.assertEqual({command for _, command in tried}, {b"a", b"b", b"c"})
+
+    def takers(self, *retries: bytes) -> list[runmaker4.Taker]:
+        slots = runmaker4.Resources(2)
+        return [runmaker4.Taker(name, retry=retry, capacity=slots, free=slots)
+                for name, retry in zip("abc", retries)]
+
+    def nothing(self, cursor: runmaker4.Cursor) -> runmaker4.NoJob:
+        """What is said when there is no job now."""
+        found = cursor.claim()
+        assert isinstance(found, runmaker4.NoJob), self.path.read_bytes()
+        return found
+
+    def run_all(self, cursor: runmaker4.Cursor) -> list[int]:
+        """Claim jobs that all fail until there are none; the numbers of their lines."""
+        numbers = []
+        while job := cursor.claim():
+            numbers.append(job_of(job).number)
+            cursor.finish(job_of(job), b"!")
+            self.clock.now += 10.0
+        return numbers
 
     def another(self, file: runmaker4.JobFile) -> runmaker4.JobFile:
         """Another program on the same file."""

@@ -420,13 +420,13 @@ class OneWalkForAll(TcpCase):
     # A walk takes 0.02 s, as in a file of 500,000 lines, and is noted
     NOTED = """
 import runmaker4, time
-begin = runmaker4.Cursor._begin_round
-def begin_and_note(cursor):
+begin = runmaker4.Cursor._begin_walk
+def begin_and_note(cursor, *args):
     time.sleep(0.02)
     with open("walks", "a") as file:
         file.write("x")
-    return begin(cursor)
-runmaker4.Cursor._begin_round = begin_and_note
+    return begin(cursor, *args)
+runmaker4.Cursor._begin_walk = begin_and_note
 """
 
     def test_there_are_fewer_walks_than_clients(self) -> None:
@@ -435,7 +435,7 @@ runmaker4.Cursor._begin_round = begin_and_note
         with contextlib.ExitStack() as stack:
             peers = [stack.enter_context(Peer.of(server.port, server.token)) for _ in range(30)]
             for peer in peers:
-                peer.hello(retry="!e")
+                peer.hello(retry="!er")
             for peer in peers:
                 peer.hear("welcome")
                 peer.say(dict(type="claim", request=1, want=1, last=True))

@@ -133,16 +133,16 @@ class LongFile(DirectiveCase, TcpCase):
     # was made
     SLOW = f"""{HASTY}
 import os, time
-begin, end = runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round
-def begin_slowly(cursor):
+begin, end = runmaker4.Cursor._begin_walk, runmaker4.Cursor._end_walk
+def begin_slowly(cursor, *args):
     time.sleep(0.03 if os.path.exists("slow") else 0.0)
-    return begin(cursor)
+    return begin(cursor, *args)
 def end_and_say(cursor, *how):
     miss = end(cursor, *how)
     if os.path.exists("slow"):
         open("walked", "w").close()
     return miss
-runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round = begin_slowly, end_and_say
+runmaker4.Cursor._begin_walk, runmaker4.Cursor._end_walk = begin_slowly, end_and_say
 """
 
     def test_a_client_is_not_sent_away_from_what_a_barrier_will_let_it_run(self) -> None:

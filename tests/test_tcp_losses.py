@@ -517,7 +517,7 @@ class SilentConnection(LossCase):
             bob.say(dict(type="ping", request=1)).hear("pong")
         self.wait_states("eee")
         with Peer.of(server.port, server.token) as other, Peer.of(server.port, server.token) as bob:
-            other.hello(retry="e").hear("welcome")
+            other.hello(retry="er").hear("welcome")
             other.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")
             # whichever it is, and in whatever order they are named
             for result in None, "d":

@@ -198,7 +198,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="lost", id="0" * 16),
     dict(type="closing", done=False),
     dict(type="account", account=ACCOUNT),
-    dict(type="pong", request=1),
+    dict(type="pong", request=1, retry="er"),
 )
 HELLO, HAVE = FROM_CLIENT[:2]
 WELCOME, JOBS = FROM_SERVER[:2]
