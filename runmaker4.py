@@ -1983,6 +1983,7 @@ class Job(Line):
     absent_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
+    unconfirmed: bytes = b""            # a state whose write was begun; it may be there even if that failed
     gated: bool = False                 # its shell waits until open_gate() lets the job begin
     how: str = ""                       # how its last run ended: "exit 0", "signal 9"
     grown: int = 0                      # how often it was promised more memory, as the last was not enough
@@ -3238,12 +3239,16 @@ class JobQueue:
             if not opened:
                 raise NotNow("another process keeps its command locked")
             self.file.must_be_at_path()
+            if self._is_written(job):
+                self.give_up(job)
+                return ""
             if not self.still_has(job):
                 # This host was cut off, so another runner may have the line, and the `r` may be its.  That is
                 # found out outside of this door, whose lock may be lost, too.
                 raise Shifted("its lock was lost")
             if self.file.state_at(job) != RUNNING:
                 raise Shifted("its line is not where it was")
+            job.unconfirmed = state
             self.file.write(job, state)
             # While the door is still locked: the next process behind it finds as many seats as lines `r`
             self.give_up(job)
@@ -3265,6 +3270,14 @@ class JobQueue:
             return ""                           # somebody has set this very state, or the job was not begun
         why = f"its state was set to '{text_of(state_now)}' meanwhile" if state_now else "its line is gone"
         return f"{why}; its result {text_of(state)} is not written"
+
+    def _is_written(self, job: Job) -> bool:
+        """Whether a job's line has its result, though the write has failed: an fsync(2) that fails may come
+        after the server has the byte.
+
+        Without this another line `r` of the same command would be taken for the job's.
+        """
+        return job.unconfirmed != b"" and self.file.state_at(job) == job.unconfirmed
 
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
@@ -3324,7 +3337,7 @@ class JobQueue:
         # Where others of them stand: once the file was replaced, two may seem to stand on one line
         places: set[int] = set()
         for job in self.claimed:
-            if job.cancelled:
+            if job.cancelled or self._is_written(job):
                 continue
             if job.offset not in places and self.file.state_at(job) == RUNNING:
                 job.whereabouts = Whereabouts.FOUND
@@ -3390,15 +3403,13 @@ class JobQueue:
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
         seats = self.file.companion.count(command)
         others = seats - sum(job.seat is not None for job in ours)
-        self._take_back_seats(ours, len(running) - seats)
-        missing: dict[Job, bytes] = {}
-        astray: list[Job] = []
-        for job in ours:
-            if job.cancelled:                   # somebody has set its state: it gets no other line
-                missing[job] = self.file.state_at(job) or b""
-            elif job in self.claimed and not running.pop(job.offset, None):
-                astray.append(job)
-        for job in astray:
+        unwritten = [job for job in ours if not self._is_written(job)]
+        self._take_back_seats(unwritten, len(running) - seats)
+        # Where somebody, or we, have set the state of a job's line, the job gets no other one
+        missing = {job: self.file.state_at(job) or b"" for job in ours
+                   if job.cancelled or job not in unwritten}
+        for job in [job for job in unwritten if job in self.claimed and not job.cancelled
+                    and not running.pop(job.offset, None)]:
             line = stand.get(job.offset) if len(stand) > 1 else next(iter(stand.values()), None)
             if running and len(running) > others:
                 line = running.pop(self._likeliest(job, running))
@@ -3794,6 +3805,9 @@ class RetryPass:
     """How far failed lines are run again for one taker.  Frontiers are offsets by kinds: see Retries."""
     began: float                        # clock
     frontiers: dict[int, int] = field(default_factory=dict)     # failed lines above them were tried
+    # the offsets of new lines that were claimed below a due line that could not be had: below the frontier,
+    # where one that fails would be due
+    ahead: set[int] = field(default_factory=set)
     # how far others had come when this pass began; None: it has not begun to walk
     others_at_start: dict[int, int] | None = None
     # since an edit has moved lines: how many failed lines of a command were passed, and not claimed
@@ -3889,9 +3903,9 @@ class Retries:
                 if line.offset >= its_pass.frontiers.get(kind, 0) and not self._was_tried(line, its_pass)}
 
     def _was_tried(self, line: Line, its_pass: RetryPass) -> bool:
-        """Whether an edit has moved a line that was tried to below the frontier."""
+        """Whether a line below the frontier was tried: claimed when it was new, or moved there by an edit."""
         if its_pass.passed is None:
-            return False
+            return line.offset in its_pass.ahead
         tried = self._results.count_failures(line.command, its_pass.began)
         return its_pass.passed[line.command] < tried
 
@@ -3902,6 +3916,10 @@ class Retries:
             if its_pass.passed is not None and line.offset >= its_pass.frontiers.get(kind, 0):
                 its_pass.passed[line.command] += 1
                 its_pass.frontiers[kind] = line.offset + 1
+
+    def note_claim_ahead(self, taker: Taker, job: Job) -> None:
+        """Note that a new line was claimed below a due line that could not be had."""
+        self._passes[taker].ahead.add(job.offset)
 
     def note_claim(self, taker: Taker, job: Job, scope: Scope) -> None:
         """Move a taker's frontiers below a claimed line, which is the sign by which edits are seen.
@@ -3966,6 +3984,7 @@ class Retries:
         for its_pass in self._passes.values():
             its_pass.others_at_start = others
             its_pass.frontiers = {}
+            its_pass.ahead = set()
             its_pass.passed = Counter()
 
 
@@ -4424,8 +4443,11 @@ class Walk:
         """Claim a new line for a taker; None if it cannot be had.  Raises Shifted, OSError."""
         settings = self.above.scope.settings
         job = self._attempt(line, lambda: self._queue.claim(line, taker, settings)).job
-        if job and taker in self._passes & self.asked and not self.stuck:
-            self._note_claim(job, taker)
+        if job and taker in self._passes & self.asked:
+            if self.stuck:
+                self._retries.note_claim_ahead(taker, job)
+            else:
+                self._note_claim(job, taker)
         return job
 
     def _claim_due(self, line: Line, taker: Taker) -> Job | None:

@@ -399,6 +399,10 @@ class World:
         if description.writes:
             self.note_doors(description, 0, math.inf, True)
 
+    def loses_answer(self, me: Actor) -> bool:
+        """Whether an fsync() is to fail after it has synced."""
+        return False
+
     def close_all(self, actor: Actor) -> None:
         for description in actor.fds.values():
             self.share_less(description)
@@ -900,6 +904,8 @@ class Machine:
             me.host.pages.pop(owner.inode, None)    # the kernel forgets what it could not write
             raise
         world.flush(me.host, owner.inode)
+        if world.loses_answer(me):
+            raise OSError(errno.EIO, "simulated error, after all was written")
         me.shielded = False
 
     def fstat(self, fd: int) -> Stat:

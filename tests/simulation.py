@@ -41,7 +41,7 @@ import time
 import traceback
 import types
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Callable
@@ -134,6 +134,8 @@ class History(World):
         self.runs: list[Run] = []
         # command -> who last put its line back without having begun it, the state put back, the step
         self.given_back: dict[bytes, tuple[Process, bytes, int]] = {}
+        self.lost_answers = 0                       # fsync() that still fail after they have synced
+        self.done: Counter[bytes] = Counter()       # commands of lines that were done at the beginning
         self.settled: dict[bytes, Run] = {}         # command -> the run whose result was settled last
         self.excused: list[tuple[Run, Run]] = []    # two that run the same, because of a lost life sign
         self.forced: set[bytes] = set()             # running commands that were cancelled
@@ -332,6 +334,16 @@ class History(World):
             if line[:1] == b"r" and command_of(line) != line and after[line] < before[line]:
                 self.fail(f"replaces the file, and {line!r} is running")
 
+    def loses_answer(self, me: Actor) -> bool:
+        """Whether an fsync() fails after it has synced a result: the seat is held, and the line has ended."""
+        ended = isinstance(me, Process) and any(run.until <= self.now for run in me.runs)
+        if not (self.lost_answers and ended and self.random() < 0.5):
+            return False
+        self.lost_answers -= 1
+        self.erred = self.now
+        self.disturbed = max(self.disturbed, self.steps)
+        return True
+
     # -- each job --------------------------------------------------------------------------------------------
 
     def check_runs(self, new: Run) -> None:
@@ -432,6 +444,7 @@ class History(World):
         inode = self.names[PATH]
         if [command_of(line) for _, line in lines_of(inode.data)] != inode.commands:
             self.fail(f"lines were altered: {bytes(inode.data)!r}")
+        self.check_done(command_of(line) for _, line in lines_of(inode.data) if line[:1] == b"d")
         for _, line in lines_of(inode.data):
             half = self.halves and any(known.startswith(command_of(line)) for known in self.known)
             if command_of(line) not in self.known and b" edited" not in line and not half:
@@ -440,6 +453,14 @@ class History(World):
                 self.fail(f"line {line!r} was never run to its end")
         if not self.edits and any(inode.commands.count(command) != 1 for command in self.appended):
             self.fail(f"not all of {self.appended} were appended once")
+
+    def check_done(self, done: Iterable[bytes]) -> None:
+        """Check that each line that is done was done from the beginning, or has had a run of its own."""
+        if self.edits or self.hand_set:
+            return
+        ran = Counter(run.command for run in self.runs if run.result == b"d")
+        for command in Counter(done) - (self.done + ran):
+            self.fail(f"{command!r} is done more often than it was run")
 
 
 # ======== The product =======================================================================================
@@ -873,6 +894,7 @@ def make_world(seed: int) -> History:
     draws = world.draws
     world.name(PATH, world.make_file(b"".join(line + b"\n" for line in make_lines(draws))))
     world.known.update(world.last.commands)
+    world.done.update(command_of(line) for _, line in lines_of(world.last.data) if line[:1] == b"d")
     local = Host("one", "")
     hosts = [Host(name, world.kind) if world.kind else local for name in ("one", "two", "three")]
     if random.Random(f"left? {seed}").random() < 0.1:
@@ -880,6 +902,9 @@ def make_world(seed: int) -> History:
         return world
     if world.kind and random.Random(f"orphans? {seed}").random() < 0.1:
         take_orphans(world, hosts)
+        return world
+    if world.kind and random.Random(f"answers? {seed}").random() < 0.05:
+        lose_answers(world, hosts)
         return world
     if world.kind == "fuse.glusterfs" and random.Random(f"brick? {seed}").random() < 0.1:
         lose_brick(world, hosts)
@@ -931,6 +956,20 @@ def take_orphans(world: History, hosts: list[Host]) -> None:
     world.actors += runners
     world.fates = {"cut"}
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:1], ["cut"])))
+
+
+def lose_answers(world: History, hosts: list[Host]) -> None:
+    """A runner is killed, and leaves an orphan; the result of an equal line is written, and fsync() fails.
+    """
+    world.name(PATH, world.make_file(b". a\n" * world.draws.choice((2, 3, 4))))
+    world.known.add(b" a")
+    world.done.clear()
+    world.times = (1.5, 3.0, 5.0)
+    world.lost_answers = world.draws.choice((1, 2, 3))
+    runners = make_runners(world, hosts[:2], (b"",), (0.0, 0.1, 0.5))
+    world.actors += runners
+    world.fates = {"kill"}
+    world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:1], ["kill"])))
 
 
 def lose_brick(world: History, hosts: list[Host]) -> None:
@@ -1167,6 +1206,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "result not verified": one(FILE, "state_at", lambda self, line, plain=FILE.state_at: (
         b"r" if isinstance(line, CORE.Job) else plain(self, line))),
+    "written twice": one(QUEUE, "_is_written", lambda self, job: False),
     "left open": one(COMPANIONS, "close_seat", lambda self, fd: None),
     "closed twice": one(COMPANIONS, "close_seat", lambda self, fd, plain=COMPANIONS.close_seat: (
         plain(self, fd), CORE.os.close(fd))),

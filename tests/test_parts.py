@@ -67,6 +67,40 @@ class JobFileCase(FileCase):
         return runmaker4.Cursor(self.queue_on(text), [runmaker4.Taker("", retry=retry)], **options)
 
 
+class ResultsWithoutAnAnswer(JobFileCase):
+    """An fsync(2) may fail after the server has the byte: then the result stands there, and is an error."""
+
+    def finish_twice(self, text: bytes, claims: int, code: int) -> tuple[str, bytes]:
+        """Settle the first of these claimed lines, first without and then with an answer; return what was
+        said at last, and the file.
+        """
+        queue = self.queue_on(text)
+        queue.file.network = True
+        queue.follow()
+        jobs = [queue.claim(line).job
+                for line in list(queue.file.lines(b"."))[:claims]]
+        first = jobs[0]
+        assert first
+        with mock.patch.object(os, "fsync", side_effect=OSError(code, "no answer")):
+            self.assertRaises(runmaker4.NotNow, queue.finish, first, b"d")
+        said = queue.finish(first, b"d")
+        for job in jobs[1:]:
+            assert job
+            queue.give_up(job)
+        return said, self.path.read_bytes()
+
+    def test_no_equal_line_gets_a_result_that_stands_in_the_file(self) -> None:
+        for text, first in (b". a\n. a\n. a\n", 0), (b". a\nr a\n. a\n", 0), (b"r a\n. a\n. a\n", 4):
+            for claims in 1, 2:
+                for code in errno.EIO, errno.ENOSPC:
+                    with self.subTest(text=text, claims=claims, code=code):
+                        said, after = self.finish_twice(text, claims, code)
+                        self.assertEqual(said, "")
+                        self.assertEqual(after.count(b"d"), 1, after)
+                        self.assertEqual(after[first : first + 1], b"d", after)
+                        self.assertEqual(after.count(b"r"), text.count(b"r") + claims - 1, after)
+
+
 class ProcessTrees(unittest.TestCase):
     """ProcessTable.tree: the session of a job, whatever carries its mark, and all that descends from these.
     """
@@ -1281,6 +1315,18 @@ class RetriesOfMany(JobFileCase):
                         cursor.finish(running.pop(draws.randrange(len(running))), b"d")
                     self.clock.now += draws.choice((0.0, 0.0, 0.01))
                 self.assertEqual(Counter(tried), {b"%d" % number: 1 for number in range(60)})
+
+    def test_a_new_line_that_fails_below_one_that_cannot_be_had_is_not_run_again(self) -> None:
+        queue = self.queue_on(b"! a\n. b\n! c\n")
+        other = self.another(queue.file)
+        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
+        with other.door(b"a") as opened:
+            self.assertTrue(opened)
+            new = job_of(cursor.claim())
+        self.assertEqual(new.command, b"b")
+        cursor.finish(new, b"!")
+        self.clock.now += 10.0
+        self.assertEqual(self.run_all(cursor), [1, 3])
 
     def test_a_job_that_is_given_back_is_run_again(self) -> None:
         cursor = self.jobs(b"! a\n! b\n", retry=b"!er")
