@@ -31,7 +31,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 try:
     import runmaker4  # noqa: F401
@@ -112,8 +112,6 @@ from runmaker4 import (
 asyncio, configparser, csv, subprocess, tempfile = map(
     when_used, ("asyncio", "configparser", "csv", "subprocess", "tempfile")
 )
-if TYPE_CHECKING:
-    import runwait4
 
 PROG = "runset4.py"
 
@@ -702,7 +700,7 @@ def is_server(badge: int) -> bool:
 
 
 def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
-    """Why a cancelled job has not ended, as far as this host and a journal know.
+    """Return why a cancelled job has not ended, as far as this host knows.
 
     on_fuse: the job file is on FUSE.  Its locks are the daemon's, so the kernel does not name their holders.
     """
@@ -718,32 +716,10 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
         return f"process {pid} of this host is to end it, and does not"
     for pid in holders.pids(line.command, jobs=True)[:1]:
         return f"process {pid} of this host runs on"
-    run = run_by_journal(line)
-    if run and run.runner is not None and is_server(run.runner):
-        return CLIENT_AWAY
-    if run and run.host != os.uname().nodename:
-        return (f"it runs on {printable(run.host)} as process {run.pid}, by the journal: use {PROG} --cancel "
-                "there")
     if on_fuse:
         return "this file system does not tell which process has its lock: end it by hand, on its host"
-    return f"no process that can be seen on this host runs it: use {PROG} --cancel where it runs"
-
-
-def run_by_journal(line: Line) -> runwait4.RunRecord | None:
-    """The run of a line that has not ended, by the journal in $RUNMAKER4_OUTDIR; None: that tells of none."""
-    outdir = os.environ.get("RUNMAKER4_OUTDIR")
-    if not outdir:
-        return None
-    try:
-        import runwait4  # here, because few calls need it
-        runs = runwait4.LineRuns([line], [line])
-        journal = runwait4.JournalReader(outdir, lambda text: None)
-        with journal.file:
-            runwait4.RecentRuns(journal, runs)
-    except (ImportError, Problem):              # runwait4.py was not copied, or there is no journal
-        return None
-    found: runwait4.RunRecord | None = runs.last.get(line.number)
-    return found
+    return (f"no process that can be seen on this host runs it: use {PROG} --cancel on its host (runwait4.py "
+            "--status --outdir DIR names it); a client over TCP ends it when it is back")
 
 
 # ---- jobs whose runners are dead ---------------------------------------------------------------------------
