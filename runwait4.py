@@ -1617,56 +1617,24 @@ class RunStats:
 
 class Peaks:
     """How much memory the runs of alike commands took at their peaks."""
-    PERCENTS = 50, 95, 100      # that are told
 
     def __init__(self) -> None:
-        # in bytes, times two; odd: it could not be measured, and is a bound that the peak was below
-        self._sizes = array("q")
-        self._too_little = 0            # runs that were ended for lack of memory: nobody knows what they need
-        self.promised = 0               # bytes: the most that one of them was promised
+        self._sizes = array("q")        # in bytes; of a peak that could not be measured its bound
 
     def add(self, run: RunRecord) -> None:
-        """Count a run that is done or failed, or was ended for lack of memory; of others only the promise."""
-        if run.promised:
-            self.promised = max(self.promised, run.promised)
-        if run.lacked_memory:
-            self._too_little += 1
-        elif run.state not in "d!":
-            pass                        # it was stopped, perhaps before it needed most
-        elif run.memory is not None:
-            self._sizes.append(2 * run.memory)
-        elif run.memory_below is not None:
-            self._sizes.append(2 * run.memory_below + 1)
+        """Count a run that is done or failed, but for one that was ended for lack of memory."""
+        size = run.memory if run.memory is not None else run.memory_below
+        if size is not None and run.state in "d!" and not run.lacked_memory:
+            self._sizes.append(size)        # what was stopped was perhaps stopped before it needed most
 
     @property
     def largest(self) -> int:
         """The largest peak, in bytes; -1: nobody knows."""
-        return max(self._sizes, default=-2) // 2
-
-    def quantiles(self) -> list[int]:
-        """The median, the 95th percentile and the largest, in bytes; nothing if nobody knows."""
-        return [size // 2 for size in quantiles(self._sizes, self.PERCENTS)]
+        return max(self._sizes, default=-1)
 
     def enough(self) -> int | None:
         """What `memory=` would have done for 99 of 100 of them, in bytes; None: nobody knows."""
-        return next((round_size(size // 2) for size in quantiles(self._sizes, (99,))), None)
-
-    def text(self) -> str:
-        """What is told of them; '' if nothing is known."""
-        runs = len(self._sizes)
-        parts = []
-        if runs:
-            median, most, largest = (
-                ("<" if size % 2 else "") + memory_text(size // 2)
-                for size in quantiles(self._sizes, self.PERCENTS)
-            )
-            parts.append(f"{plural(runs, 'run')}: median {median}, 95% {most}, largest {largest}")
-        if self._too_little:
-            parts.append(f"{plural(self._too_little, 'run')} had too little")
-        if (enough := self.enough()) is not None:
-            count = sum(size <= 2 * enough + 1 for size in self._sizes)
-            parts.append(f"memory={memory_text(enough)} would have done for {count} of {runs}")
-        return "; ".join(parts)
+        return next(map(round_size, quantiles(self._sizes, (99,))), None)
 
 
 def round_size(size: int) -> int:
@@ -2347,115 +2315,6 @@ def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
     return tag("div", *parts, id="bar") + legend(counted, f"<li>{whole}:</li>")
 
 
-class Histogram:
-    """Run times on a logarithmic axis, by what became of the runs."""
-    MARKS = [first * 10.0 ** power for power in range(-6, 1) for first in (1, 2, 5)] + [
-        factor * unit for unit, factors in ((1, (10, 20, 30)), (60, (1, 2, 5, 10, 30)), (3600, (1, 2, 5, 10)),
-                                            (86400, (1, 2, 5, 10, 20, 50, 100, 200))) for factor in factors]
-    LEAST = 12                  # tenths of a decade on the axis: enough for three marks
-    MOST = 7                    # marks
-
-    def __init__(self, runs: Iterable[RunRecord]) -> None:
-        self.bars: dict[int, Counter[str]] = {}     # numbers of runs by state, by tenth of a decade (µs)
-        for run in runs:
-            if run.seconds is not None:
-                tenth = int(10 * math.log10(max(run.seconds * 1e6, 1)))
-                self.bars.setdefault(tenth, Counter())[run.state] += 1
-        self.low = min(self.bars, default=0)
-        self.high = max(self.bars, default=0) + 1
-        while self.high - self.low < self.LEAST:
-            self.low = max(self.low - 1, 0)
-            self.high += 1
-        self.top = max((sum(bar.values()) for bar in self.bars.values()), default=0)
-
-    def html(self) -> str:
-        """The bars, with a scale of counts and an axis of times; '' if there are no runs."""
-        if not self.bars:
-            return ""
-        step = max(1, nice(self.top / 2))
-        scale = [tag("span", f"{count:,}", style=f"bottom: {100 * count / self.top:.2f}%")
-                 for count in range(0, self.top + 1, step)]
-        marks = [tag("span", name, style=f"left: {at:.2f}%") for at, name in self._marks()]
-        bars = map(self._bar, range(self.low, self.high))
-        return section(
-            "Run times",
-            "How many runs took how long",
-            tag("div", tag("div", *scale, id="scale"), tag("div", *bars, id="times"), id="histogram"),
-            tag("div", *marks, id="ticks"),
-            class_="chart",
-        )
-
-    def _bar(self, tenth: int) -> str:
-        counted = [(STATES.index(state), count) for state, count in self.bars.get(tenth, {}).items()]
-        title = "".join(
-            f", {count:,} {list(STATE_NAMES.values())[state]}" for state, count in sorted(counted)
-        )
-        parts = [tag("span", style=f"height: {100 * count / self.top:.2f}%; background: var(--s{state})")
-                 for state, count in sorted(counted)]
-        return tag("div", *parts,
-                   title=f"{took(10 ** (tenth / 10 - 6))} to {took(10 ** ((tenth + 1) / 10 - 6))}{title}")
-
-    def _marks(self) -> Iterator[tuple[float, str]]:
-        """Where the axis has marks, in percent, and their texts."""
-        places = [(10 * (6 + math.log10(mark)) - self.low) / (self.high - self.low) for mark in self.MARKS]
-        marks = [(100 * place, mark) for place, mark in zip(places, self.MARKS) if 0 <= place <= 1]
-        for at, mark in marks[::max(1, math.ceil(len(marks) / self.MOST))]:
-            size, unit = next(
-                (pair for pair in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if mark >= pair[0]),
-                (0.001, "ms"),
-            )
-            yield at, f"{mark / size:g} {unit}"
-
-
-class Promises:
-    """How much memory the runs of alike commands were promised, and how much they took at their peaks.
-
-    Each command has a bar with a scale of its own: to what was promised, or to the largest peak if that is
-    more.
-    """
-    PARTS = "median", "most", "largest"     # of a bar, from the left; they are classes of colours, too
-    NAMES = "median", "95 %", "largest", "promised, at most"
-
-    def __init__(self, runs: Iterable[RunRecord]) -> None:
-        commands = Commands()
-        for run in runs:
-            if run.promised and run.ended is not None:
-                commands.add(run)
-        self.groups = [alike for alike in commands.in_order() if alike.peaks.text()]
-
-    def html(self) -> str:
-        """The bars of the commands that took most; '' if no run was promised memory."""
-        if not self.groups:
-            return ""
-        count, shown = len(self.groups), self.groups[:Commands.SHOWN]
-        note = plural(count, "command") if len(shown) == count else f"{len(shown)} of {count} commands"
-        colours = [tag("li", tag("i", class_=f"fill s0 {kind}"), name)
-                   for kind, name in zip((*self.PARTS, "mark"), self.NAMES)]
-        return section("Promised memory", note, tag("ul", *colours, class_="legend peaks"),
-                       *map(self._row, shown), class_="chart", id="memory")
-
-    def _row(self, alike: Alike) -> str:
-        """A command, its bar, and what the bar shows, in words."""
-        peaks = alike.peaks
-        whole = max(peaks.promised, peaks.largest)
-        ends = [100 * size / whole for size in peaks.quantiles()]
-        parts = [tag("span", style=f"width: {end - begin:.2f}%", class_=f"fill s0 {kind}")
-                 for begin, end, kind in zip([0.0, *ends], ends, self.PARTS)]
-        mark = tag("b", style=f"left: {100 * peaks.promised / whole:.2f}%")
-        words = f"promised {memory_text(peaks.promised)}; {peaks.text()}"
-        return tag("div", tag("code", escaped(cut(alike.name, 200))),
-                   tag("div", *parts, mark, class_="taken", aria_hidden="true"),
-                   tag("p", escaped(words), class_="hint"), class_="command")
-
-
-def nice(most: float) -> int:
-    """The largest number up to `most` that is 1, 2 or 5 times a power of ten; 0 if there is none."""
-    return max(
-        (first * 10**power for power in range(12) for first in (1, 2, 5) if first * 10**power <= most),
-        default=0,
-    )
-
-
 @dataclass(frozen=True)
 class TableRow:
     """A line of a table: a run of a job, if one is known, and what became of the job's line since."""
@@ -2741,7 +2600,6 @@ class Reporter:
             "WHEN": " · ".join([*self._when(runs, live), *map(escaped, messages)]),
             "FIGURES": self._figures(runs, counts(survey) if survey else None),
             "KEY": self._key(runs),
-            "TIMES": Histogram(runs.drawn).html() + Promises(runs.drawn).html(),
             "GROUPS": failures.html("line" if survey else "run"),
             "TABLES": Tables(outputs, failures).html(
                 self._tables(runs, survey, to_fix, bad_lines, line_runs)
@@ -3325,22 +3183,6 @@ canvas:focus-visible { outline: 2px solid var(--s0); outline-offset: 2px; }
 #tip { position: fixed; z-index: 1; display: none; max-width: min(34rem, 92vw); padding: .45rem .65rem;
   font-size: .85rem; background: var(--page); border: 1px solid var(--dim); border-radius: 6px;
   box-shadow: 0 4px 16px #0004; pointer-events: none; white-space: pre-wrap; overflow-wrap: anywhere; }
-#times { position: relative; display: flex; align-items: flex-end; gap: 1px; height: 11rem; margin-left: 3.5rem;
-  border-bottom: 1px solid var(--dim); }
-#times div { flex: 1; height: 100%; display: flex; flex-direction: column-reverse; }
-#times span { display: block; flex: none; min-height: 1px; }
-#histogram { position: relative; padding-top: .8rem; }
-#scale { position: absolute; inset: .8rem 0 0; }
-#scale span { position: absolute; left: 0; right: 0; border-bottom: 1px solid var(--line); line-height: 1.1;
-  color: var(--dim); font-size: .8rem; }
-.command { margin-top: .8rem; }
-.command code { font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-.taken { position: relative; display: flex; height: .8rem; margin: .15rem 2px .3rem 0; background: var(--line); }
-.taken b { position: absolute; inset: -.15rem auto; width: 2px; background: var(--text); }
-.fill.most { opacity: .7; } .fill.largest { opacity: .42; } .legend .mark { width: 2px; background: var(--text); }
-#memory .legend { font-size: .87rem; }
-#ticks { position: relative; height: 1.4rem; margin: 0 1rem 0 3.5rem; color: var(--dim); font-size: .8rem; }
-#ticks span { position: absolute; transform: translateX(-50%); padding-top: .15rem; white-space: nowrap; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .87rem; table-layout: fixed; }
 th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
@@ -3363,7 +3205,7 @@ b.s1 { color: var(--s1); } b.s2 { color: var(--s2); } td b { font-weight: 600; }
 @media (max-width: 700px) { .wide, #hint { display: none; } th, td { padding: .3rem .2rem; } body { padding-top: 1rem; }
   #facts dd { font-size: 1.1rem; } .groups li { grid-template-columns: 4.5rem minmax(0, 1fr); gap: 0 .6rem; }
   .groups .hint { grid-column: 2; } #search input { flex-basis: 100%; max-width: none; }
-  td.ended { white-space: normal; } #out { margin-left: auto; } #ticks span:nth-child(even) { display: none; }
+  td.ended { white-space: normal; } #out { margin-left: auto; }
   th.line { width: 12%; } th.ended { width: 20%; } th.host { width: 14%; } th.began { width: 21%; } th.time { width: 17%; }
   th.output { width: 16%; } }
 @media print { #search, .head button, .runs > button, #hint { display: none; } body { padding: 0; font-size: 10pt; }
@@ -3388,7 +3230,6 @@ Drag to move, Ctrl + wheel or double click to zoom.</p>
 @KEY@
 <canvas id="busy" role="img" aria-label="Running jobs over time"></canvas>
 <canvas id="slots" tabindex="0" role="img" aria-label="Runs by slot and time"></canvas></section>
-@TIMES@
 @GROUPS@
 <div id="tables">@TABLES@</div>
 </main>
