@@ -582,18 +582,16 @@ class RunRecord:
 
 
 class Log:
-    """A file whose lines tell of runs, read forwards."""
+    """A file whose lines tell of runs.  It is read as it was when it was opened; see LogPass."""
     KIND = ""
     LONGEST = 1 << 23           # bytes of a line: no command is so long
     BLOCK = 1 << 18             # bytes that are read at a time
-    NO_SENSE = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
         self.path = path
-        self.say = say
-        self._said = False                  # it was said which lines make no sense
-        self._odd: list[int] = []           # places of the lines without sense that a pass has met
+        self._say = say
+        self._has_named_odd = False
         try:
             self.file = self._open()
             self.size = self._size()
@@ -609,7 +607,7 @@ class Log:
         return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _size(self) -> int:
-        """Its size.  NFS may report an old one, but reads what stands behind that all the same.
+        """Return its size.  NFS may report an old one, but reads what stands after that all the same.
 
         Raises OSError.
         """
@@ -618,44 +616,25 @@ class Log:
             size += len(found)
         return size
 
-    def runs(
-        self, wanted: Wanted | None = None, begin: int = 0, end: int | None = None
-    ) -> Iterator[RunRecord]:
-        """Each run once: those that have ended, in the order of their ends, and then those that have not.
+    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
+        """Return a pass through it.
 
-        wanted: None: all are; otherwise some that are not wanted may come, too.  begin, end: the offsets
-        between which the file is read.  The first pass through all of it says at its end which lines make no
-        sense.  Raises Problem.
+        wanted: None: all runs are; otherwise some that are not wanted may come, too.  begin: the offset from
+        which on it is read.
         """
-        stop = self.size if end is None else end
-        self._odd = []
-        try:
-            # Before `begin` there are at most as many lines as bytes.  So places of later parts are larger.
-            for at, line in enumerate(self._lines(begin, stop), begin + 1):
-                try:
-                    run = self._take(at, line, wanted)
-                except self.NO_SENSE:
-                    self._odd.append(at)
-                    continue
-                if run:
-                    yield run
-        except OSError as error:
-            raise Problem(f"{self.path}: {reason(error)}") from None
-        yield from self._unended()
-        if self._odd and not self._said and stop - begin == self.size:
-            self._said = True
-            self.say(f"{self.path}: {plural(len(self._odd), 'line')} left out: cut, or no lines of a "
-                     f"{self.KIND} ({name_lines(self._odd)})")
+        raise NotImplementedError
 
-    def _lines(self, begin: int, end: int) -> Iterator[bytes]:
-        """Line by line, from the first whole one.  A lone newline, which makes no sense, comes for a line
-        that is too long, and for what stands behind the last newline.
+    def lines(self, begin: int) -> Iterator[bytes]:
+        """Yield its lines, from the first complete one after an offset on.  A lone newline, which makes no
+        sense, stands for a line that is too long, and for what stands after the last newline.
+
+        Raises OSError.
         """
         at = begin
         rest = b""
         skips = begin > 0                       # we may begin within a line
         dropped = False                         # a line is too long, and what was read of it is forgotten
-        while at < end and (data := self.file.pread(min(self.BLOCK, end - at), at)):
+        while at < self.size and (data := self.file.pread(min(self.BLOCK, self.size - at), at)):
             at += len(data)
             *lines, rest = (rest + data).split(b"\n")
             if lines and (skips or dropped):
@@ -668,37 +647,65 @@ class Log:
         if (rest or dropped) and not skips:
             yield b"\n"
 
-    def _take(self, at: int, line: bytes, wanted: Wanted | None) -> RunRecord | None:
-        """The run that has ended by a line, if one has.  Raises NO_SENSE.  at: the place of the line."""
+    def name_odd(self, places: Collection[int]) -> None:
+        """Report once which lines make no sense.  places: of those that a pass through all of it has met."""
+        if places and not self._has_named_odd:
+            self._has_named_odd = True
+            self._say(f"{self.path}: {plural(len(places), 'line')} left out: cut, or no lines of a "
+                      f"{self.KIND} ({name_lines(places)})")
+
+
+class LogPass:
+    """One pass through a log, or through its last part, forwards.
+
+    It yields each run once: those that have ended, in the order of their ends, and then those that have not.
+    What it has learned on its way, it keeps: another pass has other objects for the same runs.
+    """
+    NO_SENSE = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError
+
+    def __init__(self, log: Log, wanted: Wanted | None, begin: int) -> None:
+        """See Log.runs()."""
+        self.log = log
+        self._wanted = wanted
+        self._begin = begin
+        self._odd: list[int] = []           # places of the lines without sense
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        """Read the log.  May be called once.  Raises Problem."""
+        try:
+            # Before `begin` there are at most as many lines as bytes.  So places of later parts are larger.
+            for at, line in enumerate(self.log.lines(self._begin), self._begin + 1):
+                try:
+                    run = self._take(at, line)
+                except self.NO_SENSE:
+                    self._odd.append(at)
+                    continue
+                if run:
+                    yield run
+        except OSError as error:
+            raise Problem(f"{self.log.path}: {reason(error)}") from None
+        yield from self._unended()
+        if not self._begin:
+            self.log.name_odd(self._odd)
+
+    def _take(self, at: int, line: bytes) -> RunRecord | None:
+        """Return the run that has ended by a line, if one has.  at: the line's place.  Raises NO_SENSE."""
         raise NotImplementedError
 
     def _unended(self) -> Iterator[RunRecord]:
-        """The runs whose ends were not met."""
+        """Yield the runs whose ends were not met."""
         return iter(())
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
-        """Name the files of runs as they are called now.  Call it when all was read, once for a run."""
+        """Name the files of runs of this pass as they are called now.
+
+        Call it when all was read, once for a run.
+        """
 
 
 class JournalReader(Log):
-    """Reads DIR/journal."""
+    """DIR/journal."""
     KIND = "journal"
-    BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
-    END_FIELDS = operator.itemgetter(
-        "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
-    )
-    NO_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()        # for END, before the end
-    STATES = frozenset("d!e.x")               # of runs that have ended
-    RECENT = 50_000             # ended runs that are remembered, in case that an end is told twice
-    TAIL = 1 << 22              # bytes at its end, which --status reads first
-    LATEST = 10 ** 10           # seconds since 1970; and the bound of most numbers
-    # The head of a line as runmaker4 writes it.  Its groups: event, run, line, command
-    BEGINNING = rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(%s)", (?="run": "([^"\\]*)", '
-    HEAD = re.compile(
-        BEGINNING % b"start|end" + rb'"line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
-    )
-    START = re.compile(BEGINNING % b"start" + b")")
-    NUMBERS = frozenset((int, float))       # not bool, which is an int, too, for isinstance()
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
@@ -706,13 +713,6 @@ class JournalReader(Log):
             missing = "is not a directory" if os.path.exists(directory) else "no such directory"
             raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
         super().__init__(os.path.join(directory, "journal"), say)
-        self._decode = json.JSONDecoder().scan_once
-        # by the name of a run: place and line of its start, or of an end with cause "lost"; and from where on
-        # its end should say the same as the line (0: they are not compared)
-        self._open_runs: dict[str, tuple[int, bytes, int]] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()     # the last runs whose ends were met
-        # by the name of a file: at which places a file of this name got which other name
-        self._moves: dict[str, list[tuple[int, str]]] = {}
 
     def _open(self) -> Reader:
         try:
@@ -723,22 +723,46 @@ class JournalReader(Log):
                 f"{directory}: has no journal (nothing was run with it yet, or by an older version)"
             ) from None
 
-    def runs(
-        self, wanted: Wanted | None = None, begin: int = 0, end: int | None = None
-    ) -> Iterator[RunRecord]:
-        self._open_runs.clear()
-        self._ended.clear()
-        self._moves.clear()
-        return super().runs(wanted, begin, end)
+    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
+        return JournalPass(self, wanted, begin)
 
-    def _take(self, at: int, line: bytes, wanted: Wanted | None) -> RunRecord | None:
+
+class JournalPass(LogPass):
+    """One pass through a journal."""
+    BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
+    END_FIELDS = operator.itemgetter(
+        "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
+    )
+    NO_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()        # for END, before the end
+    STATES = frozenset("d!e.x")               # of runs that have ended
+    RECENT = 50_000             # ended runs that are remembered, in case that an end is told twice
+    LATEST = 10 ** 10           # seconds since 1970; and the bound of most numbers
+    # The head of a line as runmaker4 writes it.  Its groups: event, run, line, command
+    BEGINNING = rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(%s)", (?="run": "([^"\\]*)", '
+    HEAD = re.compile(
+        BEGINNING % b"start|end" + rb'"line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
+    )
+    START = re.compile(BEGINNING % b"start" + b")")
+    NUMBERS = frozenset((int, float))       # not bool, which is an int, too, for isinstance()
+
+    def __init__(self, log: Log, wanted: Wanted | None, begin: int) -> None:
+        super().__init__(log, wanted, begin)
+        self._decode = json.JSONDecoder().scan_once
+        # by the name of a run: place and line of its start, or of an end with cause "lost"; and from where on
+        # its end should say the same as the line (0: they are not compared)
+        self._open_runs: dict[str, tuple[int, bytes, int]] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()     # the last runs whose ends were met
+        # by the name of a file: at which places a file of this name got which other name
+        self._moves: dict[str, list[tuple[int, str]]] = {}
+
+    def _take(self, at: int, line: bytes) -> RunRecord | None:
         """Keep a start as it is until all ends have come: to decode all would take twice as long."""
         if line.isascii() and line.endswith(b"}"):
-            head = (self.HEAD if wanted else self.START).match(line)
-            if head and wanted and not wanted(head):
+            head = (self.HEAD if self._wanted else self.START).match(line)
+            if head and self._wanted and not self._wanted(head):
                 return None
             if head and head[1] == b"start":
-                self._begin(head[2].decode(), at, line, head.end())
+                self._note_start(head[2].decode(), at, line, head.end())
                 return None
         event = self._event(line)
         kind = event["event"]
@@ -746,7 +770,7 @@ class JournalReader(Log):
             run = self._read(at, line, event)
             if kind == "end":
                 return self._note_end(run, line)
-            self._begin(run.run, at, line, 0)
+            self._note_start(run.run, at, line, 0)
         elif kind == "moved":
             old, new = event["from"], event["to"]
             os.fsencode(old + new)              # ValueError: half a surrogate pair is no name
@@ -755,7 +779,7 @@ class JournalReader(Log):
             raise ValueError
         return None
 
-    def _begin(self, name: str, at: int, line: bytes, body: int) -> None:
+    def _note_start(self, name: str, at: int, line: bytes, body: int) -> None:
         """Note the start of a run.  body: see _open_runs."""
         if name not in self._ended:
             self._open_runs.setdefault(name, (at, line, body))
@@ -1039,11 +1063,12 @@ NARROW = 60                     # columns: if there are fewer, neither slot nor 
 
 class RecentRuns:
     """What the last part of a journal tells: the last runs of lines that run, and how fast jobs end."""
+    TAIL = 1 << 22              # bytes at the end of the journal
     RECENT = 50_000             # runs, the last ones, whose times Clocks compares
 
     def __init__(self, journal: JournalReader, runs: LineRuns) -> None:
         """runs: lines that run; their runs without an end are offered to it.  Raises Problem."""
-        begin = max(0, journal.size - JournalReader.TAIL)
+        begin = max(0, journal.size - self.TAIL)
         # when jobs ended, by line and command; of a job that ran several times, the last run counts
         ended: dict[tuple[int, bytes], float] = {}
         times: deque[tuple[int, str, float]] = deque(maxlen=self.RECENT)
@@ -1056,7 +1081,7 @@ class RecentRuns:
             elif run.state != ".":                  # put back: the job is as new as before
                 ended[run.line, run.command] = run.ended
         if begin and runs.last.keys() != runs.lines.keys():
-            for run in journal.runs(runs.is_known, end=begin):
+            for run in journal.runs(runs.is_known):
                 if run.ended is None:
                     runs.offer(run)
         self._ends = [when for (number, command), when in ended.items()
@@ -1375,9 +1400,9 @@ def find_lines(watcher: Watcher, wanted: str) -> list[Line]:
 
 def read_runs(
     watcher: Watcher, survey: Survey, journal: JournalReader, commands: Collection[bytes]
-) -> tuple[LineRuns, dict[int, list[RunRecord]]]:
+) -> tuple[LineRuns, dict[int, list[RunRecord]], LogPass]:
     """All lines with these commands, and the runs of each, by its number; likewise of commands that have a
-    run with incomplete output.
+    run with incomplete output.  And the pass that has read them.
 
     Raises Problem.
     """
@@ -1385,13 +1410,14 @@ def read_runs(
     runs: defaultdict[int, list[RunRecord]] = defaultdict(list)
     incomplete = set()
     # As a rule no output is incomplete.  So lines of other commands are searched for the word, not decoded.
-    for run in journal.runs(lambda head: known.is_known(head) or b'"incomplete"' in head.string):
+    found = journal.runs(lambda head: known.is_known(head) or b'"incomplete"' in head.string)
+    for run in found:
         if line := known.offer(run):
             runs[line.number].append(run)
         if run.incomplete:
             incomplete.add(run.command)
     if incomplete <= {*commands}:
-        return known, runs
+        return known, runs, found
     return read_runs(watcher, survey, journal, incomplete.union(commands))
 
 
@@ -1488,14 +1514,14 @@ def runs_of_lines(
     chosen = {line.number: line for line in lines}
     with journal.file:
         check_journal(journal, watcher.path)
-        known, runs = read_runs(watcher, survey, journal, {line.command for line in lines})
+        known, runs, found = read_runs(watcher, survey, journal, {line.command for line in lines})
         if not every:
             runs = {number: [run] for number, run in known.last.items()}
             chosen.update({number: known.lines[number] for number, (run,) in runs.items() if run.incomplete})
         unended = [run for number in chosen for run in runs.get(number, ()) if run.ended is None]
         for run in unended:
             run.files = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
-        journal.name_files(run for number in chosen for run in runs.get(number, ()))
+        found.name_files(run for number in chosen for run in runs.get(number, ()))
         late = watcher.ends_may_come()
         for run in unended:
             known.judge(run, late)
@@ -1766,15 +1792,22 @@ def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
 
 
 class JobLogReader(Log):
-    """Reads a job log, of runmaker4.py or of GNU parallel."""
+    """A job log, of runmaker4.py or of GNU parallel."""
     KIND = "job log"
+    LONGEST = 1 << 20           # bytes of a line: no command is so long
+
+    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
+        return JobLogPass(self, wanted, begin)
+
+
+class JobLogPass(LogPass):
+    """One pass through a job log.  All runs are wanted, and all have ended."""
     LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
                       rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
-    LONGEST = 1 << 20           # bytes of a line: no command is so long
     LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
 
-    def _take(self, at: int, line: bytes, wanted: Wanted | None) -> RunRecord | None:
-        """The run of a line.  An exit status of -1 is a timeout, as GNU parallel writes it."""
+    def _take(self, at: int, line: bytes) -> RunRecord | None:
+        """Return the run of a line.  An exit status of -1 is a timeout, as GNU parallel writes it."""
         if line == JobLog.HEADER[:-1]:
             return None
         match = self.LINE.fullmatch(line)
@@ -2530,24 +2563,27 @@ class Reporter:
             commands = {line.command for line in [*bad, *survey.running]}
             line_runs = with_commands(self.watcher, survey, commands)
         still_runs = live or (survey is not None and bool(survey.running))
+        first_pass = log.runs()
         with log.file:
-            runs = Gathered(self._judged(log, survey, line_runs), time.time() if still_runs else None)
+            runs = Gathered(self._judged(first_pass, survey, line_runs), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
         if live:                            # what follows takes little time, compared with reading the log
             self.pause = self._pause_after(start)
         last = [run for line in bad if (run := line_runs.last.get(line.number))]
-        log.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
+        first_pass.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
         page = self._page(runs, survey, bad, line_runs, live, messages)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
         for text in () if live else messages:
             warn(f"{PROG}: {text}")
 
-    def _judged(self, log: Log, survey: Survey | None, line_runs: LineRuns) -> Iterator[RunRecord]:
-        """The runs of a log; those that have not ended come last, and are judged.  Raises Problem."""
+    def _judged(
+        self, runs: LogPass, survey: Survey | None, line_runs: LineRuns
+    ) -> Iterator[RunRecord]:
+        """The runs of a pass; those that have not ended come last, and are judged.  Raises Problem."""
         unended = []
-        for run in log.runs():
+        for run in runs:
             if run.command in line_runs.numbers:    # few are, and a call for each run takes time
                 line_runs.offer(run)
             if run.ended is None:
@@ -2558,7 +2594,7 @@ class Reporter:
         others = LineRuns((), ())
         if self.watcher and survey and commands:    # of lines that neither run nor are left to fix
             others = with_commands(self.watcher, survey, commands)
-            for run in log.runs(others.is_known):
+            for run in runs.log.runs(others.is_known):
                 others.offer(run)
         late = self.watcher is not None and self.watcher.ends_may_come()
         for run in unended:

@@ -36,9 +36,9 @@ class JournalCase(Case):
 
     def named(self) -> list[runwait4.RunRecord]:
         """The runs in it, with the names that their files have now; nothing may be said."""
-        journal = self.opened()
-        runs = list(journal.runs())
-        journal.name_files(runs)
+        found = self.opened().runs()
+        runs = list(found)
+        found.name_files(runs)
         return runs
 
     def opened(self, say: Optional[Callable[[str], None]] = None) -> runwait4.JournalReader:
@@ -218,9 +218,9 @@ class Trouble(JournalCase):
         self.journal(end(1, 7), moved("7.out", "\ud800"), moved("7.err", 3), moved("7.err", "old"),
                      b'{"event": "moved"}\n')
         said: list[str] = []
-        journal = self.opened(said.append)
-        (run,) = journal.runs()
-        journal.name_files([run])
+        found = self.opened(said.append).runs()
+        (run,) = found
+        found.name_files([run])
         self.assertEqual(run.files, ["7.out", "old"])
         self.assertIn("3 lines left out: cut, or no lines of a journal (lines 2, 3, 5)", said[0])
 
@@ -562,7 +562,7 @@ class Size(JournalCase):
             finally:
                 tracemalloc.stop()
         self.journal()
-        with unittest.mock.patch.multiple(runwait4.JournalReader, RECENT=100):
+        with unittest.mock.patch.multiple(runwait4.JournalPass, RECENT=100):
             self.assertLess(peak(6000), 1.2 * peak(2000))
 
     def test_a_line_without_an_end(self) -> None:
