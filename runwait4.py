@@ -4,9 +4,9 @@ ran.
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as error.
 
-The file reads top-down: the command line, waiting, progress, the journal, whose run it is, who is at
-work, what runs, runs of lines, statistics, the job log, the timeline, the report, checking a
-directory's locks, the program, the page of the report.
+The file reads top-down: the command line, waiting, progress, the journal, what runs have printed, whose
+run it is, who is at work, a look, what runs, runs of lines, statistics, the job log, the timeline, the
+report, checking a directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ import time
 import zlib
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
@@ -297,7 +297,6 @@ class Watcher:
         # seconds after a change of the job file in which its host writes the end of the run to the journal
         self._delay = 20.0 if mount.network else 5.0
         self._pace = Pace()
-        self.on_look: Callable[[Survey], None] = lambda survey: None  # told what each look of wait() found
         self.stopped = ""       # why nobody will run the new jobs; "": somebody may
 
     def _look(self) -> Survey:
@@ -406,7 +405,6 @@ class Watcher:
             survey = self._look()
             now = counts(survey)
             update(now)
-            self.on_look(survey)
             if not now.new and not now.running and not survey.half_saved:
                 return now
             before = self.stopped
@@ -499,7 +497,6 @@ class TerminalProgress(ProgressBar):
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
-LEAVES = {**STATE_NAMES, ".": "new", "x": "held"}       # the state that such a run leaves, in a word
 
 
 def refuse_special(path: str, hint: str) -> None:
@@ -616,6 +613,11 @@ class Log:
             size += len(found)
         return size
 
+    @property
+    def changed(self) -> float:
+        """When it was written to last, by the clock of the file server (seconds since 1970)."""
+        return os.fstat(self.file.fd).st_mtime
+
     def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
         """Return a pass through it.
 
@@ -697,10 +699,26 @@ class LogPass:
         return iter(())
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
-        """Name the files of runs of this pass as they are called now.
+        """Name the files of runs of this pass as they are called now, and measure what runs without an end
+        have printed so far.
 
         Call it when all was read, once for a run.
         """
+
+
+class NoLog(Log):
+    """Stands for a log where none is named: an empty one."""
+
+    def __init__(self) -> None:
+        self.file = Reader(None)
+        self.size = 0
+
+    @property
+    def changed(self) -> float:
+        return 0.0
+
+    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
+        return LogPass(self, wanted, begin)
 
 
 class JournalReader(Log):
@@ -817,8 +835,13 @@ class JournalPass(LogPass):
             return None
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
+        output = LastOutput(os.path.dirname(self.log.path))
         for run in {*runs}:
+            if run.ended is None:
+                run.files = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
             run.files = [self.name_now(name, run.at) for name in run.files]
+            if run.ended is None:
+                output.note_sizes(run)
 
     def name_now(self, name: str, at: int) -> str:
         """What a file is called now.  name: what it was called at this place."""
@@ -900,419 +923,10 @@ class JournalPass(LogPass):
         )
 
 
-# ======== Whose run it is ===================================================================================
-#
-# A run has the number that its line had when the journal told of the run.  Lines have been moved since then,
-# put in and taken out, and several may have the same command.  A run belongs to a line with its command.  If
-# there are several, it belongs to the one with its number, or otherwise to the nearest.  If two are equally
-# near, it belongs to the one further down, because lines are put in above.
-#
-# If several runs belong to a line, its last run is the one with the nearest number, and of equally near ones
-# the one of which the journal has told last.
-#
-# A run without an end belongs to a line whose job lives, or whose end is about to come into the journal.  So
-# while lines with its command are `r`, or cancelled and still run, the run belongs to one of these.
-
-
-def nearest(numbers: Sequence[int], number: int) -> int:
-    """The number of the line that a run with this number belongs to.  numbers: of the lines, in order."""
-    above = bisect.bisect_left(numbers, number)
-    return min(numbers[max(above - 1, 0):above + 1], key=lambda other: (abs(other - number), -other))
-
-
-class LineRuns:
-    """Some lines, and the last run of each."""
-
-    def __init__(self, lines: Iterable[Line], alive: Iterable[Line]) -> None:
-        """lines: some commands, with all lines that have them.  alive: those of the lines whose jobs live."""
-        self.lines = {line.number: line for line in sorted(lines, key=operator.attrgetter("number"))}
-        self.alive = {line.number for line in alive}
-        self.last: dict[int, RunRecord] = {}                      # by number
-        self.numbers: dict[bytes, list[int]] = {}           # by command; _running: of lines that run
-        self._running: dict[bytes, list[int]] = {}
-        for number, line in self.lines.items():
-            self.numbers.setdefault(line.command, []).append(number)
-            if line.state == RUNNING or number in self.alive:
-                self._running.setdefault(line.command, []).append(number)
-        self._texts = set(map(as_json, self.numbers))        # the commands, as a journal has them
-
-    def is_known(self, head: re.Match[bytes]) -> bool:
-        """Whether a line of the journal, by its head, has one of the commands."""
-        return head[4] in self._texts
-
-    def line_of(self, run: RunRecord) -> Line | None:
-        """The line that a run belongs to, if one of these has its command."""
-        numbers = self.numbers.get(run.command)
-        if run.ended is None:
-            numbers = self._running.get(run.command, numbers)
-        return self.lines[nearest(numbers, run.line)] if numbers else None
-
-    def offer(self, run: RunRecord) -> Line | None:
-        """Note a run if it is the last one of a line as yet.  Returns the line that it belongs to."""
-        line = self.line_of(run)
-        if line and self._is_last(run, line.number):
-            self.last[line.number] = run
-        return line
-
-    def _is_last(self, run: RunRecord, number: int) -> bool:
-        known = self.last.get(number)
-        return known is None or (-abs(run.line - number), run.at) > (-abs(known.line - number), known.at)
-
-    def judge(self, run: RunRecord, ends_may_come: bool) -> None:
-        """Set state and cause of a run without an end, once all runs were offered.
-
-        ends_may_come: see Watcher.  Hosts write ends some seconds later than states.
-        """
-        line = self.line_of(run)
-        run.state, run.cause = "?", "unknown"
-        if not line:
-            return
-        is_last = self.last[line.number].run == run.run
-        if is_last and line.number in self.alive:
-            run.state, run.cause = "r", ""
-        elif ends_may_come and not (is_last and line.state == RUNNING):     # no end of an orphan comes
-            run.state, run.cause = "r", "ending"
-        elif is_last and line.state in (ERROR, RUNNING):
-            run.state, run.cause = "e", "lost"
-
-
-def as_json(command: bytes) -> bytes:
-    """A command as a journal has it."""
-    text: str = json.dumps(os.fsdecode(command))
-    return text.encode()
-
-
-# ======== Who is at work ====================================================================================
-#
-# Each runner and each server has a badge in the companion of the job file, and loses it when it dies (Badge
-# in runmaker4.py).  The journal tells the badge of the program that started a run.
-
-
-class AtWork:
-    """Who is at work on a job file."""
-
-    def __init__(self, badges: Collection[int] | None) -> None:
-        """badges: the badges that there are; None: nobody can know."""
-        self._badges = badges
-
-    def is_gone(self, run: RunRecord | None) -> bool:
-        """Whether the runner that started a run, or the server that handed it out, is surely gone.
-
-        A server takes over the runs of the one before it, so the run has a server if there is any.
-        """
-        if not self._badges or not run or run.runner is None:
-            return self.is_nobody
-        if run.runner >= Badge.SERVERS:
-            return max(self._badges) < Badge.SERVERS
-        return run.runner not in self._badges
-
-    @property
-    def is_nobody(self) -> bool:
-        """Whether there is surely neither runner nor server."""
-        return self._badges is not None and not self._badges
-
-    def counted(self) -> dict[str, int | None]:
-        """How many runners and servers there are; None: nobody can know."""
-        if self._badges is None:
-            return {"runners": None, "servers": None}
-        servers = sum(badge >= Badge.SERVERS for badge in self._badges)
-        return {"runners": len(self._badges) - servers, "servers": servers}
-
-
-class Clocks:
-    """Which hosts have wrong clocks, as a journal shows it.  Their times tell no age.
-
-    Lines are appended in the order in which things happen, and the file server notes when the last one was
-    appended.  A time is wrong if it is more than APART later than the file, or, in the last line, older than
-    the file.  If it is as much later than the time of another host in a line behind it, both hosts count as
-    wrong, because nobody knows which one is.
-    """
-    APART = 60.0                # seconds; no line is delayed for longer
-
-    def __init__(self, changed: float, times: Iterable[tuple[int, str, float]] = ()) -> None:
-        """changed: when the journal was written to last, by the clock of the file server.
-
-        times: the place of a line, a host, and its time.
-        """
-        self.wrong: set[str] = set()
-        self.is_ours_wrong = changed > time.time() + self.APART
-        latest, whose = 0.0, ""
-        when, host = changed, ""
-        for _, host, when in sorted(times):
-            if when > changed + self.APART:
-                self.wrong.add(host)
-            if when < latest - self.APART and host != whose:
-                self.wrong |= {host, whose}
-            elif when > latest:
-                latest, whose = when, host
-        if when < changed - self.APART:
-            self.wrong.add(host)
-
-    def age(self, host: str, when: float) -> float | None:
-        """Seconds since this time by the clock of `host`; None: nobody knows."""
-        return None if self.is_ours_wrong or host in self.wrong else max(0.0, time.time() - when)
-
-
-# ======== What runs =========================================================================================
-#
-# The job file says which lines run; the journal says where and since when.  status_of() makes the object that
-# --json prints, and status_lines() the text from it.
-
-NARROW = 60                     # columns: if there are fewer, neither slot nor start is told
-
-
-class RecentRuns:
-    """What the last part of a journal tells: the last runs of lines that run, and how fast jobs end."""
-    TAIL = 1 << 22              # bytes at the end of the journal
-    RECENT = 50_000             # runs, the last ones, whose times Clocks compares
-
-    def __init__(self, journal: JournalReader, runs: LineRuns) -> None:
-        """runs: lines that run; their runs without an end are offered to it.  Raises Problem."""
-        begin = max(0, journal.size - self.TAIL)
-        # when jobs ended, by line and command; of a job that ran several times, the last run counts
-        ended: dict[tuple[int, bytes], float] = {}
-        times: deque[tuple[int, str, float]] = deque(maxlen=self.RECENT)
-        for run in journal.runs(begin=begin):
-            when = run.ended or run.began
-            times.append((run.at, run.host, when))
-            ended.pop((run.line, run.command), None)
-            if run.ended is None:
-                runs.offer(run)
-            elif run.state != ".":                  # put back: the job is as new as before
-                ended[run.line, run.command] = run.ended
-        if begin and runs.last.keys() != runs.lines.keys():
-            for run in journal.runs(runs.is_known):
-                if run.ended is None:
-                    runs.offer(run)
-        self._ends = [when for (number, command), when in ended.items()
-                      if number not in runs.lines or runs.lines[number].command != command]
-        self.clocks = Clocks(os.fstat(journal.file.fd).st_mtime, times)
-
-    @property
-    def per_hour(self) -> float | None:
-        """Jobs per hour; None: too few have ended, or nobody knows when."""
-        if not self._ends or self.clocks.wrong or self.clocks.is_ours_wrong:
-            return None
-        rate = Rate()
-        for count, when in enumerate(sorted(self._ends)):
-            rate.note(when, count)
-        return rate.per_second(time.time()) * 3600 or None
-
-
-def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
-    """A status for a person, line by line.  columns: how wide the table may be."""
-    counted = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
-    yield f"{plural(status['total'], 'job')}: {counted}"
-    if per_hour := status["per_hour"]:
-        left = status["seconds_left"]
-        yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
-            f", {human_time(left)} left" if left is not None else "")
-    if status["waits"]:
-        yield status["waits"]
-    who = status["runners"], status["servers"]
-    if None in who:
-        yield "who is at work cannot be known: their locks may not be read"
-    elif any(who):
-        there = (plural(count, word) for count, word in zip(who, ("runner", "server")) if count)
-        yield f"{' and '.join(there)} at work"
-    is_narrow = columns < NARROW
-    rows = [["line", "host", "slot", "since", "for", "command"]]
-    for kind in "jobs", "cancelled", "orphans":
-        rows += [status_row(job, mark_of(kind, job["without_runner"], is_narrow)) for job in status[kind]]
-    if all(row[1] == "-" for row in rows[1:]):
-        rows = [[row[0], row[-1]] for row in rows]
-    elif is_narrow:
-        rows = [row[:2] + row[4:] for row in rows]
-    if len(rows) > 1:
-        yield from table(rows, columns, right=[0, len(rows[0]) - 2])
-
-
-def status_row(job: dict[str, Any], mark: str) -> list[str]:
-    """What is told of a job that runs.  mark: what stands before its command."""
-    where = [job["host"], job["slot"], clock(job["start"])] if job["host"] is not None else ["-"] * 3
-    age = "-" if job["seconds"] is None else human_time(job["seconds"])
-    return [str(job["line"]), *where, age, mark + job["command"]]
-
-
-def mark_of(kind: str, is_deserted: bool, is_narrow: bool) -> str:
-    """What stands before the command of a job that runs.  kind: among which jobs a status has it."""
-    if kind == "orphans":
-        return "(orphan) "
-    if kind == "cancelled":
-        words = "cancelled" if is_narrow else "cancelled, still running"
-        return f"({words}{' without its runner' if is_deserted and not is_narrow else ''}) "
-    return ("(no runner) " if is_narrow else "(runs on without its runner) ") if is_deserted else ""
-
-
-def job_row(line: Line, run: RunRecord | None, seconds: float | None) -> dict[str, Any]:
-    """What --json tells of a job, and of a run of it if one is known.
-
-    seconds: how long it has taken until now.
-    """
-    where = dict.fromkeys(("host", "slot", "pid", "start"))
-    if run:
-        where = {"host": run.host, "slot": run.slot, "pid": run.pid or None, "start": round(run.began, 3)}
-    return {
-        "line": line.number,
-        "command": line.command.decode(errors="surrogateescape"),
-        **where,
-        "seconds": seconds if seconds is None else round(seconds, 3),
-    }
-
-
-def clock(when: float) -> str:
-    """'14:03:22' today, otherwise 'Nov 20 14:03'."""
-    then, today = time.localtime(when), time.localtime()
-    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%b %d %H:%M", then)
-
-
-def width() -> float:
-    """Columns that a line on stdout may have."""
-    return columns_of(1) - 1 if os.isatty(1) else math.inf
-
-
-def fitted(text: str, columns: float) -> str:
-    """A text without control characters, cut to this width."""
-    text = printable(text)
-    return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
-
-
-def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
-    """Rows in columns; the last column has the width that is left.  right: columns to be right-aligned.
-
-    Nothing is cut if `columns` is infinite, as it is for a pipe or a file.
-    """
-    last, widest = len(rows[0]) - 1, 18 if columns < math.inf else math.inf
-    widths = [max(len(fitted(row[index], widest)) for row in rows) for index in range(last)]
-    widths.append(max(len(row[last]) for row in rows) if last in right else 0)
-    for row in rows:
-        cells = [fitted(cell, size or math.inf) for cell, size in zip(row, widths)]
-        yield fitted("  ".join(cell.rjust(size) if index in right else cell.ljust(size)
-                               for index, (cell, size) in enumerate(zip(cells, widths))), columns)
-
-
-def say(text: str) -> None:
-    """A message, on stderr."""
-    warn(f"{PROG}: {text}")
-
-
-def check_journal(journal: JournalReader, path: str) -> None:
-    """Say so if its last runs are of no job in this file.  Raises Problem."""
-    # the last few are enough
-    runs = journal.runs(begin=max(0, journal.size - BLOCK))
-    commands = {run.command for run in deque(runs, 12)}
-    with job_file(path, find_mount(path).network) as file:
-        if commands and not next(lines_of(file, first_line(file), commands), None):
-            say(f"{journal.path}: none of its last runs is of a line of {path} (is it of another job file?)")
-
-
-def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
-    """How the jobs are going now.  Raises Problem."""
-    before = watcher.badges()       # of those that leave during the look, too: it may see their lines `r`
-    survey = watcher.sure_look()
-    now = counts(survey)
-    cancelled = watcher.cancelled(survey)
-    badges = watcher.badges()           # of those that come during it, too
-    at_work = AtWork(None if badges is None else badges | (before or set()))
-    living = [*survey.running, *cancelled]
-    runs = LineRuns([*living, *survey.orphans], living)
-    lately = look_lately(watcher, outdir, runs) if outdir is not None else None
-
-    def job(line: Line) -> dict[str, Any]:
-        run = runs.last.get(line.number)
-        age = lately.clocks.age(run.host, run.began) if lately and run and line.number in runs.alive else None
-        return {**job_row(line, run, age), "without_runner": at_work.is_gone(run)}
-
-    per_hour = lately.per_hour if lately and now.running else None      # otherwise it is one of another day
-    left = (now.new + now.running) * 3600 / per_hour if per_hour and not at_work.is_nobody else None
-    return {
-        **now._asdict(),
-        "total": now.all + now.held,
-        "jobs": list(map(job, survey.running)),
-        "cancelled": list(map(job, cancelled)),
-        "orphans": list(map(job, survey.orphans)),
-        **at_work.counted(),
-        "per_hour": per_hour,
-        "seconds_left": left,
-        "waits": awaited(watcher, now, at_work),
-    }
-
-
-def awaited(watcher: Watcher, now: Counts, at_work: AtWork) -> str:
-    """What new jobs wait for, or that nobody runs them; '' if a runner may take one.  Raises Problem."""
-    if not now.new:
-        return ""
-    if stall := watcher.stall():
-        return stall.text
-    return f"{now.new} new, and nobody runs them (start runmaker4.py)" if at_work.is_nobody else ""
-
-
-def look_lately(watcher: Watcher, outdir: str, runs: LineRuns) -> RecentRuns | None:
-    """The last part of a journal; None: nothing runs, so nothing is looked for.  Raises Problem."""
-    journal = JournalReader(outdir, say)
-    with journal.file:
-        check_journal(journal, watcher.path)
-        return RecentRuns(journal, runs) if runs.lines else None
-
-
-# ======== Runs of lines =====================================================================================
-#
-# --failed means the lines that are failed or in error, and the last run of each; --show means the lines that
-# are named, and all their runs.  The journal says how these runs ended, and the output files what they have
-# printed last.
+# ======== What runs have printed ============================================================================
 #
 # The end of a run names the files that it has printed to.  A run that has not ended prints to LINE.out and
 # LINE.err, or to the names that these files have got since.
-
-
-def how_ended(run: RunRecord) -> str:
-    """'exit 3', 'signal 9 (SIGKILL)', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
-    if run.cause == "memory" and run.promised:
-        return f"took {run.peak or 'more'}"
-    if run.cause and run.cause != "oom":
-        return run.cause
-    if run.seconds is None:
-        return "running"
-    how = "could not be started"
-    if run.exit >= 0:
-        how = f"exit {run.exit}{signal_name(run.exit - 128)}"       # a shell ends so if its last command died
-    if run.signal:
-        how = f"signal {run.signal}{signal_name(run.signal)}"
-    return f"out of memory, {how}" if run.cause else how
-
-
-@functools.lru_cache
-def signal_name(number: int) -> str:
-    """' (SIGSEGV)'; '' if no signal has this number."""
-    try:
-        return f" ({signal.Signals(number).name})"
-    except ValueError:
-        return ""
-
-
-def took(seconds: float) -> str:
-    """'49 ms', '5.0s', '3h 12m'."""
-    if seconds >= 0.9995:
-        return human_time(seconds)
-    return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
-
-
-def human_size(size: float) -> str:
-    """'812 B', '1.2 kB', '105 MB'."""
-    units = iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while size >= 999.5 and unit != "TB":
-        size, unit = size / 1000, next(units)
-    return f"{size:.{1 if size < 9.95 and unit != 'B' else 0}f} {unit}"
-
-
-def peak_memory(
-    known: int | None, below: int | None, size_text: Callable[[float], str] = human_size
-) -> str:
-    """'12 MB', '<30 MB' if only a bound could be measured; '' if nobody knows."""
-    if known is not None:
-        return size_text(known)
-    return f"<{size_text(below)}" if below is not None else ""
 
 
 class LastOutput:
@@ -1373,19 +987,661 @@ class LastOutput:
         return file
 
 
+# ======== Whose run it is ===================================================================================
+#
+# A run has the number that its line had when the journal told of the run.  Lines have been moved since then,
+# put in and taken out, and several may have the same command.  A run belongs to a line with its command.  If
+# there are several, it belongs to the one with its number, or otherwise to the nearest.  If two are equally
+# near, it belongs to the one further down, because lines are put in above.
+#
+# If several runs belong to a line, its last run is the one with the nearest number, and of equally near ones
+# the one of which the journal has told last.
+#
+# A run without an end belongs to a line whose job lives, or whose end is about to come into the journal.  So
+# while lines with its command are `r`, or cancelled and still run, the run belongs to one of these.
+
+
+def nearest(numbers: Sequence[int], number: int) -> int:
+    """The number of the line that a run with this number belongs to.  numbers: of the lines, in order."""
+    above = bisect.bisect_left(numbers, number)
+    if numbers[above:above + 1] == [number]:
+        return number
+    return min(numbers[max(above - 1, 0):above + 1], key=lambda other: (abs(other - number), -other))
+
+
+class LastRuns:
+    """Of some commands and each number that their lines have had, the last run that has ended, and the last
+    one that has not.
+
+    No other run can be the last one of a line.  So a log may be of any length.
+    """
+
+    def __init__(self, runs: Iterable[RunRecord] = ()) -> None:
+        self._runs: dict[tuple[bytes, int, bool], RunRecord] = {}
+        self.add(runs)
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        return iter(self._runs.values())
+
+    def add(self, runs: Iterable[RunRecord]) -> None:
+        """Add runs of one pass, in any order."""
+        last = self._runs
+        for run in runs:
+            key = run.command, run.line, run.ended is None
+            if key not in last or run.at > last[key].at:
+                last[key] = run
+
+
+class LineRuns:
+    """Some lines, and which runs are theirs."""
+
+    def __init__(self, lines: Iterable[Line], living: Collection[int], runs: Iterable[RunRecord]) -> None:
+        """lines: all that have one of some commands.  living: the numbers of the lines whose jobs live.
+
+        runs: at least the LastRuns of these commands; runs of others are left out.
+        """
+        self.lines = {line.number: line for line in lines}
+        self._numbers: dict[bytes, list[int]] = {}          # of the lines, by command
+        self._running: dict[bytes, list[int]] = {}          # of those that run
+        for number in sorted(self.lines):
+            line = self.lines[number]
+            self._numbers.setdefault(line.command, []).append(number)
+            if line.state == RUNNING or number in living:
+                self._running.setdefault(line.command, []).append(number)
+        self.last: dict[int, RunRecord] = {}                # by the number of the line
+        for run in runs:
+            if run.command in self._numbers:
+                self._note_if_last(run, self._number(run))
+
+    def _number(self, run: RunRecord) -> int:
+        numbers = self._numbers[run.command]
+        if run.ended is None:
+            numbers = self._running.get(run.command, numbers)
+        return nearest(numbers, run.line)
+
+    def _note_if_last(self, run: RunRecord, number: int) -> None:
+        known = self.last.get(number)
+        if not known or (-abs(run.line - number), run.at) > (-abs(known.line - number), known.at):
+            self.last[number] = run
+
+    def line_of(self, run: RunRecord) -> Line | None:
+        """Return the line that a run belongs to; None: no line has its command."""
+        return self.lines[self._number(run)] if run.command in self._numbers else None
+
+    def is_last(self, run: RunRecord, line: Line) -> bool:
+        """Return True if a run is the last one of its line."""
+        return self.last[line.number].at == run.at
+
+    def is_certain(self, line: Line) -> bool:
+        """Return True if the last run of a line runs, and no earlier run of the log can come before it."""
+        run = self.last.get(line.number)
+        return run is not None and run.ended is None and run.line == line.number
+
+
+def of_commands(commands: Iterable[bytes]) -> Wanted:
+    """Return a test for the head of a line of a journal: True if the run has one of these commands."""
+    texts = set(map(as_json, commands))
+    return lambda head: head[4] in texts
+
+
+def or_incomplete(wanted: Wanted) -> Wanted:
+    """Return a test for the head of a line: True also if the run's output may be incomplete.
+
+    As a rule none is.  So lines are searched for the word, not decoded.
+    """
+    return lambda head: wanted(head) or b'"incomplete"' in head.string
+
+
+def as_json(command: bytes) -> bytes:
+    """A command as a journal has it."""
+    text: str = json.dumps(os.fsdecode(command))
+    return text.encode()
+
+
+# ======== Who is at work ====================================================================================
+#
+# Each runner and each server has a badge in the companion of the job file, and loses it when it dies (Badge
+# in runmaker4.py).  The journal tells the badge of the program that started a run.
+
+
+class AtWork:
+    """Who is at work on a job file."""
+
+    def __init__(self, badges: Collection[int] | None) -> None:
+        """badges: the badges that there are; None: nobody can know."""
+        self._badges = badges
+
+    def is_gone(self, run: RunRecord | None) -> bool:
+        """Whether the runner that started a run, or the server that handed it out, is surely gone.
+
+        A server takes over the runs of the one before it, so the run has a server if there is any.
+        """
+        if not self._badges or not run or run.runner is None:
+            return self.is_nobody
+        if run.runner >= Badge.SERVERS:
+            return max(self._badges) < Badge.SERVERS
+        return run.runner not in self._badges
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether there is surely neither runner nor server."""
+        return self._badges is not None and not self._badges
+
+    def counted(self) -> dict[str, int | None]:
+        """How many runners and servers there are; None: nobody can know."""
+        if self._badges is None:
+            return {"runners": None, "servers": None}
+        servers = sum(badge >= Badge.SERVERS for badge in self._badges)
+        return {"runners": len(self._badges) - servers, "servers": servers}
+
+
+class Clocks:
+    """Which hosts have wrong clocks, as a log shows it.  Their times tell no age.
+
+    Lines are appended in the order in which things happen, and the file server notes when the last one was
+    appended.  A time is wrong if it is more than APART later than the file, or, in the last line, older than
+    the file.  If it is as much later than the time of another host in a line behind it, both hosts count as
+    wrong, because nobody knows which one is.
+    """
+    APART = 60.0                # seconds; no line is delayed for longer
+
+    def __init__(self, changed: float, runs: Iterable[RunRecord] = ()) -> None:
+        """changed: when the log was written to last, by the clock of the file server.  runs: the last few."""
+        self.wrong: set[str] = set()
+        self._is_ours_wrong = changed > time.time() + self.APART
+        latest, whose = 0.0, ""
+        when, host = changed, ""
+        for run in sorted(runs, key=operator.attrgetter("at")):
+            host = run.host
+            when = run.ended or run.began
+            if when > changed + self.APART:
+                self.wrong.add(host)
+            if when < latest - self.APART and host != whose:
+                self.wrong |= {host, whose}
+            elif when > latest:
+                latest, whose = when, host
+        if when < changed - self.APART:
+            self.wrong.add(host)
+
+    @property
+    def are_right(self) -> bool:
+        """True if all are, as far as the log shows."""
+        return not self.wrong and not self._is_ours_wrong
+
+    def age(self, host: str, when: float) -> float | None:
+        """Return the seconds since this time by the clock of `host`; None: nobody knows."""
+        return None if self._is_ours_wrong or host in self.wrong else max(0.0, time.time() - when)
+
+
+# ======== A look ============================================================================================
+#
+# What a view tells is as of one look.  A look gathers what it needs once, in this order:
+#
+#   presence locks   also of runners that exit during the look, which may see their lines `r`
+#   the job file     states, running lines and orphans; cancelled lines whose jobs live; the lines that the
+#                    view asks for
+#   presence locks   also of runners that start during the look
+#   its mtime        tells whether ends of runs may still be on their way into the log
+#   the log          is opened last.  So it has the ends of all runs whose lines were seen ended, but for ends
+#                    that are on their way.  A runner writes its ends before it frees its presence lock.
+#
+# --status, --failed, --show and the page are made of its rows.  --stats and --timeline ask for no lines, and
+# read the log alone.
+
+LEAVES = {**STATE_NAMES, ".": "new", "x": "held"}       # the state that such a run leaves, in a word
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line and a run of it, as of one look.  One of them may be missing."""
+    line: Line | None
+    line_state: str = ""        # in a word; an orphan is in error; "": there is no line
+    run: RunRecord | None = None
+    is_last: bool = False       # the line has no later run
+    age: float | None = None    # seconds for which it has been running; None also: nobody knows
+    # fields of a run that --json has as they are
+    AS_TOLD = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
+
+    @property
+    def number(self) -> int:
+        """The number of the line now; the run's number if there is no line any more."""
+        return self.line.number if self.line else self.run.line if self.run else 0
+
+    @property
+    def command(self) -> bytes:
+        return self.line.command if self.line else self.run.command if self.run else b""
+
+    @property
+    def state_since(self) -> str:
+        """The state of the line if the run has left another one; otherwise ''."""
+        if not self.run or self.line_state == LEAVES[self.run.state]:
+            return ""
+        return self.line_state
+
+    def job(self) -> dict[str, Any]:
+        """Return what --json tells of a job and where it runs; what is not known is null."""
+        run = self.run
+        seconds = run.seconds if run and run.ended is not None else self.age
+        where = dict.fromkeys(("host", "slot", "pid", "start"))
+        if run:
+            where = {"host": run.host, "slot": run.slot, "pid": run.pid or None, "start": round(run.began, 3)}
+        return {
+            "line": self.number,
+            "command": self.command.decode(errors="surrogateescape"),
+            **where,
+            "seconds": seconds if seconds is None else round(seconds, 3),
+        }
+
+    def json(self) -> dict[str, Any]:
+        """Return all that --json tells of it; what is not known is null."""
+        run = self.run
+        ending = dict.fromkeys(("outcome", "end", "exit", "signal", *self.AS_TOLD))
+        if run:
+            ending = {
+                "outcome": STATE_NAMES[run.state],
+                "end": run.ended,
+                "exit": run.exit if run.exit >= 0 else None,
+                "signal": run.signal or None,
+                **{name: getattr(run, name) for name in self.AS_TOLD},
+            }
+        return {**self.job(), "state": self.line_state, **ending}
+
+
+class Look:
+    """A job file, its locks and a log of its runs, at one moment.  There may be no job file, or no log."""
+    TAIL = 1 << 22              # bytes at the end of a log: it mostly has the starts of all jobs that run now
+
+    def __init__(
+        self,
+        watcher: Watcher | None,
+        open_log: Callable[[], Log],
+        find: Callable[[Watcher, Survey], Sequence[Line]] = lambda watcher, survey: (),
+    ) -> None:
+        """find: reads the lines that the view asks for, in the order of the file.  Raises Problem."""
+        self.watcher = watcher
+        self.survey = Survey(Counter())
+        self.cancelled: list[Line] = []
+        self.lines: Sequence[Line] = ()         # what was asked for
+        self.at_work = AtWork(None)
+        self._ends_may_come = False
+        if watcher:
+            before = watcher.badges() or set()
+            self.survey = watcher.sure_look()
+            self.cancelled = watcher.cancelled(self.survey)
+            self.lines = find(watcher, self.survey)
+            after = watcher.badges()
+            self.at_work = AtWork(None if after is None else after | before)
+            self._ends_may_come = watcher.ends_may_come()
+        self.living = [*self.survey.running, *self.cancelled]
+        self._living = {line.number for line in self.living}
+        self._orphans = {line.number for line in self.survey.orphans}
+        self.log = open_log()
+
+    def __enter__(self) -> Look:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.file.close()
+
+    @functools.cached_property
+    def recent(self) -> list[RunRecord]:
+        """The runs in the last part of the log, which is read when they are first asked for."""
+        return list(self.log.runs(begin=max(0, self.log.size - self.TAIL)))
+
+    @functools.cached_property
+    def clocks(self) -> Clocks:
+        """Whose clocks are right, by the last part of the log, which may be read."""
+        return Clocks(self.log.changed, self.recent)
+
+    def present_rows(self) -> list[Row]:
+        """Return the row of the last run of each line that is `r`, or cancelled and still runs.
+
+        If the last part of the log has the present runs of all of them, nothing else is read.  Raises
+        Problem.
+        """
+        lines = [*self.living, *self.survey.orphans]
+        known = LineRuns(lines, self._living, self.recent if lines else ())
+        if self.log.size and not all(map(known.is_certain, lines)):
+            commands = {line.command for line in lines}
+            known = self.line_runs(commands, self.log.runs(of_commands(commands)))
+        return [self.last_row(line, known) for line in lines]
+
+    def last_rows(self) -> Iterator[Row]:
+        """Yield the row of the last run of each line that was asked for, and of each other line if the output
+        of its last run is incomplete, in the order of the file.
+
+        Raises Problem.
+        """
+        commands = {line.command for line in self.lines}
+        found = self.log.runs(or_incomplete(of_commands(commands)))
+        runs = LastRuns(found)
+        if others := {run.command for run in runs if run.incomplete} - commands:
+            commands |= others
+            found = self.log.runs(of_commands(commands))
+            runs = LastRuns(found)
+        known = self.line_runs(commands, runs)
+        asked = {line.number for line in self.lines}
+        told = [number for number in sorted(known.lines)
+                if number in asked or (number in known.last and known.last[number].incomplete)]
+        found.name_files(known.last[number] for number in told if number in known.last)
+        for number in told:
+            yield self.last_row(known.lines[number], known)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows of all runs of the lines that were asked for, in the order of the file and of the
+        log; a line without a run has a row, too.
+
+        Raises Problem.
+        """
+        commands = {line.command for line in self.lines}
+        found = self.log.runs(of_commands(commands))
+        runs = [run for run in found if run.command in commands]
+        known = self.line_runs(commands, runs)
+        of_line = defaultdict(list)
+        for run in sorted(runs, key=operator.attrgetter("at")):
+            if line := known.line_of(run):
+                of_line[line.number].append(run)
+        found.name_files(run for line in self.lines for run in of_line[line.number])
+        for line in self.lines:
+            for run in of_line[line.number]:
+                yield self.row(run, known)
+            if not of_line[line.number]:
+                yield self.last_row(line, known)
+
+    def line_runs(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
+        """Return all lines with these commands, and which of these runs are theirs.  Raises Problem."""
+        lines = self.watcher.lines_with(commands) if self.watcher and commands else []
+        seen = [*self.living, *self.survey.orphans, *self.lines]        # as of the look, which counts
+        lines += [line for line in seen if line.command in commands]
+        return LineRuns(lines, self._living, runs)
+
+    def last_row(self, line: Line, known: LineRuns) -> Row:
+        """Return the row of a line's last run, or of the line alone if no run of it is known."""
+        run = known.last.get(line.number)
+        return self.row(run, known) if run else Row(line, self.state_of(line), is_last=True)
+
+    def row(self, run: RunRecord, known: LineRuns) -> Row:
+        """Return the row of a run.  known: has its line, if there is one."""
+        line = known.line_of(run)
+        self.judge(run, known)
+        if not line:
+            return Row(None, run=run)
+        is_running = run.state == "r" and not run.cause
+        age = self.clocks.age(run.host, run.began) if is_running else None
+        return Row(line, self.state_of(line), run, known.is_last(run, line), age)
+
+    def state_of(self, line: Line) -> str:
+        """Return the state of a line, in a word; an orphan is in error."""
+        return WORDS[ERROR] if line.number in self._orphans else WORDS.get(line.state, "held")
+
+    def judge(self, run: RunRecord, known: LineRuns) -> None:
+        """Set state and cause of a run without an end, by its line.  The first that holds counts:
+
+            the job of the line lives, and no later run is known        it runs
+            the line is an orphan, and no later run is known            it was lost
+            its end may be on its way into the log                      it is ending
+            the line is in error, and no later run is known             it was lost
+            nothing of this                                             what became of it is unknown
+
+        The end may be on its way if the job file has changed a moment ago, and the runner that started the
+        run is not gone.
+        """
+        if run.ended is not None:
+            return
+        line = known.line_of(run)
+        state = line.state if line and known.is_last(run, line) else b""
+        run.state, run.cause = "?", "unknown"
+        if line and state and line.number in self._living:
+            run.state, run.cause = "r", ""
+        elif state == RUNNING:
+            run.state, run.cause = "e", "lost"
+        elif line and self._ends_may_come and not self.at_work.is_gone(run):
+            run.state, run.cause = "r", "ending"
+        elif state == ERROR:
+            run.state, run.cause = "e", "lost"
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Turn the collector of cyclic garbage off.
+
+    No view makes cycles, but each line and each run is an object.  The collector would walk all that are
+    kept, again and again, and take a quarter of the time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def open_journal(outdir: str | None) -> Log:
+    """Return the journal of an output directory; a log without runs if none is named.  Raises Problem."""
+    return NoLog() if outdir is None else JournalReader(outdir, say)
+
+
+# ======== What runs =========================================================================================
+#
+# The job file says which lines run; the journal says where and since when.  status_of() makes the object that
+# --json prints, and status_lines() the text from it.
+
+NARROW = 60                     # columns: if there are fewer, neither slot nor start is told
+
+
+def jobs_per_hour(runs: Iterable[RunRecord], running: Mapping[int, Row]) -> float | None:
+    """Return how fast jobs have ended lately; None: too few have.
+
+    runs: in the order of the log.  Of a job that ran several times the last run counts.  running: by number
+    the lines that have not ended, whatever tries of them have.
+    """
+    ends: dict[tuple[int, bytes], float] = {}
+    for run in runs:
+        ends.pop((run.line, run.command), None)
+        if run.ended is not None and run.state != ".":      # put back: the job is as new as before
+            ends[run.line, run.command] = run.ended
+    for number, row in running.items():
+        ends.pop((number, row.command), None)
+    if not ends:
+        return None
+    rate = Rate()
+    for count, when in enumerate(sorted(ends.values())):
+        rate.note(when, count)
+    return rate.per_second(time.time()) * 3600 or None
+
+
+def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
+    """A status for a person, line by line.  columns: how wide the table may be."""
+    counted = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
+    yield f"{plural(status['total'], 'job')}: {counted}"
+    if per_hour := status["per_hour"]:
+        left = status["seconds_left"]
+        yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
+            f", {human_time(left)} left" if left is not None else "")
+    if status["waits"]:
+        yield status["waits"]
+    who = status["runners"], status["servers"]
+    if None in who:
+        yield "who is at work cannot be known: their locks may not be read"
+    elif any(who):
+        there = (plural(count, word) for count, word in zip(who, ("runner", "server")) if count)
+        yield f"{' and '.join(there)} at work"
+    is_narrow = columns < NARROW
+    rows = [["line", "host", "slot", "since", "for", "command"]]
+    for kind in "jobs", "cancelled", "orphans":
+        rows += [status_row(job, mark_of(kind, job["without_runner"], is_narrow)) for job in status[kind]]
+    if all(row[1] == "-" for row in rows[1:]):
+        rows = [[row[0], row[-1]] for row in rows]
+    elif is_narrow:
+        rows = [row[:2] + row[4:] for row in rows]
+    if len(rows) > 1:
+        yield from table(rows, columns, right=[0, len(rows[0]) - 2])
+
+
+def status_row(job: dict[str, Any], mark: str) -> list[str]:
+    """What is told of a job that runs.  mark: what stands before its command."""
+    where = [job["host"], job["slot"], clock(job["start"])] if job["host"] is not None else ["-"] * 3
+    age = "-" if job["seconds"] is None else human_time(job["seconds"])
+    return [str(job["line"]), *where, age, mark + job["command"]]
+
+
+def mark_of(kind: str, is_deserted: bool, is_narrow: bool) -> str:
+    """What stands before the command of a job that runs.  kind: among which jobs a status has it."""
+    if kind == "orphans":
+        return "(orphan) "
+    if kind == "cancelled":
+        words = "cancelled" if is_narrow else "cancelled, still running"
+        return f"({words}{' without its runner' if is_deserted and not is_narrow else ''}) "
+    return ("(no runner) " if is_narrow else "(runs on without its runner) ") if is_deserted else ""
+
+
+def clock(when: float) -> str:
+    """'14:03:22' today, otherwise 'Nov 20 14:03'."""
+    then, today = time.localtime(when), time.localtime()
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%b %d %H:%M", then)
+
+
+def width() -> float:
+    """Columns that a line on stdout may have."""
+    return columns_of(1) - 1 if os.isatty(1) else math.inf
+
+
+def fitted(text: str, columns: float) -> str:
+    """A text without control characters, cut to this width."""
+    text = printable(text)
+    return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
+
+
+def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
+    """Rows in columns; the last column has the width that is left.  right: columns to be right-aligned.
+
+    Nothing is cut if `columns` is infinite, as it is for a pipe or a file.
+    """
+    last, widest = len(rows[0]) - 1, 18 if columns < math.inf else math.inf
+    widths = [max(len(fitted(row[index], widest)) for row in rows) for index in range(last)]
+    widths.append(max(len(row[last]) for row in rows) if last in right else 0)
+    for row in rows:
+        cells = [fitted(cell, size or math.inf) for cell, size in zip(row, widths)]
+        yield fitted("  ".join(cell.rjust(size) if index in right else cell.ljust(size)
+                               for index, (cell, size) in enumerate(zip(cells, widths))), columns)
+
+
+def say(text: str) -> None:
+    """A message, on stderr."""
+    warn(f"{PROG}: {text}")
+
+
+def check_journal(log: Log, path: str) -> None:
+    """Report it if the last runs of a log are of no line of this job file.  Raises Problem."""
+    # the last few are enough
+    runs = log.runs(begin=max(0, log.size - BLOCK))
+    commands = {run.command for run in deque(runs, 12)}
+    with job_file(path, find_mount(path).network) as file:
+        if commands and not next(lines_of(file, first_line(file), commands), None):
+            say(f"{log.path}: none of its last runs is of a line of {path} (is it of another job file?)")
+
+
+def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
+    """Return how the jobs are going now, as --json prints it.  Raises Problem."""
+    with Look(watcher, functools.partial(open_journal, outdir)) as look:
+        check_journal(look.log, watcher.path)
+        now = counts(look.survey)
+        rows = {row.number: row for row in look.present_rows()}
+        # if nothing runs, the rate is one of another day
+        per_hour = jobs_per_hour(look.recent, rows) if now.running and look.clocks.are_right else None
+
+    def job(line: Line) -> dict[str, Any]:
+        row = rows[line.number]
+        if row.run and row.run.ended is not None:       # the log does not tell of the present run yet
+            row = Row(line)
+        return {**row.job(), "without_runner": look.at_work.is_gone(row.run)}
+
+    left = (now.new + now.running) * 3600 / per_hour if per_hour and not look.at_work.is_nobody else None
+    return {
+        **now._asdict(),
+        "total": now.all + now.held,
+        "jobs": list(map(job, look.survey.running)),
+        "cancelled": list(map(job, look.cancelled)),
+        "orphans": list(map(job, look.survey.orphans)),
+        **look.at_work.counted(),
+        "per_hour": per_hour,
+        "seconds_left": left,
+        "waits": awaited(watcher, now, look.at_work),
+    }
+
+
+def awaited(watcher: Watcher, now: Counts, at_work: AtWork) -> str:
+    """What new jobs wait for, or that nobody runs them; '' if a runner may take one.  Raises Problem."""
+    if not now.new:
+        return ""
+    if stall := watcher.stall():
+        return stall.text
+    return f"{now.new} new, and nobody runs them (start runmaker4.py)" if at_work.is_nobody else ""
+
+
+# ======== Runs of lines =====================================================================================
+#
+# --failed means the lines that are failed or in error, and the last run of each; --show means the lines that
+# are named, and all their runs.  The journal says how these runs ended, and the output files what they have
+# printed last.
+
+
+def how_ended(run: RunRecord) -> str:
+    """'exit 3', 'signal 9 (SIGKILL)', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
+    if run.cause == "memory" and run.promised:
+        return f"took {run.peak or 'more'}"
+    if run.cause and run.cause != "oom":
+        return run.cause
+    if run.seconds is None:
+        return "running"
+    how = "could not be started"
+    if run.exit >= 0:
+        how = f"exit {run.exit}{signal_name(run.exit - 128)}"       # a shell ends so if its last command died
+    if run.signal:
+        how = f"signal {run.signal}{signal_name(run.signal)}"
+    return f"out of memory, {how}" if run.cause else how
+
+
+@functools.lru_cache
+def signal_name(number: int) -> str:
+    """' (SIGSEGV)'; '' if no signal has this number."""
+    try:
+        return f" ({signal.Signals(number).name})"
+    except ValueError:
+        return ""
+
+
+def took(seconds: float) -> str:
+    """'49 ms', '5.0s', '3h 12m'."""
+    if seconds >= 0.9995:
+        return human_time(seconds)
+    return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
+
+
+def human_size(size: float) -> str:
+    """'812 B', '1.2 kB', '105 MB'."""
+    units = iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 999.5 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.{1 if size < 9.95 and unit != 'B' else 0}f} {unit}"
+
+
+def peak_memory(
+    known: int | None, below: int | None, size_text: Callable[[float], str] = human_size
+) -> str:
+    """'12 MB', '<30 MB' if only a bound could be measured; '' if nobody knows."""
+    if known is not None:
+        return size_text(known)
+    return f"<{size_text(below)}" if below is not None else ""
+
+
 def bad_lines(watcher: Watcher, survey: Survey) -> list[Line]:
-    """The lines that are failed or in error, in file order.  Raises Problem."""
-    return sorted([*watcher.lines(FAILED + ERROR), *survey.orphans], key=lambda line: line.number)
+    """Return the lines that are failed or in error, in the order of the file.  Raises Problem."""
+    return sorted([*watcher.lines(FAILED + ERROR), *survey.orphans], key=operator.attrgetter("number"))
 
 
-def with_commands(watcher: Watcher, survey: Survey, commands: Collection[bytes]) -> LineRuns:
-    """All lines with these commands, and which of them live.  Raises Problem."""
-    alike = watcher.lines_with(commands)
-    return LineRuns(alike, [*survey.running, *watcher.cancelled(survey)])
-
-
-def find_lines(watcher: Watcher, wanted: str) -> list[Line]:
-    """The job lines that are meant: by a number, a command, or a shell pattern.  Raises Problem."""
+def find_lines(wanted: str, watcher: Watcher, survey: Survey) -> list[Line]:
+    """Return the job lines that are meant: by a number, a command, or a shell pattern.  Raises Problem."""
     command = os.fsencode(wanted)
     if re.fullmatch("[0-9]{1,15}", wanted):
         lines = watcher.lines_at(int(wanted))
@@ -1398,78 +1654,30 @@ def find_lines(watcher: Watcher, wanted: str) -> list[Line]:
     return lines
 
 
-def read_runs(
-    watcher: Watcher, survey: Survey, journal: JournalReader, commands: Collection[bytes]
-) -> tuple[LineRuns, dict[int, list[RunRecord]], LogPass]:
-    """All lines with these commands, and the runs of each, by its number; likewise of commands that have a
-    run with incomplete output.  And the pass that has read them.
+def describe(row: Row, output: LastOutput | None, columns: float) -> Iterator[str]:
+    """Yield lines of text: how, where and when a run ended, and what it has printed last.
 
-    Raises Problem.
+    output: None if there is no log.
     """
-    known = with_commands(watcher, survey, commands)
-    runs: defaultdict[int, list[RunRecord]] = defaultdict(list)
-    incomplete = set()
-    # As a rule no output is incomplete.  So lines of other commands are searched for the word, not decoded.
-    found = journal.runs(lambda head: known.is_known(head) or b'"incomplete"' in head.string)
-    for run in found:
-        if line := known.offer(run):
-            runs[line.number].append(run)
-        if run.incomplete:
-            incomplete.add(run.command)
-    if incomplete <= {*commands}:
-        return known, runs, found
-    return read_runs(watcher, survey, journal, incomplete.union(commands))
+    yield fitted(f"line {row.number}: {describe_row(row, output is not None)}", columns)
+    yield fitted(f"    {text_of(row.command)}", columns)
+    if row.run and output:
+        details = printable(details_of(row.run, output.directory))
+        width = max(int(columns), 20) if columns < math.inf else len(details) + 4
+        yield filled(details, width, "    ")
+        for text in output.of(row.run):
+            yield fitted(f"  | {text}", min(columns, LastOutput.WIDTH))
 
 
-@dataclass(frozen=True)
-class LineRun:
-    """A line that was asked for, and a run of it."""
-    line: Line
-    state: str                  # of the line now, in a word
-    run: RunRecord | None = None
-    is_last: bool = False
-    age: float | None = None    # seconds for which it has been running; None also: nobody knows
-    # fields of a run that --json has as they are
-    AS_TOLD = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
-
-    def text(self, output: LastOutput | None, columns: float) -> Iterator[str]:
-        """Line by line: how, where and when the run ended, and what it has printed.
-
-        output: None if there is no journal.
-        """
-        yield fitted(f"line {self.line.number}: {self._head(output is not None)}", columns)
-        yield fitted(f"    {text_of(self.line.command)}", columns)
-        if self.run and output:
-            details = printable(details_of(self.run, output.directory))
-            width = max(int(columns), 20) if columns < math.inf else len(details) + 4
-            yield filled(details, width, "    ")
-            for text in output.of(self.run):
-                yield fitted(f"  | {text}", min(columns, LastOutput.WIDTH))
-
-    def _head(self, is_known: bool) -> str:
-        if not self.run:
-            return f"{self.state}; no run of it is in the journal" if is_known else self.state
-        text = describe_end(self.run)
-        if self.age is not None:
-            text += f", {human_time(self.age)} ago"
-        if self.is_last and self.state != LEAVES[self.run.state]:      # somebody has set it since
-            text = f"{self.state}; its last run: {text}"
-        return text
-
-    def json(self) -> dict[str, Any]:
-        """All of it; what is not known is null."""
-        run = self.run
-        seconds = run.seconds if run and run.ended is not None else self.age
-        ending = dict.fromkeys(("outcome", "end", "exit", "signal", *self.AS_TOLD))
-        if run:
-            ending = {
-                "outcome": STATE_NAMES[run.state],
-                "end": run.ended,
-                "exit": run.exit if run.exit >= 0 else None,
-                "signal": run.signal or None,
-                **{name: getattr(run, name) for name in self.AS_TOLD},
-            }
-        return {**job_row(self.line, run, seconds), "state": self.state, **ending}
+def describe_row(row: Row, has_log: bool) -> str:
+    """Return 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; its last run: exit 0 on node1, ...', ..."""
+    if not row.run:
+        return f"{row.line_state}; no run of it is in the journal" if has_log else row.line_state
+    text = describe_end(row.run)
+    if row.age is not None:
+        text += f", {human_time(row.age)} ago"
+    since = row.state_since if row.is_last else ""
+    return f"{since}; its last run: {text}" if since else text
 
 
 def describe_end(run: RunRecord) -> str:
@@ -1502,72 +1710,28 @@ def details_of(run: RunRecord, directory: str) -> str:
     return ", ".join([*parts, printed])
 
 
-def runs_of_lines(
-    watcher: Watcher, survey: Survey, lines: Sequence[Line], output: LastOutput, every: bool
-) -> Iterator[LineRun]:
-    """The runs of these lines, in the order of the file and of the journal; a line without one comes, too.
-
-    every: all runs of the lines; otherwise only the last of each, and lines whose last run has incomplete
-    output, too.  Raises Problem.
-    """
-    journal = JournalReader(output.directory, say)
-    chosen = {line.number: line for line in lines}
-    with journal.file:
-        check_journal(journal, watcher.path)
-        known, runs, found = read_runs(watcher, survey, journal, {line.command for line in lines})
-        if not every:
-            runs = {number: [run] for number, run in known.last.items()}
-            chosen.update({number: known.lines[number] for number, (run,) in runs.items() if run.incomplete})
-        unended = [run for number in chosen for run in runs.get(number, ()) if run.ended is None]
-        for run in unended:
-            run.files = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
-        found.name_files(run for number in chosen for run in runs.get(number, ()))
-        late = watcher.ends_may_come()
-        for run in unended:
-            known.judge(run, late)
-            output.note_sizes(run)
-        ages: dict[RunRecord, float | None] = {}
-        if living := [run for run in unended if run.state == "r" and not run.cause]:
-            clocks = RecentRuns(journal, LineRuns((), ())).clocks
-            ages = {run: clocks.age(run.host, run.began) for run in living}
-    orphans = {line.number for line in survey.orphans}
-    for number, line in sorted(chosen.items()):
-        state = state_of(line, orphans)
-        for run in sorted(runs.get(number, ()), key=operator.attrgetter("at")):
-            yield LineRun(line, state, run, run is known.last[number], ages.get(run))
-        if number not in known.last:
-            yield LineRun(line, state)
-
-
-def state_of(line: Line, orphans: Collection[int]) -> str:
-    """The state of a line, in a word.  orphans: the numbers of those; they are in error."""
-    return WORDS[ERROR] if line.number in orphans else WORDS.get(line.state, "held")
-
-
+@without_collector()
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """Print the runs of the lines that are asked for; returns the counts.
 
     Raises Problem, BrokenPipeError.
     """
-    survey = watcher.sure_look()
-    named = options.show is not None
-    lines = find_lines(watcher, options.show) if named else bad_lines(watcher, survey)
-    output: LastOutput | None = None
-    orphans = {line.number for line in survey.orphans}
-    told: Iterable[LineRun] = (LineRun(line, state_of(line, orphans)) for line in lines)
-    if options.outdir is not None:
-        output = LastOutput(options.outdir, most=10 if named else 3)
-        told = runs_of_lines(watcher, survey, lines, output, every=named)
+    wanted = options.show
+    find = bad_lines if wanted is None else functools.partial(find_lines, wanted)
+    output = LastOutput(options.outdir, 3 if wanted is None else 10) if options.outdir is not None else None
     columns = width()
-    if options.json:
-        put_texts([json.dumps({"runs": [run.json() for run in told]})])
-    else:
-        for run in told:
-            put_texts(run.text(output, columns))
-    if lines and not output:
+    with Look(watcher, functools.partial(open_journal, options.outdir), find) as look:
+        check_journal(look.log, watcher.path)
+        rows = look.last_rows() if wanted is None else look.rows()
+        if options.json:
+            put_texts([json.dumps({"runs": [row.json() for row in rows]})])
+        else:
+            for row in rows:
+                put_texts(describe(row, output, columns))
+    if look.lines and not output:
         say(f"{watcher.path}: a journal tells how they ended (run with runmaker4.py --outdir DIR, then "
             f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
-    return counts(survey)
+    return counts(look.survey)
 
 
 def put_texts(texts: Iterable[str]) -> None:
@@ -2095,63 +2259,85 @@ END_UNKNOWN = {"e": "lost", "?": "unknown"}     # what the legend calls runs tha
 
 
 class Gathered:
-    """What the page tells of runs."""
+    """What one pass through a log tells of all its runs."""
     DRAWN = 60_000              # runs in the pictures: the last that ended, and all that have not
-    SHOWN = 200                 # runs in a table
+    SHOWN = 200                 # of the slowest and of the largest runs
     FAILURES = 2000             # failed runs whose output is read
     BATCH = 10_000
 
-    def __init__(self, runs: Iterator[RunRecord], until: float | None) -> None:
-        """runs: in the order of the log.  until: when running jobs are cut off, in seconds since 1970; None:
-        at the last start or end in the log.
+    def __init__(self, runs: Iterable[RunRecord], watched: Collection[bytes], to_fix: int) -> None:
+        """runs: a pass.  watched: commands whose last runs are noted.  to_fix: how many failed runs a table
+        of their own may have.
+
+        Call take_unended() once the runs without an end were judged.
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
-        self.signs: dict[str, float] = {}       # by runner: when the log heard of it last
         self.stats = RunStats()
         self.first = math.inf
-        self._last: deque[RunRecord] = deque(maxlen=self.DRAWN)       # the last ones that have ended
-        self._unended: list[RunRecord] = []
-        self.failed: list[RunRecord] = []
+        self.last = 0.0                             # when the log heard of a run last
+        self.last_runs = LastRuns()
+        self.unended: list[RunRecord] = []
         self.slowest: list[RunRecord] = []
         self.largest: list[RunRecord] = []
-        while batch := list(itertools.islice(runs, self.BATCH)):
-            self._take(batch)
-        self.drawn = [*self._last, *self._unended]
-        self.last = max([until or 0.0, *self.signs.values()])
+        self._signs: dict[str, float] = {}          # by runner: when the log heard of it last
+        self._drawn: deque[RunRecord] = deque(maxlen=self.DRAWN)
+        self._failed: deque[RunRecord] = deque(maxlen=self.FAILURES + to_fix)
+        in_order = iter(runs)
+        while batch := list(itertools.islice(in_order, self.BATCH)):
+            self.last_runs.add([run for run in batch if run.command in watched])
+            self.unended += [run for run in batch if run.ended is None]
+            self._take([run for run in batch if run.ended is not None])
+
+    def take_unended(self, until: float | None) -> None:
+        """Count the runs without an end, too.
+
+        until: when running jobs are cut off, in seconds since 1970; None: when the log heard of a run last.
+        """
+        self._take(self.unended)
+        self.last = max([until or 0.0, *self._signs.values()])
         if not self.states:
             self.first = self.last = time.time()
 
     def _take(self, batch: Sequence[RunRecord]) -> None:
-        """Note the next runs."""
-        ended = [run for run in batch if run.ended is not None]
-        for run in ended:
-            self.stats.add(run)
+        """Count the next runs."""
         for run in batch:
+            self.stats.add(run)
             sign = run.ended or run.began
             runner = runner_of(run)
-            if sign > self.signs.get(runner, 0.0):
-                self.signs[runner] = sign
+            if sign > self._signs.get(runner, 0.0):
+                self._signs[runner] = sign
         self.states.update(map(operator.attrgetter("state"), batch))
         self.slots.update(map(operator.attrgetter("host", "slot"), batch))
-        self.first = min(self.first, *map(operator.attrgetter("began"), batch))
-        failed = [run for run in batch if run.state in "!e"]
-        for found, most, some, key in (
-            (self.slowest, self.SHOWN, ended, operator.attrgetter("seconds", "at")),
-            (self.largest, self.SHOWN, [run for run in ended if run.memory],
-             operator.attrgetter("memory", "at")),
-            (self.failed, self.FAILURES, failed, lambda run: (run.ended or run.began, run.at)),
-        ):
-            # Of equal ones the latest win, by `at`.  They come first, so the others never enter the heap.
-            found[:] = heapq.nlargest(most, (found + some)[::-1], key)
-        self._last += ended
-        self._unended += [run for run in batch if run.ended is None]
+        self.first = min([self.first, *map(operator.attrgetter("began"), batch)])
+        self._failed += [run for run in batch if run.state in "!e"]
+        ended = [run for run in batch if run.ended is not None]
+        self._drawn += ended
+        self.slowest = self._most(self.slowest, ended, operator.attrgetter("seconds", "at"))
+        self.largest = self._most(self.largest, [run for run in ended if run.memory],
+                                  operator.attrgetter("memory", "at"))
+
+    def _most(
+        self, found: list[RunRecord], more: list[RunRecord], key: Callable[[RunRecord], tuple[float, int]]
+    ) -> list[RunRecord]:
+        # Of equal ones the latest win, by `at`.  They come first, so the others never enter the heap.
+        return heapq.nlargest(self.SHOWN, (found + more)[::-1], key)
+
+    @property
+    def drawn(self) -> list[RunRecord]:
+        """The runs of the pictures."""
+        return [*self._drawn, *self.unended]
+
+    @property
+    def failed(self) -> list[RunRecord]:
+        """The last runs that failed or ended in error, the latest first."""
+        return sorted(self._failed, key=lambda run: (run.ended or run.began, run.at), reverse=True)
 
     def drawn_seconds(self, run: RunRecord) -> float:
-        """How many seconds long a run is drawn."""
+        """Return how many seconds long a run is drawn."""
         if run.seconds is not None:
             return run.seconds
-        until = self.last if run.state == "r" else self.signs.get(runner_of(run), 0.0)
+        until = self.last if run.state == "r" else self._signs.get(runner_of(run), 0.0)
         return max(0.0, until - run.began)
 
 
@@ -2163,20 +2349,6 @@ def runner_of(run: RunRecord) -> str:
 def end_unknown(run: RunRecord) -> bool:
     """Whether a run is over, and nobody knows since when."""
     return run.seconds is None and run.state != "r"
-
-
-@contextlib.contextmanager
-def without_collector() -> Iterator[None]:
-    """Turn the collector of cyclic garbage off.
-
-    Neither a log nor a page makes cycles, but each run is an object.  The collector would walk all that are
-    kept, again and again, and take a quarter of the time.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 class Outputs:
@@ -2348,27 +2520,11 @@ def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
     return tag("div", *parts, id="bar") + legend(counted, f"<li>{whole}:</li>")
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """A line of a table: a run of a job, if one is known, and what became of the job's line since."""
-    line: int
-    command: bytes
-    run: RunRecord | None
-    state: str                  # of the run, or of the line: a name in STATE_NAMES, or held
-    now: str = ""               # the state of the line now, if it is told, too; of a held line its letter
-
-
-def table_row(run: RunRecord, line: Line | None = None) -> TableRow:
-    """The row about a run.  line: whose state is told, too."""
-    now = WORDS.get(line.state, "held") if line else ""
-    return TableRow(run.line, run.command, run, STATE_NAMES[run.state], now)
-
-
 @dataclass
 class SameWords:
     """Failures with the same last words."""
     words: str
-    rows: list[TableRow]
+    rows: list[Row]
 
 
 class FailuresByWords:
@@ -2379,7 +2535,7 @@ class FailuresByWords:
     LONGEST = 200               # characters of a line that count
     SHOWN = 20                  # groups
 
-    def __init__(self, rows: Sequence[TableRow], total: int, outputs: Outputs) -> None:
+    def __init__(self, rows: Sequence[Row], total: int, outputs: Outputs) -> None:
         """rows: some of the failures; total: how many there are."""
         self.count = len(rows)
         self.total = total
@@ -2395,7 +2551,7 @@ class FailuresByWords:
         self.group_of = {row.run: number for number, group in enumerate(self.groups) for row in group.rows}
 
     @staticmethod
-    def _words(row: TableRow, outputs: Outputs) -> str:
+    def _words(row: Row, outputs: Outputs) -> str:
         if row.run is None:
             return "(no run of it is known)"
         printed = outputs.of(row.run)
@@ -2420,7 +2576,7 @@ class FailuresByWords:
     def _item(self, number: int, group: SameWords, unit: str) -> str:
         """A group: its size, its words, and where it stands."""
         hosts = {row.run.host for row in group.rows if row.run}
-        where = name_lines({row.line for row in group.rows}) + (
+        where = name_lines({row.number for row in group.rows}) + (
             f" on {cut(min(hosts), 80)}" if len(hosts) == 1 else f" on {len(hosts)} hosts" if hosts else "")
         return tag("li", tag("b", plural(len(group.rows), unit)),
                    tag("button", escaped(group.words), type="button", data_group=number),
@@ -2431,8 +2587,9 @@ class FailuresByWords:
 class Table:
     """A table of the page."""
     title: str
-    rows: Sequence[TableRow]
+    rows: Sequence[Row]         # the first SHOWN are shown
     total: int                  # rows that there would be without a limit
+    SHOWN = 200
 
 
 Cell = tuple[str, object]       # content, and what it is sorted by
@@ -2461,21 +2618,21 @@ class Tables:
 
     def html(self, tables: Iterable[Table]) -> str:
         """Those of the tables that have rows."""
-        cells = [(table, list(map(self._cells, table.rows))) for table in tables if table.rows]
+        cells = [(table, list(map(self._cells, table.rows[:Table.SHOWN]))) for table in tables if table.rows]
         known = [index for index, _ in enumerate(self.HEAD)
                  if any(row[index][0] for _, rows in cells for row in rows)]
         return "".join(self._table(table, rows, known) for table, rows in cells)
 
     def _table(self, table: Table, cells: Sequence[Sequence[Cell]], known: Sequence[int]) -> str:
-        count = len(table.rows)
-        note = f"{count:,} of {table.total:,}" if table.total > count == Gathered.SHOWN else f"{count:,}"
+        count = len(cells)
+        note = f"{count:,} of {table.total:,}" if table.total > count == Table.SHOWN else f"{count:,}"
         heads = [tag("th", name, class_=kind) for name, kind in (self.HEAD[index] for index in known)]
         bodies = [self._body(row, [(*all_cells[index], self.HEAD[index][1]) for index in known])
                   for row, all_cells in zip(table.rows, cells)]
         content = tag("table", tag("thead", tag("tr", *heads)), *bodies)
         return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
 
-    def _body(self, row: TableRow, cells: Sequence[tuple[str, object, str]]) -> str:
+    def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
         """A row.  cells: content, what it is sorted by, class.  Below them stand command and last output."""
         first = [tag("td", text, class_=kind, data_key=key) for text, key, kind in cells]
         printed = "\n".join(self.outputs.of(row.run))
@@ -2484,23 +2641,24 @@ class Tables:
             "tbody",
             tag("tr", *first),
             tag("tr", tag("td", below, class_="what", colspan=len(cells))),
-            data_state=row.state,
+            data_state=STATE_NAMES[row.run.state] if row.run else row.line_state,
             data_host=row.run.host[:80] if row.run else "",
             data_group=self.failures.group_of.get(row.run, ""),
         )
 
-    def _cells(self, row: TableRow) -> list[Cell]:
-        """The content of each column, and what it is sorted by."""
+    def _cells(self, row: Row) -> list[Cell]:
+        """Return the content of each column, and what it is sorted by."""
         run = row.run
+        number: Cell = f"{row.number}", row.number
         if run is None:
-            state = tag("b", row.state, class_=COLOURS[row.state])
-            if row.now:
-                state += f" ({escaped(row.now)})"
-            return [(f"{row.line}", row.line), (state, row.state), *itertools.repeat(NO_CELL, 8)]
+            state = tag("b", row.line_state, class_=COLOURS[row.line_state])
+            if row.line and row.line.state not in WORDS:
+                state += f" ({escaped(text_of(row.line.state))})"
+            return [number, (state, row.line_state), *itertools.repeat(NO_CELL, 8)]
         how = how_ended(run)
         ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}")
-        if row.now:
-            ended += f" (now {row.now})"
+        if row.state_since:
+            ended += f" (now {row.state_since})"
         cpu = memory = NO_CELL
         if run.cpu and run.seconds:
             cpu = f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds
@@ -2508,7 +2666,7 @@ class Tables:
             memory = escaped(run.peak), run.memory or 0
         links = self.outputs.links(run)
         return [
-            (f"{row.line}", row.line),
+            number,
             (ended, how),
             (escaped(run.host[:80]), run.host[:80]),
             (escaped(run.slot[:80]), run.slot[:80]),
@@ -2519,6 +2677,51 @@ class Tables:
             (human_size(run.bytes), run.bytes),
             (links, len(links)),
         ]
+
+
+class Report:
+    """What the page tells, as of one look: all runs of a log, and the rows of some."""
+
+    def __init__(self, look: Look, live: bool) -> None:
+        """live: jobs are waited for.  Raises Problem."""
+        runs = look.log.runs()
+        watched = {line.command for line in [*look.lines, *look.living]}
+        self.found = found = Gathered(runs, watched, to_fix=len(look.lines))
+        kept = [*found.failed, *found.slowest, *found.largest, *found.unended]
+        known = look.line_runs(watched.union(run.command for run in kept), [*found.last_runs, *kept])
+        for run in found.unended:
+            look.judge(run, known)
+        found.take_unended(until=time.time() if live or look.survey.running else None)
+        self.look = look
+        self.now = counts(look.survey) if look.watcher else None
+        last = {known.last.get(line.number) for line in look.lines}
+        self.to_fix = [look.last_row(line, known) for line in look.lines[:Gathered.FAILURES]]
+        self.failed = [look.row(run, known) for run in found.failed if run not in last][:Gathered.FAILURES]
+        self.failed_count = sum(found.states[state] for state in "!e") - sum(
+            run is not None and run.state in "!e" for run in last)
+        self.slowest = [look.row(run, known) for run in found.slowest]
+        self.largest = [look.row(run, known) for run in found.largest]
+        rows = [*self.to_fix, *self.failed, *self.slowest, *self.largest]
+        runs.name_files(row.run for row in rows if row.run)
+
+    def tables(self) -> Iterator[Table]:
+        """Yield the tables; what is left to fix comes first."""
+        ended = len(self.found.stats.seconds)
+        if self.now and self.look.watcher:
+            held = self.look.watcher.held_lines(self.look.survey, Table.SHOWN)
+            yield Table("Left to fix", self.to_fix, len(self.look.lines))
+            yield Table("Other runs that failed or ended in error", self.failed, self.failed_count)
+            yield Table("Held lines", [Row(line, "held") for line in held], self.now.held)
+        else:
+            yield Table("Runs that failed or ended in error", self.failed, self.failed_count)
+        yield Table("Slowest runs", self.slowest, ended)
+        yield Table("Largest runs", self.largest, ended)
+
+    def failures(self, outputs: Outputs) -> FailuresByWords:
+        """Return what is left to fix by last words; if there is no job file, the runs that failed."""
+        if self.now:
+            return FailuresByWords(self.to_fix, len(self.look.lines), outputs)
+        return FailuresByWords(self.failed, self.failed_count, outputs)
 
 
 class Reporter:
@@ -2539,85 +2742,46 @@ class Reporter:
         self.next = 0.0
         self.pause = self.LEAST
 
-    def update(self, survey: Survey) -> None:
-        """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time."""
+    def update(self) -> None:
+        """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time.
+
+        Raises Problem.
+        """
         start = time.monotonic()
         if start >= self.next and os.path.exists(self.source):
-            self.write(survey, live=True)
+            self.write(live=True)
             self.pause = self._pause_after(start)
             self.next = start + self.pause
 
     def _pause_after(self, start: float) -> float:
-        """Seconds between two pages, if one that was begun at `start` (monotonic) is written now."""
+        """Return the seconds between two pages, if one begun at `start` (monotonic) is written now."""
         return max(self.LEAST, 20 * (time.monotonic() - start))
 
     @without_collector()
-    def write(self, survey: Survey | None = None, live: bool = False) -> None:
-        """Write the page.  survey: what the job file holds, if there is one.  Raises Problem."""
+    def write(self, live: bool = False) -> None:
+        """Write the page.  live: jobs are waited for.  Raises Problem."""
         start = time.monotonic()
         messages: list[str] = []
-        log = open_log(self.options, messages.append)
-        bad = bad_lines(self.watcher, survey) if self.watcher and survey else []
-        line_runs = LineRuns((), ())
-        if self.watcher and survey:
-            commands = {line.command for line in [*bad, *survey.running]}
-            line_runs = with_commands(self.watcher, survey, commands)
-        still_runs = live or (survey is not None and bool(survey.running))
-        first_pass = log.runs()
-        with log.file:
-            runs = Gathered(self._judged(first_pass, survey, line_runs), time.time() if still_runs else None)
-        if not runs.states and not live:
-            raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
+        log = functools.partial(open_log, self.options, messages.append)
+        with Look(self.watcher, log, bad_lines) as look:
+            report = Report(look, live)
+        if not report.found.states and not live:
+            raise Problem(f"{self.source}: tells of no run (a {look.log.KIND} is wanted)")
         if live:                            # what follows takes little time, compared with reading the log
             self.pause = self._pause_after(start)
-        last = [run for line in bad if (run := line_runs.last.get(line.number))]
-        first_pass.name_files([*last, *runs.failed, *runs.slowest, *runs.largest])
-        page = self._page(runs, survey, bad, line_runs, live, messages)
+        page = self._page(report, live, messages)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
         for text in () if live else messages:
-            warn(f"{PROG}: {text}")
+            say(text)
 
-    def _judged(
-        self, runs: LogPass, survey: Survey | None, line_runs: LineRuns
-    ) -> Iterator[RunRecord]:
-        """The runs of a pass; those that have not ended come last, and are judged.  Raises Problem."""
-        unended = []
-        for run in runs:
-            if run.command in line_runs.numbers:    # few are, and a call for each run takes time
-                line_runs.offer(run)
-            if run.ended is None:
-                unended.append(run)
-            else:
-                yield run
-        commands = {run.command for run in unended} - line_runs.numbers.keys()
-        others = LineRuns((), ())
-        if self.watcher and survey and commands:    # of lines that neither run nor are left to fix
-            others = with_commands(self.watcher, survey, commands)
-            for run in runs.log.runs(others.is_known):
-                others.offer(run)
-        late = self.watcher is not None and self.watcher.ends_may_come()
-        for run in unended:
-            (line_runs if run.command in line_runs.numbers else others).judge(run, late)
-            yield run
-
-    def _page(self, runs: Gathered, survey: Survey | None, bad_lines: Sequence[Line], line_runs: LineRuns,
-              live: bool, messages: Sequence[str]) -> str:
-        """The page, as HTML."""
+    def _page(self, report: Report, live: bool, messages: Sequence[str]) -> str:
+        """Return the page, as HTML."""
+        runs = report.found
         outputs = Outputs(self.options.outdir, self.options.report)
-        to_fix = [
-            TableRow(line.number, line.command, line_runs.last.get(line.number),
-                     "failed" if line.state == FAILED else "error")
-            for line in bad_lines[:Gathered.FAILURES]
-        ]
-        if survey:
-            failures = FailuresByWords(to_fix, len(bad_lines), outputs)
-        else:
-            failed = runs.states["!"] + runs.states["e"]
-            failures = FailuresByWords(list(map(table_row, runs.failed)), failed, outputs)
-        pictures = Pictures(runs)
+        failures = report.failures(outputs)
         data = {
-            **pictures.page_data(failures, outputs),
+            **Pictures(runs).page_data(failures, outputs),
             "made": time.time(),
             "pause": self.pause if live else 0,
         }
@@ -2634,17 +2798,15 @@ class Reporter:
             "DATA": base64.b64encode(packed).decode(),
             "REFRESH": REFRESH % math.ceil(self.pause) if live else "",
             "WHEN": " · ".join([*self._when(runs, live), *map(escaped, messages)]),
-            "FIGURES": self._figures(runs, counts(survey) if survey else None),
+            "FIGURES": self._figures(runs, report.now),
             "KEY": self._key(runs),
-            "GROUPS": failures.html("line" if survey else "run"),
-            "TABLES": Tables(outputs, failures).html(
-                self._tables(runs, survey, to_fix, bad_lines, line_runs)
-            ),
+            "GROUPS": failures.html("line" if report.now else "run"),
+            "TABLES": Tables(outputs, failures).html(report.tables()),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
     def _when(self, runs: Gathered, live: bool) -> Iterator[str]:
-        """What the page says of itself, in a few words each, as HTML."""
+        """Yield what the page says of itself, in a few words each, as HTML."""
         day = "%Y-%m-%d %H:%M:%S"
         if runs.states:
             yield " – ".join(time.strftime(day, time.localtime(when)) for when in (runs.first, runs.last))
@@ -2655,7 +2817,7 @@ class Reporter:
 
     @staticmethod
     def _key(runs: Gathered) -> str:
-        """What the colours of the pictures stand for."""
+        """Return what the colours of the pictures stand for."""
         drawn = Counter((run.state, end_unknown(run)) for run in runs.drawn)
         return legend(
             (END_UNKNOWN.get(state, name) if hatched else name, drawn[state, hatched],
@@ -2665,7 +2827,7 @@ class Reporter:
 
     @staticmethod
     def _figures(runs: Gathered, now: Counts | None) -> str:
-        """The bar of the jobs as they are now, or of the runs if no job file is named; and figures."""
+        """Return the bar of the jobs as they are now, or of the runs if no job file is named; and figures."""
         by_name = [
             (name, runs.states[state], f"s{number}")
             for number, (state, name) in enumerate(STATE_NAMES.items())
@@ -2691,27 +2853,6 @@ class Reporter:
             figures.append(("Peak memory", escaped(peak)))
         pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in figures]
         return bar + tag("dl", *pairs, id="facts")
-
-    def _tables(self, runs: Gathered, survey: Survey | None, to_fix: Sequence[TableRow], bad: Sequence[Line],
-                lines: LineRuns) -> Iterator[Table]:
-        """The tables; what is left to fix comes first.  bad: the lines that are left to fix."""
-        shown = Gathered.SHOWN
-        listed = {run for line in bad if (run := lines.last.get(line.number))}
-        others = [run for run in runs.failed if run not in listed][:shown]
-        failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in listed)
-        ended = len(runs.stats.seconds)
-        if self.watcher and survey:
-            now = LineRuns(self.watcher.lines_with({run.command for run in others}), ())
-            held = self.watcher.held_lines(survey, shown)
-            yield Table("Left to fix", to_fix[:shown], len(bad))
-            yield Table("Other runs that failed or ended in error",
-                        [table_row(run, now.line_of(run)) for run in others], failed)
-            rows = [TableRow(line.number, line.command, None, "held", text_of(line.state)) for line in held]
-            yield Table("Held lines", rows, counts(survey).held)
-        else:
-            yield Table("Runs that failed or ended in error", list(map(table_row, others)), failed)
-        yield Table("Slowest runs", list(map(table_row, runs.slowest)), ended)
-        yield Table("Largest runs", list(map(table_row, runs.largest)), ended)
 
 
 # ======== Checking a directory's locks ======================================================================
@@ -3038,19 +3179,26 @@ def check_locks(folder: str) -> int:
 # printed goes to stdout, all that is said about it to stderr.
 
 
-def wait(watcher: Watcher, with_progress: bool) -> Counts:
-    """Wait for the jobs, and say once if new ones wait.  Raises Problem."""
+def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], None] = lambda: None) -> Counts:
+    """Wait for the jobs, and report it once if new ones wait.  on_look: called after each look.
+
+    Raises Problem.
+    """
     progress: NoProgress | PipeProgress | TerminalProgress = NoProgress()
     if with_progress:
         exit_on(signal.SIGINT, signal.SIGTERM)
         progress = TerminalProgress() if os.isatty(1) else PipeProgress()
+
+    def update(now: Counts) -> None:
+        progress.update(now)
+        on_look()
 
     def say_stall(text: str) -> None:
         progress.close()
         say(f"{watcher.path}: {text}")
 
     try:
-        return watcher.wait(progress.update, say_stall)
+        return watcher.wait(update, say_stall)
     finally:
         progress.close()
 
@@ -3074,10 +3222,9 @@ def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
         reporter.write()
         return 0
     if options.progress:
-        watcher.on_look = reporter.update
-        wait(watcher, with_progress=True)
+        wait(watcher, with_progress=True, on_look=reporter.update)
     stopped = say_stopped(watcher)
-    reporter.write(watcher.sure_look())
+    reporter.write()
     return int(stopped)
 
 

@@ -20,6 +20,22 @@ from tests.journal import BEGAN, end, moved, pair, start
 from tests.support import FULL, Case, as_bytes
 
 
+def open_descriptors() -> set[int]:
+    """All that are open; the one that the directory is listed by is not any more."""
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+
+
+@contextlib.contextmanager
+def closing() -> Iterator[None]:
+    """Close what is left open, as the end of a program does."""
+    before = open_descriptors()
+    try:
+        yield
+    finally:
+        for fd in open_descriptors() - before:
+            os.close(fd)
+
+
 class JournalCase(Case):
 
     def journal(self, *lines: bytes) -> None:
@@ -46,6 +62,14 @@ class JournalCase(Case):
         journal = runwait4.JournalReader(str(self.dir / "out"), say or self.fail)
         self.addCleanup(journal.file.close)
         return journal
+
+    def view(self, *options: str) -> str:
+        """What it prints; it runs here, because there are hundreds of files."""
+        put: list[bytes] = []
+        nothing = unittest.mock.Mock()
+        with unittest.mock.patch.multiple(runwait4, put=put.append, warn=nothing, exit_on=nothing), closing():
+            runwait4.watch([*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")])
+        return b"".join(put).decode()
 
     def names(self) -> list[str]:
         """The last part of each run's name; nothing may be said."""
@@ -141,8 +165,7 @@ class Trouble(JournalCase):
         self.journal(
             *pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'), moved("1.out", "x")
         )
-        some = [runmaker4.Line(1, 0, 0, b"!", b" a"), runmaker4.Line(2, 0, 0, b"r", b" b")]
-        wanted = runwait4.LineRuns(some, ()).is_known
+        wanted = runwait4.of_commands([b"a", b"b"])
         self.assertEqual([run.line for run in self.opened().runs(wanted)], [1, 2])
 
     def test_foreign_lines(self) -> None:
@@ -348,22 +371,6 @@ class Told(NamedTuple):
     began: float
 
 
-def open_descriptors() -> set[int]:
-    """All that are open; the one that the directory is listed by is not any more."""
-    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
-
-
-@contextlib.contextmanager
-def closing() -> Iterator[None]:
-    """Close what is left open, as the end of a program does."""
-    before = open_descriptors()
-    try:
-        yield
-    finally:
-        for fd in open_descriptors() - before:
-            os.close(fd)
-
-
 class Random(JournalCase):
     """Random journals: equal commands, moved lines, retries, ends that are lost or come twice, cut lines."""
     COUNT = 300
@@ -442,23 +449,14 @@ class Random(JournalCase):
         self.assertEqual(found, {name: run[:4] for name, run in told.items()})
         self.assertEqual(len(runs), len(told))
         self.assertEqual(bool(said), odd > 0)
-        known = runwait4.LineRuns(lines, ())
+        known = runwait4.LineRuns(lines, (), runs)
         for run in runs:
             line = known.line_of(run)
             self.assertEqual(line.number if line else None, self.whose(lines, told[run.run]))
-            known.offer(run)
         of = self.by_line(lines, told.values())
         last = {number: self.last(number, some) for number, some in of.items()}
         self.assertEqual({number: told[run.run] for number, run in known.last.items()},
                          {number: run for number, run in last.items() if run})
-
-    def view(self, *options: str) -> str:
-        """What it prints; it runs here, because there are hundreds of files."""
-        put: list[bytes] = []
-        nothing = unittest.mock.Mock()
-        with unittest.mock.patch.multiple(runwait4, put=put.append, warn=nothing, exit_on=nothing), closing():
-            runwait4.watch([*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")])
-        return b"".join(put).decode()
 
     def check_views(self, rng: random.Random) -> None:
         lines, told, _ = self.make(rng)
@@ -467,7 +465,7 @@ class Random(JournalCase):
         os.utime(path, (BEGAN, BEGAN))                  # no end is on its way any more
         of = self.by_line(lines, told.values())
         last = {number: self.last(number, some) for number, some in of.items()}
-        self.check_status(lines, of)
+        self.check_status(lines, last)
         self.check_failed(lines, last)
         states: Counter[str] = Counter()
         for run in told.values():
@@ -492,7 +490,7 @@ class Random(JournalCase):
             line.number == number and self.WORDS[line.state] == "error" for line in lines)
         return "error" if lost else "unknown"
 
-    def check_status(self, lines: list[runmaker4.Line], of: dict[int, list[Told]]) -> None:
+    def check_status(self, lines: list[runmaker4.Line], last: dict[int, Optional[Told]]) -> None:
         status = json.loads(self.view("--status", "--json"))
         counted = Counter(self.WORDS[line.state] for line in lines)
         self.assertEqual({name: status[name] for name in self.WORDS.values()},
@@ -500,8 +498,8 @@ class Random(JournalCase):
         self.assertEqual((status["total"], status["running"], status["jobs"]), (len(lines), 0, []))
         orphans = {}
         for number in [line.number for line in lines if line.state == b"r"]:
-            run = self.last(number, [run for run in of[number] if not run.has_ended])
-            orphans[number] = run and run.began
+            run = last[number]
+            orphans[number] = run.began if run and not run.has_ended else None
         self.assertEqual({job["line"]: job["start"] for job in status["orphans"]}, orphans)
 
     def check_failed(self, lines: list[runmaker4.Line], last: dict[int, Optional[Told]]) -> None:

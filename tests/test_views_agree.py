@@ -1,0 +1,214 @@
+"""Promise: all views of runwait4.py give one answer about a line and its runs."""
+import json
+import os
+import random
+import re
+import unittest
+from collections import Counter
+from typing import Any
+
+import runmaker4
+from tests.journal import BEGAN, end, pair, start
+from tests.support import FULL, GATE, RUNWAIT, RunCase, companion
+from tests.test_journal_reading import JournalCase
+from tests.test_report import OTHERS, Page
+from tests.test_telling import TellingCase
+
+PRESENT = 7                     # the number of the presence lock of a runner that is at work
+
+
+class ViewCase(TellingCase, RunCase):
+    """A job file, out/journal, and what the views tell of them."""
+
+    def outcomes(self, *options: str) -> list[tuple[int, str, str]]:
+        """Line, outcome and cause of each run that --failed or --show tells."""
+        found = json.loads(self.told(*options, "--json", "--outdir", "out", "runs.txt"))["runs"]
+        return [(run["line"], run["outcome"], run["cause"]) for run in found]
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.told("--status", "--json", "--outdir", "out", "runs.txt"))
+        return status
+
+    def page(self) -> Page:
+        """What --report writes."""
+        self.told("--report", "out.html", "--outdir", "out", "runs.txt")
+        return Page(self.read("out.html").decode())
+
+    def hold_presence_lock(self, number: int = PRESENT) -> None:
+        """Lock a byte that says that a runner is at work, until the test ends."""
+        fd = os.open(companion(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT)
+        self.addCleanup(os.close, fd)
+        self.assertTrue(runmaker4.lock(fd, runmaker4.BADGE_BYTES + number))
+
+
+class Lost(ViewCase):
+    """A run whose runner is dead is not ending, however busy the file is."""
+
+    def test_runs_of_dead_runners_in_a_file_that_has_just_changed(self) -> None:
+        self.write("e a\n! b\nd c\nd d\n")
+        self.hold_presence_lock()
+        self.journal(start(1, 1, "a", runner=99), start(2, 2, "b", runner=99),
+                     start(3, 3, "c", runner=PRESENT), start(4, 4, "d", runner=99))
+        self.assertEqual(self.outcomes("--failed"), [(1, "error", "lost"), (2, "unknown", "unknown")])
+        self.assertEqual(self.outcomes("--show", "*"), [
+            (1, "error", "lost"), (2, "unknown", "unknown"), (3, "running", "ending"),
+            (4, "unknown", "unknown")])
+        page = self.page()
+        self.assertEqual(page.runs, "4 runs: 1 error, 1 running, 2 unknown")
+        self.assertEqual(page.rows("Left to fix", "Line", "Ended"),
+                         [["1", "lost"], ["2", "unknown (now failed)"]])
+
+    def test_where_no_runner_is_at_work_no_run_is_ending(self) -> None:
+        """Also those of journals that do not name runners."""
+        self.write("e a\nd b\n")
+        self.journal(start(1, 1, "a"), start(2, 2, "b"))
+        self.assertEqual(self.outcomes("--failed"), [(1, "error", "lost")])
+        self.assertEqual(self.page().runs, "2 runs: 1 error, 1 unknown")
+
+
+class Present(ViewCase):
+    """--status names host and start of the present run, or none."""
+
+    def run_to_gate(self, *more: str) -> None:
+        """A runner runs line 1 until the test ends; more lines follow."""
+        self.start_to_gate("".join(f"{line}\n" for line in (f". {GATE}", *more)))
+        self.addCleanup(self.open_gate)
+
+    def test_no_earlier_run_is_taken_for_one_whose_start_is_not_written_yet(self) -> None:
+        self.run_to_gate()
+        others = [line for number in range(9999) for line in pair(number, number, f"job {number}")]
+        for entries in (
+            [start("a", 1, GATE), *others, end("a", 1, GATE)],          # it began before the last part
+            [start("lost", 1, GATE), *pair("a", 1, GATE)],
+        ):
+            self.journal(*entries)
+            (job,) = self.status()["jobs"]
+            self.assertEqual((job["host"], job["start"], job["seconds"]), (None, None, None))
+
+    def test_an_ended_run_of_an_equal_line_hides_no_start(self) -> None:
+        self.run_to_gate(f"d {GATE}")
+        self.journal(start("now", 7, GATE, host="here"), *pair("a", 2, GATE), *pair("b", 30, GATE))
+        (job,) = self.status()["jobs"]
+        self.assertEqual(job["host"], "here")
+
+
+class OnThePage(ViewCase):
+    """The page knows what --failed knows."""
+
+    def test_what_a_lost_run_has_printed(self) -> None:
+        os.utime(self.write("e a\n"), (BEGAN, BEGAN))
+        self.journal(start(1, 1, "a"))
+        self.write("its last words\n", "out/1.out")
+        self.assertEqual(self.page().rows("Left to fix", "Line", "Ended", "Printed", "Output", "what"),
+                         [["1", "lost", "15 B", ".out", "a|its last words"]])
+
+    def test_the_state_of_a_line_that_its_last_run_has_not_left(self) -> None:
+        os.utime(self.write("! a\nr b\n"), (BEGAN, BEGAN))
+        self.journal(*pair(1, 1, "a"), end(2, 2, "b", state="!"), start(3, 2, "b", BEGAN + 9))
+        page = self.page()
+        self.assertEqual(page.rows("Left to fix", "Line", "Ended"),
+                         [["1", "exit 0 (now failed)"], ["2", "lost"]])
+        self.assertEqual(page.rows(OTHERS, "Line", "Ended"), [["2", "exit 3 (now error)"]])
+
+    def test_other_failed_runs_beside_however_many_lines_that_are_left_to_fix(self) -> None:
+        count = 30
+        self.write("".join(f"! job {number}\n" for number in range(count)))
+        self.journal(*[end(f"{turn} {number}", number + 1, f"job {number}", BEGAN + turn, state="!")
+                       for turn in (1, 2) for number in range(count)])
+        patch = "import runwait4\nrunwait4.Gathered.FAILURES = 20\n"
+        self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", "runs.txt",
+                                       script=RUNWAIT))
+        self.assertEqual(len(Page(self.read("out.html").decode()).rows(OTHERS, "Line")), 20)
+
+
+class Random(JournalCase):
+    """Random histories: lines whose jobs live, orphans, runners that are gone, equal and moved lines."""
+    COUNT = 1000 if FULL else 60
+    STATES = b".", b"d", b"!", b"e", b"r", b"x"
+
+    def test_the_views_do_not_contradict_each_other(self) -> None:
+        for seed in range(self.COUNT):
+            with self.subTest(seed=seed):
+                self.check(random.Random(seed))
+
+    def check(self, rng: random.Random) -> None:
+        self.fds: list[int] = []
+        try:
+            self.make(rng)
+            self.compare()
+        finally:
+            for fd in self.fds:
+                os.close(fd)
+
+    def make(self, rng: random.Random) -> None:
+        """Make runs.txt, its locks and out/journal."""
+        numbers = sorted(rng.sample(range(1, 30), rng.randrange(1, 12)))
+        lines = {number: runmaker4.Line(number, 0, 0, rng.choice(self.STATES),
+                                        b" " + rng.choice([b"a", b"b", b"c", b"job %d" % number]))
+                 for number in numbers}
+        path = self.write(b"".join(
+            (lines[number].state + lines[number].text if number in lines else b"# none") + b"\n"
+            for number in range(1, 31)))
+        if rng.random() < 0.5:                  # otherwise it has just changed
+            os.utime(path, (BEGAN, BEGAN))
+        for line in lines.values():
+            if line.state in b"rx" and rng.random() < 0.6:
+                self.lock(runmaker4.own_seat(line))
+        for runner in range(rng.randrange(3)):
+            self.lock(runmaker4.BADGE_BYTES + runner)
+        entries = []
+        for number in range(rng.randrange(25)):
+            line = rng.choice([*lines.values()])
+            place = line.number if rng.random() < 0.7 else rng.randrange(1, 30)
+            more: dict[str, Any] = {"host": rng.choice(["node1", "node2"]), "runner": rng.randrange(4)}
+            began = BEGAN + 10 * number
+            if rng.random() < 0.9:
+                entries.append(start(number, place, line.command, began, **more))
+            if rng.random() < 0.6:
+                entries.append(end(number, place, line.command, began, state=rng.choice("d!e."),
+                                   exit=number, **more))
+        self.journal(*entries)
+        os.utime(self.dir / "out/journal", (BEGAN + 260, BEGAN + 260))
+
+    def lock(self, at: int) -> None:
+        """Lock a byte of the lock file, as another process does."""
+        self.fds.append(os.open(companion(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT))
+        self.assertTrue(runmaker4.lock(self.fds[-1], at))
+
+    def compare(self) -> None:
+        failed = json.loads(self.view("--failed", "--json"))["runs"]
+        shown = json.loads(self.view("--show", "*", "--json"))["runs"]
+        status = json.loads(self.view("--status", "--json"))
+        for row in failed:
+            self.assertIn(row, shown)
+        for job in [*status["jobs"], *status["cancelled"]]:
+            present = [run["start"] for run in shown
+                       if run["line"] == job["line"] and (run["outcome"], run["cause"]) == ("running", "")]
+            self.assertEqual([job["start"]], present or [None], job)
+        by_line = {row["line"]: row for row in failed}
+        for job in status["orphans"]:
+            row = by_line[job["line"]]
+            self.assertEqual(job["start"], row["start"] if row["end"] is None else None)
+        if any(run["outcome"] for run in shown):
+            self.compare_page(failed, shown)
+
+    def compare_page(self, failed: list[dict[str, Any]], shown: list[dict[str, Any]]) -> None:
+        self.view(f"--report={self.dir}/page.html")
+        page = Page(self.read("page.html").decode())
+        self.assertEqual(page.rows("Left to fix", "Line", "Ended"),
+                         [[str(row["line"]), self.ended(row)] for row in failed])
+        told = {name: int(count) for count, name in re.findall(r"[:,] (\d+) ([a-z ]+)", page.runs)}
+        self.assertEqual(told, Counter(run["outcome"] for run in shown if run["outcome"]))
+
+    @staticmethod
+    def ended(row: dict[str, Any]) -> str:
+        """How the page tells a row of --failed."""
+        if row["outcome"] is None:
+            return str(row["state"])
+        how = row["cause"] or (f"exit {row['exit']}" if row["end"] else "running")
+        has_left = {"put back": "new", "cancelled": "held"}.get(row["outcome"], row["outcome"])
+        return how if has_left == row["state"] else f"{how} (now {row['state']})"
+
+
+if __name__ == "__main__":
+    unittest.main()
