@@ -1138,30 +1138,25 @@ class AtWork:
 class Clocks:
     """Which hosts have wrong clocks, as a log shows it.  Their times tell no age.
 
-    Lines are appended in the order in which things happen, and the file server notes when the last one was
-    appended.  A time is wrong if it is more than APART later than the file, or, in the last line, older than
-    the file.  If it is as much later than the time of another host in a line behind it, both hosts count as
-    wrong, because nobody knows which one is.
+    The file server notes when the last line was appended.  A clock is fast if one of its times is more than
+    APART later than that.  Lines are appended as things happen, so a time can be compared with the one in the
+    line before it, if that is another host's, and in the last line with the file's.  But a client that was
+    away appends late.  So a time that is too early proves nothing: a clock is slow only if all its times that
+    can be compared are more than APART too early.
     """
-    APART = 60.0                # seconds; no line is delayed for longer
+    APART = 60.0                # seconds
 
     def __init__(self, changed: float, runs: Iterable[RunRecord] = ()) -> None:
         """changed: when the log was written to last, by the clock of the file server.  runs: the last few."""
-        self.wrong: set[str] = set()
         self._is_ours_wrong = changed > time.time() + self.APART
-        latest, whose = 0.0, ""
-        when, host = changed, ""
-        for run in sorted(runs, key=operator.attrgetter("at")):
-            host = run.host
-            when = run.ended or run.began
-            if when > changed + self.APART:
-                self.wrong.add(host)
-            if when < latest - self.APART and host != whose:
-                self.wrong |= {host, whose}
-            elif when > latest:
-                latest, whose = when, host
-        if when < changed - self.APART:
-            self.wrong.add(host)
+        in_order = sorted(runs, key=operator.attrgetter("at"))
+        times = [(run.host, run.ended or run.began) for run in in_order]
+        fast = {host for host, when in times if when > changed + self.APART}
+        times = [line for line in times if line[0] not in fast]
+        pairs = [(before[1], *line) for before, line in zip(times, times[1:]) if before[0] != line[0]]
+        pairs += [(changed, *line) for line in times[-1:]]
+        punctual = {host for before, host, when in pairs if when >= before - self.APART}
+        self.wrong = fast | ({host for _, host, _ in pairs} - punctual)
 
     @property
     def are_right(self) -> bool:
