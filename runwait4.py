@@ -994,6 +994,9 @@ class LastOutput:
 # there are several, it belongs to the one with its number, or otherwise to the nearest.  If two are equally
 # near, it belongs to the one further down, because lines are put in above.
 #
+# What is put in above equal lines shifts the numbers of all of them.  So if the log has as many numbers of a
+# command as there are lines with it, they are paired in order before anything else.
+#
 # If several runs belong to a line, its last run is the one with the nearest number, and of equally near ones
 # the one of which the journal has told last.
 #
@@ -1048,21 +1051,40 @@ class LineRuns:
             self._numbers.setdefault(line.command, []).append(number)
             if line.state == RUNNING or number in living:
                 self._running.setdefault(line.command, []).append(number)
+        known = [run for run in runs if run.command in self._numbers]
+        self._shifted = self._pair(known)
         self.last: dict[int, RunRecord] = {}                # by the number of the line
+        for run in known:
+            number = self._number(run)
+            if number not in self.last or self._rank(run, number) > self._rank(self.last[number], number):
+                self.last[number] = run
+
+    def _pair(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
+        """Pair the numbers of equal lines in the log with those of now.
+
+        Returns by command and number in the log the number of now, where these differ.
+        """
+        told: defaultdict[bytes, set[int]] = defaultdict(set)
         for run in runs:
-            if run.command in self._numbers:
-                self._note_if_last(run, self._number(run))
+            told[run.command].add(run.line)
+        return {(command, then): now for command, numbers in told.items()
+                if len(numbers) == len(self._numbers[command])
+                for then, now in zip(sorted(numbers), self._numbers[command]) if then != now}
+
+    def _place(self, run: RunRecord) -> int:
+        """Return the number at which the line of a run is looked for."""
+        return self._shifted.get((run.command, run.line), run.line)
 
     def _number(self, run: RunRecord) -> int:
+        """Return the number of the line that a run belongs to."""
         numbers = self._numbers[run.command]
         if run.ended is None:
             numbers = self._running.get(run.command, numbers)
-        return nearest(numbers, run.line)
+        return nearest(numbers, self._place(run))
 
-    def _note_if_last(self, run: RunRecord, number: int) -> None:
-        known = self.last.get(number)
-        if not known or (-abs(run.line - number), run.at) > (-abs(known.line - number), known.at):
-            self.last[number] = run
+    def _rank(self, run: RunRecord, number: int) -> tuple[int, int]:
+        """Return a key that orders the runs of a line: its last run has the largest."""
+        return -abs(self._place(run) - number), run.at
 
     def line_of(self, run: RunRecord) -> Line | None:
         """Return the line that a run belongs to; None: no line has its command."""
@@ -1071,6 +1093,12 @@ class LineRuns:
     def is_last(self, run: RunRecord, line: Line) -> bool:
         """Return True if a run is the last one of its line."""
         return self.last[line.number].at == run.at
+
+    def is_off(self, run: RunRecord) -> bool:
+        """Return True if there are equal lines with a run's command, and none has its number."""
+        line = self.lines.get(run.line)
+        is_there = line is not None and line.command == run.command
+        return not is_there and len(self._numbers.get(run.command, ())) > 1
 
     def is_certain(self, line: Line) -> bool:
         """Return True if the last run of a line runs, and no earlier run of the log can come before it."""
@@ -2319,6 +2347,16 @@ class Gathered:
         return heapq.nlargest(self.SHOWN, (found + more)[::-1], key)
 
     @property
+    def count(self) -> int:
+        """How many runs there are."""
+        return sum(self.states.values())
+
+    @property
+    def keeps_all(self) -> bool:
+        """True if all runs are drawn, so far."""
+        return self.count == len(self._drawn)
+
+    @property
     def drawn(self) -> list[RunRecord]:
         """The runs of the pictures."""
         return [*self._drawn, *self.unended]
@@ -2682,8 +2720,7 @@ class Report:
         runs = look.log.runs()
         watched = {line.command for line in [*look.lines, *look.living]}
         self.found = found = Gathered(runs, watched, to_fix=len(look.lines))
-        kept = [*found.failed, *found.slowest, *found.largest, *found.unended]
-        known = look.line_runs(watched.union(run.command for run in kept), [*found.last_runs, *kept])
+        known = self._line_runs(look, watched)
         for run in found.unended:
             look.judge(run, known)
         found.take_unended(until=time.time() if live or look.survey.running else None)
@@ -2698,6 +2735,22 @@ class Report:
         self.largest = [look.row(run, known) for run in found.largest]
         rows = [*self.to_fix, *self.failed, *self.slowest, *self.largest]
         runs.name_files(row.run for row in rows if row.run)
+
+    def _line_runs(self, look: Look, watched: Collection[bytes]) -> LineRuns:
+        """Return the lines of watched commands and of all runs that are shown, and which runs are theirs.
+
+        Raises Problem.
+        """
+        found = self.found
+        shown = [*found.failed, *found.slowest, *found.largest, *found.unended]
+        commands = {run.command for run in shown}.union(watched)
+        kept = {*found.last_runs, *found.drawn, *shown}
+        known = look.line_runs(commands, kept)
+        if found.keeps_all:
+            return known
+        # Of equal lines that have moved it counts what numbers they have had, also in runs that are not kept.
+        moved = {run.command for run in kept if run.command not in watched and known.is_off(run)}
+        return look.line_runs(commands, [*kept, *look.log.runs(of_commands(moved))]) if moved else known
 
     def tables(self) -> Iterator[Table]:
         """Yield the tables; what is left to fix comes first."""
@@ -2780,10 +2833,10 @@ class Reporter:
             "made": time.time(),
             "pause": self.pause if live else 0,
         }
-        if len(runs.drawn) < sum(runs.states.values()):
+        if len(runs.drawn) < runs.count:
             messages = [
                 *messages,
-                f"the pictures show the last {len(runs.drawn):,} runs of {sum(runs.states.values()):,}",
+                f"the pictures show the last {len(runs.drawn):,} runs of {runs.count:,}",
             ]
         packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 6)
         parts = {
@@ -2827,7 +2880,7 @@ class Reporter:
             (name, runs.states[state], f"s{number}")
             for number, (state, name) in enumerate(STATE_NAMES.items())
         ]
-        all_runs = plural(sum(runs.states.values()), "run")
+        all_runs = plural(runs.count, "run")
         if now:
             bar = bar_of(plural(now.all + now.held, "job"),
                          [(name, now._asdict()[name], colour) for name, colour in COLOURS.items()])

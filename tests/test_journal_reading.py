@@ -11,7 +11,7 @@ import unittest
 import unittest.mock
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Callable, NamedTuple, Optional
 
 import runmaker4
@@ -422,25 +422,36 @@ class Random(JournalCase):
         return lines, told, odd
 
     @staticmethod
-    def whose(lines: list[runmaker4.Line], run: Told) -> Optional[int]:
+    def place(lines: list[runmaker4.Line], told: Collection[Told], run: Told) -> int:
+        """The number at which the line of a run is looked for, by the rule: if as many numbers of a command
+        are told as there are lines, they are paired in order.
+        """
+        numbers = sorted(line.number for line in lines if line.command == run.command)
+        known = sorted({other.line for other in told if other.command == run.command})
+        return numbers[known.index(run.line)] if len(known) == len(numbers) else run.line
+
+    def whose(self, lines: list[runmaker4.Line], told: Collection[Told], run: Told) -> Optional[int]:
         """The number of the line whose run it is, by the rule."""
         alike = [line for line in lines if line.command == run.command]
         if not run.has_ended:
             alike = [line for line in alike if line.state == b"r"] or alike
-        return min((line.number for line in alike), key=lambda number: (abs(number - run.line), -number),
+        place = self.place(lines, told, run)
+        return min((line.number for line in alike), key=lambda number: (abs(number - place), -number),
                    default=None)
 
-    def by_line(self, lines: list[runmaker4.Line], runs: Iterable[Told]) -> dict[int, list[Told]]:
+    def by_line(self, lines: list[runmaker4.Line], told: Collection[Told]) -> dict[int, list[Told]]:
         """The runs of each line, in the order of the journal."""
         of: dict[int, list[Told]] = {line.number: [] for line in lines}
-        for run in sorted(runs, key=lambda run: run.at):
-            if number := self.whose(lines, run):
+        for run in sorted(told, key=lambda run: run.at):
+            if number := self.whose(lines, told, run):
                 of[number].append(run)
         return of
 
-    def last(self, number: int, runs: list[Told]) -> Optional[Told]:
-        """The last run of a line, of all of them: of those that were nearest the one told last."""
-        return max(runs, key=lambda run: (-abs(run.line - number), run.at), default=None)
+    def last(self, lines: list[runmaker4.Line], told: Collection[Told]) -> dict[int, Optional[Told]]:
+        """The last run of each line: of those that were nearest the one told last."""
+        return {number: max(runs, key=lambda run: (-abs(self.place(lines, told, run) - number), run.at),
+                            default=None)
+                for number, runs in self.by_line(lines, told).items()}
 
     def check(self, rng: random.Random) -> None:
         lines, told, odd = self.make(rng)
@@ -452,9 +463,9 @@ class Random(JournalCase):
         known = runwait4.LineRuns(lines, (), runs)
         for run in runs:
             line = known.line_of(run)
-            self.assertEqual(line.number if line else None, self.whose(lines, told[run.run]))
-        of = self.by_line(lines, told.values())
-        last = {number: self.last(number, some) for number, some in of.items()}
+            self.assertEqual(line.number if line else None,
+                             self.whose(lines, told.values(), told[run.run]))
+        last = self.last(lines, told.values())
         self.assertEqual({number: told[run.run] for number, run in known.last.items()},
                          {number: run for number, run in last.items() if run})
 
@@ -464,28 +475,30 @@ class Random(JournalCase):
         path = self.write(b"".join(texts.get(number, b"# none") + b"\n" for number in range(1, 31)))
         os.utime(path, (BEGAN, BEGAN))                  # no end is on its way any more
         of = self.by_line(lines, told.values())
-        last = {number: self.last(number, some) for number, some in of.items()}
+        last = self.last(lines, told.values())
         self.check_status(lines, last)
         self.check_failed(lines, last)
         states: Counter[str] = Counter()
         for run in told.values():
-            states[self.state_of(run, lines, last)] += 1
+            states[self.state_of(run, lines, told.values(), last)] += 1
         for line in lines:
             rows = json.loads(self.view("--show", str(line.number), "--json"))["runs"]
             self.assertEqual({row["state"] for row in rows}, {self.WORDS[line.state]})
             self.assertEqual(
                 [(row["start"], row["exit"], row["outcome"]) for row in rows if row["outcome"]],
-                [(run.began, run.exit if run.has_ended else None, self.state_of(run, lines, last))
+                [(run.began, run.exit if run.has_ended else None,
+                  self.state_of(run, lines, told.values(), last))
                  for run in of[line.number]],
             )
         self.check_stats(sum(run.has_ended for run in told.values()))
         self.check_report(states, told.values())
 
-    def state_of(self, run: Told, lines: list[runmaker4.Line], last: dict[int, Optional[Told]]) -> str:
+    def state_of(self, run: Told, lines: list[runmaker4.Line], told: Collection[Told],
+                 last: dict[int, Optional[Told]]) -> str:
         """What is told of a run: of one that has not ended, by its line."""
         if run.has_ended:
             return {"d": "done", "!": "failed", "e": "error"}[run.state]
-        number = self.whose(lines, run)
+        number = self.whose(lines, told, run)
         lost = number is not None and last[number] == run and any(
             line.number == number and self.WORDS[line.state] == "error" for line in lines)
         return "error" if lost else "unknown"
