@@ -1599,7 +1599,7 @@ class Records:
                 if event == b"start":
                     latest[line] = run
                     if mark is not None and entry[match.end():].startswith(b'"command": %s, ' % json.dumps(
-                            os.fsdecode(commands[mark])).encode()):
+                            to_text(commands[mark])).encode()):
                         found[mark] = line
                 elif mark is not None and b'"cause": "lost"' not in entry:
                     found.pop(mark, None)

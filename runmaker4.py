@@ -217,6 +217,14 @@ def text_of(data: bytes) -> str:
     return printable(os.fsdecode(data))
 
 
+def to_text(data: bytes) -> str:
+    """Return bytes as they stand in JSON, on the wire and in a journal, whatever the locale is.
+
+    to_bytes() makes the same bytes of it.
+    """
+    return data.decode("utf-8", "surrogateescape")
+
+
 def one_line(data: bytes) -> bytes:
     """Bytes that are fit for a terminal, or for one line of a file."""
     return os.fsencode(text_of(data))
@@ -7416,7 +7424,7 @@ class OutDir(Sink):
             self._write_end,
             {
                 **self._entry(run, "end"),
-                "state": os.fsdecode(state),
+                "state": to_text(state),
                 "exit": ending.code if ending and not ending.signal else -1,
                 "signal": ending.signal if ending else 0,
                 "cause": run.cause,
@@ -7440,10 +7448,10 @@ class OutDir(Sink):
         return {
             "time": round(run.began + run.took, 3),
             "event": event,
-            "run": os.fsdecode(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
+            "run": to_text(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
             "line": run.job.number,
-            "command": os.fsdecode(run.job.command),
-            "host": os.fsdecode(run.host),
+            "command": to_text(run.job.command),
+            "host": to_text(run.host),
             "slot": run.slot.name,
             "pid": run.pid,
             "runner": self._badge.at if self._badge else None,
@@ -9854,11 +9862,6 @@ class WireError(Exception):
 
 class Refused(WireError):
     """The two ends do not fit together: the token, or the version."""
-
-
-def to_text(data: bytes) -> str:
-    """Bytes as they travel in JSON."""
-    return data.decode("utf-8", "surrogateescape")
 
 
 def to_bytes(text: str) -> bytes:

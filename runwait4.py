@@ -72,6 +72,7 @@ from runmaker4 import (
     Reader,
     Stall,
     Survey,
+    WireError,
     add_help,
     as_argument,
     check_lines,
@@ -112,7 +113,8 @@ from runmaker4 import (
     refresh_reader,
     run_main,
     stat_or_none,
-    text_of,
+    to_bytes,
+    to_text,
     unlock,
     warn,
     when_used,
@@ -663,7 +665,7 @@ class LogPass:
     It yields each run once: those that have ended, in the order of their ends, and then those that have not.
     What it has learned on its way, it keeps: another pass has other objects for the same runs.
     """
-    NO_SENSE = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError
+    NO_SENSE = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
 
     def __init__(self, log: Log, wanted: Wanted | None, begin: int) -> None:
         """See Log.runs()."""
@@ -791,7 +793,7 @@ class JournalPass(LogPass):
             self._note_start(run.run, at, line, 0)
         elif kind == "moved":
             old, new = event["from"], event["to"]
-            os.fsencode(old + new)              # ValueError: half a surrogate pair is no name
+            to_bytes(old + new)                 # WireError: half a surrogate pair is no name
             self._moves.setdefault(old, []).append((at, new))
         elif not isinstance(kind, str):
             raise ValueError
@@ -868,7 +870,7 @@ class JournalPass(LogPass):
         This is the one place where the fields of a run are interpreted; each is checked.
         """
         ended = event["event"] == "end"
-        # otherwise one of the texts may be half a surrogate pair, for which fsencode() raises ValueError
+        # otherwise one of the texts may be half a surrogate pair, for which to_bytes() raises WireError
         plain = line.isascii() and b"\\u" not in line
         when, name, number, command, host, slot, pid = self.BOTH(event)
         runner = event.get("runner")
@@ -902,11 +904,11 @@ class JournalPass(LogPass):
         if runner is not None and type(runner) is not int:
             raise ValueError
         if not plain:
-            os.fsencode(texts)
+            to_bytes(texts)
         return RunRecord(
             name,
             number,
-            command.encode() if plain else os.fsencode(command),
+            command.encode() if plain else to_bytes(command),
             host,
             slot,
             pid,
@@ -947,7 +949,7 @@ class LastOutput:
         for name in sorted(run.files, key=lambda name: ".err" not in name):
             try:
                 if lines := self._tail(name):
-                    return [text_of(line[:4 * self.WIDTH]) for line in lines]
+                    return [printable(to_text(line[:4 * self.WIDTH])) for line in lines]
             except OSError as error:
                 trouble.append(f"({name}: {reason(error)})")
             except ValueError:
@@ -1122,7 +1124,7 @@ def or_incomplete(wanted: Wanted) -> Wanted:
 
 def as_json(command: bytes) -> bytes:
     """A command as a journal has it."""
-    text: str = json.dumps(os.fsdecode(command))
+    text: str = json.dumps(to_text(command))
     return text.encode()
 
 
@@ -1250,7 +1252,7 @@ class Row:
             where = {"host": run.host, "slot": run.slot, "pid": run.pid or None, "start": round(run.began, 3)}
         return {
             "line": self.number,
-            "command": self.command.decode(errors="surrogateescape"),
+            "command": to_text(self.command),
             **where,
             "seconds": seconds if seconds is None else round(seconds, 3),
         }
@@ -1683,7 +1685,7 @@ def describe(row: Row, output: LastOutput | None, columns: float) -> Iterator[st
     output: None if there is no log.
     """
     yield fitted(f"line {row.number}: {describe_row(row, output is not None)}", columns)
-    yield fitted(f"    {text_of(row.command)}", columns)
+    yield fitted(f"    {to_text(row.command)}", columns)
     if row.run and output:
         details = printable(details_of(row.run, output.directory))
         width = max(int(columns), 20) if columns < math.inf else len(details) + 4
@@ -1759,7 +1761,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
 
 def put_texts(texts: Iterable[str]) -> None:
     """Print lines."""
-    put(os.fsencode("".join(f"{text}\n" for text in texts)))
+    put(to_bytes("".join(f"{text}\n" for text in texts)))
 
 
 # ======== Statistics ========================================================================================
@@ -1885,7 +1887,7 @@ class Alike:
     def name(self) -> str:
         """The words up to the first that differs: 'simulate --seed …'."""
         words = b" ".join(self._words or [self._first])
-        return text_of(words + b" " + Commands.MARK if self._differ else words)
+        return printable(to_text(words + b" " + Commands.MARK if self._differ else words))
 
 
 class Commands:
@@ -2011,7 +2013,7 @@ class JobLogPass(LogPass):
             "",
             int(number),
             command,
-            os.fsdecode(host),
+            to_text(host),
             "",
             0,
             start,
@@ -2150,7 +2152,7 @@ class Timeline:
         for tid, (host, slot, numbers) in enumerate(self.slots, 1):
             if host not in pids:
                 pids[host] = tid
-                yield from self._names("process", readable(os.fsencode(host)), tid, tid, tid)
+                yield from self._names("process", well_formed(host), tid, tid, tid)
             pid = pids[host]
             pid_of.append(pid)
             yield from self._names("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
@@ -2197,7 +2199,7 @@ def readable(data: bytes) -> str:
 
 def well_formed(text: str) -> str:
     """Text that any reader takes, whatever the locale: bytes that were not UTF-8 are replaced."""
-    return readable(text.encode("utf-8", "surrogateescape"))
+    return readable(to_bytes(text))
 
 
 def refuse_foreign(path: str, what: str, head: bytes) -> None:
@@ -2686,7 +2688,7 @@ class Tables:
         if run is None:
             state = tag("b", row.line_state, class_=COLOURS[row.line_state])
             if row.line and row.line.state not in WORDS:
-                state += f" ({escaped(text_of(row.line.state))})"
+                state += f" ({escaped(to_text(row.line.state))})"
             return [number, (state, row.line_state), *itertools.repeat(NO_CELL, 8)]
         how = how_ended(run)
         ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}")
@@ -3329,7 +3331,7 @@ def print_status(watcher: Watcher, outdir: str | None, as_json: bool) -> Counts:
     status = status_of(watcher, outdir)
     text = "\n".join(map(printable, status_lines(status, width())))
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
-        put((json.dumps(status) if as_json else text).encode(errors="surrogateescape") + b"\n")
+        put(to_bytes(json.dumps(status) if as_json else text) + b"\n")
     return Counts(*(status[name] for name in Counts._fields))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import runmaker4
 from tests.journal import BEGAN, end, pair, start
-from tests.support import FULL, GATE, RUNWAIT, RunCase, companion
+from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, RunCase, companion
 from tests.test_journal_reading import JournalCase
 from tests.test_report import OTHERS, Page
 from tests.test_telling import TellingCase
@@ -181,6 +181,28 @@ class EqualLines(ViewCase):
         page = Page(self.read("out.html").decode())
         self.assertEqual(page.rows("Slowest runs", "Line", "Time"), [["5", "13s"], ["4", "12s"]])
         self.assertEqual(page.rows(OTHERS, "Line", "Ended"), [["2", "exit 3 (now done)"]])
+
+
+class AnyLocale(ViewCase):
+    """A journal is bytes: what a runner writes in one locale is read in any other."""
+    LOCALES = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONUTF8": "1"}
+
+    def test_runs_find_their_lines_and_are_printed_as_they_are(self) -> None:
+        command = "exit 3 # caf\u00e9".encode() + b" \xe9"
+        for writing in self.LOCALES:
+            self.write(b". " + command + b"\n")
+            ended = self.run_script(RUNMAKER, "-q", "--outdir", "out", "--slots", "\u00e9", "runs.txt",
+                                    env=writing)
+            self.assertEqual(ended.code, 1, ended.err)
+            for reading in self.LOCALES:
+                for options in (("--failed",), ("--show", "1"), ("--stats",), ("--report", "o.html")):
+                    with self.subTest(options, writing=writing, reading=reading):
+                        ended = self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt", env=reading)
+                        self.assertEqual((ended.code, ended.err), (0, b""))
+                        if options[0] in ("--failed", "--show"):
+                            self.assertRegex(ended.out, rb"^line 1: exit 3 on .*\n    %b\n    slot \xc3\xa9, "
+                                             % re.escape(command))
+            os.unlink(self.dir / "out/journal")
 
 
 class OnThePage(ViewCase):
