@@ -1834,13 +1834,22 @@ class Peaks:
     """How much memory the runs of alike commands took at their peaks."""
 
     def __init__(self) -> None:
-        self._sizes = array("q")        # in bytes; of a peak that could not be measured its bound
+        self.too_little = 0             # runs that were killed for lack of memory
+        self._sizes = array("q")        # of the others, in bytes; if a peak could not be measured, its bound
+        # the jobs, by line and command, whose last run was killed so: nobody knows how much they need
+        self._unknown: set[tuple[int, bytes]] = set()
 
     def add(self, run: RunRecord) -> None:
-        """Count a run that is done or failed, but for one that was ended for lack of memory."""
-        size = run.memory if run.memory is not None else run.memory_below
-        if size is not None and run.state in "d!" and not run.lacked_memory:
-            self._sizes.append(size)        # what was stopped was perhaps stopped before it needed most
+        """Count a run that is done or failed; others were stopped, perhaps before they needed most."""
+        if run.lacked_memory:
+            self.too_little += 1
+            self._unknown.add((run.line, run.command))
+        elif run.state in "d!":
+            if self._unknown:           # it may have been killed before, with less memory
+                self._unknown.discard((run.line, run.command))
+            size = run.memory if run.memory is not None else run.memory_below
+            if size is not None:
+                self._sizes.append(size)
 
     @property
     def largest(self) -> int:
@@ -1848,8 +1857,12 @@ class Peaks:
         return max(self._sizes, default=-1)
 
     def enough(self) -> int | None:
-        """What `memory=` would have done for 99 of 100 of them, in bytes; None: nobody knows."""
-        return next(map(round_size, quantiles(self._sizes, (99,))), None)
+        """Return what `memory=` would have done for 99 of 100 runs, in bytes; None: nobody knows.
+
+        What was killed needs more than all others.
+        """
+        place = math.ceil((len(self._sizes) + len(self._unknown)) * 99 / 100)
+        return round_size(sorted(self._sizes)[place - 1]) if 0 < place <= len(self._sizes) else None
 
 
 def round_size(size: int) -> int:
@@ -1912,8 +1925,8 @@ class Commands:
 
     def json(self) -> list[dict[str, Any]]:
         """What --json tells of them."""
-        return [{"command": alike.name, **alike.stats.json(), "enough": alike.peaks.enough()}
-                for alike in self.in_order()]
+        return [{"command": alike.name, **alike.stats.json(), "too_little": alike.peaks.too_little,
+                 "enough": alike.peaks.enough()} for alike in self.in_order()]
 
     def in_order(self) -> list[Alike]:
         """The groups; the one that took most memory comes first."""
@@ -1957,11 +1970,13 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
     yield from table([*rows, stats_row("in all", stats["all"])], columns, right=range(1, 7))
     yield ""
     commands = stats["commands"]
-    rows = [["command", *head, "memory="]]
+    rows = [["command", *head, "too little", "memory="]]
     for alike in commands[:Commands.SHOWN]:
         enough = memory_text(alike["enough"]) if alike["enough"] is not None else "-"
-        rows.append([*stats_row(alike["command"], alike), enough])
-    yield from table(rows, columns, right=range(1, 8))
+        rows.append([*stats_row(alike["command"], alike), str(alike["too_little"]), enough])
+    if not any(alike["too_little"] for alike in commands):
+        rows = [[*row[:-2], row[-1]] for row in rows]
+    yield from table(rows, columns, right=range(1, 9))
     if len(commands) > Commands.SHOWN:
         yield f"and {plural(len(commands) - Commands.SHOWN, 'command')} more, which took less memory"
 
