@@ -36,7 +36,7 @@ import zlib
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
@@ -118,6 +118,7 @@ from runmaker4 import (
     unlock,
     warn,
     when_used,
+    whole_lines,
     why_stalled,
     write_all,
 )
@@ -280,6 +281,8 @@ def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
 # or running, or when two looks in a row find that nobody will run the new jobs.  A file that an editor may
 # be about to fill is looked at again.
 
+# how a job line begins: its state and a blank
+JOB_HEADS = {bytes((state, blank)) for state in range(256) for blank in b" \t" if state not in b"#/ \t\n"}
 WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # others: held
 
 
@@ -380,6 +383,27 @@ class Watcher:
     def _lines_with(self, commands: Collection[bytes]) -> list[Line]:
         self.file.follow()
         return list(itertools.chain.from_iterable(self.file.by_command(commands).values()))
+
+    def moved(self, runs: Collection[RunRecord]) -> set[bytes]:
+        """Return the commands of those of these runs whose lines have other numbers now, or are gone.
+
+        Raises Problem.
+        """
+        return self._patiently(lambda: self._moved(runs))
+
+    def _moved(self, runs: Collection[RunRecord]) -> set[bytes]:
+        self.file.follow_path()
+        commands = {run.line: run.command for run in runs}
+        moved = {run.command for run in runs if commands[run.line] != run.command}
+        number = 0
+        for piece in whole_lines(self.file.reader, self.file.start):
+            lines = piece.split(b"\n")
+            for at in [at for at in range(number + 1, number + 1 + len(lines)) if at in commands]:
+                text = lines[at - number - 1]
+                if text[2:] == commands[at] and text[:2] in JOB_HEADS:
+                    del commands[at]
+            number += len(lines) - 1
+        return moved.union(commands.values())
 
     def ends_may_come(self) -> bool:
         """Whether the job file has changed so lately that ends of runs may still come into the journal.
@@ -1075,7 +1099,7 @@ class LineRuns:
 
     def _place(self, run: RunRecord) -> int:
         """Return the number at which the line of a run is looked for."""
-        return self._shifted.get((run.command, run.line), run.line)
+        return self._shifted.get((run.command, run.line), run.line) if self._shifted else run.line
 
     def _number(self, run: RunRecord) -> int:
         """Return the number of the line that a run belongs to."""
@@ -1096,11 +1120,9 @@ class LineRuns:
         """Return True if a run is the last one of its line."""
         return self.last[line.number].at == run.at
 
-    def is_off(self, run: RunRecord) -> bool:
-        """Return True if there are equal lines with a run's command, and none has its number."""
-        line = self.lines.get(run.line)
-        is_there = line is not None and line.command == run.command
-        return not is_there and len(self._numbers.get(run.command, ())) > 1
+    def has_equal(self, command: bytes) -> bool:
+        """Return True if several lines have this command."""
+        return len(self._numbers.get(command, ())) > 1
 
     def is_certain(self, line: Line) -> bool:
         """Return True if the last run of a line runs, and no earlier run of the log can come before it."""
@@ -1180,13 +1202,20 @@ class Clocks:
         """changed: when the log was written to last, by the clock of the file server.  runs: the last few."""
         self._is_ours_wrong = changed > time.time() + self.APART
         in_order = sorted(runs, key=operator.attrgetter("at"))
-        times = [(run.host, run.ended or run.began) for run in in_order]
-        fast = {host for host, when in times if when > changed + self.APART}
-        times = [line for line in times if line[0] not in fast]
-        pairs = [(before[1], *line) for before, line in zip(times, times[1:]) if before[0] != line[0]]
-        pairs += [(changed, *line) for line in times[-1:]]
-        punctual = {host for before, host, when in pairs if when >= before - self.APART}
-        self.wrong = fast | ({host for _, host, _ in pairs} - punctual)
+        fast = {run.host for run in in_order if (run.ended or run.began) > changed + self.APART}
+        early: set[str] = set()
+        punctual: set[str] = set()
+        host = ""
+        before = 0.0
+        for run in in_order:
+            if run.host not in fast:
+                when = run.ended or run.began
+                if host and run.host != host:
+                    (early if when < before - self.APART else punctual).add(run.host)
+                host = run.host
+                before = when
+        (early if before < changed - self.APART else punctual).add(host)
+        self.wrong = fast | (early - punctual - {""})
 
     @property
     def are_right(self) -> bool:
@@ -2353,15 +2382,16 @@ class Gathered:
         self._failed += [run for run in batch if run.state in "!e"]
         ended = [run for run in batch if run.ended is not None]
         self._drawn += ended
-        self.slowest = self._most(self.slowest, ended, operator.attrgetter("seconds", "at"))
-        self.largest = self._most(self.largest, [run for run in ended if run.memory],
-                                  operator.attrgetter("memory", "at"))
+        self.slowest = self._most(self.slowest, ended, "seconds")
+        self.largest = self._most(self.largest, [run for run in ended if run.memory], "memory")
 
-    def _most(
-        self, found: list[RunRecord], more: list[RunRecord], key: Callable[[RunRecord], tuple[float, int]]
-    ) -> list[RunRecord]:
-        # Of equal ones the latest win, by `at`.  They come first, so the others never enter the heap.
-        return heapq.nlargest(self.SHOWN, (found + more)[::-1], key)
+    def _most(self, found: list[RunRecord], more: list[RunRecord], name: str) -> list[RunRecord]:
+        """Return the runs that have most of something; of equal ones the latest, by `at`."""
+        if len(found) == self.SHOWN:
+            least = getattr(found[-1], name)
+            more = [run for run in more if getattr(run, name) >= least]
+        # The latest come first, so equal ones before them never enter the heap
+        return heapq.nlargest(self.SHOWN, (found + more)[::-1], operator.attrgetter(name, "at"))
 
     @property
     def count(self) -> int:
@@ -2457,20 +2487,24 @@ def url_quoted(name: str) -> str:
 class Pictures:
     """What the page draws and searches: the last runs, slot by slot, and how many ran at a time."""
     BINS = 1000
-    LONG = 1000                 # characters of a command
-    SHORT = 100                 # characters of a command if there are more than MANY runs
-    MANY = 5000
+    LONGEST = 1000              # characters of a command
+    CHARACTERS = 6_000_000      # of all commands
 
-    def __init__(self, gathered: Gathered) -> None:
-        self.runs = gathered.drawn
+    def __init__(self, report: Report) -> None:
+        self.runs = report.found.drawn
+        self.numbers = report.numbers
         self.spans = Spans()
         for run in self.runs:
-            self.spans.add(run, gathered.drawn_seconds(run), on_track=not end_unknown(run))
+            self.spans.add(run, report.found.drawn_seconds(run), on_track=not end_unknown(run))
+        # characters up to which commands are searched
+        self.longest = self.LONGEST
+        if sum(min(len(run.command), self.LONGEST) for run in self.runs) > self.CHARACTERS:
+            self.longest = self.CHARACTERS // len(self.runs)
         self.slots = list(self.spans.slots())
         # those that are on no track
         self.loose = [number for number, run in enumerate(self.runs) if end_unknown(run)]
         self.loose.sort(key=self.spans.began.__getitem__)
-        self.first = min(self.spans.began, default=round(gathered.last * 1e6))
+        self.first = min(self.spans.began, default=round(report.found.last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
     def page_data(self, failures: FailuresByWords, outputs: Outputs) -> dict[str, Any]:
@@ -2487,10 +2521,9 @@ class Pictures:
             starts += map(operator.sub, ticks, [0, *ticks])
         ways: dict[tuple[int, str], int] = {}
         hows = [ways.setdefault((STATES.index(run.state), how_ended(run)), len(ways)) for run in self.runs]
-        longest = self.LONG if len(self.runs) <= self.MANY else self.SHORT
         tracks = {(host, slot): number for number, (host, slot, _) in enumerate(self.slots)}
-        failed = [(place, self.runs[run]) for place, run in enumerate(in_order)
-                  if self.runs[run] in failures.group_of]
+        records = [self.runs[run] for run in in_order]
+        failed = [(place, run) for place, run in enumerate(records) if run in failures.group_of]
         return {
             "first": self.first / 1e6,
             "span": self.span / 1e6,
@@ -2504,9 +2537,10 @@ class Pictures:
             "loose": [tracks[self.runs[run].host, self.runs[run].slot or "1"] for run in self.loose],
             "began": starts,
             "took": [max(1, self.spans.took[run] // tick) for run in in_order],
-            "line": [self.runs[run].line for run in in_order],
+            "line": [self.numbers.get(run, run.line) for run in records],
+            "was": {place: run.line for place, run in enumerate(records) if run in self.numbers},
             "how": [hows[run] for run in in_order],
-            "commands": [cut(readable(self.runs[run].command), longest) for run in in_order],
+            "commands": [cut(readable(run.command), self.longest) for run in records],
             "groups": [well_formed(group.words) for group in failures.groups],
             "group": {place: failures.group_of[run] for place, run in failed},
             "base": outputs.base,
@@ -2574,7 +2608,8 @@ def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
 class SameWords:
     """Failures with the same last words."""
     words: str
-    rows: list[Row]
+    rows: list[Row] = field(default_factory=list)
+    others: list[Row] = field(default_factory=list)     # which are found, but not counted
 
 
 class FailuresByWords:
@@ -2585,20 +2620,23 @@ class FailuresByWords:
     LONGEST = 200               # characters of a line that count
     SHOWN = 20                  # groups
 
-    def __init__(self, rows: Sequence[Row], total: int, outputs: Outputs) -> None:
-        """rows: some of the failures; total: how many there are."""
+    def __init__(self, rows: Sequence[Row], total: int, others: Sequence[Row], outputs: Outputs) -> None:
+        """rows: some of the failures; total: how many there are.  others: earlier ones, which are found by
+        their words, too, but not counted.
+        """
         self.count = len(rows)
         self.total = total
         groups: dict[str, SameWords] = {}
-        for row in rows:
+        for place, row in enumerate([*rows, *others]):
             words = self._words(row, outputs)[:self.LONGEST]
             alike = NUMBER.sub("…", words)
-            group = groups.setdefault(alike, SameWords(words, []))
+            group = groups.setdefault(alike, SameWords(words))
             if group.words != words:
                 group.words = alike
-            group.rows.append(row)
+            (group.rows if place < len(rows) else group.others).append(row)
         self.groups = sorted(groups.values(), key=lambda group: -len(group.rows))
-        self.group_of = {row.run: number for number, group in enumerate(self.groups) for row in group.rows}
+        self.group_of = {row.run: number for number, group in enumerate(self.groups)
+                         for row in [*group.rows, *group.others]}
 
     @staticmethod
     def _words(row: Row, outputs: Outputs) -> str:
@@ -2612,15 +2650,16 @@ class FailuresByWords:
         return f"({how_ended(row.run)}{nothing})"
 
     def html(self, unit: str) -> str:
-        """The largest groups; '' if there are none.  unit: what is counted."""
-        if not self.groups:
+        """Return the largest groups; '' if there are none.  unit: what is counted."""
+        counted = [group for group in self.groups if group.rows]
+        if not counted:
             return ""
-        note = plural(len(self.groups), "group")
-        if len(self.groups) > self.SHOWN:
+        note = plural(len(counted), "group")
+        if len(counted) > self.SHOWN:
             note = f"{self.SHOWN} of {note}"
         if self.total > self.count:
             note += f", of {self.count:,} of {self.total:,} {unit}s"
-        items = [self._item(number, group, unit) for number, group in enumerate(self.groups[:self.SHOWN])]
+        items = [self._item(number, group, unit) for number, group in enumerate(counted[:self.SHOWN])]
         return section("Failures by their last words", note, tag("ul", *items, class_="groups"), id="groups")
 
     def _item(self, number: int, group: SameWords, unit: str) -> str:
@@ -2686,7 +2725,9 @@ class Tables:
         """A row.  cells: content, what it is sorted by, class.  Below them stand command and last output."""
         first = [tag("td", text, class_=kind, data_key=key) for text, key, kind in cells]
         printed = "\n".join(self.outputs.of(row.run))
-        below = escaped(cut(readable(row.command), 500)) + (tag("q", escaped(printed)) if printed else "")
+        has_moved = row.run is not None and row.run.line != row.number
+        below = tag("i", f"line {row.run.line} when it ran: ") if row.run and has_moved else ""
+        below += escaped(cut(readable(row.command), 500)) + (tag("q", escaped(printed)) if printed else "")
         return tag(
             "tbody",
             tag("tr", *first),
@@ -2743,7 +2784,13 @@ class Report:
         found.take_unended(until=time.time() if live or look.survey.running else None)
         self.look = look
         self.now = counts(look.survey) if look.watcher else None
+        # by runs that are drawn the numbers of their lines, where these have other ones now
+        self.numbers = {run: line.number for run in found.drawn
+                        if (line := known.line_of(run)) and line.number != run.line}
         last = {known.last.get(line.number) for line in look.lines}
+        # the clock of a single host fits to itself
+        one_host = len({host for host, _ in found.slots}) == 1
+        self.wrong_clocks = set() if one_host else Clocks(look.log.changed, found.drawn).wrong
         self.to_fix = [look.last_row(line, known) for line in look.lines[:Gathered.FAILURES]]
         self.failed = [look.row(run, known) for run in found.failed if run not in last][:Gathered.FAILURES]
         self.failed_count = sum(found.states[state] for state in "!e") - sum(
@@ -2754,20 +2801,21 @@ class Report:
         runs.name_files(row.run for row in rows if row.run)
 
     def _line_runs(self, look: Look, watched: Collection[bytes]) -> LineRuns:
-        """Return the lines of watched commands and of all runs that are shown, and which runs are theirs.
+        """Return the lines of watched commands, of the runs in tables, and of others that have moved; and
+        which runs are theirs.
 
         Raises Problem.
         """
         found = self.found
-        shown = [*found.failed, *found.slowest, *found.largest, *found.unended]
-        commands = {run.command for run in shown}.union(watched)
-        kept = {*found.last_runs, *found.drawn, *shown}
+        listed = [*found.failed, *found.slowest, *found.largest, *found.unended]
+        kept = {*found.last_runs, *found.drawn, *listed}
+        others = [run for run in kept if run.command not in watched]
+        moved = look.watcher.moved(others) if look.watcher else set()
+        commands = moved.union(watched, [run.command for run in listed])
         known = look.line_runs(commands, kept)
-        if found.keeps_all:
-            return known
         # Of equal lines that have moved it counts what numbers they have had, also in runs that are not kept.
-        moved = {run.command for run in kept if run.command not in watched and known.is_off(run)}
-        return look.line_runs(commands, [*kept, *look.log.runs(of_commands(moved))]) if moved else known
+        equal = set() if found.keeps_all else {*filter(known.has_equal, moved)}
+        return look.line_runs(commands, [*kept, *look.log.runs(of_commands(equal))]) if equal else known
 
     def tables(self) -> Iterator[Table]:
         """Yield the tables; what is left to fix comes first."""
@@ -2784,9 +2832,10 @@ class Report:
 
     def failures(self, outputs: Outputs) -> FailuresByWords:
         """Return what is left to fix by last words; if there is no job file, the runs that failed."""
-        if self.now:
-            return FailuresByWords(self.to_fix, len(self.look.lines), outputs)
-        return FailuresByWords(self.failed, self.failed_count, outputs)
+        if not self.now:
+            return FailuresByWords(self.failed, self.failed_count, (), outputs)
+        others = self.failed[:max(Table.SHOWN, Gathered.FAILURES - len(self.to_fix))]
+        return FailuresByWords(self.to_fix, len(self.look.lines), others, outputs)
 
 
 class Reporter:
@@ -2845,16 +2894,13 @@ class Reporter:
         runs = report.found
         outputs = Outputs(self.options.outdir, self.options.report)
         failures = report.failures(outputs)
+        pictures = Pictures(report)
         data = {
-            **Pictures(runs).page_data(failures, outputs),
+            **pictures.page_data(failures, outputs),
             "made": time.time(),
             "pause": self.pause if live else 0,
         }
-        if len(runs.drawn) < runs.count:
-            messages = [
-                *messages,
-                f"the pictures show the last {len(runs.drawn):,} runs of {runs.count:,}",
-            ]
+        messages = [*messages, *self._limits(report, pictures)]
         packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 6)
         parts = {
             "TITLE": escaped(self.options.file or self.options.outdir or self.options.joblog),
@@ -2863,12 +2909,25 @@ class Reporter:
             "DATA": base64.b64encode(packed).decode(),
             "REFRESH": REFRESH % math.ceil(self.pause) if live else "",
             "WHEN": " · ".join([*self._when(runs, live), *map(escaped, messages)]),
-            "FIGURES": self._figures(runs, report.now),
+            "FIGURES": self._figures(report),
             "KEY": self._key(runs),
             "GROUPS": failures.html("line" if report.now else "run"),
             "TABLES": Tables(outputs, failures).html(report.tables()),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
+
+    @staticmethod
+    def _limits(report: Report, pictures: Pictures) -> Iterator[str]:
+        """Yield what the page does not show."""
+        drawn = len(pictures.runs)
+        if drawn < report.found.count:
+            yield f"the pictures show the last {drawn:,} runs of {report.found.count:,}"
+        if pictures.longest < Pictures.LONGEST:
+            yield f"commands are searched up to their {pictures.longest}th character"
+        if wrong := sorted(report.wrong_clocks):
+            names = cut(", ".join(wrong), 80)
+            whose = f"clock of {names} is" if len(wrong) == 1 else f"clocks of {names} are"
+            yield f"the {whose} wrong: times of different hosts cannot be compared"
 
     def _when(self, runs: Gathered, live: bool) -> Iterator[str]:
         """Yield what the page says of itself, in a few words each, as HTML."""
@@ -2891,8 +2950,10 @@ class Reporter:
         )
 
     @staticmethod
-    def _figures(runs: Gathered, now: Counts | None) -> str:
+    def _figures(report: Report) -> str:
         """Return the bar of the jobs as they are now, or of the runs if no job file is named; and figures."""
+        runs = report.found
+        now = report.now
         by_name = [
             (name, runs.states[state], f"s{number}")
             for number, (state, name) in enumerate(STATE_NAMES.items())
@@ -2908,7 +2969,7 @@ class Reporter:
             bar = bar_of(all_runs, by_name)
         stats = runs.stats
         figures: list[tuple[str, str]] = []
-        if runs.states:
+        if runs.states and not report.wrong_clocks:
             figures.append(("Duration", took(runs.last - runs.first)))
         times = map(took, quantiles(stats.seconds))
         figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
@@ -3446,6 +3507,7 @@ tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
 @media print { :not(.filtered) > .runs:first-child table.short tbody:nth-of-type(n) { display: table-row-group; } }
 td.what { padding-top: 0; text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
   font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
+td.what i { font-style: normal; color: var(--dim); }
 td.what q { display: block; quotes: none; margin-top: .15rem; padding-left: .6rem; border-left: 2px solid var(--line);
   color: var(--dim); }
 b.s1 { color: var(--s1); } b.s2 { color: var(--s2); } td b { font-weight: 600; }
@@ -3491,8 +3553,14 @@ const make = (tag, text = "", name = "") => Object.assign(document.createElement
 const number = n => n.toLocaleString("en-US");
 const two = n => String(n).padStart(2, "0");
 
-const duration = s => s < 1 ? `${+(s * 1000).toPrecision(3)} ms` : s < 60 ? `${s.toFixed(1)} s`
-  : `${Math.floor(s / 3600)}:${two(Math.floor(s % 3600 / 60))}:${two(Math.floor(s % 60))}`;
+function duration(s) {              // as took() of runwait4.py
+  if (s < .9995) return `${(s * 1000).toFixed(s < .00995 ? 1 : 0)} ms`;
+  if (s < 9.95) return `${s.toFixed(1)}s`;
+  const whole = Math.round(s);
+  for (const [unit, inner, size, part] of [["d", "h", 86400, 3600], ["h", "m", 3600, 60], ["m", "s", 60, 1]])
+    if (whole >= size) return `${Math.floor(whole / size)}${unit} ${two(Math.floor(whole % size / part))}${inner}`;
+  return `${whole}s`;
+}
 function clock(t, step = 1, day = data.span > 86400) {          // as the clocks of the host that made the page
   const text = new Date((t + data.zone) * 1000).toISOString(), date = text.slice(5, 10);
   if (step >= 86400) return date;
@@ -3541,6 +3609,7 @@ function keep(name, value) {
   try { sessionStorage.setItem(`${location.pathname} ${name}`, JSON.stringify(value)); } catch { }
 }
 
+const then = i => i in data.was ? `line ${data.was[i]} when it ran: ` : "";
 const stateOf = i => data.endings[data.how[i]][0];
 const isLoose = i => i >= data.at[data.rows.length];
 const rows = () => data.rows.map((row, i) => i).filter(i => !view.host || data.rows[i][0] == view.host);
@@ -3743,7 +3812,7 @@ function point(e, time) {           // tell what is under the pointer
     `\n${host}, slot ${slot} · ${clock(data.first + data.start[best])} · ${
       isLoose(best) ? `end unknown, last heard of at ${clock(data.first + data.start[best] + data.took[best])}`
         : duration(data.took[best])}`,
-    `\n${data.commands[best].slice(0, 400)}`, words ? `\n${words}` : "");
+    `\n${then(best)}${data.commands[best].slice(0, 400)}`, words ? `\n${words}` : "");
   tip.style.left = `${Math.max(4, Math.min(e.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;
   const below = e.clientY + 18, fits = below + tip.offsetHeight < innerHeight;
   tip.style.top = `${fits ? below : e.clientY - tip.offsetHeight - 10}px`;
@@ -3808,7 +3877,7 @@ function search() {                 // find runs by text, state, host and group;
 
 function textOf(i) {
   data.texts ||= [];
-  return data.texts[i] ||= [data.line[i], data.endings[data.how[i]][1], ...data.rows[data.row[i]], data.commands[i],
+  return data.texts[i] ||= [data.line[i], then(i), data.endings[data.how[i]][1], ...data.rows[data.row[i]], data.commands[i],
     data.groups[data.group[i]] || ""].join("\n").toLowerCase();
 }
 const textOfRow = body => body.text ||= [...body.querySelectorAll("td")].map(cell => cell.textContent).join("\n").toLowerCase();
@@ -3828,7 +3897,7 @@ function tell(runs, total) {        // the table of the runs that were found
       cell.dataset.key = key;
       return cell;
     }));
-    const what = make("td", data.commands[i].slice(0, 500), "what");
+    const what = part("td", [make("i", then(i)), data.commands[i].slice(0, 500)], "what");
     what.colSpan = heads.length;
     if (i in data.group) what.append(make("q", data.groups[data.group[i]]));
     return part("tbody", [first, part("tr", [what])]);

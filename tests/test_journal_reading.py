@@ -491,7 +491,7 @@ class Random(JournalCase):
                  for run in of[line.number]],
             )
         self.check_stats(sum(run.has_ended for run in told.values()))
-        self.check_report(states, told.values())
+        self.check_report(states, lines, told.values())
 
     def state_of(self, run: Told, lines: list[runmaker4.Line], told: Collection[Told],
                  last: dict[int, Optional[Told]]) -> str:
@@ -540,7 +540,7 @@ class Random(JournalCase):
         counted = [sum(row["runs"] for row in stats[kind]) for kind in ("hosts", "commands")]
         self.assertEqual([stats["all"]["runs"], *counted], [ended] * 3)
 
-    def check_report(self, states: Counter[str], told: Collection[Told]) -> None:
+    def check_report(self, states: Counter[str], lines: list[runmaker4.Line], told: Collection[Told]) -> None:
         if not told:
             with self.assertRaisesRegex(runmaker4.Problem, "tells of no run"):
                 self.view(f"--report={self.dir}/page.html")
@@ -555,7 +555,8 @@ class Random(JournalCase):
         assert packed
         data = json.loads(zlib.decompress(base64.b64decode(packed[0])))
         self.assertEqual(Counter(data["names"][data["endings"][how][0]] for how in data["how"]), states)
-        self.assertEqual(sorted(data["line"]), sorted(run.line for run in told))
+        self.assertEqual(sorted(data["line"]),
+                         sorted(self.whose(lines, told, run) or run.line for run in told))
 
 
 class Size(JournalCase):

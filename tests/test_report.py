@@ -16,6 +16,7 @@ import zlib
 from typing import Any, Optional
 
 import runmaker4
+import runwait4
 from tests.journal import BEGAN, end, start
 from tests.support import FULL, GATE, ROOT, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, companion
 from tests.values import present
@@ -372,6 +373,44 @@ class Content(ReportCase):
         )
         self.assertIn(b" 5.0s  9.0s      10s ", self.run_script(RUNWAIT, "--stats", "--outdir", "out").out)
 
+    def test_the_numbers_are_those_of_now_and_the_earlier_ones_stand_in_the_details(self) -> None:
+        self.write("d a\n# new\n! b\nd c\nd c\n")
+        self.journal(*(end(f"{number} {command}", number, command, state=state, files=[])
+                       for number, command, state in
+                       ((1, "a", "d"), (2, "b", "!"), (3, "c", "d"), (4, "c", "!"), (9, "gone", "d"))))
+        self.report("--outdir", "out", "runs.txt")
+        page = self.page()
+        self.assertEqual(page.rows("Left to fix", "Line", "what"), [["3", "line 2 when it ran: b"]])
+        self.assertEqual(page.rows(OTHERS, "Line", "what"), [["5", "line 4 when it ran: c"]])
+        self.assertEqual(sorted(page.rows("Slowest runs", "Line", "what")),
+                         [["1", "a"], ["3", "line 2 when it ran: b"], ["4", "line 3 when it ran: c"],
+                          ["5", "line 4 when it ran: c"], ["9", "gone"]])
+        self.assertEqual(page.data["line"], [1, 3, 4, 5, 9])
+        self.assertEqual(page.data["was"], {"1": 2, "2": 3, "3": 4})
+        self.assertIn("on node1", page.groups[0])
+        self.assertIn("line 3 ", page.groups[0])
+
+    def test_of_clocks_that_are_apart_the_page_tells_and_of_no_duration(self) -> None:
+        def clocks(apart: float, *hosts: str) -> Page:
+            self.journal(*(journal_end(number, host=hosts[number % len(hosts)]) for number in range(1, 9)),
+                         *(end(f"apart {number}", number, began=BEGAN + apart + number, host="apart")
+                           for number in range(9, 11)), journal_end(11, host=hosts[0]))
+            os.utime(self.dir / "out/journal", (BEGAN + 20, BEGAN + 20))
+            self.report("--outdir", "out")
+            return self.page()
+
+        for apart in 3600, -3600:
+            page = clocks(apart, "alice", "bob")
+            self.assertIn(" · the clock of apart is wrong: times of different hosts cannot", page.when)
+            self.assertNotIn("Duration", page.figures)
+        page = clocks(0, "alice", "bob")
+        self.assertNotIn("clock", page.when)
+        self.assertIn("Duration", page.figures)
+        self.journal(*map(journal_end, range(1, 9)))        # one host: its times fit, whatever its clock is
+        self.report("--outdir", "out")
+        self.assertNotIn("clock", self.page().when)
+        self.assertEqual(self.page().figures["Duration"], "8.0s")
+
     def test_with_stats_both_are_done(self) -> None:
         self.write("d true\n")
         self.journal(end(1, 1, "true"))
@@ -517,6 +556,58 @@ class InABrowser(ReportCase):
         found = present(re.search('id="found"(.*?)</section>', text, re.DOTALL))
         self.assertRegex(found[1], '<a [^>]*href="./out/12.err"[^>]*>.err</a>')
 
+    def found(self, act: str, *more: object) -> list[Any]:
+        """What the page tells after this was done: the hits, and the rows of what was found."""
+        text = self.shown("""
+            %s;
+            document.title = JSON.stringify([get("hits").textContent,
+              [...document.querySelectorAll("#found tbody")].map(row => row.textContent)]);""" % act, *more)
+        told: list[Any] = json.loads(html.unescape(present(re.search("<title>(.*?)</title>", text))[1]))
+        return told
+
+    def test_what_all_runs_have_printed_last_is_found_not_only_the_last_runs_of_lines(self) -> None:
+        self.write("".join(f"! run {line}\n" for line in range(1, 4)))
+        ends = []
+        for attempt in range(5):
+            for line in range(1, 4):
+                name = f"{line}.err.~{attempt}~"
+                self.write(f"step {attempt}: singular matrix\n", f"out/{name}")
+                ends.append(end(f"{attempt} {line}", line, f"run {line}", BEGAN + 9 * attempt, state="!",
+                                files=[name]))
+        self.journal(*ends)
+        for act in 'type("singular")', 'document.querySelector(".groups button").click()':
+            hits, rows = self.found(act)
+            self.assertEqual((hits.partition(":")[0], len(rows)), ("15 of 15 runs", 15))
+
+    def test_the_end_of_a_long_command_is_found_among_many_runs(self) -> None:
+        count, path = 6000, "long/" * 30
+        self.journal(*(journal_end(number, 0.5, command=f"{path} --seed {number}")
+                       for number in range(1, count + 1)))
+        hits, rows = self.found('type("--seed 599")')
+        self.assertEqual((hits, len(rows)), ("11 of 6,000 runs", 11))
+
+    def test_of_commands_that_are_too_long_for_the_page_the_beginning_is_searched(self) -> None:
+        self.journal(*(journal_end(number, 0.5, command=f"{number} {'x' * 50}") for number in range(1, 11)))
+        patch = "import runwait4\nrunwait4.Pictures.CHARACTERS = 200\n"
+        self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", script=RUNWAIT))
+        self.assertIn(" · commands are searched up to their 20th character", self.page().when)
+        self.assertEqual({len(command) for command in self.page().data["commands"]}, {23})
+
+    def test_durations_are_as_on_the_rest_of_the_page(self) -> None:
+        self.journal(journal_end(1))
+        times = [0, 1e-5, 0.00994, 0.00996, 0.0494, 0.9994, 0.9996, 5, 9.94, 9.96, 59.4, 59.6, 61, 3599.4,
+                 3600, 7384, 86399, 86400, 9e6]
+        told = self.shown(f"document.title = JSON.stringify({times}.map(duration))")
+        shown = json.loads(html.unescape(present(re.search("<title>(.*?)</title>", told))[1]))
+        self.assertEqual(shown, list(map(runwait4.took, times)))
+
+    def test_what_was_found_has_the_numbers_of_now(self) -> None:
+        self.write("d a\n# new\nd b\n")
+        self.journal(end("a", 1, "a"), end("b", 2, "b"))
+        _, rows = self.found('type("b")')
+        self.assertEqual(len(rows), 1)
+        self.assertRegex(rows[0], r"^3exit 0.*line 2 when it ran: b$")
+
     def test_what_is_found_stays_text(self) -> None:
         self.write(f"! {EVIL}\n")
         self.write(EVIL, "out/1.err")
@@ -582,7 +673,7 @@ class InABrowser(ReportCase):
             self.write(re.sub('(<script id="data" [^>]*>)[^<]*', rf"\g<1>{packed}", text), "out.html")
             shown = self.browse("")
             live = words(present(re.search('<span id="live"[^>]*>(.*?)</span>', shown))[1])
-            self.assertRegex(live, "^; nothing new for 1:00:.*the program that wrote it is gone$" if gone
+            self.assertRegex(live, "^; nothing new for 1h 00m: the program that wrote it is gone$" if gone
                              else "^, anew every 10s while jobs run$")
 
     def campaign(self) -> None:
