@@ -52,6 +52,7 @@ from runmaker4 import (
     DONE,
     ERROR,
     FAILED,
+    JOB_LINE,
     NEW,
     ROWS_END,
     RUNNING,
@@ -127,6 +128,8 @@ base64, html, json, secrets = map(when_used, ("base64", "html", "json", "secrets
 if TYPE_CHECKING:
     import subprocess
     import tempfile
+    from typing import Concatenate, ParamSpec  # of Python 3.10
+    P = ParamSpec("P")
 else:
     subprocess, tempfile = map(when_used, ("subprocess", "tempfile"))
 
@@ -281,9 +284,25 @@ def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
 # or running, or when two looks in a row find that nobody will run the new jobs.  A file that an editor may
 # be about to fill is looked at again.
 
-# how a job line begins: its state and a blank
-JOB_HEADS = {bytes((state, blank)) for state in range(256) for blank in b" \t" if state not in b"#/ \t\n"}
 WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # others: held
+
+
+def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
+    """Make a method of a Watcher try again while the job file is away, for PATIENCE seconds at most.
+
+    Then it raises Problem.
+    """
+    @functools.wraps(read)
+    def tried(self: Watcher, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        start = time.monotonic()
+        while True:
+            try:
+                return read(self, *args, **kwargs)
+            except OSError as error:
+                if time.monotonic() - start > self.PATIENCE:
+                    raise Problem(f"{self.path}: {reason(error)}") from None
+            time.sleep(0.1)
+    return tried
 
 
 class Watcher:
@@ -304,58 +323,45 @@ class Watcher:
         self._pace = Pace()
         self.stopped = ""       # why nobody will run the new jobs; "": somebody may
 
+    @patient
     def _look(self) -> Survey:
-        """What the file holds now.  Raises Problem."""
+        """Return what the file holds now."""
         with self._pace:
-            return self._patiently(self.file.survey)
+            return self.file.survey()
 
-    def _patiently(self, read: Callable[[], T]) -> T:
-        """What `read` finds in the file, which may be away for PATIENCE seconds.  Raises Problem."""
-        start = time.monotonic()
-        while True:
-            try:
-                return read()
-            except OSError as error:
-                if time.monotonic() - start > self.PATIENCE:
-                    raise Problem(f"{self.path}: {reason(error)}") from None
-            time.sleep(0.1)
-
+    @patient
     def lines(self, states: bytes | None, means: Callable[[Line], bool] | None = None) -> list[Line]:
-        """The lines in these states, None: in any, and of these the ones that are meant.  Raises Problem."""
-        return self._patiently(lambda: list(filter(means, self.file.lines(states))))
+        """Return the lines in these states, None: in any, and of these the ones that are meant."""
+        return list(filter(means, self.file.lines(states)))
 
+    @patient
     def lines_at(self, number: int) -> list[Line]:
-        """The job line with this number, if there is one; the file is read no further.  Raises Problem."""
-        return self._patiently(lambda: self._lines_at(number))
-
-    def _lines_at(self, number: int) -> list[Line]:
+        """Return the job line with this number, if there is one; the file is read no further."""
         line = next((line for line in self.file.lines() if line.number >= number), None)
         return [line] if line and line.number == number else []
 
+    @patient
     def held_lines(self, survey: Survey, most: int) -> list[Line]:
-        """The first lines that are held, at most `most` of them.  Raises Problem."""
+        """Return the first lines that are held, at most `most` of them."""
         held = b"".join(state for state in survey.states if state not in WORDS)
-        return self._patiently(lambda: list(itertools.islice(self.file.lines(held), most))) if held else []
+        return list(itertools.islice(self.file.lines(held), most)) if held else []
 
+    @patient
     def badges(self) -> set[int] | None:
-        """The badges of all runners and servers; None: we may not read their locks.  Raises Problem."""
-        return self._patiently(self._badges)
-
-    def _badges(self) -> set[int] | None:
+        """Return the presence locks of all runners and servers; None: we may not read their locks."""
         self.file.follow()
         return self.file.companion.badges()
 
+    @patient
     def cancelled(self, survey: Survey) -> list[Line]:
-        """The held lines whose jobs still run.  Of their commands more copies live than there are lines `r`.
+        """Return the held lines whose jobs still run.  Of their commands more copies live than there are
+        lines `r`.
 
-        survey: what sure_look() has just found.  Raises Problem.
+        survey: what sure_look() has just found.
         """
         held = b"".join(survey.states.keys() - WORDS.keys())
-        return self._patiently(lambda: self._cancelled(held, survey)) if held else []
-
-    def _cancelled(self, held: bytes, survey: Survey) -> list[Line]:
         companion = self.file.companion
-        if not companion.is_open:
+        if not held or not companion.is_open:
             return []
         # A lock that includes the door of its row is no seat: somebody edits the file.
         rows = {some.start & ~SEATS for some in other_locks(companion.fd, 0, ROWS_END)
@@ -376,43 +382,30 @@ class Watcher:
                 still.append(held_lines.pop(nearest(sorted(held_lines), seat)))
         return sorted(still, key=lambda line: line.number)
 
+    @patient
     def lines_with(self, commands: Collection[bytes]) -> list[Line]:
-        """The lines with these commands.  Raises Problem."""
-        return self._patiently(lambda: self._lines_with(commands))
-
-    def _lines_with(self, commands: Collection[bytes]) -> list[Line]:
+        """Return the lines with these commands."""
         self.file.follow()
         return list(itertools.chain.from_iterable(self.file.by_command(commands).values()))
 
+    @patient
     def moved(self, runs: Collection[RunRecord]) -> set[bytes]:
-        """Return the commands of those of these runs whose lines have other numbers now, or are gone.
-
-        Raises Problem.
-        """
-        return self._patiently(lambda: self._moved(runs))
-
-    def _moved(self, runs: Collection[RunRecord]) -> set[bytes]:
-        self.file.follow_path()
+        """Return the commands of those of these runs whose lines have other numbers now, or are gone."""
+        self.file.follow()
         commands = {run.line: run.command for run in runs}
         moved = {run.command for run in runs if commands[run.line] != run.command}
-        number = 0
-        for piece in whole_lines(self.file.reader, self.file.start):
-            lines = piece.split(b"\n")
-            for at in [at for at in range(number + 1, number + 1 + len(lines)) if at in commands]:
-                text = lines[at - number - 1]
-                if text[2:] == commands[at] and text[:2] in JOB_HEADS:
-                    del commands[at]
-            number += len(lines) - 1
+        pieces = whole_lines(self.file.reader, self.file.start)
+        lines = itertools.chain.from_iterable(piece.removesuffix(b"\n").split(b"\n") for piece in pieces)
+        for number, text in enumerate(lines, 1):
+            if number in commands and text[2:] == commands[number] and JOB_LINE.match(b"\n" + text[:2]):
+                del commands[number]
         return moved.union(commands.values())
 
+    @patient
     def ends_may_come(self) -> bool:
-        """Whether the job file has changed so lately that ends of runs may still come into the journal.
-
-        Raises Problem.
-        """
-        changed = self._patiently(self.file.signature)[3] / 1e9
-        age = Clocks(changed).age("", changed)
-        return age is not None and age < self._delay
+        """Return True if the job file has changed so lately that ends of runs may still come into the log."""
+        age = time.time() - self.file.signature()[3] / 1e9
+        return -Clocks.APART <= age < self._delay
 
     def sure_look(self) -> Survey:
         """What the file holds, once no editor is about to fill it.  Raises Problem."""
@@ -446,11 +439,12 @@ class Watcher:
                 say(new_jobs_wait(now.new, self.path))
             time.sleep(max(self._pause, self._pace.rest(20)))
 
+    @patient
     def stall(self) -> Stall | None:
-        """What keeps new jobs from being started, if something does.  Raises Problem."""
+        """Return what keeps new jobs from being started, if something does."""
         self._pace.go_on()
         try:
-            return self._patiently(lambda: why_stalled(self.file))
+            return why_stalled(self.file)
         finally:
             self._pace.pause()
 
@@ -458,16 +452,6 @@ class Watcher:
 # ======== Progress ==========================================================================================
 #
 # A pipe gets a line for each change, at most one a second.  A terminal has one line, redrawn at each look.
-
-
-class NoProgress:
-    """Shows nothing, if --progress is not asked for."""
-
-    def update(self, now: Counts) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class PipeProgress:
@@ -604,85 +588,6 @@ class RunRecord:
         return self.cause in ("memory", "oom")
 
 
-class Log:
-    """A file whose lines tell of runs.  It is read as it was when it was opened; see LogPass."""
-    KIND = ""
-    LONGEST = 1 << 23           # bytes of a line: no command is so long
-    BLOCK = 1 << 18             # bytes that are read at a time
-
-    def __init__(self, path: str, say: Callable[[str], None]) -> None:
-        """Raises Problem."""
-        self.path = path
-        self._say = say
-        self._has_named_odd = False
-        try:
-            self.file = self._open()
-            self.size = self._size()
-        except OSError as error:
-            raise Problem(f"{path}: {reason(error)} (a {self.KIND} is wanted)") from None
-
-    def _open(self) -> Reader:
-        """Open it, to read what all hosts have written until now.  Raises OSError, Problem."""
-        mount = find_mount(self.path)
-        if mount.network:
-            refresh_file(self.path, mount)
-        refuse_special(self.path, f"a {self.KIND} is wanted")
-        return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
-
-    def _size(self) -> int:
-        """Return its size.  NFS may report an old one, but reads what stands after that all the same.
-
-        Raises OSError.
-        """
-        size = os.fstat(self.file.fd).st_size
-        while found := self.file.pread(self.BLOCK, size):
-            size += len(found)
-        return size
-
-    @property
-    def changed(self) -> float:
-        """When it was written to last, by the clock of the file server (seconds since 1970)."""
-        return os.fstat(self.file.fd).st_mtime
-
-    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
-        """Return a pass through it.
-
-        wanted: None: all runs are; otherwise some that are not wanted may come, too.  begin: the offset from
-        which on it is read.
-        """
-        raise NotImplementedError
-
-    def lines(self, begin: int) -> Iterator[bytes]:
-        """Yield its lines, from the first complete one after an offset on.  A lone newline, which makes no
-        sense, stands for a line that is too long, and for what stands after the last newline.
-
-        Raises OSError.
-        """
-        at = begin
-        rest = b""
-        skips = begin > 0                       # we may begin within a line
-        dropped = False                         # a line is too long, and what was read of it is forgotten
-        while at < self.size and (data := self.file.pread(min(self.BLOCK, self.size - at), at)):
-            at += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            if lines and (skips or dropped):
-                lines[:1] = [b"\n"] if dropped and not skips else []
-                skips = dropped = False
-            yield from lines
-            if len(rest) >= self.LONGEST:
-                rest = b""
-                dropped = True
-        if (rest or dropped) and not skips:
-            yield b"\n"
-
-    def name_odd(self, places: Collection[int]) -> None:
-        """Report once which lines make no sense.  places: of those that a pass through all of it has met."""
-        if places and not self._has_named_odd:
-            self._has_named_odd = True
-            self._say(f"{self.path}: {plural(len(places), 'line')} left out: cut, or no lines of a "
-                      f"{self.KIND} ({name_lines(places)})")
-
-
 class LogPass:
     """One pass through a log, or through its last part, forwards.
 
@@ -732,43 +637,91 @@ class LogPass:
         """
 
 
+class Log:
+    """A file whose lines tell of runs.  It is read as it was when it was opened; see LogPass."""
+    KIND = ""
+    PASS = LogPass
+    LONGEST = 1 << 23           # bytes of a line: no command is so long
+    BLOCK = 1 << 18             # bytes that are read at a time
+
+    def __init__(self, path: str, say: Callable[[str], None]) -> None:
+        """Raises Problem."""
+        self.path = path
+        self._say = say
+        self._has_named_odd = False
+        try:
+            self.file = self._open()
+            self.size = self._size()
+            # when it was written to last, by the clock of the file server
+            self.changed = os.fstat(self.file.fd).st_mtime
+        except OSError as error:
+            raise Problem(f"{path}: {reason(error)} (a {self.KIND} is wanted)") from None
+
+    def _open(self) -> Reader:
+        """Open it, to read what all hosts have written until now.  Raises OSError, Problem."""
+        mount = find_mount(self.path)
+        if mount.network:
+            refresh_file(self.path, mount)
+        refuse_special(self.path, f"a {self.KIND} is wanted")
+        return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
+
+    def _size(self) -> int:
+        """Return its size.  NFS may report an old one, but reads what stands after that all the same.
+
+        Raises OSError.
+        """
+        size = os.fstat(self.file.fd).st_size
+        while found := self.file.pread(self.BLOCK, size):
+            size += len(found)
+        return size
+
+    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
+        """Return a pass through it.
+
+        wanted: None: all runs are; otherwise some that are not wanted may come, too.  begin: the offset from
+        which on it is read.
+        """
+        return self.PASS(self, wanted, begin)
+
+    def lines(self, begin: int) -> Iterator[bytes]:
+        """Yield its lines, from the first complete one after an offset on.  A lone newline, which makes no
+        sense, stands for a line that is too long, and for what stands after the last newline.
+
+        Raises OSError.
+        """
+        at = begin
+        rest = b""
+        skips = begin > 0                       # we may begin within a line
+        dropped = False                         # a line is too long, and what was read of it is forgotten
+        while at < self.size and (data := self.file.pread(min(self.BLOCK, self.size - at), at)):
+            at += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            if lines and (skips or dropped):
+                lines[:1] = [b"\n"] if dropped and not skips else []
+                skips = dropped = False
+            yield from lines
+            if len(rest) >= self.LONGEST:
+                rest = b""
+                dropped = True
+        if (rest or dropped) and not skips:
+            yield b"\n"
+
+    def name_odd(self, places: Collection[int]) -> None:
+        """Report once which lines make no sense.  places: of those that a pass through all of it has met."""
+        if places and not self._has_named_odd:
+            self._has_named_odd = True
+            self._say(f"{self.path}: {plural(len(places), 'line')} left out: cut, or no lines of a "
+                      f"{self.KIND} ({name_lines(places)})")
+
+
 class NoLog(Log):
     """Stands for a log where none is named: an empty one."""
 
     def __init__(self) -> None:
+        self.path = ""
         self.file = Reader(None)
         self.size = 0
-
-    @property
-    def changed(self) -> float:
-        return 0.0
-
-    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
-        return LogPass(self, wanted, begin)
-
-
-class JournalReader(Log):
-    """DIR/journal."""
-    KIND = "journal"
-
-    def __init__(self, directory: str, say: Callable[[str], None]) -> None:
-        """Raises Problem."""
-        if not os.path.isdir(directory):
-            missing = "is not a directory" if os.path.exists(directory) else "no such directory"
-            raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
-        super().__init__(os.path.join(directory, "journal"), say)
-
-    def _open(self) -> Reader:
-        try:
-            return super()._open()
-        except FileNotFoundError:
-            directory = os.path.dirname(self.path)
-            raise Problem(
-                f"{directory}: has no journal (nothing was run with it yet, or by an older version)"
-            ) from None
-
-    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
-        return JournalPass(self, wanted, begin)
+        self.changed = 0.0
 
 
 class JournalPass(LogPass):
@@ -867,7 +820,9 @@ class JournalPass(LogPass):
                 run.files = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
             run.files = [self.name_now(name, run.at) for name in run.files]
             if run.ended is None:
-                output.note_sizes(run)
+                sizes = output.sizes(run)
+                run.files = list(sizes)
+                run.bytes = sum(sizes.values())
 
     def name_now(self, name: str, at: int) -> str:
         """What a file is called now.  name: what it was called at this place."""
@@ -949,6 +904,28 @@ class JournalPass(LogPass):
         )
 
 
+class JournalReader(Log):
+    """DIR/journal."""
+    KIND = "journal"
+    PASS = JournalPass
+
+    def __init__(self, directory: str, say: Callable[[str], None]) -> None:
+        """Raises Problem."""
+        if not os.path.isdir(directory):
+            missing = "is not a directory" if os.path.exists(directory) else "no such directory"
+            raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
+        super().__init__(os.path.join(directory, "journal"), say)
+
+    def _open(self) -> Reader:
+        try:
+            return super()._open()
+        except FileNotFoundError:
+            directory = os.path.dirname(self.path)
+            raise Problem(
+                f"{directory}: has no journal (nothing was run with it yet, or by an older version)"
+            ) from None
+
+
 # ======== What runs have printed ============================================================================
 #
 # The end of a run names the files that it has printed to.  A run that has not ended prints to LINE.out and
@@ -988,14 +965,13 @@ class LastOutput:
         shown = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
         return [line for line in shown if line.strip()][-self._most:]
 
-    def note_sizes(self, run: RunRecord) -> None:
-        """Note what a run that has not ended has printed so far, and leave out files that are not there."""
-        sizes: dict[str, int] = {}
+    def sizes(self, run: RunRecord) -> dict[str, int]:
+        """Return by name how large the files of a run are; those that cannot be read are left out."""
+        sizes = {}
         for name in run.files:
             with contextlib.suppress(OSError, ValueError), self._open(name) as file:
                 sizes[name] = os.fstat(file.fd).st_size
-        run.files = list(sizes)
-        run.bytes = sum(sizes.values())
+        return sizes
 
     def _open(self, name: str) -> Reader:
         """A file that a run has printed to.  Raises OSError; ValueError: no run has printed to that.
@@ -1038,27 +1014,15 @@ def nearest(numbers: Sequence[int], number: int) -> int:
     return min(numbers[max(above - 1, 0):above + 1], key=lambda other: (abs(other - number), -other))
 
 
-class LastRuns:
-    """Of some commands and each number that their lines have had, the last run that has ended, and the last
-    one that has not.
+def note_last(last: dict[tuple[bytes, int, bool], RunRecord], runs: Iterable[RunRecord]) -> None:
+    """Keep of each command and number the last run that has ended, and the last one that has not.
 
     No other run can be the last one of a line.  So a log may be of any length.
     """
-
-    def __init__(self, runs: Iterable[RunRecord] = ()) -> None:
-        self._runs: dict[tuple[bytes, int, bool], RunRecord] = {}
-        self.add(runs)
-
-    def __iter__(self) -> Iterator[RunRecord]:
-        return iter(self._runs.values())
-
-    def add(self, runs: Iterable[RunRecord]) -> None:
-        """Add runs of one pass, in any order."""
-        last = self._runs
-        for run in runs:
-            key = run.command, run.line, run.ended is None
-            if key not in last or run.at > last[key].at:
-                last[key] = run
+    for run in runs:
+        key = run.command, run.line, run.ended is None
+        if key not in last or run.at > last[key].at:
+            last[key] = run
 
 
 class LineRuns:
@@ -1067,7 +1031,7 @@ class LineRuns:
     def __init__(self, lines: Iterable[Line], living: Collection[int], runs: Iterable[RunRecord]) -> None:
         """lines: all that have one of some commands.  living: the numbers of the lines whose jobs live.
 
-        runs: at least the LastRuns of these commands; runs of others are left out.
+        runs: at least those of these commands that note_last() keeps; runs of others are left out.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers: dict[bytes, list[int]] = {}          # of the lines, by command
@@ -1080,9 +1044,12 @@ class LineRuns:
         known = [run for run in runs if run.command in self._numbers]
         self._shifted = self._pair(known)
         self.last: dict[int, RunRecord] = {}                # by the number of the line
+        ranks: dict[int, tuple[float, int]] = {}
         for run in known:
             number = self._number(run)
-            if number not in self.last or self._rank(run, number) > self._rank(self.last[number], number):
+            rank = -abs(self._place(run) - number), run.at
+            if rank > ranks.get(number, (-math.inf, 0)):
+                ranks[number] = rank
                 self.last[number] = run
 
     def _pair(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
@@ -1108,10 +1075,6 @@ class LineRuns:
             numbers = self._running.get(run.command, numbers)
         return nearest(numbers, self._place(run))
 
-    def _rank(self, run: RunRecord, number: int) -> tuple[int, int]:
-        """Return a key that orders the runs of a line: its last run has the largest."""
-        return -abs(self._place(run) - number), run.at
-
     def line_of(self, run: RunRecord) -> Line | None:
         """Return the line that a run belongs to; None: no line has its command."""
         return self.lines[self._number(run)] if run.command in self._numbers else None
@@ -1119,10 +1082,6 @@ class LineRuns:
     def is_last(self, run: RunRecord, line: Line) -> bool:
         """Return True if a run is the last one of its line."""
         return self.last[line.number].at == run.at
-
-    def has_equal(self, command: bytes) -> bool:
-        """Return True if several lines have this command."""
-        return len(self._numbers.get(command, ())) > 1
 
     def is_certain(self, line: Line) -> bool:
         """Return True if the last run of a line runs, and no earlier run of the log can come before it."""
@@ -1247,30 +1206,19 @@ LEAVES = {**STATE_NAMES, ".": "new", "x": "held"}       # the state that such a 
 
 @dataclass(frozen=True)
 class Row:
-    """A line and a run of it, as of one look.  One of them may be missing."""
-    line: Line | None
-    line_state: str = ""        # in a word; an orphan is in error; "": there is no line
-    run: RunRecord | None = None
+    """A line and a run of it, as of one look."""
+    line: Line                  # as it was when it ran, if there is none any more
+    line_state: str = ""        # in a word; an orphan is in error; "": the line is gone
+    run: RunRecord | None = None        # None: none is known
     is_last: bool = False       # the line has no later run
     age: float | None = None    # seconds for which it has been running; None also: nobody knows
     # fields of a run that --json has as they are
     AS_TOLD = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
 
     @property
-    def number(self) -> int:
-        """The number of the line now; the run's number if there is no line any more."""
-        return self.line.number if self.line else self.run.line if self.run else 0
-
-    @property
-    def command(self) -> bytes:
-        return self.line.command if self.line else self.run.command if self.run else b""
-
-    @property
     def state_since(self) -> str:
         """The state of the line if the run has left another one; otherwise ''."""
-        if not self.run or self.line_state == LEAVES[self.run.state]:
-            return ""
-        return self.line_state
+        return self.line_state if self.run and self.line_state != LEAVES[self.run.state] else ""
 
     def job(self) -> dict[str, Any]:
         """Return what --json tells of a job and where it runs; what is not known is null."""
@@ -1280,8 +1228,8 @@ class Row:
         if run:
             where = {"host": run.host, "slot": run.slot, "pid": run.pid or None, "start": round(run.began, 3)}
         return {
-            "line": self.number,
-            "command": to_text(self.command),
+            "line": self.line.number,
+            "command": to_text(self.line.command),
             **where,
             "seconds": seconds if seconds is None else round(seconds, 3),
         }
@@ -1368,12 +1316,14 @@ class Look:
         """
         commands = {line.command for line in self.lines}
         found = self.log.runs(or_incomplete(of_commands(commands)))
-        runs = LastRuns(found)
-        if others := {run.command for run in runs if run.incomplete} - commands:
+        last: dict[tuple[bytes, int, bool], RunRecord] = {}
+        note_last(last, found)
+        if others := {run.command for run in last.values() if run.incomplete} - commands:
             commands |= others
             found = self.log.runs(of_commands(commands))
-            runs = LastRuns(found)
-        known = self.line_runs(commands, runs)
+            last.clear()
+            note_last(last, found)
+        known = self.line_runs(commands, last.values())
         asked = {line.number for line in self.lines}
         told = [number for number in sorted(known.lines)
                 if number in asked or (number in known.last and known.last[number].incomplete)]
@@ -1419,7 +1369,7 @@ class Look:
         line = known.line_of(run)
         self.judge(run, known)
         if not line:
-            return Row(None, run=run)
+            return Row(Line(run.line, 0, 0, b"", b" " + run.command), run=run)
         is_running = run.state == "r" and not run.cause
         age = self.clocks.age(run.host, run.began) if is_running else None
         return Row(line, self.state_of(line), run, known.is_last(run, line), age)
@@ -1494,7 +1444,7 @@ def jobs_per_hour(runs: Iterable[RunRecord], running: Mapping[int, Row]) -> floa
         if run.ended is not None and run.state != ".":      # put back: the job is as new as before
             ends[run.line, run.command] = run.ended
     for number, row in running.items():
-        ends.pop((number, row.command), None)
+        ends.pop((number, row.line.command), None)
     if not ends:
         return None
     rate = Rate()
@@ -1599,7 +1549,7 @@ def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
     with Look(watcher, functools.partial(open_journal, outdir)) as look:
         check_journal(look.log, watcher.path)
         now = counts(look.survey)
-        rows = {row.number: row for row in look.present_rows()}
+        rows = {row.line.number: row for row in look.present_rows()}
         # if nothing runs, the rate is one of another day
         per_hour = jobs_per_hour(look.recent, rows) if now.running and look.clocks.are_right else None
 
@@ -1713,8 +1663,8 @@ def describe(row: Row, output: LastOutput | None, columns: float) -> Iterator[st
 
     output: None if there is no log.
     """
-    yield fitted(f"line {row.number}: {describe_row(row, output is not None)}", columns)
-    yield fitted(f"    {to_text(row.command)}", columns)
+    yield fitted(f"line {row.line.number}: {describe_row(row, output is not None)}", columns)
+    yield fitted(f"    {to_text(row.line.command)}", columns)
     if row.run and output:
         details = printable(details_of(row.run, output.directory))
         width = max(int(columns), 20) if columns < math.inf else len(details) + 4
@@ -2024,15 +1974,6 @@ def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
 # ended it knows exit status and signal only, so the state of the run follows from these.
 
 
-class JobLogReader(Log):
-    """A job log, of runmaker4.py or of GNU parallel."""
-    KIND = "job log"
-    LONGEST = 1 << 20           # bytes of a line: no command is so long
-
-    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
-        return JobLogPass(self, wanted, begin)
-
-
 class JobLogPass(LogPass):
     """One pass through a job log.  All runs are wanted, and all have ended."""
     LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
@@ -2087,6 +2028,13 @@ class JobLogPass(LogPass):
         if signal_number in STOP_SIGNALS and exit_status != -1:
             return "e"
         return "!" if exit_status or signal_number else "d"
+
+
+class JobLogReader(Log):
+    """A job log, of runmaker4.py or of GNU parallel."""
+    KIND = "job log"
+    PASS = JobLogPass
+    LONGEST = 1 << 20           # bytes of a line: no command is so long
 
 
 # ======== The timeline ======================================================================================
@@ -2345,7 +2293,7 @@ class Gathered:
         self.stats = RunStats()
         self.first = math.inf
         self.last = 0.0                             # when the log heard of a run last
-        self.last_runs = LastRuns()
+        self.last_runs: dict[tuple[bytes, int, bool], RunRecord] = {}      # of watched commands
         self.unended: list[RunRecord] = []
         self.slowest: list[RunRecord] = []
         self.largest: list[RunRecord] = []
@@ -2354,7 +2302,7 @@ class Gathered:
         self._failed: deque[RunRecord] = deque(maxlen=self.FAILURES + to_fix)
         in_order = iter(runs)
         while batch := list(itertools.islice(in_order, self.BATCH)):
-            self.last_runs.add([run for run in batch if run.command in watched])
+            note_last(self.last_runs, [run for run in batch if run.command in watched])
             self.unended += [run for run in batch if run.ended is None]
             self._take([run for run in batch if run.ended is not None])
 
@@ -2397,11 +2345,6 @@ class Gathered:
     def count(self) -> int:
         """How many runs there are."""
         return sum(self.states.values())
-
-    @property
-    def keeps_all(self) -> bool:
-        """True if all runs are drawn, so far."""
-        return self.count == len(self._drawn)
 
     @property
     def drawn(self) -> list[RunRecord]:
@@ -2451,16 +2394,7 @@ class Outputs:
         """The output files of a run that the page can link to: regular files in the output directory."""
         if self.output is None or self.base is None or run is None:
             return []
-        directory = self.output.directory
-        return [name for name in sorted(run.files)
-                if os.path.basename(name) == name and self._is_regular(os.path.join(directory, name))]
-
-    @staticmethod
-    def _is_regular(path: str) -> bool:
-        try:
-            return stat.S_ISREG(os.lstat(path).st_mode)
-        except (OSError, ValueError):                   # ValueError: no file can have this name
-            return False
+        return sorted(self.output.sizes(run))
 
     def links(self, run: RunRecord | None) -> str:
         """Links to the output files of a run."""
@@ -2665,7 +2599,7 @@ class FailuresByWords:
     def _item(self, number: int, group: SameWords, unit: str) -> str:
         """A group: its size, its words, and where it stands."""
         hosts = {row.run.host for row in group.rows if row.run}
-        where = name_lines({row.number for row in group.rows}) + (
+        where = name_lines({row.line.number for row in group.rows}) + (
             f" on {cut(min(hosts), 80)}" if len(hosts) == 1 else f" on {len(hosts)} hosts" if hosts else "")
         return tag("li", tag("b", plural(len(group.rows), unit)),
                    tag("button", escaped(group.words), type="button", data_group=number),
@@ -2725,9 +2659,11 @@ class Tables:
         """A row.  cells: content, what it is sorted by, class.  Below them stand command and last output."""
         first = [tag("td", text, class_=kind, data_key=key) for text, key, kind in cells]
         printed = "\n".join(self.outputs.of(row.run))
-        has_moved = row.run is not None and row.run.line != row.number
+        has_moved = row.run is not None and row.run.line != row.line.number
         below = tag("i", f"line {row.run.line} when it ran: ") if row.run and has_moved else ""
-        below += escaped(cut(readable(row.command), 500)) + (tag("q", escaped(printed)) if printed else "")
+        below += escaped(cut(readable(row.line.command), 500))
+        if printed:
+            below += tag("q", escaped(printed))
         return tag(
             "tbody",
             tag("tr", *first),
@@ -2740,10 +2676,10 @@ class Tables:
     def _cells(self, row: Row) -> list[Cell]:
         """Return the content of each column, and what it is sorted by."""
         run = row.run
-        number: Cell = f"{row.number}", row.number
+        number: Cell = f"{row.line.number}", row.line.number
         if run is None:
             state = tag("b", row.line_state, class_=COLOURS[row.line_state])
-            if row.line and row.line.state not in WORDS:
+            if row.line.state not in WORDS:
                 state += f" ({escaped(to_text(row.line.state))})"
             return [number, (state, row.line_state), *itertools.repeat(NO_CELL, 8)]
         how = how_ended(run)
@@ -2808,14 +2744,11 @@ class Report:
         """
         found = self.found
         listed = [*found.failed, *found.slowest, *found.largest, *found.unended]
-        kept = {*found.last_runs, *found.drawn, *listed}
+        kept = {*found.last_runs.values(), *found.drawn, *listed}
         others = [run for run in kept if run.command not in watched]
         moved = look.watcher.moved(others) if look.watcher else set()
         commands = moved.union(watched, [run.command for run in listed])
-        known = look.line_runs(commands, kept)
-        # Of equal lines that have moved it counts what numbers they have had, also in runs that are not kept.
-        equal = set() if found.keeps_all else {*filter(known.has_equal, moved)}
-        return look.line_runs(commands, [*kept, *look.log.runs(of_commands(equal))]) if equal else known
+        return look.line_runs(commands, kept)
 
     def tables(self) -> Iterator[Table]:
         """Yield the tables; what is left to fix comes first."""
@@ -3310,23 +3243,28 @@ def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], None] = la
 
     Raises Problem.
     """
-    progress: NoProgress | PipeProgress | TerminalProgress = NoProgress()
+    progress: PipeProgress | TerminalProgress | None = None
     if with_progress:
         exit_on(signal.SIGINT, signal.SIGTERM)
         progress = TerminalProgress() if os.isatty(1) else PipeProgress()
 
     def update(now: Counts) -> None:
-        progress.update(now)
+        if progress:
+            progress.update(now)
         on_look()
 
+    def close() -> None:
+        if progress:
+            progress.close()
+
     def say_stall(text: str) -> None:
-        progress.close()
+        close()
         say(f"{watcher.path}: {text}")
 
     try:
         return watcher.wait(update, say_stall)
     finally:
-        progress.close()
+        close()
 
 
 def say_stopped(watcher: Watcher) -> bool:

@@ -168,20 +168,6 @@ class EqualLines(ViewCase):
     def test_lines_were_put_in_between(self) -> None:
         self.check(1, 4, 7, 8)
 
-    def test_a_page_of_more_runs_than_it_draws(self) -> None:
-        """Of equal lines above which one was put in, the runs that are not drawn count, too."""
-        self.write("# new\n" + "d a\n" * 4 + "d b\n" * 3)
-        self.journal(*[end(number, number, "a", BEGAN + number, took=9 + number, state="!d"[number > 1])
-                       for number in (1, 2, 3, 4)],
-                     *[end(number, number, "b", BEGAN + number) for number in (6, 7, 8)])
-        patch = ("import runwait4\nrunwait4.Gathered.DRAWN = 2\nrunwait4.Gathered.SHOWN = 2\n"
-                 "runwait4.Gathered.BATCH = 2")
-        self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", "runs.txt",
-                                       script=RUNWAIT))
-        page = Page(self.read("out.html").decode())
-        self.assertEqual(page.rows("Slowest runs", "Line", "Time"), [["5", "13s"], ["4", "12s"]])
-        self.assertEqual(page.rows(OTHERS, "Line", "Ended"), [["2", "exit 3 (now done)"]])
-
 
 class AnyLocale(ViewCase):
     """A journal is bytes: what a runner writes in one locale is read in any other."""
