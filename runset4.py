@@ -1430,11 +1430,36 @@ UNQUOTED = re.compile(rb"""(?:
 )*""", re.VERBOSE)
 
 
+# by how it begins: what values cannot stand in or after, and what to do
+UNSAFE = {
+    b"`": ("`...`", "write $(...) instead"),
+    b"((": ("((...))", "set a variable first: n={}; echo $((n))"),
+    b"$[": ("$[...]", "set a variable first: n={}; echo $((n))"),
+    b"${": ("${...}", "leave the $ out, or write it before that"),
+    b"\\": ("\\", "take the \\ away"),
+    b"$'": ("$'...'", "leave the $ out"),
+    b'$"': ('$"..."', "leave the $ out"),
+    b'"': ('"$(...)"', "write it before that, or call a script"),
+}
+
+
 def check_template(text: bytes) -> None:
     """Raise argparse.ArgumentTypeError for a template with which the shell might run what is in a value."""
     for place in PLACEHOLDER.finditer(text):
         if not is_number(place) and not UNQUOTED.fullmatch(text, 0, place.start()):
-            raise argparse.ArgumentTypeError(f"{text_of(place[0])} is quoted already: take your quotes away")
+            raise argparse.ArgumentTypeError(f"{text_of(place[0])} {why_unsafe(text, place.start())}")
+
+
+def why_unsafe(text: bytes, end: int) -> str:
+    """Return why no value can stand at this offset of a template, and what to do."""
+    plain = UNQUOTED.match(text, 0, end)
+    begin = plain.end() if plain else 0
+    quote = text[begin:end].lstrip(b"$")[:1]
+    if quote in (b"'", b'"') and text.count(quote, begin, end) % 2:
+        return "is quoted already: take your quotes away"
+    # UNQUOTED stops only where one of these stands
+    what, remedy = next(known for start, known in UNSAFE.items() if text.startswith(start, begin))
+    return f"stands in or after {what}, where its value is not quoted ({remedy})"
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:

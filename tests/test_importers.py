@@ -287,18 +287,26 @@ class QuotedPlaces(ImportCase):
         "echo $'a{}'",
         "echo it's {}",
         "echo 'a",
-        "echo `cat {}`",
         '"a `b {}`"',
-        "echo $(({} + 1))",
-        "echo \\{}",
-        "echo ${1}",
-        "echo ${x:{}}",
         '"\\{}"',
         # these are right, but nothing here knows enough of shells to see it
         'echo "$(cat {})"',
         '"x$(echo "y" {})z"',
         "echo # it's {}",
     )
+    UNSAFE = {                  # without any quotes, or after closed ones
+        "echo `cat {}`": "{} stands in or after `...`, where its value is not quoted (write $(...) instead)",
+        "echo `date` {}": "`...`",
+        "echo $(({} + 1))": "((...)), where its value is not quoted (set a variable first: n={}; echo $((",
+        "echo $[{} + 1]": "$[...], where its value is not quoted (set a variable first",
+        "echo \\{}": "{} stands in or after \\, where its value is not quoted (take the \\ away)",
+        "echo ${1}": "{1} stands in or after ${...}, where its value is not quoted (leave the $ out",
+        "echo ${x:{}}": "${...}",
+        "echo ${x#'a'} {}": "${...}",
+        "echo $'a' {}": "$'...', where its value is not quoted (leave the $ out",
+        'echo $"a" {}': '$"...", where its value is not quoted (leave the $ out',
+        'echo "$(date)" {}': '"$(...)", where its value is not quoted (write it before that',
+    }
     TAKEN = (
         "show {} b",
         'cat "dir/"{}".txt" > {/.}".out"',
@@ -336,6 +344,11 @@ class QuotedPlaces(ImportCase):
             with self.subTest(template):
                 refusal = self.refusal(template)
                 self.assertRegex(refusal, r"^\{[^ ]*\} is quoted already: take your quotes away$")
+
+    def test_where_there_are_no_quotes_the_message_blames_none(self) -> None:
+        for template, words in self.UNSAFE.items():
+            with self.subTest(template):
+                self.assertIn(words, self.refusal(template))
 
     def test_others_are_taken(self) -> None:
         for template in self.TAKEN:
@@ -462,7 +475,7 @@ class Tables(ImportCase):
             ('a\n"1\n2"\n', "n {a}", "line 3: not a command: "),
             ("a\n1\n", "n {2}", "line 2: there is no value for {2} (1 column)"),
             ("a\n1\n", "n '{a}'", "line 1: --template: {1} is quoted already: take your"),
-            ("a\n1\n", "n ${a}", "line 1: --template: {1} is quoted already: take your"),
+            ("a\n1\n", "n ${a}", "line 1: --template: {1} stands in or after ${...}, where"),
             ("a\n1\n#RUN nonsense\n", "n {a}", "line 3: 'nonsense' makes no sense here"),
             ("a\n", "n {a}", "there is no row below the names of the columns (nothing to add)"),
             ("", "n {a}", "there is no row below the names of the columns (nothing to add)"),
