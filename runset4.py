@@ -2139,6 +2139,8 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
         parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")
     if action in (*ADDING, "edit", "reopen") and selects:
         parser.error(f"{name} takes no selection of lines")
+    if options.force and action != "set":
+        parser.error("--force is for --set")
     check_adding(parser, options, action)
     options.action = action
 

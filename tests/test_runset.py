@@ -234,6 +234,15 @@ class BesideRunners(RunsetCase):
         self.assertQuiet("--set=.", "runs.txt", 1)
         self.assertEqual(self.states(), ".")
 
+    def test_force_is_refused_where_it_means_nothing(self) -> None:
+        before = self.write(". a\nr b\n").read_bytes()
+        for action in (("--cancel", "runs.txt", 1), ("--list", "runs.txt"), ("runs.txt", "--add", "c"),
+                       ("--edit", "runs.txt"), ("--end", "runs.txt")):
+            with self.subTest(action):
+                ended = self.run_script(RUNSET, "--force", *action)
+                self.assertRefused(ended, "--force is for --set")
+        self.assertEqual(self.read(), before)
+
     def test_force_sets_a_running_job_and_its_runner_ends_it(self) -> None:
         runner = self.runner_at_gate()
         self.assertQuiet("--force", "--set=x", "runs.txt", 1)
