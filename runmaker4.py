@@ -285,6 +285,29 @@ def growing_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
+LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
+
+
+def line_range(text: str) -> range:
+    """Return the line numbers that N or FROM-TO means; an empty range if it makes no sense."""
+    found = LINES.fullmatch(text)
+    if not found:
+        return range(0)
+    first = int(found[1])
+    last = int(found[2] or first)
+    return range(first, last + 1) if first > 0 else range(0)
+
+
+def line_ranges(text: str) -> list[range]:
+    """An argparse type: line numbers and FROM-TO, with commas between them."""
+    ranges = [line_range(word) for word in text.split(",")]
+    if not all(ranges):
+        raise argparse.ArgumentTypeError(
+            f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; one FILE only)"
+        )
+    return ranges
+
+
 def memory_text(size: float) -> str:
     """'512M', '4G', '1.5G'; less than a K is '0K'."""
     unit = next((unit for unit in "TGM" if size >= SIZE_UNITS[unit]), "K")

@@ -85,6 +85,7 @@ from runmaker4 import (
     is_utf16,
     keep_trying,
     leave,
+    line_ranges,
     lock,
     lock_all,
     lost_locks,
@@ -1961,29 +1962,6 @@ def states(text: str) -> bytes:
     for word in text.split(","):
         found += os.fsencode(word) if LETTERS.fullmatch(word) else state(word)
     return found
-
-
-LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
-
-
-def line_range(text: str) -> range:
-    """The line numbers that N or FROM-TO means; an empty range if it makes no sense."""
-    found = LINES.fullmatch(text)
-    if not found:
-        return range(0)
-    first = int(found[1])
-    last = int(found[2] or first)
-    return range(first, last + 1) if first > 0 else range(0)
-
-
-def line_ranges(text: str) -> list[range]:
-    """An argparse type: line numbers and FROM-TO, with commas between them."""
-    ranges = [line_range(word) for word in text.split(",")]
-    if not all(ranges):
-        raise argparse.ArgumentTypeError(
-            f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; one FILE only)"
-        )
-    return ranges
 
 
 def command_template(text: str) -> bytes:

@@ -92,6 +92,7 @@ from runmaker4 import (
     job_file,
     keep_trying,
     leave,
+    line_ranges,
     lines_of,
     lock,
     memory_size,
@@ -178,7 +179,7 @@ def make_parser() -> Parser:
              "where it ended, and what it printed last")
     add("--show", type=nonempty, metavar="LINE",
         help="with --outdir: print the same of all runs of these lines, and exit; LINE: a\n"
-             "number, a whole command, or a shell pattern for such")
+             "number, 1,2,5-9, a whole command, or a shell pattern for such")
     add("--stats", action="store_true",
         help="with --outdir, also beside --report: print run times, CPU use and memory per\n"
              "host and per command (FILE may be left out)")
@@ -335,10 +336,11 @@ class Watcher:
         return list(filter(means, self.file.lines(states)))
 
     @patient
-    def lines_at(self, number: int) -> list[Line]:
-        """Return the job line with this number, if there is one; the file is read no further."""
-        line = next((line for line in self.file.lines() if line.number >= number), None)
-        return [line] if line and line.number == number else []
+    def lines_at(self, ranges: Sequence[range]) -> list[Line]:
+        """Return the job lines with these numbers; the file is read no further."""
+        last = max(numbers[-1] for numbers in ranges)
+        lines = itertools.takewhile(lambda line: line.number <= last, self.file.lines())
+        return [line for line in lines if any(line.number in numbers for numbers in ranges)]
 
     @patient
     def held_lines(self, survey: Survey, most: int) -> list[Line]:
@@ -1645,16 +1647,21 @@ def bad_lines(watcher: Watcher, survey: Survey) -> list[Line]:
 
 
 def find_lines(wanted: str, watcher: Watcher, survey: Survey) -> list[Line]:
-    """Return the job lines that are meant: by a number, a command, or a shell pattern.  Raises Problem."""
+    """Return the job lines that are meant: by numbers, a command, or a shell pattern.  Raises Problem."""
     command = os.fsencode(wanted)
-    if re.fullmatch("[0-9]{1,15}", wanted):
-        lines = watcher.lines_at(int(wanted))
-    else:
+    try:
+        ranges = line_ranges(wanted)
+    except argparse.ArgumentTypeError:
         lines = (watcher.lines_with({command})
                  or watcher.lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
-    if not lines:
-        raise Problem(f"{watcher.path}: no job is '{printable(wanted)}' (a line's number, its whole command, "
-                      "or a shell pattern for that is wanted)")
+        missing = [] if lines else [wanted]
+    else:
+        lines = watcher.lines_at(ranges)
+        missing = [word for word, numbers in zip(wanted.split(","), ranges)
+                   if not any(line.number in numbers for line in lines)]
+    if missing:
+        raise Problem(f"{watcher.path}: no job is '{printable(missing[0])}' (line numbers, as in 1,2,5-9, "
+                      "a whole command, or a shell pattern for that is wanted)")
     return lines
 
 

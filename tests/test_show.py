@@ -144,7 +144,8 @@ class Lines(ShowCase):
         for wanted, lines in (
             ("2", [2]), ("simulate --seed 1", [2]), ("*seed 2", [3]), ("simulate --seed *", [4]),
             ("*17", [5]), ("simulate --seed [12]", [2, 3]), ("*", [2, 3, 4, 5]), ("[x]17", []),
-            ("17", []), ("1", []), ("0", []), ("9" * 30, []),
+            ("17", []), ("1", []), ("0", []), ("9" * 30, []), ("1-3", [2, 3]), ("3,5", [3, 5]),
+            ("4-99,2", [2, 4, 5]), ("6-9", []), ("5-4", []), ("1-", []),
         ):
             with self.subTest(wanted):
                 if lines:
@@ -152,6 +153,13 @@ class Lines(ShowCase):
                 else:
                     ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
                     self.assertRefused(ended, f"runs.txt: no job is '{wanted}'")
+
+    def test_of_several_numbers_the_one_that_is_no_job_is_named(self) -> None:
+        self.write("d a\nd b\n# none\n")
+        self.journal(*pair(1, 1, "a"))
+        for wanted, word in ("1,3", "3"), ("1-2,7-9", "7-9"):
+            ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
+            self.assertRefused(ended, f"runs.txt: no job is '{word}'")
 
     def test_of_equal_lines_each_has_the_runs_that_are_nearest(self) -> None:
         self.write("d a\nd b\n\n\n\nd a\n")

@@ -10,7 +10,7 @@ complete -c runwait4 -l json -d 'with --status, --failed, --show or --stats: as 
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, and exit; with --outdir also how and
 where it ended, and what it printed last'
 complete -c runwait4 -l show -x -d 'with --outdir: print the same of all runs of these lines, and exit; LINE: a
-number, a whole command, or a shell pattern for such'
+number, 1,2,5-9, a whole command, or a shell pattern for such'
 complete -c runwait4 -l stats -d 'with --outdir, also beside --report: print run times, CPU use and memory per
 host and per command (FILE may be left out)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
