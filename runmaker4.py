@@ -5012,8 +5012,12 @@ def new_jobs_wait(count: int, path: str) -> str:
 ANYBODY = Taker("", capacity=Resources(1, math.inf))
 
 
-def why_stalled(file: JobReader) -> Stall | None:
-    """What keeps new jobs from any runner, if something does.  Raises OSError."""
+def why_stalled(file: JobReader, hosts: Collection[str] = ()) -> Stall | None:
+    """Return what keeps new jobs from any runner, if something does.  Raises OSError.
+
+    hosts: names of some whose runners are at work.
+    """
+    at_work: set[tuple[str, ...]] | None = None
     above = Above()
     first: Stall | None = None          # of the lines that nobody can take
     closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; ''
@@ -5031,7 +5035,13 @@ def why_stalled(file: JobReader) -> Stall | None:
         elif above.block:
             return _stall_at(above.block, line, above)
         else:
-            what = _awaited(above.scope.settings)
+            settings = above.scope.settings
+            if settings.hosts:
+                at_work = at_work or _hosts_at_work(file)
+                known = (host for name in hosts for host in settings.hosts if Taker(name).is_called(host))
+                if settings.hosts in at_work or any(known):
+                    settings = replace(settings, hosts=())      # its runner may be busy, but it is there
+            what = _awaited(settings)
             only_running = what != ""
             if not what:
                 if line.command not in closed:
@@ -5044,8 +5054,20 @@ def why_stalled(file: JobReader) -> Stall | None:
     return first
 
 
+def _hosts_at_work(file: JobReader) -> set[tuple[str, ...]]:
+    """Return the `host=` of all jobs that run: of those hosts one has a runner at work.  Raises OSError."""
+    found = set()
+    scope = TOP
+    for line in file.lines(RUNNING, directives=True):
+        if line.state == DIRECTIVE:
+            scope = scope.below(line)
+        elif scope.settings.hosts not in found and not file.is_orphan(line):
+            found.add(scope.settings.hosts)
+    return found
+
+
 def _stall_at(block: Block, line: Line, above: Above) -> Stall:
-    """What keeps a job from being started below a block."""
+    """Return what keeps a job from being started below a block.  above: what was met above it."""
     if block.why is not Why.WAITS or not above.unfinished:
         return Stall(block.text, stops=block.why is Why.STOPPED)
     return Stall(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "

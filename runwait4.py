@@ -442,11 +442,11 @@ class Watcher:
             time.sleep(max(self._pause, self._pace.rest(20)))
 
     @patient
-    def stall(self) -> Stall | None:
-        """Return what keeps new jobs from being started, if something does."""
+    def stall(self, hosts: Collection[str] = ()) -> Stall | None:
+        """Return what keeps new jobs from being started, if something does.  hosts: some that are at work."""
         self._pace.go_on()
         try:
-            return why_stalled(self.file)
+            return why_stalled(self.file, hosts)
         finally:
             self._pace.pause()
 
@@ -1464,7 +1464,7 @@ def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
         yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
             f", {human_time(left)} left" if left is not None else "")
     if status["waits"]:
-        yield status["waits"]
+        yield printable(status["waits"])
     who = status["runners"], status["servers"]
     if None in who:
         yield "who is at work cannot be known: their locks may not be read"
@@ -1485,7 +1485,7 @@ def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
 
 def status_row(job: dict[str, Any], mark: str) -> list[str]:
     """What is told of a job that runs.  mark: what stands before its command."""
-    where = [job["host"], job["slot"], clock(job["start"])] if job["host"] is not None else ["-"] * 3
+    where = [job["host"] or "-", job["slot"] or "-", "-" if job["start"] is None else clock(job["start"])]
     age = "-" if job["seconds"] is None else human_time(job["seconds"])
     return [str(job["line"]), *where, age, mark + job["command"]]
 
@@ -1557,29 +1557,39 @@ def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
 
     def job(line: Line) -> dict[str, Any]:
         row = rows[line.number]
-        if row.run and row.run.ended is not None:       # the log does not tell of the present run yet
-            row = Row(line)
-        return {**row.job(), "without_runner": look.at_work.is_gone(row.run)}
+        run = row.run
+        if not run or run.ended is None:
+            return {**row.job(), "without_runner": look.at_work.is_gone(run)}
+        found = {**Row(line).job(), "without_runner": look.at_work.is_nobody}
+        # Between two tries the runner keeps the slot; or the log does not tell of the present run yet
+        if run.state in "!e" and run.runner is not None and not look.at_work.is_gone(run):
+            found.update(host=run.host, slot=run.slot)
+        return found
 
+    jobs = list(map(job, look.survey.running))
     left = (now.new + now.running) * 3600 / per_hour if per_hour and not look.at_work.is_nobody else None
     return {
         **now._asdict(),
         "total": now.all + now.held,
-        "jobs": list(map(job, look.survey.running)),
+        "jobs": jobs,
         "cancelled": list(map(job, look.cancelled)),
         "orphans": list(map(job, look.survey.orphans)),
         **look.at_work.counted(),
         "per_hour": per_hour,
         "seconds_left": left,
-        "waits": awaited(watcher, now, look.at_work),
+        "waits": awaited(watcher, now, look.at_work,
+                         {job["host"] for job in jobs if job["host"] and not job["without_runner"]}),
     }
 
 
-def awaited(watcher: Watcher, now: Counts, at_work: AtWork) -> str:
-    """What new jobs wait for, or that nobody runs them; '' if a runner may take one.  Raises Problem."""
+def awaited(watcher: Watcher, now: Counts, at_work: AtWork, hosts: Collection[str]) -> str:
+    """Return what new jobs wait for, or that nobody runs them; '' if a runner may take one.
+
+    hosts: some that are at work.  Raises Problem.
+    """
     if not now.new:
         return ""
-    if stall := watcher.stall():
+    if stall := watcher.stall(hosts):
         return stall.text
     return f"{now.new} new, and nobody runs them (start runmaker4.py)" if at_work.is_nobody else ""
 
@@ -2397,14 +2407,12 @@ class Outputs:
             self.cache[run] = self.output.of(run)
         return self.cache[run]
 
-    def names(self, run: RunRecord | None) -> list[str]:
-        """The output files of a run that the page can link to: regular files in the output directory."""
-        if self.output is None or self.base is None or run is None:
-            return []
-        return sorted(self.output.sizes(run))
+    def names(self, run: RunRecord) -> list[str]:
+        """Return the output files of a run that the page can link to: regular files in the directory."""
+        return sorted(self.output.sizes(run)) if self.output and self.base is not None else []
 
-    def links(self, run: RunRecord | None) -> str:
-        """Links to the output files of a run."""
+    def links(self, run: RunRecord) -> str:
+        """Return links to the output files of a run."""
         return " ".join(
             tag("a", escaped(f".{name.rpartition('.')[2]}"), href=f"{self.base}{url_quoted(name)}")
             for name in self.names(run)
@@ -2795,17 +2803,24 @@ class Reporter:
         refuse_foreign(options.report, *self.KIND)          # now, not when the jobs have ended
         self.next = 0.0
         self.pause = self.LEAST
+        self._fault = ""            # why the page could not be written
 
-    def update(self) -> None:
+    def update(self) -> str:
         """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time.
 
-        Raises Problem.
+        Returns why it cannot be written, if that is new; otherwise ''.
         """
         start = time.monotonic()
+        fault = ""
         if start >= self.next and os.path.exists(self.source):
-            self.write(live=True)
+            try:
+                self.write(live=True)
+            except Problem as problem:
+                fault = str(problem) if str(problem) != self._fault else ""
+                self._fault = str(problem)
             self.pause = self._pause_after(start)
             self.next = start + self.pause
+        return fault
 
     def _pause_after(self, start: float) -> float:
         """Return the seconds between two pages, if one begun at `start` (monotonic) is written now."""
@@ -2821,8 +2836,7 @@ class Reporter:
             report = Report(look, live)
         if not report.found.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {look.log.KIND} is wanted)")
-        if live:                            # what follows takes little time, compared with reading the log
-            self.pause = self._pause_after(start)
+        self.pause = self._pause_after(start)       # what follows takes little time
         page = self._page(report, live, messages)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
@@ -3245,10 +3259,10 @@ def check_locks(folder: str) -> int:
 # printed goes to stdout, all that is said about it to stderr.
 
 
-def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], None] = lambda: None) -> Counts:
-    """Wait for the jobs, and report it once if new ones wait.  on_look: called after each look.
+def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], str] = str) -> Counts:
+    """Wait for the jobs, and report it once if new ones wait.
 
-    Raises Problem.
+    on_look: called after each look; returns what is to be reported, or ''.  Raises Problem.
     """
     progress: PipeProgress | TerminalProgress | None = None
     if with_progress:
@@ -3258,20 +3272,19 @@ def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], None] = la
     def update(now: Counts) -> None:
         if progress:
             progress.update(now)
-        on_look()
+        if text := on_look():
+            say_below(text)
 
-    def close() -> None:
+    def say_below(text: str) -> None:
         if progress:
             progress.close()
-
-    def say_stall(text: str) -> None:
-        close()
-        say(f"{watcher.path}: {text}")
+        say(text)
 
     try:
-        return watcher.wait(update, say_stall)
+        return watcher.wait(update, lambda text: say_below(f"{watcher.path}: {text}"))
     finally:
-        close()
+        if progress:
+            progress.close()
 
 
 def say_stopped(watcher: Watcher) -> bool:
@@ -3350,9 +3363,8 @@ def watch_file(options: argparse.Namespace) -> int:
 def print_status(watcher: Watcher, outdir: str | None, as_json: bool) -> Counts:
     """Print how the jobs are going; returns how many are in which state.  Raises Problem."""
     status = status_of(watcher, outdir)
-    text = "\n".join(map(printable, status_lines(status, width())))
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
-        put(to_bytes(json.dumps(status) if as_json else text) + b"\n")
+        put_texts([json.dumps(status)] if as_json else status_lines(status, width()))
     return Counts(*(status[name] for name in Counts._fields))
 
 

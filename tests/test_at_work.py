@@ -224,6 +224,48 @@ class Cancelled(AtWorkCase):
         self.assertEqual(([job["line"] for job in found["cancelled"]], found["running"]), ([2], 1))
 
 
+class Busy(AtWorkCase):
+    """Who is at work and busy is not waited for, and a job between two tries is where its slot is."""
+
+    def test_a_job_for_a_host_that_runs_another_one_waits_for_nobody(self) -> None:
+        self.gated("#RUN host=alice", ". b", "#RUN host=bob", ". c",
+                   options=("--outdir", "out", "--name", "alice"))
+        wait_until(lambda: b'"start"' in self.read("out/journal"))
+        self.assertEqual(self.status("--outdir", "out")["waits"], "")
+        self.write(self.read().replace(b"alice\n. b", b"bob\n. b"))
+        self.assertRegex(self.status("--outdir", "out")["waits"], "^line 3 waits for host bob ")
+
+    def test_so_does_one_for_the_hosts_of_a_running_job(self) -> None:
+        """That needs no journal."""
+        self.write(f"#RUN host=alice,carol\n. true\n. {GATE}\n. b\n")
+        self.start(RUNMAKER, "-q", "--name", "alice", "runs.txt")
+        self.addCleanup(self.open_gate)
+        self.wait_states("dr.")
+        self.write(self.read().replace(b"d true", b". true"))
+        self.assertEqual(self.status()["waits"], "")
+        self.write(self.read().replace(b". true", b"d true").replace(b". b", b"d b")
+                   + b"#RUN host=alice,carol slots=4\n. c\n")
+        self.assertRegex(self.status()["waits"], "^line 6 waits for a runner with 4 slots or more")
+
+    def test_a_dead_runner_is_not_at_work(self) -> None:
+        runner = self.gated("#RUN host=alice", ". b", options=("--outdir", "out", "--name", "alice"))
+        wait_until(lambda: b'"start"' in self.read("out/journal"))
+        self.kill(runner)
+        self.assertRegex(self.status("--outdir", "out")["waits"], "^line 3 waits for host alice ")
+
+    def test_between_two_tries(self) -> None:
+        self.write(". false\n")
+        runner = self.start(RUNMAKER, "-q", "--retries", "1", "--retry-delay", "60s", "--outdir", "out",
+                            "--name", "alice", "runs.txt")
+        wait_until(lambda: self.exists("out/journal") and b'"end"' in self.read("out/journal"))
+        (job,) = self.status("--outdir", "out")["jobs"]
+        self.assertEqual((job["host"], job["slot"], job["without_runner"]), ("alice", "1", False))
+        self.assertEqual((job["pid"], job["start"], job["seconds"]), (None, None, None))
+        self.assertRegex(self.told("--outdir", "out"), r"\n   1  alice  1     -        -  false\n")
+        self.kill(runner)
+        self.assertEqual([job["host"] for job in self.status("--outdir", "out")["orphans"]], [None])
+
+
 class Shown(AtWorkCase):
     """It fits a terminal, and an old start has its date."""
 

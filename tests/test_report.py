@@ -457,6 +457,38 @@ class Writing(ReportCase):
         self.assertEqual((self.page().refresh, self.page().bar), ([], "2 jobs: 2 done"))
         self.assertEqual([name for name in os.listdir(self.dir) if name.startswith(".runwait4")], [])
 
+    def test_a_page_that_cannot_be_written_is_reported_once_and_the_waiting_goes_on(self) -> None:
+        self.start_to_gate(f". {GATE}\n", "--outdir", "out")
+        self.wait_file("out/journal")
+        hasty = "import runwait4\nrunwait4.Reporter.LEAST = 0.1\n"
+        with open(self.dir / "said", "wb") as said:
+            waiter = self.start_patched(hasty, "--progress", "--report", "out.html", "--outdir", "out",
+                                        "runs.txt", script=RUNWAIT, stderr=said)
+        page = self.dir / "out.html"
+        self.wait_file("out.html")
+        page.unlink()
+        page.mkdir()
+        self.assertIn(b"out.html: is a directory", self.wait_file("said"))
+        time.sleep(1)
+        self.assertIsNone(waiter.poll())
+        self.assertEqual(self.read("said").count(b"\n"), 1)
+        page.rmdir()
+        self.open_gate()
+        self.assertEqual((waiter.wait(60), self.page().bar), (0, "1 job: 1 done"))
+        self.assertEqual(self.read("said").count(b"\n"), 1)
+
+    def test_a_last_page_that_cannot_be_written_is_an_error(self) -> None:
+        self.start_to_gate(f". {GATE}\n", "--outdir", "out")
+        self.wait_file("out/journal")
+        waiter = self.start(RUNWAIT, "--progress", "--report", "out.html", "--outdir", "out", "runs.txt")
+        self.wait_file("out.html")
+        (self.dir / "out.html").unlink()
+        (self.dir / "out.html").mkdir()
+        self.open_gate()
+        ended = self.finish(waiter)
+        self.assertEqual(ended.code, 2)
+        self.assertIn(b"out.html: is a directory", ended.err)
+
     def test_a_failed_barrier_check_ends_it_with_exit_status_1_and_is_named(self) -> None:
         self.write("! a\n#RUN barrier check\n. b\n")
         self.journal(end(1, 1, "a", state="!"))
