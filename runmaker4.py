@@ -6540,7 +6540,10 @@ def bar(now: Counts, width: int) -> str:
 
 
 def progress_line(now: Counts, width: int = 16) -> str:
-    """'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'; errors: failed, too"""
+    """Return 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'; errors: failed, too.
+
+    Scripts read this format.
+    """
     counted = f"{now.processed:3} of {now.all:3} jobs processed, {now.bad} errors"
     return f"progress: {counted} [{bar(now, width)}]"
 
@@ -6594,9 +6597,10 @@ class ProgressBar:
         return self._fitted(now, columns)
 
     def _fitted(self, now: Counts, columns: int) -> str:
-        """The fullest text that fits, with a bar that fills the rest."""
-        without_rate = progress_line(now, 0)
-        shortest = f"{now.processed}/{now.all}, {now.bad} errors []"
+        """Return the fullest text that fits, with a bar that fills the rest."""
+        bad = "".join(f", {text}" for text in name_counts(failed=now.failed, error=now.error))
+        without_rate = f"progress: {now.processed:3} of {now.all:3} jobs processed{bad} []"
+        shortest = f"{now.processed}/{now.all}{bad} []"
         texts = (without_rate + self._estimate(now), without_rate)
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.WIDEST)

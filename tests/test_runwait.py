@@ -379,7 +379,7 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
         self.write("d true\n! false\n")
         terminal = self.terminal(0)
         self.watch(terminal).wait(60)
-        self.assertRegex(terminal.look()[0], r"^progress:   2 of   2 jobs processed, 1 errors \[=+!+\]$")
+        self.assertRegex(terminal.look()[0], r"^progress:   2 of   2 jobs processed, 1 failed \[=+!+\]$")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_rate_and_time_left_come_from_what_it_saw_itself(self) -> None:

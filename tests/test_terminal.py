@@ -15,7 +15,7 @@ from tests.tcp import TcpCase
 from tests.terminal import Terminal, TerminalCase
 from tests.values import present
 
-BAR = r"^progress: +%d of +%d jobs processed, %d errors \[[=!e> ]*\]"
+BAR = r"^progress: +%d of +%d jobs processed%s \[[=!e> ]*\]"
 NO_HINT = "-j1"             # without it the terminal is told that jobs run one at a time
 
 
@@ -123,7 +123,7 @@ class StatusLine(ConsoleCase):
         self.assertIn("[5] done in T: true", lines)
 
     def test_it_counts_the_whole_file_and_is_gone_in_the_end(self) -> None:
-        self.assertCounted(80, BAR % (3, 5, 1))
+        self.assertCounted(80, BAR % (3, 5, ", 1 error"))
 
     def test_a_runner_that_only_waits_is_at_work_too(self) -> None:
         self.write("d true\n")
@@ -141,34 +141,41 @@ class StatusLine(ConsoleCase):
         self.assertEqual((now.done, now.failed, now.error, now.running), (1, 1, 1, 0))
 
     def test_on_40_columns_it_is_shorter(self) -> None:
-        self.assertCounted(40, r"^3/5, 1 errors \[=+e+>+ +\]$")
+        self.assertCounted(40, r"^3/5, 1 error \[=+e+>+ +\]$")
+
+    def test_failed_jobs_and_those_in_error_are_told_apart(self) -> None:
+        self.write(f"! false\n! false 2\ne false 3\n. {WAITING}\n")
+        terminal, runner = self.start_runner()
+        self.wait_shown(terminal, BAR % (3, 4, ", 2 failed, 1 error"))
+        self.open_gate()
+        self.lines_of(terminal, runner)
 
     def test_what_others_do_is_counted_soon(self) -> None:
         self.jobs(WAITING, "true", "true")
         terminal, runner = self.start_runner()
-        self.wait_shown(terminal, BAR % (0, 3, 0))
+        self.wait_shown(terminal, BAR % (0, 3, ""))
         self.run_script(RUNSET, "--set=e", "runs.txt", 2)
-        self.wait_shown(terminal, BAR % (1, 3, 1))
+        self.wait_shown(terminal, BAR % (1, 3, ", 1 error"))
         self.append(". true")
-        self.wait_shown(terminal, BAR % (1, 4, 1))
+        self.wait_shown(terminal, BAR % (1, 4, ", 1 error"))
         self.open_gate()
         self.lines_of(terminal, runner)
 
     def test_a_window_made_narrower_or_wider_is_followed(self) -> None:
         self.jobs("true", WAITING, "true")
         terminal, runner = self.start_runner(120)
-        self.wait_shown(terminal, BAR % (1, 3, 0))
+        self.wait_shown(terminal, BAR % (1, 3, ""))
         terminal.resize(40)
-        self.assertLess(len(self.wait_shown(terminal, r"^1/3, 0 errors \[=+>+ +\]$")), 40)
+        self.assertLess(len(self.wait_shown(terminal, r"^1/3 \[=+>+ +\]$")), 40)
         terminal.resize(100)
-        self.wait_shown(terminal, BAR % (1, 3, 0))
+        self.wait_shown(terminal, BAR % (1, 3, ""))
         self.open_gate()
         self.assertEqual(self.lines_of(terminal, runner)[-1], "[3] done in T: true")
 
     def test_ctrl_c_leaves_whole_lines_only(self) -> None:
         self.jobs(SLEEPING, "true")
         terminal, runner = self.start_runner(500)
-        self.wait_shown(terminal, BAR % (0, 2, 0))
+        self.wait_shown(terminal, BAR % (0, 2, ""))
         os.write(terminal.master, b"\x03")
         self.assertEqual(self.lines_of(terminal, runner), [f"[1] signal 15 in T: {SLEEPING}"])
         lines = terminal.screen.lines()
@@ -182,12 +189,12 @@ class StatusLine(ConsoleCase):
         self.wait_shown(terminal, "ready>")
         words = " ".join(self.command(RUNMAKER, NO_HINT, "runs.txt"))
         os.write(terminal.master, f"{words}\n".encode())
-        self.wait_shown(terminal, BAR % (0, 2, 0))
+        self.wait_shown(terminal, BAR % (0, 2, ""))
         os.write(terminal.master, b"\x1a")
         self.wait_shown(terminal, "^ready>$")
         self.assertNotRegex("".join(terminal.look()), r"progress|\]$")
         os.write(terminal.master, b"fg\n")
-        self.wait_shown(terminal, BAR % (0, 2, 0))
+        self.wait_shown(terminal, BAR % (0, 2, ""))
         os.write(terminal.master, b"\x1a")
         self.wait_shown(terminal, "^ready>$")
         os.write(terminal.master, b"bg\n")

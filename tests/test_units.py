@@ -384,10 +384,10 @@ class ProgressLines(unittest.TestCase):
         self.assertRegex(self.drawn(done), r"\] took 4m 07s$")
         # A runner with --follow stays, and looks again
         self.assertRegex(self.drawn([*done, (3600.0, self.counts(done=4))]), r"\] took 4m 07s$")
-        self.assertRegex(self.drawn([(1.0, self.counts(done=4))]), r"errors \[=+\]$")
+        self.assertRegex(self.drawn([(1.0, self.counts(done=4))]), r"processed \[=+\]$")
 
     def test_nothing_is_estimated_before_a_job_has_ended(self) -> None:
-        self.assertRegex(self.estimate([], 50), r"errors \[ +\]$")
+        self.assertRegex(self.estimate([], 50), r"processed \[ +\]$")
 
     def test_slow_jobs_are_estimated_well_at_all_times(self) -> None:
         hourly = [3600.0 * hour for hour in range(1, 11)]
