@@ -202,6 +202,7 @@ from runmaker4 import (
     wait_ready,
     watched,
     whole_number,
+    why_command,
     why_stalled,
     write_all,
 )
@@ -3440,8 +3441,8 @@ class Server(Program):
         """Say the closing line."""
         orphans = self.dispatcher.cursor.orphans
         seconds = time.time() - self.began
-        tells = bool(self.options.outdir)
-        self.say(self.tally.summary(self._account, orphans, seconds, "runmaker4-client.py -r", tells))
+        why = why_command(self.options)
+        self.say(self.tally.summary(self._account, orphans, seconds, "runmaker4-client.py -r", why))
 
     def _hand_over(self) -> None:
         """After a signal: acknowledge what is dealt with by now, and have clients wait for the next server.

@@ -7785,11 +7785,11 @@ class Tally:
         return int(bool(self.error and account.now.running))
 
     def summary(self, account: Account | None, orphans: Sequence[int], seconds: float, retry: str,
-                tells: bool) -> str:
+                why: str) -> str:
         """The closing line: what was done here, what the file holds unless all is done, and what to do.
 
         account: None if nobody knows what the file holds.  orphans: the lines that were marked `e`.  retry:
-        the option that runs jobs again.  tells: there is a journal, so runwait4.py tells why jobs failed.
+        the option that runs jobs again.  why: the command that tells why jobs failed; '' if there is none.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
@@ -7816,7 +7816,20 @@ class Tally:
         # lines that could not be written are orphans soon
         if account.again or (self.unwritten and now.running):
             text += f"; {retry} runs them again"
-        return text + ("; runwait4.py --failed tells why" if tells and now.bad else "")
+        return text + (f"; {why} tells why" if why and now.bad else "")
+
+
+def why_command(options: argparse.Namespace) -> str:
+    """Return the command that tells why jobs failed; '' if this program writes no journal.
+
+    "runwait4.py --failed --outdir out runs.txt"
+    """
+    outdir = getattr(options, "outdir", None)               # a client has none
+    if not outdir:
+        return ""
+    is_known = outdir == os.environ.get("RUNMAKER4_OUTDIR")
+    named = [] if is_known else ["--outdir", as_argument(outdir)]
+    return shlex.join(["runwait4.py", "--failed", *named, as_argument(options.file)])
 
 
 def too_many_failures(count: int) -> str:
@@ -9755,8 +9768,8 @@ class RunnerProgram(Program):
         seconds = self.loop.time() - runner.began
         code = 128 + runner.killed if runner.killed else self.tally.status(account)
         if code or not self.options.plain or account is None or account.now.new:
-            tells = bool(getattr(self.options, "outdir", None))     # a client has none
-            self.say(self.tally.summary(account, jobs.orphans, seconds, "-r", tells))
+            why = why_command(self.options)
+            self.say(self.tally.summary(account, jobs.orphans, seconds, "-r", why))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
         return code
 

@@ -2,9 +2,11 @@
 import re
 import shlex
 import unittest
+from typing import Any
 
 import runmaker4
-from tests.support import RUNMAKER, RUNSET, RUNWAIT, RunCase
+from tests.support import RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase
+from tests.tcp import TcpCase
 from tests.values import present
 
 
@@ -28,6 +30,43 @@ class LeadingDashes(RunCase):
         said = self.run_script(RUNWAIT, "--failed", "--", "-it's.txt").err.decode()
         words = shlex.split(present(re.search(r"then (runwait4\.py .*)\)", said))[1])
         self.assertEqual(words, ["runwait4.py", "--failed", "--outdir", "DIR", "./-it's.txt"])
+
+
+class WhyJobsFailed(TcpCase):
+    """The closing line has a command that can be pasted as it stands."""
+    NAME = "-it's.txt"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write(". echo bad >&2; exit 3\n", self.NAME)
+
+    def check(self, ended: Ended, *words: str, **settings: Any) -> None:
+        """These are the words of the command, and it tells why the job failed."""
+        command = present(re.search(r"; (runwait4\.py .*) tells why\n", ended.err.decode()))[1]
+        self.assertEqual(shlex.split(command), ["runwait4.py", "--failed", *words])
+        told = self.run_script(RUNWAIT, *shlex.split(command)[1:], **settings)
+        self.assertIn(b"line 1: exit 3 ", told.out, told.err)
+
+    def test_after_a_runner(self) -> None:
+        ended = self.run_script(RUNMAKER, "-q", "--outdir", "o'ut dir", "--", self.NAME)
+        self.check(ended, "--outdir", "o'ut dir", f"./{self.NAME}")
+
+    def test_with_the_outdir_of_the_environment(self) -> None:
+        environ = {"RUNMAKER4_OUTDIR": "out"}
+        ended = self.run_script(RUNMAKER, "-q", "--", self.NAME, env=environ)
+        self.check(ended, f"./{self.NAME}", env=environ)
+        self.write(". echo bad >&2; exit 3\n", self.NAME)
+        ended = self.run_script(RUNMAKER, "-q", "--outdir=-other", "--", self.NAME, env=environ)
+        self.check(ended, "--outdir", "./-other", f"./{self.NAME}", env=environ)
+
+    def test_after_a_server(self) -> None:
+        (self.dir / self.NAME).rename(self.dir / "runs.txt")
+        server = self.start_server("--outdir", "out")
+        self.finish(self.start_client(server, "-q"))
+        self.check(self.stop(server), "--outdir", "out", "runs.txt")
+
+    def test_without_a_journal_there_is_none(self) -> None:
+        self.assertNotIn(b"tells why", self.run_script(RUNMAKER, "-q", "--", self.NAME).err)
 
 
 class Times(RunCase):
