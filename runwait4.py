@@ -217,65 +217,52 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+EXCLUDED = {                    # of options, by one of both
+    "report": ("timeline", "status", "json", "use_exit_status", "failed", "show"),
+    "progress": ("status", "failed", "show", "stats"),
+    "status": ("failed", "show", "stats"),
+    "failed": ("show", "stats"),
+    "show": ("stats", "use_exit_status"),
+    "stats": ("use_exit_status",),
+}
+
+
 def check_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
     """Refuse options that do not go together.  Raises Problem.
 
     outdir_named: --outdir stands on the command line.
     """
-    if options.check_locks is not None:
-        if (
-            any(value for name, value in vars(options).items() if name not in ("check_locks", "outdir"))
-            or outdir_named
-        ):
+    given = {name for name, value in vars(options).items() if value}
+    if "check_locks" in given:
+        if outdir_named or given - {"check_locks", "outdir"}:
             parser.error("--check-locks goes with no other option, and no FILE")
         return
-    if options.report is not None:
-        check_report_options(options, parser)
-    else:
-        check_other_options(options, parser, outdir_named)
-    for name in "stats", "show":
-        if vars(options)[name] and options.outdir is None:
-            parser.error(f"--{name} needs --outdir DIR, of jobs that were run with runmaker4.py --outdir DIR")
-
-
-def check_other_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
-    """Refuse options that do not go together, if no report is asked for.  Raises Problem."""
-    file = options.file
-    by_exit_status = options.use_exit_status
-    actions = [name for name in ("progress", "status", "failed", "show", "stats") if vars(options)[name]]
-    if options.timeline is None:
-        if options.joblog is not None:
-            parser.error("--joblog goes with --timeline or --report")
-        if file is None and "stats" not in actions:
-            parser.error("the following arguments are required: FILE")
-    else:
-        if (options.joblog is None) == (options.outdir is None):
-            parser.error("--timeline goes with --joblog, or with --outdir")
-        if file is not None or actions or by_exit_status:
-            parser.error("--timeline goes with --joblog or --outdir only")
-    if options.json and (not actions or "progress" in actions):
-        parser.error("--json goes with --status, --failed, --show or --stats")
-    if len(actions) > 1:
-        parser.error(f"--{actions[0]} and --{actions[1]} do not go together")
-    for name in "show", "stats":
-        if name in actions and by_exit_status:
-            parser.error(f"--{name} and -e do not go together")
-    if outdir_named and not actions and options.timeline is None:
-        parser.error("--outdir goes with --status, --show, --failed, --stats, --timeline or --report")
-
-
-def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
-    """Refuse options that do not go with --report.  Raises Problem."""
-    if (options.joblog is None) == (options.outdir is None):
-        parser.error("--report needs --outdir or --joblog, one of them, with which the jobs were run")
-    for name in "timeline", "status", "json", "use_exit_status", "failed", "show":
-        if vars(options)[name]:
-            parser.error(f"--report and --{name.replace('_', '-')} do not go together")
-    if options.progress:
-        if options.file is None:
+    has_one_log = len(given & {"joblog", "outdir"}) == 1
+    if "report" in given:
+        if not has_one_log:
+            parser.error("--report needs --outdir or --joblog, one of them, with which the jobs were run")
+        if "progress" in given and "file" not in given:
             parser.error("--report --progress needs FILE")
-        if options.stats:
-            parser.error("--progress and --stats do not go together")
+    elif "timeline" in given:
+        if not has_one_log:
+            parser.error("--timeline goes with --joblog, or with --outdir")
+        if given - {"timeline", "joblog", "outdir", "json"}:
+            parser.error("--timeline goes with --joblog or --outdir only")
+    elif "joblog" in given:
+        parser.error("--joblog goes with --timeline or --report")
+    elif not given & {"file", "stats"}:
+        parser.error("the following arguments are required: FILE")
+    elif outdir_named and not given & EXCLUDED.keys():
+        parser.error("--outdir goes with --status, --show, --failed, --stats, --timeline or --report")
+    for one, other in [(one, other) for one, others in EXCLUDED.items() for other in others]:
+        if {one, other} <= given:
+            name = "-e" if other == "use_exit_status" else f"--{other}"
+            parser.error(f"--{one} and {name} do not go together")
+    if "json" in given and not given & {"status", "failed", "show", "stats"}:
+        parser.error("--json goes with --status, --failed, --show or --stats")
+    for name in given & {"stats", "show"}:
+        if "outdir" not in given:
+            parser.error(f"--{name} needs --outdir DIR, of jobs that were run with runmaker4.py --outdir DIR")
 
 
 # ======== Waiting ===========================================================================================
