@@ -1003,7 +1003,10 @@ def nearest(numbers: Sequence[int], number: int) -> int:
     return min(numbers[max(above - 1, 0):above + 1], key=lambda other: (abs(other - number), -other))
 
 
-def note_last(last: dict[tuple[bytes, int, bool], RunRecord], runs: Iterable[RunRecord]) -> None:
+Last = dict[tuple[bytes, int, bool], RunRecord]         # by command, number, and whether it has not ended
+
+
+def note_last(last: Last, runs: Iterable[RunRecord]) -> Last:
     """Keep of each command and number the last run that has ended, and the last one that has not.
 
     No other run can be the last one of a line.  So a log may be of any length.
@@ -1012,6 +1015,7 @@ def note_last(last: dict[tuple[bytes, int, bool], RunRecord], runs: Iterable[Run
         key = run.command, run.line, run.ended is None
         if key not in last or run.at > last[key].at:
             last[key] = run
+    return last
 
 
 class LineRuns:
@@ -1080,7 +1084,7 @@ class LineRuns:
 
 def of_commands(commands: Iterable[bytes]) -> Wanted:
     """Return a test for the head of a line of a journal: True if the run has one of these commands."""
-    texts = set(map(as_json, commands))
+    texts = {json.dumps(to_text(command)).encode() for command in commands}       # as a journal has them
     return lambda head: head[4] in texts
 
 
@@ -1090,12 +1094,6 @@ def or_incomplete(wanted: Wanted) -> Wanted:
     As a rule none is.  So lines are searched for the word, not decoded.
     """
     return lambda head: wanted(head) or b'"incomplete"' in head.string
-
-
-def as_json(command: bytes) -> bytes:
-    """A command as a journal has it."""
-    text: str = json.dumps(to_text(command))
-    return text.encode()
 
 
 # ======== Who is at work ====================================================================================
@@ -1213,29 +1211,28 @@ class Row:
         """Return what --json tells of a job and where it runs; what is not known is null."""
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.age
-        where = dict.fromkeys(("host", "slot", "pid", "start"))
-        if run:
-            where = {"host": run.host, "slot": run.slot, "pid": run.pid or None, "start": round(run.began, 3)}
         return {
             "line": self.line.number,
             "command": to_text(self.line.command),
-            **where,
+            "host": run and run.host,
+            "slot": run and run.slot,
+            "pid": (run and run.pid) or None,
+            "start": run and round(run.began, 3),
             "seconds": seconds if seconds is None else round(seconds, 3),
         }
 
     def json(self) -> dict[str, Any]:
         """Return all that --json tells of it; what is not known is null."""
         run = self.run
-        ending = dict.fromkeys(("outcome", "end", "exit", "signal", *self.AS_TOLD))
-        if run:
-            ending = {
-                "outcome": STATE_NAMES[run.state],
-                "end": run.ended,
-                "exit": run.exit if run.exit >= 0 else None,
-                "signal": run.signal or None,
-                **{name: getattr(run, name) for name in self.AS_TOLD},
-            }
-        return {**self.job(), "state": self.line_state, **ending}
+        return {
+            **self.job(),
+            "state": self.line_state,
+            "outcome": run and STATE_NAMES[run.state],
+            "end": run and run.ended,
+            "exit": run.exit if run and run.exit >= 0 else None,
+            "signal": (run and run.signal) or None,
+            **{name: run and getattr(run, name) for name in self.AS_TOLD},
+        }
 
 
 class Look:
@@ -1304,14 +1301,13 @@ class Look:
         Raises Problem.
         """
         commands = {line.command for line in self.lines}
-        found = self.log.runs(or_incomplete(of_commands(commands)))
-        last: dict[tuple[bytes, int, bool], RunRecord] = {}
-        note_last(last, found)
-        if others := {run.command for run in last.values() if run.incomplete} - commands:
+        while True:
+            found = self.log.runs(or_incomplete(of_commands(commands)))
+            last = note_last({}, found)
+            others = {run.command for run in last.values() if run.incomplete} - commands
+            if not others:
+                break
             commands |= others
-            found = self.log.runs(of_commands(commands))
-            last.clear()
-            note_last(last, found)
         known = self.line_runs(commands, last.values())
         asked = {line.number for line in self.lines}
         told = [number for number in sorted(known.lines)
@@ -1408,9 +1404,12 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def open_journal(outdir: str | None) -> Log:
-    """Return the journal of an output directory; a log without runs if none is named.  Raises Problem."""
-    return NoLog() if outdir is None else JournalReader(outdir, say)
+def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
+    """Return the journal or the job log that the options name; otherwise a log without runs.  Raises Problem.
+    """
+    if options.joblog is not None:
+        return JobLogReader(options.joblog, say)
+    return NoLog() if options.outdir is None else JournalReader(options.outdir, say)
 
 
 # ======== What runs =========================================================================================
@@ -1533,9 +1532,9 @@ def check_journal(log: Log, path: str) -> None:
             say(f"{log.path}: none of its last runs is of a line of {path} (is it of another job file?)")
 
 
-def status_of(watcher: Watcher, outdir: str | None) -> dict[str, Any]:
+def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
     """Return how the jobs are going now, as --json prints it.  Raises Problem."""
-    with Look(watcher, functools.partial(open_journal, outdir)) as look:
+    with Look(watcher, functools.partial(open_log, options, say)) as look:
         check_journal(look.log, watcher.path)
         now = counts(look.survey)
         rows = {row.line.number: row for row in look.present_rows()}
@@ -1728,7 +1727,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     find = bad_lines if wanted is None else functools.partial(find_lines, wanted)
     output = LastOutput(options.outdir, 3 if wanted is None else 10) if options.outdir is not None else None
     columns = width()
-    with Look(watcher, functools.partial(open_journal, options.outdir), find) as look:
+    with Look(watcher, functools.partial(open_log, options, say), find) as look:
         check_journal(look.log, watcher.path)
         rows = look.last_rows() if wanted is None else look.rows()
         if options.json:
@@ -2243,13 +2242,6 @@ def replacing(path: str, what: str, head: bytes) -> Iterator[BinaryIO]:
             os.unlink(beside)
 
 
-def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
-    """The journal or the job log that the options name.  Raises Problem."""
-    if options.joblog is not None:
-        return JobLogReader(options.joblog, say)
-    return JournalReader(options.outdir, say)
-
-
 def draw(log: Log, out_path: str) -> None:
     """Write the timeline of a log.  Raises Problem."""
     with log.file, replacing(out_path, "timeline", Timeline.HEAD) as file:
@@ -2297,7 +2289,7 @@ class Gathered:
         self.stats = RunStats()
         self.first = math.inf
         self.last = 0.0                             # when the log heard of a run last
-        self.last_runs: dict[tuple[bytes, int, bool], RunRecord] = {}      # of watched commands
+        self.last_runs: Last = {}                   # of watched commands
         self.unended: list[RunRecord] = []
         self.slowest: list[RunRecord] = []
         self.largest: list[RunRecord] = []
@@ -3337,7 +3329,7 @@ def watch_file(options: argparse.Namespace) -> int:
     """
     watcher = Watcher(options.file)
     if options.status:
-        now = print_status(watcher, options.outdir, as_json=options.json)
+        now = print_status(watcher, options)
     elif options.failed or options.show is not None:
         now = print_runs(watcher, options)
     else:
@@ -3347,11 +3339,11 @@ def watch_file(options: argparse.Namespace) -> int:
     return 1 if options.use_exit_status and now.done < now.all else 0
 
 
-def print_status(watcher: Watcher, outdir: str | None, as_json: bool) -> Counts:
+def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """Print how the jobs are going; returns how many are in which state.  Raises Problem."""
-    status = status_of(watcher, outdir)
+    status = status_of(watcher, options)
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
-        put_texts([json.dumps(status)] if as_json else status_lines(status, width()))
+        put_texts([json.dumps(status)] if options.json else status_lines(status, width()))
     return Counts(*(status[name] for name in Counts._fields))
 
 
