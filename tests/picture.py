@@ -84,8 +84,8 @@ def draw_report(folder: pathlib.Path) -> None:
         check=True,
     )
     page = folder / "night.html"            # in the picture it was made at nobody's place
-    place = f"{os.uname().nodename}:{folder.resolve()}"
-    page.write_text(page.read_text().replace(place, "login:~/project"))
+    text = page.read_text().replace(f"{os.uname().nodename}:{folder.resolve()}", "login:~/project")
+    page.write_text(text.replace(str(folder.resolve()), "/home/me/project"))
     shot(page, "report.png", 1000, 1300)
 
 
