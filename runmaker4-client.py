@@ -40,7 +40,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 try:
     import runmaker4
@@ -59,7 +59,7 @@ from runmaker4 import (
     PORT,
     SIGNALS,
     Account,
-    Channel,
+    ClientChannel,
     Counts,
     Ending,
     Failures,
@@ -100,6 +100,7 @@ from runmaker4 import (
     reason,
     run_main,
     text_of,
+    tls_context,
     to_bytes,
     to_text,
     token_of_environment,
@@ -107,6 +108,9 @@ from runmaker4 import (
     watched,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -267,12 +271,13 @@ class Endpoint:
     host: str
     port: int
     token: Token
+    context: ssl.SSLContext
 
-    def open_channel(self) -> Channel:
-        """A channel for a new connection."""
-        return Channel(self.token.text, server=False)
+    def open_channel(self, wanted: str = "") -> ClientChannel:
+        """Return a channel for a new connection.  wanted: the id of the file to be served; '': any."""
+        return ClientChannel(self.token.text, self.context, wanted)
 
-    def dial(self, seconds: float) -> tuple[socket.socket, Channel]:
+    def dial(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
         """Connect, and authenticate both ends; `seconds` for an attempt.  Raises OSError, WireError.
 
         If the server cuts us off, the reset may overtake the message that says why: then we try again.
@@ -283,7 +288,7 @@ class Endpoint:
             time.sleep(random.uniform(0.02, 0.2))
         return self._dial_once(seconds)
 
-    def _dial_once(self, seconds: float) -> tuple[socket.socket, Channel]:
+    def _dial_once(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
         """One attempt.  Raises OSError, WireError."""
         end = boottime() + seconds
         sock = socket.create_connection((self.host, self.port), timeout=seconds)
@@ -582,7 +587,7 @@ class Complaint(enum.Enum):
 class ServerLink(Link, asyncio.Protocol):
     """The link of a Connection to the server, from connect to loss."""
 
-    def __init__(self, connection: Connection, channel: Channel) -> None:
+    def __init__(self, connection: Connection, channel: ClientChannel) -> None:
         super().__init__(channel, connection.loop)
         self._connection = connection
         self.gone = connection.loop.create_future()         # set when it is lost, to the reason
@@ -923,7 +928,7 @@ class Connection:
 
     # -- connecting ------------------------------------------------------------------------------------------
 
-    async def stay_connected(self, first: tuple[socket.socket, Channel] | None) -> None:
+    async def stay_connected(self, first: tuple[socket.socket, ClientChannel] | None) -> None:
         """Connect, and reconnect whenever the connection is lost, until we want no server or give up.
 
         first: a connection that was made already; None: there is none.
@@ -938,7 +943,7 @@ class Connection:
             try:
                 link = await self._connect(first)
                 why = await self._use(link)
-                if isinstance(link.channel.broken, Refused):
+                if isinstance(link.channel.error, Refused):
                     loss = Complaint.REFUSAL
                     if not self.was_welcome:
                         raise Problem(f"{self._endpoint.host}: {why}")
@@ -954,7 +959,7 @@ class Connection:
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._seconds_left()))
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _connect(self, first: tuple[socket.socket, Channel] | None) -> ServerLink:
+    async def _connect(self, first: tuple[socket.socket, ClientChannel] | None) -> ServerLink:
         """A link on which both ends are authenticated, or soon will be."""
         if first:
             sock, channel = first
@@ -985,8 +990,8 @@ class Connection:
                     self._request(link, "ping")
             elif now - made > min(runmaker4.HANDSHAKE, self._seconds_left()):
                 link.drop("no answer")
-        broken = link.channel.broken
-        return self._endpoint.rejection(broken) if isinstance(broken, Refused) else link.gone.result()
+        error = link.channel.error
+        return self._endpoint.rejection(error) if isinstance(error, Refused) else link.gone.result()
 
     def greet(self, link: ServerLink) -> None:
         """Tell the server, which is authenticated, who we are and which jobs we have."""
@@ -1343,7 +1348,8 @@ class ClientProgram(RunnerProgram):
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises Problem."""
         options = parse(argv)
-        self._endpoint = Endpoint(options.server, options.port, find_token(options.token))
+        context = tls_context(server_side=False)
+        self._endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
         # seconds for an attempt to connect before there is an event loop
         self._attempt = min(CONNECT, options.give_up or CONNECT)
         super().__init__(PROG, options.server, options)
@@ -1371,7 +1377,7 @@ class ClientProgram(RunnerProgram):
                 "$RUNMAKER4_TOKEN)"
             )
 
-    def _connect_first(self) -> tuple[socket.socket, Channel] | None:
+    def _connect_first(self) -> tuple[socket.socket, ClientChannel] | None:
         """A connection; None if there is none yet, after saying so.  Raises Problem."""
         try:
             with self._endpoint.raising():
@@ -1431,7 +1437,7 @@ def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
             return gather_status(sock, channel)
 
 
-def gather_status(sock: socket.socket, channel: Channel) -> dict[str, Any]:
+def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]:
     """Put the messages of a status together.  Raises OSError, WireError, Problem."""
     status: dict[str, Any] = {}
     end = boottime() + CONNECT

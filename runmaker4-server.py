@@ -69,6 +69,7 @@ if __name__ == "__main__":      # as in runmaker4.py
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import enum
 import errno
@@ -116,9 +117,9 @@ from runmaker4 import (
     TOP,
     Account,
     Badge,
-    Channel,
     Companion,
     Console,
+    Credentials,
     Cursor,
     Ending,
     Failures,
@@ -146,6 +147,7 @@ from runmaker4 import (
     Say,
     Scan,
     Seat,
+    ServerChannel,
     Shell,
     Shifted,
     Sink,
@@ -193,6 +195,7 @@ from runmaker4 import (
     row,
     run_main,
     text_of,
+    tls_context,
     to_bytes,
     to_text,
     token_of_environment,
@@ -1395,8 +1398,8 @@ class Client(Taker):
 class ClientLink(Link, asyncio.Protocol):
     """A connection of the server's: passes each message on to the part that deals with it."""
 
-    def __init__(self, sessions: Sessions, token: str) -> None:
-        super().__init__(Channel(token, server=True), sessions.loop)
+    def __init__(self, sessions: Sessions, token: str, credentials: Credentials) -> None:
+        super().__init__(ServerChannel(token, credentials), sessions.loop)
         self._sessions = sessions
         self._server = sessions.server
         self._guest: Client | None = None       # the client that has said hello
@@ -3325,6 +3328,7 @@ class Server(Program):
             file = JobReader(self.path, say=self.say, mount=self._mount)
             put_lines(map(os.fsencode, preview(file)))
             return 0
+        self._credentials = make_credentials(secrets.token_hex(16))
         self._badge = Badge(of_server=True)
         self.stores = self.open_stores(self._mount.network, self._badge, self.path)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -3369,7 +3373,7 @@ class Server(Program):
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
         self.worker.post(self._take_badge)
-        connected = functools.partial(ClientLink, self.sessions, self._token)
+        connected = functools.partial(ClientLink, self.sessions, self._token, self._credentials)
         servers = [
             await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self._sockets
         ]
@@ -3618,6 +3622,91 @@ class Server(Program):
             if count.stopped:
                 self.say(count.stopped)
             self.stop()
+
+
+# ======== The certificate ===================================================================================
+#
+# TLS needs a certificate and its key.  Python's library can use them, but cannot make them.  So the server
+# makes them here when it starts: a key on the curve P-256 (FIPS 186-4, D.1.2.3), which takes 8 ms, and a
+# certificate around it (RFC 5280), both in DER.  Clients rely on nothing but the hash of the certificate,
+# which the proofs of the handshake name ("The wire" in runmaker4.py).  So all certificates are alike but for
+# the public key, and their signature is a placeholder.  OpenSSL reads key and certificate from pipes: the key
+# is in no file.
+#
+# A point of the curve is a pair of numbers modulo FIELD with y^2 = x^3 - 3 x + b.  The key is a number from 1
+# to ORDER - 1, and its public key is that multiple of BASE.  ORDER is the least multiple that is no such
+# pair, so all sums on the way to a smaller one are.
+
+FIELD = 2**256 - 2**224 + 2**192 + 2**96 - 1
+ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
+BASE = (0x6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,
+        0x4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5)
+# DER before and behind the 64 bytes of the public key, and before and behind the 32 bytes of the key: a type,
+# a length in bytes (behind 81 if it is 128 or more), the contents
+CERTIFICATE = bytes.fromhex(
+    "3081d9 3081bf"                                         # certificate: what is signed,
+    "a003 020102 020101"                                    # which is version 3, serial number 1,
+    "300a 06082a8648ce3d040302"                             # signed by ECDSA with SHA-256,
+    "3014 3112 3010 0603550403 0c0972756e6d616b657234"      # by the common name "runmaker4",
+    "3022 180f32303230303130313030303030305a"               # valid from 2020-01-01 00:00:00
+    "     180f39393939313233313233353935395a"               # to 9999-12-31 23:59:59,
+    "3014 3112 3010 0603550403 0c0972756e6d616b657234"      # of the common name "runmaker4",
+    "3059 3013 06072a8648ce3d0201 06082a8648ce3d030107"     # whose public key is for ECDSA on P-256:
+    "     0342 00 04"                                       # this point, not compressed
+)
+SIGNATURE = bytes.fromhex(
+    "300a 06082a8648ce3d040302"                             # ECDSA with SHA-256:
+    "0309 00 3006 020101 020101"                            # the pair (1, 1), a placeholder
+)
+PRIVATE_KEY = bytes.fromhex("3031 020101 0420")             # a key for an elliptic curve (RFC 5915),
+CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
+
+
+def add_points(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """Return the sum of two points, which must not be each other's negative."""
+    (x1, y1), (x2, y2) = one, other
+    if one == other:
+        slope = 3 * (x1 * x1 - 1) * pow(2 * y1, -1, FIELD)
+    else:
+        slope = (y2 - y1) * pow(x2 - x1, -1, FIELD)
+    x = (slope * slope - x1 - x2) % FIELD
+    return x, (slope * (x1 - x) - y1) % FIELD
+
+
+def multiply_base(factor: int) -> bytes:
+    """Return a multiple of BASE by a factor from 1 to ORDER - 1: both numbers, 32 bytes each."""
+    point = BASE
+    for bit in f"{factor:b}"[1:]:
+        point = add_points(point, point)
+        if bit == "1":
+            point = add_points(point, BASE)
+    return b"".join(number.to_bytes(32, "big") for number in point)
+
+
+def pipe_of_pem(kind: bytes, data: bytes) -> int:
+    """Return the read end of a pipe that has this data, as PEM."""
+    reader, writer = os.pipe()
+    write_all(writer, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (kind, base64.encodebytes(data), kind))
+    os.close(writer)
+    return reader
+
+
+def make_credentials(file_id: str) -> Credentials:
+    """Make a certificate for a server of the file with this id.  Raises Problem."""
+    context = tls_context(server_side=True)
+    key = secrets.randbelow(ORDER - 1) + 1
+    certificate = CERTIFICATE + multiply_base(key) + SIGNATURE
+    pipes = (
+        pipe_of_pem(b"CERTIFICATE", certificate),
+        pipe_of_pem(b"EC PRIVATE KEY", PRIVATE_KEY + key.to_bytes(32, "big") + CURVE),
+    )
+    try:
+        context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
+    except OSError as error:
+        raise Problem(f"OpenSSL refuses our certificate: {reason(error)} (see its openssl.cnf)") from None
+    finally:
+        close_all(*pipes)
+    return Credentials(context, hashlib.sha256(certificate).hexdigest(), file_id)
 
 
 # ======== Token and sockets =================================================================================

@@ -122,6 +122,7 @@ from typing import (
     Any,
     Callable,
     NamedTuple,
+    NoReturn,
     Protocol,
     TypeVar,
 )
@@ -9856,53 +9857,55 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 9.  Both know a token of
-# 128 random bits, which never crosses the wire: each end uses it to answer a challenge of the other.  Then
-# both agree on keys (ephemeral Diffie-Hellman); somebody who learns the token later cannot find them out.
-# From then on every frame is encrypted, and has a MAC.
+# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 10.  Both know the token,
+# 128 random bits, which never crosses the wire: each end proves it by the answer to a challenge of the other.
+# Two ends that have proved it begin with TLS 1.3 (RFC 8446).  So no bytes of a stranger reach OpenSSL.  Then
+# they prove that TLS ends at them, and not at a man in the middle.
 #
-#     1. S   {"runmaker4": 9, "nonce": S's challenge}                     the version, and 128 random bits
-#     2. C   {"runmaker4": 9, "nonce": C's challenge, "proof": H("client")}       this authenticates C
-#     3. S   {"public": A, "proof": H("server", A)}                       this authenticates S, and A
-#            {"error": "token"}, {"error": "version"}                     otherwise this, and it hangs up
-#     4. C   {"public": B, "proof": H("agreed", A + B)}                   this authenticates B
-#     5. C, S   messages, each {"type": ...}, as runmaker4-server.py says
+#      bytes                                       the receiver knows now
+#  1   S: {"runmaker4": 10, "nonce": NS}           C: the version
+#  2   C: {"runmaker4": 10, "nonce": NC,           S: C knows the token, and answers at this moment, because
+#          "proof": H("client")}                   NS is new
+#  3   S: {"certificate": D, "file": F,            C: S knows the token, answers at this moment, made the
+#          "proof": H("server")}                   certificate D, and serves the file F
+#      or {"error": "version"}, {"error": "token"}; then S closes the connection
+#  4   both: the handshake of TLS 1.3              C: TLS ends at S, because only S has the key of D
+#                                                  S: nothing, because TLS asks C for no certificate
+#  5   C, in TLS: {"proof": H("confirmed")}        S: TLS ends at C, because C sends this proof only to the
+#                                                  owner of D; C accepts the file F
+#  6   both, in TLS: messages, each {"type": ...}, as runmaker4-server.py describes them
 #
-#     H(label, text) = HMAC-SHA256(token, T(label) + text), in hexadecimal
-#     T(label)       = "runmaker4 9 " + label + newline + S's challenge + C's challenge
-#     A, B           = 2^a, 2^b modulo PRIME, 512 hexadecimal digits; a and b are random, for one connection
-#     Z              = 2^(a b) modulo PRIME, 256 bytes, big-endian
-#     key(label)     = HMAC-SHA256(HMAC-SHA256(token, T("session") + Z), label); the labels are "client to
-#                      server" and "server to client", with ", cipher" or ", MAC" behind them
-#     frame          = length of the JSON (4 bytes, big-endian), then the JSON; from step 5 on the length, the
-#                      MAC (32 bytes), the text
-#     text           = JSON xor as many bytes of SHAKE-256(cipher key + number of the frame (8 bytes))
-#     MAC            = HMAC-SHA256(MAC key, number of the frame + text); each direction has its numbers
+#     H(label) = HMAC-SHA256(token, text), in hexadecimal
+#     text     = "runmaker4 10 " + label + newline + NS + NC; from step 3 on also + D + F
+#     NS, NC   = challenges: 128 random bits, 32 hexadecimal digits, new for each connection
+#     D        = the SHA-256 of the certificate that S made when it started: 64 hexadecimal digits
+#     F        = the file id, 128 random bits that S keeps for the job file: 32 hexadecimal digits
+#     frame    = the length of the JSON (4 bytes, big-endian), then the JSON
 #
-# So nobody can read or alter frames, leave them out, repeat or reorder them, send them back to where they
-# come from, or take them from another connection.  Their lengths and times can be seen.  Raising to a power
-# takes milliseconds: we do it only for an end that has proved that it knows the token.  Bytes that are no
-# UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before anything of that length is kept.
+# A man in the middle without the token can pass on steps 1 to 3, and then either pass on TLS, too, or end
+# TLS himself.  If he passes it on, he sees lengths and times, and can cut the connection.  If he ends it, C
+# finds another certificate than D, and he has no proof for step 5.  If he leads C to another server of the
+# same user, F tells C.  He cannot lead the ends to a weaker protocol: each proof has the version in it, and
+# both ends refuse every version of TLS but 1.3.  A recorded proof is worthless: its text has two new
+# challenges, and a label for its place.  A message that is cut is none: a frame counts when it is complete.
+# Who learns the token later cannot decrypt a recording: the keys of TLS 1.3 are new for each connection.
+#
+# All parts of a text have fixed lengths, so no two texts are alike.  Bytes that are no UTF-8 travel as lone
+# surrogates (PEP 383).  Every length is checked before anything of that length is kept.
 
 if TYPE_CHECKING:
     import hashlib
     import hmac
     import json
     import secrets
+    import ssl
 else:
     hashlib = when_used("hashlib")
     hmac = when_used("hmac")
     json = when_used("json")
     secrets = when_used("secrets")
 
-WIRE_VERSION = 9
-# The modulus of RFC 3526, group 14, whose generator is 2.  It is as strong as a key of some 110 bits.
-PRIME = int("ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404dd"
-            "ef9519b3cd3a431b302b0a6df25f14374fe1356d6d51c245e485b576625e7ec6f44c42e9a637ed6b0bff5cb6f406b7ed"
-            "ee386bfb5a899fa5ae9f24117c4b1fe649286651ece45b3dc2007cb8a163bf0598da48361c55d39a69163fa8fd24cf5f"
-            "83655d23dca3ad961c62f356208552bb9ed529077096966d670c354e4abc9804f1746c08ca18217c32905e462e36ce3b"
-            "e39e772c180e86039b2783a2ec07a28fb5c55df06f4c52c9de2bcbf6955817183995497cea956ae515d2261898fa0510"
-            "15728e5a8aacaa68ffffffffffffffff", 16)
+WIRE_VERSION = 10
 PORT = 9998
 UNAUTHENTICATED_FRAME = 1 << 10             # bytes of JSON until the other end is authenticated
 FRAME = 1 << 20                             # bytes of JSON from then on
@@ -9923,7 +9926,11 @@ class WireError(Exception):
 
 
 class Refused(WireError):
-    """The two ends do not fit together: the token, or the version."""
+    """The two ends do not fit together: the token, the version, or the file."""
+
+
+class OtherFile(Refused):
+    """The server serves another file than the client wants."""
 
 
 def to_bytes(text: str) -> bytes:
@@ -9993,6 +10000,13 @@ class Message:
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, FRAME))
 
+    def hexadecimal(self, name: str, digits: int = 32) -> str:
+        """Return a text that has exactly so many hexadecimal digits, and nothing else."""
+        value = self.text(name, digits)
+        if not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
+            raise WireError(f"{name}: not {digits} hexadecimal digits")
+        return value
+
     def whole(self, name: str, most: int = WHOLE, least: int = 0) -> int:
         value = self.fields.get(name)
         if type(value) is not int or not least <= value <= most:
@@ -10046,235 +10060,314 @@ class Message:
         return [Message(item) for item in self.items(name, dict)]
 
 
-class Direction:
-    """Seals or opens the frames of one direction of a connection."""
-    NUMBER = struct.Struct(">Q")
+# ---- TLS ---------------------------------------------------------------------------------------------------
 
-    def __init__(self, secret: bytes, name: str) -> None:
-        self._cipher = hmac.digest(secret, f"{name}, cipher".encode("ascii"), "sha256")
-        self._mac = hmac.digest(secret, f"{name}, MAC".encode("ascii"), "sha256")
-        self.number = 0                 # of the next frame
 
-    def seal(self, body: bytes) -> tuple[bytes, bytes]:
-        """The MAC and the text of the next frame."""
-        number = self._next()
-        text = self._xor(number, body)
-        return hmac.digest(self._mac, number + text, "sha256"), text
+def tls_context(server_side: bool) -> ssl.SSLContext:
+    """Return a context for TLS 1.3 and no other version.  Raises Problem if this Python has none.
 
-    def open(self, mac: bytes, text: bytes) -> bytes:
-        """The JSON in the next frame.  Raises WireError."""
-        number = self._next()
-        if not hmac.compare_digest(hmac.digest(self._mac, number + text, "sha256"), mac):
-            raise WireError("a frame that was altered")
-        return self._xor(number, text)
+    No end checks the other's certificate: the proofs do that.  Sessions are never resumed.
+    """
+    try:
+        import ssl
+        is_there = ssl.HAS_TLSv1_3
+    except ImportError:
+        is_there = False
+    if not is_there:
+        raise Problem("this Python has no TLS 1.3 (use one whose module ssl has OpenSSL 1.1.1 or later)")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.maximum_version = ssl.TLSVersion.TLSv1_3
+    if server_side:
+        context.num_tickets = 0
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
-    def _next(self) -> bytes:
-        self.number += 1
-        return self.NUMBER.pack(self.number - 1)
 
-    def _xor(self, number: bytes, data: bytes) -> bytes:
-        """Encrypt, or decrypt what was encrypted: xor is its own inverse."""
-        stream = hashlib.shake_256(self._cipher + number).digest(len(data))
-        return (int.from_bytes(data, "little") ^ int.from_bytes(stream, "little")).to_bytes(
-            len(data), "little"
-        )
+class ClearText:
+    """Leaves the bytes of a connection as they are, until TLS begins."""
+
+    def decrypt(self, data: bytes) -> bytes:
+        """Return the text in bytes that have come."""
+        return data
+
+    def encrypt(self, text: bytes) -> bytes:
+        """Return the bytes to be sent for a text."""
+        return text
+
+    def certificate_hash(self) -> str | None:
+        """Return the SHA-256 of the other end's certificate; None: the handshake of TLS is not over."""
+        return None
+
+
+class Tls(ClearText):
+    """Encrypts and decrypts the bytes of a connection from step 4 on."""
+    RECORD = 1 << 14                    # bytes of text in a record at most (RFC 8446, 5.1)
+
+    def __init__(self, context: ssl.SSLContext, server_side: bool) -> None:
+        import ssl
+        self._received = ssl.MemoryBIO()
+        self._to_send = ssl.MemoryBIO()
+        self._connection = context.wrap_bio(self._received, self._to_send, server_side)
+
+    def decrypt(self, data: bytes) -> bytes:
+        """Return the text in bytes that have come; go on with the handshake first.  Raises WireError."""
+        import ssl
+        self._received.write(data)
+        text = b""
+        try:
+            self._connection.do_handshake()             # which does nothing once it is over
+            while self._received.pending:
+                part = self._connection.read(self.RECORD)
+                if not part:
+                    raise WireError("TLS was closed")   # our ends never do that
+                text += part
+        except ssl.SSLWantReadError:                    # the next record is not complete
+            pass
+        except ssl.SSLError as error:
+            raise WireError(f"TLS: {error.reason or error}") from None
+        return text
+
+    def encrypt(self, text: bytes) -> bytes:
+        """Return the bytes to be sent for a text, behind those of the handshake."""
+        if text:
+            self._connection.write(text)
+        return self._to_send.read()
+
+    def certificate_hash(self) -> str | None:
+        if self._connection.version() is None:
+            return None
+        return hashlib.sha256(self._connection.getpeercert(True) or b"").hexdigest()
+
+
+# ---- the two ends ------------------------------------------------------------------------------------------
+
+
+class State(enum.Enum):
+    """What an end waits for.  The numbers are those of the steps above.
+
+    The tables STEPS of the two ends say, for each state, which method takes what has come, and which state
+    follows.  Anything else that comes breaks the connection for good.
+    """
+    GREETING = 1                        # the client
+    KNOCK = 2                           # the server
+    CREDENTIALS = 3                     # the client
+    TLS = 4                             # the client; the server waits for step 5 already
+    CONFIRMATION = 5                    # the server
+    OPEN = 6                            # both: messages come and go
+    BROKEN = 7                          # both: nothing any more
 
 
 class Channel:
-    """One end of a connection, without its I/O: it makes messages of bytes, and bytes of messages."""
+    """One end of a connection, without its I/O: makes messages of bytes, and bytes of messages."""
     LENGTH = struct.Struct(">I")
-    MAC = 32                            # bytes
-    EXPONENT = 256                      # bits of a and b: at least twice the strength of the group
-    PUBLIC = re.compile(r"[0-9a-f]{512}")
+    STEPS: Mapping[State, tuple[Callable[[Any, Message], None], State]]
+    REFUSALS = {"token": "wrong token", "version": "another version of the protocol"}
 
-    def __init__(self, token: str, server: bool) -> None:
+    def __init__(self, token: str, context: ssl.SSLContext, state: State) -> None:
+        """state: the first one."""
         self._token = token.encode()
-        self.server = server
-        # what deals with the next frame of the handshake; None: both ends have proved that they know the
-        # token
-        self._expected: Callable[[Message], None] | None = self._on_answer if server else self._on_greeting
-        self._buffer = bytearray()      # received, and not yet a whole frame
-        self._ready: list[bytes] = []   # to be written
-        self._my_challenge = secrets.token_hex(16)
-        self._their_challenge = ""
-        self.exponent = 0              # secret; 0: not drawn yet, or not needed any more
-        self.my_public = ""
-        self.broken: WireError | None = None
-        if server:
-            self._write({"runmaker4": WIRE_VERSION, "nonce": self._my_challenge})
+        self._context = context
+        self._state = state
+        self.error = WireError()                    # why the state is BROKEN
+        self._nonce = secrets.token_hex(16)         # our challenge
+        self._nonces = ""                           # both challenges, the server's first
+        self._certified = ""                        # D + F from step 3 on
+        self._layer = ClearText()
+        self._buffer = bytearray()                  # text that has come, and is no complete frame
+        self._frames: list[bytes] = []              # to be encrypted and sent
+        self._unsent = b""                          # to be sent before these, as it is
 
     @property
     def authenticated(self) -> bool:
-        """Whether the other end has proved that it knows the token, and both have the keys."""
-        return self._expected is None
+        """Return True if the other end has proved that it knows the token, and that TLS ends there."""
+        return self._state is State.OPEN
 
     def outgoing(self) -> bytes:
-        """Take the bytes that are to be written."""
-        data = b"".join(self._ready)
-        self._ready.clear()
+        """Take the bytes that are to be sent."""
+        data = self._unsent + self._layer.encrypt(b"".join(self._frames))
+        self._unsent = b""
+        self._frames.clear()
         return data
 
     def send(self, message: dict[str, Any]) -> None:
-        """Seal a message, for outgoing().  Raises ValueError before authentication, and if it is too long."""
+        """Add a message to outgoing().  Raises ValueError before authentication, and if it is too long."""
         body = encode(message)
         if not self.authenticated or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
-        mac, text = self._outward.seal(body)
-        self._ready += (self.LENGTH.pack(len(body)), mac, text)
+        self._write(body)
 
     def receive(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that are complete with these bytes.
+        """Return the messages that are complete with these bytes.
 
         Raises WireError, and does so at each later call.
         """
-        if self.broken:
-            raise self.broken
-        self._buffer += data
-        messages = []
+        if self._state is State.BROKEN:
+            raise self.error
+        messages: list[dict[str, Any]] = []
         try:
-            frame = self._frame()
-            while frame is not None:
-                if self._expected:
-                    self._expected(Message(decode(frame)))
-                else:
-                    messages.append(decode(frame))
-                frame = self._frame()
+            self._buffer += self._layer.decrypt(data)
+            while self._state is not State.OPEN:
+                if not self._take_step():
+                    return messages
+            while message := self._next_message(FRAME):
+                messages.append(message.fields)
         except WireError as error:
-            self.broken = error
+            self._state = State.BROKEN
+            self.error = error
+            self._frames.clear()                    # OpenSSL encrypts nothing after an error
             raise
         return messages
 
-    def _frame(self) -> bytes | None:
-        """The JSON of the next frame, if it is complete.  Raises WireError."""
+    def _take_step(self) -> bool:
+        """Take the next step of the handshake; False: its bytes have not all come.  Raises WireError."""
+        take, following = self.STEPS[self._state]
+        if self._state is State.TLS:
+            found = self._layer.certificate_hash()
+            message = found and Message({"certificate": found})
+        else:
+            message = self._next_message(UNAUTHENTICATED_FRAME)
+        if not message:
+            return False
+        take(self, message)
+        self._state = following
+        return True
+
+    def _next_message(self, longest: int) -> Message | None:
+        """Take the next frame; None: it is not complete.  longest: bytes of JSON.  Raises WireError."""
         if len(self._buffer) < self.LENGTH.size:
             return None
-        start = self.LENGTH.size                # of the JSON
-        longest = UNAUTHENTICATED_FRAME
-        if self.authenticated:
-            start += self.MAC
-            longest = FRAME
         length, = self.LENGTH.unpack_from(self._buffer)
         if length > longest:
             raise WireError("a frame that is too long")
-        end = start + length
+        end = self.LENGTH.size + length
         if len(self._buffer) < end:
             return None
-        mac = bytes(self._buffer[self.LENGTH.size:start])
-        body = bytes(self._buffer[start:end])
+        frame = bytes(self._buffer[self.LENGTH.size:end])
         del self._buffer[:end]
-        if not self.authenticated:
-            return body
-        return self._inward.open(mac, body)
+        return Message(decode(frame))
 
-    # -- the server's steps ----------------------------------------------------------------------------------
+    def _write(self, body: bytes) -> None:
+        """Add a frame to outgoing()."""
+        self._frames += (self.LENGTH.pack(len(body)), body)
 
-    def _on_answer(self, message: Message) -> None:
-        """Step 2: the client proves that it knows the token.  Raises WireError."""
+    def _say(self, **fields: object) -> None:
+        """Add a step of the handshake to outgoing()."""
+        self._write(encode(fields))
+
+    def _start_tls(self, server_side: bool) -> None:
+        """Decrypt all bytes behind the last step, and encrypt all that follow it.  Raises WireError."""
+        self._unsent = self.outgoing()
+        self._layer = Tls(self._context, server_side)
+        self._buffer[:] = self._layer.decrypt(bytes(self._buffer))
+
+    def _proof(self, label: str) -> str:
+        """Return H(label)."""
+        text = f"runmaker4 {WIRE_VERSION} {label}\n{self._nonces}{self._certified}"
+        return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
+
+    def _is_proved(self, message: Message, label: str) -> bool:
+        """Return True if the proof in a message is the right one.  Raises WireError."""
+        return hmac.compare_digest(self._proof(label).encode("ascii"), message.data("proof"))
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a server proves besides the token."""
+    context: ssl.SSLContext             # has the certificate and its key
+    certificate: str                    # D
+    file_id: str                        # F
+
+
+class ServerChannel(Channel):
+    """The server's end of a connection."""
+
+    def __init__(self, token: str, credentials: Credentials) -> None:
+        super().__init__(token, credentials.context, State.KNOCK)
+        self._credentials = credentials
+        self._say(runmaker4=WIRE_VERSION, nonce=self._nonce)
+
+    def _take_knock(self, message: Message) -> None:
+        """Take step 2: begin with TLS for a client that knows the token.  Raises WireError."""
         if message.whole("runmaker4") != WIRE_VERSION:
-            self._write({"error": "version"})
-            raise Refused("another version of the protocol")
-        self._their_challenge = self._challenge(message)
+            self._refuse("version")
+        self._nonces = self._nonce + message.hexadecimal("nonce")
         if not self._is_proved(message, "client"):
-            self._write({"error": "token"})
-            raise Refused("wrong token")
-        self._make_public()
-        self._write({"public": self.my_public, "proof": self._proof("server", self.my_public)})
-        self._expected = self._on_agreed
+            self._refuse("token")
+        certificate = self._credentials.certificate
+        file_id = self._credentials.file_id
+        self._certified = certificate + file_id
+        self._say(certificate=certificate, file=file_id, proof=self._proof("server"))
+        self._start_tls(server_side=True)
 
-    def _on_agreed(self, message: Message) -> None:
-        """Step 4: the client proves that it has our public number, and gives its own.  Raises WireError."""
-        public = self._public(message)
-        if not self._is_proved(message, "agreed", self.my_public + public):
-            raise WireError("a public number that was altered")
-        self._agree(public)
+    def _refuse(self, cause: str) -> NoReturn:
+        """Raise Refused, and tell the client why."""
+        self._say(error=cause)
+        self._unsent = self.outgoing()
+        raise Refused(self.REFUSALS[cause])
 
-    # -- the client's steps ----------------------------------------------------------------------------------
+    def _take_confirmation(self, message: Message) -> None:
+        """Take step 5: make sure that TLS ends at the client.  Raises WireError."""
+        if not self._is_proved(message, "confirmed"):
+            raise WireError("TLS does not end at a client that knows the token")
 
-    def _on_greeting(self, message: Message) -> None:
-        """Step 1: the server gives its version and challenge.  Raises WireError."""
+    STEPS = {
+        State.KNOCK: (_take_knock, State.CONFIRMATION),
+        State.CONFIRMATION: (_take_confirmation, State.OPEN),
+    }
+
+
+class ClientChannel(Channel):
+    """The client's end of a connection."""
+
+    def __init__(self, token: str, context: ssl.SSLContext, wanted: str = "") -> None:
+        """wanted: the id of the file that the server must have; '': any will do."""
+        super().__init__(token, context, State.GREETING)
+        self._wanted = wanted
+        self._certificate = ""                      # D
+        self.file_id = ""                           # F
+
+    def _take_greeting(self, message: Message) -> None:
+        """Take step 1: answer the server's challenge.  Raises WireError."""
         self._check_refusal(message)
         version = message.whole("runmaker4")
         if version != WIRE_VERSION:
             raise Refused(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
-        self._their_challenge = self._challenge(message)
-        self._write({"runmaker4": WIRE_VERSION, "nonce": self._my_challenge, "proof": self._proof("client")})
-        self._expected = self._on_proof
+        self._nonces = message.hexadecimal("nonce") + self._nonce
+        self._say(runmaker4=WIRE_VERSION, nonce=self._nonce, proof=self._proof("client"))
 
-    def _on_proof(self, message: Message) -> None:
-        """Step 3: the server proves that it knows the token.  Raises WireError."""
+    def _take_credentials(self, message: Message) -> None:
+        """Take step 3: begin with TLS if the server knows the token and has the file.  Raises WireError."""
         self._check_refusal(message)
-        public = self._public(message)
-        if not self._is_proved(message, "server", public):
-            raise Refused("wrong token")
-        self._make_public()
-        self._write({"public": self.my_public, "proof": self._proof("agreed", public + self.my_public)})
-        self._agree(public)
+        certificate = message.hexadecimal("certificate", 64)
+        file_id = message.hexadecimal("file")
+        self._certified = certificate + file_id
+        if not self._is_proved(message, "server"):
+            raise Refused(self.REFUSALS["token"])
+        if self._wanted not in ("", file_id):
+            raise OtherFile("another file is served")
+        self._certificate = certificate
+        self.file_id = file_id
+        self._start_tls(server_side=False)
 
-    @staticmethod
-    def _check_refusal(message: Message) -> None:
+    def _take_certificate(self, message: Message) -> None:
+        """Take step 4, and confirm it: TLS must end at the server.  Raises WireError."""
+        if message.hexadecimal("certificate", 64) != self._certificate:
+            raise WireError("TLS does not end at the server")
+        self._say(proof=self._proof("confirmed"))
+
+    def _check_refusal(self, message: Message) -> None:
+        """Raise Refused if the server says why it does not want us."""
         if "error" in message.fields:
-            known = {"token": "wrong token", "version": "another version of the protocol"}
-            raise Refused(known.get(message.text("error", 64), "refused"))
+            raise Refused(self.REFUSALS.get(message.text("error", 64), "refused"))
 
-    # -- proofs and keys -------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _challenge(message: Message) -> str:
-        challenge = message.text("nonce")
-        if not HEX.fullmatch(challenge):    # always of one length, so that H's texts are never ambiguous
-            raise WireError("no challenge")
-        return challenge
-
-    def _public(self, message: Message) -> str:
-        """The other end's public number, in hexadecimal.  Raises WireError."""
-        public = message.text("public")
-        # the powers of 0, 1 and PRIME - 1 can be foreseen
-        if not self.PUBLIC.fullmatch(public) or not 1 < int(public, 16) < PRIME - 1:
-            raise WireError("no public number")
-        return public
-
-    def _text(self, label: str) -> bytes:
-        """T(label)."""
-        mine = self._my_challenge
-        theirs = self._their_challenge
-        challenges = mine + theirs if self.server else theirs + mine
-        return f"runmaker4 {WIRE_VERSION} {label}\n{challenges}".encode("ascii")
-
-    def _proof(self, label: str, text: str = "") -> str:
-        """H(label, text)."""
-        return hmac.digest(self._token, self._text(label) + text.encode("ascii"), "sha256").hex()
-
-    def _is_proved(self, message: Message, label: str, text: str = "") -> bool:
-        """Whether the proof in a message is the right one.  Raises WireError."""
-        return hmac.compare_digest(self._proof(label, text).encode("ascii"), message.data("proof"))
-
-    def _make_public(self) -> None:
-        """Draw our secret exponent, and compute our public number.
-
-        The other end must have proved that it knows the token, because this takes milliseconds.
-        """
-        highest = 1 << (self.EXPONENT - 1)
-        self.exponent = secrets.randbits(self.EXPONENT) | highest
-        self.my_public = f"{pow(2, self.exponent, PRIME):0512x}"
-
-    def _agree(self, public: str) -> None:
-        """Derive the keys: both ends have proved all that they said, and from now on frames are sealed.
-
-        public: the other end's public number.
-        """
-        shared = pow(int(public, 16), self.exponent, PRIME).to_bytes(256, "big")
-        self.exponent = 0
-        secret = hmac.digest(self._token, self._text("session") + shared, "sha256")
-        to_server = Direction(secret, "client to server")
-        to_client = Direction(secret, "server to client")
-        self._outward = to_client if self.server else to_server
-        self._inward = to_server if self.server else to_client
-        self._expected = None
-
-    def _write(self, message: dict[str, Any]) -> None:
-        """Write a frame of the handshake, which is not sealed."""
-        body = encode(message)
-        self._ready += (self.LENGTH.pack(len(body)), body)
+    STEPS = {
+        State.GREETING: (_take_greeting, State.CREDENTIALS),
+        State.CREDENTIALS: (_take_credentials, State.TLS),
+        State.TLS: (_take_certificate, State.OPEN),
+    }
 
 
 class Link:

@@ -114,11 +114,9 @@ class Mutations(AttackCase):
     """Messages with something changed in each end their own connection at the most."""
     COUNT = 100_000 if ALL else 20_000 if FULL else 200
     JOBS = "#RUN host=liar\n" + ". : a job\n" * 50 + "#RUN\n"
-    # of the server's secrets: there are thousands of handshakes
-    QUICK = "import runmaker4; runmaker4.Channel.EXPONENT = 16"
 
     def test_before_the_proof_and_after_it_they_end_no_server_and_disturb_no_client(self) -> None:
-        self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS, patch=self.QUICK)
+        self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS)
         said = self.attack("mutations", self.server, self.COUNT, 41)
         for phase in "before", "after":
             self.assertRegex(said, f"(?m)^{phase} the proof: {self.COUNT} read, [1-9][0-9]* ended")
@@ -128,7 +126,8 @@ class Mutations(AttackCase):
 
 class ManInTheMiddle(AttackCase):
     """Who is on the way between a client and its server neither reads nor changes anything."""
-    COUNT = 2 * len(man_in_the_middle.TAMPERINGS)
+    COUNT = 2 * len(man_in_the_middle.HANDSHAKES) + 2 * len(man_in_the_middle.TAMPERINGS)
+    JOBS = 300
     COMMAND, OUTPUT = "the-command", "the-output"
     EAGER = "import random; random.uniform = lambda low, high: 0.0"         # it connects again at once
 
@@ -147,7 +146,7 @@ class ManInTheMiddle(AttackCase):
 
     def test_he_finds_no_command_and_no_output_and_what_he_changes_is_refused(self) -> None:
         job = f": {self.COMMAND}; echo $JOB_ID >>ran; printf '%s%s\\n' {self.OUTPUT[:3]} {self.OUTPUT[3:]}"
-        self.jobs(*[job] * 100)
+        self.jobs(*[job] * self.JOBS)
         server = self.start_server("--outdir", "out", "--exit-when-done")
         man = self.start_man(server)
         client = self.start_client(server, "-j2", patch=self.EAGER)
@@ -156,12 +155,38 @@ class ManInTheMiddle(AttackCase):
         self.assertEqual((self.finish(client).code, self.finish(server).code), (0, 0), client.err)
         man.kill()
         man.communicate()
-        self.assertEqual(self.states(), "d" * 100)
-        self.assertEqual(sorted(map(int, self.read("ran").split())), list(range(1, 101)))
-        for line in range(1, 101):
+        self.assertEqual(self.states(), "d" * self.JOBS)
+        self.assertEqual(sorted(map(int, self.read("ran").split())), list(range(1, self.JOBS + 1)))
+        for line in range(1, self.JOBS + 1):
             self.assertEqual(self.read(f"out/{line}.out"), f"{self.OUTPUT}\n".encode())
         for word in self.COMMAND, self.OUTPUT, "finish":
             self.assertNotIn(word.encode(), self.read("record"))
+
+
+class OwnCertificate(AttackCase):
+    """Who ends TLS himself, with a certificate of his own, gets nothing out of either end."""
+
+    def start_impostor(self, server: Server) -> subprocess.Popen[bytes]:
+        """Have him stand before a server; what he prints goes to the file `impostor`."""
+        words = [sys.executable, "-m", "tests.attacks.own_certificate", server.port]
+        with open(self.dir / "impostor", "wb") as out:
+            impostor = self.start(*map(str, words), cwd=ROOT, stdout=out)
+        wait_until(lambda: b"\n" in self.read("impostor"), what="he listens")
+        server.port = int(self.read("impostor"))
+        return impostor
+
+    def test_a_client_that_comes_first_to_him_ends_and_the_server_is_told_nothing(self) -> None:
+        self.jobs("touch never")
+        server = self.start_server()
+        before = server.err
+        impostor = self.start_impostor(server)
+        ended = self.run_client(server)
+        self.assertRefused(ended, "TLS does not end at the server")
+        wait_until(lambda: self.read("impostor").count(b"\n") > 1, what="he has seen the end of it")
+        self.assertEqual(self.read("impostor").splitlines()[1:], [b"from the client: 0, from the server: 0"])
+        impostor.kill()
+        impostor.communicate()
+        self.assertEqual((server.err, self.states(), self.exists("never")), (before, ".", False))
 
 
 if __name__ == "__main__":

@@ -4,32 +4,41 @@ WireError.
 import asyncio
 import contextlib
 import hashlib
+import importlib
 import json
+import os
 import random
 import secrets
+import shutil
+import ssl
+import subprocess
+import tempfile
 import tracemalloc
 import unittest
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from dataclasses import replace
+from typing import Any, Callable, Union
 from unittest import mock
 
 import runmaker4
-from tests.support import ALL
+from tests.support import ALL, FULL
 from tests.wire import (
+    CONTEXT,
+    CREDENTIALS,
+    FILE_ID,
     FROM_CLIENT,
     FROM_SERVER,
     LENGTH,
-    MAC,
     NO_JSON,
     NO_NUMBERS,
     NO_OBJECTS,
-    PRIME,
     PROVEN,
+    RECORD_HEAD,
     STRANGE,
     TOKEN,
     UNPROVEN,
-    Forger,
-    QuickChannel,
+    VERSION,
+    End,
     fields_of,
     frame,
     garbage,
@@ -37,16 +46,22 @@ from tests.wire import (
     pieces,
     plain,
     read_plain,
-    split,
+    records,
     spoiled,
+    traces,
 )
 
+server_module = importlib.import_module("runmaker4-server")
 ROUNDS = 100_000 if ALL else 5_000
 OTHER_TOKEN = TOKEN[:-1] + "e"
-GREETING, ANSWER, PROOF, AGREED = FLIGHTS = range(4)    # of a handshake
+OTHER_FILE = "e" * 32
+# what is sent in the handshake, one way and the other; from HELLO on it is TLS
+GREETING, KNOCK, CREDS, HELLO, CERTIFICATE, CONFIRMATION = FLIGHTS = range(6)
+CLEAR = GREETING, KNOCK, CREDS
 FIELDS = fields_of(FROM_CLIENT + FROM_SERVER)
 Alter = Callable[[int, bytes], bytes]                   # what a network makes of a flight
 Message = dict[str, Any]
+Side = Union[runmaker4.Channel, End]
 
 
 def unaltered(_: int, data: bytes) -> bytes:
@@ -59,14 +74,16 @@ class Line:
     Every handshake goes through `alter`, and is recorded as it was sent.
     """
 
-    def __init__(self, token: str = TOKEN) -> None:
-        self.client, self.server = QuickChannel(token, False), QuickChannel(TOKEN, True)
+    def __init__(self, token: str = TOKEN, credentials: runmaker4.Credentials = CREDENTIALS,
+                 wanted: str = "", context: ssl.SSLContext = CONTEXT) -> None:
+        self.client: Side = runmaker4.ClientChannel(token, context, wanted)
+        self.server: Side = runmaker4.ServerChannel(TOKEN, credentials)
         self.flights: list[bytes] = []
         self.errors = ""
 
-    def shake(self, alter: Alter = unaltered) -> tuple[bool, bool]:
+    def shake(self, alter: Alter = unaltered, flights: Sequence[int] = FLIGHTS) -> tuple[bool, bool]:
         """A handshake as far as it comes: which ends are convinced, client and server."""
-        for number in FLIGHTS:
+        for number in flights:
             sender, receiver = self.ends(number)
             self.flights.append(sender.outgoing())
             try:
@@ -76,16 +93,23 @@ class Line:
                 break
         return self.client.authenticated, self.server.authenticated
 
-    def ends(self, number: int) -> tuple[runmaker4.Channel, runmaker4.Channel]:
+    def ends(self, number: int) -> tuple[Side, Side]:
         """Who sends a flight and who receives it."""
-        return (self.client, self.server) if number in (ANSWER, AGREED) else (self.server, self.client)
+        odd = number % 2
+        return (self.client, self.server) if odd else (self.server, self.client)
 
-    def forger(self, from_server: bool) -> Forger:
-        """One who can go on in the name of an end, once both are convinced."""
-        return Forger(self.flights[GREETING], self.flights[ANSWER], self.client.shared, from_server)
+    def with_forger(self, from_server: bool) -> tuple[End, Side]:
+        """Shake hands; an end that knows the token and may say anything, and the other end."""
+        if from_server:
+            self.server = forger = End(TOKEN, True)
+        else:
+            self.client = forger = End(TOKEN, False)
+        assert self.shake() == (True, True)
+        return forger, self.client if from_server else self.server
 
     def directions(self) -> Iterator[tuple[runmaker4.Channel, runmaker4.Channel]]:
         """Sender and receiver, one way and the other."""
+        assert isinstance(self.client, runmaker4.Channel) and isinstance(self.server, runmaker4.Channel)
         yield self.client, self.server
         yield self.server, self.client
 
@@ -93,7 +117,7 @@ class Line:
 def proven() -> Line:
     """Two ends after their handshake."""
     line = Line()
-    assert line.shake() == (True, True)
+    assert line.shake() == (True, True), line.errors
     return line
 
 
@@ -105,23 +129,25 @@ def both_ways() -> Iterator[tuple[runmaker4.Channel, runmaker4.Channel]]:
 
 
 def frames_of(sender: runmaker4.Channel, *messages: Message) -> list[bytes]:
-    """The frames that these messages become."""
+    """What these messages become, each for itself."""
+    frames = []
     for message in messages:
         sender.send(message)
-    return split(sender.outgoing())
+        frames.append(sender.outgoing())
+    return frames
 
 
 class ChannelCase(unittest.TestCase):
     """Assertions about what a channel makes of bytes."""
 
-    def refuse(self, receiver: runmaker4.Channel, data: bytes, then: bytes = plain(a=1) * 3) -> str:
+    def refuse(self, receiver: Side, data: bytes, then: bytes = plain(a=1) * 3) -> str:
         """The bytes are refused, and what comes after them, too; what the error says."""
         with self.assertRaises(runmaker4.WireError) as caught:
             receiver.receive(data)
         self.assertEqual(self.received(receiver, then), [])
         return str(caught.exception)
 
-    def received(self, receiver: runmaker4.Channel, *parts: bytes) -> list[Message]:
+    def received(self, receiver: Side, *parts: bytes) -> list[Message]:
         """The messages that come out until an error ends it."""
         found: list[Message] = []
         with contextlib.suppress(runmaker4.WireError):
@@ -131,6 +157,22 @@ class ChannelCase(unittest.TestCase):
 
     def numbered(self, count: int) -> list[Message]:
         return [{"type": "ping", "request": number} for number in range(count)]
+
+
+def same(flight: int, altered: bytes, sent: bytes) -> bool:
+    """Whether an altered flight means what was sent; more may follow.
+
+    Capitals mean the same in hexadecimal.  TLS 1.3 ignores the version in the head of a record that is not
+    encrypted (type 22), and a record that has no meaning any more (type 20; RFC 8446, 5.1 and 5).
+    """
+    if flight in CLEAR:
+        return altered.lower().startswith(sent.lower())
+    return meaning(altered).startswith(meaning(sent))
+
+
+def meaning(data: bytes) -> bytes:
+    """What counts of these records."""
+    return b"".join(part[:1] + part[3:] if part[0] == 22 else part for part in records(data) if part[0] != 20)
 
 
 class Handshake(ChannelCase):
@@ -147,6 +189,21 @@ class Handshake(ChannelCase):
                 self.assertFalse(receiver.authenticated)
                 self.assertEqual(receiver.receive(bytes([byte])), [])
         self.assertEqual((line.client.authenticated, line.server.authenticated), (True, True))
+
+    def test_each_end_understands_one_that_was_made_by_the_table_alone(self) -> None:
+        for from_server in False, True:
+            forger, receiver = Line().with_forger(from_server)
+            forger.send({"type": "ping", "request": 1})
+            self.assertEqual(receiver.receive(forger.outgoing()), [{"type": "ping", "request": 1}])
+            receiver.send({"type": "pong", "request": 2})
+            self.assertEqual(forger.receive(receiver.outgoing()), [{"type": "pong", "request": 2}])
+
+    def test_what_comes_with_the_last_step_is_heard(self) -> None:
+        """Nobody has to wait for a turn of the network between the steps."""
+        line = Line()
+        line.shake(flights=FLIGHTS[:CONFIRMATION])
+        line.client.send({"a": 1})
+        self.assertEqual(line.server.receive(line.client.outgoing()), [{"a": 1}])
 
     def test_no_two_channels_say_the_same(self) -> None:
         random.seed(1)                                  # which is of no use to who wants to foretell nonces
@@ -166,43 +223,37 @@ class Handshake(ChannelCase):
                 self.assertIn("token", self.refuse(line.client, line.server.outgoing()))
 
     def test_a_server_that_does_not_know_the_token_is_refused(self) -> None:
-        public = "2" * 512
+        known: Message = dict(certificate="2" * 64, file="0" * 32)
         proofs = "", "0" * 64, None, True, ["0" * 64], "\u00e9" * 64, "0" * 63
-        for fake in (*(plain(public=public, proof=proof) for proof in proofs), plain(), plain(public=public),
+        for fake in (*(plain(**known, proof=proof) for proof in proofs), plain(), plain(**known),
                      plain(proof="0" * 64), plain(runmaker4=1, nonce="0" * 32, proof="0" * 64),
                      plain(type="welcome"), frame(b"{}")):
             with self.subTest(fake=fake):
-                convinced = Line().shake(lambda number, data: fake if number == PROOF else data)
+                convinced = Line().shake(lambda number, data: fake if number == CREDS else data)
                 self.assertEqual(convinced, (False, False))
 
-    def test_nobody_computes_a_power_before_the_other_end_has_proved_that_it_knows_the_token(self) -> None:
-        with mock.patch.object(runmaker4.Channel, "_make_public", side_effect=AssertionError("a power")):
+    def test_no_byte_reaches_openssl_before_the_other_end_has_proved_that_it_knows_the_token(self) -> None:
+        with mock.patch.object(runmaker4, "Tls", side_effect=AssertionError("TLS has begun")):
             line = Line(OTHER_TOKEN)
             self.assertEqual(line.shake(), (False, False))
             self.assertIn("token", line.errors)
+            hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600)
+            for end in Line().client, Line().server:
+                self.refuse(end, hello)
             client = Line().client
             client.receive(Line().server.outgoing())
-            self.assertIn("token", self.refuse(client, plain(public="2" * 512, proof="0" * 64)))
-
-    def test_a_public_number_whose_powers_are_foreseen_is_refused_also_from_who_knows_the_token(self) -> None:
-        for public in 0, 1, PRIME - 1, PRIME, PRIME + 1, 16 ** 512 - 1:
-            for sender in "server", "client":
-                text = f"{public:0512x}"
-                with self.subTest(public=public, sender=sender), mock.patch.object(
-                        QuickChannel, "_make_public", lambda end: setattr(end, "my_public", text)):
-                    line = Line()
-                    line.shake()
-                    self.assertIn("no public number", line.errors)
+            fake = plain(certificate="2" * 64, file="0" * 32, proof="0" * 64)
+            self.assertIn("token", self.refuse(client, fake + hello))
 
     def test_another_version_is_refused_and_that_is_said(self) -> None:
-        for version in "0", "1", "1000000000":
+        for version in "0", "1", "9", "11", "1000000000":
             with self.subTest(version=version):
                 line = Line()
                 self.assertEqual(line.shake(self.changed(GREETING, "runmaker4", version)), (False, False))
                 client = Line().client
                 self.assertIn("version", self.refuse(client, plain(runmaker4=int(version), nonce="0" * 32)))
                 line = Line()
-                self.assertEqual(line.shake(self.changed(ANSWER, "runmaker4", version)), (False, False))
+                self.assertEqual(line.shake(self.changed(KNOCK, "runmaker4", version)), (False, False))
                 self.assertIn("version", self.refuse(line.client, line.server.outgoing()))
 
     def changed(self, flight: int, field: str, text: str) -> Alter:
@@ -216,67 +267,96 @@ class Handshake(ChannelCase):
         return alter
 
     def test_no_strange_value_in_any_field_convinces_anybody(self) -> None:
-        in_flights = ["runmaker4", "nonce"], ["runmaker4", "nonce", "proof"], *[["public", "proof"]] * 2
+        in_flights = ["runmaker4", "nonce"], ["runmaker4", "nonce", "proof"], ["certificate", "file", "proof"]
         for flight, fields in enumerate(in_flights):
             for field in fields:
                 for text in STRANGE + NO_NUMBERS:
                     if (field, text) != ("runmaker4", "true"):      # which Python takes for 1
                         with self.subTest(flight=flight, field=field, text=text):
                             convinced = Line().shake(self.changed(flight, field, text))
-                            self.assertEqual(convinced, (flight == AGREED, False))
+                            self.assertEqual(convinced, (False, False))
+        for text in STRANGE + NO_NUMBERS:
+            for body in '{"proof": %s}' % text, text:
+                self.assertFalse(self.confirmed_by(body.encode()))
+
+    def confirmed_by(self, body: bytes) -> bool:
+        """Whether a server is convinced by a client that knows the token, but sends this in step 5."""
+        line = Line()
+        line.client = client = End(TOKEN, False)
+        with mock.patch.object(client, "confirm", lambda: client.put(body)):
+            line.shake()
+        return line.server.authenticated
+
+    def test_the_proof_of_another_connection_confirms_nothing(self) -> None:
+        line = Line()
+        line.client = other = End(TOKEN, False)
+        self.assertEqual(line.shake(), (True, True))
+        self.assertFalse(self.confirmed_by(json.dumps({"proof": other.proof(b"confirmed")}).encode()))
 
     def test_a_nonce_is_128_bits_in_hexadecimal(self) -> None:
         """Nothing that a label could be made of, or that is not long enough to be new."""
         for nonce in "", "0", "0" * 31, "0" * 33, "to server " + "0" * 32, "0" * 31 + " ", "0" * 31 + "g":
             with self.subTest(nonce=nonce):
-                self.refuse(Line().client, plain(runmaker4=runmaker4.WIRE_VERSION, nonce=nonce))
+                self.refuse(Line().client, plain(runmaker4=VERSION, nonce=nonce))
                 with mock.patch.object(secrets, "token_hex", return_value=nonce):
-                    client = runmaker4.Channel(TOKEN, False)
-                server = runmaker4.Channel(TOKEN, True)
+                    client = Line().client
+                server = Line().server
                 client.receive(server.outgoing())
-                answer = client.outgoing()
-                self.assertEqual(read_plain(answer)["nonce"], nonce)
-                self.refuse(server, answer)
+                knock = client.outgoing()
+                self.assertEqual(read_plain(knock)["nonce"], nonce)
+                self.refuse(server, knock)
 
     def test_no_altered_bit_convinces_anybody(self) -> None:
+        """But for bits that TLS ignores, and capitals."""
+        bits = (1, 2, 4, 8, 16, 64, 128)                # 32 makes capitals, which mean the same
         for flight in FLIGHTS:
-            for at in range(len(proven().flights[flight])):
-                for bit in (1, 2, 4, 8, 16, 64, 128):               # 32 makes capitals, which mean the same
-                    convinced = Line().shake(lambda number, data: data if number != flight else
-                                             data[:at] + bytes([data[at] ^ bit]) + data[at + 1:])
-                    self.assertEqual(convinced, (flight == AGREED, False), (flight, at, bit))
+            sent = proven().flights[flight]
+            for at in range(len(sent)):
+                for bit in bits if FULL or flight in CLEAR else bits[at % 7:at % 7 + 1]:
+                    line, altered = Line(), b""
+
+                    def alter(number: int, data: bytes) -> bytes:
+                        nonlocal altered
+                        if number == flight and at < len(data):         # the signature's length varies
+                            altered = data = data[:at] + bytes([data[at] ^ bit]) + data[at + 1:]
+                        return data
+                    convinced = line.shake(alter)
+                    if altered and not same(flight, altered, line.flights[flight]):
+                        self.assertEqual(convinced, (flight == CONFIRMATION, False), (flight, at, bit))
 
     def test_a_replayed_flight_convinces_nobody(self) -> None:
         old = proven().flights
         for flight in FLIGHTS:
             convinced = Line().shake(lambda number, data: old[number] if number == flight else data)
-            self.assertEqual(convinced, (flight == AGREED, False), flight)
+            self.assertEqual(convinced, (flight == CONFIRMATION, False), flight)
         self.assertEqual(Line().shake(lambda number, _: old[number]), (False, False))
 
     def test_reflected_flights_convince_nobody(self) -> None:
-        line = Line()
-        self.assertEqual(
-            line.shake(lambda number, data: line.flights[GREETING] if number == ANSWER else data),
-            (False, False),
-        )
-        line = Line()
-        self.assertEqual(line.shake(lambda number, data: line.flights[ANSWER] if number == PROOF else data),
-                         (False, False))
-        line = Line()
-        self.assertEqual(line.shake(lambda number, data: line.flights[PROOF] if number == AGREED else data),
-                         (True, False))
+        for flight in FLIGHTS[1:]:
+            line = Line()
+            convinced = line.shake(
+                lambda number, data: line.flights[flight - 1] if number == flight else data)
+            self.assertEqual(convinced, (flight == CONFIRMATION, False), flight)
+
+    def test_a_flight_that_is_cut_short_convinces_nobody(self) -> None:
+        for flight in FLIGHTS:
+            size = len(proven().flights[flight])
+            for cut in range(1, size, 1 if flight in CLEAR or FULL else 13):
+                convinced = Line().shake(lambda number, data: data[:-cut] if number == flight else data)
+                self.assertEqual(convinced, (flight == CONFIRMATION, False), (flight, cut))
 
     def test_a_clients_proof_is_no_servers_proof(self) -> None:
         first, second = Line().client, Line().client
         first.receive(Line().server.outgoing())
-        answer = read_plain(first.outgoing())
-        second.receive(plain(runmaker4=runmaker4.WIRE_VERSION, nonce=answer["nonce"]))
-        for proof in answer["proof"], read_plain(second.outgoing())["proof"]:
+        knock = read_plain(first.outgoing())
+        second.receive(plain(runmaker4=VERSION, nonce=knock["nonce"]))
+        known: Message = dict(certificate="2" * 64, file="0" * 32)
+        for proof in knock["proof"], read_plain(second.outgoing())["proof"]:
             client = Line().client
-            client.receive(plain(runmaker4=runmaker4.WIRE_VERSION, nonce=answer["nonce"]))
+            client.receive(plain(runmaker4=VERSION, nonce=knock["nonce"]))
             client.outgoing()
-            self.refuse(client, plain(public="2" * 512, proof=proof))
-        self.refuse(first, plain(public="2" * 512, proof=answer["proof"]))
+            self.refuse(client, plain(**known, proof=proof))
+        self.refuse(first, plain(**known, proof=knock["proof"]))
 
     def test_a_refusal_from_the_other_end_is_an_error_whatever_it_says(self) -> None:
         texts: list[object] = ["wrong token", "", "a\nb\x1b[2J", "\ud800", 5, None, [], {}, "x" * 900]
@@ -291,10 +371,162 @@ class Handshake(ChannelCase):
 
     def test_a_message_before_the_proof_is_refused(self) -> None:
         line = proven()
-        early = frames_of(line.client, *self.numbered(1))[0]
+        line.client.send(self.numbered(1)[0])
+        early = line.client.outgoing()
         self.assertEqual(self.received(Line().server, early, plain(type="ping", request=1)), [])
         self.refuse(Line().server, plain(type="ping", request=1))
         self.refuse(Line().client, plain(type="pong", request=1))
+        for end in Line().client, Line().server:
+            with self.assertRaises(ValueError):
+                end.send(self.numbered(1)[0])
+
+
+class States(ChannelCase):
+    """In each state an end takes what the table of its steps says, and nothing else."""
+    WAITS: dict[type[runmaker4.Channel], tuple[runmaker4.State, ...]] = {
+        runmaker4.ClientChannel: (runmaker4.State.GREETING, runmaker4.State.CREDENTIALS, runmaker4.State.TLS,
+                                  runmaker4.State.OPEN),
+        runmaker4.ServerChannel: (runmaker4.State.KNOCK, runmaker4.State.CONFIRMATION, runmaker4.State.OPEN),
+    }
+
+    def test_the_tables_have_these_states_in_this_order(self) -> None:
+        for end, states in self.WAITS.items():
+            self.assertEqual([*end.STEPS], [*states[:-1]])
+            self.assertEqual([following for _, following in end.STEPS.values()], [*states[1:]])
+
+    def test_every_state_against_everything_that_an_end_ever_sends(self) -> None:
+        """What comes in its turn is taken; all else breaks the connection, for good, and nothing is heard."""
+        flights = proven().flights
+        for state in FLIGHTS:
+            for other in FLIGHTS:
+                line = Line()
+                line.shake(flights=FLIGHTS[:state])
+                sender, receiver = line.ends(state)
+                right = sender.outgoing()
+                if other == state:
+                    self.assertEqual(receiver.receive(right), [])
+                else:
+                    with self.subTest(state=state, other=other):
+                        self.assertEqual(self.received(receiver, flights[other], right, b"x" * 2000), [])
+                        self.assertFalse(receiver.authenticated)
+
+    def test_an_end_that_is_broken_stays_so_and_says_nothing_more_but_why(self) -> None:
+        for from_server in False, True:
+            _, receiver = Line().with_forger(from_server)
+            receiver.send({"a": 1})
+            self.refuse(receiver, b"\x17\x03\x03\x00\x20" + bytes(32))
+            alert = records(receiver.outgoing())
+            self.assertEqual([part[0] for part in alert], [23])                 # sealed as all else
+            self.assertEqual(receiver.outgoing(), b"")
+            with self.assertRaises(ValueError):
+                receiver.send({"a": 1})
+
+
+class OverTls(ChannelCase):
+    """TLS 1.3 protects what is said: no other version, no other certificate, nothing resumed or cut off."""
+
+    def refused_in_tls(self, line: Line) -> str:
+        """A handshake gets as far as TLS, where both ends part without having been convinced; why."""
+        self.assertEqual(line.shake(), (False, False))
+        self.assertGreaterEqual(len(line.flights), HELLO)
+        return line.errors
+
+    def test_neither_end_takes_an_older_tls_from_who_knows_the_token(self) -> None:
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        client.maximum_version = server.maximum_version = ssl.TLSVersion.TLSv1_2
+        with mock.patch.object(server_module, "tls_context", return_value=server):
+            old = server_module.make_credentials(FILE_ID)
+        line = Line()
+        line.server = End(TOKEN, True, credentials=old)
+        with self.assertRaises(ssl.SSLError):           # of the server, for the client offers nothing older
+            line.shake()
+        line = Line()
+        line.client = End(TOKEN, False, context=client)
+        self.assertIn("PROTOCOL", self.refused_in_tls(line))
+        line = Line()
+        line.client, line.server = End(TOKEN, False, context=client), End(TOKEN, True, credentials=old)
+        line.shake(flights=range(8))                    # the older one takes a turn more
+        self.assertTrue(line.client.authenticated, "the two do not even fit each other")
+
+    def test_a_man_in_the_middle_with_a_certificate_of_his_own_is_refused_and_learns_no_proof(self) -> None:
+        """He passes on steps 1 to 3, and then speaks TLS with both ends."""
+        own = server_module.make_credentials(FILE_ID)
+        line, to_client, to_server = Line(), End(TOKEN, True, credentials=own), End(TOKEN, False)
+        line.shake(flights=CLEAR)
+        to_client.ready = b""                           # he needs no token for what he does from here on
+        to_client.start_tls(own.context)
+        to_server.certified = b"%b%b" % (CREDENTIALS.certificate.encode(), FILE_ID.encode())
+        with mock.patch.object(to_server, "confirm"):
+            to_server.start_tls(CONTEXT)
+            line.server.receive(to_server.outgoing())
+            to_server.receive(line.server.outgoing())
+        self.assertTrue(to_server.authenticated, "he is in TLS with the server")
+        to_client.receive(line.client.outgoing())
+        self.assertIn("does not end", self.refuse(line.client, to_client.outgoing()))
+        with contextlib.suppress(ssl.SSLError):         # the client has hung up
+            self.assertEqual(to_client.receive(line.client.outgoing()), [])
+        self.assertEqual(to_client.text, b"")           # no proof that he could hand on
+        for proof in read_plain(line.flights[KNOCK])["proof"], read_plain(line.flights[CREDS])["proof"]:
+            to_server.send({"proof": proof})
+            self.refuse(line.server, to_server.outgoing())
+
+    def test_another_certificate_than_the_one_that_the_server_has_named(self) -> None:
+        other = server_module.make_credentials(FILE_ID)
+        line = Line(credentials=replace(CREDENTIALS, certificate=other.certificate))
+        self.assertIn("does not end", self.refused_in_tls(line))
+
+    def test_another_file_than_the_one_that_is_wanted(self) -> None:
+        """It is known before TLS begins, and only from a server that knows the token."""
+        line = Line(wanted=OTHER_FILE)
+        self.assertEqual(line.shake(), (False, False))
+        self.assertIsInstance(line.client.error if isinstance(line.client, runmaker4.Channel) else None,
+                              runmaker4.OtherFile)
+        self.assertEqual((len(line.flights), line.client.outgoing()), (3, b""))
+        line = Line(OTHER_TOKEN, wanted=OTHER_FILE)
+        line.shake()
+        self.assertIn("token", line.errors)
+        line = Line(wanted=FILE_ID)
+        self.assertEqual(line.shake(), (True, True))
+
+    def test_an_end_that_closes_tls_is_refused(self) -> None:
+        for from_server in False, True:
+            forger, receiver = Line().with_forger(from_server)
+            assert forger.tls
+            with contextlib.suppress(ssl.SSLWantReadError):
+                forger.tls.unwrap()
+            self.assertIn("closed", self.refuse(receiver, forger.outgoing()))
+
+    def test_a_message_that_is_cut_off_is_none(self) -> None:
+        for sender, receiver in both_ways():
+            whole = frames_of(sender, {"data": "x" * 50_000})[0]
+            self.assertEqual(self.received(receiver, whole[:-1]), [])
+
+    def test_no_session_is_offered_to_be_resumed(self) -> None:
+        line = proven()
+        self.assertEqual((line.server.outgoing(), line.client.outgoing()), (b"", b""))
+        sizes = {len(part) for part in records(line.flights[CERTIFICATE])}
+        self.assertLess(max(sizes), 400)
+
+    def test_each_end_accepts_what_policies_allow(self) -> None:
+        """OpenSSL's security level 3 is RHEL's policy FUTURE; FIPS 140 allows P-256 and AES, no ChaCha20."""
+        for level in range(4):
+            with self.subTest(level=level):
+                self.assertEqual(self.limited(f"DEFAULT:@SECLEVEL={level}"), (True, True))
+
+    def limited(self, ciphers: str) -> tuple[bool, bool]:
+        """What becomes of a handshake where both contexts have these ciphers."""
+        contexts = [runmaker4.tls_context(server_side=server) for server in (False, True)]
+        for context in contexts:
+            context.set_ciphers(ciphers)
+        with mock.patch.object(server_module, "tls_context", return_value=contexts[1]):
+            credentials = server_module.make_credentials(FILE_ID)
+        return Line(credentials=credentials, context=contexts[0]).shake()
+
+    def test_a_policy_that_forbids_the_certificate_is_told(self) -> None:
+        with self.assertRaisesRegex(runmaker4.Problem, "OpenSSL refuses our certificate: .*small"):
+            self.limited("DEFAULT:@SECLEVEL=5")
 
 
 class Messages(ChannelCase):
@@ -349,15 +581,15 @@ class Forgeries(ChannelCase):
     def three(self, sender: runmaker4.Channel) -> list[bytes]:
         return frames_of(sender, *self.numbered(3))
 
-    def test_a_frame_without_its_mac_is_refused(self) -> None:
+    def test_a_frame_that_is_not_encrypted_is_refused(self) -> None:
         body = json.dumps(self.numbered(1)[0]).encode()
-        for fake in (frame(body) + bytes(MAC), frame(body)[:LENGTH] + bytes(MAC) + body,
-                     frame(body)[:LENGTH] + hashlib.sha256(body).digest() + body):
+        clear = frame(body)
+        for fake in clear, b"\x17\x03\x03" + len(clear).to_bytes(2, "big") + clear:
             for _, receiver in both_ways():
-                self.refuse(receiver, fake)
+                self.refuse(receiver, fake, then=clear)
 
     def test_no_altered_bit_gets_in(self) -> None:
-        size = len(self.three(proven().client)[0])
+        size = len(self.three(next(proven().directions())[0])[0])
         for at in range(size):
             for bit in range(8):
                 for sender, receiver in both_ways():
@@ -365,14 +597,22 @@ class Forgeries(ChannelCase):
                     altered = first[:at] + bytes([first[at] ^ 1 << bit]) + first[at + 1:]
                     self.assertEqual(self.received(receiver, altered, *others), [], (at, bit))
 
-    def test_the_macs_are_those_of_the_protocols_table(self) -> None:
-        for from_server in False, True:
-            line = proven()
-            forger = line.forger(from_server)
-            sender, receiver = list(line.directions())[from_server]
-            for message, genuine in zip(self.numbered(2), self.three(sender)):
-                self.assertEqual(forger.frame(runmaker4.encode(message)), genuine)
-            self.assertEqual(receiver.receive(line.forger(from_server).frame(b'{"a": 1}')), [{"a": 1}])
+    def test_what_is_repeated_left_out_swapped_sent_back_or_of_another_connection_is_refused(self) -> None:
+        def of_another(sender: runmaker4.Channel) -> bytes:
+            alien = list(proven().directions())[isinstance(sender, runmaker4.ServerChannel)]
+            return frames_of(alien[0], *self.numbered(1))[0]
+        ways: dict[str, Callable[[list[bytes], bytes, bytes], bytes]] = {
+            "repeated": lambda three, back, alien: three[0] + three[0],
+            "left out": lambda three, back, alien: three[1],
+            "swapped": lambda three, back, alien: three[1] + three[0],
+            "sent back": lambda three, back, alien: back,
+            "of another connection": lambda three, back, alien: alien,
+        }
+        for name, way in ways.items():
+            for sender, receiver in both_ways():
+                with self.subTest(way=name):
+                    three, (back,) = self.three(sender), frames_of(receiver, *self.numbered(1))
+                    self.refuse(receiver, way(three, back, of_another(sender)), then=b"".join(three))
 
 
 class Sizes(ChannelCase):
@@ -388,16 +628,32 @@ class Sizes(ChannelCase):
                 self.refuse(end, length.to_bytes(4, "big"))         # not one byte more has to come
 
     def test_a_whole_kilobyte_is_taken(self) -> None:
-        line = Line()
-        self.assertEqual(line.shake(lambda _, data: frame(data[LENGTH:].ljust(UNPROVEN))), (True, True))
+        def longer(number: int, data: bytes) -> bytes:
+            return frame(data[LENGTH:].ljust(UNPROVEN)) if number in CLEAR else data
+        self.assertEqual(Line().shake(longer), (True, True))
+
+    def test_also_in_tls_until_the_client_has_proved_itself(self) -> None:
+        for more in 0, 1:
+            line = Line()
+            line.client = client = End(TOKEN, False)
+
+            def confirm() -> None:
+                proof = json.dumps({"proof": client.proof(b"confirmed")})
+                client.put(proof.ljust(UNPROVEN + more).encode())
+            with self.subTest(more=more), mock.patch.object(client, "confirm", confirm):
+                self.assertEqual(line.shake(), (True, not more))
+                self.assertEqual("too long" in line.errors, bool(more))
 
     def test_after_the_proof_a_megabyte_at_the_most(self) -> None:
         for length in self.lengths(PROVEN):
-            for _, receiver in both_ways():
-                self.refuse(receiver, length.to_bytes(4, "big"))
+            for from_server in False, True:
+                forger, receiver = Line().with_forger(from_server)
+                assert forger.tls
+                forger.tls.write(length.to_bytes(4, "big"))         # not one byte more has to come
+                self.refuse(receiver, forger.outgoing())
 
     def test_a_whole_megabyte_goes_through_and_no_more_is_sent(self) -> None:
-        around = len(frames_of(proven().client, {"data": ""})[0]) - LENGTH - MAC
+        around = len(runmaker4.encode({"data": ""}))
         for sender, receiver in both_ways():
             message = {"data": "x" * (PROVEN - around)}
             self.assertEqual(receiver.receive(frames_of(sender, message)[0]), [message])
@@ -406,9 +662,7 @@ class Sizes(ChannelCase):
 
     def test_the_limit_of_strangers_ends_with_the_proof(self) -> None:
         line = Line()
-        for number in (GREETING, ANSWER, PROOF):
-            sender, receiver = line.ends(number)
-            receiver.receive(sender.outgoing())
+        line.shake(flights=FLIGHTS[:CONFIRMATION])
         line.client.send({"data": "x" * 5000})
         self.assertEqual(line.server.receive(line.client.outgoing()), [{"data": "x" * 5000}])
 
@@ -418,7 +672,8 @@ class Sizes(ChannelCase):
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         for _ in range(8):
-            for part in frames_of(line.client, message):
+            line.client.send(message)
+            for part in [line.client.outgoing()]:
                 half = len(part) // 2
                 self.assertEqual(line.server.receive(part[:half]), [])
                 self.assertEqual(len(line.server.receive(part[half:])), 1)
@@ -441,68 +696,93 @@ class Contents(ChannelCase):
         for body in self.REFUSED + self.DEEP:
             for from_server in False, True:
                 with self.subTest(body=body[:80], from_server=from_server):
-                    line = proven()
-                    forger, (_, receiver) = line.forger(from_server), list(line.directions())[from_server]
-                    self.assertEqual(receiver.receive(forger.frame(b'{"a": 1}')), [{"a": 1}])
-                    self.refuse(receiver, forger.frame(body), then=forger.frame(b'{"a": 1}'))
+                    forger, receiver = Line().with_forger(from_server)
+                    forger.put(b'{"a": 1}')
+                    self.assertEqual(receiver.receive(forger.outgoing()), [{"a": 1}])
+                    forger.put(body)
+                    bad = forger.outgoing()
+                    forger.put(b'{"a": 1}')
+                    self.refuse(receiver, bad, then=forger.outgoing())
 
     def test_strange_texts_and_numbers_are_handed_on_as_they_are(self) -> None:
         for text in STRANGE:
             for from_server in False, True:
-                line = proven()
-                forger, (_, receiver) = line.forger(from_server), list(line.directions())[from_server]
-                self.assertEqual(receiver.receive(forger.frame(f'{{"data": {text}}}'.encode())),
-                                 [{"data": json.loads(text)}])
-
-
-def pi_times(power: int) -> int:
-    """The whole part of 2^power times pi, by Machin's formula."""
-    one = 1 << power + 64
-
-    def arctan(divisor: int) -> int:
-        term, total, odd = one // divisor, 0, 1
-        while term:
-            total += term // odd if odd % 4 == 1 else -(term // odd)
-            term, odd = term // divisor ** 2, odd + 2
-        return total
-    return 4 * (4 * arctan(5) - arctan(239)) >> 64
+                forger, receiver = Line().with_forger(from_server)
+                forger.put(f'{{"data": {text}}}'.encode())
+                self.assertEqual(receiver.receive(forger.outgoing()), [{"data": json.loads(text)}])
 
 
 class Vectors(ChannelCase):
     """Numbers that were computed by hand from the table of the protocol: another end that follows it fits."""
     NONCES = {True: "a" * 32, False: "b" * 32}          # of the server, of the client
-    EXPONENTS = {True: 2 ** 255 + 12345, False: 2 ** 255 + 67890}
-    MESSAGE = {"type": "ping", "request": 7}
-    AGREED_PROOF = "ae00138fb0f67ed97ed14919525a46d966742d7b958abad477b5c83a18363d1c"
-    FRAMES = ("0000001b17de553d3e6b20d6c97c58976d16a12cba2c3c85d47bc81cfb9a8b50aac98464"
-              "16623df2ddfe2146a76106dbd25b48f14e8195c19ca9bf174c4530",
-              "0000001b5d7a85c7ba147ac30d912dab8665e25bfddc9ad6b122bc8d9129cd0b2acc5200"
-              "7ffc6de1132ddfc90af87dc6b2de44145d9f25967c1bb47bf07c04")
+    KEY = 112233445566778899
+    # printf 'runmaker4 10 client\naaa...bbb...' | openssl dgst -sha256 -hmac "$TOKEN"
+    HASH, CLIENT, SERVER, CONFIRMED = ("fc1552f771f07fc2934c12f9dcd0101f08dd8468651299b9f85d4d36334429a6",
+                                       "3d97d33133f9ad875b9f92fe9dc73bb19b9c4eff13a757655e5e7fc05b696f51",
+                                       "ade6fc9909f36308426830654339e8ec8f9b66a08414859b16d44e3de133f792",
+                                       "a7cfd45d7b1ffcc92c0e76a09310486690f4099bb30375ffe9b1ee9b8f550137")
 
-    def test_the_modulus_is_that_of_rfc_3526(self) -> None:
-        """Group 14: 2^2048 - 2^1984 - 1 + 2^64 * ([2^1918 pi] + 124476)."""
-        self.assertEqual(PRIME, 2 ** 2048 - 2 ** 1984 - 1 + 2 ** 64 * (pi_times(1918) + 124476))
+    def test_a_handshake(self) -> None:
+        drawn = {server_module.ORDER - 1: self.KEY - 1}
+        with mock.patch.object(secrets, "randbelow", lambda below: drawn[below]):
+            credentials = server_module.make_credentials(FILE_ID)
+        self.assertEqual(credentials.certificate, self.HASH)
+        line = Line(credentials=credentials)
+        with mock.patch.object(secrets, "token_hex", return_value=self.NONCES[True]):
+            line.server = runmaker4.ServerChannel(TOKEN, credentials)
+        with mock.patch.object(secrets, "token_hex", return_value=self.NONCES[False]):
+            line.client = End(TOKEN, False)
+        with mock.patch.object(line.client, "confirm"):
+            line.shake()
+        greeting, knock, creds = map(read_plain, line.flights[:HELLO])
+        self.assertEqual(greeting, {"runmaker4": 10, "nonce": self.NONCES[True]})
+        self.assertEqual(knock, {"runmaker4": 10, "nonce": self.NONCES[False], "proof": self.CLIENT})
+        self.assertEqual(creds, {"certificate": self.HASH, "file": FILE_ID, "proof": self.SERVER})
+        line.client.send({"proof": self.CONFIRMED})
+        self.assertEqual(line.server.receive(line.client.outgoing()), [])
+        self.assertTrue(line.server.authenticated)
 
-    def end(self, server: bool) -> runmaker4.Channel:
-        """An end, as it is, that draws these numbers."""
-        with mock.patch.object(secrets, "token_hex", return_value=self.NONCES[server]):
-            return runmaker4.Channel(TOKEN, server)
 
-    def test_a_session(self) -> None:
-        client, server = self.end(False), self.end(True)
-        flights = []
-        for receiver, sender in ((client, server), (server, client)) * 2:
-            drawn = self.EXPONENTS[receiver.server] - 2 ** 255
-            with mock.patch.object(secrets, "randbits", lambda bits: {256: drawn}[bits]):
-                flights.append(sender.outgoing())
-                receiver.receive(flights[-1])
-        agreed = read_plain(flights[AGREED])
-        self.assertEqual(agreed["proof"], self.AGREED_PROOF)
-        for number in range(2):
-            client.send(self.MESSAGE)
-            sealed = client.outgoing()
-            self.assertEqual(sealed.hex(), self.FRAMES[number])
-            self.assertEqual(server.receive(sealed), [self.MESSAGE])
+class Certificate(ChannelCase):
+    """What a server makes for itself is a key on P-256, and a certificate that others can read."""
+
+    def test_multiples_of_the_base_point(self) -> None:
+        """The last are its negative; the others are NIST's test vectors for the curve."""
+        x, y = server_module.BASE
+        for factor, expected in {
+            1: (x, y),
+            2: (0x7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978,
+                0x07775510db8ed040293d9ac69f7430dbba7dade63ce982299e04b79d227873d1),
+            112233445566778899: (0x339150844ec15234807fe862a86be77977dbfb3ae3d96f4c22795513aeaab82f,
+                                 0xb1c14ddfdc8ec1b2583f51e85a5eb3a155840f2034730e9b5ada38b674336a21),
+            server_module.ORDER - 1: (x, server_module.FIELD - y),
+        }.items():
+            found = server_module.multiply_base(factor)
+            self.assertEqual((int.from_bytes(found[:32], "big"), int.from_bytes(found[32:], "big")), expected)
+
+    def test_openssl_reads_what_is_in_it(self) -> None:
+        line = Line()
+        line.client = client = End(TOKEN, False)
+        self.assertEqual(line.shake(), (True, True))
+        assert client.tls
+        der = client.tls.getpeercert(True) or b""
+        self.assertEqual(hashlib.sha256(der).hexdigest(), CREDENTIALS.certificate)
+        if not shutil.which("openssl"):
+            self.skipTest("openssl is not on PATH")
+        ended = subprocess.run(["openssl", "x509", "-inform", "der", "-text", "-noout"], input=der,
+                               capture_output=True, check=True)
+        self.assertEqual(ended.stderr, b"")
+        for words in ("Version: 3 ", "Issuer: CN ?= ?runmaker4", "Subject: CN ?= ?runmaker4", "CURVE: P-256",
+                      "Not Before: Jan +1 00:00:00 2020", "Not After : Dec 31 23:59:59 9999",
+                      "Public-Key: .256 bit", "ecdsa-with-SHA256"):
+            self.assertRegex(ended.stdout.decode(), words)
+
+    def test_each_server_has_a_key_of_its_own_that_is_in_no_file(self) -> None:
+        with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, HOME=home, TMPDIR=home):
+            before = set(os.listdir("/proc/self/fd"))
+            found = {server_module.make_credentials(FILE_ID).certificate for _ in range(5)}
+            self.assertEqual((len(found), os.listdir(home)), (5, []))
+            self.assertEqual(set(os.listdir("/proc/self/fd")), before)
 
 
 class Numbers(unittest.TestCase):
@@ -541,28 +821,37 @@ class Secrecy(ChannelCase):
                     self.assertNotIn(b"output", sealed)
                     self.assertNotIn(text[:6].encode(), sealed)
                     self.assertLess(sealed.count(sealed[-1:]), 20 + len(sealed) // 64)
-                self.assertNotEqual(first[LENGTH + MAC:], second[LENGTH + MAC:])
-        frames = [frames_of(sender, {"a": "x" * 60})[0][LENGTH + MAC:] for line in (proven(), proven())
+                self.assertNotEqual(first[RECORD_HEAD:], second[RECORD_HEAD:])
+        frames = [frames_of(sender, {"a": "x" * 60})[0][RECORD_HEAD:] for line in (proven(), proven())
                   for sender, _ in line.directions()]
         self.assertEqual(len({one[:8] for one in frames}), len(frames), "a key is used twice")
 
+    def test_the_token_is_in_no_form_on_the_wire(self) -> None:
+        said = b"".join(proven().flights)
+        for trace in traces(TOKEN):
+            self.assertNotIn(trace, said)
+
     def test_who_learns_the_token_later_cannot_read_what_was_said(self) -> None:
-        """Nothing that was sent, nor what is left in an end, has what the keys were made of."""
-        line = proven()
-        self.assertEqual((line.client.exponent, line.server.exponent), (0, 0))
-        seen = b"".join(line.flights)
-        self.assertNotIn(f"{line.client.shared:0512x}".encode(), seen)
+        """TLS agrees on keys that are made of numbers drawn for this connection, and of nothing known before.
+        """
+        line = Line()
+        line.client = client = End(TOKEN, False)
+        self.assertEqual(line.shake(), (True, True))
+        assert client.tls
+        self.assertEqual((client.tls.version(), client.tls.session_reused), ("TLSv1.3", False))
+        hello = line.flights[HELLO]
+        self.assertNotIn(b"\0\x29", hello[-200:], "a key that is shared before is offered")
 
     def test_nothing_but_a_comparison_in_constant_time_decides(self) -> None:
         with mock.patch("hmac.compare_digest", return_value=True):
             line = Line(OTHER_TOKEN)
             self.assertEqual(line.shake(), (True, True), "a proof is compared in another way")
-            for sender, receiver in both_ways():
-                one = frames_of(sender, {"a": 1})[0]
-                self.assertEqual(receiver.receive(one[:LENGTH] + bytes(MAC) + one[LENGTH + MAC:]), [{"a": 1}])
-        for sender, receiver in both_ways():
+        for flight in KNOCK, CREDS, CONFIRMATION:
+            line = Line()
+            line.shake(flights=FLIGHTS[:flight])
+            sender, receiver = line.ends(flight)
             with mock.patch("hmac.compare_digest", return_value=False):
-                self.refuse(receiver, frames_of(sender, {"a": 1})[0])
+                self.refuse(receiver, sender.outgoing())
 
 
 class Fuzz(ChannelCase):
@@ -581,10 +870,10 @@ class Fuzz(ChannelCase):
                     f"round {number} of seed {seed}, state {hash(state)}: {error!r}"
                 ) from error
 
-    def feed(self, random_: random.Random, receiver: runmaker4.Channel, data: bytes) -> list[Message]:
+    def feed(self, random_: random.Random, receiver: Side, data: bytes) -> list[Message]:
         return self.received(receiver, *pieces(random_, data, random_.choice([2, 40, 4000])))
 
-    def a_stranger(self, random_: random.Random, steps: int = 3) -> tuple[Line, runmaker4.Channel]:
+    def a_stranger(self, random_: random.Random, steps: int = CERTIFICATE) -> tuple[Line, Side]:
         """An end at a random point of its handshake, of which the other end has not proven anything."""
         line = Line()
         for number in range(random_.randrange(steps)):
@@ -616,8 +905,8 @@ class Fuzz(ChannelCase):
                     mutilated = data = mutilate(random_, data)
                 return data
             convinced = line.shake(alter)
-            if not mutilated.lower().startswith(line.flights[flight].lower()):      # capitals mean the same
-                self.assertFalse(convinced[flight in (ANSWER, AGREED)], mutilated)
+            if not same(flight, mutilated, line.flights[flight]):
+                self.assertFalse(convinced[flight % 2], mutilated)
         self.check(22, 0.2, attack)
 
     def test_mutilated_sessions(self) -> None:
@@ -634,15 +923,15 @@ class Fuzz(ChannelCase):
 
     def test_garbage_from_somebody_who_knows_the_token(self) -> None:
         def attack(random_: random.Random) -> None:
-            line = proven()
-            from_server = random_.random() < 0.5
-            forger, (_, receiver) = line.forger(from_server), list(line.directions())[from_server]
+            forger, receiver = Line().with_forger(random_.random() < 0.5)
             texts = [spoiled(random_, *random_.choice(FIELDS)) for _ in range(3)]
             bodies = [
                 random_.choice([text.encode("utf-8", "surrogatepass"), mutilate(random_, text.encode())])
                 for text in texts
             ]
-            for message in self.feed(random_, receiver, b"".join(map(forger.frame, bodies))):
+            for body in bodies:
+                forger.put(body)
+            for message in self.feed(random_, receiver, forger.outgoing()):
                 self.assertIsInstance(message, dict)
                 json.dumps(message, allow_nan=False)
         self.check(24, 0.2, attack)
@@ -654,9 +943,10 @@ class Ended(unittest.IsolatedAsyncioTestCase):
     async def test_who_says_who_he_is_after_the_end_gets_no_answer(self) -> None:
         line = Line()
         transport = mock.Mock(is_closing=lambda: False, get_write_buffer_size=lambda: 0)
+        assert isinstance(line.server, runmaker4.Channel)
         link = runmaker4.Link(line.server, asyncio.get_running_loop())
         link.connection_made(transport)
-        for _ in range(2):                              # until it says the last thing that the link must know
+        for _ in range(3):                              # until it says the last thing that the link must know
             line.client.receive(transport.write.call_args[0][0])
             if not line.client.authenticated:
                 link.data_received(line.client.outgoing())

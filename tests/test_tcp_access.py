@@ -19,7 +19,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional, TypeVar
 
 from tests import wire
-from tests.support import RUNCLIENT, RUNSERVER, RUNWAIT, WAITING, Ended, wait_until
+from tests.support import (
+    RUNCLIENT,
+    RUNMAKER,
+    RUNSERVER,
+    RUNSET,
+    RUNWAIT,
+    WAITING,
+    Ended,
+    wait_until,
+)
 from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
 from tests.terminal import Terminal
 from tests.test_ssh import free_port
@@ -444,6 +453,63 @@ class RefusedServers(RefusalCase):
         words = self.patched(patch, RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
         self.assertRefused(self.run_script(*words, timeout=20), "runs.txt", "nolock", "--single-host")
         self.start_server("--single-host", patch=patch)
+
+
+class WithoutTls(RefusalCase):
+    """Server and client need TLS 1.3, and say so where Python has none; the other scripts do not need it."""
+    NO_SSL = "import sys; sys.modules['ssl'] = None"
+    OLD_SSL = "import ssl; ssl.HAS_TLSv1_3 = False"
+
+    def test_server_and_client_are_refused(self) -> None:
+        self.jobs("touch never")
+        for patch in self.NO_SSL, self.OLD_SSL:
+            for words in (RUNSERVER, "--host", self.HOST, "--port", 0, "--outdir", "out", "runs.txt"), \
+                    (RUNCLIENT, "--token", OTHER_TOKEN, self.HOST):
+                with self.subTest(patch=patch, words=words):
+                    ended = self.run_script(*self.patched(patch, *words), timeout=20)
+                    self.assertRefused(ended, f"{words[0]}: ", "TLS 1.3", "OpenSSL 1.1.1")
+        self.assertEqual((self.exists("out"), self.exists(".runmaker4.token")), (False, False))
+
+    def test_runmaker4_runset4_and_runwait4_work_without_it(self) -> None:
+        self.jobs("true")
+        for words in (RUNSET, "runs.txt", "--add", "true"), (RUNMAKER, "runs.txt"), (RUNWAIT, "runs.txt"):
+            with self.subTest(words=words):
+                ended = self.run_script(*self.patched(self.NO_SSL, *words), timeout=20)
+                self.assertEqual(ended.code, 0, ended.err)
+        self.assertEqual(self.states(), "dd")
+
+    def test_they_do_not_load_it(self) -> None:
+        """It takes as long as a tenth of the start."""
+        self.jobs("true")
+        for words in (RUNSET, "runs.txt", "--add", "true"), (RUNMAKER, "runs.txt"), (RUNWAIT, "runs.txt"):
+            python, *others = self.command(*words)
+            ended = self.run_script(python, "-X", "importtime", *others)
+            self.assertIn(b"import time:", ended.err)
+            self.assertNotRegex(ended.err, rb"\| +_ssl\n")
+
+
+class Policies(TcpCase):
+    """A host's policy for TLS is obeyed where it allows TLS 1.3, and leads to no other version."""
+    POLICY = """
+openssl_conf = all
+[all]
+ssl_conf = tls
+[tls]
+system_default = policy
+[policy]
+MaxProtocol = TLSv1.2
+CipherString = DEFAULT:@SECLEVEL=3
+Ciphersuites = TLS_AES_128_GCM_SHA256
+Groups = P-256
+SignatureAlgorithms = ECDSA+SHA256
+"""
+
+    def test_jobs_run_where_little_is_allowed(self) -> None:
+        self.jobs("true")
+        env = {"OPENSSL_CONF": str(self.write(self.POLICY, "openssl.cnf"))}
+        server = self.start_server(env=env)
+        ended = self.run_client(server, env=env)
+        self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
 
 
 class Addresses(TcpCase):

@@ -71,7 +71,7 @@ def comparable_log(log: bytes) -> list[bytes]:
 def seconds_of_status(server: Server) -> float:
     """The seconds that a server takes to answer who connects and asks for its status."""
     begin, asked = time.monotonic(), False
-    channel = runmaker4.Channel(server.token, server=False)
+    channel = runmaker4.ClientChannel(server.token, runmaker4.tls_context(server_side=False))
     with socket.create_connection((TcpCase.HOST, server.port), 20) as connection:
         while True:
             data = connection.recv(1 << 16)

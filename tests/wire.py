@@ -5,20 +5,26 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import importlib
 import json
 import random
 import secrets
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import runmaker4
 
 TOKEN = "00112233445566778899aabbccddeeff"
-PRIME = runmaker4.PRIME                     # tests/test_channel.py computes it by its definition
-LENGTH, MAC = 4, 32                         # the sizes of what stands before a frame's JSON; MAC: once proven
+VERSION = 10
+FILE_ID = "f" * 32                          # of the file that is served
+CREDENTIALS: runmaker4.Credentials = importlib.import_module("runmaker4-server").make_credentials(FILE_ID)
+CONTEXT = runmaker4.tls_context(server_side=False)
+LENGTH = 4                                  # bytes before a frame's JSON
+RECORD_HEAD = 5                             # bytes before the contents of a record of TLS
 UNPROVEN, PROVEN = 1 << 10, 1 << 20         # the longest JSON before and after the proof
 
 # texts that JSON parsers and those who use their results may stumble over
@@ -53,11 +59,11 @@ def read_plain(data: bytes) -> dict[str, Any]:
     return message
 
 
-def split(data: bytes, head: int = LENGTH + MAC) -> list[bytes]:
-    """Bytes as their frames; head: how many bytes come before the JSON."""
+def split(data: bytes) -> list[bytes]:
+    """Bytes as their frames."""
     frames = []
     while data:
-        size = head + struct.unpack_from(">I", data)[0]
+        size = LENGTH + struct.unpack_from(">I", data)[0]
         frames.append(data[:size])
         data = data[size:]
     return frames
@@ -78,40 +84,128 @@ def traces(token: str) -> list[bytes]:
     ]
 
 
-class QuickChannel(runmaker4.Channel):
-    """A channel whose secret exponents are short, so that tests can have thousands."""
-    EXPONENT = 16
-    shared = 0                                  # what both ends have agreed on
+def records(data: bytes) -> list[bytes]:
+    """Bytes as their records of TLS (RFC 8446, 5.1): a type, a version, a length, and what is so long."""
+    found = []
+    while data:
+        size = RECORD_HEAD + int.from_bytes(data[3:RECORD_HEAD], "big")
+        found.append(data[:size])
+        data = data[size:]
+    return found
 
-    def _agree(self, public: str) -> None:
-        self.shared = pow(int(public, 16), self.exponent, PRIME)
-        super()._agree(public)
 
+class End:
+    """An end of a connection by the table of the protocol, with nothing of the code that is tested.
 
-class Forger:
-    """Makes frames with the right MACs and any contents; by the protocol's table, not by the code that is
-    tested.
+    It does what an honest end does, and may then say whatever a test wants.
     """
 
-    def __init__(self, greeting: bytes, answer: bytes, shared: int, from_server: bool,
-                 token: str = TOKEN) -> None:
-        """greeting, answer: as they were sent; shared: what the ends have agreed on."""
-        nonces = "".join(read_plain(flight)["nonce"] for flight in (greeting, answer))
-        text = b"runmaker4 9 session\n" + nonces.encode() + shared.to_bytes(256, "big")
-        secret = hmac.new(token.encode(), text, hashlib.sha256).digest()
-        label = b"server to client" if from_server else b"client to server"
-        self.cipher = hmac.new(secret, label + b", cipher", hashlib.sha256).digest()
-        self.key = hmac.new(secret, label + b", MAC", hashlib.sha256).digest()
-        self.number = 0
+    def __init__(self, token: str, server: bool, credentials: runmaker4.Credentials = CREDENTIALS,
+                 context: ssl.SSLContext = CONTEXT) -> None:
+        """credentials: a server's; context: a client's."""
+        self.token, self.server = token, server
+        self.credentials, self.context = credentials, context
+        self.nonce = secrets.token_hex(16)
+        self.nonces = self.certified = self.text = self.ready = b""
+        self.authenticated = False
+        self.tls: Optional[ssl.SSLObject] = None
+        self.take = self.take_knock if server else self.take_greeting
+        if server:
+            self.ready = plain(runmaker4=VERSION, nonce=self.nonce)
 
-    def frame(self, body: bytes) -> bytes:
-        """The next frame."""
-        number = struct.pack(">Q", self.number)
-        stream = hashlib.shake_256(self.cipher + number).digest(len(body))
-        text = bytes(a ^ b for a, b in zip(body, stream))
-        mac = hmac.new(self.key, number + text, hashlib.sha256).digest()
-        self.number += 1
-        return struct.pack(">I", len(body)) + mac + text
+    def proof(self, label: bytes) -> str:
+        """The proof of this label, by what is known by now."""
+        text = b"runmaker4 %d %b\n%b%b" % (VERSION, label, self.nonces, self.certified)
+        return hmac.new(self.token.encode(), text, hashlib.sha256).hexdigest()
+
+    def check(self, message: dict[str, Any], label: bytes) -> None:
+        if message.get("proof") != self.proof(label):
+            raise runmaker4.WireError(f"no proof: {message}")
+
+    # -- the steps -------------------------------------------------------------------------------------------
+
+    def take_greeting(self, message: dict[str, Any]) -> None:
+        """Step 1."""
+        self.nonces = (message["nonce"] + self.nonce).encode()
+        self.ready += plain(runmaker4=VERSION, nonce=self.nonce, proof=self.proof(b"client"))
+        self.take = self.take_credentials
+
+    def take_knock(self, message: dict[str, Any]) -> None:
+        """Step 2."""
+        self.nonces = (self.nonce + message["nonce"]).encode()
+        self.check(message, b"client")
+        certificate, file = self.credentials.certificate, self.credentials.file_id
+        self.certified = (certificate + file).encode()
+        self.ready += plain(certificate=certificate, file=file, proof=self.proof(b"server"))
+        self.start_tls(self.credentials.context)
+
+    def take_credentials(self, message: dict[str, Any]) -> None:
+        """Step 3."""
+        self.certified = (message["certificate"] + message["file"]).encode()
+        self.check(message, b"server")
+        self.start_tls(self.context)
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        self.take = self.take_confirmation
+        self.received, self.to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.received, self.to_send, self.server)
+        self.text = self.decrypt(self.tls, self.text)
+
+    def decrypt(self, tls: ssl.SSLObject, data: bytes) -> bytes:
+        """Step 4, and what is said behind it."""
+        text = b""
+        self.received.write(data)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+            if not self.server and not self.authenticated:
+                found = hashlib.sha256(tls.getpeercert(True) or b"").hexdigest()
+                if not self.certified.startswith(found.encode()):
+                    raise runmaker4.WireError("another certificate")
+                self.authenticated = True
+                self.confirm()
+            while self.received.pending:
+                text += tls.read(1 << 14)
+        return text
+
+    def confirm(self) -> None:
+        """Step 5, at the client."""
+        self.send({"proof": self.proof(b"confirmed")})
+
+    def take_confirmation(self, message: dict[str, Any]) -> None:
+        """Step 5."""
+        self.check(message, b"confirmed")
+        self.authenticated = True
+
+    # -- as a Channel ----------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that are complete with these bytes."""
+        messages = []
+        self.text += self.decrypt(self.tls, data) if self.tls else data
+        while len(self.text) >= LENGTH:
+            end = LENGTH + struct.unpack_from(">I", self.text)[0]
+            if len(self.text) < end:
+                break
+            message = json.loads(self.text[LENGTH:end])
+            self.text = self.text[end:]
+            if self.authenticated:
+                messages.append(message)
+            else:
+                self.take(message)
+        return messages
+
+    def put(self, body: bytes) -> None:
+        """Send a frame that has this body, whatever it is."""
+        assert self.tls
+        self.tls.write(frame(body))
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.put(json.dumps(message).encode())
+
+    def outgoing(self) -> bytes:
+        """Take the bytes that are to be sent."""
+        data, self.ready = self.ready, b""
+        return data + self.to_send.read() if self.tls else data
 
 
 def pieces(random_: random.Random, data: bytes, longest: int = 40) -> Iterator[bytes]:
@@ -202,7 +296,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
 )
 HELLO, HAVE = FROM_CLIENT[:2]
 WELCOME, JOBS = FROM_SERVER[:2]
-FIELDS = sorted({"runmaker4", "nonce", "proof", "public"}.union(*FROM_CLIENT, *FROM_SERVER))
+FIELDS = sorted({"runmaker4", "nonce", "proof", "certificate", "file"}.union(*FROM_CLIENT, *FROM_SERVER))
 
 
 def new_key() -> str:
@@ -242,10 +336,8 @@ class Peer:
         connection.settimeout(30)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self.token, self.server = connection, token, server
-        self.channel = QuickChannel(token, server)
-        self.greeting = self.answer = b""
+        self.channel = End(token, server)
         self.sent = bytearray()
-        self.said = 0                               # messages
         self.messages: list[dict[str, Any]] = []
 
     @classmethod
@@ -325,32 +417,24 @@ class Peer:
         """Shake hands."""
         self._flush()
         while not self.channel.authenticated:
-            data = self.pull()
-            flight = "answer" if self.server else "greeting"
-            setattr(self, flight, getattr(self, flight) or data)
-            self.messages += self.channel.receive(data)
+            self.messages += self.channel.receive(self.pull())
             self._flush()
         return self
 
     def _flush(self) -> None:
-        data = self.channel.outgoing()
-        flight = "greeting" if self.server else "answer"
-        if not getattr(self, flight):
-            setattr(self, flight, data)
-        self.push(data)
+        self.push(self.channel.outgoing())
 
     def say(self, *messages: dict[str, Any]) -> "Peer":
         """Send messages."""
         for message in messages:
             self.channel.send(message)
-            self.said += 1
         return self.push(self.channel.outgoing())
 
-    def forger(self) -> Forger:
-        """Makes frames in this end's name, from here on; say() is of no use after the first of them."""
-        forger = Forger(self.greeting, self.answer, self.channel.shared, self.server, self.token)
-        forger.number = self.said
-        return forger
+    def put(self, *bodies: bytes) -> "Peer":
+        """Send frames that have these bodies, whatever they are."""
+        for body in bodies:
+            self.channel.put(body)
+        return self.push(self.channel.outgoing())
 
     def hear(self, *kinds: str) -> dict[str, Any]:
         """Wait for a message of one of these types (of any, if none is given); others may be heard later."""

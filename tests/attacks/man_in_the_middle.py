@@ -3,9 +3,10 @@
     python3 -m tests.attacks.man_in_the_middle PORT RECORD
 
 PORT is the server's.  Prints his own port, where clients are to connect.  The first connection he ends after
-some frames.  With each further one he tampers in another way, once, some frames behind the handshake; and
-prints which way it was, and `refused` if the end that was to believe it ended the connection at once, else
-`believed`.  When he knows no further way he lets all pass.  What he saw is in the file RECORD.
+some records.  With each further one he tampers in another way, once: with the handshake, or with records of
+TLS behind it.  He prints which way it was, and `refused` if the end that was to believe it ended the
+connection at once, else `believed`.  When he knows no further way he lets all pass.  What he saw is in the
+file RECORD.
 """
 import asyncio
 import contextlib
@@ -18,43 +19,52 @@ from typing import Callable
 
 TO_SERVER, TO_CLIENT = "to the server", "to the client"
 OTHER = {TO_SERVER: TO_CLIENT, TO_CLIENT: TO_SERVER}
-HANDSHAKE = 2                           # frames in each direction that have no MAC
-LENGTH, MAC = 4, 32                     # bytes
-AT = 1                                  # the frame behind the handshake that is tampered with
-ENOUGH = 3                              # frames of the first connection that he remembers
+CLEAR = {TO_SERVER: 1, TO_CLIENT: 2}    # frames in each direction that are not encrypted
+LENGTH, HEAD = 4, 5                     # bytes before the contents of such a frame, and of a record of TLS
+SEALED = 23                             # the type of an encrypted record (RFC 8446, 5.2)
+AT = 7                                  # the encrypted record that is tampered with: long after the handshake
+ENOUGH = 12                             # encrypted records of the first connection that he remembers
 # seconds until the end that was lied to must have ended the connection
 PATIENCE = 3.0
 
-Frames = list[bytes]
+Records = list[bytes]
 
 
 @dataclass
 class Seen:
-    """What has passed on a connection: its sealed frames."""
-    frames: dict[str, Frames] = field(default_factory=lambda: {TO_SERVER: [], TO_CLIENT: []})
+    """What has passed on a connection: its encrypted records."""
+    records: dict[str, Records] = field(default_factory=lambda: {TO_SERVER: [], TO_CLIENT: []})
 
 
-def changed(frame: bytes, at: int) -> bytes:
-    """A frame with one bit turned."""
-    return frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1:]
+def changed(record: bytes, at: int) -> bytes:
+    """A record with one bit turned."""
+    return record[:at] + bytes([record[at] ^ 1]) + record[at + 1:]
 
 
-def shorter(frame: bytes) -> bytes:
-    """A frame that says that it is a byte shorter."""
-    return struct.pack(">I", struct.unpack_from(">I", frame)[0] - 1) + frame[LENGTH:]
+def resized(record: bytes, more: int) -> bytes:
+    """A record that says that it is so many bytes longer."""
+    return record[:3] + struct.pack(">H", struct.unpack_from(">H", record, 3)[0] + more) + record[HEAD:]
 
 
-# What is sent instead of two frames: of these two, of what went the other way, and of another connection's
-TAMPERINGS: dict[str, Callable[[Frames, Frames, Frames], Frames]] = {
-    "shorter": lambda now, back, other: [shorter(now[0]), now[1]],
-    "another MAC": lambda now, back, other: [changed(now[0], LENGTH), now[1]],
-    "another text": lambda now, back, other: [changed(now[0], LENGTH + MAC), now[1]],
+# What is sent instead of two records: of these two, of what went the other way, and of another connection's
+TAMPERINGS: dict[str, Callable[[Records, Records, Records], Records]] = {
+    "another type": lambda now, back, other: [changed(now[0], 0), now[1]],
+    "shorter": lambda now, back, other: [resized(now[0], -1), now[1]],
+    "longer": lambda now, back, other: [resized(now[0], 1), now[1]],
+    "another text": lambda now, back, other: [changed(now[0], HEAD), now[1]],
     "another end": lambda now, back, other: [changed(now[0], len(now[0]) - 1), now[1]],
     "repeated": lambda now, back, other: [now[0], now[0], now[1]],
     "swapped": lambda now, back, other: [now[1], now[0]],
     "left out": lambda now, back, other: [now[1]],
-    "sent back": lambda now, back, other: [back[AT - 1], *now],
+    "sent back": lambda now, back, other: [back[-1], *now],
     "of another connection": lambda now, back, other: [other[AT], *now],
+}
+# What is sent instead of the last frame that is not encrypted, and of the first bytes of TLS behind it
+HANDSHAKES: dict[str, Callable[[bytes], bytes]] = {
+    "another proof": lambda frame: changed(frame, len(frame) - 3),
+    "garbage after the frame": lambda frame: frame + b"\x16\x03\x01\x00\x05garbage",
+    "TLS 1.0 after the frame": lambda frame: frame + b"\x15\x03\x01\x00\x02\x02\x46",
+    "the frame twice": lambda frame: frame + frame,
 }
 
 
@@ -64,19 +74,18 @@ class Man:
     def __init__(self, port: int, record: str) -> None:
         self.port = port
         self.record = open(record, "ab", buffering=0)      # noqa: SIM115 (open as long as he is there)
-        ways = ((name, way) for name in TAMPERINGS for way in (TO_SERVER, TO_CLIENT))
+        ways = ((name, way) for name in (*HANDSHAKES, *TAMPERINGS) for way in (TO_SERVER, TO_CLIENT))
         self.ways: Iterator[tuple[str, str]] = itertools.chain(ways, itertools.repeat(("", "")))
         self.first = Seen()             # the first connection
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Stand between a client and the server."""
         servers = await asyncio.open_connection("127.0.0.1", self.port)
-        learns = len(self.first.frames[TO_CLIENT]) < ENOUGH
+        learns = min(map(len, self.first.records.values())) < ENOUGH
         seen, (name, way) = (self.first, ("", "")) if learns else (Seen(), next(self.ways))
         ends = {TO_SERVER: (reader, servers[1]), TO_CLIENT: (servers[0], writer)}
         over = {direction: asyncio.ensure_future(
-            self.forward(direction, *ends[direction], seen, name if direction == way else "",
-                         ENOUGH if learns and direction == TO_CLIENT else sys.maxsize))
+            self.forward(direction, *ends[direction], seen, name if direction == way else "", learns))
             for direction in ends}
         await asyncio.wait(over.values(), return_when=asyncio.FIRST_COMPLETED)
         if name:
@@ -94,30 +103,39 @@ class Man:
         writer: asyncio.StreamWriter,
         seen: Seen,
         tampering: str,
-        most: int,
+        learns: bool,
     ) -> None:
-        """Let so many frames pass; with tampering nothing more after that, until whoever gets it has had
-        time.
+        """Let records pass, until he has learnt enough; with tampering nothing more after that, until whoever
+        gets it has had time.
         """
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            for number in range(-HANDSHAKE, most):
-                frame = await self.read(reader, sealed=number >= 0)
-                if number >= 0:
-                    seen.frames[direction].append(frame)
-                if tampering and number == AT:
-                    two = [frame, await self.read(reader, sealed=True)]
-                    back, other = seen.frames[OTHER[direction]], self.first.frames[direction]
-                    writer.write(b"".join(TAMPERINGS[tampering](two, back, other)))
+            for number in range(CLEAR[direction]):
+                frame = await self.read(reader, LENGTH, ">I")
+                if tampering in HANDSHAKES and number == CLEAR[direction] - 1:
+                    writer.write(HANDSHAKES[tampering](frame))
                     await asyncio.sleep(PATIENCE)
                     return
                 writer.write(frame)
+            passed = seen.records[direction]
+            while not learns or min(map(len, seen.records.values())) < ENOUGH:
+                record = await self.read(reader, HEAD, ">3xH")
+                back, other = seen.records[OTHER[direction]], self.first.records[direction]
+                if tampering and len(passed) == AT and len(back) > AT:
+                    two = [record, await self.read(reader, HEAD, ">3xH")]
+                    writer.write(b"".join(TAMPERINGS[tampering](two, back, other)))
+                    await asyncio.sleep(PATIENCE)
+                    return
+                if record[0] == SEALED and (not tampering or len(passed) < AT):
+                    passed.append(record)
+                writer.write(record)
 
-    async def read(self, reader: asyncio.StreamReader, sealed: bool) -> bytes:
-        """The next frame, which is recorded."""
-        head = await reader.readexactly(LENGTH)
-        frame = head + await reader.readexactly(struct.unpack(">I", head)[0] + MAC * sealed)
-        self.record.write(frame)
-        return frame
+    async def read(self, reader: asyncio.StreamReader, size: int, head: str) -> bytes:
+        """The next frame or record, which is recorded; head: how its first bytes tell the length of the rest.
+        """
+        start = await reader.readexactly(size)
+        data = start + await reader.readexactly(struct.unpack(head, start)[0])
+        self.record.write(data)
+        return data
 
 
 async def main() -> None:

@@ -14,19 +14,30 @@ import socket
 import sys
 from typing import Any, Callable
 
-from tests.wire import FROM_CLIENT, Closed, Peer, fields_of, frame, garbage, mutilate, new_key, spoiled
+from tests.wire import (
+    FROM_CLIENT,
+    VERSION,
+    Closed,
+    Peer,
+    fields_of,
+    frame,
+    garbage,
+    mutilate,
+    new_key,
+    spoiled,
+)
 
 Message = dict[str, Any]
 FIELDS = fields_of(FROM_CLIENT)
-ANSWER: Message = dict(runmaker4=6, nonce="0" * 32, proof="0" * 64)
-AGREED: Message = dict(public="2" * 512, proof="0" * 64)
+KNOCK: Message = dict(runmaker4=VERSION, nonce="0" * 32, proof="0" * 64)
+CONFIRMATION: Message = dict(proof="0" * 64)
 TOGETHER = 8                            # messages on a connection
 LAST = 1 << 62                          # a ping with this number is no mutation
 
 
 def text_before(random_: random.Random) -> bytes:
     """A message of the handshake, mutated."""
-    message = random_.choice([ANSWER, ANSWER, AGREED])
+    message = random_.choice([KNOCK, KNOCK, CONFIRMATION])
     ways: list[Callable[[], bytes]] = [
         lambda: spoiled(random_, message, random_.choice([*message])).encode(),
         lambda: mutilate(random_, json.dumps(message).encode()),
@@ -57,7 +68,7 @@ class Client:
         with Peer.of(port, self.token) as peer, contextlib.suppress(Closed, socket.timeout):
             peer.prove()
             key = self.come(peer, random_) if random_.random() < 0.9 else ""
-            forger, number = peer.forger(), 0
+            number = 0
             for _ in range(min(count, TOGETHER)):
                 message, field = random_.choice(FIELDS)
                 if "n" in message:
@@ -65,7 +76,7 @@ class Client:
                     message = {**message, "n": number, "id": key or new_key()}
                 text = spoiled(random_, message, field).encode()
                 body = text if random_.random() < 0.9 else mutilate(random_, text)
-                peer.push(forger.frame(body) + forger.frame(b'{"type":"ping","request":%d}' % LAST))
+                peer.put(body, b'{"type":"ping","request":%d}' % LAST)
             peer.end()
             while True:
                 heard = peer.hear("pong")

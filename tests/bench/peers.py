@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 import runmaker4  # noqa: E402 (the path had to be set first)
 
 HOST = "127.0.0.1"
+CONTEXT = runmaker4.tls_context(server_side=False)
 WANTED = 64                             # jobs that each connection of the load generator asks for at a time
 
 
@@ -39,7 +40,7 @@ class Client(asyncio.Protocol):
     def __init__(self, slots: int, seen: Callable[["Client", dict[str, Any]], None], runs: bool) -> None:
         """seen: called with every message; runs: it says that it runs the jobs that it gets."""
         token = (pathlib.Path(os.environ["HOME"]) / ".runmaker4.token").read_text().strip()
-        self.channel = runmaker4.Channel(token, server=False)
+        self.channel = runmaker4.ClientChannel(token, CONTEXT)
         self.slots, self.seen, self.runs = slots, seen, runs
         self.gone = asyncio.Event()
         self.events = self.acknowledged = 0
