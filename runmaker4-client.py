@@ -69,6 +69,7 @@ from runmaker4 import (
     Link,
     Message,
     NoJob,
+    OtherFile,
     Parser,
     Problem,
     Refused,
@@ -566,6 +567,8 @@ class Outbox:
 #        job is begun only soon after that, because its line may become `e` once we are silent for the grace.
 #     4. When the link is lost, jobs run on.  Those that no slot has taken are given back, because the next
 #        server must know that they were not begun; but jobs of a group are just forgotten.
+#     5. As long as we have jobs or results, we let in no server but that of their file: the handshake ends
+#        when a server proves another file id, before we have named a job.  Without jobs any file will do.
 #
 # To leave, we wait until all events are acknowledged, ask what the file holds, and say `bye`.
 
@@ -586,6 +589,7 @@ class Complaint(enum.Enum):
 
 class ServerLink(Link, asyncio.Protocol):
     """The link of a Connection to the server, from connect to loss."""
+    channel: ClientChannel
 
     def __init__(self, connection: Connection, channel: ClientChannel) -> None:
         super().__init__(channel, connection.loop)
@@ -634,7 +638,8 @@ class Connection:
         self._id = secrets.token_hex(8)
         self.standing = Standing.WANTED
         self.was_welcome = False                    # on this link, or one before
-        self.file = ""                              # the server's job file
+        self.file = ""                              # the job file of the server that was there last
+        self._file_id = ""                          # its id: all our jobs are from that file
         self._link: ServerLink | None = None        # the link on which we are welcome; None: there is none
         self._down_since = boottime()               # when the last link was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
@@ -967,7 +972,7 @@ class Connection:
             await self.loop.create_connection(lambda: link, sock=sock)
             return link
         where = self._endpoint
-        link = ServerLink(self, where.open_channel())
+        link = ServerLink(self, where.open_channel(self._file_id if self._jobs else ""))
         dialling = self.loop.create_connection(
             lambda: link, where.host, where.port, happy_eyeballs_delay=0.25
         )
@@ -991,6 +996,8 @@ class Connection:
             elif now - made > min(runmaker4.HANDSHAKE, self._seconds_left()):
                 link.drop("no answer")
         error = link.channel.error
+        if isinstance(error, OtherFile):
+            return f"another file is served there; waiting for the server of {self.file}"
         return self._endpoint.rejection(error) if isinstance(error, Refused) else link.gone.result()
 
     def greet(self, link: ServerLink) -> None:
@@ -1102,8 +1109,9 @@ class Connection:
         settled = message.items("settled", str)
         file = printable(message.text("file", 1000))
         wanted = message.flag("records"), message.flag("output")
-        self._say_connected(file, len(taken))
+        self._say_connected(file, link.channel.file_id)
         self.file = file
+        self._file_id = link.channel.file_id
         self._link = link
         self.was_welcome = True
         self._complaint = Complaint.NOTHING
@@ -1121,14 +1129,10 @@ class Connection:
         self._request(link, "ping")
         self._wake()
 
-    def _say_connected(self, file: str, taken: int) -> None:
-        """Say which file is served, if that is news.  taken: how many of our jobs are not this server's."""
-        if self.was_welcome and file != self.file:
-            whence = f", where {plural(taken, 'job')} of ours came from" if taken else ""
-            self._say(f"connected again; serving {file}, not {self.file}{whence}")
-            if taken:
-                # what we are told of the new file at the end says nothing of these jobs
-                self._program.tally.trouble = True
+    def _say_connected(self, file: str, file_id: str) -> None:
+        """Say which file is served, if that is news."""
+        if self.was_welcome and file_id != self._file_id:
+            self._say(f"connected again; serving another file: {file}")
         elif self.was_welcome:
             self._say("connected again")
         elif not self._quiet:

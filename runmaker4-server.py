@@ -91,7 +91,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 try:
     import runmaker4
@@ -202,6 +202,7 @@ from runmaker4 import (
     token_path,
     too_many_failures,
     unlock,
+    user_name,
     wait_ready,
     watched,
     whole_number,
@@ -209,6 +210,9 @@ from runmaker4 import (
     why_stalled,
     write_all,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
@@ -3328,7 +3332,7 @@ class Server(Program):
             file = JobReader(self.path, say=self.say, mount=self._mount)
             put_lines(map(os.fsencode, preview(file)))
             return 0
-        self._credentials = make_credentials(secrets.token_hex(16))
+        context = tls_context(server_side=True)
         self._badge = Badge(of_server=True)
         self.stores = self.open_stores(self._mount.network, self._badge, self.path)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -3349,6 +3353,7 @@ class Server(Program):
             )
         except OSError as error:
             raise Problem(f"the keeper cannot be started: {reason(error)}") from None
+        self._credentials = make_credentials(context, find_file_id(self.path))
         put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
@@ -3691,9 +3696,8 @@ def pipe_of_pem(kind: bytes, data: bytes) -> int:
     return reader
 
 
-def make_credentials(file_id: str) -> Credentials:
-    """Make a certificate for a server of the file with this id.  Raises Problem."""
-    context = tls_context(server_side=True)
+def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
+    """Give a context a new certificate, for a server of the file with this id.  Raises Problem."""
     key = secrets.randbelow(ORDER - 1) + 1
     certificate = CERTIFICATE + multiply_base(key) + SIGNATURE
     pipes = (
@@ -3707,6 +3711,88 @@ def make_credentials(file_id: str) -> Credentials:
     finally:
         close_all(*pipes)
     return Credentials(context, hashlib.sha256(certificate).hexdigest(), file_id)
+
+
+# ======== The file id =======================================================================================
+#
+# All servers of a user have one token.  The server of another file does not know the jobs of a client that
+# comes back to the wrong one, and would have them stopped.  So each job file has an id, 128 random bits, and
+# a client accepts only the id of the file that its jobs are from.  The file `.NAME.id` next to the job file
+# NAME has the id, and the inode number of `.NAME.id` itself: a copy of it has another inode number, so the
+# copy is not valid.
+#
+#     since the last server                                   the next server has
+#     an editor has changed or replaced the job file          the same id: `.NAME.id` is as it was
+#     the directory was renamed                               the same id
+#     another host serves the job file (NFS)                  the same id: NFS hosts see one inode number
+#     the job file was renamed or copied                      a new id: `.NAME.id` has another name
+#     the directory was copied, or restored from a backup     a new id: another inode number
+#     `.NAME.id` was removed                                  a new id
+#     the file system changes inode numbers (some FUSE)       a new id, perhaps at each start
+#     the file system or the machine was cloned               the same id, although there are two files
+#
+# A new id is safe: clients with jobs of the old id keep them and wait.  Clones are not, and neither are two
+# servers of one file at the same time, on two hosts: each says that the jobs of the other are lost.  Such
+# servers need tokens of their own.
+#
+# Other places are worse.  Two hosts can share the home directory, where the token is, and have different
+# files /tmp/runs.txt; two others share the job file and no home directory.  The companion has no contents,
+# and the job file is the user's.  A user who may write in the directory can remove `.NAME.id`, and make
+# clients wait.  To give two files one id he would have to own it, and then it is refused (read_id()).
+
+
+def find_file_id(path: str) -> str:
+    """Return the id of a job file; make one if it has none.  Raises Problem."""
+    folder, name = os.path.split(os.path.realpath(path))
+    id_file = os.path.join(folder, f".{name}.id")
+    owners = {os.geteuid(), 0, os.stat(path).st_uid}
+    try:
+        return read_id(id_file, owners) or make_id(id_file)
+    except OSError as error:
+        raise Problem(f"{id_file}: {reason(error)} (clients know the job file by an id in it)") from None
+
+
+def read_id(id_file: str, owners: set[int]) -> str:
+    """Return the id in a file; '' if there is none, or only that of another file.
+
+    owners: the users who may own it.  Raises OSError, also if it is something else by that name.
+    """
+    try:
+        fd = os.open(id_file, os.O_RDONLY | runmaker4.COMPANION_FLAGS)
+    except FileNotFoundError:
+        return ""
+    try:
+        info = os.fstat(fd)
+        text = os.read(fd, 100) if stat.S_ISREG(info.st_mode) else b""
+    finally:
+        os.close(fd)
+    match = re.fullmatch(rb"runmaker4 ([0-9a-f]{32}) ([0-9]+)\n", text)
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.EEXIST, "is no regular file")
+    if info.st_nlink > 1:
+        raise OSError(errno.EEXIST, "has several names (hard links)")
+    if info.st_uid not in owners:
+        raise OSError(errno.EPERM, f"belongs to {user_name(info.st_uid)}")
+    if text and not match:
+        raise OSError(errno.EEXIST, "is a file with other contents")
+    return match[1].decode() if match and int(match[2]) == info.st_ino else ""
+
+
+def make_id(id_file: str) -> str:
+    """Write a new id to a file, which may be there already; returns it.  Raises OSError.
+
+    Only one server of this host does that at a time: it has the keeper.  If another host does it at the same
+    moment, one of the two ids is lost, and its clients wait when its server is started again.
+    """
+    file_id = secrets.token_hex(16)
+    fd = os.open(id_file, os.O_WRONLY | os.O_CREAT | runmaker4.COMPANION_FLAGS, 0o644)
+    try:
+        os.ftruncate(fd, 0)
+        write_all(fd, b"runmaker4 %b %d\n" % (file_id.encode(), os.fstat(fd).st_ino))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return file_id
 
 
 # ======== Token and sockets =================================================================================

@@ -114,6 +114,13 @@ class Line:
         yield self.server, self.client
 
 
+def new_credentials() -> runmaker4.Credentials:
+    """Those of another server of the same file."""
+    credentials: runmaker4.Credentials = server_module.make_credentials(
+        runmaker4.tls_context(server_side=True), FILE_ID)
+    return credentials
+
+
 def proven() -> Line:
     """Two ends after their handshake."""
     line = Line()
@@ -436,8 +443,7 @@ class OverTls(ChannelCase):
         client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         client.maximum_version = server.maximum_version = ssl.TLSVersion.TLSv1_2
-        with mock.patch.object(server_module, "tls_context", return_value=server):
-            old = server_module.make_credentials(FILE_ID)
+        old = server_module.make_credentials(server, FILE_ID)
         line = Line()
         line.server = End(TOKEN, True, credentials=old)
         with self.assertRaises(ssl.SSLError):           # of the server, for the client offers nothing older
@@ -452,7 +458,7 @@ class OverTls(ChannelCase):
 
     def test_a_man_in_the_middle_with_a_certificate_of_his_own_is_refused_and_learns_no_proof(self) -> None:
         """He passes on steps 1 to 3, and then speaks TLS with both ends."""
-        own = server_module.make_credentials(FILE_ID)
+        own = new_credentials()
         line, to_client, to_server = Line(), End(TOKEN, True, credentials=own), End(TOKEN, False)
         line.shake(flights=CLEAR)
         to_client.ready = b""                           # he needs no token for what he does from here on
@@ -473,7 +479,7 @@ class OverTls(ChannelCase):
             self.refuse(line.server, to_server.outgoing())
 
     def test_another_certificate_than_the_one_that_the_server_has_named(self) -> None:
-        other = server_module.make_credentials(FILE_ID)
+        other = new_credentials()
         line = Line(credentials=replace(CREDENTIALS, certificate=other.certificate))
         self.assertIn("does not end", self.refused_in_tls(line))
 
@@ -520,8 +526,7 @@ class OverTls(ChannelCase):
         contexts = [runmaker4.tls_context(server_side=server) for server in (False, True)]
         for context in contexts:
             context.set_ciphers(ciphers)
-        with mock.patch.object(server_module, "tls_context", return_value=contexts[1]):
-            credentials = server_module.make_credentials(FILE_ID)
+        credentials = server_module.make_credentials(contexts[1], FILE_ID)
         return Line(credentials=credentials, context=contexts[0]).shake()
 
     def test_a_policy_that_forbids_the_certificate_is_told(self) -> None:
@@ -725,7 +730,7 @@ class Vectors(ChannelCase):
     def test_a_handshake(self) -> None:
         drawn = {server_module.ORDER - 1: self.KEY - 1}
         with mock.patch.object(secrets, "randbelow", lambda below: drawn[below]):
-            credentials = server_module.make_credentials(FILE_ID)
+            credentials = new_credentials()
         self.assertEqual(credentials.certificate, self.HASH)
         line = Line(credentials=credentials)
         with mock.patch.object(secrets, "token_hex", return_value=self.NONCES[True]):
@@ -780,7 +785,7 @@ class Certificate(ChannelCase):
     def test_each_server_has_a_key_of_its_own_that_is_in_no_file(self) -> None:
         with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, HOME=home, TMPDIR=home):
             before = set(os.listdir("/proc/self/fd"))
-            found = {server_module.make_credentials(FILE_ID).certificate for _ in range(5)}
+            found = {new_credentials().certificate for _ in range(5)}
             self.assertEqual((len(found), os.listdir(home)), (5, []))
             self.assertEqual(set(os.listdir("/proc/self/fd")), before)
 

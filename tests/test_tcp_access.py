@@ -193,16 +193,6 @@ class NameOfTheFile(TcpCase):
         self.start_server("--port", server.port, file="other.txt")
         self.wait_said(client, "connected again", "other.txt")
 
-    def test_a_client_whose_job_came_from_the_other_file_does_not_say_that_all_is_well(self) -> None:
-        self.jobs(WAITING)
-        self.write(". true\n", "other.txt")
-        server = self.start_server()
-        client = self.start_client(server, "-q", "-j2", up=[1])
-        server.kill()
-        self.start_server("--port", server.port, file="other.txt")
-        self.wait_said(client, "serving other.txt, not runs.txt, where 1 job of ours came from")
-        self.assertEqual((self.finish(client).code, self.states(name="other.txt")), (1, "d"))
-
     def test_a_long_name_and_strange_bytes_in_it(self) -> None:
         name = b"\xff\x1b[2J" + b"x" * 240
         path = self.dir / os.fsdecode(name)

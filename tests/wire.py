@@ -21,7 +21,8 @@ import runmaker4
 TOKEN = "00112233445566778899aabbccddeeff"
 VERSION = 10
 FILE_ID = "f" * 32                          # of the file that is served
-CREDENTIALS: runmaker4.Credentials = importlib.import_module("runmaker4-server").make_credentials(FILE_ID)
+CREDENTIALS: runmaker4.Credentials = importlib.import_module("runmaker4-server").make_credentials(
+    runmaker4.tls_context(server_side=True), FILE_ID)
 CONTEXT = runmaker4.tls_context(server_side=False)
 LENGTH = 4                                  # bytes before a frame's JSON
 RECORD_HEAD = 5                             # bytes before the contents of a record of TLS

@@ -12,9 +12,11 @@ import ssl
 import sys
 import threading
 
+import runmaker4
 from tests.wire import CONTEXT, FILE_ID, LENGTH
 
-OWN: ssl.SSLContext = importlib.import_module("runmaker4-server").make_credentials(FILE_ID).context
+OWN = runmaker4.tls_context(server_side=True)
+importlib.import_module("runmaker4-server").make_credentials(OWN, FILE_ID)
 
 
 def pass_on(source: socket.socket, sink: socket.socket) -> None:

@@ -1,0 +1,242 @@
+"""Promise: a client hands its jobs and results to no server but that of the file that they are from, whoever
+answers at its port.
+"""
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import unittest
+
+from tests.support import RUNSERVER, alive, companion, wait_until
+from tests.tcp import Program, Server
+from tests.test_tcp_losses import JOB, LONG, LossCase
+from tests.wire import Peer
+
+NOBODY = 65534                              # some user other than root
+
+
+class OtherServers(LossCase):
+    """A client with a job of runs.txt comes to the server of another file of the same user."""
+    PATCH = "import random; random.uniform = lambda low, high: 0.02"    # it connects again soon
+    WAITING = "another file is served", "waiting for the server of ", "runs.txt; 1 job not handed in yet"
+
+    def serve_other(self, port: int = 0, file: str = "other.txt") -> Server:
+        """Serve another file, with a job of its own."""
+        return self.start_server("--grace", LONG, "--port", port, file=file)
+
+    def assert_kept_from(self, other: Server, client: Program) -> None:
+        """The client says once that it waits, keeps its job, and tells the other server nothing."""
+        self.wait_said(client, *self.WAITING)
+        self.assertEqual(self.status(other)["clients"], [])
+        self.assertNotIn(b"client bob", other.err)
+        self.assertNotIn(b"connected again", client.err)
+        self.assertTrue(alive(self.pids()[0]))
+
+    def assert_handed_in(self, client: Program) -> None:
+        """The only run of the job has its result in runs.txt; the client has ended well, and said little."""
+        self.assert_each_ran_once(client, "d")
+        self.assertEqual(client.err.count(b"waiting for"), 1, client.err)
+        self.assertFalse(self.exists("never"))
+
+    def test_one_that_was_started_on_the_same_port(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        self.stop(server)
+        self.write(". touch never\n", "other.txt")
+        other = self.serve_other(server.port)
+        self.assert_kept_from(other, client)
+        self.stop(other)
+        self.serve_again(server.port)
+        self.wait_said(client, "connected again")
+        self.end_jobs(client)
+        self.assert_handed_in(client)
+
+    def test_a_result_of_a_job_that_ended_meanwhile_is_kept_for_its_own_server(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        server.kill()
+        self.write(". touch never\n", "other.txt")
+        other = self.serve_other(server.port)
+        self.assert_kept_from(other, client)
+        self.end_jobs(client)
+        self.assertEqual((self.states(), self.states("other.txt")), ("r", "."))
+        other.kill()
+        self.serve_again(server.port)
+        self.assert_handed_in(client)
+
+    def test_the_same_commands_in_a_file_of_the_same_name_in_a_copy_of_its_directory(self) -> None:
+        """Nothing but the id tells these two apart."""
+        (self.dir / "one").mkdir()
+        self.write(f". {JOB}\n", "one/runs.txt")
+        server = self.start_server("--grace", LONG, file="one/runs.txt")
+        client = self.connect(server)
+        subprocess.run(["cp", "-a", "one", "two"], cwd=self.dir, check=True)
+        server.kill()
+        other = self.serve_other(server.port, file="two/runs.txt")
+        self.assert_kept_from(other, client)
+        self.end_jobs(client)
+        self.assertEqual(self.states("one/runs.txt"), "r")
+        self.assertIn(self.states("two/runs.txt"), ("r", "e"))
+        other.kill()
+        self.start_server("--port", server.port, file="one/runs.txt")
+        self.assertEqual(self.finish(client).code, 0, client.err)
+        self.assertEqual((self.states("one/runs.txt"), len(self.pids())), ("d", 1))
+        self.assertIn(self.states("two/runs.txt"), ("r", "e"))
+
+    def test_a_man_in_the_middle_without_the_token_who_leads_it_to_another_port(self) -> None:
+        server = self.serve(JOB)
+        self.write(". touch never\n", "other.txt")
+        other = self.serve_other()
+        proxy, client = self.connect_by_proxy(server)
+        proxy.target = other.port
+        proxy.cut()
+        proxy.mend()
+        self.assert_kept_from(other, client)
+        self.end_jobs(client)
+        proxy.target = server.port
+        self.assert_handed_in(client)
+
+    def test_it_waits_for_as_long_as_it_was_told(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server, "--give-up", 2)
+        server.kill()
+        self.write(". touch never\n", "other.txt")
+        other = self.serve_other(server.port)
+        self.wait_said(client, "no server for")
+        ended = self.finish(client)
+        self.assertEqual((ended.code, ended.err.count(b"waiting for the server")), (1, 2), ended.err)
+        self.assertEqual((self.states(), self.states("other.txt")), ("r", "."))
+        self.assertNotIn(b"client bob", other.err)
+        self.assertNoJobLeft()
+
+    def test_a_client_whose_results_are_all_acknowledged_goes_on_with_the_other_file(self) -> None:
+        server = self.serve("true")
+        client = self.connect(server, "--follow", up=())
+        self.wait_states("d")
+        wait_until(lambda: client.out.count(b"): exit ") == 1, what="it has seen its job end")
+        self.stop(server)
+        self.write(". touch ran\n", "other.txt")
+        self.serve_other(server.port)
+        self.wait_said(client, "connected again; serving another file: other.txt")
+        self.wait_states("d", name="other.txt")
+
+
+class FileId(LossCase):
+    """The id of a job file is random, and stays as long as the file is the same."""
+
+    def id_of(self, file: str = "runs.txt") -> str:
+        """The id that a server of this file proves to its clients."""
+        server = self.start_server(file=file)
+        with Peer.of(server.port, server.token) as peer:
+            found = peer.prove().channel.certified[64:].decode()
+        self.stop(server)
+        self.assertRegex(found, "^[0-9a-f]{32}$")
+        return found
+
+    @property
+    def id_file(self) -> pathlib.Path:
+        return self.dir / ".runs.txt.id"
+
+    def test_the_next_server_has_the_same_whatever_was_done_to_the_lines(self) -> None:
+        self.jobs("true")
+        first = self.id_of()
+        with open(self.dir / "runs.txt", "ab") as file:
+            file.write(b". another\n")
+        self.assertEqual(self.id_of(), first)
+        os.replace(self.write(". an editor's copy\n", "copy"), self.dir / "runs.txt")
+        self.assertEqual(self.id_of(), first)
+        (self.dir / "elsewhere").symlink_to(".")
+        self.assertEqual(self.id_of("elsewhere/runs.txt"), first)
+
+    def test_a_directory_that_is_renamed_keeps_it(self) -> None:
+        (self.dir / "one").mkdir()
+        self.write(". true\n", "one/runs.txt")
+        first = self.id_of("one/runs.txt")
+        (self.dir / "one").rename(self.dir / "two")
+        self.assertEqual(self.id_of("two/runs.txt"), first)
+
+    def test_every_other_file_has_another_one(self) -> None:
+        self.jobs("true")
+        found = [self.id_of()]
+        shutil.copy(self.dir / "runs.txt", self.dir / "copy.txt")
+        found.append(self.id_of("copy.txt"))
+        (self.dir / "copy.txt").rename(self.dir / "renamed.txt")
+        found.append(self.id_of("renamed.txt"))
+        (self.dir / "copy").mkdir()
+        for name in "runs.txt", ".runs.txt.id", ".runs.txt.lock":
+            shutil.copy2(self.dir / name, self.dir / "copy" / name)
+        found.append(self.id_of("copy/runs.txt"))
+        self.assertEqual(self.id_of("copy/runs.txt"), found[-1])
+        self.id_file.unlink()
+        found.append(self.id_of())
+        self.assertEqual(len(set(found)), len(found), found)
+
+    def test_it_is_in_a_file_of_its_own(self) -> None:
+        self.jobs("true")
+        found = self.id_of()
+        self.assertIn(found.encode(), self.id_file.read_bytes())
+        self.assertEqual(stat.filemode(self.id_file.stat().st_mode), "-rw-r--r--")
+        self.assertEqual(self.read(), self.before)
+        self.assertEqual(companion(self.dir / "runs.txt").read_bytes().strip(b"\0"), b"")
+        self.assertEqual(self.run_script(RUNSERVER, "--dry-run", "runs.txt").code, 0)
+
+    def test_a_dry_run_makes_none(self) -> None:
+        self.jobs("true")
+        self.assertEqual(self.run_script(RUNSERVER, "--dry-run", "runs.txt").code, 0)
+        self.assertFalse(self.id_file.exists())
+
+    def assert_refused(self, *words: str) -> None:
+        ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", timeout=20)
+        self.assertRefused(ended, "runmaker4-server.py: ", ".runs.txt.id: ", *words)
+
+    def test_what_has_its_name_and_is_none_is_refused_and_left_alone(self) -> None:
+        self.jobs("true")
+        self.id_file.write_bytes(b"a file of another program\n")
+        self.assert_refused("other contents")
+        self.assertEqual(self.id_file.read_bytes(), b"a file of another program\n")
+        self.id_file.unlink()
+        self.write("", "target")
+        self.id_file.symlink_to("target")
+        self.assert_refused("link")
+        self.assertEqual(self.read("target"), b"")
+        self.id_file.unlink()
+        os.link(self.dir / "target", self.id_file)
+        self.assert_refused("hard links")
+        self.assertEqual(self.read("target"), b"")
+        self.id_file.unlink()
+        self.id_file.mkdir()
+        self.assert_refused("regular file")
+        self.id_file.rmdir()
+        os.mkfifo(self.id_file)
+        self.assert_refused("regular file")
+
+    @unittest.skipIf(os.geteuid() != 0, "only root can give a file to another user")
+    def test_one_of_another_user_is_refused_unless_the_job_file_is_his_too(self) -> None:
+        self.jobs("true")
+        found = self.id_of()
+        os.chown(self.id_file, NOBODY, NOBODY)
+        self.assert_refused("belongs to")
+        os.chown(self.dir / "runs.txt", NOBODY, NOBODY)
+        self.assertEqual(self.id_of(), found)
+
+    def test_a_directory_that_cannot_be_written_needs_one_that_is_there(self) -> None:
+        self.jobs("true")
+        settings = self.bound_by_permissions()
+        companion(self.dir / "runs.txt").touch()
+        words = RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt"
+        env = {"HOME": str(self.dir / "home")}
+        (self.dir / "home").mkdir()
+        self.dir.chmod(0o555)
+        self.addCleanup(self.dir.chmod, 0o755)
+        ended = self.run_script(*words, timeout=20, env=env, **settings)
+        self.assertRefused(ended, ".runs.txt.id: ", "permission denied")
+        self.dir.chmod(0o755)
+        self.id_file.touch()
+        self.dir.chmod(0o555)
+        server = self.start_program(*words, env=env, **settings)
+        self.wait_said(server, "serving on port")
+
+
+if __name__ == "__main__":
+    unittest.main()
