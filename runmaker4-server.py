@@ -3329,9 +3329,7 @@ class Server(Program):
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
         if self.options.dry_run:
-            file = JobReader(self.path, say=self.say, mount=self._mount)
-            put_lines(map(os.fsencode, preview(file)))
-            return 0
+            return self._print_preview()
         context = tls_context(server_side=True)
         self._badge = Badge(of_server=True)
         self.stores = self.open_stores(self._mount.network, self._badge, self.path)
@@ -3357,6 +3355,17 @@ class Server(Program):
         put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
+
+    def _print_preview(self) -> int:
+        """Print what would start where; returns the exit status.  Raises Problem, BrokenPipeError."""
+        file = JobReader(self.path, say=self.say, mount=self._mount)
+        try:
+            put_lines(map(os.fsencode, preview(file)))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Problem(f"{self.path}: {reason(error)}") from None
+        return 0
 
     async def work(self) -> int:
         """Serve until there is a reason to leave; the exit status."""

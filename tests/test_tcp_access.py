@@ -16,7 +16,7 @@ import subprocess
 import termios
 import unittest
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from tests import wire
 from tests.support import (
@@ -27,6 +27,7 @@ from tests.support import (
     RUNWAIT,
     WAITING,
     Ended,
+    companion,
     wait_until,
 )
 from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
@@ -433,6 +434,19 @@ class RefusedServers(RefusalCase):
                 **{("--port=0", option, "runs.txt"): option.partition("=")[0] for option in options},
             }
         )
+
+    def test_a_dry_run_whose_lock_file_cannot_be_used(self) -> None:
+        ways: dict[str, Callable[[pathlib.Path], object]] = {
+            "regular file": pathlib.Path.mkdir,
+            "symbolic links": lambda lock_file: lock_file.symlink_to("runs.txt"),
+            "contents": lambda lock_file: lock_file.write_text("some text\n"),
+        }
+        for number, (words, make) in enumerate(ways.items()):
+            with self.subTest(words=words):
+                file = self.write(". touch never\n", f"file.{number}")
+                make(companion(file))
+                ended = self.run_script(RUNSERVER, "--dry-run", file.name, timeout=20)
+                self.assertRefused(ended, f"runmaker4-server.py: {file.name}: ", f".{file.name}.lock", words)
 
     def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self) -> None:
         mounts = (
