@@ -839,7 +839,7 @@ class Grant:
     job: Job
     phase: Phase = Phase.CLAIMED
     handed: float | None = None         # when its client was told of it, or that it may begin; boottime()
-    began: float | None = None          # when it began, as far as we know; wall clock, seconds
+    began: float | None = None          # when it began, as far as we know; boottime()
     pid: int = 0                        # of its shell; 0: it is not known
     member: Member | None = None        # the host in its group that it is for; None: it is in no group
     run: Run | None = None              # the run that goes on; None: there is none, or no records are kept
@@ -915,7 +915,7 @@ class Grant:
     def begin(self, pid: int = 0) -> None:
         """Its job has begun, or begins again."""
         self.phase = Phase.BEGUN
-        self.began = time.time()            # by our own clock: the client's may be wrong
+        self.began = boottime()
         self.pid = pid
 
     def decide(self, outcome: Outcome) -> Outcome | None:
@@ -2275,7 +2275,7 @@ class Accountant:
     def _report(self, link: ClientLink, count: FileCount) -> None:
         """Send a status, in messages of bounded length."""
         server = self._server
-        clock = time.time()
+        clock = boottime()
         now = count.account.now if count.account else None
         link.send(
             type="summary",
@@ -2283,7 +2283,7 @@ class Accountant:
             host=os.uname().nodename,
             port=server.port,
             pid=os.getpid(),
-            since=round(max(clock - server.began, 0.0), 1),
+            since=round(clock - server.began, 1),
             grace=server.sessions.grace,
             fault=count.fault,
             counts=dict(now._asdict(), total=now.all + now.held) if now else {},
@@ -2314,7 +2314,7 @@ class Accountant:
                 type="job",
                 line=grant.number,
                 pid=grant.pid,
-                since=None if grant.began is None else round(max(clock - grant.began, 0.0), 1),
+                since=None if grant.began is None else round(clock - grant.began, 1),
                 command=to_text(grant.command[:COMMAND]),
             )
 
@@ -2912,7 +2912,7 @@ class Recovery:
                 client,
                 job,
                 Phase.BEGUN,
-                began=time.time(),
+                began=boottime(),
                 record=self._records.of(job),
                 keeps_files=number is not None,
             )
@@ -3320,7 +3320,7 @@ class Server(Program):
         self._counting = False                  # the file is being counted, before we leave
         self._account: Account | None = None    # what the file held when we left; None: nobody knows
         self._code: int | None = None           # the exit status after a signal or a defect; None: neither
-        self.began = time.time()
+        self.began = boottime()
         self._unaccepted = 0                    # connections that were not accepted since that was said last
         self._unaccepted_said = -UNACCEPTED     # when it was said last, by boottime()
 
@@ -3458,7 +3458,7 @@ class Server(Program):
     def _say_summary(self) -> None:
         """Say the closing line."""
         orphans = self.dispatcher.cursor.orphans
-        seconds = time.time() - self.began
+        seconds = boottime() - self.began
         why = why_command(self.options)
         self.say(self.tally.summary(self._account, orphans, seconds, "runmaker4-client.py -r", why))
 

@@ -701,6 +701,27 @@ class ComingAndGoing(TcpCase):
                                 "b\u00f6b (127.0.0.1) left", "alice (127.0.0.1) left"])
 
 
+class Clocks(TcpCase):
+    """How long a server has served is measured by a clock that nobody sets."""
+    LATER = """
+import os, time
+real = time.time
+time.time = lambda: real() + 7200 * os.path.exists("set")
+"""
+
+    def test_the_closing_line_and_the_status_after_the_wall_clock_was_set(self) -> None:
+        self.jobs(WAITING)
+        server = self.start_server(patch=self.LATER)
+        client = self.start_client(server, up=[1])
+        self.write("", "set")
+        status = self.status(server)
+        self.assertLess(status["since"], 3600)
+        self.assertLess(status["clients"][0]["jobs"][0]["since"], 3600)
+        self.open_gate()
+        self.assertEqual(self.finish(client).code, 0)
+        self.assertRegex(self.stop(server).err.splitlines()[-1], rb": 1 done in [0-9.]+s$")
+
+
 class Address(TcpCase):
     """A server is named by its host, or by HOST:PORT."""
 
