@@ -162,6 +162,7 @@ from runmaker4 import (
     add_background,
     add_max_failed,
     add_records,
+    allow_descriptors,
     boottime,
     check_companion,
     check_job_file,
@@ -218,6 +219,7 @@ PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
 # as many as long as each of them is less than a second old: clients that start together
 CROWD = 1000
+LEAST_DESCRIPTORS = 64          # open files: some 20 for the server, 16 for strangers, the rest for clients
 BACKLOG = 256                   # connections that wait to be accepted
 UNACCEPTED = 60.0               # seconds from one line about connections that were not accepted to the next
 BATCH = 64                      # lines that are claimed in one go; then other work has its turn
@@ -3330,6 +3332,7 @@ class Server(Program):
         """Check and open everything, then serve; the exit status.  Raises Problem."""
         if self.options.dry_run:
             return self._print_preview()
+        allow_descriptors(LEAST_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._badge = Badge(of_server=True)
         self.stores = self.open_stores(self._mount.network, self._badge, self.path)

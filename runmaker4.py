@@ -6163,14 +6163,13 @@ class SlurmLimit:
         return ours[1]
 
 
-def allow_descriptors(needed: int) -> None:
+def allow_descriptors(needed: int, user: str = "so many jobs need",
+                      remedy: str = "lower -j, or raise ulimit -Hn") -> None:
     """Raise the soft limit of open files to what is needed.  Raises Problem if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
-            raise Problem(
-                f"so many jobs need {needed} open files, the limit is {hard} (lower -j, or raise ulimit -Hn)"
-            )
+            raise Problem(f"{user} {needed} open files, the limit is {hard} ({remedy})")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 

@@ -435,6 +435,15 @@ class RefusedServers(RefusalCase):
             }
         )
 
+    def test_a_limit_of_open_files_that_leaves_no_room_for_clients(self) -> None:
+        for limit in 10, 20, 30, 63:
+            with self.subTest(limit=limit):
+                ended = self.run_script(
+                    "sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh",
+                    *self.command(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt"), timeout=20
+                )
+                self.assertRefused(ended, f"64 open files, the limit is {limit} (raise ulimit -Hn)")
+
     def test_a_dry_run_whose_lock_file_cannot_be_used(self) -> None:
         ways: dict[str, Callable[[pathlib.Path], object]] = {
             "regular file": pathlib.Path.mkdir,
@@ -720,6 +729,20 @@ time.time = lambda: real() + 7200 * os.path.exists("set")
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)
         self.assertRegex(self.stop(server).err.splitlines()[-1], rb": 1 done in [0-9.]+s$")
+
+
+class Few(TcpCase):
+    """A server with as few descriptors as it needs lets a client in."""
+
+    def test_a_client_runs_its_jobs(self) -> None:
+        self.jobs(*["echo $JOB_ID; echo $JOB_ID >&2"] * 20)
+        few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+        server = self.start_server("--outdir", "out", "-l", "log", "--joblog", "joblog", "--print", patch=few)
+        clients = [self.start_client(server, "-j2") for _ in range(3)]
+        for client in clients:
+            self.assertEqual(self.finish(client).code, 0)
+        self.assertEqual(self.states(), "d" * 20)
+        self.assertNotIn(b"too many", server.err)
 
 
 class Address(TcpCase):
