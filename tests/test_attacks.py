@@ -1,16 +1,22 @@
 """Promise: attackers who have, or have not, the token get what docs/who-can-do-what.md says, and no more."""
+import asyncio
+import errno
+import importlib
 import os
 import socket
 import subprocess
 import sys
 import time
 import unittest
+from unittest import mock
 
 import runmaker4
 from tests.attacks import lying_client, man_in_the_middle
 from tests.support import ALL, FULL, ROOT, WAITING, wait_until
 from tests.tcp import Server
 from tests.test_hostile import Stage
+
+server_module = importlib.import_module("runmaker4-server")
 
 
 class AttackCase(Stage):
@@ -108,6 +114,83 @@ class Crowd(AttackCase):
         for peer in peers:
             peer.close()
         self.assertEqual(self.server.err.count(b"\n"), lines + 1, self.server.err)
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: each takes some seconds of a core")
+class Flood(AttackCase):
+    """Strangers that come as fast as one core makes them slow down a client that is connected; no more."""
+    JOBS = 500
+
+    def check(self, kind: str) -> None:
+        """The good client runs its jobs while they come; the server says nothing about them."""
+        self.open()
+        lines = self.server.err.count(b"\n")
+        words = [sys.executable, "-m", "tests.attacks.flood", self.server.port, 60, kind]
+        flood = self.start(*map(str, words), cwd=ROOT)
+        wait_until(lambda: self.descriptors() > 20, what="strangers come")
+        self.add(self.JOBS)
+        wait_until(lambda: self.states().count("d") == self.JOBS, 30, "all jobs are done")
+        self.assertIsNone(flood.poll())
+        flood.kill()
+        flood.communicate()
+        self.is_unharmed()
+        self.assertEqual(self.server.err.count(b"\n"), lines, self.server.err)
+        self.close()
+
+    def test_those_who_leave_at_once(self) -> None:
+        self.check("leave")
+
+    def test_those_who_answer_with_a_wrong_proof(self) -> None:
+        self.check("answer")
+
+    def test_those_who_stay(self) -> None:
+        self.check("stay")
+
+
+class Accepting(unittest.IsolatedAsyncioTestCase):
+    """The event loop has a turn after every few connections that are accepted, however many wait."""
+
+    async def test_a_few_in_a_turn(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        peers = [socket.create_connection(listener.getsockname()) for _ in range(20)]
+        made: list[asyncio.Protocol] = []
+
+        def make() -> asyncio.Protocol:
+            made.append(asyncio.Protocol())
+            return made[-1]
+
+        loop = asyncio.get_running_loop()
+        acceptor = server_module.Acceptor(listener, loop, make, self.fail)
+        before = 0
+        while before < len(peers):
+            await asyncio.sleep(0)
+            self.assertLessEqual(len(made) - before, acceptor.AT_ONCE)
+            before = len(made)
+        acceptor.close()
+        for peer in peers:
+            peer.close()
+
+    async def test_after_an_error_it_rests_and_goes_on(self) -> None:
+        listener = mock.Mock(wraps=socket.create_server(("127.0.0.1", 0)))
+        listener.fileno = listener._mock_wraps.fileno
+        right = listener.accept
+        listener.accept = mock.Mock(side_effect=OSError(errno.EMFILE, "Too many open files"))
+        errors: list[OSError] = []
+        made = asyncio.Event()
+
+        def make() -> asyncio.Protocol:
+            made.set()
+            return asyncio.Protocol()
+
+        loop = asyncio.get_running_loop()
+        with mock.patch.object(server_module.Acceptor, "PAUSE", 0.3):
+            acceptor = server_module.Acceptor(listener, loop, make, errors.append)
+            with socket.create_connection(listener.getsockname()):
+                await asyncio.sleep(0.1)
+                self.assertEqual((len(errors), listener.accept.call_count), (1, 1))
+                listener.accept = right
+                await asyncio.wait_for(made.wait(), 10)
+        acceptor.close()
 
 
 class Mutations(AttackCase):
