@@ -2003,6 +2003,7 @@ class Whereabouts(enum.Enum):
     FOUND = "it stands where we know it to be, as `r`"
     MISSED = "a look, or its result, has not found it"
     GONE = "it was missed for so long that it is not in the file any more, which was said"
+    DELETED = "the file was shorter by just this line, so states of equal lines are none of its own"
     SET = "the last look has found another state in its place"
     CANCELLED = "two looks in a row have: somebody has set that state"
 
@@ -2013,6 +2014,7 @@ class Job(Line):
     seat: Seat | None = None            # the job inherits it; None: it was lost, or there is none yet
     whereabouts: Whereabouts = Whereabouts.FOUND
     absent_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
+    file_size: int = 0                  # bytes of the job file when it was FOUND last
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
     unconfirmed: bytes = b""            # a state whose write was begun; it may be there even if that failed
@@ -2035,12 +2037,21 @@ class Job(Line):
         """Whether somebody has set its state in the file."""
         return self.whereabouts is Whereabouts.CANCELLED
 
+    @property
+    def length(self) -> int:
+        """The bytes of its line, with state and newline."""
+        return 1 + len(self.text) + self.whole
+
     def move_to(self, line: Line) -> None:
         """Its line is this one."""
         self.offset = line.offset
         self.number = line.number
         self.text = line.text
+
+    def note_found(self, file_size: int) -> None:
+        """Note that its line was found, in a file of this size (bytes)."""
         self.whereabouts = Whereabouts.FOUND
+        self.file_size = file_size
 
 
 class NotNow(Exception):
@@ -2917,7 +2928,8 @@ class JobFile(JobReader):
         self.companion = Companion(
             self.real, mount, say=say, clock=clock, interval=self.interval, badge=badge
         )
-        self._appended = 0                      # its size when last found with nobody appending; 0: not asked
+        # what was found with nobody appending last, and the size that it had
+        self._appended: tuple[Reader, int] | None = None
         # through which the companion was named that is in use, and its number; None: none was
         self._named: tuple[Reader, Identity | None] | None = None
 
@@ -3009,10 +3021,14 @@ class JobFile(JobReader):
         except FileNotFoundError:
             return False                        # an editor is about to put a new one there
 
-    def _size_now(self) -> int:
-        """How long the open file is.  Raises OSError."""
-        self.refresh()
+    def size(self) -> int:
+        """Return how long the open file is, in bytes, as far as this host knows.  Raises OSError."""
         return os.fstat(self.fd).st_size
+
+    def _size_now(self) -> int:
+        """Return how long the open file is, in bytes.  Raises OSError."""
+        self.refresh()
+        return self.size()
 
     def make(self, line: Line, state: bytes, result: bytes = b"") -> Attempt:
         """Give an orphan, or a line that has ended, another state, if it still stands there as it was found.
@@ -3054,14 +3070,20 @@ class JobFile(JobReader):
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
 
         Ask it behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one; then
-        the line waits.  Raises OSError.
+        the line waits.  On a network file system each question is a round trip, so an answer holds until the
+        file is another one, or shorter.  An editor may have shortened it on another host without this one
+        knowing; then a line may be claimed that is cut off again, if the disk is full just then, too.  Raises
+        OSError.
         """
-        if line.offset >= self._appended:
-            size = os.fstat(self.fd).st_size
+        size = self.size()
+        known = 0
+        if self.network and self._appended and self._appended[0] is self.reader and self._appended[1] <= size:
+            known = self._appended[1]
+        if line.offset >= known:
             if self.companion.is_appended_to() or self._size_now() != size:
                 return False
-            self._appended = size
-        return line.offset < self._appended
+            self._appended = self.reader, size
+        return line.offset < size
 
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line that was verified behind its door.  Raises OSError."""
@@ -3202,6 +3224,7 @@ class JobQueue:
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
         """Take a seat, then write `r` if it is not there, and hold the line.  Raises OSError."""
         job = Job(**vars(line), taker=taker, settings=settings)
+        job.note_found(self.file.size())
         job.seat = self.file.companion.take_seat(job)
         try:
             if line.state != RUNNING:
@@ -3289,6 +3312,8 @@ class JobQueue:
     def _finish_astray(self, job: Job, state: bytes) -> str:
         """Write a result over the `r` wherever it is; returns as finish().  Raises NotNow, OSError."""
         state_now = self._reconcile_all([job]).get(job)
+        if state_now and self._is_deleted(job):
+            state_now = b""
         if job not in self.claimed:
             self.give_up(job)                   # so that no look calls it lost once more
             return f"another runner has taken it meanwhile; its result {text_of(state)} is not written"
@@ -3331,9 +3356,10 @@ class JobQueue:
     #     4. If there are too few, somebody's `r` was overwritten.  An editor that had read the file before
     #        the claim has done so if a `.` stands in the line's place: it is made `r` again; or, if the
     #        command does not stand there any more, any new line of it.
-    #     5. What is missing then is cancelled if another state stands in the line's place, or on the only
-    #        line of its command, and the next look finds that, too.  Otherwise the line is gone in a while.
-    #        It is looked for again, less and less often.
+    #     5. What is missing then was deleted if the file is shorter by just this line.  It is cancelled if
+    #        another state stands in the line's place, or on the only line of its command, and the next look
+    #        finds that, too.  Otherwise the line is gone in a while.  It is looked for again, less and less
+    #        often.
 
     def look_after(self) -> dict[Job, str]:
         """Find the lines that edits have moved, put right what they have overwritten, take back lost seats.
@@ -3366,13 +3392,14 @@ class JobQueue:
         Raises OSError.
         """
         astray = []
+        size = self.file.size()
         # Where others of them stand: once the file was replaced, two may seem to stand on one line
         places: set[int] = set()
         for job in self.claimed:
             if job.cancelled or self._is_written(job):
                 continue
             if job.offset not in places and self.file.state_at(job) == RUNNING:
-                job.whereabouts = Whereabouts.FOUND
+                job.note_found(size)
                 places.add(job.offset)
             else:
                 astray.append(job)
@@ -3450,6 +3477,7 @@ class JobQueue:
             if line and line.state in (RUNNING, NEW):
                 self._bring_back(line)
                 job.move_to(line)
+                job.note_found(self.file.size())
             else:
                 missing[job] = line.state if line else b""
         return missing
@@ -3509,7 +3537,12 @@ class JobQueue:
         state: as of _reconcile().  A job is cancelled only if two looks in a row find it so, because an
         editor may be about to write more.
         """
-        if job.cancelled:
+        if job.cancelled or job.whereabouts is Whereabouts.DELETED:
+            return
+        if state and self._is_deleted(job):
+            job.whereabouts = Whereabouts.DELETED
+            job.absent_since = self.file.clock()
+            self._say_gone(job)
             return
         before = job.whereabouts
         job.whereabouts = Whereabouts.GONE if self._is_gone(job) else Whereabouts.MISSED
@@ -3518,7 +3551,21 @@ class JobQueue:
         if job.cancelled:
             self._to_end[job] = "cancelled"
         elif job.whereabouts is Whereabouts.GONE and before is not Whereabouts.GONE:
-            self.say(f"line {job.number}: is not in the file any more; its job runs on")
+            self._say_gone(job)
+
+    def _is_deleted(self, job: Job) -> bool:
+        """Whether a job's line was taken out: since it was found the file has lost just as many bytes.
+
+        Without this the job of a deleted line would count as cancelled if an equal line is done.  Who takes
+        out several lines at a time, or appends others meanwhile, is told by GONE or CANCELLED.
+        """
+        if job.whereabouts is not Whereabouts.FOUND:
+            return job.whereabouts is Whereabouts.DELETED
+        return self.file.size() == job.file_size - job.length
+
+    def _say_gone(self, job: Job) -> None:
+        """Say that a line is not in the file any more."""
+        self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
 
 def check_companion(path: str, mount: Mount) -> None:

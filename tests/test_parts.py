@@ -62,6 +62,13 @@ class JobFileCase(FileCase):
         self.addCleanup(file.close_files)
         return runmaker4.JobQueue(file)
 
+    def another(self, file: runmaker4.JobFile) -> runmaker4.JobFile:
+        """Another program on the same file."""
+        other = runmaker4.JobFile(file.path, say=self.fail)
+        self.addCleanup(other.close_files)
+        other.open_to_write()
+        return other
+
     def jobs(self, text: bytes, retry: bytes = b"", **options: Any) -> runmaker4.Cursor:
         """A cursor in a JobQueue on this text, for a runner that takes lines in these states besides."""
         return runmaker4.Cursor(self.queue_on(text), [runmaker4.Taker("", retry=retry)], **options)
@@ -550,10 +557,63 @@ class SetByHand(JobFileCase):
         self.assertEqual(cursor.finish(job, b"!"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\n! a\n")
 
+    def test_a_job_whose_line_is_deleted_runs_on_whatever_equal_lines_say(self) -> None:
+        for before, after in ((b". a\nd a\n", b"d a\n"), (b"d a\n. a\n", b"d a\n"),
+                              (b"d a\n. a\n! a\n", b"d a\n! a\n"),
+                              (b"d a\n. a\n! a\n. b\n", b"d a\n! a\n. b\n")):
+            with self.subTest(before=before):
+                said: list[str] = []
+                queue = self.queue_on(before, say=said.append)
+                cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+                job = job_of(cursor.claim())
+                self.assertEqual(self.look(cursor), {})
+                self.path.write_bytes(after)
+                for added in (b"", b"", b". c\n", b"", b"", b"", b"", b""):
+                    with self.path.open("ab") as file:
+                        file.write(added)
+                    self.assertEqual(self.look(cursor), {})
+                self.assertEqual(said, [f"line {job.number}: is not in the file any more; its job runs on"])
+                self.assertIn("its line is gone; its result d is not written", cursor.finish(job, b"d"))
+                self.assertEqual(self.path.read_bytes(), after + b". c\n")
+
+    def test_a_job_whose_line_is_deleted_just_before_it_ends_has_no_result(self) -> None:
+        cursor = self.jobs(b". a\nd a\n")
+        job = job_of(cursor.claim())
+        self.path.write_bytes(b"d a\n")
+        self.assertIn("its line is gone; its result ! is not written", cursor.finish(job, b"!"))
+        self.assertEqual(self.path.read_bytes(), b"d a\n")
+
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""
         self.clock.now += 1.0
         return cursor.queue.look_after()
+
+
+class Committed(JobFileCase):
+    """A line that append_locked() may still cut off again is not claimed."""
+
+    def test_a_file_that_an_editor_has_shortened_is_asked_about_again(self) -> None:
+        for network in False, True:
+            with self.subTest(network=network):
+                queue = self.queue_on(b". a\n" + b"d old\n" * 10)
+                queue.file.network = network
+                queue.follow()
+                first, last = [*queue.file.lines(b".d")][::10]
+                job = queue.claim(first).job
+                assert job
+                self.assertTrue(queue.file.is_committed(last))
+                self.path.write_bytes(b"r a\n")
+                other = self.another(queue.file)
+                self.assertTrue(runmaker4.lock(other.companion.fd, runmaker4.APPEND_BYTE))
+                with self.path.open("ab") as file:
+                    file.write(b". new\n")
+                new, = queue.file.lines(b".")
+                self.assertEqual(queue.claim(new).met, runmaker4.Met.APPENDING)
+                other.close_files()
+                second = queue.claim(new).job
+                assert second
+                for held in job, second:
+                    queue.give_up(held)
 
 
 class Doors(JobFileCase):
@@ -1389,13 +1449,6 @@ class RetriesOfMany(JobFileCase):
             cursor.finish(job_of(job), b"!")
             self.clock.now += 10.0
         return numbers
-
-    def another(self, file: runmaker4.JobFile) -> runmaker4.JobFile:
-        """Another program on the same file."""
-        other = runmaker4.JobFile(file.path, say=self.fail)
-        self.addCleanup(other.close_files)
-        other.open_to_write()
-        return other
 
 
 class ScansInMemory(FileCase):
