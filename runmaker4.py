@@ -2918,8 +2918,9 @@ class JobFile(JobReader):
     """
     ACCESS = os.O_RDWR
     companion: Companion
-    SHORT = 0.2                 # seconds to wait at a door for a claim, which can turn to other lines
-    LONG = 2.0                  # seconds to wait at a door for all else, such as a result
+    LONG = 2.0                  # seconds to wait at a door, for a program that does nothing else meanwhile
+    CLAIM = 0.2                 # as LONG, for a claim: other lines may be had
+    BRIEF = 0.01                # as LONG, for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
                  badge: Badge | None = None) -> None:
@@ -2932,6 +2933,15 @@ class JobFile(JobReader):
         self._appended: tuple[Reader, int] | None = None
         # through which the companion was named that is in use, and its number; None: none was
         self._named: tuple[Reader, Identity | None] | None = None
+
+    @property
+    def patience(self) -> float:
+        """The seconds for which a runner or server waits at a door; then it tries again later.
+
+        On a local file system its event loop makes the calls: while that waits, no output is read and no
+        timeout is kept.  On a network file system a thread makes them, and each attempt is a round trip.
+        """
+        return self.LONG if self.network else self.BRIEF
 
     def sync(self) -> None:
         """Sync to disk what was written."""
@@ -3036,7 +3046,7 @@ class JobFile(JobReader):
         result: the state that the last run of an orphan's command here has left; b"": there is none.  The
         orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
         """
-        with self.door(line.command) as opened:
+        with self.door(line.command, self.patience) as opened:
             attempt = Attempt(Met.LOCKED)
             if opened:
                 attempt = self.look_behind_door(line, NO_SETTINGS, line.state == RUNNING)
@@ -3212,7 +3222,7 @@ class JobQueue:
 
         taker: the one that gets it.  settings: what the directives above say of it.  Raises Shifted, OSError.
         """
-        with self.file.door(line.command, self.file.SHORT) as opened:
+        with self.file.door(line.command, min(self.file.CLAIM, self.file.patience)) as opened:
             attempt = Attempt(Met.LOCKED)
             if opened:
                 attempt = self.file.look_behind_door(line, settings, True, self._search_from(line.command))
@@ -3290,7 +3300,7 @@ class JobQueue:
 
         Raises NotNow, OSError; Shifted: the line or its lock is not there.
         """
-        with self.file.door(job.command) as opened:
+        with self.file.door(job.command, self.file.patience) as opened:
             if not opened:
                 raise NotNow("another process keeps its command locked")
             self.file.must_be_at_path()
@@ -3433,7 +3443,7 @@ class JobQueue:
                 ours[job.command].append(job)
         missing: dict[Job, bytes] = {}
         for command, lines in self.file.by_command(ours).items():
-            with self.file.door(command) as opened:
+            with self.file.door(command, self.file.patience) as opened:
                 if opened:
                     self.file.must_be_at_path()
                     missing.update(self._reconcile(command, ours[command], self._lines_now(command, lines)))
@@ -5194,30 +5204,31 @@ def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
     return task
 
 
-LONGEST_PAUSE = 30.0            # seconds from one attempt to write a result to the next
+FIRST_PAUSE = 0.05              # seconds from the first attempt to write a result to the second
+LONGEST_PAUSE = 30.0            # each further pause is twice as long, up to this
 
 
 def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
     """Try to write a job's result until that does not raise NotNow, with exponential back-off.
 
     Its answer is what went wrong for good, or ''.  write: makes an attempt.  It is called for the first time
-    before this returns.  interval: seconds from the end of the first attempt to the second.  Each further
-    pause is twice as long, up to LONGEST_PAUSE.
+    before this returns.  interval: seconds after which it says that it tries again: many processes may want
+    the door of one command for a moment.
     """
     return _persist(write(), write, interval, say, job)
 
 
 async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]], interval: float, say: Say,
                    job: Job) -> str:
-    pause = interval
+    waited, pause = 0.0, FIRST_PAUSE
     while True:
         try:
             return await attempt
         except NotNow as trouble:
-            if pause == interval:
+            if waited < interval <= waited + pause:
                 say(f"line {job.number}: {trouble}; trying again")
         await asyncio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+        waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
         attempt = write()
 
 

@@ -589,6 +589,26 @@ class SetByHand(JobFileCase):
         return cursor.queue.look_after()
 
 
+class Patience(JobFileCase):
+    """On a local file system the event loop of a runner waits for no door for long."""
+
+    def test_a_locked_command_holds_up_neither_claims_nor_results_nor_looks(self) -> None:
+        queue = self.queue_on(b". a\n. a\n")
+        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+        job = job_of(cursor.claim())
+        other = self.another(queue.file)
+        with other.door(b"a") as opened, mock.patch("time.sleep", side_effect=time.sleep) as sleep:
+            self.assertTrue(opened)
+            self.assertIsInstance(cursor.claim(), runmaker4.NoJob)
+            with self.assertRaises(runmaker4.NotNow):
+                cursor.finish(job, b"d")
+            self.path.write_bytes(b"x a\nr a\n")
+            self.clock.now += 10.0
+            self.assertEqual(queue.look_after(), {})
+        self.assertLess(sum(call.args[0] for call in sleep.call_args_list), 0.2)
+        queue.give_up(job)
+
+
 class Committed(JobFileCase):
     """A line that append_locked() may still cut off again is not claimed."""
 

@@ -20,7 +20,7 @@ from tests.support import ALL, FULL, ROOT
 
 SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 2_000
 # histories in which the full size must find each defect, the ordinary size only these:
-MANY, FEW = 100_000, 400
+MANY, FEW = 100_000, 600
 QUICKLY_FOUND = (
     "no door",
     "door of another text",
