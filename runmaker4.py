@@ -1856,6 +1856,8 @@ def stopping(bad: Line, check: Line) -> str:
 # A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
 # file is no stray, because the rest of that line may still be being written.
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
+# The same for a file without a job: a path there is the first word of a command, and `//` or `/*` a comment.
+STRAY_WITHOUT_JOBS = re.compile(STRAY.pattern.replace(b"[#/]", rb"#|/(?![^\s/*])"))
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
@@ -1872,14 +1874,14 @@ def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
     yield b"".join(begun)
 
 
-def count_strays(file: Reader) -> tuple[int, int]:
+def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
     """How many lines of a file are strays, and the number of the first.  Raises OSError."""
     count = 0
     first = 0
     before = 0                                  # lines
     for lines in whole_lines(file, first_line(file)):
         text = b"\n" + lines                   # each line begins with a newline, as in a Scan
-        found = [match.start() for match in STRAY.finditer(text)]
+        found = [match.start() for match in stray.finditer(text)]
         if found and not count:
             first = before + text.count(b"\n", 0, found[0] + 1)
         count += len(found)
@@ -1893,8 +1895,9 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
     refuse: False: refuse no file for its strays.  Raises Problem.
     """
     with job_file(path, network) as file:
-        count, first = count_strays(file)
-        if count and refuse and not Scan(file, first_line(file)).next():
+        has_job = Scan(file, first_line(file)).next() is not None
+        count, first = count_strays(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
+        if count and refuse and not has_job:
             which = "line that is" if count == 1 else "lines that are"
             raise Problem(
                 f"{path}: has no job, but {count} {which} no comment, the first is line {first} (a job is "

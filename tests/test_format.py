@@ -55,7 +55,8 @@ def stray(data: bytes) -> list[int]:
     if len(lines[-1]) == 1:
         lines.pop()
     return [number for number, line in enumerate(lines, 1)
-            if number not in jobs and line.strip(b" \t\r\f\v") and not line.startswith(b"/")
+            if number not in jobs and line.strip(b" \t\r\f\v")
+            and (not line.startswith(b"/") or (not jobs and line[1:2] not in b"\r\f\v/* \t"))
             and not line.lstrip(b" \t\r\f\v").startswith(b"#")]
 
 

@@ -62,9 +62,17 @@ class PlainCommands(MisreadCase):
                 said, = self.said(runmaker4.check_lines, text)
                 self.assertIn(": has no job, but 1 line that is no comment, the first is line 1 (", said)
 
+    def test_commands_that_begin_with_a_path_are_refused_like_any(self) -> None:
+        self.write("# mine\n\n/bin/echo a\n/bin/echo b\n")
+        ended = self.run_script(RUNMAKER, "runs.txt")
+        self.assertRefused(ended, "has no job, but 2 lines", "the first is line 3", "NEW --add-list")
+        self.assertEqual(self.run_script(RUNSET, "-q", "NEW", "--add-list", "runs.txt").code, 0)
+        ended = self.run_script(RUNMAKER, "--plain", "NEW")
+        self.assertEqual((ended.code, ended.out), (0, b"a\nb\n"))
+
     def test_what_has_no_such_line_is_none(self) -> None:
         for text in (
-            "", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n/b", "#RUN barrier\n#RUN end\n",
+            "", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n//b\n/* c */\n/\n", "#RUN barrier\n#RUN end\n",
             "x echo a\n", b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf", "#" * 10_000, " " * 10_000 + "\n",
         ):
             with self.subTest(text=text[:20]):
