@@ -9272,6 +9272,20 @@ def nonempty(text: str) -> str:
     return text
 
 
+def output_path(text: str) -> str:
+    """An argparse type: the name of a file to write, which must not be that of a lock file.
+
+    A lock file with contents is refused by every program, and so is its job file.
+    """
+    for path in nonempty(text), os.path.realpath(text):
+        if match := COMPANION.fullmatch(os.path.basename(path)):
+            raise argparse.ArgumentTypeError(
+                f"'{printable(text)}' is the name of a lock file, that of {printable(match[1])} "
+                "(give another name)"
+            )
+    return text
+
+
 LONGEST_RETRY_DELAY = 3600.0            # seconds
 
 
@@ -9362,7 +9376,7 @@ def add_limits(add: Add) -> None:
 
 def add_records(add: Add) -> None:
     """The options of runner and server for what they write besides the job file."""
-    add("-l", "--logfile", type=nonempty, metavar="FILE",
+    add("-l", "--logfile", type=output_path, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
         "-n",
@@ -9372,11 +9386,11 @@ def add_records(add: Add) -> None:
         metavar="N",
         help="lines of output per record [3]",
     )
-    add("--outdir", type=nonempty, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
+    add("--outdir", type=output_path, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
         help="DIR/LINE.out, .err; a journal [$RUNMAKER4_OUTDIR]")
     add(
         "--joblog",
-        type=nonempty,
+        type=output_path,
         metavar="FILE",
         help="one line per run of a job, in GNU parallel's format",
     )
@@ -9399,8 +9413,8 @@ def add_verbosity(add: Add) -> None:
 def add_background(add: Add) -> None:
     """The options for the background; and those that stand last in every script's help."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
-    add("--pidfile", type=nonempty, metavar="FILE", help="write the process number there")
-    add("--errors", type=nonempty, metavar="FILE", help="append there what would go to stderr")
+    add("--pidfile", type=output_path, metavar="FILE", help="write the process number there")
+    add("--errors", type=output_path, metavar="FILE", help="append there what would go to stderr")
     add_help(add)
 
 

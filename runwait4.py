@@ -104,6 +104,7 @@ from runmaker4 import (
     open_direct,
     open_job_file,
     other_locks,
+    output_path,
     own_seat,
     plural,
     printable,
@@ -193,10 +194,10 @@ def make_parser() -> Parser:
         metavar="LOG",
         help="a job log of runmaker4.py --joblog, or of GNU parallel",
     )
-    add("--timeline", type=nonempty, metavar="OUT.json",
+    add("--timeline", type=output_path, metavar="OUT.json",
         help="write its runs, or those of --outdir, as trace events, for Perfetto\n"
              "(ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for\neach slot")
-    add("--report", type=nonempty, metavar="OUT.html",
+    add("--report", type=output_path, metavar="OUT.html",
         help="write a page about the same for any browser; with --progress anew while\n"
              "the jobs of FILE run")
     add = parser.add_argument_group("before there are jobs").add_argument
@@ -2780,6 +2781,8 @@ class Reporter:
         self.watcher = watcher
         self.source = options.joblog or os.path.join(options.outdir, "journal")
         refuse_foreign(options.report, *self.KIND)          # now, not when the jobs have ended
+        if options.file is not None and os.path.realpath(options.report) == os.path.realpath(options.file):
+            raise Problem(f"{options.report}: is the job file (give another name)")
         self.next = 0.0
         self.pause = self.LEAST
         self._fault = ""            # why the page could not be written

@@ -5,7 +5,7 @@ import subprocess
 import unittest
 
 import runmaker4
-from tests.support import RUNMAKER, WAITING, RunCase, deadline
+from tests.support import RUNMAKER, RUNSERVER, RUNWAIT, WAITING, RunCase, deadline
 from tests.test_output_names import OutCase, put, run_of
 from tests.values import present
 
@@ -77,6 +77,34 @@ class PidFiles(ForeignCase):
         self.assertEqual(self.finish(runner, timeout=20).code, 0)
 
 
+class LockFiles(ForeignCase):
+    """What becomes of jobs is not written to a lock file, or to the job file."""
+    OPTIONS = (RUNMAKER, "-l"), (RUNMAKER, "--joblog"), (RUNMAKER, "--errors"), (RUNMAKER, "--pidfile"), (
+        RUNMAKER, "--outdir"), (RUNSERVER, "--joblog"), (RUNWAIT, "--outdir=out", "--report")
+
+    def test_the_lock_file_whether_there_is_one_or_a_link_to_it(self) -> None:
+        (self.dir / "link").symlink_to(".runs.txt.lock")
+        for made in False, True:
+            if made:
+                self.write("", ".runs.txt.lock")
+            names = ".runs.txt.lock", "link"
+            calls = [(*words, name, "runs.txt") for words in self.OPTIONS for name in names]
+            for call, ended in self.run_all(calls):
+                with self.subTest(call=call, made=made):
+                    self.assertRefused(ended, f"'{call[-2]}' is the name of a lock file, that of runs.txt")
+            self.assertEqual(self.exists(".runs.txt.lock"), made)
+        self.assertEqual((self.read(".runs.txt.lock"), self.states()), (b"", "."))
+
+    def test_the_job_file_also_one_without_contents(self) -> None:
+        self.write("", "empty.txt")
+        (self.dir / "out").mkdir()
+        self.write("", "out/journal")
+        for call, ended in self.run_all((*words, "./empty.txt", "empty.txt") for words in self.OPTIONS):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "empty.txt")
+        self.assertEqual(self.read("empty.txt"), b"")
+
+
 class Journals(ForeignCase):
     """DIR/journal is appended to if it is a journal."""
 
@@ -105,6 +133,7 @@ class Journals(ForeignCase):
         self.assertEqual(self.run_jobs("-q", "--outdir", "out").code, 0)
 
     def test_an_empty_one_and_one_of_an_earlier_run_are_taken(self) -> None:
+        (self.dir / "out").mkdir()
         self.write("", "out/journal")
         self.jobs("true")
         self.assertEqual(self.run_jobs("-q", "--outdir", "out").code, 0)
