@@ -9164,27 +9164,24 @@ def detach(ready: int) -> None:
 
 
 def open_pid(path: str) -> int:
-    """Open, or make, the pid file.
+    """Open, or make, the pid file, and lock it for as long as we live.
 
-    Raises Problem, also if it holds more than a number: that would be lost.
+    Raises Problem, also if it holds more than a number, which would be lost; or if a process that lives has
+    it: nobody could find that process any more.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
-    if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", read_head(fd, path, 32)):
+    content = read_head(fd, path, 32)
+    if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", content):
         raise Problem(f"{path}: is not a pid file: it holds more than a number (give another name)")
+    with contextlib.suppress(OSError):      # a file system without locks: nobody can know
+        if not lock(fd, 0):
+            number = text_of(content.strip())
+            raise Problem(f"{path}: is the pid file of process {number}, which lives (give another name)")
     return fd
 
 
-def write_pid(path: str, fd: int, say: Say) -> None:
-    """Write our number to the pid file.  Name the process that stood there, if it lives and is a runmaker4.
-
-    Raises Problem.
-    """
-    before = os.fsdecode(read_head(fd, path, 20).strip())
-    if before.isdecimal():
-        # as a rule that process is gone
-        with contextlib.suppress(OSError), open(f"/proc/{before}/cmdline", "rb") as words:
-            if b"runmaker4" in words.read():
-                say(f"{path} named process {before}, which lives on (kill {before} stops it)")
+def write_pid(path: str, fd: int) -> None:
+    """Write our number to the pid file.  Raises Problem."""
     try:
         os.ftruncate(fd, 0)
         write_all(fd, b"%d\n" % os.getpid())
@@ -9566,7 +9563,7 @@ class Program:
         if options.daemon:
             ready = go_into_background()
         if pidfile is not None:
-            write_pid(options.pidfile, pidfile, self.say)
+            write_pid(options.pidfile, pidfile)
         if ready is not None:
             self._introduce()
         if errors is not None:

@@ -133,7 +133,6 @@ class Journals(ForeignCase):
         self.assertEqual(self.run_jobs("-q", "--outdir", "out").code, 0)
 
     def test_an_empty_one_and_one_of_an_earlier_run_are_taken(self) -> None:
-        (self.dir / "out").mkdir()
         self.write("", "out/journal")
         self.jobs("true")
         self.assertEqual(self.run_jobs("-q", "--outdir", "out").code, 0)
