@@ -154,9 +154,10 @@ def line_to_add(text: bytes) -> bytes:
     if is_directive(text):
         return directive(text)
     if begins_with_state(text):
+        shown = text_of(state_shown(text[:1]))
         raise ValueError(
-            f"'{text_of(text[:80])}' is the line of a job already (leave the state out; if it is a command, "
-            "put a blank before it)"
+            f"'{text_of(text[:80])}' is the line of a job already, in state {shown} (leave the state out; if "
+            "it is a command, put a blank before it)"
         )
     return job(text)
 
@@ -360,7 +361,13 @@ class Source:
 
 WORDS = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
 KNOWN = b"".join(WORDS.values())
+NOT_HELD = b"".join(state for state in WORDS.values() if state != HELD)
 LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")        # letters of states, each once, so `err` is not meant
+
+
+def state_shown(state: bytes) -> bytes:
+    """Return a state as messages and --list show it: '.', or 'x (held)' of any that no runner takes."""
+    return state if state in NOT_HELD else state + b" (held)"
 
 
 @dataclass(frozen=True)
@@ -476,11 +483,12 @@ class Ledger:
         return not fault
 
     def text(self, state: bytes) -> str:
-        """'2 lines: ! -> ., 1 line: e -> .'; state: the one that was set."""
+        """'2 lines: ! -> ., 1 line: x (held) -> .'; state: the one that was set."""
         parts: list[str] = []
         for old, count in self.done.items():
             if count:
-                parts.append(f"{plural(count, 'line')}: {text_of(old)} -> {text_of(state)}")
+                before, after = text_of(state_shown(old)), text_of(state_shown(state))
+                parts.append(f"{plural(count, 'line')}: {before} -> {after}")
         return ", ".join(parts)
 
 
@@ -2214,7 +2222,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
     def met() -> Iterator[bytes]:
         for line in selection.lines(file, otherwise=None):
             missing.discard(line.number)
-            yield bytes(line)
+            yield b"%d %s %s" % (line.number, state_shown(line.state), line.command)
 
     count = put_lines(met())
     for number in sorted(missing):

@@ -89,10 +89,10 @@ class Lists(ImportCase):
 
     def test_what_begins_with_a_state_is_refused(self) -> None:
         self.assertAllRefused({
-            ("--add", ". echo hi"): "'. echo hi' is the line of a job already (leave the state out; ",
-            ("--add", "echo 1", "x\techo hi"): "is the line of a job already (",
+            ("--add", ". echo hi"): "'. echo hi' is the line of a job already, in state . (leave ",
+            ("--add", "echo 1", "x\techo hi"): "is the line of a job already, in state x (held) (",
             ("--add-list", "/dev/null", "--template", ". echo {}"): "'. echo {}' is the line of a job ",
-            ("--add", "--template", "d echo", ":::", "1"): "'d echo' is the line of a job already (",
+            ("--add", "--template", "d echo", ":::", "1"): "'d echo' is the line of a job already, in state ",
         })
         self.assertAdds(".  . /etc/profile\n. .x\n", "--add", " . /etc/profile", ".x")
 

@@ -110,14 +110,17 @@ class SettingStates(RunsetCase):
     def test_it_says_which_states_it_has_set(self) -> None:
         calls = {
             "--set=. --state=failed,error": "1 line: ! -> ., 1 line: e -> .",
-            "--set=held 1-4": "1 line: . -> x, 1 line: d -> x, 1 line: ! -> x, 1 line: e -> x",
-            "--cancel 1": "1 line: . -> x",
+            "--set=held 1-4": "1 line: . -> x (held), 1 line: d -> x (held), 1 line: ! -> x (held), "
+                              "1 line: e -> x (held)",
+            "--set=n 1": "1 line: . -> n (held)",
+            "--set=. 5": "1 line: x (held) -> .",
+            "--cancel 1": "1 line: . -> x (held)",
             "--reopen": "1 line: #RUN end -> #off end",
         }
         for words, said in calls.items():
             for quiet in (), ("-q",):
                 with self.subTest(words, quiet=quiet):
-                    self.write(FOUR + "#RUN end\n" * ("reopen" in words))
+                    self.write(FOUR + "x echo e\n" + "#RUN end\n" * ("reopen" in words))
                     ended = self.run_script(RUNSET, *quiet, "runs.txt", *words.split())
                     self.assertEqual((ended.code, ended.out, ended.err),
                                      (0, b"", b"" if quiet else as_bytes(f"runset4.py: runs.txt: {said}\n")))
@@ -263,7 +266,7 @@ class BesideRunners(RunsetCase):
         self.assertEqual(
             ended.err.decode(),
             (
-                "runset4.py: runs.txt: 2 lines: r -> x\n"
+                "runset4.py: runs.txt: 2 lines: r -> x (held)\n"
                 "runset4.py: runs.txt: some jobs have not ended (line 1): a runner that lives ends its jobs "
                 "now; a dead host keeps their commands locked, and --add ' COMMAND', with a blank in front, "
                 "runs one elsewhere (twice at once, if that host lives)\n"
@@ -306,7 +309,7 @@ class Listing(RunsetCase):
 
     def test_all_jobs_are_listed_if_nothing_is_selected(self) -> None:
         self.write("# first\n" + FOUR + "x sleep 1\nprose\n")
-        everything = b"2 . echo a\n3 d echo b\n4 ! echo c\n5 e echo d\n6 x sleep 1\n"
+        everything = b"2 . echo a\n3 d echo b\n4 ! echo c\n5 e echo d\n6 x (held) sleep 1\n"
         self.assertLists(everything, stray=7)
         self.assertLists(everything, "--all", stray=7)
 
