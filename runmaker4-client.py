@@ -1228,6 +1228,8 @@ class Connection:
                 tuple(account.items("bad", int)),
                 account.flag("again"),
                 account.flag("left") and not self._runner.each_slot_had_job,
+                strays=account.whole("strays"),
+                first_stray=account.whole("first_stray"),
             )
         if not self._account.done():
             self._account.set_result(found)

@@ -2201,7 +2201,8 @@ class FileCount:
         if not account:
             return None
         left = account.now.new > 0 and client not in self.for_none.all
-        return dict(now=account.now._asdict(), bad=account.bad, again=account.again, left=left)
+        return dict(now=account.now._asdict(), bad=account.bad, again=account.again, left=left,
+                    strays=account.strays, first_stray=account.first_stray)
 
 
 class Accountant:

@@ -1889,6 +1889,12 @@ def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
     return count, first
 
 
+def name_strays(count: int, first: int) -> str:
+    """'line 4 is neither a job nor a comment, nor are 2 more'."""
+    more = f", nor {'is' if count == 2 else 'are'} {count - 1} more" if count > 1 else ""
+    return f"line {first} is neither a job nor a comment{more}"
+
+
 def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
     """Refuse a file that has strays and no job, such as a list of commands; otherwise name its first stray.
 
@@ -1904,8 +1910,7 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
                 f"'. COMMAND'; runset4.py NEW --add-list {shlex.quote(as_argument(path))} makes jobs of them)"
             )
     if count:
-        more = f", nor {'is' if count == 2 else 'are'} {count - 1} more" if count > 1 else ""
-        say(f"line {first} is neither a job nor a comment{more} ({JOB_OR_COMMENT})")
+        say(f"{name_strays(count, first)} ({JOB_OR_COMMENT})")
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
@@ -2144,6 +2149,8 @@ class Account:
     again: bool = False         # -r would run some of these again: not all of them are of groups
     left: bool = False          # a new job is left that one of these takers could have taken
     orphans: int = 0            # of the jobs in error
+    strays: int = 0             # lines that are neither jobs nor comments
+    first_stray: int = 0        # the number of the first; 0: there is none
 
     def describe(self, with_lines: bool) -> str:
         """What a closing line says of it.
@@ -2677,9 +2684,9 @@ class JobReader(Opened):
         """
         survey = self.survey()
         now = counts(survey)
-        # The first few suffice to name some, and to know whether -r helps
-        bad = list(itertools.islice(self._lines_under(FAILED + ERROR, lambda scope: True), self.BAD))
-        numbers = [line.number for line in survey.orphans] + [line.number for line, _ in bad]
+        bad, again = self._bad_lines()
+        numbers = [line.number for line in survey.orphans] + bad
+        strays, first_stray = count_strays(self.reader, STRAY)
         everybody = len(takers.all)
         if now.new and takers.all:
             self._take_out(takers, groups)
@@ -2687,10 +2694,32 @@ class JobReader(Opened):
             now,
             half_saved=survey.half_saved,
             bad=tuple(sorted(numbers)[:self.BAD]),
-            again=bool(survey.orphans) or any(not scope.settings.together for _, scope in bad),
+            again=bool(survey.orphans) or again,
             left=len(takers.all) < everybody,
             orphans=len(survey.orphans),
+            strays=strays,
+            first_stray=first_stray,
         )
+
+    def _bad_lines(self) -> tuple[list[int], bool]:
+        """The first few lines that are `!` or `e`, and whether any of all these is not of a group.
+
+        Raises OSError.
+        """
+        bad: list[int] = []
+
+        def tells(scope: Scope) -> bool:
+            """Whether a line of this scope adds to the answer."""
+            return len(bad) < self.BAD or not scope.settings.together
+
+        again = False
+        for line, scope in self._lines_under(FAILED + ERROR, tells):
+            if len(bad) < self.BAD:
+                bad.append(line.number)
+            again |= not scope.settings.together
+            if again and len(bad) == self.BAD:
+                break
+        return bad, again
 
     def has_nobody_else(self) -> bool:
         """Whether surely no other runner or server is at work.  Raises OSError."""
@@ -7877,6 +7906,8 @@ class Tally:
         # lines that could not be written are orphans soon
         if account.again or (self.unwritten and now.running):
             text += f"; {retry} runs them again"
+        if account.strays:
+            text += f"; {name_strays(account.strays, account.first_stray)}"
         return text + (f"; {why} tells why" if why and now.bad else "")
 
 

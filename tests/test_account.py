@@ -93,6 +93,17 @@ class OfTheFile(RunCase):
             1,
             "nothing done; in all 2 new",
         ),
+        # what -r runs is told however many of groups stand above it
+        (
+            "#RUN together=all host=*\n" + "! a\n" * 20 + "#RUN\n! b\n" + "! c\n" * 20,
+            (),
+            1,
+            "nothing to do: 41 failed (lines 2, 3, 4, 5, 6, 7, 8, 9, ...); -r runs them again",
+        ),
+        # lines that nobody understands are named again, and change no exit status
+        (". true\nprose\n", (), 0, "1 done in T; line 2 is neither a job nor a comment"),
+        ("d a\n! b\np\nq\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); -r runs them again; line 3 is "
+         "neither a job nor a comment, nor is 1 more"),
     )
 
     def test_all_sorts_of_files(self) -> None:
@@ -232,7 +243,7 @@ runmaker4.Runner.LAST_LOOK = 0.1
 class OfTheServersFile(OverTcp, RunCase):
     """A client says what its server has counted."""
     test_all_sorts_of_files = OfTheFile.test_all_sorts_of_files
-    FILES = tuple(OfTheFile.FILES[at] for at in (5, 7, 10, 13, 15, 17, 19, 20, 21))
+    FILES = tuple(OfTheFile.FILES[at] for at in (5, 7, 10, 13, 15, 17, 19, 20, 21, 22, 24))
 
 
 class LeavingServer(TcpCase):
