@@ -7919,7 +7919,7 @@ def why_command(options: argparse.Namespace) -> str:
     outdir = getattr(options, "outdir", None)               # a client has none
     if not outdir:
         return ""
-    is_known = outdir == os.environ.get("RUNMAKER4_OUTDIR")
+    is_known = outdir == (os.environ.get("RUNMAKER4_OUTDIR") or default_outdir(options.file))
     named = [] if is_known else ["--outdir", as_argument(outdir)]
     return shlex.join(["runwait4.py", "--failed", *named, as_argument(options.file)])
 
@@ -9300,6 +9300,11 @@ def nonempty(text: str) -> str:
     return text
 
 
+def default_outdir(path: str) -> str:
+    """The output directory of runners in the background that are given none, beside the job file."""
+    return f"{path}.out"
+
+
 def output_path(text: str) -> str:
     """An argparse type: the name of a file to write, which must not be that of a lock file.
 
@@ -9885,6 +9890,8 @@ class App(RunnerProgram):
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # it stands in lines of records; a client refuses other names
         self.path = options.file
+        if options.daemon and not (options.outdir or options.logfile):
+            options.outdir = default_outdir(self.path)      # otherwise what jobs print would be lost
         self._mount = check_mount(self.path, options.single_host, self.say)
         self._badge = Badge(of_server=False)
         self._taker = Taker(
@@ -9906,8 +9913,9 @@ class App(RunnerProgram):
 
     def _introduce(self) -> None:
         super()._introduce()
-        if not (self.options.quiet or self.options.outdir or self.options.logfile):
-            self.say("what jobs print is lost (--outdir DIR or -l FILE keeps it)")
+        outdir = self.options.outdir
+        if not self.options.quiet and outdir == default_outdir(self.path):
+            self.say(f"what jobs print goes to {outdir}/ (--outdir DIR: elsewhere)")
 
     def main(self) -> int:
         """Run the jobs, or print what would be run; the exit status."""

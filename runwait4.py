@@ -81,6 +81,7 @@ from runmaker4 import (
     close_all,
     columns_of,
     counts,
+    default_outdir,
     exit_on,
     file_of_jobs,
     filled,
@@ -185,7 +186,7 @@ def make_parser() -> Parser:
         help="with --outdir, also beside --report: print run times, CPU use and memory per\n"
              "host and per command (FILE may be left out)")
     add("--outdir", type=nonempty, metavar="DIR",
-        help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]")
+        help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR, FILE.out]")
     add_help(add)
     add = parser.add_argument_group("drawing what was run").add_argument
     add(
@@ -213,9 +214,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options: argparse.Namespace = parser.parse_args(argv)
     named = options.outdir is not None
     if not named and options.joblog is None:
-        options.outdir = os.environ.get("RUNMAKER4_OUTDIR") or None
+        options.outdir = os.environ.get("RUNMAKER4_OUTDIR") or outdir_of_background(options.file)
     check_options(options, parser, named)
     return options
+
+
+def outdir_of_background(path: str | None) -> str | None:
+    """The output directory of runners in the background that were given none; None: none that can be read."""
+    if path is None or not os.access(os.path.join(default_outdir(path), "journal"), os.R_OK):
+        return None
+    return default_outdir(path)
 
 
 EXCLUDED = {                    # of options, by one of both

@@ -253,7 +253,7 @@ RECIPES = {
     "cat > simulate << 'END'": Recipe(
         instead={"4000": "20"},
         status=None,
-        after="cat out/8.out; grep -q '</html>' night.html",
+        after="cat runs.txt.out/8.out; grep -q '</html>' night.html",
         states="d" * 6 + "!" + "d" * 13,
     ),
     "runmaker4.py -d -j0 --pidfile pid --errors errors --outdir out runs.txt": Recipe(

@@ -116,7 +116,7 @@ class Waiting(RunCase):
 
 class Background(RunCase):
     """-d: start-up errors come first, then the runner leaves the terminal and goes on."""
-    LOST = rb"[^\n]*: what jobs print is lost [^\n]*\n"        # said where nothing keeps it
+    KEPT = rb"[^\n]*: what jobs print goes to [^\n]*\n"        # said where it was not asked for
 
     def start_daemon(self, *options: str) -> int:
         """Start a runner with -d whose first job waits at the gate; its pid."""
@@ -127,16 +127,44 @@ class Background(RunCase):
         self.assertTrue(alive(pid))
         return pid
 
-    def test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it(self) -> None:
-        for options, said in (("", True), ("--outdir=out", False), ("-l log", False), ("-q", False)):
-            self.jobs("true")
-            ended = self.run_jobs("-d", *options.split())
-            self.assertEqual(
-                (ended.code, ended.out, b"what jobs print is lost (--outdir" in ended.err),
-                (0, b"", said),
-                options,
-            )
-            self.wait_states("d")
+    def test_what_jobs_print_is_kept_beside_the_file_where_nothing_else_keeps_it(self) -> None:
+        for options, kept in (("--outdir=out", False), ("-l log", False), ("", True), ("-q", True)):
+            with self.subTest(options):
+                self.jobs("echo said")
+                ended = self.run_jobs("-d", *options.split())
+                self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+                self.assertEqual(b"what jobs print goes to runs.txt.out/ (" in ended.err, options == "")
+                self.wait_states("d")
+                self.assertEqual(self.exists("runs.txt.out"), kept)
+                if kept:
+                    self.assertEqual(self.wait_file("runs.txt.out/1.out"), b"said\n")
+
+    def test_the_environment_says_where_that_is_kept(self) -> None:
+        self.jobs("echo said")
+        self.run_jobs("-d", "-q", env={"RUNMAKER4_OUTDIR": "out"})
+        self.wait_states("d")
+        self.assertEqual((self.wait_file("out/1.out"), self.exists("runs.txt.out")), (b"said\n", False))
+
+    def test_two_runners_share_it_and_the_views_use_it(self) -> None:
+        self.jobs("sleep 0.1; exit 3", *["sleep 0.1; echo said"] * 9)
+        for _ in range(2):
+            self.assertEqual(self.run_jobs("-d", "-q").code, 0)
+        self.assertEqual(self.run_script(RUNWAIT, "runs.txt").code, 0)
+        wait_until(lambda: self.read("runs.txt.out/journal").count(b'"event": "end"') == 10, what="all ends")
+        for option, words in (("--failed", b"line 1: exit 3 "), ("--stats", b"in all"), ("--show=2", b"said"),
+                              ("--status", b"1 failed")):
+            ended = self.run_script(RUNWAIT, option, "runs.txt")
+            self.assertIn(words, ended.out, ended.err)
+        for where in ("--outdir=none",), ():
+            ended = self.run_script(RUNWAIT, "--failed", *where, "runs.txt", env={"RUNMAKER4_OUTDIR": "none"})
+            self.assertRefused(ended, "none")
+
+    def test_a_directory_of_that_name_without_a_journal_is_not_taken_for_it(self) -> None:
+        self.jobs("false")
+        (self.dir / "runs.txt.out").mkdir()
+        self.run_jobs("-q")
+        ended = self.run_script(RUNWAIT, "--status", "runs.txt")
+        self.assertEqual((ended.code, ended.err), (0, b""))
 
     def test_nothing_comes_on_stdout_though_that_is_a_file(self) -> None:
         self.jobs(f"echo said; {WAITING}; echo said")
@@ -192,7 +220,7 @@ class Background(RunCase):
         self.open_gate()
         self.wait_states("d!d")
         self.wait_gone(pid)
-        self.assertRegex(os.read(master, 1000), rb"\A[^\n]*process %d [^\n]*\n%b\Z" % (pid, self.LOST))
+        self.assertRegex(os.read(master, 1000), rb"\A[^\n]*process %d [^\n]*\n%b\Z" % (pid, self.KEPT))
         with self.assertRaises(OSError, msg="the terminal is closed, and nothing more was printed there"):
             os.read(master, 1000)
 

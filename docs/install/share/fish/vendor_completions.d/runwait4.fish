@@ -13,7 +13,7 @@ complete -c runwait4 -l show -x -d 'with --outdir: print the same of all runs of
 number, 1,2,5-9, a whole command, or a shell pattern for such'
 complete -c runwait4 -l stats -d 'with --outdir, also beside --report: print run times, CPU use and memory per
 host and per command (FILE may be left out)'
-complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
+complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR, FILE.out]'
 complete -c runwait4 -l version -d 'print the version'
 complete -c runwait4 -s h -l help -d 'print this help'
 complete -c runwait4 -l joblog -rF -d 'a job log of runmaker4.py --joblog, or of GNU parallel'
