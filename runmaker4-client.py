@@ -556,7 +556,8 @@ class Outbox:
 #
 # A `Connection` is to its `Runner` what a job file is to runmaker4.py's: claim() takes a job that has come,
 # or asks for some; finish() and release() make an event of the result.  None of them waits for the server.
-# stay_connected() opens one `ServerLink` after the other.  On each it goes like this:
+# It has two parts: `Requests` decides what the server is asked for; `LinkLife` opens one `ServerLink` after
+# the other, and knows by its state what may be done.  On each link it goes like this:
 #
 #     1. We say `have` of each job that we hold, then `hello`.
 #     2. `welcome` says which of these jobs are others' by now (they are ended), which results the server has,
@@ -571,13 +572,6 @@ class Outbox:
 #        when a server proves another file id, before we have named a job.  Without jobs any file will do.
 #
 # To leave, we wait until all events are acknowledged, ask what the file holds, and say `bye`.
-
-
-class Standing(enum.Enum):
-    """Whether we want a server."""
-    WANTED = enum.auto()                # it is connected, or we try to reach it
-    OVER = enum.auto()                  # it leaves for good, or we do
-    GIVEN_UP = enum.auto()              # there was none for the time that --give-up says
 
 
 class Complaint(enum.Enum):
@@ -611,9 +605,316 @@ class ServerLink(Link, asyncio.Protocol):
         if not self.gone.done():
             self.gone.set_result(why)
 
+    def request(self, kind: str, **fields: Any) -> int:
+        """Send a request, which will be answered.  Return its number: the microsecond at which it was sent.
+        """
+        number = int(boottime() * 1e6)
+        self.send(type=kind, request=number, **fields)
+        return number
+
+
+class LinkState(enum.Enum):
+    """What a LinkLife does."""
+    DIALLING = enum.auto()              # it connects, and both ends prove themselves
+    GREETING = enum.auto()              # both ends are proven, we have said hello
+    IN_USE = enum.auto()                # the server has said welcome
+    PAUSED = enum.auto()                # there is no link, and soon the next attempt
+    LEAVING = enum.auto()               # the link is in use, and it will be the last one
+    OVER = enum.auto()                  # we or the server have left for good
+    GIVEN_UP = enum.auto()              # there was no server for the time that --give-up says
+
+
+class LinkEvent(enum.Enum):
+    """What changes the state of a LinkLife."""
+    PROVEN = enum.auto()                # both ends of a new link have proven themselves
+    WELCOME = enum.auto()               # the server has said welcome
+    LOST = enum.auto()                  # an attempt has failed, or a link is gone
+    RETRY = enum.auto()                 # the pause is over
+    TIME_UP = enum.auto()               # in a pause, --give-up is over
+    CONCLUDE = enum.auto()              # we or the server begin to leave for good
+
+
+NEXT_STATES = {
+    LinkState.DIALLING: {
+        LinkEvent.PROVEN: LinkState.GREETING,
+        LinkEvent.LOST: LinkState.PAUSED,
+        LinkEvent.CONCLUDE: LinkState.OVER,
+    },
+    LinkState.GREETING: {
+        LinkEvent.WELCOME: LinkState.IN_USE,
+        LinkEvent.LOST: LinkState.PAUSED,
+        LinkEvent.CONCLUDE: LinkState.OVER,
+    },
+    LinkState.IN_USE: {
+        LinkEvent.WELCOME: LinkState.IN_USE,
+        LinkEvent.LOST: LinkState.PAUSED,
+        LinkEvent.CONCLUDE: LinkState.LEAVING,
+    },
+    LinkState.PAUSED: {
+        LinkEvent.RETRY: LinkState.DIALLING,
+        LinkEvent.TIME_UP: LinkState.GIVEN_UP,
+        LinkEvent.CONCLUDE: LinkState.OVER,
+    },
+    LinkState.LEAVING: {
+        LinkEvent.WELCOME: LinkState.LEAVING,
+        LinkEvent.LOST: LinkState.OVER,
+        LinkEvent.CONCLUDE: LinkState.LEAVING,
+    },
+    LinkState.OVER: {
+        LinkEvent.PROVEN: LinkState.OVER,
+        LinkEvent.LOST: LinkState.OVER,
+        LinkEvent.CONCLUDE: LinkState.OVER,
+    },
+    LinkState.GIVEN_UP: {
+        LinkEvent.CONCLUDE: LinkState.GIVEN_UP,
+    },
+}
+
+
+class LinkLife:
+    """The life of a client's link: keeps it alive, and dials again when it is lost.
+
+    There is one attempt or link at a time.  `state` changes in on() alone, by NEXT_STATES:
+
+        state       link  proven    welcome  lost    retry     time up   conclude
+        DIALLING    -     GREETING  x        PAUSED  x         x         OVER
+        GREETING    -     x         IN_USE   PAUSED  x         x         OVER
+        IN_USE      yes   x         same     PAUSED  x         x         LEAVING
+        PAUSED      -     x         x        x       DIALLING  GIVEN_UP  OVER
+        LEAVING     yes   x         same     OVER    x         x         same
+        OVER        -     same      x        same    x         x         same
+        GIVEN_UP    -     x         x        x       x         x         same
+
+    link: whether messages may be sent and are understood, but for welcome and closing.  x: cannot happen; if
+    it does, on() raises RuntimeError.  In OVER an attempt that is under way may still succeed or fail, but no
+    message of the server counts.
+    """
+
+    def __init__(self, endpoint: Endpoint, give_up: float | None, complaint: Complaint) -> None:
+        """give_up: seconds without a server after which we leave; None: never.
+
+        complaint: what was said of the first attempt to connect.
+        """
+        self._endpoint = endpoint
+        self._limit = EVER if give_up is None else give_up
+        self.complaint = complaint
+        self.state = LinkState.DIALLING
+        self._link: ServerLink | None = None        # the last link whose ends have proven themselves
+        self.was_welcome = False                    # on this link, or one before
+        self.file = ""                              # the job file of the server that was there last
+        self.file_id = ""                           # its id
+        self._down_since = boottime()               # when the last link in use was lost
+        self._grace = 60.0                          # seconds for which the server keeps our lines
+        self._alive_at = -EVER                      # when the last request that is answered was sent
+        self._pause = 0.1                           # seconds to the next attempt, if this one fails
+
+    def on(self, event: LinkEvent) -> None:
+        """Change the state, because of this event."""
+        after = NEXT_STATES[self.state].get(event)
+        if after is None:
+            raise RuntimeError(f"{event.name} in the state {self.state.name}")
+        self.state = after
+
+    @property
+    def link(self) -> ServerLink | None:
+        """The link that is in use; None: there is none."""
+        return self._link if self.state in (LinkState.IN_USE, LinkState.LEAVING) else None
+
+    @property
+    def wants_server(self) -> bool:
+        """Return True if there is a server that we do not leave, or we try to reach one."""
+        return self.state in (LinkState.DIALLING, LinkState.GREETING, LinkState.IN_USE, LinkState.PAUSED)
+
+    @property
+    def may_start(self) -> bool:
+        """Return True if a job may begin: only soon after a request that was answered (rule 2 in
+        runmaker4-server.py).
+        """
+        silence = boottime() - self._alive_at
+        return self.link is not None and silence < min(self._grace / 2, runmaker4.SILENCE)
+
+    def patience(self) -> float:
+        """Return the seconds to wait for an account: 0 if no server was ever there, and we have said so."""
+        if self.link:
+            return COUNTING
+        return CONNECT if self.was_welcome or self.complaint is Complaint.NOTHING else 0.0
+
+    def on_proven(self, link: ServerLink) -> None:
+        """Greet on this link."""
+        self._link = link
+        self.on(LinkEvent.PROVEN)
+
+    def on_welcome(self, file: str, file_id: str, grace: float) -> str:
+        """Use the link.  Return what is news about the server."""
+        news = f"serving {file}"
+        if self.was_welcome:
+            news = "connected again"
+            if file_id != self.file_id:
+                news = f"connected again; serving another file: {file}"
+        self.on(LinkEvent.WELCOME)
+        self.file = file
+        self.file_id = file_id
+        self.was_welcome = True
+        self.complaint = Complaint.NOTHING
+        self._grace = grace
+        self._pause = 0.1
+        return news
+
+    def on_answer(self, number: int) -> None:
+        """Note that the server was alive after this request was sent, because it has answered it."""
+        self._alive_at = max(self._alive_at, min(number / 1e6, boottime()))
+
+    def on_lost(self, loss: Complaint) -> bool:
+        """Go without a link.  Return True if that is to be said, which happens once.
+
+        loss: what would be said.  A refusal is said even if the loss was said, because it tells what to do.
+        """
+        if self.link:
+            self._down_since = boottime()
+        self.on(LinkEvent.LOST)
+        is_news = self.complaint is Complaint.NOTHING
+        if loss is Complaint.REFUSAL:
+            is_news = self.complaint is not Complaint.REFUSAL
+        if not is_news or self.state is LinkState.OVER:
+            return False
+        self.complaint = loss
+        return True
+
+    async def connect(self, connection: Connection, first: tuple[socket.socket, ClientChannel] | None,
+                      file_id: str) -> ServerLink:
+        """Return a link on which both ends are authenticated, or soon will be.
+
+        first: a connection that was made already; None: there is none.  file_id: of the file that must be
+        served; '': any.  Raises OSError, asyncio.TimeoutError.
+        """
+        loop = connection.loop
+        if first:
+            sock, channel = first
+            link = ServerLink(connection, channel)
+            await loop.create_connection(lambda: link, sock=sock)
+            return link
+        where = self._endpoint
+        link = ServerLink(connection, where.open_channel(file_id))
+        dialling = loop.create_connection(lambda: link, where.host, where.port, happy_eyeballs_delay=0.25)
+        await asyncio.wait_for(dialling, min(CONNECT, self._seconds_left()))
+        return link
+
+    async def use(self, link: ServerLink) -> str:
+        """Keep a link alive until it is lost.  Return why it was lost."""
+        made = boottime()
+        while not link.gone.done():
+            pause = min(runmaker4.KEEP_ALIVE, self._grace / 8) if self.link else 0.2
+            await asyncio.wait([link.gone], timeout=pause)
+            now = boottime()
+            if link.gone.done():
+                break
+            if self.link:
+                if now - link.heard > runmaker4.SILENCE:
+                    link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
+                else:
+                    link.request("ping")
+            elif now - made > min(runmaker4.HANDSHAKE, self._seconds_left()):
+                link.drop("no answer")
+        error = link.channel.error
+        if isinstance(error, OtherFile):
+            return f"another file is served there; waiting for the server of {self.file}"
+        return self._endpoint.rejection(error) if isinstance(error, Refused) else link.gone.result()
+
+    async def pause(self) -> float | None:
+        """Wait for the next attempt, if we want a server.
+
+        Return the seconds for which there was none if we give up, otherwise None.
+        """
+        if self.state is not LinkState.PAUSED:
+            return None
+        gone = boottime() - self._down_since
+        if gone >= self._limit:
+            self.on(LinkEvent.TIME_UP)
+            return gone
+        # a random part, because otherwise all clients of a server would reconnect at once
+        await asyncio.sleep(min(self._pause * random.uniform(0.5, 1.0), self._seconds_left()))
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        if self.wants_server:                       # we may have begun to leave meanwhile
+            self.on(LinkEvent.RETRY)
+        return None
+
+    def _seconds_left(self) -> float:
+        """Return the seconds until we give up; at least 0.5, which is enough for an attempt."""
+        return max(self._limit - (boottime() - self._down_since), 0.5)
+
+
+class Requests:
+    """What the server was asked for and has not sent, and what it may be asked for next.
+
+    `want` and the memory are told as differences.  So it does not matter which jobs are on their way to us at
+    this moment.  It sends nothing itself.
+    """
+
+    def __init__(self) -> None:
+        self.pending = 0                            # slots for which jobs were asked for that have not come
+        self._reported_slots = 0                    # how many the server knows to be in service
+        # bytes that the server may still promise to jobs: what we have said, less what jobs that came take
+        self._offered = 0
+        self._leave_request: int | None = None      # the request that says we leave if there is nothing
+        # why there is no job; `again`: EVER, or None once `_leave_request` was answered by `nothing`
+        self.nothing = NoJob(EVER)
+
+    def hello(self, slots: int, memory: float) -> dict[str, int]:
+        """Return what a `hello` says of slots and memory."""
+        self._reported_slots = slots
+        self._offered = int(min(memory, runmaker4.WHOLE))
+        return dict(slots=slots, memory=self._offered)
+
+    def claim(self, want: int, memory: float, slots: int, last: bool) -> dict[str, Any] | None:
+        """Return what a `claim` says, which must be sent; None: there is no news.
+
+        want: slots for which jobs are asked for.  memory: bytes that no job has.  slots: how many are in
+        service.  last: we leave if there is nothing; that holds until the request is answered.
+        """
+        more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
+        begins_to_leave = last and self._leave_request is None
+        if not want and not more and not begins_to_leave and self._reported_slots == slots:
+            return None
+        self.pending += want
+        self._offered += more
+        self._reported_slots = slots
+        return dict(want=want, memory=more, last=last or self._leave_request is not None, slots=slots)
+
+    def on_sent(self, number: int, claim: dict[str, Any]) -> None:
+        """Note the number of the request that this claim has become."""
+        if claim["last"]:
+            self._leave_request = number
+
+    def on_job(self, job: RemoteJob) -> None:
+        """Count a job that has come."""
+        self.pending = max(self.pending - job.slots, 0)
+        self._offered -= int(job.needs.memory)
+
+    def on_nothing(self, number: int, *, met_end: bool, stopped: str, may_leave: bool) -> None:
+        """Note that there is no job for us.
+
+        If this answers the request that said we leave, and we still may, the runner is told to leave.
+        """
+        again = self.nothing.again
+        if self._leave_request is not None and number >= self._leave_request and may_leave:
+            self._leave_request = None
+            again = None
+        self.nothing = NoJob(again, met_end=met_end, stopped=stopped)
+
+    def forget_nothing(self) -> None:
+        """Forget that the server had no job for us: something has changed, so we may ask again."""
+        self._leave_request = None
+        self.nothing = replace(self.nothing, again=EVER)
+
+    def on_lost(self) -> None:
+        """Forget what was asked for: there is no server."""
+        self.pending = 0
+        self.forget_nothing()
+
 
 class Connection:
-    """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs); reconnects whenever the link is lost."""
+    """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and what it must learn of them.
+    """
 
     AHEAD = 10.0                        # seconds at most that a group's start is put off
     LATE = 0.002                        # seconds by which timers may be late
@@ -631,18 +932,11 @@ class Connection:
         self.loop = loop
         self._say = program.say
         self._endpoint = endpoint
-        self._limit = EVER if give_up is None else give_up
         self._follow = follow
         self._quiet = quiet
-        self._complaint = complaint
         self._id = secrets.token_hex(8)
-        self.standing = Standing.WANTED
-        self.was_welcome = False                    # on this link, or one before
-        self.file = ""                              # the job file of the server that was there last
-        self._file_id = ""                          # its id: all our jobs are from that file
-        self._link: ServerLink | None = None        # the link on which we are welcome; None: there is none
-        self._down_since = boottime()               # when the last link was lost
-        self._grace = 60.0                          # seconds for which the server keeps our lines
+        self.life = LinkLife(endpoint, give_up, complaint)
+        self._requests = Requests()
         self.orphans: list[int] = []                # the server counts them
         self.failures: Failures | None = None       # the server counts these, too
         # the states of lines that are still to be run again for us, as the server says: see Taker.retry
@@ -650,14 +944,6 @@ class Connection:
         # our jobs by their keys, but for those that wait for a slot: these are in the queue alone
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
-        self._requested = 0                         # slots for which jobs were asked for that have not come
-        self._reported_slots = 0                    # how many the server knows to be in service
-        # bytes that the server may still promise to jobs: what we have said, less what jobs that came take
-        self._offered = 0
-        self._alive_at = -EVER                      # when the last request that is answered was sent
-        self._leave_request: int | None = None      # the request that says we leave if there is nothing
-        # why there is no job; `again`: EVER, or None once `_leave_request` was answered by `nothing`
-        self._nothing = NoJob(EVER)
         self._outbox = Outbox()
         self._wanted = (False, False)               # whether the server keeps records, and wants output
         # jobs whose gates are to be opened, and when (loop's time)
@@ -687,15 +973,15 @@ class Connection:
         if self._queue and not free.holds(self._queue[0].needs):
             self._ask_for(0, memory)
             return NoJob(EVER)
-        if self._queue and self._may_start():
+        if self._queue and self.life.may_start:
             job = self._queue.popleft()
             self._jobs[job.key] = job
-            self._forget_nothing()
+            self._requests.forget_nothing()
             self._ask(memory)
             return job
-        if self._nothing.again is not None:
+        if self._requests.nothing.again is not None:
             self._ask(memory, last or (self._follow and not self._runner.tasks))
-        return self._nothing
+        return self._requests.nothing
 
     async def lend(self, job: Job) -> int | None:
         """None: the server has the lock."""
@@ -704,7 +990,7 @@ class Connection:
     async def still_has(self, job: Job) -> bool:
         """Whether a job may run again, by the rule for its first run: without a server, others may get it.
         """
-        return self.ours(job) is not None and self._may_start()
+        return self.ours(job) is not None and self.life.may_start
 
     def reclaim(self, fd: int) -> None:
         """Nothing was lent."""
@@ -755,26 +1041,18 @@ class Connection:
             self._say(f"the server could not be told how {plural(len(unwritten), 'job')} ended")
             self._program.tally.unwritten += unwritten
         await runner.in_time(self._ask_account())
-        self._conclude()
-        if self._link:
-            self._link.send(type="bye")
-            self._link.flush()
-            self._link.transport.close()
+        self.life.on(LinkEvent.CONCLUDE)
+        link = self.life.link
+        if link:
+            link.send(type="bye")
+            link.flush()
+            link.transport.close()
         return self._account.result() if self._account.done() else None
-
-    @property
-    def _wants_server(self) -> bool:
-        return self.standing is Standing.WANTED
-
-    def _conclude(self) -> None:
-        """Note that we want no server any more, if we still did."""
-        if self.standing is Standing.WANTED:
-            self.standing = Standing.OVER
 
     async def _hand_in(self, runner: Runner) -> None:
         """Wait until all events are acknowledged, or no server will do that; not for long after a signal."""
         began = boottime()
-        while not self._outbox.is_empty and self._wants_server:
+        while not self._outbox.is_empty and self.life.wants_server:
             hurried = runner.killed or runner.wall_over or self._program.defects
             if hurried and (runner.processes.impatient or boottime() - began > runner.LAST_TRIES):
                 return
@@ -792,28 +1070,17 @@ class Connection:
         A server that leaves for good (`closing`) tells it unasked.
         """
         began = boottime()
-        asked = None
-        while not self._account.done() and self._wants_server:
-            if self._link and self._link is not asked:
-                asked = self._link
-                asked.send(type="account", slots=self._runner.size)
-            if boottime() - began > self._patience():
+        asked: ServerLink | None = None
+        while not self._account.done() and self.life.wants_server:
+            link = self.life.link
+            if link and link is not asked:
+                asked = link
+                link.send(type="account", slots=self._runner.size)
+            if boottime() - began > self.life.patience():
                 return
             await self._wait_for_progress()
 
-    def _patience(self) -> float:
-        """Seconds to wait for an account: 0 if no server was ever there, and we have said so."""
-        if self._link:
-            return COUNTING
-        return CONNECT if self.was_welcome or self._complaint is Complaint.NOTHING else 0.0
-
     # -- asking for jobs -------------------------------------------------------------------------------------
-
-    def _may_start(self) -> bool:
-        """Whether a job may begin: only soon after a request that was answered (runmaker4-server.py, rule 2).
-        """
-        silence = boottime() - self._alive_at
-        return self._link is not None and silence < min(self._grace / 2, runmaker4.SILENCE)
 
     def _slots(self) -> int:
         """How many slots have a job, or could have one now.  Slots that other runners use do not count."""
@@ -825,50 +1092,21 @@ class Connection:
         memory: bytes that no job has.  last: we leave if there is nothing; that holds until the request
         is answered.
         """
-        due = sum(job.slots for job in self._queue) + self._requested
+        due = sum(job.slots for job in self._queue) + self._requests.pending
         self._ask_for(max(self._slots() - sum(job.slots for job in self._running()) - due, 0), memory, last)
 
     def _ask_for(self, want: int, memory: float, last: bool = False) -> None:
-        """Ask for jobs for `want` slots more, and tell how much of our memory is free, if that has changed.
-
-        `want` and the memory are told as differences.  So it does not matter which jobs are on their way to
-        us at this moment.
-        """
-        link = self._link
+        """Ask for jobs for `want` slots more, and tell how much of our memory is free, if there is news."""
+        link = self.life.link
         if not link or self._runner.draining:
             return
-        slots = self._runner.in_service
-        more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
-        begins_to_leave = last and self._leave_request is None
-        if not want and not more and not begins_to_leave and self._reported_slots == slots:
-            return
-        self._requested += want
-        self._offered += more
-        self._reported_slots = slots
-        last = last or self._leave_request is not None
-        number = self._request(link, "claim", want=want, memory=more, last=last, slots=slots)
-        if last:
-            self._leave_request = number
+        claim = self._requests.claim(want, memory, self._runner.in_service, last)
+        if claim:
+            self._requests.on_sent(link.request("claim", **claim), claim)
 
     def _running(self) -> list[RemoteJob]:
         """The jobs that have slots."""
         return [job for job in self._jobs.values() if not job.has_ended]
-
-    def _forget_nothing(self) -> None:
-        """Forget that the server had no job for us: something has changed, so we may ask again."""
-        self._leave_request = None
-        self._nothing = replace(self._nothing, again=EVER)
-
-    @staticmethod
-    def _request(link: ServerLink, kind: str, **fields: Any) -> int:
-        """Send a request, which will be answered; its number: the microsecond at which it was sent."""
-        number = int(boottime() * 1e6)
-        link.send(type=kind, request=number, **fields)
-        return number
-
-    def _note_answer(self, number: int) -> None:
-        """Note that the server was alive after this request was sent, because it has answered it."""
-        self._alive_at = max(self._alive_at, min(number / 1e6, boottime()))
 
     def _return(self, job: RemoteJob) -> None:
         """Give a job back if it still waits for a slot, so that somebody else may run it."""
@@ -890,8 +1128,9 @@ class Connection:
         self._send_events()
 
     def _send_events(self) -> None:
-        if self._link:
-            self._outbox.send(self._link)
+        link = self.life.link
+        if link:
+            self._outbox.send(link)
 
     def _acknowledged(self, events: Iterable[Event]) -> None:
         """Go on after these events, which the server has dealt with."""
@@ -942,97 +1181,46 @@ class Connection:
         server may have the port.  So a refusal ends neither jobs nor the waiting for our server.  Raises
         Problem if we are refused before we were ever welcome.
         """
-        pause = 0.1
-        while self._wants_server:
+        while self.life.wants_server:
             loss = Complaint.LOSS
             try:
-                link = await self._connect(first)
-                why = await self._use(link)
+                link = await self.life.connect(self, first, self.life.file_id if self._jobs else "")
+                why = await self.life.use(link)
                 if isinstance(link.channel.error, Refused):
                     loss = Complaint.REFUSAL
-                    if not self.was_welcome:
+                    if not self.life.was_welcome:
                         raise Problem(f"{self._endpoint.host}: {why}")
-                if link is self._link:
-                    pause = 0.1
             except (OSError, asyncio.TimeoutError) as error:
                 why = self._endpoint.refusal(error)
             first = None
             self._on_loss(why, loss)
-            if self.standing is Standing.OVER or self._gives_up(why):
-                return
-            # a random part, because otherwise all clients of a server would reconnect at once
-            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._seconds_left()))
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    async def _connect(self, first: tuple[socket.socket, ClientChannel] | None) -> ServerLink:
-        """A link on which both ends are authenticated, or soon will be."""
-        if first:
-            sock, channel = first
-            link = ServerLink(self, channel)
-            await self.loop.create_connection(lambda: link, sock=sock)
-            return link
-        where = self._endpoint
-        link = ServerLink(self, where.open_channel(self._file_id if self._jobs else ""))
-        dialling = self.loop.create_connection(
-            lambda: link, where.host, where.port, happy_eyeballs_delay=0.25
-        )
-        await asyncio.wait_for(dialling, min(CONNECT, self._seconds_left()))
-        return link
-
-    async def _use(self, link: ServerLink) -> str:
-        """Keep a link alive until it is lost; why it was lost."""
-        made = boottime()
-        while not link.gone.done():
-            pause = min(runmaker4.KEEP_ALIVE, self._grace / 8) if link is self._link else 0.2
-            await asyncio.wait([link.gone], timeout=pause)
-            now = boottime()
-            if link.gone.done():
-                break
-            if link is self._link:
-                if now - link.heard > runmaker4.SILENCE:
-                    link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
-                else:
-                    self._request(link, "ping")
-            elif now - made > min(runmaker4.HANDSHAKE, self._seconds_left()):
-                link.drop("no answer")
-        error = link.channel.error
-        if isinstance(error, OtherFile):
-            return f"another file is served there; waiting for the server of {self.file}"
-        return self._endpoint.rejection(error) if isinstance(error, Refused) else link.gone.result()
+            gone = await self.life.pause()
+            if gone is not None:
+                self._give_up(f"no server for {human_time(gone)}: {why}")
 
     def greet(self, link: ServerLink) -> None:
         """Tell the server, which is authenticated, who we are and which jobs we have."""
+        self.life.on_proven(link)
+        if not self.life.wants_server:
+            return
         for job in self._jobs.values():             # one by one, because a command may fill a message
             link.send(type="have", jobs=[job.describe()])
-        self._reported_slots = self._runner.in_service
-        self._offered = int(min(self._program.memory.size, runmaker4.WHOLE))
         link.send(
             type="hello",
             client=self._id,
             name=in_records(os.fsdecode(self._program.host)),
             pid=os.getpid(),
-            slots=self._reported_slots,
-            memory=self._offered,
+            **self._requests.hello(self._runner.in_service, self._program.memory.size),
             retry=self._retry,
             follow=self._follow,
             directory=to_text(self._program.directory),
         )
 
     def _on_loss(self, why: str, loss: Complaint) -> None:
-        """There is no server: say so once, and make ready for the next one what we have.
-
-        A refusal is said even if the loss was said, because it tells what to do.
-        """
-        if self._link:
-            self._link = None
-            self._down_since = boottime()
-        is_news = self._complaint is Complaint.NOTHING
-        if loss is Complaint.REFUSAL:
-            is_news = self._complaint is not Complaint.REFUSAL
-        if is_news and self.standing is not Standing.OVER:
+        """There is no server: say so once, and make ready for the next one what we have."""
+        if self.life.on_lost(loss):
             running = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{running}; trying again")
-            self._complaint = loss
         for job in self._queue:
             # A new server must know that a job was not begun.  A job of a group is sent again if we do not
             # name it.
@@ -1042,30 +1230,22 @@ class Connection:
         self._gates.clear()
         for job in self._jobs.values():
             self._runner.refuse_gate(job)
-        self._requested = 0
-        self._forget_nothing()
+        self._requests.on_lost()
 
-    def _seconds_left(self) -> float:
-        """Seconds until we give up; at least 0.5, which is enough for an attempt."""
-        return max(self._limit - (boottime() - self._down_since), 0.5)
-
-    def _gives_up(self, why: str) -> bool:
-        """Whether there was no server for too long.  If so, end what runs, and leave."""
-        gone = boottime() - self._down_since
-        if gone < self._limit:
-            return False
-        self.standing = Standing.GIVEN_UP
+    def _give_up(self, why: str) -> None:
+        """End what runs, and leave, because there was no server for too long."""
         self._progress.set()
-        self._runner.fail(f"no server for {human_time(gone)}: {why}")
+        self._runner.fail(why)
         self._runner.kill_jobs()
-        return True
 
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
         """Deal with a message of the server.  Raises WireError."""
         kind = message.text("type", 16)
-        if link is not self._link and kind not in ("welcome", "closing"):
+        if self.life.state is LinkState.OVER:
+            return
+        if link is not self.life.link and kind not in ("welcome", "closing"):
             raise WireError("no welcome")
         if kind == "welcome":
             self._on_welcome(link, message)
@@ -1078,7 +1258,7 @@ class Connection:
             self._on_nothing(message)
         elif kind == "pong":
             self._retry = message.text("retry", 3)
-            self._note_answer(message.whole("request"))
+            self.life.on_answer(message.whole("request"))
             if self._queue:
                 self._wake()
         elif kind == "fault":
@@ -1109,13 +1289,10 @@ class Connection:
         settled = message.items("settled", str)
         file = printable(message.text("file", 1000))
         wanted = message.flag("records"), message.flag("output")
-        self._say_connected(file, link.channel.file_id)
-        self.file = file
-        self._file_id = link.channel.file_id
-        self._link = link
-        self.was_welcome = True
-        self._complaint = Complaint.NOTHING
-        self._grace = grace
+        is_known = self.life.was_welcome
+        news = self.life.on_welcome(file, link.channel.file_id, grace)
+        if is_known or not self._quiet:
+            self._say(news)
         self._outbox.set_window(window)
         for key in taken:
             self._lose(key)
@@ -1126,17 +1303,8 @@ class Connection:
         if wanted != self._wanted:
             self._wanted = wanted
             self._runner.sinks[:] = self._sinks()
-        self._request(link, "ping")
+        link.request("ping")
         self._wake()
-
-    def _say_connected(self, file: str, file_id: str) -> None:
-        """Say which file is served, if that is news."""
-        if self.was_welcome and file_id != self._file_id:
-            self._say(f"connected again; serving another file: {file}")
-        elif self.was_welcome:
-            self._say("connected again")
-        elif not self._quiet:
-            self._say(f"serving {file}")
 
     def _sinks(self) -> list[Sink]:
         """The sinks of runs that start from now on: the console, and one that tells the server."""
@@ -1150,19 +1318,19 @@ class Connection:
             job.gated = item.flag("hold")
             self._queue.append(job)
             self.loop.call_later(UNSTARTED, self._return, job)
-            self._requested = max(self._requested - job.slots, 0)
-            self._offered -= int(job.needs.memory)
-        self._note_answer(number)
-        if not self._may_start():
-            self._request(link, "ping")
-        self._forget_nothing()
+            self._requests.on_job(job)
+        self.life.on_answer(number)
+        if not self.life.may_start:
+            link.request("ping")
+        self._requests.forget_nothing()
         self._wake()
 
     def on_at_gate(self, job: Job) -> None:
         """Tell the server that the shell of a job waits at its gate."""
         ours = self.ours(job)
-        if self._link and ours:
-            self._link.send(type="ready", id=ours.key)
+        link = self.life.link
+        if link and ours:
+            link.send(type="ready", id=ours.key)
 
     def _on_go(self, message: Message) -> None:
         """Let a job that waits at its gate begin at a time, which is one of our clock."""
@@ -1205,15 +1373,15 @@ class Connection:
             time.sleep(self.QUIET)
 
     def _on_nothing(self, message: Message) -> None:
-        """Note that there is no job for us.  If this answers `_leave_request`, the runner may leave."""
+        """Note that there is no job for us."""
         number = message.whole("request")
-        again = self._nothing.again
-        if self._leave_request is not None and number >= self._leave_request and not self._queue:
-            self._leave_request = None
-            again = None
-        met_end = message.flag("ended")
-        self._nothing = NoJob(again, met_end=met_end, stopped=printable(message.text("left", 1000)))
-        self._note_answer(number)
+        self._requests.on_nothing(
+            number,
+            met_end=message.flag("ended"),
+            stopped=printable(message.text("left", 1000)),
+            may_leave=not self._queue,
+        )
+        self.life.on_answer(number)
         self._wake()
 
     def _on_account(self, message: Message) -> None:
@@ -1239,7 +1407,7 @@ class Connection:
         """Drop the link, because the server leaves; done: for good, so we leave, too."""
         if message.flag("done"):
             self._on_account(message)
-            self._conclude()
+            self.life.on(LinkEvent.CONCLUDE)
             self._runner.drain()
         link.drop("the server was stopped")
 
@@ -1417,7 +1585,7 @@ class ClientProgram(RunnerProgram):
             self._keeping.result()           # we are not wanted, and nothing has begun
         watched(self._keeping)
         code = await ending
-        never_served = connection.standing is Standing.GIVEN_UP and not connection.was_welcome
+        never_served = connection.life.state is LinkState.GIVEN_UP and not connection.life.was_welcome
         return 2 if never_served and code == 1 else code
 
     def end_for_defect(self) -> None:

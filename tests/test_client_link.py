@@ -1,0 +1,282 @@
+"""Promise: what an event means for a client's link, and for what it asks, depends on one state.
+
+The tables here are those of LinkLife's docstring, written once more: by hand.
+"""
+import asyncio
+import importlib
+import unittest
+from typing import Any, Optional
+from unittest import mock
+
+import runmaker4
+
+client: Any = importlib.import_module("runmaker4-client")
+State, Event = client.LinkState, client.LinkEvent
+SAME, NEVER = "same", None
+EVENTS = (Event.PROVEN, Event.WELCOME, Event.LOST, Event.RETRY, Event.TIME_UP, Event.CONCLUDE)
+TABLE = {
+    State.DIALLING: (State.GREETING, NEVER, State.PAUSED, NEVER, NEVER, State.OVER),
+    State.GREETING: (NEVER, State.IN_USE, State.PAUSED, NEVER, NEVER, State.OVER),
+    State.IN_USE: (NEVER, SAME, State.PAUSED, NEVER, NEVER, State.LEAVING),
+    State.PAUSED: (NEVER, NEVER, NEVER, State.DIALLING, State.GIVEN_UP, State.OVER),
+    State.LEAVING: (NEVER, SAME, State.OVER, NEVER, NEVER, SAME),
+    State.OVER: (SAME, NEVER, SAME, NEVER, NEVER, SAME),
+    State.GIVEN_UP: (NEVER, NEVER, NEVER, NEVER, NEVER, SAME),
+}
+# the events that lead to each state, from the start
+WAYS = {
+    State.DIALLING: (),
+    State.GREETING: (Event.PROVEN,),
+    State.IN_USE: (Event.PROVEN, Event.WELCOME),
+    State.PAUSED: (Event.LOST,),
+    State.LEAVING: (Event.PROVEN, Event.WELCOME, Event.CONCLUDE),
+    State.OVER: (Event.CONCLUDE,),
+    State.GIVEN_UP: (Event.LOST, Event.TIME_UP),
+}
+LINK = object()
+
+
+class LifeCase(unittest.TestCase):
+    """A life with no network: its events come from here, by the methods that its Connection calls."""
+
+    def setUp(self) -> None:
+        self.now = 1000.0
+        clock = mock.patch.object(client, "boottime", lambda: self.now)
+        clock.start()
+        self.addCleanup(clock.stop)
+
+    def life(self, give_up: Optional[float] = None) -> Any:
+        return client.LinkLife(None, give_up, client.Complaint.NOTHING)
+
+    def play(self, life: Any, event: Any) -> object:
+        """Let an event happen, as it does in the program."""
+        if event is Event.PROVEN:
+            return life.on_proven(LINK)
+        if event is Event.WELCOME:
+            return life.on_welcome("runs.txt", "f" * 32, 60.0)
+        if event is Event.LOST:
+            return life.on_lost(client.Complaint.LOSS)
+        return life.on(event)
+
+    def at(self, state: Any, give_up: Optional[float] = None) -> Any:
+        """A life that has come to this state."""
+        life = self.life(give_up)
+        for event in WAYS[state]:
+            self.play(life, event)
+        self.assertIs(life.state, state)
+        return life
+
+
+class Cells(LifeCase):
+    """Each state meets each event."""
+
+    def test_the_table_has_all_states_and_events(self) -> None:
+        self.assertEqual(set(TABLE), set(State))
+        self.assertEqual(set(EVENTS), set(Event))
+        self.assertEqual(set(client.NEXT_STATES), set(State))
+
+    def test_each_cell(self) -> None:
+        for state, row in TABLE.items():
+            for event, after in zip(EVENTS, row):
+                with self.subTest(state=state.name, event=event.name):
+                    life = self.at(state)
+                    if after is NEVER:
+                        with self.assertRaisesRegex(RuntimeError, f"{event.name} in the state {state.name}"):
+                            self.play(life, event)
+                        self.assertIs(life.state, state)
+                    else:
+                        self.play(life, event)
+                        self.assertIs(life.state, state if after == SAME else after)
+
+    def test_the_docstring_has_the_same_table(self) -> None:
+        lines = client.LinkLife.__doc__.splitlines()
+        for state, row in TABLE.items():
+            words, = (line.split() for line in lines if line.split()[:1] == [state.name])
+            cells = ["x" if after is NEVER else after if after == SAME else after.name for after in row]
+            self.assertEqual(words, [state.name, "yes" if self.at(state).link else "-", *cells])
+
+    def test_there_is_a_link_from_welcome_to_loss(self) -> None:
+        for state in State:
+            in_use = state in (State.IN_USE, State.LEAVING)
+            self.assertIs(self.at(state).link, LINK if in_use else None, state)
+
+    def test_a_server_is_wanted_until_somebody_leaves_or_gives_up(self) -> None:
+        unwanted = State.LEAVING, State.OVER, State.GIVEN_UP
+        for state in State:
+            self.assertEqual(self.at(state).wants_server, state not in unwanted, state)
+
+    def test_no_job_may_start_without_a_link_and_an_answer_that_is_new(self) -> None:
+        for state in State:
+            life = self.at(state)
+            self.assertFalse(life.may_start, state)
+            life.on_answer(int(self.now * 1e6))
+            self.assertEqual(life.may_start, life.link is not None, state)
+        life = self.at(State.IN_USE)
+        life.on_answer(int(self.now * 1e6))
+        self.now += runmaker4.SILENCE - 0.01
+        self.assertTrue(life.may_start)
+        self.now += 0.02
+        self.assertFalse(life.may_start)
+
+    def test_an_answer_from_the_future_proves_nothing_but_now(self) -> None:
+        life = self.at(State.IN_USE)
+        life.on_answer(int((self.now + 3600) * 1e6))
+        self.now += runmaker4.SILENCE + 0.01
+        self.assertFalse(life.may_start)
+
+
+class Words(LifeCase):
+    """What is said of a loss, and of a server that is there again."""
+
+    def test_a_loss_is_said_once_and_a_refusal_after_it(self) -> None:
+        life = self.at(State.IN_USE)
+        said = []
+        for loss in "LOSS", "LOSS", "REFUSAL", "LOSS", "REFUSAL":
+            said.append(life.on_lost(client.Complaint[loss]))
+            self.play(life, Event.RETRY)
+        self.assertEqual(said, [True, False, True, False, False])
+        self.play(life, Event.PROVEN)
+        self.play(life, Event.WELCOME)
+        self.assertTrue(life.on_lost(client.Complaint.LOSS))
+
+    def test_nothing_is_said_of_the_loss_of_the_last_link(self) -> None:
+        for state in State.LEAVING, State.OVER:
+            self.assertFalse(self.at(state).on_lost(client.Complaint.REFUSAL))
+
+    def test_a_server_is_named_again_if_its_file_is_another_one(self) -> None:
+        life = self.at(State.GREETING)
+        self.assertEqual(life.on_welcome("a.txt", "a", 60.0), "serving a.txt")
+        self.assertEqual(life.on_welcome("a.txt", "a", 60.0), "connected again")
+        self.assertEqual(life.on_welcome("a.txt", "b", 60.0), "connected again; serving another file: a.txt")
+
+
+class Pauses(LifeCase):
+    """Between two attempts."""
+
+    def pause(self, life: Any) -> Optional[float]:
+        """What pause() returns; its sleep takes no time, and the clock goes on."""
+        self.slept: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            self.slept.append(seconds)
+            self.now += seconds
+
+        with mock.patch.object(client.asyncio, "sleep", sleep), \
+                mock.patch.object(client.random, "uniform", lambda low, high: high):
+            gone: Optional[float] = asyncio.run(life.pause())
+        return gone
+
+    def test_they_become_longer_until_a_server_says_welcome(self) -> None:
+        life = self.at(State.PAUSED)
+        slept = []
+        for _ in range(10):
+            self.assertIsNone(self.pause(life))
+            slept += self.slept
+            self.play(life, Event.LOST)
+        self.assertEqual([round(seconds, 1) for seconds in slept],
+                         [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0])
+        self.play(life, Event.RETRY)
+        self.play(life, Event.PROVEN)
+        self.play(life, Event.WELCOME)
+        self.play(life, Event.LOST)
+        self.pause(life)
+        self.assertEqual(self.slept, [0.1])
+
+    def test_it_gives_up_after_its_time_without_a_server(self) -> None:
+        life = self.at(State.IN_USE, give_up=5.0)
+        self.now += 1000
+        self.play(life, Event.LOST)
+        gone = self.pause(life)
+        while gone is None:
+            self.play(life, Event.LOST)
+            gone = self.pause(life)
+        self.assertGreaterEqual(gone, 5.0)
+        self.assertLess(gone, 6.0)
+        self.assertIs(life.state, State.GIVEN_UP)
+
+    def test_there_is_none_once_we_leave(self) -> None:
+        for state in State.OVER, State.GIVEN_UP:
+            life = self.at(state)
+            self.assertIsNone(self.pause(life))
+            self.assertEqual((self.slept, life.state), ([], state))
+
+    def test_who_begins_to_leave_in_a_pause_does_not_dial_again(self) -> None:
+        life = self.at(State.PAUSED)
+
+        async def leave(_: float) -> None:
+            life.on(Event.CONCLUDE)
+
+        with mock.patch.object(client.asyncio, "sleep", leave):
+            self.assertIsNone(asyncio.run(life.pause()))
+        self.assertIs(life.state, State.OVER)
+
+
+class Asking(unittest.TestCase):
+    """What a client asks for."""
+
+    def setUp(self) -> None:
+        self.requests = client.Requests()
+        self.requests.hello(2, 1000)
+
+    def job(self, slots: int = 1, memory: int = 0) -> Any:
+        return client.RemoteJob(1, 0, 0, b".", b" true", settings=runmaker4.JobSettings(
+            needs=runmaker4.Resources(slots, memory)))
+
+    def leave_request(self, number: int) -> None:
+        claim = self.requests.claim(0, 1000, 2, True)
+        self.assertTrue(claim["last"])
+        self.requests.on_sent(number, claim)
+
+    def nothing(self, number: int, may_leave: bool = True) -> object:
+        """Whether the runner is told to leave by this answer."""
+        self.requests.on_nothing(number, met_end=False, stopped="", may_leave=may_leave)
+        return self.requests.nothing.again is None
+
+    def test_it_says_only_what_is_news(self) -> None:
+        self.assertIsNone(self.requests.claim(0, 1000, 2, False))
+        self.assertEqual(self.requests.claim(2, 1000, 2, False), dict(want=2, memory=0, last=False, slots=2))
+        self.assertEqual(self.requests.pending, 2)
+        self.assertEqual(self.requests.claim(0, 400, 2, False),
+                         dict(want=0, memory=-600, last=False, slots=2))
+        self.assertEqual(self.requests.claim(0, 400, 3, False), dict(want=0, memory=0, last=False, slots=3))
+        self.assertIsNone(self.requests.claim(0, 400, 3, False))
+
+    def test_what_a_job_takes_that_came_was_not_withdrawn(self) -> None:
+        self.requests.claim(2, 1000, 2, False)
+        self.requests.on_job(self.job(memory=300))
+        self.assertEqual(self.requests.pending, 1)
+        self.assertIsNone(self.requests.claim(0, 700, 2, False))
+
+    def test_a_job_that_nobody_asked_for_is_not_counted_twice(self) -> None:
+        self.requests.claim(1, 1000, 2, False)
+        self.requests.on_job(self.job(slots=2))
+        self.assertEqual(self.requests.pending, 0)
+
+    def test_only_the_answer_to_the_request_that_said_so_lets_it_leave(self) -> None:
+        self.assertFalse(self.nothing(10))
+        self.leave_request(11)
+        self.assertIsNone(self.requests.claim(0, 1000, 2, True))
+        self.assertFalse(self.nothing(10))
+        self.assertFalse(self.nothing(11, may_leave=False))
+        self.assertTrue(self.nothing(11))
+
+    def test_a_later_request_repeats_that_it_leaves(self) -> None:
+        self.leave_request(11)
+        claim = self.requests.claim(1, 1000, 2, False)
+        self.assertTrue(claim["last"])
+        self.requests.on_sent(12, claim)
+        self.assertFalse(self.nothing(11))
+        self.assertTrue(self.nothing(12))
+
+    def test_after_a_loss_all_is_asked_anew(self) -> None:
+        self.leave_request(11)
+        self.requests.claim(2, 1000, 2, False)
+        self.requests.on_lost()
+        self.assertEqual(self.requests.pending, 0)
+        self.assertFalse(self.nothing(11))
+        self.assertEqual(self.requests.hello(2, 500), dict(slots=2, memory=500))
+        self.assertIsNone(self.requests.claim(0, 500, 2, False))
+
+
+if __name__ == "__main__":
+    unittest.main()
