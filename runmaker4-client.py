@@ -10,7 +10,8 @@ number.  It is kept, and sent again after each reconnect, until the server has a
 server would need to go on with the records of a run is kept for longer.  While the connection is gone, jobs
 run on; output that the server wants is held back in their pipes once there are 2 MiB of it.
 
-A job is asked for when a slot is free for it.  A job that no slot has taken after a second is given back.
+A job is asked for when a slot is free for it.  The server sends some jobs ahead if they are short.  A job
+that no slot has taken after a second is given back.
 The protocol stands in runmaker4-server.py.
 """
 from __future__ import annotations

@@ -12,10 +12,10 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  Once both ends
     hello      who it is, and what it may take          welcome    which file is served, which of these are
                                                                    not its jobs any more, what output is
                                                                    collected, the number of the last event
-    claim      for how many slots, and how much         jobs       some, as soon as there are any
-               memory, it wants jobs, besides what      nothing    there are none: the answer to `last`,
-               it has asked for and has not got; how               after another look at the file
-               many slots it has (last: it will leave
+    claim      for how many slots, and how much         jobs       some, as soon as there are any; a few
+               memory, it wants jobs, besides what                 ahead, if its jobs are short
+               it has asked for and has not got; how    nothing    there are none: the answer to `last`,
+               many slots it has (last: it will leave              after another look at the file
                if there are no jobs)
     ping       every five seconds                       pong       and which failed lines are still to be run
                                                                    again for it (-r, --resume)
@@ -226,6 +226,8 @@ BACKLOG = CROWD                 # connections that wait to be accepted
 LEAST_DESCRIPTORS = 64          # open files: some 20 for the server, 16 for strangers, the rest for clients
 UNACCEPTED = 60.0               # seconds from one line about connections that were not accepted to the next
 BATCH = 64                      # lines that are claimed in one go; then other work has its turn
+AHEAD = 16                      # lines at most that a client gets before it asks for them: see Client.ahead
+SOON = 0.1                      # seconds from the sending of such a line to its result
 POLL = 0.1                      # seconds from look to look at a local file, while clients wait
 WINDOW = 1 << 20                # bytes of unacknowledged output that a client may send
 WINDOWS = 1 << 24               # bytes of unacknowledged output that all clients together may send
@@ -1109,6 +1111,7 @@ class Client(Taker):
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that claim came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
+        self._done_soon = 0             # how many of its last jobs, one after the other, were done soon
         self.inbox = Inbox()
         self._timer: asyncio.TimerHandle | None = None      # acknowledges events
 
@@ -1145,6 +1148,23 @@ class Client(Taker):
         It may have more lines than slots: slots out of service may still finish their jobs.
         """
         return 2 * self.slots - sum(grant.is_open for grant in self.grants.values())
+
+    @property
+    def ahead(self) -> int:
+        """Return how many lines it gets besides those that it asks for, so that short jobs share messages.
+
+        It is one for every four jobs in a row that were done within SOON of being sent.  A job that fails,
+        takes longer or is given back ends the row.  If a long job comes after that, the client gives back
+        what waits for it after a second.  With --max-failed there are none, because a client starts all jobs
+        that it has.
+        """
+        return 0 if self.server.options.max_failed else min(self._done_soon // 4, AHEAD)
+
+    @property
+    def wanted_slots(self) -> int:
+        """Return for how many slots it gets jobs now; 0: it has not asked for any, or has enough lines."""
+        want = min(self.want, self.room)
+        return want + self.ahead if want > 0 else 0
 
     @property
     def promised_memory(self) -> int:
@@ -1323,8 +1343,13 @@ class Client(Taker):
         del self.grants[grant.key]
 
     def supply(self, slots: int) -> None:
-        """It gets jobs for `slots` of the slots for which it has asked."""
-        self.want -= slots
+        """It gets jobs for `slots` of the slots for which it has asked, or for more."""
+        self.want = max(self.want - slots, 0)
+
+    def note_pace(self, grant: Grant, outcome: Outcome) -> None:
+        """Note whether a job of its was done, and soon."""
+        soon = grant.handed is not None and boottime() - grant.handed < SOON
+        self._done_soon = self._done_soon + 1 if soon and outcome.state == DONE else 0
 
     def promise(self, grant: Grant) -> None:
         """It is told of a job, which gets some of its memory."""
@@ -2407,6 +2432,7 @@ class Sessions:
         outcome = grant.decide(wanted)
         if not outcome:
             return
+        grant.client.note_pace(grant, outcome)
         if outcome.event is not None:
             grant.client.inbox.open(outcome.event)
         job = grant.job
@@ -3025,8 +3051,8 @@ class Dispatcher:
         reserved = self._reserved()
         turns: dict[Client, Resources] = {}
         for client in self.waiting:
-            want = min(client.want, client.room)
-            if want > 0 and client.may_be_served and client not in reserved:
+            want = client.wanted_slots
+            if want and client.may_be_served and client not in reserved:
                 turns[client] = Resources(want, client.free_memory)
         self.look(turns)
 
