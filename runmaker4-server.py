@@ -45,15 +45,17 @@ What keeps jobs from being lost or run twice:
  2. A client starts a job only if it asked the server something less than half the grace (and than 15 s) ago,
     and was answered.  Otherwise the job's line may have become `e` while the client slept, and may be
     another's by now.
- 3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since, and
-    stops its copy of any other.  Jobs that it does not name were not started, and become `.`; so do jobs that
-    it gives back because it had not begun them when it lost the server.  For runs that go on, a client also
-    sends again what another server has acknowledged: their `begin`, and the output lines that they have not
-    finished.  A client may lie: a job has the number that the server finds in the journal or in the file, and
-    not the one that the client names.  It may also name a running line of another client, if the server was
-    restarted: the new one knows which lines run, not who has them.  To bind a line to its client would need a
-    secret that clients do not know, in a file that outlives the server.  It would keep out nobody: a client
-    that lies knows the token, and so can pass for the server and stop the other's job.
+ 3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since,
+    and stops its copy of any other.  While the server cannot read the file, it answers nothing, and after
+    a while drops the connection: the client keeps all its jobs and comes again.  Jobs that it does not
+    name were not started, and become `.`; so do jobs that it gives back because it had not begun them
+    when it lost the server.  For runs that go on, a client also sends again what another server has
+    acknowledged: their `begin`, and the output lines that they have not finished.  A client may lie: a
+    job has the number that the server finds in the journal or in the file, and not the one that the
+    client names.  It may also name a running line of another client, if the server was restarted: the new
+    one knows which lines run, not who has them.  To bind a line to its client would need a secret that
+    clients do not know, in a file that outlives the server.  It would keep out nobody: a client that lies
+    knows the token, and so can pass for the server and stop the other's job.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but
     outlive the server by the grace.  The next server gets the description from the keeper, and with it the
     locks on lines.  Clients that come back name their lines; lines that no client has named become `e` after
@@ -94,7 +96,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 try:
     import runmaker4
@@ -136,8 +138,10 @@ from runmaker4 import (
     Link,
     LogFile,
     Message,
+    Met,
     Mount,
     NoJob,
+    NotNow,
     OutDir,
     Pace,
     Parser,
@@ -440,7 +444,7 @@ class ServedQueue(JobQueue):
         inherited: the inherited jobs of the command that no client has claimed, by number.  alike: the
         command's lines in the file, if they were searched for.  What is used is taken out of them.  Any `r`
         that nobody has will do, preferably the line of that number; of lines in `states` only the one of that
-        number will do.
+        number will do.  Raises NotNow if it cannot be known now who has a line.
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
@@ -451,11 +455,13 @@ class ServedQueue(JobQueue):
         for there in sorted(alike, key=lambda there: there.number != line.number):
             if there.state not in (RUNNING + states if there.number == line.number else RUNNING):
                 continue
-            with contextlib.suppress(Shifted):  # the file was edited just now: this line is not to be had
-                job = self.claim(there).job
-                if job:
-                    alike.remove(there)
-                    return job
+            attempt = self.claim(there)
+            if attempt.job:
+                alike.remove(there)
+                return attempt.job
+            is_anothers = attempt.met is Met.CHANGED and attempt.data[:1] == RUNNING
+            if not is_anothers and attempt.met is not Met.NO_SEAT:
+                raise NotNow(attempt.met.value)
         return None
 
     def adopt(self, fd: int) -> list[Job]:
@@ -1228,7 +1234,9 @@ class Client(Taker):
             if grant.key in keys and grant.phase is Phase.SENT:
                 grant.begin()
         others = await self.sessions.recovery.reclaim(self, link.reported)
-        if not link.gone.done():
+        if isinstance(others, CannotLook):
+            link.drop(f"its jobs cannot be looked for now ({others.why})")
+        elif not link.gone.done():
             self._welcome(link, others)
         return await link.gone
 
@@ -2675,7 +2683,15 @@ class Sessions:
 #     runs, or ended         `e`, `.` in its very own line, which nobody has       it has that line
 #     anything               `r` without a seat: an orphan                         it has that line
 #     runs                   a state that is held, in its place                    cancelled
-#     anything               another's `r`, another state, no such line or file    lost
+#     anything               another's `r`, another state, no such line            lost
+#
+# If the file cannot be read now, or may be half saved, or somebody changes a line of the command at this very
+# moment, there is no answer: `CannotLook`.  The server looks again, for as long as a line must be missed
+# before it is gone.  Then it drops the connection, so that the client keeps its jobs and comes back.  Why no
+# job can be called lost because of that: each look answers for each job, with one of three types, and no job
+# without an answer has a default.  `LOST` is written in three places only: another client of this server has
+# the job; the line was looked for in the whole file, which was read without an error and without a doubt; the
+# line was the client's, and was lost since.
 #
 # If a command has several lines, each will do, preferably the one with the job's number.  A line that became
 # `e` or `.` must be the job's very own: the one with its number, or the only one of its command.  The reason
@@ -2731,8 +2747,19 @@ class NoLine(enum.Enum):
     SETTLED = enum.auto()               # its result stands in its line
 
 
+@dataclass(frozen=True)
+class CannotLook:
+    """It cannot be known now what becomes of a job that a client says it has."""
+    why: str
+    is_read: bool = False               # the file could be read, but may be half saved
+
+
+Answer = Union[Grant, NoLine, CannotLook]       # for a job that a client says it has
+
+
 class Recovery:
     """Finds the lines of jobs that clients have but this server has not given them."""
+    AGAIN = 0.1                         # intervals from look to look
 
     def __init__(self, server: Server, sessions: Sessions) -> None:
         """server: some of its parts are used here, and must be there already."""
@@ -2807,40 +2834,69 @@ class Recovery:
 
     # -- jobs that a client names ----------------------------------------------------------------------------
 
-    async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]]:
+    async def reclaim(self, client: Client,
+                      reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | CannotLook:
         """Give a client the lines of these jobs again, as far as it does not have them here.
 
-        Returns the keys of all jobs for which it has no line then, by what becomes of them.  By that time the
+        Returns the keys of all jobs for which it has no line then, by what becomes of them; CannotLook if
+        that could not be found out of some job for so long that its line would be gone.  By that time the
         client may be away again.
         """
+        file = self.queue.file
+        deadline = file.clock() + (file.LOOKS - 1) * file.interval
+        is_read = True                  # each look so far could read the file
+        while True:
+            is_last = file.clock() >= deadline
+            answers = await self._look_for(client, reported, surely=is_last and is_read)
+            unknown = [answer for answer in answers.values() if isinstance(answer, CannotLook)]
+            if not unknown:
+                return self._sort_keys(client, reported, answers)
+            if is_last:
+                return unknown[0]
+            is_read = is_read and all(answer.is_read for answer in unknown)
+            await asyncio.sleep(self.AGAIN * file.interval)
+
+    async def _look_for(self, client: Client, reported: Sequence[ReportedJob],
+                        surely: bool) -> dict[str, Answer]:
+        """Look once for the lines of these jobs, and give the client those that it gets.
+
+        Returns the answers for jobs that it does not have here, by key.  surely: see _find().
+        """
         async with self._one_by_one:
-            sought = [job for job in reported if self._is_sought(client, job.key)]
+            absent = [job for job in reported
+                      if job.key not in client.grants and job.key not in self._settled]
+            sought = [job for job in absent if not self._is_anothers(job.key)]
             inherited = {grant.job: grant for grant in self._absent.grants.values()}
-            answers: dict[str, Grant | NoLine] = {}
-            try:
-                answers = await self._worker.call(self._find, client, sought, list(inherited))
-            except OSError as error:
-                self._say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
-            keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
-            for job in reported:
-                answer = answers.get(job.key, NoLine.LOST)
+            answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent if job not in sought}
+            answers.update(await self._worker.call(self._find, client, sought, list(inherited), surely))
+            for answer in answers.values():
                 if isinstance(answer, Grant):
                     self._give(answer, inherited.get(answer.job))
-                    answer = NoLine.LOST               # counts only if the line has been lost since
-                if job.key in self._settled:            # perhaps only since the lines were sought
-                    keys[NoLine.SETTLED].append(job.key)
-                elif job.key not in client.grants:      # it got no line, or has lost it since
-                    keys[answer].append(job.key)
-            return keys
+            return answers
 
-    def _is_sought(self, client: Client, key: str) -> bool:
-        """Whether a line is to be sought for this job.
+    def _sort_keys(self, client: Client, reported: Iterable[ReportedJob],
+                   answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
+        """Return the keys of the jobs for which a client has no line, by what becomes of them.
 
-        No line is sought while another client has the job.  A job that the other is about to lose may be this
-        client's: the other may stand for the same program, from before its grace was over.
+        A line that the client had when it came, or was given then, has been lost since.
+        """
+        keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
+        for job in reported:
+            answer = answers.get(job.key)
+            if job.key in self._settled:            # perhaps only since the lines were sought
+                keys[NoLine.SETTLED].append(job.key)
+            elif job.key not in client.grants:
+                keys[answer if isinstance(answer, NoLine) else NoLine.LOST].append(job.key)
+        return keys
+
+    def _is_anothers(self, key: str) -> bool:
+        """Return True if another client has this job, for which no line is sought then.
+
+        A job that the other is about to lose may be this client's: the other may stand for the same program,
+        from before its grace was over.
         """
         grant = self._sessions.jobs.get(key)
-        return not (key in client.grants or key in self._settled or (grant and grant.is_open))
+        return grant is not None and grant.is_open
 
     def _give(self, grant: Grant, before: Grant | None) -> None:
         """A line is a client's again, unless it was inherited and has been lost since.
@@ -2860,11 +2916,33 @@ class Recovery:
                 self._tally.error -= 1
         self._sessions.add_grant(grant)
 
-    def _find(self, client: Client, reported: Sequence[ReportedJob],
-              inherited: Sequence[Job]) -> dict[str, Grant | NoLine]:
-        """What the table above says of these jobs, by key; jobs without an answer are lost.
+    def _find(self, client: Client, reported: Sequence[ReportedJob], inherited: Sequence[Job],
+              surely: bool) -> dict[str, Answer]:
+        """Return what the table above says of each of these jobs, by key.
 
-        In the worker's thread, perhaps.  Raises OSError.
+        surely: the file could be read each time for so long that what is not in it is gone.
+        In the worker's thread, perhaps.
+        """
+        regained: dict[ReportedJob, Job] = {}
+        answers: dict[str, Answer] = {}
+        why = CannotLook("")
+        try:
+            for known, answer in self._find_lines(reported, inherited, surely):
+                if isinstance(answer, Job):
+                    regained[known] = answer
+                else:
+                    answers[known.key] = answer
+        except OSError as error:
+            self.queue.close_if_useless(error)
+            why = CannotLook(reason(error))
+        answers.update(self._make_grants(client, regained))
+        return {known.key: answers.get(known.key, why) for known in reported}
+
+    def _find_lines(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
+                    surely: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | CannotLook]]:
+        """Yield each of these jobs with what is found of it, as _find() says; a Job: its line is held again.
+
+        Raises OSError: nothing is known of the jobs that were not yielded.
         """
         queue = self.queue
         file = queue.file
@@ -2875,31 +2953,48 @@ class Recovery:
         free: dict[bytes, dict[int, Job]] = {known.line.command: {} for known in reported}
         for job in inherited:
             free.setdefault(job.command, {})[job.number] = job
-        lines = file.by_command(self._to_be_searched(here, inherited))
+        searched = self._to_be_searched(here, inherited)
+        lines, is_whole = self._search(searched)
+        # Once there was no answer of a command, its other jobs have none: those before them choose first
+        unknown: dict[bytes, CannotLook] = {}
+        if not (is_whole or (surely and not file.is_held_up())):
+            unknown = dict.fromkeys(searched, CannotLook("the file may be half saved", is_read=True))
         # If a command is in the file once, that line is the job's own, wherever it stands.
         number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
         # Of jobs of which the client says the same, those whose own lines an edit has moved choose last.
         reported = sorted(reported, key=lambda known: known.line.number not in free[known.line.command])
-        regained: dict[ReportedJob, Job] = {}
-        answers: dict[str, Grant | NoLine] = {}
-        try:
-            for known in sorted(reported, key=lambda known: known.progress):
-                command = known.line.command
-                alike = lines.get(command, [])
-                line = replace(known.line, number=number.get(command, known.line.number))
-                if known.result is not None and self._is_written(known.result, here[known], alike):
-                    answers[known.key] = NoLine.SETTLED
-                elif found := queue.take_back(line, free[command], alike, OWN[known.progress]):
-                    regained[known] = found
-                elif known.progress is Progress.RUNS and self._is_on_hold(here[known]):
-                    answers[known.key] = NoLine.CANCELLED
-            answers.update(self._make_grants(client, regained))
-            return answers
-        except OSError:
-            # The client is told that all its jobs are lost.
-            for job in set(regained.values()).difference(inherited):
-                queue.give_up(job)
-            raise
+        for known in sorted(reported, key=lambda known: known.progress):
+            command = known.line.command
+            alike = lines.get(command, [])
+            line = replace(known.line, number=number.get(command, known.line.number))
+            if known.result is not None and self._is_written(known.result, here[known], alike):
+                yield known, NoLine.SETTLED
+                continue
+            found: Job | None = None
+            try:
+                if command not in unknown:
+                    found = queue.take_back(line, free[command], alike, OWN[known.progress])
+            except NotNow as trouble:
+                unknown[command] = CannotLook(str(trouble), is_read=True)
+            if command in unknown:
+                yield known, unknown[command]
+            elif found:
+                yield known, found
+            else:
+                is_held = known.progress is Progress.RUNS and self._is_on_hold(here[known])
+                yield known, NoLine.CANCELLED if is_held else NoLine.LOST
+
+    def _search(self, commands: Collection[bytes]) -> tuple[dict[bytes, list[Line]], bool]:
+        """Return the lines of these commands, and whether the file surely had all its lines meanwhile.
+
+        Raises OSError.
+        """
+        if not commands:
+            return {}, True
+        file = self.queue.file
+        before = file.signature()
+        lines = file.by_command(commands)
+        return lines, file.signature() == before and not file.doubt(before[2])
 
     @staticmethod
     def _to_be_searched(here: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import importlib
+import itertools
 import json
 import os
 import random
@@ -1087,26 +1088,79 @@ class LinesOfAClientThatComesBack(JobFileCase):
             self.assertEqual([grant.job.number for grant in self.client.grants.values()], [1, 2])
         asyncio.run(come())
 
-    def test_after_an_error_no_line_is_held_of_which_the_client_is_told_that_it_is_lost(self) -> None:
-        """Wherever the error comes: then they become `e`, and are not `r` for as long as the server lives."""
+    def test_after_an_error_the_lines_are_sought_again_wherever_it_comes(self) -> None:
         async def come(name: str, error_at: int) -> None:
             sessions = self.sessions()
             where = self.served.file if name == "state_at" else self.served
             plain = getattr(where, name)
-            calls = iter(range(1, 10))
+            calls = itertools.count(1)
 
             def failing(*args: Any) -> Any:
                 if next(calls) == error_at:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 return plain(*args)
             with mock.patch.object(where, name, failing):
-                self.assertEqual(await self.reclaim(sessions), {"LOST": [1, 2, 3]})
-            self.assertEqual((self.client.grants, dict(self.served.claimed)), ({}, {}))
-            file = self.served.file
-            self.assertEqual([file.is_orphan(line) for line in file.lines(b"r")], [True, True])
-        for name, error_at in ("take_back", 2), ("take_back", 3), ("state_at", 1):
+                self.assertEqual(await self.reclaim(sessions), {"LOST": [3]})
+            self.assertEqual([grant.job for grant in self.client.grants.values()], list(self.served.claimed))
+            self.assertEqual([job.number for job in self.served.claimed], [1, 2])
+            for job in list(self.served.claimed):
+                self.served.give_up(job)
+        for name, error_at in ("take_back", 1), ("take_back", 2), ("take_back", 3), ("state_at", 1):
             with self.subTest(function=name, call=error_at):
                 asyncio.run(come(name, error_at))
+
+    def come_in_vain(self, function: str, trouble: object, lines: bytes = LINES) -> tuple[Any, list[int]]:
+        """What the client is told if each call of a function of the queue or its file ends so, and the lines
+        that it has then; nothing is asked again after a moment.
+        """
+        async def come() -> object:
+            sessions = self.sessions(lines)
+            self.served.file.interval = 0.05
+            where = self.served if hasattr(self.served, function) else self.served.file
+            self.client = server.Client(sessions, "c" * 16)
+            with mock.patch.object(where, function, side_effect=trouble):
+                return await sessions.recovery.reclaim(self.client, self.claims())
+        return asyncio.run(come()), [grant.number for grant in self.client.grants.values()]
+
+    def test_what_cannot_be_looked_at_is_not_lost(self) -> None:
+        def locked(*args: object) -> object:
+            return runmaker4.Attempt(runmaker4.Met.LOCKED)
+
+        for function, trouble, why in (
+            ("follow", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
+            ("by_command", OSError(errno.EIO, "Input/output error"), "input/output error"),
+            ("claim", runmaker4.Shifted("edited"), "edited"),
+            ("claim", locked, "keeps its command locked"),
+        ):
+            with self.subTest(function=function, why=why):
+                answer, lines = self.come_in_vain(function, trouble)
+                self.assertIsInstance(answer, server.CannotLook)
+                self.assertIn(why, answer.why.lower())
+                self.assertEqual(lines, [])
+
+    def test_lines_that_were_found_before_the_trouble_are_its_own(self) -> None:
+        """If it does not come again, they become `e` after its grace."""
+        def second_in_vain(*args: Any) -> Any:
+            if args[0].number == 2:
+                raise OSError(errno.EIO, "Input/output error")
+            return plain(self.served, *args)
+
+        plain = server.ServedQueue.take_back
+        answer, lines = self.come_in_vain("take_back", second_in_vain)
+        self.assertIsInstance(answer, server.CannotLook)
+        self.assertEqual(lines, [1])
+
+    def test_a_line_that_is_not_in_a_file_that_is_being_saved_is_sought_again(self) -> None:
+        async def come() -> None:
+            sessions = self.sessions()
+            self.served.follow()
+            self.served.file.doubt(len(self.LINES))         # it was seen before it was emptied
+            self.path.write_bytes(b"")
+            told = asyncio.ensure_future(self.reclaim(sessions))
+            await asyncio.sleep(0.3)
+            self.path.write_bytes(self.LINES)
+            self.assertEqual(await told, {"LOST": [3]})
+        asyncio.run(come())
 
     def test_a_line_that_is_lost_while_the_others_are_sought_is_told(self) -> None:
         async def come() -> None:

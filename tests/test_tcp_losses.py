@@ -441,6 +441,44 @@ class CutConnection(LossCase):
         self.assertEqual((self.finish(runner).code, self.states()), (0, "dd"))
 
 
+class MissingFile(LossCase):
+    """The job file is missing at the moment in which a client comes back after its grace."""
+
+    def lose_file(self) -> tuple[Server, Program]:
+        """A server without its file, and a client that has come back meanwhile, with a job whose line is e.
+        """
+        server = self.serve(JOB, grace=0.3)
+        proxy, client = self.connect_by_proxy(server)
+        proxy.cut()
+        self.wait_said(server, "bob", "did not come back", "line 1")
+        self.wait_states("e")
+        os.rename(self.dir / "runs.txt", self.dir / "away")
+        proxy.mend()
+        wait_until(lambda: server.err.count(b"client bob (127.0.0.1) came") == 2, what="it has come again")
+        return server, client
+
+    def check_return(self, client: Program) -> None:
+        """The file comes back: so does the line, and its job has run on."""
+        os.rename(self.dir / "away", self.dir / "runs.txt")
+        self.wait_states("r")
+        self.assertTrue(alive(self.pids()[0]))
+        self.end_jobs(client)
+        self.assert_each_ran_once(client, "d")
+
+    def test_if_it_is_there_again_soon_the_client_gets_its_line_back_at_once(self) -> None:
+        server, client = self.lose_file()
+        self.check_return(client)
+        self.assertNotIn(b"cannot be looked for", server.err)
+
+    def test_if_not_the_connection_is_dropped_and_the_client_comes_back_later(self) -> None:
+        # one look; and the server does not end for want of a file
+        self.PATCH = ("import runmaker4; runmaker4.JobReader.LOOKS = 1; "
+                      "runmaker4.Cursor._may_come = lambda *args: True")
+        server, client = self.lose_file()
+        self.wait_said(server, "bob", "is lost", "cannot be looked for now (no such file")
+        self.check_return(client)
+
+
 class SilentConnection(LossCase):
     """Nothing comes through, in one direction or both, and nobody is told: after a while of silence that is a
     loss.
