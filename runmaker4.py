@@ -2063,7 +2063,11 @@ class Job(Line):
 
 
 class NotNow(Exception):
-    """A result cannot be written at this moment; try again."""
+    """A result cannot be written, or a line not be claimed, at this moment; try again."""
+
+
+class NoFile(NotNow):
+    """The job file is not there.  Try again soon: it may come back for a moment only."""
 
 
 class Met(enum.Enum):
@@ -3157,6 +3161,8 @@ class JobQueue:
         self._how = Reading.CACHED              # how the file was read that was open last
         # when ENOTCONN came first (clock); None: the file could be opened since
         self._cut_off_since: float | None = None
+        # when the path led nowhere first (clock); None: it led to a file at the last look
+        self._no_file_since: float | None = None
 
     def follow(self) -> Changed:
         """Go on with the file and the companion that the path names now; return what was opened.
@@ -3167,6 +3173,7 @@ class JobQueue:
         """
         before = self.file.companion.inode
         changed = self.file.follow()
+        self._no_file_since = None
         if changed & Changed.FILE:
             self._searched_at = -math.inf       # what was missing may be in this file
             self._cut_off_since = None
@@ -3322,8 +3329,10 @@ class JobQueue:
                 self.follow()
                 return self._finish_astray(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to put a new one there
-            if not self._is_gone(job):
-                raise NotNow("its file is not there") from None
+            now = self.file.clock()
+            self._no_file_since = now if self._no_file_since is None else self._no_file_since
+            if now - self._no_file_since < (self.file.LOOKS - 1) * self.file.interval:
+                raise NoFile("its file is not there") from None
             self.give_up(job)
             return f"the file is gone; its result {text_of(state)} is not written"
 
@@ -3563,8 +3572,8 @@ class JobQueue:
             line.state = RUNNING
 
     def _is_gone(self, job: Job) -> bool:
-        """Note that a job's line, or the file, is not there; whether it has been so for longer than it takes
-        to save the file.  Raises OSError.
+        """Note that a job's line is not there; whether it has been so for longer than it takes to save the
+        file.  Raises OSError.
         """
         now = self.file.clock()
         if job.whereabouts is Whereabouts.FOUND:
@@ -5245,7 +5254,7 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
 
     Its answer is what went wrong for good, or ''.  write: makes an attempt.  It is called for the first time
     before this returns.  interval: seconds after which it says that it tries again: many processes may want
-    the door of one command for a moment.
+    the door of one command for a moment.  While there is no file, pauses stay a tenth of that.
     """
     return _persist(write(), write, interval, say, job)
 
@@ -5257,6 +5266,8 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
         try:
             return await attempt
         except NotNow as trouble:
+            if isinstance(trouble, NoFile):     # it may be back for a moment only
+                pause = interval / 10
             if waited < interval <= waited + pause:
                 say(f"line {job.number}: {trouble}; trying again")
         await asyncio.sleep(pause)

@@ -653,6 +653,49 @@ class Doors(JobFileCase):
             self.assertTrue(opened)
 
 
+class MissingFile(JobFileCase):
+    """The job file is renamed, and comes back, while a result is due."""
+
+    def test_each_absence_is_measured_on_its_own(self) -> None:
+        queue = self.queue_on(b". a\n")
+        job = job_of(runmaker4.Cursor(queue, [runmaker4.Taker("")]).claim())
+        away = self.path.with_name("away")
+        start = self.clock.now
+        for gone_at in 0.0, 2.2:
+            self.path.rename(away)
+            for seconds in 0.0, 1.9:
+                self.clock.now = start + gone_at + seconds
+                self.assertRaises(runmaker4.NotNow, queue.finish, job, b"d")
+            if not gone_at:
+                away.rename(self.path)
+                queue.follow()                      # as when a client asks for jobs
+        self.clock.now += 0.2
+        self.assertIn("the file is gone", queue.finish(job, b"d"))
+
+    def test_one_that_comes_back_for_a_moment_is_not_missed(self) -> None:
+        """However long it has been away: the pauses between attempts do not grow."""
+        async def settle() -> str:
+            with mock.patch.object(asyncio, "sleep", side_effect=pause):
+                return await runmaker4.persist(write, 1.0, lambda text: None, job)
+
+        async def write() -> str:
+            return queue.finish(job, b"d")
+
+        async def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            self.clock.now += seconds
+            if len(pauses) == 7:
+                away.rename(self.path)
+
+        pauses: list[float] = []
+        queue = self.queue_on(b". a\n")
+        job = job_of(runmaker4.Cursor(queue, [runmaker4.Taker("")]).claim())
+        away = self.path.with_name("away")
+        self.path.rename(away)
+        self.assertEqual(asyncio.run(settle()), "")
+        self.assertEqual((self.path.read_bytes(), pauses), (b"d a\n", [0.1] * 7))
+
+
 class HeldUp(JobFileCase):
     """An editor that saves in place is stopped by the file system, with a part of the file written, or
     nothing.
