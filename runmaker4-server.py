@@ -1310,16 +1310,27 @@ class Client(Taker):
     def _expire(self) -> None:
         """Settle what it has, because it did not come back within the grace."""
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
-        unended = [grant for grant in self.grants.values() if grant.is_open]
-        lines = [grant.number for grant in unended if not grant.is_cancelled]
-        if lines:
-            who = f"client {self.where}" if self.id else "clients of the server before"
-            grace = human_time(self.sessions.grace)
-            self.server.say(f"{who} did not come back within {grace}; {name_lines(lines)} marked e (if a "
-                            "client was killed, its jobs may still run)")
+        written: list[tuple[int, Awaitable[bytes]]] = []
         for grant in list(self.grants.values()):
             state = NEW if self.sessions.is_resumed(grant) else ERROR
-            self.sessions.settle(grant, Outcome(Cause.VANISHED, state))
+            settled = self.sessions.settle(grant, Outcome(Cause.VANISHED, state))
+            if settled and not grant.is_cancelled:
+                written.append((grant.number, settled))
+        if written:
+            watched(self._report_expired(written))
+
+    async def _report_expired(self, written: list[tuple[int, Awaitable[bytes]]]) -> None:
+        """Report that it is gone for good, and which states its lines have got.
+
+        written: numbers of lines, each with its state once that is in the file, as settle() returns it.
+        """
+        states = [(line, await state) for line, state in written]
+        who = f"client {self.where}" if self.id else "clients of the server before"
+        text = f"{who} did not come back within {human_time(self.sessions.grace)}"
+        for wanted, what in (ERROR, "marked e"), (NEW, "new again, for a client with --resume"):
+            lines = [line for line, state in states if state == wanted]
+            text += f"; {name_lines(lines)} {what}" if lines else ""
+        self.server.say(f"{text} (if a client was killed, its jobs may still run)")
 
     # -- what it asks for, and gets --------------------------------------------------------------------------
 
@@ -2431,25 +2442,29 @@ class Sessions:
         if self.forget(grant) and grant.member:
             grant.member.group.note_ended(grant.member, grant, outcome)
 
-    def settle(self, grant: Grant, wanted: Outcome) -> None:
+    def settle(self, grant: Grant, wanted: Outcome) -> Awaitable[bytes] | None:
         """Somebody says what becomes of a line: write its state, however long that takes.
 
         The first attempt goes to the worker before this returns.  If it succeeds, whatever the worker is
-        asked later finds the line in its new state.
+        asked later finds the line in its new state.  Returns that state, once it is in the file; b"" if it
+        cannot be written; None instead if somebody has said before what becomes of the line.
         """
         outcome = grant.decide(wanted)
         if not outcome:
-            return
+            return None
         grant.client.note_pace(grant, outcome)
         if outcome.event is not None:
             grant.client.inbox.open(outcome.event)
         job = grant.job
         write = functools.partial(self.cursor.finish, job, outcome.state)
         written = persist(lambda: self._worker.begin(write), self.file.interval, self.say, job)
-        watched(self._see_written(grant, outcome, written))
+        return watched(self._see_written(grant, outcome, written))
 
-    async def _see_written(self, grant: Grant, outcome: Outcome, written: Awaitable[str]) -> None:
-        """Wait until a line's state is written, or cannot be for good, and deal with what follows."""
+    async def _see_written(self, grant: Grant, outcome: Outcome, written: Awaitable[str]) -> bytes:
+        """Wait until a line's state is written, or cannot be for good, and deal with what follows.
+
+        Returns as settle().
+        """
         fault = await written
         client = grant.client
         number = grant.number
@@ -2465,6 +2480,7 @@ class Sessions:
         if outcome.event is not None:
             client.inbox.close(outcome.event)
         self._note_dealt_with(client)
+        return b"" if fault else outcome.state
 
     async def look_after(self) -> None:
         """Follow lines that edits have moved; tell clients of lines that others have taken or set."""

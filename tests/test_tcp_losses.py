@@ -239,6 +239,17 @@ class KilledClient(LossCase):
         self.open_gate()
         self.wait_states("dd")
 
+    def test_a_line_that_a_client_with_resume_is_to_run_is_said_to_be_new_and_not_e(self) -> None:
+        self.before = self.write(f". {JOB}\n#RUN host=bob\n. {JOB}\n").read_bytes()
+        server = self.serve_again(grace=SHORT)
+        client = self.connect(server, "-j2", up=(1, 3))
+        with Peer.of(server.port, server.token) as other:
+            other.hello(name="carol", retry="r").hear("welcome")
+            self.kill_jobs(client)
+            said = self.wait_said(server, "bob", "did not come back")
+            self.assertIn(b"; line 3 marked e; line 1 new again, for a client with --resume (if", said)
+            self.wait_states(".e")
+
     def test_other_clients_go_on_meanwhile(self) -> None:
         server = self.serve(JOB, "touch second")
         client = self.connect(server)
