@@ -148,6 +148,8 @@ if TYPE_CHECKING:
     import socket
     import subprocess
     from concurrent import futures
+    from typing import ParamSpec  # Python 3.10
+    P = ParamSpec("P")
 else:
     asyncio = when_used("asyncio")
     socket = when_used("socket")
@@ -5301,32 +5303,33 @@ class Worker:
         self._tries = True          # whether they are tried again; not any more when the program leaves
         self.pending: set[futures.Future[Any]] = set()      # calls made and not yet ended
 
-    async def call(self, function: Callable[..., T], *args: Any) -> T:
+    async def call(self, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Make a call and wait for its answer."""
         if not self.pool:
-            return function(*args)
-        return await asyncio.wrap_future(self._submit(self.pool, function, *args))
+            return function(*args, **named)
+        return await asyncio.wrap_future(self._submit(self.pool, function, *args, **named))
 
-    def begin(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def begin(self, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> asyncio.Future[T]:
         """Make a call, or put it into the queue, before this returns.  Returns a future of its answer."""
         if self.pool:
-            return asyncio.wrap_future(self._submit(self.pool, function, *args))
+            return asyncio.wrap_future(self._submit(self.pool, function, *args, **named))
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
-            answer.set_result(function(*args))
+            answer.set_result(function(*args, **named))
         except NotNow as trouble:           # any other exception is a defect, and ends the program
             answer.set_exception(trouble)
         return answer
 
-    def ask(self, then: Callable[[T], object], function: Callable[..., T], *args: Any) -> None:
+    def ask(self, then: Callable[[T], object], function: Callable[P, T], *args: P.args,
+            **named: P.kwargs) -> None:
         """Make a call, and later, in the event loop, call `then` with its answer.
 
         An exception of either is a defect.
         """
         if not self.pool:
-            asyncio.get_running_loop().call_soon(then, function(*args))
+            asyncio.get_running_loop().call_soon(then, function(*args, **named))
             return
-        done = asyncio.wrap_future(self._submit(self.pool, function, *args))
+        done = asyncio.wrap_future(self._submit(self.pool, function, *args, **named))
         done.add_done_callback(lambda future: then(future.result()))
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
@@ -5342,9 +5345,9 @@ class Worker:
         done = asyncio.wrap_future(self._submit(self.pool, function, *args))
         done.add_done_callback(functools.partial(self._written, size))
 
-    def _submit(self, pool: futures.ThreadPoolExecutor, function: Callable[..., T],
-                *args: Any) -> futures.Future[T]:
-        future = pool.submit(function, *args)
+    def _submit(self, pool: futures.ThreadPoolExecutor, function: Callable[P, T], *args: P.args,
+                **named: P.kwargs) -> futures.Future[T]:
+        future = pool.submit(function, *args, **named)
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)
         return future
