@@ -751,6 +751,16 @@ def companion_of(path: str) -> str:
 COMPANION_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
+def open_lock_file(path: str, flags: int, network: bool) -> int:
+    """Open the file that stands in a lock file's place.  Raises OSError."""
+    try:
+        return open_direct(path, flags | COMPANION_FLAGS, network)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(error.errno, "is a symbolic link") from None
+        raise
+
+
 def open_companion(path: str, network: bool = False) -> int:
     """Open the companion of the file at this path, and make it if there is none.  Raises OSError.
 
@@ -760,7 +770,7 @@ def open_companion(path: str, network: bool = False) -> int:
     """
     companion = companion_of(path)
     try:
-        fd = open_direct(companion, os.O_RDWR | COMPANION_FLAGS, network)
+        fd = open_lock_file(companion, os.O_RDWR, network)
     except FileNotFoundError:
         fd = open_or_make(companion, os.O_RDWR | COMPANION_FLAGS, 0o600, network)
     try:
@@ -2302,7 +2312,7 @@ class CompanionReader(Opened):
         was_hidden = self.hidden
         self.hidden = False
         try:
-            fd = open_direct(self.path, os.O_RDONLY | COMPANION_FLAGS, self.network)
+            fd = open_lock_file(self.path, os.O_RDONLY, self.network)
         except FileNotFoundError:
             return None, None
         except PermissionError:
@@ -3621,6 +3631,19 @@ class JobQueue:
         self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
 
+def lock_hint(number: int | None) -> str:
+    """What helps against an error of locks or of the lock file.  number: as errno."""
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return "Linux 3.15 or newer, and a file system with locks, are needed"
+    if number == errno.ENOLCK:
+        return "its file system grants no lock: on NFS, do rpc.statd and lockd run here and on the server"
+    if number == errno.EAGAIN:
+        return "its file system does not answer now: try again"
+    if number == errno.ELOOP:
+        return "jobs are locked there: remove the link, and a file is made"
+    return "jobs are locked there: create an empty file of this name that all users may write"
+
+
 def check_companion(path: str, mount: Mount) -> None:
     """Before anything runs: refuse a job file whose users would not all meet in one companion.
 
@@ -3643,10 +3666,7 @@ def check_companion(path: str, mount: Mount) -> None:
     try:
         _try_locks(path, companion)
     except OSError as error:
-        hint = "jobs are locked there: create an empty file of this name that all users may write"
-        if error.errno in (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            hint = "Linux 3.15 or newer, and a file system with locks, are needed"
-        raise Problem(f"{companion}: {reason(error)} ({hint})") from None
+        raise Problem(f"{companion}: {reason(error)} ({lock_hint(error.errno)})") from None
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
         try:
@@ -9946,10 +9966,18 @@ class App(RunnerProgram):
         return super().main()
 
     def _print_dry_run(self) -> None:
-        """Print what would be run, and say what is to be known of its memory.  Raises OSError."""
+        """Print what would be run, and say what is to be known of its memory.
+
+        Raises Problem, BrokenPipeError.
+        """
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._taker, self.memory)
-        put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
+        try:
+            put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Problem(f"{self.path}: {reason(error)}") from None
 
     def _cursor(self, say: Say) -> Cursor:
         return Cursor(

@@ -1,10 +1,14 @@
 """Promise: all who use a job file meet in its companion, `.runs.txt.lock`; where they could not, nothing is
 begun.
 """
+import errno
 import os
+import pathlib
 import subprocess
 import unittest
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import runmaker4
 from tests.support import GATE, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, companion, deadline, wait_until
@@ -78,6 +82,38 @@ class Companion(RunCase):
             self.assertEqual(companion(self.dir / name).stat().st_mode & 0o777, 0o600)
             self.assertEqual(self.states(name), ".")
         self.assertEqual(sorted(os.listdir(self.dir)), before)
+
+    def test_a_link_in_its_place_is_named_as_one(self) -> None:
+        companion(self.path).symlink_to("elsewhere")
+        self.write(". true\n")
+        self.assertAllRefuse(".runs.txt.lock", "is a symbolic link", "remove the link")
+        self.assertRefused(self.run_script(RUNWAIT, "--status", "runs.txt"), ".lock: is a symbolic link")
+        self.assertFalse((self.dir / "elsewhere").exists())
+
+    def test_a_dry_run_refuses_what_is_no_lock_file(self) -> None:
+        ways: dict[str, Callable[[pathlib.Path], object]] = {
+            "is no regular file": pathlib.Path.mkdir,
+            "is a symbolic link": lambda lock_file: lock_file.symlink_to("runs.txt"),
+            "is a file with contents": lambda lock_file: lock_file.write_text("some text\n"),
+        }
+        for number, (words, make) in enumerate(ways.items()):
+            with self.subTest(words=words):
+                file = self.write(". touch never\n", f"file.{number}")
+                make(companion(file))
+                ended = self.run_script(RUNMAKER, "--dry-run", file.name)
+                self.assertRefused(ended, f"runmaker4.py: {file.name}: ", f".{file.name}.lock", words)
+
+    def test_each_error_of_a_lock_has_its_own_remedy(self) -> None:
+        self.write(". true\n")
+        mount = runmaker4.find_mount(str(self.path))
+        remedies = {errno.ENOLCK: "grants no lock", errno.EAGAIN: "try again",
+                    errno.EINVAL: "a file system with locks", errno.EACCES: "create an empty file"}
+        for number, remedy in remedies.items():
+            with self.subTest(errno.errorcode[number]), mock.patch.object(
+                    runmaker4, "lock", side_effect=OSError(number, os.strerror(number))):
+                with self.assertRaises(runmaker4.Problem) as refused:
+                    runmaker4.check_companion(str(self.path), mount)
+                self.assertIn(remedy, str(refused.exception))
 
     def test_a_pipe_in_its_place_is_named_by_a_runner_that_is_there(self) -> None:
         self.write("")

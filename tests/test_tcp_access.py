@@ -447,7 +447,7 @@ class RefusedServers(RefusalCase):
     def test_a_dry_run_whose_lock_file_cannot_be_used(self) -> None:
         ways: dict[str, Callable[[pathlib.Path], object]] = {
             "regular file": pathlib.Path.mkdir,
-            "symbolic links": lambda lock_file: lock_file.symlink_to("runs.txt"),
+            "is a symbolic link": lambda lock_file: lock_file.symlink_to("runs.txt"),
             "contents": lambda lock_file: lock_file.write_text("some text\n"),
         }
         for number, (words, make) in enumerate(ways.items()):
