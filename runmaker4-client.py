@@ -95,6 +95,7 @@ from runmaker4 import (
     leave,
     memory_text,
     nonempty,
+    parse_running,
     plural,
     printable,
     put,
@@ -187,7 +188,7 @@ def make_parser() -> Parser:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options.  Raises Problem."""
     parser = make_parser()
-    options: argparse.Namespace = parser.parse_args(argv)
+    options = parse_running(parser, argv)
     host, port = options.server
     options.server = host
     if port and options.port and options.port != port:

@@ -400,6 +400,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Refuse the command line.  Raises Problem."""
+        if message.endswith("expected one argument"):       # argparse takes -1 for an option
+            message += "; if it begins with -, write OPTION=ARGUMENT"
         raise Problem(f"{message} (see --help)")
 
 
@@ -9374,7 +9376,7 @@ def wall_time(text: str) -> float | SlurmLimit | None:
 
 def file_of_jobs(text: str) -> str:
     """An argparse type: a path of a job file, which must not be that of a companion."""
-    if match := COMPANION.fullmatch(os.path.basename(text)):
+    if match := COMPANION.fullmatch(os.path.basename(nonempty(text))):
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' is no job file: the commands of {printable(match[1])} are locked there"
         )
@@ -9529,7 +9531,17 @@ def make_parser() -> Parser:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options of runmaker4.py.  Raises Problem."""
-    options: argparse.Namespace = make_parser().parse_args(argv)
+    return parse_running(make_parser(), argv)
+
+
+def parse_running(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """The options of runner or client.  Raises Problem."""
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        pairs = zip(argv, argv[1:])
+        counts = [word for option, word in pairs if option in ("-r", "--retry") and word.isdigit()]
+        hint = f"; --retry takes no number, --retries {counts[0]} does" if counts else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
 
 

@@ -104,6 +104,15 @@ class Arguments(RefusalCase):
         scripts = RUNMAKER, RUNWAIT, RUNSET
         self.refuse_all([(script, "--unheard-of", "runs.txt") for script in scripts], "--unheard-of")
 
+    def test_what_was_meant_is_told(self) -> None:
+        for options, words in (
+            (("--retries", "-1", "runs.txt"), "OPTION=ARGUMENT"), (("",), "FILE: is empty"),
+            (("-r", "3", "runs.txt"), "--retries 3 does"), (("--retry", "3", "runs.txt"), "--retries 3 does"),
+        ):
+            with self.subTest(options=options):
+                self.assertRefused(self.run_script(RUNMAKER, *options), words)
+        self.assertUntouched()
+
     def test_lines_that_are_no_numbers(self) -> None:
         self.refuse(RUNSET, "--set=x", "runs.txt", "one", words="one")
 
