@@ -62,6 +62,7 @@ class Client(asyncio.Protocol):
                 name="bench",
                 pid=os.getpid(),
                 slots=self.slots,
+                memory=0,
                 retry="",
                 follow=False,
                 directory="/",
@@ -88,6 +89,7 @@ class Client(asyncio.Protocol):
                     mark="",
                     slot="1",
                     time=time.time(),
+                    promised=0,
                     output=False,
                     again=False,
                 )
