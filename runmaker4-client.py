@@ -906,7 +906,8 @@ class Requests:
     def forget_nothing(self) -> None:
         """Forget that the server had no job for us: something has changed, so we may ask again."""
         self._leave_request = None
-        self.nothing = replace(self.nothing, again=EVER)
+        if self.nothing.again is None:
+            self.nothing = replace(self.nothing, again=EVER)
 
     def on_lost(self) -> None:
         """Forget what was asked for: there is no server."""
