@@ -1115,7 +1115,7 @@ class Client(Taker):
         self.want = 0                   # the slots for which it would take jobs now
         self.free_memory = 0            # bytes that it would give these jobs; negative: it has less by now
         self.asked = 0                  # the number of its last claim, which answers repeat
-        self.asked_at = 0.0             # when that claim came, by the job file's clock
+        self.asked_at = 0.0             # when that claim came, by boottime()
         self.leaving = False            # its last claim said that it will leave if there is nothing
         self._done_soon = 0             # how many of its last jobs, one after the other, were done soon
         self.inbox = Inbox()
@@ -1343,7 +1343,7 @@ class Client(Taker):
             more = message.whole("memory", least=-runmaker4.WHOLE)
             self.free_memory = min(self.free_memory + more, int(self.capacity.memory))
         self.asked = message.whole("request")
-        self.asked_at = self.sessions.file.clock()
+        self.asked_at = boottime()
         self.leaving = message.flag("last")
         if self.leaving:
             self.want = max(self.want, 1)
@@ -1373,10 +1373,6 @@ class Client(Taker):
     def promise(self, grant: Grant) -> None:
         """It is told of a job, which gets some of its memory."""
         self.free_memory -= int(grant.job.settings.needs.memory)
-
-    def offer(self, free: Resources) -> None:
-        """Let a look at the file find jobs for so much of it.  In the worker's thread, perhaps."""
-        self.free = free
 
     def enter_group(self) -> None:
         """It is a host of a group that has begun to prepare."""
@@ -1618,10 +1614,7 @@ class Records:
         return self._worker.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def of(self, job: Job) -> bytes:
-        """A job's record in the log file; b"" if there is none of its command.
-
-        In the worker's thread, perhaps.
-        """
+        """A job's record in the log file; b"" if there is none of its command.  The worker calls it."""
         record = b""
         with contextlib.suppress(OSError):      # then the record begins anew
             record = self.log.get(job) if self.log else b""
@@ -1633,8 +1626,7 @@ class Records:
         """The lines of these runs, by their marks, as far as the journal says that they have not ended.
 
         None instead of a line: the journal has a later run of that line.  commands: those of the runs, by
-        their marks.  A run with the mark but another command does not count.  In the worker's thread,
-        perhaps.
+        their marks.  A run with the mark but another command does not count.  The worker calls it.
         """
         if not self._outdir or not commands:
             return {}
@@ -2226,6 +2218,7 @@ class FileCount:
     for_none: Takers = field(default_factory=lambda: Takers(()))
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
     stopped: str = ""                   # why these jobs will not be started
+    due: float = 0.0                    # when the file may be counted again, by boottime()
 
     @property
     def is_done(self) -> bool:
@@ -2298,6 +2291,7 @@ class Accountant:
         looks = 0
         while True:
             count = await server.worker.call(self._look, Takers(clients))
+            self._due = count.due
             looks += 1
             unsure = not count.account or count.account.half_saved
             if not surely or not unsure or looks >= server.reader.LOOKS or server.leaving.done():
@@ -2305,7 +2299,7 @@ class Accountant:
             await asyncio.sleep(server.reader.interval)
 
     def _look(self, clients: Takers) -> FileCount:
-        """What the file holds.  In the worker's thread, perhaps."""
+        """What the file holds.  The worker calls it."""
         file = self._server.reader
         pace = Pace()
         try:
@@ -2315,10 +2309,9 @@ class Accountant:
                 waiting = [(line.number, line.command[:COMMAND]) for line in first]
                 stall = why_stalled(file) if waiting and not account.now.running else None
         except OSError as error:
-            return FileCount(reason(error))
-        finally:
-            self._due = boottime() + pace.rest(4)
-        return FileCount("", account, clients, waiting, stall.text if stall and stall.stops else "")
+            return FileCount(reason(error), due=boottime() + pace.rest(4))
+        stopped = stall.text if stall and stall.stops else ""
+        return FileCount("", account, clients, waiting, stopped, boottime() + pace.rest(4))
 
     def _report(self, link: ClientLink, count: FileCount) -> None:
         """Send a status, in messages of bounded length."""
@@ -2397,9 +2390,8 @@ class Sessions:
         self.say = server.say
         self._trouble = trouble
         self._crowd = crowd
-        self.file = server.file
-        self.queue = server.queue
-        self.cursor: Cursor = server.dispatcher.cursor
+        self._claims = server.claims
+        self._interval = server.interval
         self._worker = server.worker
         self.records = server.records
         self._tally = server.tally
@@ -2456,8 +2448,8 @@ class Sessions:
         if outcome.event is not None:
             grant.client.inbox.open(outcome.event)
         job = grant.job
-        write = functools.partial(self.cursor.finish, job, outcome.state)
-        written = persist(lambda: self._worker.begin(write), self.file.interval, self.say, job)
+        write = functools.partial(self._worker.begin, self._claims.finish, job, outcome.state)
+        written = persist(write, self._interval, self.say, job)
         return watched(self._see_written(grant, outcome, written))
 
     async def _see_written(self, grant: Grant, outcome: Outcome, written: Awaitable[str]) -> bytes:
@@ -2485,8 +2477,8 @@ class Sessions:
     async def look_after(self) -> None:
         """Follow lines that edits have moved; tell clients of lines that others have taken or set."""
         while True:
-            await asyncio.sleep(self.file.interval / 2)
-            for job, cause in (await self._worker.call(self.cursor.look_after)).items():
+            await asyncio.sleep(self._interval / 2)
+            for job, cause in (await self._worker.call(self._claims.look_after)).items():
                 grant = next((grant for grant in self.jobs.values() if grant.job is job), None)
                 if not grant:
                     continue            # the line was settled meanwhile
@@ -2770,174 +2762,168 @@ class CannotLook:
     is_read: bool = False               # the file could be read, but may be half saved
 
 
-Answer = Union[Grant, NoLine, CannotLook]       # for a job that a client says it has
+Answer = Union["Regained", NoLine, CannotLook]      # for a job that a client says it has
 
 
-class Recovery:
-    """Finds the lines of jobs that clients have but this server has not given them."""
-    AGAIN = 0.1                         # intervals from look to look
+@dataclass(frozen=True)
+class Regained:
+    """A job whose line is held again for the client that has named it."""
+    job: Job
+    record: bytes                       # what the log file has of it
+    keeps_files: bool                   # the files of its run in the output directory are still its own
 
-    def __init__(self, server: Server, sessions: Sessions) -> None:
-        """server: some of its parts are used here, and must be there already."""
-        self._server = server
-        self._sessions = sessions
-        self._say = server.say
-        self.queue = server.queue
-        self.companion = server.file.companion
-        self._worker = server.worker
-        self._records = server.records
-        self._tally = server.tally
-        self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
-        self.abandoned = False                  # we left before these lines could be taken over
-        # the keys of jobs whose results are written, as their clients may not know yet; oldest first
-        self._settled: OrderedDict[str, None] = OrderedDict()
-        self._one_by_one = asyncio.Lock()       # held while the lines of one client are sought
 
-    # -- what is remembered ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Adopted:
+    """What was taken over from the server before us."""
+    jobs: list[Job]
+    has_unclaimed: bool                 # it had seats, too, whose lines are not known
 
-    def note_settled(self, grant: Grant) -> None:
-        """The result of a job is written, and its client may never hear of it."""
-        # An OrderedDict, because a dict would take longer and longer to find its first key.
-        self._settled[grant.key] = None
-        if len(self._settled) > SETTLED:
-            self._settled.popitem(last=False)
 
-    # -- the server before -----------------------------------------------------------------------------------
+@dataclass(eq=False)
+class Batch:
+    """What became of an attempt to claim lines."""
+    got: list[Job]
+    plans: list[Plan]                   # of groups that were met
+    no_job: NoJob | None                # why there are no more jobs; None: enough were claimed
 
-    async def inherit(self, locks: int) -> None:
-        """Take over the lines that are locked on this descriptor of the server before us, for the grace.
+    @property
+    def sliced(self) -> bool:
+        """Whether the look is to go on."""
+        return self.no_job is not None and self.no_job.sliced
 
-        If that fails for good, nobody has them any more.
+
+class Claims:
+    """Claims lines for clients, and writes what becomes of them: all that a server does with its job file,
+    but for counting it.
+
+    Only the worker's thread calls the methods, and nobody else has the job file, its queue and its cursor.  A
+    client is a `Taker` here; a job that was claimed is the key by which the other parts speak of its line.
+    """
+
+    def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
+        """ordinals: whether lines get theirs."""
+        self._file = file
+        self._queue = ServedQueue(file)
+        self._cursor = Cursor(self._queue, ordinals=ordinals, serving=True)
+        self._records = records
+        self._urgent_at = 0.0           # when a look was last urgent, for clients that would leave
+
+    def take_badge(self) -> None:
+        """Show that we are there before the first client comes."""
+        with contextlib.suppress(OSError):              # the first claim will tell of it
+            self._queue.follow()
+
+    def sync(self) -> None:
+        """Sync to disk what was written."""
+        self._file.sync()
+
+    def count_renewed(self) -> int:
+        """Return how many failed lines were claimed, or made new, because of --retry or --resume."""
+        return self._cursor.renewed
+
+    def list_orphans(self) -> list[int]:
+        """Return the numbers of the orphaned lines that were marked `e`."""
+        return list(self._cursor.orphans)
+
+    # -- new lines -------------------------------------------------------------------------------------------
+
+    def claim_batch(self, offers: Sequence[tuple[Taker, Resources]], leaving: bool,
+                    away: Collection[Taker]) -> Batch:
+        """Claim up to BATCH lines, one for each taker in turn.
+
+        offers: how much of what it has each taker offers.  leaving: one of them leaves if there is nothing.
+        away: all takers, also those that are busy, or may come back.
         """
-        jobs = await self._adopt(locks)
-        if jobs is None:
-            return
-        for job in jobs:
-            # no client can name a key like this one
-            self._sessions.add_grant(Grant(f"line {job.number}", self._absent, job, Phase.SENT))
-        if jobs:
-            grace = human_time(self._sessions.grace)
-            self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
-                     "for the clients")
-        if jobs or self.companion.unclaimed:
-            watched(self._await_clients())
+        takers = Takers(taker for taker, _ in offers)
+        for taker, free in offers:
+            taker.free = free
+        urgent = leaving and self._may_hurry()
+        got: list[Job] = []
+        no_job: NoJob | None = None
+        met: dict[int, PendingGroup] = {}
+        while (takers.all or not offers) and len(got) < BATCH:
+            result = self._cursor.claim(urgent, takers, away)
+            met.update((group.jobs[0][0].offset, group) for group in self._cursor.groups
+                       if group.jobs and group.whole and not group.started)
+            if isinstance(result, NoJob):
+                no_job = result
+                break
+            got.append(result)
+            self._charge(result, takers)
+        return Batch(got, self._plan(met.values()), no_job)
 
-    async def _adopt(self, locks: int) -> list[Job] | None:
-        """The lines that are locked on this descriptor, now claimed here; None: they cannot be taken over."""
-        is_said = False
-        end = self._server.loop.time() + Cursor.TROUBLE
-        while not self._server.leaving.done():
-            try:
-                return await self._worker.call(self.queue.adopt, locks)
-            except OSError as error:
-                if error.errno == errno.ESTALE or self._server.loop.time() > end:
-                    with contextlib.suppress(OSError):          # EIO: the lease was lost, and the locks, too
-                        unlock(locks, 0, GUARD)         # also for the keeper, which has a copy
-                    os.close(locks)
-                    self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
-                    return None
-                if not is_said:
-                    is_said = True
-                    self._say(f"{reason(error)}; trying again")
-            await asyncio.sleep(0.1)
-        self.abandoned = True
+    @staticmethod
+    def _charge(job: Job, takers: Takers) -> None:
+        """Take what a job needs from its taker, whose next turn is after the others, if anything is left."""
+        job.taker.free -= job.settings.needs
+        del takers.all[job.taker]
+        if job.taker.free.slots > 0:
+            takers.all[job.taker] = None
+
+    def _may_hurry(self) -> bool:
+        """Whether to make sure once more that there is nothing.  Not too often: whole walks take time."""
+        now = boottime()
+        if now - self._urgent_at < self._cursor.pace.rest(20):
+            return False
+        self._urgent_at = now
+        return True
+
+    def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
+        """Say which host gets which jobs of each group."""
+        try:
+            return [Plan(met, jobs_by_host(self._file.reader, met.jobs)) for met in groups]
+        except OSError:                                 # the file was edited this very moment
+            self._cursor.forget()
+            return []
+
+    def claim_group(self, hosts: Sequence[tuple[Taker, GroupJobs]]) -> list[Job]:
+        """Claim the lines of a group for these takers, in order, up to the first that cannot be had."""
+        claimed: list[Job] = []
+        for taker, jobs in hosts:
+            for line, settings in jobs:
+                job = self._claim_line(taker, line, settings)
+                if not job:
+                    return claimed
+                claimed.append(job)
+        return claimed
+
+    def _claim_line(self, client: Taker, line: Line, settings: JobSettings) -> Job | None:
+        """Claim one line for a client; None if it could not be had."""
+        with contextlib.suppress(OSError):
+            job = self._queue.claim(line, client, settings).job
+            if job:
+                return job
+        self._cursor.forget()                            # the file is not what it was
         return None
 
-    async def _await_clients(self) -> None:
-        """Wait for the grace, then give up the lines and seats that no client has come for."""
-        await self._sessions.add(self._absent)
-        self._worker.post(self.companion.drop_unclaimed)
+    # -- claimed lines ---------------------------------------------------------------------------------------
 
-    # -- jobs that a client names ----------------------------------------------------------------------------
+    def finish(self, job: Job, state: bytes) -> str:
+        """Write what becomes of a line; return as Cursor.finish().  Raises NotNow."""
+        return self._cursor.finish(job, state)
 
-    async def reclaim(self, client: Client,
-                      reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | CannotLook:
-        """Give a client the lines of these jobs again, as far as it does not have them here.
+    def look_after(self) -> dict[Job, str]:
+        """Follow lines that edits have moved; return as JobQueue.look_after()."""
+        return self._cursor.look_after()
 
-        Returns the keys of all jobs for which it has no line then, by what becomes of them; CannotLook if
-        that could not be found out of some job for so long that its line would be gone.  By that time the
-        client may be away again.
-        """
-        file = self.queue.file
-        deadline = file.clock() + (file.LOOKS - 1) * file.interval
-        is_read = True                  # each look so far could read the file
-        while True:
-            is_last = file.clock() >= deadline
-            answers = await self._look_for(client, reported, surely=is_last and is_read)
-            unknown = [answer for answer in answers.values() if isinstance(answer, CannotLook)]
-            if not unknown:
-                return self._sort_keys(client, reported, answers)
-            if is_last:
-                return unknown[0]
-            is_read = is_read and all(answer.is_read for answer in unknown)
-            await asyncio.sleep(self.AGAIN * file.interval)
+    # -- lines of the server before us, and of clients that come back ----------------------------------------
 
-    async def _look_for(self, client: Client, reported: Sequence[ReportedJob],
-                        surely: bool) -> dict[str, Answer]:
-        """Look once for the lines of these jobs, and give the client those that it gets.
+    def adopt(self, locks: int) -> Adopted:
+        """Take over what is locked on this descriptor, as ServedQueue.adopt().  Raises OSError."""
+        jobs = self._queue.adopt(locks)
+        return Adopted(jobs, bool(self._file.companion.unclaimed))
 
-        Returns the answers for jobs that it does not have here, by key.  surely: see _find().
-        """
-        async with self._one_by_one:
-            absent = [job for job in reported
-                      if job.key not in client.grants and job.key not in self._settled]
-            sought = [job for job in absent if not self._is_anothers(job.key)]
-            inherited = {grant.job: grant for grant in self._absent.grants.values()}
-            answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent if job not in sought}
-            answers.update(await self._worker.call(self._find, client, sought, list(inherited), surely))
-            for answer in answers.values():
-                if isinstance(answer, Grant):
-                    self._give(answer, inherited.get(answer.job))
-            return answers
+    def drop_unclaimed(self) -> None:
+        """Give up the seats of the server before us that no client has come for."""
+        self._file.companion.drop_unclaimed()
 
-    def _sort_keys(self, client: Client, reported: Iterable[ReportedJob],
-                   answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
-        """Return the keys of the jobs for which a client has no line, by what becomes of them.
+    def find(self, reported: Sequence[ReportedJob], inherited: Sequence[Job],
+             surely: bool) -> dict[str, Answer]:
+        """Return what the table of the recovery says of each of these jobs, by key.
 
-        A line that the client had when it came, or was given then, has been lost since.
-        """
-        keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
-        for job in reported:
-            answer = answers.get(job.key)
-            if job.key in self._settled:            # perhaps only since the lines were sought
-                keys[NoLine.SETTLED].append(job.key)
-            elif job.key not in client.grants:
-                keys[answer if isinstance(answer, NoLine) else NoLine.LOST].append(job.key)
-        return keys
-
-    def _is_anothers(self, key: str) -> bool:
-        """Return True if another client has this job, for which no line is sought then.
-
-        A job that the other is about to lose may be this client's: the other may stand for the same program,
-        from before its grace was over.
-        """
-        grant = self._sessions.jobs.get(key)
-        return grant is not None and grant.is_open
-
-    def _give(self, grant: Grant, before: Grant | None) -> None:
-        """A line is a client's again, unless it was inherited and has been lost since.
-
-        before: the grant of `absent`, if the line was inherited.
-        """
-        number = grant.number
-        if before and not before.is_open:
-            return
-        if before:
-            self._sessions.forget(before)
-        else:
-            was_bad = number in self._tally.bad_lines
-            self._say(f"line {number}: was taken back" + (" from e" if was_bad else ""))
-            if was_bad:
-                self._tally.bad_lines.remove(number)
-                self._tally.error -= 1
-        self._sessions.add_grant(grant)
-
-    def _find(self, client: Client, reported: Sequence[ReportedJob], inherited: Sequence[Job],
-              surely: bool) -> dict[str, Answer]:
-        """Return what the table above says of each of these jobs, by key.
-
-        surely: the file could be read each time for so long that what is not in it is gone.
-        In the worker's thread, perhaps.
+        inherited: jobs of the server before us that no client has claimed.  surely: the file could be read
+        each time for so long that what is not in it is gone.
         """
         regained: dict[ReportedJob, Job] = {}
         answers: dict[str, Answer] = {}
@@ -2949,9 +2935,9 @@ class Recovery:
                 else:
                     answers[known.key] = answer
         except OSError as error:
-            self.queue.close_if_useless(error)
+            self._queue.close_if_useless(error)
             why = CannotLook(reason(error))
-        answers.update(self._make_grants(client, regained))
+        answers.update(self._describe(regained))
         return {known.key: answers.get(known.key, why) for known in reported}
 
     def _find_lines(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
@@ -2960,8 +2946,8 @@ class Recovery:
 
         Raises OSError: nothing is known of the jobs that were not yielded.
         """
-        queue = self.queue
-        file = queue.file
+        queue = self._queue
+        file = self._file
         if reported:
             queue.follow()
         here = {known: file.state_at(known.line) for known in reported}
@@ -3007,7 +2993,7 @@ class Recovery:
         """
         if not commands:
             return {}, True
-        file = self.queue.file
+        file = self._file
         before = file.signature()
         lines = file.by_command(commands)
         return lines, file.signature() == before and not file.doubt(before[2])
@@ -3038,17 +3024,17 @@ class Recovery:
     def _is_on_hold(here: bytes | None) -> bool:
         return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
-    def _make_grants(self, client: Client, jobs: dict[ReportedJob, Job]) -> dict[str, Grant]:
-        """The grants of jobs that are taken back, by key, with the numbers that the jobs had.
+    def _describe(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
+        """Give jobs that are taken back the numbers that they had; return them with their records, by key.
 
-        In the worker's thread, perhaps.  A client may lie about numbers.  So the number is the one that the
-        journal has for that run, or otherwise that of the line that the job has now.
+        A client may lie about numbers.  So the number is the one that the journal has for that run, or
+        otherwise that of the line that the job has now.
         """
         commands = {known.mark: job.command for known, job in jobs.items() if known.mark}
         started = self._records.find_starts(commands)
         ordinals = self._ordinals() if jobs and self._records.log else {}
-        taken = {job.number for job in set(self.queue.claimed).difference(jobs.values())}
-        grants: dict[str, Grant] = {}
+        taken = {job.number for job in set(self._queue.claimed).difference(jobs.values())}
+        regained: dict[str, Regained] = {}
         for known, job in jobs.items():
             job.state = NEW
             job.ordinal = ordinals.get(job.offset, 0)
@@ -3057,24 +3043,178 @@ class Recovery:
             if number is not None and number not in taken:
                 job.number = number
             taken.add(job.number)
-            grants[known.key] = Grant(
-                known.key,
-                client,
-                job,
-                Phase.BEGUN,
-                began=boottime(),
-                record=self._records.of(job),
-                keeps_files=number is not None,
-            )
-        return grants
+            regained[known.key] = Regained(job, self._records.of(job), number is not None)
+        return regained
 
     def _ordinals(self) -> dict[int, int]:
         """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
         with contextlib.suppress(OSError):
-            file = self.queue.file
+            file = self._file
             lines = Scan(file.reader, file.start, RUNNING, counted=Counter())
             return {line.offset: line.ordinal for line in lines}
         return {}
+
+
+class Recovery:
+    """Finds the lines of jobs that clients have but this server has not given them."""
+    AGAIN = 0.1                         # intervals from look to look
+
+    def __init__(self, server: Server, sessions: Sessions) -> None:
+        """server: some of its parts are used here, and must be there already."""
+        self._server = server
+        self._sessions = sessions
+        self._say = server.say
+        self._claims = server.claims
+        self._interval = server.interval
+        self._worker = server.worker
+        self._tally = server.tally
+        self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
+        self.abandoned = False                  # we left before these lines could be taken over
+        # the keys of jobs whose results are written, as their clients may not know yet; oldest first
+        self._settled: OrderedDict[str, None] = OrderedDict()
+        self._one_by_one = asyncio.Lock()       # held while the lines of one client are sought
+
+    # -- what is remembered ----------------------------------------------------------------------------------
+
+    def note_settled(self, grant: Grant) -> None:
+        """The result of a job is written, and its client may never hear of it."""
+        # An OrderedDict, because a dict would take longer and longer to find its first key.
+        self._settled[grant.key] = None
+        if len(self._settled) > SETTLED:
+            self._settled.popitem(last=False)
+
+    # -- the server before -----------------------------------------------------------------------------------
+
+    async def inherit(self, locks: int) -> None:
+        """Take over the lines that are locked on this descriptor of the server before us, for the grace.
+
+        If that fails for good, nobody has them any more.
+        """
+        adopted = await self._adopt(locks)
+        if adopted is None:
+            return
+        jobs = adopted.jobs
+        for job in jobs:
+            # no client can name a key like this one
+            self._sessions.add_grant(Grant(f"line {job.number}", self._absent, job, Phase.SENT))
+        if jobs:
+            grace = human_time(self._sessions.grace)
+            self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
+                     "for the clients")
+        if jobs or adopted.has_unclaimed:
+            watched(self._await_clients())
+
+    async def _adopt(self, locks: int) -> Adopted | None:
+        """The lines that are locked on this descriptor, now claimed here; None: they cannot be taken over."""
+        is_said = False
+        end = self._server.loop.time() + Cursor.TROUBLE
+        while not self._server.leaving.done():
+            try:
+                return await self._worker.call(self._claims.adopt, locks)
+            except OSError as error:
+                if error.errno == errno.ESTALE or self._server.loop.time() > end:
+                    with contextlib.suppress(OSError):          # EIO: the lease was lost, and the locks, too
+                        unlock(locks, 0, GUARD)         # also for the keeper, which has a copy
+                    os.close(locks)
+                    self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
+                    return None
+                if not is_said:
+                    is_said = True
+                    self._say(f"{reason(error)}; trying again")
+            await asyncio.sleep(0.1)
+        self.abandoned = True
+        return None
+
+    async def _await_clients(self) -> None:
+        """Wait for the grace, then give up the lines and seats that no client has come for."""
+        await self._sessions.add(self._absent)
+        self._worker.post(self._claims.drop_unclaimed)
+
+    # -- jobs that a client names ----------------------------------------------------------------------------
+
+    async def reclaim(self, client: Client,
+                      reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | CannotLook:
+        """Give a client the lines of these jobs again, as far as it does not have them here.
+
+        Returns the keys of all jobs for which it has no line then, by what becomes of them; CannotLook if
+        that could not be found out of some job for so long that its line would be gone.  By that time the
+        client may be away again.
+        """
+        deadline = boottime() + (JobReader.LOOKS - 1) * self._interval
+        is_read = True                  # each look so far could read the file
+        while True:
+            is_last = boottime() >= deadline
+            answers = await self._look_for(client, reported, surely=is_last and is_read)
+            unknown = [answer for answer in answers.values() if isinstance(answer, CannotLook)]
+            if not unknown:
+                return self._sort_keys(client, reported, answers)
+            if is_last:
+                return unknown[0]
+            is_read = is_read and all(answer.is_read for answer in unknown)
+            await asyncio.sleep(self.AGAIN * self._interval)
+
+    async def _look_for(self, client: Client, reported: Sequence[ReportedJob],
+                        surely: bool) -> dict[str, Answer]:
+        """Look once for the lines of these jobs, and give the client those that it gets.
+
+        Returns the answers for jobs that it does not have here, by key.  surely: see _find().
+        """
+        async with self._one_by_one:
+            absent = [job for job in reported
+                      if job.key not in client.grants and job.key not in self._settled]
+            sought = [job for job in absent if not self._is_anothers(job.key)]
+            inherited = {grant.job: grant for grant in self._absent.grants.values()}
+            answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent if job not in sought}
+            answers.update(await self._worker.call(self._claims.find, sought, list(inherited), surely))
+            for key, answer in answers.items():
+                if isinstance(answer, Regained):
+                    grant = Grant(key, client, answer.job, Phase.BEGUN, began=boottime(),
+                                  record=answer.record, keeps_files=answer.keeps_files)
+                    self._give(grant, inherited.get(answer.job))
+            return answers
+
+    def _sort_keys(self, client: Client, reported: Iterable[ReportedJob],
+                   answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
+        """Return the keys of the jobs for which a client has no line, by what becomes of them.
+
+        A line that the client had when it came, or was given then, has been lost since.
+        """
+        keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
+        for job in reported:
+            answer = answers.get(job.key)
+            if job.key in self._settled:            # perhaps only since the lines were sought
+                keys[NoLine.SETTLED].append(job.key)
+            elif job.key not in client.grants:
+                keys[answer if isinstance(answer, NoLine) else NoLine.LOST].append(job.key)
+        return keys
+
+    def _is_anothers(self, key: str) -> bool:
+        """Return True if another client has this job, for which no line is sought then.
+
+        A job that the other is about to lose may be this client's: the other may stand for the same program,
+        from before its grace was over.
+        """
+        grant = self._sessions.jobs.get(key)
+        return grant is not None and grant.is_open
+
+    def _give(self, grant: Grant, before: Grant | None) -> None:
+        """A line is a client's again, unless it was inherited and has been lost since.
+
+        before: the grant of `absent`, if the line was inherited.
+        """
+        number = grant.number
+        if before and not before.is_open:
+            return
+        if before:
+            self._sessions.forget(before)
+        else:
+            was_bad = number in self._tally.bad_lines
+            self._say(f"line {number}: was taken back" + (" from e" if was_bad else ""))
+            if was_bad:
+                self._tally.bad_lines.remove(number)
+                self._tally.error -= 1
+        self._sessions.add_grant(grant)
+
 
 
 # ======== Handing out =======================================================================================
@@ -3083,28 +3223,15 @@ class Recovery:
 #
 #     1. hand_out() starts a look at the file when a client has asked, when a group has begun, ended or was
 #        called off, and while clients wait: each 0.1 s, on a network file system each second.  There is only
-#        one look at a time, for the cursor is the worker's meanwhile.
-#     2. _claim() has the cursor claim lines for all waiting clients, one line for each in turn.  After BATCH
-#        lines other work has its turn with the worker.
+#        one look at a time.
+#     2. claim_batch() claims lines for all waiting clients, one line for each in turn.  After BATCH lines
+#        other work has its turn with the worker.
 #     3. _claimed() sends what was got.  If there was nothing more, it remembers the walk that has found so.
 #     4. A client that would leave is told that there is nothing if a walk has found so that began after it
 #        asked, and no line may still come back unbegun.
 #     5. A group that a look has met is planned: which host gets what.  Once all its hosts have a free slot,
 #        its lines are claimed, all or none.  If all its hosts are there but some are busy, they get nothing
 #        else meanwhile.
-
-
-@dataclass(eq=False)
-class Batch:
-    """What became of an attempt to claim lines."""
-    got: list[Grant]
-    plans: list[Plan]                   # of groups that were met
-    no_job: NoJob | None                # why there are no more jobs; None: enough were claimed
-
-    @property
-    def sliced(self) -> bool:
-        """Whether the look is to go on."""
-        return self.no_job is not None and self.no_job.sliced
 
 
 class Dispatcher:
@@ -3115,20 +3242,17 @@ class Dispatcher:
         self._server = server
         self._loop = server.loop
         self._say = server.say
-        self.file = server.file
+        self._claims = server.claims
+        self._poll = max(POLL, server.interval / 5 if server.mount.network else 0)
         self._worker = server.worker
         self._records = server.records
         self._tally = server.tally
-        self.queue = server.queue
-        self.cursor = Cursor(self.queue, ordinals=bool(server.stores[0]), serving=True)
         # Random keys: a client names the keys of its jobs when it comes.  So nobody may guess one, and no
         # other server may give the same.
         self._keys = iter(lambda: secrets.token_hex(8), "")
         self.waiting: dict[Client, None] = {}   # clients that want jobs; the one that was served last is last
         self._met = WalkReport()                # of the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
-        # when a look was last urgent, for clients that would leave; the worker's thread sets it
-        self._urgent_at = 0.0
         self._groups: dict[int, Plan] = {}      # groups that wait for hosts, by the offset of their first job
         self._said: set[str] = set()            # what is not to be said again
         self._pause_until = 0.0                 # no group is started before, by boottime()
@@ -3138,7 +3262,7 @@ class Dispatcher:
     async def poll(self) -> None:
         """While clients wait, look for new lines.  A look without news costs a stat."""
         while True:
-            await asyncio.sleep(max(POLL, self.file.interval / 5 if self.file.network else 0))
+            await asyncio.sleep(self._poll)
             if self.waiting:
                 self.hand_out()
 
@@ -3176,55 +3300,20 @@ class Dispatcher:
         self.claiming = True
         leaving = any(client.leaving and (self._met.met_end or not client.follow) for client in turns)
         away = set(self._server.sessions.clients.values())
-        self._worker.ask(self._claimed, self._claim, turns, leaving, away)
+        claimed = functools.partial(self._claimed, {taker: taker for taker in turns})
+        self._worker.ask(claimed, self._claims.claim_batch, list(turns.items()), leaving, away)
 
-    def _claim(self, turns: dict[Client, Resources], leaving: bool, away: Collection[Client]) -> Batch:
-        """Claim some lines.  leaving: a client will leave if there is nothing.  away: all clients, also those
-        that are busy, or may come back.
+    def _claimed(self, clients: dict[Taker, Client], batch: Batch) -> None:
+        """Send what was claimed, have groups start, and tell clients that would leave if there is nothing.
 
-        In the worker's thread, perhaps.  That has the cursor for itself meanwhile; all else comes in the
-        arguments and goes into the answer.
+        clients: by what they are as takers.
         """
-        clients = Takers(turns)
-        cursor = self.cursor
-        for client, free in turns.items():
-            client.offer(free)
-        known: dict[Taker | None, Client] = {client: client for client in turns}
-        urgent = leaving and self._may_hurry()
-        got: list[Grant] = []
-        no_job: NoJob | None = None
-        met: dict[int, PendingGroup] = {}
-        while (clients.all or not turns) and len(got) < BATCH:
-            result = cursor.claim(urgent, clients, away)
-            for group in cursor.groups:
-                if group.jobs and group.whole and not group.started:
-                    met[group.jobs[0][0].offset] = group
-            if isinstance(result, NoJob):
-                no_job = result
-                break
-            client = known[result.taker]
-            got.append(Grant(next(self._keys), client, result))
-            client.offer(client.free - result.settings.needs)
-            del clients.all[client]
-            if client.free.slots > 0:
-                clients.all[client] = None      # behind the others, who have their turn first
-        return Batch(got, self._plan(met.values()), no_job)
-
-    def _may_hurry(self) -> bool:
-        """Whether to make sure once more that there is nothing.  Not too often: whole walks take time."""
-        now = boottime()
-        if now - self._urgent_at < self.cursor.pace.rest(20):
-            return False
-        self._urgent_at = now
-        return True
-
-    def _claimed(self, batch: Batch) -> None:
-        """Send what was claimed, have groups start, and tell clients that would leave if there is nothing."""
         self.claiming = False
         batches: dict[Client, list[Grant]] = {}
-        for grant in batch.got:
+        for job in batch.got:
+            client = clients[job.taker]
+            grant = Grant(next(self._keys), client, job)
             self._server.sessions.add_grant(grant)
-            client = grant.client
             if not self.is_startable(grant):
                 self._server.sessions.settle(grant, Outcome(Cause.UNSTARTED, ERROR))
             elif client.link and not self._server.stopping:
@@ -3317,14 +3406,6 @@ class Dispatcher:
 
     # -- groups ----------------------------------------------------------------------------------------------
 
-    def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
-        """Say which host gets what.  In the worker's thread, perhaps."""
-        try:
-            return [Plan(met, jobs_by_host(self.file.reader, met.jobs)) for met in groups]
-        except OSError:                                 # the file was edited this very moment
-            self.cursor.forget()
-            return []
-
     def _arrange(self, batch: Batch) -> None:
         """Start a group whose hosts all have a free slot; keep the hosts of others free, if all are here."""
         if not (batch.plans or self._groups):
@@ -3368,7 +3449,8 @@ class Dispatcher:
         claim.plan.begin()
         self.claiming = True
         del self._groups[claim.plan.first.offset]
-        self._worker.ask(self._start_group, self._claim_group, claim)
+        hosts = [(claim.clients[host], jobs) for host, jobs in claim.plan.hosts.items()]
+        self._worker.ask(functools.partial(self._start_group, claim), self._claims.claim_group, hosts)
 
     def _choose(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
         """A client for each host of a group; None for a host without one.
@@ -3387,32 +3469,15 @@ class Dispatcher:
                 free_slots[client] -= 1
         return chosen
 
-    def _claim_group(self, claim: GroupClaim) -> GroupClaim:
-        """Claim all lines of a group, as far as they can be had.  In the worker's thread, perhaps."""
-        for host, jobs in claim.plan.hosts.items():
-            client = claim.clients[host]
-            for line, settings in jobs:
-                job = self._claim_line(client, line, settings)
-                if not job:
-                    return claim
-                claim.add(host, Grant(next(self._keys), client, job))
-        return claim
-
-    def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
-        """Claim one line for a client; None if it could not be had."""
-        with contextlib.suppress(OSError):
-            job = self.queue.claim(line, client, settings).job
-            if job:
-                return job
-        self.cursor.forget()                            # the file is not what it was
-        return None
-
-    def _start_group(self, claim: GroupClaim) -> None:
+    def _start_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
         """Prepare a group whose lines were claimed.
 
         Give the lines back if some could not be had, a client has gone meanwhile, or the server stops.
         """
         self.claiming = False
+        places = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
+        for (host, client), job in zip(places, claimed):
+            claim.add(host, Grant(next(self._keys), client, job))
         grants = [grant for some in claim.grants.values() for grant in some]
         for grant in grants:
             self._server.sessions.add_grant(grant)
@@ -3459,16 +3524,17 @@ class Server(Program):
         options = parse(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
-        self._mount = check_mount(self.path, options.single_host, self.say)
+        self.mount = check_mount(self.path, options.single_host, self.say)
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         refuse_as_output(self.path)
         if not options.dry_run:
-            check_companion(self.path, self._mount)
-        check_job_file(self.path, self._mount.network, self.say)
+            check_companion(self.path, self.mount)
+        check_job_file(self.path, self.mount.network, self.say)
         self.stopping = False                   # nothing more is handed out
         self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between looks at clients, and at the file
         self._counting = False                  # the file is being counted, before we leave
         self._account: Account | None = None    # what the file held when we left; None: nobody knows
+        self._orphans: list[int] = []           # the lines of orphans that were marked `e`, once we leave
         self._code: int | None = None           # the exit status after a signal or a defect; None: neither
         self.began = boottime()
         self._unaccepted = 0                    # connections that were not accepted since that was said last
@@ -3483,7 +3549,7 @@ class Server(Program):
         allow_descriptors(LEAST_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._badge = Badge(of_server=True)
-        self.stores = self.open_stores(self._mount.network, self._badge, self.path)
+        self.stores = self.open_stores(self.mount.network, self._badge, self.path)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._sockets = listen(self.options.host, self.options.port)
@@ -3509,7 +3575,7 @@ class Server(Program):
 
     def _print_preview(self) -> int:
         """Print what would start where; returns the exit status.  Raises Problem, BrokenPipeError."""
-        file = JobReader(self.path, say=self.say, mount=self._mount)
+        file = JobReader(self.path, say=self.say, mount=self.mount)
         try:
             put_lines(map(os.fsencode, preview(file)))
         except BrokenPipeError:
@@ -3523,21 +3589,21 @@ class Server(Program):
         self.leaving = self.loop.create_future()  # done once there is a reason to leave
         self._hurry = self.loop.create_future()     # done once another signal came after that
         say = functools.partial(self.in_loop, self.say)
-        self.file = ServedFile(self.path, say=say, mount=self._mount, badge=self._badge,
-                               keep=self._keeper.keep)
-        self.queue = ServedQueue(self.file)
-        self.reader = JobReader(self.path, say=say, mount=self._mount)      # to count lines
+        self.reader = JobReader(self.path, say=say, mount=self.mount)      # to count lines
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
+        file = ServedFile(self.path, say=say, mount=self.mount, badge=self._badge, keep=self._keeper.keep)
+        self.claims = Claims(file, self.records, ordinals=bool(self.stores[0]))
+        self.interval = self.reader.interval
         self.dispatcher = Dispatcher(self)
         crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self.sessions = Sessions(self, self._trouble, crowd, self.options.grace)
         self.accountant = Accountant(self)
-        self.failures = Failures(self.reader, self.worker, lambda: self.dispatcher.cursor.renewed)
+        self.failures = Failures(self.reader, self.worker, self.claims.count_renewed)
         if self.options.max_failed:
             await self.failures.count()
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
-        self.worker.post(self._take_badge)
+        self.worker.post(self.claims.take_badge)
         make_link = functools.partial(ClientLink, self.sessions, self._token, self._credentials)
         acceptors = [
             Acceptor(sock, self.loop, make_link, self._say_unaccepted) for sock in self._sockets
@@ -3557,19 +3623,15 @@ class Server(Program):
         await self._close()
         return self.tally.status(self._account) if self._code is None else self._code
 
-    def _take_badge(self) -> None:
-        """Show that we are there before the first client comes.  In the worker's thread, perhaps."""
-        with contextlib.suppress(OSError):              # the first claim will tell of it
-            self.queue.follow()
-
     async def _close(self) -> None:
         """Write and send everything, then let connections and keeper go, and say how it was."""
         seconds = None if self._code is None else runmaker4.Runner.LAST_TRIES
         self.sessions.tick()
+        self.worker.ask(self._orphans.extend, self.claims.list_orphans)
         await self._in_time(self.worker.flush(), seconds)
         if self._was_signalled:
             self._hand_over()
-        self.worker.ask(lambda done: None, self.file.sync)
+        self.worker.ask(lambda done: None, self.claims.sync)
         await self._let_links_go()
         self._let_keeper_go()
         await self._in_time(self.worker.flush(), seconds)
@@ -3606,10 +3668,9 @@ class Server(Program):
 
     def _say_summary(self) -> None:
         """Say the closing line."""
-        orphans = self.dispatcher.cursor.orphans
         seconds = boottime() - self.began
         why = why_command(self.options)
-        self.say(self.tally.summary(self._account, orphans, seconds, "runmaker4-client.py -r", why))
+        self.say(self.tally.summary(self._account, self._orphans, seconds, "runmaker4-client.py -r", why))
 
     def _hand_over(self) -> None:
         """After a signal: acknowledge what is dealt with by now, and have clients wait for the next server.

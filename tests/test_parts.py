@@ -1027,14 +1027,13 @@ class LinesOfAClientThatComesBack(JobFileCase):
         self.path.write_bytes(lines)
         file = server.ServedFile(str(self.path), say=lambda text: None)
         self.addCleanup(file.close_files)
-        self.served = server.ServedQueue(file)
         records = mock.Mock(**{"log": None, "of.return_value": b"", "find_starts.return_value": {}})
-        cursor = mock.Mock(orphans=[])
+        self.of_worker = server.Claims(file, records, ordinals=False)
+        self.served = self.of_worker._queue
         program = mock.Mock(
-            file=file,
-            queue=self.served,
+            claims=self.of_worker,
+            interval=file.interval,
             records=records,
-            dispatcher=mock.Mock(cursor=cursor),
             worker=runmaker4.Worker(threaded=False),
             tally=runmaker4.Tally(),
         )
@@ -1158,7 +1157,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         """
         async def come() -> object:
             sessions = self.sessions(lines)
-            self.served.file.interval = 0.05
+            sessions.recovery._interval = 0.05
             where = self.served if hasattr(self.served, function) else self.served.file
             self.client = server.Client(sessions, "c" * 16)
             with mock.patch.object(where, function, side_effect=trouble):
@@ -1213,12 +1212,12 @@ class LinesOfAClientThatComesBack(JobFileCase):
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=ours.line.text)
             grant = server.Grant(ours.key, client, job, server.Phase.BEGUN)
             sessions.add_grant(grant)
-            plain = sessions.recovery._find
+            plain = self.of_worker.find
 
             def find(*args: Any) -> Any:
                 sessions.forget(grant)              # as when another runner has taken it
                 return plain(*args)
-            with mock.patch.object(sessions.recovery, "_find", find):
+            with mock.patch.object(self.of_worker, "find", find):
                 others = await sessions.recovery.reclaim(client, [ours, sought])
             self.assertEqual(self.told(others), {"LOST": [1]})
             self.assertEqual([grant.job.number for grant in client.grants.values()], [2])

@@ -57,6 +57,30 @@ runmaker4.Worker.__init__, runmaker4.JobFile.follow = init_threaded, follow_slow
 """
 
 
+# All calls of the server's worker are made by a thread; the file `touched` says which methods of its job file
+# were called by another one
+WATCHED = """
+import threading, runmaker4
+init = runmaker4.Worker.__init__
+def init_threaded(worker, threaded, *args, **settings):
+    init(worker, True, *args, **settings)
+def watch(plain):
+    def call(self, *args, **settings):
+        served = type(self).__name__ in ("ServedFile", "ServedQueue", "SharedCompanion", "Cursor")
+        if served and threading.current_thread() is threading.main_thread():
+            with open("touched", "a") as file:
+                file.write(plain.__qualname__ + "\\n")
+        return plain(self, *args, **settings)
+    return call
+runmaker4.Worker.__init__ = init_threaded
+for kind in (runmaker4.Cursor, runmaker4.JobQueue, runmaker4.JobFile, runmaker4.JobReader,
+             runmaker4.Companion, runmaker4.CompanionReader):
+    for name, plain in list(vars(kind).items()):
+        if type(plain).__name__ == "function" and name != "__init__":
+            setattr(kind, name, watch(plain))
+"""
+
+
 class LossCase(TcpCase):
     """Helpers: a server, a client of the name bob, and jobs that wait at the gate; ways to lose each of them.
     """
@@ -365,6 +389,26 @@ class VanishedWhileSought(LossCase):
         self.wait_said(server, "line 1: was taken back from e")
         self.wait_states("e")
         wait_until(lambda: not self.locked_lines(), what="its seat is free")
+
+
+class OneThread(LossCase):
+    """Only the worker's thread touches the job file, its queue and its cursor."""
+
+    def test_through_claims_results_groups_another_server_and_a_cancelled_job(self) -> None:
+        self.PATCH = WATCHED
+        self.before = self.write(f". {JOB}\n. {LATER}\n#RUN together=two host=bob\n. true\n").read_bytes()
+        dead = self.serve_again()
+        client = self.start_client(dead, "--name", "bob", "-j3", up=(1, 2))
+        self.wait_states("rrd")
+        dead.kill()
+        server = self.serve_again(dead.port)
+        self.wait_said(server, "took over")
+        self.end_jobs(client)
+        self.wait_states("drd")
+        self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 2).code, 0)
+        self.finish(client)                             # which was told to end the job
+        self.assertEqual(self.stop(server, signal.SIGHUP).code, 0)
+        self.assertEqual((self.states(), self.exists("touched")), ("dxd", False))
 
 
 class CutConnection(LossCase):
