@@ -465,29 +465,34 @@ class ServedQueue(JobQueue):
         return None
 
     def adopt(self, fd: int) -> list[Job]:
-        """Go on with the seats of a server that has died.  fd: the description of the companion they are on.
+        """Take over the seats of a server that has died; return their lines, which are claimed here now.
 
-        Returns the lines of these seats, which are claimed here now.  A seat is given a line `r` of its
+        fd: the description of the companion that the seats are on.  A seat is given a line `r` of its
         command: the one that it was taken for, or otherwise any that is nobody's.  Only clients know what
         state the lines had before, and whose they are.  Raises OSError, and may be called again then; not
         after ESTALE.
         """
         self.follow()
+        self.companion.inherit(fd)
+        lines = self._list_running()
+        jobs = []
+        for at in sorted(self.companion.unclaimed):
+            candidates = lines.get(at - at % (SEATS + 1))
+            if candidates:
+                own = next((line for line in candidates if own_seat(line) == at), candidates[-1])
+                candidates.remove(own)
+                jobs.append(self._adopt(Job(**vars(own)), at))
+        return jobs
+
+    def _list_running(self) -> dict[int, list[Line]]:
+        """Return the lines `r` that no other runner has, by the rows of their commands.  Raises OSError."""
         companion = self.companion
-        companion.inherit(fd)
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
             own = own_seat(line)
-            is_another_runners = own not in companion.unclaimed and companion.is_held(own)
-            if not is_another_runners:
+            if own in companion.unclaimed or not companion.is_held(own):
                 lines.setdefault(row(line.command), []).append(line)
-        jobs = []
-        for at in sorted(companion.unclaimed):
-            there = lines.get(at - at % (SEATS + 1), [])
-            there.sort(key=lambda line: own_seat(line) == at)
-            if there:
-                jobs.append(self._adopt(Job(**vars(there.pop())), at))
-        return jobs
+        return lines
 
     def _adopt(self, job: Job, at: int) -> Job:
         """Have a job hold this seat, which is locked already."""
@@ -2080,11 +2085,11 @@ class Group:
             member.client.supply(1)
         self._dispatcher.send_jobs(member.client, [grant])
 
-    def note_ended(self, member: Member, grant: Grant, outcome: Outcome) -> None:
-        """A job has ended.
+    def on_job_finished(self, member: Member, grant: Grant, outcome: Outcome) -> None:
+        """Advance the group after one of its jobs finished.
 
-        If it ends in error while the group prepares, its host is lost; if it ends otherwise then, so does the
-        attempt.
+        While it prepares, an error drops the host, and any other outcome ends the attempt.  Later a loss
+        drops the host.
         """
         preparing = self.stage is Stage.PREPARING
         if preparing and outcome.state != ERROR:
@@ -2094,15 +2099,19 @@ class Group:
         member.forget(grant)
         if preparing or outcome.cause.loses_host:
             member.lose()
+        self._go_on(member)
+        if not self._unended:
+            self._finish()
+
+    def _go_on(self, member: Member) -> None:
+        """Stop the group if too few hosts are left; otherwise do what is next for this host."""
         if self.stage is not Stage.STOPPED and sum(not member.lost for member in self._members) < self._least:
             self._stop()
-        elif preparing:
+        elif self.stage is Stage.PREPARING:
             self._drop_queue(member)
             self._release_if_ready()
         elif not member.current:
             self._send_next(member)
-        if not self._unended:
-            self._finish()
 
     def _stop(self) -> None:
         """Too many hosts are lost: end what runs, and begin nothing more."""
@@ -2432,7 +2441,7 @@ class Sessions:
     def _conclude(self, grant: Grant, outcome: Outcome) -> None:
         """A line has come to this end: no client has it any more, and its group, if any, hears of it."""
         if self.forget(grant) and grant.member:
-            grant.member.group.note_ended(grant.member, grant, outcome)
+            grant.member.group.on_job_finished(grant.member, grant, outcome)
 
     def settle(self, grant: Grant, wanted: Outcome) -> Awaitable[bytes] | None:
         """Somebody says what becomes of a line: write its state, however long that takes.
@@ -2557,30 +2566,36 @@ class Sessions:
         if not client.inbox.take(number):
             return
         try:
-            self._note_event(client, kind, message, number)
+            self._apply_event(client, kind, message, number)
         except WireError as error:
             self._trouble(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
             raise
 
-    def _note_event(self, client: Client, kind: str, message: Message, number: int) -> None:
-        """Do what an event says.  Raises WireError."""
+    def _apply_event(self, client: Client, kind: str, message: Message, number: int) -> None:
+        """Settle a line, or keep records of a run, as an event says.  Raises WireError.
+
+        An event of a line that was settled before, or is lost, changes nothing: the client is told, or was.
+        """
         grant = client.grants.get(message.text("id", 16))
         if grant is None or not grant.is_open:
-            # What becomes of the line was said before.  If it was lost, the client is told, or was told.
             return
         if grant.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
             self.settle(grant, self._result(grant, message, number))
-            return
-        if kind == "release":
+        elif kind == "release":
             self.settle(grant, Outcome(Cause.RETURNED, NEW, event=number))
-            return
-        if kind == "begin":
-            if grant.is_gated:
-                raise WireError("it was to hold that job")
-            grant.begin(message.process("pid"))
-        self._note_run(client, kind, grant, message, number)
+        else:
+            if kind == "begin":
+                self._begin_job(grant, message)
+            self._note_run(client, kind, grant, message, number)
+
+    @staticmethod
+    def _begin_job(grant: Grant, message: Message) -> None:
+        """Note that a job has begun.  Raises WireError."""
+        if grant.is_gated:
+            raise WireError("it was to hold that job")
+        grant.begin(message.process("pid"))
 
     @staticmethod
     def _result(grant: Grant, message: Message, event: int) -> Outcome:
