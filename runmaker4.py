@@ -2080,6 +2080,10 @@ class NotNow(Exception):
     """A result cannot be written, or a line not be claimed, at this moment; try again."""
 
 
+class LockedNow(NotNow):
+    """Another process is behind the door of the line: mostly for a moment, which is not worth a message."""
+
+
 class NoFile(NotNow):
     """The job file is not there.  Try again soon: it may come back for a moment only."""
 
@@ -3357,7 +3361,7 @@ class JobQueue:
         """
         with self.file.door(job.command, self.file.patience) as opened:
             if not opened:
-                raise NotNow("another process keeps its command locked")
+                raise LockedNow("another process keeps its command locked")
             self.file.must_be_at_path()
             if self._is_written(job):
                 self.give_up(job)
@@ -5277,8 +5281,8 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
     """Try to write a job's result until that does not raise NotNow, with exponential back-off.
 
     Its answer is what went wrong for good, or ''.  write: makes an attempt.  It is called for the first time
-    before this returns.  interval: seconds after which it says that it tries again: many processes may want
-    the door of one command for a moment.  While there is no file, pauses stay a tenth of that.
+    before this returns.  interval: seconds after which it says that another process keeps the command locked;
+    other reasons are said at once.  While there is no file, pauses stay a tenth of that.
     """
     return _persist(write(), write, interval, say, job)
 
@@ -5286,14 +5290,16 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
 async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]], interval: float, say: Say,
                    job: Job) -> str:
     waited, pause = 0.0, FIRST_PAUSE
+    is_said = False
     while True:
         try:
             return await attempt
         except NotNow as trouble:
             if isinstance(trouble, NoFile):     # it may be back for a moment only
                 pause = interval / 10
-            if waited < interval <= waited + pause:
+            if not is_said and (waited >= interval or not isinstance(trouble, LockedNow)):
                 say(f"line {job.number}: {trouble}; trying again")
+                is_said = True
         await asyncio.sleep(pause)
         waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
         attempt = write()

@@ -92,8 +92,8 @@ class Names(RunCase):
         calls = [
             (RUNMAKER, name),
             (RUNMAKER, "-r", "-q", name),
+            (RUNWAIT, "--failed", name),            # without records; -d makes a directory for them
             (RUNMAKER, "-d", "-r", name),
-            (RUNWAIT, "--failed", name),
             (RUNSET, "--set=.", "1", name),
             (RUNSET, "--set=d", "7", name),
             (RUNMAKER, b"missing" + name),

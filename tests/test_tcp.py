@@ -248,7 +248,12 @@ class Waiting(OverTcp, test_options.Waiting):
 
 
 @ordinarily()
-@without("test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it")
+@without(
+    "test_what_jobs_print_is_kept_beside_the_file_where_nothing_else_keeps_it",
+    "test_the_environment_says_where_that_is_kept",
+    "test_two_runners_share_it_and_the_views_use_it",
+    "test_a_directory_of_that_name_without_a_journal_is_not_taken_for_it",
+)
 class Background(OverTcp, test_options.Background):
     """-d: the client goes on in the background."""
     LOST = b""          # what jobs print goes to the server
