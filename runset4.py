@@ -2208,6 +2208,9 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
     text = ledger.text(state)
     if text and not quiet:
         file.say(text)
+    released = ledger.done[HELD]
+    if options.all and not selection.states and state == NEW and released and not quiet:
+        file.say(f"{plural(released, 'held line')} released, too (to leave those: --set=. --state='d!e')")
     if ledger.alive and not quiet:
         file.say(still_alive(ledger.alive, state))
     if not text and not ledger.refused:
