@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import other tools' jobs.
+"""runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import jobs of other tools.
 
-A state is set while the lock of the line's command is held, so runners at work are never disturbed.  Lines
-are appended all or none, under the append lock.  runmaker4.py says how that works.
+A state is set while holding the mutex of the line's command, so running jobs and runners are never disturbed.
+Lines are appended all or none, under the append lock. runmaker4.py explains the locks.
 
-The file reads top-down: appending, states, editing, lists, job files, tests, the end of following, the
-command line.  Each import yields the lines that become of it, and raises Problem with the place that is
-wrong.  All lines are made before the first is appended.
+The sections, top-down: appending, states, editing, lists, job files, tests, the end of following, the command
+line. Each import yields the lines to append, and raises Problem with the line number of an error. All lines
+are made before the first is appended.
 """
 from __future__ import annotations
 
@@ -119,16 +119,16 @@ PROG = "runset4.py"
 
 # ======== Appending =========================================================================================
 #
-# All lines are made first, so that nothing is written if one is wrong.  Then we take the append lock of the
-# companion, open the file that the path names, and write the lines behind its end in one go.  After an error
-# what was written is taken back.  So no reader takes a line for whole while somebody holds the append lock.
+# All lines are made first, so nothing is written if one is wrong.  Then we take the append lock in the lock
+# file, open the file that the path names, and append the lines in one go.  After an error the written part is
+# removed again.  So a reader counts a line as complete only when nobody holds the append lock.
 
 BLOCK = 1 << 20                     # bytes that are read or written at once
-IN_MEMORY = 16 << 20                # bytes of new lines that are not put into a temporary file
+IN_MEMORY = 16 << 20                # bytes of new lines that are kept without a temporary file
 
 
 def job(command: bytes) -> bytes:
-    """The line of a new job.  Raises ValueError: why the command cannot be a job."""
+    """Return the line of a new job.  Raises ValueError with the reason if the command cannot be a job."""
     if b"\n" in command or b"\0" in command or not command.strip():
         raise ValueError(f"not a command: '{text_of(command[:80])}' (one line, not empty, no NUL)")
     if fault := command_fault(command):
@@ -137,7 +137,8 @@ def job(command: bytes) -> bytes:
 
 
 def directive(text: bytes) -> bytes:
-    """The line of a directive, checked.  Raises ValueError: what is wrong with it."""
+    """Return the line of a directive, after checking it.  Raises ValueError with the reason if it is invalid.
+    """
     if b"\n" in text or b"\0" in text:
         raise ValueError(f"not a directive: '{text_of(text[:80])}' (one line, no NUL)")
     parse_settings(text[1:])
@@ -145,53 +146,52 @@ def directive(text: bytes) -> bytes:
 
 
 def is_directive(line: bytes) -> bool:
-    """Whether a line is a directive, or looks like one.  It has no newline."""
+    """Return True if a line, without newline, is a directive or looks like one."""
     return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
 def line_to_add(text: bytes) -> bytes:
-    """The line for a text that somebody wants to add: a directive, or a command.  Raises ValueError."""
+    """Return the line for a text to add, which is a directive or a command.  Raises ValueError."""
     if is_directive(text):
         return directive(text)
     if begins_with_state(text):
         shown = text_of(state_shown(text[:1]))
         raise ValueError(
-            f"'{text_of(text[:80])}' is the line of a job already, in state {shown} (leave the state out; if "
-            "it is a command, put a blank before it)"
+            f"'{text_of(text[:80])}' is a complete job line, in state {shown} (leave out the state; if it is a "
+            "command, put a blank before it)"
         )
     return job(text)
 
 
 def begins_with_state(text: bytes) -> bool:
-    """Whether a text would be a job line by itself, in a state that means something."""
+    """Return True if a text would be a job line by itself, in one of the known states."""
     return text[:1] in KNOWN and text[1:2] in (b" ", b"\t")
 
 
-OTHERS = 30.0                       # seconds to wait for others who append
+OTHERS = 30.0                       # seconds to wait for other processes that append
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Have signals that would end us wait until the block is done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    """Block INT, TERM and HUP during the `with` block."""
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 @contextlib.contextmanager
 def appending(file: JobFile, make: bool = True) -> Iterator[int]:
-    """Hold the append lock of a job file; yields a descriptor for append_locked().
+    """Hold the append lock of a job file; yield a descriptor for append_locked().
 
-    Editors may put another file in its place at any moment, and lines appended to the old file are lost.  So
-    we append to the file that the path names once the lock is held.  If the path names another one at the
-    end, that is an error (ESTALE).  Whether the new file has the lines depends on when its writer read the
-    old one, and nothing tells that: equal commands prove nothing, and a runner may have taken a line from the
-    old file.  Appending the lines once more might run them twice, leaving it at that might lose them; so a
-    person has to look.
+    An editor can replace the file at any moment, and lines appended to the old file are lost. So we append to
+    the file that the path names while we hold the lock. If the path then names another file, that is an error
+    (ESTALE): the new file has the lines only if the editor read them in the old one, and equal commands do
+    not prove that. Appending again could run the lines twice, and not appending could lose them. So a person
+    must look.
 
-    make: make the file if it does not exist.  Raises Problem, OSError.
+    make: create the file if it does not exist.  Raises Problem, OSError.
     """
     end = time.monotonic() + OTHERS
     if make and not os.path.lexists(file.path):
@@ -211,28 +211,26 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
 
 
 def must_name(file: JobFile, fd: int) -> None:
-    """Raise Shifted if the path leads to another file than this open one, or to none."""
+    """Raise Shifted if the path does not name the file of this descriptor."""
     if not file.names(fd):
         raise Shifted
 
 
 @contextlib.contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold the append lock of a job file.  Others are waited for; signals have to wait until it is free.
-
-    Raises OSError.
+    """Hold the append lock of a job file.  Waits for other processes; blocks signals while it has the lock.
     """
     with file.companion.locking(APPEND_BYTE, OTHERS) as opened, uninterrupted():
         if not opened:
-            raise OSError(errno.EAGAIN, "somebody else keeps appending to it")
+            raise OSError(errno.EAGAIN, "another process keeps appending to it")
         yield
 
 
 @contextlib.contextmanager
 def open_to_append(path: str) -> Iterator[int]:
-    """Have a job file open to append to it.  Raises Problem, OSError.
+    """Open a job file to append to it.  Raises Problem, OSError.
 
-    Only write to this descriptor: reading takes a Reader.
+    Only write to this descriptor; read with a Reader.
     """
     fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
     try:
@@ -242,25 +240,25 @@ def open_to_append(path: str) -> Iterator[int]:
 
 
 def await_file(path: str, end: float) -> None:
-    """Wait until there is a file, if an editor is just replacing it.
+    """Wait until the path exists, because an editor may be replacing the file.
 
     Raises OSError after `end` (monotonic seconds).
     """
     while True:
         if time.monotonic() > end:
-            raise OSError(errno.EAGAIN, "is replaced again and again, or was removed")
+            raise OSError(errno.EAGAIN, "was removed, or is replaced again and again")
         if os.path.lexists(path):
             return
         time.sleep(0.002)
 
 
 class Added(NamedTuple):
-    """What was appended."""
+    """Numbers of appended lines."""
     jobs: int
     directives: int
 
     def __str__(self) -> str:
-        """'2 jobs added', '1 directive added', '2 jobs and 1 directive added'"""
+        """Return '2 jobs added', '1 directive added' or '2 jobs and 1 directive added'."""
         parts: list[str] = []
         if self.jobs or not self.directives:
             parts.append(plural(self.jobs, "job"))
@@ -270,7 +268,7 @@ class Added(NamedTuple):
 
 
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
-    """Append lines to a job file, all or none; the file is not touched before the last line is made.
+    """Append lines to a job file, all or none.  All lines are made before the file is touched.
 
     Raises Problem, OSError.
     """
@@ -279,7 +277,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
         try:
             rest = iter(lines)
-            # line by line would take eight times as long
+            # line by line takes eight times as long
             while piece := b"".join(itertools.islice(rest, 256)):
                 spool.write(piece)
                 jobs += piece.count(b"\n. ") + piece.startswith(b". ")
@@ -287,7 +285,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
             spool.seek(0)
         except OSError as error:
             raise Problem(
-                f"a temporary file cannot be written: {reason(error)} (TMPDIR says where)"
+                f"cannot write a temporary file: {reason(error)} (TMPDIR sets its directory)"
             ) from None
         with appending(file) as fd:
             append_locked(fd, file.real, file.mount, iter(lambda: spool.read(BLOCK), b""))
@@ -295,26 +293,26 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
 
 
 def lines_to_add(commands: Sequence[str]) -> Iterator[bytes]:
-    """The lines for commands and directives that stand on the command line.  Raises Problem."""
+    """Yield the lines for commands and directives of the command line.  Raises Problem."""
     for command in commands:
         try:
             yield line_to_add(os.fsencode(command))
-        except ValueError as fault:
-            raise Problem(f"{fault}; nothing was added") from None
+        except ValueError as error:
+            raise Problem(f"{error}; nothing was added") from None
 
 
 class Source:
-    """A text from which jobs are imported, and the place where we are in it."""
+    """A text from which jobs are imported, and the current line number."""
     LIMIT = 2 * LONGEST_COMMAND     # bytes of a line: the command in a longer line would be too long
 
     def __init__(self, path: str) -> None:
         """path: '-' for stdin."""
         self.path = path
         self.name = "stdin" if path == "-" else text_of(os.fsencode(path))
-        self.number = 0             # of the line that was read last, from 1
+        self.number = 0             # of the last line read, from 1
 
     def __iter__(self) -> Iterator[bytes]:
-        """The lines, without UTF-8 mark, b'\\n' and b'\\r\\n'.  Raises Problem."""
+        """Yield the lines without UTF-8 BOM, b'\\n' and b'\\r\\n'.  Raises Problem."""
         self.number = 0
         try:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
@@ -325,11 +323,11 @@ class Source:
             raise Problem(f"{self.name}: {reason(error)}") from None
 
     def _text(self, line: bytes) -> bytes:
-        """What stands in the line that was read last.  Raises Problem."""
+        """Return the text of the last line read.  Raises Problem."""
         if self.number == 1:
             line = self._unmarked(line)
         if b"\0" in line:
-            raise self.problem("there is a NUL in it (a text is wanted)")
+            raise self.problem("contains a NUL (expected text)")
         if line.endswith(b"\r\n"):
             return line[:-2]
         if line.endswith(b"\n"):
@@ -339,7 +337,7 @@ class Source:
         return line
 
     def _unmarked(self, line: bytes) -> bytes:
-        """The first line without a UTF-8 mark.  Raises Problem."""
+        """Return the first line without its UTF-8 BOM.  Raises Problem."""
         if is_utf16(line[:4096]):
             raise Problem(f"{self.name}: is UTF-16 (save it as UTF-8)")
         if line.startswith(UTF8_MARK):
@@ -347,17 +345,17 @@ class Source:
         return line
 
     def problem(self, text: object) -> Problem:
-        """A Problem that names the line that was read last."""
+        """Return a Problem that names the last line read."""
         return Problem(f"{self.name}: line {self.number}: {text}")
 
 
 # ======== States ============================================================================================
 #
-# A state is changed as runners change it: behind the door of the line's command, after the line was read
-# again.  A line `r` is left alone unless it is an orphan.  To cancel a job is to write x over its `r`: its
-# runner sees that at its next look, and ends the job.  If the runner is dead and the job runs on this host,
-# we end the job ourselves; the processes that hold its seat tell whether that is so (Holders).  If it runs on
-# another host, somebody must do this there; a journal may name the host.
+# We change a state as runners do: while holding the mutex of the line's command, after reading the line
+# again.  A line `r` is not changed unless it is an orphan.  To cancel a job, we write x over the `r`: the
+# runner sees that at the next poll, and kills the job.  If the runner is dead and the job runs on this host,
+# we kill the job ourselves; the processes that hold the job lock show that (Holders).  If it runs on another
+# host, a user must do this on that host; the journal names the host.
 
 WORDS = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
 KNOWN = b"".join(WORDS.values())
@@ -372,27 +370,27 @@ def state_shown(state: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which jobs somebody means: those that fit all conditions that are given."""
-    numbers: Sequence[range]    # of lines; empty: none are given
-    states: bytes               # b"": none are given
-    pattern: bytes | None       # a whole command, or a shell pattern for one; None: none is given
+    """The jobs that the user selected: those that match all given conditions."""
+    numbers: Sequence[range]    # of lines; empty: no condition
+    states: bytes               # b"": no condition
+    pattern: bytes | None       # a complete command, or a shell pattern; None: no condition
 
     @property
     def is_given(self) -> bool:
-        """Whether any condition is given."""
+        """Return True if any condition is given."""
         return self.states != b"" or self.names_jobs
 
     @property
     def names_jobs(self) -> bool:
-        """Whether it says which jobs are meant, and not only in which states."""
+        """Return True if a condition selects particular jobs, not only states."""
         return bool(self.numbers) or self.pattern is not None
 
     def lines(self, file: JobReader, otherwise: bytes | None = KNOWN) -> Iterator[Line]:
-        """The job lines that are meant.  otherwise: the states, if neither states nor numbers are given;
-        None: any.
+        """Yield the selected job lines.
 
-        `I have a list` is a job line, too, a held one.  Lines in such unusual states are changed only by
-        number or by --state.
+        otherwise: the states to select if neither states nor numbers are given; None: any. `I have a list` is
+        a job line in state `I`, which counts as held. Lines in such unusual states are changed only by number
+        or by --state.
         """
         states = otherwise
         if self.states:
@@ -402,7 +400,7 @@ class Selection:
         return filter(self._means, file.lines(states))
 
     def _means(self, line: Line) -> bool:
-        """Whether a line in one of the states is meant."""
+        """Return True if this line is selected; the state matches already."""
         if self.numbers and not self._is_given(line.number):
             return False
         if self.pattern is None or line.command == self.pattern:
@@ -411,7 +409,7 @@ class Selection:
 
     @functools.cached_property
     def _singles(self) -> set[int]:
-        """The numbers that are given one by one: there may be thousands."""
+        """The numbers that are given one by one; there can be thousands."""
         return {span[0] for span in self.numbers if span[0] == span[-1]}
 
     @functools.cached_property
@@ -420,39 +418,39 @@ class Selection:
         return [span for span in self.numbers if span[0] != span[-1]]
 
     def _is_given(self, number: int) -> bool:
-        """Whether a line's number is given."""
+        """Return True if this line number is given."""
         return number in self._singles or any(number in span for span in self._spans)
 
     def singles(self) -> set[int]:
-        """The numbers of which each must be the line of a job.
+        """Return the numbers that must each be a selected job line.
 
-        With states there are none, because states only choose among the lines.
+        With states the set is empty, because states only filter the lines.
         """
         return set() if self.states else set(self._singles)
 
     @property
     def fault(self) -> str:
-        """What is wrong with a line whose number is given, and which is no job that is meant."""
-        return "is no job" if self.pattern is None else "is no job that matches"
+        """The reason to refuse a given line number that is not a selected job."""
+        return "not a job" if self.pattern is None else "not a matching job"
 
 
 def await_committed(file: JobFile, line: Line) -> bool:
-    """Whether the process that appended a line can no more take it back; waits a while.  Raises OSError."""
+    """Wait a while until the process that appended a line can no longer remove it; return True if so."""
     return keep_trying(lambda: file.is_committed(line), file.LONG, 0.01)
 
 
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
-    """Set the state of a line that a scan has found; why that was refused, or ''.
+    """Set the state of a line that a scan has found; return the reason for refusing that, or ''.
 
-    Running lines are refused without `force`.  Raises OSError; ESTALE: the file was replaced.
+    Running lines are refused without `force`.  Raises OSError (ESTALE: the file was replaced).
     """
     with file.door(line.command) as opened:
         if not opened or not await_committed(file, line):
-            return "is being added, claimed, ended or edited (try again)"
-        file.writable()                         # behind the door: the file was not replaced up to now
+            return "is being added, claimed, finished or edited (try again)"
+        file.writable()                         # with the mutex held: the file has not been replaced
         state_now = file.state_at(line)
         if state_now is None or (state_now != line.state and not force):
-            return "has changed meanwhile, and is left alone"
+            return "has changed since it was read; not set"
         if state_now == RUNNING and not force and not file.is_orphan(line):
             return "is running (wait for it, or use --force)"
         file.write(line, state)
@@ -461,21 +459,23 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 
 @dataclass
 class Ledger:
-    """How many selected jobs had which state before it was set, and how many were refused.
+    """Counts of the selected jobs: by the state before the change, and refused.
 
-    alive: the lines of jobs that had not ended when another state was forced over their `r`.
+    alive: the numbers of lines with a running job, over whose `r` another state was forced.
     """
     done: Counter[bytes] = field(default_factory=Counter)
     refused: int = 0
     alive: list[int] = field(default_factory=list)
 
     def refuse(self, file: JobFile, number: int, fault: str) -> None:
-        """Count a line, and say why it was refused."""
+        """Count a refused line, and report the reason."""
         file.say(f"line {number}: {fault}")
         self.refused += 1
 
     def count(self, file: JobFile, line: Line, fault: str) -> bool:
-        """Count a job.  fault: why it was refused, which is said; '': it was not.  Whether it was not."""
+        """Count a job as changed, or as refused if there is a reason (`fault`); return True if it was
+        changed.
+        """
         if fault:
             self.refuse(file, line.number, fault)
         else:
@@ -483,7 +483,7 @@ class Ledger:
         return not fault
 
     def text(self, state: bytes) -> str:
-        """'2 lines: ! -> ., 1 line: x (held) -> .'; state: the one that was set."""
+        """Return '2 lines: ! -> ., 1 line: x (held) -> .', where `state` is the new state."""
         parts: list[str] = []
         for old, count in self.done.items():
             if count:
@@ -495,7 +495,7 @@ class Ledger:
 def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, ledger: Ledger) -> None:
     """Set the states of the selected jobs.
 
-    Raises OSError; ESTALE: the file was replaced, and lines may have moved.
+    Raises OSError (ESTALE: the file was replaced, and lines may have moved).
     """
     file.open_to_write()
     fd = file.writable()
@@ -511,25 +511,25 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
         must_name(file, fd)
 
 
-DESERTED = "is r, but nobody runs it (its runner or host died)"
-STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
+DESERTED = "is r, but no runner has it (runner or host died)"
+STOPPING = 10.0                     # seconds to wait until cancelled jobs have exited
 
 
 def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
-    """Write x over a line's `r` or `.`; returns the state that stood there, and whether the job runs.
+    """Write x over the `r` or `.` of a line; return the old state, and True if the job runs.
 
-    The state is None if the line has moved.  The job may run in any state: an editor has saved `.` over its
-    `r`, or it was cancelled before and nobody has ended it.  Then more copies of its command live than lines
-    of it are `r`.
+    The state is None if the line has moved. The job can run in any state: for example, an editor has saved
+    `.` over the `r`, or the job was cancelled before and not killed. Then more copies of the command are
+    running than lines are `r`.
 
-    running: the lines `r` of its command.  Orphans among them become e first: otherwise the job of this line
-    would be taken for theirs.  Raises OSError; ESTALE: the file was replaced.
+    running: the lines `r` of this command. Orphans among them become e first, because each would count as the
+    owner of a running copy.  Raises OSError (ESTALE: the file was replaced).
     """
     orphans: list[Line] = []
     with file.door(line.command) as opened:
         file.writable()
         if not opened or not await_committed(file, line):
-            raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
+            raise OSError(errno.EAGAIN, f"line {line.number} keeps being added, claimed or edited")
         state_now = file.state_at(line)
         runs = job_runs(file, line, state_now)
         if runs:
@@ -542,9 +542,9 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
 
 
 def job_runs(file: JobFile, line: Line, state_now: bytes | None) -> bool:
-    """Whether the job of a line runs; to be called behind its door.
+    """Return True if the job of a line runs.  The caller holds the mutex of the command.
 
-    state_now: the state that stands there; None: the line has moved.  Raises OSError.
+    state_now: the present state; None: the line has moved.
     """
     if state_now is None:
         return False
@@ -554,9 +554,9 @@ def job_runs(file: JobFile, line: Line, state_now: bytes | None) -> bool:
 
 
 def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
-    """Write e over the orphans among these lines `r` of a command; returns the orphans.
+    """Write e over the orphans among these lines `r` of a command; return the orphans.
 
-    To be called behind the door of the command.  Raises OSError.
+    The caller holds the mutex of the command.
     """
     orphans: list[Line] = []
     for line in lines:
@@ -567,7 +567,7 @@ def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
 
 
 def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
-    """These lines by their commands."""
+    """Group lines by command."""
     found: defaultdict[bytes, list[Line]] = defaultdict(list)
     for line in lines:
         found[line.command].append(line)
@@ -575,12 +575,10 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
 
 
 def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
-    """Stop the selected jobs: write x over `r` and `.`, which ends what runs, and wait until it has ended.
+    """Cancel the selected jobs: write x over `r` and `.`, and wait until running jobs have exited.
 
-    If a line in another state is named and its job lives, that job is waited for, too.
-
-    A job that ends at this moment may get its result first: then its line keeps that, and we say so.  Raises
-    OSError.
+    A named line in another state is waited for if its job runs. A job that finishes at this moment can get
+    its result first: then the line keeps the result, and we report that.
     """
     missing = selection.singles()
     waiting: list[Line] = []
@@ -609,20 +607,20 @@ def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
 
 
 def why_not_cancelled(state_now: bytes | None) -> str:
-    """Why a line in this state cannot be cancelled; None: it moved."""
+    """Return why a line in this state cannot be cancelled; None: it moved."""
     if state_now is None:
-        return "has moved meanwhile, and is left alone (look, and run this again)"
-    return f"does not run: its state is {text_of(state_now)}"
+        return "has moved since it was read; not cancelled (look, and run this again)"
+    return f"is not running: the state is {text_of(state_now)}"
 
 
 def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
-    """Wait until these cancelled jobs have ended, and name those that do not end.  Raises OSError.
+    """Wait until these cancelled jobs have exited, and report those that have not.
 
-    A job has ended when no more seats of its command are held than lines of it are `r`.  If an editor has
-    saved an old `r` or `.` over its x, it is cancelled once more.
+    A job has exited when the held job locks of its command are no more than the lines `r`. If an editor has
+    saved an old `r` or `.` over the x, the job is cancelled once more.
     """
     end = time.monotonic() + STOPPING
-    look_at = 0.0                       # when to look for jobs without runners
+    look_at = 0.0                       # when to look for unsupervised jobs next
     while waiting and time.monotonic() < end:
         if time.monotonic() >= look_at:
             end_deserted_jobs(file, waiting)
@@ -638,20 +636,17 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
                 still.append(line)
             elif state not in (HELD, line.state):
                 ledger.done[line.state] -= 1
-                ledger.refuse(file, line.number, "has moved or changed meanwhile (look, and run this again)")
+                ledger.refuse(file, line.number, "has moved or changed since (look, and run this again)")
         waiting = still
     holders = Holders(file.companion.inode)
     for line in waiting:
         shown = text_of(HELD if line.state in (NEW, RUNNING) else line.state)
         why = where_it_runs(line, holders, file.mount.is_fuse)
-        ledger.refuse(file, line.number, f"is {shown}, but still runs after {STOPPING:.0f} s ({why})")
+        ledger.refuse(file, line.number, f"is {shown}, but is still running after {STOPPING:.0f} s ({why})")
 
 
 def end_deserted_jobs(file: JobFile, lines: Sequence[Line]) -> None:
-    """End the jobs of these cancelled lines that run on this host, and whose runners are dead.
-
-    Raises OSError.
-    """
+    """Kill the jobs of these cancelled lines that run on this host and whose runners are dead."""
     holders = Holders(file.companion.inode)
     if not holders.by_jobs:
         return
@@ -661,7 +656,7 @@ def end_deserted_jobs(file: JobFile, lines: Sequence[Line]) -> None:
         if not deserted:
             continue
         for line, job in deserted_jobs(file, equal, deserted):
-            file.say(f"line {line.number}: its runner is dead, so its job is ended here (process {job.pid})")
+            file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
             jobs.append(job)
     end_deserted(jobs)
 
@@ -669,12 +664,13 @@ def end_deserted_jobs(file: JobFile, lines: Sequence[Line]) -> None:
 def deserted_jobs(
     file: JobFile, lines: Sequence[Line], jobs: Mapping[int, Shell]
 ) -> list[tuple[Line, Shell]]:
-    """Which jobs without runners belong to these equal lines, which were cancelled.  Raises OSError.
+    """Return the unsupervised jobs that belong to these equal cancelled lines, each with its line.
 
-    jobs: the jobs of this command without runners, by their seats.  A line's job is the one on the line's own
-    seat.  If an edit has moved lines, it may be any other whose seat is no running line's own.  Such others
-    are ended only if no copy has a living runner: that copy may be the one that is meant, and its runner ends
-    it soon.  In all, no more jobs are ended than live without an `r`.
+    jobs: the unsupervised jobs of this command, by job lock. A line's job is the one that holds the line's
+    own job lock. If an edit has moved lines, the job may hold any other lock that is not a running line's
+    own. Such a job is killed only if no copy of the command has a living runner: that copy could be the
+    cancelled one, and its runner kills it soon. In all, at most as many jobs are killed as run without an
+    `r`.
     """
     command = lines[0].command
     with file.door(command) as opened:
@@ -684,34 +680,35 @@ def deserted_jobs(
         running = [line for line in file.by_command({command})[command] if line.state == RUNNING]
         alive = file.companion.count(command)
     kept = {own_seat(line) for line in running}
-    free = {at: job for at, job in jobs.items() if at not in kept}
+    free = {seat: job for seat, job in jobs.items() if seat not in kept}
     found: list[tuple[Line, Shell]] = []
-    rest: list[Line] = []
+    unmatched: list[Line] = []
     for line in lines:
         own = free.pop(own_seat(line), None)
         if own:
             found.append((line, own))
         else:
-            rest.append(line)
+            unmatched.append(line)
     if alive == len(jobs):
-        found += zip(rest, free.values())
+        found += zip(unmatched, free.values())
     most = max(alive - len(running), 0)
     return found[:most]
 
 
-CLIENT_AWAY = ("its client does not answer: it ends the job when it is back; otherwise the line is free "
-               "after the server's --grace, though the job may run on")
+CLIENT_AWAY = ("no answer from the client, which kills the job when it is back; otherwise the line is free "
+               "after the server's --grace, but the job can go on running")
 
 
 def is_server(badge: int) -> bool:
-    """Whether this badge is one of those that servers have."""
+    """Return True if this presence lock is one of those for servers."""
     return Badge.SERVERS <= badge < Badge.COUNT
 
 
 def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
-    """Return why a cancelled job has not ended, as far as this host knows.
+    """Return why a cancelled job has not exited, as far as this host knows.
 
-    on_fuse: the job file is on FUSE.  Its locks are the daemon's, so the kernel does not name their holders.
+    on_fuse: the job file is on FUSE. The FUSE daemon holds these locks, so the kernel does not name the job's
+    processes.
     """
     deserted = holders.deserted(line.command)
     keeping = holders.pids(line.command, jobs=False)
@@ -720,57 +717,57 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
     for pid in keeping[:1]:
         if deserted:
             pids = ", ".join(str(job.pid) for job in deserted.values())
-            return (f"an edit has moved equal lines, so nobody knows which job is meant: process {pids} of "
-                    f"this host has no runner, and process {pid} runs another")
-        return f"process {pid} of this host is to end it, and does not"
+            return (f"ambiguous, because an edit has moved equal lines: process {pids} of "
+                    f"this host has no runner, and process {pid} runs another copy")
+        return f"process {pid} of this host should kill it, and does not"
     for pid in holders.pids(line.command, jobs=True)[:1]:
-        return f"process {pid} of this host runs on"
+        return f"process {pid} of this host is still running"
     if on_fuse:
-        return "this file system does not tell which process has its lock: end it by hand, on its host"
-    return (f"no process that can be seen on this host runs it: use {PROG} --cancel on its host (runwait4.py "
-            "--status --outdir DIR names it); a client over TCP ends it when it is back")
+        return "this file system does not show the owner of a lock: kill the job by hand, on its host"
+    return (f"no visible process of this host runs it: use {PROG} --cancel on the right host (runwait4.py "
+            "--status --outdir DIR names it); a client over TCP kills it when it is back")
 
 
-# ---- jobs whose runners are dead ---------------------------------------------------------------------------
+# ---- unsupervised jobs -------------------------------------------------------------------------------------
 #
 # /proc/PID/fdinfo/FD names the locks of a process's open file description (proc(5)), and /proc/PID/fd/FD the
-# file.  So we know exactly which processes of this host hold a seat, as far as we may look: at our own, or as
-# root at all.  A signal must reach a job and nobody else:
+# file.  So we know exactly which processes of this host hold a job lock, as far as we can look: at our own
+# processes, or as root at all.  A signal must reach a job and nothing else:
 #
-#  - A job's processes have the description by inheritance alone, by a descriptor from LOCK_FD on that
-#    execve(2) leaves open.  Descriptors of a runner are closed by execve(2).  A server may have one that is
-#    not, but every process that uses a companion has HERE_BYTE of it locked, and a keeper has no descriptors
-#    but the first few.  Each process that has inherited the description descends from the job's shell, and so
-#    do all processes of its session, all that carry its mark, and their children.  At least one must carry a
-#    mark, which no other job ever has.
-#  - If another process has this description, too, and does not carry that mark, it is the runner, or a server
-#    or its keeper.  Such a process lives, and the job is its to end.  A runner holds a seat for as long as it
-#    holds the line.
-#  - Each look is followed at once by the signals that it calls for.  In between a process may end.  Its
-#    number is given to another process only after all other numbers were given (32,768 at least).
+#  - A job's processes have the description only by inheritance: a descriptor from LOCK_FD on that execve(2)
+#    leaves open.  Descriptors of a runner are closed by execve(2).  A server can have one that is not, but
+#    every process that uses a lock file has HERE_BYTE of it locked, and a keeper has only the first few
+#    descriptors.  Each process that has inherited the description descends from the job's shell.  So do all
+#    processes of that session, all that carry the job's tag, and their children.  At least one must carry
+#    the tag, because no other job ever has it.
+#  - Another process that has this description and does not carry that tag is the runner, a server or a
+#    keeper.  Such a process is alive, and it is the one that must kill the job.  A runner holds a job lock
+#    for as long as it holds the line.
+#  - Signals are sent at once after each scan.  If a process exits in between, the kernel gives that PID to
+#    another process only after all other PIDs (32,768 at least).
 
 
 class Hold(NamedTuple):
-    """A descriptor by which a process has seats locked."""
+    """A descriptor of a process, with the job locks that it holds."""
     pid: int
     seats: list[range]
-    inherited: bool         # in the way that jobs inherit it
+    inherited: bool         # as a job inherits it from the runner
 
     def touches(self, seats: range) -> bool:
-        """Whether some of these seats are locked by it."""
+        """Return True if the descriptor holds any of these locks."""
         return any(own.start < seats.stop and seats.start < own.stop for own in self.seats)
 
 
-# A lock in /proc/PID/fdinfo/FD of a process: its inode, first and last byte (proc(5))
+# A lock in /proc/PID/fdinfo/FD of a process: inode, first and last byte (proc(5))
 LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
 
 
 class Holders:
-    """The processes of this host that hold seats of a companion at this moment, as far as we may see."""
+    """The processes of this host that hold job locks of a lock file now, as far as we can see them."""
     FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
 
     def __init__(self, companion: Identity | None) -> None:
-        """companion: its device and inode; None: there is none, and nobody holds anything."""
+        """companion: device and inode of the lock file; None: it does not exist, and there are no holders."""
         self.companion = companion
         self.by_jobs = [hold for hold in self._holds(LOCK_FD) if hold.inherited]
 
@@ -779,10 +776,10 @@ class Holders:
         return list(self._holds(0))
 
     def _holds(self, least: int) -> Iterator[Hold]:
-        """The seats that are held by descriptors from the number `least` on."""
+        """Yield the descriptors, from the number `least` on, that hold job locks."""
         with contextlib.suppress(OSError):                  # no /proc
             for name in filter(str.isdigit, os.listdir("/proc")):
-                with contextlib.suppress(OSError):          # the process has ended, or is another user's
+                with contextlib.suppress(OSError):          # the process has exited, or is another user's
                     numbers = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
                     yield from self._holds_of(int(name), numbers, least)
 
@@ -795,18 +792,22 @@ class Holders:
                 yield Hold(pid, seats, inherited)
 
     def _is_ours(self, pid: int, numbers: Iterable[int]) -> bool:
-        """Whether a process with these descriptors uses the companion itself, as runners and servers do."""
+        """Return True if a process with these descriptors uses the lock file itself, as runners and servers
+        do.
+        """
         return any(HERE_BYTE in span for number in numbers for span in self._locks(pid, number)[0])
 
     def _locks(self, pid: int, number: int) -> tuple[list[range], bool]:
-        """The bytes of the companion that a descriptor has locked, and whether execve(2) leaves it open."""
+        """Return the bytes of the lock file that a descriptor has locked, and True if execve(2) leaves it
+        open.
+        """
         try:
             info = os.stat(f"/proc/{pid}/fd/{number}")
             if (info.st_dev, info.st_ino) != self.companion:
                 return [], False
             with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
                 text = file.read()
-        except OSError:                                     # the descriptor was closed meanwhile
+        except OSError:                                     # the descriptor was closed
             return [], False
         flags = self.FLAGS.search(text)
         locked = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
@@ -814,21 +815,23 @@ class Holders:
         return locked, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
 
     def deserted(self, command: bytes) -> dict[int, Shell]:
-        """The jobs without a runner that hold seats of a command, by their seats."""
+        """Return the unsupervised jobs of a command, by job lock."""
         first = row(command)
         spans = [span for hold in self.by_jobs for span in hold.seats]
-        seats = {at for span in spans for at in span if first <= at < first + SEATS}
-        jobs = {at: self._deserted(at) for at in seats}
-        return {at: job for at, job in jobs.items() if job}
+        seats = {seat for span in spans for seat in span if first <= seat < first + SEATS}
+        jobs = {seat: self._deserted(seat) for seat in seats}
+        return {seat: job for seat, job in jobs.items() if job}
 
-    def _deserted(self, at: int) -> Shell | None:
-        """The job that holds a seat; None: nobody does, or a process that is not of the job does, too."""
-        holds = [hold for hold in self.all if hold.touches(range(at, at + 1))]
+    def _deserted(self, seat: int) -> Shell | None:
+        """Return the job that holds a job lock; None: there is no such job, or another process holds the lock
+        as well.
+        """
+        holds = [hold for hold in self.all if hold.touches(range(seat, seat + 1))]
         marks = {hold.pid: self._marks(hold.pid) for hold in holds}
         members = [hold.pid for hold in holds if hold.inherited and marks[hold.pid]]
         if not members:
             return None
-        # a job may run our programs; their jobs have a longer chain of marks
+        # a job can run our programs; their jobs have a longer chain of tags
         mark = min((marks[pid] for pid in members), key=len)[-1]
         if any(mark not in marks[hold.pid] for hold in holds if not hold.inherited):
             return None
@@ -839,37 +842,39 @@ class Holders:
     def _marks(pid: int) -> list[bytes]:
         try:
             return ProcessTable.marks_of(str(pid))
-        except OSError:                                     # the process has ended
+        except OSError:                                     # the process has exited
             return []
 
     @staticmethod
     def _session(pid: int) -> int:
-        """The session of a process; 0: the process has ended."""
+        """Return the session of a process; 0: the process has exited."""
         try:
             return os.getsid(pid)
         except OSError:
             return 0
 
     def is_server(self, pid: int) -> bool:
-        """Whether a process has the badge of a server locked."""
-        with contextlib.suppress(OSError):                  # the process has ended
+        """Return True if a process has the presence lock of a server."""
+        with contextlib.suppress(OSError):                  # the process has exited
             locked = [span for number in os.listdir(f"/proc/{pid}/fd")
                       for span in self._locks(pid, int(number))[0]]
             return any(is_server(span.start - BADGE_BYTES) for span in locked)
         return False
 
     def pids(self, command: bytes, jobs: bool) -> list[int]:
-        """The processes that hold seats of a command: those of jobs, or all others."""
+        """Return the processes that hold job locks of a command: if `jobs` those of jobs, otherwise all
+        others.
+        """
         seats = range(row(command), row(command) + SEATS)
         return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(seats)})
 
 
 def end_deserted(jobs: Iterable[Shell]) -> None:
-    """End these jobs, which have no runner, as a runner would."""
+    """Kill these unsupervised jobs as a runner would."""
     async def end_all() -> None:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
-        ended.set_result(0)             # as if waited for: their sessions count while a process is in them
+        ended.set_result(0)             # as if waited for: a session counts while a process is in it
         ender = TreeEnder(loop, GRACE)
         await asyncio.gather(*(ender.end(Child(job.pid, job.mark, ended)) for job in jobs))
 

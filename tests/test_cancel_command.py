@@ -55,8 +55,8 @@ class Cancel(RunCase):
     def test_what_does_not_run_is_named_each(self) -> None:
         self.write("d echo a\n# no job\nr echo b\n")
         said = self.cancel(1, 2, 3, 9, code=1)
-        for words in (b"line 1: does not run: its state is d", b"line 2: is no job", b"line 9: is no job",
-                      b"line 3: is r, but nobody runs it"):
+        for words in (b"line 1: is not running: the state is d", b"line 2: not a job", b"line 9: not a job",
+                      b"line 3: is r, but no runner has it"):
             self.assertIn(words, said)
         self.assertEqual(self.states(), "dx")
 
@@ -64,7 +64,7 @@ class Cancel(RunCase):
         self.write(". echo a\n. echo b\n")
         self.assertEqual(self.cancel("2-99999999999999999999"), b"")
         self.assertEqual(self.states(), ".x")
-        self.assertIn(b"line 99999999999999999999: is no job", self.cancel("99999999999999999999", code=1))
+        self.assertIn(b"line 99999999999999999999: not a job", self.cancel("99999999999999999999", code=1))
 
     def test_an_equal_line_that_is_an_orphan_is_not_taken_for_the_one_that_is_cancelled(self) -> None:
         job = f"echo $$ >>pids; {SLEEPING}"
@@ -76,7 +76,7 @@ class Cancel(RunCase):
         runner = self.start_patched(hasty, "-q", "runs.txt")
         pid = int(self.wait_file("pids"))
         said = self.cancel(2)
-        self.assertIn(b"line 1: is r, but nobody runs it (its runner or host died); it is e now\n", said)
+        self.assertIn(b"line 1: is r, but no runner has it (runner or host died); it is e now\n", said)
         wait_until(lambda: not alive(pid), what="the job is ended")
         self.finish(runner)
         self.assertEqual(self.states(), "ex")
@@ -87,7 +87,7 @@ class Cancel(RunCase):
         hasty = "import runset4\nrunset4.STOPPING = 0.3"
         ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
         self.assertEqual(ended.code, 1)
-        self.assertIn(b"line 1: is x, but still runs", ended.err)
+        self.assertIn(b"line 1: is x, but is still running", ended.err)
 
     def test_a_real_job_is_ended_and_others_go_on(self) -> None:
         self.jobs(SLEEPING, GATE)
@@ -110,7 +110,7 @@ class OverTcp(TcpCase):
         hasty = "import runset4\nrunset4.STOPPING = 0.3"
         ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
         self.assertEqual(ended.code, 1)
-        self.assertIn(b"(its client does not answer: it ends the job when it is back", ended.err)
+        self.assertIn(b"(no answer from the client, which kills the job when it is back", ended.err)
         client.send_signal(signal.SIGCONT)
         wait_until(lambda: not self.locked_lines(), what="the job is ended")
 
@@ -137,7 +137,7 @@ class WithoutRunner(LifeSign):
 
     def assertEndedHere(self, said: str, *lines: int) -> None:
         """The jobs of these lines, and no other, were ended by runset4.py."""
-        named = re.findall(r"line (\d+): its runner is dead, so its job is ended here \(process \d+\)", said)
+        named = re.findall(r"line (\d+): the runner is dead; killing the job \(process \d+\)", said)
         self.assertEqual([int(number) for number in named], [*lines], said)
 
     def test_its_job_is_ended_with_all_that_it_has_started_and_others_go_on(self) -> None:
@@ -180,7 +180,7 @@ class WithoutRunner(LifeSign):
         self.assertIn("line 1: is x, but its job runs", said)
         self.assertEndedHere(said, 1)
         self.assertEqual(self.states(), "xr")
-        self.assertIn("does not run: its state is x", self.cancel(1, code=1))
+        self.assertIn("is not running: the state is x", self.cancel(1, code=1))
 
     def test_which_of_equal_jobs_is_meant_is_not_guessed_where_one_has_a_runner(self) -> None:
         """Both lines have moved.  What has a runner is ended by it, and the other is not."""
@@ -222,8 +222,8 @@ class WithoutRunner(LifeSign):
         runner.send_signal(signal.SIGSTOP)
         said = self.cancel(1, code=1, patch="import runset4\nrunset4.STOPPING = 1.5")
         self.assertEndedHere(said)
-        why = f"process {runner.pid} of this host is to end it, and does not"
-        self.assertIn(f"is x, but still runs after 2 s ({why})\n", said)
+        why = f"process {runner.pid} of this host should kill it, and does not"
+        self.assertIn(f"is x, but is still running after 2 s ({why})\n", said)
         self.assertEqual(self.locked_lines(), [1])
         runner.send_signal(signal.SIGCONT)
         self.assertEqual(self.finish(runner).code, 0)
@@ -257,7 +257,7 @@ class WithoutRunner(LifeSign):
         wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the seat")
         said = self.cancel(1, code=1, patch="import runset4\nrunset4.STOPPING = 1.5")
         self.assertEndedHere(said)
-        self.assertIn(f"is x, but still runs after 2 s (process {holder.pid} of this host ", said)
+        self.assertIn(f"is x, but is still running after 2 s (process {holder.pid} of this host ", said)
         self.assertIsNone(holder.poll())
 
     def test_a_server_is_never_taken_for_a_job(self) -> None:
@@ -273,9 +273,9 @@ class WithoutRunner(LifeSign):
         patch = ("import runset4\nrunset4.STOPPING = 0.3\n"
                  "runset4.Holders._holds = lambda self, least: iter(())")
         self.assertIn(
-            "line 1: is x, but still runs after 0 s (no process that can be seen on this host runs it: use "
-            "runset4.py --cancel on its host (runwait4.py --status --outdir DIR names it); a client over TCP "
-            "ends it when it is back)\n",
+            "line 1: is x, but is still running after 0 s (no visible process of this host runs it: use "
+            "runset4.py --cancel on the right host (runwait4.py --status --outdir DIR names it); a client "
+            "over TCP kills it when it is back)\n",
             self.cancel(1, code=1, patch=patch),
         )
 

@@ -89,10 +89,10 @@ class Lists(ImportCase):
 
     def test_what_begins_with_a_state_is_refused(self) -> None:
         self.assertAllRefused({
-            ("--add", ". echo hi"): "'. echo hi' is the line of a job already, in state . (leave ",
-            ("--add", "echo 1", "x\techo hi"): "is the line of a job already, in state x (held) (",
-            ("--add-list", "/dev/null", "--template", ". echo {}"): "'. echo {}' is the line of a job ",
-            ("--add", "--template", "d echo", ":::", "1"): "'d echo' is the line of a job already, in state ",
+            ("--add", ". echo hi"): "'. echo hi' is a complete job line, in state . (leave out the state; ",
+            ("--add", "echo 1", "x\techo hi"): "is a complete job line, in state x (held) (",
+            ("--add-list", "/dev/null", "--template", ". echo {}"): "'. echo {}' is a complete job ",
+            ("--add", "--template", "d echo", ":::", "1"): "'d echo' is a complete job line, in state ",
         })
         self.assertAdds(".  . /etc/profile\n. .x\n", "--add", " . /etc/profile", ".x")
 
@@ -166,7 +166,7 @@ class Lists(ImportCase):
 
     def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
         self.write("R --slave\nx\techo a\n", "list")
-        self.assertAllRefused({("--add-list", "list"): "list: line 2: 'x?echo a' is the line of a job "})
+        self.assertAllRefused({("--add-list", "list"): "list: line 2: 'x?echo a' is a complete job "})
         self.write(". ./env.sh; prog\n", "list")
         self.assertAllRefused({("--add-list", "list"): "if it is a command, put a blank before it"})
         self.assertAdds(". printf '<%s>' '. ./env.sh; prog'\n",
@@ -745,7 +745,7 @@ class Hiring(ImportCase):
         self.assertEqual((ended.code, ended.out), (1, b""))
         self.assertEqual(
             ended.err,
-            b"runset4.py: runs.txt: line 1: is being added, claimed, ended or edited (try again)\n",
+            b"runset4.py: runs.txt: line 1: is being added, claimed, finished or edited (try again)\n",
         )
         self.assertEqual(self.read(), b"#RUN end\n. echo a\n#off \t end\n")
 
