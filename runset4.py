@@ -883,21 +883,21 @@ def end_deserted(jobs: Iterable[Shell]) -> None:
 
 # ======== Editing ===========================================================================================
 #
-# What a person changed in a copy is merged into the live file, all or nothing, because nobody wants half an
-# edit.  A person who sees what is refused can mend the copy ("What now?", as visudo asks; without a terminal
-# the exit status is 1).  The person may do anything with the lines.  Meanwhile others may have changed states
-# and appended lines; if they have done more, nothing is written.
+# A person edits a copy, and we merge the changes into the live file, all or nothing.  The person sees the
+# refused changes and can fix the copy ("What now?", as visudo asks; without a terminal the exit status is 1).
+# The person can change the lines at will.  Other processes can change states and append lines at the same
+# time; if they have done more, nothing is written.
 #
-# While we merge and write, we hold the append lock, and all of the companion but for the seats of running
-# jobs.  So no line can be claimed, ended or set meanwhile, and whoever comes behind a door later looks at the
-# file that the path names then.  Running lines stay as they are, and so do their seats: nothing is carried
-# over, and no job is waited for.  States and lines at the end are written in place.  Any other change makes a
-# new file, by rename; a line that some `echo >>` appended to the old file at that moment is appended to the
+# While we merge and write, we hold the append lock, and all of the lock file except the job locks of running
+# jobs.  So no line can be claimed, finished or set during that time, and a process that locks a command mutex
+# afterwards opens the file that the path names then.  Running lines and their job locks remain: nothing is
+# carried over, and no job is waited for.  States and appended lines are written in place.  Any other change
+# makes a new file, by rename; a line that `echo >>` appended to the old file at that moment is copied to the
 # new one.
 
-AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
-REFUSED = 20                        # reasons for refusing an edit that are said at most
-DOOR_PATIENCE = 10.0                # seconds to wait for processes that are behind a door
+AT_ONCE = 1.0                       # seconds: an editor that exits sooner has not shown the copy to a person
+REFUSED = 20                        # reasons for refusing an edit that are printed at most
+DOOR_PATIENCE = 10.0                # seconds to wait for processes that hold a command mutex
 
 
 def is_job(line: bytes) -> bool:
@@ -913,19 +913,19 @@ def count_running(lines: Iterable[bytes]) -> int:
 
 
 def merge_key(line: bytes) -> bytes:
-    """What identifies a line: of a job its text without the state, of any other the whole line."""
+    """Return the identity of a line: of a job the text without the state, of any other line all of it."""
     return b"\n" + line[1:] if is_job(line) else line
 
 
 def split_lines(data: bytes) -> list[bytes]:
-    """The lines of a job file, without mark and newlines."""
+    """Return the lines of a job file, without BOM and newlines."""
     data = data[len(UTF8_MARK):] if data.startswith(UTF8_MARK) else data
     lines = data.split(b"\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def equal_until(a: Iterable[bytes], b: Iterable[bytes]) -> int:
-    """How many lines at the start of both are equal."""
+    """Return the number of equal lines at the start of both."""
     count = 0
     for one, other in zip(a, b):
         if one != other:
@@ -935,13 +935,13 @@ def equal_until(a: Iterable[bytes], b: Iterable[bytes]) -> int:
 
 
 def changed_part(given: Sequence[bytes], made: Sequence[bytes]) -> tuple[int, int]:
-    """How many lines are equal at the start of both; and of the others, how many at the end."""
+    """Return the numbers of equal lines at the start of both, and at the end of the rest."""
     first = equal_until(given, made)
     return first, equal_until(reversed(given[first:]), reversed(made[first:]))
 
 
 def new_fault(line: bytes) -> str:
-    """What is wrong with a line that somebody has written; '': nothing."""
+    """Return the error in a line that a person has written; '': none."""
     try:
         if is_directive(line):
             parse_settings(line[1:])
@@ -953,24 +953,25 @@ def new_fault(line: bytes) -> str:
 
 
 class NotMerged(Exception):
-    """Why a change that a person made in a copy is not written."""
+    """The reason to refuse a change that a person made in a copy."""
 
 
 @dataclass
 class EqualLines:
-    """The places of equal lines, which differ at most in their states; counted from 0."""
-    given: list[int] = field(default_factory=list)      # in the copy as it was given, and in the file
-    made: list[int] = field(default_factory=list)       # in what the person made of the copy
+    """The indexes of equal lines, which differ at most in their states."""
+    given: list[int] = field(default_factory=list)      # in the original copy, and in the file
+    made: list[int] = field(default_factory=list)       # in the edited copy
 
     def merge(self, base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> list[bytes]:
-        """The lines as they become, in their order.  Raises NotMerged.
+        """Return the merged lines, in order.  Raises NotMerged.
 
-        Equal lines are interchangeable, so only their states count.  Nobody else may have changed those that
-        the person has changed, and as many of them must be `r` as now.  base, theirs, live: see merge().
+        Equal lines are interchangeable, so only their states count. No other process must have changed the
+        states that the person has changed, and the number of `r` must remain. base, theirs, live: see
+        merge().
         """
-        given = [base[at] for at in self.given]
-        made = [theirs[at] for at in self.made]
-        now = [live[at] for at in self.given]
+        given = [base[index] for index in self.given]
+        made = [theirs[index] for index in self.made]
+        now = [live[index] for index in self.given]
         if made == given:
             return now
         if not given and (fault := new_fault(made[0])):
@@ -980,34 +981,35 @@ class EqualLines:
         wish = made[first:len(made) - last]
         more = count_running(wish) - count_running(now[part])
         if more < 0 or now[part] not in (given[part], wish):
-            changed = [at for at in self.given[part] if runs(live[at]) or base[at] != live[at]]
+            changed = [index for index in self.given[part] if runs(live[index]) or base[index] != live[index]]
             raise NotMerged(f"line {changed[0] + 1}: {why_kept(live[changed[0]])}")
         if more > 0:
-            at = next(at for at in self.made[first:] if runs(theirs[at]))
+            index = next(index for index in self.made[first:] if runs(theirs[index]))
             raise NotMerged(
-                f"line {at + 1} of the copy: is r, and nobody runs it (r is for runners; . is new)"
+                f"line {index + 1} of the copy: is r, but not running (only runners set r; . is new)"
             )
         return [*now[:first], *wish, *now[part.stop:]]
 
 
 def why_kept(live: bytes) -> str:
-    """Why a job whose line is like this now cannot become what somebody has made of it."""
-    fault = f"has changed meanwhile: its state is {text_of(live[:1])} now"
+    """Return why a person's change to this job line is refused.  live: the line now."""
+    why = f"has changed since: the state is {text_of(live[:1])} now"
     if runs(live):
-        fault = "is r (--cancel it first)"
-    return f"{fault}; '{text_of(live[2:80])}' was changed or deleted"
+        why = "is r (--cancel it first)"
+    return f"{why}; '{text_of(live[2:80])}' was changed or deleted"
 
 
-MOVED = ("somebody else has moved, changed or removed lines meanwhile (edit the file anew, and take what you "
-         "changed from the copy)")
+MOVED = ("another process has moved, changed or removed lines (edit the file again, and copy your changes "
+         "from the copy)")
 
 
 def merge(
     base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]
 ) -> tuple[list[bytes], list[str]]:
-    """Merge three ways; returns the lines of the merged file, and what is refused: then there are no lines.
+    """Merge three ways; return the merged lines, and the refused changes, in which case there are no lines.
 
-    base: the lines that the person was given.  theirs: what the person made of them.  live: the file now.
+    base: the lines that the person was given.  theirs: the lines of the edited copy.  live: the lines of the
+    file now.
     """
     before = len(base)
     texts = [*map(merge_key, base)]
@@ -1016,10 +1018,10 @@ def merge(
     first, last = changed_part(base, theirs)
     changed = range(first, len(theirs) - last)
     equals: defaultdict[bytes, EqualLines] = defaultdict(EqualLines)
-    for at in range(first, before - last):
-        equals[texts[at]].given.append(at)
-    for at in changed:
-        equals[merge_key(theirs[at])].made.append(at)
+    for index in range(first, before - last):
+        equals[texts[index]].given.append(index)
+    for index in changed:
+        equals[merge_key(theirs[index])].made.append(index)
     becomes: dict[bytes, Iterator[bytes]] = {}
     faults: list[str] = []
     for text, equal in equals.items():
@@ -1031,16 +1033,16 @@ def merge(
         return [], faults
     lines = [
         *live[:first],
-        *(next(becomes[merge_key(theirs[at])]) for at in changed),
+        *(next(becomes[merge_key(theirs[index])]) for index in changed),
         *live[before - last:before],
     ]
-    # what others have appended stays where it is, if the lines above stay
+    # lines that other processes have appended keep their offsets, if the lines above do
     end = before if texts == [*map(merge_key, lines[:before])] else len(lines)
     return [*lines[:end], *live[before:], *lines[end:]], []
 
 
 def in_place(lines: Sequence[bytes], live: Sequence[bytes]) -> bool:
-    """Whether nothing changed but states of lines that do not run, and lines that were added at the end."""
+    """Return True if the only changes are states of lines that do not run, and appended lines."""
     if len(lines) < len(live):
         return False
     for line, old in zip(lines, live):
@@ -1050,7 +1052,7 @@ def in_place(lines: Sequence[bytes], live: Sequence[bytes]) -> bool:
 
 
 def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
-    """What has become of the lines of the file: '2 states set, 1 line changed, 3 lines added'."""
+    """Return a summary of the changes: '2 states set, 1 line changed, 3 lines added'."""
     before = Counter(map(merge_key, live))
     after = Counter(map(merge_key, lines))
     new = sum((after - before).values())
@@ -1061,14 +1063,14 @@ def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
         (states, "state", "set"),
         (changed, "line", "changed"),
         (new - changed, "line", "added"),
-        (gone - changed, "line", "taken out"),
+        (gone - changed, "line", "removed"),
     )
     parts = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
     return ", ".join(parts) or "lines were moved"
 
 
 def read_all(file: Reader, start: int = 0) -> bytes:
-    """A file from the byte `start` to its end.  Raises OSError."""
+    """Return a file from the byte `start` to the end."""
     data = bytearray()
     while more := file.pread(BLOCK, start + len(data)):
         data += more
@@ -1076,7 +1078,7 @@ def read_all(file: Reader, start: int = 0) -> bytes:
 
 
 def offsets(data: bytes) -> list[int]:
-    """Where the lines of a job file begin, and where the last one ends."""
+    """Return the offsets at which the lines of a job file begin, and at which the last one ends."""
     start = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
     sizes = [len(line) + 1 for line in split_lines(data)]
     return list(itertools.accumulate(sizes, initial=start))
@@ -1084,28 +1086,28 @@ def offsets(data: bytes) -> list[int]:
 
 @contextlib.contextmanager
 def alone(file: JobFile) -> Iterator[int]:
-    """Hold all of a job file's companion; yields the descriptor that has the locks.
+    """Hold all of a job file's lock file; yield the descriptor that has the locks.
 
-    Of a row in which others hold seats we lock the door alone.  If somebody is behind that door, we wait,
-    because that is short.  Raises OSError.
+    In a bucket with job locks of other processes, lock only the command mutex. If another process holds that
+    mutex, wait, because it will not take long.
     """
     fd = file.companion.open_seat()
     end = time.monotonic() + DOOR_PATIENCE
     doors: list[int] = []
     try:
-        # Whole rows: whoever is behind a door counts the seats that are held.  So of a row
-        # whose door alone we lock we must hold no seat.
+        # Whole buckets: a process that holds a command mutex counts the job locks.  So we must hold no
+        # job lock in a bucket of which we lock only the mutex.
         todo = [(0, APPEND_BYTE - 1)]
         while todo:
-            first, behind = todo.pop()
-            if first < behind and not lock(fd, first, behind - first):
-                held = other_lock(fd, first, behind - first)
+            first, stop = todo.pop()
+            if first < stop and not lock(fd, first, stop - first):
+                held = other_lock(fd, first, stop - first)
                 door = (held.start if held else first) | SEATS
                 doors.append(door)
-                todo += [(first, door - SEATS), (door + 1, behind)]
+                todo += [(first, door - SEATS), (door + 1, stop)]
         for door in doors:
             if not keep_trying(functools.partial(lock, fd, door), end - time.monotonic()):
-                raise OSError(errno.EAGAIN, "somebody else keeps changing it")
+                raise OSError(errno.EAGAIN, "another process keeps changing it")
         file.refresh()
         file.refresh_reader()
         yield fd
@@ -1114,10 +1116,10 @@ def alone(file: JobFile) -> Iterator[int]:
 
 
 def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:
-    """Merge what was made of a copy into the file, and say what has changed.
+    """Merge an edited copy into the file, and report the changes.
 
-    Returns what is refused; then nothing was written.  Raises Problem, OSError; ESTALE: the file was replaced
-    or removed meanwhile.
+    Returns the refused changes; then nothing was written.  Raises Problem, OSError (ESTALE: the file was
+    replaced or removed).
     """
     file.open_to_write()
     with append_lock(file), alone(file) as locks:
@@ -1133,69 +1135,69 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
             must_name(file, fd)
         else:
             _replace(file, fd, locks, lines, data)
-    # not while we have all the locks, because a terminal may keep us waiting
+    # not while we have all the locks, because a write to a terminal can block
     if not quiet:
         file.say(changes(lines, live))
     return []
 
 
-LAST_DOOR = ROWS_END - 1            # the door of a companion's last row
+LAST_DOOR = ROWS_END - 1            # the command mutex of the last bucket
 
 
 def must_be_locked(file: JobFile, locks: int) -> None:
-    """Raise OSError(EIO) if we were cut off from a network file system for so long that others may have been
-    behind doors.
+    """Raise OSError(EIO) if a network file system dropped our locks, so others can have locked a command
+    mutex.
 
-    locks: the descriptor that has the door of the last row locked.
+    locks: the descriptor that has the mutex of the last bucket locked.
     """
     if file.network and lost_locks(locks, [LAST_DOOR], file.mount):
-        raise OSError(errno.EIO, "its locks were lost")
+        raise OSError(errno.EIO, "the locks were lost")
 
 
 def _write_in_place(
-    file: JobFile, fd: int, lines: Sequence[bytes], live: Sequence[bytes], places: Sequence[int]
+    file: JobFile, fd: int, lines: Sequence[bytes], live: Sequence[bytes], line_offsets: Sequence[int]
 ) -> None:
-    """Add lines at the end, then write the states that changed.  Raises Problem, OSError."""
+    """Append the new lines, then write the changed states.  Raises Problem, OSError."""
     added = b"".join(line + b"\n" for line in lines[len(live):])
     if added:
         with open_to_append(file.real) as end:
             must_name(file, end)
             lock_all(end)
             append_locked(end, file.real, file.mount, [added])
-    for line, old, at in zip(lines, live, places):
+    for line, old, offset in zip(lines, live, line_offsets):
         if line != old:
-            os.pwrite(fd, line[:1], at)
+            os.pwrite(fd, line[:1], offset)
     os.fsync(fd)
 
 
 def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: bytes) -> None:
-    """Put a new file with these lines in the place of the old one.
+    """Replace the file by a new one with these lines.
 
-    fd: the old file.  locks: the descriptor that has all doors locked.  data: what the old file held.  Raises
-    Problem, OSError.
+    fd: the old file.  locks: the descriptor that has every command mutex locked.  data: the contents of the
+    old file.  Raises Problem, OSError.
     """
     info = os.fstat(fd)
     target = file.real
     text = b"".join(line + b"\n" for line in lines)
-    mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
+    bom = UTF8_MARK if data.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(target)
     new, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
         give_rights(new, info)
         if shuts_out(info, os.fstat(new)):
             raise Problem(
-                f"{file.path}: belongs to others, who could not write to a new file of yours (change only "
-                "states, and add lines at the end)"
+                f"{file.path}: other users could not write to a new file of yours (change only states, and "
+                "add lines at the end)"
             )
-        write_all(new, mark + text)
+        write_all(new, bom + text)
         os.fsync(new)
-        # if we are cut off during the rename itself, we put old states back, and no worse
+        # losing the network during the rename itself can put old states back, and nothing worse
         must_be_locked(file, locks)
         os.rename(temporary, target)
-        sync_names(folder)                      # otherwise a power loss might leave the old file
+        sync_names(folder)                      # otherwise a power loss can bring the old file back
         tail = read_all(file.reader, len(data))
         if tail.strip():
-            fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # others append to the new file by now
+            fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # other processes can append to it already
             append_locked(new, target, file.mount, [tail if tail.endswith(b"\n") else tail + b"\n"])
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -1206,7 +1208,9 @@ def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: b
 
 
 def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:
-    """Whether somebody who could write to the old file cannot write to the new one, which has its mode."""
+    """Return True if a user with write access to the old file has none to the new one, which has the same
+    mode.
+    """
     if old.st_mode & 0o006 == 0o006:
         return False
     if old.st_gid != new.st_gid and old.st_mode & 0o060:
@@ -1215,7 +1219,7 @@ def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:
 
 
 def sync_names(folder: str) -> None:
-    """Sync a directory's names to disk.  Raises OSError."""
+    """Sync a directory to disk, so that new names survive a power loss."""
     fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -1224,13 +1228,15 @@ def sync_names(folder: str) -> None:
 
 
 def original(file: JobFile) -> bytes:
-    """What a person is given to edit: the file as it is now.  Raises OSError."""
+    """Return the contents of the file now, for a person to edit."""
     file.open_to_write()
     return read_all(file.reader)
 
 
 def edit(file: JobFile, quiet: bool) -> int:
-    """Open a copy in the person's editor, and merge it; returns the exit status.  Raises Problem, OSError."""
+    """Open a copy in the user's editor, and merge the changes; return the exit status.  Raises Problem,
+    OSError.
+    """
     base = original(file)
     copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
     with open(copy, "xb") as draft:
@@ -1241,7 +1247,7 @@ def edit(file: JobFile, quiet: bool) -> int:
         early = not fault and time.monotonic() - began < AT_ONCE
         theirs = read_copy(copy)
         if theirs is None:
-            file.say(fault or "the copy is gone")
+            file.say(fault or "the copy was removed")
             file.say("nothing was written")
             return 1
         if theirs == base:
@@ -1263,14 +1269,14 @@ def edit(file: JobFile, quiet: bool) -> int:
 
 
 def end_unchanged(file: JobFile, copy: str, fault: str, early: bool) -> int:
-    """Say that the person has changed nothing; returns the exit status.
+    """Report that the person has changed nothing; return the exit status.
 
-    fault: how the editor failed, or ''.  early: it came back before anybody can have seen the copy.
+    fault: how the editor failed, or ''.  early: the editor exited too soon for a person to see the copy.
     """
     if early:
         file.say(
-            "nothing was changed (the editor came back at once: if it goes on in a window of its own, have "
-            f"it wait, as in EDITOR='code --wait'; the copy is kept: {copy})"
+            "nothing was changed (the editor exited at once: if it opens another window, make it wait, for "
+            f"example EDITOR='code --wait'; the copy is kept: {copy})"
         )
         return 1
     discard(copy)
@@ -1279,7 +1285,7 @@ def end_unchanged(file: JobFile, copy: str, fault: str, early: bool) -> int:
 
 
 def say_refused(file: JobFile, copy: str, faults: Sequence[str]) -> None:
-    """Say why nothing was written."""
+    """Report the reasons for writing nothing."""
     for fault in faults[:REFUSED]:
         file.say(fault)
     more = len(faults) - REFUSED
@@ -1288,30 +1294,30 @@ def say_refused(file: JobFile, copy: str, faults: Sequence[str]) -> None:
 
 
 def discard(copy: str) -> None:
-    """Remove a copy's directory with all that the editor left in it; the edit is done even if that fails."""
+    """Remove the directory of a copy, and ignore errors, because the edit is complete."""
     shutil.rmtree(os.path.dirname(copy), ignore_errors=True)
 
 
 def run_editor(copy: str) -> str:
-    """Run the person's editor on a file; how it failed, or ''."""
+    """Run the user's editor on a file; return how it failed, or ''."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    before = signal.signal(signal.SIGINT, lambda *_: None)      # Ctrl-C is the editor's
+    old_handler = signal.signal(signal.SIGINT, lambda *_: None)     # Ctrl-C is for the editor
     try:
         code = subprocess.run([*shlex.split(editor), copy]).returncode
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else error
-        return f"the editor '{printable(editor)}' cannot be started: {why} (set VISUAL or EDITOR)"
+        return f"cannot start the editor '{printable(editor)}': {why} (set VISUAL or EDITOR)"
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, old_handler)
     if code < 0:
-        return f"the editor '{printable(editor)}' died of signal {-code}"
+        return f"the editor '{printable(editor)}' was killed by signal {-code}"
     if code:
         return f"the editor '{printable(editor)}' failed: exit {code}"
     return ""
 
 
 def read_copy(copy: str) -> bytes | None:
-    """What stands in the copy; None: it is gone."""
+    """Return the contents of the copy; None: it was removed."""
     try:
         with open(copy, "rb") as file:
             return file.read()
@@ -1320,16 +1326,16 @@ def read_copy(copy: str) -> bytes | None:
 
 
 def copy_fault(base: bytes, theirs: bytes) -> str:
-    """Why a copy is no job file any more; '': it is one."""
+    """Return why a copy is not a job file any more; '': it is one."""
     if not theirs.strip():
-        return "the copy is empty now"
+        return "the copy is empty"
     if b"\0" in theirs and b"\0" not in base:
-        return "there are NULs in the copy now (save it as UTF-8)"
+        return "the copy contains NULs (save it as UTF-8)"
     return ""
 
 
 def ask_again() -> bool:
-    """Whether the person wants to edit the copy once more; False if there is no terminal."""
+    """Return True if the person wants to edit the copy once more; False if no terminal is open."""
     if not (os.isatty(0) and os.isatty(2)):
         return False
     try:
@@ -1340,26 +1346,28 @@ def ask_again() -> bool:
 
 # ======== Lists =============================================================================================
 #
-# Each line of a list is a command, or has the values for one.  Values are put into the places of a template,
-# quoted for the shell.  Lines are read, filled in and handed on one by one, so a list may be of any length.
+# Each line of a list is a command, or holds the values for one.  Values replace the placeholders of a
+# template, quoted for the shell.  Lines are processed one by one, so a list can be of any length.
 
 PLACEHOLDER = re.compile(rb"\{(?:(\d*)(|\.|/|//|/\.)|#)\}")
 SWEEPS = (":::", ":::+", "::::", "::::+")       # the last two are refused: GNU parallel reads files there
 
 
 def without_extension(path: bytes) -> bytes:
-    """A path without its extension, as GNU parallel sees it: 'a/b.c' -> 'a/b', '.b' -> ''."""
+    """Return a path without the extension, as GNU parallel does: 'a/b.c' -> 'a/b', '.b' -> ''."""
     stem, dot, extension = path.rpartition(b".")
     return stem if dot and b"/" not in extension else path
 
 
 def directory(path: bytes) -> bytes:
-    """The directory of a path, as dirname(1) sees it: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a', '/' -> '/'."""
+    """Return the directory of a path, as dirname(1) does: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a', '/' ->
+    '/'.
+    """
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
 def with_place(text: bytes) -> bytes:
-    """A template; if it has no place for a value, it gets one at its end."""
+    """Return a template with a placeholder for a value: if it has none, add one at the end."""
     for place in PLACEHOLDER.finditer(text):
         if not is_number(place):
             return text
@@ -1367,19 +1375,20 @@ def with_place(text: bytes) -> bytes:
 
 
 def is_number(place: re.Match[bytes]) -> bool:
-    """Whether a place of a template is {#}."""
+    """Return True if a placeholder is {#}."""
     return place[2] is None
 
 
 def in_columns(columns: Iterable[int], place: re.Match[bytes]) -> bytes:
-    """What a place of a template becomes: one for the whole line is replaced by one for each column."""
-    if place[1] != b"":                     # the place is for one column, or is {#}
+    """Return one placeholder per column for a placeholder of the whole line; others are returned unchanged.
+    """
+    if place[1] != b"":                     # the placeholder is for one column, or is {#}
         return place[0]
     return b" ".join(b"{%d%b}" % (column, place[2]) for column in columns)
 
 
 class Template:
-    """A command with places for values, as GNU parallel has them."""
+    """A command with placeholders, as in GNU parallel."""
     PARTS: dict[bytes | None, Callable[[bytes], bytes]] = {
         b"": lambda value: value,
         b".": without_extension,
@@ -1398,7 +1407,7 @@ class Template:
         if count:
             columns = range(1, count + 1)
             text = PLACEHOLDER.sub(functools.partial(in_columns, columns), text)
-        # for each place the column (0: the line), and what takes its part of the value (None: it is {#})
+        # for each placeholder the column (0: the line), and the function for the part (None: it is {#})
         self.places: list[tuple[int, Callable[[bytes], bytes] | None]] = []
         for place in PLACEHOLDER.finditer(text):
             column = int(place[1] or 0)
@@ -1408,13 +1417,13 @@ class Template:
 
     @staticmethod
     def _conversion(place: re.Match[bytes]) -> bytes:
-        """What stands for a place in `format`."""
+        """Return the %-conversion for a placeholder in `format`."""
         return b"%d" if is_number(place) else b"%b"
 
     def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
-        """The command for a line and its columns.  Raises ValueError if there are too few columns."""
+        """Return the command for a line and the columns.  Raises ValueError if there are too few columns."""
         if len(columns) < self.width:
-            raise ValueError(f"there is no value for {{{self.width}}} ({plural(len(columns), 'column')})")
+            raise ValueError(f"no value for {{{self.width}}} ({plural(len(columns), 'column')})")
         values: list[bytes | int] = []
         for column, part in self.places:
             if part:
@@ -1425,18 +1434,17 @@ class Template:
         return self.format % tuple(values)
 
 
-# ---- places within quotes ----------------------------------------------------------------------------------
+# ---- placeholders within quotes ----------------------------------------------------------------------------
 #
-# A value is quoted when it is put in.  Within quotes of the template its own quotes would end them, and the
-# shell would read what is in the value, and run it.  So a place is allowed only if all that stands before it
-# has left nothing open: characters that quote nothing, and quotes that are closed and contain no
-# substitution, because quoting begins anew in one.  That refuses more than it must; in return we need not
-# know a shell's grammar here.  What the command then does with its argument is its own affair.
+# A value is quoted when it is inserted.  Inside quotes of the template, the quotes of the value would close
+# them, and the shell would run the contents of the value.  So a placeholder is allowed only if no quotes are
+# open before it: only characters that quote nothing, and closed quotes without a substitution, because
+# quoting starts again inside one.  That refuses more than necessary; in return we need no shell grammar.
 
 UNQUOTED = re.compile(rb"""(?:
     [^'"`\\$(]
-    | \((?!\()                              # (( begins arithmetic, which reads what is quoted
-    | \$(?=[^'"{[])                         # $' and $" quote, and so would the quotes of a value
+    | \((?!\()                              # (( begins arithmetic, which evaluates quoted text
+    | \$(?=[^'"{[])                         # $' and $" quote, and a value begins with a quote
     | \$\{[^{}'"`\\$]*\}
     | \\.
     | '[^']*'
@@ -1444,50 +1452,51 @@ UNQUOTED = re.compile(rb"""(?:
 )*""", re.VERBOSE)
 
 
-# by how it begins: what values cannot stand in or after, and what to do
+# by the first characters: constructs in or after which a value is not allowed, and the remedy
 UNSAFE = {
     b"`": ("`...`", "write $(...) instead"),
     b"((": ("((...))", "set a variable first: n={}; echo $((n))"),
     b"$[": ("$[...]", "set a variable first: n={}; echo $((n))"),
-    b"${": ("${...}", "leave the $ out, or write it before that"),
-    b"\\": ("\\", "take the \\ away"),
-    b"$'": ("$'...'", "leave the $ out"),
-    b'$"': ('$"..."', "leave the $ out"),
-    b'"': ('"$(...)"', "write it before that, or call a script"),
+    b"${": ("${...}", "omit the $, or put the value before that"),
+    b"\\": ("\\", "remove the \\"),
+    b"$'": ("$'...'", "omit the $"),
+    b'$"': ('$"..."', "omit the $"),
+    b'"': ('"$(...)"', "put the value before that, or call a script"),
 }
 
 
 def check_template(text: bytes) -> None:
-    """Raise argparse.ArgumentTypeError for a template with which the shell might run what is in a value."""
+    """Raise argparse.ArgumentTypeError for a template with which the shell could run the contents of a value.
+    """
     for place in PLACEHOLDER.finditer(text):
         if not is_number(place) and not UNQUOTED.fullmatch(text, 0, place.start()):
             raise argparse.ArgumentTypeError(f"{text_of(place[0])} {why_unsafe(text, place.start())}")
 
 
 def why_unsafe(text: bytes, end: int) -> str:
-    """Return why no value can stand at this offset of a template, and what to do."""
+    """Return why a value is not allowed at this offset of a template, and the remedy."""
     plain = UNQUOTED.match(text, 0, end)
     begin = plain.end() if plain else 0
     quote = text[begin:end].lstrip(b"$")[:1]
     if quote in (b"'", b'"') and text.count(quote, begin, end) % 2:
-        return "is quoted already: take your quotes away"
-    # UNQUOTED stops only where one of these stands
-    what, remedy = next(known for start, known in UNSAFE.items() if text.startswith(start, begin))
-    return f"stands in or after {what}, where its value is not quoted ({remedy})"
+        return "is quoted already (remove your quotes)"
+    # UNQUOTED stops only at one of these
+    construct, remedy = next(known for start, known in UNSAFE.items() if text.startswith(start, begin))
+    return f"is in or after {construct}, where a value cannot be quoted ({remedy})"
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
-    """The columns of a line of a list.  colsep: what separates them; None: blanks."""
+    """Return the columns of a line of a list.  colsep: the separator; None: blanks."""
     if not colsep:
         return line.split()
     return [column.strip() for column in colsep.split(line)]
 
 
 def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = None) -> Iterator[bytes]:
-    """The lines for a list of commands, or of values for a template.
+    """Yield the lines for a list of commands, or of values for a template.
 
-    Each line becomes a job.  Directives stay what they are; blank lines and comments are left out.  text: the
-    template; None: there is none.  Raises Problem.
+    Each line becomes a job. Directives are copied; blank lines and comments are skipped.  text: the template;
+    None: no template.  Raises Problem.
     """
     source = Source(path)
     template = Template(text) if text else None
@@ -1510,40 +1519,40 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
         except ValueError as fault:
             raise source.problem(fault) from None
     if not number and not directives:
-        raise Problem(f"{source.name}: there is no job in it (nothing to add)")
+        raise Problem(f"{source.name}: no jobs (nothing to add)")
 
 
 # ---- tables ------------------------------------------------------------------------------------------------
 #
-# A table is read by the rules of RFC 4180.  Its first row names the columns.  In the template each name
-# becomes the number of its column; from there on a table is like any list.
+# A table is read by the rules of RFC 4180.  The first row names the columns.  In the template each name
+# becomes the number of the column; after that a table is like any list.
 
 NAMED_PLACE = re.compile(rb"(\$?)\{([^{}]+)\}")
-# what can only be meant as the place for a column
+# text in braces that can only be a placeholder for a column
 NAME = re.compile(rb"[A-Za-z_\x80-\xff][\w\x80-\xff-]*(?:\.|//?|/\.)?")
-PARTS = (b"", b"//", b"/.", b"/", b".")                     # what may follow a name; '/.' before '.'
+PARTS = (b"", b"//", b"/.", b"/", b".")                     # suffixes of a name; '/.' before '.'
 
 
 def with_numbers(text: bytes, names: Sequence[bytes]) -> bytes:
-    """A template with column numbers instead of column names.  Raises ValueError."""
+    """Return a template with column numbers instead of column names.  Raises ValueError."""
     def number(place: re.Match[bytes]) -> bytes:
         dollar, content = place.groups()
         for part in PARTS:
             name = content[:len(content) - len(part)]
             if name and content.endswith(part) and name in names:
                 return b"%b{%d%b}" % (dollar, names.index(name) + 1, part)
-        if NAME.fullmatch(content) and not dollar:          # ${HOME} is the shell's
-            there = ", ".join(text_of(name) for name in names if name)
+        if NAME.fullmatch(content) and not dollar:          # ${HOME} is for the shell
+            known = ", ".join(text_of(name) for name in names if name)
             raise ValueError(
-                f"there is no column {text_of(content)} for the template (the columns are {there})"
+                f"the template needs a column {text_of(content)} (the columns are {known})"
             )
         return place[0]
     return NAMED_PLACE.sub(number, text)
 
 
 def table_template(text: bytes, header: Sequence[bytes]) -> Template:
-    """A template for the rows of a table.  header: its first row, which names the columns.  Raises
-    ValueError.
+    """Return a template for the rows of a table.  header: the first row, with the names of the columns.
+    Raises ValueError.
     """
     names = [name.strip() for name in header]
     for name, count in Counter(names).items():
@@ -1558,9 +1567,10 @@ def table_template(text: bytes, header: Sequence[bytes]) -> Template:
 
 
 def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
-    """The rows of a table, as lists; directives between them, as bytes.  Raises Problem.
+    """Yield the rows of a table, as lists; directives between them, as bytes.  Raises Problem.
 
-    csv takes text only: Latin-1 makes a character of any byte, and the same byte of that character.
+    The csv module reads only text: Latin-1 makes one character of any byte, and the same byte of that
+    character.
     """
     lines = iter(source)
     more = (line.decode("latin-1") + "\n" for line in lines)
@@ -1576,7 +1586,7 @@ def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
 
 
 def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
-    """The lines for a table: each row below the first becomes a job; directives stay what they are.
+    """Yield the lines for a table: each row below the first becomes a job; directives are copied.
 
     text: the template.  Raises Problem.
     """
@@ -1599,15 +1609,15 @@ def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
         except ValueError as fault:
             raise source.problem(fault) from None
     if not number:
-        raise Problem(f"{source.name}: there is no row below the names of the columns (nothing to add)")
+        raise Problem(f"{source.name}: no rows below the names of the columns (nothing to add)")
 
 
 def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
-    """For each `:::` its values, each with those that `:::+` links to it.  Raises Problem."""
+    """Return for each `:::` the values, each with the values linked to it by `:::+`.  Raises Problem."""
     sources: list[list[list[bytes]]] = []
     for word in words:
         if word in SWEEPS[2:]:
-            raise Problem(f"{word} is not known (values of a file: --add-list FILE --template T)")
+            raise Problem(f"{word} is not supported (for values from a file: --add-list FILE --template T)")
         if word == ":::" or (word == ":::+" and not sources):
             sources.append([[]])
         elif word == ":::+":
@@ -1615,12 +1625,14 @@ def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
         else:
             sources[-1][-1].append(os.fsencode(word))
     if not all(map(all, sources)):
-        raise Problem("a value is wanted behind each ::: and :::+ (see --help)")
+        raise Problem("give a value after each ::: and :::+ (see --help)")
     return [list(zip(*linked)) for linked in sources]
 
 
 def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
-    """A job for each combination of values for a template; the last values change fastest.  Raises Problem.
+    """Yield a job for each combination of values for a template.  The last values change fastest.
+
+    Raises Problem.
     """
     count = sum(len(linked[0]) for linked in sources)
     template = Template(text, count)
@@ -1634,16 +1646,18 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
 
 # ======== Job files =========================================================================================
 #
-# fjd has a file for each job.  The file names an executable, which gets the file's path.  So the job becomes
-# a line with the executable and the path.  A file of a directory is added only if no line ends with its path
-# yet.  We look for such lines under the append lock, so two calls that add one directory add each file once.
+# fjd has one file per job.  The file names an executable, which gets the path of the file as argument.  So
+# the job becomes a line with the executable and the path.  A file of a directory is added only if no line
+# ends with this path.  We search for such lines under the append lock, so two calls that add the same
+# directory add each file once.
 
 SECTIONS = ("control", "fjd")
-LARGEST = 1 << 20                   # bytes of a job file; a larger file is something else
+LARGEST = 1 << 20                   # bytes of a job file of fjd; a larger file is something else
 
 
 def read_job_file(path: str) -> bytes:
-    """The line of the job that a file of fjd's (INI) describes: its executable, with the file's path.
+    """Return the line of the job that a job file of fjd (INI) describes: the executable with the path of the
+    file.
 
     Raises Problem.
     """
@@ -1654,14 +1668,14 @@ def read_job_file(path: str) -> bytes:
     except configparser.Error as error:
         source.number = getattr(error, "lineno", 0) or error.errors[0][0]
         if isinstance(error, configparser.MissingSectionHeaderError):
-            raise source.problem("stands in no [section]") from None
-        raise source.problem("is neither 'NAME = VALUE' nor a comment") from None
+            raise source.problem("before the first [section]") from None
+        raise source.problem("neither 'NAME = VALUE' nor a comment") from None
     sections = [section for section in SECTIONS if config.has_option(section, "executable")]
     if not sections:
-        raise Problem(f"{source.name}: there is no executable= in [{'] or ['.join(SECTIONS)}]")
+        raise Problem(f"{source.name}: missing executable= in [{'] or ['.join(SECTIONS)}]")
     executable = config[sections[0]]["executable"]
     if not executable:
-        raise Problem(f"{source.name}: its executable= is empty")
+        raise Problem(f"{source.name}: executable= is empty")
     try:
         return job(b"%b %b" % (executable.encode("utf-8", "surrogateescape"), quote(absolute(path))))
     except ValueError as fault:
@@ -1669,12 +1683,12 @@ def read_job_file(path: str) -> bytes:
 
 
 def ini_text(source: Source) -> str:
-    """The text of a file of fjd's.  Raises Problem."""
+    """Return the text of a job file of fjd.  Raises Problem."""
     text = bytearray()
     for line in source:
         text += line + b"\n"
         if len(text) > LARGEST:
-            raise source.problem("this is too large for a job file (1 MiB)")
+            raise source.problem("too large for a job file (1 MiB)")
     return text.decode("utf-8", "surrogateescape")
 
 
@@ -1683,7 +1697,9 @@ def absolute(path: str) -> bytes:
 
 
 def is_job_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of a directory is a job: a file, neither hidden nor an editor's backup (`NAME~`)."""
+    """Return True if an entry of a directory is a job: a file, neither hidden nor an editor's backup
+    (`NAME~`).
+    """
     try:
         return not entry.name.startswith(".") and not entry.name.endswith("~") and entry.is_file()
     except OSError:                 # a link that leads nowhere
@@ -1691,7 +1707,7 @@ def is_job_file(entry: os.DirEntry[str]) -> bool:
 
 
 def job_files(folder: str) -> list[str]:
-    """The paths of the job files in a directory, sorted by name.  Raises Problem."""
+    """Return the paths of the job files in a directory, sorted by name.  Raises Problem."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
@@ -1701,10 +1717,9 @@ def job_files(folder: str) -> list[str]:
 
 
 def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
-    """Those of these paths that stand at the end of some job's command already, in whatever state.
+    """Return the paths (absolute) with which the command of some job ends already, in any state.
 
-    paths: absolute.  One regular expression searches the file for words that begin like a directory of
-    theirs.  Raises OSError.
+    One regular expression searches the file for words that begin with the directory of a path.
     """
     words = {quote(path): path for path in paths}
     if not words:
@@ -1722,9 +1737,9 @@ def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
 
 
 def add_jobs(file: JobFile, names: Sequence[str]) -> int:
-    """Append the jobs of fjd's files, and of directories the files that were not added yet.
+    """Append the jobs of fjd's files, and of directories the files that were not added before.
 
-    Returns how many jobs were added.  Raises Problem, OSError.
+    Returns the number of added jobs.  Raises Problem, OSError.
     """
     jobs: dict[bytes, bytes] = {}
     once: set[bytes] = set()
@@ -1737,7 +1752,7 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
             once -= found.keys()
         jobs.update(found)
     if not jobs:
-        raise Problem(f"{text_of(os.fsencode(names[0]))}: there is no job file in it (nothing to add)")
+        raise Problem(f"{text_of(os.fsencode(names[0]))}: no job files (nothing to add)")
     with appending(file) as fd:
         with Reader.of(fd, file.network) as now:
             added = find_added(now, once)
@@ -1749,21 +1764,21 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
 
 # ======== Tests =============================================================================================
 #
-# This is the configuration of NetJobs.  Lines are stripped; empty ones and comments (#) do not count.
+# This is the configuration of NetJobs.  Lines are stripped; empty lines and comments (#) are ignored.
 #
 #     LABEL:                        begins a test
-#     -generaltimeout: T            for all its commands: 330s, 5m, 2h or none [none]
-#     -minhosts: N                  how many targets must not time out, or all [all]
+#     -generaltimeout: T            for all commands: 330s, 5m, 2h or none [none]
+#     -minhosts: N                  the number of targets that must not time out, or all [all]
 #     TARGET: "COMMAND"             any number of commands, of the same target in order
 #     -timeout: T                   for the command above
 #     end                           ends the test
 #
-# A test becomes a group below a barrier.  Its commands become jobs, under `#RUN` lines that name the group,
-# the target as host, and the timeout.  If anything is wrong, a message names the line, and nothing is added.
+# A test becomes a group below a barrier.  The commands become jobs, under `#RUN` lines that name the group,
+# the target as host, and the timeout.  After an error, a message names the line, and nothing is added.
 
 LABEL = re.compile(rb"([^:]+):")
 FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
-# the target; the command, without its quotes if it stands in a pair of them
+# the target; the command, without a pair of quotes around it
 COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')
 TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 
@@ -1771,13 +1786,13 @@ TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 @dataclass
 class TestCommand:
     """A command of a test."""
-    line: bytes                     # of its job
-    timeout: bytes                  # as in a directive; b"": nothing is said
+    line: bytes                     # of the job
+    timeout: bytes                  # as in a directive; b"": not given
 
 
 @dataclass
 class Test:
-    """A test: commands that some hosts begin to run at the same moment."""
+    """A test: commands that several hosts start at the same moment."""
     label: bytes
     timeout: bytes = b""
     min_hosts: bytes = b"all"
@@ -1785,7 +1800,7 @@ class Test:
     last: TestCommand | None = None
 
     def read(self, line: bytes) -> None:
-        """Take a line of the test.  Raises ValueError: what is wrong with it."""
+        """Parse a line of the test.  Raises ValueError with the reason if it is invalid."""
         flag = FLAG.fullmatch(line)
         command = COMMAND.fullmatch(line)
         if flag:
@@ -1795,57 +1810,57 @@ class Test:
             self._read_command(target, plain if quoted is None else quoted)
         else:
             raise ValueError(
-                f"cannot be understood: '{text_of(line[:80])}' (TARGET: COMMAND, -timeout: T or end)"
+                f"unknown line '{text_of(line[:80])}' (expected TARGET: COMMAND, -timeout: T or end)"
             )
 
     def _read_command(self, target: bytes, text: bytes) -> None:
         if not text.strip():
-            raise ValueError(f"'{text_of(target)}' has no command (or is the end of the test above missing?)")
+            raise ValueError(f"'{text_of(target)}' has no command (or the test above has no end)")
         self.last = TestCommand(job(text), self.timeout)
         self.targets.setdefault(target, []).append(self.last)
 
     def _read_flag(self, name: str, value: bytes) -> None:
         if name == "timeout":
             if not self.last:
-                raise ValueError("-timeout stands before the first target")
+                raise ValueError("-timeout before the first target")
             self.last.timeout = directive_timeout(value)
         elif self.last:
-            raise ValueError(f"-{name} stands behind a target")
+            raise ValueError(f"-{name} after a target")
         elif name == "generaltimeout":
             self.timeout = directive_timeout(value)
         else:
             self.min_hosts = value if value == b"all" else checked(whole_number(0), value)
 
     def lines(self) -> Iterator[bytes]:
-        """The directives and jobs for it."""
+        """Yield the directives and jobs of the test."""
         yield b"#RUN barrier\n# test %b\n" % self.label
         group = re.sub(rb"[\s,=]+", b"_", self.label)
         settings = b""
         for target, commands in self.targets.items():
             for command in commands:
                 timeout = b" timeout=%b" % command.timeout if command.timeout else b""
-                wanted = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (
+                required = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (
                     group,
                     target,
                     timeout,
                     self.min_hosts,
                 )
-                yield (b"" if wanted == settings else wanted) + command.line
-                settings = wanted
+                yield (b"" if required == settings else required) + command.line
+                settings = required
 
 
 def directive_timeout(text: bytes) -> bytes:
-    """A time-out as it stands in a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
+    """Return a timeout in the form of a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
     match = TIMEOUT.fullmatch(text)
     if not match and text != b"none":
-        raise ValueError(f"not a time-out: '{text_of(text[:80])}' (such as 330s, 5m, 2h or none)")
+        raise ValueError(f"not a timeout: '{text_of(text[:80])}' (such as 330s, 5m, 2h or none)")
     if not match or not match[1].strip(b"0"):
         return b"none"
     return checked(duration, match[1] + match[2])
 
 
 def checked(kind: Callable[[str], object], text: bytes) -> bytes:
-    """A value, if this argparse type accepts it.  Raises ValueError if not."""
+    """Return a value if this argparse type accepts it.  Raises ValueError if not."""
     try:
         kind(os.fsdecode(text))
         return text
@@ -1854,10 +1869,10 @@ def checked(kind: Callable[[str], object], text: bytes) -> bytes:
 
 
 def read_tests(path: str) -> Iterator[Test]:
-    """The tests of a configuration.  Raises Problem."""
+    """Yield the tests of a configuration.  Raises Problem."""
     source = Source(path)
     test: Test | None = None
-    began = 0                               # the number of the line with its label
+    began = 0                               # the line number of the label
     count = 0
     for line in map(bytes.strip, source):
         if line[:1] in b"#":                # or b""
@@ -1883,62 +1898,62 @@ def read_tests(path: str) -> Iterator[Test]:
         source.number = began
         raise source.problem(f"the test '{text_of(test.label)}' has no end")
     if not count:
-        raise Problem(f"{source.name}: there is no test in it (nothing to add)")
+        raise Problem(f"{source.name}: no tests (nothing to add)")
 
 
 def test_lines(path: str) -> Iterator[bytes]:
-    """Directives and jobs for the tests of a configuration.  Raises Problem."""
+    """Yield directives and jobs for the tests of a configuration.  Raises Problem."""
     for test in read_tests(path):
         yield from test.lines()
-    yield b"#RUN\n"                         # the settings of the last one do not hold for what is added later
+    yield b"#RUN\n"                         # the settings of the last test do not apply to jobs added later
 
 
 # ======== The end of following ==============================================================================
 #
-# `#RUN end` is a line of the job file like any other: it is appended under the append lock, and taken back
-# by writing `#off` over its first four bytes, behind the door of its text.
+# `#RUN end` is a line of the job file like any other: it is appended under the append lock.  To undo that, we
+# write `#off` over the first four bytes, while holding the mutex of the line's text.
 
 
 def is_end(line: Line) -> bool:
-    """Whether a line is `#RUN end`, without a fault."""
+    """Return True if a line is a valid `#RUN end`."""
     with contextlib.suppress(ValueError):
         return parse_settings(line.text).kind == "end"
     return False
 
 
 def end_lines(file: JobFile, fd: int) -> list[Line]:
-    """The lines `#RUN end` of an open job file.  Raises OSError."""
+    """Return the lines `#RUN end` of an open job file."""
     with Reader.of(fd, file.network) as now:
         lines = Scan(now, first_line(now), b"", directives=True)
         return [line for line in lines if is_end(line)]
 
 
 def add_end(file: JobFile) -> str:
-    """Append `#RUN end`, unless there is one; what was done.  Raises Problem, OSError."""
+    """Append `#RUN end`, unless the file has one; return a message.  Raises Problem, OSError."""
     with appending(file) as fd:
         if end_lines(file, fd):
-            return "there is a #RUN end already"
+            return "has a #RUN end already"
         append_locked(fd, file.real, file.mount, [b"#RUN end\n"])
     return "#RUN end added"
 
 
 def say_below_end(file: JobFile) -> None:
-    """Say so if there are new jobs below a `#RUN end`.
+    """Report new jobs below a `#RUN end`.
 
-    To be called when the append lock is free again, so that nobody has to wait.  Raises OSError; ESTALE: an
-    editor took the file away.
+    The caller has released the append lock, so no process must wait.  Raises OSError (ESTALE: an editor
+    removed the file).
     """
     try:
         end = next(filter(is_end, file.lines(b"", directives=True)), None)
     except FileNotFoundError:
         raise Shifted from None
     if end and Scan(file.reader, end.offset, NEW).next():
-        file.say(f"there is a #RUN end in line {end.number}; no --follow runner takes the jobs below it "
+        file.say(f"line {end.number} is a #RUN end; --follow runners do not run the jobs below it "
                  "(--reopen, then --end)")
 
 
 def reopen(file: JobFile, ledger: Ledger) -> None:
-    """Make a comment of each line `#RUN end`, in place.  Raises Problem, OSError."""
+    """Turn each line `#RUN end` into a comment, in place.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.open_to_write()
         for line in end_lines(file, file.writable()):
@@ -1947,13 +1962,13 @@ def reopen(file: JobFile, ledger: Ledger) -> None:
 
 # ======== Command line ======================================================================================
 #
-# A call does one thing: it changes states, edits, lists, appends, or takes ends back; check_usage() refuses
-# options that do not go with that.  Which lines are meant is decided line by line, while the file is read.
-# What is refused is said line by line, and then the exit status is 1; it is 2 if nothing was begun.
+# A call does one thing: it changes states, edits, lists, appends, or undoes ends; check_usage() refuses other
+# options.  Lines are selected one by one, while the file is read.  Each refused line is reported, and then
+# the exit status is 1; it is 2 if nothing was started.
 
 
 def state(text: str) -> bytes:
-    """An argparse type: a state, by its word or its byte."""
+    """Parse a state, a word or a byte, for argparse."""
     data = WORDS.get(text) or os.fsencode(text)
     if len(data) != 1 or data in b"#/" or not b"!" <= data <= b"~":
         raise argparse.ArgumentTypeError(
@@ -1962,15 +1977,15 @@ def state(text: str) -> bytes:
 
 
 def settable_state(text: str) -> bytes:
-    """An argparse type: a state that somebody may set."""
-    wanted = state(text)
-    if wanted == RUNNING:
-        raise argparse.ArgumentTypeError("r is for runners (. is new)")
-    return wanted
+    """Parse a state that a user can set, for argparse."""
+    new_state = state(text)
+    if new_state == RUNNING:
+        raise argparse.ArgumentTypeError("only runners set r (. is new)")
+    return new_state
 
 
 def states(text: str) -> bytes:
-    """An argparse type: states by their words or bytes, with commas between them."""
+    """Parse states, words or bytes with commas between them, for argparse."""
     found = b""
     for word in text.split(","):
         found += os.fsencode(word) if LETTERS.fullmatch(word) else state(word)
@@ -1978,7 +1993,7 @@ def states(text: str) -> bytes:
 
 
 def command_template(text: str) -> bytes:
-    """An argparse type: a command with {} in it."""
+    """Parse a command with placeholders, for argparse."""
     template = os.fsencode(text)
     try:
         line = line_to_add(template)
@@ -1991,22 +2006,22 @@ def command_template(text: str) -> bytes:
 
 
 def separator(text: str) -> re.Pattern[bytes]:
-    """An argparse type: a regular expression, which must not match an empty text."""
+    """Parse a regular expression that does not match an empty text, for argparse."""
     with contextlib.suppress(re.error):
         pattern = re.compile(os.fsencode(text))
         if not pattern.search(b""):
             return pattern
     raise argparse.ArgumentTypeError(
-        f"not a regular expression for what is between columns: '{printable(text)}' "
+        f"not a regular expression for the separator of columns: '{printable(text)}' "
         r"(such as ',', '\t' or '\|')"
     )
 
 
 ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
 CHANGING = ("set", "cancel")
-NOTHING = "no job is selected by this"
+NOTHING = "no matching jobs"
 EXAMPLES = f"""\
-Have failed jobs run again, stop one, edit while it runs, add, hold:
+Run failed jobs again, cancel one, edit while jobs run, add, hold:
     {PROG} --set=new --state=failed,error runs.txt
     {PROG} --cancel runs.txt 17
     {PROG} --edit runs.txt
@@ -2016,7 +2031,7 @@ Have failed jobs run again, stop one, edit while it runs, add, hold:
 
 
 def make_parser() -> Parser:
-    """The parser of the command line."""
+    """Return the parser of the command line."""
     parser = Parser(
         PROG,
         purpose="Write a job file, also while jobs run: set states, cancel, edit, list, add.",
@@ -2024,85 +2039,87 @@ def make_parser() -> Parser:
         examples=EXAMPLES,
         notes={},
         statuses={
-            "0": "all was done as asked",
+            "0": "success",
             "1": "no job was selected, some were refused, or the file was replaced",
-            "2": "bad usage or input, nothing was added",
-            "130, 143": "ended by a signal",
+            "2": "bad usage or input; nothing was added",
+            "130, 143": "INT (Ctrl-C), TERM",
         },
     )
-    add = parser.add_argument_group("what to do with selected jobs").add_argument
+    add = parser.add_argument_group("edit, list or change jobs").add_argument
+    add(
+        "--edit",
+        action="store_true",
+        help="edit a copy in $VISUAL, $EDITOR or vi, merge the changes",
+    )
+    add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add(
         "-s",
         "--set",
         type=settable_state,
         metavar="STATE",
-        help="set their state: new (.), held (x), done (d), ...",
+        help="set the state: new (.), held (x), done (d), ...",
     )
-    add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add(
         "--cancel",
         action="store_true",
-        help="stop them wherever they run (x), wait for their end",
+        help="set x, kill running jobs on any host, wait for them",
     )
     add(
         "--force",
         action="store_true",
-        help="--set running jobs, too: a runner that lives ends them; what a dead host ran "
-        "stays locked, and the message says how it is run elsewhere",
+        help="also --set running jobs: a living runner kills them, a dead host "
+        "keeps them locked (see the message)",
     )
-    add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
+    add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", type=file_of_jobs, help="the job file")
     add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
-    add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (to list: in any)")
-    add("--state", type=states, action="append", metavar="S",
-        help="jobs in this state, or these: failed,error, or '!e'")
-    add("--match", metavar="TEXT", help="... with this whole command, or shell pattern")
+    add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (with --list: in any)")
+    add("--state", type=states, action="append", metavar="STATES",
+        help="jobs in these states, for example failed,error or '!e'")
+    add("--match", metavar="TEXT", help="... with this command, or shell pattern for all of it")
     add = parser.add_argument_group(
-        "or what to append (all of it or nothing; FILE is made if need be)"
+        "append lines (all or none; FILE is created if it does not exist)"
     ).add_argument
     add(
         "--add",
         nargs="*",
         metavar="CMD",
-        help="jobs; FILE stands before it.  --add --template T ::: A B ::: 1 2: a job for each combination "
+        help="jobs; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each combination "
         "of {1} and {2} (:::+: linked)",
     )
     add(
-        "--add-list", metavar="LIST", help="a job, or #RUN directive, per line of LIST (-: stdin)"
+        "--add-list", metavar="LIST", help="one job or #RUN directive per line of LIST (-: stdin)"
     )
     add("--template", type=command_template, metavar="T",
-        help="... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
-             "{//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} its number")
-    add("--csv", action="store_true", help="... LIST is a table: {NAME} is a column named in its first row")
-    add("--colsep", type=separator, metavar="RE", help="... what separates its columns [blanks]")
+        help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
+             "{//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} the line's number")
+    add("--csv", action="store_true", help="... LIST is a table; row 1 names columns {NAME}")
+    add("--colsep", type=separator, metavar="REGEX", help="... the separator of columns [blanks]")
     add(
         "--add-jobs",
         nargs="+",
         metavar="JOB",
-        help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a "
+        help="one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a "
         "directory, once",
     )
     add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for the server")
     add(
         "--end",
         action="store_true",
-        help="#RUN end: runners that wait leave when no job above is left for them",
+        help="#RUN end: idle runners exit when no job above remains",
     )
-    add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
-    add = parser.add_argument_group("other").add_argument
-    add(
-        "--edit",
-        action="store_true",
-        help="edit a copy in $VISUAL, $EDITOR or vi, merge the changes",
-    )
-    add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
-    add("-q", "--quiet", action="store_true", help="do not say what was done")
+    add("--reopen", action="store_true", help="undo each #RUN end (it becomes #off end, a comment)")
+    add = parser.add_argument_group("general").add_argument
+    add("--single-host", action="store_true", help="no other host uses the file: accept any file system")
+    add("-q", "--quiet", action="store_true", help="do not report the changes")
     add_help(add)
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options; `action` is the one thing to do, `selection` which jobs are meant.  Raises Problem."""
+    """Return the options; `action` is the one thing to do, `selection` the conditions for jobs.  Raises
+    Problem.
+    """
     parser = make_parser()
     end = next((number for number, word in enumerate(argv) if word in SWEEPS), len(argv))
     options: argparse.Namespace = parser.parse_intermixed_args(argv[:end])
@@ -2111,52 +2128,52 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     pattern = None if options.match is None else os.fsencode(options.match)
     options.selection = Selection(numbers, b"".join(options.state or ()), pattern)
     if options.file is None:
-        parser.error("FILE is wanted, before options that take several values")
+        parser.error("missing FILE; it comes before options that take several values")
     check_usage(parser, options)
     return options
 
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
-    """Refuse options that do not go together, as far as argparse does not.  Raises Problem."""
+    """Refuse options that exclude each other, as far as argparse does not.  Raises Problem."""
     actions = [name for name in ("list", "edit", "reopen", *CHANGING, *ADDING)
                if getattr(options, name) not in (None, False)]
     if len(actions) != 1:
-        parser.error("one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, --add-tests, "
-                     "--end and --reopen is wanted, and no second one")
+        parser.error("give exactly one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, "
+                     "--add-tests, --end, --reopen")
     action = actions[0]
     name = f"--{action.replace('_', '-')}"
     selects = options.selection.is_given or options.all
     if action in CHANGING and not selects:
-        parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")
+        parser.error(f"{name} requires lines, --state, --match or --all")
     if action in (*ADDING, "edit", "reopen") and selects:
         parser.error(f"{name} takes no selection of lines")
     if options.force and action != "set":
-        parser.error("--force is for --set")
+        parser.error("--force requires --set")
     check_adding(parser, options, action)
     options.action = action
 
 
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
-    """Refuse options for what is appended that do not go together.  Raises Problem."""
+    """Refuse options for appended lines that exclude each other.  Raises Problem."""
     template = options.template
     commands = options.add
     sweep = options.sweep
     if sweep and (action != "add" or commands or not template):
-        parser.error("::: stands behind --add --template T")
+        parser.error("::: requires --add --template T before it")
     if action == "add" and not (commands or sweep):
-        parser.error("--add: a command is wanted, or --template T ::: VALUE ...")
+        parser.error("--add requires a command, or --template T ::: VALUE ...")
     if template and not (sweep or action == "add_list"):
-        parser.error("--template is for --add-list, and for --add with ::: behind it")
+        parser.error("--template requires --add-list, or --add and :::")
     fills_list = template and action == "add_list"
     columns = [f"--{name}" for name in ("colsep", "csv") if getattr(options, name)]
     if columns and not fills_list:
-        parser.error(f"{columns[0]} is for --add-list with --template")
+        parser.error(f"{columns[0]} requires --add-list with --template")
     if len(columns) > 1:
-        parser.error("--csv and --colsep do not go together")
+        parser.error("--csv and --colsep exclude each other")
 
 
 def add_lines(options: argparse.Namespace, file: JobFile) -> str:
-    """Append what is asked for; what was done.  Raises Problem, OSError."""
+    """Append the requested lines; return a message.  Raises Problem, OSError."""
     if options.end:
         return add_end(file)
     if options.add_jobs:
@@ -2167,7 +2184,7 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> str:
 
 
 def asked_lines(options: argparse.Namespace) -> Iterator[bytes]:
-    """The lines that --add and --add-list mean.  Raises Problem."""
+    """Return the lines for --add or --add-list.  Raises Problem."""
     template = options.template
     sources = options.sweep
     path = options.add_list
@@ -2181,17 +2198,17 @@ def asked_lines(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def still_alive(lines: Sequence[int], state: bytes) -> str:
-    """What becomes of jobs that had not ended when this state was forced over their `r`."""
-    now = "writes r over it again" if state == NEW else "ends its jobs now"
+    """Return a message about running jobs over whose `r` this state was forced."""
+    effect = "writes r over it again" if state == NEW else "kills the job now"
     return (
-        f"some jobs have not ended ({name_lines(lines)}): a runner that lives {now}; a dead host keeps their "
+        f"some jobs are still running ({name_lines(lines)}): a living runner {effect}; a dead host keeps the "
         "commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice at once, if "
-        "that host lives)"
+        "that host is alive)"
     )
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
-    """Set or cancel lines, and say what was done; returns the exit status.  Raises Problem, OSError."""
+    """Set or cancel lines, and report the changes; return the exit status.  Raises Problem, OSError."""
     ledger = Ledger()
     selection: Selection = options.selection
     state: bytes = HELD if options.cancel else options.set
@@ -2206,8 +2223,8 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
             raise
         changed = plural(sum(ledger.done.values()), "job")
         file.say(
-            f"was replaced meanwhile, after {changed} had been set: the new file may have them so or not; "
-            "look, and run this again"
+            f"was replaced after {changed} had been set: the new file may lack the changes (look, and run "
+            "this again)"
         )
         return 1
     text = ledger.text(state)
@@ -2224,7 +2241,7 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
-    """Print the selected jobs; the exit status.  Raises OSError."""
+    """Print the selected jobs; return the exit status."""
     missing = selection.singles()
 
     def met() -> Iterator[bytes]:
@@ -2242,7 +2259,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
 
 
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
-    """Edit or change lines, or take ends back; the exit status.  Raises Problem, OSError."""
+    """Edit or change lines, or undo ends; return the exit status.  Raises Problem, OSError."""
     quiet: bool = options.quiet
     os.close(open_job_file(file.path, os.O_RDWR))
     if options.edit:
@@ -2256,19 +2273,19 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
 
 
 def reopen_file(file: JobFile, quiet: bool) -> int:
-    """Take each `#RUN end` back; the exit status.  Raises Problem, OSError."""
+    """Undo each `#RUN end`; return the exit status.  Raises Problem, OSError."""
     ledger = Ledger()
     reopen(file, ledger)
     count = sum(ledger.done.values())
     if count and not quiet:
         file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
     if not count and not ledger.refused:
-        file.say("there is no #RUN end in it")
+        file.say("no #RUN end")
     return 0 if count and not ledger.refused else 1
 
 
 def change_file(argv: Sequence[str]) -> int:
-    """The body of runset4.py.  Raises Problem."""
+    """Run runset4.py.  Raises Problem."""
     options = parse(argv)
     path: str = options.file
     lists: bool = options.list
@@ -2299,13 +2316,13 @@ def change_file(argv: Sequence[str]) -> int:
         raise
     except OSError as error:
         if error.errno == errno.ESTALE:
-            say("was replaced meanwhile, and may lack what was just written: look, and if so run this again")
+            say("was replaced, and may lack the changes just written (look, and run this again)")
             return 1
         raise Problem(f"{path}: {reason(error)}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runset4.py with these arguments (None: those of the process); the exit status."""
+    """Run runset4.py with these arguments (None: those of the process); return the exit status."""
     return run_main(PROG, change_file, argv)
 
 

@@ -105,7 +105,7 @@ class HiredAndFired(WorkerCase):
         self.change("--end", "runs.txt")
         added = self.run_script(RUNSET, "runs.txt", "--add", "touch below")
         self.assertEqual(added.code, 0)
-        self.assertIn(b"#RUN end in line 2; no --follow runner takes the jobs below it", added.err)
+        self.assertIn(b"line 2 is a #RUN end; --follow runners do not run the jobs below it", added.err)
         self.open_gate()
         self.wait_gone(first)
         self.assertEqual(self.states(), "d.")

@@ -61,7 +61,7 @@ class Merging(EditCase):
         self.assertEdits(four, "text += '. e'", four + ". e\n", "1 line added")
         self.assertEdits(four, "text = text.replace('! d', '. dd') + '. e'", ". a\nd b\n. c\n. dd\n. e\n",
                          "1 line changed, 1 line added")
-        self.assertEdits(four, "text = text.replace('. c\\n', '')", ". a\nd b\n! d\n", "1 line taken out")
+        self.assertEdits(four, "text = text.replace('. c\\n', '')", ". a\nd b\n! d\n", "1 line removed")
         self.assertEdits(four, "text = '. c\\n' + text.replace('. c\\n', '')", ". c\n. a\nd b\n! d\n",
                          "lines were moved")
         self.assertEdits(four, "text = text.replace('d b', 'd b\\n#RUN timeout=5s\\n. b2')",
@@ -77,7 +77,7 @@ class Merging(EditCase):
         self.write("d a\n# note\n. a\n! a\n")
         ended = self.edit("live = open('runs.txt', 'r+'); live.seek(11); live.write('d'); live.close()\n"
                           "text = '. a\\n# note\\nd a\\n! a\\n'")
-        self.assertRefuses(ended, b"line 3: has changed meanwhile: its state is d now")
+        self.assertRefuses(ended, b"line 3: has changed since: the state is d now")
         self.assertEqual(self.read(), b"d a\n# note\nd a\n! a\n")
 
     def test_if_others_have_done_more_than_set_states_and_append_nothing_is_written(self) -> None:
@@ -85,7 +85,7 @@ class Merging(EditCase):
             with self.subTest(live):
                 self.write(". a\n. b\n")
                 ended = self.edit(f"open('runs.txt', 'w').write({live!r}); text += '. c\\n'")
-                self.assertRefuses(ended, b"somebody else has moved, changed or removed lines meanwhile")
+                self.assertRefuses(ended, b"another process has moved, changed or removed lines")
                 self.assertEqual(self.read().decode(), live)
 
     def test_equal_lines_are_told_apart_by_their_order(self) -> None:
@@ -122,11 +122,11 @@ class Merging(EditCase):
         self.write(". a\n")
         self.assertRefuses(self.edit("open(path, 'a').write('. b\\n'); sys.exit(3)"), b"failed: exit 3")
         self.assertRefuses(
-            self.edit("open(path, 'a').write('. b\\n'); os.kill(os.getpid(), 9)"), b"died of signal 9"
+            self.edit("open(path, 'a').write('. b\\n'); os.kill(os.getpid(), 9)"), b"was killed by signal 9"
         )
-        self.assertRefuses(self.edit("text = ''"), b"the copy is empty now")
+        self.assertRefuses(self.edit("text = ''"), b"the copy is empty")
         quick = self.run_script(RUNSET, "--edit", "runs.txt", env={"VISUAL": "true"})
-        self.assertRefuses(quick, b"nothing was changed (the editor came back at once")
+        self.assertRefuses(quick, b"nothing was changed (the editor exited at once")
         self.assertEqual(self.run_script(RUNSET, "--edit", "runs.txt", env={"VISUAL": "no-such"}).code, 1)
         self.assertEqual(self.read(), b". a\n")
 
@@ -137,7 +137,7 @@ class Merging(EditCase):
                 ended = self.edit(
                     f"text += '. b\\n'\nopen = lambda *args: io.open(*args, encoding='{encoding}')"
                 )
-                self.assertRefuses(ended, b"NULs in the copy now (save it as UTF-8)")
+                self.assertRefuses(ended, b"the copy contains NULs (save it as UTF-8)")
                 self.assertEqual(self.read(), b". a\n")
 
     def test_lines_that_are_neither_jobs_nor_comments_are_written_and_told(self) -> None:
@@ -306,7 +306,7 @@ class Shared(EditCase):
         os.chown(self.path, self.EDITOR, self.GROUP)        # who edits it has left the group
         said = self.edit_as(self.EDITOR, self.OTHERS, [], b"# b\n. a\n")
         self.assertIn(
-            "runs.txt: belongs to others, who could not write to a new file of yours (change only", said
+            "runs.txt: other users could not write to a new file of yours (change only", said
         )
         self.assertShared(self.EDITOR, self.GROUP, b". a\n")
         self.assertEqual({it.name for it in self.dir.iterdir()}, {"runs.txt", ".runs.txt.lock"})

@@ -152,8 +152,8 @@ class Lists(ImportCase):
                                          ("echo 1\n" + "x" * 10_000_000, "", "line 2: "),
                                          (f"# {'x' * 3 * TOO_LONG}\necho 1\n", "", "line 1: "),
                                          ("1\n2\n", "{}" + "x" * (TOO_LONG - 7), f"line 1: {too_long}"),
-                                         ("# nothing\n\n \t\n", "", "there is no job in it"),
-                                         ("", "", "there is no job in it")):
+                                         ("# nothing\n\n \t\n", "", "no jobs (nothing"),
+                                         ("", "", "no jobs (nothing")):
             path = self.write(text, "list")
             with self.subTest(text=text[:80]):
                 self.assertProblem(
@@ -198,7 +198,7 @@ class Said(ImportCase):
                  ("--add", "echo 1", "#RUN", "#RUN barrier"): "1 job and 2 directives added",
                  ("--add-tests", "tests"): "2 jobs added", ("--add-jobs", "queue"): "1 job added",
                  ("--add-jobs", "./queue"): "0 jobs added", ("--end",): "#RUN end added",
-                 ("--end", "--single-host"): "there is a #RUN end already"}
+                 ("--end", "--single-host"): "has a #RUN end already"}
         for args, said in calls.items():
             ended = self.run_script(RUNSET, "runs.txt", *args)
             with self.subTest(args):
@@ -295,17 +295,17 @@ class QuotedPlaces(ImportCase):
         "echo # it's {}",
     )
     UNSAFE = {                  # without any quotes, or after closed ones
-        "echo `cat {}`": "{} stands in or after `...`, where its value is not quoted (write $(...) instead)",
+        "echo `cat {}`": "{} is in or after `...`, where a value cannot be quoted (write $(...) instead)",
         "echo `date` {}": "`...`",
-        "echo $(({} + 1))": "((...)), where its value is not quoted (set a variable first: n={}; echo $((",
-        "echo $[{} + 1]": "$[...], where its value is not quoted (set a variable first",
-        "echo \\{}": "{} stands in or after \\, where its value is not quoted (take the \\ away)",
-        "echo ${1}": "{1} stands in or after ${...}, where its value is not quoted (leave the $ out",
+        "echo $(({} + 1))": "((...)), where a value cannot be quoted (set a variable first: n={}; echo $((",
+        "echo $[{} + 1]": "$[...], where a value cannot be quoted (set a variable first",
+        "echo \\{}": "{} is in or after \\, where a value cannot be quoted (remove the \\)",
+        "echo ${1}": "{1} is in or after ${...}, where a value cannot be quoted (omit the $",
         "echo ${x:{}}": "${...}",
         "echo ${x#'a'} {}": "${...}",
-        "echo $'a' {}": "$'...', where its value is not quoted (leave the $ out",
-        'echo $"a" {}': '$"...", where its value is not quoted (leave the $ out',
-        'echo "$(date)" {}': '"$(...)", where its value is not quoted (write it before that',
+        "echo $'a' {}": "$'...', where a value cannot be quoted (omit the $",
+        'echo $"a" {}': '$"...", where a value cannot be quoted (omit the $',
+        'echo "$(date)" {}': '"$(...)", where a value cannot be quoted (put the value before that',
     }
     TAKEN = (
         "show {} b",
@@ -343,7 +343,7 @@ class QuotedPlaces(ImportCase):
         for template in self.REFUSED:
             with self.subTest(template):
                 refusal = self.refusal(template)
-                self.assertRegex(refusal, r"^\{[^ ]*\} is quoted already: take your quotes away$")
+                self.assertRegex(refusal, r"^\{[^ ]*\} is quoted already \(remove your quotes\)$")
 
     def test_where_there_are_no_quotes_the_message_blames_none(self) -> None:
         for template, words in self.UNSAFE.items():
@@ -414,13 +414,13 @@ class Columns(ImportCase):
         self.write("1 2\n# 3\n4\n", "list")
         from_list = "--add-list", "list", "--template"
         self.assertAllRefused({
-            (*from_list, "n {1} {2}"): "list: line 3: there is no value for {2} (1 column)",
-            (*from_list, "{12/.}"): "list: line 1: there is no value for {12} (2 columns)",
+            (*from_list, "n {1} {2}"): "list: line 3: no value for {2} (1 column)",
+            (*from_list, "{12/.}"): "list: line 1: no value for {12} (2 columns)",
             (*from_list, "n {0}"): "--template: not a command: 'n {0}'",
             (*from_list, "n", "--colsep", "|"): "--colsep: not a regular expression",
             (*from_list, "n", "--colsep", "["): "--colsep: not a regular expression",
-            ("--add-list", "list", "--colsep", ","): "--colsep is for --add-list with --template",
-            ("--add", "--template", "n {3}", ":::", "1", ":::", "2"): "there is no value for {3} (2 columns)",
+            ("--add-list", "list", "--colsep", ","): "--colsep requires --add-list with --template",
+            ("--add", "--template", "n {3}", ":::", "1", ":::", "2"): "no value for {3} (2 columns)",
         })
 
 
@@ -466,26 +466,26 @@ class Tables(ImportCase):
 
     def test_what_is_no_table_or_does_not_fit_the_template_is_refused_whole(self) -> None:
         for text, template, said in (
-            ("a,b\n1,2\n", "n {sed}", "line 1: there is no column sed for the template (the columns are a, "),
-            (",a\n1,2\n", "n {a} {größe}", "line 1: there is no column größe for the template"),
+            ("a,b\n1,2\n", "n {sed}", "line 1: the template needs a column sed (the columns are a, "),
+            (",a\n1,2\n", "n {a} {größe}", "line 1: the template needs a column größe"),
             ("a,a\n1,2\n", "n {a}", "line 1: two columns are named a"),
             ("a,b\n1,2\n1\n", "n {a}", "line 3: 1 value, but the first row names 2 columns"),
             ('a\n"1\n', "n {a}", "line 2: unexpected end of data"),
             ('a\n"1"2\n', "n {a}", "line 2: "),
             ('a\n"1\n2"\n', "n {a}", "line 3: not a command: "),
-            ("a\n1\n", "n {2}", "line 2: there is no value for {2} (1 column)"),
-            ("a\n1\n", "n '{a}'", "line 1: --template: {1} is quoted already: take your"),
-            ("a\n1\n", "n ${a}", "line 1: --template: {1} stands in or after ${...}, where"),
+            ("a\n1\n", "n {2}", "line 2: no value for {2} (1 column)"),
+            ("a\n1\n", "n '{a}'", "line 1: --template: {1} is quoted already (remove your"),
+            ("a\n1\n", "n ${a}", "line 1: --template: {1} is in or after ${...}, where"),
             ("a\n1\n#RUN nonsense\n", "n {a}", "line 3: 'nonsense' makes no sense here"),
-            ("a\n", "n {a}", "there is no row below the names of the columns (nothing to add)"),
-            ("", "n {a}", "there is no row below the names of the columns (nothing to add)"),
+            ("a\n", "n {a}", "no rows below the names of the columns (nothing to add)"),
+            ("", "n {a}", "no rows below the names of the columns (nothing to add)"),
         ):
             self.write(text, "table.csv")
             call = "--add-list", "table.csv", "--csv", "--template", template
             self.assertAllRefused({call: f"table.csv: {said}"})
         self.assertAllRefused({
-            ("--add-list", "table.csv", "--csv"): "--csv is for --add-list with --template",
-            ("--add", "a", "--csv"): "--csv is for --add-list with --template",
+            ("--add-list", "table.csv", "--csv"): "--csv requires --add-list with --template",
+            ("--add", "a", "--csv"): "--csv requires --add-list with --template",
             ("--add-list", "table.csv", "--csv", "--template", "n", "--colsep", ","): "--csv and --colsep ",
         })
 
@@ -529,15 +529,15 @@ class Sweeps(ImportCase):
     def test_what_makes_no_sense_is_refused(self) -> None:
         self.write("1\n", "list")
         template = "--template", "n {1}"
-        wanted, place = "a value is wanted behind each ::: and :::+", "::: stands behind --add --template T"
+        wanted, place = "give a value after each ::: and :::+", "::: requires --add --template T before it"
         self.assertAllRefused({
-            ("--add",): "--add: a command is wanted, or --template T ::: VALUE ...",
-            ("--add", *template): "--add: a command is wanted, or --template T ::: VALUE ...",
+            ("--add",): "--add requires a command, or --template T ::: VALUE ...",
+            ("--add", *template): "--add requires a command, or --template T ::: VALUE ...",
             ("--add", *template, ":::"): wanted,
             ("--add", *template, ":::", "1", ":::+"): wanted,
             ("--add", *template, ":::", ":::", "1"): wanted,
-            ("--add", *template, ":::", "1", "::::", "list"): ":::: is not known (values of a file: --add",
-            ("--add", *template, "::::+", "list"): "::::+ is not known",
+            ("--add", *template, ":::", "1", "::::", "list"): ":::: is not supported (for values from a",
+            ("--add", *template, "::::+", "list"): "::::+ is not supported",
             ("--add", ":::", "1"): place,
             ("--add", "n {1}", ":::", "1"): place,
             ("--add", "n", *template, ":::", "1"): place,
@@ -546,7 +546,7 @@ class Sweeps(ImportCase):
             ("--add", "echo 1", "echo 2\necho 3"): "not a command: 'echo 2?echo 3'",
         })
         self.assertRefused(self.run_script(RUNSET, "--add", "runs.txt", *template, ":::", "1"),
-                           "FILE is wanted, before options that take several values (see --help)")
+                           "missing FILE; it comes before options that take several values (see --help)")
 
 
 class JobFileCase(ImportCase):
@@ -642,24 +642,24 @@ class JobFiles(JobFileCase):
         (self.dir / "empty").mkdir()
         self.assertAllRefused({
             ("--add-jobs", "queue/a", "missing"): "missing: no such file",
-            ("--add-jobs", "queue", "bad"): "bad/b: there is no executable",
-            ("--add-jobs", "empty"): "empty: there is no job file in it",
+            ("--add-jobs", "queue", "bad"): "bad/b: missing executable=",
+            ("--add-jobs", "empty"): "empty: no job files (nothing",
         })
 
     def test_what_is_wrong_with_a_job_file_is_said_with_its_line(self) -> None:
-        for text, expected in (("\n# x\nexecutable: a\n", "line 3: stands in no [section]"),
+        for text, expected in (("\n# x\nexecutable: a\n", "line 3: before the first [section]"),
                                ("[control]\nexecutable: a\n\n[params]\nnonsense\n", "line 5: "),
                                ("[control]\nexecutable: a\n= b\n", "line 3: "),
                                ("[control]\nexecutable\n", "line 2: "),
-                               ("[params]\nexecutable: a\n", "there is no executable"),
-                               ("[control]\nexecutable:\n", "its executable= is empty"),
+                               ("[params]\nexecutable: a\n", "missing executable="),
+                               ("[control]\nexecutable:\n", "executable= is empty"),
                                ("[control]\nexecutable: a\n  b\n", "not a command"),
                                ("[control]\nexecutable: a\n\n\0\n", "line 4: "),
                                ("[control]\nexecutable: a\n".encode("utf-16"), "is UTF-16"),
                                (f"[control]\nexecutable: {'x' * TOO_LONG}\n", "the command is longer"),
                                ("[control]\nexecutable: " + 10_000_000 * "x", "line 2: "),
                                ("[control]\nexecutable: a\n" + "# x\n" * 400_000, "line 2"),
-                               ("", "there is no executable")):
+                               ("", "missing executable=")):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
                 self.assertProblem(f"{path}: {expected}", lambda: runset4.read_job_file(str(path)))
@@ -709,7 +709,7 @@ class Hiring(ImportCase):
             ended = self.run_script(RUNSET, "-q", "runs.txt", *args)
             with self.subTest(args=args):
                 self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1))
-                self.assertIn(b"runset4.py: runs.txt: there is a #RUN end in line 2; ", ended.err)
+                self.assertIn(b"runset4.py: runs.txt: line 2 is a #RUN end; ", ended.err)
                 self.assertIn(".", self.states())
 
     def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
@@ -731,7 +731,7 @@ class Hiring(ImportCase):
         self.write(FOUR)
         ended = self.run_script(RUNSET, "runs.txt", "--reopen")
         self.assertEqual((ended.code, ended.out), (1, b""))
-        self.assertEqual(ended.err, b"runset4.py: runs.txt: there is no #RUN end in it\n")
+        self.assertEqual(ended.err, b"runset4.py: runs.txt: no #RUN end\n")
         self.assertEqual(self.read(), as_bytes(FOUR))
 
     def test_an_end_whose_door_is_locked_is_named(self) -> None:
@@ -833,7 +833,7 @@ class Misplaced(Case):
             ("--add-jobs", "a.ini"),
             ("--set=x",),
         )
-        words = "runset4.py: FILE is wanted, before options that take several values (see --help)\n"
+        words = "runset4.py: missing FILE; it comes before options that take several values (see --help)\n"
         for _, ended in self.run_all((RUNSET, *args) for args in calls):
             self.assertRefused(ended, words)
         self.assertEqual(self.read(), b". echo\n")

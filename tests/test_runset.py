@@ -103,7 +103,7 @@ class SettingStates(RunsetCase):
         self.write(FOUR)
         for force in (), ("--force",):
             self.assertRefused(
-                self.run_script(RUNSET, "--set=r", *force, "runs.txt", 1), "r is for runners (. is new)"
+                self.run_script(RUNSET, "--set=r", *force, "runs.txt", 1), "only runners set r (. is new)"
             )
         self.assertEqual(self.read(), as_bytes(FOUR))
 
@@ -253,7 +253,7 @@ class BesideRunners(RunsetCase):
                        ("--edit", "runs.txt"), ("--end", "runs.txt")):
             with self.subTest(action):
                 ended = self.run_script(RUNSET, "--force", *action)
-                self.assertRefused(ended, "--force is for --set")
+                self.assertRefused(ended, "--force requires --set")
         self.assertEqual(self.read(), before)
 
     def test_force_sets_a_running_job_and_its_runner_ends_it(self) -> None:
@@ -277,9 +277,9 @@ class BesideRunners(RunsetCase):
             ended.err.decode(),
             (
                 "runset4.py: runs.txt: 2 lines: r -> x (held)\n"
-                "runset4.py: runs.txt: some jobs have not ended (line 1): a runner that lives ends its jobs "
-                "now; a dead host keeps their commands locked, and --add ' COMMAND', with a blank in front, "
-                "runs one elsewhere (twice at once, if that host lives)\n"
+                "runset4.py: runs.txt: some jobs are still running (line 1): a living runner kills the job "
+                "now; a dead host keeps the commands locked, and --add ' COMMAND', with a blank in front, "
+                "runs one elsewhere (twice at once, if that host is alive)\n"
             ),
         )
         self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")
@@ -291,7 +291,7 @@ class BesideRunners(RunsetCase):
         self.hold_line(1)
         ended = self.run_script(RUNSET, "--set=new", "--force", "runs.txt", 1)
         self.assertEqual((ended.code, self.states()), (0, "."))
-        self.assertIn(b"(line 1): a runner that lives writes r over it again; a dead host ", ended.err)
+        self.assertIn(b"(line 1): a living runner writes r over it again; a dead host ", ended.err)
 
     def test_a_held_job_is_not_run_and_a_job_set_back_is(self) -> None:
         runner = self.runner_at_gate(". echo b >>marks\nd echo c >>marks\n")
@@ -437,7 +437,7 @@ os.fsync = early
     def assertSaid(self, ended: Ended, *words: str) -> None:
         """Exit 1 and one line that says what to do; the file is as the editor has saved it."""
         self.assertEqual((ended.code, ended.out, ended.err.count(b"\n")), (1, b"", 1), ended.err)
-        for word in ("runset4.py: runs.txt: was replaced meanwhile", "look", "run this again", *words):
+        for word in ("runset4.py: runs.txt: was replaced", "look", "run this again", *words):
             self.assertIn(as_bytes(word), ended.err)
         self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}"))
 
@@ -458,7 +458,7 @@ os.fsync = early
     def test_what_was_added_at_the_moment_of_the_save_is_said(self) -> None:
         for args in ("--add", "echo 1"), ("--end",):
             with self.subTest(args=args):
-                self.assertSaid(self.edit_meanwhile(self.AT_SYNC, *args), "may lack what was just written")
+                self.assertSaid(self.edit_meanwhile(self.AT_SYNC, *args), "may lack the changes just written")
 
     def test_states_are_not_set_in_the_old_file_without_a_word(self) -> None:
         for number in 1, 2:

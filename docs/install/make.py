@@ -24,9 +24,9 @@ DATE = "2026-11-22"             # of the manual pages
 SCRIPTS = "runmaker4", "runset4", "runwait4", "runmaker4-server", "runmaker4-client"
 STATES = "new running done failed error held"
 # What is known of an argument by its metavar; any other is a file, as shells have it.
-WORDS = {"S": STATES, "STATE": STATES.replace("running ", "")}
+WORDS = {"STATES": STATES, "STATE": STATES.replace("running ", "")}
 KINDS = {"DIR": "directory", "HOST": "host", "SERVER": "host",
-         **dict.fromkeys(("N", "T", "SIZE", "NAME", "TEXT", "RE", "CMD", "A,B", "LINE"), "nothing")}
+         **dict.fromkeys(("N", "T", "SIZE", "NAME", "TEXT", "REGEX", "CMD", "A,B", "LINE"), "nothing")}
 # Files beside those that are named on the command line, for the pages of the scripts that use them
 FILES = {
     ".FILE.lock": (("runmaker4", "runmaker4-server", "runset4", "runwait4"),
