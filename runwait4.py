@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, tell what runs, draw what
-ran.
+"""runwait4 - look at a job file of runmaker4: wait for jobs, show progress and running jobs, draw finished
+runs.
 
-It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as error.
+runwait4.py never writes to the file. A line `r` whose job lock is not held is an orphan, and counts as error.
 
-The file reads top-down: the command line, waiting, progress, the journal, what runs have printed, whose
-run it is, who is at work, a look, what runs, runs of lines, statistics, the job log, the timeline, the
-report, checking a directory's locks, the program, the page of the report.
+The sections, top-down: the command line, waiting, progress, the journal, job output, matching runs to lines,
+who is at work, a look, running jobs, runs of lines, statistics, the job log, the timeline, the report,
+checking a directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
 
@@ -139,29 +139,29 @@ else:
 PROG = "runwait4.py"
 T = TypeVar("T")
 N = TypeVar("N", int, float)
-Wanted = Callable[[re.Match[bytes]], bool]      # tells by the head of a line whether its run is wanted
+Wanted = Callable[[re.Match[bytes]], bool]      # selects runs by the head of a line
 
 
 # ======== The command line ==================================================================================
 
 
 def make_parser() -> Parser:
-    """The parser of the command line."""
+    """Return the parser of the command line."""
     parser = Parser(
         PROG,
-        purpose="Look at a job file: wait for its jobs, show progress, tell what runs and what failed, draw "
-                "what ran.  Held lines are not waited for; lines r that nobody runs any more are in error.",
+        purpose="Look at a job file: wait for jobs, show progress, running jobs and failed jobs, draw "
+                "finished runs.  Held lines are not waited for; a line r without a runner counts as error.",
         usage=f"[options] FILE\n       {PROG} --outdir DIR|--joblog LOG --timeline OUT.json\n"
               f"       {PROG} --check-locks DIR",
-        examples=f"Wait until no job is new or running any more, watch meanwhile; count the jobs:\n"
-                 f"    {PROG} --progress runs.txt && echo all have ended\n"
+        examples=f"Wait until no job is new or running, with a progress bar; count the jobs:\n"
+                 f"    {PROG} --progress runs.txt && echo finished\n"
                  f"    {PROG} --status runs.txt",
         notes={},
         statuses={
-            "0": "the jobs have ended, or what was asked for is printed (with -e: and all jobs are done or "
-                 "held)",
-            "1": "otherwise; also if a failed `#RUN barrier check` keeps new jobs from being run",
+            "0": "the jobs are finished, or the output is complete (with -e: and all jobs are done or held)",
+            "1": "otherwise; also if a failed `#RUN barrier check` blocks new jobs",
             "2": "bad usage",
+            "130, 143": "INT (Ctrl-C), TERM",
         },
     )
     add = parser.add_argument_group("what to do").add_argument
@@ -170,25 +170,24 @@ def make_parser() -> Parser:
         help="a bar: one line redrawn on a terminal, a line per change elsewhere; = done,\n"
              "! failed, e error (interrupted, lost, not started), > running")
     add("-e", "--use-exit-status", action="store_true",
-        help="exit 0 only if every job is done, or held; with --status that is judged\n"
-             "now: new and running jobs are not done")
+        help="exit 0 only if every job is done or held (with --status: now, so not while\n"
+             "jobs are new or running)")
     add("--status", action="store_true",
-        help="print how many jobs are in which state, what runs, what new jobs wait for, and\n"
-             "exit; with --outdir also where, since when, and the time left")
+        help="print the number of jobs in each state, running jobs, and why new jobs wait;\n"
+             "with --outdir also hosts, start times, time left")
     add("--json", action="store_true", help="with --status, --failed, --show or --stats: as JSON")
     add("--failed", action="store_true",
-        help="print each line that is failed or in error, and exit; with --outdir also how and\n"
-             "where it ended, and what it printed last")
+        help="print each line that is failed or in error; with --outdir also host, exit\n"
+             "status and the last lines of output")
     add("--show", type=nonempty, metavar="LINE",
-        help="with --outdir: print the same of all runs of these lines, and exit; LINE: a\n"
-             "number, 1,2,5-9, a whole command, or a shell pattern for such")
+        help="with --outdir: print the same for all runs of these lines; LINE: a number,\n"
+             "1,2,5-9, a complete command, or a shell pattern for commands")
     add("--stats", action="store_true",
-        help="with --outdir, also beside --report: print run times, CPU use and memory per\n"
-             "host and per command (FILE may be left out)")
+        help="with --outdir, also together with --report: print run times, CPU use and\n"
+             "memory per host and per command (FILE is optional)")
     add("--outdir", type=nonempty, metavar="DIR",
-        help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR, FILE.out]")
-    add_help(add)
-    add = parser.add_argument_group("drawing what was run").add_argument
+        help="the --outdir of runmaker4.py, which has the journal [$RUNMAKER4_OUTDIR, FILE.out]")
+    add = parser.add_argument_group("drawing finished runs").add_argument
     add(
         "--joblog",
         type=nonempty,
@@ -196,20 +195,21 @@ def make_parser() -> Parser:
         help="a job log of runmaker4.py --joblog, or of GNU parallel",
     )
     add("--timeline", type=output_path, metavar="OUT.json",
-        help="write its runs, or those of --outdir, as trace events, for Perfetto\n"
-             "(ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for\neach slot")
+        help="write the runs as trace events, for Perfetto (ui.perfetto.dev) or\n"
+             "chrome://tracing: a process per host, a thread per slot")
     add("--report", type=output_path, metavar="OUT.html",
-        help="write a page about the same for any browser; with --progress anew while\n"
-             "the jobs of FILE run")
-    add = parser.add_argument_group("before there are jobs").add_argument
+        help="write a page about the same runs for any browser; with --progress, update it\n"
+             "while the jobs of FILE run")
+    add = parser.add_argument_group("testing a file system").add_argument
     add("--check-locks", type=nonempty, metavar="DIR",
-        help="try for a minute whether the hosts where this is started can share job files\n"
-             "in this directory, and exit")
+        help="test for a minute that hosts can share job files in this directory; start it\n"
+             "on all of them at the same time")
+    add_help(parser.add_argument_group("general").add_argument)
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises Problem."""
+    """Return the options.  Raises Problem."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     named = options.outdir is not None
@@ -220,13 +220,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def outdir_of_background(path: str | None) -> str | None:
-    """The output directory of runners in the background that were given none; None: none that can be read."""
+    """Return the output directory of runners in the background that were given none; None: it cannot be read.
+    """
     if path is None or not os.access(os.path.join(default_outdir(path), "journal"), os.R_OK):
         return None
     return default_outdir(path)
 
 
-EXCLUDED = {                    # of options, by one of both
+EXCLUDED = {                    # by option, the options that exclude it
     "report": ("timeline", "status", "json", "use_exit_status", "failed", "show"),
     "progress": ("status", "failed", "show", "stats"),
     "status": ("failed", "show", "stats"),
@@ -237,57 +238,57 @@ EXCLUDED = {                    # of options, by one of both
 
 
 def check_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
-    """Refuse options that do not go together.  Raises Problem.
+    """Refuse options that exclude each other.  Raises Problem.
 
-    outdir_named: --outdir stands on the command line.
+    outdir_named: --outdir is on the command line.
     """
     given = {name for name, value in vars(options).items() if value}
     if "check_locks" in given:
         if outdir_named or given - {"check_locks", "outdir"}:
-            parser.error("--check-locks goes with no other option, and no FILE")
+            parser.error("--check-locks excludes FILE and all other options")
         return
     has_one_log = len(given & {"joblog", "outdir"}) == 1
     if "report" in given:
         if not has_one_log:
-            parser.error("--report needs --outdir or --joblog, one of them, with which the jobs were run")
+            parser.error("--report requires either --outdir or --joblog, as the jobs were run with")
         if "progress" in given and "file" not in given:
-            parser.error("--report --progress needs FILE")
+            parser.error("--report --progress requires FILE")
     elif "timeline" in given:
         if not has_one_log:
-            parser.error("--timeline goes with --joblog, or with --outdir")
+            parser.error("--timeline requires either --joblog or --outdir")
         if given - {"timeline", "joblog", "outdir", "json"}:
-            parser.error("--timeline goes with --joblog or --outdir only")
+            parser.error("--timeline excludes all options but --joblog and --outdir")
     elif "joblog" in given:
-        parser.error("--joblog goes with --timeline or --report")
+        parser.error("--joblog requires --timeline or --report")
     elif not given & {"file", "stats"}:
-        parser.error("the following arguments are required: FILE")
+        parser.error("missing FILE")
     elif outdir_named and not given & EXCLUDED.keys():
-        parser.error("--outdir goes with --status, --show, --failed, --stats, --timeline or --report")
+        parser.error("--outdir requires --status, --show, --failed, --stats, --timeline or --report")
     for one, other in [(one, other) for one, others in EXCLUDED.items() for other in others]:
         if {one, other} <= given:
             name = "-e" if other == "use_exit_status" else f"--{other}"
-            parser.error(f"--{one} and {name} do not go together")
+            parser.error(f"--{one} and {name} exclude each other")
     if "json" in given and not given & {"status", "failed", "show", "stats"}:
-        parser.error("--json goes with --status, --failed, --show or --stats")
+        parser.error("--json requires --status, --failed, --show or --stats")
     for name in given & {"stats", "show"}:
         if "outdir" not in given:
-            parser.error(f"--{name} needs --outdir DIR, of jobs that were run with runmaker4.py --outdir DIR")
+            parser.error(f"--{name} requires --outdir DIR, after runs with runmaker4.py --outdir DIR")
 
 
 # ======== Waiting ===========================================================================================
 #
-# A Watcher reads the whole job file at each look, and counts its states.  A line `r` counts as running only
-# if somebody holds a seat of its command; otherwise it is an orphan.  The waiting is over when no job is new
-# or running, or when two looks in a row find that nobody will run the new jobs.  A file that an editor may
-# be about to fill is looked at again.
+# A Watcher reads the complete job file at each poll, and counts the states.  A line `r` counts as running if
+# a process holds a job lock of the command; otherwise it is an orphan.  The waiting is over when no job is
+# new or running, or when two polls in a row find that no runner will start the new jobs.  A file that an
+# editor has only half saved is polled again.
 
 WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # others: held
 
 
 def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
-    """Make a method of a Watcher try again while the job file is away, for PATIENCE seconds at most.
+    """Make a method of a Watcher try again while the job file is missing, for PATIENCE seconds at most.
 
-    Then it raises Problem.
+    Then the method raises Problem.
     """
     @functools.wraps(read)
     def tried(self: Watcher, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -303,10 +304,9 @@ def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[
 
 
 class Watcher:
-    """Looks at the job file again and again, but never spends more than a twentieth of the CPU's time on it.
-    """
-    PATIENCE = 5.0              # seconds for which the file may be away: editors replace it
-    IDLE = 30.0                 # seconds without a claim or result until wait() says that new jobs wait
+    """Polls the job file, but never spends more than a twentieth of the CPU time on that."""
+    PATIENCE = 5.0              # seconds to wait for a missing file: editors replace it
+    IDLE = 30.0                 # seconds without a claim or result until wait() reports that new jobs wait
 
     def __init__(self, path: str) -> None:
         """Raises Problem."""
@@ -315,68 +315,69 @@ class Watcher:
         mount = check_mount(path, single_host=True, say=warn)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
         self._pause = 5.0 if mount.network else 0.2
-        # seconds after a change of the job file in which its host writes the end of the run to the journal
+        # seconds after a change of the job file in which the host appends the end of the run to the journal
         self._delay = 20.0 if mount.network else 5.0
         self._pace = Pace()
-        self.stopped = ""       # why nobody will run the new jobs; "": somebody may
+        self.stopped = ""       # why no runner will start the new jobs; "": one can
 
     @patient
     def _look(self) -> Survey:
-        """Return what the file holds now."""
+        """Return a snapshot of the file."""
         with self._pace:
             return self.file.survey()
 
     @patient
-    def lines(self, states: bytes | None, means: Callable[[Line], bool] | None = None) -> list[Line]:
-        """Return the lines in these states, None: in any, and of these the ones that are meant."""
-        return list(filter(means, self.file.lines(states)))
+    def lines(self, states: bytes | None, selects: Callable[[Line], bool] | None = None) -> list[Line]:
+        """Return the lines in these states (None: in any) that `selects` accepts (None: all)."""
+        return list(filter(selects, self.file.lines(states)))
 
     @patient
     def lines_at(self, ranges: Sequence[range]) -> list[Line]:
-        """Return the job lines with these numbers; the file is read no further."""
+        """Return the job lines with these numbers; stop reading at the last one."""
         last = max(numbers[-1] for numbers in ranges)
         lines = itertools.takewhile(lambda line: line.number <= last, self.file.lines())
         return [line for line in lines if any(line.number in numbers for numbers in ranges)]
 
     @patient
     def held_lines(self, survey: Survey, most: int) -> list[Line]:
-        """Return the first lines that are held, at most `most` of them."""
+        """Return the first held lines, at most `most` of them."""
         held = b"".join(state for state in survey.states if state not in WORDS)
         return list(itertools.islice(self.file.lines(held), most)) if held else []
 
     @patient
     def badges(self) -> set[int] | None:
-        """Return the presence locks of all runners and servers; None: we may not read their locks."""
+        """Return the presence locks of all runners and servers; None: no permission to read them."""
         self.file.follow()
         return self.file.companion.badges()
 
     @patient
     def cancelled(self, survey: Survey) -> list[Line]:
-        """Return the held lines whose jobs still run.  Of their commands more copies live than there are
-        lines `r`.
+        """Return the held lines with jobs that are still running: more copies of the command run than lines
+        are `r`.
 
-        survey: what sure_look() has just found.
+        survey: the last result of sure_look().
         """
         held = b"".join(survey.states.keys() - WORDS.keys())
         companion = self.file.companion
         if not held or not companion.is_open:
             return []
-        # A lock that includes the door of its row is no seat: somebody edits the file.
-        rows = {some.start & ~SEATS for some in other_locks(companion.fd, 0, ROWS_END)
-                if some.start | SEATS not in some}
+        # A lock that includes the command mutex of a bucket is not a job lock, but `runset4.py --edit`.
+        buckets = {some.start & ~SEATS for some in other_locks(companion.fd, 0, ROWS_END)
+                   if some.start | SEATS not in some}
         lines: dict[bytes, list[Line]] = {}
-        for line in self.file.lines(held) if rows else ():
-            if own_seat(line) & ~SEATS in rows:
+        for line in self.file.lines(held) if buckets else ():
+            if own_seat(line) & ~SEATS in buckets:
                 lines.setdefault(line.command, []).append(line)
         still = []
-        for command, there in lines.items():
-            row = own_seat(there[0]) & ~SEATS
-            seats = sorted(at - row for some in other_locks(companion.fd, row, SEATS) for at in some)
+        for command, equal_lines in lines.items():
+            bucket = own_seat(equal_lines[0]) & ~SEATS
+            seats = sorted(offset - bucket for some in other_locks(companion.fd, bucket, SEATS)
+                           for offset in some)
             for line in survey.running + survey.orphans:
                 if line.command == command and seats:
                     seats.remove(nearest(seats, line.number % SEATS))
-            held_lines = {line.number % SEATS: line for line in there}
-            for seat in seats[:len(there)]:
+            held_lines = {line.number % SEATS: line for line in equal_lines}
+            for seat in seats[:len(equal_lines)]:
                 still.append(held_lines.pop(nearest(sorted(held_lines), seat)))
         return sorted(still, key=lambda line: line.number)
 
@@ -388,7 +389,7 @@ class Watcher:
 
     @patient
     def moved(self, runs: Collection[RunRecord]) -> set[bytes]:
-        """Return the commands of those of these runs whose lines have other numbers now, or are gone."""
+        """Return the commands of those runs whose lines have other numbers now, or were removed."""
         self.file.follow()
         commands = {run.line: run.command for run in runs}
         moved = {run.command for run in runs if commands[run.line] != run.command}
@@ -401,33 +402,36 @@ class Watcher:
 
     @patient
     def ends_may_come(self) -> bool:
-        """Return True if the job file has changed so lately that ends of runs may still come into the log."""
+        """Return True if the job file has changed so recently that ends of runs can still be on the way to
+        the log.
+        """
         age = time.time() - self.file.signature()[3] / 1e9
         return -Clocks.APART <= age < self._delay
 
     def sure_look(self) -> Survey:
-        """What the file holds, once no editor is about to fill it.  Raises Problem."""
+        """Return a snapshot of the file while it is not half saved by an editor.  Raises Problem."""
         while (survey := self._look()).half_saved:
             time.sleep(self._pause)
         return survey
 
     def wait(self, update: Callable[[Counts], None], say: Callable[[str], None]) -> Counts:
-        """Wait until no job is new or running, or `stopped` says why nobody will run the new ones.
+        """Wait until no job is new or running, or `stopped` gives the reason why no runner will start the new
+        ones.
 
-        update: called with the counts of each look.  say: called once if new jobs wait.  Raises Problem.
+        update: called with the counts of each poll.  say: called once if new jobs wait.  Raises Problem.
         """
         last: Counts | None = None
-        since = 0.0             # when these counts were seen first
+        since = 0.0             # when these counts were first seen
         while True:
             survey = self._look()
             now = counts(survey)
             update(now)
             if not now.new and not now.running and not survey.half_saved:
                 return now
-            before = self.stopped
+            previous = self.stopped
             stall = self.stall() if now.new and not now.running else None
             self.stopped = stall.text if stall and stall.stops else ""
-            if self.stopped and self.stopped == before:         # seen twice: nobody is about to mend it
+            if self.stopped and self.stopped == previous:       # seen twice: it is not about to be fixed
                 return now
             if now != last:
                 last = now
@@ -439,7 +443,7 @@ class Watcher:
 
     @patient
     def stall(self, hosts: Collection[str] = ()) -> Stall | None:
-        """Return what keeps new jobs from being started, if something does.  hosts: some that are at work."""
+        """Return the reason why new jobs cannot start, if there is one.  hosts: some of the hosts at work."""
         self._pace.go_on()
         try:
             return why_stalled(self.file, hosts)
@@ -449,11 +453,11 @@ class Watcher:
 
 # ======== Progress ==========================================================================================
 #
-# A pipe gets a line for each change, at most one a second.  A terminal has one line, redrawn at each look.
+# A pipe gets a line for each change, at most one a second.  A terminal has one line, redrawn at each poll.
 
 
 class PipeProgress:
-    """A line per change, at most one a second; the last change is always printed."""
+    """Prints a line per change, at most one a second; the last change is always printed."""
 
     def __init__(self) -> None:
         self._printed = ""
@@ -466,7 +470,7 @@ class PipeProgress:
             self.close()
 
     def close(self) -> None:
-        """Print what is new."""
+        """Print the last change."""
         if self._line != self._printed:
             put(f"{self._line}\n".encode())
             self._printed = self._line
@@ -474,7 +478,7 @@ class PipeProgress:
 
 
 class TerminalProgress(ProgressBar):
-    """One line, redrawn in place, as wide as fits."""
+    """One line, redrawn in place, as wide as the terminal."""
     CLEAR = "\r\x1b[K"
 
     def __init__(
@@ -487,7 +491,7 @@ class TerminalProgress(ProgressBar):
         self.put((self.CLEAR + self.line(now, columns_of(1))).encode())
 
     def close(self) -> None:
-        """Leave the last line where it is."""
+        """Keep the last line, and start a new one."""
         self.put(b"\n")
 
 
@@ -496,33 +500,33 @@ class TerminalProgress(ProgressBar):
 # `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and
 # when an output file of an earlier run gets another name.
 #
-# It is read forwards, in one pass.  A start is decoded only if no end of its run comes: as a rule the end
-# comes, and repeats all that the start says.  An end names the output files as they were called then; what
-# they are called now is known when all was read.
+# It is read forwards, in one pass.  A start is decoded only if the run has no end: usually the end follows,
+# and repeats all fields of the start.  An end names the output files as of that moment; their present names
+# are known after the last line.
 #
-# The starts of jobs that run now stand near the end of the journal.  So --status reads its last part first,
-# and the rest only if a run is missing.
+# The starts of running jobs are near the end of the journal.  So --status reads the last part first, and the
+# remainder only if a run is missing.
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
 
 
 def refuse_special(path: str, hint: str) -> None:
-    """Refuse a path to no regular file: to a directory, or to a pipe, which may take for ever to open.
+    """Refuse a path to anything but a regular file, for example to a pipe, which can take forever to open.
 
     Raises Problem.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        kind = "a directory" if os.path.isdir(path) else "not a regular file"
-        raise Problem(f"{path}: is {kind} ({hint})")
+        kind = "is a directory" if os.path.isdir(path) else "not a regular file"
+        raise Problem(f"{path}: {kind} ({hint})")
 
 
 @dataclass(eq=False)
 class RunRecord:
     """A run of a job.
 
-    One that has not ended has no `ended`, `seconds`, `cpu` and `memory`.  It gets its `state`, and perhaps a
-    `cause`, from LineRuns.judge().
+    A run without an end has no `ended`, `seconds`, `cpu` and `memory`. LineRuns.judge() sets the `state` and
+    perhaps a `cause`.
     """
 
     __slots__ = (
@@ -549,48 +553,48 @@ class RunRecord:
         "slot",
         "state",
     )
-    run: str                    # unique for ever
-    line: int                   # where the job stood when the record was written
+    run: str                    # unique forever
+    line: int                   # the number of the job's line when the record was written
     command: bytes
     host: str
     slot: str
-    pid: int                    # 0: it could not be started
-    began: float                # seconds since 1970, by its host's clock, as all times
+    pid: int                    # 0: the job could not be started
+    began: float                # seconds since 1970, by the clock of `host`, as all times
     ended: float | None
-    state: str                  # d ! e, x if it was cancelled, . if a stopped job was put back; judged: r e ?
-    exit: int                   # -1: it has none
+    state: str                  # d ! e; x: cancelled; .: a stopped job was put back; set by judge(): r e ?
+    exit: int                   # -1: none
     signal: int
-    # "", "timeout", "memory", "oom", "cancelled", "stopped" or "lost"; judged also "ending" or "unknown"
+    # "", "timeout", "memory", "oom", "cancelled", "stopped" or "lost"; judge() also sets "ending", "unknown"
     cause: str
     seconds: float | None
-    cpu: float | None           # seconds; None: nobody knows
-    memory: int | None          # bytes at the peak; None: nobody knows
-    bytes: int                  # printed
-    files: list[str]            # what it printed: names in DIR, as of `at`, or as of now after name_files()
-    incomplete: bool            # not all of it could be written
-    memory_below: int | None    # bytes that the peak is below, if it could not be measured
-    # the badge of the runner that started it, or of the server that handed it out; None: nobody knows
+    cpu: float | None           # seconds; None: unknown
+    memory: int | None          # bytes at the peak; None: unknown
+    bytes: int                  # of output
+    files: list[str]            # output files: names in DIR, as of `at`, or as of now after name_files()
+    incomplete: bool            # some output could not be written
+    memory_below: int | None    # an upper bound of the peak, if it could not be measured
+    # presence lock of the runner that started the run, or of the server that assigned it; None: unknown
     runner: int | None
-    promised: int | None        # bytes of memory; None: it was promised none
-    at: int                     # the place in the log of the line that tells of it
+    promised: int | None        # bytes of requested memory; None: not requested
+    at: int                     # the position in the log of the line for this run
 
     @property
     def peak(self) -> str:
-        """'12 MB', '<30 MB', '3.1G of 4G' of what it was promised; '' if nobody knows."""
+        """'12 MB', '<30 MB', or with requested memory '3.1G of 4G'; '' if unknown."""
         known = peak_memory(self.memory, self.memory_below, memory_text if self.promised else human_size)
         return f"{known} of {memory_text(self.promised)}" if known and self.promised else known
 
     @property
     def lacked_memory(self) -> bool:
-        """Whether it was ended because it needed more memory than it could have."""
+        """True if the job was killed because it needed more memory than it could have."""
         return self.cause in ("memory", "oom")
 
 
 class LogPass:
-    """One pass through a log, or through its last part, forwards.
+    """One forward pass through a log, or through the last part.
 
-    It yields each run once: those that have ended, in the order of their ends, and then those that have not.
-    What it has learned on its way, it keeps: another pass has other objects for the same runs.
+    Yields each run once: finished runs in the order of their ends, and then the others. The pass keeps its
+    results: another pass has other objects for the same runs.
     """
     NO_SENSE = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
 
@@ -599,17 +603,17 @@ class LogPass:
         self.log = log
         self._wanted = wanted
         self._begin = begin
-        self._odd: list[int] = []           # places of the lines without sense
+        self._odd: list[int] = []           # positions of invalid lines
 
     def __iter__(self) -> Iterator[RunRecord]:
-        """Read the log.  May be called once.  Raises Problem."""
+        """Read the log.  Call it at most once.  Raises Problem."""
         try:
-            # Before `begin` there are at most as many lines as bytes.  So places of later parts are larger.
-            for at, line in enumerate(self.log.lines(self._begin), self._begin + 1):
+            # At most `begin` lines come before the offset `begin`.  So positions in later parts are larger.
+            for position, line in enumerate(self.log.lines(self._begin), self._begin + 1):
                 try:
-                    run = self._take(at, line)
+                    run = self._take(position, line)
                 except self.NO_SENSE:
-                    self._odd.append(at)
+                    self._odd.append(position)
                     continue
                 if run:
                     yield run
@@ -620,27 +624,28 @@ class LogPass:
             self.log.name_odd(self._odd)
 
     def _take(self, at: int, line: bytes) -> RunRecord | None:
-        """Return the run that has ended by a line, if one has.  at: the line's place.  Raises NO_SENSE."""
+        """Return the run that finishes with this line, if any.  at: position of the line.  Raises NO_SENSE.
+        """
         raise NotImplementedError
 
     def _unended(self) -> Iterator[RunRecord]:
-        """Yield the runs whose ends were not met."""
+        """Yield the runs without an end."""
         return iter(())
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
-        """Name the files of runs of this pass as they are called now, and measure what runs without an end
-        have printed so far.
+        """Set the present names of the output files of these runs; of runs without an end also the size of
+        the output.
 
-        Call it when all was read, once for a run.
+        Call it after the pass, once for a run.
         """
 
 
 class Log:
-    """A file whose lines tell of runs.  It is read as it was when it was opened; see LogPass."""
+    """A file with one line per event of a run.  It is read as it was when it was opened; see LogPass."""
     KIND = ""
     PASS = LogPass
-    LONGEST = 1 << 23           # bytes of a line: no command is so long
-    BLOCK = 1 << 18             # bytes that are read at a time
+    LONGEST = 1 << 23           # bytes of a line: commands are shorter
+    BLOCK = 1 << 18             # bytes to read at a time
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
@@ -650,70 +655,67 @@ class Log:
         try:
             self.file = self._open()
             self.size = self._size()
-            # when it was written to last, by the clock of the file server
+            # the time of the last write, by the clock of the file server
             self.changed = os.fstat(self.file.fd).st_mtime
         except OSError as error:
-            raise Problem(f"{path}: {reason(error)} (a {self.KIND} is wanted)") from None
+            raise Problem(f"{path}: {reason(error)} (expected a {self.KIND})") from None
 
     def _open(self) -> Reader:
-        """Open it, to read what all hosts have written until now.  Raises OSError, Problem."""
+        """Open the log, with all that any host has written up to now.  Raises OSError, Problem."""
         mount = find_mount(self.path)
         if mount.network:
             refresh_file(self.path, mount)
-        refuse_special(self.path, f"a {self.KIND} is wanted")
+        refuse_special(self.path, f"expected a {self.KIND}")
         return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _size(self) -> int:
-        """Return its size.  NFS may report an old one, but reads what stands after that all the same.
-
-        Raises OSError.
-        """
+        """Return the size.  NFS can report an old size, but reads beyond it."""
         size = os.fstat(self.file.fd).st_size
         while found := self.file.pread(self.BLOCK, size):
             size += len(found)
         return size
 
     def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
-        """Return a pass through it.
+        """Return a pass through the log.
 
-        wanted: None: all runs are; otherwise some that are not wanted may come, too.  begin: the offset from
-        which on it is read.
+        wanted: selects runs (None: all); runs that it does not select can also come.  begin: the offset at
+        which to start reading.
         """
         return self.PASS(self, wanted, begin)
 
     def lines(self, begin: int) -> Iterator[bytes]:
-        """Yield its lines, from the first complete one after an offset on.  A lone newline, which makes no
-        sense, stands for a line that is too long, and for what stands after the last newline.
+        """Yield the lines, from the first complete one after an offset on.
 
-        Raises OSError.
+        A lone newline, which is an invalid line, replaces a line that is too long, and the text after the
+        last newline.
         """
-        at = begin
-        rest = b""
-        skips = begin > 0                       # we may begin within a line
-        dropped = False                         # a line is too long, and what was read of it is forgotten
-        while at < self.size and (data := self.file.pread(min(self.BLOCK, self.size - at), at)):
-            at += len(data)
-            *lines, rest = (rest + data).split(b"\n")
+        offset = begin
+        partial = b""
+        skips = begin > 0                       # `begin` can be inside a line
+        dropped = False                         # a line is too long, and was dropped so far
+        while offset < self.size and (data := self.file.pread(min(self.BLOCK, self.size - offset), offset)):
+            offset += len(data)
+            *lines, partial = (partial + data).split(b"\n")
             if lines and (skips or dropped):
                 lines[:1] = [b"\n"] if dropped and not skips else []
                 skips = dropped = False
             yield from lines
-            if len(rest) >= self.LONGEST:
-                rest = b""
+            if len(partial) >= self.LONGEST:
+                partial = b""
                 dropped = True
-        if (rest or dropped) and not skips:
+        if (partial or dropped) and not skips:
             yield b"\n"
 
-    def name_odd(self, places: Collection[int]) -> None:
-        """Report once which lines make no sense.  places: of those that a pass through all of it has met."""
-        if places and not self._has_named_odd:
+    def name_odd(self, positions: Collection[int]) -> None:
+        """Report once the invalid lines that a complete pass has found."""
+        if positions and not self._has_named_odd:
             self._has_named_odd = True
-            self._say(f"{self.path}: {plural(len(places), 'line')} left out: cut, or no lines of a "
-                      f"{self.KIND} ({name_lines(places)})")
+            self._say(f"{self.path}: {plural(len(positions), 'line')} skipped: truncated, or not lines of a "
+                      f"{self.KIND} ({name_lines(positions)})")
 
 
 class NoLog(Log):
-    """Stands for a log where none is named: an empty one."""
+    """An empty log, for commands without one."""
 
     def __init__(self) -> None:
         self.path = ""
@@ -729,29 +731,29 @@ class JournalPass(LogPass):
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
     )
     NO_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()        # for END, before the end
-    STATES = frozenset("d!e.x")               # of runs that have ended
-    RECENT = 50_000             # ended runs that are remembered, in case that an end is told twice
+    STATES = frozenset("d!e.x")               # of runs with an end
+    RECENT = 50_000             # finished runs to remember, because an end can be logged twice
     LATEST = 10 ** 10           # seconds since 1970; and the bound of most numbers
-    # The head of a line as runmaker4 writes it.  Its groups: event, run, line, command
+    # The head of a line as runmaker4 writes it.  Groups: event, run, line, command
     BEGINNING = rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(%s)", (?="run": "([^"\\]*)", '
     HEAD = re.compile(
         BEGINNING % b"start|end" + rb'"line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
     )
     START = re.compile(BEGINNING % b"start" + b")")
-    NUMBERS = frozenset((int, float))       # not bool, which is an int, too, for isinstance()
+    NUMBERS = frozenset((int, float))       # not bool, which is also an int for isinstance()
 
     def __init__(self, log: Log, wanted: Wanted | None, begin: int) -> None:
         super().__init__(log, wanted, begin)
         self._decode = json.JSONDecoder().scan_once
-        # by the name of a run: place and line of its start, or of an end with cause "lost"; and from where on
-        # its end should say the same as the line (0: they are not compared)
+        # by the name of a run: position and line of the start, or of an end with cause "lost"; and the offset
+        # from which the line of the end must be equal (0: do not compare)
         self._open_runs: dict[str, tuple[int, bytes, int]] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()     # the last runs whose ends were met
-        # by the name of a file: at which places a file of this name got which other name
+        self._ended: OrderedDict[str, None] = OrderedDict()     # the last finished runs
+        # by the name of a file: positions at which a file of this name was renamed, and the new name
         self._moves: dict[str, list[tuple[int, str]]] = {}
 
     def _take(self, at: int, line: bytes) -> RunRecord | None:
-        """Keep a start as it is until all ends have come: to decode all would take twice as long."""
+        """Keep a start undecoded until all ends have come: to decode all lines would take twice as long."""
         if line.isascii() and line.endswith(b"}"):
             head = (self.HEAD if self._wanted else self.START).match(line)
             if head and self._wanted and not self._wanted(head):
@@ -775,21 +777,21 @@ class JournalPass(LogPass):
         return None
 
     def _note_start(self, name: str, at: int, line: bytes, body: int) -> None:
-        """Note the start of a run.  body: see _open_runs."""
+        """Remember the start of a run.  body: see _open_runs."""
         if name not in self._ended:
             self._open_runs.setdefault(name, (at, line, body))
 
     def _note_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
-        """Note the end of a run.
+        """Remember the end of a run; return the run.
 
-        None if the run was only lost: then its client may come back.  None, too, if the end is told twice: a
-        server was restarted before it could acknowledge it.
+        Return None if the run was only lost, because the client can come back. Return None also for a second
+        end: a server was restarted before it could acknowledge the first.
         """
         if run.run in self._ended:
             return None
         start = self._open_runs.pop(run.run, None)
         if start and start[2] and not line.startswith(start[1][start[2]:-1], line.find(b'"run": ')):
-            self._sense(*start)                 # the start is damaged, or says something else
+            self._sense(*start)                 # the start is damaged, or differs from the end
         if run.cause == "lost":
             self._open_runs[run.run] = run.at, line, 0
             return None
@@ -804,7 +806,7 @@ class JournalPass(LogPass):
                 yield run
 
     def _sense(self, at: int, line: bytes, body: int) -> RunRecord | None:
-        """The run that a line of _open_runs tells of; None, and the line is noted, if it makes no sense."""
+        """Return the run of an entry of _open_runs; None if the line is invalid, which is recorded."""
         try:
             return self._read(at, line, self._event(line))
         except self.NO_SENSE:
@@ -823,7 +825,7 @@ class JournalPass(LogPass):
                 run.bytes = sum(sizes.values())
 
     def name_now(self, name: str, at: int) -> str:
-        """What a file is called now.  name: what it was called at this place."""
+        """Return the present name of a file that had this name at this position of the log."""
         moves = self._moves.get(name, ())
         following = bisect.bisect_left(moves, (at + 1,))
         while following < len(moves):
@@ -833,7 +835,7 @@ class JournalPass(LogPass):
         return name
 
     def _event(self, line: bytes) -> dict[str, Any]:
-        """The object that a line tells.  Raises NO_SENSE."""
+        """Return the JSON object of a line.  Raises NO_SENSE."""
         text = line.decode()
         event: dict[str, Any]
         event, end = self._decode(text, 0)              # json.loads() takes half as long again
@@ -842,12 +844,12 @@ class JournalPass(LogPass):
         return event
 
     def _read(self, at: int, line: bytes, event: dict[str, Any]) -> RunRecord:
-        """The run of a start or an end.  event: what the line tells.  Raises NO_SENSE.
+        """Return the run of a start or an end.  event: the JSON object of the line.  Raises NO_SENSE.
 
-        This is the one place where the fields of a run are interpreted; each is checked.
+        This is the only place where the fields of a run are interpreted; each is checked.
         """
         ended = event["event"] == "end"
-        # otherwise one of the texts may be half a surrogate pair, for which to_bytes() raises WireError
+        # otherwise one of the texts can be half a surrogate pair, for which to_bytes() raises WireError
         plain = line.isascii() and b"\\u" not in line
         when, name, number, command, host, slot, pid = self.BOTH(event)
         runner = event.get("runner")
@@ -862,7 +864,7 @@ class JournalPass(LogPass):
             incomplete = event.get("incomplete", False)
             below = event.get("memory_below")
         state, code, died_of, cause, took, cpu, memory, printed, files = end
-        texts = "".join((name, command, host, slot, cause, *files))     # TypeError: one is no text
+        texts = "".join((name, command, host, slot, cause, *files))     # TypeError: one is not a text
         if not type(number) is type(pid) is type(code) is type(died_of) is type(printed) is int:
             raise ValueError
         if type(when) not in self.NUMBERS or type(spent) not in self.NUMBERS or type(incomplete) is not bool:
@@ -903,15 +905,14 @@ class JournalPass(LogPass):
 
 
 class JournalReader(Log):
-    """DIR/journal."""
     KIND = "journal"
     PASS = JournalPass
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
         if not os.path.isdir(directory):
-            missing = "is not a directory" if os.path.exists(directory) else "no such directory"
-            raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
+            missing = "not a directory" if os.path.exists(directory) else "no such directory"
+            raise Problem(f"{directory}: {missing} (expected the --outdir of runmaker4.py)")
         super().__init__(os.path.join(directory, "journal"), say)
 
     def _open(self) -> Reader:
@@ -920,30 +921,32 @@ class JournalReader(Log):
         except FileNotFoundError:
             directory = os.path.dirname(self.path)
             raise Problem(
-                f"{directory}: has no journal (nothing was run with it yet, or by an older version)"
+                f"{directory}: no journal (no job was run with it yet, or by an older version)"
             ) from None
 
 
-# ======== What runs have printed ============================================================================
+# ======== Job output ========================================================================================
 #
-# The end of a run names the files that it has printed to.  A run that has not ended prints to LINE.out and
-# LINE.err, or to the names that these files have got since.
+# The end of a run names the output files.  A run without an end prints to LINE.out and LINE.err, or to the
+# present names of these files if they were renamed.
 
 
 class LastOutput:
     """The last lines in the output files of runs."""
-    SUFFIXES = ".out", ".err"   # of the files that a run prints to, behind the number that its line has then
-    BYTES = 1 << 14             # of a file, at most: only its end is read
-    WIDTH = 500                 # characters of a line, at most, however wide the terminal is
+    SUFFIXES = ".out", ".err"   # of output files, after the number of the line at the start of the run
+    BYTES = 1 << 14             # of a file, at most: only the end is read
+    WIDTH = 500                 # characters of a line, at most, also on a wider terminal
 
     def __init__(self, directory: str, most: int = 3) -> None:
-        """most: lines of a file."""
+        """most: the maximum number of lines of a file."""
         self.directory = directory
         self._most = most
         self.network = find_mount(directory).network
 
     def of(self, run: RunRecord) -> list[str]:
-        """The last lines that a run wrote to stderr, or otherwise to stdout; or why they cannot be read."""
+        """Return the last lines of a run's stderr, or otherwise of stdout; or the reason why they cannot be
+        read.
+        """
         trouble = []
         for name in sorted(run.files, key=lambda name: ".err" not in name):
             try:
@@ -952,19 +955,19 @@ class LastOutput:
             except OSError as error:
                 trouble.append(f"({name}: {reason(error)})")
             except ValueError:
-                trouble.append(f"({name}: no name of a file)")
+                trouble.append(f"({name}: not an output file)")
         return trouble
 
     def _tail(self, name: str) -> list[bytes]:
-        """The last lines of a file that are not blank.  Raises OSError, ValueError."""
+        """Return the last lines of a file that are not blank.  Raises OSError, ValueError."""
         with self._open(name) as file:
             lines = file.pread(self.BYTES, max(0, os.fstat(file.fd).st_size - self.BYTES)).split(b"\n")
-        # a terminal would write over what stands before a \r
+        # a terminal overwrites the text before a \r
         shown = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
         return [line for line in shown if line.strip()][-self._most:]
 
     def sizes(self, run: RunRecord) -> dict[str, int]:
-        """Return by name how large the files of a run are; those that cannot be read are left out."""
+        """Return the sizes of the run's output files, by name.  Unreadable files are left out."""
         sizes = {}
         for name in run.files:
             with contextlib.suppress(OSError, ValueError), self._open(name) as file:
@@ -972,9 +975,9 @@ class LastOutput:
         return sizes
 
     def _open(self, name: str) -> Reader:
-        """A file that a run has printed to.  Raises OSError; ValueError: no run has printed to that.
+        """Open an output file of a run.  Raises OSError; ValueError: not an output file.
 
-        Its size is as of when the journal was opened: Log._open() has seen the sizes of files beside it anew.
+        The size is as of when the journal was opened: Log._open() has refreshed the directory.
         """
         if os.path.basename(name) != name:
             raise ValueError
@@ -987,38 +990,40 @@ class LastOutput:
         return file
 
 
-# ======== Whose run it is ===================================================================================
+# ======== Matching runs to lines ============================================================================
 #
-# A run has the number that its line had when the journal told of the run.  Lines have been moved since then,
-# put in and taken out, and several may have the same command.  A run belongs to a line with its command.  If
-# there are several, it belongs to the one with its number, or otherwise to the nearest.  If two are equally
-# near, it belongs to the one further down, because lines are put in above.
+# The journal has the line number of a run at the time of the record.  Lines can have been moved, inserted and
+# removed since then, and several can have the same command.  A run belongs to a line with the same command.
+# Of several lines, it belongs to the one with the same number, or otherwise to the nearest.  Of two equally
+# near ones, it belongs to the lower one in the file, because lines are usually inserted above.
 #
-# What is put in above equal lines shifts the numbers of all of them.  So if the log has as many numbers of a
-# command as there are lines with it, they are paired in order before anything else.
+# A line inserted above equal lines shifts the numbers of all of them.  So if the log has as many numbers of a
+# command as the file has lines with it, they are paired in order first.
 #
-# If several runs belong to a line, its last run is the one with the nearest number, and of equally near ones
-# the one of which the journal has told last.
+# If several runs belong to a line, the last run is the one with the nearest number, and of equally near ones
+# the last one in the journal.
 #
-# A run without an end belongs to a line whose job lives, or whose end is about to come into the journal.  So
-# while lines with its command are `r`, or cancelled and still run, the run belongs to one of these.
+# A run without an end belongs to a line with a running job, or with an end that is on the way to the journal.
+# So while lines with this command are `r`, or cancelled and still running, the run belongs to one of these.
 
 
 def nearest(numbers: Sequence[int], number: int) -> int:
-    """The number of the line that a run with this number belongs to.  numbers: of the lines, in order."""
+    """Return the number of the line to which a run with this number belongs.  numbers: of the lines, in
+    order.
+    """
     above = bisect.bisect_left(numbers, number)
     if numbers[above:above + 1] == [number]:
         return number
     return min(numbers[max(above - 1, 0):above + 1], key=lambda other: (abs(other - number), -other))
 
 
-Last = dict[tuple[bytes, int, bool], RunRecord]         # by command, number, and whether it has not ended
+Last = dict[tuple[bytes, int, bool], RunRecord]         # by command, number, and True for no end
 
 
 def note_last(last: Last, runs: Iterable[RunRecord]) -> Last:
-    """Keep of each command and number the last run that has ended, and the last one that has not.
+    """Keep for each command and number the last finished run, and the last one without an end.
 
-    No other run can be the last one of a line.  So a log may be of any length.
+    No other run can be the last run of a line. So memory use does not depend on the length of the log.
     """
     for run in runs:
         key = run.command, run.line, run.ended is None
@@ -1028,16 +1033,16 @@ def note_last(last: Last, runs: Iterable[RunRecord]) -> Last:
 
 
 class LineRuns:
-    """Some lines, and which runs are theirs."""
+    """Lines, and the runs that belong to them."""
 
     def __init__(self, lines: Iterable[Line], living: Collection[int], runs: Iterable[RunRecord]) -> None:
-        """lines: all that have one of some commands.  living: the numbers of the lines whose jobs live.
+        """lines: all lines that have one of some commands.  living: the numbers of lines with running jobs.
 
-        runs: at least those of these commands that note_last() keeps; runs of others are left out.
+        runs: at least the runs of these commands that note_last() keeps; runs of other commands are ignored.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers: dict[bytes, list[int]] = {}          # of the lines, by command
-        self._running: dict[bytes, list[int]] = {}          # of those that run
+        self._running: dict[bytes, list[int]] = {}          # of the running ones
         for number in sorted(self.lines):
             line = self.lines[number]
             self._numbers.setdefault(line.command, []).append(number)
@@ -1055,19 +1060,19 @@ class LineRuns:
                 self.last[number] = run
 
     def _pair(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
-        """Pair the numbers of equal lines in the log with those of now.
+        """Pair the numbers of equal lines in the log with the present ones.
 
-        Returns by command and number in the log the number of now, where these differ.
+        Return the present number by command and number in the log, where they differ.
         """
-        told: defaultdict[bytes, set[int]] = defaultdict(set)
+        logged: defaultdict[bytes, set[int]] = defaultdict(set)
         for run in runs:
-            told[run.command].add(run.line)
-        return {(command, then): now for command, numbers in told.items()
+            logged[run.command].add(run.line)
+        return {(command, then): now for command, numbers in logged.items()
                 if len(numbers) == len(self._numbers[command])
                 for then, now in zip(sorted(numbers), self._numbers[command]) if then != now}
 
     def _place(self, run: RunRecord) -> int:
-        """Return the number at which the line of a run is looked for."""
+        """Return the expected present line number of a run."""
         return self._shifted.get((run.command, run.line), run.line) if self._shifted else run.line
 
     def _number(self, run: RunRecord) -> int:
@@ -1078,50 +1083,51 @@ class LineRuns:
         return nearest(numbers, self._place(run))
 
     def line_of(self, run: RunRecord) -> Line | None:
-        """Return the line that a run belongs to; None: no line has its command."""
+        """Return the line that a run belongs to; None: no line has this command."""
         return self.lines[self._number(run)] if run.command in self._numbers else None
 
     def is_last(self, run: RunRecord, line: Line) -> bool:
-        """Return True if a run is the last one of its line."""
+        """Return True if a run is the last one of this line."""
         return self.last[line.number].at == run.at
 
     def is_certain(self, line: Line) -> bool:
-        """Return True if the last run of a line runs, and no earlier run of the log can come before it."""
+        """Return True if the last run of a line is running, and no earlier part of the log can change that.
+        """
         run = self.last.get(line.number)
         return run is not None and run.ended is None and run.line == line.number
 
 
 def of_commands(commands: Iterable[bytes]) -> Wanted:
-    """Return a test for the head of a line of a journal: True if the run has one of these commands."""
-    texts = {json.dumps(to_text(command)).encode() for command in commands}       # as a journal has them
+    """Return a test for the head of a journal line: True if the run has one of these commands."""
+    texts = {json.dumps(to_text(command)).encode() for command in commands}       # as in a journal
     return lambda head: head[4] in texts
 
 
 def or_incomplete(wanted: Wanted) -> Wanted:
-    """Return a test for the head of a line: True also if the run's output may be incomplete.
+    """Return a test for the head of a journal line: True also if the run's output can be incomplete.
 
-    As a rule none is.  So lines are searched for the word, not decoded.
+    Few lines have that. So search for the word instead of decoding.
     """
     return lambda head: wanted(head) or b'"incomplete"' in head.string
 
 
 # ======== Who is at work ====================================================================================
 #
-# Each runner and each server has a badge in the companion of the job file, and loses it when it dies (Badge
-# in runmaker4.py).  The journal tells the badge of the program that started a run.
+# Each runner and each server holds a presence lock in the lock file, and loses it on exit (Badge in
+# runmaker4.py).  The journal has the presence lock of the program that started a run.
 
 
 class AtWork:
-    """Who is at work on a job file."""
+    """The runners and servers that use a job file."""
 
     def __init__(self, badges: Collection[int] | None) -> None:
-        """badges: the badges that there are; None: nobody can know."""
+        """badges: the presence locks that are held; None: unknown."""
         self._badges = badges
 
     def is_gone(self, run: RunRecord | None) -> bool:
-        """Whether the runner that started a run, or the server that handed it out, is surely gone.
+        """Return True if the runner that started a run, or the server that assigned it, has surely exited.
 
-        A server takes over the runs of the one before it, so the run has a server if there is any.
+        A server takes over the runs of the previous server, so a run has a server if any server is alive.
         """
         if not self._badges or not run or run.runner is None:
             return self.is_nobody
@@ -1131,11 +1137,11 @@ class AtWork:
 
     @property
     def is_nobody(self) -> bool:
-        """Whether there is surely neither runner nor server."""
+        """True if no runner and no server is alive; False also if unknown."""
         return self._badges is not None and not self._badges
 
     def counted(self) -> dict[str, int | None]:
-        """How many runners and servers there are; None: nobody can know."""
+        """Return the numbers of runners and servers; None: unknown."""
         if self._badges is None:
             return {"runners": None, "servers": None}
         servers = sum(badge >= Badge.SERVERS for badge in self._badges)
@@ -1143,81 +1149,83 @@ class AtWork:
 
 
 class Clocks:
-    """Which hosts have wrong clocks, as a log shows it.  Their times tell no age.
+    """The hosts with wrong clocks, as far as a log shows them.  Ages of times from these hosts are unknown.
 
-    The file server notes when the last line was appended.  A clock is fast if one of its times is more than
-    APART later than that.  Lines are appended as things happen, so a time can be compared with the one in the
-    line before it, if that is another host's, and in the last line with the file's.  But a client that was
-    away appends late.  So a time that is too early proves nothing: a clock is slow only if all its times that
-    can be compared are more than APART too early.
+    The file server records when the last line was appended. A clock is fast if one of its times is more than
+    APART after that. Lines are appended as events happen, so a time can be compared with the time in the
+    previous line if that is from another host, and in the last line with the mtime of the file. But a client
+    that was disconnected appends late, so one early time proves nothing: a clock is slow only if all
+    comparable times are more than APART too early.
     """
     APART = 60.0                # seconds
 
     def __init__(self, changed: float, runs: Iterable[RunRecord] = ()) -> None:
-        """changed: when the log was written to last, by the clock of the file server.  runs: the last few."""
+        """changed: the time of the last write to the log, by the clock of the file server.  runs: the last
+        few.
+        """
         self._is_ours_wrong = changed > time.time() + self.APART
         in_order = sorted(runs, key=operator.attrgetter("at"))
         fast = {run.host for run in in_order if (run.ended or run.began) > changed + self.APART}
         early: set[str] = set()
         punctual: set[str] = set()
         host = ""
-        before = 0.0
+        previous = 0.0
         for run in in_order:
             if run.host not in fast:
                 when = run.ended or run.began
                 if host and run.host != host:
-                    (early if when < before - self.APART else punctual).add(run.host)
+                    (early if when < previous - self.APART else punctual).add(run.host)
                 host = run.host
-                before = when
-        (early if before < changed - self.APART else punctual).add(host)
+                previous = when
+        (early if previous < changed - self.APART else punctual).add(host)
         self.wrong = fast | (early - punctual - {""})
 
     @property
     def are_right(self) -> bool:
-        """True if all are, as far as the log shows."""
+        """True if all clocks are right, as far as the log shows."""
         return not self.wrong and not self._is_ours_wrong
 
     def age(self, host: str, when: float) -> float | None:
-        """Return the seconds since this time by the clock of `host`; None: nobody knows."""
+        """Return the seconds since this time by the clock of `host`; None: unknown."""
         return None if self._is_ours_wrong or host in self.wrong else max(0.0, time.time() - when)
 
 
 # ======== A look ============================================================================================
 #
-# What a view tells is as of one look.  A look gathers what it needs once, in this order:
+# Each view is a snapshot.  A look reads everything once, in this order:
 #
-#   presence locks   also of runners that exit during the look, which may see their lines `r`
-#   the job file     states, running lines and orphans; cancelled lines whose jobs live; the lines that the
-#                    view asks for
+#   presence locks   also of runners that exit during the look, whose lines are still `r` in it
+#   the job file     states, running lines and orphans; cancelled lines with running jobs; the lines for the
+#                    view
 #   presence locks   also of runners that start during the look
-#   its mtime        tells whether ends of runs may still be on their way into the log
-#   the log          is opened last.  So it has the ends of all runs whose lines were seen ended, but for ends
-#                    that are on their way.  A runner writes its ends before it frees its presence lock.
+#   mtime            shows that ends of runs can still be on the way to the log
+#   the log          is opened last.  So it has the ends of all runs with finished lines, except ends that are
+#                    on the way.  A runner appends all ends before it releases the presence lock.
 #
-# --status, --failed, --show and the page are made of its rows.  --stats and --timeline ask for no lines, and
-# read the log alone.
+# --status, --failed, --show and the page are made of the rows.  --stats and --timeline need no lines, and
+# read only the log.
 
-LEAVES = {**STATE_NAMES, ".": "new", "x": "held"}       # the state that such a run leaves, in a word
+LEAVES = {**STATE_NAMES, ".": "new", "x": "held"}       # by the state of a run, the name of its line's state
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line and a run of it, as of one look."""
-    line: Line                  # as it was when it ran, if there is none any more
-    line_state: str = ""        # in a word; an orphan is in error; "": the line is gone
-    run: RunRecord | None = None        # None: none is known
+    """A line and one of its runs, as of one look."""
+    line: Line                  # if the line was removed: as of the run
+    line_state: str = ""        # a word; an orphan is in error; "": the line was removed
+    run: RunRecord | None = None        # None: no known run
     is_last: bool = False       # the line has no later run
-    age: float | None = None    # seconds for which it has been running; None also: nobody knows
-    # fields of a run that --json has as they are
+    age: float | None = None    # seconds since the start of a running job; None: not running, or unknown
+    # fields of a run that --json copies
     AS_TOLD = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
 
     @property
     def state_since(self) -> str:
-        """The state of the line if the run has left another one; otherwise ''."""
+        """The state of the line if it differs from the result of the run; otherwise ''."""
         return self.line_state if self.run and self.line_state != LEAVES[self.run.state] else ""
 
     def job(self) -> dict[str, Any]:
-        """Return what --json tells of a job and where it runs; what is not known is null."""
+        """Return the --json fields for a job, host and slot; null: unknown."""
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.age
         return {
@@ -1231,7 +1239,7 @@ class Row:
         }
 
     def json(self) -> dict[str, Any]:
-        """Return all that --json tells of it; what is not known is null."""
+        """Return all --json fields; null: unknown."""
         run = self.run
         return {
             **self.job(),
@@ -1245,8 +1253,9 @@ class Row:
 
 
 class Look:
-    """A job file, its locks and a log of its runs, at one moment.  There may be no job file, or no log."""
-    TAIL = 1 << 22              # bytes at the end of a log: it mostly has the starts of all jobs that run now
+    """A job file, the locks and a log of the runs, as of one moment.  The job file or the log can be absent.
+    """
+    TAIL = 1 << 22              # bytes at the end of a log: mostly enough for the starts of all running jobs
 
     def __init__(
         self,
@@ -1254,20 +1263,20 @@ class Look:
         open_log: Callable[[], Log],
         find: Callable[[Watcher, Survey], Sequence[Line]] = lambda watcher, survey: (),
     ) -> None:
-        """find: reads the lines that the view asks for, in the order of the file.  Raises Problem."""
+        """find: reads the lines for the view, in the order of the file.  Raises Problem."""
         self.watcher = watcher
         self.survey = Survey(Counter())
         self.cancelled: list[Line] = []
-        self.lines: Sequence[Line] = ()         # what was asked for
+        self.lines: Sequence[Line] = ()         # the lines for the view
         self.at_work = AtWork(None)
         self._ends_may_come = False
         if watcher:
-            before = watcher.badges() or set()
+            badges_before = watcher.badges() or set()
             self.survey = watcher.sure_look()
             self.cancelled = watcher.cancelled(self.survey)
             self.lines = find(watcher, self.survey)
-            after = watcher.badges()
-            self.at_work = AtWork(None if after is None else after | before)
+            badges_after = watcher.badges()
+            self.at_work = AtWork(None if badges_after is None else badges_after | badges_before)
             self._ends_may_come = watcher.ends_may_come()
         self.living = [*self.survey.running, *self.cancelled]
         self._living = {line.number for line in self.living}
@@ -1282,18 +1291,18 @@ class Look:
 
     @functools.cached_property
     def recent(self) -> list[RunRecord]:
-        """The runs in the last part of the log, which is read when they are first asked for."""
+        """The runs in the last part of the log, which is read on first use."""
         return list(self.log.runs(begin=max(0, self.log.size - self.TAIL)))
 
     @functools.cached_property
     def clocks(self) -> Clocks:
-        """Whose clocks are right, by the last part of the log, which may be read."""
+        """The clocks of the hosts, according to the last part of the log."""
         return Clocks(self.log.changed, self.recent)
 
     def present_rows(self) -> list[Row]:
-        """Return the row of the last run of each line that is `r`, or cancelled and still runs.
+        """Return the row of the last run of each line that is `r`, or cancelled and still running.
 
-        If the last part of the log has the present runs of all of them, nothing else is read.  Raises
+        Read the last part of the log, and the complete log only if a present run is missing there.  Raises
         Problem.
         """
         lines = [*self.living, *self.survey.orphans]
@@ -1304,8 +1313,8 @@ class Look:
         return [self.last_row(line, known) for line in lines]
 
     def last_rows(self) -> Iterator[Row]:
-        """Yield the row of the last run of each line that was asked for, and of each other line if the output
-        of its last run is incomplete, in the order of the file.
+        """Yield the row of the last run of each line for the view, and of each other line if the output of
+        the last run is incomplete, in the order of the file.
 
         Raises Problem.
         """
@@ -1318,18 +1327,17 @@ class Look:
                 break
             commands |= others
         known = self.line_runs(commands, last.values())
-        asked = {line.number for line in self.lines}
-        told = [number for number in sorted(known.lines)
-                if number in asked or (number in known.last and known.last[number].incomplete)]
-        found.name_files(known.last[number] for number in told if number in known.last)
-        for number in told:
+        requested = {line.number for line in self.lines}
+        shown = [number for number in sorted(known.lines)
+                 if number in requested or (number in known.last and known.last[number].incomplete)]
+        found.name_files(known.last[number] for number in shown if number in known.last)
+        for number in shown:
             yield self.last_row(known.lines[number], known)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows of all runs of the lines that were asked for, in the order of the file and of the
-        log; a line without a run has a row, too.
+        """Yield the rows of all runs of the lines for the view, in the order of the file and of the log.
 
-        Raises Problem.
+        A line without a run also has a row.  Raises Problem.
         """
         commands = {line.command for line in self.lines}
         found = self.log.runs(of_commands(commands))
@@ -1347,19 +1355,19 @@ class Look:
                 yield self.last_row(line, known)
 
     def line_runs(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Return all lines with these commands, and which of these runs are theirs.  Raises Problem."""
+        """Return all lines with these commands, and the runs that belong to them.  Raises Problem."""
         lines = self.watcher.lines_with(commands) if self.watcher and commands else []
-        seen = [*self.living, *self.survey.orphans, *self.lines]        # as of the look, which counts
+        seen = [*self.living, *self.survey.orphans, *self.lines]        # as of the look: these replace others
         lines += [line for line in seen if line.command in commands]
         return LineRuns(lines, self._living, runs)
 
     def last_row(self, line: Line, known: LineRuns) -> Row:
-        """Return the row of a line's last run, or of the line alone if no run of it is known."""
+        """Return the row of a line's last run, or of the line alone if it has no known run."""
         run = known.last.get(line.number)
         return self.row(run, known) if run else Row(line, self.state_of(line), is_last=True)
 
     def row(self, run: RunRecord, known: LineRuns) -> Row:
-        """Return the row of a run.  known: has its line, if there is one."""
+        """Return the row of a run.  known: contains the line, if it still exists."""
         line = known.line_of(run)
         self.judge(run, known)
         if not line:
@@ -1369,20 +1377,20 @@ class Look:
         return Row(line, self.state_of(line), run, known.is_last(run, line), age)
 
     def state_of(self, line: Line) -> str:
-        """Return the state of a line, in a word; an orphan is in error."""
+        """Return the state of a line as a word; an orphan is in error."""
         return WORDS[ERROR] if line.number in self._orphans else WORDS.get(line.state, "held")
 
     def judge(self, run: RunRecord, known: LineRuns) -> None:
-        """Set state and cause of a run without an end, by its line.  The first that holds counts:
+        """Set state and cause of a run without an end, by the line.  The first condition that holds counts:
 
-            the job of the line lives, and no later run is known        it runs
-            the line is an orphan, and no later run is known            it was lost
-            its end may be on its way into the log                      it is ending
-            the line is in error, and no later run is known             it was lost
-            nothing of this                                             what became of it is unknown
+            the job of the line is running, and no later run is known     running
+            the line is an orphan, and no later run is known              lost
+            the end can be on the way to the log                          ending
+            the line is in error, and no later run is known               lost
+            otherwise                                                     unknown
 
-        The end may be on its way if the job file has changed a moment ago, and the runner that started the
-        run is not gone.
+        The end can be on the way if the job file has changed a moment ago, and the runner that started the
+        run is alive.
         """
         if run.ended is not None:
             return
@@ -1401,10 +1409,10 @@ class Look:
 
 @contextlib.contextmanager
 def without_collector() -> Iterator[None]:
-    """Turn the collector of cyclic garbage off.
+    """Turn off the collector of cyclic garbage.
 
-    No view makes cycles, but each line and each run is an object.  The collector would walk all that are
-    kept, again and again, and take a quarter of the time.
+    No view makes cycles, but each line and each run is an object. The collector would visit all of them again
+    and again, for a quarter of the time.
     """
     gc.disable()
     try:
@@ -1414,8 +1422,7 @@ def without_collector() -> Iterator[None]:
 
 
 def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
-    """Return the journal or the job log that the options name; otherwise a log without runs.  Raises Problem.
-    """
+    """Return the journal or the job log that the options name; otherwise an empty log.  Raises Problem."""
     if options.joblog is not None:
         return JobLogReader(options.joblog, say)
     return NoLog() if options.outdir is None else JournalReader(options.outdir, say)

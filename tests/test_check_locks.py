@@ -360,7 +360,7 @@ class Hosts(CheckCase):
     def test_it_goes_with_nothing_else(self) -> None:
         for words in ("-p",), ("runs.txt",), ("--outdir", "out"):
             self.assertRefused(
-                self.run_script(RUNWAIT, "--check-locks", ".", *words), "goes with no other option"
+                self.run_script(RUNWAIT, "--check-locks", ".", *words), "excludes FILE and all other options"
             )
 
 

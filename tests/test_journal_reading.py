@@ -235,7 +235,7 @@ class Trouble(JournalCase):
         self.journal(start(1, 1), *odd, end(1, 1))
         runs, (said,) = self.runs()
         self.assertEqual([run.run for run in runs], ["node1-4711-1"])
-        self.assertRegex(said, rf"out/journal: {len(odd)} lines left out: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
+        self.assertRegex(said, rf"out/journal: {len(odd)} lines skipped: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
 
     def test_a_file_whose_new_name_is_no_name(self) -> None:
         self.journal(end(1, 7), moved("7.out", "\ud800"), moved("7.err", 3), moved("7.err", "old"),
@@ -245,7 +245,7 @@ class Trouble(JournalCase):
         (run,) = found
         found.name_files([run])
         self.assertEqual(run.files, ["7.out", "old"])
-        self.assertIn("3 lines left out: cut, or no lines of a journal (lines 2, 3, 5)", said[0])
+        self.assertIn("3 lines skipped: truncated, or not lines of a journal (lines 2, 3, 5)", said[0])
 
     def test_lines_that_are_too_long(self) -> None:
         """However they lie in the blocks that are read at a time."""
@@ -254,7 +254,7 @@ class Trouble(JournalCase):
             with unittest.mock.patch.multiple(runwait4.JournalReader, LONGEST=1000, BLOCK=64):
                 runs, (said,) = self.runs()
             self.assertEqual([run.line for run in runs], [1, 2])
-            self.assertIn("2 lines left out: cut, or no lines of a journal (lines 2, 5)", said)
+            self.assertIn("2 lines skipped: truncated, or not lines of a journal (lines 2, 5)", said)
 
     def test_a_damaged_start_is_told_although_its_end_says_the_same(self) -> None:
         began = start(1, 1)
@@ -265,7 +265,7 @@ class Trouble(JournalCase):
                 self.journal(damaged, *pair(2, 2), end(1, 1))
                 runs, (said,) = self.runs()
                 self.assertEqual([run.line for run in runs], [2, 1])
-                self.assertIn("1 line left out: cut, or no lines of a journal (line 1)", said)
+                self.assertIn("1 line skipped: truncated, or not lines of a journal (line 1)", said)
 
     def test_a_start_that_differs_from_its_end_is_no_other_run(self) -> None:
         """An editor has moved its line meanwhile; another version writes no blanks, or another order."""
@@ -282,7 +282,7 @@ class Trouble(JournalCase):
             self.journal(whole, last[:size])
             runs, (said,) = self.runs()
             self.assertEqual([run.line for run in runs], [1])
-            self.assertIn("1 line left out", said)
+            self.assertIn("1 line skipped", said)
 
     def test_random_damage_is_survived(self) -> None:
         text = b"".join(sum((pair(number, number) for number in range(20)), [moved("3.out", "x")]))
@@ -303,8 +303,8 @@ class Trouble(JournalCase):
         (self.dir / "odd" / "journal").mkdir(parents=True)
         for name, words in {
             "missing": "no such directory",
-            "file": "is not a directory",
-            "old": "has no journal",
+            "file": "not a directory",
+            "old": "no journal",
             "odd": "is a directory",
         }.items():
             with self.assertRaisesRegex(runmaker4.Problem, words):

@@ -524,15 +524,15 @@ class Writing(ReportCase):
         self.journal("")
         self.write("", "log")
         for args, word in (
-            ((), "--report needs --outdir or --joblog, one of them, with which the jobs were run"),
-            (("--outdir", "out", "--joblog", "log"), "one of them"),
+            ((), "--report requires either --outdir or --joblog, as the jobs were run with"),
+            (("--outdir", "out", "--joblog", "log"), "requires either"),
             (("--outdir", "nowhere"), "nowhere"),
             (("--outdir", "out"), "no run"),
             (("--outdir", "out", "--progress"), "FILE"),
             (("--joblog", "log"), "no run"),
-            (("--outdir", "out", "--status", "log"), "--report and --status do not go together"),
-            (("--joblog", "log", "--stats"), "--stats needs --outdir"),
-            (("--outdir", "out", "--stats", "--progress", "log"), "--progress and --stats do not go"),
+            (("--outdir", "out", "--status", "log"), "--report and --status exclude each other"),
+            (("--joblog", "log", "--stats"), "--stats requires --outdir"),
+            (("--outdir", "out", "--stats", "--progress", "log"), "--progress and --stats exclude"),
         ):
             with self.subTest(args=args):
                 self.assertRefused(self.report(*args), word)

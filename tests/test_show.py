@@ -174,16 +174,16 @@ class Lines(ShowCase):
         here = "--outdir", "old"
         one = "--show", "1"
         for options, words in (
-            ((*one, "runs.txt"), "--show needs --outdir DIR, of jobs that were run with runmaker4.py"),
+            ((*one, "runs.txt"), "--show requires --outdir DIR, after runs with runmaker4.py"),
             ((*one, "--outdir", "no", "runs.txt"), "no: no such directory"),
-            ((*one, *here, "runs.txt"), "old: has no journal"),
+            ((*one, *here, "runs.txt"), "old: no journal"),
             ((*one, *here), "FILE"),
             (("--show", "", *here, "runs.txt"), "is empty"),
-            ((*one, "--status", *here, "runs.txt"), "--status and --show do not go together"),
-            ((*one, "-e", *here, "runs.txt"), "--show and -e do not go together"),
-            ((*one, "--report", "x", *here), "--report and --show do not go together"),
-            ((*one, "--timeline", "x", *here), "--timeline goes with"),
-            (("--stats", "runs.txt"), "--stats needs --outdir DIR, of jobs that were run with runmaker4.py"),
+            ((*one, "--status", *here, "runs.txt"), "--status and --show exclude each other"),
+            ((*one, "-e", *here, "runs.txt"), "--show and -e exclude each other"),
+            ((*one, "--report", "x", *here), "--report and --show exclude each other"),
+            ((*one, "--timeline", "x", *here), "--timeline excludes all options but"),
+            (("--stats", "runs.txt"), "--stats requires --outdir DIR, after runs with runmaker4.py"),
         ):
             with self.subTest(options):
                 self.assertRefused(self.runwait(*options), words)

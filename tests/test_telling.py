@@ -218,9 +218,9 @@ class Status(TellingCase):
     def test_an_outdir_that_does_not_help(self) -> None:
         self.write("d a\n")
         (self.dir / "old").mkdir()
-        self.assertRefused(self.runwait("--status", "--outdir", "old", "runs.txt"), "old: has no journal")
+        self.assertRefused(self.runwait("--status", "--outdir", "old", "runs.txt"), "old: no journal")
         self.assertRefused(self.runwait("--status", "--outdir", "no", "runs.txt"), "no: no such directory")
-        self.assertRefused(self.runwait("--outdir", "no", "runs.txt"), "--outdir goes with")
+        self.assertRefused(self.runwait("--outdir", "no", "runs.txt"), "--outdir requires")
         ended = self.runwait("--progress", "--outdir", "no", "runs.txt")
         self.assertEqual((ended.code, ended.err), (0, b""))
         self.assertIn(b"1 of   1 jobs processed", ended.out)
@@ -230,7 +230,7 @@ class Status(TellingCase):
         )
         self.journal(b"foreign\n", *pair(1, 1, "a"))
         self.told(
-            "--status", "--outdir", "out", "runs.txt", err=r".*out/journal: 1 line left out: .* \(line 1\)\n"
+            "--status", "--outdir", "out", "runs.txt", err=r".*out/journal: 1 line skipped: .* \(line 1\)\n"
         )
 
 
@@ -354,7 +354,7 @@ class ForeignLines(TellingCase):
             ("--timeline", "o.json"),
         ):
             with self.subTest(options):
-                self.told("--outdir", "out", *options, err=r".*: 4 lines left out: .*lines 2, 3, 4, 5\)\n")
+                self.told("--outdir", "out", *options, err=r".*: 4 lines skipped: .*lines 2, 3, 4, 5\)\n")
 
     def test_failed_tells_of_a_cut_one_though_nothing_has_failed(self) -> None:
         """As after a full disk: the jobs are done, and nobody knows what the line would have told."""
@@ -364,7 +364,7 @@ class ForeignLines(TellingCase):
             with self.subTest(state=state, options=options):
                 self.write("d a\n" * 29 + f"{state} a\n")
                 self.told("--outdir", "out", *options, "runs.txt",
-                          err=r"[^\n]*: 1 line left out: cut, [^\n]* \(line 2\)\n")
+                          err=r"[^\n]*: 1 line skipped: truncated, [^\n]* \(line 2\)\n")
 
     def test_those_that_tell_of_incomplete_output_are_not_believed(self) -> None:
         self.write("d a\n")
@@ -374,7 +374,7 @@ class ForeignLines(TellingCase):
                end(1, 1, "a", incomplete="yes"), end(2, "1", "a", incomplete=True),
                end(3, 1, "a")[:-2] + b"\n"]
         self.journal(*odd, *pair("good", 1, "a", incomplete=True))
-        self.assertEqual(self.incomplete(err=".*: 7 lines left out: [^\n]*\n"), ["1"])
+        self.assertEqual(self.incomplete(err=".*: 7 lines skipped: [^\n]*\n"), ["1"])
 
     def incomplete(self, err: str = "") -> list[str]:
         """The lines whose last run has printed more than could be written, as --failed tells them."""
@@ -462,7 +462,7 @@ class Timeline(TellingCase):
             b"foreign\n",
             end("at 10", 1, "at 10", BEGAN, took=5, slot="10"),
         )
-        self.told("--outdir", "out", "--timeline", "out.json", err=".*: 1 line left out: .*\n")
+        self.told("--outdir", "out", "--timeline", "out.json", err=".*: 1 line skipped: .*\n")
         trace = read_trace(self.read("out.json"))
         self.assertEqual(
             {
@@ -531,7 +531,7 @@ class Timeline(TellingCase):
         )
         self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "is no timeline")
         self.assertRefused(
-            self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"), "--joblog, or with"
+            self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"), "either --joblog or --outdir"
         )
         self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone: no such directory")
 

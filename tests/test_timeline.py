@@ -391,7 +391,7 @@ class Commands(TimelineCase):
 
 
 class Nonsense(TimelineCase):
-    """A log is read as far as it makes sense; what is left out is said once, on one line."""
+    """A log is read as far as it makes sense; what is skipped is said once, on one line."""
 
     GOOD = logged(7, command="good")
     BAD = {
@@ -416,7 +416,8 @@ class Nonsense(TimelineCase):
             lines += [bad, logged(number, began=number + 2)]
         first = ", ".join(str(number) for number in range(3, 19, 2))
         count = len(self.BAD)
-        warning = f"joblog: {count} lines left out: cut, or no lines of a job log (lines {first}, ...)\n"
+        lines_named = f"(lines {first}, ...)"
+        warning = f"joblog: {count} lines skipped: truncated, or not lines of a job log {lines_named}\n"
         trace = self.trace(*lines, warning=warning)
         self.assertEqual(trace.commands(), ["good"] + ["true"] * count)
 
@@ -440,11 +441,11 @@ class Nonsense(TimelineCase):
         for cut in cuts:
             with self.subTest(cut=cut):
                 trace = self.trace(
-                    whole[:cut], warning="1 line left out: cut, or no lines of a job log (line 3)\n"
+                    whole[:cut], warning="1 line skipped: truncated, or not lines of a job log (line 3)\n"
                 )
                 self.assertEqual(trace.commands(), ["first"])
         self.assertEqual(
-            self.trace(whole[-len(self.GOOD) - 20 :], warning="1 line left out").commands(), ["good"]
+            self.trace(whole[-len(self.GOOD) - 20 :], warning="1 line skipped").commands(), ["good"]
         )
 
     def test_the_largest_numbers_that_make_sense(self) -> None:
@@ -511,7 +512,7 @@ class Refused(TimelineCase):
         self.assertEachRefused({
             "--joblog missing --timeline out.json": ("missing: no such file",),
             "--joblog dir --timeline out.json": ("dir: is a directory",),
-            "--joblog fifo --timeline out.json": ("fifo: is not a regular file",),
+            "--joblog fifo --timeline out.json": ("fifo: not a regular file",),
         }, "dir", "fifo", "secret")
         self.assertRefused(
             self.draw(log="secret", **self.bound_by_permissions()), "secret: permission denied"
@@ -529,8 +530,8 @@ class Refused(TimelineCase):
         self.assertEachRefused({
             "--joblog joblog --timeline dir": ("dir: is a directory",),
             "--joblog joblog --timeline missing/out.json": ("missing/out.json: no such file or directory",),
-            "--joblog joblog --timeline fifo": ("fifo: is not a regular file",),
-            "--joblog joblog --timeline link": ("link: is not a regular file",),
+            "--joblog joblog --timeline fifo": ("fifo: not a regular file",),
+            "--joblog joblog --timeline link": ("link: not a regular file",),
             "--joblog joblog --timeline self": ("self: is no timeline of runwait4.py",),
             "--joblog joblog --timeline runs.txt": ("runs.txt: is no timeline of runwait4.py",),
             "--joblog joblog --timeline other.json": ("other.json: is no timeline of runwait4.py",),
