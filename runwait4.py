@@ -1428,19 +1428,19 @@ def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
     return NoLog() if options.outdir is None else JournalReader(options.outdir, say)
 
 
-# ======== What runs =========================================================================================
+# ======== Running jobs ======================================================================================
 #
-# The job file says which lines run; the journal says where and since when.  status_of() makes the object that
-# --json prints, and status_lines() the text from it.
+# The job file has the running lines; the journal has hosts and start times.  status_of() makes the object
+# that --json prints, and status_lines() the text from it.
 
-NARROW = 60                     # columns: if there are fewer, neither slot nor start is told
+NARROW = 60                     # columns: a narrower table has neither slots nor start times
 
 
 def jobs_per_hour(runs: Iterable[RunRecord], running: Mapping[int, Row]) -> float | None:
-    """Return how fast jobs have ended lately; None: too few have.
+    """Return the present rate of finished jobs; None: too few to measure.
 
-    runs: in the order of the log.  Of a job that ran several times the last run counts.  running: by number
-    the lines that have not ended, whatever tries of them have.
+    runs: in the order of the log. Of a job that ran several times the last run counts.  running: by number
+    the lines that are not finished, although earlier tries are.
     """
     ends: dict[tuple[int, bytes], float] = {}
     for run in runs:
@@ -1458,7 +1458,7 @@ def jobs_per_hour(runs: Iterable[RunRecord], running: Mapping[int, Row]) -> floa
 
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
-    """A status for a person, line by line.  columns: how wide the table may be."""
+    """Yield a status as text, line by line.  columns: the maximum width of the table."""
     counted = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
     yield f"{plural(status['total'], 'job')}: {counted}"
     if per_hour := status["per_hour"]:
@@ -1469,10 +1469,10 @@ def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
         yield printable(status["waits"])
     who = status["runners"], status["servers"]
     if None in who:
-        yield "who is at work cannot be known: their locks may not be read"
+        yield "cannot count runners and servers: no permission to read their locks"
     elif any(who):
-        there = (plural(count, word) for count, word in zip(who, ("runner", "server")) if count)
-        yield f"{' and '.join(there)} at work"
+        parts = (plural(count, word) for count, word in zip(who, ("runner", "server")) if count)
+        yield f"{' and '.join(parts)} at work"
     is_narrow = columns < NARROW
     rows = [["line", "host", "slot", "since", "for", "command"]]
     for kind in "jobs", "cancelled", "orphans":
@@ -1486,43 +1486,44 @@ def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
 
 
 def status_row(job: dict[str, Any], mark: str) -> list[str]:
-    """What is told of a job that runs.  mark: what stands before its command."""
+    """Return the cells for a running job.  mark: a prefix for the command."""
     where = [job["host"] or "-", job["slot"] or "-", "-" if job["start"] is None else clock(job["start"])]
     age = "-" if job["seconds"] is None else human_time(job["seconds"])
     return [str(job["line"]), *where, age, mark + job["command"]]
 
 
 def mark_of(kind: str, is_deserted: bool, is_narrow: bool) -> str:
-    """What stands before the command of a job that runs.  kind: among which jobs a status has it."""
+    """Return the prefix for the command of a job.  kind: the list of the status that has the job."""
     if kind == "orphans":
         return "(orphan) "
     if kind == "cancelled":
         words = "cancelled" if is_narrow else "cancelled, still running"
-        return f"({words}{' without its runner' if is_deserted and not is_narrow else ''}) "
-    return ("(no runner) " if is_narrow else "(runs on without its runner) ") if is_deserted else ""
+        return f"({words}{' without a runner' if is_deserted and not is_narrow else ''}) "
+    return ("(no runner) " if is_narrow else "(still running without a runner) ") if is_deserted else ""
 
 
 def clock(when: float) -> str:
-    """'14:03:22' today, otherwise 'Nov 20 14:03'."""
+    """Return '14:03:22' today, otherwise 'Nov 20 14:03'."""
     then, today = time.localtime(when), time.localtime()
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%b %d %H:%M", then)
 
 
 def width() -> float:
-    """Columns that a line on stdout may have."""
+    """Return the maximum number of columns of a line on stdout."""
     return columns_of(1) - 1 if os.isatty(1) else math.inf
 
 
 def fitted(text: str, columns: float) -> str:
-    """A text without control characters, cut to this width."""
+    """Return a text without control characters, cut to this width."""
     text = printable(text)
     return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
 
 
 def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
-    """Rows in columns; the last column has the width that is left.  right: columns to be right-aligned.
+    """Yield rows in aligned columns; the last column has the remaining width.  right: indexes of
+    right-aligned columns.
 
-    Nothing is cut if `columns` is infinite, as it is for a pipe or a file.
+    Nothing is cut if `columns` is infinite, as for a pipe or a file.
     """
     last, widest = len(rows[0]) - 1, 18 if columns < math.inf else math.inf
     widths = [max(len(fitted(row[index], widest)) for row in rows) for index in range(last)]
@@ -1534,27 +1535,27 @@ def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int])
 
 
 def say(text: str) -> None:
-    """A message, on stderr."""
+    """Print a message on stderr."""
     warn(f"{PROG}: {text}")
 
 
 def check_journal(log: Log, path: str) -> None:
-    """Report it if the last runs of a log are of no line of this job file.  Raises Problem."""
+    """Report it if no line of this job file belongs to the last runs of a log.  Raises Problem."""
     # the last few are enough
     runs = log.runs(begin=max(0, log.size - BLOCK))
     commands = {run.command for run in deque(runs, 12)}
     with job_file(path, find_mount(path).network) as file:
         if commands and not next(lines_of(file, first_line(file), commands), None):
-            say(f"{log.path}: none of its last runs is of a line of {path} (is it of another job file?)")
+            say(f"{log.path}: no line of {path} belongs to the last runs (a journal of another job file?)")
 
 
 def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    """Return how the jobs are going now, as --json prints it.  Raises Problem."""
+    """Return the present status, as --json prints it.  Raises Problem."""
     with Look(watcher, functools.partial(open_log, options, say)) as look:
         check_journal(look.log, watcher.path)
         now = counts(look.survey)
         rows = {row.line.number: row for row in look.present_rows()}
-        # if nothing runs, the rate is one of another day
+        # without running jobs, the rate is not the present one
         per_hour = jobs_per_hour(look.recent, rows) if now.running and look.clocks.are_right else None
 
     def job(line: Line) -> dict[str, Any]:
@@ -1563,7 +1564,7 @@ def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
         if not run or run.ended is None:
             return {**row.job(), "without_runner": look.at_work.is_gone(run)}
         found = {**Row(line).job(), "without_runner": look.at_work.is_nobody}
-        # Between two tries the runner keeps the slot; or the log does not tell of the present run yet
+        # Between two tries the runner keeps the slot; or the log does not have the present run yet
         if run.state in "!e" and run.runner is not None and not look.at_work.is_gone(run):
             found.update(host=run.host, slot=run.slot)
         return found
@@ -1585,26 +1586,25 @@ def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def awaited(watcher: Watcher, now: Counts, at_work: AtWork, hosts: Collection[str]) -> str:
-    """Return what new jobs wait for, or that nobody runs them; '' if a runner may take one.
+    """Return why new jobs wait, or that no runner is alive; '' if a runner can take one.
 
-    hosts: some that are at work.  Raises Problem.
+    hosts: some of the hosts at work.  Raises Problem.
     """
     if not now.new:
         return ""
     if stall := watcher.stall(hosts):
         return stall.text
-    return f"{now.new} new, and nobody runs them (start runmaker4.py)" if at_work.is_nobody else ""
+    return f"{now.new} new, but no runner (start runmaker4.py)" if at_work.is_nobody else ""
 
 
 # ======== Runs of lines =====================================================================================
 #
-# --failed means the lines that are failed or in error, and the last run of each; --show means the lines that
-# are named, and all their runs.  The journal says how these runs ended, and the output files what they have
-# printed last.
+# --failed selects the lines that are failed or in error, and the last run of each; --show selects the named
+# lines, and all runs of them.  The journal has the results of these runs, the output files the last lines.
 
 
 def how_ended(run: RunRecord) -> str:
-    """'exit 3', 'signal 9 (SIGKILL)', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
+    """Return 'exit 3', 'signal 9 (SIGKILL)', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
     if run.cause == "memory" and run.promised:
         return f"took {run.peak or 'more'}"
     if run.cause and run.cause != "oom":
@@ -1613,7 +1613,7 @@ def how_ended(run: RunRecord) -> str:
         return "running"
     how = "could not be started"
     if run.exit >= 0:
-        how = f"exit {run.exit}{signal_name(run.exit - 128)}"       # a shell ends so if its last command died
+        how = f"exit {run.exit}{signal_name(run.exit - 128)}"       # of a shell whose last command was killed
     if run.signal:
         how = f"signal {run.signal}{signal_name(run.signal)}"
     return f"out of memory, {how}" if run.cause else how
@@ -1621,7 +1621,7 @@ def how_ended(run: RunRecord) -> str:
 
 @functools.lru_cache
 def signal_name(number: int) -> str:
-    """' (SIGSEGV)'; '' if no signal has this number."""
+    """Return ' (SIGSEGV)'; '' if no signal has this number."""
     try:
         return f" ({signal.Signals(number).name})"
     except ValueError:
@@ -1629,14 +1629,14 @@ def signal_name(number: int) -> str:
 
 
 def took(seconds: float) -> str:
-    """'49 ms', '5.0s', '3h 12m'."""
+    """Return '49 ms', '5.0s', '3h 12m'."""
     if seconds >= 0.9995:
         return human_time(seconds)
     return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
 
 
 def human_size(size: float) -> str:
-    """'812 B', '1.2 kB', '105 MB'."""
+    """Return '812 B', '1.2 kB', '105 MB'."""
     units = iter(("B", "kB", "MB", "GB", "TB"))
     unit = next(units)
     while size >= 999.5 and unit != "TB":
@@ -1647,7 +1647,7 @@ def human_size(size: float) -> str:
 def peak_memory(
     known: int | None, below: int | None, size_text: Callable[[float], str] = human_size
 ) -> str:
-    """'12 MB', '<30 MB' if only a bound could be measured; '' if nobody knows."""
+    """Return '12 MB', or '<30 MB' if only a bound is known; '' if unknown."""
     if known is not None:
         return size_text(known)
     return f"<{size_text(below)}" if below is not None else ""
@@ -1658,29 +1658,29 @@ def bad_lines(watcher: Watcher, survey: Survey) -> list[Line]:
     return sorted([*watcher.lines(FAILED + ERROR), *survey.orphans], key=operator.attrgetter("number"))
 
 
-def find_lines(wanted: str, watcher: Watcher, survey: Survey) -> list[Line]:
-    """Return the job lines that are meant: by numbers, a command, or a shell pattern.  Raises Problem."""
-    command = os.fsencode(wanted)
+def find_lines(selection: str, watcher: Watcher, survey: Survey) -> list[Line]:
+    """Return the selected job lines: by numbers, a command, or a shell pattern.  Raises Problem."""
+    command = os.fsencode(selection)
     try:
-        ranges = line_ranges(wanted)
+        ranges = line_ranges(selection)
     except argparse.ArgumentTypeError:
         lines = (watcher.lines_with({command})
                  or watcher.lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
-        missing = [] if lines else [wanted]
+        missing = [] if lines else [selection]
     else:
         lines = watcher.lines_at(ranges)
-        missing = [word for word, numbers in zip(wanted.split(","), ranges)
+        missing = [word for word, numbers in zip(selection.split(","), ranges)
                    if not any(line.number in numbers for line in lines)]
     if missing:
-        raise Problem(f"{watcher.path}: no job is '{printable(missing[0])}' (line numbers, as in 1,2,5-9, "
-                      "a whole command, or a shell pattern for that is wanted)")
+        raise Problem(f"{watcher.path}: no job matches '{printable(missing[0])}' (expected line numbers such "
+                      "as 1,2,5-9, a complete command, or a shell pattern for commands)")
     return lines
 
 
 def describe(row: Row, output: LastOutput | None, columns: float) -> Iterator[str]:
-    """Yield lines of text: how, where and when a run ended, and what it has printed last.
+    """Yield lines of text: result, host and time of a run, and the last lines of output.
 
-    output: None if there is no log.
+    output: None without a log.
     """
     yield fitted(f"line {row.line.number}: {describe_row(row, output is not None)}", columns)
     yield fitted(f"    {to_text(row.line.command)}", columns)
@@ -1693,18 +1693,18 @@ def describe(row: Row, output: LastOutput | None, columns: float) -> Iterator[st
 
 
 def describe_row(row: Row, has_log: bool) -> str:
-    """Return 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; its last run: exit 0 on node1, ...', ..."""
+    """Return 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; last run: exit 0 on node1, ...', ..."""
     if not row.run:
-        return f"{row.line_state}; no run of it is in the journal" if has_log else row.line_state
+        return f"{row.line_state}; no run in the journal" if has_log else row.line_state
     text = describe_end(row.run)
     if row.age is not None:
         text += f", {human_time(row.age)} ago"
     since = row.state_since if row.is_last else ""
-    return f"{since}; its last run: {text}" if since else text
+    return f"{since}; last run: {text}" if since else text
 
 
 def describe_end(run: RunRecord) -> str:
-    """'exit 3 on node1, 14:03:22, after 49 ms, 12 MB', 'running on node1, began 14:03:22'."""
+    """Return 'exit 3 on node1, 14:03:22, after 49 ms, 12 MB' or 'running on node1, began 14:03:22'."""
     how = how_ended(run)
     if run.state == ".":
         how = f"put back, {how}"
@@ -1719,7 +1719,7 @@ def describe_end(run: RunRecord) -> str:
 
 
 def details_of(run: RunRecord, directory: str) -> str:
-    """'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'"""
+    """Return 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'."""
     parts = [f"slot {run.slot}"]
     if run.pid:
         parts.append(f"process {run.pid}")
@@ -1727,7 +1727,7 @@ def details_of(run: RunRecord, directory: str) -> str:
         parts.append(f"CPU {took(run.cpu)}")
     printed = f"printed {human_size(run.bytes)}" if run.bytes else "printed nothing"
     if run.incomplete:
-        printed += " (not all of it could be written)"
+        printed += " (some could not be written)"
     if run.files:
         printed += ": " + ", ".join(os.path.join(directory, name) for name in run.files)
     return ", ".join([*parts, printed])
@@ -1735,7 +1735,7 @@ def details_of(run: RunRecord, directory: str) -> str:
 
 @without_collector()
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print the runs of the lines that are asked for; returns the counts.
+    """Print the runs of the selected lines; return the counts.
 
     Raises Problem, BrokenPipeError.
     """
@@ -1752,49 +1752,48 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
             for row in rows:
                 put_texts(describe(row, output, columns))
     if look.lines and not output:
-        say(f"{watcher.path}: a journal tells how they ended (run with runmaker4.py --outdir DIR, then "
+        say(f"{watcher.path}: the results need a journal (run with runmaker4.py --outdir DIR, then "
             f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
     return counts(look.survey)
 
 
 def put_texts(texts: Iterable[str]) -> None:
-    """Print lines."""
     put(to_bytes("".join(f"{text}\n" for text in texts)))
 
 
 # ======== Statistics ========================================================================================
 #
-# The ends in the journal are counted by host and by command, in one pass.  Of each run two numbers are kept,
-# its time and its memory, because a quantile needs all of them.
+# The ends in the journal are counted by host and by command, in one pass.  Two numbers of each run are kept,
+# time and memory, because a quantile needs all of them.
 
 
 def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> list[N]:
-    """The median, the 90th percentile and the largest of some values, or others; nothing of no values."""
+    """Return the median, the 90th percentile and the maximum, or other percentiles; [] for no values."""
     in_order = sorted(values)
     return [in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in percents if in_order]
 
 
-# A number in a command or in what one printed
+# A number in a command or in output
 NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def largest(*sizes: int | None) -> int | None:
-    """The largest of those that are known; None: none is."""
+    """Return the largest known size; None: all are unknown."""
     return max((size for size in sizes if size is not None), default=None)
 
 
 class RunStats:
-    """What some runs took: those of a host, of alike commands, or all."""
+    """Statistics of some runs: those of a host, of similar commands, or all."""
 
     def __init__(self) -> None:
         self.seconds = array("d")
-        # seconds of CPU of the runs whose CPU time is known, and how long these runs took
+        # CPU seconds of the runs with a known CPU time, and elapsed seconds of the same runs
         self.cpu = self.cpu_seconds = 0.0
         self.memory: int | None = None
-        self.memory_below: int | None = None    # the largest bound, of peaks that could not be measured
+        self.memory_below: int | None = None    # the largest upper bound of the peaks that are unknown
 
     def add(self, run: RunRecord) -> None:
-        """Count a run, if it has ended."""
+        """Count a run, if it is finished."""
         if run.seconds is None:
             return
         self.seconds.append(run.seconds)
@@ -1807,7 +1806,7 @@ class RunStats:
             self.memory_below = max(self.memory_below or 0, run.memory_below)
 
     def include(self, other: RunStats) -> None:
-        """Count all its runs, too."""
+        """Add the runs of another object."""
         self.seconds += other.seconds
         self.cpu += other.cpu
         self.cpu_seconds += other.cpu_seconds
@@ -1815,12 +1814,12 @@ class RunStats:
         self.memory_below = largest(self.memory_below, other.memory_below)
 
     def json(self) -> dict[str, Any]:
-        """What --json tells of them; what is not known is null."""
-        median, most, longest = quantiles(self.seconds)
+        """Return the --json fields; null: unknown."""
+        median, p90, longest = quantiles(self.seconds)
         return {
             "runs": len(self.seconds),
             "median": median,
-            "p90": most,
+            "p90": p90,
             "longest": longest,
             "cpu_use": self.cpu / self.cpu_seconds if self.cpu_seconds else None,
             "memory": self.memory,
@@ -1829,21 +1828,21 @@ class RunStats:
 
 
 class Peaks:
-    """How much memory the runs of alike commands took at their peaks."""
+    """Peak memory of the runs of similar commands."""
 
     def __init__(self) -> None:
         self.too_little = 0             # runs that were killed for lack of memory
-        self._sizes = array("q")        # of the others, in bytes; if a peak could not be measured, its bound
-        # the jobs, by line and command, whose last run was killed so: nobody knows how much they need
+        self._sizes = array("q")        # of the others, in bytes; or an upper bound if a peak is unknown
+        # the jobs, by line and command, with a last run that was killed so: their peak is unknown
         self._unknown: set[tuple[int, bytes]] = set()
 
     def add(self, run: RunRecord) -> None:
-        """Count a run that is done or failed; others were stopped, perhaps before they needed most."""
+        """Count a run that is done or failed; others were stopped, perhaps before the peak."""
         if run.lacked_memory:
             self.too_little += 1
             self._unknown.add((run.line, run.command))
         elif run.state in "d!":
-            if self._unknown:           # it may have been killed before, with less memory
+            if self._unknown:           # an earlier try with less memory can have been killed
                 self._unknown.discard((run.line, run.command))
             size = run.memory if run.memory is not None else run.memory_below
             if size is not None:
@@ -1851,20 +1850,20 @@ class Peaks:
 
     @property
     def largest(self) -> int:
-        """The largest peak, in bytes; -1: nobody knows."""
+        """The largest peak, in bytes; -1: unknown."""
         return max(self._sizes, default=-1)
 
     def enough(self) -> int | None:
-        """Return what `memory=` would have done for 99 of 100 runs, in bytes; None: nobody knows.
+        """Return the `memory=`, in bytes, that is enough for 99 of 100 runs; None: unknown.
 
-        What was killed needs more than all others.
+        Killed jobs count as larger than all others.
         """
         place = math.ceil((len(self._sizes) + len(self._unknown)) * 99 / 100)
         return round_size(sorted(self._sizes)[place - 1]) if 0 < place <= len(self._sizes) else None
 
 
 def round_size(size: int) -> int:
-    """The next size of two digits that is no less, as `memory=` takes it, in bytes: 3.5G, 160M."""
+    """Round up to a size of two digits, as `memory=` takes it, in bytes: 3.5G, 160M."""
     unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
     amount = max(size, 1) / SIZE_UNITS[unit]
     digits = max(1 - math.floor(math.log10(amount)), -2) if amount >= 1 else 1
@@ -1872,18 +1871,18 @@ def round_size(size: int) -> int:
 
 
 class Alike:
-    """What runs of alike commands took: those that begin with the same word, apart from numbers in it."""
+    """Statistics of similar commands: those that begin with the same word, apart from numbers in it."""
 
     def __init__(self, first: bytes) -> None:
-        """first: the word, with … for each number in it."""
+        """first: the first word, with … for each number."""
         self._first = first
-        self._words: list[bytes] | None = None      # with which all commands begin
+        self._words: list[bytes] | None = None      # the common first words of all commands
         self._differ = False
         self.stats = RunStats()
         self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
-        """Count a run that has ended.  words: those of its command."""
+        """Count a finished run.  words: those of its command."""
         if self._words is None:
             self._words = words
         elif words != self._words:
@@ -1896,23 +1895,23 @@ class Alike:
 
     @property
     def name(self) -> str:
-        """The words up to the first that differs: 'simulate --seed …'."""
+        """The words up to the first difference: 'simulate --seed …'."""
         words = b" ".join(self._words or [self._first])
         return printable(to_text(words + b" " + Commands.MARK if self._differ else words))
 
 
 class Commands:
-    """Runs by their commands: those that begin with the same word, apart from numbers in it, are alike."""
+    """Runs grouped by command: those that begin with the same word, apart from numbers in it, are similar."""
     MOST = 1000                 # groups; all other commands make one more
     SHOWN = 20                  # groups
     NUMBER = re.compile(NUMBER.pattern.encode())
-    MARK = "…".encode()         # stands for what differs
+    MARK = "…".encode()         # replaces the difference
 
     def __init__(self) -> None:
         self._groups: dict[bytes, Alike] = {}
 
     def add(self, run: RunRecord) -> None:
-        """Count a run that has ended."""
+        """Count a finished run."""
         words = run.command.split()
         first = self.NUMBER.sub(self.MARK, words[0]) if words else b""
         if first not in self._groups and len(self._groups) >= self.MOST:
@@ -1922,26 +1921,26 @@ class Commands:
         self._groups[first].add(run, words)
 
     def json(self) -> list[dict[str, Any]]:
-        """What --json tells of them."""
+        """Return the --json fields of all groups."""
         return [{"command": alike.name, **alike.stats.json(), "too_little": alike.peaks.too_little,
                  "enough": alike.peaks.enough()} for alike in self.in_order()]
 
     def in_order(self) -> list[Alike]:
-        """The groups; the one that took most memory comes first."""
+        """Return the groups, the one with the largest peak memory first."""
         return sorted(self._groups.values(), key=lambda alike: -alike.peaks.largest)
 
 
 def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
-    """Print what runs took, per host, in all and per command.  Raises Problem, BrokenPipeError."""
+    """Print statistics of the runs, per host, in all and per command.  Raises Problem, BrokenPipeError."""
     stats = stats_of(outdir, path)
     put_texts([json.dumps(stats)] if as_json else stats_lines(stats, width()))
 
 
 def stats_of(outdir: str, path: str | None) -> dict[str, Any]:
-    """What runs took, as --json prints it.  Raises Problem."""
+    """Return the statistics as --json prints them.  Raises Problem."""
     journal = JournalReader(outdir, say)
     hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
-    whole = RunStats()
+    total = RunStats()
     commands = Commands()
     with journal.file:
         if path is not None:
@@ -1951,18 +1950,18 @@ def stats_of(outdir: str, path: str | None) -> dict[str, Any]:
                 hosts[run.host].add(run)
                 commands.add(run)
     if not hosts:
-        raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
+        raise Problem(f"{journal.path}: no finished runs (nothing to count)")
     for host in hosts.values():
-        whole.include(host)
+        total.include(host)
     return {
         "hosts": [{"host": name, **hosts[name].json()} for name in sorted(hosts)],
-        "all": whole.json(),
+        "all": total.json(),
         "commands": commands.json(),
     }
 
 
 def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
-    """Statistics for a person, line by line."""
+    """Yield statistics as text, line by line."""
     head = ["runs", "median", "90%", "longest", "CPU", "memory"]
     rows = [["host", *head], *(stats_row(host["host"], host) for host in stats["hosts"])]
     yield from table([*rows, stats_row("in all", stats["all"])], columns, right=range(1, 7))
@@ -1980,7 +1979,7 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
 
 
 def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
-    """What is told of some runs."""
+    """Return the cells for some runs."""
     times = [took(stats[key]) for key in ("median", "p90", "longest")]
     cpu = "-" if stats["cpu_use"] is None else f"{100 * stats['cpu_use']:.0f}%"
     return [name, str(stats["runs"]), *times, cpu, peak_memory(stats["memory"], stats["memory_below"]) or "-"]
@@ -1988,19 +1987,19 @@ def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
 
 # ======== The job log =======================================================================================
 #
-# `runmaker4.py --joblog LOG`, as GNU parallel, writes a line for each run that has ended: nine fields with
-# tabs between them.  It is read as a journal is.  It knows neither slots nor memory nor files.  Of how a run
-# ended it knows exit status and signal only, so the state of the run follows from these.
+# `runmaker4.py --joblog LOG`, like GNU parallel, writes a line for each finished run: nine fields with tabs
+# between them.  It is read like a journal.  It has neither slots nor memory nor files.  The state of a run
+# follows from exit status and signal.
 
 
 class JobLogPass(LogPass):
-    """One pass through a job log.  All runs are wanted, and all have ended."""
+    """One pass through a job log.  It yields all runs, and all are finished."""
     LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
                       rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
     LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
 
     def _take(self, at: int, line: bytes) -> RunRecord | None:
-        """Return the run of a line.  An exit status of -1 is a timeout, as GNU parallel writes it."""
+        """Return the run of a line.  An exit status of -1 is a timeout, as in GNU parallel."""
         if line == JobLog.HEADER[:-1]:
             return None
         match = self.LINE.fullmatch(line)
@@ -2040,9 +2039,9 @@ class JobLogPass(LogPass):
 
     @staticmethod
     def _state(exit_status: int, signal_number: int) -> str:
-        """The state that the job's line got.
+        """Return the state of the job's line.
 
-        A job that died of a signal by which runners are told to stop was stopped: its line is in error.
+        A job that was killed by a signal that stops runners was stopped as well: the line is in error.
         """
         if signal_number in STOP_SIGNALS and exit_status != -1:
             return "e"
@@ -2053,7 +2052,7 @@ class JobLogReader(Log):
     """A job log, of runmaker4.py or of GNU parallel."""
     KIND = "job log"
     PASS = JobLogPass
-    LONGEST = 1 << 20           # bytes of a line: no command is so long
+    LONGEST = 1 << 20           # bytes of a line: commands are shorter
 
 
 # ======== The timeline ======================================================================================
@@ -2061,27 +2060,27 @@ class JobLogReader(Log):
 # The timeline is a file of trace events (Trace Event Format, JSON object form), for Perfetto and
 # chrome://tracing.  The log is read twice: first for the times, from which tracks are made (Spans), then for
 # the events.  A track has runs that follow each other.  A slot of the journal is one track, or several if two
-# runners of a host have slots of this name.  A job log names no slots, because GNU parallel has to read it,
-# too.  So each of its runs is on the first track of its host that is free.  Times are in microseconds.
+# runners of a host have slots of this name.  A job log has no slots, because GNU parallel must also read
+# it.  So each run is on the first track of the host that is free.  Times are in microseconds.
 
-# microseconds by which neighbours may overlap: job logs have whole milliseconds
+# microseconds of overlap between neighbours that count as rounding: job logs have milliseconds
 ROUNDING = 1500
 
 
 class Spans:
-    """When runs began and what they took, in microseconds.
+    """Start times and durations of runs, in microseconds.
 
-    Each takes at least 1 µs: viewers would nest the next run in one that takes no time.
+    Each run takes at least 1 µs: viewers would nest the next run in a run that takes no time.
     """
 
     def __init__(self) -> None:
         self.began = array("q")
         self.took = array("q")
-        # numbers of runs, by host and slot; slot "": nobody knows it
+        # numbers of runs, by host and slot; slot "": unknown
         self.runs_of: dict[tuple[str, str], array[int]] = {}
 
     def add(self, run: RunRecord, seconds: float, on_track: bool = True) -> None:
-        """Add the next run.  on_track: it is put on a track of its slot; otherwise only the slot is noted."""
+        """Add the next run.  on_track: put it on a track of the slot; otherwise only record the slot."""
         runs = self.runs_of.setdefault((run.host, run.slot), array("q"))
         if on_track:
             runs.append(len(self.began))
@@ -2089,51 +2088,53 @@ class Spans:
         self.took.append(round(seconds * 1e6) or 1)
 
     def slots(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Host, name and runs of each track, in order; a slot has at least one track, maybe an empty one."""
+        """Yield host, name and runs of each track, in order; a slot has at least one track, which can be
+        empty.
+        """
         for host, slot in sorted(self.runs_of, key=lambda names: [natural(name) for name in names]):
             for number, runs in enumerate(self._tracks(self.runs_of[host, slot]) or [array("q")], 1):
                 yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
 
     def _tracks(self, runs: Sequence[int]) -> list[array[int]]:
-        """Put each run on the first track that is free when it begins; the runs of each track, in order.
+        """Put each run on the first track that is free when the run begins; return the runs of each track, in
+        order.
 
-        runs: their numbers, in the order of the log.  If two overlap by rounding, the earlier one is cut
-        short, by less than half.
+        runs: numbers, in the order of the log. If two overlap by rounding, the earlier one is shortened, by
+        less than half.
         """
         began, took = self.began, self.took
         found: list[array[int]] = []
         free: list[int] = []                        # heap of tracks
-        busy: list[tuple[int, int]] = []            # heap: from when on a track is free, and the track
-        for run in sorted(runs, key=began.__getitem__):     # as in the log, if they began at once
+        busy: list[tuple[int, int]] = []            # heap: the time when a track becomes free, and the track
+        for run in sorted(runs, key=began.__getitem__):     # equal start times: as in the log
             while busy and busy[0][0] <= began[run]:
                 heapq.heappush(free, heapq.heappop(busy)[1])
             track = heapq.heappop(free) if free else len(found)
             if track == len(found):
                 found.append(array("q"))
             else:
-                before = found[track][-1]
-                took[before] = min(took[before], began[run] - began[before])
+                previous = found[track][-1]
+                took[previous] = min(took[previous], began[run] - began[previous])
             found[track].append(run)
             heapq.heappush(busy, (began[run] + took[run] - min(ROUNDING, (took[run] - 1) // 2), track))
         return found
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts node2 before node10."""
+    """Return a key that sorts node2 before node10."""
     return [(int(part[:18]), "") if part.isdecimal() and part.isascii() else (0, part)
             for part in re.split("([0-9]+)", name)]
 
 
 class Timeline:
-    """The runs of a log as trace events.  It keeps times and tracks; all else is read again for the events.
+    """The runs of a log as trace events.  Keeps only times and tracks; reads the log again for the events.
 
-    A host is a process of the trace, a slot a thread.  Perfetto looks for the name of a thread by `tid`
-    alone, so no two share one.  The thread whose `tid` is its `pid` counts as the main one, and is shown
-    first: slot 1.
+    A host is a process of the trace, a slot a thread. Perfetto finds the name of a thread by `tid` alone, so
+    each `tid` is unique. The thread whose `tid` is its `pid` is the main one, and is shown first: slot 1.
     """
-    # how a timeline of ours begins; the format leaves `otherData` to the program that writes
+    # the first bytes of our timelines; `otherData` is free for the program that writes
     HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
-    NAME = 100                  # characters of a command that make the name of its event
+    NAME = 100                  # characters of a command in the name of the event
 
     def __init__(self, log: Log) -> None:
         """Raises Problem."""
@@ -2145,11 +2146,11 @@ class Timeline:
         self.took = spans.took
 
     def _ended(self) -> Iterator[RunRecord]:
-        """The runs that have ended.  Raises Problem."""
+        """Yield the finished runs.  Raises Problem."""
         return (run for run in self.log.runs() if run.ended is not None)
 
     def write(self, file: BinaryIO) -> None:
-        """Write all as JSON, an event per line.  Raises OSError, Problem."""
+        """Write all events as JSON, one per line.  Raises OSError, Problem."""
         encode = json.JSONEncoder(separators=(",", ":")).encode
         file.write(self.HEAD)
         for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
@@ -2173,20 +2174,20 @@ class Timeline:
             yield self._event(pid_of[tid - 1], tid, took, run)
 
     @staticmethod
-    def _names(kind: str, name: str, pid: int, tid: int, place: int) -> Iterator[dict[str, Any]]:
-        """The metadata events that name a process or a thread, and put it in order."""
-        for what, value in ("name", name), ("sort_index", place):
+    def _names(kind: str, name: str, pid: int, tid: int, rank: int) -> Iterator[dict[str, Any]]:
+        """Yield the metadata events with the name and the rank of a process or a thread."""
+        for key, value in ("name", name), ("sort_index", rank):
             yield {
                 "ph": "M",
-                "name": f"{kind}_{what}",
+                "name": f"{kind}_{key}",
                 "pid": pid,
                 "tid": tid,
                 "ts": 0,
-                "args": {what: value},
+                "args": {key: value},
             }
 
     def _event(self, pid: int, tid: int, took: int, run: RunRecord) -> dict[str, Any]:
-        """A complete event, as the format calls it; exit statuses as GNU parallel has them."""
+        """Return a "complete event" of the format; exit statuses are as in GNU parallel."""
         command, state = readable(run.command), STATE_NAMES[run.state]
         code = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
         args = {
@@ -2201,7 +2202,7 @@ class Timeline:
 
 
 def readable(data: bytes) -> str:
-    """Bytes as text that every JSON reader takes: what is not UTF-8 is replaced.
+    """Return bytes as text that every JSON reader takes: invalid UTF-8 is replaced.
 
     GNU parallel logs the newlines in a command as NULs.
     """
@@ -2209,17 +2210,17 @@ def readable(data: bytes) -> str:
 
 
 def well_formed(text: str) -> str:
-    """Text that any reader takes, whatever the locale: bytes that were not UTF-8 are replaced."""
+    """Return text that any reader takes, in any locale: bytes that were not UTF-8 are replaced."""
     return readable(to_bytes(text))
 
 
-def refuse_foreign(path: str, what: str, head: bytes) -> None:
-    """Refuse to replace a file that is not ours: ours begin with `head`, empty ones have nothing to lose.
+def refuse_foreign(path: str, kind: str, head: bytes) -> None:
+    """Refuse to replace a file that is not ours: ours begin with `head`; empty files have nothing to lose.
 
     Raises Problem.
     """
-    if re.match("/dev/(fd|std)|/proc/", path):          # `>>file` leads here: it would be replaced
-        raise Problem(f"{path}: is no name of its own (give another name)")
+    if re.match("/dev/(fd|std)|/proc/", path):          # the file of a `>>file` would be replaced
+        raise Problem(f"{path}: the name of an open file (give another name)")
     refuse_special(path, "give another name")
     try:
         with open(path, "rb") as file:
@@ -2229,33 +2230,33 @@ def refuse_foreign(path: str, what: str, head: bytes) -> None:
     except OSError as error:
         raise Problem(f"{path}: {reason(error)} (give another name)") from None
     if found not in (b"", head):
-        raise Problem(f"{path}: is no {what} of {PROG} (give another name)")
+        raise Problem(f"{path}: not a {kind} of {PROG} (give another name)")
 
 
 @contextlib.contextmanager
-def replacing(path: str, what: str, head: bytes) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` at the end of the block; after an error nothing is left of it.
+def replacing(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
+    """Open a temporary file, which replaces `path` at the end of the block; after an error it is removed.
 
-    A file that has this name must be empty, or begin with `head`.  Raises Problem.
+    An existing file must be empty, or begin with `head`.  Raises Problem.
     """
     target = os.path.realpath(path)
-    beside = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
+    temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
     try:
-        refuse_foreign(path, what, head)
+        refuse_foreign(path, kind, head)
         old = stat_or_none(path)
         if old is None and os.path.islink(path):
-            raise Problem(f"{path}: is a symbolic link that leads nowhere (remove it, or give another name)")
+            raise Problem(f"{path}: broken symbolic link (remove it, or give another name)")
         private = functools.partial(os.open, mode=0o600 if old else 0o666)
-        with open(beside, "xb", opener=private) as file:
+        with open(temporary, "xb", opener=private) as file:
             if old:
                 give_rights(file.fileno(), old)
             yield file
-        os.replace(beside, target)
+        os.replace(temporary, target)
     except OSError as error:
-        raise Problem(f"{path}: {reason(error)} (it must be a file that can be written)") from None
+        raise Problem(f"{path}: {reason(error)} (expected a writable file)") from None
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
+            os.unlink(temporary)
 
 
 def draw(log: Log, out_path: str) -> None:
@@ -2263,53 +2264,53 @@ def draw(log: Log, out_path: str) -> None:
     with log.file, replacing(out_path, "timeline", Timeline.HEAD) as file:
         timeline = Timeline(log)
         if not timeline.slots:
-            raise Problem(f"{log.path}: tells of no run that has ended (a {log.KIND} is wanted)")
+            raise Problem(f"{log.path}: no finished runs (expected a {log.KIND})")
         timeline.write(file)
 
 
 # ======== The report ========================================================================================
 #
-# The report is one page: PAGE, at the end of this file, with its figures and tables as HTML, and with what
-# its script draws and searches as compressed JSON.  One pass through the log counts all runs (Gathered).
-# Whole runs are kept only for the tables, and the last ones for the pictures.  What failed runs printed last
-# is read from their files, for a bounded number of them (Outputs, FailuresByWords).
+# The report is one page: PAGE, at the end of this file, with figures and tables as HTML, and with the data
+# for drawing and searching as compressed JSON.  One pass through the log counts all runs (Gathered).
+# Complete runs are kept only for the tables, and the last ones for the pictures.  The last lines of output
+# are read for a bounded number of failed runs (Outputs, FailuresByWords).
 #
-# A run whose end is unknown is hatched, and drawn up to when the log last heard of its runner.  Its slot may
-# have run others by then.  So it is on no track, and the runs of the tracks are drawn over it.
+# A run with an unknown end is hatched, and drawn up to the last sign of life of the runner in the log.  The
+# slot can have run other jobs by then.  So the run is on no track, and the runs of tracks are drawn over it.
 #
-# Nothing that comes from jobs becomes markup: tag() and escaped() quote it, and the script uses textContent.
+# No text from jobs becomes markup: tag() and escaped() quote it, and the script uses textContent.
 
 STATES = "".join(STATE_NAMES)   # as the page numbers them
-# for browsers without scripts; the script loads the page anew only when nobody types
+# for browsers without scripts; the script does not reload the page while the user types
 REFRESH = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
-# the states of jobs, and the classes of their colours
+# CSS class of the colour, by state of a job
 COLOURS = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
-END_UNKNOWN = {"e": "lost", "?": "unknown"}     # what the legend calls runs that are drawn without their end
+END_UNKNOWN = {"e": "lost", "?": "unknown"}     # names in the legend of runs that are drawn without an end
 
 
 class Gathered:
-    """What one pass through a log tells of all its runs."""
-    DRAWN = 60_000              # runs in the pictures: the last that ended, and all that have not
+    """The results of one pass through a log."""
+    DRAWN = 60_000              # finished runs in the pictures, besides all unfinished ones
     SHOWN = 200                 # of the slowest and of the largest runs
-    FAILURES = 2000             # failed runs whose output is read
+    FAILURES = 2000             # failed runs with their output
     BATCH = 10_000
 
     def __init__(self, runs: Iterable[RunRecord], watched: Collection[bytes], to_fix: int) -> None:
-        """runs: a pass.  watched: commands whose last runs are noted.  to_fix: how many failed runs a table
-        of their own may have.
+        """runs: a pass.  watched: commands for which to keep the last runs.  to_fix: the number of failed
+        runs that have a table of their own, at most.
 
-        Call take_unended() once the runs without an end were judged.
+        Call take_unended() after the runs without an end were judged.
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.stats = RunStats()
         self.first = math.inf
-        self.last = 0.0                             # when the log heard of a run last
+        self.last = 0.0                             # the time of the last event in the log
         self.last_runs: Last = {}                   # of watched commands
         self.unended: list[RunRecord] = []
         self.slowest: list[RunRecord] = []
         self.largest: list[RunRecord] = []
-        self._signs: dict[str, float] = {}          # by runner: when the log heard of it last
+        self._signs: dict[str, float] = {}          # by runner: the time of the last event
         self._drawn: deque[RunRecord] = deque(maxlen=self.DRAWN)
         self._failed: deque[RunRecord] = deque(maxlen=self.FAILURES + to_fix)
         in_order = iter(runs)
@@ -2319,9 +2320,9 @@ class Gathered:
             self._take([run for run in batch if run.ended is not None])
 
     def take_unended(self, until: float | None) -> None:
-        """Count the runs without an end, too.
+        """Count the runs without an end.
 
-        until: when running jobs are cut off, in seconds since 1970; None: when the log heard of a run last.
+        until: where to cut off running jobs, in seconds since 1970; None: at the last event in the log.
         """
         self._take(self.unended)
         self.last = max([until or 0.0, *self._signs.values()])
@@ -2346,7 +2347,7 @@ class Gathered:
         self.largest = self._most(self.largest, [run for run in ended if run.memory], "memory")
 
     def _most(self, found: list[RunRecord], more: list[RunRecord], name: str) -> list[RunRecord]:
-        """Return the runs that have most of something; of equal ones the latest, by `at`."""
+        """Return the SHOWN runs with the largest values of a field; of equal ones the latest, by `at`."""
         if len(found) == self.SHOWN:
             least = getattr(found[-1], name)
             more = [run for run in more if getattr(run, name) >= least]
@@ -2355,7 +2356,7 @@ class Gathered:
 
     @property
     def count(self) -> int:
-        """How many runs there are."""
+        """The number of runs."""
         return sum(self.states.values())
 
     @property
@@ -2369,7 +2370,7 @@ class Gathered:
         return sorted(self._failed, key=lambda run: (run.ended or run.began, run.at), reverse=True)
 
     def drawn_seconds(self, run: RunRecord) -> float:
-        """Return how many seconds long a run is drawn."""
+        """Return the length of a run in the pictures, in seconds."""
         if run.seconds is not None:
             return run.seconds
         until = self.last if run.state == "r" else self._signs.get(runner_of(run), 0.0)
@@ -2377,17 +2378,17 @@ class Gathered:
 
 
 def runner_of(run: RunRecord) -> str:
-    """What the names of a runner's runs begin with; '' in a job log, which has no names."""
+    """Return the common prefix of the names of a runner's runs; '' in a job log, which has no names."""
     return run.run.rpartition("-")[0]
 
 
 def end_unknown(run: RunRecord) -> bool:
-    """Whether a run is over, and nobody knows since when."""
+    """Return True if a run is over, but the time of the end is unknown."""
     return run.seconds is None and run.state != "r"
 
 
 class Outputs:
-    """What runs printed last, read once; and where the page can link to it."""
+    """The last lines of output, each file read once; and links to the files."""
 
     def __init__(self, outdir: str | None, page: str) -> None:
         self.output = LastOutput(outdir) if outdir is not None else None
@@ -2395,7 +2396,7 @@ class Outputs:
         self.cache: dict[RunRecord, list[str]] = {}
 
     def of(self, run: RunRecord | None) -> list[str]:
-        """The last lines that a run printed, or why they cannot be read."""
+        """Return the last lines that a run printed, or why they cannot be read."""
         if self.output is None or run is None:
             return []
         if run not in self.cache:
@@ -2407,7 +2408,6 @@ class Outputs:
         return sorted(self.output.sizes(run)) if self.output and self.base is not None else []
 
     def links(self, run: RunRecord) -> str:
-        """Return links to the output files of a run."""
         return " ".join(
             tag("a", escaped(f".{name.rpartition('.')[2]}"), href=f"{self.base}{url_quoted(name)}")
             for name in self.names(run)
@@ -2415,7 +2415,7 @@ class Outputs:
 
 
 def way_down(above: str, directory: str) -> str | None:
-    """A relative link to what is in a directory, for a page in one above it or in it; otherwise None."""
+    """Return a relative link to a directory, for a page in it or in one above it; otherwise None."""
     way = os.path.relpath(os.path.realpath(directory), above)
     if way.split(os.sep)[0] == os.pardir:
         return None
@@ -2423,13 +2423,15 @@ def way_down(above: str, directory: str) -> str | None:
 
 
 def url_quoted(name: str) -> str:
-    """A relative path as a part of a URL."""
+    """Return a relative path as a part of a URL."""
     return re.sub("[^A-Za-z0-9_.~/-]",
                   lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), name)
 
 
 class Pictures:
-    """What the page draws and searches: the last runs, slot by slot, and how many ran at a time."""
+    """The data for drawing and searching: the last runs, slot by slot, and the number of running jobs over
+    time.
+    """
     BINS = 1000
     LONGEST = 1000              # characters of a command
     CHARACTERS = 6_000_000      # of all commands
@@ -2440,22 +2442,22 @@ class Pictures:
         self.spans = Spans()
         for run in self.runs:
             self.spans.add(run, report.found.drawn_seconds(run), on_track=not end_unknown(run))
-        # characters up to which commands are searched
+        # characters of a command that can be searched
         self.longest = self.LONGEST
         if sum(min(len(run.command), self.LONGEST) for run in self.runs) > self.CHARACTERS:
             self.longest = self.CHARACTERS // len(self.runs)
         self.slots = list(self.spans.slots())
-        # those that are on no track
+        # runs on no track
         self.loose = [number for number, run in enumerate(self.runs) if end_unknown(run)]
         self.loose.sort(key=self.spans.began.__getitem__)
         self.first = min(self.spans.began, default=round(report.found.last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
     def page_data(self, failures: FailuresByWords, outputs: Outputs) -> dict[str, Any]:
-        """The data of the page.  Times are in ticks of `tick` microseconds.  A beginning is counted from the
-        one before it on the track.
+        """Return the data of the page.  Times are in ticks of `tick` microseconds; a start is relative to the
+        previous one on the track.
 
-        The runs of all tracks come first, one track after the other, then those whose end is unknown.
+        The runs of all tracks come first, one track after the other, then the runs with unknown ends.
         """
         tick = max(1000, self.span >> 30)
         in_order = [run for *_, runs in self.slots for run in runs] + self.loose
@@ -2493,7 +2495,7 @@ class Pictures:
         }
 
     def _busy(self) -> list[float]:
-        """How many jobs ran at a time, on average over each of BINS equal parts of the time."""
+        """Return the average number of running jobs for each of BINS equal parts of the time."""
         change = [0.0] * (self.BINS + 2)
         width = self.span / self.BINS
         for began, took in zip(self.spans.began, self.spans.took):
@@ -2509,75 +2511,77 @@ class Pictures:
 
 
 def cut(text: str, longest: int) -> str:
-    """'as it is, or shorter...'"""
+    """Return a text, shortened to 'the first characters...' if it is longer."""
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def tag(name: str, *contents: str, **attributes: object) -> str:
-    """An element of a page.  contents are HTML already; attributes are text, and quoted here."""
+    """Return an element of a page.  contents are HTML; attributes are text, and quoted here."""
     words = ""
     for key, value in attributes.items():
-        name_of_it = key.rstrip("_").replace("_", "-")
-        words += f' {name_of_it}="{escaped(str(value))}"'
+        html_name = key.rstrip("_").replace("_", "-")
+        words += f' {html_name}="{escaped(str(value))}"'
     return f"<{name}{words}>{''.join(contents)}</{name}>"
 
 
 def section(title: str, note: str, *contents: str, **attributes: str) -> str:
-    """A section of a page: its heading, what stands beside that, and its contents."""
+    """Return a section of a page: a heading, a note next to it, and the contents."""
     head = tag("div", tag("h2", title), tag("p", note, class_="hint"), class_="head")
     return tag("section", head, *contents, **attributes)
 
 
 def escaped(text: str) -> str:
-    """Text for a page."""
+    """Return a text quoted for HTML."""
     safe: str = html.escape(well_formed(text))
     return safe
 
 
 def legend(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
-    """What colours stand for.  entries: names, numbers, classes of the colours; 0 is not shown."""
+    """Return a legend of colours.  entries: names, numbers, classes of the colours; numbers of 0 are not
+    shown.
+    """
     items = [tag("li", tag("i", class_=f"fill {colour}"), f"<b>{count:,}</b> {name}")
              for name, count, colour in entries if count]
     return tag("ul", head, *items, class_="legend")
 
 
-def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
-    """A bar and its legend.  counted: names, numbers, classes of the colours."""
+def bar_of(total: str, counted: Sequence[tuple[str, int, str]]) -> str:
+    """Return a bar and the legend.  counted: names, numbers, classes of the colours."""
     parts = [tag("span", style=f"flex: {count}", class_=f"fill {colour}")
              for _, count, colour in counted if count]
-    return tag("div", *parts, id="bar") + legend(counted, f"<li>{whole}:</li>")
+    return tag("div", *parts, id="bar") + legend(counted, f"<li>{total}:</li>")
 
 
 @dataclass
 class SameWords:
-    """Failures with the same last words."""
+    """A group of failures with the same last words."""
     words: str
     rows: list[Row] = field(default_factory=list)
-    others: list[Row] = field(default_factory=list)     # which are found, but not counted
+    others: list[Row] = field(default_factory=list)     # a search finds these; they are not counted
 
 
 class FailuresByWords:
-    """Failures by their last words: the last line that each printed, or how it ended.
+    """Failures grouped by last words: the last line of output, or how the run ended.
 
-    Lines that differ in numbers alone are the same words: `step 341: no convergence`.
+    Lines that differ only in numbers are the same words: `step 341: no convergence`.
     """
     LONGEST = 200               # characters of a line that count
     SHOWN = 20                  # groups
 
     def __init__(self, rows: Sequence[Row], total: int, others: Sequence[Row], outputs: Outputs) -> None:
-        """rows: some of the failures; total: how many there are.  others: earlier ones, which are found by
-        their words, too, but not counted.
+        """rows: some of the failures; total: the number of all.  others: earlier ones, which a search finds
+        by their words, but which are not counted.
         """
         self.count = len(rows)
         self.total = total
         groups: dict[str, SameWords] = {}
-        for place, row in enumerate([*rows, *others]):
+        for index, row in enumerate([*rows, *others]):
             words = self._words(row, outputs)[:self.LONGEST]
             alike = NUMBER.sub("…", words)
             group = groups.setdefault(alike, SameWords(words))
             if group.words != words:
                 group.words = alike
-            (group.rows if place < len(rows) else group.others).append(row)
+            (group.rows if index < len(rows) else group.others).append(row)
         self.groups = sorted(groups.values(), key=lambda group: -len(group.rows))
         self.group_of = {row.run: number for number, group in enumerate(self.groups)
                          for row in [*group.rows, *group.others]}
@@ -2585,16 +2589,16 @@ class FailuresByWords:
     @staticmethod
     def _words(row: Row, outputs: Outputs) -> str:
         if row.run is None:
-            return "(no run of it is known)"
+            return "(no known run)"
         printed = outputs.of(row.run)
         if printed:
             return printed[-1].strip()
-        # Neither a job log nor the start of a run tells of output
+        # Neither a job log nor the start of a run has output
         nothing = ", printed nothing" if outputs.output and row.run.ended is not None else ""
         return f"({how_ended(row.run)}{nothing})"
 
     def html(self, unit: str) -> str:
-        """Return the largest groups; '' if there are none.  unit: what is counted."""
+        """Return the largest groups as HTML; '' if there are none.  unit: 'line' or 'run'."""
         counted = [group for group in self.groups if group.rows]
         if not counted:
             return ""
@@ -2607,7 +2611,7 @@ class FailuresByWords:
         return section("Failures by their last words", note, tag("ul", *items, class_="groups"), id="groups")
 
     def _item(self, number: int, group: SameWords, unit: str) -> str:
-        """A group: its size, its words, and where it stands."""
+        """Return a group as HTML: size, words, lines and hosts."""
         hosts = {row.run.host for row in group.rows if row.run}
         where = name_lines({row.line.number for row in group.rows}) + (
             f" on {cut(min(hosts), 80)}" if len(hosts) == 1 else f" on {len(hosts)} hosts" if hosts else "")
@@ -2625,12 +2629,12 @@ class Table:
     SHOWN = 200
 
 
-Cell = tuple[str, object]       # content, and what it is sorted by
+Cell = tuple[str, object]       # content, and sort key
 NO_CELL: Cell = "", -1
 
 
 class Tables:
-    """The tables of the page.  All have the same columns: those for which something is known."""
+    """The tables of the page.  All have the same columns: those with any known value."""
 
     HEAD = (
         ("Line", "line"),
@@ -2650,7 +2654,7 @@ class Tables:
         self.failures = failures
 
     def html(self, tables: Iterable[Table]) -> str:
-        """Those of the tables that have rows."""
+        """Return the tables that have rows, as HTML."""
         cells = [(table, list(map(self._cells, table.rows[:Table.SHOWN]))) for table in tables if table.rows]
         known = [index for index, _ in enumerate(self.HEAD)
                  if any(row[index][0] for _, rows in cells for row in rows)]
@@ -2666,8 +2670,10 @@ class Tables:
         return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
 
     def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
-        """A row.  cells: content, what it is sorted by, class.  Below them stand command and last output."""
-        first = [tag("td", text, class_=kind, data_key=key) for text, key, kind in cells]
+        """Return a row as HTML.  cells: content, sort key, class.  Command and last output are below the
+        cells.
+        """
+        cell_tags = [tag("td", text, class_=kind, data_key=key) for text, key, kind in cells]
         printed = "\n".join(self.outputs.of(row.run))
         has_moved = row.run is not None and row.run.line != row.line.number
         below = tag("i", f"line {row.run.line} when it ran: ") if row.run and has_moved else ""
@@ -2676,7 +2682,7 @@ class Tables:
             below += tag("q", escaped(printed))
         return tag(
             "tbody",
-            tag("tr", *first),
+            tag("tr", *cell_tags),
             tag("tr", tag("td", below, class_="what", colspan=len(cells))),
             data_state=STATE_NAMES[row.run.state] if row.run else row.line_state,
             data_host=row.run.host[:80] if row.run else "",
@@ -2684,7 +2690,7 @@ class Tables:
         )
 
     def _cells(self, row: Row) -> list[Cell]:
-        """Return the content of each column, and what it is sorted by."""
+        """Return the content and the sort key of each column."""
         run = row.run
         number: Cell = f"{row.line.number}", row.line.number
         if run is None:
@@ -2717,7 +2723,7 @@ class Tables:
 
 
 class Report:
-    """What the page tells, as of one look: all runs of a log, and the rows of some."""
+    """The data of the page, as of one look: all runs of a log, and the rows of the tables."""
 
     def __init__(self, look: Look, live: bool) -> None:
         """live: jobs are waited for.  Raises Problem."""
@@ -2730,11 +2736,11 @@ class Report:
         found.take_unended(until=time.time() if live or look.survey.running else None)
         self.look = look
         self.now = counts(look.survey) if look.watcher else None
-        # by runs that are drawn the numbers of their lines, where these have other ones now
+        # by drawn run, the present number of the line, if it has changed
         self.numbers = {run: line.number for run in found.drawn
                         if (line := known.line_of(run)) and line.number != run.line}
         last = {known.last.get(line.number) for line in look.lines}
-        # the clock of a single host fits to itself
+        # the clock of a single host agrees with itself
         one_host = len({host for host, _ in found.slots}) == 1
         self.wrong_clocks = set() if one_host else Clocks(look.log.changed, found.drawn).wrong
         self.to_fix = [look.last_row(line, known) for line in look.lines[:Gathered.FAILURES]]
@@ -2747,8 +2753,8 @@ class Report:
         runs.name_files(row.run for row in rows if row.run)
 
     def _line_runs(self, look: Look, watched: Collection[bytes]) -> LineRuns:
-        """Return the lines of watched commands, of the runs in tables, and of others that have moved; and
-        which runs are theirs.
+        """Return the lines of watched commands, of the runs in tables, and of others that have moved; with
+        their runs.
 
         Raises Problem.
         """
@@ -2761,7 +2767,7 @@ class Report:
         return look.line_runs(commands, kept)
 
     def tables(self) -> Iterator[Table]:
-        """Yield the tables; what is left to fix comes first."""
+        """Yield the tables, the lines that remain to be fixed first."""
         ended = len(self.found.stats.seconds)
         if self.now and self.look.watcher:
             held = self.look.watcher.held_lines(self.look.survey, Table.SHOWN)
@@ -2774,7 +2780,7 @@ class Report:
         yield Table("Largest runs", self.largest, ended)
 
     def failures(self, outputs: Outputs) -> FailuresByWords:
-        """Return what is left to fix by last words; if there is no job file, the runs that failed."""
+        """Return the lines that remain to be fixed, by last words; without a job file, the failed runs."""
         if not self.now:
             return FailuresByWords(self.failed, self.failed_count, (), outputs)
         others = self.failed[:max(Table.SHOWN, Gathered.FAILURES - len(self.to_fix))]
@@ -2782,42 +2788,42 @@ class Report:
 
 
 class Reporter:
-    """Writes the page, once or again and again."""
+    """Writes the page, once or repeatedly."""
     LEAST = 10.0                # seconds between two pages, at least
-    KIND = "report", b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"      # and how PAGE begins
+    KIND = "report", b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"      # and the first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
-        """argv: the options, as they were given.  Raises Problem."""
+        """argv: the options as given.  Raises Problem."""
         self.options = options
         self.place = os.uname().nodename
-        with contextlib.suppress(OSError):          # the directory may have been removed under us
+        with contextlib.suppress(OSError):          # the current directory was removed
             self.place += f":{os.getcwd()}"
         self.command = shlex.join([PROG, *argv])
         self.watcher = watcher
         self.source = options.joblog or os.path.join(options.outdir, "journal")
-        refuse_foreign(options.report, *self.KIND)          # now, not when the jobs have ended
+        refuse_foreign(options.report, *self.KIND)          # now, not after the last job
         if options.file is not None and os.path.realpath(options.report) == os.path.realpath(options.file):
             raise Problem(f"{options.report}: is the job file (give another name)")
         self.next = 0.0
         self.pause = self.LEAST
-        self._fault = ""            # why the page could not be written
+        self._error = ""            # why the last page could not be written
 
     def update(self) -> str:
         """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time.
 
-        Returns why it cannot be written, if that is new; otherwise ''.
+        Returns why it cannot be written, if the reason is new; otherwise ''.
         """
         start = time.monotonic()
-        fault = ""
+        new_error = ""
         if start >= self.next and os.path.exists(self.source):
             try:
                 self.write(live=True)
             except Problem as problem:
-                fault = str(problem) if str(problem) != self._fault else ""
-                self._fault = str(problem)
+                new_error = str(problem) if str(problem) != self._error else ""
+                self._error = str(problem)
             self.pause = self._pause_after(start)
             self.next = start + self.pause
-        return fault
+        return new_error
 
     def _pause_after(self, start: float) -> float:
         """Return the seconds between two pages, if one begun at `start` (monotonic) is written now."""
@@ -2832,8 +2838,8 @@ class Reporter:
         with Look(self.watcher, log, bad_lines) as look:
             report = Report(look, live)
         if not report.found.states and not live:
-            raise Problem(f"{self.source}: tells of no run (a {look.log.KIND} is wanted)")
-        self.pause = self._pause_after(start)       # what follows takes little time
+            raise Problem(f"{self.source}: no runs (expected a {look.log.KIND})")
+        self.pause = self._pause_after(start)       # the remaining steps take little time
         page = self._page(report, live, messages)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
@@ -2841,7 +2847,7 @@ class Reporter:
             say(text)
 
     def _page(self, report: Report, live: bool, messages: Sequence[str]) -> str:
-        """Return the page, as HTML."""
+        """Return the page as HTML."""
         runs = report.found
         outputs = Outputs(self.options.outdir, self.options.report)
         failures = report.failures(outputs)
@@ -2869,30 +2875,30 @@ class Reporter:
 
     @staticmethod
     def _limits(report: Report, pictures: Pictures) -> Iterator[str]:
-        """Yield what the page does not show."""
+        """Yield the limits of the page."""
         drawn = len(pictures.runs)
         if drawn < report.found.count:
             yield f"the pictures show the last {drawn:,} runs of {report.found.count:,}"
         if pictures.longest < Pictures.LONGEST:
-            yield f"commands are searched up to their {pictures.longest}th character"
+            yield f"only the first {pictures.longest} characters of a command are searched"
         if wrong := sorted(report.wrong_clocks):
             names = cut(", ".join(wrong), 80)
-            whose = f"clock of {names} is" if len(wrong) == 1 else f"clocks of {names} are"
-            yield f"the {whose} wrong: times of different hosts cannot be compared"
+            clocks = f"clock of {names} is" if len(wrong) == 1 else f"clocks of {names} are"
+            yield f"the {clocks} wrong: times of different hosts cannot be compared"
 
     def _when(self, runs: Gathered, live: bool) -> Iterator[str]:
-        """Yield what the page says of itself, in a few words each, as HTML."""
+        """Yield facts about the page, in a few words each, as HTML."""
         day = "%Y-%m-%d %H:%M:%S"
         if runs.states:
             yield " – ".join(time.strftime(day, time.localtime(when)) for when in (runs.first, runs.last))
         hosts = len({host for host, _ in runs.slots})
         yield f"{plural(len(runs.slots), 'slot')} on {plural(hosts, 'host')}" if runs.slots else "no runs yet"
-        again = f", anew every {human_time(self.pause)} while jobs run" if live else ""
+        again = f", updated every {human_time(self.pause)} while jobs run" if live else ""
         yield f"made {time.strftime(day)}" + (tag("span", again, id="live") if live else "")
 
     @staticmethod
     def _key(runs: Gathered) -> str:
-        """Return what the colours of the pictures stand for."""
+        """Return the legend of the pictures."""
         drawn = Counter((run.state, end_unknown(run)) for run in runs.drawn)
         return legend(
             (END_UNKNOWN.get(state, name) if hatched else name, drawn[state, hatched],
@@ -2902,7 +2908,7 @@ class Reporter:
 
     @staticmethod
     def _figures(report: Report) -> str:
-        """Return the bar of the jobs as they are now, or of the runs if no job file is named; and figures."""
+        """Return the bar of the present jobs, or of the runs if no job file is named; and figures."""
         runs = report.found
         now = report.now
         by_name = [
@@ -2934,25 +2940,25 @@ class Reporter:
 
 # ======== Checking a directory's locks ======================================================================
 #
-# Each host makes a file in the directory, says in its first line who it is, and locks two bytes, one for
-# itself and one for a job.  Then it counts: once a second it looks at the files of all hosts, writes its next
-# number over the last one, and locks the byte of that number.  So whoever finds this byte locked knows what a
-# read must show, and needs no clock for that: a lower number is old.  Nobody waits for anybody, and each host
-# tells what it has seen itself.
+# Each host creates a file in the directory with name and boot id in the first line, and locks two bytes, one
+# for itself and one for a job.  Then the host counts: once a second it reads the files of all hosts, writes
+# the next number over the last one, and locks the byte of that number.  A host that finds this byte locked
+# knows the lowest number that a read must show, without a clock.  No host waits for another, and each host
+# reports its own observations.
 #
-# The locks of a host are tried once it is seen to count, for then it has taken them.  An earlier trial, which
-# is a lock, too, could refuse it the byte that it is about to lock.  A host that leaves frees its locks.  So
-# a lock counts as missing only if it was never met.
+# The locks of a host are tested after it starts to count, because it has taken them then.  An earlier test,
+# which is also a lock, could keep the host from locking the byte.  A host that exits releases its locks.  So
+# a lock counts as missing only if it was never found.
 #
-# Anybody may put something into the directory.  We make our file exclusively.  Of the files of others we open
-# only regular ones with one name, follow no links, and rely on nothing that stands in them.
+# Other users can create files in the directory.  We create our file exclusively.  We open only regular files
+# with one name, follow no links, and rely on no contents.
 
 TRIALS = {
-    "excluded": "what one host has locked cannot be locked by others",
-    "inherited": "a job has the lock of its runner, also when that is killed, until the job ends",
-    "fresh": "what others have written is read at once",
+    "excluded": "a byte that one host has locked cannot be locked by others",
+    "inherited": "a job keeps the lock of its runner, also if the runner is killed, until the job exits",
+    "fresh": "data written by one host is read by others at once",
 }
-CURES = {                       # by how the kind of file system begins; the first that fits counts
+CURES = {                       # by the beginning of the file system's type; the first match counts
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
            "local_lock",
     "lustre": "mount with flock",
@@ -2966,71 +2972,71 @@ CURES = {                       # by how the kind of file system begins; the fir
     "fuse": "use the directory where its own file system is mounted (bindfs, sshfs and the like share no "
             "locks); MooseFS: mount with mfscachemode=NEVER",
 }
-LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}          # bytes that are locked, by their trials
+LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}          # locked bytes, by trial
 NUMBERS = range(1 << 61, (1 << 61) + 1_000_000)
 FIRST_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
 
 
 class Host:
-    """A host that runs this check in the directory, perhaps ours, and what was seen of it."""
+    """A host that runs this check in the directory, perhaps ours, and our observations of it."""
 
     def __init__(self, path: str, mount: Mount) -> None:
-        """Raises OSError; ENOENT also if no host made the file, or the host has not said yet who it is."""
+        """Raises OSError; ENOENT also for a file without a complete first line."""
         self.path = path
         self.mount = mount
-        self.results: dict[str, bool] = {}      # by trial, whether it holds
+        self.results: dict[str, bool] = {}      # by trial, True if passed
         refresh_file(path, mount)
         # Open for writing, as runners do: while a file is open so, NFS keeps old pages
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self.reader = Reader(open_direct(path, flags, mount.network), mount.network)
         info = os.fstat(self.reader.fd)
-        said = None
+        header = None
         if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
-            said = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
-        if not said:
+            header = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
+        if not header:
             self.reader.close()
-            raise FileNotFoundError(errno.ENOENT, "is not, or not yet, a host's file", path)
-        self.first = int(said[1])
-        self.name, self.boot, self.kind = (word.decode(errors="replace") for word in said.groups()[1:])
+            raise FileNotFoundError(errno.ENOENT, "not, or not yet, a file of this check", path)
+        self.first = int(header[1])
+        self.name, self.boot, self.kind = (word.decode(errors="replace") for word in header.groups()[1:])
 
-    def holds(self, at: int) -> bool:
-        """Whether it has locked a byte.  Raises OSError.
+    def holds(self, offset: int) -> bool:
+        """Return True if the host has locked a byte.
 
-        The trial is a shared lock, so that hosts that try at the same time do not refuse each other.
+        The test is a shared lock, so that hosts can test at the same time.
         """
         fd = self.reader.fd
-        if lock(fd, at, shared=True):
-            unlock(fd, at)
+        if lock(fd, offset, shared=True):
+            unlock(fd, offset)
             return False
-        return not is_free(fd, at)
+        return not is_free(fd, offset)
 
     def look(self) -> None:
-        """Look at what it has locked and written.  Raises OSError.
+        """Update the results from the locks and the number of the host.
 
-        Its number is read once more at the end.  A read that is not fresh shows next time what is in memory
-        then, if no lock of ours comes between: locks make reads fresh on some file systems.
+        Read the number once more at the end: if no lock of ours comes between, a stale cache then shows in
+        the next call. Locks refresh the cache on some file systems.
         """
         locked = other_locks(self.reader.fd, NUMBERS[0], len(NUMBERS))
         sure = max((numbers[-1] - NUMBERS[0] for numbers in locked), default=0)
         refresh_file(self.path, self.mount)
         refresh_reader(self.reader, self.mount)
-        said = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
-        number = int(said[1]) if said else 0
+        header = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
+        number = int(header[1]) if header else 0
         if max(sure, number) > self.first:
-            for trial, at in LOCKS.items():
-                self.results[trial] = self.results.get(trial, False) or self.holds(at)
+            for trial, offset in LOCKS.items():
+                self.results[trial] = self.results.get(trial, False) or self.holds(offset)
         if sure:
             self.results["fresh"] = self.results.get("fresh", True) and number >= sure
         self.reader.pread(BLOCK, 0)
 
 
 class LockCheck:
-    """Tries, with all hosts that run this check in the directory, whether runners can rely on its locks."""
-    MINUTE = 60.0               # seconds for which hosts of a network file system look at each other
-    PAUSE = 1.0                 # seconds between two numbers there
-    LEAST = 4                   # numbers after which a host has tried all on itself
-    SILENCE = 60.0              # seconds more until we say that the file system does not answer
-    PATIENCE = 2.0              # seconds that an interrupted check has to remove its file
+    """Tests, with all hosts that run this check in the directory, if runners can rely on the locks."""
+    MINUTE = 60.0               # seconds of the check on a network file system
+    PAUSE = 1.0                 # seconds between two numbers on a network file system
+    LEAST = 4                   # numbers after which a host has tested all on itself
+    SILENCE = 60.0              # more seconds until we report that the file system does not answer
+    PATIENCE = 2.0              # seconds for an interrupted check to remove its file
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -3039,13 +3045,15 @@ class LockCheck:
         name = f"{re.sub('[^A-Za-z0-9.-]', '_', self.name)}-{os.urandom(4).hex()}"
         self.path = os.path.join(folder, f"runmaker4-check-{name}")
         self.number = 0
-        self.hosts: dict[str, Host] = {}        # by their paths; we are one of them
+        self.hosts: dict[str, Host] = {}        # by path; we are one of them
         fault = mount_fault(self.mount)
         self.faults = [f"{self.name}: {fault}"] if fault else []
 
     @contextlib.contextmanager
     def noting(self, *expected: int) -> Iterator[None]:
-        """Note an error, unless its number is in `expected`: these mean that a host has left, or was none."""
+        """Add an error to `faults`, unless its number is in `expected`: these mean that a host has exited, or
+        was none.
+        """
         try:
             yield
         except OSError as error:
@@ -3054,29 +3062,29 @@ class LockCheck:
                 self.faults.append(fault)
 
     def run(self) -> int:
-        """Try all, and print what was seen.  Returns the exit status."""
+        """Run all trials, and print the observations; return the exit status."""
         with self.noting():
             try:
                 with open(self.path, "xb", buffering=0) as file:
                     self.try_all(file.fileno())
             finally:
-                self.clean()                    # behind the close: NFS keeps a file that is open
+                self.clean()                    # after the close: NFS keeps a file that is open
         return self.report()
 
     def try_all(self, fd: int) -> None:
-        """Take locks in our file and count in it, and look at all hosts meanwhile.
+        """Take locks in our file and count in it, and look at all hosts at the same time.
 
-        A host that gets no locks goes on, too, so that the others see it.
+        A host that gets no locks continues, so that the others see it.
         """
-        reading, writing = os.pipe()            # the job reads from it, and ends when we close it, or die
+        reading, writing = os.pipe()            # the job reads from it, and exits when we close it, or die
         try:
             with self.noting():
-                self.introduce(fd)              # first, so that others miss us if a lock never comes
+                self.introduce(fd)              # first, so that others notice if a lock call never returns
             with self.noting():
                 self.take_locks(fd, reading)
-            begun = time.monotonic()
+            started = time.monotonic()
             while self.number < self.LEAST or (
-                self.mount.network and time.monotonic() < begun + self.MINUTE
+                self.mount.network and time.monotonic() < started + self.MINUTE
             ):
                 time.sleep(self.PAUSE if self.mount.network else 0.1)
                 self.number += 1
@@ -3089,7 +3097,7 @@ class LockCheck:
 
     @staticmethod
     def take_locks(fd: int, stdin: int) -> None:
-        """Lock a byte, and one for a job: `cat`, whose runner, a shell, is killed.  Raises OSError."""
+        """Lock a byte, and one for a job: `cat`, whose runner, a shell, is killed."""
         lock(fd, LOCKS["excluded"])
         of_job = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -3100,16 +3108,16 @@ class LockCheck:
             os.close(of_job)
 
     def introduce(self, fd: int) -> None:
-        """Say who we are.  Raises OSError."""
-        telling = re.compile("vers=|nolock|local_lock=[^n]")
-        options = sorted(filter(telling.match, self.mount.options))
+        """Write the first line of our file."""
+        relevant = re.compile("vers=|nolock|local_lock=[^n]")
+        options = sorted(filter(relevant.match, self.mount.options))
         kind = " ".join([self.mount.kind or "unknown", *options])
-        said = "\t".join(["000000", "runmaker4-check 3", self.name, boot_id(), kind])
-        write_all(fd, f"{said}\n".encode(errors="replace"))
+        header = "\t".join(["000000", "runmaker4-check 3", self.name, boot_id(), kind])
+        write_all(fd, f"{header}\n".encode(errors="replace"))
         os.fsync(fd)
 
     def visit_all(self) -> None:
-        """Look at each host whose file is there.  Raises OSError."""
+        """Look at each host with a file in the directory."""
         for name in os.listdir(self.folder):
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
                 path = os.path.join(self.folder, name)
@@ -3119,28 +3127,29 @@ class LockCheck:
                     self.hosts[path].look()
 
     def write_number(self, fd: int) -> None:
-        """Write our number over the last one, and lock it.  Raises OSError."""
+        """Write our number over the last one, and lock it."""
         pwrite_all(fd, b"%06d" % self.number, 0)
         os.fsync(fd)
         lock(fd, NUMBERS[self.number])
         unlock(fd, NUMBERS[self.number - 1])
 
     def clean(self) -> None:
-        """Remove our file, and those of hosts that were dead all the time; close what is open."""
+        """Remove our file, and those of hosts that were dead all the time; close all descriptors."""
         paths = [self.path]
         for host in self.hosts.values():
-            with contextlib.suppress(OSError):              # its file is gone
+            with contextlib.suppress(OSError):              # the file was removed
                 if "excluded" not in host.results and not host.holds(LOCKS["excluded"]):
                     paths.append(host.path)
             host.reader.close()
         for path in paths:
-            with contextlib.suppress(OSError):              # it is not there, or not ours to remove
+            with contextlib.suppress(OSError):              # it was removed, or is another user's
                 os.unlink(path)
 
     def report(self) -> int:
-        """Print what was seen.  Returns the exit status.
+        """Print the observations; return the exit status.
 
-        It is 0 if all was tried and holds, and other hosts have come, if others can use the directory.
+        It is 0 if all trials were made and passed, and, if other hosts can use the directory, another host
+        has come.
         """
         hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.path))
         here = boot_id()
@@ -3163,71 +3172,72 @@ class LockCheck:
         return 1 if self.faults or untried or alone else 0
 
     def judge(self, hosts: Sequence[Host], here: str) -> None:
-        """Complete the faults, when all was tried.  here: our boot_id()."""
+        """Complete `faults`, after all trials.  here: our boot_id()."""
         machines = {(self.name, here), *((host.name, host.boot) for host in hosts)}
         names = Counter(name for name, _ in machines)
-        self.faults += [f"{name}: several hosts have this name: an NFSv4 server takes each for the other, "
-                        "rebooted, and drops its locks (EIO); rename them before they mount (hostnamectl)"
+        self.faults += [f"{name}: several hosts have this name: an NFSv4 server takes them for one that "
+                        "was rebooted, and drops the locks (EIO); rename them before the mount (hostnamectl)"
                         for name in names if names[name] > 1]
         for trial, text in TRIALS.items():
             if bad := [host.name for host in hosts if host.results.get(trial) is False]:
-                self.faults.append(f"{trial}: not so of {', '.join(bad)} ({text})")
+                self.faults.append(f"{trial}: failed for {', '.join(bad)} ({text})")
 
     def verdict(self, untried: Sequence[str], alone: bool) -> Iterator[str]:
-        """What follows for users who want to share job files.
+        """Yield the conclusion for users who want to share job files.
 
-        untried: hosts with which not all could be tried.  alone: other hosts may use this directory, and none
-        has come.
+        untried: hosts for which a trial is missing.  alone: other hosts can use this directory, but none has
+        come.
         """
         if self.faults:
             cure = next((text for kind, text in CURES.items() if self.mount.kind.startswith(kind)), "")
             if cure:
                 yield f"To change: {cure}."
             yield (
-                "Until all holds these hosts should not share job files here: take another directory, or TCP "
-                "(runmaker4-server.py)."
+                "Until all trials pass, these hosts must not share job files here: use another directory, or "
+                "TCP (runmaker4-server.py)."
             )
         elif untried:
             yield (
-                f"Not all could be tried with {', '.join(untried)} (came late, left early, was killed, or is "
-                "cut off): start this on all hosts within some seconds."
+                f"Some trials are missing for {', '.join(untried)} (started late, exited early, was killed "
+                "or disconnected): start this on all hosts within some seconds."
             )
         elif not self.mount.network:
             yield (
-                f"All holds on this host. Other hosts do not see {self.mount.kind or 'it'}: they can have "
-                "jobs over TCP (runmaker4-server.py)."
+                f"All trials passed on this host. Other hosts do not see {self.mount.kind or 'it'}: they can "
+                "get jobs over TCP (runmaker4-server.py)."
             )
         elif alone:
-            yield "All holds on this host. No other has come: start this there, too, within a minute."
+            yield "All trials passed on this host. No other has come: start this on another within a minute."
         else:
             yield (
-                "All holds, seen from here. If the other hosts say so, too, they can share job files in this "
-                "directory."
+                "All trials passed on this host. If the other hosts print the same, they can share job files "
+                "in this directory."
             )
 
 
 def boot_id() -> str:
-    """What tells this machine's running system from all others."""
+    """Return a unique id of the running system of this machine."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
 
 def check_locks(folder: str) -> int:
-    """Check the locks of a directory; the exit status.  Raises Problem.
+    """Check the locks of a directory; return the exit status.  Raises Problem.
 
-    A child does it, because a call may never return if the file system is away, and then only we can say so.
-    The child prints into a file.  If it had our stdout, a reader of that would wait for it when it hangs.
+    A child makes the check, because a call might never return if the file system is away, and then only the
+    parent can report that. The child prints into a file: a reader of our stdout would wait for a hanging
+    child.
     """
     if not os.path.isdir(folder):
-        raise Problem(f"{folder}: is no directory (--check-locks tries the one that a job file is to be in)")
+        raise Problem(f"{folder}: not a directory (give the directory for the job file)")
     exit_on(signal.SIGINT, signal.SIGTERM)
     mount = find_mount(folder)
     if mount.network:
-        warn(f"{PROG}: {folder}: takes a minute; start this on the other hosts now, too")
+        warn(f"{PROG}: {folder}: takes a minute; start this on the other hosts now")
     with tempfile.TemporaryFile(buffering=0) as printed:
         child = os.fork()
         if not child:
-            os.setsid()                         # Ctrl-C reaches it through us alone
+            os.setsid()                         # Ctrl-C reaches it only through us
             for fd in (1, 2):
                 os.dup2(printed.fileno(), fd)
             return LockCheck(folder).run()
@@ -3238,7 +3248,7 @@ def check_locks(folder: str) -> int:
         try:
             end = keep_trying(has_ended, LockCheck.MINUTE + LockCheck.SILENCE)
         finally:
-            os.kill(child, signal.SIGTERM)      # its pid is its own until we wait for it
+            os.kill(child, signal.SIGTERM)      # the kernel does not reuse its pid until we wait for it
             keep_trying(has_ended, LockCheck.PATIENCE)
         if end:
             put(os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0))
@@ -3246,20 +3256,20 @@ def check_locks(folder: str) -> int:
     more = ""
     if mount.kind.startswith("nfs"):
         more = "; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
-    warn(f"{PROG}: {folder}: does not answer (is its server there{more}?)")
+    warn(f"{PROG}: {folder}: does not answer (is the file server up{more}?)")
     return 1
 
 
 # ======== The program =======================================================================================
 #
-# Options name one thing to do: wait, tell how the jobs are going, or make something of a log.  What is
-# printed goes to stdout, all that is said about it to stderr.
+# Options name one thing to do: wait, print the status, or draw a log.  Results go to stdout, messages to
+# stderr.
 
 
 def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], str] = str) -> Counts:
-    """Wait for the jobs, and report it once if new ones wait.
+    """Wait for the jobs, and report it once if new jobs wait.
 
-    on_look: called after each look; returns what is to be reported, or ''.  Raises Problem.
+    on_look: called after each poll; returns a text to report, or ''.  Raises Problem.
     """
     progress: PipeProgress | TerminalProgress | None = None
     if with_progress:
@@ -3285,14 +3295,14 @@ def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], str] = str
 
 
 def say_stopped(watcher: Watcher) -> bool:
-    """Whether the waiting has ended although new jobs are left; then say why nobody runs them."""
+    """Return True if the waiting has ended although new jobs remain; then report why they cannot start."""
     if watcher.stopped:
         say(f"{watcher.path}: {watcher.stopped}")
     return bool(watcher.stopped)
 
 
 def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Write the report; with --progress also while the jobs run.  Returns the exit status.
+    """Write the report; with --progress also while the jobs run.  Return the exit status.
 
     Raises Problem.
     """
@@ -3310,7 +3320,7 @@ def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
 
 def watch(argv: Sequence[str]) -> int:
-    """The body of runwait4.py.  Raises Problem."""
+    """Run runwait4.py.  Raises Problem."""
     options = parse(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
@@ -3324,9 +3334,9 @@ def watch(argv: Sequence[str]) -> int:
         return code
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
-        said: list[str] = []
-        draw(open_log(options, said.append), options.timeline)
-        for text in said:
+        messages: list[str] = []
+        draw(open_log(options, messages.append), options.timeline)
+        for text in messages:
             say(text)
         return 0
     if options.stats:
@@ -3336,12 +3346,12 @@ def watch(argv: Sequence[str]) -> int:
         return watch_file(options)
     except BrokenPipeError:
         if options.use_exit_status:
-            return 1                        # nobody knows whether all would be done
+            return 1                        # unknown if all jobs would be done
         raise
 
 
 def watch_file(options: argparse.Namespace) -> int:
-    """Wait for the jobs of FILE, or tell how they are going.  Returns the exit status.
+    """Wait for the jobs of FILE, or print the status.  Return the exit status.
 
     Raises BrokenPipeError, Problem.
     """
@@ -3358,32 +3368,31 @@ def watch_file(options: argparse.Namespace) -> int:
 
 
 def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print how the jobs are going; returns how many are in which state.  Raises Problem."""
+    """Print the status; return the counts by state.  Raises Problem."""
     status = status_of(watcher, options)
-    with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
+    with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status still counts
         put_texts([json.dumps(status)] if options.json else status_lines(status, width()))
     return Counts(*(status[name] for name in Counts._fields))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runwait4.py with these arguments; the exit status."""
+    """Run runwait4.py with these arguments (None: those of the process); return the exit status."""
     return run_main(PROG, watch, argv)
 
 
 # ======== The page of the report ============================================================================
 #
-# PAGE is a template: Reporter puts texts in place of its @NAMES@.  The page loads nothing, and its
-# Content-Security-Policy forbids that.
+# PAGE is a template: Reporter replaces the @NAMES@.  The page loads nothing, and the Content-Security-Policy
+# forbids that.
 #
-# Its script unpacks the data and draws on two canvases: how many jobs ran at a time, and below that a row
-# for each track.  A run that is at least as wide as a pixel is a rectangle.  Shorter ones that begin in one
-# pixel share its column.  Those that failed or are in error have at least a fifth of its height together, so
-# that none is lost among many others.  Runs whose ends are unknown come last in the data, and are drawn
-# first.
+# The script unpacks the data and draws on two canvases: the number of running jobs over time, and below that
+# a row for each track.  A run that is at least as wide as a pixel is a rectangle.  Shorter runs that begin in
+# one pixel share a column.  Runs that failed or are in error have at least a fifth of the height, so that
+# none is lost among many others.  Runs with unknown ends come last in the data, and are drawn first.
 #
 # A search marks the runs that it finds in `hits`.  The picture dims all others, and the tables hide them.
-# What is to outlast a reload is kept in the session's storage: the search, the time that is shown, and when
-# the page was last seen to be a new one.
+# Session storage survives a reload: it holds the search, the visible time range, and when the page was last
+# new.
 
 PAGE = r"""<!DOCTYPE html>
 <!-- made by runwait4.py -->
@@ -3523,8 +3532,8 @@ function clock(t, step = 1, day = data.span > 86400) {          // as the clocks
 }
 
 let data, view, colours;
-let hits = null;                    // by run: 1 if it is found; null: nothing is looked for
-let typed = -Infinity;              // when something was typed last
+let hits = null;                    // by run: 1 if it is found; null: no search
+let typed = -Infinity;              // time of the last key press in the search
 
 async function start() {
   document.querySelectorAll("#tables .runs").forEach(sortable);
@@ -3649,7 +3658,7 @@ function drawSlots() {
   });
   c.fillStyle = colours.shade; c.fillRect(left, 0, W, body);
   c.save(); c.beginPath(); c.rect(left, 0, W, body); c.clip();
-  data.loose.forEach((row, k) => {                  // below all others, which may have had their slots since
+  data.loose.forEach((row, k) => {                  // below all others, which can have used the slots since
     const i = data.at[data.rows.length] + k;
     if (!place.has(row)) return;
     c.fillStyle = hatch(c, colour(kind(i)));
@@ -3748,7 +3757,7 @@ function controls() {
   for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", draw);
 }
 
-function point(e, time) {           // tell what is under the pointer
+function point(e, time) {           // show the run under the pointer
   const tip = get("tip"), row = shown[Math.floor(e.offsetY / rowHeight)],
     near = 3 / get("slots").clientWidth * (view.to - view.from);
   let best = -1;
@@ -3836,7 +3845,7 @@ function textOf(i) {
 }
 const textOfRow = body => body.text ||= [...body.querySelectorAll("td")].map(cell => cell.textContent).join("\n").toLowerCase();
 
-function tell(runs, total) {        // the table of the runs that were found
+function tell(runs, total) {        // show a table of the runs that were found
   const part = (name, nodes, kind = "") => { const node = make(name, "", kind); node.append(...nodes); return node; };
   const heads = [["Line", "line"], ["Ended", "left ended"], ["Host", "left host"], ["Slot", "left slot wide"],
     ["Began", "began"], ["Time", "time"], ["Output", "left output"]].slice(0, Object.keys(data.files).length ? 7 : 6);
@@ -3864,14 +3873,14 @@ function tell(runs, total) {        // the table of the runs that were found
   sortable(get("found"));
 }
 
-function goOn() {                   // load the page that is written next; say so when none is written
+function goOn() {                   // load the next page; report it when none is written
   if (!data.pause) return;
   const now = Date.now() / 1000, before = kept("made");
   // the clock of the host that writes may be another one: it counts only when a page is seen for the first time
   const since = before.made == data.made ? before.since : before.made ? now : Math.min(now, data.made);
   keep("made", {made: data.made, since});
   if (now - since > 3 * data.pause + 20) {
-    get("live").textContent = `; nothing new for ${duration(now - since)}: the program that wrote it is gone`;
+    get("live").textContent = `; nothing new for ${duration(now - since)}: the program that wrote it has exited`;
     get("live").className = "gone";
   }
   setInterval(() => { if (performance.now() - typed > 5000) location.reload(); }, data.pause * 1000);

@@ -144,7 +144,7 @@ runset4.uninterrupted = lambda: open("adding", "w").close() or time.sleep(99)
         companion(self.dir / "runs.txt").chmod(0o000)
         self.dir.chmod(0o755)
         ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
-        self.assertIn(b"\nwho is at work cannot be known: their locks may not be read\n", ended.out)
+        self.assertIn(b"\ncannot count runners and servers: no permission to read their locks\n", ended.out)
         self.assertNotIn(b"without", ended.out)
         ended = self.run_script(RUNWAIT, "--status", "--json", "runs.txt", **bound)
         self.assertIsNone(json.loads(ended.out)["runners"])
@@ -160,7 +160,7 @@ class Outlived(AtWorkCase):
         found = self.status()
         self.assertEqual((found["runners"], found["running"]), (0, 1))
         self.assertTrue(found["jobs"][0]["without_runner"])
-        self.assertIn("\n   1  (runs on without its runner) : >at.gate", self.told())
+        self.assertIn("\n   1  (still running without a runner) : >at.gate", self.told())
 
     def test_where_another_runner_is_there_the_journal_tells_whose_it_was(self) -> None:
         first = self.gated(f". {GATE}; : 2", options=("--outdir", "out"))
@@ -210,7 +210,7 @@ class Cancelled(AtWorkCase):
     def test_where_its_runner_is_dead(self) -> None:
         self.kill(self.gated())
         self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 1)
-        self.assertIn("\n   1  (cancelled, still running without its runner) : >at", self.told())
+        self.assertIn("\n   1  (cancelled, still running without a runner) : >at", self.told())
         found = self.status()
         self.assertEqual(([job["line"] for job in found["cancelled"]], found["held"]), ([1], 1))
 
@@ -279,7 +279,7 @@ class Shown(AtWorkCase):
         runner = self.gated("x other", options=("--outdir", "out", "--name", "alice"))
         wait_until(lambda: b'"start"' in self.read("out/journal"))
         self.kill(runner)
-        for columns, word in (80, "runs on without its runner"), (40, "no runner"):
+        for columns, word in (80, "still running without a runner"), (40, "no runner"):
             terminal = Terminal(columns)
             self.addCleanup(terminal.close)
             self.assertIn(f"   1  ({word}) : >at", f"   1  {self.shown(terminal)[-1].rpartition('  ')[2]}")

@@ -192,26 +192,26 @@ class Locks(CheckCase):
     def test_a_file_system_of_one_host_is_tried_at_once(self) -> None:
         """It would go on for ten minutes."""
         ended = self.finish(self.start_check("a", mount="'ext4', ()"))
-        self.assertHolds(ended, 0, "a", "All holds on this host. Other hosts do not see ext4")
+        self.assertHolds(ended, 0, "a", "All trials passed on this host. Other hosts do not see ext4")
         self.assertEqual(ended.err, b"")
 
     def test_a_file_system_that_hosts_may_share_needs_a_second_host(self) -> None:
         ended, = self.check_all(self.start_check("a"))
-        self.assertHolds(ended, 1, "a", "ceph, this host", "No other has come: start this there, too")
+        self.assertHolds(ended, 1, "a", "ceph, this host", "No other has come: start this on another")
 
     def test_a_host_that_is_slow_tries_all_on_itself_although_its_minute_is_over(self) -> None:
         ended = self.finish(self.start_check("a", minute=0))
-        self.assertHolds(ended, 1, "a", "No other has come: start this there, too")
+        self.assertHolds(ended, 1, "a", "No other has come: start this on another")
 
     def test_three_hosts(self) -> None:
         for ended in self.check_all(*map(self.start_check, "abc")):
             self.assertHolds(
-                ended, 0, "abc", "All holds, seen from here. If the other hosts say so, too, they can share"
+                ended, 0, "abc", "If the other hosts print the same, they can share"
             )
 
     def test_the_same_host_twice_tells_nothing_of_others(self) -> None:
         for ended in self.check_both(boot="1"):
-            self.assertHolds(ended, 1, "ab", "All holds on this host. No other has come")
+            self.assertHolds(ended, 1, "ab", "All trials passed on this host. No other has come")
 
     def test_nobody_tries_a_lock_that_its_host_has_not_taken_yet(self) -> None:
         """Else the trial would refuse it the lock."""
@@ -224,14 +224,14 @@ class Locks(CheckCase):
             self.assertDoesNotHold(ended, "c: several hosts have this name", "rename them")
 
     def test_what_does_not_hold_is_named(self) -> None:
-        exclude = "NO   excluded: not so of a, b (what one host has locked cannot be locked"
+        exclude = "NO   excluded: failed for a, b (a byte that one host has locked cannot be locked"
         for why, patch, wanted, said in (
             ("they do not exclude", FREE_FOR_ALL, (), exclude),
             # a claim would be refused; a look for orphans would find one
             ("they only seem to", "runmaker4.is_free = lambda *args: True", ("excluded", "inherited"), ""),
             # classic record locks: children do not have them, and closing another descriptor frees them
             ("they end with who took them", "runmaker4.OFD_SETLK = runmaker4.fcntl.F_SETLK", (),
-             "NO   inherited: not so of a, b"),
+             "NO   inherited: failed for a, b"),
             ("nothing new is seen", ALL_OLD, ("fresh",), "")):
             with self.subTest(why):
                 for ended in self.check_both(patch=patch):
@@ -244,7 +244,7 @@ class Locks(CheckCase):
     def test_locks_of_one_host_that_do_not_reach_the_other(self) -> None:
         """What b locks is locked nowhere: a sees that, and b sees it, too."""
         for ended in self.check_all(self.start_check("a"), self.start_check("b", patch=FREE_FOR_ALL)):
-            self.assertDoesNotHold(ended, "NO   excluded: not so of ")
+            self.assertDoesNotHold(ended, "NO   excluded: failed for ")
             self.assertIn("NO", self.rows(ended)["b"])
 
     def test_a_host_without_locks_is_seen_by_the_other(self) -> None:
@@ -253,7 +253,7 @@ class Locks(CheckCase):
         self.end()
         ended, seen = self.finish_all(without, other)
         self.assertDoesNotHold(ended, "NO   a: no locks available")
-        self.assertDoesNotHold(seen, "NO   excluded: not so of a (")
+        self.assertDoesNotHold(seen, "NO   excluded: failed for a (")
 
     def test_a_mount_whose_locks_are_known_not_to_reach_others(self) -> None:
         for ended in self.check_both(mount="'lustre', frozenset({'localflock'})"):
@@ -296,7 +296,7 @@ class Hosts(CheckCase):
         self.assertEqual(self.finish(leaving).code, 130)
         self.wait_enough(other)
         self.end()
-        self.assertSays(self.finish(other), 1, "Not all could be tried with a (")
+        self.assertSays(self.finish(other), 1, "Some trials are missing for a (")
 
     def test_a_host_that_never_answers(self) -> None:
         hanging = self.start_waiting()
@@ -307,7 +307,7 @@ class Hosts(CheckCase):
         self.end()
         ended = self.finish(other)
         self.assertEqual((ended.code, len(self.files())), (1, 1), ended.out)
-        self.assertIn(b"Not all could be tried with a (", ended.out)
+        self.assertIn(b"Some trials are missing for a (", ended.out)
         os.kill(self.child(hanging), signal.SIGCONT)
         self.assertSays(self.finish(hanging), 1)
 
@@ -318,13 +318,13 @@ class Hosts(CheckCase):
         other = self.start_check("b")
         self.wait_number("b")
         self.end()
-        self.assertSays(self.finish(other), 1, "Not all could be tried with a (")
+        self.assertSays(self.finish(other), 1, "Some trials are missing for a (")
         (self.dir / "end").unlink()
         self.assertHolds(self.finish(self.start_check("b", mount="'ext4', ()")), 0, "b")
 
     def test_a_call_that_never_ends(self) -> None:
         for mount, hint in (
-            ("'ceph', ()", b"(is its server there?)\n"),
+            ("'ceph', ()", b"(is the file server up?)\n"),
             ("'nfs', ()", b"does rpc.statd run on both"),
         ):
             ended = self.finish(self.start_check("a", minute=0, silence=1, patch=HANGING, mount=mount))
@@ -343,7 +343,7 @@ class Hosts(CheckCase):
     def test_directories_that_cannot_be_used(self) -> None:
         self.write("", "file")
         for name in "file", "missing":
-            self.assertRefused(self.run_script(RUNWAIT, "--check-locks", name), name, "is no directory")
+            self.assertRefused(self.run_script(RUNWAIT, "--check-locks", name), name, "not a directory")
         bound = self.bound_by_permissions()
         self.folder.chmod(0o555)
         ended = self.finish(self.start_check("a", **bound))
@@ -411,7 +411,7 @@ class Strangers(CheckCase):
         os.truncate(path, 1 << 34)
         ended = self.check_one()
         self.assertEqual(ended.code, 1)
-        self.assertIn(b"Not all could be tried with b (", ended.out)
+        self.assertIn(b"Some trials are missing for b (", ended.out)
 
     def test_what_a_stranger_says_reaches_the_terminal_harmlessly(self) -> None:
         self.put("b-00000001", b"000001\trunmaker4-check 3\t\x1b[2Jb\tb\t\xff\x1b]0;x\x07\n")

@@ -133,7 +133,7 @@ class Bindfs(unittest.TestCase):
         first, second = self.check()
         for ended, other in (first, "b"), (second, "a"):
             self.assertEqual(ended.code, 1, ended)
-            self.assertIn(f"NO   excluded: not so of {other} (".encode(), ended.out)
+            self.assertIn(f"NO   excluded: failed for {other} (".encode(), ended.out)
             self.assertIn(b"To change: use the directory where its own file system is mounted", ended.out)
 
     def test_reads_are_fresh_and_those_out_of_memory_are_found_to_be_old(self) -> None:
@@ -205,7 +205,7 @@ class Nfs(unittest.TestCase):
                 self.mount_both(alice, bob)
                 # the server has to call files back
                 ended = self.check(minute=60 if alice != bob else MINUTE)
-                self.assertSays(ended, 0, f"vers={alice}", f"vers={bob}", "All holds, seen from here")
+                self.assertSays(ended, 0, f"vers={alice}", f"vers={bob}", "If the other hosts print the same")
                 all_yes = [[host, *["yes"] * TRIALS] for host in ("alice", "bob")]
                 for command in ended:
                     self.assertEqual(rows(command.out), all_yes)
@@ -213,8 +213,8 @@ class Nfs(unittest.TestCase):
     def test_no_where_locks_stay_on_each_host(self) -> None:
         self.mount_both("3", options="nolock")
         alice, bob = self.check()
-        self.assertSays([alice], 1, "alice: is on NFS mounted with nolock", "excluded: not so of bob (")
-        self.assertSays([bob], 1, "bob: is on NFS mounted with nolock", "excluded: not so of alice (")
+        self.assertSays([alice], 1, "alice: is on NFS mounted with nolock", "excluded: failed for bob (")
+        self.assertSays([bob], 1, "bob: is on NFS mounted with nolock", "excluded: failed for alice (")
         self.assertSays([alice, bob], 1, "To change: mount with vers=4.2")
 
     def test_no_where_one_host_keeps_its_locks_to_itself(self) -> None:
@@ -222,14 +222,14 @@ class Nfs(unittest.TestCase):
         self.mount(self.bob, "4.2")
         alice, bob = self.check()
         self.assertSays(
-            [alice], 1, "alice: is on NFS mounted with local_lock=posix", "excluded: not so of bob ("
+            [alice], 1, "alice: is on NFS mounted with local_lock=posix", "excluded: failed for bob ("
         )
-        self.assertSays([bob], 1, "excluded: not so of alice (")
+        self.assertSays([bob], 1, "excluded: failed for alice (")
 
     def test_no_where_reads_lie(self) -> None:
         """Out of its host's memory a runner would read what was there before: . or r."""
         self.mount_both("4.2")
-        self.assertSays(self.check(patch=CACHED), 1, "NO   fresh: not so of ")
+        self.assertSays(self.check(patch=CACHED), 1, "NO   fresh: failed for ")
 
     def test_two_hosts_of_one_name(self) -> None:
         self.bob.run("echo alice >/proc/sys/kernel/hostname")
@@ -248,7 +248,7 @@ class Nfs(unittest.TestCase):
         self.alice.run("pkill rpc.statd; pkill rpcbind")
         alice, bob = self.check()
         self.assertSays([alice], 1, "let rpc.statd run on", "alice: no locks available")
-        self.assertSays([bob], 1, "NO   excluded: not so of alice (")
+        self.assertSays([bob], 1, "NO   excluded: failed for alice (")
 
     def test_a_host_without_statd_that_does_not_answer(self) -> None:
         """The kernel looks for statd for a minute: the check ends before that on this host."""
@@ -259,7 +259,7 @@ class Nfs(unittest.TestCase):
         self.assertSays(
             [alice.wait(SLOW)], 1, "does not answer", "does rpc.statd run on both"
         )
-        self.assertSays([bob.wait(SLOW)], 1, "Not all could be tried with alice (")
+        self.assertSays([bob.wait(SLOW)], 1, "Some trials are missing for alice (")
         self.remove_all()
 
     def test_a_host_that_never_answers(self) -> None:
@@ -268,7 +268,7 @@ class Nfs(unittest.TestCase):
         self.addCleanup(self.alice.plug, True)
         self.alice.plug(False)
         bob = self.start(self.bob).wait(SLOW)
-        self.assertSays([bob], 1, "Not all could be tried with alice (")
+        self.assertSays([bob], 1, "Some trials are missing for alice (")
         self.assertSays([alice.wait(SLOW)], 1, "does not answer")
         self.remove_all()
 

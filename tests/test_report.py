@@ -513,7 +513,7 @@ class Writing(ReportCase):
             text = self.write(content, name).read_bytes()
             for more in ((), ("--progress", "runs.txt")):       # which says so before it waits
                 ended = self.run_script(RUNWAIT, "--report", name, "--outdir", "out", *more, timeout=20)
-                self.assertRefused(ended, f"{name}: is no report of runwait4.py")
+                self.assertRefused(ended, f"{name}: not a report of runwait4.py")
                 self.assertEqual(self.read(name), text)
         self.write("", "out.html")
         for _ in range(2):
@@ -622,7 +622,7 @@ class InABrowser(ReportCase):
         self.journal(*(journal_end(number, 0.5, command=f"{number} {'x' * 50}") for number in range(1, 11)))
         patch = "import runwait4\nrunwait4.Pictures.CHARACTERS = 200\n"
         self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", script=RUNWAIT))
-        self.assertIn(" · commands are searched up to their 20th character", self.page().when)
+        self.assertIn(" · only the first 20 characters of a command are searched", self.page().when)
         self.assertEqual({len(command) for command in self.page().data["commands"]}, {23})
 
     def test_durations_are_as_on_the_rest_of_the_page(self) -> None:
@@ -697,7 +697,7 @@ class InABrowser(ReportCase):
         self.open_gate()
         self.finish(runner)
         text = self.read("out.html").decode()
-        self.assertIn(", anew every 10s while jobs run</span>", text)
+        self.assertIn(", updated every 10s while jobs run</span>", text)
         data = self.page().data
         for age, gone in (0, False), (3600, True):
             told = json.dumps({**data, "made": time.time() - age}).encode()
@@ -705,8 +705,8 @@ class InABrowser(ReportCase):
             self.write(re.sub('(<script id="data" [^>]*>)[^<]*', rf"\g<1>{packed}", text), "out.html")
             shown = self.browse("")
             live = words(present(re.search('<span id="live"[^>]*>(.*?)</span>', shown))[1])
-            self.assertRegex(live, "^; nothing new for 1h 00m: the program that wrote it is gone$" if gone
-                             else "^, anew every 10s while jobs run$")
+            self.assertRegex(live, "^; nothing new for 1h 00m: the program that wrote it has exited$" if gone
+                             else "^, updated every 10s while jobs run$")
 
     def campaign(self) -> None:
         """40 runs on two hosts, of which 10 have failed: 6 for one reason, 4 for another."""

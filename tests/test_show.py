@@ -84,7 +84,7 @@ class Runs(ShowCase):
                      end(8, 8, "kept", state="!"))
         wanted = [
             "exit 0", "cancelled", "put back, signal 15 (SIGTERM)", "could not be started", "lost", "lost",
-            "new; its last run: exit 0", "held; its last run: exit 3",
+            "new; last run: exit 0", "held; last run: exit 3",
         ]
         self.assertEqual([head.partition(" on ")[0] for head in self.heads("*")], wanted)
 
@@ -114,12 +114,12 @@ class Runs(ShowCase):
         self.write("x a\n")
         self.hold_line(1)
         self.journal(start(1, 1, "a"))
-        self.assertRegex(self.shown(1), r"^line 1: held; its last run: running on node1, ")
+        self.assertRegex(self.shown(1), r"^line 1: held; last run: running on node1, ")
 
     def test_one_that_has_not_run(self) -> None:
         self.write(". a\n. b\n")
         self.journal(*pair(1, 1, "a"))
-        self.assertEqual(self.shown(2), "line 2: new; no run of it is in the journal\n    b\n")
+        self.assertEqual(self.shown(2), "line 2: new; no run in the journal\n    b\n")
         (row,) = self.rows(2)
         self.assertEqual({key: row[key] for key in row if row[key] is not None},
                          {"line": 2, "command": "b", "state": "new"})
@@ -152,14 +152,14 @@ class Lines(ShowCase):
                     self.assertEqual([row["line"] for row in self.rows(wanted)], lines)
                 else:
                     ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
-                    self.assertRefused(ended, f"runs.txt: no job is '{wanted}'")
+                    self.assertRefused(ended, f"runs.txt: no job matches '{wanted}'")
 
     def test_of_several_numbers_the_one_that_is_no_job_is_named(self) -> None:
         self.write("d a\nd b\n# none\n")
         self.journal(*pair(1, 1, "a"))
         for wanted, word in ("1,3", "3"), ("1-2,7-9", "7-9"):
             ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
-            self.assertRefused(ended, f"runs.txt: no job is '{word}'")
+            self.assertRefused(ended, f"runs.txt: no job matches '{word}'")
 
     def test_of_equal_lines_each_has_the_runs_that_are_nearest(self) -> None:
         self.write("d a\nd b\n\n\n\nd a\n")

@@ -162,7 +162,7 @@ class Status(TellingCase):
             self.assertIn("...", lines[-1])
 
     def test_new_jobs_that_nobody_runs(self) -> None:
-        message = "2 new, and nobody runs them (start runmaker4.py)"
+        message = "2 new, but no runner (start runmaker4.py)"
         self.write(". a\n. b\nd c\n")
         self.assertIn(f"\n{message}\n", self.told("--status", "runs.txt"))
         self.assertEqual(self.status()["waits"], message)
@@ -186,14 +186,14 @@ class Status(TellingCase):
                 ("! a\n#RUN barrier check\n. b\n", f"line 1 failed, {check}"),
                 ("r a\n#RUN barrier check\n. b\n", f"line 1 ended in error, {check}"),
                 ("#RUN host=bob\n. a\n", f"line 2 waits for {bob}"),
-                ("#RUN host=bob\n. a\n#RUN\n. b\n", "2 new, and nobody runs them (start runmaker4.py)"),
+                ("#RUN host=bob\n. a\n#RUN\n. b\n", "2 new, but no runner (start runmaker4.py)"),
                 ("#RUN host=bob\n. a\n#RUN barrier\n#RUN\n. b\n",
                  f"line 5 waits at the #RUN barrier in line 3 for line 2, which waits for {bob}"),
                 ("#RUN slots=4\n. a\n", "line 2 waits for a runner with 4 slots or more (#RUN in line 1)"),
                 ("#RUN host=bob together=g\n. a\n",
                  "line 2 waits for the hosts of the group g (#RUN in line 1; runmaker4-server.py starts it)"),
                 # a runner would mark it e, and go on
-                ("r a\n#RUN barrier\n. b\n", "1 new, and nobody runs them (start runmaker4.py)")):
+                ("r a\n#RUN barrier\n. b\n", "1 new, but no runner (start runmaker4.py)")):
             with self.subTest(text):
                 self.write(text)
                 self.assertEqual(self.status()["waits"], trouble)
@@ -259,7 +259,7 @@ class Failed(TellingCase):
             "line 4: timeout on node1, WHEN, after 10s, 100 MB", f"line 5: cancelled on node1, {tail}",
             f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
             "line 8: could not be started on node1, WHEN, after 1.5s",
-            "line 9: failed; no run of it is in the journal"])
+            "line 9: failed; no run in the journal"])
 
     def test_a_signal_that_a_shell_tells_of_is_named_and_little_memory_is_told_as_a_bound(self) -> None:
         self.write("! a\n! b\n! c\n! d\n")
@@ -308,14 +308,14 @@ class Failed(TellingCase):
     def test_the_journal_of_another_job_file(self) -> None:
         self.write("! a\n")
         self.journal(end(1, 1, "b", state="!"))
-        self.assertIn("line 1: failed; no run of it", self.failed(err=r".*of another job file\?\)\n"))
+        self.assertIn("line 1: failed; no run in", self.failed(err=r".*of another job file\?\)\n"))
 
     def test_what_became_of_the_last_run_is_told_whatever_somebody_made_of_the_line(self) -> None:
         self.write("e a\n! b\n")
         self.journal(*pair(1, 1, "a"), *pair(2, 2, "b", state="."))
         self.assertEqual([line for line in self.failed().splitlines() if line.startswith("line")], [
-            "line 1: error; its last run: exit 0 on node1, WHEN, after 1.5s, 100 MB",
-            "line 2: failed; its last run: put back, exit 3 on node1, WHEN, after 1.5s, 100 MB"])
+            "line 1: error; last run: exit 0 on node1, WHEN, after 1.5s, 100 MB",
+            "line 2: failed; last run: put back, exit 3 on node1, WHEN, after 1.5s, 100 MB"])
 
     def test_without_an_outdir_the_lines_and_how_to_know_more_next_time(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
@@ -379,7 +379,7 @@ class ForeignLines(TellingCase):
     def incomplete(self, err: str = "") -> list[str]:
         """The lines whose last run has printed more than could be written, as --failed tells them."""
         told = self.told("--outdir", "out", "--failed", "runs.txt", err=err)
-        return re.findall(r"line (\d+): exit 0 on .*\n    .*\n    .*\(not all of it could be written\)", told)
+        return re.findall(r"line (\d+): exit 0 on .*\n    .*\n    .*\(some could not be written\)", told)
 
     def test_only_the_last_run_of_a_line_tells_whether_its_output_is_incomplete(self) -> None:
         self.write("d a\nd b\nd c\n")
@@ -441,7 +441,7 @@ class Stats(TellingCase):
 
     def test_no_runs_are_no_statistics(self) -> None:
         self.journal(start(1, 1))
-        self.assertRefused(self.runwait("--stats", "--outdir", "out"), "no run that has ended")
+        self.assertRefused(self.runwait("--stats", "--outdir", "out"), "no finished runs")
 
 
 class Timeline(TellingCase):
@@ -527,9 +527,9 @@ class Timeline(TellingCase):
     def test_what_cannot_be_drawn(self) -> None:
         self.journal(start(1, 1))
         self.assertRefused(
-            self.runwait("--outdir", "out", "--timeline", "o.json"), "tells of no run that has ended"
+            self.runwait("--outdir", "out", "--timeline", "o.json"), "no finished runs"
         )
-        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "is no timeline")
+        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "not a timeline")
         self.assertRefused(
             self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"), "either --joblog or --outdir"
         )
