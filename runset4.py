@@ -124,15 +124,15 @@ PROG = "runset4.py"
 # removed again.  So a reader counts a line as complete only when nobody holds the append lock.
 
 BLOCK = 1 << 20                     # bytes that are read or written at once
-IN_MEMORY = 16 << 20                # bytes of new lines that are kept without a temporary file
+MAX_IN_MEMORY = 16 << 20  # bytes of new lines that are kept without a temporary file
 
 
 def job(command: bytes) -> bytes:
     """Return the line of a new job.  Raises ValueError with the reason if the command cannot be a job."""
     if b"\n" in command or b"\0" in command or not command.strip():
         raise ValueError(f"not a command: '{text_of(command[:80])}' (one line, not empty, no NUL)")
-    if fault := command_fault(command):
-        raise ValueError(fault)
+    if why := command_fault(command):
+        raise ValueError(why)
     return b". %s\n" % command
 
 
@@ -274,7 +274,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
     """
     count = 0
     jobs = 0
-    with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
+    with tempfile.SpooledTemporaryFile(MAX_IN_MEMORY) as spool:
         try:
             rest = iter(lines)
             # line by line takes eight times as long
@@ -429,7 +429,7 @@ class Selection:
         return set() if self.states else set(self._singles)
 
     @property
-    def fault(self) -> str:
+    def why_refused(self) -> str:
         """The reason to refuse a given line number that is not a selected job."""
         return "not a job" if self.pattern is None else "not a matching job"
 
@@ -467,20 +467,20 @@ class Ledger:
     refused: int = 0
     alive: list[int] = field(default_factory=list)
 
-    def refuse(self, file: JobFile, number: int, fault: str) -> None:
+    def refuse(self, file: JobFile, number: int, why: str) -> None:
         """Count a refused line, and report the reason."""
-        file.say(f"line {number}: {fault}")
+        file.say(f"line {number}: {why}")
         self.refused += 1
 
-    def count(self, file: JobFile, line: Line, fault: str) -> bool:
-        """Count a job as changed, or as refused if there is a reason (`fault`); return True if it was
+    def count(self, file: JobFile, line: Line, why: str) -> bool:
+        """Count a job as changed, or as refused if there is a reason (`why`); return True if it was
         changed.
         """
-        if fault:
-            self.refuse(file, line.number, fault)
+        if why:
+            self.refuse(file, line.number, why)
         else:
             self.done[line.state] += 1
-        return not fault
+        return not why
 
     def text(self, state: bytes) -> str:
         """Return '2 lines: ! -> ., 1 line: x (held) -> .', where `state` is the new state."""
@@ -506,7 +506,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
         if done and force and line.state == RUNNING and file.companion.count(line.command):
             ledger.alive.append(line.number)
     for number in sorted(missing):
-        ledger.refuse(file, number, selection.fault)
+        ledger.refuse(file, number, selection.why_refused)
     if ledger.done:
         must_name(file, fd)
 
@@ -602,7 +602,7 @@ def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
         if runs:
             waiting.append(stopped)
     for number in sorted(missing):
-        ledger.refuse(file, number, selection.fault)
+        ledger.refuse(file, number, selection.why_refused)
     await_stop(file, waiting, ledger)
 
 
@@ -896,7 +896,7 @@ def end_deserted(jobs: Iterable[Shell]) -> None:
 # new one.
 
 AT_ONCE = 1.0                       # seconds: an editor that exits sooner has not shown the copy to a person
-REFUSED = 20                        # reasons for refusing an edit that are printed at most
+MAX_REASONS = 20  # reasons for refusing an edit that are printed at most
 DOOR_PATIENCE = 10.0                # seconds to wait for processes that hold a command mutex
 
 
@@ -940,15 +940,15 @@ def changed_part(given: Sequence[bytes], made: Sequence[bytes]) -> tuple[int, in
     return first, equal_until(reversed(given[first:]), reversed(made[first:]))
 
 
-def new_fault(line: bytes) -> str:
+def why_invalid(line: bytes) -> str:
     """Return the error in a line that a person has written; '': none."""
     try:
         if is_directive(line):
             parse_settings(line[1:])
         elif is_job(line):
             job(line[2:])
-    except ValueError as fault:
-        return str(fault)
+    except ValueError as error:
+        return str(error)
     return ""
 
 
@@ -974,8 +974,8 @@ class EqualLines:
         now = [live[index] for index in self.given]
         if made == given:
             return now
-        if not given and (fault := new_fault(made[0])):
-            raise NotMerged(f"line {self.made[0] + 1} of the copy: {fault}")
+        if not given and (why := why_invalid(made[0])):
+            raise NotMerged(f"line {self.made[0] + 1} of the copy: {why}")
         first, last = changed_part(given, made)
         part = slice(first, len(given) - last)
         wish = made[first:len(made) - last]
@@ -1023,14 +1023,14 @@ def merge(
     for index in changed:
         equals[merge_key(theirs[index])].made.append(index)
     becomes: dict[bytes, Iterator[bytes]] = {}
-    faults: list[str] = []
+    refusals: list[str] = []
     for text, equal in equals.items():
         try:
             becomes[text] = iter(equal.merge(base, theirs, live))
-        except NotMerged as fault:
-            faults.append(str(fault))
-    if faults:
-        return [], faults
+        except NotMerged as error:
+            refusals.append(str(error))
+    if refusals:
+        return [], refusals
     lines = [
         *live[:first],
         *(next(becomes[merge_key(theirs[index])]) for index in changed),
@@ -1126,9 +1126,9 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
         fd = file.writable()
         data = read_all(file.reader)
         live = split_lines(data)
-        lines, faults = merge(split_lines(base), split_lines(theirs), live)
-        if faults:
-            return faults
+        lines, refusals = merge(split_lines(base), split_lines(theirs), live)
+        if refusals:
+            return refusals
         if in_place(lines, live):
             must_be_locked(file, locks)
             _write_in_place(file, fd, lines, live, offsets(data))
@@ -1243,35 +1243,35 @@ def edit(file: JobFile, quiet: bool) -> int:
         draft.write(base)
     while True:
         began = time.monotonic()
-        fault = run_editor(copy)
-        early = not fault and time.monotonic() - began < AT_ONCE
+        failure = run_editor(copy)
+        early = not failure and time.monotonic() - began < AT_ONCE
         theirs = read_copy(copy)
         if theirs is None:
-            file.say(fault or "the copy was removed")
+            file.say(failure or "the copy was removed")
             file.say("nothing was written")
             return 1
         if theirs == base:
-            return end_unchanged(file, copy, fault, early)
-        fault = fault or copy_fault(base, theirs)
-        faults = [fault]
-        if not fault:
+            return end_unchanged(file, copy, failure, early)
+        failure = failure or why_invalid_copy(base, theirs)
+        refusals = [failure]
+        if not failure:
             try:
-                faults = apply(file, base, theirs, quiet)
+                refusals = apply(file, base, theirs, quiet)
             except (Problem, OSError):
                 file.say(f"the copy is kept: {copy}")
                 raise
-        if not faults:
+        if not refusals:
             discard(copy)
             return 0
-        say_refused(file, copy, faults)
+        say_refused(file, copy, refusals)
         if not ask_again():
             return 1
 
 
-def end_unchanged(file: JobFile, copy: str, fault: str, early: bool) -> int:
+def end_unchanged(file: JobFile, copy: str, failure: str, early: bool) -> int:
     """Report that the person has changed nothing; return the exit status.
 
-    fault: how the editor failed, or ''.  early: the editor exited too soon for a person to see the copy.
+    failure: how the editor failed, or ''.  early: the editor exited too soon for a person to see the copy.
     """
     if early:
         file.say(
@@ -1280,15 +1280,15 @@ def end_unchanged(file: JobFile, copy: str, fault: str, early: bool) -> int:
         )
         return 1
     discard(copy)
-    file.say(fault or "nothing was changed")
-    return 1 if fault else 0
+    file.say(failure or "nothing was changed")
+    return 1 if failure else 0
 
 
-def say_refused(file: JobFile, copy: str, faults: Sequence[str]) -> None:
+def say_refused(file: JobFile, copy: str, refusals: Sequence[str]) -> None:
     """Report the reasons for writing nothing."""
-    for fault in faults[:REFUSED]:
-        file.say(fault)
-    more = len(faults) - REFUSED
+    for why in refusals[:MAX_REASONS]:
+        file.say(why)
+    more = len(refusals) - MAX_REASONS
     rest = f" ({more} more lines were refused)" if more > 0 else ""
     file.say(f"nothing was written; the copy is kept: {copy}{rest}")
 
@@ -1325,7 +1325,7 @@ def read_copy(copy: str) -> bytes | None:
         return None
 
 
-def copy_fault(base: bytes, theirs: bytes) -> str:
+def why_invalid_copy(base: bytes, theirs: bytes) -> str:
     """Return why a copy is not a job file any more; '': it is one."""
     if not theirs.strip():
         return "the copy is empty"
@@ -1516,8 +1516,8 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
                 yield job(template.fill(number, line, columns))
             else:
                 yield line_to_add(line)
-        except ValueError as fault:
-            raise source.problem(fault) from None
+        except ValueError as error:
+            raise source.problem(error) from None
     if not number and not directives:
         raise Problem(f"{source.name}: no jobs (nothing to add)")
 
@@ -1561,8 +1561,8 @@ def table_template(text: bytes, header: Sequence[bytes]) -> Template:
     text = with_numbers(text, names)
     try:
         check_template(with_place(text))
-    except argparse.ArgumentTypeError as fault:
-        raise ValueError(f"--template: {fault}") from None
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--template: {error}") from None
     return Template(text, len(names))
 
 
@@ -1580,8 +1580,8 @@ def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
         elif line.strip():
             try:        # csv reads more lines if a quoted value goes on there
                 row = next(csv.reader(itertools.chain([line.decode("latin-1") + "\n"], more), strict=True))
-            except csv.Error as fault:
-                raise source.problem(fault) from None
+            except csv.Error as error:
+                raise source.problem(error) from None
             yield [value.encode("latin-1") for value in row]
 
 
@@ -1606,8 +1606,8 @@ def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
             else:
                 number += 1
                 yield job(template.fill(number, b"", record))
-        except ValueError as fault:
-            raise source.problem(fault) from None
+        except ValueError as error:
+            raise source.problem(error) from None
     if not number:
         raise Problem(f"{source.name}: no rows below the names of the columns (nothing to add)")
 
@@ -1640,8 +1640,8 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
         values = [*itertools.chain.from_iterable(combination)]
         try:
             yield job(template.fill(number, b"", values))
-        except ValueError as fault:
-            raise Problem(f"{fault}; nothing was added") from None
+        except ValueError as error:
+            raise Problem(f"{error}; nothing was added") from None
 
 
 # ======== Job files =========================================================================================
@@ -1652,7 +1652,7 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
 # directory add each file once.
 
 SECTIONS = ("control", "fjd")
-LARGEST = 1 << 20                   # bytes of a job file of fjd; a larger file is something else
+MAX_JOB_FILE = 1 << 20  # bytes of a job file of fjd; a larger file is something else
 
 
 def read_job_file(path: str) -> bytes:
@@ -1678,8 +1678,8 @@ def read_job_file(path: str) -> bytes:
         raise Problem(f"{source.name}: executable= is empty")
     try:
         return job(b"%b %b" % (executable.encode("utf-8", "surrogateescape"), quote(absolute(path))))
-    except ValueError as fault:
-        raise Problem(f"{source.name}: {fault}") from None
+    except ValueError as error:
+        raise Problem(f"{source.name}: {error}") from None
 
 
 def ini_text(source: Source) -> str:
@@ -1687,7 +1687,7 @@ def ini_text(source: Source) -> str:
     text = bytearray()
     for line in source:
         text += line + b"\n"
-        if len(text) > LARGEST:
+        if len(text) > MAX_JOB_FILE:
             raise source.problem("too large for a job file (1 MiB)")
     return text.decode("utf-8", "surrogateescape")
 
@@ -1886,8 +1886,8 @@ def read_tests(path: str) -> Iterator[Test]:
         elif test:
             try:
                 test.read(line)
-            except ValueError as fault:
-                raise source.problem(fault) from None
+            except ValueError as error:
+                raise source.problem(error) from None
         else:
             match = LABEL.fullmatch(line)
             if not match or not match[1].strip():
@@ -1997,8 +1997,8 @@ def command_template(text: str) -> bytes:
     template = os.fsencode(text)
     try:
         line = line_to_add(template)
-    except ValueError as fault:
-        raise argparse.ArgumentTypeError(str(fault)) from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if is_directive(line) or re.search(rb"\{0+[./]*\}", template):
         raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (columns begin with {{1}})")
     check_template(with_place(template))
@@ -2251,7 +2251,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
 
     count = put_lines(met())
     for number in sorted(missing):
-        file.say(f"line {number}: {selection.fault}")
+        file.say(f"line {number}: {selection.why_refused}")
     is_nothing = selection.is_given and not count
     if is_nothing and not missing:
         file.say(NOTHING)
