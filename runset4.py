@@ -157,8 +157,8 @@ def line_to_add(text: bytes) -> bytes:
     if begins_with_state(text):
         shown = text_of(state_shown(text[:1]))
         raise ValueError(
-            f"'{text_of(text[:80])}' is a complete job line, in state {shown} (leave out the state; if it is a "
-            "command, put a blank before it)"
+            f"'{text_of(text[:80])}' is a complete job line, in state {shown} (leave out the state; if it is "
+            "a command, put a blank before it)"
         )
     return job(text)
 
