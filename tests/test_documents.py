@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
+from runmaker4 import VERSION
 from tests.support import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
 from tests.test_ssh import free_port
 
@@ -27,11 +28,11 @@ DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
     *(f"docs/{name}.md" for name in (
         "architecture", "coming-from", "clusters", "faq", "first-day", "file-systems", "how-it-works",
-        "over-tcp", "records", "reference", "who-can-do-what")),
+        "messages", "over-tcp", "recipes", "records", "reference", "who-can-do-what")),
     "tests/bench/README.md",
 )
 # always run; the others in full size
-OFTEN = "README.md", "docs/first-day.md", "docs/how-it-works.md", "docs/reference.md"
+OFTEN = "README.md", "docs/first-day.md", "docs/how-it-works.md", "docs/recipes.md", "docs/reference.md"
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
 MOST_LINES = {"README.md": 250, "CONTRIBUTING.md": 200}         # of others 400
 AT_ONCE = 6                             # commands that are run at the same time
@@ -96,8 +97,8 @@ def anchors(document: str) -> list[str]:
 
 
 def read_messages() -> list[str]:
-    """Those that docs/faq.md answers; `...` stands for numbers and names."""
-    text = (ROOT / "docs/faq.md").read_text().partition("## What do I do with this message?")[2]
+    """Return the messages that docs/messages.md explains; `...` replaces numbers and names."""
+    text = (ROOT / "docs/messages.md").read_text().partition("## Messages\n")[2]
     shown = re.findall(r"^\| (.*?) \| ", text.partition("\n## ")[0], re.MULTILINE)
     return re.findall("`([^`]+)`", " ".join(shown))
 
@@ -225,7 +226,6 @@ WORKER = "touch hold; runmaker4.py -d --follow -j2 --pidfile pid --errors errors
          "until [ $(grep -c ^r runs.txt) = 2 ]; do sleep 0.05; done"
 # the worker in the background has left
 GONE = "while kill -0 $(cat pid*) 2> gone; do sleep 0.05; done"
-QUICK_START = "printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && python3 "
 # sh -c on a terminal, whose screen goes to stdout
 TYPED = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(['sh', '-c', sys.argv[1]])))"
 QUICK_JOBS = "".join(f". echo {letter}; sleep 1s; echo {letter.upper()}\n" for letter in "abcd")
@@ -249,13 +249,7 @@ BATCH = Recipe(
 SCOPES = "systemd-run --user --scope -q -p OOMPolicy=continue -p MemoryMax=$RUNMAKER4_MEMORY"
 RECIPES = {
     # the README
-    f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd", typed=True),
-    "cat > simulate << 'END'": Recipe(
-        instead={"4000": "20"},
-        status=None,
-        after="cat runs.txt.out/8.out; grep -q '</html>' night.html",
-        states="d" * 6 + "!" + "d" * 13,
-    ),
+    "cat > runs.txt << 'END'": Recipe(states="ddd", typed=True),
     "runmaker4.py -d -j0 --pidfile pid --errors errors --outdir out runs.txt": Recipe(
         jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
     ),
@@ -270,9 +264,6 @@ RECIPES = {
     "cut -c1 runs.txt | sort | uniq -c": Recipe(jobs("d!.")),
     "grep -n '^[!e]' runs.txt": Recipe(jobs("d!.")),
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
-    "runmaker4.py --resume -j0 --walltime auto runs.txt": Recipe(
-        jobs("e."), before="export SLURM_JOB_END_TIME=$(($(date +%s) + 3600))", states="dd"
-    ),
     "runmaker4.py --outdir out runs.txt": Recipe(jobs(".."), after="test -s out/1.out -a -s out/2.out"),
     "runmaker4-client.py --status alice": Recipe(jobs("d" * 40 + "!xx" + "." * 120), before=CLIENT),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
@@ -280,6 +271,7 @@ RECIPES = {
     "runset4.py runs.txt --add --template 'simulate --a {1} --b {2}' ::: 1 2 3 ::: 0.1 0.2": Recipe(
         states="......"
     ),
+    "runset4.py --set=. --state='d!e' runs.txt": Recipe(jobs("d!ex."), states="...x."),
     "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "x"),
     "runset4.py --edit runs.txt": Recipe(
         jobs(".."),
@@ -297,7 +289,7 @@ RECIPES = {
     "runwait4.py --show 17 --json --outdir out runs.txt": LINE_17,
     "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
     "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
-    f"{QUICK_START}runmaker4-server.py runs.txt": Recipe(until="grep -q 'serving on' .printed"),
+    "python3 runmaker4-server.py runs.txt": Recipe(jobs(".."), until="grep -q 'serving on' .printed"),
     "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     "python3 runmaker4-client.py -j2 localhost": Recipe(jobs(".."), before=SERVER, states="dd"),
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
@@ -508,7 +500,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "at the start      two runners -j2   a little later    at the end",
             "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/test_real_hosts.py
-            "line 7: exit 1 on alice, 20:54:54, after 20.0s, <18 MB",
+            "line 7: exit 1 on bob, 20:54:54, after 20s, <41 MB",
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
             # docs/architecture.md
             "   runs.txt          Cursor            JobQueue, Companion       "
@@ -537,7 +529,7 @@ TEXTS = {  # of several words, and no commands for our users
     "mypy --strict",
     "type: ignore",
     # parts of commands, and names of what is asked for
-    "python3 runmaker4.py",
+    "python3 -u",
     "runmaker4.py -j2",
     "simulate | tee log",
     "set -o pipefail",
@@ -551,9 +543,7 @@ TEXTS = {  # of several words, and no commands for our users
     "busybox sh",
     "CMD bash -c JOB",
     "--runner CMD",
-    "--show LINE",
     "--runner 'bash -c'",
-    "echo \"a  b\"",
     "set -e",
     "ulimit -n",
     "chmod 600",
@@ -577,14 +567,12 @@ TEXTS = {  # of several words, and no commands for our users
     "grep -a",
     "tail -f",
     "tail -F out/7.out",
-    "tail -F out/17.out out/17.err",
     "less +F",
     "kill -9",
     "loginctl enable-linger",
     # words in the job file, or in what is printed
     "#RUN slots=2",
     "#RUN slots=4",
-    "#RUN memory=16G",
     "--memory 60G",
     "#run barrier",
     "# RUN barrier",
@@ -809,6 +797,9 @@ class Texts(Case):
         self.assertEqual(unknown, [], "neither commands that are run here, nor in TEXTS")
         self.write("\n".join([*lines, ""]))
         self.assertEqual(self.run_script(RUNSERVER, "--dry-run", "runs.txt").code, 0)
+
+    def test_the_readme_names_the_version(self) -> None:
+        self.assertIn(f"Version {VERSION},", (ROOT / "README.md").read_text())
 
     def test_options_exist(self) -> None:
         known = set(FOREIGN_OPTIONS)

@@ -1,4 +1,4 @@
-"""Promise: on NFS no job is lost and none runs twice at once, whatever dies; each end is as docs/clusters.md
+"""Promise: on NFS no job is lost and none runs twice at once, whatever dies; each end is as docs/messages.md
 says.
 
 With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once: alice and bob run jobs on a directory of

@@ -1,4 +1,4 @@
-"""Promise: docs/reference.md lists what there is, no more and no less; the messages in docs/faq.md are ours.
+"""Promise: docs/reference.md lists what there is, no more, no less; docs/messages.md explains real messages.
 
 The truth is taken from the code, or from what a real run leaves: a directive, variable, field, file, signal
 or status that is in one and not in the other is a failure.
@@ -75,7 +75,7 @@ class Tables(unittest.TestCase):
     """What can be read out of the code."""
 
     def test_directives(self) -> None:
-        told = {re.findall("`([^`=]+)", row[0])[0] for row in rows("Directives in full")}
+        told = {re.findall("`([^`=]+)", row[0])[0] for row in rows("Directives")}
         self.assertEqual(told, {*runmaker4.KNOWN_SETTINGS, *runmaker4.KNOWN_DIRECTIVES})
 
     def test_states(self) -> None:

@@ -163,12 +163,12 @@ class Settings(ShellCase):
 
 
 class WithRealPrograms(ShellCase):
-    """What docs/faq.md shows works with the real `module` and the real `conda`, where they are installed."""
+    """What docs/recipes.md shows works with the real `module` and `conda`, where they are installed."""
     MODULES = "/usr/share/modules", "/usr/share/lmod/lmod"      # Environment Modules, Lmod: Debian's packages
 
     def shown(self, word: str) -> str:
         """The job with this word in the documents."""
-        found, = re.findall(rf"^\. .*{word}.*", (ROOT / "docs/faq.md").read_text("utf-8"), re.MULTILINE)
+        found, = re.findall(rf"^\. .*{word}.*", (ROOT / "docs/recipes.md").read_text("utf-8"), re.MULTILINE)
         return str(found)
 
     def run_shown(self, runner: str, job: str) -> Ended:

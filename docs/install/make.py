@@ -43,8 +43,7 @@ FILES = {
 }
 # Of the documents, for the page of the job file
 CHAPTERS = {
-    "README.md": ("The file", "Directives"),
-    "docs/reference.md": ("Lines", "Directives in full", "A job"),
+    "docs/reference.md": ("The job file", "States", "Directives", "A job"),
 }
 MADE = "made by docs/install/make.py"
 
