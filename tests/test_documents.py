@@ -505,7 +505,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
             # docs/architecture.md
             "   runs.txt          Cursor            JobQueue, Companion       "
             "Runner            Processes        sinks",
-            "                         job file          companion of the job file (.runs.txt.lock)",
+            "                         job file          lock file (.runs.txt.lock)",
             "   runmaker4-client.py                                      runmaker4-server.py"}
 ELSEWHERE = {           # commands that others run
     "pip install .": "tests/test_real_packaging.py",
