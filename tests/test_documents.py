@@ -498,10 +498,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
             "line 7: exit 1 on bob, 20:54:54, after 20s, <41 MB",
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
             # docs/architecture.md
-            "   runs.txt          Cursor            JobQueue, Companion       "
-            "Runner            Processes        sinks",
-            "                         job file          lock file (.runs.txt.lock)",
-            "   runmaker4-client.py                                      runmaker4-server.py"}
+            "                         job file          lock file (.runs.txt.lock)"}
 ELSEWHERE = {           # commands that others run
     "pip install .": "tests/test_real_packaging.py",
     "python3 -m tests.rigs tools": ".ci/run",
