@@ -444,12 +444,7 @@ RECIPES = {
     "runmaker4-server.py --host localhost runs.txt": Recipe(jobs("."), until="grep 'serving on' .printed"),
     "ssh -f -N -L 9998:localhost:9998 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     # how it works
-    "runwait4.py --status -e runs.txt": Recipe(jobs("dd")),
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
-    "runmaker4.py runs.txt > printed": Recipe(
-        "".join(f". sh -c 'exit {int(number == 3)}'\n" for number in range(1, 9)) + "! x\n" + "d x\n" * 24,
-        status=1,
-    ),
     """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
     "runset4.py --set=. --state='d!e' runs.txt": Recipe(jobs("d!ex"), states="...x"),
     "runwait4.py --stats --outdir out": JOURNAL,
@@ -578,7 +573,6 @@ TEXTS = {  # of several words, and no commands for our users
     "--kill-after 5s",
     "ConnectTimeout 10",
     "kill -USR1",
-    "--max-fails 5",
     "sbatch --array=1-1000 job.sh",
     "seq 1 5 1000",
     "--mem=$((RUNMAKER4_MEMORY >> 20))",
