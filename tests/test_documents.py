@@ -250,8 +250,8 @@ SCOPES = "systemd-run --user --scope -q -p OOMPolicy=continue -p MemoryMax=$RUNM
 RECIPES = {
     # the README
     "cat > runs.txt << 'END'": Recipe(states="ddd", typed=True),
-    "runmaker4.py -d -j0 --pidfile pid --errors errors --outdir out runs.txt": Recipe(
-        jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
+    "runmaker4.py -d -j0 --pidfile pid --errors errors runs.txt": Recipe(
+        jobs(".."), after="runwait4.py -e runs.txt; cat runs.txt.out/1.out", states="dd"
     ),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
     f"runmaker4.py --runner '{SCOPES}' runs.txt": Recipe("#RUN memory=1M\n" + jobs(".."), states="dd"),
