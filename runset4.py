@@ -124,7 +124,7 @@ PROG = "runset4.py"
 # removed again.  So a reader counts a line as complete only when nobody holds the append lock.
 
 BLOCK = 1 << 20                     # bytes that are read or written at once
-MAX_IN_MEMORY = 16 << 20  # bytes of new lines that are kept without a temporary file
+MAX_IN_MEMORY = 16 << 20            # bytes of new lines that are kept without a temporary file
 
 
 def job(command: bytes) -> bytes:
@@ -896,7 +896,7 @@ def end_deserted(jobs: Iterable[Shell]) -> None:
 # new one.
 
 AT_ONCE = 1.0                       # seconds: an editor that exits sooner has not shown the copy to a person
-MAX_REASONS = 20  # reasons for refusing an edit that are printed at most
+MAX_REASONS = 20                    # reasons for refusing an edit that are printed at most
 DOOR_PATIENCE = 10.0                # seconds to wait for processes that hold a command mutex
 
 
@@ -1652,7 +1652,7 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
 # directory add each file once.
 
 SECTIONS = ("control", "fjd")
-MAX_JOB_FILE = 1 << 20  # bytes of a job file of fjd; a larger file is something else
+MAX_JOB_FILE = 1 << 20              # bytes of a job file of fjd; a larger file is something else
 
 
 def read_job_file(path: str) -> bytes:

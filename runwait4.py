@@ -596,14 +596,14 @@ class LogPass:
     Yields each run once: finished runs in the order of their ends, and then the others. The pass keeps its
     results: another pass has other objects for the same runs.
     """
-    NO_SENSE = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
+    INVALID = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
 
     def __init__(self, log: Log, wanted: Wanted | None, begin: int) -> None:
         """See Log.runs()."""
         self.log = log
         self._wanted = wanted
         self._begin = begin
-        self._odd: list[int] = []           # positions of invalid lines
+        self._invalid: list[int] = []       # positions of invalid lines
 
     def __iter__(self) -> Iterator[RunRecord]:
         """Read the log.  Call it at most once.  Raises Problem."""
@@ -612,8 +612,8 @@ class LogPass:
             for position, line in enumerate(self.log.lines(self._begin), self._begin + 1):
                 try:
                     run = self._take(position, line)
-                except self.NO_SENSE:
-                    self._odd.append(position)
+                except self.INVALID:
+                    self._invalid.append(position)
                     continue
                 if run:
                     yield run
@@ -621,11 +621,10 @@ class LogPass:
             raise Problem(f"{self.log.path}: {reason(error)}") from None
         yield from self._unended()
         if not self._begin:
-            self.log.name_odd(self._odd)
+            self.log.report_invalid(self._invalid)
 
-    def _take(self, at: int, line: bytes) -> RunRecord | None:
-        """Return the run that finishes with this line, if any.  at: position of the line.  Raises NO_SENSE.
-        """
+    def _take(self, position: int, line: bytes) -> RunRecord | None:
+        """Return the run that finishes with the line at this position, if any.  Raises INVALID."""
         raise NotImplementedError
 
     def _unended(self) -> Iterator[RunRecord]:
@@ -651,7 +650,7 @@ class Log:
         """Raises Problem."""
         self.path = path
         self._say = say
-        self._has_named_odd = False
+        self._has_reported = False
         try:
             self.file = self._open()
             self.size = self._size()
@@ -706,10 +705,10 @@ class Log:
         if (partial or dropped) and not skips:
             yield b"\n"
 
-    def name_odd(self, positions: Collection[int]) -> None:
+    def report_invalid(self, positions: Collection[int]) -> None:
         """Report once the invalid lines that a complete pass has found."""
-        if positions and not self._has_named_odd:
-            self._has_named_odd = True
+        if positions and not self._has_reported:
+            self._has_reported = True
             self._say(f"{self.path}: {plural(len(positions), 'line')} skipped: truncated, or not lines of a "
                       f"{self.KIND} ({name_lines(positions)})")
 
@@ -752,36 +751,36 @@ class JournalPass(LogPass):
         # by the name of a file: positions at which a file of this name was renamed, and the new name
         self._moves: dict[str, list[tuple[int, str]]] = {}
 
-    def _take(self, at: int, line: bytes) -> RunRecord | None:
+    def _take(self, position: int, line: bytes) -> RunRecord | None:
         """Keep a start undecoded until all ends have come: to decode all lines would take twice as long."""
         if line.isascii() and line.endswith(b"}"):
             head = (self.HEAD if self._wanted else self.START).match(line)
             if head and self._wanted and not self._wanted(head):
                 return None
             if head and head[1] == b"start":
-                self._note_start(head[2].decode(), at, line, head.end())
+                self._add_start(head[2].decode(), position, line, head.end())
                 return None
         event = self._event(line)
         kind = event["event"]
         if kind in ("start", "end"):
-            run = self._read(at, line, event)
+            run = self._read(position, line, event)
             if kind == "end":
-                return self._note_end(run, line)
-            self._note_start(run.run, at, line, 0)
+                return self._add_end(run, line)
+            self._add_start(run.run, position, line, 0)
         elif kind == "moved":
             old, new = event["from"], event["to"]
             to_bytes(old + new)                 # WireError: half a surrogate pair is no name
-            self._moves.setdefault(old, []).append((at, new))
+            self._moves.setdefault(old, []).append((position, new))
         elif not isinstance(kind, str):
             raise ValueError
         return None
 
-    def _note_start(self, name: str, at: int, line: bytes, body: int) -> None:
+    def _add_start(self, name: str, position: int, line: bytes, body: int) -> None:
         """Remember the start of a run.  body: see _open_runs."""
         if name not in self._ended:
-            self._open_runs.setdefault(name, (at, line, body))
+            self._open_runs.setdefault(name, (position, line, body))
 
-    def _note_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
+    def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
         """Remember the end of a run; return the run.
 
         Return None if the run was only lost, because the client can come back. Return None also for a second
@@ -805,12 +804,12 @@ class JournalPass(LogPass):
             if run := self._sense(*start):
                 yield run
 
-    def _sense(self, at: int, line: bytes, body: int) -> RunRecord | None:
+    def _sense(self, position: int, line: bytes, body: int) -> RunRecord | None:
         """Return the run of an entry of _open_runs; None if the line is invalid, which is recorded."""
         try:
-            return self._read(at, line, self._event(line))
-        except self.NO_SENSE:
-            self._odd.append(at)
+            return self._read(position, line, self._event(line))
+        except self.INVALID:
+            self._invalid.append(position)
             return None
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
@@ -824,18 +823,18 @@ class JournalPass(LogPass):
                 run.files = list(sizes)
                 run.bytes = sum(sizes.values())
 
-    def name_now(self, name: str, at: int) -> str:
+    def name_now(self, name: str, position: int) -> str:
         """Return the present name of a file that had this name at this position of the log."""
         moves = self._moves.get(name, ())
-        following = bisect.bisect_left(moves, (at + 1,))
+        following = bisect.bisect_left(moves, (position + 1,))
         while following < len(moves):
-            at, name = moves[following]
+            position, name = moves[following]
             moves = self._moves.get(name, ())
-            following = bisect.bisect_left(moves, (at + 1,))
+            following = bisect.bisect_left(moves, (position + 1,))
         return name
 
     def _event(self, line: bytes) -> dict[str, Any]:
-        """Return the JSON object of a line.  Raises NO_SENSE."""
+        """Return the JSON object of a line.  Raises INVALID."""
         text = line.decode()
         event: dict[str, Any]
         event, end = self._decode(text, 0)              # json.loads() takes half as long again
@@ -843,8 +842,8 @@ class JournalPass(LogPass):
             raise ValueError
         return event
 
-    def _read(self, at: int, line: bytes, event: dict[str, Any]) -> RunRecord:
-        """Return the run of a start or an end.  event: the JSON object of the line.  Raises NO_SENSE.
+    def _read(self, position: int, line: bytes, event: dict[str, Any]) -> RunRecord:
+        """Return the run of a start or an end.  event: the JSON object of the line.  Raises INVALID.
 
         This is the only place where the fields of a run are interpreted; each is checked.
         """
@@ -900,7 +899,7 @@ class JournalPass(LogPass):
             # by keyword: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
             runner=runner,
             promised=promised,
-            at=at,
+            at=position,
         )
 
 
@@ -1020,7 +1019,7 @@ def nearest(numbers: Sequence[int], number: int) -> int:
 Last = dict[tuple[bytes, int, bool], RunRecord]         # by command, number, and True for no end
 
 
-def note_last(last: Last, runs: Iterable[RunRecord]) -> Last:
+def keep_last_runs(last: Last, runs: Iterable[RunRecord]) -> Last:
     """Keep for each command and number the last finished run, and the last one without an end.
 
     No other run can be the last run of a line. So memory use does not depend on the length of the log.
@@ -1038,7 +1037,7 @@ class LineRuns:
     def __init__(self, lines: Iterable[Line], living: Collection[int], runs: Iterable[RunRecord]) -> None:
         """lines: all lines that have one of some commands.  living: the numbers of lines with running jobs.
 
-        runs: at least the runs of these commands that note_last() keeps; runs of other commands are ignored.
+        runs: at least the runs of these commands that keep_last_runs() keeps; other runs are ignored.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers: dict[bytes, list[int]] = {}          # of the lines, by command
@@ -1321,7 +1320,7 @@ class Look:
         commands = {line.command for line in self.lines}
         while True:
             found = self.log.runs(or_incomplete(of_commands(commands)))
-            last = note_last({}, found)
+            last = keep_last_runs({}, found)
             others = {run.command for run in last.values() if run.incomplete} - commands
             if not others:
                 break
@@ -1998,7 +1997,7 @@ class JobLogPass(LogPass):
                       rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
     LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
 
-    def _take(self, at: int, line: bytes) -> RunRecord | None:
+    def _take(self, position: int, line: bytes) -> RunRecord | None:
         """Return the run of a line.  An exit status of -1 is a timeout, as in GNU parallel."""
         if line == JobLog.HEADER[:-1]:
             return None
@@ -2034,7 +2033,7 @@ class JobLogPass(LogPass):
             None,
             None,
             promised=None,
-            at=at,
+            at=position,
         )
 
     @staticmethod
@@ -2315,7 +2314,7 @@ class Gathered:
         self._failed: deque[RunRecord] = deque(maxlen=self.FAILURES + to_fix)
         in_order = iter(runs)
         while batch := list(itertools.islice(in_order, self.BATCH)):
-            note_last(self.last_runs, [run for run in batch if run.command in watched])
+            keep_last_runs(self.last_runs, [run for run in batch if run.command in watched])
             self.unended += [run for run in batch if run.ended is None]
             self._take([run for run in batch if run.ended is not None])
 
