@@ -446,7 +446,6 @@ RECIPES = {
     # how it works
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
     """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
-    "runset4.py --set=. --state='d!e' runs.txt": Recipe(jobs("d!ex"), states="...x"),
     "runwait4.py --stats --outdir out": JOURNAL,
     "runwait4.py --stats --json --outdir out": JOURNAL,
     "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
