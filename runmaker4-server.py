@@ -122,7 +122,6 @@ from runmaker4 import (
     TOP,
     Account,
     Badge,
-    Companion,
     Console,
     Credentials,
     Cursor,
@@ -136,6 +135,7 @@ from runmaker4 import (
     JobSettings,
     Line,
     Link,
+    LockTable,
     LogFile,
     Message,
     Met,
@@ -171,8 +171,8 @@ from runmaker4 import (
     add_records,
     allow_descriptors,
     boottime,
-    check_companion,
     check_job_file,
+    check_lock_file,
     check_mount,
     close_all,
     command_fault,
@@ -333,10 +333,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 #        `unclaimed`.
 
 
-class SharedCompanion(Companion):
-    """A companion with all seats on one description of it, which outlives the server.
+class SharedLockTable(LockTable):
+    """A lock file with all seats on one description of it, which outlives the server.
 
-    The description is replaced only after its lease was lost, or the companion removed.  `seats` and
+    The description is replaced only after its lease was lost, or the lock file removed.  `seats` and
     `unclaimed` say what is locked on it.  `fd` is another description, which these locks exclude.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
@@ -345,13 +345,13 @@ class SharedCompanion(Companion):
         super().__init__(file, mount, say=say, clock=clock, interval=interval, badge=badge)
         self._keep = keep
         self._shared = -1                       # the description; -1: there is none
-        self._shared_inode: tuple[int, int] | None = None       # the companion that it is a description of
+        self._shared_inode: tuple[int, int] | None = None       # the lock file that it is a description of
         # seats of the server before us that have no line yet
         self.unclaimed: set[int] = set()
 
     @property
     def _is_shared(self) -> bool:
-        """Whether there is a description, and it is of the companion that is in use now."""
+        """Whether there is a description, and it is of the lock file that is in use now."""
         return self._shared >= 0 and self._shared_inode == self.inode
 
     def open_seat(self) -> int:
@@ -385,10 +385,10 @@ class SharedCompanion(Companion):
         """Go on with the description of a server that has died; the seats on it become unclaimed.
 
         A seat is ours if another description finds it taken, and this one does not.  Raises OSError, with
-        ESTALE if the description is of a companion that was removed.
+        ESTALE if the description is of a lock file that was removed.
         """
         if identity_of(fd) != self.inode:
-            raise OSError(errno.ESTALE, "its companion was removed")
+            raise OSError(errno.ESTALE, "its lock file was removed")
         # A lock that also covers a door is no seat, but somebody who edits the file.
         ranges = [some for some in other_locks(self.fd, 0, GUARD) if some.start | SEATS not in some]
         self.count_in()
@@ -418,14 +418,14 @@ class SharedCompanion(Companion):
 
 
 class ServedFile(JobFile):
-    """The job file of a server: all seats are on one description of its companion."""
-    companion: SharedCompanion
+    """The job file of a server: all seats are on one description of its lock file."""
+    lock_table: SharedLockTable
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, badge: Badge | None = None,
                  keep: Callable[[int], None] = lambda fd: None) -> None:
-        """badge: the server's.  keep: see SharedCompanion."""
+        """badge: the server's.  keep: see SharedLockTable."""
         super().__init__(path, say=say, mount=mount)
-        self.companion = SharedCompanion(self.real, mount, say=say, clock=self.clock, interval=self.interval,
+        self.lock_table = SharedLockTable(self.real, mount, say=say, clock=self.clock, interval=self.interval,
                                          badge=badge, keep=keep)
 
 
@@ -435,7 +435,7 @@ class ServedQueue(JobQueue):
 
     def __init__(self, file: ServedFile) -> None:
         super().__init__(file)
-        self.companion = file.companion
+        self.lock_table = file.lock_table
 
     def take_back(self, line: Line, inherited: dict[int, Job], alike: list[Line],
                   states: bytes) -> Job | None:
@@ -449,7 +449,7 @@ class ServedQueue(JobQueue):
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
         first = row(line.command)
-        at = next((at for at in self.companion.unclaimed if first <= at < first + SEATS), None)
+        at = next((at for at in self.lock_table.unclaimed if first <= at < first + SEATS), None)
         if at is not None:                      # look_after() will find out where its line stands
             return self._adopt(Job(**vars(line)), at)
         for there in sorted(alike, key=lambda there: there.number != line.number):
@@ -467,16 +467,16 @@ class ServedQueue(JobQueue):
     def adopt(self, fd: int) -> list[Job]:
         """Take over the seats of a server that has died; return their lines, which are claimed here now.
 
-        fd: the description of the companion that the seats are on.  A seat is given a line `r` of its
+        fd: the description of the lock file that the seats are on.  A seat is given a line `r` of its
         command: the one that it was taken for, or otherwise any that is nobody's.  Only clients know what
         state the lines had before, and whose they are.  Raises OSError, and may be called again then; not
         after ESTALE.
         """
         self.follow()
-        self.companion.inherit(fd)
+        self.lock_table.inherit(fd)
         lines = self._list_running()
         jobs = []
-        for at in sorted(self.companion.unclaimed):
+        for at in sorted(self.lock_table.unclaimed):
             candidates = lines.get(at - at % (SEATS + 1))
             if candidates:
                 own = next((line for line in candidates if own_seat(line) == at), candidates[-1])
@@ -486,17 +486,17 @@ class ServedQueue(JobQueue):
 
     def _list_running(self) -> dict[int, list[Line]]:
         """Return the lines `r` that no other runner has, by the rows of their commands.  Raises OSError."""
-        companion = self.companion
+        lock_table = self.lock_table
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
             own = own_seat(line)
-            if own in companion.unclaimed or not companion.is_held(own):
+            if own in lock_table.unclaimed or not lock_table.is_held(own):
                 lines.setdefault(row(line.command), []).append(line)
         return lines
 
     def _adopt(self, job: Job, at: int) -> Job:
         """Have a job hold this seat, which is locked already."""
-        job.seat = self.companion.adopt(at)
+        job.seat = self.lock_table.adopt(at)
         self.claimed[job] = None
         return job
 
@@ -628,7 +628,7 @@ class KeeperLink:
 
         In two containers that share their abstract names (a network namespace), one path may lead to two
         files, and two paths to one file.  So the socket's name contains the device and inode of the job
-        file's directory.  The companion's would not do: they change when it is removed and made again, and
+        file's directory.  The lock file's would not do: they change when it is removed and made again, and
         then the next server would not find the keeper.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
@@ -2686,7 +2686,7 @@ class Sessions:
 # A client may have jobs that this server has not given it: an earlier server has, or their lines became `e`
 # when the grace of the client was over.  The client gets their lines again as far as they can be had:
 #
-#     1. A server that takes over gets a description of the companion from the keeper: inherit().  It has the
+#     1. A server that takes over gets a description of the lock file from the keeper: inherit().  It has the
 #        seats of the server before.  Seats say which lines run, but not which client has them.  So these
 #        lines belong to a client that never comes, `absent`, whose grace begins with the server.
 #     2. Each client that comes names its jobs, and reclaim() answers.  It deals with one client after the
@@ -2927,11 +2927,11 @@ class Claims:
     def adopt(self, locks: int) -> Adopted:
         """Take over what is locked on this descriptor, as ServedQueue.adopt().  Raises OSError."""
         jobs = self._queue.adopt(locks)
-        return Adopted(jobs, bool(self._file.companion.unclaimed))
+        return Adopted(jobs, bool(self._file.lock_table.unclaimed))
 
     def drop_unclaimed(self) -> None:
         """Give up the seats of the server before us that no client has come for."""
-        self._file.companion.drop_unclaimed()
+        self._file.lock_table.drop_unclaimed()
 
     def find(self, reported: Sequence[ReportedJob], inherited: Sequence[Job],
              surely: bool) -> dict[str, Answer]:
@@ -3543,7 +3543,7 @@ class Server(Program):
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         refuse_as_output(self.path)
         if not options.dry_run:
-            check_companion(self.path, self.mount)
+            check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
         self.stopping = False                   # nothing more is handed out
         self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between looks at clients, and at the file
@@ -3962,7 +3962,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 # servers need tokens of their own.
 #
 # Other places are worse.  Two hosts can share the home directory, where the token is, and have different
-# files /tmp/runs.txt; two others share the job file and no home directory.  The companion has no contents,
+# files /tmp/runs.txt; two others share the job file and no home directory.  The lock file has no contents,
 # and the job file is the user's.  A user who may write in the directory can remove `.NAME.id`, and make
 # clients wait.  To give two files one id he would have to own it, and then it is refused (read_id()).
 
@@ -3984,7 +3984,7 @@ def read_id(id_file: str, owners: set[int]) -> str:
     owners: the users who may own it.  Raises OSError, also if it is something else by that name.
     """
     try:
-        fd = os.open(id_file, os.O_RDONLY | runmaker4.COMPANION_FLAGS)
+        fd = os.open(id_file, os.O_RDONLY | runmaker4.LOCK_FILE_FLAGS)
     except FileNotFoundError:
         return ""
     try:
@@ -4011,7 +4011,7 @@ def make_id(id_file: str) -> str:
     moment, one of the two ids is lost, and its clients wait when its server is started again.
     """
     file_id = secrets.token_hex(16)
-    fd = os.open(id_file, os.O_WRONLY | os.O_CREAT | runmaker4.COMPANION_FLAGS, 0o644)
+    fd = os.open(id_file, os.O_WRONLY | os.O_CREAT | runmaker4.LOCK_FILE_FLAGS, 0o644)
     try:
         os.ftruncate(fd, 0)
         write_all(fd, b"runmaker4 %b %d\n" % (file_id.encode(), os.fstat(fd).st_ino))

@@ -17,7 +17,7 @@ set up.
 
 The protocol, which is all there is to know about how runners share a file:
 
- 1. Locks belong to commands.  Beside the real job file NAME stands its companion `.NAME.lock`, a file that no
+ 1. Locks belong to commands.  Beside the real job file NAME stands its lock file `.NAME.lock`, a file that no
     editor knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats,
     and behind them its door.  A seat is locked as long as a copy of the command or its runner lives, the door
     for the moment in which the state of a line of this command is written.  These are open-file-description
@@ -25,7 +25,7 @@ The protocol, which is all there is to know about how runners share a file:
  2. Claim a line that is new, or with --resume in error, or with -r failed: lock its command's door.  The path
     must still name this file, and the line, which is read again, must stand there whole as it was found.
     Count the seats h that are held, and the lines R of this command that are `r`.  The line may be taken if
-    h <= R.  Open the companion once more, and lock a
+    h <= R.  Open the lock file once more, and lock a
     free seat by that descriptor: the one of the line's number if that is free.  Write `r`; unlock the door.
     (A server takes back an `r` of a job that its client still has in this way, too, if h < R.)
  3. Start the job with a copy of that descriptor.  Runner and job now hold the seat together: it is free only
@@ -39,11 +39,11 @@ The protocol, which is all there is to know about how runners share a file:
     few; nobody can claim the line meanwhile.  Any other state over an `r` cancels the job: so does an old `!`
     that vi saves after -r has begun to run that line again.  If the runner is dead, and a `.` stands there,
     the line waits until the copy has ended; then it is new.  An `r` that an editor has saved over a result
-    looks like an orphan.  It gets the result again from the runner that wrote it, if the companion is as long
+    looks like an orphan.  It gets the result again from the runner that wrote it, if the lock file is as long
     as that runner's first claim has made it: each runner or server that claims lines makes it a byte longer.
- 6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit holds that and every door.
+ 6. Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that and every door.
  7. Each process that may write the job file has all of it locked, shared, and one byte behind that, whose
-    place names the companion.
+    place names the lock file.
  8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
     is made to forget first (refresh_file()).  What is read then is read with O_DIRECT (Reader), on FUSE
     through a new description, too (refresh_reader()).  What is written is synced.
@@ -56,7 +56,7 @@ these may run, and what must have ended before.  They are not part of the protoc
 before it claims.
 
 Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses
-those known not to), and nobody removes the companion; editors may replace or rewrite the file, but programs
+those known not to), and nobody removes the lock file; editors may replace or rewrite the file, but programs
 other than ours do not write to it within the microseconds between step 2's read and its write; jobs keep
 descriptor 64 open, or have a shell that does.
 
@@ -163,7 +163,7 @@ FAILED = b"!"
 ERROR = b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
-# Bytes of a companion behind all rows.  The first only marks their end: older versions lock it in journals.
+# Bytes of a lock file behind all rows.  The first only marks their end: older versions lock it in journals.
 ROWS_END = 1 << 62
 APPEND_BYTE = ROWS_END + 1      # locked exclusively to append
 HERE_BYTE = ROWS_END + 2        # locked shared by each process that may claim lines or set states
@@ -720,13 +720,13 @@ def take_probe(fd: int) -> int:
     return at
 
 
-# ---- companions --------------------------------------------------------------------------------------------
+# ---- lock files --------------------------------------------------------------------------------------------
 #
 # A file that editors replace or rewrite is no place for locks: they would stay with the old file.  So they
-# are taken in its companion, a file `.NAME.lock` beside the real file NAME, which no editor knows.  Nothing
+# are taken in its lock file, a file `.NAME.lock` beside the real file NAME, which no editor knows.  Nothing
 # is written there.  Its bytes are locked, and its length grows with each runner that claims lines.
 #
-# The companion of a job file has a row of 2^16 bytes for each command, at a place made from the command's
+# The lock file of a job file has a row of 2^16 bytes for each command, at a place made from the command's
 # text: its seats, and behind them its door.  So a command finds its row again wherever its line stands.
 
 SEATS = (1 << 16) - 1               # seats of a row; the byte behind them is its door
@@ -740,43 +740,43 @@ def row(command: bytes) -> int:
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
 
 
-COMPANION = re.compile(r"\.(.+)\.lock", re.DOTALL)        # a companion's name; the group is its file's name
+LOCK_FILE = re.compile(r"\.(.+)\.lock", re.DOTALL)        # a lock file's name; the group is its file's name
 
 
-def companion_of(path: str) -> str:
-    """The path of a file's companion."""
+def lock_file_of(path: str) -> str:
+    """The path of a file's lock file."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.lock")
 
 
 # O_NONBLOCK: to open a pipe of this name must not wait for its other end
-COMPANION_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+LOCK_FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_lock_file(path: str, flags: int, network: bool) -> int:
     """Open the file that stands in a lock file's place.  Raises OSError."""
     try:
-        return open_direct(path, flags | COMPANION_FLAGS, network)
+        return open_direct(path, flags | LOCK_FILE_FLAGS, network)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(error.errno, "is a symbolic link") from None
         raise
 
 
-def open_companion(path: str, network: bool = False) -> int:
-    """Open the companion of the file at this path, and make it if there is none.  Raises OSError.
+def open_lock_file_of(path: str, network: bool = False) -> int:
+    """Open the lock file of the file at this path, and make it if there is none.  Raises OSError.
 
-    All users who may write to the file may open its companion, and nobody else: a user who may read it can
+    All users who may write to the file may open its lock file, and nobody else: a user who may read it can
     lock any of its bytes, shared, and so stop all runners.  Its owner could remove it while jobs run.  So it
     is refused unless it belongs to us, to root, or to the owner of the file.
     """
-    companion = companion_of(path)
+    lock_table = lock_file_of(path)
     try:
-        fd = open_lock_file(companion, os.O_RDWR, network)
+        fd = open_lock_file(lock_table, os.O_RDWR, network)
     except FileNotFoundError:
-        fd = open_or_make(companion, os.O_RDWR | COMPANION_FLAGS, 0o600, network)
+        fd = open_or_make(lock_table, os.O_RDWR | LOCK_FILE_FLAGS, 0o600, network)
     try:
-        info = stat_companion(fd, network)
+        info = stat_lock_file(fd, network)
         file = stat_or_none(path)
         if info.st_uid not in (os.geteuid(), 0, file.st_uid if file else 0):
             raise OSError(
@@ -785,17 +785,17 @@ def open_companion(path: str, network: bool = False) -> int:
                 "(it must be removed: it is made anew)",
             )
         if file and os.geteuid() in (0, info.st_uid):
-            share_companion(fd, info, file)
+            share_lock_file(fd, info, file)
     except OSError:
         os.close(fd)
         raise
     return fd
 
 
-def stat_companion(fd: int, network: bool) -> os.stat_result:
-    """What fstat(2) tells of an open companion.  Raises OSError if it is something else by that name.
+def stat_lock_file(fd: int, network: bool) -> os.stat_result:
+    """What fstat(2) tells of an open lock file.  Raises OSError if it is something else by that name.
 
-    A companion holds NULs only, because nothing but its length is ever set.  Another program's file may
+    A lock file holds NULs only, because nothing but its length is ever set.  Another program's file may
     happen to have that name, and its mode must not be changed.
     """
     info = os.fstat(fd)
@@ -828,8 +828,8 @@ def stat_or_none(path: str) -> os.stat_result | None:
         return None
 
 
-def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None:
-    """Set the mode of a companion that is ours: users who may write to the file may open it, nobody else."""
+def share_lock_file(fd: int, info: os.stat_result, file: os.stat_result) -> None:
+    """Set the mode of a lock file that is ours: users who may write to the file may open it, nobody else."""
     wanted = 0o600
     if file.st_mode & stat.S_IWGRP:
         wanted |= 0o060
@@ -1317,7 +1317,7 @@ def command_fault(command: bytes) -> str:
 
 
 class Shifted(OSError):
-    """A line is not where it was found, or the companion is another one: the file was edited or replaced."""
+    """A line is not where it was found, or the lock file is another one: the file was edited or replaced."""
 
     def __init__(self, what: str = "was replaced by another file meanwhile") -> None:
         super().__init__(errno.ESTALE, what)
@@ -1565,7 +1565,7 @@ def first_line(file: Reader) -> int:
 def without_links(path: str) -> str:
     """The path with no symbolic link among its directories.
 
-    A link may be changed at any time, and the file and its companion have to stay together.
+    A link may be changed at any time, and the file and its lock file have to stay together.
     """
     folder, name = os.path.split(path)
     real = os.path.realpath(folder or ".")
@@ -1575,7 +1575,7 @@ def without_links(path: str) -> str:
 def lstat_no_link(path: str) -> os.stat_result:
     """What lstat(2) tells of a job file.  Raises OSError; ELOOP: it is a symbolic link.
 
-    Users of the link and users of the file would look for the companion in different places.
+    Users of the link and users of the file would look for the lock file in different places.
     """
     info = os.lstat(path)
     if stat.S_ISLNK(info.st_mode):
@@ -1969,17 +1969,17 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # the line waits until its job has ended, and the next runner says so.  Then the line is new.
 #
 # Who does what: a JobReader looks at the file, and locks nothing; a JobFile writes states, behind doors; a
-# JobQueue has a JobFile, and holds the jobs that it has claimed.  Doors and seats are locked in a Companion;
-# a JobReader has a CompanionReader, which only asks about them.
+# JobQueue has a JobFile, and holds the jobs that it has claimed.  Doors and seats are locked in a LockTable;
+# a JobReader has a LockTableReader, which only asks about them.
 #
 # A state is always changed in these steps: open the command's door, which makes this host forget what it has
 # cached; check that the path still names this file (writable()), and that the line stands there
-# (read_line()); write; unlock the door.  Nothing is followed behind a door.  If the file or its companion is
+# (read_line()); write; unlock the door.  Nothing is followed behind a door.  If the file or its lock file is
 # another one by then, Shifted is raised, and the door is unlocked.
 #
-# To follow is to go on with the file and the companion that the path names now:  JobReader.follow() opens
+# To follow is to go on with the file and the lock file that the path names now:  JobReader.follow() opens
 # them, and locks what a process that writes has locked, but no seat; it returns what it has opened.  Who
-# holds jobs takes their seats in a new companion first, and then says that this one is in use:
+# holds jobs takes their seats in a new lock file first, and then says that this one is in use:
 # JobQueue.follow().  So a JobQueue alone follows with its JobFile; who counts lines beside it has a
 # JobReader of its own.
 #
@@ -2209,15 +2209,15 @@ def own_seat(line: Line) -> int:
 
 class Seat(NamedTuple):
     """A byte in a command's row that is locked for a claimed line, and for its job."""
-    fd: int                     # of the description of the companion that has it locked; the job inherits it
+    fd: int                     # of the description of the lock file that has it locked; the job inherits it
     at: int
 
 
 class Badge:
-    """A byte of the companion that a runner or a server has locked, to tell others that it is there.
+    """A byte of the lock file that a runner or a server has locked, to tell others that it is there.
 
     The badge is on the description of the doors, which no job inherits.  So it is free once the program is
-    dead; jobs that outlive it hold seats only.  It is taken with each companion that is opened, also after a
+    dead; jobs that outlive it hold seats only.  It is taken with each lock file that is opened, also after a
     lease was lost, and costs jobs nothing.  The byte is drawn by lot.  By its number the journal tells which
     program started a run.
     """
@@ -2235,7 +2235,7 @@ class Badge:
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
-        """Lock it on this description of a companion, if it can be had now.  Raises OSError."""
+        """Lock it on this description of a lock file, if it can be had now.  Raises OSError."""
         for _ in range(self.TRIES):
             self.is_held = lock(fd, BADGE_BYTES + self.at)
             if self.is_held:
@@ -2244,7 +2244,7 @@ class Badge:
 
 
 class Company(enum.Enum):
-    """What is known of other users of a companion if its length does not tell."""
+    """What is known of other users of a lock file if its length does not tell."""
     NOT_ASKED = "we have claimed no line yet"
     OTHERS = "they do, or we had to open it anew, and they may"
 
@@ -2253,11 +2253,11 @@ class Changed(enum.Flag):
     """What JobReader.follow() has opened, because the path names another one, or none was open."""
     NOTHING = 0
     FILE = enum.auto()
-    COMPANION = enum.auto()
+    LOCK_FILE = enum.auto()
 
 
-class CompanionReader(Opened):
-    """The companion of a job file, to look at: which seats, doors and badges are locked.
+class LockTableReader(Opened):
+    """The lock file of a job file, to look at: which seats, doors and badges are locked.
 
     It locks nothing.  `fd` is this process's own description, through which all questions go.
     """
@@ -2268,13 +2268,13 @@ class CompanionReader(Opened):
         self._mount = mount
         self.network = mount.network
         self.say = say
-        self.path = companion_of(file)
+        self.path = lock_file_of(file)
         self._fd = None                         # this process's own; None also: nobody has made the file
         self.inode: Identity | None = None      # stays when it is left; None: there was none yet
         self.hidden = False                     # we may not read it, and cannot know what is locked
 
     def refresh(self) -> None:
-        """Drop what this host has cached of the job file, the companion and their names.  Raises OSError.
+        """Drop what this host has cached of the job file, the lock file and their names.  Raises OSError.
 
         An NFS client answers from the directory's cached attributes for up to a minute.  Without this it
         would notice so late that another host has renamed a new file to this place (seen on v4.2: 23 s
@@ -2284,7 +2284,7 @@ class CompanionReader(Opened):
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Return True if this is the companion that stands there now, or if there is none.  Raises OSError.
+        """Return True if this is the lock file that stands there now, or if there is none.  Raises OSError.
         """
         if not self.is_open:
             return not os.path.lexists(self.path)
@@ -2297,7 +2297,7 @@ class CompanionReader(Opened):
             return False
 
     def follow(self) -> bool:
-        """Open the companion that stands there now, unless that is open; return True if it was opened.
+        """Open the lock file that stands there now, unless that is open; return True if it was opened.
 
         Raises OSError.
         """
@@ -2307,12 +2307,12 @@ class CompanionReader(Opened):
         try:
             self._fd, self.inode = self._open()
         except OSError as error:
-            raise OSError(error.errno, f"its companion {self.path}: {reason(error)}") from None
+            raise OSError(error.errno, f"its lock file {self.path}: {reason(error)}") from None
         close_all(old)
         return self.is_open
 
     def _open(self) -> tuple[int | None, Identity | None]:
-        """The companion, and its identity; None: there is none, so nobody has anything locked, or it is
+        """The lock file, and its identity; None: there is none, so nobody has anything locked, or it is
         hidden.  Raises OSError.
         """
         was_hidden = self.hidden
@@ -2328,7 +2328,7 @@ class CompanionReader(Opened):
                          f"{self.path}")
             return None, None
         try:
-            info = stat_companion(fd, self.network)
+            info = stat_lock_file(fd, self.network)
         except OSError:
             os.close(fd)
             raise
@@ -2368,15 +2368,15 @@ class CompanionReader(Opened):
         return {at - BADGE_BYTES for some in found for at in some}
 
 
-class Companion(CompanionReader):
-    """The companion of a job file, to lock doors and seats in it, and to tell whether others claim lines.
+class LockTable(LockTableReader):
+    """The lock file of a job file, to lock doors and seats in it, and to tell whether others claim lines.
 
     `fd` has all locks of this process but seats.  Questions would not find the locks that are on it.  So each
     seat is on another description, which its job inherits (open_seat()); `seats` has the seats that are held
     here.
 
     A door is opened in three steps: its byte is locked; refresh_file() makes names and sizes true as of now;
-    and this must still be the companion.  If it is not, Shifted is raised.
+    and this must still be the lock file.  If it is not, Shifted is raised.
 
     Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
     not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
@@ -2402,9 +2402,9 @@ class Companion(CompanionReader):
         self._length_alone: int | Company = Company.NOT_ASKED
 
     def _open(self) -> tuple[int | None, Identity | None]:
-        """The companion, which is made if there is none, and its identity.  Raises OSError."""
+        """The lock file, which is made if there is none, and its identity.  Raises OSError."""
         asked_at = self.clock()                 # the lease may be lost before this returns
-        fd = open_companion(self._file, self.network)
+        fd = open_lock_file_of(self._file, self.network)
         try:
             # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
             lock(fd, HERE_BYTE, shared=True)
@@ -2423,7 +2423,7 @@ class Companion(CompanionReader):
         return fd, inode
 
     def keep_badge(self) -> None:
-        """Lock the badge if it could not be had when the companion was opened.  Raises OSError."""
+        """Lock the badge if it could not be had when the lock file was opened.  Raises OSError."""
         if self.badge and not self.badge.is_held:
             self.badge.take(self.fd)
 
@@ -2455,7 +2455,7 @@ class Companion(CompanionReader):
     def locking(self, at: int, patience: float) -> Iterator[bool]:
         """Lock a byte for a moment; whether that was possible within `patience` seconds.
 
-        Raises Shifted if this is not the companion any more; OSError.
+        Raises Shifted if this is not the lock file any more; OSError.
         """
         pause = 0.01 if self.network else 0.0005
         opened = keep_trying(lambda: self._lock(at), patience, pause)
@@ -2463,7 +2463,7 @@ class Companion(CompanionReader):
             if opened:
                 self.refresh()
                 if not self.is_current():
-                    raise Shifted("its companion was removed meanwhile")
+                    raise Shifted("its lock file was removed meanwhile")
             yield opened
         finally:
             if opened and self.is_open:                 # if it was closed meanwhile, that has unlocked all
@@ -2474,7 +2474,7 @@ class Companion(CompanionReader):
         """Lock a byte; whether that could be had now.  Raises Shifted, OSError."""
         self.must_be_alive()
         if not self.is_open:
-            raise Shifted("its companion is not open")
+            raise Shifted("its lock file is not open")
         return lock(self.fd, at)
 
     # -- frontiers (see Retries) -----------------------------------------------------------------------------
@@ -2507,7 +2507,7 @@ class Companion(CompanionReader):
         return at in self.seats
 
     def open_seat(self) -> int:
-        """Open the companion once more, for a seat.  Raises OSError."""
+        """Open the lock file once more, for a seat.  Raises OSError."""
         return open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
 
     def close_seat(self, fd: int) -> None:
@@ -2534,7 +2534,7 @@ class Companion(CompanionReader):
             raise
 
     def free_seats(self) -> None:
-        """Give back all seats: they are of a companion that was removed."""
+        """Give back all seats: they are of a lock file that was removed."""
         for seat in list(self.seats.values()):
             self.free_seat(seat)
 
@@ -2574,13 +2574,13 @@ class Companion(CompanionReader):
     # -- who else claims lines -------------------------------------------------------------------------------
 
     def count_in(self) -> None:
-        """Before our first claim: make the companion a byte longer, for good.  Raises OSError.
+        """Before our first claim: make the lock file a byte longer, for good.  Raises OSError.
 
         Each runner that comes later makes it longer still, and it stays so when that runner dies.  A runner
         that came before us either still holds HERE_BYTE, and we see that; or has lost it, and then must call
         count_in() again before its next claim, which makes the file longer than we remember.  A runner that
         comes at this moment locks HERE_BYTE first.  So either we find that byte locked, or that runner finds
-        the companion as long as we have made it.
+        the lock file as long as we have made it.
         """
         if self._counted:
             return
@@ -2630,7 +2630,7 @@ class JobReader(Opened):
         self.inode: Identity | None = None      # None: it is not open
         # what stat(2) told of the file that was open last; None: none was yet
         self._before: os.stat_result | None = None
-        self.companion = CompanionReader(self.real, mount, say)
+        self.lock_table = LockTableReader(self.real, mount, say)
 
     @property
     def start(self) -> int:
@@ -2745,7 +2745,7 @@ class JobReader(Opened):
 
     def has_nobody_else(self) -> bool:
         """Whether surely no other runner or server is at work.  Raises OSError."""
-        return self.companion.is_open and self.companion.badges() == set()
+        return self.lock_table.is_open and self.lock_table.badges() == set()
 
     def _take_out(self, takers: Takers, groups: bool) -> None:
         """Remove the takers for which a new job is left.  Raises OSError."""
@@ -2792,35 +2792,35 @@ class JobReader(Opened):
 
         This is only a look: make() asks again behind the door.
         """
-        companion = self.companion
+        lock_table = self.lock_table
         first = row(line.command)
-        if companion.hidden:
+        if lock_table.hidden:
             return False
-        if companion.is_open:
-            if companion.is_held(own_seat(line)):
+        if lock_table.is_open:
+            if lock_table.is_held(own_seat(line)):
                 return False
-            if not is_free(companion.fd, first, SEATS) and self._has_seat_for_each(line.command):
+            if not is_free(lock_table.fd, first, SEATS) and self._has_seat_for_each(line.command):
                 return False
         self.refresh()
         self.refresh_reader()
         # Read after the seats were looked at: the job may have ended just before that
         if self.state_at(line) != RUNNING:
             return False
-        # A companion that was removed or made meanwhile tells nothing: its users have locked the next one, or
+        # A lock file that was removed or made meanwhile tells nothing: its users have locked the next one, or
         # are about to
-        return companion.is_current()
+        return lock_table.is_current()
 
     def _has_seat_for_each(self, command: bytes) -> bool:
         """Whether as many seats of a command are held as lines of it are `r`, or more.  Raises OSError.
 
         The seats are counted once more after the lines: a job that was claimed in between has added to both.
         """
-        seats = self.companion.count(command)
+        seats = self.lock_table.count(command)
         if not seats:
             return False
         if not self._are_running(command, seats + 1):
             return True
-        return not self._are_running(command, self.companion.count(command) + 1)
+        return not self._are_running(command, self.lock_table.count(command) + 1)
 
     def has_room(self, command: bytes, orphan: bool = False, near: int | None = None) -> bool:
         """Whether one more copy of a command may live.  Raises OSError.
@@ -2828,7 +2828,7 @@ class JobReader(Opened):
         orphan: for a line that is `r` already; otherwise for a new one.  near: the offset of a line at which
         the search for running lines best begins; None: at the top.
         """
-        seats = self.companion.count(command)
+        seats = self.lock_table.count(command)
         return not seats or self._are_running(command, seats + orphan, near)
 
     def _are_running(self, command: bytes, least: int, near: int | None = None) -> bool:
@@ -2842,8 +2842,8 @@ class JobReader(Opened):
     # -- which file it is ------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Drop what this host has cached of the file, its companion and their names.  Raises OSError."""
-        self.companion.refresh()
+        """Drop what this host has cached of the file, its lock file and their names.  Raises OSError."""
+        self.lock_table.refresh()
 
     def refresh_reader(self) -> None:
         """Make all that `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
@@ -2882,7 +2882,7 @@ class JobReader(Opened):
         return self.network and fd is not None and is_at(self.real, fd)
 
     def follow(self) -> Changed:
-        """Go on with the file and the companion that the path names now; return what was opened.
+        """Go on with the file and the lock file that the path names now; return what was opened.
 
         Raises OSError; EPERM: the file is somebody's who could not write to the one before.
         """
@@ -2895,8 +2895,8 @@ class JobReader(Opened):
                     raise OSError(errno.EINVAL, "is no regular file any more")
                 self._open()
                 changed |= Changed.FILE
-        if self.companion.follow():
-            changed |= Changed.COMPANION
+        if self.lock_table.follow():
+            changed |= Changed.LOCK_FILE
         return changed
 
     def _open(self) -> None:
@@ -2937,15 +2937,15 @@ class JobReader(Opened):
             )
 
     def close_files(self) -> None:
-        """Close the job file and its companion; claimed lines keep their seats."""
+        """Close the job file and its lock file; claimed lines keep their seats."""
         close_all(self._fd, self.reader.detach())
-        self.companion.close()
+        self.lock_table.close()
         self._fd = None
         self.inode = None
 
 
 GUARD = 1 << 62             # bytes of the job file that are locked shared by each process that writes it
-USER_BYTES = GUARD + 2      # behind them: 2^61 bytes, one of which is locked to name the companion in use
+USER_BYTES = GUARD + 2      # behind them: 2^61 bytes, one of which is locked to name the lock file in use
 USERS = 1 << 61
 
 
@@ -2967,11 +2967,11 @@ class JobFile(JobReader):
     programs that lock places in the file.  It keeps an NFS client from writing neighbours back.  And it makes
     a write fail that comes after the lease was lost.
 
-    Doors are the companion's.  On a network file system a door makes this host forget what it has cached.
+    Doors are the lock file's.  On a network file system a door makes this host forget what it has cached.
     Behind the door writable() checks the path, and all that `reader` reads is no older than the door's lock.
     """
     ACCESS = os.O_RDWR
-    companion: Companion
+    lock_table: LockTable
     LONG = 2.0                  # seconds to wait at a door, for a program that does nothing else meanwhile
     CLAIM = 0.2                 # as LONG, for a claim: other lines may be had
     BRIEF = 0.01                # as LONG, for runners and servers on a local file system
@@ -2980,12 +2980,12 @@ class JobFile(JobReader):
                  badge: Badge | None = None) -> None:
         """badge: of a runner or server."""
         super().__init__(path, say=say, mount=mount, clock=clock)
-        self.companion = Companion(
+        self.lock_table = LockTable(
             self.real, mount, say=say, clock=clock, interval=self.interval, badge=badge
         )
         # what was found with nobody appending last, and the size that it had
         self._appended: tuple[Reader, int] | None = None
-        # through which the companion was named that is in use, and its number; None: none was
+        # through which the lock file was named that is in use, and its number; None: none was
         self._named: tuple[Reader, Identity | None] | None = None
 
     @property
@@ -3009,21 +3009,21 @@ class JobFile(JobReader):
     def door(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
         """Lock the door of a command for a moment; whether that was possible within `patience` seconds.
 
-        Raises Shifted if the companion is another one now, or if FUSE has forgotten the file; OSError.
+        Raises Shifted if the lock file is another one now, or if FUSE has forgotten the file; OSError.
         Whether the path still names the file, writable() checks.
         """
-        with self.companion.locking(row(command) + SEATS, patience) as opened:
+        with self.lock_table.locking(row(command) + SEATS, patience) as opened:
             if opened:
                 self.refresh_reader()
             yield opened
 
-    def name_companion(self) -> None:
-        """Lock a byte of the job file that tells which companion is in use, unless it is locked.
+    def name_lock_file(self) -> None:
+        """Lock a byte of the job file that tells which lock file is in use, unless it is locked.
 
         Raises OSError; EBUSY: another one is.
         """
         fd = self.fd
-        inode = self.companion.inode
+        inode = self.lock_table.inode
         if inode is None or (self._named and self._named[0] is self.reader and self._named[1] == inode):
             return
         self._named = None
@@ -3043,15 +3043,15 @@ class JobFile(JobReader):
             if not is_free(fd, first, behind - first):
                 raise OSError(
                     errno.EBUSY,
-                    "is in use with another companion (use one name for it; or a process that may only "
+                    "is in use with another lock file (use one name for it; or a process that may only "
                     "read it keeps it locked: lslocks names that)",
                 )
         self._named = self.reader, inode
 
     def open_to_write(self) -> None:
-        """Follow, and name the companion in use; for a process that claims no lines.  Raises OSError."""
+        """Follow, and name the lock file in use; for a process that claims no lines.  Raises OSError."""
         self.follow()
-        self.name_companion()
+        self.name_lock_file()
 
     def must_be_at_path(self) -> int:
         """Return the descriptor of the job file, if the path names it now.  Call it behind a door.
@@ -3071,10 +3071,10 @@ class JobFile(JobReader):
     def writable(self) -> int:
         """Return the descriptor of the job file, to write new states to it now.  Call it behind a door.
 
-        Raises as must_be_at_path() and name_companion().
+        Raises as must_be_at_path() and name_lock_file().
         """
         fd = self.must_be_at_path()
-        self.name_companion()
+        self.name_lock_file()
         return fd
 
     def names(self, fd: int) -> bool:
@@ -3105,7 +3105,7 @@ class JobFile(JobReader):
             if opened:
                 attempt = self.look_behind_door(line, NO_SETTINGS, line.state == RUNNING)
             if attempt.met is Met.OPEN:
-                attempt.became = result if result and self.companion.is_alone() else state
+                attempt.became = result if result and self.lock_table.is_alone() else state
                 self.write(line, attempt.became)
             return attempt
 
@@ -3122,7 +3122,7 @@ class JobFile(JobReader):
             raise Shifted
         if settings.line and self.state_at(settings.line) is None:
             raise Shifted                           # the directive above it has changed, or has moved
-        if data[:1] != line.state or (line.state == RUNNING and self.companion.is_held(own_seat(line))):
+        if data[:1] != line.state or (line.state == RUNNING and self.lock_table.is_held(own_seat(line))):
             return Attempt(Met.CHANGED, data)       # somebody has taken it since it was found
         if not committed:
             return Attempt(Met.APPENDING, data)
@@ -3144,25 +3144,25 @@ class JobFile(JobReader):
         if self.network and self._appended and self._appended[0] is self.reader and self._appended[1] <= size:
             known = self._appended[1]
         if line.offset >= known:
-            if self.companion.is_appended_to() or self._size_now() != size:
+            if self.lock_table.is_appended_to() or self._size_now() != size:
                 return False
             self._appended = self.reader, size
         return line.offset < size
 
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line that was verified behind its door.  Raises OSError."""
-        self.companion.must_be_alive()
+        self.lock_table.must_be_alive()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
             os.fsync(self.fd)                   # errors of a server that is full, or lost, come only here
-            self.companion.must_be_alive()
+            self.lock_table.must_be_alive()
 
 
 class JobQueue:
     """The jobs that were claimed from a job file: it claims lines, looks after those that it holds, and
     writes what became of them.
 
-    A job is `claimed` from claim() to give_up(); its seat is the companion's.  A queue does not wait for
+    A job is `claimed` from claim() to give_up(); its seat is the lock file's.  A queue does not wait for
     jobs, and a `Cursor` chooses the next line.
     """
     FEW = 16                    # lines of a command that are read one by one
@@ -3183,27 +3183,27 @@ class JobQueue:
         self._no_file_since: float | None = None
 
     def follow(self) -> Changed:
-        """Go on with the file and the companion that the path names now; return what was opened.
+        """Go on with the file and the lock file that the path names now; return what was opened.
 
-        Jobs get seats in a new companion before it is named as the one in use: until then no other runner can
-        take their lines for orphans.  Raises OSError; EBUSY: somebody uses another companion for this file.
+        Jobs get seats in a new lock file before it is named as the one in use: until then no other runner can
+        take their lines for orphans.  Raises OSError; EBUSY: somebody uses another lock file for this file.
         Then the seats are taken all the same, but no new line may be claimed.
         """
-        before = self.file.companion.inode
+        before = self.file.lock_table.inode
         changed = self.file.follow()
         self._no_file_since = None
         if changed & Changed.FILE:
             self._searched_at = -math.inf       # what was missing may be in this file
             self._cut_off_since = None
             self._say_reading()
-        if changed & Changed.COMPANION and before not in (None, self.file.companion.inode):
-            self.say(f"its companion {self.file.companion.path} was removed, and is made and locked again "
+        if changed & Changed.LOCK_FILE and before not in (None, self.file.lock_table.inode):
+            self.say(f"its lock file {self.file.lock_table.path} was removed, and is made and locked again "
                      "(leave it there)")
-            self.file.companion.free_seats()
-        self.file.companion.keep_badge()
+            self.file.lock_table.free_seats()
+        self.file.lock_table.keep_badge()
         self._forget_seats()
         self._reconcile_all([job for job in self.claimed if not job.seat])
-        self.file.name_companion()
+        self.file.name_lock_file()
         return changed
 
     def _say_reading(self) -> None:
@@ -3217,7 +3217,7 @@ class JobQueue:
             )
 
     def close_if_useless(self, error: OSError) -> None:
-        """Leave the job file and its companion if this error may mean that their locks were lost.
+        """Leave the job file and its lock file if this error may mean that their locks were lost.
 
         The next follow() opens them anew.
         """
@@ -3236,15 +3236,15 @@ class JobQueue:
                 and self.file.clock() - self._cut_off_since >= self.CUT_OFF)
 
     def _forget_seats(self) -> None:
-        """Take from jobs the seats that the companion has given up."""
+        """Take from jobs the seats that the lock file has given up."""
         for job in self.claimed:
-            if job.seat and self.file.companion.seats.get(job.seat.at) is not job.seat:
+            if job.seat and self.file.lock_table.seats.get(job.seat.at) is not job.seat:
                 job.seat = None
 
     def _free_seat(self, job: Job) -> None:
         """Give back a job's seat, if it has one."""
         if job.seat:
-            self.file.companion.free_seat(job.seat)
+            self.file.lock_table.free_seat(job.seat)
             job.seat = None
 
     @staticmethod
@@ -3284,7 +3284,7 @@ class JobQueue:
             if opened:
                 attempt = self.file.look_behind_door(line, settings, True, self._search_from(line.command))
             if attempt.met is Met.OPEN:
-                self.file.companion.count_in()
+                self.file.lock_table.count_in()
                 attempt.job = self._mark(line, taker, settings)
             return attempt
 
@@ -3292,7 +3292,7 @@ class JobQueue:
         """Take a seat, then write `r` if it is not there, and hold the line.  Raises OSError."""
         job = Job(**vars(line), taker=taker, settings=settings)
         job.note_found(self.file.size())
-        job.seat = self.file.companion.take_seat(job)
+        job.seat = self.file.lock_table.take_seat(job)
         try:
             if line.state != RUNNING:
                 self.file.write(line, RUNNING)
@@ -3340,9 +3340,9 @@ class JobQueue:
             try:
                 return self._finish(job, state)
             except Shifted:
-                # The file or its companion was replaced since the last look, the line was moved or written
+                # The file or its lock file was replaced since the last look, the line was moved or written
                 # over, or locks were lost.  We follow outside of the door, because it is another door if the
-                # companion is new.
+                # lock file is new.
                 self._drop_lost_seats()
                 self.follow()
                 return self._finish_astray(job, state)
@@ -3450,7 +3450,7 @@ class JobQueue:
         except OSError as error:
             # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
             self.close_if_useless(error)
-        assert self.file.companion.seats == {job.seat.at: job.seat for job in self.claimed if job.seat}
+        assert self.file.lock_table.seats == {job.seat.at: job.seat for job in self.claimed if job.seat}
         to_end = self._to_end
         self._to_end = {}
         return to_end
@@ -3486,9 +3486,9 @@ class JobQueue:
 
     def _drop_lost_seats(self) -> None:
         """Give up the seats whose locks a network file system has dropped.  Raises OSError."""
-        if not self.file.companion.is_alive():
+        if not self.file.lock_table.is_alive():
             self.file.close_files()
-        if self.file.companion.drop_lost_seats():
+        if self.file.lock_table.drop_lost_seats():
             self._forget_seats()
             self.file.close_files()                  # all other locks are lost with them
 
@@ -3529,7 +3529,7 @@ class JobQueue:
         """
         stand = {line.offset: line for line in lines}
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
-        seats = self.file.companion.count(command)
+        seats = self.file.lock_table.count(command)
         others = seats - sum(job.seat is not None for job in ours)
         unwritten = [job for job in ours if not self._is_written(job)]
         self._take_back_seats(unwritten, len(running) - seats)
@@ -3561,7 +3561,7 @@ class JobQueue:
                 continue
             is_new = self.file.state_at(job) == NEW              # an editor has saved over it
             if spare + is_new > 0:
-                job.seat = self.file.companion.take_seat(job)
+                job.seat = self.file.lock_table.take_seat(job)
                 spare += is_new - 1
                 self.say(f"line {job.number}: is locked anew")
             else:
@@ -3576,7 +3576,7 @@ class JobQueue:
         own = {own_seat(line): offset for offset, line in running.items()}
         if job.seat and job.seat.at in own:
             return own[job.seat.at]
-        is_held = self.file.companion.is_held
+        is_held = self.file.lock_table.is_held
         return next((offset for at, offset in own.items() if not is_held(at)), min(running))
 
     def _bring_back(self, line: Line) -> None:
@@ -3650,12 +3650,12 @@ def lock_hint(number: int | None) -> str:
     return "jobs are locked there: create an empty file of this name that all users may write"
 
 
-def check_companion(path: str, mount: Mount) -> None:
-    """Before anything runs: refuse a job file whose users would not all meet in one companion.
+def check_lock_file(path: str, mount: Mount) -> None:
+    """Before anything runs: refuse a job file whose users would not all meet in one lock file.
 
     Locks that do not work are refused, too: two descriptors must exclude each other.  Raises Problem.
     """
-    companion = companion_of(path)
+    lock_table = lock_file_of(path)
     end = time.monotonic() + 3.0
     if not sys.platform.startswith("linux"):
         raise Problem(
@@ -3670,15 +3670,15 @@ def check_companion(path: str, mount: Mount) -> None:
             f"{path}: is a mount of its own, whose users would not see others (mount its directory)"
         )
     try:
-        _try_locks(path, companion)
+        _try_locks(path, lock_table)
     except OSError as error:
-        raise Problem(f"{companion}: {reason(error)} ({lock_hint(error.errno)})") from None
+        raise Problem(f"{lock_table}: {reason(error)} ({lock_hint(error.errno)})") from None
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
         try:
             return file.open_to_write()
         except OSError as error:
-            # EBUSY: users of a companion that was removed come to the new one within a moment
+            # EBUSY: users of a lock file that was removed come to the new one within a moment
             if error.errno != errno.EBUSY or time.monotonic() > end:
                 raise Problem(f"{path}: {reason(error)}") from None
             time.sleep(0.1)
@@ -3686,12 +3686,12 @@ def check_companion(path: str, mount: Mount) -> None:
             file.close_files()
 
 
-def _try_locks(path: str, companion: str) -> None:
+def _try_locks(path: str, lock_table: str) -> None:
     """Make sure that two descriptors exclude each other.  Raises Problem, OSError."""
-    os.close(open_companion(path))
-    with open(companion, "rb+", buffering=0) as first, open(companion, "rb+", buffering=0) as second:
+    os.close(open_lock_file_of(path))
+    with open(lock_table, "rb+", buffering=0) as first, open(lock_table, "rb+", buffering=0) as second:
         if is_free(second.fileno(), take_probe(first.fileno())):
-            raise Problem(f"{companion}: record locks on this file system do not exclude (use another one)")
+            raise Problem(f"{lock_table}: record locks on this file system do not exclude (use another one)")
 
 
 # ======== Finding work ======================================================================================
@@ -4105,11 +4105,11 @@ class Retries:
         for kind in kinds:
             frontiers[kind] = max(frontiers.get(kind, 0), line.offset + 1)
         for kind in kinds:
-            self._file.companion.show_frontier(kind, frontiers[kind])
+            self._file.lock_table.show_frontier(kind, frontiers[kind])
 
     def _others(self) -> dict[int, int]:
         """How far other passes have come, here or in other processes.  Raises OSError."""
-        others = self._file.companion.others_frontiers()
+        others = self._file.lock_table.others_frontiers()
         for its_pass in self._passes.values():
             for kind, frontier in its_pass.frontiers.items():
                 others[kind] = max(others.get(kind, 0), frontier)
@@ -4117,7 +4117,7 @@ class Retries:
 
     def follow_others(self) -> None:
         """Have passes that are through their own part go on where others are.  Raises OSError."""
-        if self._passes and self._file.companion.is_open:
+        if self._passes and self._file.lock_table.is_open:
             others = self._others()
             for its_pass in self._passes.values():
                 its_pass.follow(others)
@@ -4138,7 +4138,7 @@ class Retries:
         if self._file.inode == inode and job.offset == offset and self._file.state_at(job) is not None:
             return
         self._anchor = None
-        others = self._file.companion.others_frontiers()
+        others = self._file.lock_table.others_frontiers()
         for its_pass in self._passes.values():
             its_pass.others_at_start = others
             its_pass.frontiers = {}
@@ -4177,14 +4177,14 @@ class Orphans:
         is_free = self._file.is_orphan(line)
         if not self._file.mount.forgets_locks:
             return Suspicion.PROVED if is_free else Suspicion.NONE
-        companion = self._file.companion
-        key = companion.pulse, line.number, line.command
+        lock_table = self._file.lock_table
+        key = lock_table.pulse, line.number, line.command
         if not is_free:
             self._unlocked.pop(key, None)
             return Suspicion.NONE
         # a line that was seen without a lock long ago may have run since, and have lost its lock with ours
-        companion.ask_again()
-        companion.must_be_alive()
+        lock_table.ask_again()
+        lock_table.must_be_alive()
         now = self._file.clock()
         if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
             return Suspicion.SOME
@@ -4987,7 +4987,7 @@ class Cursor:
         if not walk.groups or walk.groups[-1].whole:
             return False
         # asked before the size: if nobody appends, that size includes all that was appended
-        if self.file.companion.is_appended_to():
+        if self.file.lock_table.is_appended_to():
             walk.try_again = True
             return True
         return self.file.signature()[2] != self._rewalk.signature[2]
@@ -5211,7 +5211,7 @@ def _awaited(settings: JobSettings) -> str:
 
 def _awaited_behind(command: bytes, file: JobReader) -> str:
     """What all runners must wait for to claim a line of a command; '' if it is nothing.  Raises OSError."""
-    if file.companion.is_shut(command):
+    if file.lock_table.is_shut(command):
         return "another process, which keeps its command locked (lslocks names it)"
     return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
 
@@ -7683,7 +7683,7 @@ class JobLog(Sink):
 #
 # A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` names them, and the name
 # tells a job which slot it has.  Several runners may share the names that stand in a file (`--slots @NAMES`):
-# a slot is in use while a byte of that file's companion is locked, at a place made from the name.  The job
+# a slot is in use while a byte of that file's lock file is locked, at a place made from the name.  The job
 # inherits that lock, as it inherits its seat, so a slot stays in use for as long as its job lives.
 
 
@@ -7723,7 +7723,7 @@ class Slot:
 
     @property
     def byte(self) -> int:
-        """The byte that is locked for it in the companion of a file of names."""
+        """The byte that is locked for it in the lock file of a file of names."""
         key = b"%d %s" % (self.copy, os.fsencode(self.name))
         return int.from_bytes(blake2b(key, digest_size=7).digest(), "big")
 
@@ -7732,8 +7732,8 @@ class SlotFile:
     """A file NAMES with a name per line; blank lines and lines that begin with # do not count.
 
     While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the
-    name, in the companion .NAMES.lock: so NAMES may be edited or replaced at any time.  All users who may
-    write to NAMES may open the companion.  It is never written to, and never removed: without it names could
+    name, in the lock file .NAMES.lock: so NAMES may be edited or replaced at any time.  All users who may
+    write to NAMES may open the lock file.  It is never written to, and never removed: without it names could
     be used twice until the jobs that run now have ended.  A symbolic link is resolved at the start, so
     runners share names by whatever path they come to the file.
     """
@@ -7748,7 +7748,7 @@ class SlotFile:
         self.network = mount.network
         self.say = say
         self._target = os.path.realpath(path)
-        self.companion = companion_of(self._target)
+        self.lock_table = lock_file_of(self._target)
         self.interval = 1.0 if self.network else self.INTERVAL
         self.names: list[str] = []
         # of a file whose last line has no newline: its signature, and since when (monotonic seconds)
@@ -7769,9 +7769,9 @@ class SlotFile:
     def prepare(self) -> None:
         """Make sure that names can be locked.  Raises Problem."""
         try:
-            os.close(open_companion(self._target))
+            os.close(open_lock_file_of(self._target))
         except OSError as error:
-            raise Problem(f"{self.companion}: {reason(error)} (it must be a file that can be written: names "
+            raise Problem(f"{self.lock_table}: {reason(error)} (it must be a file that can be written: names "
                           "are locked there)") from None
 
     def look(self) -> Sequence[str] | None:
@@ -7835,7 +7835,7 @@ class SlotFile:
         """Lock a slot's name.  False: another runner, or the job of a dead one, has it; or that failed."""
         assert slot.fd is None
         try:
-            slot.fd = open_companion(self._target)
+            slot.fd = open_lock_file_of(self._target)
             if lock(slot.fd, slot.byte):
                 return True
         except OSError as error:
@@ -9353,7 +9353,7 @@ def output_path(text: str) -> str:
     A lock file with contents is refused by every program, and so is its job file.
     """
     for path in nonempty(text), os.path.realpath(text):
-        if match := COMPANION.fullmatch(os.path.basename(path)):
+        if match := LOCK_FILE.fullmatch(os.path.basename(path)):
             raise argparse.ArgumentTypeError(
                 f"'{printable(text)}' is the name of a lock file, that of {printable(match[1])} "
                 "(give another name)"
@@ -9381,8 +9381,8 @@ def wall_time(text: str) -> float | SlurmLimit | None:
 
 
 def file_of_jobs(text: str) -> str:
-    """An argparse type: a path of a job file, which must not be that of a companion."""
-    if match := COMPANION.fullmatch(os.path.basename(nonempty(text))):
+    """An argparse type: a path of a job file, which must not be that of a lock file."""
+    if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' is no job file: the commands of {printable(match[1])} are locked there"
         )
@@ -9954,13 +9954,13 @@ class App(RunnerProgram):
         self.network = self._mount.network
         if self.slot_file:
             self.network |= self.slot_file.network
-            self._inputs += [self.slot_file.path, self.slot_file.companion]
+            self._inputs += [self.slot_file.path, self.slot_file.lock_table]
         self._checked = not options.follow or os.path.lexists(self.path)
         if self._checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)
             if not options.dry_run:
-                check_companion(self.path, self._mount)
+                check_lock_file(self.path, self._mount)
             check_job_file(self.path, self.network, self.say)
 
     def _introduce(self) -> None:

@@ -74,8 +74,8 @@ from runmaker4 import (
     TreeEnder,
     add_help,
     append_locked,
-    check_companion,
     check_lines,
+    check_lock_file,
     check_mount,
     command_fault,
     duration,
@@ -203,10 +203,10 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
             with open_to_append(file.real) as fd:
                 if file.names(fd):
                     lock_all(fd)
-                    file.companion.must_be_alive()
+                    file.lock_table.must_be_alive()
                     yield fd
                     must_name(file, fd)
-                    file.companion.must_be_alive()
+                    file.lock_table.must_be_alive()
                     return
 
 
@@ -220,7 +220,7 @@ def must_name(file: JobFile, fd: int) -> None:
 def append_lock(file: JobFile) -> Iterator[None]:
     """Hold the append lock of a job file.  Waits for other processes; blocks signals while it has the lock.
     """
-    with file.companion.locking(APPEND_BYTE, OTHERS) as opened, uninterrupted():
+    with file.lock_table.locking(APPEND_BYTE, OTHERS) as opened, uninterrupted():
         if not opened:
             raise OSError(errno.EAGAIN, "another process keeps appending to it")
         yield
@@ -503,7 +503,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
     for line in selection.lines(file):
         missing.discard(line.number)
         done = ledger.count(file, line, set_state(file, line, state, force))
-        if done and force and line.state == RUNNING and file.companion.count(line.command):
+        if done and force and line.state == RUNNING and file.lock_table.count(line.command):
             ledger.alive.append(line.number)
     for number in sorted(missing):
         ledger.refuse(file, number, selection.why_refused)
@@ -638,7 +638,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
                 ledger.done[line.state] -= 1
                 ledger.refuse(file, line.number, "has moved or changed since (look, and run this again)")
         waiting = still
-    holders = Holders(file.companion.inode)
+    holders = Holders(file.lock_table.inode)
     for line in waiting:
         shown = text_of(HELD if line.state in (NEW, RUNNING) else line.state)
         why = where_it_runs(line, holders, file.mount.is_fuse)
@@ -647,7 +647,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
 
 def end_deserted_jobs(file: JobFile, lines: Sequence[Line]) -> None:
     """Kill the jobs of these cancelled lines that run on this host and whose runners are dead."""
-    holders = Holders(file.companion.inode)
+    holders = Holders(file.lock_table.inode)
     if not holders.by_jobs:
         return
     jobs: list[Shell] = []
@@ -678,7 +678,7 @@ def deserted_jobs(
             return []
         file.writable()
         running = [line for line in file.by_command({command})[command] if line.state == RUNNING]
-        alive = file.companion.count(command)
+        alive = file.lock_table.count(command)
     kept = {own_seat(line) for line in running}
     free = {seat: job for seat, job in jobs.items() if seat not in kept}
     found: list[tuple[Line, Shell]] = []
@@ -766,9 +766,9 @@ class Holders:
     """The processes of this host that hold job locks of a lock file now, as far as we can see them."""
     FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
 
-    def __init__(self, companion: Identity | None) -> None:
-        """companion: device and inode of the lock file; None: it does not exist, and there are no holders."""
-        self.companion = companion
+    def __init__(self, lock_table: Identity | None) -> None:
+        """lock file: device and inode of the lock file; None: it does not exist, and there are no holders."""
+        self.lock_table = lock_table
         self.by_jobs = [hold for hold in self._holds(LOCK_FD) if hold.inherited]
 
     @functools.cached_property
@@ -803,7 +803,7 @@ class Holders:
         """
         try:
             info = os.stat(f"/proc/{pid}/fd/{number}")
-            if (info.st_dev, info.st_ino) != self.companion:
+            if (info.st_dev, info.st_ino) != self.lock_table:
                 return [], False
             with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
                 text = file.read()
@@ -1091,7 +1091,7 @@ def alone(file: JobFile) -> Iterator[int]:
     In a bucket with job locks of other processes, lock only the command mutex. If another process holds that
     mutex, wait, because it will not take long.
     """
-    fd = file.companion.open_seat()
+    fd = file.lock_table.open_seat()
     end = time.monotonic() + DOOR_PATIENCE
     doors: list[int] = []
     try:
@@ -1112,7 +1112,7 @@ def alone(file: JobFile) -> Iterator[int]:
         file.refresh_reader()
         yield fd
     finally:
-        file.companion.close_seat(fd)
+        file.lock_table.close_seat(fd)
 
 
 def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:
@@ -2302,7 +2302,7 @@ def change_file(argv: Sequence[str]) -> int:
         file = JobFile(path, say=say, mount=mount)
         if os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
-            check_companion(path, mount)
+            check_lock_file(path, mount)
         if options.action not in ADDING:
             return use_lines(options, file)
         if os.path.lexists(path):

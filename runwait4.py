@@ -348,7 +348,7 @@ class Watcher:
     def badges(self) -> set[int] | None:
         """Return the presence locks of all runners and servers; None: no permission to read them."""
         self.file.follow()
-        return self.file.companion.badges()
+        return self.file.lock_table.badges()
 
     @patient
     def cancelled(self, survey: Survey) -> list[Line]:
@@ -358,11 +358,11 @@ class Watcher:
         survey: the last result of sure_look().
         """
         held = b"".join(survey.states.keys() - WORDS.keys())
-        companion = self.file.companion
-        if not held or not companion.is_open:
+        lock_table = self.file.lock_table
+        if not held or not lock_table.is_open:
             return []
         # A lock that includes the command mutex of a bucket is not a job lock, but `runset4.py --edit`.
-        buckets = {some.start & ~SEATS for some in other_locks(companion.fd, 0, ROWS_END)
+        buckets = {some.start & ~SEATS for some in other_locks(lock_table.fd, 0, ROWS_END)
                    if some.start | SEATS not in some}
         lines: dict[bytes, list[Line]] = {}
         for line in self.file.lines(held) if buckets else ():
@@ -371,7 +371,7 @@ class Watcher:
         still = []
         for command, equal_lines in lines.items():
             bucket = own_seat(equal_lines[0]) & ~SEATS
-            seats = sorted(offset - bucket for some in other_locks(companion.fd, bucket, SEATS)
+            seats = sorted(offset - bucket for some in other_locks(lock_table.fd, bucket, SEATS)
                            for offset in some)
             for line in survey.running + survey.orphans:
                 if line.command == command and seats:

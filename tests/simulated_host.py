@@ -55,8 +55,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, NoReturn
 
 PATH = "/simulated/runs.txt"
-COMPANION = "/simulated/.runs.txt.lock"
-ROW = 1 << 16                   # bytes of the companion that belong to one text; the last of them is the door
+LOCK_FILE = "/simulated/.runs.txt.lock"
+ROW = 1 << 16                   # bytes of the lock file that belong to one text; the last of them is the door
 APPEND = (1 << 62) + 1
 FLOCK = struct.Struct("hhqqi4x")
 LEASE = 20.0                    # seconds (really 90)
@@ -91,7 +91,7 @@ def lines_of(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
 
 
 def has_door(start: int, end: float) -> bool:
-    """Whether a door is among these bytes of the companion, or the byte of those who append."""
+    """Whether a door is among these bytes of the lock file, or the byte of those who append."""
     return start | ROW - 1 < end or start <= APPEND < end
 
 
@@ -113,7 +113,7 @@ class Inode:
     number: int
     data: bytearray
     changed: float
-    path: str = ""              # PATH or COMPANION, if it ever had this name; else it is somebody's own
+    path: str = ""              # PATH or LOCK_FILE, if it ever had this name; else it is somebody's own
     locks: list[Lock] = field(default_factory=list)
     # what its lines are by all that editors and appends did
     commands: list[bytes] = field(default_factory=list)
@@ -255,7 +255,7 @@ class World:
         raise NotImplementedError
 
     def note_doors(self, owner: Description, start: int, end: float, opened: bool) -> None:
-        """Doors among these bytes of the companion are about to be locked, or were just opened."""
+        """Doors among these bytes of the lock file are about to be locked, or were just opened."""
         raise NotImplementedError
 
     def note_lines(self) -> None:
@@ -442,7 +442,7 @@ class World:
         if kind != fcntl.F_UNLCK and self.conflicts(owner, start, end, exclusive):
             return False
         self.flush(owner.host, inode)
-        doors = inode.path == COMPANION and kind != fcntl.F_RDLCK and has_door(start, end)
+        doors = inode.path == LOCK_FILE and kind != fcntl.F_RDLCK and has_door(start, end)
         if doors and exclusive:
             self.note_doors(owner, start, end, False)
         kept = []
@@ -559,7 +559,7 @@ class World:
             self.names[path] = inode
         if path == PATH and inode:
             self.last = inode
-        if path in (PATH, COMPANION) and inode:
+        if path in (PATH, LOCK_FILE) and inode:
             inode.path, inode.replaced = path, math.inf
             self.note_content(inode)
 
@@ -753,7 +753,7 @@ class Machine:
         me = world.step()
         owner = self.of(me, fd)
         inode = owner.inode
-        if owner.direct or inode.path == COMPANION or inode not in me.host.pages:
+        if owner.direct or inode.path == LOCK_FILE or inode not in me.host.pages:
             self.check_lease(owner)
         if owner.direct:
             world.flush(me.host, inode)
@@ -794,7 +794,7 @@ class Machine:
 
     def may_append(self, me: Actor, what: str) -> None:
         if not any(lock.owner in me.fds.values() and lock.exclusive and lock.covers(APPEND)
-                   for inode in self.world.inodes if inode.path == COMPANION for lock in inode.locks):
+                   for inode in self.world.inodes if inode.path == LOCK_FILE for lock in inode.locks):
             self.world.fail(f"{what} without the lock")
 
     def write(self, fd: int, data: bytes) -> int:

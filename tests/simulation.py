@@ -7,7 +7,7 @@ does, in short.  There are two or three runners, on one host or on two, with or 
 runset4.py, which sets states and appends; an editor that saves what it has read long ago in place, or puts
 another file there in one of three ways; or instead of both one or two people with `runset4.py --edit`; fate,
 which kills runners (their jobs die with them or live on), stops them, and cuts hosts off; rarely somebody who
-removes the companion.  In a third of the histories lines are equal.  A job is a time span and a result:
+removes the lock file.  In a third of the histories lines are equal.  A job is a time span and a result:
 processes and output are none of this.  Nor are groups, and the server.
 
 What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the
@@ -16,7 +16,7 @@ invariants, at each byte that is written, each door that is left, and each opera
 check_seats); that no runner leaves a job alone that it may take (check_idle); and all that is left at the
 end, when all have gone and one more runner with
 --resume has looked at it (settle).  One thing alone excuses two copies: a life sign that was taken away from
-outside, by a lost lease or with the companion, until the runner has had time to look (is_blind).  That an
+outside, by a lost lease or with the lock file, until the runner has had time to look (is_blind).  That an
 editor does not save in place in the microseconds between a check and its write is seen to in edit().
 
     python3 -m tests.simulation --schedules 1000000 --planted ''     many histories, on all cores
@@ -49,8 +49,8 @@ from unittest import mock
 
 from tests.simulated_host import (
     APPEND,
-    COMPANION,
     LEASE,
+    LOCK_FILE,
     MACHINE,
     PATH,
     ROW,
@@ -114,15 +114,15 @@ def process(actor: Actor) -> Process:
     return actor
 
 
-def seats_in(companion: Inode, command: bytes, owners: Container[Description] | None = None) -> int:
-    """How many seats of a command are held in a companion, perhaps by these owners only."""
+def seats_in(lock_table: Inode, command: bytes, owners: Container[Description] | None = None) -> int:
+    """How many seats of a command are held in a lock file, perhaps by these owners only."""
     row = row_of(command)
     return sum(
         row <= lock.start < row + ROW - 1
         and lock.end == lock.start + 1
         and lock.real
         and (owners is None or lock.owner in owners)
-        for lock in companion.locks
+        for lock in lock_table.locks
     )
 
 
@@ -152,7 +152,7 @@ class History(World):
         self.places: dict[int, bytes] = {}          # of doors, and whose they are
         # doors locked: since when, the balance
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
-        self.removed = -math.inf                    # when somebody has removed the companion
+        self.removed = -math.inf                    # when somebody has removed the lock file
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
     # -- doors and seats -------------------------------------------------------------------------------------
@@ -175,13 +175,13 @@ class History(World):
 
     def seats(self, command: bytes, owners: Container[Description] | None = None) -> int:
         """How many seats of a command are held, perhaps by these owners only."""
-        companion = self.names.get(COMPANION)
-        return seats_in(companion, command, owners) if companion else 0
+        lock_table = self.names.get(LOCK_FILE)
+        return seats_in(lock_table, command, owners) if lock_table else 0
 
     def door(self, me: Actor, command: bytes) -> Lock | None:
         """The lock by which somebody stands behind the door of a command."""
         at = row_of(command) + ROW - 1
-        return next((lock for inode in self.inodes if inode.path == COMPANION for lock in inode.locks
+        return next((lock for inode in self.inodes if inode.path == LOCK_FILE for lock in inode.locks
                      if lock.covers(at) and lock.exclusive and lock.real and lock.since < inode.replaced
                      and lock.owner in me.fds.values()), None)
 
@@ -438,7 +438,7 @@ class History(World):
         """
         for description in {lock.owner for inode in self.inodes for lock in inode.locks}:
             self.fail(f"locks are left, of {description.host.name}")
-        for path in self.names.keys() - {PATH, COMPANION}:
+        for path in self.names.keys() - {PATH, LOCK_FILE}:
             if not (self.kind.startswith("fuse") and "cut" in self.fates):      # else it could not be removed
                 self.fail(f"{path} is left")
         inode = self.names[PATH]
@@ -510,7 +510,7 @@ def mount_of(host: Host) -> Any:
 
 def own(host: Host) -> int:
     """Descriptors of a runner besides those of its jobs: the file, on NFS also to read it, and its
-    companion's doors.
+    lock file's doors.
     """
     return 3 if host.network else 2
 
@@ -870,10 +870,10 @@ def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[f
             # back between a check and its call for longer than the lease, while the cable was out
 
 
-def remove_companion(world: History) -> Iterator[float]:
+def remove_lock_file(world: History) -> Iterator[float]:
     """Somebody removes what must not be removed."""
     yield world.draws.choice((0.1, 1.0, 3.0)) * world.pace
-    world.name(COMPANION, None)
+    world.name(LOCK_FILE, None)
     world.removed, world.disturbed = world.now, math.inf
 
 
@@ -942,7 +942,7 @@ def make_world(seed: int) -> History:
     if draws.random() < 0.2:
         world.fills = 0.5
     if not world.kind and draws.random() < 0.05:       # else NFS goes on seeing its name for a while
-        world.actors.append(Actor("remover", hosts[2], script=remove_companion(world)))
+        world.actors.append(Actor("remover", hosts[2], script=remove_lock_file(world)))
     return world
 
 
@@ -1066,7 +1066,7 @@ def play(world: History) -> str:
 
 
 Patches = list[tuple[Any, str, Any]]    # each an object, an attribute of it, and what takes its place
-FILE, QUEUE, COMPANIONS = CORE.JobFile, CORE.JobQueue, CORE.Companion
+FILE, QUEUE, LOCK_TABLES = CORE.JobFile, CORE.JobQueue, CORE.LockTable
 
 
 def path_before_the_door() -> Patches:
@@ -1134,7 +1134,7 @@ def one(owner: Any, attribute: str, new: Any) -> Callable[[], Patches]:
 
 
 orphan_by_its_own_seat = one(FILE, "is_orphan", lambda self, line: (
-    self.companion.is_open and not self.companion.is_held(CORE.own_seat(line))))
+    self.lock_table.is_open and not self.lock_table.is_held(CORE.own_seat(line))))
 
 
 def room(new: int, orphan: int) -> Callable[[], Patches]:
@@ -1142,7 +1142,7 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     too_many_new, too_many_orphans = new, orphan
 
     def has_room(self: Any, command: bytes, orphan: bool = False, near: Any = None) -> bool:
-        seats = self.companion.count(command)
+        seats = self.lock_table.count(command)
         least = seats + orphan - (too_many_orphans if orphan else too_many_new)
         return not seats or least <= 0 or self._are_running(command, least)
 
@@ -1157,9 +1157,9 @@ def seats_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]:
     plain = QUEUE._reconcile
 
     def reconcile(self: Any, command: bytes, ours: Any, lines: Any) -> dict[Any, bytes]:
-        companion = self.file.companion
-        seats = count(companion.count(command), sum(job.seat is not None for job in ours))
-        with mock.patch.object(companion, "count", lambda command: seats):
+        lock_table = self.file.lock_table
+        seats = count(lock_table.count(command), sum(job.seat is not None for job in ours))
+        with mock.patch.object(lock_table, "count", lambda command: seats):
             missing: dict[Any, bytes] = plain(self, command, ours, lines)
             return missing
 
@@ -1167,10 +1167,10 @@ def seats_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]:
 
 
 PLANTED: dict[str, Callable[[], Patches]] = {
-    "no door": one(COMPANIONS, "_lock", lambda self, at, plain=COMPANIONS._lock: (
+    "no door": one(LOCK_TABLES, "_lock", lambda self, at, plain=LOCK_TABLES._lock: (
         at % ROW == ROW - 1 or plain(self, at))),
     "door of another text": one(FILE, "door", lambda self, command, patience=2.0: (
-        self.companion.locking(CORE.row(b"another") + ROW - 1, patience))),
+        self.lock_table.locking(CORE.row(b"another") + ROW - 1, patience))),
     "seat freed before the write": seat_freed_early,
     "seat freed after the claim": row_unlocked,
     "seat not lent": one(QUEUE, "lend", staticmethod(lambda job: None)),
@@ -1184,10 +1184,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "one orphan too few": room(0, -1),
     "no room, and taken": one(FILE, "has_room", lambda *args, **named: True),
     "orphan by its own seat": orphan_by_its_own_seat,
-    "second companion": one(CORE, "companion_of", lambda path: COMPANION + MACHINE.world.me.host.name),
-    "companion not checked": one(COMPANIONS, "is_current", lambda self: True),
+    "second lock file": one(CORE, "lock_file_of", lambda path: LOCK_FILE + MACHINE.world.me.host.name),
+    "lock file not checked": one(LOCK_TABLES, "is_current", lambda self: True),
     "no guard": lambda: [
-        (FILE, "name_companion", lambda self: None),
+        (FILE, "name_lock_file", lambda self: None),
         (CORE, "lock_all", lambda fd: None),
     ],
     "lost lease ignored": one(QUEUE, "_drop_lost_seats", lambda self: None),
@@ -1198,33 +1198,33 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "seats of others not counted": seats_counted(lambda seats, ours: ours),
     "a seat too many counted": seats_counted(lambda seats, ours: seats + 1),
     "not brought back": one(QUEUE, "_bring_back", lambda self, line: None),
-    "lost door believed in": one(COMPANIONS, "must_be_alive", lambda self: None),
+    "lost door believed in": one(LOCK_TABLES, "must_be_alive", lambda self: None),
     # Who asks at the door need not ask for the seat, unless its clock stood still: its host was suspended
     "result over another's r": lambda: [
         (QUEUE, "still_has", lambda self, job: True),
-        (COMPANIONS, "must_be_alive", lambda self: None),
+        (LOCK_TABLES, "must_be_alive", lambda self: None),
     ],
     "result not verified": one(FILE, "state_at", lambda self, line, plain=FILE.state_at: (
         b"r" if isinstance(line, CORE.Job) else plain(self, line))),
     "written twice": one(QUEUE, "_is_written", lambda self, job: False),
-    "left open": one(COMPANIONS, "close_seat", lambda self, fd: None),
-    "closed twice": one(COMPANIONS, "close_seat", lambda self, fd, plain=COMPANIONS.close_seat: (
+    "left open": one(LOCK_TABLES, "close_seat", lambda self, fd: None),
+    "closed twice": one(LOCK_TABLES, "close_seat", lambda self, fd, plain=LOCK_TABLES.close_seat: (
         plain(self, fd), CORE.os.close(fd))),
     "barrier ignored": one(CORE.Above, "find_block", lambda self, line, file: None),
     "appended without the lock": one(
-        COMPANIONS, "locking", lambda self, at, patience, plain=COMPANIONS.locking: (
+        LOCK_TABLES, "locking", lambda self, at, patience, plain=LOCK_TABLES.locking: (
             nullcontext(True) if at == APPEND else plain(self, at, patience))),
     "taken while appended": one(FILE, "is_committed", lambda *args: True),
-    "edited without the doors": one(SETTER, "alone", lambda file: nullcontext(file.companion.fd)),
+    "edited without the doors": one(SETTER, "alone", lambda file: nullcontext(file.lock_table.fd)),
     "states as the person read them": one(
         SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base)),
-    "alone though others claim": one(COMPANIONS, "is_alone", lambda self: True),
+    "alone though others claim": one(LOCK_TABLES, "is_alone", lambda self: True),
     "alone since before others came": one(
-        COMPANIONS, "count_in", lambda self, plain=COMPANIONS.count_in: (
+        LOCK_TABLES, "count_in", lambda self, plain=LOCK_TABLES.count_in: (
             plain(self), self.__dict__.update(_length_alone=CORE.os.fstat(self.fd).st_size))),
     "an equal line's end": one(
         CORE.Orphans, "_known_result", lambda self, line: self._results[line.command].state),
-    "names and sizes not seen": one(CORE.Companion, "refresh", lambda self: None),
+    "names and sizes not seen": one(CORE.LockTable, "refresh", lambda self: None),
     "old pages read": one(
         CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd)))),
     "read through an old description": one(FILE, "refresh_reader", lambda self: None),

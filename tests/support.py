@@ -136,7 +136,7 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def companion(path: pathlib.Path) -> pathlib.Path:
+def lock_table(path: pathlib.Path) -> pathlib.Path:
     """The file beside a job file in which its commands are locked."""
     return path.with_name(f".{path.name}.lock")
 
@@ -144,7 +144,7 @@ def companion(path: pathlib.Path) -> pathlib.Path:
 def held_seats(path: pathlib.Path, command: bytes) -> list[int]:
     """The seats of a command that are held."""
     try:
-        with open(companion(path), "rb") as file:
+        with open(lock_table(path), "rb") as file:
             start = runmaker4.row(command)
             return [
                 at - start
@@ -269,7 +269,7 @@ class Case(unittest.TestCase):
     def hold_line(self, number: int, name: str = "runs.txt") -> int:
         """Take the life sign of a line, as its runner would; the descriptor, closed when the test ends."""
         command = self.read(name).splitlines()[number - 1][2:]
-        fd = runmaker4.open_companion(str(self.dir / name))
+        fd = runmaker4.open_lock_file_of(str(self.dir / name))
         self.addCleanup(os.close, fd)
         self.assertTrue(runmaker4.lock(fd, runmaker4.row(command) + number))
         return fd

@@ -9,7 +9,7 @@ from typing import Any
 
 import runmaker4
 from tests.journal import pair, start
-from tests.support import FULL, GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, RunCase, companion, wait_until
+from tests.support import FULL, GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, RunCase, lock_table, wait_until
 from tests.tcp import TcpCase
 from tests.terminal import Terminal
 from tests.test_journal_reading import JournalCase
@@ -89,7 +89,7 @@ import runmaker4
 drawn = iter([7, 7, 9])
 runmaker4.Badge._draw = lambda self: next(drawn)
 """
-        with open(companion(self.dir / "runs.txt"), "wb") as file:
+        with open(lock_table(self.dir / "runs.txt"), "wb") as file:
             self.assertTrue(runmaker4.lock(file.fileno(), runmaker4.BADGE_BYTES + 7))
             runner = self.start_patched(patch, "-q", "--outdir", "out", "--name", "alice", "runs.txt")
             self.addCleanup(self.open_gate)
@@ -102,7 +102,7 @@ runmaker4.Badge._draw = lambda self: next(drawn)
 
     def test_one_that_finds_all_locked_is_there_once_that_is_over(self) -> None:
         self.write(f". {GATE}\n. b\n")
-        with open(companion(self.dir / "runs.txt"), "wb") as file:
+        with open(lock_table(self.dir / "runs.txt"), "wb") as file:
             fd, all_badges = file.fileno(), (runmaker4.BADGE_BYTES, runmaker4.Badge.COUNT)
             self.assertTrue(runmaker4.lock(fd, *all_badges))
             self.start(RUNMAKER, "-q", "runs.txt")
@@ -113,7 +113,7 @@ runmaker4.Badge._draw = lambda self: next(drawn)
 
     def test_one_whose_companion_was_removed_is_there_again(self) -> None:
         self.gated()
-        companion(self.dir / "runs.txt").unlink()
+        lock_table(self.dir / "runs.txt").unlink()
         self.runners(1)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
@@ -140,8 +140,8 @@ runset4.uninterrupted = lambda: open("adding", "w").close() or time.sleep(99)
         bound = self.bound_by_permissions()
         self.write("r true\n")
         (self.dir / "runs.txt").chmod(0o644)
-        companion(self.dir / "runs.txt").touch()
-        companion(self.dir / "runs.txt").chmod(0o000)
+        lock_table(self.dir / "runs.txt").touch()
+        lock_table(self.dir / "runs.txt").chmod(0o000)
         self.dir.chmod(0o755)
         ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
         self.assertIn(b"\ncannot count runners and servers: no permission to read their locks\n", ended.out)

@@ -230,7 +230,7 @@ class WithoutRunner(LifeSign):
         self.assertNobodyLeft()
 
     def test_a_runner_that_is_a_job_is_not_taken_for_one_of_its_jobs(self) -> None:
-        """Both work on one file, so the inner one holds seats of one companion; the outer one is dead."""
+        """Both work on one file, so the inner one holds seats of one lock file; the outer one is dead."""
         inner = " ".join(self.command(RUNMAKER, "-q", "runs.txt"))
         self.write(f". {inner}\n. {SLEEPING}\n")
         runner = self.start(RUNMAKER, "runs.txt", start_new_session=True)
@@ -241,12 +241,12 @@ class WithoutRunner(LifeSign):
         wait_until(lambda: not self.locked_lines(), what="the inner runner has ended")
 
     def check_is_spared(self, environ: dict[str, str], uses: bool) -> None:
-        """Another process has the seat as a job has it, in this environment; uses: and the companion, too."""
+        """Another process has the seat as a job has it, in this environment; uses: and the lock file, too."""
         self.write("r echo a\n")
         holds = (
             "import os, runmaker4, time\n"
-            "fd = runmaker4.open_companion('runs.txt')\n"
-            "other = runmaker4.open_companion('runs.txt')\n"
+            "fd = runmaker4.open_lock_file_of('runs.txt')\n"
+            "other = runmaker4.open_lock_file_of('runs.txt')\n"
             f"{uses} and runmaker4.lock(other, runmaker4.HERE_BYTE, shared=True)\n"
             "os.dup2(fd, 64)\n"
             "assert runmaker4.lock(64, runmaker4.row(b'echo a') + 1)\n"

@@ -1,4 +1,4 @@
-"""Promise: all who use a job file meet in its companion, `.runs.txt.lock`; where they could not, nothing is
+"""Promise: all who use a job file meet in its lock file, `.runs.txt.lock`; where they could not, nothing is
 begun.
 """
 import errno
@@ -11,7 +11,17 @@ from typing import Any
 from unittest import mock
 
 import runmaker4
-from tests.support import GATE, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, companion, deadline, wait_until
+from tests.support import (
+    GATE,
+    RUNMAKER,
+    RUNSERVER,
+    RUNSET,
+    RUNWAIT,
+    RunCase,
+    deadline,
+    lock_table,
+    wait_until,
+)
 from tests.values import present
 
 # Another host makes each file in the same moment: we are told that it exists, as MooseFS does it
@@ -31,7 +41,7 @@ atexit.register(lambda: print("made elsewhere:", *sorted(made)))
 """
 
 
-class Companion(RunCase):
+class LockTable(RunCase):
     """Who can make it, who cannot, and what becomes of it."""
     USERS = (RUNMAKER,), (RUNSERVER, "--port", "0"), (RUNSET, "--all", "--set=x")
 
@@ -51,7 +61,7 @@ class Companion(RunCase):
         os.link(self.path, self.dir / "other.txt")
         self.assertRefused(self.run_script(RUNMAKER, "runs.txt"), "several names", "keep one")
         self.assertRefused(self.run_script(RUNSERVER, "--port", "0", "runs.txt"), "several names")
-        self.assertEqual((self.states(), companion(self.path).exists()), (".", False))
+        self.assertEqual((self.states(), lock_table(self.path).exists()), (".", False))
 
     def test_a_file_that_is_a_mount_of_its_own_is_refused(self) -> None:
         self.write(". touch never\n", "source.txt")
@@ -63,7 +73,7 @@ class Companion(RunCase):
         self.assertRefused(ended, "mount of its own", "mount its directory")
 
     def test_a_companion_that_is_no_file_is_refused(self) -> None:
-        companion(self.path).mkdir()
+        lock_table(self.path).mkdir()
         self.assertAllRefuse(".runs.txt.lock", "is a directory")
 
     def test_a_pipe_or_a_file_of_contents_by_its_name_is_refused_and_left_as_it_is(self) -> None:
@@ -79,12 +89,12 @@ class Companion(RunCase):
             with self.subTest(call):
                 self.assertRefused(ended, f".{call[-1]}.lock", said[call[-1]])
         for name in said:
-            self.assertEqual(companion(self.dir / name).stat().st_mode & 0o777, 0o600)
+            self.assertEqual(lock_table(self.dir / name).stat().st_mode & 0o777, 0o600)
             self.assertEqual(self.states(name), ".")
         self.assertEqual(sorted(os.listdir(self.dir)), before)
 
     def test_a_link_in_its_place_is_named_as_one(self) -> None:
-        companion(self.path).symlink_to("elsewhere")
+        lock_table(self.path).symlink_to("elsewhere")
         self.write(". true\n")
         self.assertAllRefuse(".runs.txt.lock", "is a symbolic link", "remove the link")
         self.assertRefused(self.run_script(RUNWAIT, "--status", "runs.txt"), ".lock: is a symbolic link")
@@ -99,7 +109,7 @@ class Companion(RunCase):
         for number, (words, make) in enumerate(ways.items()):
             with self.subTest(words=words):
                 file = self.write(". touch never\n", f"file.{number}")
-                make(companion(file))
+                make(lock_table(file))
                 ended = self.run_script(RUNMAKER, "--dry-run", file.name)
                 self.assertRefused(ended, f"runmaker4.py: {file.name}: ", f".{file.name}.lock", words)
 
@@ -112,19 +122,19 @@ class Companion(RunCase):
             with self.subTest(errno.errorcode[number]), mock.patch.object(
                     runmaker4, "lock", side_effect=OSError(number, os.strerror(number))):
                 with self.assertRaises(runmaker4.Problem) as refused:
-                    runmaker4.check_companion(str(self.path), mount)
+                    runmaker4.check_lock_file(str(self.path), mount)
                 self.assertIn(remedy, str(refused.exception))
 
     def test_a_pipe_in_its_place_is_named_by_a_runner_that_is_there(self) -> None:
         self.write("")
         runner = self.start(RUNMAKER, "-q", "--follow", "runs.txt")
-        wait_until(companion(self.path).exists, what="it is made")
+        wait_until(lock_table(self.path).exists, what="it is made")
         os.mkfifo(self.dir / "pipe")
-        (self.dir / "pipe").rename(companion(self.path))
+        (self.dir / "pipe").rename(lock_table(self.path))
         self.write(". true\n")
         said = present(runner.stderr).readline()
-        self.assertIn(b"its companion .runs.txt.lock: is no regular file; trying again", said)
-        companion(self.path).unlink()
+        self.assertIn(b"its lock file .runs.txt.lock: is no regular file; trying again", said)
+        lock_table(self.path).unlink()
         self.wait_states("d")
         runner.terminate()
         self.finish(runner)
@@ -140,7 +150,7 @@ class Companion(RunCase):
             "an empty file of this name",
         )
         self.dir.chmod(0o755)
-        companion(self.path).touch()
+        lock_table(self.path).touch()
         self.write(". true\n")
         self.dir.chmod(0o555)
         ended = self.run_script(RUNMAKER, "-q", "runs.txt", **bound)
@@ -159,8 +169,8 @@ class Companion(RunCase):
         bound = self.bound_by_permissions()
         self.write("r true\n. true\n")
         self.path.chmod(0o644)
-        companion(self.path).touch()
-        companion(self.path).chmod(0o000)
+        lock_table(self.path).touch()
+        lock_table(self.path).chmod(0o000)
         self.dir.chmod(0o755)
         calls = (RUNWAIT, "--status"), (RUNWAIT, "--status", "--json"), (RUNSET, "--list")
         for call, ended in self.run_all(((*call, "runs.txt") for call in calls), **bound):
@@ -175,8 +185,8 @@ class Companion(RunCase):
     def test_one_that_is_somebody_elses_is_refused(self) -> None:
         if os.geteuid():
             self.skipTest("only root can give files away")
-        companion(self.path).touch()
-        os.chown(companion(self.path), 4242, -1)
+        lock_table(self.path).touch()
+        os.chown(lock_table(self.path), 4242, -1)
         self.assertAllRefuse(".runs.txt.lock", "belongs to user 4242, who could remove it while jobs run")
         os.chown(self.path, 4242, -1)               # whose file it is may have it
         ended = self.run_script(RUNMAKER, "-q", "runs.txt")
@@ -188,10 +198,10 @@ class Companion(RunCase):
                 self.write(". true\n")
                 self.path.chmod(mode)
                 self.assertEqual(self.run_script(RUNMAKER, "-q", "runs.txt").code, 0)
-                self.assertEqual(companion(self.path).stat().st_mode & 0o777, wanted)
+                self.assertEqual(lock_table(self.path).stat().st_mode & 0o777, wanted)
 
     def test_that_somebody_keeps_a_command_locked_is_told(self) -> None:
-        with open(companion(self.path), "wb") as file:
+        with open(lock_table(self.path), "wb") as file:
             self.assertTrue(runmaker4.lock(file.fileno(), runmaker4.row(b"echo ran >>ran") + runmaker4.SEATS))
             runner = self.start_patched("import runmaker4; runmaker4.Cursor.PATIENCE = 0.3", "-q", "runs.txt")
             with deadline(runner, 30):
@@ -201,14 +211,14 @@ class Companion(RunCase):
         self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
 
     def test_a_lock_on_a_byte_of_the_file_that_names_companions_is_refused(self) -> None:
-        companion(self.path).touch()
+        lock_table(self.path).touch()
         with open(self.path, "rb") as reader:
             self.assertTrue(runmaker4.lock(reader.fileno(), runmaker4.USER_BYTES + 5, shared=True))
-            self.assertAllRefuse("is in use with another companion (")
+            self.assertAllRefuse("is in use with another lock file (")
 
     def test_runners_make_one_that_was_removed_again_and_say_so(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n")
-        companion(self.path).unlink()
+        lock_table(self.path).unlink()
         wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
         other = self.run_script(RUNMAKER, "-q", "--resume", "runs.txt")
         self.assertEqual((other.code, self.states()), (0, "r"), other.err)

@@ -222,7 +222,7 @@ class Locked(EditCase):
 
     def test_a_door_that_somebody_is_behind_is_waited_for_and_then_that_is_said(self) -> None:
         path = self.write(". a\n. b\n")
-        fd = runmaker4.open_companion(str(path))
+        fd = runmaker4.open_lock_file_of(str(path))
         self.addCleanup(os.close, fd)
         self.assertTrue(runmaker4.lock(fd, runmaker4.row(b"a") + runmaker4.SEATS))
         setter = runmaker4.JobFile(str(path), say=self.fail)

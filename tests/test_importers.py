@@ -779,7 +779,7 @@ class Appending(JobFileCase):
             processes = []
             for name, (args, theirs, _) in files.items():
                 file = stack.enter_context(open(self.dir / name, "wb", buffering=0))
-                locks = runmaker4.open_companion(str(self.dir / name))
+                locks = runmaker4.open_lock_file_of(str(self.dir / name))
                 stack.callback(os.close, locks)
                 stack.enter_context(locked(locks, APPEND_BYTE))
                 processes.append(self.start(RUNSET, name, *args))

@@ -1,4 +1,4 @@
-"""Promise: all who use a job file meet in one companion, whatever links there are; so a job file that is a
+"""Promise: all who use a job file meet in one lock file, whatever links there are; so a job file that is a
 symbolic link is refused, and links in the names of directories may be led elsewhere.
 """
 import os

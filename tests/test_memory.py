@@ -588,7 +588,7 @@ class Model:
             for job in jobs:
                 cursor.finish(job, b"e")
         else:
-            for seat in cursor.file.companion.seats.values():
+            for seat in cursor.file.lock_table.seats.values():
                 os.close(seat.fd)
             cursor.file.close_files()
 

@@ -383,7 +383,7 @@ class LostSeats(JobFileCase):
 
 
 class SeatsTakenBack(JobFileCase):
-    """Jobs whose seats were lost, because the companion was removed or a lease was over."""
+    """Jobs whose seats were lost, because the lock file was removed or a lease was over."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -393,13 +393,13 @@ class SeatsTakenBack(JobFileCase):
         self.first, self.second = job_of(cursor.claim()), job_of(cursor.claim())
 
     def test_an_edit_in_place_between_the_search_and_the_door_loses_none(self) -> None:
-        os.unlink(self.queue.file.companion.path)
-        locking = self.queue.file.companion.locking
+        os.unlink(self.queue.file.lock_table.path)
+        locking = self.queue.file.lock_table.locking
 
         def edited(at: int, patience: float) -> Any:
             self.path.write_bytes(b"# put in\nr a\nr b\n")
             return locking(at, patience)
-        with mock.patch.object(self.queue.file.companion, "locking", edited):
+        with mock.patch.object(self.queue.file.lock_table, "locking", edited):
             self.assertEqual(self.queue.look_after(), {})
         self.assertTrue(self.first.seat and self.second.seat)
 
@@ -411,7 +411,7 @@ class SeatsTakenBack(JobFileCase):
 
     def test_that_another_has_taken_a_line_is_said_once(self) -> None:
         self.path.write_bytes(b"d a\nr b\n")
-        os.unlink(self.queue.file.companion.path)
+        os.unlink(self.queue.file.lock_table.path)
         self.assertIn("another runner has taken it", self.queue.finish(self.first, b"d"))
         self.assertEqual(self.queue.look_after(), {})
 
@@ -419,7 +419,7 @@ class SeatsTakenBack(JobFileCase):
         reader = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(reader.close_files)
         lines = list(reader.lines(b"r"))
-        os.unlink(self.queue.file.companion.path)
+        os.unlink(self.queue.file.lock_table.path)
         self.queue.look_after()
         self.assertEqual([reader.is_orphan(line) for line in lines], [False, False])
 
@@ -625,7 +625,7 @@ class Committed(JobFileCase):
                 self.assertTrue(queue.file.is_committed(last))
                 self.path.write_bytes(b"r a\n")
                 other = self.another(queue.file)
-                self.assertTrue(runmaker4.lock(other.companion.fd, runmaker4.APPEND_BYTE))
+                self.assertTrue(runmaker4.lock(other.lock_table.fd, runmaker4.APPEND_BYTE))
                 with self.path.open("ab") as file:
                     file.write(b". new\n")
                 new, = queue.file.lines(b".")
@@ -773,7 +773,7 @@ class IdleLooks(JobFileCase):
     def locked_job(self) -> runmaker4.Cursor:
         """A file whose only line is new, while a copy of its job lives, as an editor may leave it."""
         jobs = self.jobs(b". a\n")
-        self.holder = runmaker4.open_companion(str(self.path))
+        self.holder = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, self.holder)
         self.assertTrue(runmaker4.lock(self.holder, runmaker4.row(b"a") + 7))
         return jobs
@@ -956,7 +956,7 @@ class LinesOfADeadServer(JobFileCase):
         with.
         """
         self.path.write_bytes(after)
-        fd = runmaker4.open_companion(str(self.path))
+        fd = runmaker4.open_lock_file_of(str(self.path))
         for number, text in enumerate(before, 1):
             self.assertTrue(runmaker4.lock(fd, runmaker4.row(text[1:]) + number))
         file = server.ServedFile(str(self.path), say=lambda text: None)
@@ -992,16 +992,16 @@ class LinesOfADeadServer(JobFileCase):
     def test_a_seat_whose_line_is_r_no_more_is_kept_for_its_client(self) -> None:
         text = b" echo same"
         queue, jobs = self.adopt([text], b". echo same\n")
-        self.assertEqual((jobs, len(queue.companion.unclaimed)), ([], 1))
+        self.assertEqual((jobs, len(queue.lock_table.unclaimed)), ([], 1))
         job = present(queue.take_back(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
         queue.look_after()
-        self.assertEqual((job.offset, queue.companion.unclaimed), (0, set()))
+        self.assertEqual((job.offset, queue.lock_table.unclaimed), (0, set()))
         self.assertEqual(self.path.read_bytes(), b"r echo same\n")
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
         self.path.write_bytes(b"r%s\n" % text * 3)
-        other = runmaker4.open_companion(str(self.path))
+        other = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 3))
         queue, jobs = self.adopt([text], b"r%s\n" % text * 3)
@@ -1011,11 +1011,11 @@ class LinesOfADeadServer(JobFileCase):
 
     def test_a_line_of_another_runner_is_not_among_them_where_its_own_is_r_no_more(self) -> None:
         self.path.write_bytes(b"d echo\nr echo\n")
-        other = runmaker4.open_companion(str(self.path))
+        other = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 2))
         queue, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
-        self.assertEqual((jobs, len(queue.companion.unclaimed)), ([], 1))
+        self.assertEqual((jobs, len(queue.lock_table.unclaimed)), ([], 1))
 
 
 class LinesOfAClientThatComesBack(JobFileCase):
@@ -1097,7 +1097,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
 
     def test_a_line_r_that_another_has_is_lost_whatever_is_said(self) -> None:
         self.path.write_bytes(b"")
-        other = runmaker4.open_companion(str(self.path))
+        other = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 1))
         for result in None, b"d", b".", b"e":
@@ -1400,7 +1400,7 @@ class RetriesOfMany(JobFileCase):
         said: list[str] = []
         queue = self.queue_on(b"! a\n! b\n", say=said.append)
         cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
-        with self.another(queue.file).companion.locking(runmaker4.APPEND_BYTE, 0.0) as locked:
+        with self.another(queue.file).lock_table.locking(runmaker4.APPEND_BYTE, 0.0) as locked:
             self.assertTrue(locked)
             for _ in range(3):
                 self.assertIsNotNone(self.nothing(cursor).again)
@@ -1412,7 +1412,7 @@ class RetriesOfMany(JobFileCase):
     def test_a_line_whose_copy_lives_becomes_new_and_keeps_no_other_from_its_turn(self) -> None:
         queue = self.queue_on(b"! a\n! b\n", say=self.fail)
         cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
-        holder = runmaker4.open_companion(str(self.path))
+        holder = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, holder)
         self.assertTrue(runmaker4.lock(holder, runmaker4.row(b"a") + 7))
         job = job_of(cursor.claim())

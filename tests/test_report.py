@@ -18,7 +18,7 @@ from typing import Any, Optional
 import runmaker4
 import runwait4
 from tests.journal import BEGAN, end, start
-from tests.support import FULL, GATE, ROOT, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, companion
+from tests.support import FULL, GATE, ROOT, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, lock_table
 from tests.values import present
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -319,7 +319,7 @@ class Content(ReportCase):
             self.assertEqual(page.data["busy"][-1], 1)
 
     def test_a_run_whose_end_is_not_written_yet_is_ending_and_no_failure(self) -> None:
-        runner = os.open(companion(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT)
+        runner = os.open(lock_table(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT)
         self.addCleanup(os.close, runner)
         self.assertTrue(runmaker4.lock(runner, runmaker4.BADGE_BYTES))      # a runner is at work
         for state in "d!":

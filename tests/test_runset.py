@@ -9,7 +9,7 @@ import unittest
 from collections import Counter
 
 import runmaker4
-from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, companion, locked
+from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, lock_table, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -374,7 +374,7 @@ class Adding(RunsetCase):
     def test_it_waits_for_another_that_is_adding(self) -> None:
         self.write(". echo a\n")
         with open(self.dir / "runs.txt", "ab", buffering=0) as file, \
-                open(companion(self.dir / "runs.txt"), "wb") as locks:
+                open(lock_table(self.dir / "runs.txt"), "wb") as locks:
             fcntl.lockf(locks, fcntl.LOCK_EX, 1, APPEND_BYTE)
             file.write(b". half")
             adding = self.start(RUNSET, "runs.txt", "--add", "echo 1")
@@ -410,13 +410,13 @@ class Replaced(RunCase):
     # is synced
     BEFORE_LOCK = """
 import os, runmaker4
-lock, calls = runmaker4.Companion._lock, []
+lock, calls = runmaker4.LockTable._lock, []
 def late(*args):
     calls.append(args)
     if len(calls) == {}:
         {}
     return lock(*args)
-runmaker4.Companion._lock = late
+runmaker4.LockTable._lock = late
 """
     AT_SYNC = """
 import os
@@ -516,7 +516,7 @@ os.write, os.fsync = looking(os.write), looking(os.fsync)
 
         def edit() -> None:
             while not over.wait(0.002):
-                fd = runmaker4.open_companion(str(self.dir / "runs.txt"))
+                fd = runmaker4.open_lock_file_of(str(self.dir / "runs.txt"))
                 with locked(fd, APPEND_BYTE, patience=20):
                     os.replace(self.write(self.read(), "new"), self.dir / "runs.txt")
                 os.close(fd)

@@ -29,7 +29,7 @@ QUICKLY_FOUND = (
     "seat not lent",
     "path before the door",
     "state from before the door",
-    "second companion",
+    "second lock file",
     "no guard",
     "result not verified",
     "closed twice",

@@ -590,14 +590,14 @@ class SharedNames(SlotCase):
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
-class Companion(SlotCase):
+class LockTable(SlotCase):
     """Names are locked in a file beside theirs, which is as that of a job file (test_companion)."""
 
     def setUp(self) -> None:
         super().setUp()
         self.said: list[str] = []
         self.names("a\nb\n")
-        self.companion = self.dir / ".names.lock"
+        self.lock_table = self.dir / ".names.lock"
 
     def slot_file(self, path: str = "names") -> runmaker4.SlotFile:
         """A file of names that can be locked."""
@@ -613,12 +613,12 @@ class Companion(SlotCase):
         return file.seize(slot)
 
     def test_one_that_is_there_stays_as_it_is(self) -> None:
-        self.companion.touch()
-        self.companion.chmod(0o600)
-        before = self.companion.stat()
+        self.lock_table.touch()
+        self.lock_table.chmod(0o600)
+        before = self.lock_table.stat()
         self.assertTrue(self.seize(self.slot_file(), "a"))
-        after = self.companion.stat()
-        self.assertEqual((self.companion.read_bytes(), after.st_ino, after.st_mode),
+        after = self.lock_table.stat()
+        self.assertEqual((self.lock_table.read_bytes(), after.st_ino, after.st_mode),
                          (b"", before.st_ino, before.st_mode))
 
     def test_runners_share_names_whichever_link_leads_to_them(self) -> None:
@@ -641,7 +641,7 @@ class Companion(SlotCase):
         self.assertEqual(file.look(), ["c"])
 
     def test_one_that_cannot_be_made_is_refused(self) -> None:
-        self.companion.mkdir()
+        self.lock_table.mkdir()
         self.jobs("touch never")
         ended = self.run_jobs("--slots", "@names")
         self.assertRefused(ended)
@@ -652,12 +652,12 @@ class Companion(SlotCase):
         for option in "--logfile", "--joblog", "--pidfile", "--errors":
             with self.subTest(option=option):
                 self.assertRefused(self.run_jobs("--slots", "@names", option, ".names.lock"))
-        self.assertEqual(self.companion.read_bytes(), b"")
+        self.assertEqual(self.lock_table.read_bytes(), b"")
 
     def test_dry_run_makes_none(self) -> None:
         self.jobs("true")
         self.assertEqual(self.run_jobs("--slots", "@names", "--dry-run").code, 0)
-        self.assertFalse(self.companion.exists())
+        self.assertFalse(self.lock_table.exists())
 
     def test_names_that_cannot_be_locked_for_a_while_cost_no_descriptor(self) -> None:
         """Every lock call fails, which is said once."""
@@ -670,14 +670,14 @@ class Companion(SlotCase):
                 self.assertFalse(file.seize(runmaker4.Slot("b")))
                 file.look()
         self.assertEqual((len(os.listdir("/proc/self/fd")), len(self.said)), (before, 1), self.said)
-        self.assertEqual(names_taken(self.companion), 1)
+        self.assertEqual(names_taken(self.lock_table), 1)
         self.assertTrue(self.seize(file, "b"))
 
     def test_no_descriptor_is_free_for_a_while(self) -> None:
         file = self.slot_file()
         with mock.patch.object(os, "open", side_effect=OSError(errno.EMFILE, "too many open files")):
             self.assertFalse(file.seize(runmaker4.Slot("a")))
-        self.assertEqual((names_taken(self.companion), len(self.said)), (0, 1))
+        self.assertEqual((names_taken(self.lock_table), len(self.said)), (0, 1))
         self.assertTrue(self.seize(file, "a"))
 
 

@@ -27,7 +27,7 @@ from tests.support import (
     RUNWAIT,
     WAITING,
     Ended,
-    companion,
+    lock_table,
     wait_until,
 )
 from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
@@ -453,7 +453,7 @@ class RefusedServers(RefusalCase):
         for number, (words, make) in enumerate(ways.items()):
             with self.subTest(words=words):
                 file = self.write(". touch never\n", f"file.{number}")
-                make(companion(file))
+                make(lock_table(file))
                 ended = self.run_script(RUNSERVER, "--dry-run", file.name, timeout=20)
                 self.assertRefused(ended, f"runmaker4-server.py: {file.name}: ", f".{file.name}.lock", words)
 

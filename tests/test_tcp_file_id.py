@@ -8,7 +8,7 @@ import stat
 import subprocess
 import unittest
 
-from tests.support import RUNSERVER, alive, companion, wait_until
+from tests.support import RUNSERVER, alive, lock_table, wait_until
 from tests.tcp import Program, Server
 from tests.test_tcp_losses import JOB, LONG, LossCase
 from tests.wire import Peer
@@ -178,7 +178,7 @@ class FileId(LossCase):
         self.assertIn(found.encode(), self.id_file.read_bytes())
         self.assertEqual(stat.filemode(self.id_file.stat().st_mode), "-rw-r--r--")
         self.assertEqual(self.read(), self.before)
-        self.assertEqual(companion(self.dir / "runs.txt").read_bytes().strip(b"\0"), b"")
+        self.assertEqual(lock_table(self.dir / "runs.txt").read_bytes().strip(b"\0"), b"")
         self.assertEqual(self.run_script(RUNSERVER, "--dry-run", "runs.txt").code, 0)
 
     def test_a_dry_run_makes_none(self) -> None:
@@ -223,7 +223,7 @@ class FileId(LossCase):
     def test_a_directory_that_cannot_be_written_needs_one_that_is_there(self) -> None:
         self.jobs("true")
         settings = self.bound_by_permissions()
-        companion(self.dir / "runs.txt").touch()
+        lock_table(self.dir / "runs.txt").touch()
         words = RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt"
         env = {"HOME": str(self.dir / "home")}
         (self.dir / "home").mkdir()

@@ -66,7 +66,7 @@ def init_threaded(worker, threaded, *args, **settings):
     init(worker, True, *args, **settings)
 def watch(plain):
     def call(self, *args, **settings):
-        served = type(self).__name__ in ("ServedFile", "ServedQueue", "SharedCompanion", "Cursor")
+        served = type(self).__name__ in ("ServedFile", "ServedQueue", "SharedLockTable", "Cursor")
         if served and threading.current_thread() is threading.main_thread():
             with open("touched", "a") as file:
                 file.write(plain.__qualname__ + "\\n")
@@ -74,7 +74,7 @@ def watch(plain):
     return call
 runmaker4.Worker.__init__ = init_threaded
 for kind in (runmaker4.Cursor, runmaker4.JobQueue, runmaker4.JobFile, runmaker4.JobReader,
-             runmaker4.Companion, runmaker4.CompanionReader):
+             runmaker4.LockTable, runmaker4.LockTableReader):
     for name, plain in list(vars(kind).items()):
         if type(plain).__name__ == "function" and name != "__init__":
             setattr(kind, name, watch(plain))

@@ -701,7 +701,7 @@ class BlockedByACheck(RunCase):
                  "def later(file):\n"
                  "    fd = os.open('runs.txt', os.O_RDWR)\n"
                  "    if os.pread(fd, 1, 0) == b'.':\n"
-                 "        runmaker4.lock(runmaker4.open_companion('runs.txt'), runmaker4.row(b'a') + 1)\n"
+                 "        runmaker4.lock(runmaker4.open_lock_file_of('runs.txt'), runmaker4.row(b'a') + 1)\n"
                  "        os.pwrite(fd, b'r', 0)\n"
                  "    return stall(file)\n"
                  "runmaker4.why_stalled = later\n")

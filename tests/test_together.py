@@ -23,7 +23,7 @@ from tests.support import (
     UP,
     WAITING,
     alive,
-    companion,
+    lock_table,
     locked,
     wait_until,
 )
@@ -343,7 +343,7 @@ class Start(GroupCase):
         server = self.serve_lines("d true")
         self.join_all(server, "alice", "bob")
         self.wait_there(server, "alice", "bob")
-        with open(companion(self.dir / "runs.txt"), "r+b") as file, \
+        with open(lock_table(self.dir / "runs.txt"), "r+b") as file, \
                 locked(file.fileno(), runmaker4.APPEND_BYTE):
             self.append("#RUN together=pair host=alice", f". {HOLDS}")
             self.check_nothing_starts(seconds=1)

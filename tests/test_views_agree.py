@@ -10,7 +10,7 @@ from typing import Any
 
 import runmaker4
 from tests.journal import BEGAN, end, pair, start
-from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, RunCase, companion
+from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, RunCase, lock_table
 from tests.test_journal_reading import JournalCase
 from tests.test_report import OTHERS, Page
 from tests.test_telling import TellingCase
@@ -37,7 +37,7 @@ class ViewCase(TellingCase, RunCase):
 
     def hold_presence_lock(self, number: int = PRESENT) -> None:
         """Lock a byte that says that a runner is at work, until the test ends."""
-        fd = os.open(companion(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT)
+        fd = os.open(lock_table(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT)
         self.addCleanup(os.close, fd)
         self.assertTrue(runmaker4.lock(fd, runmaker4.BADGE_BYTES + number))
 
@@ -271,7 +271,7 @@ class Random(JournalCase):
 
     def lock(self, at: int) -> None:
         """Lock a byte of the lock file, as another process does."""
-        self.fds.append(os.open(companion(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT))
+        self.fds.append(os.open(lock_table(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT))
         self.assertTrue(runmaker4.lock(self.fds[-1], at))
 
     def compare(self) -> None:
