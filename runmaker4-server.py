@@ -113,11 +113,11 @@ from runmaker4 import (
     FAILED,
     GUARD,
     HELD,
+    JOB_LOCKS,
     LOCAL,
     NEW,
     PORT,
     RUNNING,
-    SEATS,
     SHELL,
     TOP,
     Account,
@@ -129,6 +129,7 @@ from runmaker4 import (
     Failures,
     Job,
     JobFile,
+    JobLock,
     JobLog,
     JobQueue,
     JobReader,
@@ -153,7 +154,6 @@ from runmaker4 import (
     Run,
     Say,
     Scan,
-    Seat,
     ServerChannel,
     Shell,
     Shifted,
@@ -191,7 +191,7 @@ from runmaker4 import (
     open_descriptors,
     open_job_file,
     other_locks,
-    own_seat,
+    own_job_lock,
     persist,
     plural,
     printable,
@@ -318,25 +318,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 # ======== The job file, as a server has it ==================================================================
 #
-# A runner has each seat on an open file description of its own, which its job inherits.  A server's jobs run
-# elsewhere, and its lines must stay locked when it dies.  So it has all seats on one description, which its
-# keeper holds open, too:
+# A runner has each job lock on an open file description of its own, which its job inherits.  A server's jobs
+# run elsewhere, and its lines must stay locked when it dies.  So it has all job locks on one description,
+# which its keeper holds open, too:
 #
-#     1. A line is claimed as a runner claims it, but for the description that its seat is on.
-#     2. Two locks on one description do not exclude each other.  So the server itself remembers which seats
-#        it has, and counts them where a runner would ask the kernel.
-#     3. The next server gets the description from the keeper, and so all seats.  It learns which they are
-#        from a second description: if that one cannot lock a seat, and the inherited one can, the seat is
-#        locked on the inherited one.
-#     4. A seat tells the command of its line, but not which client has the job.  Until a client has named the
-#        job, or the grace is over, the line is held for nobody, and a seat whose line is not `r` is
+#     1. A line is claimed as a runner claims it, but for the description that its job lock is on.
+#     2. Two locks on one description do not exclude each other.  So the server itself remembers which job
+#        locks it has, and counts them where a runner would ask the kernel.
+#     3. The next server gets the description from the keeper, and so all job locks.  It learns which they are
+#        from a second description: if that one cannot lock a job lock, and the inherited one can, the job
+#        lock is locked on the inherited one.
+#     4. A job lock tells the command of its line, but not which client has the job.  Until a client has named
+#        the job, or the grace is over, the line is held for nobody, and a job lock whose line is not `r` is
 #        `unclaimed`.
 
 
 class SharedLockTable(LockTable):
-    """A lock file with all seats on one description of it, which outlives the server.
+    """A lock file with all job locks on one description of it, which outlives the server.
 
-    The description is replaced only after its lease was lost, or the lock file removed.  `seats` and
+    The description is replaced only after its lease was lost, or the lock file removed.  `job locks` and
     `unclaimed` say what is locked on it.  `fd` is another description, which these locks exclude.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
@@ -346,7 +346,7 @@ class SharedLockTable(LockTable):
         self._keep = keep
         self._shared = -1                       # the description; -1: there is none
         self._shared_inode: tuple[int, int] | None = None       # the lock file that it is a description of
-        # seats of the server before us that have no line yet
+        # job locks of the server before us that have no line yet
         self.unclaimed: set[int] = set()
 
     @property
@@ -354,63 +354,64 @@ class SharedLockTable(LockTable):
         """Whether there is a description, and it is of the lock file that is in use now."""
         return self._shared >= 0 and self._shared_inode == self.inode
 
-    def open_seat(self) -> int:
+    def open_job_lock(self) -> int:
         if not self._is_shared:
-            self._shared = super().open_seat()
+            self._shared = super().open_job_lock()
             self._shared_inode = identity_of(self._shared)
             self._keep(self._shared)
         return self._shared
 
-    def close_seat(self, fd: int) -> None:
-        """Leave the description open: other seats may be on it."""
+    def close_job_lock(self, fd: int) -> None:
+        """Leave the description open: other job locks may be on it."""
 
     def discard(self, fd: int) -> None:
         close_all(fd)
         self._shared = -1
 
     def count(self, command: bytes) -> int:
-        """How many seats of a command are held.  We do not ask the kernel for ours: they may be hundreds."""
+        """How many job locks of a command are held.  We do not ask the kernel for ours: they may be hundreds.
+        """
         first = row(command)
         if not self._is_shared:
             return super().count(command)
-        if is_free(self.fd, first, SEATS):
+        if is_free(self.fd, first, JOB_LOCKS):
             return 0
-        ours = sum(first <= at < first + SEATS for at in itertools.chain(self.seats, self.unclaimed))
-        return ours + sum(map(len, other_locks(self._shared, first, SEATS)))
+        ours = sum(first <= at < first + JOB_LOCKS for at in itertools.chain(self.job_locks, self.unclaimed))
+        return ours + sum(map(len, other_locks(self._shared, first, JOB_LOCKS)))
 
     def is_ours(self, at: int) -> bool:
-        return at in self.seats or at in self.unclaimed
+        return at in self.job_locks or at in self.unclaimed
 
     def inherit(self, fd: int) -> None:
-        """Go on with the description of a server that has died; the seats on it become unclaimed.
+        """Go on with the description of a server that has died; the job locks on it become unclaimed.
 
-        A seat is ours if another description finds it taken, and this one does not.  Raises OSError, with
+        A job lock is ours if another description finds it taken, and this one does not.  Raises OSError, with
         ESTALE if the description is of a lock file that was removed.
         """
         if identity_of(fd) != self.inode:
             raise OSError(errno.ESTALE, "its lock file was removed")
-        # A lock that also covers a door is no seat, but somebody who edits the file.
-        ranges = [some for some in other_locks(self.fd, 0, GUARD) if some.start | SEATS not in some]
+        # A lock that also covers a door is no job lock, but somebody who edits the file.
+        ranges = [some for some in other_locks(self.fd, 0, GUARD) if some.start | JOB_LOCKS not in some]
         self.count_in()
         found: set[int] = set()
         for at in itertools.chain.from_iterable(ranges):
-            # Most seats are locked exclusively on this description already, and lock() must not lock a byte
-            # twice in the same way.  So take a shared lock first.
+            # Most job locks are locked exclusively on this description already, and lock() must not lock a
+            # byte twice in the same way.  So take a shared lock first.
             if lock(fd, at, shared=True) and lock(fd, at):
                 found.add(at)
         self.unclaimed = found
         self._shared = fd
         self._shared_inode = self.inode
 
-    def adopt(self, at: int) -> Seat:
-        """Take an unclaimed seat for a line that is claimed from now on."""
+    def adopt(self, at: int) -> JobLock:
+        """Take an unclaimed job lock for a line that is claimed from now on."""
         self.unclaimed.remove(at)
-        seat = Seat(self._shared, at)
-        self.seats[at] = seat
-        return seat
+        job_lock = JobLock(self._shared, at)
+        self.job_locks[at] = job_lock
+        return job_lock
 
     def drop_unclaimed(self) -> None:
-        """Free the seats of the server before us that are left: no client comes for them any more."""
+        """Free the job locks of the server before us that are left: no client comes for them any more."""
         for at in self.unclaimed:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
                 unlock(self._shared, at)
@@ -418,7 +419,7 @@ class SharedLockTable(LockTable):
 
 
 class ServedFile(JobFile):
-    """The job file of a server: all seats are on one description of its lock file."""
+    """The job file of a server: all job locks are on one description of its lock file."""
     lock_table: SharedLockTable
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, badge: Badge | None = None,
@@ -449,7 +450,7 @@ class ServedQueue(JobQueue):
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
         first = row(line.command)
-        at = next((at for at in self.lock_table.unclaimed if first <= at < first + SEATS), None)
+        at = next((at for at in self.lock_table.unclaimed if first <= at < first + JOB_LOCKS), None)
         if at is not None:                      # look_after() will find out where its line stands
             return self._adopt(Job(**vars(line)), at)
         for there in sorted(alike, key=lambda there: there.number != line.number):
@@ -460,14 +461,14 @@ class ServedQueue(JobQueue):
                 alike.remove(there)
                 return attempt.job
             is_anothers = attempt.met is Met.CHANGED and attempt.data[:1] == RUNNING
-            if not is_anothers and attempt.met is not Met.NO_SEAT:
+            if not is_anothers and attempt.met is not Met.NO_JOB_LOCK:
                 raise NotNow(attempt.met.value)
         return None
 
     def adopt(self, fd: int) -> list[Job]:
-        """Take over the seats of a server that has died; return their lines, which are claimed here now.
+        """Take over the job locks of a server that has died; return their lines, which are claimed here now.
 
-        fd: the description of the lock file that the seats are on.  A seat is given a line `r` of its
+        fd: the description of the lock file that the job locks are on.  A job lock is given a line `r` of its
         command: the one that it was taken for, or otherwise any that is nobody's.  Only clients know what
         state the lines had before, and whose they are.  Raises OSError, and may be called again then; not
         after ESTALE.
@@ -477,9 +478,9 @@ class ServedQueue(JobQueue):
         lines = self._list_running()
         jobs = []
         for at in sorted(self.lock_table.unclaimed):
-            candidates = lines.get(at - at % (SEATS + 1))
+            candidates = lines.get(at - at % (JOB_LOCKS + 1))
             if candidates:
-                own = next((line for line in candidates if own_seat(line) == at), candidates[-1])
+                own = next((line for line in candidates if own_job_lock(line) == at), candidates[-1])
                 candidates.remove(own)
                 jobs.append(self._adopt(Job(**vars(own)), at))
         return jobs
@@ -489,14 +490,14 @@ class ServedQueue(JobQueue):
         lock_table = self.lock_table
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
-            own = own_seat(line)
+            own = own_job_lock(line)
             if own in lock_table.unclaimed or not lock_table.is_held(own):
                 lines.setdefault(row(line.command), []).append(line)
         return lines
 
     def _adopt(self, job: Job, at: int) -> Job:
-        """Have a job hold this seat, which is locked already."""
-        job.seat = self.lock_table.adopt(at)
+        """Have a job hold this job lock, which is locked already."""
+        job.job_lock = self.lock_table.adopt(at)
         self.claimed[job] = None
         return job
 
@@ -569,7 +570,7 @@ class Keeper:
         return True
 
     def _needed(self) -> bool:
-        """Whether seats are locked.  We cannot tell a runner's from ours, so they count, too."""
+        """Whether job locks are locked.  We cannot tell a runner's from ours, so they count, too."""
         if self._locks < 0:
             return False
         try:
@@ -638,10 +639,10 @@ class KeeperLink:
         self._grace = grace
         self.life: socket.socket | None = None      # ends when the keeper does; None: there is none
         self._since = 0.0                   # when the keeper was started, by time.monotonic()
-        self.locks = -1                     # the descriptor with the seats; -1: there is none yet
+        self.locks = -1                     # the descriptor with the job locks; -1: there is none yet
 
     def open(self) -> None:
-        """Get the seats from the keeper of the server before us, or start one.
+        """Get the job locks from the keeper of the server before us, or start one.
 
         Raises Problem, NameTaken, OSError.
         """
@@ -659,7 +660,7 @@ class KeeperLink:
             time.sleep(0.05)
 
     def _visit(self) -> bytes | None:
-        """Ask the process that has the name for the seats; its answer.
+        """Ask the process that has the name for the job locks; its answer.
 
         b"" if a process of this user has the name but does not answer; None if no such process has it.
         """
@@ -2687,24 +2688,24 @@ class Sessions:
 # when the grace of the client was over.  The client gets their lines again as far as they can be had:
 #
 #     1. A server that takes over gets a description of the lock file from the keeper: inherit().  It has the
-#        seats of the server before.  Seats say which lines run, but not which client has them.  So these
-#        lines belong to a client that never comes, `absent`, whose grace begins with the server.
+#        job locks of the server before.  Job locks say which lines run, but not which client has them.  So
+#        these lines belong to a client that never comes, `absent`, whose grace begins with the server.
 #     2. Each client that comes names its jobs, and reclaim() answers.  It deals with one client after the
 #        other, for two may name one line.
-#     3. When the grace of `absent` is over, its lines become `e`, and the remaining seats are given up.
+#     3. When the grace of `absent` is over, its lines become `e`, and the remaining job locks are given up.
 #
 # If a client has a job here already, there is nothing to answer for it.  For every other job the first row
 # that holds counts.  A line that nobody has is claimed as any runner claims it: behind its door, and by the
-# count of seats.  So no second copy can begin by this, and a copy that gets no line is stopped.
+# count of job locks.  So no second copy can begin by this, and a copy that gets no line is stopped.
 #
 #     the client says        what stands there                                     the answer
 #     anything               this server has written its result                    settled
 #     anything               another client has that job                           lost
 #     ended, given back      that very state in its place, or in a moved line      settled
 #     anything               `r`, inherited from the server before                 it has that line
-#     anything               no `r`, but an inherited seat of the command          it has that seat
+#     anything               no `r`, but an inherited job lock of the command          it has that job lock
 #     runs, or ended         `e`, `.` in its very own line, which nobody has       it has that line
-#     anything               `r` without a seat: an orphan                         it has that line
+#     anything               `r` without a job lock: an orphan                         it has that line
 #     runs                   a state that is held, in its place                    cancelled
 #     anything               another's `r`, another state, no such line            lost
 #
@@ -2792,7 +2793,7 @@ class Regained:
 class Adopted:
     """What was taken over from the server before us."""
     jobs: list[Job]
-    has_unclaimed: bool                 # it had seats, too, whose lines are not known
+    has_unclaimed: bool                 # it had job locks, too, whose lines are not known
 
 
 @dataclass(eq=False)
@@ -2930,7 +2931,7 @@ class Claims:
         return Adopted(jobs, bool(self._file.lock_table.unclaimed))
 
     def drop_unclaimed(self) -> None:
-        """Give up the seats of the server before us that no client has come for."""
+        """Give up the job locks of the server before us that no client has come for."""
         self._file.lock_table.drop_unclaimed()
 
     def find(self, reported: Sequence[ReportedJob], inherited: Sequence[Job],
@@ -3141,7 +3142,7 @@ class Recovery:
         return None
 
     async def _await_clients(self) -> None:
-        """Wait for the grace, then give up the lines and seats that no client has come for."""
+        """Wait for the grace, then give up the lines and job locks that no client has come for."""
         await self._sessions.add(self._absent)
         self._worker.post(self._claims.drop_unclaimed)
 

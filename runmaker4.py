@@ -18,29 +18,31 @@ set up.
 The protocol, which is all there is to know about how runners share a file:
 
  1. Locks belong to commands.  Beside the real job file NAME stands its lock file `.NAME.lock`, a file that no
-    editor knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats,
-    and behind them its door.  A seat is locked as long as a copy of the command or its runner lives, the door
-    for the moment in which the state of a line of this command is written.  These are open-file-description
-    record locks.
+    editor knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 job
+    locks, and behind them its door.  A job lock is locked as long as a copy of the command or its runner
+    lives, the door for the moment in which the state of a line of this command is written.  These are
+    open-file-description record locks.
  2. Claim a line that is new, or with --resume in error, or with -r failed: lock its command's door.  The path
     must still name this file, and the line, which is read again, must stand there whole as it was found.
-    Count the seats h that are held, and the lines R of this command that are `r`.  The line may be taken if
-    h <= R.  Open the lock file once more, and lock a
-    free seat by that descriptor: the one of the line's number if that is free.  Write `r`; unlock the door.
-    (A server takes back an `r` of a job that its client still has in this way, too, if h < R.)
- 3. Start the job with a copy of that descriptor.  Runner and job now hold the seat together: it is free only
-    when both are gone.  It is the life sign; there are no heartbeats and no time limits.
- 4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
- 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  If locks may be lost without
-    an error it takes two looks, 15 s apart, so that a living runner has locked its seat anew by then.  A
-    runner that meets an orphan writes `e` over it, behind its door; with --resume or -r it writes `.`, so
-    that the line is claimed as any new line is.  If an editor overwrites an `r` with `.`, because it had read
-    the file before, the line's runner makes it `r` again within a second, on a network file system within a
-    few; nobody can claim the line meanwhile.  Any other state over an `r` cancels the job: so does an old `!`
-    that vi saves after -r has begun to run that line again.  If the runner is dead, and a `.` stands there,
-    the line waits until the copy has ended; then it is new.  An `r` that an editor has saved over a result
-    looks like an orphan.  It gets the result again from the runner that wrote it, if the lock file is as long
-    as that runner's first claim has made it: each runner or server that claims lines makes it a byte longer.
+    Count the job locks h that are held, and the lines R of this command that are `r`.  The line may be taken
+    if h <= R.  Open the lock file once more, and lock a free job lock by that descriptor: the one of the
+    line's number if that is free.  Write `r`; unlock the door. (A server takes back an `r` of a job that its
+    client still has in this way, too, if h < R.)
+ 3. Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
+    only when both are gone.  It is the life sign; there are no heartbeats and no time limits.
+ 4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the job
+    lock.
+ 5. A line `r` is an orphan if its own job lock is free and h < R.  One look tells.  If locks may be lost
+    without an error it takes two looks, 15 s apart, so that a living runner has locked its job lock anew by
+    then.  A runner that meets an orphan writes `e` over it, behind its door; with --resume or -r it writes
+    `.`, so that the line is claimed as any new line is.  If an editor overwrites an `r` with `.`, because it
+    had read the file before, the line's runner makes it `r` again within a second, on a network file system
+    within a few; nobody can claim the line meanwhile.  Any other state over an `r` cancels the job: so does
+    an old `!` that vi saves after -r has begun to run that line again.  If the runner is dead, and a `.`
+    stands there, the line waits until the copy has ended; then it is new.  An `r` that an editor has saved
+    over a result looks like an orphan.  It gets the result again from the runner that wrote it, if the lock
+    file is as long as that runner's first claim has made it: each runner or server that claims lines makes it
+    a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that and every door.
  7. Each process that may write the job file has all of it locked, shared, and one byte behind that, whose
     place names the lock file.
@@ -727,9 +729,9 @@ def take_probe(fd: int) -> int:
 # is written there.  Its bytes are locked, and its length grows with each runner that claims lines.
 #
 # The lock file of a job file has a row of 2^16 bytes for each command, at a place made from the command's
-# text: its seats, and behind them its door.  So a command finds its row again wherever its line stands.
+# text: its job locks, and behind them its door.  So a command finds its row again wherever its line stands.
 
-SEATS = (1 << 16) - 1               # seats of a row; the byte behind them is its door
+JOB_LOCKS = (1 << 16) - 1               # job locks of a row; the byte behind them is its door
 
 
 def row(command: bytes) -> int:
@@ -1940,11 +1942,11 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #
 # The protocol is in the docstring at the top.  What follows from it:
 #
-#     I1  A seat is locked before its `r` is written, and freed after that `r` was overwritten.
+#     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
 #     I2  A process that writes the state of a line is behind the door of its command.  So nothing of ours
 #         changes what was read there.
-#     I3  A living copy of a command, or its runner, holds a seat of its row; two copies hold two.
-#     I4  For a command let h be the seats that are held, R its lines `r`.  Nothing of ours raises h - R
+#     I3  A living copy of a command, or its runner, holds a job lock of its row; two copies hold two.
+#     I4  For a command let h be the job locks that are held, R its lines `r`.  Nothing of ours raises h - R
 #         above 0: a claim adds one to both, a result takes one from both, a repair adds to R alone, and an
 #         orphan is taken from R while h < R.
 #
@@ -1960,17 +1962,17 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # look) may be old.  It only says which door to go to, or that there is nothing to do yet; and a walk that
 # finds nothing is made again.
 #
-# A line's own seat is its number modulo 65,535.  It is taken if it is free.  So until an edit moves them,
-# seats tell equal lines apart: which one is an orphan, and which one a cancel means.  Safety does not depend
-# on that.
+# A line's own job lock is its number modulo 65,535.  It is taken if it is free.  So until an edit moves them,
+# job locks tell equal lines apart: which one is an orphan, and which one a cancel means.  Safety does not
+# depend on that.
 #
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
 # repairs that: its look_after() writes `r` again, or ends a job that was cancelled.  If the runner is dead,
 # the line waits until its job has ended, and the next runner says so.  Then the line is new.
 #
 # Who does what: a JobReader looks at the file, and locks nothing; a JobFile writes states, behind doors; a
-# JobQueue has a JobFile, and holds the jobs that it has claimed.  Doors and seats are locked in a LockTable;
-# a JobReader has a LockTableReader, which only asks about them.
+# JobQueue has a JobFile, and holds the jobs that it has claimed.  Doors and job locks are locked in a
+# LockTable; a JobReader has a LockTableReader, which only asks about them.
 #
 # A state is always changed in these steps: open the command's door, which makes this host forget what it has
 # cached; check that the path still names this file (writable()), and that the line stands there
@@ -1978,8 +1980,8 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # another one by then, Shifted is raised, and the door is unlocked.
 #
 # To follow is to go on with the file and the lock file that the path names now:  JobReader.follow() opens
-# them, and locks what a process that writes has locked, but no seat; it returns what it has opened.  Who
-# holds jobs takes their seats in a new lock file first, and then says that this one is in use:
+# them, and locks what a process that writes has locked, but no job lock; it returns what it has opened.  Who
+# holds jobs takes their job locks in a new lock file first, and then says that this one is in use:
 # JobQueue.follow().  So a JobQueue alone follows with its JobFile; who counts lines beside it has a
 # JobReader of its own.
 #
@@ -2033,7 +2035,7 @@ class Whereabouts(enum.Enum):
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
-    seat: Seat | None = None            # the job inherits it; None: it was lost, or there is none yet
+    job_lock: JobLock | None = None            # the job inherits it; None: it was lost, or there is none yet
     whereabouts: Whereabouts = Whereabouts.FOUND
     absent_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
     file_size: int = 0                  # bytes of the job file when it was FOUND last
@@ -2094,7 +2096,7 @@ class Met(enum.Enum):
     CHANGED = "another state stands there"
     LOCKED = "another process keeps its command locked (lslocks names it)"
     APPENDING = "lines are being appended to the file"
-    NO_SEAT = "a copy of its command runs, and has no line r"
+    NO_JOB_LOCK = "a copy of its command runs, and has no line r"
 
 
 @dataclass(eq=False, repr=False)
@@ -2202,12 +2204,12 @@ def identity_of(fd: int) -> Identity:
     return info.st_dev, info.st_ino
 
 
-def own_seat(line: Line) -> int:
-    """The seat that a line's job takes if that is free.  It tells equal lines apart."""
-    return row(line.command) + line.number % SEATS
+def own_job_lock(line: Line) -> int:
+    """The job lock that a line's job takes if that is free.  It tells equal lines apart."""
+    return row(line.command) + line.number % JOB_LOCKS
 
 
-class Seat(NamedTuple):
+class JobLock(NamedTuple):
     """A byte in a command's row that is locked for a claimed line, and for its job."""
     fd: int                     # of the description of the lock file that has it locked; the job inherits it
     at: int
@@ -2217,9 +2219,9 @@ class Badge:
     """A byte of the lock file that a runner or a server has locked, to tell others that it is there.
 
     The badge is on the description of the doors, which no job inherits.  So it is free once the program is
-    dead; jobs that outlive it hold seats only.  It is taken with each lock file that is opened, also after a
-    lease was lost, and costs jobs nothing.  The byte is drawn by lot.  By its number the journal tells which
-    program started a run.
+    dead; jobs that outlive it hold job locks only.  It is taken with each lock file that is opened, also
+    after a lease was lost, and costs jobs nothing.  The byte is drawn by lot.  By its number the journal
+    tells which program started a run.
     """
     COUNT = 1 << 32             # how many badges there are
     SERVERS = 1 << 31           # badges from here on are for servers
@@ -2257,7 +2259,7 @@ class Changed(enum.Flag):
 
 
 class LockTableReader(Opened):
-    """The lock file of a job file, to look at: which seats, doors and badges are locked.
+    """The lock file of a job file, to look at: which job locks, doors and badges are locked.
 
     It locks nothing.  `fd` is this process's own description, through which all questions go.
     """
@@ -2335,23 +2337,23 @@ class LockTableReader(Opened):
         return fd, (info.st_dev, info.st_ino)
 
     def close(self) -> None:
-        """Close it; seats keep their own descriptions."""
+        """Close it; job locks keep their own descriptions."""
         close_all(self._fd)
         self._fd = None
 
     def is_shut(self, command: bytes) -> bool:
         """Whether somebody else is changing lines of a command at this moment.  Raises OSError."""
-        return self.is_open and not is_free(self.fd, row(command) + SEATS)
+        return self.is_open and not is_free(self.fd, row(command) + JOB_LOCKS)
 
     def count(self, command: bytes) -> int:
-        """How many seats of a command are held, by us or others.  Raises OSError."""
+        """How many job locks of a command are held, by us or others.  Raises OSError."""
         if not self.is_open:
             return 0
-        held = other_locks(self.fd, row(command), SEATS)
+        held = other_locks(self.fd, row(command), JOB_LOCKS)
         return sum(map(len, held))
 
     def is_held(self, at: int) -> bool:
-        """Whether somebody, perhaps we, holds a seat.  Raises OSError."""
+        """Whether somebody, perhaps we, holds a job lock.  Raises OSError."""
         return not is_free(self.fd, at)
 
     def is_appended_to(self) -> bool:
@@ -2369,11 +2371,11 @@ class LockTableReader(Opened):
 
 
 class LockTable(LockTableReader):
-    """The lock file of a job file, to lock doors and seats in it, and to tell whether others claim lines.
+    """The lock file of a job file, to lock doors and job locks in it, and to tell whether others claim lines.
 
-    `fd` has all locks of this process but seats.  Questions would not find the locks that are on it.  So each
-    seat is on another description, which its job inherits (open_seat()); `seats` has the seats that are held
-    here.
+    `fd` has all locks of this process but job locks.  Questions would not find the locks that are on it.  So
+    each job lock is on another description, which its job inherits (open_job_lock()); `job locks` has the job
+    locks that are held here.
 
     A door is opened in three steps: its byte is locked; refresh_file() makes names and sizes true as of now;
     and this must still be the lock file.  If it is not, Shifted is raised.
@@ -2392,7 +2394,7 @@ class LockTable(LockTableReader):
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
-        self.seats: dict[int, Seat] = {}        # the seats that are held here, by their bytes
+        self.job_locks: dict[int, JobLock] = {}        # the job locks that are held here, by their bytes
         self.badge = badge                      # locked on `fd`
         self.pulse = 0                          # see above; 0: there is none
         self._frontiers: dict[int, int] = {}    # by kinds: the offsets that are shown by locks on `fd`
@@ -2500,53 +2502,55 @@ class LockTable(LockTableReader):
             frontiers[kind] = max(frontiers.get(kind, 0), offset)
         return frontiers
 
-    # -- seats -----------------------------------------------------------------------------------------------
+    # -- job locks
+    # -----------------------------------------------------------------------------------------------
 
     def is_ours(self, at: int) -> bool:
-        """Whether a seat is held here.  A lock on the same description would not tell: it succeeds again."""
-        return at in self.seats
+        """Whether a job lock is held here.  A lock on the same description would not tell: it succeeds again.
+        """
+        return at in self.job_locks
 
-    def open_seat(self) -> int:
-        """Open the lock file once more, for a seat.  Raises OSError."""
+    def open_job_lock(self) -> int:
+        """Open the lock file once more, for a job lock.  Raises OSError."""
         return open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
 
-    def close_seat(self, fd: int) -> None:
-        """Nobody here has a seat on it any more."""
+    def close_job_lock(self, fd: int) -> None:
+        """Nobody here has a job lock on it any more."""
         close_all(fd)
 
-    def take_seat(self, line: Line) -> Seat:
-        """Take a seat for a line: its own one if that is free.  Call it behind the line's door.
+    def take_job_lock(self, line: Line) -> JobLock:
+        """Take a job lock for a line: its own one if that is free.  Call it behind the line's door.
 
         Raises OSError.
         """
         start = row(line.command)
-        own = own_seat(line)
-        fd = self.open_seat()
+        own = own_job_lock(line)
+        fd = self.open_job_lock()
         try:
-            for at in itertools.chain(range(own, start + SEATS), range(start, own)):
+            for at in itertools.chain(range(own, start + JOB_LOCKS), range(start, own)):
                 if not self.is_ours(at) and lock(fd, at):
-                    seat = Seat(fd, at)
-                    self.seats[at] = seat
-                    return seat
-            raise OSError(errno.ENOLCK, "all seats of this command are taken")
+                    job_lock = JobLock(fd, at)
+                    self.job_locks[at] = job_lock
+                    return job_lock
+            raise OSError(errno.ENOLCK, "all job locks of this command are taken")
         except OSError:
-            self.close_seat(fd)
+            self.close_job_lock(fd)
             raise
 
-    def free_seats(self) -> None:
-        """Give back all seats: they are of a lock file that was removed."""
-        for seat in list(self.seats.values()):
-            self.free_seat(seat)
+    def free_job_locks(self) -> None:
+        """Give back all job locks: they are of a lock file that was removed."""
+        for job_lock in list(self.job_locks.values()):
+            self.free_job_lock(job_lock)
 
-    def free_seat(self, seat: Seat) -> None:
-        """Give back a seat; its job's processes may have the description, too."""
-        del self.seats[seat.at]
+    def free_job_lock(self, job_lock: JobLock) -> None:
+        """Give back a job lock; its job's processes may have the description, too."""
+        del self.job_locks[job_lock.at]
         with contextlib.suppress(OSError):              # EIO, ESTALE: it is lost already
-            unlock(seat.fd, seat.at)
-        self.close_seat(seat.fd)
+            unlock(job_lock.fd, job_lock.at)
+        self.close_job_lock(job_lock.fd)
 
-    def drop_lost_seats(self) -> bool:
-        """Give up the seats whose locks a network file system has dropped; whether there were any.
+    def drop_lost_job_locks(self) -> bool:
+        """Give up the job locks whose locks a network file system has dropped; whether there were any.
 
         A description whose locks were lost stays useless, even if a lock on it seems to succeed.  It is not
         enough to close it here: its job has a copy, and this host remembers the locks of that description,
@@ -2555,21 +2559,21 @@ class LockTable(LockTableReader):
         """
         if not self.network:
             return False
-        places = defaultdict(list)              # of seats, by their descriptions
-        for seat in self.seats.values():
-            places[seat.fd].append(seat.at)
+        places = defaultdict(list)              # of job locks, by their descriptions
+        for job_lock in self.job_locks.values():
+            places[job_lock.fd].append(job_lock.at)
         lost = [fd for fd in places if lost_locks(fd, places[fd], self._mount)]
         for fd in lost:
             with contextlib.suppress(OSError):
                 unlock(fd, 0, 0)
             for at in places[fd]:
-                del self.seats[at]
+                del self.job_locks[at]
             self.discard(fd)
         return bool(lost)
 
     def discard(self, fd: int) -> None:
         """Close a description whose locks were lost."""
-        self.close_seat(fd)
+        self.close_job_lock(fd)
 
     # -- who else claims lines -------------------------------------------------------------------------------
 
@@ -2797,28 +2801,29 @@ class JobReader(Opened):
         if lock_table.hidden:
             return False
         if lock_table.is_open:
-            if lock_table.is_held(own_seat(line)):
+            if lock_table.is_held(own_job_lock(line)):
                 return False
-            if not is_free(lock_table.fd, first, SEATS) and self._has_seat_for_each(line.command):
+            if not is_free(lock_table.fd, first, JOB_LOCKS) and self._has_job_lock_for_each(line.command):
                 return False
         self.refresh()
         self.refresh_reader()
-        # Read after the seats were looked at: the job may have ended just before that
+        # Read after the job locks were looked at: the job may have ended just before that
         if self.state_at(line) != RUNNING:
             return False
         # A lock file that was removed or made meanwhile tells nothing: its users have locked the next one, or
         # are about to
         return lock_table.is_current()
 
-    def _has_seat_for_each(self, command: bytes) -> bool:
-        """Whether as many seats of a command are held as lines of it are `r`, or more.  Raises OSError.
+    def _has_job_lock_for_each(self, command: bytes) -> bool:
+        """Whether as many job locks of a command are held as lines of it are `r`, or more.  Raises OSError.
 
-        The seats are counted once more after the lines: a job that was claimed in between has added to both.
+        The job locks are counted once more after the lines: a job that was claimed in between has added to
+        both.
         """
-        seats = self.lock_table.count(command)
-        if not seats:
+        job_locks = self.lock_table.count(command)
+        if not job_locks:
             return False
-        if not self._are_running(command, seats + 1):
+        if not self._are_running(command, job_locks + 1):
             return True
         return not self._are_running(command, self.lock_table.count(command) + 1)
 
@@ -2828,8 +2833,8 @@ class JobReader(Opened):
         orphan: for a line that is `r` already; otherwise for a new one.  near: the offset of a line at which
         the search for running lines best begins; None: at the top.
         """
-        seats = self.lock_table.count(command)
-        return not seats or self._are_running(command, seats + orphan, near)
+        job_locks = self.lock_table.count(command)
+        return not job_locks or self._are_running(command, job_locks + orphan, near)
 
     def _are_running(self, command: bytes, least: int, near: int | None = None) -> bool:
         """Whether that many lines of a command, or more, are `r`; near: see has_room().  Raises OSError."""
@@ -2937,7 +2942,7 @@ class JobReader(Opened):
             )
 
     def close_files(self) -> None:
-        """Close the job file and its lock file; claimed lines keep their seats."""
+        """Close the job file and its lock file; claimed lines keep their job locks."""
         close_all(self._fd, self.reader.detach())
         self.lock_table.close()
         self._fd = None
@@ -3012,7 +3017,7 @@ class JobFile(JobReader):
         Raises Shifted if the lock file is another one now, or if FUSE has forgotten the file; OSError.
         Whether the path still names the file, writable() checks.
         """
-        with self.lock_table.locking(row(command) + SEATS, patience) as opened:
+        with self.lock_table.locking(row(command) + JOB_LOCKS, patience) as opened:
             if opened:
                 self.refresh_reader()
             yield opened
@@ -3113,7 +3118,7 @@ class JobFile(JobReader):
                          near: int | None = None) -> Attempt:
         """What is met behind the door of a line.  Raises Shifted, OSError.
 
-        needs_room: NO_SEAT if has_room() says no.  near: see there.
+        needs_room: NO_JOB_LOCK if has_room() says no.  near: see there.
         """
         self.writable()
         committed = self.is_committed(line)
@@ -3122,12 +3127,12 @@ class JobFile(JobReader):
             raise Shifted
         if settings.line and self.state_at(settings.line) is None:
             raise Shifted                           # the directive above it has changed, or has moved
-        if data[:1] != line.state or (line.state == RUNNING and self.lock_table.is_held(own_seat(line))):
+        if data[:1] != line.state or (line.state == RUNNING and self.lock_table.is_held(own_job_lock(line))):
             return Attempt(Met.CHANGED, data)       # somebody has taken it since it was found
         if not committed:
             return Attempt(Met.APPENDING, data)
         if needs_room and not self.has_room(line.command, line.state == RUNNING, near):
-            return Attempt(Met.NO_SEAT, data)
+            return Attempt(Met.NO_JOB_LOCK, data)
         return Attempt(Met.OPEN, data)
 
     def is_committed(self, line: Line) -> bool:
@@ -3162,7 +3167,7 @@ class JobQueue:
     """The jobs that were claimed from a job file: it claims lines, looks after those that it holds, and
     writes what became of them.
 
-    A job is `claimed` from claim() to give_up(); its seat is the lock file's.  A queue does not wait for
+    A job is `claimed` from claim() to give_up(); its job lock is the lock file's.  A queue does not wait for
     jobs, and a `Cursor` chooses the next line.
     """
     FEW = 16                    # lines of a command that are read one by one
@@ -3185,9 +3190,9 @@ class JobQueue:
     def follow(self) -> Changed:
         """Go on with the file and the lock file that the path names now; return what was opened.
 
-        Jobs get seats in a new lock file before it is named as the one in use: until then no other runner can
-        take their lines for orphans.  Raises OSError; EBUSY: somebody uses another lock file for this file.
-        Then the seats are taken all the same, but no new line may be claimed.
+        Jobs get job locks in a new lock file before it is named as the one in use: until then no other runner
+        can take their lines for orphans.  Raises OSError; EBUSY: somebody uses another lock file for this
+        file. Then the job locks are taken all the same, but no new line may be claimed.
         """
         before = self.file.lock_table.inode
         changed = self.file.follow()
@@ -3199,10 +3204,10 @@ class JobQueue:
         if changed & Changed.LOCK_FILE and before not in (None, self.file.lock_table.inode):
             self.say(f"its lock file {self.file.lock_table.path} was removed, and is made and locked again "
                      "(leave it there)")
-            self.file.lock_table.free_seats()
+            self.file.lock_table.free_job_locks()
         self.file.lock_table.keep_badge()
-        self._forget_seats()
-        self._reconcile_all([job for job in self.claimed if not job.seat])
+        self._forget_job_locks()
+        self._reconcile_all([job for job in self.claimed if not job.job_lock])
         self.file.name_lock_file()
         return changed
 
@@ -3235,35 +3240,37 @@ class JobQueue:
         return (self._cut_off_since is not None
                 and self.file.clock() - self._cut_off_since >= self.CUT_OFF)
 
-    def _forget_seats(self) -> None:
-        """Take from jobs the seats that the lock file has given up."""
+    def _forget_job_locks(self) -> None:
+        """Take from jobs the job locks that the lock file has given up."""
         for job in self.claimed:
-            if job.seat and self.file.lock_table.seats.get(job.seat.at) is not job.seat:
-                job.seat = None
+            if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.at) is not job.job_lock:
+                job.job_lock = None
 
-    def _free_seat(self, job: Job) -> None:
-        """Give back a job's seat, if it has one."""
-        if job.seat:
-            self.file.lock_table.free_seat(job.seat)
-            job.seat = None
+    def _free_job_lock(self, job: Job) -> None:
+        """Give back a job's job lock, if it has one."""
+        if job.job_lock:
+            self.file.lock_table.free_job_lock(job.job_lock)
+            job.job_lock = None
 
     @staticmethod
     def lend(job: Job) -> int | None:
-        """A copy of the descriptor with the seat of a claimed line, for its shell; None: it has no seat.
+        """A copy of the descriptor with the job lock of a claimed line, for its shell; None: it has no job
+        lock.
 
         Raises OSError.
         """
-        return os.dup(job.seat.fd) if job.seat else None
+        return os.dup(job.job_lock.fd) if job.job_lock else None
 
     def still_has(self, job: Job) -> bool:
-        """Whether the seat of a claimed line is surely locked here; it may be lost if this host was cut off.
+        """Whether the job lock of a claimed line is surely locked here; it may be lost if this host was cut
+        off.
 
-        This only tells; look_after() takes a lost seat again.
+        This only tells; look_after() takes a lost job lock again.
         """
-        if not job.seat:
+        if not job.job_lock:
             return False
         try:
-            return not (self.file.network and lost_locks(job.seat.fd, [job.seat.at], self.file.mount))
+            return not (self.file.network and lost_locks(job.job_lock.fd, [job.job_lock.at], self.file.mount))
         except OSError:
             return False
 
@@ -3289,10 +3296,10 @@ class JobQueue:
             return attempt
 
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
-        """Take a seat, then write `r` if it is not there, and hold the line.  Raises OSError."""
+        """Take a job lock, then write `r` if it is not there, and hold the line.  Raises OSError."""
         job = Job(**vars(line), taker=taker, settings=settings)
         job.note_found(self.file.size())
-        job.seat = self.file.lock_table.take_seat(job)
+        job.job_lock = self.file.lock_table.take_job_lock(job)
         try:
             if line.state != RUNNING:
                 self.file.write(line, RUNNING)
@@ -3301,7 +3308,7 @@ class JobQueue:
             with contextlib.suppress(OSError):
                 if self.file.state_at(line) == RUNNING:              # an editor may have saved meanwhile
                     self.file.write(line, line.state)
-            self._free_seat(job)
+            self._free_job_lock(job)
             raise
         self.claimed[job] = None
         return job
@@ -3343,7 +3350,7 @@ class JobQueue:
                 # The file or its lock file was replaced since the last look, the line was moved or written
                 # over, or locks were lost.  We follow outside of the door, because it is another door if the
                 # lock file is new.
-                self._drop_lost_seats()
+                self._drop_lost_job_locks()
                 self.follow()
                 return self._finish_astray(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to put a new one there
@@ -3374,7 +3381,7 @@ class JobQueue:
                 raise Shifted("its line is not where it was")
             job.unconfirmed = state
             self.file.write(job, state)
-            # While the door is still locked: the next process behind it finds as many seats as lines `r`
+            # While the door is still locked: the next process behind it finds as many job locks as lines `r`
             self.give_up(job)
             return ""
 
@@ -3409,19 +3416,20 @@ class JobQueue:
         """Let go of a job's line without writing anything."""
         self.claimed.pop(job, None)
         self._to_end.pop(job, None)
-        self._free_seat(job)
+        self._free_job_lock(job)
 
     # -- looking after claimed lines -------------------------------------------------------------------------
     #
-    # A claimed line is astray if it does not stand where it stood as `r`, or if its seat was lost.  Then all
-    # of our jobs of its command are put in order in one step, behind its door: _reconcile().  Lines of one
-    # command are interchangeable: what counts is that each seat that is held has its `r`.
+    # A claimed line is astray if it does not stand where it stood as `r`, or if its job lock was lost.  Then
+    # all of our jobs of its command are put in order in one step, behind its door: _reconcile().  Lines of
+    # one command are interchangeable: what counts is that each job lock that is held has its `r`.
     #
-    #     1. A job whose seat was lost takes one again if one line `r` has no seat, or, where its line is new
-    #        again, if that might be claimed.  Otherwise another runner has taken the line: the job is lost.
+    #     1. A job whose job lock was lost takes one again if one line `r` has no job lock, or, where its line
+    #        is new again, if that might be claimed.  Otherwise another runner has taken the line: the job is
+    #        lost.
     #     2. Our jobs keep the places where they stood if these are `r`.  A cancelled job gets no other line.
-    #     3. Of the other lines `r` as many are others' as others hold seats.  What is more is ours: the line
-    #        whose own seat a job has, or one whose own seat is free, or any.
+    #     3. Of the other lines `r` as many are others' as others hold job locks.  What is more is ours: the
+    #        line whose own job lock a job has, or one whose own job lock is free, or any.
     #     4. If there are too few, somebody's `r` was overwritten.  An editor that had read the file before
     #        the claim has done so if a `.` stands in the line's place: it is made `r` again; or, if the
     #        command does not stand there any more, any new line of it.
@@ -3431,7 +3439,8 @@ class JobQueue:
     #        often.
 
     def look_after(self) -> dict[Job, str]:
-        """Find the lines that edits have moved, put right what they have overwritten, take back lost seats.
+        """Find the lines that edits have moved, put right what they have overwritten, take back lost job
+        locks.
 
         Returns the jobs that are to end, and why: "lost" if another runner has taken the line, "cancelled" if
         somebody has set its state.
@@ -3439,7 +3448,7 @@ class JobQueue:
         if not self.claimed and not self._to_end:
             return {}
         try:
-            self._drop_lost_seats()
+            self._drop_lost_job_locks()
             self.follow()
             now = self.file.clock()
             astray = self._astray()
@@ -3450,7 +3459,9 @@ class JobQueue:
         except OSError as error:
             # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
             self.close_if_useless(error)
-        assert self.file.lock_table.seats == {job.seat.at: job.seat for job in self.claimed if job.seat}
+        assert self.file.lock_table.job_locks == {
+            job.job_lock.at: job.job_lock for job in self.claimed if job.job_lock
+        }
         to_end = self._to_end
         self._to_end = {}
         return to_end
@@ -3484,12 +3495,12 @@ class JobQueue:
         pause = min((now - job.absent_since) / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
 
-    def _drop_lost_seats(self) -> None:
-        """Give up the seats whose locks a network file system has dropped.  Raises OSError."""
+    def _drop_lost_job_locks(self) -> None:
+        """Give up the job locks whose locks a network file system has dropped.  Raises OSError."""
         if not self.file.lock_table.is_alive():
             self.file.close_files()
-        if self.file.lock_table.drop_lost_seats():
-            self._forget_seats()
+        if self.file.lock_table.drop_lost_job_locks():
+            self._forget_job_locks()
             self.file.close_files()                  # all other locks are lost with them
 
     def _reconcile_all(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
@@ -3521,7 +3532,7 @@ class JobQueue:
         return list(lines_of(self.file.reader, self.file.start, {command}))
 
     def _reconcile(self, command: bytes, ours: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
-        """Give each of our jobs of a command a seat and a line `r` again (steps 1 to 4 above).
+        """Give each of our jobs of a command a job lock and a line `r` again (steps 1 to 4 above).
 
         Call it behind the door, after must_be_at_path().  lines: of the command, as they stand behind the
         door.  Returns the jobs that have no line then, each with the state that somebody has set over its
@@ -3529,10 +3540,10 @@ class JobQueue:
         """
         stand = {line.offset: line for line in lines}
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
-        seats = self.file.lock_table.count(command)
-        others = seats - sum(job.seat is not None for job in ours)
+        job_locks = self.file.lock_table.count(command)
+        others = job_locks - sum(job.job_lock is not None for job in ours)
         unwritten = [job for job in ours if not self._is_written(job)]
-        self._take_back_seats(unwritten, len(running) - seats)
+        self._take_back_job_locks(unwritten, len(running) - job_locks)
         # Where somebody, or we, have set the state of a job's line, the job gets no other one
         missing = {job: self.file.state_at(job) or b"" for job in ours
                    if job.cancelled or job not in unwritten}
@@ -3551,17 +3562,18 @@ class JobQueue:
                 missing[job] = line.state if line else b""
         return missing
 
-    def _take_back_seats(self, ours: Iterable[Job], spare: int) -> None:
-        """Take a seat again for each of these jobs that has lost its own, unless another has taken its line.
+    def _take_back_job_locks(self, ours: Iterable[Job], spare: int) -> None:
+        """Take a job lock again for each of these jobs that has lost its own, unless another has taken its
+        line.
 
-        spare: how many more lines of their command are `r` than seats are held.  Raises OSError.
+        spare: how many more lines of their command are `r` than job locks are held.  Raises OSError.
         """
         for job in ours:
-            if job.seat:
+            if job.job_lock:
                 continue
             is_new = self.file.state_at(job) == NEW              # an editor has saved over it
             if spare + is_new > 0:
-                job.seat = self.file.lock_table.take_seat(job)
+                job.job_lock = self.file.lock_table.take_job_lock(job)
                 spare += is_new - 1
                 self.say(f"line {job.number}: is locked anew")
             else:
@@ -3571,11 +3583,11 @@ class JobQueue:
     def _likeliest(self, job: Job, running: Mapping[int, Line]) -> int:
         """Which of these lines `r` is most likely a job's: its offset.  Raises OSError.
 
-        It is the line whose own seat the job has; otherwise one whose own seat is free.
+        It is the line whose own job lock the job has; otherwise one whose own job lock is free.
         """
-        own = {own_seat(line): offset for offset, line in running.items()}
-        if job.seat and job.seat.at in own:
-            return own[job.seat.at]
+        own = {own_job_lock(line): offset for offset, line in running.items()}
+        if job.job_lock and job.job_lock.at in own:
+            return own[job.job_lock.at]
         is_held = self.file.lock_table.is_held
         return next((offset for at, offset in own.items() if not is_held(at)), min(running))
 
@@ -3992,7 +4004,7 @@ class Retries:
     - *At most once.*  A line is claimed for a taker from its frontier on, which then is below that line.
     - *At least once.*  The frontier never passes over a due line that cannot be had now, because the door of
       its command is locked or lines are being appended: no due line below it is taken in that walk, which
-      comes back soon.  A line whose command has no seat free, because a copy of it lives, is made new
+      comes back soon.  A line whose command has no job lock free, because a copy of it lives, is made new
       instead: the file remembers it.  A pass is over when a walk has met the end of the file, and that was no
       file that is just being saved.
     - *Several passes.*  Each process shows its frontiers to others by locks on bytes, as long as it lives.
@@ -4614,7 +4626,8 @@ class Walk:
         """
         settings = self.above.scope.settings
         attempt = self._attempt(line, lambda: self._queue.claim(line, taker, settings))
-        if attempt.met is Met.NO_SEAT:          # that may last for hours; as a new line it waits for its turn
+        # that may last for hours; as a new line it waits for its turn
+        if attempt.met is Met.NO_JOB_LOCK:
             attempt = self._file.make(line, NEW)
         if attempt.job or attempt.became:
             self._retries.renewed += 1
@@ -5533,7 +5546,8 @@ class Jobs(Protocol):
         """
 
     async def lend(self, job: Job) -> int | None:
-        """A descriptor with its seat for the job to inherit; None: it has no seat.  Raises OSError."""
+        """A descriptor with its job lock for the job to inherit; None: it has no job lock.  Raises OSError.
+        """
 
     async def still_has(self, job: Job) -> bool:
         """Whether a job that has not run for a while may run here again: surely nobody has taken its line.
@@ -5596,7 +5610,7 @@ class FileJobs:
         return self._cursor.claim(last)
 
     async def lend(self, job: Job) -> int | None:
-        """A copy: the worker may close or exchange the descriptor of the seat at any time."""
+        """A copy: the worker may close or exchange the descriptor of the job lock at any time."""
         return await self.worker.call(self._queue.lend, job)
 
     async def still_has(self, job: Job) -> bool:
@@ -5662,7 +5676,7 @@ class FileJobs:
 
 # ======== Processes =========================================================================================
 #
-# A job is a shell in a session of its own, started by posix_spawn(3), with the descriptor of its seat and
+# A job is a shell in a session of its own, started by posix_spawn(3), with the descriptor of its job lock and
 # with a mark in its environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then says which shells
 # have ended, and what they have used.
 #
@@ -5675,8 +5689,9 @@ class FileJobs:
 # lives; otherwise none of them would run for more than some milliseconds.  All is over when two looks in a
 # row have found no process.
 #
-# A job whose runner is dead is ended in this way, too, by runset4.py --cancel on its host.  Its seat tells
-# which processes these are: all that inherited the open file description that locks it (runset4.py, Holders).
+# A job whose runner is dead is ended in this way, too, by runset4.py --cancel on its host.  Its job lock
+# tells which processes these are: all that inherited the open file description that locks it (runset4.py,
+# Holders).
 
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
 # the first commands of a shell that is to wait at its gate: it reads a line
@@ -7684,7 +7699,7 @@ class JobLog(Sink):
 # A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` names them, and the name
 # tells a job which slot it has.  Several runners may share the names that stand in a file (`--slots @NAMES`):
 # a slot is in use while a byte of that file's lock file is locked, at a place made from the name.  The job
-# inherits that lock, as it inherits its seat, so a slot stays in use for as long as its job lives.
+# inherits that lock, as it inherits its job lock, so a slot stays in use for as long as its job lives.
 
 
 class Use(enum.Enum):
@@ -7871,8 +7886,8 @@ class SlotFile:
 # of jobs, and the count of failures.
 #
 # With --retry-delay a job that has failed waits before it runs again.  Its line stays `r`, its slots and its
-# memory stay its own, and the runner holds its seat.  So nobody else takes the line, and if the runner dies,
-# the line is an orphan.
+# memory stay its own, and the runner holds its job lock.  So nobody else takes the line, and if the runner
+# dies, the line is an orphan.
 #
 # A runner drains after a signal, near the end of the wall time, or after --max-failed.  Then nothing more is
 # handed out, and the tasks come to their end by themselves.  A Pump moves output from pipes to the sinks all
@@ -8501,7 +8516,8 @@ class JobTask:
             sink.starting(self.run)
 
     def _spawn(self, lent: int | None) -> None:
-        """Make the pipes and start the shell.  lent: the descriptor of the job's seat, if it has one here.
+        """Make the pipes and start the shell.  lent: the descriptor of the job's job lock, if it has one
+        here.
 
         Without sinks the output needs no pipes.  Raises OSError, ValueError.
         """

@@ -51,12 +51,12 @@ from runmaker4 import (
     GRACE,
     HELD,
     HERE_BYTE,
+    JOB_LOCKS,
     LOCK_FD,
     LONGEST_COMMAND,
     NEW,
     ROWS_END,
     RUNNING,
-    SEATS,
     UTF8_MARK,
     Badge,
     Child,
@@ -93,7 +93,7 @@ from runmaker4 import (
     open_job_file,
     open_or_make,
     other_lock,
-    own_seat,
+    own_job_lock,
     parse_settings,
     plural,
     printable,
@@ -679,12 +679,12 @@ def deserted_jobs(
         file.writable()
         running = [line for line in file.by_command({command})[command] if line.state == RUNNING]
         alive = file.lock_table.count(command)
-    kept = {own_seat(line) for line in running}
-    free = {seat: job for seat, job in jobs.items() if seat not in kept}
+    kept = {own_job_lock(line) for line in running}
+    free = {job_lock: job for job_lock, job in jobs.items() if job_lock not in kept}
     found: list[tuple[Line, Shell]] = []
     unmatched: list[Line] = []
     for line in lines:
-        own = free.pop(own_seat(line), None)
+        own = free.pop(own_job_lock(line), None)
         if own:
             found.append((line, own))
         else:
@@ -750,12 +750,12 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
 class Hold(NamedTuple):
     """A descriptor of a process, with the job locks that it holds."""
     pid: int
-    seats: list[range]
+    job_locks: list[range]
     inherited: bool         # as a job inherits it from the runner
 
-    def touches(self, seats: range) -> bool:
+    def touches(self, job_locks: range) -> bool:
         """Return True if the descriptor holds any of these locks."""
-        return any(own.start < seats.stop and seats.start < own.stop for own in self.seats)
+        return any(own.start < job_locks.stop and job_locks.start < own.stop for own in self.job_locks)
 
 
 # A lock in /proc/PID/fdinfo/FD of a process: inode, first and last byte (proc(5))
@@ -786,10 +786,10 @@ class Holders:
     def _holds_of(self, pid: int, numbers: Iterable[int], least: int) -> Iterator[Hold]:
         for number in numbers:
             locked, stays = self._locks(pid, number) if number >= least else ([], False)
-            seats = [span for span in locked if span.start < ROWS_END]
-            if seats:
+            job_locks = [span for span in locked if span.start < ROWS_END]
+            if job_locks:
                 inherited = stays and number >= LOCK_FD and not self._is_ours(pid, numbers)
-                yield Hold(pid, seats, inherited)
+                yield Hold(pid, job_locks, inherited)
 
     def _is_ours(self, pid: int, numbers: Iterable[int]) -> bool:
         """Return True if a process with these descriptors uses the lock file itself, as runners and servers
@@ -817,16 +817,16 @@ class Holders:
     def deserted(self, command: bytes) -> dict[int, Shell]:
         """Return the unsupervised jobs of a command, by job lock."""
         first = row(command)
-        spans = [span for hold in self.by_jobs for span in hold.seats]
-        seats = {seat for span in spans for seat in span if first <= seat < first + SEATS}
-        jobs = {seat: self._deserted(seat) for seat in seats}
-        return {seat: job for seat, job in jobs.items() if job}
+        spans = [span for hold in self.by_jobs for span in hold.job_locks]
+        job_locks = {job_lock for span in spans for job_lock in span if first <= job_lock < first + JOB_LOCKS}
+        jobs = {job_lock: self._deserted(job_lock) for job_lock in job_locks}
+        return {job_lock: job for job_lock, job in jobs.items() if job}
 
-    def _deserted(self, seat: int) -> Shell | None:
+    def _deserted(self, job_lock: int) -> Shell | None:
         """Return the job that holds a job lock; None: there is no such job, or another process holds the lock
         as well.
         """
-        holds = [hold for hold in self.all if hold.touches(range(seat, seat + 1))]
+        holds = [hold for hold in self.all if hold.touches(range(job_lock, job_lock + 1))]
         marks = {hold.pid: self._marks(hold.pid) for hold in holds}
         members = [hold.pid for hold in holds if hold.inherited and marks[hold.pid]]
         if not members:
@@ -865,8 +865,8 @@ class Holders:
         """Return the processes that hold job locks of a command: if `jobs` those of jobs, otherwise all
         others.
         """
-        seats = range(row(command), row(command) + SEATS)
-        return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(seats)})
+        job_locks = range(row(command), row(command) + JOB_LOCKS)
+        return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(job_locks)})
 
 
 def end_deserted(jobs: Iterable[Shell]) -> None:
@@ -1091,7 +1091,7 @@ def alone(file: JobFile) -> Iterator[int]:
     In a bucket with job locks of other processes, lock only the command mutex. If another process holds that
     mutex, wait, because it will not take long.
     """
-    fd = file.lock_table.open_seat()
+    fd = file.lock_table.open_job_lock()
     end = time.monotonic() + DOOR_PATIENCE
     doors: list[int] = []
     try:
@@ -1102,9 +1102,9 @@ def alone(file: JobFile) -> Iterator[int]:
             first, stop = todo.pop()
             if first < stop and not lock(fd, first, stop - first):
                 held = other_lock(fd, first, stop - first)
-                door = (held.start if held else first) | SEATS
+                door = (held.start if held else first) | JOB_LOCKS
                 doors.append(door)
-                todo += [(first, door - SEATS), (door + 1, stop)]
+                todo += [(first, door - JOB_LOCKS), (door + 1, stop)]
         for door in doors:
             if not keep_trying(functools.partial(lock, fd, door), end - time.monotonic()):
                 raise OSError(errno.EAGAIN, "another process keeps changing it")
@@ -1112,7 +1112,7 @@ def alone(file: JobFile) -> Iterator[int]:
         file.refresh_reader()
         yield fd
     finally:
-        file.lock_table.close_seat(fd)
+        file.lock_table.close_job_lock(fd)
 
 
 def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:

@@ -53,10 +53,10 @@ from runmaker4 import (
     ERROR,
     FAILED,
     JOB_LINE,
+    JOB_LOCKS,
     NEW,
     ROWS_END,
     RUNNING,
-    SEATS,
     SIZE_UNITS,
     STOP_SIGNALS,
     Badge,
@@ -106,7 +106,7 @@ from runmaker4 import (
     open_job_file,
     other_locks,
     output_path,
-    own_seat,
+    own_job_lock,
     plural,
     printable,
     progress_line,
@@ -362,23 +362,23 @@ class Watcher:
         if not held or not lock_table.is_open:
             return []
         # A lock that includes the command mutex of a bucket is not a job lock, but `runset4.py --edit`.
-        buckets = {some.start & ~SEATS for some in other_locks(lock_table.fd, 0, ROWS_END)
-                   if some.start | SEATS not in some}
+        buckets = {some.start & ~JOB_LOCKS for some in other_locks(lock_table.fd, 0, ROWS_END)
+                   if some.start | JOB_LOCKS not in some}
         lines: dict[bytes, list[Line]] = {}
         for line in self.file.lines(held) if buckets else ():
-            if own_seat(line) & ~SEATS in buckets:
+            if own_job_lock(line) & ~JOB_LOCKS in buckets:
                 lines.setdefault(line.command, []).append(line)
         still = []
         for command, equal_lines in lines.items():
-            bucket = own_seat(equal_lines[0]) & ~SEATS
-            seats = sorted(offset - bucket for some in other_locks(lock_table.fd, bucket, SEATS)
+            bucket = own_job_lock(equal_lines[0]) & ~JOB_LOCKS
+            job_locks = sorted(offset - bucket for some in other_locks(lock_table.fd, bucket, JOB_LOCKS)
                            for offset in some)
             for line in survey.running + survey.orphans:
-                if line.command == command and seats:
-                    seats.remove(nearest(seats, line.number % SEATS))
-            held_lines = {line.number % SEATS: line for line in equal_lines}
-            for seat in seats[:len(equal_lines)]:
-                still.append(held_lines.pop(nearest(sorted(held_lines), seat)))
+                if line.command == command and job_locks:
+                    job_locks.remove(nearest(job_locks, line.number % JOB_LOCKS))
+            held_lines = {line.number % JOB_LOCKS: line for line in equal_lines}
+            for job_lock in job_locks[:len(equal_lines)]:
+                still.append(held_lines.pop(nearest(sorted(held_lines), job_lock)))
         return sorted(still, key=lambda line: line.number)
 
     @patient

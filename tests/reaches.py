@@ -4,8 +4,8 @@
     python3 -m tests.reaches --private FILE...  attributes that are public, and that only their class uses
 
 The files are taken together.  A reach is a read or a write of an attribute by code outside of the class,
-and of those derived from it: `job.seat` in JobFile is a reach into Job.  Calls of methods are none, nor are
-properties: these are what a class offers.  The options of the command line count as a class, Namespace.
+and of those derived from it: `job.job_lock` in JobFile is a reach into Job.  Calls of methods are none, nor
+are properties: these are what a class offers.  The options of the command line count as a class, Namespace.
 
 Of what class a value is follows from annotations, constructors and loops.  Where these do not tell, an
 attribute that only one class has counts as that class's, and any other does not count.

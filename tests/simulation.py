@@ -13,7 +13,7 @@ processes and output are none of this.  Nor are groups, and the server.
 What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the
 file that the path names had lines of it when the last of them was claimed (History.check_runs); the
 invariants, at each byte that is written, each door that is left, and each operation (may_write, note_doors,
-check_seats); that no runner leaves a job alone that it may take (check_idle); and all that is left at the
+check_job_locks); that no runner leaves a job alone that it may take (check_idle); and all that is left at the
 end, when all have gone and one more runner with
 --resume has looked at it (settle).  One thing alone excuses two copies: a life sign that was taken away from
 outside, by a lost lease or with the lock file, until the runner has had time to look (is_blind).  That an
@@ -114,8 +114,8 @@ def process(actor: Actor) -> Process:
     return actor
 
 
-def seats_in(lock_table: Inode, command: bytes, owners: Container[Description] | None = None) -> int:
-    """How many seats of a command are held in a lock file, perhaps by these owners only."""
+def job_locks_in(lock_table: Inode, command: bytes, owners: Container[Description] | None = None) -> int:
+    """How many job locks of a command are held in a lock file, perhaps by these owners only."""
     row = row_of(command)
     return sum(
         row <= lock.start < row + ROW - 1
@@ -155,7 +155,8 @@ class History(World):
         self.removed = -math.inf                    # when somebody has removed the lock file
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
-    # -- doors and seats -------------------------------------------------------------------------------------
+    # -- doors and job locks
+    # -------------------------------------------------------------------------------------
 
     def note_lines(self) -> None:
         commands = Counter(self.names[PATH].commands)
@@ -173,10 +174,10 @@ class History(World):
                 break
         return most
 
-    def seats(self, command: bytes, owners: Container[Description] | None = None) -> int:
-        """How many seats of a command are held, perhaps by these owners only."""
+    def job_locks(self, command: bytes, owners: Container[Description] | None = None) -> int:
+        """How many job locks of a command are held, perhaps by these owners only."""
         lock_table = self.names.get(LOCK_FILE)
-        return seats_in(lock_table, command, owners) if lock_table else 0
+        return job_locks_in(lock_table, command, owners) if lock_table else 0
 
     def door(self, me: Actor, command: bytes) -> Lock | None:
         """The lock by which somebody stands behind the door of a command."""
@@ -186,9 +187,11 @@ class History(World):
                      and lock.owner in me.fds.values()), None)
 
     def balance(self, command: bytes) -> int:
-        """How many seats are held more than lines are running."""
+        """How many job locks are held more than lines are running."""
         inode = self.names.get(PATH)
-        return self.seats(command) - (bytes(inode.data).split(b"\n").count(b"r" + command) if inode else 0)
+        return self.job_locks(command) - (
+            bytes(inode.data).split(b"\n").count(b"r" + command) if inode else 0
+        )
 
     def note_doors(self, owner: Description, start: int, end: float, opened: bool) -> None:
         """I4: nothing of ours raises the balance, but to 0."""
@@ -205,7 +208,7 @@ class History(World):
                 after = self.balance(command)
                 if after > max(before, 0) and self.disturbed < since:
                     self.note_violation(
-                        f"holds {after} more seats of {command!r} than lines run; before: {before}"
+                        f"holds {after} more job locks of {command!r} than lines run; before: {before}"
                     )
 
     # -- each byte that is written ---------------------------------------------------------------------------
@@ -275,13 +278,13 @@ class History(World):
                      and (run.until > self.now or (run in run.runner.runs and not run.runner.killed))]
             if self.most is not None or (len(going) >= running and self.disturbed < me.doors[command]):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
-        own = self.seats(command, me.fds.values())
+        own = self.job_locks(command, me.fds.values())
         if ended and not (back or own or self.edits or self.hand_set or self.removed > 0):
             running = bytes(self.last.data).split(b"\n").count(b"r" + command)
-            if line[:1] == b"r" and self.seats(command) >= running:
+            if line[:1] == b"r" and self.job_locks(command) >= running:
                 self.fail(f"writes {data!r} over {line!r}, which is another runner's")
         if own < sum(not self.is_blind(run) for run in mine):
-            self.fail(f"writes {data!r} over {line!r} without a seat")          # I1
+            self.fail(f"writes {data!r} over {line!r} without a job lock")          # I1
         for run in ended:
             run.written = True
 
@@ -335,7 +338,8 @@ class History(World):
                 self.fail(f"replaces the file, and {line!r} is running")
 
     def loses_answer(self, me: Actor) -> bool:
-        """Whether an fsync() fails after it has synced a result: the seat is held, and the line has ended."""
+        """Whether an fsync() fails after it has synced a result: the job lock is held, and the line has
+        ended."""
         ended = isinstance(me, Process) and any(run.until <= self.now for run in me.runs)
         if not (self.lost_answers and ended and self.random() < 0.5):
             return False
@@ -381,13 +385,15 @@ class History(World):
             )
         )
 
-    def check_seats(self, me: Process) -> None:
-        """I3: each of a runner's jobs has a seat of its own."""
+    def check_job_locks(self, me: Process) -> None:
+        """I3: each of a runner's jobs has a job lock of its own."""
         for command in {run.command for run in me.runs}:
             runs = [run for run in me.runs if run.command == command and not self.is_blind(run)]
             owners = {*me.fds.values(), *(owner for run in runs for owner in run.descriptions)}
-            if self.seats(command, owners) < len(runs):
-                self.fail(f"has {len(runs)} jobs {command!r}, and {self.seats(command, owners)} seats")
+            if self.job_locks(command, owners) < len(runs):
+                self.fail(
+                    f"has {len(runs)} jobs {command!r}, and {self.job_locks(command, owners)} job locks"
+                )
         for one, other in self.excused:
             # of equal lines one may have been given back, and be the first one's again
             alive = sum(run.command == one.command and run.until > self.now for run in self.runs)
@@ -632,7 +638,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
 
 def operation(world: History, me: Process, function: Callable[..., Any], *args: Any) -> Any:
     """Call the product, and see what it leaves open and locked."""
-    world.check_seats(me)
+    world.check_job_locks(me)
     me.shielded, me.began, me.claimed = False, world.now, b""
     me.doors.clear()
     result = function(*args)
@@ -642,10 +648,10 @@ def operation(world: History, me: Process, function: Callable[..., Any], *args: 
     owners = {*me.fds.values()}
     if any(owner.writes for owner in owners):
         world.fail("leaves a door locked")
-    seats = sum(lock.end - lock.start for inode in world.inodes for lock in inode.locks
+    job_locks = sum(lock.end - lock.start for inode in world.inodes for lock in inode.locks
                 if lock.owner in owners and lock.exclusive and lock.start < APPEND)
-    if seats > held:
-        world.fail(f"has {seats} seats, for {held} jobs")
+    if job_locks > held:
+        world.fail(f"has {job_locks} job locks, for {held} jobs")
     return result
 
 
@@ -1107,12 +1113,12 @@ def state_from_before_the_door() -> Patches:
     return [(QUEUE, "claim", claim_unread), (FILE, "read_line", read_text)]
 
 
-def seat_freed_early() -> Patches:
+def job_lock_freed_early() -> Patches:
     plain = FILE.write
 
     def write(self: Any, line: Any, state: bytes) -> None:
-        if state != b"r" and isinstance(line, CORE.Job) and line.seat:
-            CORE.unlock(line.seat.fd, line.seat.at)
+        if state != b"r" and isinstance(line, CORE.Job) and line.job_lock:
+            CORE.unlock(line.job_lock.fd, line.job_lock.at)
         plain(self, line, state)
     return [(FILE, "write", write)]
 
@@ -1123,7 +1129,7 @@ def row_unlocked() -> Patches:
     def claim(self: Any, line: Any, *args: Any) -> Any:
         attempt = plain(self, line, *args)
         if attempt.job:
-            CORE.unlock(attempt.job.seat.fd, CORE.row(line.command), ROW)
+            CORE.unlock(attempt.job.job_lock.fd, CORE.row(line.command), ROW)
         return attempt
     return [(QUEUE, "claim", claim)]
 
@@ -1134,7 +1140,7 @@ def one(owner: Any, attribute: str, new: Any) -> Callable[[], Patches]:
 
 
 orphan_by_its_own_seat = one(FILE, "is_orphan", lambda self, line: (
-    self.lock_table.is_open and not self.lock_table.is_held(CORE.own_seat(line))))
+    self.lock_table.is_open and not self.lock_table.is_held(CORE.own_job_lock(line))))
 
 
 def room(new: int, orphan: int) -> Callable[[], Patches]:
@@ -1142,15 +1148,15 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     too_many_new, too_many_orphans = new, orphan
 
     def has_room(self: Any, command: bytes, orphan: bool = False, near: Any = None) -> bool:
-        seats = self.lock_table.count(command)
-        least = seats + orphan - (too_many_orphans if orphan else too_many_new)
-        return not seats or least <= 0 or self._are_running(command, least)
+        job_locks = self.lock_table.count(command)
+        least = job_locks + orphan - (too_many_orphans if orphan else too_many_new)
+        return not job_locks or least <= 0 or self._are_running(command, least)
 
     return lambda: [(FILE, "has_room", has_room)]
 
 
-def seats_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]:
-    """Who puts held lines in order, and counts other seats of a command than there are.
+def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]:
+    """Who puts held lines in order, and counts other job locks of a command than there are.
 
     count: makes that number from how many there are, and how many of them are ours.
     """
@@ -1158,8 +1164,8 @@ def seats_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]:
 
     def reconcile(self: Any, command: bytes, ours: Any, lines: Any) -> dict[Any, bytes]:
         lock_table = self.file.lock_table
-        seats = count(lock_table.count(command), sum(job.seat is not None for job in ours))
-        with mock.patch.object(lock_table, "count", lambda command: seats):
+        job_locks = count(lock_table.count(command), sum(job.job_lock is not None for job in ours))
+        with mock.patch.object(lock_table, "count", lambda command: job_locks):
             missing: dict[Any, bytes] = plain(self, command, ours, lines)
             return missing
 
@@ -1171,9 +1177,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         at % ROW == ROW - 1 or plain(self, at))),
     "door of another text": one(FILE, "door", lambda self, command, patience=2.0: (
         self.lock_table.locking(CORE.row(b"another") + ROW - 1, patience))),
-    "seat freed before the write": seat_freed_early,
-    "seat freed after the claim": row_unlocked,
-    "seat not lent": one(QUEUE, "lend", staticmethod(lambda job: None)),
+    "job lock freed before the write": job_lock_freed_early,
+    "job lock freed after the claim": row_unlocked,
+    "job lock not lent": one(QUEUE, "lend", staticmethod(lambda job: None)),
     "path before the door": path_before_the_door,
     "state from before the door": state_from_before_the_door,
     "text not checked": one(FILE, "read_line", lambda self, line, ahead=1: (
@@ -1183,23 +1189,23 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "one orphan too many": lambda: [*room(0, 1)(), *orphan_by_its_own_seat()],
     "one orphan too few": room(0, -1),
     "no room, and taken": one(FILE, "has_room", lambda *args, **named: True),
-    "orphan by its own seat": orphan_by_its_own_seat,
+    "orphan by its own job lock": orphan_by_its_own_seat,
     "second lock file": one(CORE, "lock_file_of", lambda path: LOCK_FILE + MACHINE.world.me.host.name),
     "lock file not checked": one(LOCK_TABLES, "is_current", lambda self: True),
     "no guard": lambda: [
         (FILE, "name_lock_file", lambda self: None),
         (CORE, "lock_all", lambda fd: None),
     ],
-    "lost lease ignored": one(QUEUE, "_drop_lost_seats", lambda self: None),
+    "lost lease ignored": one(QUEUE, "_drop_lost_job_locks", lambda self: None),
     # Each `r` counts as the old state of the job's line, which an editor has saved
     "taken over, and not noticed": one(
-        QUEUE, "_take_back_seats", lambda self, ours, spare, plain=QUEUE._take_back_seats: (
+        QUEUE, "_take_back_job_locks", lambda self, ours, spare, plain=QUEUE._take_back_job_locks: (
             plain(self, ours, spare + 1))),
-    "seats of others not counted": seats_counted(lambda seats, ours: ours),
-    "a seat too many counted": seats_counted(lambda seats, ours: seats + 1),
+    "job locks of others not counted": job_locks_counted(lambda job_locks, ours: ours),
+    "a job lock too many counted": job_locks_counted(lambda job_locks, ours: job_locks + 1),
     "not brought back": one(QUEUE, "_bring_back", lambda self, line: None),
     "lost door believed in": one(LOCK_TABLES, "must_be_alive", lambda self: None),
-    # Who asks at the door need not ask for the seat, unless its clock stood still: its host was suspended
+    # Who asks at the door need not ask for the job lock, unless its clock stood still: its host was suspended
     "result over another's r": lambda: [
         (QUEUE, "still_has", lambda self, job: True),
         (LOCK_TABLES, "must_be_alive", lambda self: None),
@@ -1207,8 +1213,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "result not verified": one(FILE, "state_at", lambda self, line, plain=FILE.state_at: (
         b"r" if isinstance(line, CORE.Job) else plain(self, line))),
     "written twice": one(QUEUE, "_is_written", lambda self, job: False),
-    "left open": one(LOCK_TABLES, "close_seat", lambda self, fd: None),
-    "closed twice": one(LOCK_TABLES, "close_seat", lambda self, fd, plain=LOCK_TABLES.close_seat: (
+    "left open": one(LOCK_TABLES, "close_job_lock", lambda self, fd: None),
+    "closed twice": one(LOCK_TABLES, "close_job_lock", lambda self, fd, plain=LOCK_TABLES.close_job_lock: (
         plain(self, fd), CORE.os.close(fd))),
     "barrier ignored": one(CORE.Above, "find_block", lambda self, line, file: None),
     "appended without the lock": one(

@@ -141,14 +141,14 @@ def lock_table(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def held_seats(path: pathlib.Path, command: bytes) -> list[int]:
-    """The seats of a command that are held."""
+def held_job_locks(path: pathlib.Path, command: bytes) -> list[int]:
+    """The job locks of a command that are held."""
     try:
         with open(lock_table(path), "rb") as file:
             start = runmaker4.row(command)
             return [
                 at - start
-                for found in runmaker4.other_locks(file.fileno(), start, runmaker4.SEATS)
+                for found in runmaker4.other_locks(file.fileno(), start, runmaker4.JOB_LOCKS)
                 for at in found
             ]
     except FileNotFoundError:
@@ -257,14 +257,14 @@ class Case(unittest.TestCase):
             time.sleep(0.01)
 
     def locked_lines(self, name: str = "runs.txt") -> list[int]:
-        """The numbers of the lines that have a life sign: their own seats, or any if no other line is like
-        them.
+        """The numbers of the lines that have a life sign: their own job locks, or any if no other line is
+        like them.
         """
         lines = [(number, line[2:]) for number, line in enumerate(self.read(name).splitlines(), 1)
                  if line[1:2] == b" " and line[:1] not in b"#/"]
         texts = [text for _, text in lines]
-        return [number for number, text in lines if (seats := held_seats(self.dir / name, text))
-                and (number in seats or texts.count(text) == 1)]
+        return [number for number, text in lines if (job_locks := held_job_locks(self.dir / name, text))
+                and (number in job_locks or texts.count(text) == 1)]
 
     def hold_line(self, number: int, name: str = "runs.txt") -> int:
         """Take the life sign of a line, as its runner would; the descriptor, closed when the test ends."""

@@ -230,7 +230,7 @@ class WithoutRunner(LifeSign):
         self.assertNobodyLeft()
 
     def test_a_runner_that_is_a_job_is_not_taken_for_one_of_its_jobs(self) -> None:
-        """Both work on one file, so the inner one holds seats of one lock file; the outer one is dead."""
+        """Both work on one file, so the inner one holds job locks of one lock file; the outer one is dead."""
         inner = " ".join(self.command(RUNMAKER, "-q", "runs.txt"))
         self.write(f". {inner}\n. {SLEEPING}\n")
         runner = self.start(RUNMAKER, "runs.txt", start_new_session=True)
@@ -241,7 +241,8 @@ class WithoutRunner(LifeSign):
         wait_until(lambda: not self.locked_lines(), what="the inner runner has ended")
 
     def check_is_spared(self, environ: dict[str, str], uses: bool) -> None:
-        """Another process has the seat as a job has it, in this environment; uses: and the lock file, too."""
+        """Another process has the job lock as a job has it, in this environment; uses: and the lock file,
+        too."""
         self.write("r echo a\n")
         holds = (
             "import os, runmaker4, time\n"
@@ -254,7 +255,7 @@ class WithoutRunner(LifeSign):
             "time.sleep(60)"
         )
         holder = self.start(sys.executable, "-c", holds, env={"PYTHONPATH": str(ROOT), **environ})
-        wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the seat")
+        wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the job lock")
         said = self.cancel(1, code=1, patch="import runset4\nrunset4.STOPPING = 1.5")
         self.assertEndedHere(said)
         self.assertIn(f"is x, but is still running after 2 s (process {holder.pid} of this host ", said)

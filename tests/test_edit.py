@@ -224,11 +224,11 @@ class Locked(EditCase):
         path = self.write(". a\n. b\n")
         fd = runmaker4.open_lock_file_of(str(path))
         self.addCleanup(os.close, fd)
-        self.assertTrue(runmaker4.lock(fd, runmaker4.row(b"a") + runmaker4.SEATS))
+        self.assertTrue(runmaker4.lock(fd, runmaker4.row(b"a") + runmaker4.JOB_LOCKS))
         setter = runmaker4.JobFile(str(path), say=self.fail)
         with mock.patch.object(runset4, "DOOR_PATIENCE", 0.1), self.assertRaises(BlockingIOError):
             runset4.apply(setter, self.read(), b". b\n. a\n")
-        leaving = threading.Timer(0.3, runmaker4.unlock, (fd, runmaker4.row(b"a") + runmaker4.SEATS))
+        leaving = threading.Timer(0.3, runmaker4.unlock, (fd, runmaker4.row(b"a") + runmaker4.JOB_LOCKS))
         leaving.start()
         self.assertEqual(runset4.apply(setter, self.read(), b". b\n. a\n", quiet=True), [])
         leaving.join()

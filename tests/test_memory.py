@@ -588,8 +588,8 @@ class Model:
             for job in jobs:
                 cursor.finish(job, b"e")
         else:
-            for seat in cursor.file.lock_table.seats.values():
-                os.close(seat.fd)
+            for job_lock in cursor.file.lock_table.job_locks.values():
+                os.close(job_lock.fd)
             cursor.file.close_files()
 
     def is_over(self, text: bytes) -> bool:

@@ -364,7 +364,7 @@ class DeadClients(JobFileCase):
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
 
-class LostSeats(JobFileCase):
+class LostJobLocks(JobFileCase):
     """Whether a host that was cut off still has a line, whose job has not run for a while."""
 
     def setUp(self) -> None:
@@ -376,14 +376,14 @@ class LostSeats(JobFileCase):
         self.assertTrue(self.lines.still_has(self.job))
         with mock.patch.object(os, "open", side_effect=OSError(errno.EIO, "Input/output error")):
             self.assertFalse(self.lines.still_has(self.job))
-        seat = present(self.job.seat)
-        runmaker4.unlock(seat.fd, seat.at)
+        job_lock = present(self.job.job_lock)
+        runmaker4.unlock(job_lock.fd, job_lock.at)
         self.assertFalse(self.lines.still_has(self.job))
         self.assertEqual(self.lines.claimed, {self.job: None})
 
 
-class SeatsTakenBack(JobFileCase):
-    """Jobs whose seats were lost, because the lock file was removed or a lease was over."""
+class JobLocksTakenBack(JobFileCase):
+    """Jobs whose job locks were lost, because the lock file was removed or a lease was over."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -401,11 +401,11 @@ class SeatsTakenBack(JobFileCase):
             return locking(at, patience)
         with mock.patch.object(self.queue.file.lock_table, "locking", edited):
             self.assertEqual(self.queue.look_after(), {})
-        self.assertTrue(self.first.seat and self.second.seat)
+        self.assertTrue(self.first.job_lock and self.second.job_lock)
 
     def test_a_lock_that_vanishes_during_a_look_ends_nothing(self) -> None:
-        seat = present(self.first.seat)
-        runmaker4.unlock(seat.fd, seat.at)
+        job_lock = present(self.first.job_lock)
+        runmaker4.unlock(job_lock.fd, job_lock.at)
         self.path.write_bytes(b"x a\nr b\n")
         self.assertEqual(self.queue.look_after(), {})
 
@@ -1304,8 +1304,8 @@ class LocksThatAreForgotten(JobFileCase):
         mount = runmaker4.Mount("fuse.glusterfs", frozenset())
         runner = self.queue_on(b". a\n", mount=mount)
         job = job_of(runmaker4.Cursor(runner, [runmaker4.Taker("")]).claim())
-        seat = present(job.seat)
-        runmaker4.unlock(seat.fd, seat.at)
+        job_lock = present(job.job_lock)
+        runmaker4.unlock(job_lock.fd, job_lock.at)
         other = runmaker4.JobFile(runner.file.path, say=self.fail, mount=mount, clock=self.clock)
         self.addCleanup(other.close_files)
         cursor = runmaker4.Cursor(runmaker4.JobQueue(other), [runmaker4.Taker("", retry=b"er")])

@@ -10,7 +10,7 @@ TEXT = '''
 class Job:
     def __init__(self, number):
         self.number = number
-        self.seat = None
+        self.job_lock = None
         self.once = False
 
     def begin(self):
@@ -27,7 +27,7 @@ class Runner:
 
     def run(self):
         self.job.begin()
-        self.job.seat = 7
+        self.job.job_lock = 7
         return self.options.follow
 
 def names(jobs: list[Job]):
@@ -39,12 +39,12 @@ class Reaches(unittest.TestCase):
 
     def test_reads_and_writes_from_outside_count_and_calls_and_derived_classes_do_not(self) -> None:
         found = {name: dict(attributes) for name, attributes in Program({"a.py": TEXT}).worst()}
-        self.assertEqual(found, {"Job": {"seat": 1, "number": 1}, "Namespace": {"follow": 1}})
+        self.assertEqual(found, {"Job": {"job_lock": 1, "number": 1}, "Namespace": {"follow": 1}})
 
     def test_what_only_its_class_uses_could_be_private(self) -> None:
         found = set(Program({"a.py": TEXT}).could_be_private())
         self.assertLessEqual({("Job", "once"), ("Runner", "job")}, found)
-        self.assertFalse({("Job", "seat"), ("Job", "number"), ("Job", "begin")} & found)
+        self.assertFalse({("Job", "job_lock"), ("Job", "number"), ("Job", "begin")} & found)
 
     def test_classes_of_one_name_in_two_files_are_two(self) -> None:
         other = "class Job:\n    mark: int = 0\n\ndef f(job: Job):\n    job.mark = 1\n"

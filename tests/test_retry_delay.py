@@ -170,7 +170,7 @@ class OnFile(WaitingCase):
         self.assertEqual(self.locked_lines(), [1])
         runner.kill()
         runner.wait()
-        wait_until(lambda: not self.locked_lines(), what="its seat is free")
+        wait_until(lambda: not self.locked_lines(), what="its job lock is free")
         self.assertEqual(self.states(), "r")
         self.assertEnded(self.run_jobs("--resume"), 1, "!")
         self.assertEqual(self.runs(), 2)

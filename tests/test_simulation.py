@@ -24,9 +24,9 @@ MANY, FEW = 100_000, 600
 QUICKLY_FOUND = (
     "no door",
     "door of another text",
-    "seat freed before the write",
-    "seat freed after the claim",
-    "seat not lent",
+    "job lock freed before the write",
+    "job lock freed after the claim",
+    "job lock not lent",
     "path before the door",
     "state from before the door",
     "second lock file",

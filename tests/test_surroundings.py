@@ -34,7 +34,7 @@ def note(*args, **options):
     marked.append(mark(*args, **options))
     return marked[-1]
 def start_amid(*args, **options):
-    fd = marked[-1].seat.fd
+    fd = marked[-1].job_lock.fd
     kept = os.dup(fd)
     os.close(fd)
     assert os.open("another", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC) == fd

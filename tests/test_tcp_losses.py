@@ -388,7 +388,7 @@ class VanishedWhileSought(LossCase):
         (self.dir / "slow").unlink()
         self.wait_said(server, "line 1: was taken back from e")
         self.wait_states("e")
-        wait_until(lambda: not self.locked_lines(), what="its seat is free")
+        wait_until(lambda: not self.locked_lines(), what="its job lock is free")
 
 
 class OneThread(LossCase):
