@@ -115,6 +115,7 @@ from runmaker4 import (
     HELD,
     JOB_LOCKS,
     LOCAL,
+    MUTEX_OFFSET,
     NEW,
     PORT,
     RUNNING,
@@ -171,6 +172,7 @@ from runmaker4 import (
     add_records,
     allow_descriptors,
     boottime,
+    bucket_of,
     check_job_file,
     check_lock_file,
     check_mount,
@@ -200,7 +202,6 @@ from runmaker4 import (
     read_token,
     reason,
     refuse_as_output,
-    row,
     run_main,
     text_of,
     tls_context,
@@ -371,7 +372,7 @@ class SharedLockTable(LockTable):
     def count(self, command: bytes) -> int:
         """How many job locks of a command are held.  We do not ask the kernel for ours: they may be hundreds.
         """
-        first = row(command)
+        first = bucket_of(command)
         if not self._is_shared:
             return super().count(command)
         if is_free(self.fd, first, JOB_LOCKS):
@@ -390,8 +391,8 @@ class SharedLockTable(LockTable):
         """
         if identity_of(fd) != self.inode:
             raise OSError(errno.ESTALE, "its lock file was removed")
-        # A lock that also covers a door is no job lock, but somebody who edits the file.
-        ranges = [some for some in other_locks(self.fd, 0, GUARD) if some.start | JOB_LOCKS not in some]
+        # A lock that also covers a command mutex is no job lock, but somebody who edits the file.
+        ranges = [some for some in other_locks(self.fd, 0, GUARD) if some.start | MUTEX_OFFSET not in some]
         self.count_in()
         found: set[int] = set()
         for at in itertools.chain.from_iterable(ranges):
@@ -449,7 +450,7 @@ class ServedQueue(JobQueue):
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
-        first = row(line.command)
+        first = bucket_of(line.command)
         at = next((at for at in self.lock_table.unclaimed if first <= at < first + JOB_LOCKS), None)
         if at is not None:                      # look_after() will find out where its line stands
             return self._adopt(Job(**vars(line)), at)
@@ -492,7 +493,7 @@ class ServedQueue(JobQueue):
         for line in Scan(self.file.reader, self.file.start, RUNNING):
             own = own_job_lock(line)
             if own in lock_table.unclaimed or not lock_table.is_held(own):
-                lines.setdefault(row(line.command), []).append(line)
+                lines.setdefault(bucket_of(line.command), []).append(line)
         return lines
 
     def _adopt(self, job: Job, at: int) -> Job:
@@ -2695,8 +2696,9 @@ class Sessions:
 #     3. When the grace of `absent` is over, its lines become `e`, and the remaining job locks are given up.
 #
 # If a client has a job here already, there is nothing to answer for it.  For every other job the first row
-# that holds counts.  A line that nobody has is claimed as any runner claims it: behind its door, and by the
-# count of job locks.  So no second copy can begin by this, and a copy that gets no line is stopped.
+# that holds counts.  A line that nobody has is claimed as any runner claims it: while holding its command
+# mutex, and by the count of job locks.  So no second copy can begin by this, and a copy that gets no line is
+# stopped.
 #
 #     the client says        what stands there                                     the answer
 #     anything               this server has written its result                    settled

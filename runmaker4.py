@@ -18,37 +18,38 @@ set up.
 The protocol, which is all there is to know about how runners share a file:
 
  1. Locks belong to commands.  Beside the real job file NAME stands its lock file `.NAME.lock`, a file that no
-    editor knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 job
-    locks, and behind them its door.  A job lock is locked as long as a copy of the command or its runner
-    lives, the door for the moment in which the state of a line of this command is written.  These are
-    open-file-description record locks.
- 2. Claim a line that is new, or with --resume in error, or with -r failed: lock its command's door.  The path
-    must still name this file, and the line, which is read again, must stand there whole as it was found.
+    editor knows.  Each command has a bucket of 2^16 bytes there, at a place made from its text: 65,535 job
+    locks, and behind them its command mutex.  A job lock is locked as long as a copy of the command or its
+    runner lives, the command mutex for the moment in which the state of a line of this command is written.
+    These are open-file-description record locks.
+ 2. Claim a line that is new, or with --resume in error, or with -r failed: lock its command's mutex.  The
+    path must still name this file, and the line, which is read again, must stand there whole as it was found.
     Count the job locks h that are held, and the lines R of this command that are `r`.  The line may be taken
     if h <= R.  Open the lock file once more, and lock a free job lock by that descriptor: the one of the
-    line's number if that is free.  Write `r`; unlock the door. (A server takes back an `r` of a job that its
-    client still has in this way, too, if h < R.)
+    line's number if that is free.  Write `r`; unlock the command mutex. (A server takes back an `r` of a job
+    that its client still has in this way, too, if h < R.)
  3. Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
     only when both are gone.  It is the life sign; there are no heartbeats and no time limits.
- 4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the job
-    lock.
+ 4. When the job has ended: lock the command mutex, verify the line, write its new state over the `r`, free
+    the job lock.
  5. A line `r` is an orphan if its own job lock is free and h < R.  One look tells.  If locks may be lost
     without an error it takes two looks, 15 s apart, so that a living runner has locked its job lock anew by
-    then.  A runner that meets an orphan writes `e` over it, behind its door; with --resume or -r it writes
-    `.`, so that the line is claimed as any new line is.  If an editor overwrites an `r` with `.`, because it
-    had read the file before, the line's runner makes it `r` again within a second, on a network file system
-    within a few; nobody can claim the line meanwhile.  Any other state over an `r` cancels the job: so does
-    an old `!` that vi saves after -r has begun to run that line again.  If the runner is dead, and a `.`
-    stands there, the line waits until the copy has ended; then it is new.  An `r` that an editor has saved
-    over a result looks like an orphan.  It gets the result again from the runner that wrote it, if the lock
-    file is as long as that runner's first claim has made it: each runner or server that claims lines makes it
-    a byte longer.
- 6. Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that and every door.
+    then.  A runner that meets an orphan writes `e` over it, while holding its command mutex; with --resume or
+    -r it writes `.`, so that the line is claimed as any new line is.  If an editor overwrites an `r` with
+    `.`, because it had read the file before, the line's runner makes it `r` again within a second, on a
+    network file system within a few; nobody can claim the line meanwhile.  Any other state over an `r`
+    cancels the job: so does an old `!` that vi saves after -r has begun to run that line again.  If the
+    runner is dead, and a `.` stands there, the line waits until the copy has ended; then it is new.  An `r`
+    that an editor has saved over a result looks like an orphan.  It gets the result again from the runner
+    that wrote it, if the lock file is as long as that runner's first claim has made it: each runner or server
+    that claims lines makes it a byte longer.
+ 6. Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that and every command
+    mutex.
  7. Each process that may write the job file has all of it locked, shared, and one byte behind that, whose
     place names the lock file.
- 8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
-    is made to forget first (refresh_file()).  What is read then is read with O_DIRECT (Reader), on FUSE
-    through a new description, too (refresh_reader()).  What is written is synced.
+ 8. On a network file system a host remembers what it has read, and that may be old.  So behind each command
+    mutex it is made to forget first (refresh_file()).  What is read then is read with O_DIRECT (Reader), on
+    FUSE through a new description, too (refresh_reader()).  What is written is synced.
 
 So if a command stands once, no second copy of it starts while one lives, whatever is done to the file.  The
 section "The job file" below has the proof; "Assumptions" say when it does not hold.
@@ -165,11 +166,11 @@ FAILED = b"!"
 ERROR = b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
-# Bytes of a lock file behind all rows.  The first only marks their end: older versions lock it in journals.
-ROWS_END = 1 << 62
-APPEND_BYTE = ROWS_END + 1      # locked exclusively to append
-HERE_BYTE = ROWS_END + 2        # locked shared by each process that may claim lines or set states
-PROBE_BYTES = ROWS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
+# Bytes of a lock file after all buckets.  The first only marks their end: older versions lock it in journals.
+BUCKETS_END = 1 << 62
+APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
+HERE_BYTE = BUCKETS_END + 2        # locked shared by each process that may claim lines or set states
+PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 BADGE_BYTES = PROBE_BYTES + (1 << 32)   # 2^32 bytes from here: badges of runners, and then of servers
 FRONTIER_BYTES = BADGE_BYTES + (1 << 32)    # 2^60 bytes from here: frontiers of passes (Retries)
 
@@ -728,16 +729,18 @@ def take_probe(fd: int) -> int:
 # are taken in its lock file, a file `.NAME.lock` beside the real file NAME, which no editor knows.  Nothing
 # is written there.  Its bytes are locked, and its length grows with each runner that claims lines.
 #
-# The lock file of a job file has a row of 2^16 bytes for each command, at a place made from the command's
-# text: its job locks, and behind them its door.  So a command finds its row again wherever its line stands.
+# The lock file of a job file has a bucket of 2^16 bytes for each command, at a place made from the command's
+# text: its job locks, and after them its command mutex.  So a command finds its bucket again wherever its
+# line stands.
 
-JOB_LOCKS = (1 << 16) - 1               # job locks of a row; the byte behind them is its door
+JOB_LOCKS = (1 << 16) - 1           # job locks of a bucket
+MUTEX_OFFSET = JOB_LOCKS            # the command mutex is the byte after them
 
 
-def row(command: bytes) -> int:
-    """Where the row of a command begins.
+def bucket_of(command: bytes) -> int:
+    """Return the offset of the bucket of a command in the lock file, in bytes.
 
-    There are 2^46 rows.  Two commands that share one by chance wait for each other, and are safe.
+    There are 2^46 buckets.  Two commands that share one by chance wait for each other, and are safe.
     """
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
 
@@ -1943,9 +1946,9 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # The protocol is in the docstring at the top.  What follows from it:
 #
 #     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
-#     I2  A process that writes the state of a line is behind the door of its command.  So nothing of ours
-#         changes what was read there.
-#     I3  A living copy of a command, or its runner, holds a job lock of its row; two copies hold two.
+#     I2  A process that writes the state of a line is while holding the mutex of its command.  So nothing of
+#         ours changes what was read there.
+#     I3  A living copy of a command, or its runner, holds a job lock of its bucket; two copies hold two.
 #     I4  For a command let h be the job locks that are held, R its lines `r`.  Nothing of ours raises h - R
 #         above 0: a claim adds one to both, a result takes one from both, a repair adds to R alone, and an
 #         orphan is taken from R while h < R.
@@ -1953,14 +1956,14 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
 # most as many as lines.  An orphan is written over only if h < R, so h <= R holds still.  By I3 h counts each
-# living copy.  Lines are counted in the file that the path names, behind the door, so only programs other
-# than ours can change them before the `r` is written.  No step speaks of the place of a line, of files that
-# were replaced, or of who has edited what.
+# living copy.  Lines are counted in the file that the path names, while holding the command mutex, so only
+# programs other than ours can change them before the `r` is written.  No step speaks of the place of a line,
+# of files that were replaced, or of who has edited what.
 #
 # The theorem holds on a network file system, too, where this host may remember an old name, size or content:
-# all of these are asked behind the door, after refresh_file().  A read elsewhere (a scan for the next line, a
-# look) may be old.  It only says which door to go to, or that there is nothing to do yet; and a walk that
-# finds nothing is made again.
+# all of these are asked while holding the command mutex, after refresh_file().  A read elsewhere (a scan for
+# the next line, a look) may be old.  It only says which command mutex to go to, or that there is nothing to
+# do yet; and a walk that finds nothing is made again.
 #
 # A line's own job lock is its number modulo 65,535.  It is taken if it is free.  So until an edit moves them,
 # job locks tell equal lines apart: which one is an orphan, and which one a cancel means.  Safety does not
@@ -1970,14 +1973,14 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # repairs that: its look_after() writes `r` again, or ends a job that was cancelled.  If the runner is dead,
 # the line waits until its job has ended, and the next runner says so.  Then the line is new.
 #
-# Who does what: a JobReader looks at the file, and locks nothing; a JobFile writes states, behind doors; a
-# JobQueue has a JobFile, and holds the jobs that it has claimed.  Doors and job locks are locked in a
-# LockTable; a JobReader has a LockTableReader, which only asks about them.
+# Who does what: a JobReader looks at the file, and locks nothing; a JobFile writes states, behind command
+# mutexes; a JobQueue has a JobFile, and holds the jobs that it has claimed.  CommandMutexes and job locks are
+# locked in a LockTable; a JobReader has a LockTableReader, which only asks about them.
 #
-# A state is always changed in these steps: open the command's door, which makes this host forget what it has
+# A state is always changed in these steps: open the command's mutex, which makes this host forget what it has
 # cached; check that the path still names this file (writable()), and that the line stands there
-# (read_line()); write; unlock the door.  Nothing is followed behind a door.  If the file or its lock file is
-# another one by then, Shifted is raised, and the door is unlocked.
+# (read_line()); write; unlock the command mutex.  Nothing is followed while holding the command mutex.  If
+# the file or its lock file is another one by then, Shifted is raised, and the command mutex is unlocked.
 #
 # To follow is to go on with the file and the lock file that the path names now:  JobReader.follow() opens
 # them, and locks what a process that writes has locked, but no job lock; it returns what it has opened.  Who
@@ -2083,7 +2086,8 @@ class NotNow(Exception):
 
 
 class LockedNow(NotNow):
-    """Another process is behind the door of the line: mostly for a moment, which is not worth a message."""
+    """Another process holds the command mutex of the line: mostly for a moment, which is not worth a message.
+    """
 
 
 class NoFile(NotNow):
@@ -2091,7 +2095,7 @@ class NoFile(NotNow):
 
 
 class Met(enum.Enum):
-    """What is met behind the door of a line."""
+    """What is met while holding the command mutex of a line."""
     OPEN = "the line stands as it was found, and nobody is in the way"
     CHANGED = "another state stands there"
     LOCKED = "another process keeps its command locked (lslocks names it)"
@@ -2206,11 +2210,11 @@ def identity_of(fd: int) -> Identity:
 
 def own_job_lock(line: Line) -> int:
     """The job lock that a line's job takes if that is free.  It tells equal lines apart."""
-    return row(line.command) + line.number % JOB_LOCKS
+    return bucket_of(line.command) + line.number % JOB_LOCKS
 
 
 class JobLock(NamedTuple):
-    """A byte in a command's row that is locked for a claimed line, and for its job."""
+    """A byte in a command's bucket that is locked for a claimed line, and for its job."""
     fd: int                     # of the description of the lock file that has it locked; the job inherits it
     at: int
 
@@ -2218,10 +2222,10 @@ class JobLock(NamedTuple):
 class Badge:
     """A byte of the lock file that a runner or a server has locked, to tell others that it is there.
 
-    The badge is on the description of the doors, which no job inherits.  So it is free once the program is
-    dead; jobs that outlive it hold job locks only.  It is taken with each lock file that is opened, also
-    after a lease was lost, and costs jobs nothing.  The byte is drawn by lot.  By its number the journal
-    tells which program started a run.
+    The badge is on the description of the command mutexes, which no job inherits.  So it is free once the
+    program is dead; jobs that outlive it hold job locks only.  It is taken with each lock file that is
+    opened, also after a lease was lost, and costs jobs nothing.  The byte is drawn by lot.  By its number the
+    journal tells which program started a run.
     """
     COUNT = 1 << 32             # how many badges there are
     SERVERS = 1 << 31           # badges from here on are for servers
@@ -2259,7 +2263,7 @@ class Changed(enum.Flag):
 
 
 class LockTableReader(Opened):
-    """The lock file of a job file, to look at: which job locks, doors and badges are locked.
+    """The lock file of a job file, to look at: which job locks, command mutexes and badges are locked.
 
     It locks nothing.  `fd` is this process's own description, through which all questions go.
     """
@@ -2343,13 +2347,13 @@ class LockTableReader(Opened):
 
     def is_shut(self, command: bytes) -> bool:
         """Whether somebody else is changing lines of a command at this moment.  Raises OSError."""
-        return self.is_open and not is_free(self.fd, row(command) + JOB_LOCKS)
+        return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
 
     def count(self, command: bytes) -> int:
         """How many job locks of a command are held, by us or others.  Raises OSError."""
         if not self.is_open:
             return 0
-        held = other_locks(self.fd, row(command), JOB_LOCKS)
+        held = other_locks(self.fd, bucket_of(command), JOB_LOCKS)
         return sum(map(len, held))
 
     def is_held(self, at: int) -> bool:
@@ -2371,14 +2375,15 @@ class LockTableReader(Opened):
 
 
 class LockTable(LockTableReader):
-    """The lock file of a job file, to lock doors and job locks in it, and to tell whether others claim lines.
+    """The lock file of a job file, to lock command mutexes and job locks in it, and to tell whether others
+    claim lines.
 
     `fd` has all locks of this process but job locks.  Questions would not find the locks that are on it.  So
     each job lock is on another description, which its job inherits (open_job_lock()); `job locks` has the job
     locks that are held here.
 
-    A door is opened in three steps: its byte is locked; refresh_file() makes names and sizes true as of now;
-    and this must still be the lock file.  If it is not, Shifted is raised.
+    A command mutex is opened in three steps: its byte is locked; refresh_file() makes names and sizes true as
+    of now; and this must still be the lock file.  If it is not, Shifted is raised.
 
     Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
     not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
@@ -2430,7 +2435,7 @@ class LockTable(LockTableReader):
             self.badge.take(self.fd)
 
     def must_be_alive(self) -> None:
-        """Raise OSError(EIO) if the locks are lost: others may have been behind a door of ours."""
+        """Raise OSError(EIO) if the locks are lost: others may have held the command mutex of ours."""
         if not self.is_alive():
             raise OSError(errno.EIO, "its locks were lost")
 
@@ -2451,7 +2456,8 @@ class LockTable(LockTableReader):
         """Have the file system asked for the next answer of is_alive(), however lately it was."""
         self._alive_at = -math.inf
 
-    # -- doors -----------------------------------------------------------------------------------------------
+    # -- command mutexes
+    # -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def locking(self, at: int, patience: float) -> Iterator[bool]:
@@ -2519,11 +2525,11 @@ class LockTable(LockTableReader):
         close_all(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Take a job lock for a line: its own one if that is free.  Call it behind the line's door.
+        """Take a job lock for a line: its own one if that is free.  Call it behind the line's command mutex.
 
         Raises OSError.
         """
-        start = row(line.command)
+        start = bucket_of(line.command)
         own = own_job_lock(line)
         fd = self.open_job_lock()
         try:
@@ -2599,7 +2605,7 @@ class LockTable(LockTableReader):
     def is_alone(self) -> bool:
         """Whether surely nobody else has claimed a line since our first claim.  Raises OSError.
 
-        Call it behind a door.
+        Call it while holding the command mutex.
         """
         return self._counted and self._length_alone == os.fstat(self.fd).st_size
 
@@ -2794,10 +2800,10 @@ class JobReader(Opened):
     def is_orphan(self, line: Line) -> bool:
         """Whether a line `r` has neither runner nor job.  Raises OSError.
 
-        This is only a look: make() asks again behind the door.
+        This is only a look: make() asks again while holding the command mutex.
         """
         lock_table = self.lock_table
-        first = row(line.command)
+        first = bucket_of(line.command)
         if lock_table.hidden:
             return False
         if lock_table.is_open:
@@ -2966,18 +2972,20 @@ def lock_all(fd: int) -> None:
 
 
 class JobFile(JobReader):
-    """A job file whose lines may be written: a state changes behind the door of its command only.
+    """A job file whose lines may be written: a state changes while holding the mutex of its command only.
 
     Each process that may write the job file has all of it locked, shared: the guard.  The guard keeps away
     programs that lock places in the file.  It keeps an NFS client from writing neighbours back.  And it makes
     a write fail that comes after the lease was lost.
 
-    Doors are the lock file's.  On a network file system a door makes this host forget what it has cached.
-    Behind the door writable() checks the path, and all that `reader` reads is no older than the door's lock.
+    CommandMutexes are the lock file's.  On a network file system a command mutex makes this host forget what
+    it has cached. While holding the command mutex writable() checks the path, and all that `reader` reads is
+    no older than the command mutex's lock.
     """
     ACCESS = os.O_RDWR
     lock_table: LockTable
-    LONG = 2.0                  # seconds to wait at a door, for a program that does nothing else meanwhile
+    # seconds to wait for a command mutex, for a program that does nothing else meanwhile
+    LONG = 2.0
     CLAIM = 0.2                 # as LONG, for a claim: other lines may be had
     BRIEF = 0.01                # as LONG, for runners and servers on a local file system
 
@@ -2995,7 +3003,7 @@ class JobFile(JobReader):
 
     @property
     def patience(self) -> float:
-        """The seconds for which a runner or server waits at a door; then it tries again later.
+        """The seconds for which a runner or server waits for a command mutex; then it tries again later.
 
         On a local file system its event loop makes the calls: while that waits, no output is read and no
         timeout is kept.  On a network file system a thread makes them, and each attempt is a round trip.
@@ -3008,16 +3016,17 @@ class JobFile(JobReader):
             with contextlib.suppress(OSError):  # each write was checked; this only brings it to disk sooner
                 os.fsync(self.fd)
 
-    # -- behind a door ---------------------------------------------------------------------------------------
+    # -- while holding the command mutex
+    # ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def door(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
-        """Lock the door of a command for a moment; whether that was possible within `patience` seconds.
+    def command_mutex(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
+        """Lock the mutex of a command for a moment; whether that was possible within `patience` seconds.
 
         Raises Shifted if the lock file is another one now, or if FUSE has forgotten the file; OSError.
         Whether the path still names the file, writable() checks.
         """
-        with self.lock_table.locking(row(command) + JOB_LOCKS, patience) as opened:
+        with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as opened:
             if opened:
                 self.refresh_reader()
             yield opened
@@ -3059,7 +3068,8 @@ class JobFile(JobReader):
         self.name_lock_file()
 
     def must_be_at_path(self) -> int:
-        """Return the descriptor of the job file, if the path names it now.  Call it behind a door.
+        """Return the descriptor of the job file, if the path names it now.  Call it while holding the command
+        mutex.
 
         Raises Shifted if it does not; OSError.
         """
@@ -3074,7 +3084,8 @@ class JobFile(JobReader):
         return self.fd
 
     def writable(self) -> int:
-        """Return the descriptor of the job file, to write new states to it now.  Call it behind a door.
+        """Return the descriptor of the job file, to write new states to it now.  Call it while holding the
+        command mutex.
 
         Raises as must_be_at_path() and name_lock_file().
         """
@@ -3105,18 +3116,18 @@ class JobFile(JobReader):
         result: the state that the last run of an orphan's command here has left; b"": there is none.  The
         orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
         """
-        with self.door(line.command, self.patience) as opened:
+        with self.command_mutex(line.command, self.patience) as opened:
             attempt = Attempt(Met.LOCKED)
             if opened:
-                attempt = self.look_behind_door(line, NO_SETTINGS, line.state == RUNNING)
+                attempt = self.check_claimable(line, NO_SETTINGS, line.state == RUNNING)
             if attempt.met is Met.OPEN:
                 attempt.became = result if result and self.lock_table.is_alone() else state
                 self.write(line, attempt.became)
             return attempt
 
-    def look_behind_door(self, line: Line, settings: JobSettings, needs_room: bool,
+    def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool,
                          near: int | None = None) -> Attempt:
-        """What is met behind the door of a line.  Raises Shifted, OSError.
+        """What is met while holding the command mutex of a line.  Raises Shifted, OSError.
 
         needs_room: NO_JOB_LOCK if has_room() says no.  near: see there.
         """
@@ -3138,11 +3149,11 @@ class JobFile(JobReader):
     def is_committed(self, line: Line) -> bool:
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
 
-        Ask it behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one; then
-        the line waits.  On a network file system each question is a round trip, so an answer holds until the
-        file is another one, or shorter.  An editor may have shortened it on another host without this one
-        knowing; then a line may be claimed that is cut off again, if the disk is full just then, too.  Raises
-        OSError.
+        Ask it while holding the command mutex, where FUSE knows the size as of now.  NFS may know an older,
+        smaller one; then the line waits.  On a network file system each question is a round trip, so an
+        answer holds until the file is another one, or shorter.  An editor may have shortened it on another
+        host without this one knowing; then a line may be claimed that is cut off again, if the disk is full
+        just then, too.  Raises OSError.
         """
         size = self.size()
         known = 0
@@ -3155,7 +3166,7 @@ class JobFile(JobReader):
         return line.offset < size
 
     def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line that was verified behind its door.  Raises OSError."""
+        """Write the state of a line that was verified while holding its command mutex.  Raises OSError."""
         self.lock_table.must_be_alive()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
@@ -3286,10 +3297,10 @@ class JobQueue:
 
         taker: the one that gets it.  settings: what the directives above say of it.  Raises Shifted, OSError.
         """
-        with self.file.door(line.command, min(self.file.CLAIM, self.file.patience)) as opened:
+        with self.file.command_mutex(line.command, min(self.file.CLAIM, self.file.patience)) as opened:
             attempt = Attempt(Met.LOCKED)
             if opened:
-                attempt = self.file.look_behind_door(line, settings, True, self._search_from(line.command))
+                attempt = self.file.check_claimable(line, settings, True, self._search_from(line.command))
             if attempt.met is Met.OPEN:
                 self.file.lock_table.count_in()
                 attempt.job = self._mark(line, taker, settings)
@@ -3348,8 +3359,8 @@ class JobQueue:
                 return self._finish(job, state)
             except Shifted:
                 # The file or its lock file was replaced since the last look, the line was moved or written
-                # over, or locks were lost.  We follow outside of the door, because it is another door if the
-                # lock file is new.
+                # over, or locks were lost.  We follow outside of the command mutex, because it is another
+                # command mutex if the lock file is new.
                 self._drop_lost_job_locks()
                 self.follow()
                 return self._finish_astray(job, state)
@@ -3366,7 +3377,7 @@ class JobQueue:
 
         Raises NotNow, OSError; Shifted: the line or its lock is not there.
         """
-        with self.file.door(job.command, self.file.patience) as opened:
+        with self.file.command_mutex(job.command, self.file.patience) as opened:
             if not opened:
                 raise LockedNow("another process keeps its command locked")
             self.file.must_be_at_path()
@@ -3375,13 +3386,14 @@ class JobQueue:
                 return ""
             if not self.still_has(job):
                 # This host was cut off, so another runner may have the line, and the `r` may be its.  That is
-                # found out outside of this door, whose lock may be lost, too.
+                # found out outside of this command mutex, whose lock may be lost, too.
                 raise Shifted("its lock was lost")
             if self.file.state_at(job) != RUNNING:
                 raise Shifted("its line is not where it was")
             job.unconfirmed = state
             self.file.write(job, state)
-            # While the door is still locked: the next process behind it finds as many job locks as lines `r`
+            # While the command mutex is still locked: the next process behind it finds as many job locks as
+            # lines `r`
             self.give_up(job)
             return ""
 
@@ -3421,8 +3433,9 @@ class JobQueue:
     # -- looking after claimed lines -------------------------------------------------------------------------
     #
     # A claimed line is astray if it does not stand where it stood as `r`, or if its job lock was lost.  Then
-    # all of our jobs of its command are put in order in one step, behind its door: _reconcile().  Lines of
-    # one command are interchangeable: what counts is that each job lock that is held has its `r`.
+    # all of our jobs of its command are put in order in one step, while holding its command mutex:
+    # _reconcile().  Lines of one command are interchangeable: what counts is that each job lock that is held
+    # has its `r`.
     #
     #     1. A job whose job lock was lost takes one again if one line `r` has no job lock, or, where its line
     #        is new again, if that might be claimed.  Otherwise another runner has taken the line: the job is
@@ -3513,14 +3526,14 @@ class JobQueue:
                 ours[job.command].append(job)
         missing: dict[Job, bytes] = {}
         for command, lines in self.file.by_command(ours).items():
-            with self.file.door(command, self.file.patience) as opened:
+            with self.file.command_mutex(command, self.file.patience) as opened:
                 if opened:
                     self.file.must_be_at_path()
                     missing.update(self._reconcile(command, ours[command], self._lines_now(command, lines)))
         return missing
 
     def _lines_now(self, command: bytes, lines: Sequence[Line]) -> list[Line]:
-        """The lines of a command as they stand behind its door.  Raises OSError.
+        """The lines of a command as they stand while holding its command mutex.  Raises OSError.
 
         lines: as they were read before.  A few are read one by one, each of which is a round trip on a
         network file system.  If there are more, or one has moved, the file is read once more.
@@ -3534,9 +3547,9 @@ class JobQueue:
     def _reconcile(self, command: bytes, ours: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again (steps 1 to 4 above).
 
-        Call it behind the door, after must_be_at_path().  lines: of the command, as they stand behind the
-        door.  Returns the jobs that have no line then, each with the state that somebody has set over its
-        `r`; b"": it does not stand there, or another has it.  Raises OSError.
+        Call it while holding the command mutex, after must_be_at_path().  lines: of the command, as they
+        stand behind the command mutex.  Returns the jobs that have no line then, each with the state that
+        somebody has set over its `r`; b"": it does not stand there, or another has it.  Raises OSError.
         """
         stand = {line.offset: line for line in lines}
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
@@ -3592,7 +3605,8 @@ class JobQueue:
         return next((offset for at, offset in own.items() if not is_held(at)), min(running))
 
     def _bring_back(self, line: Line) -> None:
-        """Write `r` over a line again if it is not there.  Call it behind the door.  Raises OSError."""
+        """Write `r` over a line again if it is not there.  Call it while holding the command mutex.  Raises
+        OSError."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -4002,11 +4016,11 @@ class Retries:
     it is claimed.
 
     - *At most once.*  A line is claimed for a taker from its frontier on, which then is below that line.
-    - *At least once.*  The frontier never passes over a due line that cannot be had now, because the door of
-      its command is locked or lines are being appended: no due line below it is taken in that walk, which
-      comes back soon.  A line whose command has no job lock free, because a copy of it lives, is made new
-      instead: the file remembers it.  A pass is over when a walk has met the end of the file, and that was no
-      file that is just being saved.
+    - *At least once.*  The frontier never passes over a due line that cannot be had now, because the command
+      mutex of its command is locked or lines are being appended: no due line below it is taken in that walk,
+      which comes back soon.  A line whose command has no job lock free, because a copy of it lives, is made
+      new instead: the file remembers it.  A pass is over when a walk has met the end of the file, and that
+      was no file that is just being saved.
     - *Several passes.*  Each process shows its frontiers to others by locks on bytes, as long as it lives.
       What others have passed since a pass began was tried since then: the first there has done so.  So once
       a pass is through what others had passed before it began, it goes on where they are: follow_others().
@@ -4325,8 +4339,8 @@ class Walk:
         self.outdated = False
         # of the lines up to the next directive only running jobs matter
         self._only_running = False
-        # it met a line that may be had a moment later: another runner had just taken it or had its door
-        # locked, it may be an orphan, or lines are being appended
+        # it met a line that may be had a moment later: another runner had just taken it or had its command
+        # mutex locked, it may be an orphan, or lines are being appended
         self.try_again = False
         # a due line that could not be had, and why: none below it is taken
         self.stuck: tuple[Line, Met] | None = None

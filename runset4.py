@@ -44,6 +44,7 @@ except ModuleNotFoundError as missing:
 from runmaker4 import (
     APPEND_BYTE,
     BADGE_BYTES,
+    BUCKETS_END,
     DIRECTIVE_LIKE,
     DONE,
     ERROR,
@@ -54,8 +55,8 @@ from runmaker4 import (
     JOB_LOCKS,
     LOCK_FD,
     LONGEST_COMMAND,
+    MUTEX_OFFSET,
     NEW,
-    ROWS_END,
     RUNNING,
     UTF8_MARK,
     Badge,
@@ -74,6 +75,7 @@ from runmaker4 import (
     TreeEnder,
     add_help,
     append_locked,
+    bucket_of,
     check_lines,
     check_lock_file,
     check_mount,
@@ -100,7 +102,6 @@ from runmaker4 import (
     put_lines,
     quote,
     reason,
-    row,
     run_main,
     text_of,
     warn,
@@ -444,7 +445,7 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 
     Running lines are refused without `force`.  Raises OSError (ESTALE: the file was replaced).
     """
-    with file.door(line.command) as opened:
+    with file.command_mutex(line.command) as opened:
         if not opened or not await_committed(file, line):
             return "is being added, claimed, finished or edited (try again)"
         file.writable()                         # with the mutex held: the file has not been replaced
@@ -526,7 +527,7 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
     owner of a running copy.  Raises OSError (ESTALE: the file was replaced).
     """
     orphans: list[Line] = []
-    with file.door(line.command) as opened:
+    with file.command_mutex(line.command) as opened:
         file.writable()
         if not opened or not await_committed(file, line):
             raise OSError(errno.EAGAIN, f"line {line.number} keeps being added, claimed or edited")
@@ -673,7 +674,7 @@ def deserted_jobs(
     `r`.
     """
     command = lines[0].command
-    with file.door(command) as opened:
+    with file.command_mutex(command) as opened:
         if not opened:
             return []
         file.writable()
@@ -786,7 +787,7 @@ class Holders:
     def _holds_of(self, pid: int, numbers: Iterable[int], least: int) -> Iterator[Hold]:
         for number in numbers:
             locked, stays = self._locks(pid, number) if number >= least else ([], False)
-            job_locks = [span for span in locked if span.start < ROWS_END]
+            job_locks = [span for span in locked if span.start < BUCKETS_END]
             if job_locks:
                 inherited = stays and number >= LOCK_FD and not self._is_ours(pid, numbers)
                 yield Hold(pid, job_locks, inherited)
@@ -816,7 +817,7 @@ class Holders:
 
     def deserted(self, command: bytes) -> dict[int, Shell]:
         """Return the unsupervised jobs of a command, by job lock."""
-        first = row(command)
+        first = bucket_of(command)
         spans = [span for hold in self.by_jobs for span in hold.job_locks]
         job_locks = {job_lock for span in spans for job_lock in span if first <= job_lock < first + JOB_LOCKS}
         jobs = {job_lock: self._deserted(job_lock) for job_lock in job_locks}
@@ -865,7 +866,7 @@ class Holders:
         """Return the processes that hold job locks of a command: if `jobs` those of jobs, otherwise all
         others.
         """
-        job_locks = range(row(command), row(command) + JOB_LOCKS)
+        job_locks = range(bucket_of(command), bucket_of(command) + JOB_LOCKS)
         return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(job_locks)})
 
 
@@ -897,7 +898,7 @@ def end_deserted(jobs: Iterable[Shell]) -> None:
 
 AT_ONCE = 1.0                       # seconds: an editor that exits sooner has not shown the copy to a person
 MAX_REASONS = 20                    # reasons for refusing an edit that are printed at most
-DOOR_PATIENCE = 10.0                # seconds to wait for processes that hold a command mutex
+MUTEX_PATIENCE = 10.0                # seconds to wait for processes that hold a command mutex
 
 
 def is_job(line: bytes) -> bool:
@@ -1092,8 +1093,8 @@ def alone(file: JobFile) -> Iterator[int]:
     mutex, wait, because it will not take long.
     """
     fd = file.lock_table.open_job_lock()
-    end = time.monotonic() + DOOR_PATIENCE
-    doors: list[int] = []
+    end = time.monotonic() + MUTEX_PATIENCE
+    mutexes: list[int] = []
     try:
         # Whole buckets: a process that holds a command mutex counts the job locks.  So we must hold no
         # job lock in a bucket of which we lock only the mutex.
@@ -1102,11 +1103,11 @@ def alone(file: JobFile) -> Iterator[int]:
             first, stop = todo.pop()
             if first < stop and not lock(fd, first, stop - first):
                 held = other_lock(fd, first, stop - first)
-                door = (held.start if held else first) | JOB_LOCKS
-                doors.append(door)
-                todo += [(first, door - JOB_LOCKS), (door + 1, stop)]
-        for door in doors:
-            if not keep_trying(functools.partial(lock, fd, door), end - time.monotonic()):
+                command_mutex = (held.start if held else first) | MUTEX_OFFSET
+                mutexes.append(command_mutex)
+                todo += [(first, command_mutex - MUTEX_OFFSET), (command_mutex + 1, stop)]
+        for command_mutex in mutexes:
+            if not keep_trying(functools.partial(lock, fd, command_mutex), end - time.monotonic()):
                 raise OSError(errno.EAGAIN, "another process keeps changing it")
         file.refresh()
         file.refresh_reader()
@@ -1141,7 +1142,7 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
     return []
 
 
-LAST_DOOR = ROWS_END - 1            # the command mutex of the last bucket
+LAST_MUTEX = BUCKETS_END - 1            # the command mutex of the last bucket
 
 
 def must_be_locked(file: JobFile, locks: int) -> None:
@@ -1150,7 +1151,7 @@ def must_be_locked(file: JobFile, locks: int) -> None:
 
     locks: the descriptor that has the mutex of the last bucket locked.
     """
-    if file.network and lost_locks(locks, [LAST_DOOR], file.mount):
+    if file.network and lost_locks(locks, [LAST_MUTEX], file.mount):
         raise OSError(errno.EIO, "the locks were lost")
 
 

@@ -49,13 +49,14 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     BLOCK,
+    BUCKETS_END,
     DONE,
     ERROR,
     FAILED,
     JOB_LINE,
     JOB_LOCKS,
+    MUTEX_OFFSET,
     NEW,
-    ROWS_END,
     RUNNING,
     SIZE_UNITS,
     STOP_SIGNALS,
@@ -362,15 +363,15 @@ class Watcher:
         if not held or not lock_table.is_open:
             return []
         # A lock that includes the command mutex of a bucket is not a job lock, but `runset4.py --edit`.
-        buckets = {some.start & ~JOB_LOCKS for some in other_locks(lock_table.fd, 0, ROWS_END)
-                   if some.start | JOB_LOCKS not in some}
+        buckets = {some.start & ~MUTEX_OFFSET for some in other_locks(lock_table.fd, 0, BUCKETS_END)
+                   if some.start | MUTEX_OFFSET not in some}
         lines: dict[bytes, list[Line]] = {}
         for line in self.file.lines(held) if buckets else ():
-            if own_job_lock(line) & ~JOB_LOCKS in buckets:
+            if own_job_lock(line) & ~MUTEX_OFFSET in buckets:
                 lines.setdefault(line.command, []).append(line)
         still = []
         for command, equal_lines in lines.items():
-            bucket = own_job_lock(equal_lines[0]) & ~JOB_LOCKS
+            bucket = own_job_lock(equal_lines[0]) & ~MUTEX_OFFSET
             job_locks = sorted(offset - bucket for some in other_locks(lock_table.fd, bucket, JOB_LOCKS)
                            for offset in some)
             for line in survey.running + survey.orphans:

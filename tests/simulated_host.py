@@ -56,7 +56,8 @@ from typing import Any, Callable, NoReturn
 
 PATH = "/simulated/runs.txt"
 LOCK_FILE = "/simulated/.runs.txt.lock"
-ROW = 1 << 16                   # bytes of the lock file that belong to one text; the last of them is the door
+# bytes of the lock file that belong to one text; the last of them is the command mutex
+BUCKET = 1 << 16
 APPEND = (1 << 62) + 1
 FLOCK = struct.Struct("hhqqi4x")
 LEASE = 20.0                    # seconds (really 90)
@@ -90,9 +91,9 @@ def lines_of(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
         at += len(line) + 1
 
 
-def has_door(start: int, end: float) -> bool:
-    """Whether a door is among these bytes of the lock file, or the byte of those who append."""
-    return start | ROW - 1 < end or start <= APPEND < end
+def has_mutex(start: int, end: float) -> bool:
+    """Whether a command mutex is among these bytes of the lock file, or the byte of those who append."""
+    return start | BUCKET - 1 < end or start <= APPEND < end
 
 
 @dataclass(eq=False)
@@ -165,7 +166,7 @@ class Description:
     appends: bool
     direct: bool = False        # past the pages of its host
     shares: int = 1
-    writes: bool = False        # it has a door locked, or the byte of those who append
+    writes: bool = False        # it has a command mutex locked, or the byte of those who append
     dead: bool = False          # its lease was lost
 
 
@@ -182,7 +183,8 @@ class Actor:
         self.hand: Hand             # that does its work; World.run() says which one
         self.killed = self.finished = False
         self.reads: deque[tuple[Description, int, bytes, int]] = deque(maxlen=20)       # the last is the step
-        self.shielded = False       # it has verified something behind a door, and may be about to write
+        # it has verified something while holding the command mutex, and may be about to write
+        self.shielded = False
         self.full = False           # the disk is, and its last write was cut short
 
 
@@ -254,8 +256,8 @@ class World:
         """Check a job file before a program puts it in the place of the old one."""
         raise NotImplementedError
 
-    def note_doors(self, owner: Description, start: int, end: float, opened: bool) -> None:
-        """Doors among these bytes of the lock file are about to be locked, or were just opened."""
+    def note_mutexes(self, owner: Description, start: int, end: float, opened: bool) -> None:
+        """CommandMutexes among these bytes of the lock file are about to be locked, or were just opened."""
         raise NotImplementedError
 
     def note_lines(self) -> None:
@@ -397,7 +399,7 @@ class World:
         if description.writable:
             host.writers[inode] -= 1
         if description.writes:
-            self.note_doors(description, 0, math.inf, True)
+            self.note_mutexes(description, 0, math.inf, True)
 
     def loses_answer(self, me: Actor) -> bool:
         """Whether an fsync() is to fail after it has synced."""
@@ -442,9 +444,9 @@ class World:
         if kind != fcntl.F_UNLCK and self.conflicts(owner, start, end, exclusive):
             return False
         self.flush(owner.host, inode)
-        doors = inode.path == LOCK_FILE and kind != fcntl.F_RDLCK and has_door(start, end)
-        if doors and exclusive:
-            self.note_doors(owner, start, end, False)
+        mutexes = inode.path == LOCK_FILE and kind != fcntl.F_RDLCK and has_mutex(start, end)
+        if mutexes and exclusive:
+            self.note_mutexes(owner, start, end, False)
         kept = []
         for lock in inode.locks:
             if lock.owner is not owner or lock.end <= start or end <= lock.start:
@@ -462,10 +464,10 @@ class World:
             if not owner.dead:
                 owner.host.pages.pop(inode, None)
         inode.locks = kept
-        if doors:
-            owner.writes = any(lock.owner is owner and has_door(lock.start, lock.end) for lock in kept)
+        if mutexes:
+            owner.writes = any(lock.owner is owner and has_mutex(lock.start, lock.end) for lock in kept)
             if not exclusive:
-                self.note_doors(owner, start, end, True)
+                self.note_mutexes(owner, start, end, True)
         return True
 
     # -- what a host sees ------------------------------------------------------------------------------------

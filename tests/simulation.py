@@ -12,17 +12,17 @@ processes and output are none of this.  Nor are groups, and the server.
 
 What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the
 file that the path names had lines of it when the last of them was claimed (History.check_runs); the
-invariants, at each byte that is written, each door that is left, and each operation (may_write, note_doors,
-check_job_locks); that no runner leaves a job alone that it may take (check_idle); and all that is left at the
-end, when all have gone and one more runner with
---resume has looked at it (settle).  One thing alone excuses two copies: a life sign that was taken away from
-outside, by a lost lease or with the lock file, until the runner has had time to look (is_blind).  That an
-editor does not save in place in the microseconds between a check and its write is seen to in edit().
+invariants, at each byte that is written, each command mutex that is left, and each operation (may_write,
+note_mutexes, check_job_locks); that no runner leaves a job alone that it may take (check_idle); and all that
+is left at the end, when all have gone and one more runner with --resume has looked at it (settle).  One thing
+alone excuses two copies: a life sign that was taken away from outside, by a lost lease or with the lock file,
+until the runner has had time to look (is_blind).  That an editor does not save in place in the microseconds
+between a check and its write is seen to in edit().
 
     python3 -m tests.simulation --schedules 1000000 --planted ''     many histories, on all cores
     python3 -m tests.simulation                       how many histories find each planted defect
     python3 -m tests.simulation --seed 7              the system calls of one history
-    python3 -m tests.simulation --seed 7 --planted 'no door'
+    python3 -m tests.simulation --seed 7 --planted 'no command mutex'
 """
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ from unittest import mock
 
 from tests.simulated_host import (
     APPEND,
+    BUCKET,
     LEASE,
     LOCK_FILE,
     MACHINE,
     PATH,
-    ROW,
     Actor,
     Description,
     Hand,
@@ -78,7 +78,7 @@ class Run:
     runner: Process
     job: Any
     claimed: int                # the step in which it was
-    lines: int                  # the most lines that its command had between the door and the claim
+    lines: int                  # the most lines that its command had between the command mutex and the claim
     began: float                # when its claim did
     until: float
     result: bytes
@@ -100,8 +100,8 @@ class Process(Actor):
         self.began = 0.0            # when its last operation did
         # the command that it has claimed, ...
         self.claimed, self.claimed_state, self.claimed_at = b"", b"", 0
-        # whose door its last operation has locked, in which step
-        self.doors: dict[bytes, int] = {}
+        # whose command mutex its last operation has locked, in which step
+        self.mutexes: dict[bytes, int] = {}
         self.by_force = False
         self.retry = b""            # the states from which it makes lines new
         self.idle_since = 0.0       # since when it has left a job alone that it might take
@@ -116,9 +116,9 @@ def process(actor: Actor) -> Process:
 
 def job_locks_in(lock_table: Inode, command: bytes, owners: Container[Description] | None = None) -> int:
     """How many job locks of a command are held in a lock file, perhaps by these owners only."""
-    row = row_of(command)
+    row = bucket_of(command)
     return sum(
-        row <= lock.start < row + ROW - 1
+        row <= lock.start < row + BUCKET - 1
         and lock.end == lock.start + 1
         and lock.real
         and (owners is None or lock.owner in owners)
@@ -149,20 +149,20 @@ class History(World):
         self.most: Counter[bytes] | None = None
         # from which step on the path led to which commands
         self.lines: list[tuple[int, Counter[bytes]]] = []
-        self.places: dict[int, bytes] = {}          # of doors, and whose they are
-        # doors locked: since when, the balance
+        self.places: dict[int, bytes] = {}          # of command mutexes, and whose they are
+        # command mutexes locked: since when, the balance
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the lock file
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
-    # -- doors and job locks
+    # -- command mutexes and job locks
     # -------------------------------------------------------------------------------------
 
     def note_lines(self) -> None:
         commands = Counter(self.names[PATH].commands)
         self.lines.append((self.steps, commands))
         for command in commands.keys() - set(self.places.values()):
-            self.places[row_of(command) + ROW - 1] = command
+            self.places[bucket_of(command) + BUCKET - 1] = command
 
     def most_lines(self, command: bytes, since: int, upto: int) -> int:
         """The most lines of a command that the path has led to between two steps."""
@@ -179,9 +179,9 @@ class History(World):
         lock_table = self.names.get(LOCK_FILE)
         return job_locks_in(lock_table, command, owners) if lock_table else 0
 
-    def door(self, me: Actor, command: bytes) -> Lock | None:
-        """The lock by which somebody stands behind the door of a command."""
-        at = row_of(command) + ROW - 1
+    def command_mutex(self, me: Actor, command: bytes) -> Lock | None:
+        """The lock by which somebody stands while holding the mutex of a command."""
+        at = bucket_of(command) + BUCKET - 1
         return next((lock for inode in self.inodes if inode.path == LOCK_FILE for lock in inode.locks
                      if lock.covers(at) and lock.exclusive and lock.real and lock.since < inode.replaced
                      and lock.owner in me.fds.values()), None)
@@ -193,15 +193,15 @@ class History(World):
             bytes(inode.data).split(b"\n").count(b"r" + command) if inode else 0
         )
 
-    def note_doors(self, owner: Description, start: int, end: float, opened: bool) -> None:
+    def note_mutexes(self, owner: Description, start: int, end: float, opened: bool) -> None:
         """I4: nothing of ours raises the balance, but to 0."""
-        last = start | ROW - 1
-        places = [last] if end <= last + ROW else [at for at in self.places if start <= at < end]
+        last = start | BUCKET - 1
+        places = [last] if end <= last + BUCKET else [at for at in self.places if start <= at < end]
         for command in map(self.places.get, places):
             if not command:
                 continue
             if not opened:
-                process(self.me).doors[command] = self.steps
+                process(self.me).mutexes[command] = self.steps
                 self.entered.setdefault((owner, command), (self.steps, self.balance(command)))
             elif (owner, command) in self.entered:
                 since, before = self.entered.pop((owner, command))
@@ -224,18 +224,26 @@ class History(World):
             return command                      # its descriptor is bad, so really this waits, or fails
         if not any(lock.covers(at) and lock.real and lock.owner in me.fds.values() for lock in inode.locks):
             self.fail(f"writes {data!r} over {line!r} without the guard")
-        door = self.door(me, command)
-        if not door:
-            self.fail(f"writes {data!r} over {line!r} without its door")
-        if inode.replaced <= door.since:
-            self.fail(f"writes {data!r} over {line!r} in a file that was replaced before it came to the door")
+        command_mutex = self.command_mutex(me, command)
+        if not command_mutex:
+            self.fail(f"writes {data!r} over {line!r} without its command mutex")
+        if inode.replaced <= command_mutex.since:
+            self.fail(
+                f"writes {data!r} over {line!r} in a file that was replaced before it came to the command mutex"
+            )
         # others may have old pages
-        read = next((read[at - start:] for by, start, read, step in reversed(me.reads)
-                     if by.inode is inode and start <= at < start + len(read) and step > door.since), b"")
+        read = next(
+            (
+                read[at - start :]
+                for by, start, read, step in reversed(me.reads)
+                if by.inode is inode and start <= at < start + len(read) and step > command_mutex.since
+            ),
+            b"",
+        )
         back = me.claimed == command and me.claimed_state == data       # a claim could not be synced
         if read.partition(b"\n")[0][back:] != line[back:]:
             text = read.partition(b"\n")[0]
-            self.fail(f"writes {data!r} over {line!r}, and has read {text!r} behind its door")
+            self.fail(f"writes {data!r} over {line!r}, and has read {text!r} while holding its command mutex")
         if me.by_force:
             self.disturbed = max(self.disturbed, self.steps)
         self.check_state(me, line, data, back)
@@ -276,7 +284,7 @@ class History(World):
             )
             going = [run for run in self.runs if run.command == command and not self.is_blind(run)
                      and (run.until > self.now or (run in run.runner.runs and not run.runner.killed))]
-            if self.most is not None or (len(going) >= running and self.disturbed < me.doors[command]):
+            if self.most is not None or (len(going) >= running and self.disturbed < me.mutexes[command]):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
         own = self.job_locks(command, me.fds.values())
         if ended and not (back or own or self.edits or self.hand_set or self.removed > 0):
@@ -332,8 +340,8 @@ class History(World):
         # while it waited for this call: no server sees locked names
         cut_off = me.host.robbed > me.last
         for line in before:
-            if command_of(line) != line and not (cut_off or self.door(me, command_of(line))):
-                self.fail(f"replaces {line!r} without its door")
+            if command_of(line) != line and not (cut_off or self.command_mutex(me, command_of(line))):
+                self.fail(f"replaces {line!r} without its command mutex")
             if line[:1] == b"r" and command_of(line) != line and after[line] < before[line]:
                 self.fail(f"replaces the file, and {line!r} is running")
 
@@ -516,14 +524,14 @@ def mount_of(host: Host) -> Any:
 
 def own(host: Host) -> int:
     """Descriptors of a runner besides those of its jobs: the file, on NFS also to read it, and its
-    lock file's doors.
+    lock file's command mutexes.
     """
     return 3 if host.network else 2
 
 
-def row_of(command: bytes) -> int:
+def bucket_of(command: bytes) -> int:
     """Where the row of a command begins."""
-    row: int = CORE.row(command[1:])
+    row: int = CORE.bucket_of(command[1:])
     return row
 
 
@@ -640,14 +648,14 @@ def operation(world: History, me: Process, function: Callable[..., Any], *args: 
     """Call the product, and see what it leaves open and locked."""
     world.check_job_locks(me)
     me.shielded, me.began, me.claimed = False, world.now, b""
-    me.doors.clear()
+    me.mutexes.clear()
     result = function(*args)
     held = len(me.runs) + (function.__name__ == "claim" and bool(result))
     if len(me.fds) > own(me.host) + held:
         world.fail(f"has {len(me.fds)} descriptors open, for {held} jobs")
     owners = {*me.fds.values()}
     if any(owner.writes for owner in owners):
-        world.fail("leaves a door locked")
+        world.fail("leaves a command mutex locked")
     job_locks = sum(lock.end - lock.start for inode in world.inodes for lock in inode.locks
                 if lock.owner in owners and lock.exclusive and lock.start < APPEND)
     if job_locks > held:
@@ -657,10 +665,10 @@ def operation(world: History, me: Process, function: Callable[..., Any], *args: 
 
 def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     """A job is claimed: have it inherit the lock, and run."""
-    if job.text not in me.doors:
-        world.fail(f"claims {job.text!r} without its door")
+    if job.text not in me.mutexes:
+        world.fail(f"claims {job.text!r} without its command mutex")
     claimed = me.claimed_at if me.claimed == job.text else world.steps
-    run = Run(job.text, me, job, claimed, world.most_lines(job.text, me.doors[job.text], claimed), me.began,
+    run = Run(job.text, me, job, claimed, world.most_lines(job.text, me.mutexes[job.text], claimed), me.began,
               world.now + world.draws.choice(world.times) * world.pace,
               world.draws.choice((b"d", b"d", b"d", b"!", b"e")), pause=product.interval)
     if world.random() < 0.05:                   # a signal came just then
@@ -1075,9 +1083,9 @@ Patches = list[tuple[Any, str, Any]]    # each an object, an attribute of it, an
 FILE, QUEUE, LOCK_TABLES = CORE.JobFile, CORE.JobQueue, CORE.LockTable
 
 
-def path_before_the_door() -> Patches:
-    """What is written is the file that the path named before the door was locked."""
-    door, plain = FILE.door, FILE.must_be_at_path
+def path_before_the_mutex() -> Patches:
+    """What is written is the file that the path named before the command mutex was locked."""
+    command_mutex, plain = FILE.command_mutex, FILE.must_be_at_path
     inside: set[Any] = set()
 
     @contextmanager
@@ -1085,7 +1093,7 @@ def path_before_the_door() -> Patches:
         self.follow()
         inside.add(self)
         try:
-            with door(self, *args) as opened:
+            with command_mutex(self, *args) as opened:
                 yield opened
         finally:
             inside.discard(self)
@@ -1093,10 +1101,10 @@ def path_before_the_door() -> Patches:
     def must_be_at_path(self: Any) -> int:
         fd: int = self.fd if self in inside else plain(self)
         return fd
-    return [(FILE, "door", early), (FILE, "must_be_at_path", must_be_at_path)]
+    return [(FILE, "command_mutex", early), (FILE, "must_be_at_path", must_be_at_path)]
 
 
-def state_from_before_the_door() -> Patches:
+def state_from_before_the_mutex() -> Patches:
     claim, read_line = QUEUE.claim, FILE.read_line
     wanted: dict[Any, Any] = {}
 
@@ -1129,7 +1137,7 @@ def row_unlocked() -> Patches:
     def claim(self: Any, line: Any, *args: Any) -> Any:
         attempt = plain(self, line, *args)
         if attempt.job:
-            CORE.unlock(attempt.job.job_lock.fd, CORE.row(line.command), ROW)
+            CORE.unlock(attempt.job.job_lock.fd, CORE.bucket_of(line.command), BUCKET)
         return attempt
     return [(QUEUE, "claim", claim)]
 
@@ -1173,15 +1181,15 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
 
 
 PLANTED: dict[str, Callable[[], Patches]] = {
-    "no door": one(LOCK_TABLES, "_lock", lambda self, at, plain=LOCK_TABLES._lock: (
-        at % ROW == ROW - 1 or plain(self, at))),
-    "door of another text": one(FILE, "door", lambda self, command, patience=2.0: (
-        self.lock_table.locking(CORE.row(b"another") + ROW - 1, patience))),
+    "no command mutex": one(LOCK_TABLES, "_lock", lambda self, at, plain=LOCK_TABLES._lock: (
+        at % BUCKET == BUCKET - 1 or plain(self, at))),
+    "command mutex of another text": one(FILE, "command_mutex", lambda self, command, patience=2.0: (
+        self.lock_table.locking(CORE.bucket_of(b"another") + BUCKET - 1, patience))),
     "job lock freed before the write": job_lock_freed_early,
     "job lock freed after the claim": row_unlocked,
     "job lock not lent": one(QUEUE, "lend", staticmethod(lambda job: None)),
-    "path before the door": path_before_the_door,
-    "state from before the door": state_from_before_the_door,
+    "path before the command mutex": path_before_the_mutex,
+    "state from before the command mutex": state_from_before_the_mutex,
     "text not checked": one(FILE, "read_line", lambda self, line, ahead=1: (
         self.reader.pread(1 + len(line.text) + ahead, line.offset))),
     "room for one too many": room(1, 0),
@@ -1204,8 +1212,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "job locks of others not counted": job_locks_counted(lambda job_locks, ours: ours),
     "a job lock too many counted": job_locks_counted(lambda job_locks, ours: job_locks + 1),
     "not brought back": one(QUEUE, "_bring_back", lambda self, line: None),
-    "lost door believed in": one(LOCK_TABLES, "must_be_alive", lambda self: None),
-    # Who asks at the door need not ask for the job lock, unless its clock stood still: its host was suspended
+    "lost command mutex believed in": one(LOCK_TABLES, "must_be_alive", lambda self: None),
+    # Who asks for the command mutex need not ask for the job lock, unless its clock stood still: its host was
+    # suspended
     "result over another's r": lambda: [
         (QUEUE, "still_has", lambda self, job: True),
         (LOCK_TABLES, "must_be_alive", lambda self: None),
@@ -1221,7 +1230,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         LOCK_TABLES, "locking", lambda self, at, patience, plain=LOCK_TABLES.locking: (
             nullcontext(True) if at == APPEND else plain(self, at, patience))),
     "taken while appended": one(FILE, "is_committed", lambda *args: True),
-    "edited without the doors": one(SETTER, "alone", lambda file: nullcontext(file.lock_table.fd)),
+    "edited without the command mutexes": one(SETTER, "alone", lambda file: nullcontext(file.lock_table.fd)),
     "states as the person read them": one(
         SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base)),
     "alone though others claim": one(LOCK_TABLES, "is_alone", lambda self: True),

@@ -145,7 +145,7 @@ def held_job_locks(path: pathlib.Path, command: bytes) -> list[int]:
     """The job locks of a command that are held."""
     try:
         with open(lock_table(path), "rb") as file:
-            start = runmaker4.row(command)
+            start = runmaker4.bucket_of(command)
             return [
                 at - start
                 for found in runmaker4.other_locks(file.fileno(), start, runmaker4.JOB_LOCKS)
@@ -271,7 +271,7 @@ class Case(unittest.TestCase):
         command = self.read(name).splitlines()[number - 1][2:]
         fd = runmaker4.open_lock_file_of(str(self.dir / name))
         self.addCleanup(os.close, fd)
-        self.assertTrue(runmaker4.lock(fd, runmaker4.row(command) + number))
+        self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(command) + number))
         return fd
 
     def start_to_gate(self, text: Text, *options: str) -> subprocess.Popen[bytes]:

@@ -250,7 +250,7 @@ class WithoutRunner(LifeSign):
             "other = runmaker4.open_lock_file_of('runs.txt')\n"
             f"{uses} and runmaker4.lock(other, runmaker4.HERE_BYTE, shared=True)\n"
             "os.dup2(fd, 64)\n"
-            "assert runmaker4.lock(64, runmaker4.row(b'echo a') + 1)\n"
+            "assert runmaker4.lock(64, runmaker4.bucket_of(b'echo a') + 1)\n"
             "open('ready', 'w').close()\n"
             "time.sleep(60)"
         )

@@ -224,11 +224,13 @@ class Locked(EditCase):
         path = self.write(". a\n. b\n")
         fd = runmaker4.open_lock_file_of(str(path))
         self.addCleanup(os.close, fd)
-        self.assertTrue(runmaker4.lock(fd, runmaker4.row(b"a") + runmaker4.JOB_LOCKS))
+        self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(b"a") + runmaker4.MUTEX_OFFSET))
         setter = runmaker4.JobFile(str(path), say=self.fail)
-        with mock.patch.object(runset4, "DOOR_PATIENCE", 0.1), self.assertRaises(BlockingIOError):
+        with mock.patch.object(runset4, "MUTEX_PATIENCE", 0.1), self.assertRaises(BlockingIOError):
             runset4.apply(setter, self.read(), b". b\n. a\n")
-        leaving = threading.Timer(0.3, runmaker4.unlock, (fd, runmaker4.row(b"a") + runmaker4.JOB_LOCKS))
+        leaving = threading.Timer(
+            0.3, runmaker4.unlock, (fd, runmaker4.bucket_of(b"a") + runmaker4.MUTEX_OFFSET)
+        )
         leaving.start()
         self.assertEqual(runset4.apply(setter, self.read(), b". b\n. a\n", quiet=True), [])
         leaving.join()

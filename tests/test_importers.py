@@ -739,7 +739,7 @@ class Hiring(ImportCase):
         other = runmaker4.JobFile(str(path), say=self.fail)
         self.addCleanup(other.close_files)
         other.open_to_write()
-        with other.door(b"UN end") as opened:
+        with other.command_mutex(b"UN end") as opened:
             self.assertTrue(opened)
             ended = self.run_script(RUNSET, "-q", "runs.txt", "--reopen")
         self.assertEqual((ended.code, ended.out), (1, b""))

@@ -525,7 +525,7 @@ class SetByHand(JobFileCase):
         self.assertEqual(list(self.look(cursor).values()), ["cancelled"])
 
     def test_thousands_of_equal_lines_are_not_read_one_by_one(self) -> None:
-        """On a network file system each read is a round trip, during which the door is locked."""
+        """On a network file system each read is a round trip, during which the command mutex is locked."""
         rest = b". a\n" * 30_000
         cursor = self.jobs(b". a\n" + rest)
         job = job_of(cursor.claim())
@@ -591,14 +591,14 @@ class SetByHand(JobFileCase):
 
 
 class Patience(JobFileCase):
-    """On a local file system the event loop of a runner waits for no door for long."""
+    """On a local file system the event loop of a runner waits for no command mutex for long."""
 
     def test_a_locked_command_holds_up_neither_claims_nor_results_nor_looks(self) -> None:
         queue = self.queue_on(b". a\n. a\n")
         cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
         job = job_of(cursor.claim())
         other = self.another(queue.file)
-        with other.door(b"a") as opened, mock.patch("time.sleep", side_effect=time.sleep) as sleep:
+        with other.command_mutex(b"a") as opened, mock.patch("time.sleep", side_effect=time.sleep) as sleep:
             self.assertTrue(opened)
             self.assertIsInstance(cursor.claim(), runmaker4.NoJob)
             with self.assertRaises(runmaker4.NotNow):
@@ -637,19 +637,23 @@ class Committed(JobFileCase):
                     queue.give_up(held)
 
 
-class Doors(JobFileCase):
-    """A door is locked for a moment, whatever goes wrong behind it."""
+class CommandMutexes(JobFileCase):
+    """A command mutex is locked for a moment, whatever goes wrong behind it."""
 
     def test_an_error_behind_a_door_unlocks_it(self) -> None:
         file = self.queue_on(b". a\n").file
         file.open_to_write()
         error = OSError(errno.EMFILE, "Too many open files")
-        with self.assertRaises(OSError), mock.patch.object(os, "stat", side_effect=error), file.door(b"a"):
+        with (
+            self.assertRaises(OSError),
+            mock.patch.object(os, "stat", side_effect=error),
+            file.command_mutex(b"a"),
+        ):
             pass
         other = runmaker4.JobFile(str(self.path), say=self.fail)
         self.addCleanup(other.close_files)
         other.open_to_write()
-        with other.door(b"a", 0.0) as opened:
+        with other.command_mutex(b"a", 0.0) as opened:
             self.assertTrue(opened)
 
 
@@ -775,7 +779,7 @@ class IdleLooks(JobFileCase):
         jobs = self.jobs(b". a\n")
         self.holder = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, self.holder)
-        self.assertTrue(runmaker4.lock(self.holder, runmaker4.row(b"a") + 7))
+        self.assertTrue(runmaker4.lock(self.holder, runmaker4.bucket_of(b"a") + 7))
         return jobs
 
     def looks(self, jobs: runmaker4.Cursor, seconds: float) -> Iterator[float]:
@@ -792,7 +796,7 @@ class IdleLooks(JobFileCase):
         pauses = list(self.looks(jobs, 20))
         self.assertLess(pauses[0], 0.2)                 # it may have been locked for a moment only
         self.assertTrue(10 <= len(pauses) <= 25, pauses)
-        runmaker4.unlock(self.holder, runmaker4.row(b"a") + 7)
+        runmaker4.unlock(self.holder, runmaker4.bucket_of(b"a") + 7)
         self.assertEqual(job_of(jobs.claim()).number, 1)
 
     def test_a_look_that_hung_for_a_while_is_not_made_up_for_with_minutes(self) -> None:
@@ -958,7 +962,7 @@ class LinesOfADeadServer(JobFileCase):
         self.path.write_bytes(after)
         fd = runmaker4.open_lock_file_of(str(self.path))
         for number, text in enumerate(before, 1):
-            self.assertTrue(runmaker4.lock(fd, runmaker4.row(text[1:]) + number))
+            self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(text[1:]) + number))
         file = server.ServedFile(str(self.path), say=lambda text: None)
         self.addCleanup(file.close_files)
         self.addCleanup(os.close, fd)
@@ -1003,7 +1007,7 @@ class LinesOfADeadServer(JobFileCase):
         self.path.write_bytes(b"r%s\n" % text * 3)
         other = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, other)
-        self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 3))
+        self.assertTrue(runmaker4.lock(other, runmaker4.bucket_of(b"echo") + 3))
         queue, jobs = self.adopt([text], b"r%s\n" % text * 3)
         self.assertEqual([job.offset for job in jobs], [0])
         file = queue.file
@@ -1013,7 +1017,7 @@ class LinesOfADeadServer(JobFileCase):
         self.path.write_bytes(b"d echo\nr echo\n")
         other = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, other)
-        self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 2))
+        self.assertTrue(runmaker4.lock(other, runmaker4.bucket_of(b"echo") + 2))
         queue, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
         self.assertEqual((jobs, len(queue.lock_table.unclaimed)), ([], 1))
 
@@ -1099,7 +1103,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         self.path.write_bytes(b"")
         other = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, other)
-        self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 1))
+        self.assertTrue(runmaker4.lock(other, runmaker4.bucket_of(b"echo") + 1))
         for result in None, b"d", b".", b"e":
             with self.subTest(said=result):
                 self.assertEqual(self.answer(b"r echo\n", result), "LOST")
@@ -1385,7 +1389,7 @@ class RetriesOfMany(JobFileCase):
         queue = self.queue_on(b"! a\n. b\n! c\n#RUN barrier\n. d\n", say=said.append)
         other = self.another(queue.file)
         cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
-        with other.door(b"a") as opened:
+        with other.command_mutex(b"a") as opened:
             self.assertTrue(opened)
             self.assertEqual(job_of(cursor.claim()).command, b"b")
             for _ in range(3):
@@ -1414,12 +1418,12 @@ class RetriesOfMany(JobFileCase):
         cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
         holder = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, holder)
-        self.assertTrue(runmaker4.lock(holder, runmaker4.row(b"a") + 7))
+        self.assertTrue(runmaker4.lock(holder, runmaker4.bucket_of(b"a") + 7))
         job = job_of(cursor.claim())
         self.assertEqual((job.command, self.path.read_bytes()), (b"b", b". a\nr b\n"))
         cursor.finish(job, b"!")
         self.assertIsNotNone(self.nothing(cursor).again)
-        runmaker4.unlock(holder, runmaker4.row(b"a") + 7)
+        runmaker4.unlock(holder, runmaker4.bucket_of(b"a") + 7)
         self.clock.now += 10.0
         self.assertEqual(job_of(cursor.claim()).command, b"a")
         self.assertEqual(self.path.read_bytes(), b"r a\n! b\n")
@@ -1496,7 +1500,7 @@ class RetriesOfMany(JobFileCase):
         queue = self.queue_on(b"! a\n. b\n! c\n")
         other = self.another(queue.file)
         cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
-        with other.door(b"a") as opened:
+        with other.command_mutex(b"a") as opened:
             self.assertTrue(opened)
             new = job_of(cursor.claim())
         self.assertEqual(new.command, b"b")

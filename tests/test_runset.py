@@ -406,8 +406,8 @@ class Adding(RunsetCase):
 class Replaced(RunCase):
     """An editor puts a new file in the place of the job file while runset4.py is at work on it."""
     BEFORE = "! echo a\n! echo b\n. echo c\n"
-    # What is in `new` comes to the place of runs.txt before the nth door is locked, or when what was written
-    # is synced
+    # What is in `new` comes to the place of runs.txt before the nth command mutex is locked, or when what was
+    # written is synced
     BEFORE_LOCK = """
 import os, runmaker4
 lock, calls = runmaker4.LockTable._lock, []

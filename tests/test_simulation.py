@@ -22,19 +22,19 @@ SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 2_000
 # histories in which the full size must find each defect, the ordinary size only these:
 MANY, FEW = 100_000, 600
 QUICKLY_FOUND = (
-    "no door",
-    "door of another text",
+    "no command mutex",
+    "command mutex of another text",
     "job lock freed before the write",
     "job lock freed after the claim",
     "job lock not lent",
-    "path before the door",
-    "state from before the door",
+    "path before the command mutex",
+    "state from before the command mutex",
     "second lock file",
     "no guard",
     "result not verified",
     "closed twice",
     "appended without the lock",
-    "edited without the doors",
+    "edited without the command mutexes",
     "states as the person read them",
 )
 
