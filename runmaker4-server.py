@@ -122,7 +122,6 @@ from runmaker4 import (
     SHELL,
     TOP,
     Account,
-    Badge,
     Console,
     Credentials,
     Cursor,
@@ -148,6 +147,7 @@ from runmaker4 import (
     Pace,
     Parser,
     PendingGroup,
+    PresenceLock,
     Problem,
     Program,
     Reader,
@@ -341,9 +341,9 @@ class SharedLockTable(LockTable):
     `unclaimed` say what is locked on it.  `fd` is another description, which these locks exclude.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
-                 badge: Badge | None, keep: Callable[[int], None]) -> None:
+                 presence_lock: PresenceLock | None, keep: Callable[[int], None]) -> None:
         """keep: called with each new description, for the keeper has to hold it, too."""
-        super().__init__(file, mount, say=say, clock=clock, interval=interval, badge=badge)
+        super().__init__(file, mount, say=say, clock=clock, interval=interval, presence_lock=presence_lock)
         self._keep = keep
         self._shared = -1                       # the description; -1: there is none
         self._shared_inode: tuple[int, int] | None = None       # the lock file that it is a description of
@@ -423,12 +423,19 @@ class ServedFile(JobFile):
     """The job file of a server: all job locks are on one description of its lock file."""
     lock_table: SharedLockTable
 
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, badge: Badge | None = None,
-                 keep: Callable[[int], None] = lambda fd: None) -> None:
-        """badge: the server's.  keep: see SharedLockTable."""
+    def __init__(
+        self,
+        path: str,
+        *,
+        say: Say,
+        mount: Mount = LOCAL,
+        presence_lock: PresenceLock | None = None,
+        keep: Callable[[int], None] = lambda fd: None,
+    ) -> None:
+        """presence lock: the server's.  keep: see SharedLockTable."""
         super().__init__(path, say=say, mount=mount)
         self.lock_table = SharedLockTable(self.real, mount, say=say, clock=self.clock, interval=self.interval,
-                                         badge=badge, keep=keep)
+                                         presence_lock=presence_lock, keep=keep)
 
 
 class ServedQueue(JobQueue):
@@ -3566,8 +3573,8 @@ class Server(Program):
             return self._print_preview()
         allow_descriptors(LEAST_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
-        self._badge = Badge(of_server=True)
-        self.stores = self.open_stores(self.mount.network, self._badge, self.path)
+        self._presence_lock = PresenceLock(of_server=True)
+        self.stores = self.open_stores(self.mount.network, self._presence_lock, self.path)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._sockets = listen(self.options.host, self.options.port)
@@ -3609,7 +3616,9 @@ class Server(Program):
         say = functools.partial(self.in_loop, self.say)
         self.reader = JobReader(self.path, say=say, mount=self.mount)      # to count lines
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
-        file = ServedFile(self.path, say=say, mount=self.mount, badge=self._badge, keep=self._keeper.keep)
+        file = ServedFile(
+            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock, keep=self._keeper.keep
+        )
         self.claims = Claims(file, self.records, ordinals=bool(self.stores[0]))
         self.interval = self.reader.interval
         self.dispatcher = Dispatcher(self)

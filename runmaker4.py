@@ -171,8 +171,9 @@ BUCKETS_END = 1 << 62
 APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
 HERE_BYTE = BUCKETS_END + 2        # locked shared by each process that may claim lines or set states
 PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
-BADGE_BYTES = PROBE_BYTES + (1 << 32)   # 2^32 bytes from here: badges of runners, and then of servers
-FRONTIER_BYTES = BADGE_BYTES + (1 << 32)    # 2^60 bytes from here: frontiers of passes (Retries)
+# 2^32 bytes from here: presence locks of runners, and then of servers
+PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
+FRONTIER_BYTES = PRESENCE_BYTES + (1 << 32)    # 2^60 bytes from here: frontiers of passes (Retries)
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
 Identity = tuple[int, int]      # of a file: device and inode number
@@ -2219,21 +2220,21 @@ class JobLock(NamedTuple):
     at: int
 
 
-class Badge:
+class PresenceLock:
     """A byte of the lock file that a runner or a server has locked, to tell others that it is there.
 
-    The badge is on the description of the command mutexes, which no job inherits.  So it is free once the
-    program is dead; jobs that outlive it hold job locks only.  It is taken with each lock file that is
+    The presence lock is on the description of the command mutexes, which no job inherits.  So it is free once
+    the program is dead; jobs that outlive it hold job locks only.  It is taken with each lock file that is
     opened, also after a lease was lost, and costs jobs nothing.  The byte is drawn by lot.  By its number the
     journal tells which program started a run.
     """
-    COUNT = 1 << 32             # how many badges there are
-    SERVERS = 1 << 31           # badges from here on are for servers
+    COUNT = 1 << 32             # how many presence locks there are
+    SERVERS = 1 << 31           # presence locks from here on are for servers
     TRIES = 9                   # in one take(), which must end although somebody may have all of them locked
 
     def __init__(self, of_server: bool) -> None:
         self._of_server = of_server
-        self.at = self._draw()              # the byte, counted from BADGE_BYTES
+        self.at = self._draw()              # the byte, counted from PRESENCE_BYTES
         self.is_held = False                # it is locked on the description that take() was last called for
 
     def _draw(self) -> int:
@@ -2243,7 +2244,7 @@ class Badge:
     def take(self, fd: int) -> None:
         """Lock it on this description of a lock file, if it can be had now.  Raises OSError."""
         for _ in range(self.TRIES):
-            self.is_held = lock(fd, BADGE_BYTES + self.at)
+            self.is_held = lock(fd, PRESENCE_BYTES + self.at)
             if self.is_held:
                 break
             self.at = self._draw()
@@ -2263,7 +2264,8 @@ class Changed(enum.Flag):
 
 
 class LockTableReader(Opened):
-    """The lock file of a job file, to look at: which job locks, command mutexes and badges are locked.
+    """The lock file of a job file, to look at: which job locks, command mutexes and presence locks are
+    locked.
 
     It locks nothing.  `fd` is this process's own description, through which all questions go.
     """
@@ -2364,14 +2366,15 @@ class LockTableReader(Opened):
         """Whether somebody appends lines to the job file now."""
         return not is_free(self.fd, APPEND_BYTE)
 
-    def badges(self) -> set[int] | None:
-        """The badges of others, by their bytes (Badge.at); None: we may not read them.  Raises OSError."""
+    def presence_locks(self) -> set[int] | None:
+        """The presence locks of others, by their bytes (PresenceLock.at); None: we may not read them.  Raises
+        OSError."""
         if self.hidden:
             return None
         if not self.is_open:
             return set()
-        found = other_locks(self.fd, BADGE_BYTES, Badge.COUNT)
-        return {at - BADGE_BYTES for some in found for at in some}
+        found = other_locks(self.fd, PRESENCE_BYTES, PresenceLock.COUNT)
+        return {at - PRESENCE_BYTES for some in found for at in some}
 
 
 class LockTable(LockTableReader):
@@ -2392,15 +2395,15 @@ class LockTable(LockTableReader):
     KIND = 1 << 40              # bytes for the frontiers of a kind: as many as a job file may have
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
-                 badge: Badge | None = None) -> None:
+                 presence_lock: PresenceLock | None = None) -> None:
         """file: the path of the job file, without links.  interval: seconds for which locks that were there
-        count as there.  badge: of a runner or server.
+        count as there.  presence lock: of a runner or server.
         """
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
         self.job_locks: dict[int, JobLock] = {}        # the job locks that are held here, by their bytes
-        self.badge = badge                      # locked on `fd`
+        self.presence_lock = presence_lock                      # locked on `fd`
         self.pulse = 0                          # see above; 0: there is none
         self._frontiers: dict[int, int] = {}    # by kinds: the offsets that are shown by locks on `fd`
         self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
@@ -2418,8 +2421,8 @@ class LockTable(LockTableReader):
             self.pulse = 0
             if self.network and not self._mount.is_nfs:
                 self.pulse = take_probe(fd)
-            if self.badge:
-                self.badge.take(fd)
+            if self.presence_lock:
+                self.presence_lock.take(fd)
             inode = identity_of(fd)
         except OSError:
             os.close(fd)
@@ -2429,10 +2432,10 @@ class LockTable(LockTableReader):
         self._counted = False
         return fd, inode
 
-    def keep_badge(self) -> None:
-        """Lock the badge if it could not be had when the lock file was opened.  Raises OSError."""
-        if self.badge and not self.badge.is_held:
-            self.badge.take(self.fd)
+    def keep_presence_lock(self) -> None:
+        """Lock the presence lock if it could not be had when the lock file was opened.  Raises OSError."""
+        if self.presence_lock and not self.presence_lock.is_held:
+            self.presence_lock.take(self.fd)
 
     def must_be_alive(self) -> None:
         """Raise OSError(EIO) if the locks are lost: others may have held the command mutex of ours."""
@@ -2755,7 +2758,7 @@ class JobReader(Opened):
 
     def has_nobody_else(self) -> bool:
         """Whether surely no other runner or server is at work.  Raises OSError."""
-        return self.lock_table.is_open and self.lock_table.badges() == set()
+        return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
     def _take_out(self, takers: Takers, groups: bool) -> None:
         """Remove the takers for which a new job is left.  Raises OSError."""
@@ -2990,11 +2993,11 @@ class JobFile(JobReader):
     BRIEF = 0.01                # as LONG, for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
-                 badge: Badge | None = None) -> None:
-        """badge: of a runner or server."""
+                 presence_lock: PresenceLock | None = None) -> None:
+        """presence lock: of a runner or server."""
         super().__init__(path, say=say, mount=mount, clock=clock)
         self.lock_table = LockTable(
-            self.real, mount, say=say, clock=clock, interval=self.interval, badge=badge
+            self.real, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
         # what was found with nobody appending last, and the size that it had
         self._appended: tuple[Reader, int] | None = None
@@ -3216,7 +3219,7 @@ class JobQueue:
             self.say(f"its lock file {self.file.lock_table.path} was removed, and is made and locked again "
                      "(leave it there)")
             self.file.lock_table.free_job_locks()
-        self.file.lock_table.keep_badge()
+        self.file.lock_table.keep_presence_lock()
         self._forget_job_locks()
         self._reconcile_all([job for job in self.claimed if not job.job_lock])
         self.file.name_lock_file()
@@ -7588,17 +7591,23 @@ class OutDir(Sink):
     """
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
-    def __init__(self, path: str, worker: Worker, trouble: Say,
-                 incomplete: Callable[[int], None] = lambda line: None, badge: Badge | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        worker: Worker,
+        trouble: Say,
+        incomplete: Callable[[int], None] = lambda line: None,
+        presence_lock: PresenceLock | None = None,
+    ) -> None:
         """Makes the directory if need be.  Raises Problem.
 
-        incomplete: is told the lines of runs whose output could not be written in full.  badge: of the runner
-        or server that we are.
+        incomplete: is told the lines of runs whose output could not be written in full.  presence lock: of
+        the runner or server that we are.
         """
         self.worker = worker
         self._incomplete = incomplete
         self._files: dict[Stream, OutFile] = {}
-        self._badge = badge
+        self._presence_lock = presence_lock
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -7664,7 +7673,7 @@ class OutDir(Sink):
             "host": to_text(run.host),
             "slot": run.slot.name,
             "pid": run.pid,
-            "runner": self._badge.at if self._badge else None,
+            "runner": self._presence_lock.at if self._presence_lock else None,
             **promised,
         }
 
@@ -9635,12 +9644,12 @@ class Program:
         except OSError:
             raise Problem("the current directory is gone (cd to one that exists)") from None
 
-    def open_stores(self, network: bool, badge: Badge,
+    def open_stores(self, network: bool, presence_lock: PresenceLock,
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.
 
-        network: the inputs are on a file system that may not answer.  badge: ours, which the journal names.
-        inputs: the job file, and what else is read.  Raises Problem.
+        network: the inputs are on a file system that may not answer.  presence lock: ours, which the journal
+        names. inputs: the job file, and what else is read.  Raises Problem.
         """
         options = self.options
         written = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
@@ -9664,7 +9673,7 @@ class Program:
         if options.logfile:
             logfile = LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
         if options.outdir:
-            outdir = OutDir(options.outdir, self.worker, trouble, incomplete, badge)
+            outdir = OutDir(options.outdir, self.worker, trouble, incomplete, presence_lock)
         if options.joblog:
             joblog = JobLog(options.joblog, self.worker, trouble)
         return logfile, outdir, joblog
@@ -9975,7 +9984,7 @@ class App(RunnerProgram):
         if options.daemon and not (options.outdir or options.logfile):
             options.outdir = default_outdir(self.path)      # otherwise what jobs print would be lost
         self._mount = check_mount(self.path, options.single_host, self.say)
-        self._badge = Badge(of_server=False)
+        self._presence_lock = PresenceLock(of_server=False)
         self._taker = Taker(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory.size)
         )
@@ -10010,7 +10019,7 @@ class App(RunnerProgram):
         if self.slot_file:
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
-        self._stores = self.open_stores(self.network, self._badge, *self._inputs)
+        self._stores = self.open_stores(self.network, self._presence_lock, *self._inputs)
         return super().main()
 
     def _print_dry_run(self) -> None:
@@ -10029,7 +10038,7 @@ class App(RunnerProgram):
 
     def _cursor(self, say: Say) -> Cursor:
         return Cursor(
-            JobQueue(JobFile(self.path, say=say, mount=self._mount, badge=self._badge)),
+            JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
             [self._taker],
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,

@@ -43,7 +43,6 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     APPEND_BYTE,
-    BADGE_BYTES,
     BUCKETS_END,
     DIRECTIVE_LIKE,
     DONE,
@@ -57,15 +56,16 @@ from runmaker4 import (
     LONGEST_COMMAND,
     MUTEX_OFFSET,
     NEW,
+    PRESENCE_BYTES,
     RUNNING,
     UTF8_MARK,
-    Badge,
     Child,
     Identity,
     JobFile,
     JobReader,
     Line,
     Parser,
+    PresenceLock,
     Problem,
     ProcessTable,
     Reader,
@@ -700,9 +700,9 @@ CLIENT_AWAY = ("no answer from the client, which kills the job when it is back; 
                "after the server's --grace, but the job can go on running")
 
 
-def is_server(badge: int) -> bool:
+def is_server(presence_lock: int) -> bool:
     """Return True if this presence lock is one of those for servers."""
-    return Badge.SERVERS <= badge < Badge.COUNT
+    return PresenceLock.SERVERS <= presence_lock < PresenceLock.COUNT
 
 
 def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
@@ -859,7 +859,7 @@ class Holders:
         with contextlib.suppress(OSError):                  # the process has exited
             locked = [span for number in os.listdir(f"/proc/{pid}/fd")
                       for span in self._locks(pid, int(number))[0]]
-            return any(is_server(span.start - BADGE_BYTES) for span in locked)
+            return any(is_server(span.start - PRESENCE_BYTES) for span in locked)
         return False
 
     def pids(self, command: bytes, jobs: bool) -> list[int]:

@@ -60,7 +60,6 @@ from runmaker4 import (
     RUNNING,
     SIZE_UNITS,
     STOP_SIGNALS,
-    Badge,
     Counts,
     JobLog,
     JobReader,
@@ -68,6 +67,7 @@ from runmaker4 import (
     Mount,
     Pace,
     Parser,
+    PresenceLock,
     Problem,
     ProgressBar,
     Rate,
@@ -346,10 +346,10 @@ class Watcher:
         return list(itertools.islice(self.file.lines(held), most)) if held else []
 
     @patient
-    def badges(self) -> set[int] | None:
+    def presence_locks(self) -> set[int] | None:
         """Return the presence locks of all runners and servers; None: no permission to read them."""
         self.file.follow()
-        return self.file.lock_table.badges()
+        return self.file.lock_table.presence_locks()
 
     @patient
     def cancelled(self, survey: Survey) -> list[Line]:
@@ -1113,39 +1113,39 @@ def or_incomplete(wanted: Wanted) -> Wanted:
 
 # ======== Who is at work ====================================================================================
 #
-# Each runner and each server holds a presence lock in the lock file, and loses it on exit (Badge in
+# Each runner and each server holds a presence lock in the lock file, and loses it on exit (PresenceLock in
 # runmaker4.py).  The journal has the presence lock of the program that started a run.
 
 
 class AtWork:
     """The runners and servers that use a job file."""
 
-    def __init__(self, badges: Collection[int] | None) -> None:
-        """badges: the presence locks that are held; None: unknown."""
-        self._badges = badges
+    def __init__(self, presence_locks: Collection[int] | None) -> None:
+        """presence locks: the presence locks that are held; None: unknown."""
+        self._presence_locks = presence_locks
 
     def is_gone(self, run: RunRecord | None) -> bool:
         """Return True if the runner that started a run, or the server that assigned it, has surely exited.
 
         A server takes over the runs of the previous server, so a run has a server if any server is alive.
         """
-        if not self._badges or not run or run.runner is None:
+        if not self._presence_locks or not run or run.runner is None:
             return self.is_nobody
-        if run.runner >= Badge.SERVERS:
-            return max(self._badges) < Badge.SERVERS
-        return run.runner not in self._badges
+        if run.runner >= PresenceLock.SERVERS:
+            return max(self._presence_locks) < PresenceLock.SERVERS
+        return run.runner not in self._presence_locks
 
     @property
     def is_nobody(self) -> bool:
         """True if no runner and no server is alive; False also if unknown."""
-        return self._badges is not None and not self._badges
+        return self._presence_locks is not None and not self._presence_locks
 
     def counted(self) -> dict[str, int | None]:
         """Return the numbers of runners and servers; None: unknown."""
-        if self._badges is None:
+        if self._presence_locks is None:
             return {"runners": None, "servers": None}
-        servers = sum(badge >= Badge.SERVERS for badge in self._badges)
-        return {"runners": len(self._badges) - servers, "servers": servers}
+        servers = sum(presence_lock >= PresenceLock.SERVERS for presence_lock in self._presence_locks)
+        return {"runners": len(self._presence_locks) - servers, "servers": servers}
 
 
 class Clocks:
@@ -1271,11 +1271,11 @@ class Look:
         self.at_work = AtWork(None)
         self._ends_may_come = False
         if watcher:
-            badges_before = watcher.badges() or set()
+            badges_before = watcher.presence_locks() or set()
             self.survey = watcher.sure_look()
             self.cancelled = watcher.cancelled(self.survey)
             self.lines = find(watcher, self.survey)
-            badges_after = watcher.badges()
+            badges_after = watcher.presence_locks()
             self.at_work = AtWork(None if badges_after is None else badges_after | badges_before)
             self._ends_may_come = watcher.ends_may_come()
         self.living = [*self.survey.running, *self.cancelled]

@@ -1,4 +1,4 @@
-"""Promise: runwait4.py --status counts who is at work, by badges that death takes away."""
+"""Promise: runwait4.py --status counts who is at work, by presence locks that death takes away."""
 import json
 import os
 import re
@@ -87,10 +87,10 @@ class Runners(AtWorkCase):
         patch = """
 import runmaker4
 drawn = iter([7, 7, 9])
-runmaker4.Badge._draw = lambda self: next(drawn)
+runmaker4.PresenceLock._draw = lambda self: next(drawn)
 """
         with open(lock_table(self.dir / "runs.txt"), "wb") as file:
-            self.assertTrue(runmaker4.lock(file.fileno(), runmaker4.BADGE_BYTES + 7))
+            self.assertTrue(runmaker4.lock(file.fileno(), runmaker4.PRESENCE_BYTES + 7))
             runner = self.start_patched(patch, "-q", "--outdir", "out", "--name", "alice", "runs.txt")
             self.addCleanup(self.open_gate)
             self.wait_states("r")
@@ -103,12 +103,12 @@ runmaker4.Badge._draw = lambda self: next(drawn)
     def test_one_that_finds_all_locked_is_there_once_that_is_over(self) -> None:
         self.write(f". {GATE}\n. b\n")
         with open(lock_table(self.dir / "runs.txt"), "wb") as file:
-            fd, all_badges = file.fileno(), (runmaker4.BADGE_BYTES, runmaker4.Badge.COUNT)
-            self.assertTrue(runmaker4.lock(fd, *all_badges))
+            fd, all_presence_locks = file.fileno(), (runmaker4.PRESENCE_BYTES, runmaker4.PresenceLock.COUNT)
+            self.assertTrue(runmaker4.lock(fd, *all_presence_locks))
             self.start(RUNMAKER, "-q", "runs.txt")
             self.addCleanup(self.open_gate)
             self.wait_states("r.")
-            runmaker4.unlock(fd, *all_badges)
+            runmaker4.unlock(fd, *all_presence_locks)
             self.runners(1)
 
     def test_one_whose_companion_was_removed_is_there_again(self) -> None:
@@ -301,7 +301,7 @@ class Shown(AtWorkCase):
 
 
 class Servers(TcpCase):
-    """A server has a badge, too."""
+    """A server has a presence lock, too."""
 
     def test_it_is_counted_as_long_as_it_lives(self) -> None:
         self.write(f". {GATE}\n")

@@ -321,7 +321,7 @@ class Content(ReportCase):
     def test_a_run_whose_end_is_not_written_yet_is_ending_and_no_failure(self) -> None:
         runner = os.open(lock_table(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT)
         self.addCleanup(os.close, runner)
-        self.assertTrue(runmaker4.lock(runner, runmaker4.BADGE_BYTES))      # a runner is at work
+        self.assertTrue(runmaker4.lock(runner, runmaker4.PRESENCE_BYTES))      # a runner is at work
         for state in "d!":
             for age, runs, how in (0, "1 running", "ending"), (6, "1 unknown", "unknown"):
                 with self.subTest(state=state, age=age):

@@ -39,7 +39,7 @@ class ViewCase(TellingCase, RunCase):
         """Lock a byte that says that a runner is at work, until the test ends."""
         fd = os.open(lock_table(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT)
         self.addCleanup(os.close, fd)
-        self.assertTrue(runmaker4.lock(fd, runmaker4.BADGE_BYTES + number))
+        self.assertTrue(runmaker4.lock(fd, runmaker4.PRESENCE_BYTES + number))
 
 
 class Lost(ViewCase):
@@ -254,7 +254,7 @@ class Random(JournalCase):
             if line.state in b"rx" and rng.random() < 0.6:
                 self.lock(runmaker4.own_job_lock(line))
         for runner in range(rng.randrange(3)):
-            self.lock(runmaker4.BADGE_BYTES + runner)
+            self.lock(runmaker4.PRESENCE_BYTES + runner)
         entries = []
         for number in range(rng.randrange(25)):
             line = rng.choice([*lines.values()])
