@@ -111,8 +111,8 @@ from runmaker4 import (
     DONE,
     ERROR,
     FAILED,
-    GUARD,
     HELD,
+    IN_USE_BYTES,
     JOB_LOCKS,
     LOCAL,
     MUTEX_OFFSET,
@@ -392,7 +392,9 @@ class SharedLockTable(LockTable):
         if identity_of(fd) != self.inode:
             raise OSError(errno.ESTALE, "its lock file was removed")
         # A lock that also covers a command mutex is no job lock, but somebody who edits the file.
-        ranges = [some for some in other_locks(self.fd, 0, GUARD) if some.start | MUTEX_OFFSET not in some]
+        ranges = [
+            some for some in other_locks(self.fd, 0, IN_USE_BYTES) if some.start | MUTEX_OFFSET not in some
+        ]
         self.count_in()
         found: set[int] = set()
         for at in itertools.chain.from_iterable(ranges):
@@ -584,7 +586,7 @@ class Keeper:
         try:
             # This makes another description, which our locks exclude.
             with open(f"/proc/self/fd/{self._locks}", "rb") as other:
-                return not is_free(other.fileno(), 0, GUARD)
+                return not is_free(other.fileno(), 0, IN_USE_BYTES)
         except OSError:                 # the file system has trouble: rather hold locks in vain than lose one
             return True
 
@@ -3139,7 +3141,7 @@ class Recovery:
             except OSError as error:
                 if error.errno == errno.ESTALE or self._server.loop.time() > end:
                     with contextlib.suppress(OSError):          # EIO: the lease was lost, and the locks, too
-                        unlock(locks, 0, GUARD)         # also for the keeper, which has a copy
+                        unlock(locks, 0, IN_USE_BYTES)         # also for the keeper, which has a copy
                     os.close(locks)
                     self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
                     return None

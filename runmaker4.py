@@ -2958,8 +2958,10 @@ class JobReader(Opened):
         self.inode = None
 
 
-GUARD = 1 << 62             # bytes of the job file that are locked shared by each process that writes it
-USER_BYTES = GUARD + 2      # behind them: 2^61 bytes, one of which is locked to name the lock file in use
+# bytes of the job file that are locked shared by each process that writes it
+IN_USE_BYTES = 1 << 62
+# behind them: 2^61 bytes, one of which is locked to name the lock file in use
+USER_BYTES = IN_USE_BYTES + 2
 USERS = 1 << 61
 
 
@@ -2968,7 +2970,7 @@ def lock_all(fd: int) -> None:
 
     Once the lock is granted, NFS asks the server for the size.
     """
-    if not lock(fd, 0, GUARD, shared=True):
+    if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
             errno.EBUSY, "another process has places in it locked (an older runmaker4? lslocks names it)"
         )
@@ -2977,9 +2979,9 @@ def lock_all(fd: int) -> None:
 class JobFile(JobReader):
     """A job file whose lines may be written: a state changes while holding the mutex of its command only.
 
-    Each process that may write the job file has all of it locked, shared: the guard.  The guard keeps away
-    programs that lock places in the file.  It keeps an NFS client from writing neighbours back.  And it makes
-    a write fail that comes after the lease was lost.
+    Each process that may write the job file has all of it locked, shared: the in-use lock.  The in-use lock
+    keeps away programs that lock places in the file.  It keeps an NFS client from writing neighbours back.
+    And it makes a write fail that comes after the lease was lost.
 
     CommandMutexes are the lock file's.  On a network file system a command mutex makes this host forget what
     it has cached. While holding the command mutex writable() checks the path, and all that `reader` reads is
@@ -3044,8 +3046,8 @@ class JobFile(JobReader):
         if inode is None or (self._named and self._named[0] is self.reader and self._named[1] == inode):
             return
         self._named = None
-        # The pulse tells only of locks that were taken after it.  So the guard is locked once more.
-        unlock(fd, 0, GUARD)
+        # The pulse tells only of locks that were taken after it.  So the in-use lock is locked once more.
+        unlock(fd, 0, IN_USE_BYTES)
         try:
             lock_all(fd)
         except OSError:

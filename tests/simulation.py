@@ -223,7 +223,7 @@ class History(World):
         if "brick" in self.fates and me.host.robbed >= me.began - self.pace:
             return command                      # its descriptor is bad, so really this waits, or fails
         if not any(lock.covers(at) and lock.real and lock.owner in me.fds.values() for lock in inode.locks):
-            self.fail(f"writes {data!r} over {line!r} without the guard")
+            self.fail(f"writes {data!r} over {line!r} without the in-use lock")
         command_mutex = self.command_mutex(me, command)
         if not command_mutex:
             self.fail(f"writes {data!r} over {line!r} without its command mutex")
@@ -1200,7 +1200,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "orphan by its own job lock": orphan_by_its_own_seat,
     "second lock file": one(CORE, "lock_file_of", lambda path: LOCK_FILE + MACHINE.world.me.host.name),
     "lock file not checked": one(LOCK_TABLES, "is_current", lambda self: True),
-    "no guard": lambda: [
+    "no in-use lock": lambda: [
         (FILE, "name_lock_file", lambda self: None),
         (CORE, "lock_all", lambda fd: None),
     ],

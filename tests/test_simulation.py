@@ -30,7 +30,7 @@ QUICKLY_FOUND = (
     "path before the command mutex",
     "state from before the command mutex",
     "second lock file",
-    "no guard",
+    "no in-use lock",
     "result not verified",
     "closed twice",
     "appended without the lock",
