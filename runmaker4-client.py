@@ -942,7 +942,7 @@ class Connection:
         self._requests = Requests()
         self.orphans: list[int] = []                # the server counts them
         self.failures: Failures | None = None       # the server counts these, too
-        # the states of lines that are still to be run again for us, as the server says: see Taker.retry
+        # the states of lines that are still to be run again for us, as the server says: see Consumer.retry
         self._retry = to_text(program.retry)
         # our jobs by their keys, but for those that wait for a slot: these are in the queue alone
         self._jobs: dict[str, RemoteJob] = {}

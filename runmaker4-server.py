@@ -123,6 +123,8 @@ from runmaker4 import (
     TOP,
     Account,
     Console,
+    Consumer,
+    Consumers,
     Credentials,
     Cursor,
     Ending,
@@ -161,8 +163,6 @@ from runmaker4 import (
     Sink,
     Slot,
     Stream,
-    Taker,
-    Takers,
     WalkReport,
     WireError,
     Worker,
@@ -1076,7 +1076,7 @@ class Hello:
     client: str                         # its random identifier, drawn when it started
     name: str                           # of its host
     directory: bytes                    # where its jobs run
-    retry: bytes                        # as Taker.retry
+    retry: bytes                        # as Consumer.retry
     follow: bool
     pid: int
     capacity: Resources
@@ -1107,7 +1107,7 @@ class Gone(enum.Enum):
     PARTED = enum.auto()                # its client has said that it leaves
 
 
-class Client(Taker):
+class Client(Consumer):
     """A client, as long as it is here or may come back.
 
     Its life is one coroutine, live(), which talks with it on one link after the other, until the client has
@@ -2235,7 +2235,7 @@ class FileCount:
     fault: str = ""                     # why it cannot be read
     account: Account | None = None      # None: it cannot be read
     # those clients of the ones that leave for which no new job is left
-    for_none: Takers = field(default_factory=lambda: Takers(()))
+    for_none: Consumers = field(default_factory=lambda: Consumers(()))
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
     stopped: str = ""                   # why these jobs will not be started
     due: float = 0.0                    # when the file may be counted again, by boottime()
@@ -2310,7 +2310,7 @@ class Accountant:
         server = self._server
         looks = 0
         while True:
-            count = await server.worker.call(self._look, Takers(clients))
+            count = await server.worker.call(self._look, Consumers(clients))
             self._due = count.due
             looks += 1
             unsure = not count.account or count.account.half_saved
@@ -2318,7 +2318,7 @@ class Accountant:
                 return count
             await asyncio.sleep(server.reader.interval)
 
-    def _look(self, clients: Takers) -> FileCount:
+    def _look(self, clients: Consumers) -> FileCount:
         """What the file holds.  The worker calls it."""
         file = self._server.reader
         pace = Pace()
@@ -2434,7 +2434,7 @@ class Sessions:
 
     def add_grant(self, grant: Grant) -> None:
         """A line was claimed for a client."""
-        grant.job.taker = grant.client
+        grant.job.consumer = grant.client
         grant.client.add_grant(grant)
         self.jobs[grant.key] = grant
 
@@ -2825,7 +2825,7 @@ class Claims:
     but for counting it.
 
     Only the worker's thread calls the methods, and nobody else has the job file, its queue and its cursor.  A
-    client is a `Taker` here; a job that was claimed is the key by which the other parts speak of its line.
+    client is a `Consumer` here; a job that was claimed is the key by which the other parts speak of its line.
     """
 
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
@@ -2855,38 +2855,39 @@ class Claims:
 
     # -- new lines -------------------------------------------------------------------------------------------
 
-    def claim_batch(self, offers: Sequence[tuple[Taker, Resources]], leaving: bool,
-                    away: Collection[Taker]) -> Batch:
-        """Claim up to BATCH lines, one for each taker in turn.
+    def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], leaving: bool,
+                    away: Collection[Consumer]) -> Batch:
+        """Claim up to BATCH lines, one for each consumer in turn.
 
-        offers: how much of what it has each taker offers.  leaving: one of them leaves if there is nothing.
-        away: all takers, also those that are busy, or may come back.
+        offers: how much of what it has each consumer offers.  leaving: one of them leaves if there is
+        nothing. away: all consumers, also those that are busy, or may come back.
         """
-        takers = Takers(taker for taker, _ in offers)
-        for taker, free in offers:
-            taker.free = free
+        consumers = Consumers(consumer for consumer, _ in offers)
+        for consumer, free in offers:
+            consumer.free = free
         urgent = leaving and self._may_hurry()
         got: list[Job] = []
         no_job: NoJob | None = None
         met: dict[int, PendingGroup] = {}
-        while (takers.all or not offers) and len(got) < BATCH:
-            result = self._cursor.claim(urgent, takers, away)
+        while (consumers.all or not offers) and len(got) < BATCH:
+            result = self._cursor.claim(urgent, consumers, away)
             met.update((group.jobs[0][0].offset, group) for group in self._cursor.groups
                        if group.jobs and group.whole and not group.started)
             if isinstance(result, NoJob):
                 no_job = result
                 break
             got.append(result)
-            self._charge(result, takers)
+            self._charge(result, consumers)
         return Batch(got, self._plan(met.values()), no_job)
 
     @staticmethod
-    def _charge(job: Job, takers: Takers) -> None:
-        """Take what a job needs from its taker, whose next turn is after the others, if anything is left."""
-        job.taker.free -= job.settings.needs
-        del takers.all[job.taker]
-        if job.taker.free.slots > 0:
-            takers.all[job.taker] = None
+    def _charge(job: Job, consumers: Consumers) -> None:
+        """Take what a job needs from its consumer, whose next turn is after the others, if anything is left.
+        """
+        job.consumer.free -= job.settings.needs
+        del consumers.all[job.consumer]
+        if job.consumer.free.slots > 0:
+            consumers.all[job.consumer] = None
 
     def _may_hurry(self) -> bool:
         """Whether to make sure once more that there is nothing.  Not too often: whole walks take time."""
@@ -2904,18 +2905,18 @@ class Claims:
             self._cursor.forget()
             return []
 
-    def claim_group(self, hosts: Sequence[tuple[Taker, GroupJobs]]) -> list[Job]:
-        """Claim the lines of a group for these takers, in order, up to the first that cannot be had."""
+    def claim_group(self, hosts: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
+        """Claim the lines of a group for these consumers, in order, up to the first that cannot be had."""
         claimed: list[Job] = []
-        for taker, jobs in hosts:
+        for consumer, jobs in hosts:
             for line, settings in jobs:
-                job = self._claim_line(taker, line, settings)
+                job = self._claim_line(consumer, line, settings)
                 if not job:
                     return claimed
                 claimed.append(job)
         return claimed
 
-    def _claim_line(self, client: Taker, line: Line, settings: JobSettings) -> Job | None:
+    def _claim_line(self, client: Consumer, line: Line, settings: JobSettings) -> Job | None:
         """Claim one line for a client; None if it could not be had."""
         with contextlib.suppress(OSError):
             job = self._queue.claim(line, client, settings).job
@@ -3327,18 +3328,18 @@ class Dispatcher:
         self.claiming = True
         leaving = any(client.leaving and (self._met.met_end or not client.follow) for client in turns)
         away = set(self._server.sessions.clients.values())
-        claimed = functools.partial(self._claimed, {taker: taker for taker in turns})
+        claimed = functools.partial(self._claimed, {consumer: consumer for consumer in turns})
         self._worker.ask(claimed, self._claims.claim_batch, list(turns.items()), leaving, away)
 
-    def _claimed(self, clients: dict[Taker, Client], batch: Batch) -> None:
+    def _claimed(self, clients: dict[Consumer, Client], batch: Batch) -> None:
         """Send what was claimed, have groups start, and tell clients that would leave if there is nothing.
 
-        clients: by what they are as takers.
+        clients: by what they are as consumers.
         """
         self.claiming = False
         batches: dict[Client, list[Grant]] = {}
         for job in batch.got:
-            client = clients[job.taker]
+            client = clients[job.consumer]
             grant = Grant(next(self._keys), client, job)
             self._server.sessions.add_grant(grant)
             if not self.is_startable(grant):
@@ -3425,7 +3426,7 @@ class Dispatcher:
         It must not leave while it is kept free for a group, or the walk has met jobs that it waits for.
         """
         met = self._met
-        if client not in met.takers or met.began < client.asked_at:
+        if client not in met.consumers or met.began < client.asked_at:
             return False
         if client.follow and not met.met_end:
             return False

@@ -1728,7 +1728,7 @@ SETTINGS_ARE = (
 )
 
 
-TakerKey = tuple[tuple[str, ...], Resources, bool]
+ConsumerKey = tuple[tuple[str, ...], Resources, bool]
 
 
 class Scope(NamedTuple):
@@ -1748,15 +1748,15 @@ class Scope(NamedTuple):
         return self.end is not None
 
     @property
-    def taker_key(self) -> TakerKey:
-        """What decides which takers may have jobs here, except together=.  It is a key of dictionaries."""
+    def consumer_key(self) -> ConsumerKey:
+        """What decides which consumers may have jobs here, except together=.  It is a key of dictionaries."""
         return self.settings.hosts, self.settings.needs, self.end is not None
 
     def below(self, line: Line) -> Scope:
         """What holds below a line that is a directive.
 
-        Below a malformed directive nobody knows whom jobs are for.  So they count as jobs for any taker, and
-        every taker has to wait.
+        Below a malformed directive nobody knows whom jobs are for.  So they count as jobs for any consumer,
+        and every consumer has to wait.
         """
         try:
             directive = parse_settings(line.text)
@@ -1994,7 +1994,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 
 
 @dataclass(eq=False, repr=False)
-class Taker:
+class Consumer:
     """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
@@ -2023,7 +2023,7 @@ class Taker:
         self.retry = RUNNING
 
 
-NOBODY = Taker("")              # the taker of a job that is taken back, until its client is known
+NOBODY = Consumer("")              # the consumer of a job that is taken back, until its client is known
 
 
 class Whereabouts(enum.Enum):
@@ -2044,7 +2044,7 @@ class Job(Line):
     absent_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
     file_size: int = 0                  # bytes of the job file when it was FOUND last
     settings: JobSettings = NO_SETTINGS
-    taker: Taker = NOBODY               # who asked for it
+    consumer: Consumer = NOBODY               # who asked for it
     unconfirmed: bytes = b""            # a state whose write was begun; it may be there even if that failed
     gated: bool = False                 # its shell waits until open_gate() lets the job begin
     how: str = ""                       # how its last run ended: "exit 0", "signal 9"
@@ -2171,12 +2171,12 @@ def counts(survey: Survey) -> Counts:
 
 @dataclass(frozen=True)
 class Account:
-    """What a job file holds when some takers leave it."""
+    """What a job file holds when some consumers leave it."""
     now: Counts
     half_saved: bool = False    # an editor may be about to write more
     bad: tuple[int, ...] = ()   # the first lines that are `!`, `e` or orphans
     again: bool = False         # -r would run some of these again: not all of them are of groups
-    left: bool = False          # a new job is left that one of these takers could have taken
+    left: bool = False          # a new job is left that one of these consumers could have taken
     orphans: int = 0            # of the jobs in error
     strays: int = 0             # lines that are neither jobs nor comments
     first_stray: int = 0        # the number of the first; 0: there is none
@@ -2711,10 +2711,10 @@ class JobReader(Opened):
         return (self.network and self.reader.is_open and self._full_size > 0
                 and self.reader.pread(1, self._full_size - 1) in (b"", b"\0"))
 
-    def account(self, takers: Takers, groups: bool = False) -> Account:
-        """What the file holds when some takers leave it.  Raises OSError.
+    def account(self, consumers: Consumers, groups: bool = False) -> Account:
+        """What the file holds when some consumers leave it.  Raises OSError.
 
-        takers: those that leave.  Each for which a new job is left is removed from them.  groups: they run
+        consumers: those that leave.  Each for which a new job is left is removed from them.  groups: they run
         groups, too.
         """
         survey = self.survey()
@@ -2722,15 +2722,15 @@ class JobReader(Opened):
         bad, again = self._bad_lines()
         numbers = [line.number for line in survey.orphans] + bad
         strays, first_stray = count_strays(self.reader, STRAY)
-        everybody = len(takers.all)
-        if now.new and takers.all:
-            self._take_out(takers, groups)
+        everybody = len(consumers.all)
+        if now.new and consumers.all:
+            self._take_out(consumers, groups)
         return Account(
             now,
             half_saved=survey.half_saved,
             bad=tuple(sorted(numbers)[:self.BAD]),
             again=bool(survey.orphans) or again,
-            left=len(takers.all) < everybody,
+            left=len(consumers.all) < everybody,
             orphans=len(survey.orphans),
             strays=strays,
             first_stray=first_stray,
@@ -2760,15 +2760,15 @@ class JobReader(Opened):
         """Whether surely no other runner or server is at work.  Raises OSError."""
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
-    def _take_out(self, takers: Takers, groups: bool) -> None:
-        """Remove the takers for which a new job is left.  Raises OSError."""
+    def _take_out(self, consumers: Consumers, groups: bool) -> None:
+        """Remove the consumers for which a new job is left.  Raises OSError."""
         def fits(scope: Scope) -> bool:
-            return (groups or not scope.settings.together) and takers.include(scope)
+            return (groups or not scope.settings.together) and consumers.include(scope)
 
         for _, scope in self._lines_under(NEW, fits):
             if fits(scope):
-                for taker in list(takers.fitting(scope)):
-                    del takers.all[taker]
+                for consumer in list(consumers.fitting(scope)):
+                    del consumers.all[consumer]
 
     def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
         """Lines in some states whose scope is wanted, each with that scope.  Raises OSError."""
@@ -3297,10 +3297,11 @@ class JobQueue:
 
     # -- taking a line ---------------------------------------------------------------------------------------
 
-    def claim(self, line: Line, taker: Taker = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
+    def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line that a scan has found, if it still stands there as it was found.
 
-        taker: the one that gets it.  settings: what the directives above say of it.  Raises Shifted, OSError.
+        consumer: the one that gets it.  settings: what the directives above say of it.  Raises Shifted,
+        OSError.
         """
         with self.file.command_mutex(line.command, min(self.file.CLAIM, self.file.patience)) as opened:
             attempt = Attempt(Met.LOCKED)
@@ -3308,12 +3309,12 @@ class JobQueue:
                 attempt = self.file.check_claimable(line, settings, True, self._search_from(line.command))
             if attempt.met is Met.OPEN:
                 self.file.lock_table.count_in()
-                attempt.job = self._mark(line, taker, settings)
+                attempt.job = self._mark(line, consumer, settings)
             return attempt
 
-    def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
+    def _mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
         """Take a job lock, then write `r` if it is not there, and hold the line.  Raises OSError."""
-        job = Job(**vars(line), taker=taker, settings=settings)
+        job = Job(**vars(line), consumer=consumer, settings=settings)
         job.note_found(self.file.size())
         job.job_lock = self.file.lock_table.take_job_lock(job)
         try:
@@ -3729,35 +3730,35 @@ def _try_locks(path: str, lock_table: str) -> None:
 #
 # A Cursor answers "which line next?".  It has these parts:
 #
-#     Walk        goes down the file with a Scan, gives each line that it meets to the first Taker that may
+#     Walk        goes down the file with a Scan, gives each line that it meets to the first Consumer that may
 #                 have it, and notes what was met: directives, jobs that have not ended, lines that were
 #                 passed over.  JobQueue.claim() decides whether a line can be had.  A Walk knows no clock.
 #     Rewalk      says when another walk begins: looks must cost little, and nothing may wait for long.
-#     Retries     says which failed lines are due for takers with --retry or --resume.
+#     Retries     says which failed lines are due for consumers with --retry or --resume.
 #     Orphans     says which lines `r` are orphans, and makes of them what they become.
 #     Results     remembers what the last runs here have left.
 #
 # When a walk has taken nothing, the answer is a NoJob: it has a report of what was met, says when to ask
-# again, and whether a taker may leave.  The next claim is then answered by the same, without a walk, for as
-# long as Rewalk says so.
+# again, and whether a consumer may leave.  The next claim is then answered by the same, without a walk, for
+# as long as Rewalk says so.
 
 
-class Takers:
-    """The takers that want jobs now; the first has the next turn."""
+class Consumers:
+    """The consumers that want jobs now; the first has the next turn."""
 
-    def __init__(self, takers: Iterable[Taker]) -> None:
-        self.all = dict.fromkeys(takers)
-        self.by_key: dict[TakerKey, set[Taker]] = {}    # by Scope.taker_key
+    def __init__(self, consumers: Iterable[Consumer]) -> None:
+        self.all = dict.fromkeys(consumers)
+        self.by_key: dict[ConsumerKey, set[Consumer]] = {}    # by Scope.consumer_key
 
-    def fitting(self, scope: Scope) -> Iterator[Taker]:
-        """The takers that may have jobs here."""
+    def fitting(self, scope: Scope) -> Iterator[Consumer]:
+        """The consumers that may have jobs here."""
         settings = scope.settings
         if settings.suits_all and not scope.end:
             return iter(self.all)
         # files may have many directives, and servers many clients
-        key = scope.taker_key
+        key = scope.consumer_key
         if key not in self.by_key:
-            self.by_key[key] = {taker for taker in self.all if taker.fits(settings, scope.below_end)}
+            self.by_key[key] = {consumer for consumer in self.all if consumer.fits(settings, scope.below_end)}
         return filter(self.by_key[key].__contains__, self.all) if self.by_key[key] else iter(())
 
     def include(self, scope: Scope) -> bool:
@@ -3834,7 +3835,7 @@ class Pace:
 class Why(enum.Enum):
     """Why jobs below a line may not be taken for now."""
     WAITS = "a barrier waits for the first unfinished job above it"
-    STOPPED = "a barrier check has met a failure; only takers that follow wait for its end"
+    STOPPED = "a barrier check has met a failure; only consumers that follow wait for its end"
     FAULTY = "nobody knows what is meant: a directive makes no sense, or a group is too big"
 
 
@@ -3984,14 +3985,14 @@ class Results:
 
 
 @functools.lru_cache(maxsize=1000)
-def retry_kind(key: TakerKey, state: bytes) -> int:
-    """A number below 2^20 for the failed lines that are for the same takers; the same in all processes."""
+def retry_kind(key: ConsumerKey, state: bytes) -> int:
+    """A number below 2^20 for the failed lines that are for the same consumers; the same in all processes."""
     return int.from_bytes(blake2b(repr((key, state)).encode(), digest_size=4).digest(), "big") >> 12
 
 
 @dataclass(eq=False, repr=False)
 class RetryPass:
-    """How far failed lines are run again for one taker.  Frontiers are offsets by kinds: see Retries."""
+    """How far failed lines are run again for one consumer.  Frontiers are offsets by kinds: see Retries."""
     began: float                        # clock
     frontiers: dict[int, int] = field(default_factory=dict)     # failed lines above them were tried
     # the offsets of new lines that were claimed below a due line that could not be had: below the frontier,
@@ -4012,15 +4013,15 @@ class RetryPass:
 
 
 class Retries:
-    """Says which failed lines are due for takers with --retry or --resume: each is run again once.
+    """Says which failed lines are due for consumers with --retry or --resume: each is run again once.
 
-    A taker makes one pass through the file, from the top to the end, and claims due lines in their order.  So
-    nothing needs to be remembered but how far it has come, the frontier: a failed line above it was tried,
-    one below it is due.  Lines of one state that directives leave to the same takers are of one kind, and
+    A consumer makes one pass through the file, from the top to the end, and claims due lines in their order.
+    So nothing needs to be remembered but how far it has come, the frontier: a failed line above it was tried,
+    one below it is due.  Lines of one state that directives leave to the same consumers are of one kind, and
     have a frontier of their own, because a pass may have to wait with one kind.  A line keeps its state until
     it is claimed.
 
-    - *At most once.*  A line is claimed for a taker from its frontier on, which then is below that line.
+    - *At most once.*  A line is claimed for a consumer from its frontier on, which then is below that line.
     - *At least once.*  The frontier never passes over a due line that cannot be had now, because the command
       mutex of its command is locked or lines are being appended: no due line below it is taken in that walk,
       which comes back soon.  A line whose command has no job lock free, because a copy of it lives, is made
@@ -4041,54 +4042,57 @@ class Retries:
         self._file = file
         self._results = results
         self.renewed = 0                        # lines that were claimed or made new for a pass
-        self._passes: dict[Taker, RetryPass] = {}
-        self._takers = Takers(())               # those that have a pass
+        self._passes: dict[Consumer, RetryPass] = {}
+        self._consumers = Consumers(())               # those that have a pass
         # the line that was claimed last, where it stood, and in which file: the sign that lines have moved
         self._anchor: tuple[Job, int, Identity | None] | None = None
 
     @property
     def states(self) -> bytes:
         """The states of lines that may be due."""
-        asked = {state for taker in self._passes for state in (FAILED, ERROR) if taker.renews(state)}
+        asked = {state for consumer in self._passes for state in (FAILED, ERROR) if consumer.renews(state)}
         return b"".join(asked)
 
     @property
-    def takers(self) -> frozenset[Taker]:
+    def consumers(self) -> frozenset[Consumer]:
         """Those that have a pass."""
         return frozenset(self._passes)
 
-    def admit(self, here: Iterable[Taker], away: Collection[Taker]) -> None:
-        """Begin a pass for each taker here that wants failed lines; end those of takers that are gone.
+    def admit(self, here: Iterable[Consumer], away: Collection[Consumer]) -> None:
+        """Begin a pass for each consumer here that wants failed lines; end those of consumers that are gone.
 
-        away: the takers that may come back.
+        away: the consumers that may come back.
         """
         known = {*here, *away}
-        gone = [taker for taker in self._passes if taker not in known]
-        new = [taker for taker in here if taker.renews(ERROR) and taker not in self._passes]
-        for taker in gone:
-            del self._passes[taker]
-        for taker in new:
-            self._passes[taker] = RetryPass(self._file.clock())
+        gone = [consumer for consumer in self._passes if consumer not in known]
+        new = [consumer for consumer in here if consumer.renews(ERROR) and consumer not in self._passes]
+        for consumer in gone:
+            del self._passes[consumer]
+        for consumer in new:
+            self._passes[consumer] = RetryPass(self._file.clock())
         if gone or new:
-            self._takers = Takers(self._passes)
+            self._consumers = Consumers(self._passes)
 
-    def end(self, takers: Iterable[Taker]) -> None:
-        """End the passes of these takers: no failed line is due for them any more."""
-        for taker in takers:
-            if self._passes.pop(taker, None):
-                taker.note_retried()
-        self._takers = Takers(self._passes)
+    def end(self, consumers: Iterable[Consumer]) -> None:
+        """End the passes of these consumers: no failed line is due for them any more."""
+        for consumer in consumers:
+            if self._passes.pop(consumer, None):
+                consumer.note_retried()
+        self._consumers = Consumers(self._passes)
 
-    def find_takers(self, line: Line, scope: Scope) -> set[Taker]:
-        """Return the takers for which a failed line is due, present or not.  Raises OSError."""
+    def find_consumers(self, line: Line, scope: Scope) -> set[Consumer]:
+        """Return the consumers for which a failed line is due, present or not.  Raises OSError."""
         if scope.fault or scope.settings.together:
             return set()
-        kind = retry_kind(scope.taker_key, line.state)
-        asking = {taker: self._passes[taker] for taker in self._takers.fitting(scope)
-                  if taker.renews(line.state) and line.offset >= self._passes[taker].frontiers.get(kind, 0)}
+        kind = retry_kind(scope.consumer_key, line.state)
+        asking = {
+            consumer: self._passes[consumer]
+            for consumer in self._consumers.fitting(scope)
+            if consumer.renews(line.state) and line.offset >= self._passes[consumer].frontiers.get(kind, 0)
+        }
         if asking:
             self.follow_others()
-        return {taker for taker, its_pass in asking.items()
+        return {consumer for consumer, its_pass in asking.items()
                 if line.offset >= its_pass.frontiers.get(kind, 0) and not self._was_tried(line, its_pass)}
 
     def _was_tried(self, line: Line, its_pass: RetryPass) -> bool:
@@ -4100,29 +4104,29 @@ class Retries:
 
     def pass_over(self, line: Line, scope: Scope) -> None:
         """Note that a walk has passed a failed line that is due for nobody."""
-        kind = retry_kind(scope.taker_key, line.state)
+        kind = retry_kind(scope.consumer_key, line.state)
         for its_pass in self._passes.values():
             if its_pass.passed is not None and line.offset >= its_pass.frontiers.get(kind, 0):
                 its_pass.passed[line.command] += 1
                 its_pass.frontiers[kind] = line.offset + 1
 
-    def note_claim_ahead(self, taker: Taker, job: Job) -> None:
+    def note_claim_ahead(self, consumer: Consumer, job: Job) -> None:
         """Note that a new line was claimed below a due line that could not be had."""
-        self._passes[taker].ahead.add(job.offset)
+        self._passes[consumer].ahead.add(job.offset)
 
-    def note_claim(self, taker: Taker, job: Job, scope: Scope) -> None:
-        """Move a taker's frontiers below a claimed line, which is the sign by which edits are seen.
+    def note_claim(self, consumer: Consumer, job: Job, scope: Scope) -> None:
+        """Move a consumer's frontiers below a claimed line, which is the sign by which edits are seen.
 
         It is claimed in the order of the file, so above it nothing is due, in either state.  Raises OSError.
         """
         self._anchor = job, job.offset, self._file.inode
-        self._move(taker, job, [retry_kind(scope.taker_key, state)
-                                for state in (FAILED, ERROR) if taker.renews(state)])
+        self._move(consumer, job, [retry_kind(scope.consumer_key, state)
+                                for state in (FAILED, ERROR) if consumer.renews(state)])
 
-    def note_new(self, taker: Taker, line: Line, scope: Scope) -> None:
-        """Move a taker's frontier below a failed line that was made new for it.  Raises OSError."""
+    def note_new(self, consumer: Consumer, line: Line, scope: Scope) -> None:
+        """Move a consumer's frontier below a failed line that was made new for it.  Raises OSError."""
         self._results.forget(line.command)
-        self._move(taker, line, [retry_kind(scope.taker_key, line.state)])
+        self._move(consumer, line, [retry_kind(scope.consumer_key, line.state)])
 
     def note_failure(self, job: Job) -> None:
         """Note that a run here has failed: if its line is above a frontier, no walk will meet it any more."""
@@ -4130,9 +4134,9 @@ class Retries:
             if its_pass.passed is not None and job.offset < max(its_pass.frontiers.values(), default=0):
                 its_pass.passed[job.command] += 1
 
-    def _move(self, taker: Taker, line: Line, kinds: list[int]) -> None:
-        """Move a taker's frontiers below a line, then show them to others.  Raises OSError."""
-        frontiers = self._passes[taker].frontiers
+    def _move(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
+        """Move a consumer's frontiers below a line, then show them to others.  Raises OSError."""
+        frontiers = self._passes[consumer].frontiers
         for kind in kinds:
             frontiers[kind] = max(frontiers.get(kind, 0), line.offset + 1)
         for kind in kinds:
@@ -4278,32 +4282,34 @@ class Stop(enum.Enum):
     """Why a walk has stopped without a job."""
     END = "it has met the end of the file"
     CUT = "it has met a last line without a newline, which somebody may be writing"
-    OVER = "nothing below can matter to its takers"
+    OVER = "nothing below can matter to its consumers"
     BARRIER = "if a barrier can be passed at all, then only by another walk"
-    SHORT = "each of its takers has too little free for a job; it goes on once one has enough"
+    SHORT = "each of its consumers has too little free for a job; it goes on once one has enough"
     SLICED = "the time that it was given is over; it can go on"
     RESTART = "the file was edited meanwhile"
 
 
 @dataclass(frozen=True)
 class WalkReport:
-    """What a walk has met for its takers."""
-    takers: frozenset[Taker] = frozenset()      # those that were there for all of it
+    """What a walk has met for its consumers."""
+    consumers: frozenset[Consumer] = frozenset()      # those that were there for all of it
     began: float = -math.inf                # by the file's clock
     met_end: bool = False                   # it has met `#RUN end`
-    waiting: frozenset[Taker] = frozenset()     # takers for whom it met jobs that they may have later
+    waiting: frozenset[Consumer] = frozenset()     # consumers for whom it met jobs that they may have later
     stopped_by: str = ""                    # what is said of a check that has met a failure; '': none has
 
-    def waits_for(self, taker: Taker) -> bool:
-        """Whether it met jobs that this taker may take later.
+    def waits_for(self, consumer: Consumer) -> bool:
+        """Whether it met jobs that this consumer may take later.
 
-        Below a check that has met a failure, only takers that follow wait.
+        Below a check that has met a failure, only consumers that follow wait.
         """
-        return taker in self.waiting and ((taker.follow and not self.met_end) or not self.stopped(taker))
+        return consumer in self.waiting and (
+            (consumer.follow and not self.met_end) or not self.stopped(consumer)
+        )
 
-    def stopped(self, taker: Taker) -> str:
-        """What is to be said of the check that keeps jobs from this taker for good; '' if none does."""
-        return self.stopped_by if taker in self.waiting else ""
+    def stopped(self, consumer: Consumer) -> str:
+        """What is to be said of the check that keeps jobs from this consumer for good; '' if none does."""
+        return self.stopped_by if consumer in self.waiting else ""
 
 
 class Walk:
@@ -4317,18 +4323,30 @@ class Walk:
       has met no unfinished job passes.
     - A walk that has taken a job does not pass either, as that job runs now: it stops at the barrier.
     - A walk that has taken nothing looks on below the barrier.  It takes nothing there, but notes for which
-      takers there are jobs: these takers must wait, the others may leave.
+      consumers there are jobs: these consumers must wait, the others may leave.
     """
 
-    def __init__(self, queue: JobQueue, takers: Takers, resuming: Takers, retries: Retries, orphans: Orphans,
-                 results: Results, *, ordinals: bool, serving: bool, began: float, after_edit: bool) -> None:
-        """resuming: the takers for which orphans are new again, here or not.  serving: takers come and go,
-        and a server starts the groups that are met.  began: by the file's clock.  after_edit: an edit has
+    def __init__(
+        self,
+        queue: JobQueue,
+        consumers: Consumers,
+        resuming: Consumers,
+        retries: Retries,
+        orphans: Orphans,
+        results: Results,
+        *,
+        ordinals: bool,
+        serving: bool,
+        began: float,
+        after_edit: bool,
+    ) -> None:
+        """resuming: the consumers for which orphans are new again, here or not.  serving: consumers come and
+        go, and a server starts the groups that are met.  began: by the file's clock.  after_edit: an edit has
         ended the walk before.  Raises OSError.
         """
         self._queue = queue
         self._file = file = queue.file
-        self._takers = takers
+        self._consumers = consumers
         self._resuming = resuming
         self._retries = retries
         self._orphans = orphans
@@ -4337,8 +4355,8 @@ class Walk:
         self.began = began
         # it has taken a job, or the file is being edited: another walk follows in any case
         self.is_followed = after_edit
-        self.asked = frozenset(takers.all)      # the takers that were there for all of it
-        self._passes = retries.takers           # whose due lines it has seen from the top on
+        self.asked = frozenset(consumers.all)      # the consumers that were there for all of it
+        self._passes = retries.consumers           # whose due lines it has seen from the top on
         self.above = Above()
         # `above.unfinished` has ended by now: another walk must see whether the others have
         self.outdated = False
@@ -4350,18 +4368,18 @@ class Walk:
         # a due line that could not be had, and why: none below it is taken
         self.stuck: tuple[Line, Met] | None = None
         self._closed: dict[bytes, Met] = {}     # commands of which no line can be claimed for now, and why
-        self.has_skipped = False                # it passed over new jobs of groups or for other takers
-        # the first job that was passed over for each Scope.taker_key, and its scope: a taker that comes later
-        # begins there
-        self._skipped: dict[TakerKey, tuple[Line, Scope]] = {}
-        # for each taker that was not here, or had too little free: the first due line that was passed over,
-        # and its scope
-        self._missed: dict[Taker, tuple[Line, Scope]] = {}
-        # takers for whom it met jobs that they cannot have now, and may have later
-        self.waiting: set[Taker] = set()
-        self._below: Line | None = None         # the first job below the block that a taker waits for
-        # for takers that had too little free for a job: that job, and what it needs
-        self._short: dict[Taker, tuple[Line, Resources]] = {}
+        self.has_skipped = False                # it passed over new jobs of groups or for other consumers
+        # the first job that was passed over for each Scope.consumer_key, and its scope: a consumer that comes
+        # later begins there
+        self._skipped: dict[ConsumerKey, tuple[Line, Scope]] = {}
+        # for each consumer that was not here, or had too little free: the first due line that was passed
+        # over, and its scope
+        self._missed: dict[Consumer, tuple[Line, Scope]] = {}
+        # consumers for whom it met jobs that they cannot have now, and may have later
+        self.waiting: set[Consumer] = set()
+        self._below: Line | None = None         # the first job below the block that a consumer waits for
+        # for consumers that had too little free for a job: that job, and what it needs
+        self._short: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
         self.foreign_group: Line | None = None      # the first job of a group, if nobody here starts groups
         self.foreign_settings = NO_SETTINGS
@@ -4382,16 +4400,16 @@ class Walk:
         stopped_by = block.text if block and block.why is Why.STOPPED else ""
         return WalkReport(self.asked, self.began, self.met_end, frozenset(self.waiting), stopped_by)
 
-    def next(self, takers: Takers, pause_at: float) -> Job | Stop:
-        """Claim the next job that one of these takers may have.
+    def next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
+        """Claim the next job that one of these consumers may have.
 
-        takers: between calls with one and the same object, takers may leave it, and none may come.  pause_at:
-        when it is to pause (time.monotonic()).  Raises OSError.
+        consumers: between calls with one and the same object, consumers may leave it, and none may come.
+        pause_at: when it is to pause (time.monotonic()).  Raises OSError.
         """
         self.scan.pause_at = pause_at
         try:
-            self._let_go_on(takers.all)
-            if takers is not self._takers and not self._change_takers(takers):
+            self._let_go_on(consumers.all)
+            if consumers is not self._consumers and not self._change_consumers(consumers):
                 return Stop.RESTART
             found = None
             while found is None:
@@ -4406,11 +4424,11 @@ class Walk:
         """Read on from the last line; False: it does not stand there any more.  Raises OSError."""
         return not self.scan.last or self.scan.refresh(self.scan.last)
 
-    def _change_takers(self, takers: Takers) -> bool:
-        """Go on for other takers; False if the file was edited meanwhile.  Raises OSError."""
-        self._takers = takers
+    def _change_consumers(self, consumers: Consumers) -> bool:
+        """Go on for other consumers; False if the file was edited meanwhile.  Raises OSError."""
+        self._consumers = consumers
         self._only_running = False
-        self.asked = self.asked.intersection(takers.all)
+        self.asked = self.asked.intersection(consumers.all)
         line = self._go_back()
         return line is None or self.scan.back_to(line)
 
@@ -4437,58 +4455,59 @@ class Walk:
             self.is_followed = True
             return job
         if self._all_wait():
-            # met once more when a taker has enough, as a walk here from the top takes long
+            # met once more when a consumer has enough, as a walk here from the top takes long
             return Stop.SHORT if self.scan.back_to(line) else Stop.RESTART
         return None
 
     def _is_over(self) -> bool:
-        """Whether nothing below can matter to its takers: all must wait, or leave at `#RUN end`."""
-        takers = self._takers.all
-        if not takers:
+        """Whether nothing below can matter to its consumers: all must wait, or leave at `#RUN end`."""
+        consumers = self._consumers.all
+        if not consumers:
             return False
-        if self.met_end and all(taker.follow for taker in takers):
+        if self.met_end and all(consumer.follow for consumer in consumers):
             return True
         block = self.above.block
         if not block and not self.met_end:
             return False
-        if block and block.why is Why.STOPPED and any(taker.follow for taker in takers):
+        if block and block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
             return False                        # `#RUN end` may stand below
-        return self._below is not None and takers.keys() <= self.waiting
+        return self._below is not None and consumers.keys() <= self.waiting
 
-    # -- takers with too little free -------------------------------------------------------------------------
+    # -- consumers with too little free
+    # -------------------------------------------------------------------------
 
     def _all_wait(self) -> bool:
-        """Whether each of its takers has too little free for a job above."""
-        return bool(self._takers.all) and self._takers.all.keys() <= self._short.keys()
+        """Whether each of its consumers has too little free for a job above."""
+        return bool(self._consumers.all) and self._consumers.all.keys() <= self._short.keys()
 
-    def _let_go_on(self, takers: Mapping[Taker, None]) -> None:
-        """Let takers go on that have enough free now for the job that they wait for, or whose job cannot be
-        had any more.  Raises OSError.
+    def _let_go_on(self, consumers: Mapping[Consumer, None]) -> None:
+        """Let consumers go on that have enough free now for the job that they wait for, or whose job cannot
+        be had any more.  Raises OSError.
         """
         states: dict[int, bytes | None] = {}
-        for taker in self._short.keys() & takers.keys():
-            line, needs = self._short[taker]
+        for consumer in self._short.keys() & consumers.keys():
+            line, needs = self._short[consumer]
             if line.offset not in states:
                 states[line.offset] = self._file.state_at(line)
-            if taker.free.holds(needs) or states[line.offset] != line.state:
-                del self._short[taker]
+            if consumer.free.holds(needs) or states[line.offset] != line.state:
+                del self._short[consumer]
 
     def has_room(self) -> bool:
-        """Whether a taker has enough free by now for the job that it waits for."""
-        return any(taker.free.holds(needs) for taker, (_, needs) in self._short.items())
+        """Whether a consumer has enough free by now for the job that it waits for."""
+        return any(consumer.free.holds(needs) for consumer, (_, needs) in self._short.items())
 
     def _go_back(self) -> Line | None:
-        """Forget what was met from the first passed-over line on that one of its takers may have.
+        """Forget what was met from the first passed-over line on that one of its consumers may have.
 
-        Returns that line; None if there is none, and then nothing is forgotten.  Takers that have too little
-        free do not count: they were there when it was met.
+        Returns that line; None if there is none, and then nothing is forgotten.  Consumers that have too
+        little free do not count: they were there when it was met.
         """
         lines = [
             (line, scope) for line, scope in self._skipped.values()
-            if any(taker not in self._short for taker in self._takers.fitting(scope))
+            if any(consumer not in self._short for consumer in self._consumers.fitting(scope))
         ]
-        lines += [missed for taker, missed in self._missed.items()
-                  if taker in self._takers.all and taker not in self._short]
+        lines += [missed for consumer, missed in self._missed.items()
+                  if consumer in self._consumers.all and consumer not in self._short]
         if not lines:
             return None
         line, self.above.scope = min(lines, key=lambda skipped: skipped[0].offset)
@@ -4502,16 +4521,16 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _consider(self, line: Line) -> Job | None:
-        """Claim a job, if it may be taken now and is for one of the takers.  Raises Shifted, OSError.
+        """Claim a job, if it may be taken now and is for one of the consumers.  Raises Shifted, OSError.
 
-        Otherwise note what it means for takers and barriers, and return None.
+        Otherwise note what it means for consumers and barriers, and return None.
         """
         if line.state == RUNNING:
             if not self.above.block:
                 self._consider_running(line)
             return None
         if line.state != NEW:
-            due = self._retries.find_takers(line, self.above.scope)
+            due = self._retries.find_consumers(line, self.above.scope)
             if due:
                 return self._consider_due(line, due)
             self._retries.pass_over(line, self.above.scope)
@@ -4519,30 +4538,30 @@ class Walk:
         if self.above.block:
             self._note_below_block(line)
             return None
-        taker = self._choose_taker(line, self._takers.all)
+        consumer = self._choose_consumer(line, self._consumers.all)
         together = self.above.scope.settings.together
-        if taker and not together:
+        if consumer and not together:
             self.above.note_unfinished(line)
-            return self._claim(line, taker)
+            return self._claim(line, consumer)
         if self._short and not together:
-            self._skip(line)                    # a taker that comes later begins here, not below
+            self._skip(line)                    # a consumer that comes later begins here, not below
         else:
             self._skip_new(line)
         return None
 
-    def _consider_due(self, line: Line, due: set[Taker]) -> Job | None:
-        """Claim a failed line, if it may be taken now.  due: the takers for which it is due, here or not.
+    def _consider_due(self, line: Line, due: set[Consumer]) -> Job | None:
+        """Claim a failed line, if it may be taken now.  due: the consumers for which it is due, here or not.
 
-        Otherwise these takers wait for it, and return None.  Raises Shifted, OSError.
+        Otherwise these consumers wait for it, and return None.  Raises Shifted, OSError.
         """
         self.above.note_unfinished(line)
-        here = due & self._takers.all.keys()
+        here = due & self._consumers.all.keys()
         if here and not self.stuck and not self.above.block:
-            chosen = self._choose_taker(line, due)
+            chosen = self._choose_consumer(line, due)
             if chosen:
                 return self._claim_due(line, chosen)
-        for taker in due - (here - self._short.keys()):
-            self._missed.setdefault(taker, (line, self.above.scope))
+        for consumer in due - (here - self._short.keys()):
+            self._missed.setdefault(consumer, (line, self.above.scope))
             self.has_skipped = True
         self.waiting |= here
         if here and self.above.block:
@@ -4552,8 +4571,8 @@ class Walk:
     def _consider_running(self, line: Line) -> None:
         """Note a line `r`, or make an orphan of it what it becomes.
 
-        That is its result, if a run here has left one for sure; new, if a taker runs orphans again, present
-        or not; otherwise `e`.  Raises Shifted, OSError.
+        That is its result, if a run here has left one for sure; new, if a consumer runs orphans again,
+        present or not; otherwise `e`.  Raises Shifted, OSError.
         """
         suspicion = self._orphans.suspect(line)
         if suspicion is not Suspicion.PROVED:
@@ -4570,35 +4589,37 @@ class Walk:
             raise Shifted
 
     def _is_resumed(self) -> bool:
-        """Whether an orphan is new again for a taker, here or not."""
+        """Whether an orphan is new again for a consumer, here or not."""
         scope = self.above.scope
         if scope.fault or scope.settings.together:
             return False
         return self._resuming.include(scope)
 
-    def _choose_taker(self, line: Line, among: Collection[Taker]) -> Taker | None:
-        """The taker that gets a line: the first that may have it, and has enough free; None if there is none.
+    def _choose_consumer(self, line: Line, among: Collection[Consumer]) -> Consumer | None:
+        """The consumer that gets a line: the first that may have it, and has enough free; None if there is
+        none.
 
-        A taker with too little free waits for more, and takes nothing below meanwhile.  Otherwise small jobs
-        would keep a big one from its turn for ever.
+        A consumer with too little free waits for more, and takes nothing below meanwhile.  Otherwise small
+        jobs would keep a big one from its turn for ever.
         """
         needs = self.above.scope.settings.needs
-        for taker in self._takers.fitting(self.above.scope):
-            if taker in among and taker not in self._short:
-                if taker.free.holds(needs):
-                    return taker
-                self._short[taker] = line, needs
-                self.waiting.add(taker)
+        for consumer in self._consumers.fitting(self.above.scope):
+            if consumer in among and consumer not in self._short:
+                if consumer.free.holds(needs):
+                    return consumer
+                self._short[consumer] = line, needs
+                self.waiting.add(consumer)
         return None
 
     def _skip(self, line: Line) -> None:
-        """Pass over a new job that is for no taker that is here, or only for some that have too little free.
+        """Pass over a new job that is for no consumer that is here, or only for some that have too little
+        free.
         """
         self.above.note_unfinished(line)
-        self._skipped.setdefault(self.above.scope.taker_key, (line, self.above.scope))
+        self._skipped.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _skip_new(self, line: Line) -> None:
-        """Pass over a new job that is for none of the takers, or of a group."""
+        """Pass over a new job that is for none of the consumers, or of a group."""
         settings = self.above.scope.settings
         # a group must be known as a whole, and failed lines may be due here
         self._only_running = not (settings.together and self._serving) and not self._passes
@@ -4607,62 +4628,62 @@ class Walk:
             self._skip(line)
         elif self._serving:
             self._join_group(line)
-            self._note_takers()
+            self._note_consumers()
         else:
             self.above.note_unfinished(line)
             if not self.foreign_group:
                 self.foreign_group, self.foreign_settings = line, settings
 
     def _note_below_block(self, line: Line) -> None:
-        """Note a new job below a block: the takers that may have it wait."""
+        """Note a new job below a block: the consumers that may have it wait."""
         served = self._serving or not self.above.scope.settings.together
-        if served and self._note_takers() and not self._below:
+        if served and self._note_consumers() and not self._below:
             self._below = line
         self._only_running = not self._passes
 
-    def _note_takers(self) -> bool:
-        """Note that the takers that may have jobs here wait; return True if there are any."""
-        takers = set(self._takers.fitting(self.above.scope))
-        self.waiting |= takers
-        return bool(takers)
+    def _note_consumers(self) -> bool:
+        """Note that the consumers that may have jobs here wait; return True if there are any."""
+        consumers = set(self._consumers.fitting(self.above.scope))
+        self.waiting |= consumers
+        return bool(consumers)
 
     # -- claims ----------------------------------------------------------------------------------------------
 
-    def _claim(self, line: Line, taker: Taker) -> Job | None:
-        """Claim a new line for a taker; None if it cannot be had.  Raises Shifted, OSError."""
+    def _claim(self, line: Line, consumer: Consumer) -> Job | None:
+        """Claim a new line for a consumer; None if it cannot be had.  Raises Shifted, OSError."""
         settings = self.above.scope.settings
-        job = self._attempt(line, lambda: self._queue.claim(line, taker, settings)).job
-        if job and taker in self._passes & self.asked:
+        job = self._attempt(line, lambda: self._queue.claim(line, consumer, settings)).job
+        if job and consumer in self._passes & self.asked:
             if self.stuck:
-                self._retries.note_claim_ahead(taker, job)
+                self._retries.note_claim_ahead(consumer, job)
             else:
-                self._note_claim(job, taker)
+                self._note_claim(job, consumer)
         return job
 
-    def _claim_due(self, line: Line, taker: Taker) -> Job | None:
-        """Claim a due line for a taker.  None: it cannot be had now, or was made new.  Raises Shifted,
+    def _claim_due(self, line: Line, consumer: Consumer) -> Job | None:
+        """Claim a due line for a consumer.  None: it cannot be had now, or was made new.  Raises Shifted,
         OSError.
         """
         settings = self.above.scope.settings
-        attempt = self._attempt(line, lambda: self._queue.claim(line, taker, settings))
+        attempt = self._attempt(line, lambda: self._queue.claim(line, consumer, settings))
         # that may last for hours; as a new line it waits for its turn
         if attempt.met is Met.NO_JOB_LOCK:
             attempt = self._file.make(line, NEW)
         if attempt.job or attempt.became:
             self._retries.renewed += 1
         if attempt.job:
-            self._note_claim(attempt.job, taker)
+            self._note_claim(attempt.job, consumer)
         elif attempt.became:
-            self._retries.note_new(taker, line, self.above.scope)
+            self._retries.note_new(consumer, line, self.above.scope)
         elif attempt.met is not Met.CHANGED:
             self.stuck = line, attempt.met
-            self.waiting.add(taker)
+            self.waiting.add(consumer)
         return attempt.job
 
-    def _note_claim(self, job: Job, taker: Taker) -> None:
-        """Note that the pass of a taker has come as far as a claimed job."""
+    def _note_claim(self, job: Job, consumer: Consumer) -> None:
+        """Note that the pass of a consumer has come as far as a claimed job."""
         with contextlib.suppress(OSError):      # the next claim meets it, too; others may try a line twice
-            self._retries.note_claim(taker, job, self.above.scope)
+            self._retries.note_claim(consumer, job, self.above.scope)
 
     def _attempt(self, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
         """Attempt to claim a line or to change its state, unless its command is known to be closed.
@@ -4752,10 +4773,10 @@ class NoJob:
     """Why there is no job to take.  As a truth value it is false, and a Job is true."""
     again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
-    met_end: bool = False       # takers that follow shall leave
-    stopped: str = ""           # why jobs are left that the taker should have had
+    met_end: bool = False       # consumers that follow shall leave
+    stopped: str = ""           # why jobs are left that the consumer should have had
     report: WalkReport = field(default_factory=WalkReport)      # what a cursor has met
-    whole: bool = False         # the cursor has walked as far as anything can matter to its takers
+    whole: bool = False         # the cursor has walked as far as anything can matter to its consumers
     sliced: bool = False        # its walk has used up its time: claim again
 
     def __bool__(self) -> bool:
@@ -4780,12 +4801,13 @@ class Rewalk:
         met the end; the file has changed since         after 20 times its own length
         met the end; the file looks unchanged           after 100 times its own length, and an interval: time
                                                         stamps are coarse
-        met jobs that a taker waits for                 after 20 times its own length
-        was not made for a taker that asks now          at once if it has passed over jobs, otherwise after 20
+        met jobs that a consumer waits for                 after 20 times its own length
+        was not made for a consumer that asks now          at once if it has passed over jobs, otherwise after
+        20
                                                         times its own length
         waits at a barrier whose first unfinished job
           has ended                                     after a rest as long as itself
-        met the end; a taker asks for the last time     at once, unless it waits for jobs
+        met the end; a consumer asks for the last time     at once, unless it waits for jobs
     """
     SOON = 0.05                     # intervals
 
@@ -4828,14 +4850,14 @@ class Rewalk:
         """Whether lines that may be had soon were met in several walks in a row."""
         return self._refusals > 1
 
-    def is_due(self, walk: Walk, takers: Takers, again: float | None) -> bool:
+    def is_due(self, walk: Walk, consumers: Consumers, again: float | None) -> bool:
         """Whether another walk is due after one that has found nothing.
 
         again: what end() has returned.  Raises OSError.
         """
         if not self._quiet:
             return True
-        is_asked = walk.asked.issuperset(takers.all)
+        is_asked = walk.asked.issuperset(consumers.all)
         if not is_asked and walk.has_skipped:
             return True
         block = walk.above.block
@@ -4849,19 +4871,19 @@ class Rewalk:
 
 
 class Cursor:
-    """Finds and claims the next line for one taker or, at a server, for many."""
+    """Finds and claims the next line for one consumer or, at a server, for many."""
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     PATIENCE = 30.0             # seconds without any change after which it is said that new jobs wait
     STALE = 0.002, 1.0          # seconds: see _stale_after()
     PAUSE = 0.25                # seconds at most from look to look at a barrier
     SLICE = 0.05                # seconds after which a server's claim comes back, to hear clients, too
 
-    def __init__(self, queue: JobQueue, takers: Iterable[Taker] = (), *, ordinals: bool = False,
+    def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
-        """takers: for whom it claims unless claim() is given others.  ordinals: whether lines get theirs.
+        """consumers: for whom it claims unless claim() is given others.  ordinals: whether lines get theirs.
         wait_for_file: the file may come later.  unchecked: it was not there to be checked.
 
-        serving: its takers come and go, and a server starts the groups that it meets.
+        serving: its consumers come and go, and a server starts the groups that it meets.
         """
         self.queue = queue
         self.file = file = queue.file
@@ -4872,7 +4894,7 @@ class Cursor:
         self._serving = serving
         self._unchecked = unchecked
         self.interval = file.interval
-        self.takers = Takers(takers)            # of the last claim
+        self.consumers = Consumers(consumers)            # of the last claim
         self._results = Results()
         self._retries = Retries(file, self._results)
         self._orphans = Orphans(file, self._results)
@@ -4911,17 +4933,17 @@ class Cursor:
         walk = self._walk or self._last
         return walk.groups if walk else []
 
-    def claim(self, last: bool = False, takers: Takers | None = None,
-              away: Collection[Taker] = ()) -> Job | NoJob:
-        """Claim the next job for the first of the takers that may have it.
+    def claim(self, last: bool = False, consumers: Consumers | None = None,
+              away: Collection[Consumer] = ()) -> Job | NoJob:
+        """Claim the next job for the first of the consumers that may have it.
 
         last: nothing runs here, and the caller will leave; so a walk is made, unless jobs are there to wait
-        for.  takers: between calls with one and the same object, takers may leave it, and none may come.
-        away: takers that are busy, or may come back.
+        for.  consumers: between calls with one and the same object, consumers may leave it, and none may
+        come. away: consumers that are busy, or may come back.
         """
         result: Job | NoJob
         try:
-            result = self._claim(last, takers or self.takers, away)
+            result = self._claim(last, consumers or self.consumers, away)
             self._trouble_since = None
             if self._unchecked:
                 self._check_late()
@@ -4931,25 +4953,27 @@ class Cursor:
             self.no_job = result
         return result
 
-    def _claim(self, last: bool, takers: Takers, away: Collection[Taker]) -> Job | NoJob:
+    def _claim(self, last: bool, consumers: Consumers, away: Collection[Consumer]) -> Job | NoJob:
         self._notice_replaced()
-        before = self._retries.takers
-        self._retries.admit(takers.all, away)
-        if not before.issuperset(self._retries.takers):
+        before = self._retries.consumers
+        self._retries.admit(consumers.all, away)
+        if not before.issuperset(self._retries.consumers):
             self.forget()                       # failed lines from the top on are due
-        self.takers = takers
-        self._resuming = Takers(taker for taker in (*takers.all, *away) if taker.renews(RUNNING))
+        self.consumers = consumers
+        self._resuming = Consumers(
+            consumer for consumer in (*consumers.all, *away) if consumer.renews(RUNNING)
+        )
         if self._last and not self._walk and (not last or self._last.waiting) and (
-                not self._rewalk.is_due(self._last, takers, self.no_job.again)):
+                not self._rewalk.is_due(self._last, consumers, self.no_job.again)):
             soon = self._last.outdated or self._last.has_room()
             return replace(self.no_job, again=self._rewalk.until_next(self._last)) if soon else self.no_job
         self.pace.go_on()
         try:
-            return self._walk_on(takers)
+            return self._walk_on(consumers)
         finally:
             self.pace.pause()
 
-    def _walk_on(self, takers: Takers) -> Job | NoJob:
+    def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Go on with the walk under way, or with another one, to the next job.  Raises OSError."""
         now = self.clock()
         is_old = now - self._claimed > self._stale_after()
@@ -4963,8 +4987,8 @@ class Cursor:
             if after_edit or self._rewalk.is_overdue():
                 self._walk = None
         while True:
-            walk = self._walk or self._begin_walk(takers, after_edit)
-            found = walk.next(takers, pause_at)
+            walk = self._walk or self._begin_walk(consumers, after_edit)
+            found = walk.next(consumers, pause_at)
             if isinstance(found, Job):
                 self._note_claim(found)
                 return found
@@ -4990,13 +5014,13 @@ class Cursor:
             return None
         return self._end_walk(walk, stop)
 
-    def _begin_walk(self, takers: Takers, after_edit: bool) -> Walk:
+    def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Start from the top, with fresh reads.  Raises OSError."""
         self.pace.begin()
         self.queue.follow()
         self._notice_replaced()
         self._rewalk.begin()
-        self._walk = Walk(self.queue, takers, self._resuming, self._retries, self._orphans, self._results,
+        self._walk = Walk(self.queue, consumers, self._resuming, self._retries, self._orphans, self._results,
                           ordinals=self._ordinals, serving=self._serving, began=self.pace.began,
                           after_edit=after_edit)
         return self._walk
@@ -5079,7 +5103,7 @@ class Cursor:
         """Say what is wrong with the file if that keeps jobs from being started, once."""
         block = walk.above.block
         text = block.text if block else ""
-        if block and block.why is Why.STOPPED and not any(taker.follow for taker in walk.waiting):
+        if block and block.why is Why.STOPPED and not any(consumer.follow for consumer in walk.waiting):
             text = ""                           # a runner that leaves because of it will say so
         if text and text != self._said_block:
             self.say(text)
@@ -5168,7 +5192,7 @@ def new_jobs_wait(count: int, path: str) -> str:
 
 
 # a runner of which nothing is known: only host=* means it, it has one slot, and its memory may be any
-ANYBODY = Taker("", capacity=Resources(1, math.inf))
+ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 
 
 def why_stalled(file: JobReader, hosts: Collection[str] = ()) -> Stall | None:
@@ -5197,7 +5221,7 @@ def why_stalled(file: JobReader, hosts: Collection[str] = ()) -> Stall | None:
             settings = above.scope.settings
             if settings.hosts:
                 at_work = at_work or _hosts_at_work(file)
-                known = (host for name in hosts for host in settings.hosts if Taker(name).is_called(host))
+                known = (host for name in hosts for host in settings.hosts if Consumer(name).is_called(host))
                 if settings.hosts in at_work or any(known):
                     settings = replace(settings, hosts=())      # its runner may be busy, but it is there
             what = _awaited(settings)
@@ -5248,25 +5272,25 @@ def _awaited_behind(command: bytes, file: JobReader) -> str:
     return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
 
 
-def dry_run(file: JobReader, taker: Taker, memory: Memory) -> Iterator[Line]:
-    """What a cursor would find for this taker in the end, without touching anything.  Raises OSError.
+def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Line]:
+    """What a cursor would find for this consumer in the end, without touching anything.  Raises OSError.
 
     memory: what jobs may take here; it is said if a directive has memory=.
     """
-    takers = Takers([taker])
+    consumers = Consumers([consumer])
     above = Above()
     memory_met = False
-    fits = takers.include(above.scope)
+    fits = consumers.include(above.scope)
     groups_named = False
     # by the time of a check the others have run again
-    bad = (FAILED + ERROR).translate(None, taker.retry)
-    for line in file.lines(NEW + taker.retry, directives=True):
+    bad = (FAILED + ERROR).translate(None, consumer.retry)
+    for line in file.lines(NEW + consumer.retry, directives=True):
         if line.state == DIRECTIVE:
             # all that is above a barrier has ended when its time comes: nothing is noted as unfinished
             above.enter(line)
             if above.find_block(line, file, bad):
                 return
-            fits = takers.include(above.scope)
+            fits = consumers.include(above.scope)
             if above.scope.settings.needs.memory and not memory_met:
                 memory_met = True
                 file.say(str(memory))
@@ -5599,14 +5623,14 @@ class Jobs(Protocol):
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a cursor and its queue, whose calls a `Worker` makes."""
 
-    def __init__(self, cursor: Cursor, reader: JobReader, worker: Worker, taker: Taker) -> None:
+    def __init__(self, cursor: Cursor, reader: JobReader, worker: Worker, consumer: Consumer) -> None:
         """reader: of the same file, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
         self._reader = reader
         self.worker = worker
-        self._taker = taker
+        self._consumer = consumer
         self.interval = cursor.interval
         self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
@@ -5618,14 +5642,14 @@ class FileJobs:
         if isinstance(result, Job):
             return result
         met = result.report
-        again = self.poll if result.again is None and met.waits_for(self._taker) else result.again
-        return replace(result, again=again, met_end=met.met_end, stopped=met.stopped(self._taker))
+        again = self.poll if result.again is None and met.waits_for(self._consumer) else result.again
+        return replace(result, again=again, met_end=met.met_end, stopped=met.stopped(self._consumer))
 
     def _claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        if capacity != self._taker.capacity:
-            self._taker.capacity = capacity
-            self._cursor.takers.by_key.clear()      # other settings may fit now
-        self._taker.free = free
+        if capacity != self._consumer.capacity:
+            self._consumer.capacity = capacity
+            self._cursor.consumers.by_key.clear()      # other settings may fit now
+        self._consumer.free = free
         return self._cursor.claim(last)
 
     async def lend(self, job: Job) -> int | None:
@@ -5657,7 +5681,7 @@ class FileJobs:
         """
         return await runner.in_time(self._leave(runner))
 
-    def _account(self, takers: Takers) -> Account:
+    def _account(self, consumers: Consumers) -> Account:
         """What the file holds.  A job that runs without a runner counts as left: nobody will see how it ends.
 
         Raises OSError.
@@ -5665,7 +5689,7 @@ class FileJobs:
         # Asked before and after the count: a runner that leaves in between had lines `r` before, and one that
         # comes may have some after it.
         nobody = self._file.has_nobody_else()
-        account = self._reader.account(takers)
+        account = self._reader.account(consumers)
         deserted = account.now.running > 0 and nobody and self._file.has_nobody_else()
         return replace(account, left=account.left or deserted)
 
@@ -5674,13 +5698,13 @@ class FileJobs:
             await self.worker.call(self._file.sync)
             await self.worker.flush()
         for look in range(1, self._reader.LOOKS + 1):
-            takers = Takers(() if runner.each_slot_had_job else (self._taker,))
+            consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
             # A job that does not fit only because slots are out of service counts as left.
-            self._taker.capacity = runner.full_capacity
+            self._consumer.capacity = runner.full_capacity
             try:
-                account = await self.worker.call(self._account, takers)
+                account = await self.worker.call(self._account, consumers)
                 # Others that run the file with --resume may be about to take these orphans.
-                resumed = account.orphans and self._taker.renews(RUNNING)
+                resumed = account.orphans and self._consumer.renews(RUNNING)
                 if runner.killed or look == self._reader.LOOKS or not (account.half_saved or resumed):
                     return account
             except OSError as error:
@@ -9841,7 +9865,7 @@ class RunnerProgram(Program):
         given = options.memory
         self.memory = Memory(given, "--memory") if given else available_memory()
         self.host = os.fsencode(options.name or os.uname().nodename)
-        self.retry = b""                        # as Taker.retry
+        self.retry = b""                        # as Consumer.retry
         if options.retry:
             self.retry = FAILED + ERROR + RUNNING
         elif options.resume:
@@ -9987,7 +10011,7 @@ class App(RunnerProgram):
             options.outdir = default_outdir(self.path)      # otherwise what jobs print would be lost
         self._mount = check_mount(self.path, options.single_host, self.say)
         self._presence_lock = PresenceLock(of_server=False)
-        self._taker = Taker(
+        self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory.size)
         )
         # all files that are read, and whether one is on a network file system
@@ -10030,7 +10054,7 @@ class App(RunnerProgram):
         Raises Problem, BrokenPipeError.
         """
         file = JobReader(self.path, say=self.say, mount=self._mount)
-        jobs = dry_run(file, self._taker, self.memory)
+        jobs = dry_run(file, self._consumer, self.memory)
         try:
             put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
         except BrokenPipeError:
@@ -10041,7 +10065,7 @@ class App(RunnerProgram):
     def _cursor(self, say: Say) -> Cursor:
         return Cursor(
             JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
-            [self._taker],
+            [self._consumer],
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,
             unchecked=not self._checked,
@@ -10051,7 +10075,7 @@ class App(RunnerProgram):
         """Run the jobs of the file."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
-        jobs = FileJobs(self._cursor(say), reader, self.worker, self._taker)
+        jobs = FileJobs(self._cursor(say), reader, self.worker, self._consumer)
         sinks = [*self.console(reader, with_output=not self._stores[0]), *filter(None, self._stores)]
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)

@@ -541,8 +541,8 @@ class Product:
     def __init__(self, host: Host, retry: bytes) -> None:
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         queue = CORE.JobQueue(self.file)
-        self.cursor = CORE.Cursor(queue, [CORE.Taker(host.name, retry=retry)])
-        self.taker = next(iter(self.cursor.takers.all))
+        self.cursor = CORE.Cursor(queue, [CORE.Consumer(host.name, retry=retry)])
+        self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.claim, self.lend, self.reclaim = self.cursor.claim, queue.lend, queue.reclaim
         self.look_after, self.close = self.cursor.look_after, self.file.sync
@@ -557,7 +557,7 @@ class Product:
         """Seconds until another claim may find more; None: it will not."""
         nothing = self.cursor.no_job
         again: float | None = nothing.again
-        return again if again is not None or not nothing.report.waits_for(self.taker) else self.poll
+        return again if again is not None or not nothing.report.waits_for(self.consumer) else self.poll
 
     def finish(self, job: Any, state: bytes) -> str | None:
         """What went wrong for good, or ''; None: not now."""
@@ -1246,15 +1246,15 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         plain(fd, places, mount) if mount.is_nfs else set())),
     "orphan at the first look": one(CORE.Orphans, "RELOCKED", 0.0),
-    "failed lines tried for ever": one(CORE.Retries, "_move", lambda self, taker, line, kinds: None),
+    "failed lines tried for ever": one(CORE.Retries, "_move", lambda self, consumer, line, kinds: None),
     "tried before it began": one(
         CORE.Retries, "begin_walk", lambda self, plain=CORE.Retries.begin_walk: (
             plain(self), [vars(one).update(others_at_start={}) for one in self._passes.values()])),
     "kinds not told apart": one(CORE, "retry_kind", lambda key, state: 0),
     "frontier not moved by edits": one(CORE.Retries, "_note_edits", lambda self, *anchor: None),
     "locked lines passed over": one(
-        CORE.Walk, "_claim_due", lambda self, line, taker, plain=CORE.Walk._claim_due: (
-            plain(self, line, taker) or self._retries.note_new(taker, line, self.above.scope))),
+        CORE.Walk, "_claim_due", lambda self, line, consumer, plain=CORE.Walk._claim_due: (
+            plain(self, line, consumer) or self._retries.note_new(consumer, line, self.above.scope))),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 

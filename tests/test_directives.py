@@ -740,9 +740,9 @@ class Claims(test_parts.JobFileCase):
 
     def test_a_taker_that_comes_right_after_a_round_is_not_told_that_there_is_nothing(self) -> None:
         jobs = self.jobs(b"#RUN host=bob\n. b\n#RUN end\n", serving=True)
-        alice, bob = (runmaker4.Takers([runmaker4.Taker(name, True)]) for name in ("alice", "bob"))
-        self.assertFalse(jobs.claim(takers=alice))
-        self.assertEqual(job_of(jobs.claim(takers=bob)).number, 2)
+        alice, bob = (runmaker4.Consumers([runmaker4.Consumer(name, True)]) for name in ("alice", "bob"))
+        self.assertFalse(jobs.claim(consumers=alice))
+        self.assertEqual(job_of(jobs.claim(consumers=bob)).number, 2)
 
 
 class MalformedLater(DirectiveCase):

@@ -179,7 +179,7 @@ class WorstMoments(EditCase):
         self.path = self.write(". a\n. b\n! c\n")
         self.said: list[str] = []
         queue = runmaker4.JobQueue(runmaker4.JobFile(str(self.path), say=self.said.append))
-        self.runner_jobs = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+        self.runner_jobs = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
         self.job = job_of(self.runner_jobs.claim())
         self.old = os.open(self.path, os.O_RDWR)
         self.addCleanup(os.close, self.old)

@@ -437,30 +437,30 @@ class Clients(TcpCase):
 
 
 class HandingOut(test_parts.JobFileCase):
-    """Random lines, takers, ends and kills: what is handed out is compared with a model of the file."""
+    """Random lines, consumers, ends and kills: what is handed out is compared with a model of the file."""
     SEEDS = 200 if ALL else 60 if FULL else 10
     LINES, STEPS = 30, 250
 
     def run_model(self, seed: int, shared: bool) -> None:
-        """A random course of events.  shared: all takers have one cursor, as clients of a server do."""
+        """A random course of events.  shared: all consumers have one cursor, as clients of a server do."""
         model = Model(random.Random(seed), self.LINES)
         path = self.path
         path.write_bytes(model.text)
         while True:
-            model.keep_takers(lambda taker: self.cursor_for(taker, model, shared))
+            model.keep_consumers(lambda consumer: self.cursor_for(consumer, model, shared))
             if model.steps > self.STEPS and model.is_over(path.read_bytes()):
                 break
             self.clock.now += 0.5
             model.step(path)
         self.assertEqual(model.faults, [])
 
-    def cursor_for(self, taker: runmaker4.Taker, model: "Model", shared: bool) -> runmaker4.Cursor:
-        cursors = [cursor for cursor, _ in model.takers.values()]
+    def cursor_for(self, consumer: runmaker4.Consumer, model: "Model", shared: bool) -> runmaker4.Cursor:
+        cursors = [cursor for cursor, _ in model.consumers.values()]
         if shared and cursors:
             return cursors[0]
         file = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock)
         self.addCleanup(file.close_files)
-        return runmaker4.Cursor(runmaker4.JobQueue(file), [] if shared else [taker], serving=shared)
+        return runmaker4.Cursor(runmaker4.JobQueue(file), [] if shared else [consumer], serving=shared)
 
     def test_runners_on_one_file(self) -> None:
         for seed in range(self.SEEDS):
@@ -480,14 +480,14 @@ class Staying(test_parts.JobFileCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.taker = runmaker4.Taker("", capacity=self.ROOM, free=self.ROOM)
+        self.consumer = runmaker4.Consumer("", capacity=self.ROOM, free=self.ROOM)
         lines = b"".join(b"d done %d\n" % number for number in range(500))
         queue = self.queue_on(lines + b"#RUN memory=60M\n. a\n. b\n. c\n")
-        self.cursor = runmaker4.Cursor(queue, [self.taker])
+        self.cursor = runmaker4.Cursor(queue, [self.consumer])
 
     def claimed(self, free: runmaker4.Resources) -> bytes:
         """The command that it gets if so much is free; b"" if none."""
-        self.taker.free = free
+        self.consumer.free = free
         found = self.cursor.claim()
         return found.command if isinstance(found, runmaker4.Job) else b""
 
@@ -495,7 +495,7 @@ class Staying(test_parts.JobFileCase):
         self.assertEqual(self.claimed(self.ROOM), b"a")
         with mock.patch.object(self.cursor, "_begin_walk", side_effect=AssertionError("it walks")):
             self.assertEqual([self.claimed(self.FULL) for _ in range(9)], [b""] * 9)
-            self.assertTrue(self.cursor.no_job.report.waits_for(self.taker))
+            self.assertTrue(self.cursor.no_job.report.waits_for(self.consumer))
             self.assertEqual(self.claimed(self.ROOM), b"b")
             self.assertEqual(self.claimed(self.FULL), b"")
 
@@ -506,21 +506,23 @@ class Staying(test_parts.JobFileCase):
         self.assertEqual(self.claimed(runmaker4.Resources(3, 70 << 20)), b"c")
 
     def test_a_taker_that_comes_meanwhile_does_not_overtake_it(self) -> None:
-        newcomer = runmaker4.Taker("", capacity=self.ROOM, free=self.ROOM)
+        newcomer = runmaker4.Consumer("", capacity=self.ROOM, free=self.ROOM)
         self.claimed(self.ROOM)
         self.assertEqual(self.claimed(self.FULL), b"")
-        found = self.cursor.claim(takers=runmaker4.Takers([self.taker, newcomer]))
-        self.assertTrue(isinstance(found, runmaker4.Job) and (found.command, found.taker) == (b"b", newcomer))
+        found = self.cursor.claim(consumers=runmaker4.Consumers([self.consumer, newcomer]))
+        self.assertTrue(
+            isinstance(found, runmaker4.Job) and (found.command, found.consumer) == (b"b", newcomer)
+        )
 
 
 class Model:
-    """What may happen to a file's lines, and what each taker has promised.  faults: what must not be."""
+    """What may happen to a file's lines, and what each consumer has promised.  faults: what must not be."""
     UNIT = 100 << 20
 
     def __init__(self, draws: random.Random, lines: int) -> None:
         self.random = draws
         self.needs: dict[int, runmaker4.Resources] = {}         # by line number
-        self.takers: dict[runmaker4.Taker, tuple[runmaker4.Cursor, list[runmaker4.Job]]] = {}
+        self.consumers: dict[runmaker4.Consumer, tuple[runmaker4.Cursor, list[runmaker4.Job]]] = {}
         self.faults: list[str] = []
         self.steps = 0
         text: list[str] = []
@@ -531,60 +533,60 @@ class Model:
             self.needs[len(text)] = needs
         self.text = "".join(f"{line}\n" for line in text).encode()
 
-    def keep_takers(self, cursor_for: Callable[[runmaker4.Taker], runmaker4.Cursor]) -> None:
-        """Have three takers, the first of which has enough for each line."""
-        while len(self.takers) < 3:
-            big = not any(taker.name == "big" for taker in self.takers)
+    def keep_consumers(self, cursor_for: Callable[[runmaker4.Consumer], runmaker4.Cursor]) -> None:
+        """Have three consumers, the first of which has enough for each line."""
+        while len(self.consumers) < 3:
+            big = not any(consumer.name == "big" for consumer in self.consumers)
             has = runmaker4.Resources(self.random.randint(1, 4), self.random.randint(1, 9) * self.UNIT)
-            taker = runmaker4.Taker(
+            consumer = runmaker4.Consumer(
                 "big" if big else "small", capacity=runmaker4.Resources(4, 9 * self.UNIT) if big else has
             )
-            self.takers[taker] = cursor_for(taker), []
+            self.consumers[consumer] = cursor_for(consumer), []
 
-    def free(self, taker: runmaker4.Taker) -> runmaker4.Resources:
-        free = taker.capacity
-        for job in self.takers[taker][1]:
+    def free(self, consumer: runmaker4.Consumer) -> runmaker4.Resources:
+        free = consumer.capacity
+        for job in self.consumers[consumer][1]:
             free -= self.needs[job.number]
         return free
 
     def step(self, path: pathlib.Path) -> None:
         """Something happens.  At the end nobody is killed."""
         self.steps += 1
-        taker = self.random.choice(list(self.takers))
-        cursor, jobs = self.takers[taker]
+        consumer = self.random.choice(list(self.consumers))
+        cursor, jobs = self.consumers[consumer]
         event = self.random.random()
         if event < 0.03 and self.steps < HandingOut.STEPS:
-            self.kill(taker)
+            self.kill(consumer)
         elif event < 0.45 and jobs:
             cursor.finish(jobs.pop(self.random.randrange(len(jobs))), self.random.choice([b"d", b"!"]))
         else:
             self.claim(cursor, path)
 
     def claim(self, cursor: runmaker4.Cursor, path: pathlib.Path) -> None:
-        """Some of a cursor's takers ask, all that have an idle slot or some of them."""
-        asking = [taker for taker, (own, _) in self.takers.items()
-                  if own is cursor and self.free(taker).slots > 0 and self.random.random() < 0.8]
-        for taker in asking:
-            taker.free = self.free(taker)
+        """Some of a cursor's consumers ask, all that have an idle slot or some of them."""
+        asking = [consumer for consumer, (own, _) in self.consumers.items()
+                  if own is cursor and self.free(consumer).slots > 0 and self.random.random() < 0.8]
+        for consumer in asking:
+            consumer.free = self.free(consumer)
         states = path.read_bytes().splitlines()
-        found = cursor.claim(takers=runmaker4.Takers(asking))
+        found = cursor.claim(consumers=runmaker4.Consumers(asking))
         if isinstance(found, runmaker4.Job):
-            taker = found.taker
+            consumer = found.consumer
             needs = self.needs[found.number]
             if states[found.number - 1][:1] != b".":
                 self.faults.append(f"line {found.number} was not new")
-            if not taker.free.holds(needs):
-                self.faults.append(f"line {found.number} needs {needs}, free are {taker.free}")
+            if not consumer.free.holds(needs):
+                self.faults.append(f"line {found.number} needs {needs}, free are {consumer.free}")
             above = [self.needs[number] for number, line in enumerate(states[: found.number - 1], 1)
                      if line[:1] == b"."]
-            if any(taker.capacity.holds(other) and not taker.free.holds(other) for other in above):
+            if any(consumer.capacity.holds(other) and not consumer.free.holds(other) for other in above):
                 self.faults.append(f"line {found.number} has overtaken one that waits")
-            self.takers[taker][1].append(found)
+            self.consumers[consumer][1].append(found)
 
-    def kill(self, taker: runmaker4.Taker) -> None:
+    def kill(self, consumer: runmaker4.Consumer) -> None:
         """A runner dies, and its locks with it; of a client's lines the server says that they are lost."""
-        cursor, jobs = self.takers.pop(taker)
-        if any(other is cursor for other, _ in self.takers.values()):
+        cursor, jobs = self.consumers.pop(consumer)
+        if any(other is cursor for other, _ in self.consumers.values()):
             for job in jobs:
                 cursor.finish(job, b"e")
         else:

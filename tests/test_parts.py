@@ -72,7 +72,7 @@ class JobFileCase(FileCase):
 
     def jobs(self, text: bytes, retry: bytes = b"", **options: Any) -> runmaker4.Cursor:
         """A cursor in a JobQueue on this text, for a runner that takes lines in these states besides."""
-        return runmaker4.Cursor(self.queue_on(text), [runmaker4.Taker("", retry=retry)], **options)
+        return runmaker4.Cursor(self.queue_on(text), [runmaker4.Consumer("", retry=retry)], **options)
 
 
 class ResultsWithoutAnAnswer(JobFileCase):
@@ -194,7 +194,7 @@ class PastTheCache(JobFileCase):
         """Claim and finish two jobs on such a file system; what was said."""
         said: list[str] = []
         queue = self.queue_on(b". a\n. b\n", mount=self.MOUNT, say=said.append)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
         for _ in range(2):
             self.assertEqual(cursor.finish(job_of(cursor.claim()), b"d"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\nd b\n")
@@ -339,7 +339,7 @@ class DeadClients(JobFileCase):
         super().setUp()
         mount = runmaker4.Mount("fuse.new", frozenset())
         self.cursor = runmaker4.Cursor(self.queue_on(b". a\n", mount=mount),
-                                       [runmaker4.Taker("")])
+                                       [runmaker4.Consumer("")])
         self.job = job_of(self.cursor.claim())
 
     def fail_for(self, seconds: int) -> None:
@@ -370,7 +370,7 @@ class LostJobLocks(JobFileCase):
     def setUp(self) -> None:
         super().setUp()
         self.lines = self.queue_on(b". a\n. b\n", mount=runmaker4.Mount("fuse.new", frozenset()))
-        self.job = job_of(runmaker4.Cursor(self.lines, [runmaker4.Taker("")]).claim())
+        self.job = job_of(runmaker4.Cursor(self.lines, [runmaker4.Consumer("")]).claim())
 
     def test_it_has_it_until_the_lock_is_lost_and_does_not_know_without_an_answer(self) -> None:
         self.assertTrue(self.lines.still_has(self.job))
@@ -389,7 +389,7 @@ class JobLocksTakenBack(JobFileCase):
         super().setUp()
         self.said: list[str] = []
         self.queue = self.queue_on(b". a\n. b\n", say=self.said.append)
-        cursor = runmaker4.Cursor(self.queue, [runmaker4.Taker("")])
+        cursor = runmaker4.Cursor(self.queue, [runmaker4.Consumer("")])
         self.first, self.second = job_of(cursor.claim()), job_of(cursor.claim())
 
     def test_an_edit_in_place_between_the_search_and_the_door_loses_none(self) -> None:
@@ -430,7 +430,7 @@ class Removed(JobFileCase):
     def test_a_server_that_has_forgotten_it_is_put_up_with(self) -> None:
         """NFS answers ESTALE to reads of a file that another host has removed."""
         queue = self.queue_on(b". a\n", mount=runmaker4.Mount("nfs4", frozenset()))
-        job = job_of(runmaker4.Cursor(queue, [runmaker4.Taker("")]).claim())
+        job = job_of(runmaker4.Cursor(queue, [runmaker4.Consumer("")]).claim())
         os.unlink(self.path)
         pread = runmaker4.Reader.pread
 
@@ -454,7 +454,9 @@ class EditedInPlace(JobFileCase):
         return job
 
     def test_no_comment_becomes_a_job_once_the_byte_order_mark_is_gone(self) -> None:
-        cursor = runmaker4.Cursor(self.queue_on(runmaker4.UTF8_MARK + b"# nothing\n"), [runmaker4.Taker("")])
+        cursor = runmaker4.Cursor(
+            self.queue_on(runmaker4.UTF8_MARK + b"# nothing\n"), [runmaker4.Consumer("")]
+        )
         self.assertFalse(cursor.claim())
         self.path.write_bytes(b"# x. touch INJECTED\n. echo\n")
         self.assertEqual(self.job(cursor).command, b"echo")
@@ -468,7 +470,7 @@ class EditedInPlace(JobFileCase):
             queue.claim(found)
 
     def test_a_result_finds_its_line_once_a_byte_order_mark_has_come(self) -> None:
-        cursor = runmaker4.Cursor(self.queue_on(b". a\n. b\n"), [runmaker4.Taker("")])
+        cursor = runmaker4.Cursor(self.queue_on(b". a\n. b\n"), [runmaker4.Consumer("")])
         job = self.job(cursor)
         self.path.write_bytes(runmaker4.UTF8_MARK + b"r a\n. b\n")
         self.assertEqual(cursor.finish(job, b"d"), "")
@@ -476,7 +478,7 @@ class EditedInPlace(JobFileCase):
 
     def test_a_line_keeps_its_number_where_lines_are_inserted_while_somebody_is_behind_a_door(self) -> None:
         queue = self.queue_on(b". a\n. b\n. c\n")
-        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
 
         def insert(*_: object) -> object:
             if claim.call_count > 1:
@@ -565,7 +567,7 @@ class SetByHand(JobFileCase):
             with self.subTest(before=before):
                 said: list[str] = []
                 queue = self.queue_on(before, say=said.append)
-                cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+                cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
                 job = job_of(cursor.claim())
                 self.assertEqual(self.look(cursor), {})
                 self.path.write_bytes(after)
@@ -595,7 +597,7 @@ class Patience(JobFileCase):
 
     def test_a_locked_command_holds_up_neither_claims_nor_results_nor_looks(self) -> None:
         queue = self.queue_on(b". a\n. a\n")
-        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
         job = job_of(cursor.claim())
         other = self.another(queue.file)
         with other.command_mutex(b"a") as opened, mock.patch("time.sleep", side_effect=time.sleep) as sleep:
@@ -662,7 +664,7 @@ class MissingFile(JobFileCase):
 
     def test_each_absence_is_measured_on_its_own(self) -> None:
         queue = self.queue_on(b". a\n")
-        job = job_of(runmaker4.Cursor(queue, [runmaker4.Taker("")]).claim())
+        job = job_of(runmaker4.Cursor(queue, [runmaker4.Consumer("")]).claim())
         away = self.path.with_name("away")
         start = self.clock.now
         for gone_at in 0.0, 2.2:
@@ -693,7 +695,7 @@ class MissingFile(JobFileCase):
 
         pauses: list[float] = []
         queue = self.queue_on(b". a\n")
-        job = job_of(runmaker4.Cursor(queue, [runmaker4.Taker("")]).claim())
+        job = job_of(runmaker4.Cursor(queue, [runmaker4.Consumer("")]).claim())
         away = self.path.with_name("away")
         self.path.rename(away)
         self.assertEqual(asyncio.run(settle()), "")
@@ -709,7 +711,7 @@ class HeldUp(JobFileCase):
     def begin(self, mount: runmaker4.Mount) -> None:
         """Claim the first of two jobs."""
         queue = self.queue_on(b". a\n. b\n", mount=mount)
-        self.cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+        self.cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
         self.job = job_of(self.cursor.claim())
 
     def again(self) -> Optional[float]:
@@ -871,7 +873,7 @@ class OnlyLooking(JobFileCase):
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(jobs.close_files)
         with mock.patch.object(runmaker4, "lock", side_effect=AssertionError):
-            found = jobs.account(runmaker4.Takers([runmaker4.Taker("")]))
+            found = jobs.account(runmaker4.Consumers([runmaker4.Consumer("")]))
         self.assertEqual((found.orphans, found.left), (1, True))
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])
 
@@ -1295,7 +1297,7 @@ class LocksThatAreForgotten(JobFileCase):
         for kind, soon in ("nfs4", b"e a\n"), ("fuse.glusterfs", b"r a\n"):
             with self.subTest(kind=kind):
                 queue = self.queue_on(b"r a\n", mount=runmaker4.Mount(kind, frozenset()))
-                cursor = runmaker4.Cursor(queue, [runmaker4.Taker("")])
+                cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
                 found = cursor.claim()
                 self.assertEqual(self.path.read_bytes(), soon)
                 if soon == b"r a\n":
@@ -1307,12 +1309,12 @@ class LocksThatAreForgotten(JobFileCase):
     def test_a_line_that_is_locked_again_meanwhile_is_none(self) -> None:
         mount = runmaker4.Mount("fuse.glusterfs", frozenset())
         runner = self.queue_on(b". a\n", mount=mount)
-        job = job_of(runmaker4.Cursor(runner, [runmaker4.Taker("")]).claim())
+        job = job_of(runmaker4.Cursor(runner, [runmaker4.Consumer("")]).claim())
         job_lock = present(job.job_lock)
         runmaker4.unlock(job_lock.fd, job_lock.at)
         other = runmaker4.JobFile(runner.file.path, say=self.fail, mount=mount, clock=self.clock)
         self.addCleanup(other.close_files)
-        cursor = runmaker4.Cursor(runmaker4.JobQueue(other), [runmaker4.Taker("", retry=b"er")])
+        cursor = runmaker4.Cursor(runmaker4.JobQueue(other), [runmaker4.Consumer("", retry=b"er")])
         self.assertFalse(cursor.claim())
         self.clock.now += 6.0
         self.assertEqual(runner.look_after(), {})
@@ -1345,10 +1347,10 @@ class RetriesOfMany(JobFileCase):
     """What -r and --resume mean is new once, before the first claim of who asks for it."""
 
     def claim(self, cursor: runmaker4.Cursor, retry: bytes = b"") -> Optional[bytes]:
-        """The command of the job that a taker gets who has just come."""
+        """The command of the job that a consumer gets who has just come."""
         slots = runmaker4.Resources(2)
-        taker = runmaker4.Taker("alice", retry=retry, capacity=slots, free=slots)
-        job = cursor.claim(True, runmaker4.Takers([taker]))
+        consumer = runmaker4.Consumer("alice", retry=retry, capacity=slots, free=slots)
+        job = cursor.claim(True, runmaker4.Consumers([consumer]))
         self.clock.now += 10.0
         return job.command if isinstance(job, runmaker4.Job) else None
 
@@ -1388,7 +1390,7 @@ class RetriesOfMany(JobFileCase):
         said: list[str] = []
         queue = self.queue_on(b"! a\n. b\n! c\n#RUN barrier\n. d\n", say=said.append)
         other = self.another(queue.file)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
         with other.command_mutex(b"a") as opened:
             self.assertTrue(opened)
             self.assertEqual(job_of(cursor.claim()).command, b"b")
@@ -1403,7 +1405,7 @@ class RetriesOfMany(JobFileCase):
     def test_a_line_waits_while_lines_are_appended_and_that_is_said(self) -> None:
         said: list[str] = []
         queue = self.queue_on(b"! a\n! b\n", say=said.append)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
         with self.another(queue.file).lock_table.locking(runmaker4.APPEND_BYTE, 0.0) as locked:
             self.assertTrue(locked)
             for _ in range(3):
@@ -1415,7 +1417,7 @@ class RetriesOfMany(JobFileCase):
 
     def test_a_line_whose_copy_lives_becomes_new_and_keeps_no_other_from_its_turn(self) -> None:
         queue = self.queue_on(b"! a\n! b\n", say=self.fail)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
         holder = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, holder)
         self.assertTrue(runmaker4.lock(holder, runmaker4.bucket_of(b"a") + 7))
@@ -1479,18 +1481,18 @@ class RetriesOfMany(JobFileCase):
                 draws = random.Random(seed)
                 lines = [b"%c %d\n" % (draws.choice(b"!e."), number) for number in range(60)]
                 cursor = self.jobs(b"".join(lines), serving=True)
-                all_takers = self.takers(b"", b"er", b"!er")
+                all_consumers = self.consumers(b"", b"er", b"!er")
                 running: list[runmaker4.Job] = []
                 tried: list[bytes] = []
                 for _ in range(500):
-                    free = [taker for taker in all_takers if draws.random() < 0.7
-                            and sum(job.taker is taker for job in running) < 2]
-                    takers = runmaker4.Takers(free)
-                    while takers.all and (found := cursor.claim(False, takers, all_takers)):
+                    free = [consumer for consumer in all_consumers if draws.random() < 0.7
+                            and sum(job.consumer is consumer for job in running) < 2]
+                    consumers = runmaker4.Consumers(free)
+                    while consumers.all and (found := cursor.claim(False, consumers, all_consumers)):
                         running.append(job_of(found))
                         tried.append(running[-1].command)
-                        assert running[-1].taker
-                        del takers.all[running[-1].taker]
+                        assert running[-1].consumer
+                        del consumers.all[running[-1].consumer]
                     if running and draws.random() < 0.7:
                         cursor.finish(running.pop(draws.randrange(len(running))), b"d")
                     self.clock.now += draws.choice((0.0, 0.0, 0.01))
@@ -1499,7 +1501,7 @@ class RetriesOfMany(JobFileCase):
     def test_a_new_line_that_fails_below_one_that_cannot_be_had_is_not_run_again(self) -> None:
         queue = self.queue_on(b"! a\n. b\n! c\n")
         other = self.another(queue.file)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Taker("", retry=b"!er")])
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
         with other.command_mutex(b"a") as opened:
             self.assertTrue(opened)
             new = job_of(cursor.claim())
@@ -1516,43 +1518,45 @@ class RetriesOfMany(JobFileCase):
 
     def test_a_barrier_waits_for_what_is_due_for_one_that_is_busy(self) -> None:
         cursor = self.jobs(b"! a\n! b\n#RUN barrier\n. c\n", serving=True)
-        busy, other = self.takers(b"!er", b"")
-        first = job_of(cursor.claim(False, runmaker4.Takers([busy]), {busy, other}))
+        busy, other = self.consumers(b"!er", b"")
+        first = job_of(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other}))
         self.clock.now += 10.0
-        found = cursor.claim(False, runmaker4.Takers([other]), {busy, other})
+        found = cursor.claim(False, runmaker4.Consumers([other]), {busy, other})
         self.assertTrue(isinstance(found, runmaker4.NoJob) and found.report.waits_for(other))
         cursor.finish(first, b"d")
         self.clock.now += 10.0
-        cursor.finish(job_of(cursor.claim(False, runmaker4.Takers([busy]), {busy, other})), b"!")
+        cursor.finish(job_of(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other})), b"!")
         self.clock.now += 10.0
-        self.assertEqual(job_of(cursor.claim(False, runmaker4.Takers([other]), {busy, other})).command, b"c")
+        self.assertEqual(
+            job_of(cursor.claim(False, runmaker4.Consumers([other]), {busy, other})).command, b"c"
+        )
 
     def test_an_orphan_is_new_for_one_that_is_busy_or_away(self) -> None:
         cursor = self.jobs(b"d a\n", serving=True)
-        away, other = self.takers(b"er", b"")
-        self.assertFalse(cursor.claim(False, runmaker4.Takers([away, other]), {away, other}))
+        away, other = self.consumers(b"er", b"")
+        self.assertFalse(cursor.claim(False, runmaker4.Consumers([away, other]), {away, other}))
         self.path.write_bytes(b"r a\n")
         self.clock.now += 10.0
-        job = job_of(cursor.claim(False, runmaker4.Takers([other]), {away, other}))
-        self.assertEqual((job.command, job.taker), (b"a", other))
+        job = job_of(cursor.claim(False, runmaker4.Consumers([other]), {away, other}))
+        self.assertEqual((job.command, job.consumer), (b"a", other))
 
     def test_a_line_that_fails_again_is_not_due_for_who_has_it_passed(self) -> None:
         cursor = self.jobs(b"! a\n! b\n! c\n", serving=True)
-        one, other = self.takers(b"!er", b"!er")
+        one, other = self.consumers(b"!er", b"!er")
         tried: list[tuple[str, bytes]] = []
         for _ in range(30):
-            for taker in one, other:
-                found = cursor.claim(False, runmaker4.Takers([taker]), {one, other})
+            for consumer in one, other:
+                found = cursor.claim(False, runmaker4.Consumers([consumer]), {one, other})
                 self.clock.now += 10.0
                 if isinstance(found, runmaker4.Job):
-                    tried.append((taker.name, found.command))
+                    tried.append((consumer.name, found.command))
                     cursor.finish(found, b"!")
         self.assertEqual(max(Counter(tried).values()), 1)
         self.assertEqual({command for _, command in tried}, {b"a", b"b", b"c"})
 
-    def takers(self, *retries: bytes) -> list[runmaker4.Taker]:
+    def consumers(self, *retries: bytes) -> list[runmaker4.Consumer]:
         slots = runmaker4.Resources(2)
-        return [runmaker4.Taker(name, retry=retry, capacity=slots, free=slots)
+        return [runmaker4.Consumer(name, retry=retry, capacity=slots, free=slots)
                 for name, retry in zip("abc", retries)]
 
     def nothing(self, cursor: runmaker4.Cursor) -> runmaker4.NoJob:

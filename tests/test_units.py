@@ -162,7 +162,7 @@ class Claims(FileCase):
         """
         clock = mock.Mock(side_effect=range(0, 1_000_000, 10))
         file = runmaker4.JobFile(str(self.path), say=self.said.append, clock=clock)
-        return runmaker4.Cursor(runmaker4.JobQueue(file), [runmaker4.Taker("", retry=retry)])
+        return runmaker4.Cursor(runmaker4.JobQueue(file), [runmaker4.Consumer("", retry=retry)])
 
     def setUp(self) -> None:
         super().setUp()
