@@ -784,13 +784,13 @@ class KeeperLink:
 
 # ======== Lines that clients have ===========================================================================
 #
-# A line that was claimed for a client is a `Grant`, until its result is written.  Several may say at one time
-# what becomes of it: its client says how its job has ended, the grace of that client is over, somebody sets
-# the state in the file, its group is stopped.  The first `Outcome` counts, and Grant.decide() is the one
-# place where an outcome may be altered.
+# A line that was claimed for a client is an `Assignment`, until its result is written.  Several may say at
+# one time what becomes of it: its client says how its job has ended, the grace of that client is over,
+# somebody sets the state in the file, its group is stopped.  The first `Outcome` counts, and
+# Assignment.decide() is the one place where an outcome may be altered.
 
 
-# A line that a client has is in one of these phases.  Only methods of Grant change the phase:
+# A line that a client has is in one of these phases.  Only methods of Assignment change the phase:
 #
 #     phase     what is known of the line                        what comes next
 #     CLAIMED   its client was not told of it yet: the message   SENT by hand(), ENDING, OVER
@@ -861,7 +861,7 @@ class Outcome:
 
 
 @dataclass(eq=False)
-class Grant:
+class Assignment:
     """A line that was claimed for a client."""
     key: str
     client: Client
@@ -1126,7 +1126,7 @@ class Client(Consumer):
         self._newest: ClientLink | None = None  # the last link on which it has said hello
         self._came = asyncio.Event()    # set while live() has not dealt with that hello yet
         self._lost_at = boottime()      # when the last link was lost
-        self.grants: dict[str, Grant] = {}
+        self.assignments: dict[str, Assignment] = {}
         self._memberships = 0           # how many groups it is a host of: it gets nothing else meanwhile
         self.want = 0                   # the slots for which it would take jobs now
         self.free_memory = 0            # bytes that it would give these jobs; negative: it has less by now
@@ -1169,7 +1169,7 @@ class Client(Consumer):
 
         It may have more lines than slots: slots out of service may still finish their jobs.
         """
-        return 2 * self.slots - sum(grant.is_open for grant in self.grants.values())
+        return 2 * self.slots - sum(assignment.is_open for assignment in self.assignments.values())
 
     @property
     def ahead(self) -> int:
@@ -1246,9 +1246,9 @@ class Client(Consumer):
         """Settle what has changed while it was away, and let it in.  Returns, once the link is gone, why."""
         keys = {job.key for job in link.reported}
         self._release_unknown(keys)
-        for grant in self.grants.values():
-            if grant.key in keys and grant.phase is Phase.SENT:
-                grant.begin()
+        for assignment in self.assignments.values():
+            if assignment.key in keys and assignment.phase is Phase.SENT:
+                assignment.begin()
         others = await self.sessions.recovery.reclaim(self, link.reported)
         if isinstance(others, CannotLook):
             link.drop(f"its jobs cannot be looked for now ({others.why})")
@@ -1279,10 +1279,10 @@ class Client(Consumer):
             link.send(type="lost", id=key)
         for key in others[NoLine.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
-        for grant in list(self.grants.values()):
-            if grant.is_cancelled:
-                sessions.cancel(grant)
-        for member in {grant.member for grant in self.grants.values() if grant.member}:
+        for assignment in list(self.assignments.values()):
+            if assignment.is_cancelled:
+                sessions.cancel(assignment)
+        for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.welcome_back(member)
 
     def _release_unknown(self, keys: set[str]) -> None:
@@ -1291,17 +1291,17 @@ class Client(Consumer):
         A line that it or its group has begun becomes `e`, any other `.`.  If a group that runs can send the
         line again, that is done.
         """
-        for grant in list(self.grants.values()):
-            if grant.key in keys or grant.phase not in (Phase.SENT, Phase.BEGUN):
+        for assignment in list(self.assignments.values()):
+            if assignment.key in keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            if grant.member and grant.member.group.requeue(grant.member, grant):
+            if assignment.member and assignment.member.group.requeue(assignment.member, assignment):
                 continue
-            if grant.member or grant.phase is Phase.BEGUN:
-                self.sessions.settle(grant, Outcome(Cause.VANISHED, ERROR))
+            if assignment.member or assignment.phase is Phase.BEGUN:
+                self.sessions.settle(assignment, Outcome(Cause.VANISHED, ERROR))
             else:
-                self.sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
+                self.sessions.settle(assignment, Outcome(Cause.RETURNED, NEW))
 
-    def _detach(self) -> list[Grant]:
+    def _detach(self) -> list[Assignment]:
         """It has no link: it asks for nothing, and no group begins with it.
 
         Returns its jobs of groups that have begun.
@@ -1310,28 +1310,28 @@ class Client(Consumer):
         self.leaving = False
         self.asked = 0
         self.server.dispatcher.forget(self)
-        return self.sessions.abort_groups(self.grants)
+        return self.sessions.abort_groups(self.assignments)
 
     def _begin_grace(self, why: str) -> None:
         """Say that it is lost: its grace begins."""
         self._lost_at = boottime()
-        self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.grants)}")
+        self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.assignments)}")
 
-    def _part(self, begun: list[Grant]) -> None:
+    def _part(self, begun: list[Assignment]) -> None:
         """Settle what it has after it has left.  begun: its jobs of groups that have begun."""
-        for grant in begun:
-            self.sessions.settle(grant, Outcome(Cause.VANISHED, ERROR))
+        for assignment in begun:
+            self.sessions.settle(assignment, Outcome(Cause.VANISHED, ERROR))
         self._release_unknown(set())
 
     def _expire(self) -> None:
         """Settle what it has, because it did not come back within the grace."""
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
         written: list[tuple[int, Awaitable[bytes]]] = []
-        for grant in list(self.grants.values()):
-            state = NEW if self.sessions.is_resumed(grant) else ERROR
-            settled = self.sessions.settle(grant, Outcome(Cause.VANISHED, state))
-            if settled and not grant.is_cancelled:
-                written.append((grant.number, settled))
+        for assignment in list(self.assignments.values()):
+            state = NEW if self.sessions.is_resumed(assignment) else ERROR
+            settled = self.sessions.settle(assignment, Outcome(Cause.VANISHED, state))
+            if settled and not assignment.is_cancelled:
+                written.append((assignment.number, settled))
         if written:
             watched(self._report_expired(written))
 
@@ -1369,26 +1369,26 @@ class Client(Consumer):
         if "slots" in message.fields:
             self.capacity = self.capacity._replace(slots=message.whole("slots", 1_000_000))
 
-    def add_grant(self, grant: Grant) -> None:
+    def add_assignment(self, assignment: Assignment) -> None:
         """A line was claimed for it."""
-        self.grants[grant.key] = grant
+        self.assignments[assignment.key] = assignment
 
-    def forget(self, grant: Grant) -> None:
+    def forget(self, assignment: Assignment) -> None:
         """This line is not its own any more."""
-        del self.grants[grant.key]
+        del self.assignments[assignment.key]
 
     def supply(self, slots: int) -> None:
         """It gets jobs for `slots` of the slots for which it has asked, or for more."""
         self.want = max(self.want - slots, 0)
 
-    def note_pace(self, grant: Grant, outcome: Outcome) -> None:
+    def note_pace(self, assignment: Assignment, outcome: Outcome) -> None:
         """Note whether a job of its was done, and soon."""
-        soon = grant.handed is not None and boottime() - grant.handed < SOON
+        soon = assignment.handed is not None and boottime() - assignment.handed < SOON
         self._done_soon = self._done_soon + 1 if soon and outcome.state == DONE else 0
 
-    def promise(self, grant: Grant) -> None:
+    def promise(self, assignment: Assignment) -> None:
         """It is told of a job, which gets some of its memory."""
-        self.free_memory -= int(grant.job.settings.needs.memory)
+        self.free_memory -= int(assignment.job.settings.needs.memory)
 
     def enter_group(self) -> None:
         """It is a host of a group that has begun to prepare."""
@@ -1422,7 +1422,7 @@ class Client(Consumer):
 
     def acknowledge_soon(self) -> None:
         """Acknowledge within 10 ms, so that many events share a message; at once if it may wait for that."""
-        if not self.grants or self.inbox.unacknowledged > WINDOW // 8:
+        if not self.assignments or self.inbox.unacknowledged > WINDOW // 8:
             self.acknowledge()
         elif not self._timer:
             self._timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
@@ -1520,9 +1520,9 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "sync" and client and self.clock:
             self.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
-            grant = client.grants.get(message.text("id", 16))
-            if grant and grant.is_open:                 # otherwise the line was settled meanwhile
-                self._note_ready(grant)
+            assignment = client.assignments.get(message.text("id", 16))
+            if assignment and assignment.is_open:                 # otherwise the line was settled meanwhile
+                self._note_ready(assignment)
         elif kind == "have" and not self._guest:
             jobs = [ReportedJob.read(item) for item in message.objects("jobs")]
             self.reported += jobs
@@ -1542,10 +1542,10 @@ class ClientLink(Link, asyncio.Protocol):
             raise WireError(f"what is {kind!a} at this moment?")
 
     @staticmethod
-    def _note_ready(grant: Grant) -> None:
+    def _note_ready(assignment: Assignment) -> None:
         """The shell of a job waits.  Raises WireError."""
-        member = grant.member
-        if not member or grant is not member.current:
+        member = assignment.member
+        if not member or assignment is not member.current:
             raise WireError("nobody has asked it to hold that job")
         member.group.note_ready(member)
 
@@ -1668,19 +1668,19 @@ class Records:
                     found.pop(mark, None)
         return {mark: line if wanted.get(latest[line]) == mark else None for mark, line in found.items()}
 
-    def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
+    def take(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
         """Deal with an event of a run; the bytes of output in it.  Raises WireError."""
         if kind == "begin":
-            self._begin(client, grant, message)
+            self._begin(client, assignment, message)
         elif kind == "output":
-            return self._output(grant.run, message)
+            return self._output(assignment.run, message)
         elif kind == "end":
-            self._end(grant, message)
+            self._end(assignment, message)
         else:
             raise WireError(f"what is {kind!a}?")
         return 0
 
-    def _begin(self, client: Client, grant: Grant, message: Message) -> None:
+    def _begin(self, client: Client, assignment: Assignment, message: Message) -> None:
         """A run has begun, or could not be started (no process).
 
         If the message says `again`, another server has been told so already.  Then this must be the first run
@@ -1689,13 +1689,13 @@ class Records:
         """
         pid = message.process("pid")
         again = message.flag("again")
-        if grant.run:
+        if assignment.run:
             raise WireError("its run goes on")
-        before = grant.record if again else None
+        before = assignment.record if again else None
         if again and before is None:
             raise WireError("it is new here")
         run = Run(
-            grant.job,
+            assignment.job,
             [Slot(message.text("slot", 255))],
             to_bytes(printable(client.name)),
             began=message.seconds("time"),
@@ -1705,9 +1705,9 @@ class Records:
             sinks=self._sinks(with_output=message.flag("output")),
             directory=client.directory,
         )
-        grant.begin_run(run)
+        assignment.begin_run(run)
         for sink in run.sinks:
-            if before is not None and (sink is not self._outdir or grant.keeps_files):
+            if before is not None and (sink is not self._outdir or assignment.keeps_files):
                 sink.resumed(run, before)
                 continue
             sink.starting(run)
@@ -1739,9 +1739,9 @@ class Records:
         return len(data)
 
     @staticmethod
-    def _end(grant: Grant, message: Message) -> None:
+    def _end(assignment: Assignment, message: Message) -> None:
         """A run has ended, or could not be started (no status).  Raises WireError."""
-        run = grant.run
+        run = assignment.run
         if not run:
             raise WireError("the end of no run")
         run.took = message.seconds("seconds")
@@ -1751,7 +1751,7 @@ class Records:
         has_ended = message.fields.get("status") is not None
         ending = Records._ending(run, message) if has_ended else None
         # Only now, when all is understood: a WireError above must leave the run for abandon() to close.
-        grant.end_run()
+        assignment.end_run()
         for sink in run.sinks:
             if ending:
                 sink.ended(run, ending)
@@ -1772,11 +1772,11 @@ class Records:
         return ending
 
     @staticmethod
-    def abandon(grant: Grant) -> None:
+    def abandon(assignment: Assignment) -> None:
         """End the records of the run that goes on, if any: nobody will say how it ended."""
-        run = grant.end_run()
+        run = assignment.end_run()
         if run:
-            run.cause = "cancelled" if grant.is_cancelled else "lost"
+            run.cause = "cancelled" if assignment.is_cancelled else "lost"
             run.took = max(time.time() - run.began, 0.0)
             for sink in run.sinks:
                 sink.unstarted(run)
@@ -1903,16 +1903,17 @@ class GroupClaim:
     """An attempt to claim all lines of a group."""
     plan: Plan
     clients: dict[str, Client]                  # by entry of host=
-    grants: dict[str, list[Grant]] = field(default_factory=dict)        # what was claimed, by entry of host=
+    # what was claimed, by entry of host=
+    assignments: dict[str, list[Assignment]] = field(default_factory=dict)
 
-    def add(self, host: str, grant: Grant) -> None:
+    def add(self, host: str, assignment: Assignment) -> None:
         """A line was claimed."""
-        self.grants.setdefault(host, []).append(grant)
+        self.assignments.setdefault(host, []).append(assignment)
 
     @property
     def is_whole(self) -> bool:
         """Whether all lines were claimed."""
-        return sum(map(len, self.grants.values())) == sum(map(len, self.plan.hosts.values()))
+        return sum(map(len, self.assignments.values())) == sum(map(len, self.plan.hosts.values()))
 
 
 @dataclass(eq=False)
@@ -1922,8 +1923,9 @@ class Member:
     host: str
     client: Client
     clock: Clock                                # of the client
-    queue: deque[Grant]                         # jobs that the client was not told of
-    current: Grant | None = None                # the job that the client was told of, and that has not ended
+    queue: deque[Assignment]                         # jobs that the client was not told of
+    # the job that the client was told of, and that has not ended
+    current: Assignment | None = None
     at_gate: bool = False                       # the shell of its first job waits, or has waited
     lost: bool = False                          # it counts as lost, see Cause.loses_host
 
@@ -1937,7 +1939,7 @@ class Member:
         """The shell of its job waits."""
         self.at_gate = True
 
-    def take_next(self) -> Grant | None:
+    def take_next(self) -> Assignment | None:
         """The next job to tell the client of; None if there is none, or the client is away.
 
         Jobs that were cancelled meanwhile are passed over: the group hears of them when they are settled.
@@ -1949,24 +1951,24 @@ class Member:
         self.current = self.queue.popleft()
         return self.current
 
-    def requeue(self, grant: Grant) -> None:
+    def requeue(self, assignment: Assignment) -> None:
         """The client was told of a job, but does not know it: that job is the next one again."""
-        grant.requeue()
-        self.queue.appendleft(grant)
+        assignment.requeue()
+        self.queue.appendleft(assignment)
         self.current = None
 
-    def forget(self, grant: Grant) -> None:
+    def forget(self, assignment: Assignment) -> None:
         """A job has ended, perhaps before the client was told of it."""
-        if self.current is grant:
+        if self.current is assignment:
             self.current = None
-        elif grant in self.queue:
-            self.queue.remove(grant)
+        elif assignment in self.queue:
+            self.queue.remove(assignment)
 
     def lose(self) -> None:
         """It counts as lost."""
         self.lost = True
 
-    def empty_queue(self) -> Sequence[Grant]:
+    def empty_queue(self) -> Sequence[Assignment]:
         """Tell its client of no further job; the jobs that are left."""
         unsent = self.queue
         self.queue = deque()
@@ -2004,15 +2006,15 @@ class Group:
         least = claim.plan.met.jobs[0][1].min_hosts
         clocks = {client: link.ask_clock(self._release_if_ready) for client, link in links.items()}
         self._members: list[Member] = []
-        for host, grants in claim.grants.items():
+        for host, assignments in claim.assignments.items():
             client = claim.clients[host]
-            member = Member(self, host, client, clocks[client], deque(grants))
+            member = Member(self, host, client, clocks[client], deque(assignments))
             self._members.append(member)
-            for grant in grants:
-                grant.join(member)
+            for assignment in assignments:
+                assignment.join(member)
         self._least = len(self._members) if least is None else min(least, len(self._members))
         self.stage = Stage.PREPARING
-        self._unended = {grant for member in self._members for grant in member.queue}
+        self._unended = {assignment for member in self._members for assignment in member.queue}
         self._results: list[tuple[int, bytes]] = []
 
     def prepare(self) -> None:
@@ -2050,10 +2052,10 @@ class Group:
         trips = [member.clock.trip for member, _ in at_gates]
         lead = max(trips, default=0.0) + self.LEAD + self.LEAD_OF_HOST * len(at_gates)
         at = self._loop.time() + lead
-        for member, grant in at_gates:
-            grant.hand()
-            grant.begin()
-            grant.tell("go", at=at + member.clock.offset)
+        for member, assignment in at_gates:
+            assignment.hand()
+            assignment.begin()
+            assignment.tell("go", at=at + member.clock.offset)
             member.client.flush()
 
     def abort(self) -> None:
@@ -2065,9 +2067,9 @@ class Group:
         for member in self._members:
             member.client.leave_group()
             member.stop()
-        for grant in self._unended:
-            grant.leave_group()
-            self._sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
+        for assignment in self._unended:
+            assignment.leave_group()
+            self._sessions.settle(assignment, Outcome(Cause.RETURNED, NEW))
         self._dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, member: Member) -> None:
@@ -2077,26 +2079,26 @@ class Group:
         elif self.stage is Stage.STOPPED:
             member.stop()
 
-    def requeue(self, member: Member, grant: Grant) -> bool:
+    def requeue(self, member: Member, assignment: Assignment) -> bool:
         """A client that came back does not know a job.  Whether the message was lost, and is sent again."""
-        if self.stage is not Stage.RUNNING or grant.phase is not Phase.SENT:
+        if self.stage is not Stage.RUNNING or assignment.phase is not Phase.SENT:
             return False
-        member.requeue(grant)
+        member.requeue(assignment)
         return True
 
     def _send_next(self, member: Member) -> None:
         """Send a client its next job, if it is here."""
-        grant = member.take_next()
-        if not grant:
+        assignment = member.take_next()
+        if not assignment:
             return
-        if not self._dispatcher.is_startable(grant):
-            self._sessions.settle(grant, Outcome(Cause.UNSTARTED, ERROR))
+        if not self._dispatcher.is_startable(assignment):
+            self._sessions.settle(assignment, Outcome(Cause.UNSTARTED, ERROR))
             return
         if self.stage is Stage.PREPARING:                   # the client has not asked for later jobs
             member.client.supply(1)
-        self._dispatcher.send_jobs(member.client, [grant])
+        self._dispatcher.send_jobs(member.client, [assignment])
 
-    def on_job_finished(self, member: Member, grant: Grant, outcome: Outcome) -> None:
+    def on_job_finished(self, member: Member, assignment: Assignment, outcome: Outcome) -> None:
         """Advance the group after one of its jobs finished.
 
         While it prepares, an error drops the host, and any other outcome ends the attempt.  Later a loss
@@ -2105,9 +2107,9 @@ class Group:
         preparing = self.stage is Stage.PREPARING
         if preparing and outcome.state != ERROR:
             return self.abort()
-        self._unended.discard(grant)
-        self._note_result(member, grant, outcome)
-        member.forget(grant)
+        self._unended.discard(assignment)
+        self._note_result(member, assignment, outcome)
+        member.forget(assignment)
         if preparing or outcome.cause.loses_host:
             member.lose()
         self._go_on(member)
@@ -2136,17 +2138,17 @@ class Group:
 
     def _drop_queue(self, member: Member) -> None:
         """Settle the jobs that the client was not told of: they are not begun any more."""
-        for grant in member.empty_queue():
-            self._sessions.settle(grant, Outcome(Cause.STOPPED, ERROR))
+        for assignment in member.empty_queue():
+            self._sessions.settle(assignment, Outcome(Cause.STOPPED, ERROR))
 
-    def _note_result(self, member: Member, grant: Grant, outcome: Outcome) -> None:
-        took = "" if grant.handed is None else human_time(boottime() - grant.handed)
+    def _note_result(self, member: Member, assignment: Assignment, outcome: Outcome) -> None:
+        took = "" if assignment.handed is None else human_time(boottime() - assignment.handed)
         # As on the console: a program gets the bytes of a command, but a terminal gets no control characters.
-        command = one_line(grant.command) if self._stdout.terminal else grant.command
+        command = one_line(assignment.command) if self._stdout.terminal else assignment.command
         host = os.fsencode(printable(member.host))
         how = os.fsencode(outcome.text)
         text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
-        self._results.append((grant.number, text))
+        self._results.append((assignment.number, text))
 
     def _finish(self) -> None:
         """Print how its jobs have ended."""
@@ -2352,7 +2354,7 @@ class Accountant:
         )
         for client in server.sessions.clients.values():
             # `absent` is left out once no line of the server before us waits for its client
-            if client.id or client.grants:
+            if client.id or client.assignments:
                 self._report_client(link, client, clock)
         link.send(type="end")
 
@@ -2370,13 +2372,13 @@ class Accountant:
             seen=round(max(client.silence, 0.0), 1),
             lost=client.link is None,
         )
-        for grant in client.grants.values():
+        for assignment in client.assignments.values():
             link.send(
                 type="job",
-                line=grant.number,
-                pid=grant.pid,
-                since=None if grant.began is None else round(clock - grant.began, 1),
-                command=to_text(grant.command[:COMMAND]),
+                line=assignment.number,
+                pid=assignment.pid,
+                since=None if assignment.began is None else round(clock - assignment.began, 1),
+                command=to_text(assignment.command[:COMMAND]),
             )
 
 
@@ -2395,7 +2397,7 @@ class Sessions:
     """The clients that are here or may come back; the lines that they have, and what they say.
 
     A line that was claimed for a client is in `jobs`, and in the client's `grants`, by its key, from
-    add_grant() to forget().  That long it is locked.
+    add_assignment() to forget().  That long it is locked.
     """
 
     def __init__(self, server: Server, trouble: Say, crowd: int, grace: float) -> None:
@@ -2416,7 +2418,7 @@ class Sessions:
         self.records = server.records
         self._tally = server.tally
         self.clients: dict[str, Client] = {}
-        self.jobs: dict[str, Grant] = {}
+        self.jobs: dict[str, Assignment] = {}
         self.recovery = Recovery(server, self)
         self.links: dict[ClientLink, None] = {}
         # those of them that were not dropped, and on which nobody has proved the token; oldest first
@@ -2424,70 +2426,71 @@ class Sessions:
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
-    def is_resumed(self, grant: Grant) -> bool:
+    def is_resumed(self, assignment: Assignment) -> bool:
         """Whether a client that is here runs lost jobs again, and may have this one."""
-        settings = grant.job.settings
-        if settings.together or grant.is_cancelled:
+        settings = assignment.job.settings
+        if settings.together or assignment.is_cancelled:
             return False
         here = [client for client in self.clients.values() if client.link]
         return any(client.renews(RUNNING) and client.fits(settings, False) for client in here)
 
-    def add_grant(self, grant: Grant) -> None:
+    def add_assignment(self, assignment: Assignment) -> None:
         """A line was claimed for a client."""
-        grant.job.consumer = grant.client
-        grant.client.add_grant(grant)
-        self.jobs[grant.key] = grant
+        assignment.job.consumer = assignment.client
+        assignment.client.add_assignment(assignment)
+        self.jobs[assignment.key] = assignment
 
-    def forget(self, grant: Grant) -> bool:
+    def forget(self, assignment: Assignment) -> bool:
         """No client has this line any more; whether one had it."""
-        if grant.phase is Phase.OVER:
+        if assignment.phase is Phase.OVER:
             return False
-        grant.forget()
-        if self.jobs.get(grant.key) is grant:   # otherwise the client is back, with a new grant for the job
-            del self.jobs[grant.key]
-        grant.client.forget(grant)
-        self.records.abandon(grant)
+        assignment.forget()
+        # otherwise the client is back, with a new assignment for the job
+        if self.jobs.get(assignment.key) is assignment:
+            del self.jobs[assignment.key]
+        assignment.client.forget(assignment)
+        self.records.abandon(assignment)
         return True
 
-    def _conclude(self, grant: Grant, outcome: Outcome) -> None:
+    def _conclude(self, assignment: Assignment, outcome: Outcome) -> None:
         """A line has come to this end: no client has it any more, and its group, if any, hears of it."""
-        if self.forget(grant) and grant.member:
-            grant.member.group.on_job_finished(grant.member, grant, outcome)
+        if self.forget(assignment) and assignment.member:
+            assignment.member.group.on_job_finished(assignment.member, assignment, outcome)
 
-    def settle(self, grant: Grant, wanted: Outcome) -> Awaitable[bytes] | None:
+    def settle(self, assignment: Assignment, wanted: Outcome) -> Awaitable[bytes] | None:
         """Somebody says what becomes of a line: write its state, however long that takes.
 
         The first attempt goes to the worker before this returns.  If it succeeds, whatever the worker is
         asked later finds the line in its new state.  Returns that state, once it is in the file; b"" if it
         cannot be written; None instead if somebody has said before what becomes of the line.
         """
-        outcome = grant.decide(wanted)
+        outcome = assignment.decide(wanted)
         if not outcome:
             return None
-        grant.client.note_pace(grant, outcome)
+        assignment.client.note_pace(assignment, outcome)
         if outcome.event is not None:
-            grant.client.inbox.open(outcome.event)
-        job = grant.job
+            assignment.client.inbox.open(outcome.event)
+        job = assignment.job
         write = functools.partial(self._worker.begin, self._claims.finish, job, outcome.state)
         written = persist(write, self._interval, self.say, job)
-        return watched(self._see_written(grant, outcome, written))
+        return watched(self._see_written(assignment, outcome, written))
 
-    async def _see_written(self, grant: Grant, outcome: Outcome, written: Awaitable[str]) -> bytes:
+    async def _see_written(self, assignment: Assignment, outcome: Outcome, written: Awaitable[str]) -> bytes:
         """Wait until a line's state is written, or cannot be for good, and deal with what follows.
 
         Returns as settle().
         """
         fault = await written
-        client = grant.client
-        number = grant.number
-        self._tally.count(grant.job, outcome.state)
+        client = assignment.client
+        number = assignment.number
+        self._tally.count(assignment.job, outcome.state)
         if fault:
             self.say(f"line {number}: {fault}")
             self._tally.unwritten.append(number)
-            grant.tell("fault", text=fault[:200])
+            assignment.tell("fault", text=fault[:200])
         elif outcome.event is not None:
-            self.recovery.note_settled(grant)
-        self._conclude(grant, outcome)
+            self.recovery.note_settled(assignment)
+        self._conclude(assignment, outcome)
         self.server.stop_after_failures(self._tally.worse)
         if outcome.event is not None:
             client.inbox.close(outcome.event)
@@ -2499,46 +2502,48 @@ class Sessions:
         while True:
             await asyncio.sleep(self._interval / 2)
             for job, cause in (await self._worker.call(self._claims.look_after)).items():
-                grant = next((grant for grant in self.jobs.values() if grant.job is job), None)
-                if not grant:
+                assignment = next(
+                    (assignment for assignment in self.jobs.values() if assignment.job is job), None
+                )
+                if not assignment:
                     continue            # the line was settled meanwhile
                 if cause == "cancelled":
-                    self.cancel(grant)
+                    self.cancel(assignment)
                 else:
-                    self._lose(grant)
+                    self._lose(assignment)
 
-    def _lose(self, grant: Grant) -> None:
+    def _lose(self, assignment: Assignment) -> None:
         """Somebody else has a line now.  If its outcome is being written already, that attempt says so."""
-        if not grant.is_open:
+        if not assignment.is_open:
             return
-        self.say(f"line {grant.number}: was lost to another runner")
-        self._tally.count(grant.job, ERROR)
-        grant.tell("lost")
-        self._conclude(grant, Outcome(Cause.TAKEN, ERROR))
+        self.say(f"line {assignment.number}: was lost to another runner")
+        self._tally.count(assignment.job, ERROR)
+        assignment.tell("lost")
+        self._conclude(assignment, Outcome(Cause.TAKEN, ERROR))
 
-    def cancel(self, grant: Grant) -> None:
+    def cancel(self, assignment: Assignment) -> None:
         """Somebody has set the state of a line: tell its client.
 
         A client that is away is told when it comes back.  A line that its client was not told of is settled
         at once.
         """
-        if grant.phase is Phase.CLAIMED:
-            self.settle(grant, Outcome(Cause.CANCELLED, HELD))
+        if assignment.phase is Phase.CLAIMED:
+            self.settle(assignment, Outcome(Cause.CANCELLED, HELD))
         else:
-            grant.tell("stop", cancelled=True)
+            assignment.tell("stop", cancelled=True)
 
     # -- clients that go and come back -----------------------------------------------------------------------
 
     @staticmethod
-    def abort_groups(jobs: dict[str, Grant]) -> list[Grant]:
+    def abort_groups(jobs: dict[str, Assignment]) -> list[Assignment]:
         """Call off the groups of these jobs that have not begun.  Returns the jobs of groups that have."""
-        for group in {grant.group for grant in jobs.values() if grant.group}:
+        for group in {assignment.group for assignment in jobs.values() if assignment.group}:
             group.abort()
-        return [grant for grant in jobs.values() if grant.group]
+        return [assignment for assignment in jobs.values() if assignment.group]
 
-    def kept(self, jobs: dict[str, Grant]) -> str:
+    def kept(self, jobs: dict[str, Assignment]) -> str:
         """'; lines 3, 5 kept for 60s'; '' if there are none."""
-        lines = [grant.number for grant in jobs.values() if grant.is_open]
+        lines = [assignment.number for assignment in jobs.values() if assignment.is_open]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
@@ -2587,33 +2592,33 @@ class Sessions:
 
         An event of a line that was settled before, or is lost, changes nothing: the client is told, or was.
         """
-        grant = client.grants.get(message.text("id", 16))
-        if grant is None or not grant.is_open:
+        assignment = client.assignments.get(message.text("id", 16))
+        if assignment is None or not assignment.is_open:
             return
-        if grant.phase is Phase.CLAIMED:
+        if assignment.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
-            self.settle(grant, self._result(grant, message, number))
+            self.settle(assignment, self._result(assignment, message, number))
         elif kind == "release":
-            self.settle(grant, Outcome(Cause.RETURNED, NEW, event=number))
+            self.settle(assignment, Outcome(Cause.RETURNED, NEW, event=number))
         else:
             if kind == "begin":
-                self._begin_job(grant, message)
-            self._note_run(client, kind, grant, message, number)
+                self._begin_job(assignment, message)
+            self._note_run(client, kind, assignment, message, number)
 
     @staticmethod
-    def _begin_job(grant: Grant, message: Message) -> None:
+    def _begin_job(assignment: Assignment, message: Message) -> None:
         """Note that a job has begun.  Raises WireError."""
-        if grant.is_gated:
+        if assignment.is_gated:
             raise WireError("it was to hold that job")
-        grant.begin(message.process("pid"))
+        assignment.begin(message.process("pid"))
 
     @staticmethod
-    def _result(grant: Grant, message: Message, event: int) -> Outcome:
+    def _result(assignment: Assignment, message: Message, event: int) -> Outcome:
         """How a job has ended.  Raises WireError."""
         state = message.state("state")
         cause = CAUSES.get(message.text("cause", 16))
-        if state == HELD and grant.is_cancelled:
+        if state == HELD and assignment.is_cancelled:
             cause = Cause.CANCELLED
         elif state not in (DONE, FAILED, ERROR):
             cause = None
@@ -2621,9 +2626,11 @@ class Sessions:
             raise WireError("no end of a job")
         return Outcome(cause, state, printable(message.text("how", 64)), event)
 
-    def _note_run(self, client: Client, kind: str, grant: Grant, message: Message, number: int) -> None:
+    def _note_run(
+        self, client: Client, kind: str, assignment: Assignment, message: Message, number: int
+    ) -> None:
         """Pass on an event that goes to files or console.  Raises WireError."""
-        size = self.records.take(kind, client, grant, message)
+        size = self.records.take(kind, client, assignment, message)
         if self._worker.pool:
             client.inbox.post(number)
         client.inbox.count(number, size)
@@ -3104,10 +3111,10 @@ class Recovery:
 
     # -- what is remembered ----------------------------------------------------------------------------------
 
-    def note_settled(self, grant: Grant) -> None:
+    def note_settled(self, assignment: Assignment) -> None:
         """The result of a job is written, and its client may never hear of it."""
         # An OrderedDict, because a dict would take longer and longer to find its first key.
-        self._settled[grant.key] = None
+        self._settled[assignment.key] = None
         if len(self._settled) > SETTLED:
             self._settled.popitem(last=False)
 
@@ -3124,7 +3131,7 @@ class Recovery:
         jobs = adopted.jobs
         for job in jobs:
             # no client can name a key like this one
-            self._sessions.add_grant(Grant(f"line {job.number}", self._absent, job, Phase.SENT))
+            self._sessions.add_assignment(Assignment(f"line {job.number}", self._absent, job, Phase.SENT))
         if jobs:
             grace = human_time(self._sessions.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
@@ -3189,16 +3196,16 @@ class Recovery:
         """
         async with self._one_by_one:
             absent = [job for job in reported
-                      if job.key not in client.grants and job.key not in self._settled]
+                      if job.key not in client.assignments and job.key not in self._settled]
             sought = [job for job in absent if not self._is_anothers(job.key)]
-            inherited = {grant.job: grant for grant in self._absent.grants.values()}
+            inherited = {assignment.job: assignment for assignment in self._absent.assignments.values()}
             answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent if job not in sought}
             answers.update(await self._worker.call(self._claims.find, sought, list(inherited), surely))
             for key, answer in answers.items():
                 if isinstance(answer, Regained):
-                    grant = Grant(key, client, answer.job, Phase.BEGUN, began=boottime(),
+                    assignment = Assignment(key, client, answer.job, Phase.BEGUN, began=boottime(),
                                   record=answer.record, keeps_files=answer.keeps_files)
-                    self._give(grant, inherited.get(answer.job))
+                    self._give(assignment, inherited.get(answer.job))
             return answers
 
     def _sort_keys(self, client: Client, reported: Iterable[ReportedJob],
@@ -3212,7 +3219,7 @@ class Recovery:
             answer = answers.get(job.key)
             if job.key in self._settled:            # perhaps only since the lines were sought
                 keys[NoLine.SETTLED].append(job.key)
-            elif job.key not in client.grants:
+            elif job.key not in client.assignments:
                 keys[answer if isinstance(answer, NoLine) else NoLine.LOST].append(job.key)
         return keys
 
@@ -3222,15 +3229,15 @@ class Recovery:
         A job that the other is about to lose may be this client's: the other may stand for the same program,
         from before its grace was over.
         """
-        grant = self._sessions.jobs.get(key)
-        return grant is not None and grant.is_open
+        assignment = self._sessions.jobs.get(key)
+        return assignment is not None and assignment.is_open
 
-    def _give(self, grant: Grant, before: Grant | None) -> None:
+    def _give(self, assignment: Assignment, before: Assignment | None) -> None:
         """A line is a client's again, unless it was inherited and has been lost since.
 
-        before: the grant of `absent`, if the line was inherited.
+        before: the assignment of `absent`, if the line was inherited.
         """
-        number = grant.number
+        number = assignment.number
         if before and not before.is_open:
             return
         if before:
@@ -3241,7 +3248,7 @@ class Recovery:
             if was_bad:
                 self._tally.bad_lines.remove(number)
                 self._tally.error -= 1
-        self._sessions.add_grant(grant)
+        self._sessions.add_assignment(assignment)
 
 
 
@@ -3337,19 +3344,19 @@ class Dispatcher:
         clients: by what they are as consumers.
         """
         self.claiming = False
-        batches: dict[Client, list[Grant]] = {}
+        batches: dict[Client, list[Assignment]] = {}
         for job in batch.got:
             client = clients[job.consumer]
-            grant = Grant(next(self._keys), client, job)
-            self._server.sessions.add_grant(grant)
-            if not self.is_startable(grant):
-                self._server.sessions.settle(grant, Outcome(Cause.UNSTARTED, ERROR))
+            assignment = Assignment(next(self._keys), client, job)
+            self._server.sessions.add_assignment(assignment)
+            if not self.is_startable(assignment):
+                self._server.sessions.settle(assignment, Outcome(Cause.UNSTARTED, ERROR))
             elif client.link and not self._server.stopping:
-                batches.setdefault(client, []).append(grant)
+                batches.setdefault(client, []).append(assignment)
             else:
-                self._server.sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
+                self._server.sessions.settle(assignment, Outcome(Cause.RETURNED, NEW))
         for client, some in batches.items():
-            client.supply(sum(int(grant.job.settings.needs.slots) for grant in some))
+            client.supply(sum(int(assignment.job.settings.needs.slots) for assignment in some))
             self.send_jobs(client, some)
         if batch.no_job is not None:
             self._note_no_job(batch.no_job)
@@ -3377,29 +3384,29 @@ class Dispatcher:
         elif not self.claiming and not self._server.stopping:
             self.look({})
 
-    def is_startable(self, grant: Grant) -> bool:
+    def is_startable(self, assignment: Assignment) -> bool:
         """Whether a client could start a job; if not, says why."""
-        fault = command_fault(grant.command)
+        fault = command_fault(assignment.command)
         if fault:
-            self._say(f"line {grant.number}: cannot be started: {fault}")
+            self._say(f"line {assignment.number}: cannot be started: {fault}")
         return not fault
 
-    def send_jobs(self, client: Client, batch: list[Grant]) -> None:
+    def send_jobs(self, client: Client, batch: list[Assignment]) -> None:
         """Send lines to a client, in as many messages as their lengths need."""
         self.waiting.pop(client, None)
         if client.want > 0:
             self.waiting[client] = None
         jobs: list[dict[str, Any]] = []
         size = 0
-        for grant in batch:
-            grant.hand()
-            client.promise(grant)
-            length = len(grant.job.text)
+        for assignment in batch:
+            assignment.hand()
+            client.promise(assignment)
+            length = len(assignment.job.text)
             if jobs and size + length > LONGEST:
                 client.tell(type="jobs", request=client.asked, jobs=jobs)
                 jobs = []
                 size = 0
-            jobs.append(grant.describe())
+            jobs.append(assignment.describe())
             size += length
         client.tell(type="jobs", request=client.asked, jobs=jobs)
 
@@ -3414,7 +3421,7 @@ class Dispatcher:
         stopping = self._server.stopping
         soon = boottime() - RETURN
         jobs = self._server.sessions.jobs.values()
-        if not stopping and any(grant.may_return(soon) for grant in jobs):
+        if not stopping and any(assignment.may_return(soon) for assignment in jobs):
             return
         for client in leaving:
             if client.may_be_served and (stopping or self._may_leave(client)):
@@ -3505,10 +3512,10 @@ class Dispatcher:
         self.claiming = False
         places = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
         for (host, client), job in zip(places, claimed):
-            claim.add(host, Grant(next(self._keys), client, job))
-        grants = [grant for some in claim.grants.values() for grant in some]
-        for grant in grants:
-            self._server.sessions.add_grant(grant)
+            claim.add(host, Assignment(next(self._keys), client, job))
+        assignments = [assignment for some in claim.assignments.values() for assignment in some]
+        for assignment in assignments:
+            self._server.sessions.add_assignment(assignment)
         links = {client: client.link for client in claim.clients.values() if client.link}
         all_here = links.keys() == set(claim.clients.values())
         may_begin = claim.is_whole and all_here and not self._server.stopping
@@ -3516,8 +3523,8 @@ class Dispatcher:
             Group(self, self._server.sessions, self._server.stdout, claim, links).prepare()
         else:
             claim.plan.call_off()
-            for grant in grants:
-                self._server.sessions.settle(grant, Outcome(Cause.RETURNED, NEW))
+            for assignment in assignments:
+                self._server.sessions.settle(assignment, Outcome(Cause.RETURNED, NEW))
         self._server.leave_if_done()
         self.look_again(pause=0.0 if may_begin else 1.0)
 

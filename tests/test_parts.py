@@ -912,7 +912,7 @@ class CopiedSettings(unittest.TestCase):
 
     def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
         job = runmaker4.Job(**vars(line(9, state=b".")), settings=self.SETTINGS)
-        told = json.loads(json.dumps(server.Grant("0" * 16, None, job).describe()))
+        told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).describe()))
         got = client.RemoteJob.read(runmaker4.Message(told)).settings
         heeded = {"line", "hosts", "together", "min_hosts"}
         for one in fields(runmaker4.JobSettings):
@@ -944,11 +944,11 @@ class WhatBecomesOfALine(unittest.TestCase):
                 job = runmaker4.Job(number=1, ordinal=0, offset=0, state=b".", text=b" CMD")
                 if cancelled:
                     job.whereabouts = runmaker4.Whereabouts.CANCELLED
-                grant = server.Grant("key", mock.Mock(), job)
+                assignment = server.Assignment("key", mock.Mock(), job)
                 if stage:
-                    grant.join(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
-                outcome = grant.decide(server.Outcome(server.Cause[said], state.encode()))
-                second = grant.decide(server.Outcome(server.Cause.RAN, b"d"))
+                    assignment.join(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
+                outcome = assignment.decide(server.Outcome(server.Cause[said], state.encode()))
+                second = assignment.decide(server.Outcome(server.Cause.RAN, b"d"))
                 self.assertIsNone(second, "the first one counts")
                 self.assertEqual(outcome.state, becomes.encode())
                 self.assertEqual(outcome.cause.name, ends or outcome.cause.name)
@@ -1075,10 +1075,10 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 sessions.recovery.note_settled(mock.Mock(key=key))
             others = await sessions.recovery.reclaim(client, [claim])
             words = [what.name for what, keys in others.items() if keys]
-            numbers = [grant.number for grant in client.grants.values()]
+            numbers = [assignment.number for assignment in client.assignments.values()]
             self.assertEqual(len(self.served.claimed), len(numbers))
-            for grant in client.grants.values():
-                self.served.give_up(grant.job)
+            for assignment in client.assignments.values():
+                self.served.give_up(assignment.job)
             return (words + numbers)[0]
         return asyncio.run(come())
 
@@ -1133,7 +1133,9 @@ class LinesOfAClientThatComesBack(JobFileCase):
     def test_lines_that_nobody_runs_are_held_for_it_again(self) -> None:
         async def come() -> None:
             self.assertEqual(await self.reclaim(self.sessions()), {"LOST": [3]})
-            self.assertEqual([grant.job.number for grant in self.client.grants.values()], [1, 2])
+            self.assertEqual(
+                [assignment.job.number for assignment in self.client.assignments.values()], [1, 2]
+            )
         asyncio.run(come())
 
     def test_after_an_error_the_lines_are_sought_again_wherever_it_comes(self) -> None:
@@ -1149,7 +1151,9 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 return plain(*args)
             with mock.patch.object(where, name, failing):
                 self.assertEqual(await self.reclaim(sessions), {"LOST": [3]})
-            self.assertEqual([grant.job for grant in self.client.grants.values()], list(self.served.claimed))
+            self.assertEqual(
+                [assignment.job for assignment in self.client.assignments.values()], list(self.served.claimed)
+            )
             self.assertEqual([job.number for job in self.served.claimed], [1, 2])
             for job in list(self.served.claimed):
                 self.served.give_up(job)
@@ -1168,7 +1172,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             self.client = server.Client(sessions, "c" * 16)
             with mock.patch.object(where, function, side_effect=trouble):
                 return await sessions.recovery.reclaim(self.client, self.claims())
-        return asyncio.run(come()), [grant.number for grant in self.client.grants.values()]
+        return asyncio.run(come()), [assignment.number for assignment in self.client.assignments.values()]
 
     def test_what_cannot_be_looked_at_is_not_lost(self) -> None:
         def locked(*args: object) -> object:
@@ -1216,28 +1220,28 @@ class LinesOfAClientThatComesBack(JobFileCase):
             client = server.Client(sessions, "c" * 16)
             ours, sought, _ = self.claims()
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=ours.line.text)
-            grant = server.Grant(ours.key, client, job, server.Phase.BEGUN)
-            sessions.add_grant(grant)
+            assignment = server.Assignment(ours.key, client, job, server.Phase.BEGUN)
+            sessions.add_assignment(assignment)
             plain = self.of_worker.find
 
             def find(*args: Any) -> Any:
-                sessions.forget(grant)              # as when another runner has taken it
+                sessions.forget(assignment)              # as when another runner has taken it
                 return plain(*args)
             with mock.patch.object(self.of_worker, "find", find):
                 others = await sessions.recovery.reclaim(client, [ours, sought])
             self.assertEqual(self.told(others), {"LOST": [1]})
-            self.assertEqual([grant.job.number for grant in client.grants.values()], [2])
+            self.assertEqual([assignment.job.number for assignment in client.assignments.values()], [2])
         asyncio.run(come())
 
     def test_a_line_that_a_client_comes_back_for_after_its_grace_counts_as_no_failure(self) -> None:
         async def come() -> None:
             sessions = self.sessions()
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
-            grant = server.Grant("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
+            assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
             tally = sessions.server.tally
             tally.count(job, b"e")
             self.assertEqual(tally.worse, 1)
-            sessions.recovery._give(grant, None)
+            sessions.recovery._give(assignment, None)
             self.assertEqual((tally.worse, tally.bad_lines), (0, []))
         asyncio.run(come())
 
@@ -1245,10 +1249,10 @@ class LinesOfAClientThatComesBack(JobFileCase):
         async def come() -> None:
             sessions = self.sessions()
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
-            grant = server.Grant("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
-            sessions.add_grant(grant)
-            self.assertIsNotNone(grant.decide(server.Outcome(server.Cause.RAN, b"d", event=1)))
-            sessions._lose(grant)
+            assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
+            sessions.add_assignment(assignment)
+            self.assertIsNotNone(assignment.decide(server.Outcome(server.Cause.RAN, b"d", event=1)))
+            sessions._lose(assignment)
             self.assertEqual(sessions.server.tally.error, 0, "who writes its result counts it")
             self.assertIn("key", sessions.jobs)
         asyncio.run(come())
@@ -1259,10 +1263,10 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions = self.sessions()
             jobs = [runmaker4.Job(number=number, ordinal=number, offset=0, state=b".", text=b" echo")
                     for number in (1, 2)]
-            old, new = (server.Grant("key", server.Client(sessions, name), job, server.Phase.BEGUN)
+            old, new = (server.Assignment("key", server.Client(sessions, name), job, server.Phase.BEGUN)
                         for name, job in zip("ab", jobs))
-            sessions.add_grant(old)
-            sessions.add_grant(new)
+            sessions.add_assignment(old)
+            sessions.add_assignment(new)
             self.assertTrue(sessions.forget(old))
             self.assertIs(sessions.jobs["key"], new)
             self.assertFalse(sessions.forget(old))

@@ -34,10 +34,10 @@ class Pace(unittest.TestCase):
     def end(self, client: Any, state: bytes = b"d", after: float = 0.0) -> int:
         """A job ends so many seconds after it was sent.  How many lines the client gets ahead from now on."""
         job = runmaker4.Job(1, 0, 0, b".", b" true")
-        grant = server.Grant("key", client, job)
-        grant.hand()
+        assignment = server.Assignment("key", client, job)
+        assignment.hand()
         self.now += after
-        client.note_pace(grant, server.Outcome(server.Cause.RAN, state))
+        client.note_pace(assignment, server.Outcome(server.Cause.RAN, state))
         ahead: int = client.ahead
         return ahead
 
@@ -62,8 +62,8 @@ class Pace(unittest.TestCase):
 
     def test_a_line_that_was_never_sent_ends_it_too(self) -> None:
         client = self.ready()
-        grant = server.Grant("key", client, runmaker4.Job(1, 0, 0, b".", b" true"))
-        client.note_pace(grant, server.Outcome(server.Cause.RAN, b"d"))
+        assignment = server.Assignment("key", client, runmaker4.Job(1, 0, 0, b".", b" true"))
+        client.note_pace(assignment, server.Outcome(server.Cause.RAN, b"d"))
         self.assertEqual(client.ahead, 0)
 
     def test_there_are_none_with_a_limit_to_failures(self) -> None:
@@ -75,7 +75,7 @@ class Pace(unittest.TestCase):
         client.supply(1 + server.AHEAD)
         self.assertEqual((client.want, client.wanted_slots), (0, 0))
         client.want = 1
-        client.grants = {str(number): SimpleNamespace(is_open=True) for number in range(4)}
+        client.assignments = {str(number): SimpleNamespace(is_open=True) for number in range(4)}
         self.assertEqual(client.wanted_slots, 0)            # it has two lines for each slot
 
 
