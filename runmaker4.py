@@ -5690,8 +5690,8 @@ class FileJobs:
         # comes may have some after it.
         nobody = self._file.has_nobody_else()
         account = self._reader.account(consumers)
-        deserted = account.now.running > 0 and nobody and self._file.has_nobody_else()
-        return replace(account, left=account.left or deserted)
+        unsupervised = account.now.running > 0 and nobody and self._file.has_nobody_else()
+        return replace(account, left=account.left or unsupervised)
 
     async def _leave(self, runner: Runner) -> Account | None:
         if not runner.killed:

@@ -512,7 +512,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
         must_name(file, fd)
 
 
-DESERTED = "is r, but no runner has it (runner or host died)"
+UNSUPERVISED = "is r, but no runner has it (runner or host died)"
 STOPPING = 10.0                     # seconds to wait until cancelled jobs have exited
 
 
@@ -538,7 +538,7 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
         if state_now in (NEW, RUNNING):
             file.write(line, HELD)
     for orphan in orphans:
-        file.say(f"line {orphan.number}: {DESERTED}; it is e now")
+        file.say(f"line {orphan.number}: {UNSUPERVISED}; it is e now")
     return state_now, runs
 
 
@@ -595,7 +595,7 @@ def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
                 ledger.count(file, line, why_not_cancelled(state_now))
             continue
         if state_now == RUNNING and not runs:
-            file.say(f"line {line.number}: {DESERTED}; it is x now")
+            file.say(f"line {line.number}: {UNSUPERVISED}; it is x now")
         elif state_now not in (NEW, RUNNING):
             file.say(f"line {line.number}: is {text_of(state_now)}, but its job runs")
         stopped = replace(line, state=state_now)
@@ -624,7 +624,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
     look_at = 0.0                       # when to look for unsupervised jobs next
     while waiting and time.monotonic() < end:
         if time.monotonic() >= look_at:
-            end_deserted_jobs(file, waiting)
+            end_unsupervised_jobs(file, waiting)
             look_at = time.monotonic() + 1.0
         time.sleep(0.05)
         file.open_to_write()
@@ -646,23 +646,23 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
         ledger.refuse(file, line.number, f"is {shown}, but is still running after {STOPPING:.0f} s ({why})")
 
 
-def end_deserted_jobs(file: JobFile, lines: Sequence[Line]) -> None:
+def end_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
     """Kill the jobs of these cancelled lines that run on this host and whose runners are dead."""
     holders = Holders(file.lock_table.inode)
     if not holders.by_jobs:
         return
     jobs: list[Shell] = []
     for command, equal in lines_by_command(lines).items():
-        deserted = holders.deserted(command)
-        if not deserted:
+        unsupervised = holders.unsupervised(command)
+        if not unsupervised:
             continue
-        for line, job in deserted_jobs(file, equal, deserted):
+        for line, job in unsupervised_jobs(file, equal, unsupervised):
             file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
             jobs.append(job)
-    end_deserted(jobs)
+    end_unsupervised(jobs)
 
 
-def deserted_jobs(
+def unsupervised_jobs(
     file: JobFile, lines: Sequence[Line], jobs: Mapping[int, Shell]
 ) -> list[tuple[Line, Shell]]:
     """Return the unsupervised jobs that belong to these equal cancelled lines, each with its line.
@@ -711,13 +711,13 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
     on_fuse: the job file is on FUSE. The FUSE daemon holds these locks, so the kernel does not name the job's
     processes.
     """
-    deserted = holders.deserted(line.command)
+    unsupervised = holders.unsupervised(line.command)
     keeping = holders.pids(line.command, jobs=False)
     if any(map(holders.is_server, keeping)):
         return CLIENT_AWAY
     for pid in keeping[:1]:
-        if deserted:
-            pids = ", ".join(str(job.pid) for job in deserted.values())
+        if unsupervised:
+            pids = ", ".join(str(job.pid) for job in unsupervised.values())
             return (f"ambiguous, because an edit has moved equal lines: process {pids} of "
                     f"this host has no runner, and process {pid} runs another copy")
         return f"process {pid} of this host should kill it, and does not"
@@ -815,15 +815,15 @@ class Holders:
                   if last != b"EOF"]
         return locked, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
 
-    def deserted(self, command: bytes) -> dict[int, Shell]:
+    def unsupervised(self, command: bytes) -> dict[int, Shell]:
         """Return the unsupervised jobs of a command, by job lock."""
         first = bucket_of(command)
         spans = [span for hold in self.by_jobs for span in hold.job_locks]
         job_locks = {job_lock for span in spans for job_lock in span if first <= job_lock < first + JOB_LOCKS}
-        jobs = {job_lock: self._deserted(job_lock) for job_lock in job_locks}
+        jobs = {job_lock: self._unsupervised(job_lock) for job_lock in job_locks}
         return {job_lock: job for job_lock, job in jobs.items() if job}
 
-    def _deserted(self, job_lock: int) -> Shell | None:
+    def _unsupervised(self, job_lock: int) -> Shell | None:
         """Return the job that holds a job lock; None: there is no such job, or another process holds the lock
         as well.
         """
@@ -870,7 +870,7 @@ class Holders:
         return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(job_locks)})
 
 
-def end_deserted(jobs: Iterable[Shell]) -> None:
+def end_unsupervised(jobs: Iterable[Shell]) -> None:
     """Kill these unsupervised jobs as a runner would."""
     async def end_all() -> None:
         loop = asyncio.get_running_loop()

@@ -1492,14 +1492,14 @@ def status_row(job: dict[str, Any], mark: str) -> list[str]:
     return [str(job["line"]), *where, age, mark + job["command"]]
 
 
-def mark_of(kind: str, is_deserted: bool, is_narrow: bool) -> str:
+def mark_of(kind: str, is_unsupervised: bool, is_narrow: bool) -> str:
     """Return the prefix for the command of a job.  kind: the list of the status that has the job."""
     if kind == "orphans":
         return "(orphan) "
     if kind == "cancelled":
         words = "cancelled" if is_narrow else "cancelled, still running"
-        return f"({words}{' without a runner' if is_deserted and not is_narrow else ''}) "
-    return ("(no runner) " if is_narrow else "(still running without a runner) ") if is_deserted else ""
+        return f"({words}{' without a runner' if is_unsupervised and not is_narrow else ''}) "
+    return ("(no runner) " if is_narrow else "(still running without a runner) ") if is_unsupervised else ""
 
 
 def clock(when: float) -> str:

@@ -190,14 +190,14 @@ class LossCase(TcpCase):
         self.assertEqual([line for line in range(1, len(states) + 1) if states[line - 1] == "r"], list(lines))
         self.assertEqual(self.locked_lines(), list(lines))
 
-    def assert_nothing_for_others(self, deserted: bool = False) -> None:
+    def assert_nothing_for_others(self, unsupervised: bool = False) -> None:
         """A runner on the file, that takes what dead runners left behind, finds nothing to do.
 
-        deserted: it finds no server there whose jobs these are.
+        unsupervised: it finds no server there whose jobs these are.
         """
         ended = self.run_script(RUNMAKER, "--resume", "runs.txt")
-        self.assertEqual((ended.code, ended.out), (int(deserted), b""), ended.err)
-        self.assertEqual(b"nothing done" in ended.err, deserted, ended.err)
+        self.assertEqual((ended.code, ended.out), (int(unsupervised), b""), ended.err)
+        self.assertEqual(b"nothing done" in ended.err, unsupervised, ended.err)
 
     def assert_each_ran_once(self, client: Program, states: str) -> None:
         """The client ends well, with these states; every job ran once and is once in the job log."""
@@ -695,7 +695,7 @@ class KilledServer(LossCase):
     def test_the_next_takes_over_its_clients_with_their_jobs_and_what_ended_meanwhile(self) -> None:
         dead, client = self.kill_server(f"{JOB}; echo said", LATER, up=(1, 2))
         self.end_jobs(client)
-        self.assert_nothing_for_others(deserted=True)
+        self.assert_nothing_for_others(unsupervised=True)
         self.assert_held(1, 2)
         server = self.serve_again(dead.port)
         self.assertIn(b"2", self.wait_said(server, "took over"))
@@ -833,7 +833,7 @@ runmaker4.JobFile.follow = follow
 
     def test_the_grace_may_be_longer_than_poll_can_wait(self) -> None:
         dead, client = self.kill_server(JOB, grace=3e6)
-        self.assert_nothing_for_others(deserted=True)
+        self.assert_nothing_for_others(unsupervised=True)
         self.wait_said(self.serve_again(dead.port), "took over")
         self.open_gate()
         self.assert_each_ran_once(client, "d")
