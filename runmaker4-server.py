@@ -137,11 +137,11 @@ from runmaker4 import (
     JobReader,
     JobSettings,
     Line,
+    LineCheck,
     Link,
     LockTable,
     LogFile,
     Message,
-    Met,
     Mount,
     NoJob,
     NotNow,
@@ -470,8 +470,8 @@ class ServedQueue(JobQueue):
             if attempt.job:
                 alike.remove(there)
                 return attempt.job
-            is_anothers = attempt.met is Met.CHANGED and attempt.data[:1] == RUNNING
-            if not is_anothers and attempt.met is not Met.NO_JOB_LOCK:
+            is_anothers = attempt.met is LineCheck.CHANGED and attempt.data[:1] == RUNNING
+            if not is_anothers and attempt.met is not LineCheck.NO_JOB_LOCK:
                 raise NotNow(attempt.met.value)
         return None
 

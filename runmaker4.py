@@ -2026,7 +2026,7 @@ class Consumer:
 NOBODY = Consumer("")              # the consumer of a job that is taken back, until its client is known
 
 
-class Whereabouts(enum.Enum):
+class Tracking(enum.Enum):
     """What is known of a claimed line."""
     FOUND = "it stands where we know it to be, as `r`"
     MISSED = "a look, or its result, has not found it"
@@ -2040,7 +2040,7 @@ class Whereabouts(enum.Enum):
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     job_lock: JobLock | None = None            # the job inherits it; None: it was lost, or there is none yet
-    whereabouts: Whereabouts = Whereabouts.FOUND
+    tracking: Tracking = Tracking.FOUND
     absent_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
     file_size: int = 0                  # bytes of the job file when it was FOUND last
     settings: JobSettings = NO_SETTINGS
@@ -2063,7 +2063,7 @@ class Job(Line):
     @property
     def cancelled(self) -> bool:
         """Whether somebody has set its state in the file."""
-        return self.whereabouts is Whereabouts.CANCELLED
+        return self.tracking is Tracking.CANCELLED
 
     @property
     def length(self) -> int:
@@ -2078,7 +2078,7 @@ class Job(Line):
 
     def note_found(self, file_size: int) -> None:
         """Note that its line was found, in a file of this size (bytes)."""
-        self.whereabouts = Whereabouts.FOUND
+        self.tracking = Tracking.FOUND
         self.file_size = file_size
 
 
@@ -2095,7 +2095,7 @@ class NoFile(NotNow):
     """The job file is not there.  Try again soon: it may come back for a moment only."""
 
 
-class Met(enum.Enum):
+class LineCheck(enum.Enum):
     """What is met while holding the command mutex of a line."""
     OPEN = "the line stands as it was found, and nobody is in the way"
     CHANGED = "another state stands there"
@@ -2107,7 +2107,7 @@ class Met(enum.Enum):
 @dataclass(eq=False, repr=False)
 class Attempt:
     """What became of an attempt to claim a line."""
-    met: Met
+    met: LineCheck
     data: bytes = b""           # a piece of the file that begins with the line's state; b"": nothing was read
     job: Job | None = None
     became: bytes = b""         # the line was not claimed, but was given this state
@@ -2250,7 +2250,7 @@ class PresenceLock:
             self.at = self._draw()
 
 
-class Company(enum.Enum):
+class OtherUsers(enum.Enum):
     """What is known of other users of a lock file if its length does not tell."""
     NOT_ASKED = "we have claimed no line yet"
     OTHERS = "they do, or we had to open it anew, and they may"
@@ -2409,7 +2409,7 @@ class LockTable(LockTableReader):
         self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
         self._counted = False                   # we have made it longer since it was opened last
         # Its length after we had first made it longer, if nobody else used it then
-        self._length_alone: int | Company = Company.NOT_ASKED
+        self._length_alone: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int | None, Identity | None]:
         """The lock file, which is made if there is none, and its identity.  Raises OSError."""
@@ -2599,10 +2599,10 @@ class LockTable(LockTableReader):
             return
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
-        if self._length_alone is Company.NOT_ASKED and is_free(self.fd, HERE_BYTE):
+        if self._length_alone is OtherUsers.NOT_ASKED and is_free(self.fd, HERE_BYTE):
             self._length_alone = length
         else:
-            self._length_alone = Company.OTHERS
+            self._length_alone = OtherUsers.OTHERS
         self._counted = True
 
     def is_alone(self) -> bool:
@@ -3122,10 +3122,10 @@ class JobFile(JobReader):
         orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
         """
         with self.command_mutex(line.command, self.patience) as opened:
-            attempt = Attempt(Met.LOCKED)
+            attempt = Attempt(LineCheck.LOCKED)
             if opened:
                 attempt = self.check_claimable(line, NO_SETTINGS, line.state == RUNNING)
-            if attempt.met is Met.OPEN:
+            if attempt.met is LineCheck.OPEN:
                 attempt.became = result if result and self.lock_table.is_alone() else state
                 self.write(line, attempt.became)
             return attempt
@@ -3144,12 +3144,12 @@ class JobFile(JobReader):
         if settings.line and self.state_at(settings.line) is None:
             raise Shifted                           # the directive above it has changed, or has moved
         if data[:1] != line.state or (line.state == RUNNING and self.lock_table.is_held(own_job_lock(line))):
-            return Attempt(Met.CHANGED, data)       # somebody has taken it since it was found
+            return Attempt(LineCheck.CHANGED, data)       # somebody has taken it since it was found
         if not committed:
-            return Attempt(Met.APPENDING, data)
+            return Attempt(LineCheck.APPENDING, data)
         if needs_room and not self.has_room(line.command, line.state == RUNNING, near):
-            return Attempt(Met.NO_JOB_LOCK, data)
-        return Attempt(Met.OPEN, data)
+            return Attempt(LineCheck.NO_JOB_LOCK, data)
+        return Attempt(LineCheck.OPEN, data)
 
     def is_committed(self, line: Line) -> bool:
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
@@ -3304,10 +3304,10 @@ class JobQueue:
         OSError.
         """
         with self.file.command_mutex(line.command, min(self.file.CLAIM, self.file.patience)) as opened:
-            attempt = Attempt(Met.LOCKED)
+            attempt = Attempt(LineCheck.LOCKED)
             if opened:
                 attempt = self.file.check_claimable(line, settings, True, self._search_from(line.command))
-            if attempt.met is Met.OPEN:
+            if attempt.met is LineCheck.OPEN:
                 self.file.lock_table.count_in()
                 attempt.job = self._mark(line, consumer, settings)
             return attempt
@@ -3509,7 +3509,7 @@ class JobQueue:
 
         It is searched less and less often, because to search a long file each second would cost half a core.
         """
-        if job.whereabouts in (Whereabouts.FOUND, Whereabouts.SET):
+        if job.tracking in (Tracking.FOUND, Tracking.SET):
             return True
         pause = min((now - job.absent_since) / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
@@ -3626,8 +3626,8 @@ class JobQueue:
         file.  Raises OSError.
         """
         now = self.file.clock()
-        if job.whereabouts is Whereabouts.FOUND:
-            job.whereabouts = Whereabouts.MISSED
+        if job.tracking is Tracking.FOUND:
+            job.tracking = Tracking.MISSED
             job.absent_since = now
         patience = self.file.SAVING if self.file.is_held_up() else (self.file.LOOKS - 1) * self.file.interval
         return now - job.absent_since >= patience
@@ -3638,20 +3638,20 @@ class JobQueue:
         state: as of _reconcile().  A job is cancelled only if two looks in a row find it so, because an
         editor may be about to write more.
         """
-        if job.cancelled or job.whereabouts is Whereabouts.DELETED:
+        if job.cancelled or job.tracking is Tracking.DELETED:
             return
         if state and self._is_deleted(job):
-            job.whereabouts = Whereabouts.DELETED
+            job.tracking = Tracking.DELETED
             job.absent_since = self.file.clock()
             self._say_gone(job)
             return
-        before = job.whereabouts
-        job.whereabouts = Whereabouts.GONE if self._is_gone(job) else Whereabouts.MISSED
+        before = job.tracking
+        job.tracking = Tracking.GONE if self._is_gone(job) else Tracking.MISSED
         if state:
-            job.whereabouts = Whereabouts.CANCELLED if before is Whereabouts.SET else Whereabouts.SET
+            job.tracking = Tracking.CANCELLED if before is Tracking.SET else Tracking.SET
         if job.cancelled:
             self._to_end[job] = "cancelled"
-        elif job.whereabouts is Whereabouts.GONE and before is not Whereabouts.GONE:
+        elif job.tracking is Tracking.GONE and before is not Tracking.GONE:
             self._say_gone(job)
 
     def _is_deleted(self, job: Job) -> bool:
@@ -3660,8 +3660,8 @@ class JobQueue:
         Without this the job of a deleted line would count as cancelled if an equal line is done.  Who takes
         out several lines at a time, or appends others meanwhile, is told by GONE or CANCELLED.
         """
-        if job.whereabouts is not Whereabouts.FOUND:
-            return job.whereabouts is Whereabouts.DELETED
+        if job.tracking is not Tracking.FOUND:
+            return job.tracking is Tracking.DELETED
         return self.file.size() == job.file_size - job.length
 
     def _say_gone(self, job: Job) -> None:
@@ -4366,8 +4366,9 @@ class Walk:
         # mutex locked, it may be an orphan, or lines are being appended
         self.try_again = False
         # a due line that could not be had, and why: none below it is taken
-        self.stuck: tuple[Line, Met] | None = None
-        self._closed: dict[bytes, Met] = {}     # commands of which no line can be claimed for now, and why
+        self.stuck: tuple[Line, LineCheck] | None = None
+        # commands of which no line can be claimed for now, and why
+        self._closed: dict[bytes, LineCheck] = {}
         self.has_skipped = False                # it passed over new jobs of groups or for other consumers
         # the first job that was passed over for each Scope.consumer_key, and its scope: a consumer that comes
         # later begins there
@@ -4667,7 +4668,7 @@ class Walk:
         settings = self.above.scope.settings
         attempt = self._attempt(line, lambda: self._queue.claim(line, consumer, settings))
         # that may last for hours; as a new line it waits for its turn
-        if attempt.met is Met.NO_JOB_LOCK:
+        if attempt.met is LineCheck.NO_JOB_LOCK:
             attempt = self._file.make(line, NEW)
         if attempt.job or attempt.became:
             self._retries.renewed += 1
@@ -4675,7 +4676,7 @@ class Walk:
             self._note_claim(attempt.job, consumer)
         elif attempt.became:
             self._retries.note_new(consumer, line, self.above.scope)
-        elif attempt.met is not Met.CHANGED:
+        elif attempt.met is not LineCheck.CHANGED:
             self.stuck = line, attempt.met
             self.waiting.add(consumer)
         return attempt.job
@@ -4698,7 +4699,7 @@ class Walk:
             raise Shifted                       # the file was edited meanwhile
         if not (made.job or made.became):
             self.try_again = True
-            if made.met is not Met.CHANGED:
+            if made.met is not LineCheck.CHANGED:
                 self._closed[line.command] = made.met
         return made
 

@@ -484,7 +484,7 @@ class EditedInPlace(JobFileCase):
             if claim.call_count > 1:
                 return mock.DEFAULT
             self.path.write_bytes(b"# 1\n# 2\n# 3\n" + self.path.read_bytes())
-            return runmaker4.Attempt(runmaker4.Met.LOCKED)
+            return runmaker4.Attempt(runmaker4.LineCheck.LOCKED)
 
         with mock.patch.object(queue, "claim", wraps=queue.claim) as claim:
             claim.side_effect = insert
@@ -631,7 +631,7 @@ class Committed(JobFileCase):
                 with self.path.open("ab") as file:
                     file.write(b". new\n")
                 new, = queue.file.lines(b".")
-                self.assertEqual(queue.claim(new).met, runmaker4.Met.APPENDING)
+                self.assertEqual(queue.claim(new).met, runmaker4.LineCheck.APPENDING)
                 other.close_files()
                 second = queue.claim(new).job
                 assert second
@@ -943,7 +943,7 @@ class WhatBecomesOfALine(unittest.TestCase):
             with self.subTest(said=said, state=state, stage=stage, cancelled=cancelled):
                 job = runmaker4.Job(number=1, ordinal=0, offset=0, state=b".", text=b" CMD")
                 if cancelled:
-                    job.whereabouts = runmaker4.Whereabouts.CANCELLED
+                    job.tracking = runmaker4.Tracking.CANCELLED
                 assignment = server.Assignment("key", mock.Mock(), job)
                 if stage:
                     assignment.join(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
@@ -1176,7 +1176,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
 
     def test_what_cannot_be_looked_at_is_not_lost(self) -> None:
         def locked(*args: object) -> object:
-            return runmaker4.Attempt(runmaker4.Met.LOCKED)
+            return runmaker4.Attempt(runmaker4.LineCheck.LOCKED)
 
         for function, trouble, why in (
             ("follow", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
