@@ -72,7 +72,6 @@ from runmaker4 import (
     NoJob,
     OtherFile,
     Parser,
-    Problem,
     Refused,
     Resources,
     Run,
@@ -80,6 +79,7 @@ from runmaker4 import (
     RunnerProgram,
     Sink,
     Stream,
+    UsageError,
     WireError,
     Worker,
     add_background,
@@ -186,7 +186,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises Problem."""
+    """The options.  Raises UsageError."""
     parser = make_parser()
     options = parse_running(parser, argv)
     host, port = options.server
@@ -214,7 +214,7 @@ class Token(NamedTuple):
 def find_token(given: str | None) -> Token:
     """The token that --token, $RUNMAKER4_TOKEN, the file or a person gives.  No message shows it.
 
-    given: what --token says; None: it is not given.  Raises Problem.
+    given: what --token says; None: it is not given.  Raises UsageError.
     """
     if given is not None and HEX.fullmatch(given):
         return Token(given, "--token")
@@ -226,26 +226,26 @@ def find_token(given: str | None) -> Token:
         if given is None and not os.path.lexists(path) and os.isatty(0):
             return Token(asked_token(), "the terminal")
         return Token(read_token(path), path if given is None else "--token")
-    except Problem as problem:
-        raise Problem(f"token: {problem}") from None
+    except UsageError as problem:
+        raise UsageError(f"token: {problem}") from None
     except (OSError, ValueError) as error:
         if given is not None:
-            raise Problem(
+            raise UsageError(
                 "--token: neither a token (32 hexadecimal digits) nor a file that can be read"
             ) from None
         fault = reason(error) if isinstance(error, OSError) else str(error)
-        raise Problem(f"no token: {path}: {fault} (--token gives it; the server prints it)") from None
+        raise UsageError(f"no token: {path}: {fault} (--token gives it; the server prints it)") from None
 
 
 def asked_token() -> str:
-    """The token that somebody types, unseen.  Raises Problem."""
+    """The token that somebody types, unseen.  Raises UsageError."""
     exit_on(signal.SIGINT, signal.SIGTERM)      # by an exception, so that getpass() restores the echo
     try:
         token = getpass.getpass("Token (the server prints it): ").strip()
     except EOFError:
         token = ""
     if not HEX.fullmatch(token):
-        raise Problem("that is none (32 hexadecimal digits)")
+        raise UsageError("that is none (32 hexadecimal digits)")
     return token
 
 
@@ -326,14 +326,14 @@ class Endpoint:
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Raise Problem if waiting cannot help: the host is unknown, or the server does not want us."""
+        """Raise UsageError if waiting cannot help: the host is unknown, or the server does not want us."""
         try:
             yield
         except (socket.gaierror, UnicodeError) as error:
             text = reason(error) if isinstance(error, OSError) else "no name of a host"
-            raise Problem(f"{self.host}: unknown host: {text}") from None
+            raise UsageError(f"{self.host}: unknown host: {text}") from None
         except WireError as error:
-            raise Problem(f"{self.host}: {self.rejection(error)}") from None
+            raise UsageError(f"{self.host}: {self.rejection(error)}") from None
 
 
 # ======== What the server must learn ========================================================================
@@ -1182,7 +1182,7 @@ class Connection:
 
         A refusal comes from an end that has not proved that it knows the token: after a crash another user's
         server may have the port.  So a refusal ends neither jobs nor the waiting for our server.  Raises
-        Problem if we are refused before we were ever welcome.
+        UsageError if we are refused before we were ever welcome.
         """
         while self.life.wants_server:
             loss = Complaint.LOSS
@@ -1192,7 +1192,7 @@ class Connection:
                 if isinstance(link.channel.error, Refused):
                     loss = Complaint.REFUSAL
                     if not self.life.was_welcome:
-                        raise Problem(f"{self._endpoint.host}: {why}")
+                        raise UsageError(f"{self._endpoint.host}: {why}")
             except (OSError, asyncio.TimeoutError) as error:
                 why = self._endpoint.refusal(error)
             first = None
@@ -1523,7 +1523,7 @@ class ClientProgram(RunnerProgram):
     """Connects first, so that what is wrong is told at once; then runs jobs, in the background with -d."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         options = parse(argv)
         context = tls_context(server_side=False)
         self._endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
@@ -1532,7 +1532,7 @@ class ClientProgram(RunnerProgram):
         super().__init__(PROG, options.server, options)
 
     def main(self) -> int:
-        """Print a status, or run jobs; the exit status.  Raises Problem."""
+        """Print a status, or run jobs; the exit status.  Raises UsageError."""
         if self.options.status:
             code = print_status(self._endpoint, self._attempt, as_json=self.options.json)
             self._warn_of_token()
@@ -1555,14 +1555,14 @@ class ClientProgram(RunnerProgram):
             )
 
     def _connect_first(self) -> tuple[socket.socket, ClientChannel] | None:
-        """A connection; None if there is none yet, after saying so.  Raises Problem."""
+        """A connection; None if there is none yet, after saying so.  Raises UsageError."""
         try:
             with self._endpoint.raising():
                 return self._endpoint.dial(self._attempt)
         except OSError as error:
             text = self._endpoint.refusal(error)
             if self.options.give_up == 0:
-                raise Problem(f"{self._endpoint.host}: {text}") from None
+                raise UsageError(f"{self._endpoint.host}: {text}") from None
             self.say(f"{text}; trying again")
             return None
 
@@ -1584,7 +1584,7 @@ class ClientProgram(RunnerProgram):
         ending = asyncio.ensure_future(self.run_to_end(connection))
         self._keeping = asyncio.ensure_future(connection.stay_connected(self._first))
         await asyncio.wait([self._keeping, ending], return_when=asyncio.FIRST_COMPLETED)
-        if self._keeping.done() and isinstance(self._keeping.exception(), Problem):
+        if self._keeping.done() and isinstance(self._keeping.exception(), UsageError):
             self._keeping.result()           # we are not wanted, and nothing has begun
         watched(self._keeping)
         code = await ending
@@ -1605,7 +1605,7 @@ class ClientProgram(RunnerProgram):
 
 
 def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
-    """The server's status, as --json prints it.  Raises Problem, OSError."""
+    """The server's status, as --json prints it.  Raises UsageError, OSError."""
     with endpoint.raising():
         sock, channel = endpoint.dial(seconds)
         channel.send(dict(type="status"))
@@ -1615,7 +1615,7 @@ def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
 
 
 def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]:
-    """Put the messages of a status together.  Raises OSError, WireError, Problem."""
+    """Put the messages of a status together.  Raises OSError, WireError, UsageError."""
     status: dict[str, Any] = {}
     end = boottime() + CONNECT
     while True:
@@ -1641,9 +1641,9 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
 
 
 def summary(message: Message) -> dict[str, Any]:
-    """The beginning of a status.  Raises WireError, Problem."""
+    """The beginning of a status.  Raises WireError, UsageError."""
     if message.text("fault"):
-        raise Problem(f"{printable(message.text('file'))}: {printable(message.text('fault'))}")
+        raise UsageError(f"{printable(message.text('file'))}: {printable(message.text('fault'))}")
     counts = Message(message.fields.get("counts"))
     return dict(
         {name: message.text(name) for name in ("file", "host")},
@@ -1659,11 +1659,11 @@ def summary(message: Message) -> dict[str, Any]:
 
 
 def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
-    """Print the status; the exit status.  seconds: for an attempt to connect.  Raises Problem."""
+    """Print the status; the exit status.  seconds: for an attempt to connect.  Raises UsageError."""
     try:
         status = ask_status(endpoint, seconds)
     except OSError as error:
-        raise Problem(f"{endpoint.host}: {endpoint.refusal(error)}") from None
+        raise UsageError(f"{endpoint.host}: {endpoint.refusal(error)}") from None
     if as_json:
         put(json.dumps(status).encode() + b"\n")
     else:

@@ -129,6 +129,7 @@ from runmaker4 import (
     Cursor,
     Ending,
     Failures,
+    FileChangedError,
     Job,
     JobFile,
     JobLock,
@@ -144,13 +145,11 @@ from runmaker4 import (
     Message,
     Mount,
     NoJob,
-    NotNow,
     OutDir,
     Pace,
     Parser,
     PendingGroup,
     PresenceLock,
-    Problem,
     Program,
     Reader,
     Resources,
@@ -159,10 +158,11 @@ from runmaker4 import (
     Scan,
     ServerChannel,
     Shell,
-    Shifted,
     Sink,
     Slot,
     Stream,
+    TemporaryError,
+    UsageError,
     WalkReport,
     WireError,
     Worker,
@@ -309,7 +309,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises Problem."""
+    """The options.  Raises UsageError."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     if options.grace is None:
@@ -455,7 +455,7 @@ class ServedQueue(JobQueue):
         inherited: the inherited jobs of the command that no client has claimed, by number.  alike: the
         command's lines in the file, if they were searched for.  What is used is taken out of them.  Any `r`
         that nobody has will do, preferably the line of that number; of lines in `states` only the one of that
-        number will do.  Raises NotNow if it cannot be known now who has a line.
+        number will do.  Raises TemporaryError if it cannot be known now who has a line.
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
@@ -472,7 +472,7 @@ class ServedQueue(JobQueue):
                 return attempt.job
             is_anothers = attempt.met is LineCheck.CHANGED and attempt.data[:1] == RUNNING
             if not is_anothers and attempt.met is not LineCheck.NO_JOB_LOCK:
-                raise NotNow(attempt.met.value)
+                raise TemporaryError(attempt.met.value)
         return None
 
     def adopt(self, fd: int) -> list[Job]:
@@ -654,7 +654,7 @@ class KeeperLink:
     def open(self) -> None:
         """Get the job locks from the keeper of the server before us, or start one.
 
-        Raises Problem, NameTaken, OSError.
+        Raises UsageError, NameTaken, OSError.
         """
         end = time.monotonic() + self.PATIENCE
         while not self._start():
@@ -664,7 +664,7 @@ class KeeperLink:
             if time.monotonic() > end:
                 if answer is None:
                     raise NameTaken
-                raise Problem(
+                raise UsageError(
                     f"is served already, by process {text_of(answer[1:]) or '?'} (use that one, or stop it)"
                 )
             time.sleep(0.05)
@@ -1849,7 +1849,7 @@ class Clock:
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     """Which host gets which jobs of a group: the jobs below one directive go to its hosts in turn.
 
-    Raises Shifted if the file was edited since the jobs were met; OSError.
+    Raises FileChangedError if the file was edited since the jobs were met; OSError.
     """
     hosts: dict[str, GroupJobs] = {}
     turns: dict[JobSettings, dict[int, int]] = {}
@@ -1859,7 +1859,7 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
             turns[settings] = count_below(file, settings.line, last[settings])
         turn = turns[settings].get(line.offset) if settings in turns else 0
         if turn is None:
-            raise Shifted
+            raise FileChangedError
         hosts.setdefault(settings.hosts[turn % len(settings.hosts)], []).append((line, settings))
     return hosts
 
@@ -2935,7 +2935,7 @@ class Claims:
     # -- claimed lines ---------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write what becomes of a line; return as Cursor.finish().  Raises NotNow."""
+        """Write what becomes of a line; return as Cursor.finish().  Raises TemporaryError."""
         return self._cursor.finish(job, state)
 
     def look_after(self) -> dict[Job, str]:
@@ -3011,7 +3011,7 @@ class Claims:
             try:
                 if command not in unknown:
                     found = queue.take_back(line, free[command], alike, OWN[known.progress])
-            except NotNow as trouble:
+            except TemporaryError as trouble:
                 unknown[command] = CannotLook(str(trouble), is_read=True)
             if command in unknown:
                 yield known, unknown[command]
@@ -3555,7 +3555,7 @@ class Server(Program):
     """The program: starts, has lines handed out by `dispatcher` to the clients of `sessions`, and ends."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         options = parse(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
@@ -3578,7 +3578,7 @@ class Server(Program):
     # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
-        """Check and open everything, then serve; the exit status.  Raises Problem."""
+        """Check and open everything, then serve; the exit status.  Raises UsageError."""
         if self.options.dry_run:
             return self._print_preview()
         allow_descriptors(LEAST_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
@@ -3595,28 +3595,28 @@ class Server(Program):
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
             self._keeper.open()
-        except Problem as problem:
-            raise Problem(f"{self.path}: {problem}") from None
+        except UsageError as problem:
+            raise UsageError(f"{self.path}: {problem}") from None
         except NameTaken:
             self._say_unkept(
                 "somebody else has taken the name of its keeper's socket: serving without a keeper"
             )
         except OSError as error:
-            raise Problem(f"the keeper cannot be started: {reason(error)}") from None
+            raise UsageError(f"the keeper cannot be started: {reason(error)}") from None
         self._credentials = make_credentials(context, find_file_id(self.path))
         put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
 
     def _print_preview(self) -> int:
-        """Print what would start where; returns the exit status.  Raises Problem, BrokenPipeError."""
+        """Print what would start where; returns the exit status.  Raises UsageError, BrokenPipeError."""
         file = JobReader(self.path, say=self.say, mount=self.mount)
         try:
             put_lines(map(os.fsencode, preview(file)))
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise Problem(f"{self.path}: {reason(error)}") from None
+            raise UsageError(f"{self.path}: {reason(error)}") from None
         return 0
 
     async def work(self) -> int:
@@ -3945,7 +3945,7 @@ def pipe_of_pem(kind: bytes, data: bytes) -> int:
 
 
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
-    """Give a context a new certificate, for a server of the file with this id.  Raises Problem."""
+    """Give a context a new certificate, for a server of the file with this id.  Raises UsageError."""
     key = secrets.randbelow(ORDER - 1) + 1
     certificate = CERTIFICATE + multiply_base(key) + SIGNATURE
     pipes = (
@@ -3955,7 +3955,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     try:
         context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
     except OSError as error:
-        raise Problem(f"OpenSSL refuses our certificate: {reason(error)} (see its openssl.cnf)") from None
+        raise UsageError(f"OpenSSL refuses our certificate: {reason(error)} (see its openssl.cnf)") from None
     finally:
         close_all(*pipes)
     return Credentials(context, hashlib.sha256(certificate).hexdigest(), file_id)
@@ -3990,14 +3990,14 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 
 
 def find_file_id(path: str) -> str:
-    """Return the id of a job file; make one if it has none.  Raises Problem."""
+    """Return the id of a job file; make one if it has none.  Raises UsageError."""
     folder, name = os.path.split(os.path.realpath(path))
     id_file = os.path.join(folder, f".{name}.id")
     owners = {os.geteuid(), 0, os.stat(path).st_uid}
     try:
         return read_id(id_file, owners) or make_id(id_file)
     except OSError as error:
-        raise Problem(f"{id_file}: {reason(error)} (clients know the job file by an id in it)") from None
+        raise UsageError(f"{id_file}: {reason(error)} (clients know the job file by an id in it)") from None
 
 
 def read_id(id_file: str, owners: set[int]) -> str:
@@ -4051,11 +4051,11 @@ def make_id(id_file: str) -> str:
 
 
 def choose_token(new: bool) -> tuple[str, str]:
-    """The token, and how the first line of output shows it.  new: a new one is wanted.  Raises Problem."""
+    """The token, and how the first line of output shows it.  new: a new one is wanted.  Raises UsageError."""
     given = token_of_environment()
     if given:
         if new:
-            raise Problem(
+            raise UsageError(
                 "--new-token: the token is that of $RUNMAKER4_TOKEN (unset that, or leave the option out)"
             )
         return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
@@ -4066,7 +4066,7 @@ def choose_token(new: bool) -> tuple[str, str]:
 
 
 def make_token(path: str, new: bool) -> str:
-    """The server's token: the one in the file, or a new one.  Raises Problem.
+    """The server's token: the one in the file, or a new one.  Raises UsageError.
 
     A link, or a file that others could read or that has no token, is replaced.  Links are never followed.
     """
@@ -4075,11 +4075,11 @@ def make_token(path: str, new: bool) -> str:
             try:
                 info = os.lstat(path)
                 if stat.S_ISREG(info.st_mode) and info.st_uid != os.geteuid():
-                    raise Problem(f"{path}: belongs to somebody else (move it away)")
+                    raise UsageError(f"{path}: belongs to somebody else (move it away)")
                 if stat.S_ISDIR(info.st_mode):
-                    raise Problem(f"{path}: is a directory (move it away)")
+                    raise UsageError(f"{path}: is a directory (move it away)")
                 if not new and stat.S_ISREG(info.st_mode):
-                    with contextlib.suppress(Problem):
+                    with contextlib.suppress(UsageError):
                         return read_token(path, follow=False)
                 return _write_token(path, os.replace)
             except FileNotFoundError:
@@ -4089,7 +4089,7 @@ def make_token(path: str, new: bool) -> str:
                 if error.errno != errno.ELOOP:                  # it has just become a link: look again
                     raise
     except OSError as error:
-        raise Problem(f"{path}: {reason(error)} (the token must be written there)") from None
+        raise UsageError(f"{path}: {reason(error)} (the token must be written there)") from None
 
 
 def _write_token(path: str, place: Callable[[str, str], None]) -> str:
@@ -4166,7 +4166,8 @@ def room_for_strangers(descriptors: int) -> int:
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:
-    """Sockets that listen: on all addresses of a host, or of this one, all on one port.  Raises Problem."""
+    """Sockets that listen: on all addresses of a host, or of this one, all on one port.  Raises UsageError.
+    """
     where = f"{host or 'all addresses'}, port {port}"
     try:
         if not host and socket.has_dualstack_ipv6():
@@ -4181,11 +4182,11 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
             port = sockets[0].getsockname()[1]          # if any free one was wanted (0): the one that came
         return sockets
     except UnicodeError:
-        raise Problem(f"{where}: no name of a host (see --host)") from None
+        raise UsageError(f"{where}: no name of a host (see --host)") from None
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
         hint = "is another server running? --port gives another one" if in_use else "see --host, --port"
-        raise Problem(f"{where}: {reason(error)} ({hint})") from None
+        raise UsageError(f"{where}: {reason(error)} ({hint})") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -184,8 +184,8 @@ T = TypeVar("T")
 #
 # What every script needs.  A script is a function main(), which run_main() calls:
 #
-# - Errors.  What the user can mend is raised as a Problem, wherever it is found.  run_main() prints it as one
-#   line on stderr, and the exit status is 2.
+# - Errors.  What the user can mend is raised as a UsageError, wherever it is found.  run_main() prints it as
+#   one line on stderr, and the exit status is 2.
 # - Signals.  They are blocked from the first line of a script on, so that none can end it half-way by a
 #   traceback.  run_main() unblocks INT and TERM, which simply end us until there are handlers.
 # - Bytes.  Job files and output are bytes, which need not be text.  They are kept as they are.  On their way
@@ -193,7 +193,7 @@ T = TypeVar("T")
 # - Writing.  write(2) may write a part of what it is given.  write_all() goes on until all is written.
 
 
-class Problem(Exception):
+class UsageError(Exception):
     """Something the user can mend: printed as one line, exit status 2."""
 
 
@@ -367,7 +367,7 @@ def readme_path() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose help begins with what the program is, and whose errors are a Problem."""
+    """An argparse parser whose help begins with what the program is, and whose errors are a UsageError."""
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
                  notes: Mapping[str, str]) -> None:
@@ -403,10 +403,10 @@ class Parser(argparse.ArgumentParser):
         put(self.format_help().encode())
 
     def error(self, message: str) -> Any:
-        """Refuse the command line.  Raises Problem."""
+        """Refuse the command line.  Raises UsageError."""
         if message.endswith("expected one argument"):       # argparse takes -1 for an option
             message += "; if it begins with -, write OPTION=ARGUMENT"
-        raise Problem(f"{message} (see --help)")
+        raise UsageError(f"{message} (see --help)")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -432,7 +432,7 @@ def filled(text: str, width: int, indent: str = "") -> str:
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run the main() of a script; returns the exit status.
 
-    A Problem becomes one line on stderr and status 2.  Ctrl-C gives 130, and a closed pipe 0.
+    A UsageError becomes one line on stderr and status 2.  Ctrl-C gives 130, and a closed pipe 0.
 
     Signals were blocked from the first line on.  Until there are handlers, INT and TERM simply end us: no job
     runs yet, and we may be waiting for a file system or a server that does not answer.  HUP, USR1 and QUIT
@@ -445,7 +445,7 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         return main(sys.argv[1:] if argv is None else argv)
-    except Problem as problem:
+    except UsageError as problem:
         warn(f"{prog}: {problem}")
         return 2
     except KeyboardInterrupt:
@@ -527,17 +527,17 @@ def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[in
 
 
 def put(data: bytes) -> None:
-    """Print on stdout, at once.  Raises BrokenPipeError, Problem."""
+    """Print on stdout, at once.  Raises BrokenPipeError, UsageError."""
     try:
         write_all(1, data)
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise Problem(f"stdout: {reason(error)}") from None
+        raise UsageError(f"stdout: {reason(error)}") from None
 
 
 def put_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, 1,000 at a time; returns how many there were.  Raises BrokenPipeError, Problem.
+    """Print many lines, 1,000 at a time; returns how many there were.  Raises BrokenPipeError, UsageError.
 
     A program gets them as they are, a terminal gets them without control characters.
     """
@@ -1260,14 +1260,14 @@ def mount_fault(mount: Mount) -> str:
 
 
 def check_mount(path: str, single_host: bool, say: Say) -> Mount:
-    """Refuse a file system that does not share locks between hosts; returns the mount.  Raises Problem.
+    """Refuse a file system that does not share locks between hosts; returns the mount.  Raises UsageError.
 
     single_host: no other host uses the file, so all may pass.
     """
     mount = find_mount(path)
     fault = "" if single_host else mount_fault(mount)
     if fault:
-        raise Problem(
+        raise UsageError(
             f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)"
         )
     untested = mount.network and mount.kind not in TESTED_KINDS
@@ -1322,7 +1322,7 @@ def command_fault(command: bytes) -> str:
     return "" if command.strip() else "there is no command behind the state"
 
 
-class Shifted(OSError):
+class FileChangedError(OSError):
     """A line is not where it was found, or the lock file is another one: the file was edited or replaced."""
 
     def __init__(self, what: str = "was replaced by another file meanwhile") -> None:
@@ -1349,7 +1349,7 @@ class Scan:
         """start: the offset at which the first line begins.  states: the wanted ones; None: all of them.
 
         counted: gets the number of job lines in each state; lines get their ordinals from it.
-        careful: raise Shifted if line numbers are found to be wrong.
+        careful: raise FileChangedError if line numbers are found to be wrong.
         directives: whether these are wanted, too.
         until: an offset; lines behind it are not wanted, but may be found all the same.
         """
@@ -1374,7 +1374,7 @@ class Scan:
     def next(self, only_running: bool = False) -> Line | None:
         """The next wanted line; None at the end of the file (ask again when it has grown).
 
-        only_running: find no jobs but running ones.  Raises Shifted, Paused, OSError.
+        only_running: find no jobs but running ones.  Raises FileChangedError, Paused, OSError.
         """
         pattern = self._only_running if only_running else self.pattern
         while True:
@@ -1455,7 +1455,8 @@ class Scan:
         self._pos = upto
 
     def _more(self) -> bool:
-        """Move on to the next chunk; False if there is none yet.  Raises Shifted, Paused, OSError."""
+        """Move on to the next chunk; False if there is none yet.  Raises FileChangedError, Paused, OSError.
+        """
         self._drop_lines(max(self._pos, len(self._buffer) - self.rest))
         at = self._base + len(self._buffer)
         data = self.file.pread(self.size, at) if at < self._until else b""
@@ -1466,7 +1467,7 @@ class Scan:
         return bool(data)
 
     def _drop_lines(self, upto: int) -> None:
-        """Count the lines of the buffer up to there, and forget them.  Raises Shifted, OSError.
+        """Count the lines of the buffer up to there, and forget them.  Raises FileChangedError, OSError.
 
         If the last line does not stand where it stood, something was inserted above, and all line numbers are
         off.
@@ -1474,7 +1475,7 @@ class Scan:
         if self._careful and self.last:
             text = self.last.text[:64]
             if self.file.pread(len(text), self.last.offset + 1) != text:
-                raise Shifted
+                raise FileChangedError
         self._count(upto)
         self._buffer = self._buffer[upto:]
         self._base += upto
@@ -1590,12 +1591,12 @@ def lstat_no_link(path: str) -> os.stat_result:
 
 
 def open_job_file(path: str, flags: int) -> int:
-    """Open a job file, or say in one line why it cannot be one.  Raises Problem."""
+    """Open a job file, or say in one line why it cannot be one.  Raises UsageError."""
     try:
         mode = lstat_no_link(path).st_mode
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise Problem(f"{path}: is {kind} (a job file is wanted)")
+            raise UsageError(f"{path}: is {kind} (a job file is wanted)")
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             first_line(Reader(fd))
@@ -1611,18 +1612,18 @@ def open_job_file(path: str, flags: int) -> int:
             errno.EROFS: " (jobs are claimed by writing to it)",
         }
         hint = hints.get(error.errno or 0, "")
-        raise Problem(f"{path}: {reason(error)}{hint}") from None
+        raise UsageError(f"{path}: {reason(error)}{hint}") from None
 
 
 @contextlib.contextmanager
 def job_file(path: str, network: bool) -> Iterator[Reader]:
-    """A job file, open for reading.  Raises Problem."""
+    """A job file, open for reading.  Raises UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
         with Reader.of(fd, network) as file:
             yield file
     except OSError as error:
-        raise Problem(f"{path}: {reason(error)}") from None
+        raise UsageError(f"{path}: {reason(error)}") from None
     finally:
         os.close(fd)
 
@@ -1918,14 +1919,14 @@ def name_strays(count: int, first: int) -> str:
 def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
     """Refuse a file that has strays and no job, such as a list of commands; otherwise name its first stray.
 
-    refuse: False: refuse no file for its strays.  Raises Problem.
+    refuse: False: refuse no file for its strays.  Raises UsageError.
     """
     with job_file(path, network) as file:
         has_job = Scan(file, first_line(file)).next() is not None
         count, first = count_strays(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
         if count and refuse and not has_job:
             which = "line that is" if count == 1 else "lines that are"
-            raise Problem(
+            raise UsageError(
                 f"{path}: has no job, but {count} {which} no comment, the first is line {first} (a job is "
                 f"'. COMMAND'; runset4.py NEW --add-list {shlex.quote(as_argument(path))} makes jobs of them)"
             )
@@ -1934,12 +1935,13 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Before anything runs: refuse a file of strays alone, or with a malformed directive.  Raises Problem."""
+    """Before anything runs: refuse a file of strays alone, or with a malformed directive.  Raises UsageError.
+    """
     check_lines(path, network, say)
     with job_file(path, network) as file:
         for line in Scan(file, first_line(file), b"", directives=True):
             if fault := TOP.below(line).fault:
-                raise Problem(f"{path}: {fault}")
+                raise UsageError(f"{path}: {fault}")
 
 
 # ======== The job file ======================================================================================
@@ -1981,7 +1983,8 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # A state is always changed in these steps: open the command's mutex, which makes this host forget what it has
 # cached; check that the path still names this file (writable()), and that the line stands there
 # (read_line()); write; unlock the command mutex.  Nothing is followed while holding the command mutex.  If
-# the file or its lock file is another one by then, Shifted is raised, and the command mutex is unlocked.
+# the file or its lock file is another one by then, FileChangedError is raised, and the command mutex is
+# unlocked.
 #
 # To follow is to go on with the file and the lock file that the path names now:  JobReader.follow() opens
 # them, and locks what a process that writes has locked, but no job lock; it returns what it has opened.  Who
@@ -2082,16 +2085,16 @@ class Job(Line):
         self.file_size = file_size
 
 
-class NotNow(Exception):
+class TemporaryError(Exception):
     """A result cannot be written, or a line not be claimed, at this moment; try again."""
 
 
-class LockedNow(NotNow):
+class LockedNow(TemporaryError):
     """Another process holds the command mutex of the line: mostly for a moment, which is not worth a message.
     """
 
 
-class NoFile(NotNow):
+class NoFile(TemporaryError):
     """The job file is not there.  Try again soon: it may come back for a moment only."""
 
 
@@ -2386,7 +2389,7 @@ class LockTable(LockTableReader):
     locks that are held here.
 
     A command mutex is opened in three steps: its byte is locked; refresh_file() makes names and sizes true as
-    of now; and this must still be the lock file.  If it is not, Shifted is raised.
+    of now; and this must still be the lock file.  If it is not, FileChangedError is raised.
 
     Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
     not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
@@ -2466,7 +2469,7 @@ class LockTable(LockTableReader):
     def locking(self, at: int, patience: float) -> Iterator[bool]:
         """Lock a byte for a moment; whether that was possible within `patience` seconds.
 
-        Raises Shifted if this is not the lock file any more; OSError.
+        Raises FileChangedError if this is not the lock file any more; OSError.
         """
         pause = 0.01 if self.network else 0.0005
         opened = keep_trying(lambda: self._lock(at), patience, pause)
@@ -2474,7 +2477,7 @@ class LockTable(LockTableReader):
             if opened:
                 self.refresh()
                 if not self.is_current():
-                    raise Shifted("its lock file was removed meanwhile")
+                    raise FileChangedError("its lock file was removed meanwhile")
             yield opened
         finally:
             if opened and self.is_open:                 # if it was closed meanwhile, that has unlocked all
@@ -2482,10 +2485,10 @@ class LockTable(LockTableReader):
                     unlock(self.fd, at)
 
     def _lock(self, at: int) -> bool:
-        """Lock a byte; whether that could be had now.  Raises Shifted, OSError."""
+        """Lock a byte; whether that could be had now.  Raises FileChangedError, OSError."""
         self.must_be_alive()
         if not self.is_open:
-            raise Shifted("its lock file is not open")
+            raise FileChangedError("its lock file is not open")
         return lock(self.fd, at)
 
     # -- frontiers (see Retries) -----------------------------------------------------------------------------
@@ -2860,13 +2863,14 @@ class JobReader(Opened):
         self.lock_table.refresh()
 
     def refresh_reader(self) -> None:
-        """Make all that `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
+        """Make all that `reader` reads from now on be as of now or later.  Raises FileChangedError, OSError.
+        """
         try:
             refresh_reader(self.reader, self.mount)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
-            raise Shifted from None             # it was replaced, and the daemon has forgotten it
+            raise FileChangedError from None             # it was replaced, and the daemon has forgotten it
 
     def _stat(self) -> os.stat_result:
         """What stat(2) tells of the file that the path names now.  Raises OSError; ELOOP: it is a link.
@@ -3028,8 +3032,8 @@ class JobFile(JobReader):
     def command_mutex(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
         """Lock the mutex of a command for a moment; whether that was possible within `patience` seconds.
 
-        Raises Shifted if the lock file is another one now, or if FUSE has forgotten the file; OSError.
-        Whether the path still names the file, writable() checks.
+        Raises FileChangedError if the lock file is another one now, or if FUSE has forgotten the file;
+        OSError. Whether the path still names the file, writable() checks.
         """
         with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as opened:
             if opened:
@@ -3076,16 +3080,16 @@ class JobFile(JobReader):
         """Return the descriptor of the job file, if the path names it now.  Call it while holding the command
         mutex.
 
-        Raises Shifted if it does not; OSError.
+        Raises FileChangedError if it does not; OSError.
         """
         if not self.is_open:
-            raise Shifted
+            raise FileChangedError
         try:
             here = self._is_same(self.fd) or self.signature()[:2] == self.inode
         except FileNotFoundError:
             here = False                        # an editor is about to put a new one there
         if not here:
-            raise Shifted
+            raise FileChangedError
         return self.fd
 
     def writable(self) -> int:
@@ -3119,7 +3123,8 @@ class JobFile(JobReader):
         """Give an orphan, or a line that has ended, another state, if it still stands there as it was found.
 
         result: the state that the last run of an orphan's command here has left; b"": there is none.  The
-        orphan gets it again if nobody else can have begun another run since.  Raises Shifted, OSError.
+        orphan gets it again if nobody else can have begun another run since.  Raises FileChangedError,
+        OSError.
         """
         with self.command_mutex(line.command, self.patience) as opened:
             attempt = Attempt(LineCheck.LOCKED)
@@ -3132,7 +3137,7 @@ class JobFile(JobReader):
 
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool,
                          near: int | None = None) -> Attempt:
-        """What is met while holding the command mutex of a line.  Raises Shifted, OSError.
+        """What is met while holding the command mutex of a line.  Raises FileChangedError, OSError.
 
         needs_room: NO_JOB_LOCK if has_room() says no.  near: see there.
         """
@@ -3140,9 +3145,10 @@ class JobFile(JobReader):
         committed = self.is_committed(line)
         data = self.read_line(line, Scan.SMALL)
         if not data:
-            raise Shifted
+            raise FileChangedError
         if settings.line and self.state_at(settings.line) is None:
-            raise Shifted                           # the directive above it has changed, or has moved
+            # the directive above it has changed, or has moved
+            raise FileChangedError
         if data[:1] != line.state or (line.state == RUNNING and self.lock_table.is_held(own_job_lock(line))):
             return Attempt(LineCheck.CHANGED, data)       # somebody has taken it since it was found
         if not committed:
@@ -3244,7 +3250,7 @@ class JobQueue:
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
-        if error.errno in LOCKS_LOST and not isinstance(error, Shifted):
+        if error.errno in LOCKS_LOST and not isinstance(error, FileChangedError):
             self.file.close_files()
 
     def _is_cut_off(self) -> bool:
@@ -3300,8 +3306,8 @@ class JobQueue:
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line that a scan has found, if it still stands there as it was found.
 
-        consumer: the one that gets it.  settings: what the directives above say of it.  Raises Shifted,
-        OSError.
+        consumer: the one that gets it.  settings: what the directives above say of it.  Raises
+        FileChangedError, OSError.
         """
         with self.file.command_mutex(line.command, min(self.file.CLAIM, self.file.patience)) as opened:
             attempt = Attempt(LineCheck.LOCKED)
@@ -3343,7 +3349,7 @@ class JobQueue:
         """Write a job's new state and give its line up; returns what went wrong for good, or ''.
 
         state: HELD: the job was cancelled, so its line has already the state that somebody wishes.
-        Raises NotNow.
+        Raises TemporaryError.
         """
         if state == HELD:
             self.give_up(job)
@@ -3356,14 +3362,14 @@ class JobQueue:
                 self.give_up(job)
                 return (f"its file system's client has died ({reason(error)}); its result {text_of(state)} "
                         "is not written")
-            raise NotNow(f"its result {text_of(state)} cannot be written: {reason(error)}") from None
+            raise TemporaryError(f"its result {text_of(state)} cannot be written: {reason(error)}") from None
 
     def _finish_if_there(self, job: Job, state: bytes) -> str:
-        """Write a result if there is a file; returns as finish().  Raises NotNow, OSError."""
+        """Write a result if there is a file; returns as finish().  Raises TemporaryError, OSError."""
         try:
             try:
                 return self._finish(job, state)
-            except Shifted:
+            except FileChangedError:
                 # The file or its lock file was replaced since the last look, the line was moved or written
                 # over, or locks were lost.  We follow outside of the command mutex, because it is another
                 # command mutex if the lock file is new.
@@ -3381,7 +3387,7 @@ class JobQueue:
     def _finish(self, job: Job, state: bytes) -> str:
         """Write a result over the `r` where it was; returns as finish().
 
-        Raises NotNow, OSError; Shifted: the line or its lock is not there.
+        Raises TemporaryError, OSError; FileChangedError: the line or its lock is not there.
         """
         with self.file.command_mutex(job.command, self.file.patience) as opened:
             if not opened:
@@ -3393,9 +3399,9 @@ class JobQueue:
             if not self.still_has(job):
                 # This host was cut off, so another runner may have the line, and the `r` may be its.  That is
                 # found out outside of this command mutex, whose lock may be lost, too.
-                raise Shifted("its lock was lost")
+                raise FileChangedError("its lock was lost")
             if self.file.state_at(job) != RUNNING:
-                raise Shifted("its line is not where it was")
+                raise FileChangedError("its line is not where it was")
             job.unconfirmed = state
             self.file.write(job, state)
             # While the command mutex is still locked: the next process behind it finds as many job locks as
@@ -3404,7 +3410,8 @@ class JobQueue:
             return ""
 
     def _finish_astray(self, job: Job, state: bytes) -> str:
-        """Write a result over the `r` wherever it is; returns as finish().  Raises NotNow, OSError."""
+        """Write a result over the `r` wherever it is; returns as finish().  Raises TemporaryError, OSError.
+        """
         state_now = self._reconcile_all([job]).get(job)
         if state_now and self._is_deleted(job):
             state_now = b""
@@ -3415,7 +3422,7 @@ class JobQueue:
             return self._finish(job, state)
         # If nothing is known of its own place, an editor may be about to write more
         if self.file.state_at(job) in (None, RUNNING) and not self._is_gone(job):
-            raise NotNow("its line is not where it was")
+            raise TemporaryError("its line is not where it was")
         self.give_up(job)
         if state_now and state in (state_now, NEW):
             return ""                           # somebody has set this very state, or the job was not begun
@@ -3685,26 +3692,26 @@ def lock_hint(number: int | None) -> str:
 def check_lock_file(path: str, mount: Mount) -> None:
     """Before anything runs: refuse a job file whose users would not all meet in one lock file.
 
-    Locks that do not work are refused, too: two descriptors must exclude each other.  Raises Problem.
+    Locks that do not work are refused, too: two descriptors must exclude each other.  Raises UsageError.
     """
     lock_table = lock_file_of(path)
     end = time.monotonic() + 3.0
     if not sys.platform.startswith("linux"):
-        raise Problem(
+        raise UsageError(
             f"{path}: no open-file-description locks on this system (Linux 3.15 or newer is needed)"
         )
     if os.path.exists(path) and os.stat(path).st_nlink > 1:
-        raise Problem(
+        raise UsageError(
             f"{path}: has several names (hard links), whose users would not see each other (keep one)"
         )
     if mount.point == os.path.realpath(path):
-        raise Problem(
+        raise UsageError(
             f"{path}: is a mount of its own, whose users would not see others (mount its directory)"
         )
     try:
         _try_locks(path, lock_table)
     except OSError as error:
-        raise Problem(f"{lock_table}: {reason(error)} ({lock_hint(error.errno)})") from None
+        raise UsageError(f"{lock_table}: {reason(error)} ({lock_hint(error.errno)})") from None
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
         try:
@@ -3712,18 +3719,20 @@ def check_lock_file(path: str, mount: Mount) -> None:
         except OSError as error:
             # EBUSY: users of a lock file that was removed come to the new one within a moment
             if error.errno != errno.EBUSY or time.monotonic() > end:
-                raise Problem(f"{path}: {reason(error)}") from None
+                raise UsageError(f"{path}: {reason(error)}") from None
             time.sleep(0.1)
         finally:
             file.close_files()
 
 
 def _try_locks(path: str, lock_table: str) -> None:
-    """Make sure that two descriptors exclude each other.  Raises Problem, OSError."""
+    """Make sure that two descriptors exclude each other.  Raises UsageError, OSError."""
     os.close(open_lock_file_of(path))
     with open(lock_table, "rb+", buffering=0) as first, open(lock_table, "rb+", buffering=0) as second:
         if is_free(second.fileno(), take_probe(first.fileno())):
-            raise Problem(f"{lock_table}: record locks on this file system do not exclude (use another one)")
+            raise UsageError(
+                f"{lock_table}: record locks on this file system do not exclude (use another one)"
+            )
 
 
 # ======== Finding work ======================================================================================
@@ -4229,7 +4238,7 @@ class Orphans:
     def settle(self, line: Line, state: bytes) -> Attempt:
         """Give an orphan this state, or the result of its run here if that is known for sure.
 
-        Raises Shifted, OSError.
+        Raises FileChangedError, OSError.
         """
         attempt = self._file.make(line, state, self._known_result(line))
         if attempt.became:
@@ -4418,7 +4427,7 @@ class Walk:
             return found
         except Paused:
             return Stop.SLICED
-        except Shifted:
+        except FileChangedError:
             return Stop.RESTART
 
     def is_where_it_was(self) -> bool:
@@ -4434,7 +4443,7 @@ class Walk:
         return line is None or self.scan.back_to(line)
 
     def _step(self) -> Job | Stop | None:
-        """Deal with the next line; None: go on.  Raises Paused, Shifted, OSError."""
+        """Deal with the next line; None: go on.  Raises Paused, FileChangedError, OSError."""
         line = self.scan.next(self._only_running)
         if line is None:
             self.doubt = self._file.doubt(self.scan.end)
@@ -4522,7 +4531,8 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _consider(self, line: Line) -> Job | None:
-        """Claim a job, if it may be taken now and is for one of the consumers.  Raises Shifted, OSError.
+        """Claim a job, if it may be taken now and is for one of the consumers.  Raises FileChangedError,
+        OSError.
 
         Otherwise note what it means for consumers and barriers, and return None.
         """
@@ -4553,7 +4563,7 @@ class Walk:
     def _consider_due(self, line: Line, due: set[Consumer]) -> Job | None:
         """Claim a failed line, if it may be taken now.  due: the consumers for which it is due, here or not.
 
-        Otherwise these consumers wait for it, and return None.  Raises Shifted, OSError.
+        Otherwise these consumers wait for it, and return None.  Raises FileChangedError, OSError.
         """
         self.above.note_unfinished(line)
         here = due & self._consumers.all.keys()
@@ -4573,7 +4583,7 @@ class Walk:
         """Note a line `r`, or make an orphan of it what it becomes.
 
         That is its result, if a run here has left one for sure; new, if a consumer runs orphans again,
-        present or not; otherwise `e`.  Raises Shifted, OSError.
+        present or not; otherwise `e`.  Raises FileChangedError, OSError.
         """
         suspicion = self._orphans.suspect(line)
         if suspicion is not Suspicion.PROVED:
@@ -4587,7 +4597,7 @@ class Walk:
         if not attempt.became:
             self.above.note_unfinished(line)
         elif attempt.became == NEW and not self.scan.back_to(line):
-            raise Shifted
+            raise FileChangedError
 
     def _is_resumed(self) -> bool:
         """Whether an orphan is new again for a consumer, here or not."""
@@ -4651,7 +4661,7 @@ class Walk:
     # -- claims ----------------------------------------------------------------------------------------------
 
     def _claim(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a new line for a consumer; None if it cannot be had.  Raises Shifted, OSError."""
+        """Claim a new line for a consumer; None if it cannot be had.  Raises FileChangedError, OSError."""
         settings = self.above.scope.settings
         job = self._attempt(line, lambda: self._queue.claim(line, consumer, settings)).job
         if job and consumer in self._passes & self.asked:
@@ -4662,8 +4672,8 @@ class Walk:
         return job
 
     def _claim_due(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a due line for a consumer.  None: it cannot be had now, or was made new.  Raises Shifted,
-        OSError.
+        """Claim a due line for a consumer.  None: it cannot be had now, or was made new.  Raises
+        FileChangedError, OSError.
         """
         settings = self.above.scope.settings
         attempt = self._attempt(line, lambda: self._queue.claim(line, consumer, settings))
@@ -4689,14 +4699,14 @@ class Walk:
     def _attempt(self, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
         """Attempt to claim a line or to change its state, unless its command is known to be closed.
 
-        Raises Shifted, OSError.
+        Raises FileChangedError, OSError.
         """
         if line.command in self._closed:
             self.try_again = True
             return Attempt(self._closed[line.command])
         made = attempt()
         if not self.scan.refresh(line, made.data or None):
-            raise Shifted                       # the file was edited meanwhile
+            raise FileChangedError                       # the file was edited meanwhile
         if not (made.job or made.became):
             self.try_again = True
             if made.met is not LineCheck.CHANGED:
@@ -5078,7 +5088,7 @@ class Cursor:
         """Name what is not understood in a file that has come only now: it could not be refused at the start.
         """
         self._unchecked = False
-        with contextlib.suppress(Problem):      # the file is gone again
+        with contextlib.suppress(UsageError):      # the file is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
     # -- messages --------------------------------------------------------------------------------------------
@@ -5150,7 +5160,7 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.
 
-        Raises NotNow.
+        Raises TemporaryError.
         """
         fault = self.queue.finish(job, state)
         self._results.add(job, state, self.clock())
@@ -5335,7 +5345,7 @@ LONGEST_PAUSE = 30.0            # each further pause is twice as long, up to thi
 
 
 def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
-    """Try to write a job's result until that does not raise NotNow, with exponential back-off.
+    """Try to write a job's result until that does not raise TemporaryError, with exponential back-off.
 
     Its answer is what went wrong for good, or ''.  write: makes an attempt.  It is called for the first time
     before this returns.  interval: seconds after which it says that another process keeps the command locked;
@@ -5351,7 +5361,7 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
     while True:
         try:
             return await attempt
-        except NotNow as trouble:
+        except TemporaryError as trouble:
             if isinstance(trouble, NoFile):     # it may be back for a moment only
                 pause = interval / 10
             if not is_said and (waited >= interval or not isinstance(trouble, LockedNow)):
@@ -5401,7 +5411,7 @@ class Worker:
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
             answer.set_result(function(*args, **named))
-        except NotNow as trouble:           # any other exception is a defect, and ends the program
+        except TemporaryError as trouble:           # any other exception is a defect, and ends the program
             answer.set_exception(trouble)
         return answer
 
@@ -5608,7 +5618,7 @@ class Jobs(Protocol):
     async def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.
 
-        Raises NotNow.
+        Raises TemporaryError.
         """
 
     async def release(self, job: Job) -> str:
@@ -6305,7 +6315,7 @@ class SlurmLimit:
         return self.end - self.margin - time.time()
 
     def find(self, kill_after: float | None) -> None:
-        """Learn when Slurm ends us.  kill_after: seconds; None: never.  Raises Problem."""
+        """Learn when Slurm ends us.  kill_after: seconds; None: never.  Raises UsageError."""
         if self.asked is None:
             self.margin = 30.0 + (kill_after or 0.0)
         else:
@@ -6316,21 +6326,21 @@ class SlurmLimit:
                 self._take(text)
             if self.seconds_left <= 0:                  # the variable is not set, or the limit was extended
                 self._take(self._ask())
-        except Problem as problem:
+        except UsageError as problem:
             if self.end is None:
-                raise Problem(f"--walltime auto: {problem} (give a time, such as --walltime 2h)") from None
+                raise UsageError(f"--walltime auto: {problem} (give a time, such as --walltime 2h)") from None
 
     def _take(self, text: str) -> None:
-        """Take over what Slurm says.  Raises Problem."""
+        """Take over what Slurm says.  Raises UsageError."""
         if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):
-            raise Problem(f"the time when Slurm ends this job is not understood: '{printable(text)}'")
+            raise UsageError(f"the time when Slurm ends this job is not understood: '{printable(text)}'")
         self.end = math.inf if text == "NONE" else float(text)
 
     def _ask(self) -> str:
-        """When Slurm ends us, as squeue says.  Raises Problem."""
+        """When Slurm ends us, as squeue says.  Raises UsageError."""
         job = os.environ.get("SLURM_JOB_ID")
         if not job:
-            raise Problem("this is no Slurm job: SLURM_JOB_ID is not set")
+            raise UsageError("this is no Slurm job: SLURM_JOB_ID is not set")
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         try:
             squeue = subprocess.run(
@@ -6342,25 +6352,25 @@ class SlurmLimit:
                 timeout=self.PATIENCE,
             )
         except subprocess.TimeoutExpired:
-            raise Problem(f"squeue has not answered within {human_time(self.PATIENCE)}") from None
+            raise UsageError(f"squeue has not answered within {human_time(self.PATIENCE)}") from None
         except OSError as error:
-            raise Problem(f"squeue: {reason(error)}") from None
+            raise UsageError(f"squeue: {reason(error)}") from None
         answer = os.fsdecode(squeue.stdout).strip()
         # -j shows all tasks of our array
         ours = re.search(rf"^{re.escape(job)} +(.*?) *$", answer, re.MULTILINE)
         if not ours:
             last = printable(answer.rpartition("\n")[2])
-            raise Problem(f"squeue does not tell when job {job} ends: '{last[:200]}'")
+            raise UsageError(f"squeue does not tell when job {job} ends: '{last[:200]}'")
         return ours[1]
 
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
-    """Raise the soft limit of open files to what is needed.  Raises Problem if the hard limit is lower."""
+    """Raise the soft limit of open files to what is needed.  Raises UsageError if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
-            raise Problem(f"{user} {needed} open files, the limit is {hard} ({remedy})")
+            raise UsageError(f"{user} {needed} open files, the limit is {hard} ({remedy})")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
@@ -7134,7 +7144,7 @@ class LogFile(Sink):
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
     def __init__(self, path: str, lines: int, directory: bytes, worker: Worker, trouble: Say) -> None:
-        """lines: of output per record.  directory: where jobs run.  Raises Problem."""
+        """lines: of output per record.  directory: where jobs run.  Raises UsageError."""
         self.lines = lines
         self._directory = directory
         self.worker = worker
@@ -7143,7 +7153,7 @@ class LogFile(Sink):
         self.file = RecordFile(path, "log file", os.O_RDWR, worker, trouble)
         head = read_head(self.file.fd, path, 4)
         if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is not written yet
-            raise Problem(f"{path}: is not a log file (give another name)")
+            raise UsageError(f"{path}: is not a log file (give another name)")
 
     def started(self, run: Run) -> None:
         record = self.records[run] = Record(deque(maxlen=self.lines))
@@ -7224,7 +7234,7 @@ def fit(line: bytes, width: int) -> bytes:
 
 
 def open_record(path: str, flags: int) -> int:
-    """Open, or make, a file that records go to.  Raises Problem.
+    """Open, or make, a file that records go to.  Raises UsageError.
 
     flags: O_NOFOLLOW refuses a symbolic link.  A link that leads nowhere is always refused: the user who made
     it would choose where we make a file.
@@ -7238,20 +7248,20 @@ def open_record(path: str, flags: int) -> int:
             fd = open_or_make(path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise Problem(f"{path}: is not a regular file (give another name)")
+            raise UsageError(f"{path}: is not a regular file (give another name)")
         return fd
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
-            raise Problem(f"{path}: is a symbolic link (remove it, or give another name)") from None
-        raise Problem(f"{path}: {reason(error)} (it must be a file that can be written)") from None
+            raise UsageError(f"{path}: is a symbolic link (remove it, or give another name)") from None
+        raise UsageError(f"{path}: {reason(error)} (it must be a file that can be written)") from None
 
 
 def read_head(fd: int, path: str, size: int) -> bytes:
-    """The first bytes of a file that records go to.  Raises Problem."""
+    """The first bytes of a file that records go to.  Raises UsageError."""
     try:
         return os.pread(fd, size, 0)
     except OSError as error:
-        raise Problem(f"{path}: {reason(error)}") from None
+        raise UsageError(f"{path}: {reason(error)}") from None
 
 
 class RecordFile:
@@ -7276,7 +7286,7 @@ class RecordFile:
 
     def __init__(self, path: str, kind: str, flags: int, worker: Worker, trouble: Say,
                  header: bytes = b"") -> None:
-        """kind: 'journal', for messages.  header: what an empty file begins with.  Raises Problem."""
+        """kind: 'journal', for messages.  header: what an empty file begins with.  Raises UsageError."""
         self.path = path
         self.kind = kind
         self.worker = worker
@@ -7577,7 +7587,7 @@ class Journal:
     AT_ONCE = 0.05                      # as GATHER, for an end on a file system of one host
 
     def __init__(self, folder: str, worker: Worker, trouble: Say) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         import json  # few runners need it, and it takes 3 ms to load
         self.encode = json.JSONEncoder().encode
         self.folder = folder
@@ -7585,10 +7595,10 @@ class Journal:
         path = os.path.join(folder, "journal")
         self.file = RecordFile(path, "journal", os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, worker, trouble)
         if read_head(self.file.fd, path, 1) not in (b"", b"{"):
-            raise Problem(f"{path}: is not a journal (give another --outdir)")
+            raise UsageError(f"{path}: is not a journal (give another --outdir)")
         info = os.fstat(self.file.fd)
         if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH:
-            raise Problem(
+            raise UsageError(
                 f"{path}: belongs to {user_name(info.st_uid)}, and all may write to it "
                 "(give another --outdir)"
             )
@@ -7626,7 +7636,7 @@ class OutDir(Sink):
         incomplete: Callable[[int], None] = lambda line: None,
         presence_lock: PresenceLock | None = None,
     ) -> None:
-        """Makes the directory if need be.  Raises Problem.
+        """Makes the directory if need be.  Raises UsageError.
 
         incomplete: is told the lines of runs whose output could not be written in full.  presence lock: of
         the runner or server that we are.
@@ -7640,7 +7650,9 @@ class OutDir(Sink):
             if not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
-            raise Problem(f"{path}: {reason(error)} (it must be a directory that can be written)") from None
+            raise UsageError(
+                f"{path}: {reason(error)} (it must be a directory that can be written)"
+            ) from None
         self.journal = Journal(path, worker, trouble)
 
     def started(self, run: Run) -> None:
@@ -7722,12 +7734,12 @@ class JobLog(Sink):
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         self.worker = worker
         self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, worker, trouble, self.HEADER)
         head = read_head(self.file.fd, path, len(self.HEADER))
         if head not in (b"", self.HEADER):
-            raise Problem(f"{path}: is not a job log (give another name)")
+            raise UsageError(f"{path}: is not a job log (give another name)")
 
     def ended(self, run: Run, ending: Ending) -> None:
         code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
@@ -7807,7 +7819,7 @@ class SlotFile:
     DESCRIPTORS = 9                     # for each name: one for its lock, and those that a job needs
 
     def __init__(self, path: str, mount: Mount, say: Say) -> None:
-        """mount: that of the file.  Raises Problem."""
+        """mount: that of the file.  Raises UsageError."""
         self.path = path
         self.mount = mount
         self.network = mount.network
@@ -7828,16 +7840,18 @@ class SlotFile:
             if not self.names:
                 raise OSError(errno.EINVAL, "there is no name in it")
         except OSError as error:
-            raise Problem(f"{path}: {reason(error)} (a file of names, one per line, is wanted)") from None
+            raise UsageError(f"{path}: {reason(error)} (a file of names, one per line, is wanted)") from None
         self._make_room()
 
     def prepare(self) -> None:
-        """Make sure that names can be locked.  Raises Problem."""
+        """Make sure that names can be locked.  Raises UsageError."""
         try:
             os.close(open_lock_file_of(self._target))
         except OSError as error:
-            raise Problem(f"{self.lock_table}: {reason(error)} (it must be a file that can be written: names "
-                          "are locked there)") from None
+            raise UsageError(
+                f"{self.lock_table}: {reason(error)} (it must be a file that can be written: names "
+                "are locked there)"
+            ) from None
 
     def look(self) -> Sequence[str] | None:
         """The names, if they have changed; otherwise None.  If there are none, the last ones stay in use."""
@@ -9305,27 +9319,27 @@ def detach(ready: int) -> None:
 def open_pid(path: str) -> int:
     """Open, or make, the pid file, and lock it for as long as we live.
 
-    Raises Problem, also if it holds more than a number, which would be lost; or if a process that lives has
-    it: nobody could find that process any more.
+    Raises UsageError, also if it holds more than a number, which would be lost; or if a process that lives
+    has it: nobody could find that process any more.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
     content = read_head(fd, path, 32)
     if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", content):
-        raise Problem(f"{path}: is not a pid file: it holds more than a number (give another name)")
+        raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
     with contextlib.suppress(OSError):      # a file system without locks: nobody can know
         if not lock(fd, 0):
             number = text_of(content.strip())
-            raise Problem(f"{path}: is the pid file of process {number}, which lives (give another name)")
+            raise UsageError(f"{path}: is the pid file of process {number}, which lives (give another name)")
     return fd
 
 
 def write_pid(path: str, fd: int) -> None:
-    """Write our number to the pid file.  Raises Problem."""
+    """Write our number to the pid file.  Raises UsageError."""
     try:
         os.ftruncate(fd, 0)
         write_all(fd, b"%d\n" % os.getpid())
     except OSError as error:
-        raise Problem(f"{path}: {reason(error)} (the process number must be written)") from None
+        raise UsageError(f"{path}: {reason(error)} (the process number must be written)") from None
 
 
 def remove_pid(path: str) -> None:
@@ -9602,12 +9616,12 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of runmaker4.py.  Raises Problem."""
+    """The options of runmaker4.py.  Raises UsageError."""
     return parse_running(make_parser(), argv)
 
 
 def parse_running(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """The options of runner or client.  Raises Problem."""
+    """The options of runner or client.  Raises UsageError."""
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         pairs = zip(argv, argv[1:])
@@ -9639,11 +9653,11 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 def refuse_as_output(path: str) -> None:
-    """Refuse a job file that our output goes to: what jobs print would become jobs.  Raises Problem."""
+    """Refuse a job file that our output goes to: what jobs print would become jobs.  Raises UsageError."""
     for fd, name in (1, "stdout"), (2, "stderr"):
         with contextlib.suppress(OSError):          # the stream is closed, or there is no such file yet
             if os.path.samestat(os.fstat(fd), os.stat(path)):
-                raise Problem(
+                raise UsageError(
                     f"{path}: {name} goes there, and what jobs print would become jobs (take another file)"
                 )
 
@@ -9657,7 +9671,7 @@ class Program:
     signals: Signals
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """label: the job file, or the server, for messages.  Raises Problem."""
+        """label: the job file, or the server, for messages.  Raises UsageError."""
         self.prog = prog
         self.label = label
         self.options = options
@@ -9669,14 +9683,14 @@ class Program:
         try:
             self.directory = os.getcwdb()       # its name now; it may be removed later
         except OSError:
-            raise Problem("the current directory is gone (cd to one that exists)") from None
+            raise UsageError("the current directory is gone (cd to one that exists)") from None
 
     def open_stores(self, network: bool, presence_lock: PresenceLock,
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.
 
         network: the inputs are on a file system that may not answer.  presence lock: ours, which the journal
-        names. inputs: the job file, and what else is read.  Raises Problem.
+        names. inputs: the job file, and what else is read.  Raises UsageError.
         """
         options = self.options
         written = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
@@ -9686,7 +9700,7 @@ class Program:
         for path, use in given:
             real = os.path.realpath(path)
             if real in uses:
-                raise Problem(f"{path}: is also {uses[real]} (give another name)")
+                raise UsageError(f"{path}: is also {uses[real]} (give another name)")
             uses[real] = use
         paths = options.logfile, options.outdir, options.joblog
         self.worker = Worker(
@@ -9706,7 +9720,7 @@ class Program:
         return logfile, outdir, joblog
 
     def main(self) -> int:
-        """Go into the background if -d says so, and work; the exit status.  Raises Problem."""
+        """Go into the background if -d says so, and work; the exit status.  Raises UsageError."""
         options = self.options
         errors = pidfile = ready = None
         if options.errors:
@@ -9859,7 +9873,7 @@ class RunnerProgram(Program):
     CLEANING = 0.2              # seconds for a terminal to take what makes it clean
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._slot_names()
@@ -9872,21 +9886,21 @@ class RunnerProgram(Program):
         elif options.resume:
             self.retry = ERROR + RUNNING
         if options.keep_order and not options.plain:
-            raise Problem("-k goes with --plain (see --help)")
+            raise UsageError("-k goes with --plain (see --help)")
         if options.retry_delay and not options.retries:
-            raise Problem("--retry-delay goes with --retries N (see --help)")
+            raise UsageError("--retry-delay goes with --retries N (see --help)")
         if options.daemon and options.plain:
-            raise Problem("--plain prints on stdout, and -d prints nothing there (see --outdir)")
+            raise UsageError("--plain prints on stdout, and -d prints nothing there (see --outdir)")
         options.quiet |= options.plain
 
     def _slot_names(self) -> Sequence[str]:
-        """The names of the slots that -j or --slots asks for.  Raises Problem."""
+        """The names of the slots that -j or --slots asks for.  Raises UsageError."""
         count = self.options.jobs
         names = self.options.slots
         if not names:
             return [str(slot + 1) for slot in range(1 if count is None else count or available_cpus())]
         if count is not None:
-            raise Problem("-j and --slots exclude each other (see --help)")
+            raise UsageError("-j and --slots exclude each other (see --help)")
         if not names.startswith("@"):
             return [name.strip() for name in names.split(",")]
         mount = check_mount(names[1:], self.options.single_host, self.say)
@@ -9894,7 +9908,7 @@ class RunnerProgram(Program):
         return self.slot_file.names
 
     def find_wall_time(self) -> None:
-        """Learn from Slurm until when jobs may run, if --walltime auto is given.  Raises Problem."""
+        """Learn from Slurm until when jobs may run, if --walltime auto is given.  Raises UsageError."""
         limit = self.options.walltime
         if isinstance(limit, SlurmLimit):
             limit.find(self.options.kill_after)
@@ -10004,7 +10018,7 @@ class App(RunnerProgram):
     """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # it stands in lines of records; a client refuses other names
         self.path = options.file
@@ -10052,7 +10066,7 @@ class App(RunnerProgram):
     def _print_dry_run(self) -> None:
         """Print what would be run, and say what is to be known of its memory.
 
-        Raises Problem, BrokenPipeError.
+        Raises UsageError, BrokenPipeError.
         """
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
@@ -10061,7 +10075,7 @@ class App(RunnerProgram):
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise Problem(f"{self.path}: {reason(error)}") from None
+            raise UsageError(f"{self.path}: {reason(error)}") from None
 
     def _cursor(self, say: Say) -> Cursor:
         return Cursor(
@@ -10300,7 +10314,7 @@ class Message:
 
 
 def tls_context(server_side: bool) -> ssl.SSLContext:
-    """Return a context for TLS 1.3 and no other version.  Raises Problem if this Python has none.
+    """Return a context for TLS 1.3 and no other version.  Raises UsageError if this Python has none.
 
     No end checks the other's certificate: the proofs do that.  Sessions are never resumed.
     """
@@ -10310,7 +10324,7 @@ def tls_context(server_side: bool) -> ssl.SSLContext:
     except ImportError:
         is_there = False
     if not is_there:
-        raise Problem("this Python has no TLS 1.3 (use one whose module ssl has OpenSSL 1.1.1 or later)")
+        raise UsageError("this Python has no TLS 1.3 (use one whose module ssl has OpenSSL 1.1.1 or later)")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.maximum_version = ssl.TLSVersion.TLSv1_3
@@ -10732,17 +10746,19 @@ def token_path() -> str:
 
 
 def token_of_environment() -> str | None:
-    """The token that $RUNMAKER4_TOKEN gives; None if it is not set, or empty.  Raises Problem."""
+    """The token that $RUNMAKER4_TOKEN gives; None if it is not set, or empty.  Raises UsageError."""
     token = os.environ.get("RUNMAKER4_TOKEN")
     if token and not HEX.fullmatch(token):
-        raise Problem("$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)")
+        raise UsageError(
+            "$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)"
+        )
     return token or None
 
 
 def read_token(path: str, follow: bool = True) -> str:
     """The token in a file that nobody else can read.  follow: the path may be a symbolic link.
 
-    Raises Problem, OSError.
+    Raises UsageError, OSError.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     if not follow:
@@ -10751,16 +10767,16 @@ def read_token(path: str, follow: bool = True) -> str:
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise Problem(f"{path}: is not a regular file")
+            raise UsageError(f"{path}: is not a regular file")
         if info.st_uid != os.geteuid():
-            raise Problem(f"{path}: belongs to somebody else (chown it)")
+            raise UsageError(f"{path}: belongs to somebody else (chown it)")
         if info.st_mode & 0o077:
-            raise Problem(
+            raise UsageError(
                 f"{path}: others can get at it, permissions {info.st_mode & 0o777:04o} (chmod 600 it)"
             )
         text = os.read(fd, 100).decode("ascii", "replace").strip()
     finally:
         os.close(fd)
     if not HEX.fullmatch(text):
-        raise Problem(f"{path}: has no token in it (32 hexadecimal digits; the server makes one)")
+        raise UsageError(f"{path}: has no token in it (32 hexadecimal digits; the server makes one)")
     return text

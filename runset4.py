@@ -5,8 +5,8 @@ A state is set while holding the mutex of the line's command, so running jobs an
 Lines are appended all or none, under the append lock. runmaker4.py explains the locks.
 
 The sections, top-down: appending, states, editing, lists, job files, tests, the end of following, the command
-line. Each import yields the lines to append, and raises Problem with the line number of an error. All lines
-are made before the first is appended.
+line. Each import yields the lines to append, and raises UsageError with the line number of an error. All
+lines are made before the first is appended.
 """
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ from runmaker4 import (
     RUNNING,
     UTF8_MARK,
     Child,
+    FileChangedError,
     Identity,
     JobFile,
     JobReader,
     Line,
     Parser,
     PresenceLock,
-    Problem,
     ProcessTable,
     Reader,
     Scan,
     Shell,
-    Shifted,
     TreeEnder,
+    UsageError,
     add_help,
     append_locked,
     bucket_of,
@@ -192,7 +192,7 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
     not prove that. Appending again could run the lines twice, and not appending could lose them. So a person
     must look.
 
-    make: create the file if it does not exist.  Raises Problem, OSError.
+    make: create the file if it does not exist.  Raises UsageError, OSError.
     """
     end = time.monotonic() + OTHERS
     if make and not os.path.lexists(file.path):
@@ -212,9 +212,9 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
 
 
 def must_name(file: JobFile, fd: int) -> None:
-    """Raise Shifted if the path does not name the file of this descriptor."""
+    """Raise FileChangedError if the path does not name the file of this descriptor."""
     if not file.names(fd):
-        raise Shifted
+        raise FileChangedError
 
 
 @contextlib.contextmanager
@@ -229,7 +229,7 @@ def append_lock(file: JobFile) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_to_append(path: str) -> Iterator[int]:
-    """Open a job file to append to it.  Raises Problem, OSError.
+    """Open a job file to append to it.  Raises UsageError, OSError.
 
     Only write to this descriptor; read with a Reader.
     """
@@ -271,7 +271,7 @@ class Added(NamedTuple):
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
     """Append lines to a job file, all or none.  All lines are made before the file is touched.
 
-    Raises Problem, OSError.
+    Raises UsageError, OSError.
     """
     count = 0
     jobs = 0
@@ -285,7 +285,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
                 count += piece.count(b"\n")
             spool.seek(0)
         except OSError as error:
-            raise Problem(
+            raise UsageError(
                 f"cannot write a temporary file: {reason(error)} (TMPDIR sets its directory)"
             ) from None
         with appending(file) as fd:
@@ -294,12 +294,12 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
 
 
 def lines_to_add(commands: Sequence[str]) -> Iterator[bytes]:
-    """Yield the lines for commands and directives of the command line.  Raises Problem."""
+    """Yield the lines for commands and directives of the command line.  Raises UsageError."""
     for command in commands:
         try:
             yield line_to_add(os.fsencode(command))
         except ValueError as error:
-            raise Problem(f"{error}; nothing was added") from None
+            raise UsageError(f"{error}; nothing was added") from None
 
 
 class Source:
@@ -313,7 +313,7 @@ class Source:
         self.number = 0             # of the last line read, from 1
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the lines without UTF-8 BOM, b'\\n' and b'\\r\\n'.  Raises Problem."""
+        """Yield the lines without UTF-8 BOM, b'\\n' and b'\\r\\n'.  Raises UsageError."""
         self.number = 0
         try:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
@@ -321,10 +321,10 @@ class Source:
                     self.number += 1
                     yield self._text(line)
         except OSError as error:
-            raise Problem(f"{self.name}: {reason(error)}") from None
+            raise UsageError(f"{self.name}: {reason(error)}") from None
 
     def _text(self, line: bytes) -> bytes:
-        """Return the text of the last line read.  Raises Problem."""
+        """Return the text of the last line read.  Raises UsageError."""
         if self.number == 1:
             line = self._unmarked(line)
         if b"\0" in line:
@@ -338,16 +338,16 @@ class Source:
         return line
 
     def _unmarked(self, line: bytes) -> bytes:
-        """Return the first line without its UTF-8 BOM.  Raises Problem."""
+        """Return the first line without its UTF-8 BOM.  Raises UsageError."""
         if is_utf16(line[:4096]):
-            raise Problem(f"{self.name}: is UTF-16 (save it as UTF-8)")
+            raise UsageError(f"{self.name}: is UTF-16 (save it as UTF-8)")
         if line.startswith(UTF8_MARK):
             return line[len(UTF8_MARK):]
         return line
 
-    def problem(self, text: object) -> Problem:
-        """Return a Problem that names the last line read."""
-        return Problem(f"{self.name}: line {self.number}: {text}")
+    def problem(self, text: object) -> UsageError:
+        """Return a UsageError that names the last line read."""
+        return UsageError(f"{self.name}: line {self.number}: {text}")
 
 
 # ======== States ============================================================================================
@@ -1119,7 +1119,7 @@ def alone(file: JobFile) -> Iterator[int]:
 def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:
     """Merge an edited copy into the file, and report the changes.
 
-    Returns the refused changes; then nothing was written.  Raises Problem, OSError (ESTALE: the file was
+    Returns the refused changes; then nothing was written.  Raises UsageError, OSError (ESTALE: the file was
     replaced or removed).
     """
     file.open_to_write()
@@ -1158,7 +1158,7 @@ def must_be_locked(file: JobFile, locks: int) -> None:
 def _write_in_place(
     file: JobFile, fd: int, lines: Sequence[bytes], live: Sequence[bytes], line_offsets: Sequence[int]
 ) -> None:
-    """Append the new lines, then write the changed states.  Raises Problem, OSError."""
+    """Append the new lines, then write the changed states.  Raises UsageError, OSError."""
     added = b"".join(line + b"\n" for line in lines[len(live):])
     if added:
         with open_to_append(file.real) as end:
@@ -1175,7 +1175,7 @@ def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: b
     """Replace the file by a new one with these lines.
 
     fd: the old file.  locks: the descriptor that has every command mutex locked.  data: the contents of the
-    old file.  Raises Problem, OSError.
+    old file.  Raises UsageError, OSError.
     """
     info = os.fstat(fd)
     target = file.real
@@ -1186,7 +1186,7 @@ def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: b
     try:
         give_rights(new, info)
         if shuts_out(info, os.fstat(new)):
-            raise Problem(
+            raise UsageError(
                 f"{file.path}: other users could not write to a new file of yours (change only states, and "
                 "add lines at the end)"
             )
@@ -1235,7 +1235,7 @@ def original(file: JobFile) -> bytes:
 
 
 def edit(file: JobFile, quiet: bool) -> int:
-    """Open a copy in the user's editor, and merge the changes; return the exit status.  Raises Problem,
+    """Open a copy in the user's editor, and merge the changes; return the exit status.  Raises UsageError,
     OSError.
     """
     base = original(file)
@@ -1258,7 +1258,7 @@ def edit(file: JobFile, quiet: bool) -> int:
         if not failure:
             try:
                 refusals = apply(file, base, theirs, quiet)
-            except (Problem, OSError):
+            except (UsageError, OSError):
                 file.say(f"the copy is kept: {copy}")
                 raise
         if not refusals:
@@ -1497,7 +1497,7 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
     """Yield the lines for a list of commands, or of values for a template.
 
     Each line becomes a job. Directives are copied; blank lines and comments are skipped.  text: the template;
-    None: no template.  Raises Problem.
+    None: no template.  Raises UsageError.
     """
     source = Source(path)
     template = Template(text) if text else None
@@ -1520,7 +1520,7 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
         except ValueError as error:
             raise source.problem(error) from None
     if not number and not directives:
-        raise Problem(f"{source.name}: no jobs (nothing to add)")
+        raise UsageError(f"{source.name}: no jobs (nothing to add)")
 
 
 # ---- tables ------------------------------------------------------------------------------------------------
@@ -1568,7 +1568,7 @@ def table_template(text: bytes, header: Sequence[bytes]) -> Template:
 
 
 def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
-    """Yield the rows of a table, as lists; directives between them, as bytes.  Raises Problem.
+    """Yield the rows of a table, as lists; directives between them, as bytes.  Raises UsageError.
 
     The csv module reads only text: Latin-1 makes one character of any byte, and the same byte of that
     character.
@@ -1589,7 +1589,7 @@ def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
 def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
     """Yield the lines for a table: each row below the first becomes a job; directives are copied.
 
-    text: the template.  Raises Problem.
+    text: the template.  Raises UsageError.
     """
     source = Source(path)
     template = None
@@ -1610,15 +1610,17 @@ def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
         except ValueError as error:
             raise source.problem(error) from None
     if not number:
-        raise Problem(f"{source.name}: no rows below the names of the columns (nothing to add)")
+        raise UsageError(f"{source.name}: no rows below the names of the columns (nothing to add)")
 
 
 def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
-    """Return for each `:::` the values, each with the values linked to it by `:::+`.  Raises Problem."""
+    """Return for each `:::` the values, each with the values linked to it by `:::+`.  Raises UsageError."""
     sources: list[list[list[bytes]]] = []
     for word in words:
         if word in SWEEPS[2:]:
-            raise Problem(f"{word} is not supported (for values from a file: --add-list FILE --template T)")
+            raise UsageError(
+                f"{word} is not supported (for values from a file: --add-list FILE --template T)"
+            )
         if word == ":::" or (word == ":::+" and not sources):
             sources.append([[]])
         elif word == ":::+":
@@ -1626,14 +1628,14 @@ def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
         else:
             sources[-1][-1].append(os.fsencode(word))
     if not all(map(all, sources)):
-        raise Problem("give a value after each ::: and :::+ (see --help)")
+        raise UsageError("give a value after each ::: and :::+ (see --help)")
     return [list(zip(*linked)) for linked in sources]
 
 
 def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
     """Yield a job for each combination of values for a template.  The last values change fastest.
 
-    Raises Problem.
+    Raises UsageError.
     """
     count = sum(len(linked[0]) for linked in sources)
     template = Template(text, count)
@@ -1642,7 +1644,7 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
         try:
             yield job(template.fill(number, b"", values))
         except ValueError as error:
-            raise Problem(f"{error}; nothing was added") from None
+            raise UsageError(f"{error}; nothing was added") from None
 
 
 # ======== Job files =========================================================================================
@@ -1660,7 +1662,7 @@ def read_job_file(path: str) -> bytes:
     """Return the line of the job that a job file of fjd (INI) describes: the executable with the path of the
     file.
 
-    Raises Problem.
+    Raises UsageError.
     """
     source = Source("./-" if path == "-" else path)
     config = configparser.ConfigParser(interpolation=None, strict=False)
@@ -1673,18 +1675,18 @@ def read_job_file(path: str) -> bytes:
         raise source.problem("neither 'NAME = VALUE' nor a comment") from None
     sections = [section for section in SECTIONS if config.has_option(section, "executable")]
     if not sections:
-        raise Problem(f"{source.name}: missing executable= in [{'] or ['.join(SECTIONS)}]")
+        raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(SECTIONS)}]")
     executable = config[sections[0]]["executable"]
     if not executable:
-        raise Problem(f"{source.name}: executable= is empty")
+        raise UsageError(f"{source.name}: executable= is empty")
     try:
         return job(b"%b %b" % (executable.encode("utf-8", "surrogateescape"), quote(absolute(path))))
     except ValueError as error:
-        raise Problem(f"{source.name}: {error}") from None
+        raise UsageError(f"{source.name}: {error}") from None
 
 
 def ini_text(source: Source) -> str:
-    """Return the text of a job file of fjd.  Raises Problem."""
+    """Return the text of a job file of fjd.  Raises UsageError."""
     text = bytearray()
     for line in source:
         text += line + b"\n"
@@ -1708,12 +1710,12 @@ def is_job_file(entry: os.DirEntry[str]) -> bool:
 
 
 def job_files(folder: str) -> list[str]:
-    """Return the paths of the job files in a directory, sorted by name.  Raises Problem."""
+    """Return the paths of the job files in a directory, sorted by name.  Raises UsageError."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
     except OSError as error:
-        raise Problem(f"{text_of(os.fsencode(folder))}: {reason(error)}") from None
+        raise UsageError(f"{text_of(os.fsencode(folder))}: {reason(error)}") from None
     return [os.path.join(folder, name) for name in names]
 
 
@@ -1740,7 +1742,7 @@ def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
 def add_jobs(file: JobFile, names: Sequence[str]) -> int:
     """Append the jobs of fjd's files, and of directories the files that were not added before.
 
-    Returns the number of added jobs.  Raises Problem, OSError.
+    Returns the number of added jobs.  Raises UsageError, OSError.
     """
     jobs: dict[bytes, bytes] = {}
     once: set[bytes] = set()
@@ -1753,7 +1755,7 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
             once -= found.keys()
         jobs.update(found)
     if not jobs:
-        raise Problem(f"{text_of(os.fsencode(names[0]))}: no job files (nothing to add)")
+        raise UsageError(f"{text_of(os.fsencode(names[0]))}: no job files (nothing to add)")
     with appending(file) as fd:
         with Reader.of(fd, file.network) as now:
             added = find_added(now, once)
@@ -1870,7 +1872,7 @@ def checked(kind: Callable[[str], object], text: bytes) -> bytes:
 
 
 def read_tests(path: str) -> Iterator[Test]:
-    """Yield the tests of a configuration.  Raises Problem."""
+    """Yield the tests of a configuration.  Raises UsageError."""
     source = Source(path)
     test: Test | None = None
     began = 0                               # the line number of the label
@@ -1899,11 +1901,11 @@ def read_tests(path: str) -> Iterator[Test]:
         source.number = began
         raise source.problem(f"the test '{text_of(test.label)}' has no end")
     if not count:
-        raise Problem(f"{source.name}: no tests (nothing to add)")
+        raise UsageError(f"{source.name}: no tests (nothing to add)")
 
 
 def test_lines(path: str) -> Iterator[bytes]:
-    """Yield directives and jobs for the tests of a configuration.  Raises Problem."""
+    """Yield directives and jobs for the tests of a configuration.  Raises UsageError."""
     for test in read_tests(path):
         yield from test.lines()
     yield b"#RUN\n"                         # the settings of the last test do not apply to jobs added later
@@ -1930,7 +1932,7 @@ def end_lines(file: JobFile, fd: int) -> list[Line]:
 
 
 def add_end(file: JobFile) -> str:
-    """Append `#RUN end`, unless the file has one; return a message.  Raises Problem, OSError."""
+    """Append `#RUN end`, unless the file has one; return a message.  Raises UsageError, OSError."""
     with appending(file) as fd:
         if end_lines(file, fd):
             return "has a #RUN end already"
@@ -1947,14 +1949,14 @@ def say_below_end(file: JobFile) -> None:
     try:
         end = next(filter(is_end, file.lines(b"", directives=True)), None)
     except FileNotFoundError:
-        raise Shifted from None
+        raise FileChangedError from None
     if end and Scan(file.reader, end.offset, NEW).next():
         file.say(f"line {end.number} is a #RUN end; --follow runners do not run the jobs below it "
                  "(--reopen, then --end)")
 
 
 def reopen(file: JobFile, ledger: Ledger) -> None:
-    """Turn each line `#RUN end` into a comment, in place.  Raises Problem, OSError."""
+    """Turn each line `#RUN end` into a comment, in place.  Raises UsageError, OSError."""
     with appending(file, make=False):
         file.open_to_write()
         for line in end_lines(file, file.writable()):
@@ -2119,7 +2121,7 @@ def make_parser() -> Parser:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options; `action` is the one thing to do, `selection` the conditions for jobs.  Raises
-    Problem.
+    UsageError.
     """
     parser = make_parser()
     end = next((number for number, word in enumerate(argv) if word in SWEEPS), len(argv))
@@ -2135,7 +2137,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
-    """Refuse options that exclude each other, as far as argparse does not.  Raises Problem."""
+    """Refuse options that exclude each other, as far as argparse does not.  Raises UsageError."""
     actions = [name for name in ("list", "edit", "reopen", *CHANGING, *ADDING)
                if getattr(options, name) not in (None, False)]
     if len(actions) != 1:
@@ -2155,7 +2157,7 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
-    """Refuse options for appended lines that exclude each other.  Raises Problem."""
+    """Refuse options for appended lines that exclude each other.  Raises UsageError."""
     template = options.template
     commands = options.add
     sweep = options.sweep
@@ -2174,7 +2176,7 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
 
 
 def add_lines(options: argparse.Namespace, file: JobFile) -> str:
-    """Append the requested lines; return a message.  Raises Problem, OSError."""
+    """Append the requested lines; return a message.  Raises UsageError, OSError."""
     if options.end:
         return add_end(file)
     if options.add_jobs:
@@ -2185,7 +2187,7 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> str:
 
 
 def asked_lines(options: argparse.Namespace) -> Iterator[bytes]:
-    """Return the lines for --add or --add-list.  Raises Problem."""
+    """Return the lines for --add or --add-list.  Raises UsageError."""
     template = options.template
     sources = options.sweep
     path = options.add_list
@@ -2209,7 +2211,7 @@ def still_alive(lines: Sequence[int], state: bytes) -> str:
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
-    """Set or cancel lines, and report the changes; return the exit status.  Raises Problem, OSError."""
+    """Set or cancel lines, and report the changes; return the exit status.  Raises UsageError, OSError."""
     ledger = Ledger()
     selection: Selection = options.selection
     state: bytes = HELD if options.cancel else options.set
@@ -2260,7 +2262,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
 
 
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
-    """Edit or change lines, or undo ends; return the exit status.  Raises Problem, OSError."""
+    """Edit or change lines, or undo ends; return the exit status.  Raises UsageError, OSError."""
     quiet: bool = options.quiet
     os.close(open_job_file(file.path, os.O_RDWR))
     if options.edit:
@@ -2274,7 +2276,7 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
 
 
 def reopen_file(file: JobFile, quiet: bool) -> int:
-    """Undo each `#RUN end`; return the exit status.  Raises Problem, OSError."""
+    """Undo each `#RUN end`; return the exit status.  Raises UsageError, OSError."""
     ledger = Ledger()
     reopen(file, ledger)
     count = sum(ledger.done.values())
@@ -2286,7 +2288,7 @@ def reopen_file(file: JobFile, quiet: bool) -> int:
 
 
 def change_file(argv: Sequence[str]) -> int:
-    """Run runset4.py.  Raises Problem."""
+    """Run runset4.py.  Raises UsageError."""
     options = parse(argv)
     path: str = options.file
     lists: bool = options.list
@@ -2319,7 +2321,7 @@ def change_file(argv: Sequence[str]) -> int:
         if error.errno == errno.ESTALE:
             say("was replaced, and may lack the changes just written (look, and run this again)")
             return 1
-        raise Problem(f"{path}: {reason(error)}") from None
+        raise UsageError(f"{path}: {reason(error)}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

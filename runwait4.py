@@ -68,12 +68,12 @@ from runmaker4 import (
     Pace,
     Parser,
     PresenceLock,
-    Problem,
     ProgressBar,
     Rate,
     Reader,
     Stall,
     Survey,
+    UsageError,
     WireError,
     add_help,
     as_argument,
@@ -210,7 +210,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options.  Raises Problem."""
+    """Return the options.  Raises UsageError."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     named = options.outdir is not None
@@ -239,7 +239,7 @@ EXCLUDED = {                    # by option, the options that exclude it
 
 
 def check_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
-    """Refuse options that exclude each other.  Raises Problem.
+    """Refuse options that exclude each other.  Raises UsageError.
 
     outdir_named: --outdir is on the command line.
     """
@@ -289,7 +289,7 @@ WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: 
 def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
     """Make a method of a Watcher try again while the job file is missing, for PATIENCE seconds at most.
 
-    Then the method raises Problem.
+    Then the method raises UsageError.
     """
     @functools.wraps(read)
     def tried(self: Watcher, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -299,7 +299,7 @@ def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[
                 return read(self, *args, **kwargs)
             except OSError as error:
                 if time.monotonic() - start > self.PATIENCE:
-                    raise Problem(f"{self.path}: {reason(error)}") from None
+                    raise UsageError(f"{self.path}: {reason(error)}") from None
             time.sleep(0.1)
     return tried
 
@@ -310,7 +310,7 @@ class Watcher:
     IDLE = 30.0                 # seconds without a claim or result until wait() reports that new jobs wait
 
     def __init__(self, path: str) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
         mount = check_mount(path, single_host=True, say=warn)
@@ -410,7 +410,7 @@ class Watcher:
         return -Clocks.APART <= age < self._delay
 
     def sure_look(self) -> Survey:
-        """Return a snapshot of the file while it is not half saved by an editor.  Raises Problem."""
+        """Return a snapshot of the file while it is not half saved by an editor.  Raises UsageError."""
         while (survey := self._look()).half_saved:
             time.sleep(self._pause)
         return survey
@@ -419,7 +419,7 @@ class Watcher:
         """Wait until no job is new or running, or `stopped` gives the reason why no runner will start the new
         ones.
 
-        update: called with the counts of each poll.  say: called once if new jobs wait.  Raises Problem.
+        update: called with the counts of each poll.  say: called once if new jobs wait.  Raises UsageError.
         """
         last: Counts | None = None
         since = 0.0             # when these counts were first seen
@@ -515,11 +515,11 @@ STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "
 def refuse_special(path: str, hint: str) -> None:
     """Refuse a path to anything but a regular file, for example to a pipe, which can take forever to open.
 
-    Raises Problem.
+    Raises UsageError.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "is a directory" if os.path.isdir(path) else "not a regular file"
-        raise Problem(f"{path}: {kind} ({hint})")
+        raise UsageError(f"{path}: {kind} ({hint})")
 
 
 @dataclass(eq=False)
@@ -607,7 +607,7 @@ class LogPass:
         self._invalid: list[int] = []       # positions of invalid lines
 
     def __iter__(self) -> Iterator[RunRecord]:
-        """Read the log.  Call it at most once.  Raises Problem."""
+        """Read the log.  Call it at most once.  Raises UsageError."""
         try:
             # At most `begin` lines come before the offset `begin`.  So positions in later parts are larger.
             for position, line in enumerate(self.log.lines(self._begin), self._begin + 1):
@@ -619,7 +619,7 @@ class LogPass:
                 if run:
                     yield run
         except OSError as error:
-            raise Problem(f"{self.log.path}: {reason(error)}") from None
+            raise UsageError(f"{self.log.path}: {reason(error)}") from None
         yield from self._unended()
         if not self._begin:
             self.log.report_invalid(self._invalid)
@@ -648,7 +648,7 @@ class Log:
     BLOCK = 1 << 18             # bytes to read at a time
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         self.path = path
         self._say = say
         self._has_reported = False
@@ -658,10 +658,10 @@ class Log:
             # the time of the last write, by the clock of the file server
             self.changed = os.fstat(self.file.fd).st_mtime
         except OSError as error:
-            raise Problem(f"{path}: {reason(error)} (expected a {self.KIND})") from None
+            raise UsageError(f"{path}: {reason(error)} (expected a {self.KIND})") from None
 
     def _open(self) -> Reader:
-        """Open the log, with all that any host has written up to now.  Raises OSError, Problem."""
+        """Open the log, with all that any host has written up to now.  Raises OSError, UsageError."""
         mount = find_mount(self.path)
         if mount.network:
             refresh_file(self.path, mount)
@@ -909,10 +909,10 @@ class JournalReader(Log):
     PASS = JournalPass
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         if not os.path.isdir(directory):
             missing = "not a directory" if os.path.exists(directory) else "no such directory"
-            raise Problem(f"{directory}: {missing} (expected the --outdir of runmaker4.py)")
+            raise UsageError(f"{directory}: {missing} (expected the --outdir of runmaker4.py)")
         super().__init__(os.path.join(directory, "journal"), say)
 
     def _open(self) -> Reader:
@@ -920,7 +920,7 @@ class JournalReader(Log):
             return super()._open()
         except FileNotFoundError:
             directory = os.path.dirname(self.path)
-            raise Problem(
+            raise UsageError(
                 f"{directory}: no journal (no job was run with it yet, or by an older version)"
             ) from None
 
@@ -1049,7 +1049,7 @@ class LineRuns:
             if line.state == RUNNING or number in living:
                 self._running.setdefault(line.command, []).append(number)
         known = [run for run in runs if run.command in self._numbers]
-        self._shifted = self._pair(known)
+        self._file_changed = self._pair(known)
         self.last: dict[int, RunRecord] = {}                # by the number of the line
         ranks: dict[int, tuple[float, int]] = {}
         for run in known:
@@ -1073,7 +1073,7 @@ class LineRuns:
 
     def _place(self, run: RunRecord) -> int:
         """Return the expected present line number of a run."""
-        return self._shifted.get((run.command, run.line), run.line) if self._shifted else run.line
+        return self._file_changed.get((run.command, run.line), run.line) if self._file_changed else run.line
 
     def _number(self, run: RunRecord) -> int:
         """Return the number of the line that a run belongs to."""
@@ -1263,7 +1263,7 @@ class Look:
         open_log: Callable[[], Log],
         find: Callable[[Watcher, Survey], Sequence[Line]] = lambda watcher, survey: (),
     ) -> None:
-        """find: reads the lines for the view, in the order of the file.  Raises Problem."""
+        """find: reads the lines for the view, in the order of the file.  Raises UsageError."""
         self.watcher = watcher
         self.survey = Survey(Counter())
         self.cancelled: list[Line] = []
@@ -1303,7 +1303,7 @@ class Look:
         """Return the row of the last run of each line that is `r`, or cancelled and still running.
 
         Read the last part of the log, and the complete log only if a present run is missing there.  Raises
-        Problem.
+        UsageError.
         """
         lines = [*self.living, *self.survey.orphans]
         known = LineRuns(lines, self._living, self.recent if lines else ())
@@ -1316,7 +1316,7 @@ class Look:
         """Yield the row of the last run of each line for the view, and of each other line if the output of
         the last run is incomplete, in the order of the file.
 
-        Raises Problem.
+        Raises UsageError.
         """
         commands = {line.command for line in self.lines}
         while True:
@@ -1337,7 +1337,7 @@ class Look:
     def rows(self) -> Iterator[Row]:
         """Yield the rows of all runs of the lines for the view, in the order of the file and of the log.
 
-        A line without a run also has a row.  Raises Problem.
+        A line without a run also has a row.  Raises UsageError.
         """
         commands = {line.command for line in self.lines}
         found = self.log.runs(of_commands(commands))
@@ -1355,7 +1355,7 @@ class Look:
                 yield self.last_row(line, known)
 
     def line_runs(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Return all lines with these commands, and the runs that belong to them.  Raises Problem."""
+        """Return all lines with these commands, and the runs that belong to them.  Raises UsageError."""
         lines = self.watcher.lines_with(commands) if self.watcher and commands else []
         seen = [*self.living, *self.survey.orphans, *self.lines]        # as of the look: these replace others
         lines += [line for line in seen if line.command in commands]
@@ -1422,7 +1422,7 @@ def without_collector() -> Iterator[None]:
 
 
 def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
-    """Return the journal or the job log that the options name; otherwise an empty log.  Raises Problem."""
+    """Return the journal or the job log that the options name; otherwise an empty log.  Raises UsageError."""
     if options.joblog is not None:
         return JobLogReader(options.joblog, say)
     return NoLog() if options.outdir is None else JournalReader(options.outdir, say)
@@ -1540,7 +1540,7 @@ def say(text: str) -> None:
 
 
 def check_journal(log: Log, path: str) -> None:
-    """Report it if no line of this job file belongs to the last runs of a log.  Raises Problem."""
+    """Report it if no line of this job file belongs to the last runs of a log.  Raises UsageError."""
     # the last few are enough
     runs = log.runs(begin=max(0, log.size - BLOCK))
     commands = {run.command for run in deque(runs, 12)}
@@ -1550,7 +1550,7 @@ def check_journal(log: Log, path: str) -> None:
 
 
 def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the present status, as --json prints it.  Raises Problem."""
+    """Return the present status, as --json prints it.  Raises UsageError."""
     with Look(watcher, functools.partial(open_log, options, say)) as look:
         check_journal(look.log, watcher.path)
         now = counts(look.survey)
@@ -1588,7 +1588,7 @@ def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
 def awaited(watcher: Watcher, now: Counts, at_work: AtWork, hosts: Collection[str]) -> str:
     """Return why new jobs wait, or that no runner is alive; '' if a runner can take one.
 
-    hosts: some of the hosts at work.  Raises Problem.
+    hosts: some of the hosts at work.  Raises UsageError.
     """
     if not now.new:
         return ""
@@ -1654,12 +1654,12 @@ def peak_memory(
 
 
 def bad_lines(watcher: Watcher, survey: Survey) -> list[Line]:
-    """Return the lines that are failed or in error, in the order of the file.  Raises Problem."""
+    """Return the lines that are failed or in error, in the order of the file.  Raises UsageError."""
     return sorted([*watcher.lines(FAILED + ERROR), *survey.orphans], key=operator.attrgetter("number"))
 
 
 def find_lines(selection: str, watcher: Watcher, survey: Survey) -> list[Line]:
-    """Return the selected job lines: by numbers, a command, or a shell pattern.  Raises Problem."""
+    """Return the selected job lines: by numbers, a command, or a shell pattern.  Raises UsageError."""
     command = os.fsencode(selection)
     try:
         ranges = line_ranges(selection)
@@ -1672,8 +1672,10 @@ def find_lines(selection: str, watcher: Watcher, survey: Survey) -> list[Line]:
         missing = [word for word, numbers in zip(selection.split(","), ranges)
                    if not any(line.number in numbers for line in lines)]
     if missing:
-        raise Problem(f"{watcher.path}: no job matches '{printable(missing[0])}' (expected line numbers such "
-                      "as 1,2,5-9, a complete command, or a shell pattern for commands)")
+        raise UsageError(
+            f"{watcher.path}: no job matches '{printable(missing[0])}' (expected line numbers such "
+            "as 1,2,5-9, a complete command, or a shell pattern for commands)"
+        )
     return lines
 
 
@@ -1737,7 +1739,7 @@ def details_of(run: RunRecord, directory: str) -> str:
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """Print the runs of the selected lines; return the counts.
 
-    Raises Problem, BrokenPipeError.
+    Raises UsageError, BrokenPipeError.
     """
     wanted = options.show
     find = bad_lines if wanted is None else functools.partial(find_lines, wanted)
@@ -1931,13 +1933,13 @@ class Commands:
 
 
 def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
-    """Print statistics of the runs, per host, in all and per command.  Raises Problem, BrokenPipeError."""
+    """Print statistics of the runs, per host, in all and per command.  Raises UsageError, BrokenPipeError."""
     stats = stats_of(outdir, path)
     put_texts([json.dumps(stats)] if as_json else stats_lines(stats, width()))
 
 
 def stats_of(outdir: str, path: str | None) -> dict[str, Any]:
-    """Return the statistics as --json prints them.  Raises Problem."""
+    """Return the statistics as --json prints them.  Raises UsageError."""
     journal = JournalReader(outdir, say)
     hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
@@ -1950,7 +1952,7 @@ def stats_of(outdir: str, path: str | None) -> dict[str, Any]:
                 hosts[run.host].add(run)
                 commands.add(run)
     if not hosts:
-        raise Problem(f"{journal.path}: no finished runs (nothing to count)")
+        raise UsageError(f"{journal.path}: no finished runs (nothing to count)")
     for host in hosts.values():
         total.include(host)
     return {
@@ -2137,7 +2139,7 @@ class Timeline:
     NAME = 100                  # characters of a command in the name of the event
 
     def __init__(self, log: Log) -> None:
-        """Raises Problem."""
+        """Raises UsageError."""
         self.log = log
         spans = Spans()
         for run in self._ended():
@@ -2146,11 +2148,11 @@ class Timeline:
         self.took = spans.took
 
     def _ended(self) -> Iterator[RunRecord]:
-        """Yield the finished runs.  Raises Problem."""
+        """Yield the finished runs.  Raises UsageError."""
         return (run for run in self.log.runs() if run.ended is not None)
 
     def write(self, file: BinaryIO) -> None:
-        """Write all events as JSON, one per line.  Raises OSError, Problem."""
+        """Write all events as JSON, one per line.  Raises OSError, UsageError."""
         encode = json.JSONEncoder(separators=(",", ":")).encode
         file.write(self.HEAD)
         for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
@@ -2217,10 +2219,10 @@ def well_formed(text: str) -> str:
 def refuse_foreign(path: str, kind: str, head: bytes) -> None:
     """Refuse to replace a file that is not ours: ours begin with `head`; empty files have nothing to lose.
 
-    Raises Problem.
+    Raises UsageError.
     """
     if re.match("/dev/(fd|std)|/proc/", path):          # the file of a `>>file` would be replaced
-        raise Problem(f"{path}: the name of an open file (give another name)")
+        raise UsageError(f"{path}: the name of an open file (give another name)")
     refuse_special(path, "give another name")
     try:
         with open(path, "rb") as file:
@@ -2228,16 +2230,16 @@ def refuse_foreign(path: str, kind: str, head: bytes) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise Problem(f"{path}: {reason(error)} (give another name)") from None
+        raise UsageError(f"{path}: {reason(error)} (give another name)") from None
     if found not in (b"", head):
-        raise Problem(f"{path}: not a {kind} of {PROG} (give another name)")
+        raise UsageError(f"{path}: not a {kind} of {PROG} (give another name)")
 
 
 @contextlib.contextmanager
 def replacing(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
     """Open a temporary file, which replaces `path` at the end of the block; after an error it is removed.
 
-    An existing file must be empty, or begin with `head`.  Raises Problem.
+    An existing file must be empty, or begin with `head`.  Raises UsageError.
     """
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
@@ -2245,7 +2247,7 @@ def replacing(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
         refuse_foreign(path, kind, head)
         old = stat_or_none(path)
         if old is None and os.path.islink(path):
-            raise Problem(f"{path}: broken symbolic link (remove it, or give another name)")
+            raise UsageError(f"{path}: broken symbolic link (remove it, or give another name)")
         private = functools.partial(os.open, mode=0o600 if old else 0o666)
         with open(temporary, "xb", opener=private) as file:
             if old:
@@ -2253,18 +2255,18 @@ def replacing(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
             yield file
         os.replace(temporary, target)
     except OSError as error:
-        raise Problem(f"{path}: {reason(error)} (expected a writable file)") from None
+        raise UsageError(f"{path}: {reason(error)} (expected a writable file)") from None
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
 
 
 def draw(log: Log, out_path: str) -> None:
-    """Write the timeline of a log.  Raises Problem."""
+    """Write the timeline of a log.  Raises UsageError."""
     with log.file, replacing(out_path, "timeline", Timeline.HEAD) as file:
         timeline = Timeline(log)
         if not timeline.slots:
-            raise Problem(f"{log.path}: no finished runs (expected a {log.KIND})")
+            raise UsageError(f"{log.path}: no finished runs (expected a {log.KIND})")
         timeline.write(file)
 
 
@@ -2726,7 +2728,7 @@ class Report:
     """The data of the page, as of one look: all runs of a log, and the rows of the tables."""
 
     def __init__(self, look: Look, live: bool) -> None:
-        """live: jobs are waited for.  Raises Problem."""
+        """live: jobs are waited for.  Raises UsageError."""
         runs = look.log.runs()
         watched = {line.command for line in [*look.lines, *look.living]}
         self.found = found = Gathered(runs, watched, to_fix=len(look.lines))
@@ -2756,7 +2758,7 @@ class Report:
         """Return the lines of watched commands, of the runs in tables, and of others that have moved; with
         their runs.
 
-        Raises Problem.
+        Raises UsageError.
         """
         found = self.found
         listed = [*found.failed, *found.slowest, *found.largest, *found.unended]
@@ -2793,7 +2795,7 @@ class Reporter:
     KIND = "report", b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"      # and the first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
-        """argv: the options as given.  Raises Problem."""
+        """argv: the options as given.  Raises UsageError."""
         self.options = options
         self.place = os.uname().nodename
         with contextlib.suppress(OSError):          # the current directory was removed
@@ -2803,7 +2805,7 @@ class Reporter:
         self.source = options.joblog or os.path.join(options.outdir, "journal")
         refuse_foreign(options.report, *self.KIND)          # now, not after the last job
         if options.file is not None and os.path.realpath(options.report) == os.path.realpath(options.file):
-            raise Problem(f"{options.report}: is the job file (give another name)")
+            raise UsageError(f"{options.report}: is the job file (give another name)")
         self.next = 0.0
         self.pause = self.LEAST
         self._error = ""            # why the last page could not be written
@@ -2818,7 +2820,7 @@ class Reporter:
         if start >= self.next and os.path.exists(self.source):
             try:
                 self.write(live=True)
-            except Problem as problem:
+            except UsageError as problem:
                 new_error = str(problem) if str(problem) != self._error else ""
                 self._error = str(problem)
             self.pause = self._pause_after(start)
@@ -2831,14 +2833,14 @@ class Reporter:
 
     @without_collector()
     def write(self, live: bool = False) -> None:
-        """Write the page.  live: jobs are waited for.  Raises Problem."""
+        """Write the page.  live: jobs are waited for.  Raises UsageError."""
         start = time.monotonic()
         messages: list[str] = []
         log = functools.partial(open_log, self.options, messages.append)
         with Look(self.watcher, log, bad_lines) as look:
             report = Report(look, live)
         if not report.found.states and not live:
-            raise Problem(f"{self.source}: no runs (expected a {look.log.KIND})")
+            raise UsageError(f"{self.source}: no runs (expected a {look.log.KIND})")
         self.pause = self._pause_after(start)       # the remaining steps take little time
         page = self._page(report, live, messages)
         with replacing(self.options.report, *self.KIND) as file:
@@ -3222,14 +3224,14 @@ def boot_id() -> str:
 
 
 def check_locks(folder: str) -> int:
-    """Check the locks of a directory; return the exit status.  Raises Problem.
+    """Check the locks of a directory; return the exit status.  Raises UsageError.
 
     A child makes the check, because a call might never return if the file system is away, and then only the
     parent can report that. The child prints into a file: a reader of our stdout would wait for a hanging
     child.
     """
     if not os.path.isdir(folder):
-        raise Problem(f"{folder}: not a directory (give the directory for the job file)")
+        raise UsageError(f"{folder}: not a directory (give the directory for the job file)")
     exit_on(signal.SIGINT, signal.SIGTERM)
     mount = find_mount(folder)
     if mount.network:
@@ -3269,7 +3271,7 @@ def check_locks(folder: str) -> int:
 def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], str] = str) -> Counts:
     """Wait for the jobs, and report it once if new jobs wait.
 
-    on_look: called after each poll; returns a text to report, or ''.  Raises Problem.
+    on_look: called after each poll; returns a text to report, or ''.  Raises UsageError.
     """
     progress: PipeProgress | TerminalProgress | None = None
     if with_progress:
@@ -3304,7 +3306,7 @@ def say_stopped(watcher: Watcher) -> bool:
 def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Write the report; with --progress also while the jobs run.  Return the exit status.
 
-    Raises Problem.
+    Raises UsageError.
     """
     exit_on(signal.SIGINT, signal.SIGTERM)
     watcher = Watcher(options.file) if options.file is not None else None
@@ -3320,7 +3322,7 @@ def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
 
 def watch(argv: Sequence[str]) -> int:
-    """Run runwait4.py.  Raises Problem."""
+    """Run runwait4.py.  Raises UsageError."""
     options = parse(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
@@ -3353,7 +3355,7 @@ def watch(argv: Sequence[str]) -> int:
 def watch_file(options: argparse.Namespace) -> int:
     """Wait for the jobs of FILE, or print the status.  Return the exit status.
 
-    Raises BrokenPipeError, Problem.
+    Raises BrokenPipeError, UsageError.
     """
     watcher = Watcher(options.file)
     if options.status:
@@ -3368,7 +3370,7 @@ def watch_file(options: argparse.Namespace) -> int:
 
 
 def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print the status; return the counts by state.  Raises Problem."""
+    """Print the status; return the counts by state.  Raises UsageError."""
     status = status_of(watcher, options)
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status still counts
         put_texts([json.dumps(status)] if options.json else status_lines(status, width()))

@@ -563,7 +563,7 @@ class Product:
         """What went wrong for good, or ''; None: not now."""
         try:
             fault: str = self.cursor.finish(job, state)
-        except CORE.NotNow:
+        except CORE.TemporaryError:
             return None
         return fault
 
@@ -571,7 +571,7 @@ class Product:
         """What went wrong for good, or ''; None: not now."""
         try:
             fault: str = self.cursor.release(job)
-        except CORE.NotNow:
+        except CORE.TemporaryError:
             return None
         return fault
 
@@ -722,7 +722,7 @@ def set_by_hand(world: History, me: Process, calls: int) -> None:
     setter = Setter(me.host)
     for call in range(calls):
         world.sleep(me, world.draws.choice((0.0, 0.3, 1.2, 3.0)) * world.pace)
-        with suppress(OSError, CORE.Problem):
+        with suppress(OSError, CORE.UsageError):
             if world.random() < 0.5:
                 command = b" by %b, %d" % (me.name.encode(), call)
                 comment = b"# that has a comment below it"      # so half of both is a whole line
@@ -748,7 +748,7 @@ def edit_by_command(world: History, me: Process, number: int) -> None:
     file, draws = Setter(me.host).file, world.draws
     for count in range(draws.choice((1, 3, 6))):
         world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.7, 3.0)) * world.pace)
-        with suppress(OSError, CORE.Problem):
+        with suppress(OSError, CORE.UsageError):
             base = SETTER.original(file)
             world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.pace)
             lines = changed(draws, base.splitlines(), 10 * number + count, again=world.most is None)

@@ -530,7 +530,7 @@ class OverTls(ChannelCase):
         return Line(credentials=credentials, context=contexts[0]).shake()
 
     def test_a_policy_that_forbids_the_certificate_is_told(self) -> None:
-        with self.assertRaisesRegex(runmaker4.Problem, "OpenSSL refuses our certificate: .*small"):
+        with self.assertRaisesRegex(runmaker4.UsageError, "OpenSSL refuses our certificate: .*small"):
             self.limited("DEFAULT:@SECLEVEL=5")
 
 

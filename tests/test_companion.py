@@ -121,7 +121,7 @@ class LockTable(RunCase):
         for number, remedy in remedies.items():
             with self.subTest(errno.errorcode[number]), mock.patch.object(
                     runmaker4, "lock", side_effect=OSError(number, os.strerror(number))):
-                with self.assertRaises(runmaker4.Problem) as refused:
+                with self.assertRaises(runmaker4.UsageError) as refused:
                     runmaker4.check_lock_file(str(self.path), mount)
                 self.assertIn(remedy, str(refused.exception))
 

@@ -209,7 +209,7 @@ class WorstMoments(EditCase):
     def test_nobody_is_behind_a_door_meanwhile(self) -> None:
         with mock.patch.object(runmaker4.JobFile, "LONG", 0.0):
             self.apply(b". b\nr a\n! c\n", lambda: self.assertRaises(
-                runmaker4.NotNow, self.runner_jobs.finish, self.job, b"d"))
+                runmaker4.TemporaryError, self.runner_jobs.finish, self.job, b"d"))
 
     def test_what_is_appended_to_the_old_file_is_appended_to_the_new_one(self) -> None:
         more = b"".join(b". z %d\n" % number for number in range(200_000))       # more than one block
@@ -282,7 +282,7 @@ class Shared(EditCase):
                     os.setresuid(user, user, user)
                     setter = runmaker4.JobFile(str(self.path), say=lambda text: None)
                     answer.write("; ".join(runset4.apply(setter, b". a\n", theirs)))
-                except (runmaker4.Problem, OSError) as fault:
+                except (runmaker4.UsageError, OSError) as fault:
                     answer.write(str(fault))
                 finally:
                     answer.flush()

@@ -43,9 +43,9 @@ class ImportCase(RunCase):
                 self.assertRefused(ended, "runset4.py: ", wanted)
         self.assertFalse(self.exists("runs.txt"), self.exists("runs.txt") and self.read())
 
-    def assertProblem(self, start: str, call: Callable[[], object]) -> None:
+    def assertUsageError(self, start: str, call: Callable[[], object]) -> None:
         """The call finds something that the user can mend, and says so in one line that begins like this."""
-        with self.assertRaises(runmaker4.Problem) as raised:
+        with self.assertRaises(runmaker4.UsageError) as raised:
             call()
         self.assertTrue(str(raised.exception).startswith(start), raised.exception)
         self.assertNotIn("\n", str(raised.exception))
@@ -156,11 +156,11 @@ class Lists(ImportCase):
                                          ("", "", "no jobs (nothing")):
             path = self.write(text, "list")
             with self.subTest(text=text[:80]):
-                self.assertProblem(
+                self.assertUsageError(
                     f"{path}: {expected}", lambda: list(runset4.list_jobs(str(path), template.encode()))
                 )
-        self.assertProblem("/dev/zero: line 1: ", lambda: list(runset4.list_jobs("/dev/zero", None)))
-        self.assertProblem(
+        self.assertUsageError("/dev/zero: line 1: ", lambda: list(runset4.list_jobs("/dev/zero", None)))
+        self.assertUsageError(
             f"{self.dir}: is a directory", lambda: list(runset4.list_jobs(str(self.dir), None))
         )
 
@@ -662,9 +662,11 @@ class JobFiles(JobFileCase):
                                ("", "missing executable=")):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
-                self.assertProblem(f"{path}: {expected}", lambda: runset4.read_job_file(str(path)))
+                self.assertUsageError(f"{path}: {expected}", lambda: runset4.read_job_file(str(path)))
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
-        self.assertProblem(f"{self.dir}/two?lines: not a command", lambda: runset4.read_job_file(str(path)))
+        self.assertUsageError(
+            f"{self.dir}/two?lines: not a command", lambda: runset4.read_job_file(str(path))
+        )
 
     def test_ten_jobs_for_four_workers_as_in_fjd(self) -> None:
         """Workers and jobs come in any order; each job reads its file and writes the log file that is named
@@ -714,7 +716,7 @@ class Hiring(ImportCase):
 
     def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
         file = runmaker4.JobFile(str(self.dir / "none"), say=self.fail)
-        with self.assertRaises(runmaker4.Shifted):
+        with self.assertRaises(runmaker4.FileChangedError):
             runset4.say_below_end(file)
 
     def test_reopening_makes_comments_of_all_of_them_in_place(self) -> None:
@@ -817,7 +819,7 @@ class Usage(unittest.TestCase):
         ):
             args = ["runs.txt", *words.split(), *([" "] if words.endswith("--template") else [])]
             with self.subTest(args=args):
-                with self.assertRaises(runmaker4.Problem) as raised:
+                with self.assertRaises(runmaker4.UsageError) as raised:
                     runset4.parse(args)
                 self.assertIn(name, str(raised.exception))
 

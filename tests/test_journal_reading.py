@@ -307,7 +307,7 @@ class Trouble(JournalCase):
             "old": "no journal",
             "odd": "is a directory",
         }.items():
-            with self.assertRaisesRegex(runmaker4.Problem, words):
+            with self.assertRaisesRegex(runmaker4.UsageError, words):
                 runwait4.JournalReader(str(self.dir / name), self.fail)
 
 
@@ -533,7 +533,7 @@ class Random(JournalCase):
 
     def check_stats(self, ended: int) -> None:
         if not ended:
-            with self.assertRaisesRegex(runmaker4.Problem, "no finished runs"):
+            with self.assertRaisesRegex(runmaker4.UsageError, "no finished runs"):
                 self.view("--stats")
             return
         stats = json.loads(self.view("--stats", "--json"))
@@ -542,7 +542,7 @@ class Random(JournalCase):
 
     def check_report(self, states: Counter[str], lines: list[runmaker4.Line], told: Collection[Told]) -> None:
         if not told:
-            with self.assertRaisesRegex(runmaker4.Problem, "no runs"):
+            with self.assertRaisesRegex(runmaker4.UsageError, "no runs"):
                 self.view(f"--report={self.dir}/page.html")
             return
         self.view(f"--report={self.dir}/page.html")

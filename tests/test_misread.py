@@ -29,7 +29,7 @@ class MisreadCase(RunCase):
         said: list[str] = []
         try:
             check(str(self.write(text)), False, said.append)
-        except runmaker4.Problem as problem:
+        except runmaker4.UsageError as problem:
             said.append(str(problem))
         return said
 

@@ -74,7 +74,7 @@ class FormatCase(Case):
         for config, number in configs.items():
             with self.subTest(config=config[:200]):
                 path = str(self.write(config, "config"))
-                with self.assertRaises(runmaker4.Problem) as raised:
+                with self.assertRaises(runmaker4.UsageError) as raised:
                     list(runset4.test_lines(path))
                 named = re.match(re.escape(path) + r": (?:line (\d+): )?[^\n]*\Z", str(raised.exception))
                 self.assertEqual(int(present(named)[1] or 0), number, raised.exception)

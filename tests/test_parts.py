@@ -90,7 +90,7 @@ class ResultsWithoutAnAnswer(JobFileCase):
         first = jobs[0]
         assert first
         with mock.patch.object(os, "fsync", side_effect=OSError(code, "no answer")):
-            self.assertRaises(runmaker4.NotNow, queue.finish, first, b"d")
+            self.assertRaises(runmaker4.TemporaryError, queue.finish, first, b"d")
         said = queue.finish(first, b"d")
         for job in jobs[1:]:
             assert job
@@ -346,7 +346,7 @@ class DeadClients(JobFileCase):
         """Try to write the result for so long, in vain."""
         with self.cut_off():
             for _ in range(seconds):
-                with self.assertRaises(runmaker4.NotNow):
+                with self.assertRaises(runmaker4.TemporaryError):
                     self.cursor.finish(self.job, b"d")
                 self.clock.now += 1
 
@@ -438,7 +438,7 @@ class Removed(JobFileCase):
             if not os.fstat(reader.fd).st_nlink:
                 raise OSError(errno.ESTALE, "Stale file handle")
             return pread(reader, size, at)
-        with mock.patch.object(runmaker4.Reader, "pread", stale), self.assertRaises(runmaker4.NotNow):
+        with mock.patch.object(runmaker4.Reader, "pread", stale), self.assertRaises(runmaker4.TemporaryError):
             queue.finish(job, b"d")
 
 
@@ -466,7 +466,7 @@ class EditedInPlace(JobFileCase):
         queue = self.queue_on(runmaker4.UTF8_MARK + b". echo\n")
         found, = queue.file.lines()
         self.path.write_bytes(b"# x. echo\n")
-        with self.assertRaises(runmaker4.Shifted):
+        with self.assertRaises(runmaker4.FileChangedError):
             queue.claim(found)
 
     def test_a_result_finds_its_line_once_a_byte_order_mark_has_come(self) -> None:
@@ -554,7 +554,7 @@ class SetByHand(JobFileCase):
         cursor = self.jobs(b"d a\n. a\n")
         job = job_of(cursor.claim())
         self.path.write_bytes(b"d a\n")
-        with self.assertRaises(runmaker4.NotNow):
+        with self.assertRaises(runmaker4.TemporaryError):
             cursor.finish(job, b"!")
         self.path.write_bytes(b"d a\nr a\n")
         self.assertEqual(cursor.finish(job, b"!"), "")
@@ -603,7 +603,7 @@ class Patience(JobFileCase):
         with other.command_mutex(b"a") as opened, mock.patch("time.sleep", side_effect=time.sleep) as sleep:
             self.assertTrue(opened)
             self.assertIsInstance(cursor.claim(), runmaker4.NoJob)
-            with self.assertRaises(runmaker4.NotNow):
+            with self.assertRaises(runmaker4.TemporaryError):
                 cursor.finish(job, b"d")
             self.path.write_bytes(b"x a\nr a\n")
             self.clock.now += 10.0
@@ -671,7 +671,7 @@ class MissingFile(JobFileCase):
             self.path.rename(away)
             for seconds in 0.0, 1.9:
                 self.clock.now = start + gone_at + seconds
-                self.assertRaises(runmaker4.NotNow, queue.finish, job, b"d")
+                self.assertRaises(runmaker4.TemporaryError, queue.finish, job, b"d")
             if not gone_at:
                 away.rename(self.path)
                 queue.follow()                      # as when a client asks for jobs
@@ -725,7 +725,7 @@ class HeldUp(JobFileCase):
         start = self.clock.now
         for seconds in times:
             self.clock.now = start + seconds
-            with self.assertRaises(runmaker4.NotNow):
+            with self.assertRaises(runmaker4.TemporaryError):
                 self.cursor.finish(self.job, b"d")
 
     def assertGone(self) -> None:
@@ -1181,7 +1181,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         for function, trouble, why in (
             ("follow", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
             ("by_command", OSError(errno.EIO, "Input/output error"), "input/output error"),
-            ("claim", runmaker4.Shifted("edited"), "edited"),
+            ("claim", runmaker4.FileChangedError("edited"), "edited"),
             ("claim", locked, "keeps its command locked"),
         ):
             with self.subTest(function=function, why=why):
