@@ -64,6 +64,7 @@ from runmaker4 import (
     Counts,
     Ending,
     Failures,
+    FileExecutor,
     Job,
     JobSettings,
     Lines,
@@ -81,7 +82,6 @@ from runmaker4 import (
     Stream,
     UsageError,
     WireError,
-    Worker,
     add_background,
     add_limits,
     add_running_options,
@@ -1539,7 +1539,7 @@ class ClientProgram(RunnerProgram):
             return code
         if self.slot_file:
             self.slot_file.prepare()
-            self.worker = Worker(self.slot_file.network, self.relieved)
+            self.worker = FileExecutor(self.slot_file.network, self.relieved)
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()               # squeue may take longer than a server waits for us
         self._first = self._connect_first()

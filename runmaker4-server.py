@@ -130,6 +130,7 @@ from runmaker4 import (
     Ending,
     Failures,
     FileChangedError,
+    FileExecutor,
     Job,
     JobFile,
     JobLock,
@@ -165,7 +166,6 @@ from runmaker4 import (
     UsageError,
     WalkReport,
     WireError,
-    Worker,
     Writer,
     add_background,
     add_max_failed,
@@ -1611,7 +1611,7 @@ class Records:
     """Feeds the sinks of the server (its files and its console) with what clients tell of their runs."""
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
-                 worker: Worker) -> None:
+                 worker: FileExecutor) -> None:
         log, outdir, joblog = stores
         self.log = log
         self._outdir = outdir

@@ -5315,8 +5315,8 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
 
 # ======== The worker ========================================================================================
 #
-# An event loop must not wait for a file system.  So whatever touches a file goes through a Worker.  On a
-# local file system the worker makes a call at once; on a network file system one thread makes all calls.
+# An event loop must not wait for a file system.  So whatever touches a file goes through a FileExecutor.  On
+# a local file system the worker makes a call at once; on a network file system one thread makes all calls.
 # Calls are made in the order in which they come, so a job's start stands in a record before its end.  A
 # caller that needs the answer uses call(), begin() or ask(); one that does not, post().
 #
@@ -5372,7 +5372,7 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
         attempt = write()
 
 
-class Worker:
+class FileExecutor:
     """Makes file operations in the order they come: at once, or in one thread if the file system may block.
 
     An NFS server that does not answer blocks every call until it does.  Output, timeouts and signals go on
@@ -5491,7 +5491,7 @@ class Worker:
 class Failures:
     """Counts how many jobs of a file have failed, or are in error, since the start, whoever ran them."""
 
-    def __init__(self, file: JobReader, worker: Worker, renewed: Callable[[], int]) -> None:
+    def __init__(self, file: JobReader, worker: FileExecutor, renewed: Callable[[], int]) -> None:
         """renewed: how many failed lines are run again by us; called as the file is, by the worker."""
         self.file = file
         self.worker = worker
@@ -5532,7 +5532,7 @@ class Census:
     LEAST = 2.0                         # seconds from one count to the next, at least
     LEAST_FAR = 15.0                    # as LEAST, on a network file system
 
-    def __init__(self, file: JobReader | None, worker: Worker) -> None:
+    def __init__(self, file: JobReader | None, worker: FileExecutor) -> None:
         self._file = file
         self._worker = worker
         self.counted: Counter[bytes] | None = None      # what the last count has found; None: there was none
@@ -5632,9 +5632,10 @@ class Jobs(Protocol):
 
 
 class FileJobs:
-    """The `Jobs` of a runner on the shared file: a cursor and its queue, whose calls a `Worker` makes."""
+    """The `Jobs` of a runner on the shared file: a cursor and its queue, whose calls a `FileExecutor` makes.
+    """
 
-    def __init__(self, cursor: Cursor, reader: JobReader, worker: Worker, consumer: Consumer) -> None:
+    def __init__(self, cursor: Cursor, reader: JobReader, worker: FileExecutor, consumer: Consumer) -> None:
         """reader: of the same file, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
@@ -6378,9 +6379,10 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 #
 # What happens to a run goes to its sinks, as events: starting, started, output, and ended or unstarted.  The
 # console, the log file, the output directory and the job log are sinks.  None makes the loop wait: the
-# console writes by a Writer, which has a thread for a terminal or a pipe, the others by the Worker.  A record
-# that cannot be written because another process holds a lock is kept and tried again.  The backlog is how
-# much waits to be written.  While it is long, the output of jobs is not read, and jobs wait at their pipes.
+# console writes by a Writer, which has a thread for a terminal or a pipe, the others by the FileExecutor.  A
+# record that cannot be written because another process holds a lock is kept and tried again.  The backlog is
+# how much waits to be written.  While it is long, the output of jobs is not read, and jobs wait at their
+# pipes.
 #
 # There are three kinds of console.  Console prints all events for programs, Plain the output alone (--plain),
 # and TerminalConsole what people want to see on a terminal, with a status line that its Writer, a Terminal,
@@ -7143,7 +7145,7 @@ class LogFile(Sink):
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, path: str, lines: int, directory: bytes, worker: Worker, trouble: Say) -> None:
+    def __init__(self, path: str, lines: int, directory: bytes, worker: FileExecutor, trouble: Say) -> None:
         """lines: of output per record.  directory: where jobs run.  Raises UsageError."""
         self.lines = lines
         self._directory = directory
@@ -7284,7 +7286,7 @@ class RecordFile:
     SAY_AFTER = 5.0             # seconds after which it is said what a record waits for
     TAIL = 1 << 20              # bytes at the end in which a record is looked for that may have been written
 
-    def __init__(self, path: str, kind: str, flags: int, worker: Worker, trouble: Say,
+    def __init__(self, path: str, kind: str, flags: int, worker: FileExecutor, trouble: Say,
                  header: bytes = b"") -> None:
         """kind: 'journal', for messages.  header: what an empty file begins with.  Raises UsageError."""
         self.path = path
@@ -7586,7 +7588,7 @@ class Journal:
     GATHER = 1.0                        # seconds for which entries are gathered
     AT_ONCE = 0.05                      # as GATHER, for an end on a file system of one host
 
-    def __init__(self, folder: str, worker: Worker, trouble: Say) -> None:
+    def __init__(self, folder: str, worker: FileExecutor, trouble: Say) -> None:
         """Raises UsageError."""
         import json  # few runners need it, and it takes 3 ms to load
         self.encode = json.JSONEncoder().encode
@@ -7631,7 +7633,7 @@ class OutDir(Sink):
     def __init__(
         self,
         path: str,
-        worker: Worker,
+        worker: FileExecutor,
         trouble: Say,
         incomplete: Callable[[int], None] = lambda line: None,
         presence_lock: PresenceLock | None = None,
@@ -7733,7 +7735,7 @@ class JobLog(Sink):
     """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog)."""
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
-    def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
+    def __init__(self, path: str, worker: FileExecutor, trouble: Say) -> None:
         """Raises UsageError."""
         self.worker = worker
         self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, worker, trouble, self.HEADER)
@@ -8764,7 +8766,7 @@ class Runner:
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, tally: Tally,
-                 names: Sequence[str], slot_file: SlotFile | None, worker: Worker) -> None:
+                 names: Sequence[str], slot_file: SlotFile | None, worker: FileExecutor) -> None:
         """sinks: for runs that start from now on; the list may change.  writers: the console's, and what
         writes files (see Pump).  host: the name of this host, for the sinks.
 
@@ -9676,7 +9678,7 @@ class Program:
         self.label = label
         self.options = options
         self._loop_runs = False     # there is an event loop, and the attributes that are declared above
-        self.worker = Worker(False, self.relieved)
+        self.worker = FileExecutor(False, self.relieved)
         self.tally = Tally()
         self._troubles = 0
         self.defects = 0            # how many defects of this program have shown
@@ -9703,7 +9705,7 @@ class Program:
                 raise UsageError(f"{path}: is also {uses[real]} (give another name)")
             uses[real] = use
         paths = options.logfile, options.outdir, options.joblog
-        self.worker = Worker(
+        self.worker = FileExecutor(
             network or any(find_mount(path).network for path in paths if path),
             self.relieved,
             functools.partial(self.in_loop, self.say_as_is),

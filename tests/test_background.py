@@ -47,7 +47,7 @@ my_param: value{number}
 """
 
 
-class WorkerCase(RunCase):
+class FileExecutorCase(RunCase):
     """A test of runners in the background."""
 
     def hire(self, *options: object, number: int = 1, file: str = "runs.txt") -> int:
@@ -76,7 +76,7 @@ class WorkerCase(RunCase):
         self.assertTrue(all(map(alive, pids)), self.read("errors"))
 
 
-class HiredAndFired(WorkerCase):
+class HiredAndFired(FileExecutorCase):
     """Workers come before the jobs or after them, and go when they are told to."""
 
     def test_a_worker_waits_for_the_file_and_for_what_is_added_to_it(self) -> None:
@@ -183,7 +183,7 @@ class HiredAndFired(WorkerCase):
         self.assertNobodyLeft()
 
 
-class JobFiles(WorkerCase):
+class JobFiles(FileExecutorCase):
     """Ten job files in INI form, a job script that reads them, four workers."""
 
     def prepare(self) -> list[pathlib.Path]:
@@ -211,7 +211,7 @@ class JobFiles(WorkerCase):
         self.check_done(self.hire("-j4"))
 
 
-class FailedStart(WorkerCase):
+class FailedStart(FileExecutorCase):
     """-d: what is wrong at the start is printed, with exit status 2, before anything goes into the
     background.
     """
@@ -239,7 +239,7 @@ class FailedStart(WorkerCase):
         self.assertEqual(self.states(), ".")
 
 
-class LoggedOut(WorkerCase):
+class LoggedOut(FileExecutorCase):
     """The terminal hangs up: a worker in the background goes on, and prints nothing there."""
 
     @staticmethod

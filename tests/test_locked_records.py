@@ -18,7 +18,7 @@ FILES = "out/journal", "joblog", "log"
 RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
 FAR = ("import runmaker4\n"
        "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
-       "runmaker4.RecordFile.SAY_AFTER, runmaker4.Worker.AGAIN_FAR = 0.2, 0.05\n")
+       "runmaker4.RecordFile.SAY_AFTER, runmaker4.FileExecutor.AGAIN_FAR = 0.2, 0.05\n")
 # The file goes bad now and then, also once a record was written, and stays so until it is opened anew
 BAD = """
 import errno, os

@@ -35,7 +35,7 @@ class OutCase(Case):
 
     def outdir(self) -> runmaker4.OutDir:
         """One runner's."""
-        return runmaker4.OutDir(str(self.out), runmaker4.Worker(False), self.said.append)
+        return runmaker4.OutDir(str(self.out), runmaker4.FileExecutor(False), self.said.append)
 
     def files(self) -> dict[str, str]:
         return {

@@ -1040,7 +1040,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             claims=self.of_worker,
             interval=file.interval,
             records=records,
-            worker=runmaker4.Worker(threaded=False),
+            worker=runmaker4.FileExecutor(threaded=False),
             tally=runmaker4.Tally(),
         )
         return server.Sessions(program, lambda text: None, 10, 60.0)
@@ -1593,7 +1593,7 @@ class RecordsInMemory(FileCase):
     """The record of a job holds no more than the log file shows, however long the lines are."""
 
     def test_long_lines_are_cut_before_they_are_kept(self) -> None:
-        log = runmaker4.LogFile(str(self.path), 100, b"/", runmaker4.Worker(threaded=False), self.fail)
+        log = runmaker4.LogFile(str(self.path), 100, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
         self.addCleanup(os.close, log.file.fd)
         run = a_run()
         run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)

@@ -132,7 +132,7 @@ class Cells(unittest.TestCase):
         processes = runmaker4.Processes(loop, signals, 5.0)
         said: list[str] = []
         runner = Runner(jobs, processes, [runmaker4.Sink()], [Idle()], b"host", options,  # type: ignore[arg-type]
-                        said.append, runmaker4.Tally(), ["1"], None, runmaker4.Worker(False))
+                        said.append, runmaker4.Tally(), ["1"], None, runmaker4.FileExecutor(False))
         if phase is Phase.GROWING:          # others have all memory
             mock.patch.object(runner, "_free_for", lambda slots: Resources(len(slots) + 1, 0.0)).start()
         return runner, signals

@@ -150,7 +150,7 @@ class RecordsOfClients(FileCase):
     """A server writes what its clients say."""
 
     def test_a_directory(self) -> None:
-        log = runmaker4.LogFile(str(self.path), 3, b"/", runmaker4.Worker(threaded=False), self.fail)
+        log = runmaker4.LogFile(str(self.path), 3, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
         self.addCleanup(os.close, log.file.fd)
         run = a_run()
         run.directory = as_bytes(Records.FORGED)

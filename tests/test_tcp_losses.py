@@ -45,7 +45,7 @@ runmaker4.wait_ready = lambda fds, event, seconds: right(fds, event, 1 / 0 if se
 # file `asked` says that somebody does
 SLOW = """
 import os, time, runmaker4
-init, follow = runmaker4.Worker.__init__, runmaker4.JobFile.follow
+init, follow = runmaker4.FileExecutor.__init__, runmaker4.JobFile.follow
 def init_threaded(worker, threaded, *args, **settings):
     init(worker, True, *args, **settings)
 def follow_slowly(file):
@@ -53,7 +53,7 @@ def follow_slowly(file):
         open("asked", "w").close()
         time.sleep(0.01)
     return follow(file)
-runmaker4.Worker.__init__, runmaker4.JobFile.follow = init_threaded, follow_slowly
+runmaker4.FileExecutor.__init__, runmaker4.JobFile.follow = init_threaded, follow_slowly
 """
 
 
@@ -61,7 +61,7 @@ runmaker4.Worker.__init__, runmaker4.JobFile.follow = init_threaded, follow_slow
 # were called by another one
 WATCHED = """
 import threading, runmaker4
-init = runmaker4.Worker.__init__
+init = runmaker4.FileExecutor.__init__
 def init_threaded(worker, threaded, *args, **settings):
     init(worker, True, *args, **settings)
 def watch(plain):
@@ -72,7 +72,7 @@ def watch(plain):
                 file.write(plain.__qualname__ + "\\n")
         return plain(self, *args, **settings)
     return call
-runmaker4.Worker.__init__ = init_threaded
+runmaker4.FileExecutor.__init__ = init_threaded
 for kind in (runmaker4.Cursor, runmaker4.JobQueue, runmaker4.JobFile, runmaker4.JobReader,
              runmaker4.LockTable, runmaker4.LockTableReader):
     for name, plain in list(vars(kind).items()):

@@ -897,8 +897,8 @@ class GivenBack(ByHandCase):
     # as on a network file system; and nothing is written before the test says so
     PATCH = """
 import os, runmaker4, time
-init, finish = runmaker4.Worker.__init__, runmaker4.JobQueue.finish
-runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
+init, finish = runmaker4.FileExecutor.__init__, runmaker4.JobQueue.finish
+runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
 def wait_and_finish(self, *rest):
     while not os.path.exists("writes"):
         time.sleep(0.01)
@@ -925,8 +925,8 @@ class CalledOff(ByHandCase):
     # as on a network file system; and a claim of line 3 comes back only when the test says so
     PATCH = """
 import os, runmaker4, time
-init, claim = runmaker4.Worker.__init__, runmaker4.JobQueue.claim
-runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
+init, claim = runmaker4.FileExecutor.__init__, runmaker4.JobQueue.claim
+runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
 def claim_and_wait(self, line, *rest):
     found = claim(self, line, *rest)
     while line.number == 3 and not os.path.exists("claimed"):
@@ -956,10 +956,10 @@ class SlowFile(ByHandCase):
     """All that is done with the file takes a while, and is done in a thread, as on a network file system."""
     PATCH = """
 import runmaker4, time
-init, submit = runmaker4.Worker.__init__, runmaker4.Worker._submit
+init, submit = runmaker4.FileExecutor.__init__, runmaker4.FileExecutor._submit
 slow = lambda function, *args: (time.sleep(0.015), function(*args))[1]
-runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
-runmaker4.Worker._submit = lambda self, pool, *args: submit(self, pool, slow, *args)
+runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
+runmaker4.FileExecutor._submit = lambda self, pool, *args: submit(self, pool, slow, *args)
 """
 
     def test_a_group_that_runs_when_the_server_gets_a_hup_runs_to_its_end(self) -> None:

@@ -235,7 +235,7 @@ class LogRecords(FileCase):
     """A record has its place and its size; it shows the head and the last lines of a job."""
 
     def test_both_streams_are_shown_in_the_order_of_their_lines(self) -> None:
-        log = runmaker4.LogFile(str(self.path), 6, b"/", runmaker4.Worker(threaded=False), self.fail)
+        log = runmaker4.LogFile(str(self.path), 6, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
         self.addCleanup(os.close, log.file.fd)
         run = a_run()
         log.started(run)
