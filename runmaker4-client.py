@@ -59,7 +59,6 @@ from runmaker4 import (
     NEW,
     PORT,
     SIGNALS,
-    Account,
     ClientChannel,
     Counts,
     Ending,
@@ -80,6 +79,7 @@ from runmaker4 import (
     RunnerProgram,
     Sink,
     Stream,
+    Summary,
     UsageError,
     WireError,
     add_background,
@@ -956,7 +956,7 @@ class Connection:
         # what leave() waits for may have come: an acknowledgement, or an account
         self._progress = asyncio.Event()
         # what the server's file holds; None: it cannot tell
-        self._account: asyncio.Future[Account | None] = loop.create_future()
+        self._summary: asyncio.Future[Summary | None] = loop.create_future()
         self._runner = program.make_runner(self, self._sinks(), self._outbox)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
@@ -1031,7 +1031,7 @@ class Connection:
         job, cause = await self._to_end.get()
         return {} if job.has_ended else {job: cause}
 
-    async def leave(self, runner: Runner) -> Account | None:
+    async def leave(self, runner: Runner) -> Summary | None:
         """Hand in all results, and say `bye`, because no job runs any more.
 
         Returns what the file holds; None if the server cannot tell, or there is none.
@@ -1043,14 +1043,14 @@ class Connection:
         if unwritten:
             self._say(f"the server could not be told how {plural(len(unwritten), 'job')} ended")
             self._program.tally.unwritten += unwritten
-        await runner.in_time(self._ask_account())
+        await runner.in_time(self._ask_summary())
         self.life.on(LinkEvent.CONCLUDE)
         link = self.life.link
         if link:
             link.send(type="bye")
             link.flush()
             link.transport.close()
-        return self._account.result() if self._account.done() else None
+        return self._summary.result() if self._summary.done() else None
 
     async def _hand_in(self, runner: Runner) -> None:
         """Wait until all events are acknowledged, or no server will do that; not for long after a signal."""
@@ -1067,14 +1067,14 @@ class Connection:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._progress.wait(), 0.2)
 
-    async def _ask_account(self) -> None:
+    async def _ask_summary(self) -> None:
         """Ask on each new link what the file holds, until a server has answered or patience ends.
 
         A server that leaves for good (`closing`) tells it unasked.
         """
         began = boottime()
         asked: ServerLink | None = None
-        while not self._account.done() and self.life.wants_server:
+        while not self._summary.done() and self.life.wants_server:
             link = self.life.link
             if link and link is not asked:
                 asked = link
@@ -1277,7 +1277,7 @@ class Connection:
         elif kind == "stop":
             self._on_stop(message.text("id"), cancelled=message.flag("cancelled"))
         elif kind == "account":
-            self._on_account(message)
+            self._on_summary(message)
         elif kind == "closing":
             self._on_closing(link, message)
         else:
@@ -1387,29 +1387,29 @@ class Connection:
         self.life.on_answer(number)
         self._wake()
 
-    def _on_account(self, message: Message) -> None:
+    def _on_summary(self, message: Message) -> None:
         """Note what the file holds, if the server can tell; the first answer counts."""
         found = None
         if message.fields.get("account") is not None:
-            account = Message(message.fields["account"])
-            now = Message(account.fields.get("now"))
-            found = Account(
+            summary = Message(message.fields["account"])
+            now = Message(summary.fields.get("now"))
+            found = Summary(
                 Counts(*(now.whole(name) for name in STATES)),
                 False,
-                tuple(account.items("bad", int)),
-                account.flag("again"),
-                account.flag("left") and not self._runner.each_slot_had_job,
-                strays=account.whole("strays"),
-                first_stray=account.whole("first_stray"),
+                tuple(summary.items("bad", int)),
+                summary.flag("again"),
+                summary.flag("left") and not self._runner.each_slot_had_job,
+                strays=summary.whole("strays"),
+                first_stray=summary.whole("first_stray"),
             )
-        if not self._account.done():
-            self._account.set_result(found)
+        if not self._summary.done():
+            self._summary.set_result(found)
         self._progress.set()
 
     def _on_closing(self, link: ServerLink, message: Message) -> None:
         """Drop the link, because the server leaves; done: for good, so we leave, too."""
         if message.flag("done"):
-            self._on_account(message)
+            self._on_summary(message)
             self.life.on(LinkEvent.CONCLUDE)
             self._runner.drain()
         link.drop("the server was stopped")

@@ -121,7 +121,6 @@ from runmaker4 import (
     RUNNING,
     SHELL,
     TOP,
-    Account,
     Console,
     Consumer,
     Consumers,
@@ -162,6 +161,7 @@ from runmaker4 import (
     Sink,
     Slot,
     Stream,
+    Summary,
     TemporaryError,
     UsageError,
     WalkReport,
@@ -2235,7 +2235,7 @@ def manner(settings: JobSettings) -> str:
 class FileCount:
     """What the file holds."""
     fault: str = ""                     # why it cannot be read
-    account: Account | None = None      # None: it cannot be read
+    summary: Summary | None = None      # None: it cannot be read
     # those clients of the ones that leave for which no new job is left
     for_none: Consumers = field(default_factory=lambda: Consumers(()))
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
@@ -2245,23 +2245,23 @@ class FileCount:
     @property
     def is_done(self) -> bool:
         """Whether all jobs have ended, or no more will be started."""
-        account = self.account
-        if not account or account.half_saved or account.now.running:
+        summary = self.summary
+        if not summary or summary.half_saved or summary.now.running:
             return False
-        return not account.now.new or bool(self.stopped)
+        return not summary.now.new or bool(self.stopped)
 
-    def account_of_all(self) -> Account | None:
+    def summary_of_all(self) -> Summary | None:
         """The account for the server, for which any new job counts as left."""
-        return self.account and replace(self.account, left=self.account.now.new > 0)
+        return self.summary and replace(self.summary, left=self.summary.now.new > 0)
 
-    def account_for(self, client: Client) -> dict[str, Any] | None:
+    def summary_for(self, client: Client) -> dict[str, Any] | None:
         """The account for a client that leaves, as it goes into a message."""
-        account = self.account
-        if not account:
+        summary = self.summary
+        if not summary:
             return None
-        left = account.now.new > 0 and client not in self.for_none.all
-        return dict(now=account.now._asdict(), bad=account.bad, again=account.again, left=left,
-                    strays=account.strays, first_stray=account.first_stray)
+        left = summary.now.new > 0 and client not in self.for_none.all
+        return dict(now=summary.now._asdict(), bad=summary.bad, again=summary.again, left=left,
+                    strays=summary.strays, first_stray=summary.first_stray)
 
 
 class Accountant:
@@ -2302,7 +2302,7 @@ class Accountant:
             if not leaves:
                 self._report(link, count)
             elif link.client:
-                link.send(type="account", account=count.account_for(link.client))
+                link.send(type="account", account=count.summary_for(link.client))
 
     async def count(self, clients: Sequence[Client] = (), surely: bool = False) -> FileCount:
         """Count the file.  clients: the ones that leave.
@@ -2315,7 +2315,7 @@ class Accountant:
             count = await server.worker.call(self._look, Consumers(clients))
             self._due = count.due
             looks += 1
-            unsure = not count.account or count.account.half_saved
+            unsure = not count.summary or count.summary.half_saved
             if not surely or not unsure or looks >= server.reader.LOOKS or server.leaving.done():
                 return count
             await asyncio.sleep(server.reader.interval)
@@ -2326,20 +2326,20 @@ class Accountant:
         pace = Pace()
         try:
             with pace:
-                account = file.account(clients, groups=True)
+                summary = file.summary(clients, groups=True)
                 first = itertools.islice(file.lines(NEW), SHOWN)
                 waiting = [(line.number, line.command[:COMMAND]) for line in first]
-                stall = why_stalled(file) if waiting and not account.now.running else None
+                stall = why_stalled(file) if waiting and not summary.now.running else None
         except OSError as error:
             return FileCount(reason(error), due=boottime() + pace.rest(4))
         stopped = stall.text if stall and stall.stops else ""
-        return FileCount("", account, clients, waiting, stopped, boottime() + pace.rest(4))
+        return FileCount("", summary, clients, waiting, stopped, boottime() + pace.rest(4))
 
     def _report(self, link: ClientLink, count: FileCount) -> None:
         """Send a status, in messages of bounded length."""
         server = self._server
         clock = boottime()
-        now = count.account.now if count.account else None
+        now = count.summary.now if count.summary else None
         link.send(
             type="summary",
             file=to_text(os.fsencode(server.path)),
@@ -3568,7 +3568,7 @@ class Server(Program):
         self.stopping = False                   # nothing more is handed out
         self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between looks at clients, and at the file
         self._counting = False                  # the file is being counted, before we leave
-        self._account: Account | None = None    # what the file held when we left; None: nobody knows
+        self._summary: Summary | None = None    # what the file held when we left; None: nobody knows
         self._orphans: list[int] = []           # the lines of orphans that were marked `e`, once we leave
         self._code: int | None = None           # the exit status after a signal or a defect; None: neither
         self.began = boottime()
@@ -3658,7 +3658,7 @@ class Server(Program):
         for acceptor in acceptors:
             acceptor.close()
         await self._close()
-        return self.tally.status(self._account) if self._code is None else self._code
+        return self.tally.status(self._summary) if self._code is None else self._code
 
     async def _close(self) -> None:
         """Write and send everything, then let connections and keeper go, and say how it was."""
@@ -3676,7 +3676,7 @@ class Server(Program):
         if self._was_signalled:
             # We do not wait for a file system that does not answer.
             count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
-            self._account = count and count.account_of_all()
+            self._summary = count and count.summary_of_all()
         self._say_summary()
         await self.print_rest(self.stderr, lambda: self._code is not None)
 
@@ -3707,7 +3707,7 @@ class Server(Program):
         """Say the closing line."""
         seconds = boottime() - self.began
         why = why_command(self.options)
-        self.say(self.tally.summary(self._account, self._orphans, seconds, "runmaker4-client.py -r", why))
+        self.say(self.tally.summary(self._summary, self._orphans, seconds, "runmaker4-client.py -r", why))
 
     def _hand_over(self) -> None:
         """After a signal: acknowledge what is dealt with by now, and have clients wait for the next server.
@@ -3814,12 +3814,12 @@ class Server(Program):
         if not self._is_done():
             # a client came back with a job, or a signal has ended us
             return
-        if count.account:
-            self._account = count.account_of_all()
+        if count.summary:
+            self._summary = count.summary_of_all()
         elif not self.tally.trouble:
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.sessions.clients.values():
-            client.tell_closing(done=True, account=count.account_for(client))
+            client.tell_closing(done=True, account=count.summary_for(client))
         self.leaving.set_result(None)
 
     # -- the keeper ------------------------------------------------------------------------------------------

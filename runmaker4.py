@@ -1631,8 +1631,8 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 # ---- directives --------------------------------------------------------------------------------------------
 #
 # A line `#RUN ...` holds for all jobs below it, up to the next one of its kind.  parse_settings() reads one
-# such line.  What all of them above a place say together is the Scope there: a reader of the file begins with
-# TOP, and asks Scope.below() at each directive.  Nothing else interprets directives.
+# such line.  What all of them above a place say together is the Directives there: a reader of the file begins
+# with TOP, and asks Directives.below() at each directive.  Nothing else interprets directives.
 
 
 class Unset(enum.Enum):
@@ -1732,7 +1732,7 @@ SETTINGS_ARE = (
 ConsumerKey = tuple[tuple[str, ...], Resources, bool]
 
 
-class Scope(NamedTuple):
+class Directives(NamedTuple):
     """What the directives above a line of a job file say of it.
 
     What keeps jobs from being started for now depends on the states of lines, too: that is a Block.
@@ -1753,7 +1753,7 @@ class Scope(NamedTuple):
         """What decides which consumers may have jobs here, except together=.  It is a key of dictionaries."""
         return self.settings.hosts, self.settings.needs, self.end is not None
 
-    def below(self, line: Line) -> Scope:
+    def below(self, line: Line) -> Directives:
         """What holds below a line that is a directive.
 
         Below a malformed directive nobody knows whom jobs are for.  So they count as jobs for any consumer,
@@ -1770,7 +1770,7 @@ class Scope(NamedTuple):
             return self._replace(end=line)
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
-    def has_same_group(self, above: Scope) -> bool:
+    def has_same_group(self, above: Directives) -> bool:
         """Whether jobs on both sides of a directive are of one group.  above: the scope above it."""
         return (
             self.settings.together == above.settings.together
@@ -1780,7 +1780,7 @@ class Scope(NamedTuple):
         )
 
 
-TOP = Scope()                   # no directive stands above
+TOP = Directives()                   # no directive stands above
 
 
 @functools.lru_cache(maxsize=1000)
@@ -2117,7 +2117,7 @@ class Attempt:
 
 
 @dataclass(eq=False, repr=False)
-class Survey:
+class Snapshot:
     """What a job file holds."""
     states: Counter[bytes]                                      # how many job lines are in which state
     running: list[Line] = field(default_factory=list)           # lines `r` that are no orphans
@@ -2159,21 +2159,21 @@ def name_counts(**numbers: int) -> list[str]:
     return [f"{number} {word}" for word, number in numbers.items() if number]
 
 
-def counts(survey: Survey) -> Counts:
+def counts(snapshot: Snapshot) -> Counts:
     """How many jobs a survey has found in which state."""
-    states = survey.states
+    states = snapshot.states
     return Counts(
         states[NEW],
-        len(survey.running),
+        len(snapshot.running),
         states[DONE],
         states[FAILED],
-        states[ERROR] + len(survey.orphans),
+        states[ERROR] + len(snapshot.orphans),
         held_in(states),
     )
 
 
 @dataclass(frozen=True)
-class Account:
+class Summary:
     """What a job file holds when some consumers leave it."""
     now: Counts
     half_saved: bool = False    # an editor may be about to write more
@@ -2670,17 +2670,17 @@ class JobReader(Opened):
             found[line.command].append(line)
         return found
 
-    def survey(self) -> Survey:
+    def snapshot(self) -> Snapshot:
         """Count the states, and tell orphans from running jobs.  Raises OSError."""
-        survey = Survey(Counter())
-        scan = self.lines(RUNNING, survey.states)
+        snapshot = Snapshot(Counter())
+        scan = self.lines(RUNNING, snapshot.states)
         for line in scan:
             if self.is_orphan(line):
-                survey.orphans.append(line)
+                snapshot.orphans.append(line)
             else:
-                survey.running.append(line)
-        survey.half_saved = self.doubt(scan.end) > 0
-        return survey
+                snapshot.running.append(line)
+        snapshot.half_saved = self.doubt(scan.end) > 0
+        return snapshot
 
     def doubt(self, size: int) -> float:
         """0 if what was read of the file may be believed; otherwise seconds until the next look.
@@ -2714,27 +2714,27 @@ class JobReader(Opened):
         return (self.network and self.reader.is_open and self._full_size > 0
                 and self.reader.pread(1, self._full_size - 1) in (b"", b"\0"))
 
-    def account(self, consumers: Consumers, groups: bool = False) -> Account:
+    def summary(self, consumers: Consumers, groups: bool = False) -> Summary:
         """What the file holds when some consumers leave it.  Raises OSError.
 
         consumers: those that leave.  Each for which a new job is left is removed from them.  groups: they run
         groups, too.
         """
-        survey = self.survey()
-        now = counts(survey)
+        snapshot = self.snapshot()
+        now = counts(snapshot)
         bad, again = self._bad_lines()
-        numbers = [line.number for line in survey.orphans] + bad
+        numbers = [line.number for line in snapshot.orphans] + bad
         strays, first_stray = count_strays(self.reader, STRAY)
         everybody = len(consumers.all)
         if now.new and consumers.all:
             self._take_out(consumers, groups)
-        return Account(
+        return Summary(
             now,
-            half_saved=survey.half_saved,
+            half_saved=snapshot.half_saved,
             bad=tuple(sorted(numbers)[:self.BAD]),
-            again=bool(survey.orphans) or again,
+            again=bool(snapshot.orphans) or again,
             left=len(consumers.all) < everybody,
-            orphans=len(survey.orphans),
+            orphans=len(snapshot.orphans),
             strays=strays,
             first_stray=first_stray,
         )
@@ -2746,7 +2746,7 @@ class JobReader(Opened):
         """
         bad: list[int] = []
 
-        def tells(scope: Scope) -> bool:
+        def tells(scope: Directives) -> bool:
             """Whether a line of this scope adds to the answer."""
             return len(bad) < self.BAD or not scope.settings.together
 
@@ -2765,7 +2765,7 @@ class JobReader(Opened):
 
     def _take_out(self, consumers: Consumers, groups: bool) -> None:
         """Remove the consumers for which a new job is left.  Raises OSError."""
-        def fits(scope: Scope) -> bool:
+        def fits(scope: Directives) -> bool:
             return (groups or not scope.settings.together) and consumers.include(scope)
 
         for _, scope in self._lines_under(NEW, fits):
@@ -2773,7 +2773,9 @@ class JobReader(Opened):
                 for consumer in list(consumers.fitting(scope)):
                     del consumers.all[consumer]
 
-    def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
+    def _lines_under(
+        self, states: bytes, wanted: Callable[[Directives], bool]
+    ) -> Iterator[tuple[Line, Directives]]:
         """Lines in some states whose scope is wanted, each with that scope.  Raises OSError."""
         scope = TOP
         scan = self.lines(states, directives=True)
@@ -3757,9 +3759,9 @@ class Consumers:
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
         self.all = dict.fromkeys(consumers)
-        self.by_key: dict[ConsumerKey, set[Consumer]] = {}    # by Scope.consumer_key
+        self.by_key: dict[ConsumerKey, set[Consumer]] = {}    # by Directives.consumer_key
 
-    def fitting(self, scope: Scope) -> Iterator[Consumer]:
+    def fitting(self, scope: Directives) -> Iterator[Consumer]:
         """The consumers that may have jobs here."""
         settings = scope.settings
         if settings.suits_all and not scope.end:
@@ -3770,7 +3772,7 @@ class Consumers:
             self.by_key[key] = {consumer for consumer in self.all if consumer.fits(settings, scope.below_end)}
         return filter(self.by_key[key].__contains__, self.all) if self.by_key[key] else iter(())
 
-    def include(self, scope: Scope) -> bool:
+    def include(self, scope: Directives) -> bool:
         """Whether any of them may have jobs here."""
         return any(self.fitting(scope))
 
@@ -3858,7 +3860,7 @@ class Block(NamedTuple):
 @dataclass(eq=False, repr=False)
 class Above:
     """What was met in a file, from the top to the line that was met last: directives, and unfinished jobs."""
-    scope: Scope = TOP                      # of the line that was met last
+    scope: Directives = TOP                      # of the line that was met last
     unfinished: Line | None = None          # the first job that had not ended when it was met
     unfinished_by: JobSettings = NO_SETTINGS    # its settings
     block: Block | None = None              # what keeps all further jobs from being taken
@@ -4089,7 +4091,7 @@ class Retries:
                 consumer.note_retried()
         self._consumers = Consumers(self._passes)
 
-    def find_consumers(self, line: Line, scope: Scope) -> set[Consumer]:
+    def find_consumers(self, line: Line, scope: Directives) -> set[Consumer]:
         """Return the consumers for which a failed line is due, present or not.  Raises OSError."""
         if scope.fault or scope.settings.together:
             return set()
@@ -4111,7 +4113,7 @@ class Retries:
         tried = self._results.count_failures(line.command, its_pass.began)
         return its_pass.passed[line.command] < tried
 
-    def pass_over(self, line: Line, scope: Scope) -> None:
+    def pass_over(self, line: Line, scope: Directives) -> None:
         """Note that a walk has passed a failed line that is due for nobody."""
         kind = retry_kind(scope.consumer_key, line.state)
         for its_pass in self._passes.values():
@@ -4123,7 +4125,7 @@ class Retries:
         """Note that a new line was claimed below a due line that could not be had."""
         self._passes[consumer].ahead.add(job.offset)
 
-    def note_claim(self, consumer: Consumer, job: Job, scope: Scope) -> None:
+    def note_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
         """Move a consumer's frontiers below a claimed line, which is the sign by which edits are seen.
 
         It is claimed in the order of the file, so above it nothing is due, in either state.  Raises OSError.
@@ -4132,7 +4134,7 @@ class Retries:
         self._move(consumer, job, [retry_kind(scope.consumer_key, state)
                                 for state in (FAILED, ERROR) if consumer.renews(state)])
 
-    def note_new(self, consumer: Consumer, line: Line, scope: Scope) -> None:
+    def note_new(self, consumer: Consumer, line: Line, scope: Directives) -> None:
         """Move a consumer's frontier below a failed line that was made new for it.  Raises OSError."""
         self._results.forget(line.command)
         self._move(consumer, line, [retry_kind(scope.consumer_key, line.state)])
@@ -4379,12 +4381,12 @@ class Walk:
         # commands of which no line can be claimed for now, and why
         self._closed: dict[bytes, LineCheck] = {}
         self.has_skipped = False                # it passed over new jobs of groups or for other consumers
-        # the first job that was passed over for each Scope.consumer_key, and its scope: a consumer that comes
-        # later begins there
-        self._skipped: dict[ConsumerKey, tuple[Line, Scope]] = {}
+        # the first job that was passed over for each Directives.consumer_key, and its scope: a consumer that
+        # comes later begins there
+        self._skipped: dict[ConsumerKey, tuple[Line, Directives]] = {}
         # for each consumer that was not here, or had too little free: the first due line that was passed
         # over, and its scope
-        self._missed: dict[Consumer, tuple[Line, Scope]] = {}
+        self._missed: dict[Consumer, tuple[Line, Directives]] = {}
         # consumers for whom it met jobs that they cannot have now, and may have later
         self.waiting: set[Consumer] = set()
         self._below: Line | None = None         # the first job below the block that a consumer waits for
@@ -5142,10 +5144,10 @@ class Cursor:
         elif now >= self._still_until:
             self._still_until = math.inf
             reader = JobReader(self.file.path, say=self.say, mount=self.file.mount, clock=self.clock)
-            survey = reader.survey()
+            snapshot = reader.snapshot()
             reader.close_files()
-            new = survey.states[NEW]
-            if new and not survey.running:
+            new = snapshot.states[NEW]
+            if new and not snapshot.running:
                 self.say(new_jobs_wait(new, self.file.path))
 
     # -- results ---------------------------------------------------------------------------------------------
@@ -5627,7 +5629,7 @@ class Jobs(Protocol):
     async def look_after(self) -> dict[Job, str]:
         """Jobs to be ended: "lost" to another runner, or "cancelled"."""
 
-    async def leave(self, runner: Runner) -> Account | None:
+    async def leave(self, runner: Runner) -> Summary | None:
         """To be called when all jobs have ended.  What the file holds now; None if nobody can know."""
 
 
@@ -5686,14 +5688,14 @@ class FileJobs:
     async def look_after(self) -> dict[Job, str]:
         return await self.worker.call(self._cursor.look_after)
 
-    async def leave(self, runner: Runner) -> Account | None:
+    async def leave(self, runner: Runner) -> Summary | None:
         """Sync what was written, and count what the file holds now; None if nobody can know.
 
         A runner that a signal made end its jobs does not wait for a file system that may not answer.
         """
         return await runner.in_time(self._leave(runner))
 
-    def _account(self, consumers: Consumers) -> Account:
+    def _summary(self, consumers: Consumers) -> Summary:
         """What the file holds.  A job that runs without a runner counts as left: nobody will see how it ends.
 
         Raises OSError.
@@ -5701,11 +5703,11 @@ class FileJobs:
         # Asked before and after the count: a runner that leaves in between had lines `r` before, and one that
         # comes may have some after it.
         nobody = self._file.has_nobody_else()
-        account = self._reader.account(consumers)
-        unsupervised = account.now.running > 0 and nobody and self._file.has_nobody_else()
-        return replace(account, left=account.left or unsupervised)
+        summary = self._reader.summary(consumers)
+        unsupervised = summary.now.running > 0 and nobody and self._file.has_nobody_else()
+        return replace(summary, left=summary.left or unsupervised)
 
-    async def _leave(self, runner: Runner) -> Account | None:
+    async def _leave(self, runner: Runner) -> Summary | None:
         if not runner.killed:
             await self.worker.call(self._file.sync)
             await self.worker.flush()
@@ -5714,14 +5716,14 @@ class FileJobs:
             # A job that does not fit only because slots are out of service counts as left.
             self._consumer.capacity = runner.full_capacity
             try:
-                account = await self.worker.call(self._account, consumers)
+                summary = await self.worker.call(self._summary, consumers)
                 # Others that run the file with --resume may be about to take these orphans.
-                resumed = account.orphans and self._consumer.renews(RUNNING)
-                if runner.killed or look == self._reader.LOOKS or not (account.half_saved or resumed):
-                    return account
+                resumed = summary.orphans and self._consumer.renews(RUNNING)
+                if runner.killed or look == self._reader.LOOKS or not (summary.half_saved or resumed):
+                    return summary
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.options.follow and not self._file.is_open:
-                    return Account(Counts(0, 0, 0, 0, 0, 0))        # the file never came
+                    return Summary(Counts(0, 0, 0, 0, 0, 0))        # the file never came
                 if runner.killed or runner.failed or look == self._reader.LOOKS:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
                     return None
@@ -7985,19 +7987,19 @@ class Tally:
         """How many jobs are failed or in error."""
         return self.failed + self.error
 
-    def status(self, account: Account | None) -> int:
+    def status(self, summary: Summary | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; otherwise 0.
 
         account: None if nobody knows what the file holds, which makes it 1.
         """
-        if account is None or account.now.bad or account.left:
+        if summary is None or summary.now.bad or summary.left:
             return 1
         if self.unwritten or self.trouble:
             return 1
         # Others may be running now what we have left in error.
-        return int(bool(self.error and account.now.running))
+        return int(bool(self.error and summary.now.running))
 
-    def summary(self, account: Account | None, orphans: Sequence[int], seconds: float, retry: str,
+    def summary(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
                 why: str) -> str:
         """The closing line: what was done here, what the file holds unless all is done, and what to do.
 
@@ -8007,7 +8009,7 @@ class Tally:
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
         idle = not (self.done or self.cancelled or lines)
-        text = "nothing done" if not account or account.left else "nothing to do"
+        text = "nothing done" if not summary or summary.left else "nothing to do"
         if not idle:
             ends = ((self.failed, "failed"), (error, "error"), (self.cancelled, "cancelled"),
                     (len(self.unwritten), "not written down"))
@@ -8017,20 +8019,20 @@ class Tally:
         if self.incomplete:
             text += (f"; the output of {plural(len(self.incomplete), 'job')} is incomplete "
                      f"({name_lines(self.incomplete)})")
-        if not account:
+        if not summary:
             return f"{text}; what the file holds now is not known"
-        now = account.now
+        now = summary.now
         ours = self.done, self.failed, error, self.cancelled
         is_said = ours == (now.done, now.failed, now.error, now.held) and now.processed == now.all
         if not is_said and (lines or now.done < now.all or now.held):
             text += (
-                f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
+                f"{':' if text == 'nothing to do' else '; in all'} {summary.describe(with_lines=not lines)}"
             )
         # lines that could not be written are orphans soon
-        if account.again or (self.unwritten and now.running):
+        if summary.again or (self.unwritten and now.running):
             text += f"; {retry} runs them again"
-        if account.strays:
-            text += f"; {name_strays(account.strays, account.first_stray)}"
+        if summary.strays:
+            text += f"; {name_strays(summary.strays, summary.first_stray)}"
         return text + (f"; {why} tells why" if why and now.bad else "")
 
 
@@ -10003,15 +10005,15 @@ class RunnerProgram(Program):
         await runner.run()
         for sink in runner.sinks:
             sink.leaving()
-        account = await jobs.leave(runner)
+        summary = await jobs.leave(runner)
         if self.worker.keeps_records:           # after a signal nobody has waited for the records yet
             await runner.in_time(self.worker.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
-        code = 128 + runner.killed if runner.killed else self.tally.status(account)
-        if code or not self.options.plain or account is None or account.now.new:
+        code = 128 + runner.killed if runner.killed else self.tally.status(summary)
+        if code or not self.options.plain or summary is None or summary.now.new:
             why = why_command(self.options)
-            self.say(self.tally.summary(account, jobs.orphans, seconds, "-r", why))
+            self.say(self.tally.summary(summary, jobs.orphans, seconds, "-r", why))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
         return code
 

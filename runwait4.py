@@ -71,8 +71,8 @@ from runmaker4 import (
     ProgressBar,
     Rate,
     Reader,
+    Snapshot,
     Stall,
-    Survey,
     UsageError,
     WireError,
     add_help,
@@ -322,10 +322,10 @@ class Watcher:
         self.stopped = ""       # why no runner will start the new jobs; "": one can
 
     @patient
-    def _look(self) -> Survey:
+    def _look(self) -> Snapshot:
         """Return a snapshot of the file."""
         with self._pace:
-            return self.file.survey()
+            return self.file.snapshot()
 
     @patient
     def lines(self, states: bytes | None, selects: Callable[[Line], bool] | None = None) -> list[Line]:
@@ -340,9 +340,9 @@ class Watcher:
         return [line for line in lines if any(line.number in numbers for numbers in ranges)]
 
     @patient
-    def held_lines(self, survey: Survey, most: int) -> list[Line]:
+    def held_lines(self, snapshot: Snapshot, most: int) -> list[Line]:
         """Return the first held lines, at most `most` of them."""
-        held = b"".join(state for state in survey.states if state not in WORDS)
+        held = b"".join(state for state in snapshot.states if state not in WORDS)
         return list(itertools.islice(self.file.lines(held), most)) if held else []
 
     @patient
@@ -352,13 +352,13 @@ class Watcher:
         return self.file.lock_table.presence_locks()
 
     @patient
-    def cancelled(self, survey: Survey) -> list[Line]:
+    def cancelled(self, snapshot: Snapshot) -> list[Line]:
         """Return the held lines with jobs that are still running: more copies of the command run than lines
         are `r`.
 
         survey: the last result of sure_look().
         """
-        held = b"".join(survey.states.keys() - WORDS.keys())
+        held = b"".join(snapshot.states.keys() - WORDS.keys())
         lock_table = self.file.lock_table
         if not held or not lock_table.is_open:
             return []
@@ -374,7 +374,7 @@ class Watcher:
             bucket = own_job_lock(equal_lines[0]) & ~MUTEX_OFFSET
             job_locks = sorted(offset - bucket for some in other_locks(lock_table.fd, bucket, JOB_LOCKS)
                            for offset in some)
-            for line in survey.running + survey.orphans:
+            for line in snapshot.running + snapshot.orphans:
                 if line.command == command and job_locks:
                     job_locks.remove(nearest(job_locks, line.number % JOB_LOCKS))
             held_lines = {line.number % JOB_LOCKS: line for line in equal_lines}
@@ -409,11 +409,11 @@ class Watcher:
         age = time.time() - self.file.signature()[3] / 1e9
         return -Clocks.APART <= age < self._delay
 
-    def sure_look(self) -> Survey:
+    def sure_look(self) -> Snapshot:
         """Return a snapshot of the file while it is not half saved by an editor.  Raises UsageError."""
-        while (survey := self._look()).half_saved:
+        while (snapshot := self._look()).half_saved:
             time.sleep(self._pause)
-        return survey
+        return snapshot
 
     def wait(self, update: Callable[[Counts], None], say: Callable[[str], None]) -> Counts:
         """Wait until no job is new or running, or `stopped` gives the reason why no runner will start the new
@@ -424,10 +424,10 @@ class Watcher:
         last: Counts | None = None
         since = 0.0             # when these counts were first seen
         while True:
-            survey = self._look()
-            now = counts(survey)
+            snapshot = self._look()
+            now = counts(snapshot)
             update(now)
-            if not now.new and not now.running and not survey.half_saved:
+            if not now.new and not now.running and not snapshot.half_saved:
                 return now
             previous = self.stopped
             stall = self.stall() if now.new and not now.running else None
@@ -1261,26 +1261,26 @@ class Look:
         self,
         watcher: Watcher | None,
         open_log: Callable[[], Log],
-        find: Callable[[Watcher, Survey], Sequence[Line]] = lambda watcher, survey: (),
+        find: Callable[[Watcher, Snapshot], Sequence[Line]] = lambda watcher, snapshot: (),
     ) -> None:
         """find: reads the lines for the view, in the order of the file.  Raises UsageError."""
         self.watcher = watcher
-        self.survey = Survey(Counter())
+        self.snapshot = Snapshot(Counter())
         self.cancelled: list[Line] = []
         self.lines: Sequence[Line] = ()         # the lines for the view
         self.at_work = AtWork(None)
         self._ends_may_come = False
         if watcher:
             badges_before = watcher.presence_locks() or set()
-            self.survey = watcher.sure_look()
-            self.cancelled = watcher.cancelled(self.survey)
-            self.lines = find(watcher, self.survey)
+            self.snapshot = watcher.sure_look()
+            self.cancelled = watcher.cancelled(self.snapshot)
+            self.lines = find(watcher, self.snapshot)
             badges_after = watcher.presence_locks()
             self.at_work = AtWork(None if badges_after is None else badges_after | badges_before)
             self._ends_may_come = watcher.ends_may_come()
-        self.living = [*self.survey.running, *self.cancelled]
+        self.living = [*self.snapshot.running, *self.cancelled]
         self._living = {line.number for line in self.living}
-        self._orphans = {line.number for line in self.survey.orphans}
+        self._orphans = {line.number for line in self.snapshot.orphans}
         self.log = open_log()
 
     def __enter__(self) -> Look:
@@ -1305,7 +1305,7 @@ class Look:
         Read the last part of the log, and the complete log only if a present run is missing there.  Raises
         UsageError.
         """
-        lines = [*self.living, *self.survey.orphans]
+        lines = [*self.living, *self.snapshot.orphans]
         known = LineRuns(lines, self._living, self.recent if lines else ())
         if self.log.size and not all(map(known.is_certain, lines)):
             commands = {line.command for line in lines}
@@ -1357,7 +1357,8 @@ class Look:
     def line_runs(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
         """Return all lines with these commands, and the runs that belong to them.  Raises UsageError."""
         lines = self.watcher.lines_with(commands) if self.watcher and commands else []
-        seen = [*self.living, *self.survey.orphans, *self.lines]        # as of the look: these replace others
+        # as of the look: these replace others
+        seen = [*self.living, *self.snapshot.orphans, *self.lines]
         lines += [line for line in seen if line.command in commands]
         return LineRuns(lines, self._living, runs)
 
@@ -1553,7 +1554,7 @@ def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
     """Return the present status, as --json prints it.  Raises UsageError."""
     with Look(watcher, functools.partial(open_log, options, say)) as look:
         check_journal(look.log, watcher.path)
-        now = counts(look.survey)
+        now = counts(look.snapshot)
         rows = {row.line.number: row for row in look.present_rows()}
         # without running jobs, the rate is not the present one
         per_hour = jobs_per_hour(look.recent, rows) if now.running and look.clocks.are_right else None
@@ -1569,14 +1570,14 @@ def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
             found.update(host=run.host, slot=run.slot)
         return found
 
-    jobs = list(map(job, look.survey.running))
+    jobs = list(map(job, look.snapshot.running))
     left = (now.new + now.running) * 3600 / per_hour if per_hour and not look.at_work.is_nobody else None
     return {
         **now._asdict(),
         "total": now.all + now.held,
         "jobs": jobs,
         "cancelled": list(map(job, look.cancelled)),
-        "orphans": list(map(job, look.survey.orphans)),
+        "orphans": list(map(job, look.snapshot.orphans)),
         **look.at_work.counted(),
         "per_hour": per_hour,
         "seconds_left": left,
@@ -1653,12 +1654,12 @@ def peak_memory(
     return f"<{size_text(below)}" if below is not None else ""
 
 
-def bad_lines(watcher: Watcher, survey: Survey) -> list[Line]:
+def bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
     """Return the lines that are failed or in error, in the order of the file.  Raises UsageError."""
-    return sorted([*watcher.lines(FAILED + ERROR), *survey.orphans], key=operator.attrgetter("number"))
+    return sorted([*watcher.lines(FAILED + ERROR), *snapshot.orphans], key=operator.attrgetter("number"))
 
 
-def find_lines(selection: str, watcher: Watcher, survey: Survey) -> list[Line]:
+def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Line]:
     """Return the selected job lines: by numbers, a command, or a shell pattern.  Raises UsageError."""
     command = os.fsencode(selection)
     try:
@@ -1756,7 +1757,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     if look.lines and not output:
         say(f"{watcher.path}: the results need a journal (run with runmaker4.py --outdir DIR, then "
             f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
-    return counts(look.survey)
+    return counts(look.snapshot)
 
 
 def put_texts(texts: Iterable[str]) -> None:
@@ -2735,9 +2736,9 @@ class Report:
         known = self._line_runs(look, watched)
         for run in found.unended:
             look.judge(run, known)
-        found.take_unended(until=time.time() if live or look.survey.running else None)
+        found.take_unended(until=time.time() if live or look.snapshot.running else None)
         self.look = look
-        self.now = counts(look.survey) if look.watcher else None
+        self.now = counts(look.snapshot) if look.watcher else None
         # by drawn run, the present number of the line, if it has changed
         self.numbers = {run: line.number for run in found.drawn
                         if (line := known.line_of(run)) and line.number != run.line}
@@ -2772,7 +2773,7 @@ class Report:
         """Yield the tables, the lines that remain to be fixed first."""
         ended = len(self.found.stats.seconds)
         if self.now and self.look.watcher:
-            held = self.look.watcher.held_lines(self.look.survey, Table.SHOWN)
+            held = self.look.watcher.held_lines(self.look.snapshot, Table.SHOWN)
             yield Table("Left to fix", self.to_fix, len(self.look.lines))
             yield Table("Other runs that failed or ended in error", self.failed, self.failed_count)
             yield Table("Held lines", [Row(line, "held") for line in held], self.now.held)

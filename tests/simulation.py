@@ -229,7 +229,7 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r} without its command mutex")
         if inode.replaced <= command_mutex.since:
             self.fail(
-                f"writes {data!r} over {line!r} in a file that was replaced before it came to the command mutex"
+                f"writes {data!r} over {line!r} in a file that was replaced before it came to the mutex"
             )
         # others may have old pages
         read = next(

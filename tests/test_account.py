@@ -225,7 +225,7 @@ runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
 def hang(file):
     open("hangs", "w").close()
     time.sleep(60)
-runmaker4.JobReader.survey = hang
+runmaker4.JobReader.snapshot = hang
 runmaker4.Runner.LAST_LOOK = 0.1
 """
 

@@ -141,7 +141,7 @@ def noting(look):
         return found
     return look_and_note
 runmaker4.Cursor._end_walk = noting(runmaker4.Cursor._end_walk)
-runmaker4.JobReader.survey = noting(runmaker4.JobReader.survey)
+runmaker4.JobReader.snapshot = noting(runmaker4.JobReader.snapshot)
 """
 
     def save(self, command: str = "true") -> None:

@@ -873,7 +873,7 @@ class OnlyLooking(JobFileCase):
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(jobs.close_files)
         with mock.patch.object(runmaker4, "lock", side_effect=AssertionError):
-            found = jobs.account(runmaker4.Consumers([runmaker4.Consumer("")]))
+            found = jobs.summary(runmaker4.Consumers([runmaker4.Consumer("")]))
         self.assertEqual((found.orphans, found.left), (1, True))
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])
 
@@ -891,7 +891,7 @@ class OnlyLooking(JobFileCase):
 
         with mock.patch.object(os, "pread", edit_and_read):
             for _ in range(5):
-                self.assertGreater(sum(jobs.survey().states.values()), 9000)
+                self.assertGreater(sum(jobs.snapshot().states.values()), 9000)
                 self.assertGreater(len(list(jobs.lines())), 9000)
 
 

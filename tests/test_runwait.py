@@ -92,13 +92,13 @@ class Waiting(RunwaitCase):
     def test_a_look_that_was_held_up_is_not_followed_by_a_long_silence(self) -> None:
         held_up = """
 import os, runmaker4, signal
-survey, runmaker4.Pace.LONGEST = runmaker4.JobReader.survey, 0.1
+survey, runmaker4.Pace.LONGEST = runmaker4.JobReader.snapshot, 0.1
 def stop_and_survey(file):
     if not os.path.exists("stopped"):
         open("stopped", "w").close()
         os.kill(os.getpid(), signal.SIGSTOP)
     return survey(file)
-runmaker4.JobReader.survey = stop_and_survey
+runmaker4.JobReader.snapshot = stop_and_survey
 """
         path = self.write("r true\n")
         self.hold_line(1)

@@ -44,7 +44,7 @@ class Accounts(unittest.TestCase):
     def test_a_line_that_failed_once_the_others_were_counted_is_not_taken_for_one_of_them(self) -> None:
         for states, text in ((0, 1, 0), "1 running"), ((0, 1, 2), "2 done, 1 running"):
             now = runmaker4.Counts(*states, failed=0, error=0, held=0)
-            self.assertEqual(runmaker4.Account(now, bad=(3,)).describe(True), text)
+            self.assertEqual(runmaker4.Summary(now, bad=(3,)).describe(True), text)
 
 
 class FileCase(unittest.TestCase):
@@ -211,7 +211,7 @@ class Claims(FileCase):
         self.assertEqual([job_of(jobs.claim()).number, job_of(jobs.claim()).number], [1, 2])
 
 
-class Surveys(FileCase):
+class Snapshots(FileCase):
     """A look at a file counts each job once, whatever happens meanwhile."""
 
     def test_jobs_that_change_their_state_are_counted_once(self) -> None:
@@ -227,7 +227,7 @@ class Surveys(FileCase):
 
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         with mock.patch.object(os, "pread", change_and_read):
-            totals = {runmaker4.counts(jobs.survey()).all for _ in range(100)}
+            totals = {runmaker4.counts(jobs.snapshot()).all for _ in range(100)}
         self.assertEqual(totals, {2})
 
 
