@@ -61,7 +61,6 @@ from runmaker4 import (
     SIGNALS,
     ClientChannel,
     Counts,
-    Ending,
     Failures,
     FileExecutor,
     Job,
@@ -77,6 +76,7 @@ from runmaker4 import (
     Run,
     Runner,
     RunnerProgram,
+    RunResult,
     Sink,
     Stream,
     Summary,
@@ -922,7 +922,7 @@ class Connection:
     AHEAD = 10.0                        # seconds at most that a group's start is put off
     LATE = 0.002                        # seconds by which timers may be late
     QUIET = 0.03                        # seconds that we sleep after the start of a group
-    interval = 0.0                      # look_after() waits until there is something
+    interval = 0.0                      # check_jobs() waits until there is something
     poll = EVER                         # the runner is woken when there is something
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
@@ -951,7 +951,7 @@ class Connection:
         self._wanted = (False, False)               # whether the server keeps records, and wants output
         # jobs whose gates are to be opened, and when (loop's time)
         self._gates: dict[RemoteJob, float] = {}
-        # jobs that look_after() is to return: "lost" to others, or "cancelled"
+        # jobs that check_jobs() is to return: "lost" to others, or "cancelled"
         self._to_end: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
         # what leave() waits for may have come: an acknowledgement, or an account
         self._progress = asyncio.Event()
@@ -1026,7 +1026,7 @@ class Connection:
         job.note_result(result)
         self.event(id=job.key, **message)
 
-    async def look_after(self) -> dict[Job, str]:
+    async def check_jobs(self) -> dict[Job, str]:
         """Wait until a job is to be ended; that job, and why.  One that has ended is left out."""
         job, cause = await self._to_end.get()
         return {} if job.has_ended else {job: cause}
@@ -1042,7 +1042,7 @@ class Connection:
         unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
             self._say(f"the server could not be told how {plural(len(unwritten), 'job')} ended")
-            self._program.tally.unwritten += unwritten
+            self._program.runner_stats.unwritten += unwritten
         await runner.in_time(self._ask_summary())
         self.life.on(LinkEvent.CONCLUDE)
         link = self.life.link
@@ -1171,7 +1171,7 @@ class Connection:
     def _note_unwritten(self, job: RemoteJob, fault: str) -> None:
         """Say, and count, that a result does not stand in its line."""
         self._say(f"line {job.number}: {fault}")
-        self._program.tally.unwritten.append(job.number)
+        self._program.runner_stats.unwritten.append(job.number)
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -1455,12 +1455,12 @@ class ServerSink(Sink):
                 run, "output", len(piece), stream=to_text(stream.name), at=at + start, data=to_text(piece)
             )
 
-    def ended(self, run: Run, ending: Ending) -> None:
-        self._end_run(run, ending.cause if ending.cause in FAILING else "")
+    def ended(self, run: Run, run_result: RunResult) -> None:
+        self._end_run(run, run_result.cause if run_result.cause in FAILING else "")
         if run in self._young:
             del self._young[run]
         else:
-            self._end(run, ending)
+            self._end(run, run_result)
 
     def _end_run(self, run: Run, cause: str) -> None:
         """Note why a run has ended, for the result of its job."""
@@ -1491,15 +1491,25 @@ class ServerSink(Sink):
             again=False,
         )
 
-    def _end(self, run: Run, ending: Ending | None) -> None:
+    def _end(self, run: Run, run_result: RunResult | None) -> None:
         """ending: None if the run could not be started."""
         shell = run.shell
-        self._tell(run, "end", seconds=run.took, cause=run.cause, status=ending.status if ending else None,
-                   limit=ending.limit if ending else 0.0, taken=run.peak, cpu=shell.cpu if shell else None,
-                   memory=shell.memory if shell else None,
-                   memory_below=shell.memory_below if shell else None,
-                   **{to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
-                      for name in (b"stdout", b"stderr")})
+        self._tell(
+            run,
+            "end",
+            seconds=run.took,
+            cause=run.cause,
+            status=run_result.status if run_result else None,
+            limit=run_result.limit if run_result else 0.0,
+            taken=run.peak,
+            cpu=shell.cpu if shell else None,
+            memory=shell.memory if shell else None,
+            memory_below=shell.memory_below if shell else None,
+            **{
+                to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
+                for name in (b"stdout", b"stderr")
+            },
+        )
 
     def _tell(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
         """Tell the server of a run, if its job is still ours.  size: the bytes of output in the event."""
@@ -1581,13 +1591,13 @@ class ClientProgram(RunnerProgram):
         )
         self._connection = connection
         # the first of the two tasks, because it makes the slots of which the server is told
-        ending = asyncio.ensure_future(self.run_to_end(connection))
+        run_result = asyncio.ensure_future(self.run_to_end(connection))
         self._keeping = asyncio.ensure_future(connection.stay_connected(self._first))
-        await asyncio.wait([self._keeping, ending], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([self._keeping, run_result], return_when=asyncio.FIRST_COMPLETED)
         if self._keeping.done() and isinstance(self._keeping.exception(), UsageError):
             self._keeping.result()           # we are not wanted, and nothing has begun
         watched(self._keeping)
-        code = await ending
+        code = await run_result
         never_served = connection.life.state is LinkState.GIVEN_UP and not connection.life.was_welcome
         return 2 if never_served and code == 1 else code
 

@@ -126,7 +126,6 @@ from runmaker4 import (
     Consumers,
     Credentials,
     Cursor,
-    Ending,
     Failures,
     FileChangedError,
     FileExecutor,
@@ -146,7 +145,6 @@ from runmaker4 import (
     Mount,
     NoJob,
     OutDir,
-    Pace,
     Parser,
     PendingGroup,
     PresenceLock,
@@ -154,6 +152,7 @@ from runmaker4 import (
     Reader,
     Resources,
     Run,
+    RunResult,
     Say,
     Scan,
     ServerChannel,
@@ -163,6 +162,7 @@ from runmaker4 import (
     Stream,
     Summary,
     TemporaryError,
+    Throttle,
     UsageError,
     WalkReport,
     WireError,
@@ -181,6 +181,7 @@ from runmaker4 import (
     duration,
     encode_timeout,
     file_of_jobs,
+    find_block_reason,
     fork_quietly,
     hold_signals,
     human_time,
@@ -216,7 +217,6 @@ from runmaker4 import (
     watched,
     whole_number,
     why_command,
-    why_stalled,
     write_all,
 )
 
@@ -461,7 +461,7 @@ class ServedQueue(JobQueue):
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
         first = bucket_of(line.command)
         at = next((at for at in self.lock_table.unclaimed if first <= at < first + JOB_LOCKS), None)
-        if at is not None:                      # look_after() will find out where its line stands
+        if at is not None:                      # check_jobs() will find out where its line stands
             return self._adopt(Job(**vars(line)), at)
         for there in sorted(alike, key=lambda there: there.number != line.number):
             if there.state not in (RUNNING + states if there.number == line.number else RUNNING):
@@ -786,7 +786,7 @@ class KeeperLink:
 #
 # A line that was claimed for a client is an `Assignment`, until its result is written.  Several may say at
 # one time what becomes of it: its client says how its job has ended, the grace of that client is over,
-# somebody sets the state in the file, its group is stopped.  The first `Outcome` counts, and
+# somebody sets the state in the file, its group is stopped.  The first `LineResult` counts, and
 # Assignment.decide() is the one place where an outcome may be altered.
 
 
@@ -848,7 +848,7 @@ CAUSES = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LineResult:
     """What becomes of a line."""
     cause: Cause
     state: bytes                        # that it gets
@@ -947,7 +947,7 @@ class Assignment:
         self.began = boottime()
         self.pid = pid
 
-    def decide(self, outcome: Outcome) -> Outcome | None:
+    def decide(self, line_result: LineResult) -> LineResult | None:
         """Say what becomes of it; returns what really does, or None if it is no longer open.
 
         If its job ends without a result of its own, earlier decisions about the line have more weight:
@@ -961,14 +961,16 @@ class Assignment:
         self.phase = Phase.ENDING
         cancelled = self.is_cancelled
         stage = self.group.stage if self.group else None
-        if outcome.cause is Cause.RETURNED and stage in (Stage.RUNNING, Stage.STOPPED) and not cancelled:
-            outcome = replace(outcome, cause=Cause.VANISHED, state=ERROR)
-        if outcome.state == ERROR and stage is Stage.STOPPED:
-            outcome = replace(outcome, cause=Cause.STOPPED, how="")
-        if outcome.state in (NEW, ERROR) and cancelled:
-            unbegun = outcome.cause in (Cause.RETURNED, Cause.UNSTARTED)
-            outcome = replace(outcome, cause=Cause.CANCELLED if unbegun else outcome.cause, state=HELD)
-        return outcome
+        if line_result.cause is Cause.RETURNED and stage in (Stage.RUNNING, Stage.STOPPED) and not cancelled:
+            line_result = replace(line_result, cause=Cause.VANISHED, state=ERROR)
+        if line_result.state == ERROR and stage is Stage.STOPPED:
+            line_result = replace(line_result, cause=Cause.STOPPED, how="")
+        if line_result.state in (NEW, ERROR) and cancelled:
+            unbegun = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
+            line_result = replace(
+                line_result, cause=Cause.CANCELLED if unbegun else line_result.cause, state=HELD
+            )
+        return line_result
 
     def forget(self) -> None:
         """Nobody has it any more."""
@@ -1297,9 +1299,9 @@ class Client(Consumer):
             if assignment.member and assignment.member.group.requeue(assignment.member, assignment):
                 continue
             if assignment.member or assignment.phase is Phase.BEGUN:
-                self.sessions.settle(assignment, Outcome(Cause.VANISHED, ERROR))
+                self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
             else:
-                self.sessions.settle(assignment, Outcome(Cause.RETURNED, NEW))
+                self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
 
     def _detach(self) -> list[Assignment]:
         """It has no link: it asks for nothing, and no group begins with it.
@@ -1320,7 +1322,7 @@ class Client(Consumer):
     def _part(self, begun: list[Assignment]) -> None:
         """Settle what it has after it has left.  begun: its jobs of groups that have begun."""
         for assignment in begun:
-            self.sessions.settle(assignment, Outcome(Cause.VANISHED, ERROR))
+            self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
         self._release_unknown(set())
 
     def _expire(self) -> None:
@@ -1329,7 +1331,7 @@ class Client(Consumer):
         written: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
             state = NEW if self.sessions.is_resumed(assignment) else ERROR
-            settled = self.sessions.settle(assignment, Outcome(Cause.VANISHED, state))
+            settled = self.sessions.settle(assignment, LineResult(Cause.VANISHED, state))
             if settled and not assignment.is_cancelled:
                 written.append((assignment.number, settled))
         if written:
@@ -1381,10 +1383,10 @@ class Client(Consumer):
         """It gets jobs for `slots` of the slots for which it has asked, or for more."""
         self.want = max(self.want - slots, 0)
 
-    def note_pace(self, assignment: Assignment, outcome: Outcome) -> None:
+    def note_pace(self, assignment: Assignment, line_result: LineResult) -> None:
         """Note whether a job of its was done, and soon."""
         soon = assignment.handed is not None and boottime() - assignment.handed < SOON
-        self._done_soon = self._done_soon + 1 if soon and outcome.state == DONE else 0
+        self._done_soon = self._done_soon + 1 if soon and line_result.state == DONE else 0
 
     def promise(self, assignment: Assignment) -> None:
         """It is told of a job, which gets some of its memory."""
@@ -1749,27 +1751,27 @@ class Records:
         for stream in run.streams:
             stream.received = message.whole(stream.name.decode())
         has_ended = message.fields.get("status") is not None
-        ending = Records._ending(run, message) if has_ended else None
+        run_result = Records._run_result(run, message) if has_ended else None
         # Only now, when all is understood: a WireError above must leave the run for abandon() to close.
         assignment.end_run()
         for sink in run.sinks:
-            if ending:
-                sink.ended(run, ending)
+            if run_result:
+                sink.ended(run, run_result)
             else:
                 sink.unstarted(run)
 
     @staticmethod
-    def _ending(run: Run, message: Message) -> Ending:
+    def _run_result(run: Run, message: Message) -> RunResult:
         """How the shell of a run has ended, and what it has used.  Raises WireError."""
         if not run.shell:
             raise WireError("the exit status of no process")
         status, peak = message.whole("status", 0xFFFF), message.whole("taken")
         limit = message.whole("limit") if run.cause == "memory" else message.seconds("limit")
-        ending = Ending(status, run.cause, limit, peak)
+        run_result = RunResult(status, run.cause, limit, peak)
         run.shell.cpu = message.seconds_or_none("cpu")
         run.shell.memory = message.whole_or_none("memory")
         run.shell.memory_below = message.whole_or_none("memory_below")
-        return ending
+        return run_result
 
     @staticmethod
     def abandon(assignment: Assignment) -> None:
@@ -2069,7 +2071,7 @@ class Group:
             member.stop()
         for assignment in self._unended:
             assignment.leave_group()
-            self._sessions.settle(assignment, Outcome(Cause.RETURNED, NEW))
+            self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, member: Member) -> None:
@@ -2092,25 +2094,25 @@ class Group:
         if not assignment:
             return
         if not self._dispatcher.is_startable(assignment):
-            self._sessions.settle(assignment, Outcome(Cause.UNSTARTED, ERROR))
+            self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
             return
         if self.stage is Stage.PREPARING:                   # the client has not asked for later jobs
             member.client.supply(1)
         self._dispatcher.send_jobs(member.client, [assignment])
 
-    def on_job_finished(self, member: Member, assignment: Assignment, outcome: Outcome) -> None:
+    def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         """Advance the group after one of its jobs finished.
 
         While it prepares, an error drops the host, and any other outcome ends the attempt.  Later a loss
         drops the host.
         """
         preparing = self.stage is Stage.PREPARING
-        if preparing and outcome.state != ERROR:
+        if preparing and line_result.state != ERROR:
             return self.abort()
         self._unended.discard(assignment)
-        self._note_result(member, assignment, outcome)
+        self._note_result(member, assignment, line_result)
         member.forget(assignment)
-        if preparing or outcome.cause.loses_host:
+        if preparing or line_result.cause.loses_host:
             member.lose()
         self._go_on(member)
         if not self._unended:
@@ -2139,14 +2141,14 @@ class Group:
     def _drop_queue(self, member: Member) -> None:
         """Settle the jobs that the client was not told of: they are not begun any more."""
         for assignment in member.empty_queue():
-            self._sessions.settle(assignment, Outcome(Cause.STOPPED, ERROR))
+            self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
-    def _note_result(self, member: Member, assignment: Assignment, outcome: Outcome) -> None:
+    def _note_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         took = "" if assignment.handed is None else human_time(boottime() - assignment.handed)
         # As on the console: a program gets the bytes of a command, but a terminal gets no control characters.
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
         host = os.fsencode(printable(member.host))
-        how = os.fsencode(outcome.text)
+        how = os.fsencode(line_result.text)
         text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
         self._results.append((assignment.number, text))
 
@@ -2323,17 +2325,17 @@ class Accountant:
     def _look(self, clients: Consumers) -> FileCount:
         """What the file holds.  The worker calls it."""
         file = self._server.reader
-        pace = Pace()
+        throttle = Throttle()
         try:
-            with pace:
+            with throttle:
                 summary = file.summary(clients, groups=True)
                 first = itertools.islice(file.lines(NEW), SHOWN)
                 waiting = [(line.number, line.command[:COMMAND]) for line in first]
-                stall = why_stalled(file) if waiting and not summary.now.running else None
+                block_reason = find_block_reason(file) if waiting and not summary.now.running else None
         except OSError as error:
-            return FileCount(reason(error), due=boottime() + pace.rest(4))
-        stopped = stall.text if stall and stall.stops else ""
-        return FileCount("", summary, clients, waiting, stopped, boottime() + pace.rest(4))
+            return FileCount(reason(error), due=boottime() + throttle.rest(4))
+        stopped = block_reason.text if block_reason and block_reason.stops else ""
+        return FileCount("", summary, clients, waiting, stopped, boottime() + throttle.rest(4))
 
     def _report(self, link: ClientLink, count: FileCount) -> None:
         """Send a status, in messages of bounded length."""
@@ -2389,7 +2391,7 @@ class Accountant:
 #     greet()         a hello: the client is new, or it is back within its grace
 #     take_event()    an event: settle() deals with a result, `Records` with news of a run
 #     settle()        writes to the file what becomes of a line; once that is done, the event is dealt with
-#     look_after()    tells clients of lines that others have changed in the file
+#     check_jobs()    tells clients of lines that others have changed in the file
 #     part()          a bye
 
 
@@ -2416,7 +2418,7 @@ class Sessions:
         self._interval = server.interval
         self._worker = server.worker
         self.records = server.records
-        self._tally = server.tally
+        self._runner_stats = server.runner_stats
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Assignment] = {}
         self.recovery = Recovery(server, self)
@@ -2452,30 +2454,32 @@ class Sessions:
         self.records.abandon(assignment)
         return True
 
-    def _conclude(self, assignment: Assignment, outcome: Outcome) -> None:
+    def _conclude(self, assignment: Assignment, line_result: LineResult) -> None:
         """A line has come to this end: no client has it any more, and its group, if any, hears of it."""
         if self.forget(assignment) and assignment.member:
-            assignment.member.group.on_job_finished(assignment.member, assignment, outcome)
+            assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
-    def settle(self, assignment: Assignment, wanted: Outcome) -> Awaitable[bytes] | None:
+    def settle(self, assignment: Assignment, wanted: LineResult) -> Awaitable[bytes] | None:
         """Somebody says what becomes of a line: write its state, however long that takes.
 
         The first attempt goes to the worker before this returns.  If it succeeds, whatever the worker is
         asked later finds the line in its new state.  Returns that state, once it is in the file; b"" if it
         cannot be written; None instead if somebody has said before what becomes of the line.
         """
-        outcome = assignment.decide(wanted)
-        if not outcome:
+        line_result = assignment.decide(wanted)
+        if not line_result:
             return None
-        assignment.client.note_pace(assignment, outcome)
-        if outcome.event is not None:
-            assignment.client.inbox.open(outcome.event)
+        assignment.client.note_pace(assignment, line_result)
+        if line_result.event is not None:
+            assignment.client.inbox.open(line_result.event)
         job = assignment.job
-        write = functools.partial(self._worker.begin, self._claims.finish, job, outcome.state)
+        write = functools.partial(self._worker.begin, self._claims.finish, job, line_result.state)
         written = persist(write, self._interval, self.say, job)
-        return watched(self._see_written(assignment, outcome, written))
+        return watched(self._see_written(assignment, line_result, written))
 
-    async def _see_written(self, assignment: Assignment, outcome: Outcome, written: Awaitable[str]) -> bytes:
+    async def _see_written(
+        self, assignment: Assignment, line_result: LineResult, written: Awaitable[str]
+    ) -> bytes:
         """Wait until a line's state is written, or cannot be for good, and deal with what follows.
 
         Returns as settle().
@@ -2483,25 +2487,25 @@ class Sessions:
         fault = await written
         client = assignment.client
         number = assignment.number
-        self._tally.count(assignment.job, outcome.state)
+        self._runner_stats.count(assignment.job, line_result.state)
         if fault:
             self.say(f"line {number}: {fault}")
-            self._tally.unwritten.append(number)
+            self._runner_stats.unwritten.append(number)
             assignment.tell("fault", text=fault[:200])
-        elif outcome.event is not None:
+        elif line_result.event is not None:
             self.recovery.note_settled(assignment)
-        self._conclude(assignment, outcome)
-        self.server.stop_after_failures(self._tally.worse)
-        if outcome.event is not None:
-            client.inbox.close(outcome.event)
+        self._conclude(assignment, line_result)
+        self.server.stop_after_failures(self._runner_stats.worse)
+        if line_result.event is not None:
+            client.inbox.close(line_result.event)
         self._note_dealt_with(client)
-        return b"" if fault else outcome.state
+        return b"" if fault else line_result.state
 
-    async def look_after(self) -> None:
+    async def check_jobs(self) -> None:
         """Follow lines that edits have moved; tell clients of lines that others have taken or set."""
         while True:
             await asyncio.sleep(self._interval / 2)
-            for job, cause in (await self._worker.call(self._claims.look_after)).items():
+            for job, cause in (await self._worker.call(self._claims.check_jobs)).items():
                 assignment = next(
                     (assignment for assignment in self.jobs.values() if assignment.job is job), None
                 )
@@ -2517,9 +2521,9 @@ class Sessions:
         if not assignment.is_open:
             return
         self.say(f"line {assignment.number}: was lost to another runner")
-        self._tally.count(assignment.job, ERROR)
+        self._runner_stats.count(assignment.job, ERROR)
         assignment.tell("lost")
-        self._conclude(assignment, Outcome(Cause.TAKEN, ERROR))
+        self._conclude(assignment, LineResult(Cause.TAKEN, ERROR))
 
     def cancel(self, assignment: Assignment) -> None:
         """Somebody has set the state of a line: tell its client.
@@ -2528,7 +2532,7 @@ class Sessions:
         at once.
         """
         if assignment.phase is Phase.CLAIMED:
-            self.settle(assignment, Outcome(Cause.CANCELLED, HELD))
+            self.settle(assignment, LineResult(Cause.CANCELLED, HELD))
         else:
             assignment.tell("stop", cancelled=True)
 
@@ -2600,7 +2604,7 @@ class Sessions:
         if kind == "finish":
             self.settle(assignment, self._result(assignment, message, number))
         elif kind == "release":
-            self.settle(assignment, Outcome(Cause.RETURNED, NEW, event=number))
+            self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=number))
         else:
             if kind == "begin":
                 self._begin_job(assignment, message)
@@ -2614,7 +2618,7 @@ class Sessions:
         assignment.begin(message.process("pid"))
 
     @staticmethod
-    def _result(assignment: Assignment, message: Message, event: int) -> Outcome:
+    def _result(assignment: Assignment, message: Message, event: int) -> LineResult:
         """How a job has ended.  Raises WireError."""
         state = message.state("state")
         cause = CAUSES.get(message.text("cause", 16))
@@ -2624,7 +2628,7 @@ class Sessions:
             cause = None
         if not cause:
             raise WireError("no end of a job")
-        return Outcome(cause, state, printable(message.text("how", 64)), event)
+        return LineResult(cause, state, printable(message.text("how", 64)), event)
 
     def _note_run(
         self, client: Client, kind: str, assignment: Assignment, message: Message, number: int
@@ -2899,7 +2903,7 @@ class Claims:
     def _may_hurry(self) -> bool:
         """Whether to make sure once more that there is nothing.  Not too often: whole walks take time."""
         now = boottime()
-        if now - self._urgent_at < self._cursor.pace.rest(20):
+        if now - self._urgent_at < self._cursor.throttle.rest(20):
             return False
         self._urgent_at = now
         return True
@@ -2938,9 +2942,9 @@ class Claims:
         """Write what becomes of a line; return as Cursor.finish().  Raises TemporaryError."""
         return self._cursor.finish(job, state)
 
-    def look_after(self) -> dict[Job, str]:
-        """Follow lines that edits have moved; return as JobQueue.look_after()."""
-        return self._cursor.look_after()
+    def check_jobs(self) -> dict[Job, str]:
+        """Follow lines that edits have moved; return as JobQueue.check_jobs()."""
+        return self._cursor.check_jobs()
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
@@ -3102,7 +3106,7 @@ class Recovery:
         self._claims = server.claims
         self._interval = server.interval
         self._worker = server.worker
-        self._tally = server.tally
+        self._runner_stats = server.runner_stats
         self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
         self.abandoned = False                  # we left before these lines could be taken over
         # the keys of jobs whose results are written, as their clients may not know yet; oldest first
@@ -3243,11 +3247,11 @@ class Recovery:
         if before:
             self._sessions.forget(before)
         else:
-            was_bad = number in self._tally.bad_lines
+            was_bad = number in self._runner_stats.bad_lines
             self._say(f"line {number}: was taken back" + (" from e" if was_bad else ""))
             if was_bad:
-                self._tally.bad_lines.remove(number)
-                self._tally.error -= 1
+                self._runner_stats.bad_lines.remove(number)
+                self._runner_stats.error -= 1
         self._sessions.add_assignment(assignment)
 
 
@@ -3281,7 +3285,7 @@ class Dispatcher:
         self._poll = max(POLL, server.interval / 5 if server.mount.network else 0)
         self._worker = server.worker
         self._records = server.records
-        self._tally = server.tally
+        self._runner_stats = server.runner_stats
         # Random keys: a client names the keys of its jobs when it comes.  So nobody may guess one, and no
         # other server may give the same.
         self._keys = iter(lambda: secrets.token_hex(8), "")
@@ -3350,11 +3354,11 @@ class Dispatcher:
             assignment = Assignment(next(self._keys), client, job)
             self._server.sessions.add_assignment(assignment)
             if not self.is_startable(assignment):
-                self._server.sessions.settle(assignment, Outcome(Cause.UNSTARTED, ERROR))
+                self._server.sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
             elif client.link and not self._server.stopping:
                 batches.setdefault(client, []).append(assignment)
             else:
-                self._server.sessions.settle(assignment, Outcome(Cause.RETURNED, NEW))
+                self._server.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         for client, some in batches.items():
             client.supply(sum(int(assignment.job.settings.needs.slots) for assignment in some))
             self.send_jobs(client, some)
@@ -3374,7 +3378,7 @@ class Dispatcher:
             self.looking = no_job.again is not None
         if no_job.failed and not self._server.stopping:
             self._say(f"{no_job.failed} (no more jobs are handed out)")
-            self._tally.trouble = True
+            self._runner_stats.trouble = True
             self._server.stop()
 
     def _look_on(self) -> None:
@@ -3524,7 +3528,7 @@ class Dispatcher:
         else:
             claim.plan.call_off()
             for assignment in assignments:
-                self._server.sessions.settle(assignment, Outcome(Cause.RETURNED, NEW))
+                self._server.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._server.leave_if_done()
         self.look_again(pause=0.0 if may_begin else 1.0)
 
@@ -3647,7 +3651,7 @@ class Server(Program):
         ]
         chores = [
             watched(self.dispatcher.poll()),
-            watched(self.sessions.look_after()),
+            watched(self.sessions.check_jobs()),
             watched(self._tick()),
             watched(self._stop_when_done()),
             watched(self._watch_failures()),
@@ -3658,7 +3662,7 @@ class Server(Program):
         for acceptor in acceptors:
             acceptor.close()
         await self._close()
-        return self.tally.status(self._summary) if self._code is None else self._code
+        return self.runner_stats.status(self._summary) if self._code is None else self._code
 
     async def _close(self) -> None:
         """Write and send everything, then let connections and keeper go, and say how it was."""
@@ -3707,7 +3711,9 @@ class Server(Program):
         """Say the closing line."""
         seconds = boottime() - self.began
         why = why_command(self.options)
-        self.say(self.tally.summary(self._summary, self._orphans, seconds, "runmaker4-client.py -r", why))
+        self.say(
+            self.runner_stats.summary(self._summary, self._orphans, seconds, "runmaker4-client.py -r", why)
+        )
 
     def _hand_over(self) -> None:
         """After a signal: acknowledge what is dealt with by now, and have clients wait for the next server.
@@ -3781,7 +3787,7 @@ class Server(Program):
         """`count` jobs are failed or in error that were not so at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
             self._say_draining(too_many_failures(count))
-            self.tally.trouble = True
+            self.runner_stats.trouble = True
             self.stop()
 
     def stop(self) -> None:
@@ -3816,7 +3822,7 @@ class Server(Program):
             return
         if count.summary:
             self._summary = count.summary_of_all()
-        elif not self.tally.trouble:
+        elif not self.runner_stats.trouble:
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.sessions.clients.values():
             client.tell_closing(done=True, account=count.summary_for(client))

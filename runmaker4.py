@@ -66,8 +66,8 @@ descriptor 64 open, or have a shell that does.
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
 work, the worker, processes, output, slots, the runner, background, command line; and behind main() the wire,
 which only server and client need.  runset4.py needs the sections up to the job file, and what ends processes.
-runwait4.py needs these sections, `why_stalled`, the formats of records and the progress bar.  `Runner` leaves
-the job file, or the connection to a server, to its `Jobs`; `JobQueue` knows nothing of processes.
+runwait4.py needs these sections, `find_block_reason`, the formats of records and the progress bar.  `Runner`
+leaves the job file, or the connection to a server, to its `Jobs`; `JobQueue` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -1973,7 +1973,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # depend on that.
 #
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
-# repairs that: its look_after() writes `r` again, or ends a job that was cancelled.  If the runner is dead,
+# repairs that: its check_jobs() writes `r` again, or ends a job that was cancelled.  If the runner is dead,
 # the line waits until its job has ended, and the next runner says so.  Then the line is new.
 #
 # Who does what: a JobReader looks at the file, and locks nothing; a JobFile writes states, behind command
@@ -1992,7 +1992,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # JobQueue.follow().  So a JobQueue alone follows with its JobFile; who counts lines beside it has a
 # JobReader of its own.
 #
-# A claimed line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them,
+# A claimed line may be moved, overwritten or taken out at any time.  So check_jobs() looks at all of them,
 # twice a second, on a network file system each 2.5 s, and says which jobs are to end.
 
 
@@ -3202,9 +3202,9 @@ class JobQueue:
         self.file = file
         self.say = file.say
         self.claimed: dict[Job, None] = {}      # in the order in which they were claimed
-        # Jobs "lost" to others, or "cancelled"; the next look_after() returns them
+        # Jobs "lost" to others, or "cancelled"; the next check_jobs() returns them
         self._to_end: dict[Job, str] = {}
-        self._searched_at = -math.inf           # when look_after() has last searched the file (clock)
+        self._searched_at = -math.inf           # when check_jobs() has last searched the file (clock)
         self._how = Reading.CACHED              # how the file was read that was open last
         # when ENOTCONN came first (clock); None: the file could be opened since
         self._cut_off_since: float | None = None
@@ -3289,7 +3289,7 @@ class JobQueue:
         """Whether the job lock of a claimed line is surely locked here; it may be lost if this host was cut
         off.
 
-        This only tells; look_after() takes a lost job lock again.
+        This only tells; check_jobs() takes a lost job lock again.
         """
         if not job.job_lock:
             return False
@@ -3466,7 +3466,7 @@ class JobQueue:
     #        finds that, too.  Otherwise the line is gone in a while.  It is looked for again, less and less
     #        often.
 
-    def look_after(self) -> dict[Job, str]:
+    def check_jobs(self) -> dict[Job, str]:
         """Find the lines that edits have moved, put right what they have overwritten, take back lost job
         locks.
 
@@ -3777,13 +3777,13 @@ class Consumers:
         return any(self.fitting(scope))
 
 
-class Stall(NamedTuple):
+class BlockReason(NamedTuple):
     """What keeps jobs from being started."""
     text: str                   # what is said of it
     stops: bool = False         # nothing will end it: runners leave, but for those with --follow
 
 
-class Pace:
+class Throttle:
     """A stopwatch for looks at a file.  It says how long to rest, so that looks take but a part of the time.
 
     The rest follows from the time that a look has spent on the CPU.  A look may take much longer than that,
@@ -3854,7 +3854,8 @@ class Block(NamedTuple):
     """What keeps the jobs below a line from being taken for now."""
     why: Why
     line: Line
-    text: str = ""              # what is to be said of it; '' at a barrier that waits: see why_stalled()
+    # what is to be said of it; '' at a barrier that waits: see find_block_reason()
+    text: str = ""
 
 
 @dataclass(eq=False, repr=False)
@@ -4826,7 +4827,7 @@ class Rewalk:
 
     def __init__(self, file: JobReader) -> None:
         self._file = file
-        self.pace = Pace(file.clock)            # of walks, without their pauses
+        self.throttle = Throttle(file.clock)            # of walks, without their pauses
         self.signature: tuple[int, ...] = ()    # of the file, at the start of the last walk
         self._quiet: tuple[int, ...] | None = None      # the same of the last walk that found nothing
         self._refusals = 0                      # how many such walks in a row met lines that may be had soon
@@ -4841,13 +4842,13 @@ class Rewalk:
 
     def is_overdue(self) -> bool:
         """Whether a walk under way is so old that another one is to begin."""
-        return self.pace.until_due(100, self._file.interval) == 0
+        return self.throttle.until_due(100, self._file.interval) == 0
 
     def until_next(self, walk: Walk) -> float:
         """Seconds until another walk may begin that may pass a barrier, or take a big job."""
         if walk.outdated:
-            return self.pace.until_due(1)
-        return self.pace.until_due(20, 0.0 if walk.has_room() else self._file.interval)
+            return self.throttle.until_due(1)
+        return self.throttle.until_due(20, 0.0 if walk.has_room() else self._file.interval)
 
     def end(self, walk: Walk) -> float | None:
         """Note that a walk has found nothing; return the seconds after which another one is due for sure."""
@@ -4856,7 +4857,7 @@ class Rewalk:
         due = [walk.doubt] if walk.doubt else []
         if walk.try_again:
             due.append(self._file.interval * (self.SOON if self._refusals == 1 else 1))
-        return max(min(due), self.pace.rest(20), 0.01) if due else None
+        return max(min(due), self.throttle.rest(20), 0.01) if due else None
 
     @property
     def is_refused(self) -> bool:
@@ -4876,7 +4877,7 @@ class Rewalk:
         block = walk.above.block
         if block and block.why is Why.WAITS and walk.is_outdated():
             return self.until_next(walk) == 0
-        if self.pace.until_due(20) > 0:         # a walk through a huge file is not free
+        if self.throttle.until_due(20) > 0:         # a walk through a huge file is not free
             return False
         if not is_asked or again is not None or walk.waiting:
             return True
@@ -4936,9 +4937,9 @@ class Cursor:
         return self._retries.renewed
 
     @property
-    def pace(self) -> Pace:
+    def throttle(self) -> Throttle:
         """Of walks."""
-        return self._rewalk.pace
+        return self._rewalk.throttle
 
     @property
     def groups(self) -> list[PendingGroup]:
@@ -4980,11 +4981,11 @@ class Cursor:
                 not self._rewalk.is_due(self._last, consumers, self.no_job.again)):
             soon = self._last.outdated or self._last.has_room()
             return replace(self.no_job, again=self._rewalk.until_next(self._last)) if soon else self.no_job
-        self.pace.go_on()
+        self.throttle.go_on()
         try:
             return self._walk_on(consumers)
         finally:
-            self.pace.pause()
+            self.throttle.pause()
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Go on with the walk under way, or with another one, to the next job.  Raises OSError."""
@@ -5029,12 +5030,12 @@ class Cursor:
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Start from the top, with fresh reads.  Raises OSError."""
-        self.pace.begin()
+        self.throttle.begin()
         self.queue.follow()
         self._notice_replaced()
         self._rewalk.begin()
         self._walk = Walk(self.queue, consumers, self._resuming, self._retries, self._orphans, self._results,
-                          ordinals=self._ordinals, serving=self._serving, began=self.pace.began,
+                          ordinals=self._ordinals, serving=self._serving, began=self.throttle.began,
                           after_edit=after_edit)
         return self._walk
 
@@ -5152,9 +5153,9 @@ class Cursor:
 
     # -- results ---------------------------------------------------------------------------------------------
 
-    def look_after(self) -> dict[Job, str]:
-        """As JobQueue.look_after(); and see how far others have run failed lines again."""
-        to_end = self.queue.look_after()
+    def check_jobs(self) -> dict[Job, str]:
+        """As JobQueue.check_jobs(); and see how far others have run failed lines again."""
+        to_end = self.queue.check_jobs()
         with contextlib.suppress(OSError):      # the next claim meets it, too
             self._retries.follow_others()
         return to_end
@@ -5208,14 +5209,14 @@ def new_jobs_wait(count: int, path: str) -> str:
 ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 
 
-def why_stalled(file: JobReader, hosts: Collection[str] = ()) -> Stall | None:
+def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
     """Return what keeps new jobs from any runner, if something does.  Raises OSError.
 
     hosts: names of some whose runners are at work.
     """
     at_work: set[tuple[str, ...]] | None = None
     above = Above()
-    first: Stall | None = None          # of the lines that nobody can take
+    first: BlockReason | None = None          # of the lines that nobody can take
     closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; ''
     only_running = False                # of the lines up to the next directive only running jobs matter
     scan = file.lines(NEW + RUNNING, directives=True)
@@ -5229,7 +5230,7 @@ def why_stalled(file: JobReader, hosts: Collection[str] = ()) -> Stall | None:
             if not (above.block or above.unfinished or file.is_orphan(line)):
                 above.note_unfinished(line)
         elif above.block:
-            return _stall_at(above.block, line, above)
+            return _block_reason_at(above.block, line, above)
         else:
             settings = above.scope.settings
             if settings.hosts:
@@ -5245,7 +5246,7 @@ def why_stalled(file: JobReader, hosts: Collection[str] = ()) -> Stall | None:
                 what = closed[line.command]
             if not what:
                 return None
-            first = first or Stall(f"line {line.number} waits for {what}")
+            first = first or BlockReason(f"line {line.number} waits for {what}")
             above.note_unfinished(line)
     return first
 
@@ -5262,11 +5263,11 @@ def _hosts_at_work(file: JobReader) -> set[tuple[str, ...]]:
     return found
 
 
-def _stall_at(block: Block, line: Line, above: Above) -> Stall:
+def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
     """Return what keeps a job from being started below a block.  above: what was met above it."""
     if block.why is not Why.WAITS or not above.unfinished:
-        return Stall(block.text, stops=block.why is Why.STOPPED)
-    return Stall(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
+        return BlockReason(block.text, stops=block.why is Why.STOPPED)
+    return BlockReason(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
                  f"{unfinished(above.unfinished, above.unfinished_by)}")
 
 
@@ -5499,7 +5500,7 @@ class Failures:
         self.worker = worker
         self._renewed = renewed
         self._at_start: int | None = None   # how many were so then; None: not counted yet
-        self._pace = Pace()
+        self._throttle = Throttle()
 
     async def count(self) -> int:
         """How many more there are now; 0 if that cannot be read.  The start is the first count.
@@ -5515,15 +5516,15 @@ class Failures:
         return now - self._at_start
 
     def _look(self) -> int:
-        with self._pace:
+        with self._throttle:
             return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._renewed()
 
     async def rest(self) -> None:
         """Wait until another count is due."""
-        await asyncio.sleep(max(self.file.interval, self._pace.rest(9)))
+        await asyncio.sleep(max(self.file.interval, self._throttle.rest(9)))
 
 
-class Census:
+class FileCounter:
     """How many lines of a job file are in which state: by a count now and then, and by what becomes of our
     own jobs meanwhile.
 
@@ -5540,21 +5541,21 @@ class Census:
         self.counted: Counter[bytes] | None = None      # what the last count has found; None: there was none
         self._moved: Counter[bytes] = Counter()         # what our jobs have changed since; may be negative
         self._asked: Counter[bytes] | None = None       # `_moved` when the count under way was asked for
-        self._pace = Pace()
+        self._throttle = Throttle()
 
     def look(self) -> None:
         """Have the file counted if that is due."""
         if not self._file or self._asked is not None:
             return
         least = self.LEAST_FAR if self._file.network else self.LEAST
-        if not self._pace.until_due(self.TIMES, least):
+        if not self._throttle.until_due(self.TIMES, least):
             self._asked = Counter(self._moved)
             self._worker.ask(self._take, self._count, self._file)
 
     def _count(self, file: JobReader) -> Counter[bytes] | None:
         """How many lines are in which state; None: there is no file yet, or it is away for a moment."""
         counted: Counter[bytes] = Counter()
-        with self._pace, contextlib.suppress(OSError):
+        with self._throttle, contextlib.suppress(OSError):
             for _ in file.lines(RUNNING, counted):
                 pass                    # what it passes over is counted, too
             return counted
@@ -5608,7 +5609,7 @@ class Jobs(Protocol):
     async def still_has(self, job: Job) -> bool:
         """Whether a job that has not run for a while may run here again: surely nobody has taken its line.
 
-        If somebody has, look_after() says so soon.
+        If somebody has, check_jobs() says so soon.
         """
 
     def reclaim(self, fd: int) -> None:
@@ -5626,7 +5627,7 @@ class Jobs(Protocol):
     async def release(self, job: Job) -> str:
         """Give back a claimed job that was not started.  Returns and raises as finish()."""
 
-    async def look_after(self) -> dict[Job, str]:
+    async def check_jobs(self) -> dict[Job, str]:
         """Jobs to be ended: "lost" to another runner, or "cancelled"."""
 
     async def leave(self, runner: Runner) -> Summary | None:
@@ -5685,8 +5686,8 @@ class FileJobs:
     async def release(self, job: Job) -> str:
         return await self.worker.call(self._cursor.release, job)
 
-    async def look_after(self) -> dict[Job, str]:
-        return await self.worker.call(self._cursor.look_after)
+    async def check_jobs(self) -> dict[Job, str]:
+        return await self.worker.call(self._cursor.check_jobs)
 
     async def leave(self, runner: Runner) -> Summary | None:
         """Sync what was written, and count what the file holds now; None if nobody can know.
@@ -5798,13 +5799,13 @@ class Child(Shell):
             self._on_exit(status)
 
 
-class Birth(NamedTuple):
+class ProcessId(NamedTuple):
     """When a process was started.  It tells two processes of one number apart, and which came first."""
     ticks: int          # from the start of the system to its own (proc(5): starttime)
     pid: int
 
     @classmethod
-    def latest(cls) -> Birth:
+    def latest(cls) -> ProcessId:
         """The latest birth that a process can have by now: pids are given in turn (proc(5): loadavg)."""
         try:
             with open("/proc/loadavg", "rb") as file:
@@ -5813,7 +5814,7 @@ class Birth(NamedTuple):
         except (OSError, ValueError, IndexError):       # there is no /proc, or it says less
             return cls(sys.maxsize, sys.maxsize)
 
-    def is_after(self, other: Birth) -> bool:
+    def is_after(self, other: ProcessId) -> bool:
         """Whether it surely came later.  It is not sure once pids have begun again at small numbers."""
         return self.ticks >= other.ticks and self.pid > other.pid
 
@@ -5823,14 +5824,14 @@ class ProcessTable:
     MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
 
     def __init__(
-        self, names: Iterable[str], marks_before: Mapping[Birth, Sequence[bytes]] | None = None
+        self, names: Iterable[str], marks_before: Mapping[ProcessId, Sequence[bytes]] | None = None
     ) -> None:
         """names: the numeric entries of /proc.  marks_before: see read()."""
         self._marks_before = marks_before or {}
-        self._old = Birth.latest().ticks - TICKS
+        self._old = ProcessId.latest().ticks - TICKS
         # the jobs that processes are of; only of processes that are older than a second
-        self.marks: dict[Birth, Sequence[bytes]] = {}
-        self.births: dict[int, Birth] = {}
+        self.marks: dict[ProcessId, Sequence[bytes]] = {}
+        self.births: dict[int, ProcessId] = {}
         self._resident: dict[int, int] = {}     # pages
         self.parents: dict[int, int] = {}
         self.children: dict[int, list[int]] = {}
@@ -5841,7 +5842,7 @@ class ProcessTable:
                 self._add(name)
 
     @classmethod
-    def read(cls, marks_before: Mapping[Birth, Sequence[bytes]] | None = None) -> ProcessTable:
+    def read(cls, marks_before: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
         """The table of now; empty, and so false, if there is no /proc.
 
         marks_before: the `marks` of an earlier table, which are not read again: reading them takes most of
@@ -5873,18 +5874,18 @@ class ProcessTable:
         threads = int(fields[13])       # a process whose first thread has ended shows Z, too, but lives
         if state in (b"Z", b"X") and threads <= 1:
             return
-        birth = self.births[int(name)] = Birth(int(fields[15]), int(name))
+        process_id = self.births[int(name)] = ProcessId(int(fields[15]), int(name))
         self._resident[int(name)] = int(fields[17])
         self.parents[int(name)] = int(parent)
         self.children.setdefault(int(parent), []).append(int(name))
         self.sessions.setdefault(int(session), []).append(int(name))
-        marks = self._marks_before.get(birth)
+        marks = self._marks_before.get(process_id)
         if marks is None:
             marks = []
             with contextlib.suppress(PermissionError):
                 marks = self.marks_of(name)
-        if birth.ticks < self._old:
-            self.marks[birth] = marks
+        if process_id.ticks < self._old:
+            self.marks[process_id] = marks
         for part in marks:
             self.marked.setdefault(part, []).append(int(name))
 
@@ -5924,24 +5925,24 @@ class ProcessTable:
         bound = sum(self._resident.get(pid, 0) for pid in tree) * PAGE
         return bound if bound < promised * 0.75 else float(sum(map(resident_memory, tree)))
 
-    def birth(self, pid: int) -> Birth:
+    def process_id(self, pid: int) -> ProcessId:
         """The birth of a process; one before all others for a group (-pid), and if it is not in the table."""
-        return self.births.get(pid, Birth(0, pid))
+        return self.births.get(pid, ProcessId(0, pid))
 
-    def unsignalled(self, tree: Iterable[int], signalled: Mapping[Birth, Birth]) -> list[int]:
+    def unsignalled(self, tree: Iterable[int], signalled: Mapping[ProcessId, ProcessId]) -> list[int]:
         """The processes of a tree that are to get TERM: none of `signalled`, nor what these have started
         since.
 
-        signalled: the processes that have got TERM, each with Birth.latest() of that moment.
+        signalled: the processes that have got TERM, each with ProcessId.latest() of that moment.
         """
         unsignalled: list[int] = []
         own: set[int] = set()           # descendants that processes have started after they got TERM
         for pid in tree:                # parents come before their children
             parent = self.parents.get(pid, 0)
-            moment = signalled.get(self.birth(parent))
-            if self.birth(pid) in signalled:
+            moment = signalled.get(self.process_id(parent))
+            if self.process_id(pid) in signalled:
                 continue
-            if parent in own or (moment and self.birth(pid).is_after(moment)):
+            if parent in own or (moment and self.process_id(pid).is_after(moment)):
                 own.add(pid)
             else:
                 unsignalled.append(pid)
@@ -6059,7 +6060,7 @@ class TreeEnder:
         session was seen empty, its number is not looked for any more.
         """
         start = self._loop.time()
-        signalled: dict[Birth, Birth] = {}
+        signalled: dict[ProcessId, ProcessId] = {}
         empty = 0
         pause = 0.005
         while True:
@@ -6079,9 +6080,9 @@ class TreeEnder:
             else:
                 new = table.unsignalled(alive, signalled)
                 self._signal(new, signal.SIGTERM)
-                latest = Birth.latest()
+                latest = ProcessId.latest()
                 self._signal(new, signal.SIGCONT)   # not before all have got TERM
-                signalled.update((table.birth(pid), latest) for pid in new)
+                signalled.update((table.process_id(pid), latest) for pid in new)
             await asyncio.sleep(0.02 if empty else pause)
             pause = min(2 * pause, 0.1)
 
@@ -6599,7 +6600,7 @@ FAILING = "timeout", "memory", "oom"
 STOP_SIGNALS = TO_END + TO_DRAIN        # signals by which runners are told to stop
 
 
-class Ending(NamedTuple):
+class RunResult(NamedTuple):
     """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
     status: int
     # one of FAILING, "stopped", "cancelled" or "lost"; "": it ended by itself
@@ -6659,7 +6660,7 @@ class Run:
     streams: tuple[Stream, ...] = ()    # stdout and stderr
     sinks: Sequence[Sink] = ()          # they take its events
     directory: bytes = b""              # where it runs, if not in our directory
-    cause: str = ""                     # why it is being ended, or was; see Ending
+    cause: str = ""                     # why it is being ended, or was; see RunResult
     promised: int = 0                   # bytes of memory; 0: it was promised none
     peak: int = 0                       # bytes of memory that it had, in the look that found most
 
@@ -6717,7 +6718,7 @@ class Sink:
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         """It has printed."""
 
-    def ended(self, run: Run, ending: Ending) -> None:
+    def ended(self, run: Run, run_result: RunResult) -> None:
         """It has ended, and all its output came before."""
 
     def over(self, job: Job, state: bytes) -> None:
@@ -6819,9 +6820,9 @@ class ProgressBar:
         rate = self._rate.per_second(self._clock())
         if not rate:
             return ""
-        pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
+        throttle = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
         time_left = human_time((now.all - now.processed) / rate)
-        return f" {pace}, {time_left} left"
+        return f" {throttle}, {time_left} left"
 
 
 # ---- the console -------------------------------------------------------------------------------------------
@@ -6888,11 +6889,11 @@ class Console(Sink):
         for stream in run.streams:
             self._print(run, stream, self.lines.pop(stream, Lines()).end())
 
-    def ended(self, run: Run, ending: Ending) -> None:
+    def ended(self, run: Run, run_result: RunResult) -> None:
         self.unstarted(run)                     # prints begun lines
-        how = str(ending).encode()
+        how = str(run_result).encode()
         line = b'status %s: %s "%s"' % (run.where, how, self._command(run))
-        if self.colour and ending.state != DONE:
+        if self.colour and run_result.state != DONE:
             line = self.RED + line + self.PLAIN
         self.writer.write(line + b"\n")
 
@@ -6913,11 +6914,11 @@ class TerminalConsole(Sink):
     # what a line does not show: all up to its last carriage return, and carriage returns at its end
     OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 
-    def __init__(self, terminal: Terminal, census: Census, bar: ProgressBar | None, colour: bool,
+    def __init__(self, terminal: Terminal, file_counter: FileCounter, bar: ProgressBar | None, colour: bool,
                  tries: int) -> None:
         """bar: None: there is no status line.  tries: how many runs a job gets if each fails."""
         self._terminal = terminal
-        self._census = census
+        self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
         self._tries = tries
@@ -6928,8 +6929,8 @@ class TerminalConsole(Sink):
 
     def _status(self, columns: int) -> str:
         """The status line: of the file, or of our jobs if that was not counted; "": none has begun yet."""
-        now = self._census.now
-        if self._bar and self._census.counted is not None:
+        now = self._file_counter.now
+        if self._bar and self._file_counter.counted is not None:
             return self._bar.line(now, columns)
         ours = name_counts(done=now.done, failed=now.failed, error=now.error, running=now.running)
         if not ours:
@@ -6941,7 +6942,7 @@ class TerminalConsole(Sink):
         self._begin(run.job)
         self._begun[run.job] += 1
         if self._bar:
-            self._census.look()
+            self._file_counter.look()
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         self._print(run, stream, self._lines[stream].feed(data))
@@ -6951,12 +6952,12 @@ class TerminalConsole(Sink):
         self._begin(run.job)
         self._end_lines(run)
 
-    def ended(self, run: Run, ending: Ending) -> None:
+    def ended(self, run: Run, run_result: RunResult) -> None:
         self._end_lines(run)
         tries = self._begun[run.job]
-        good = ending.state == DONE
-        how = "done" if good else str(ending)
-        if ending.cause != "timeout":
+        good = run_result.state == DONE
+        how = "done" if good else str(run_result)
+        if run_result.cause != "timeout":
             how += f" in {human_time(run.took)}"
         if tries > 1 or not (good or self._tries == 1):
             how += f", try {tries}"
@@ -6968,11 +6969,11 @@ class TerminalConsole(Sink):
     def over(self, job: Job, state: bytes) -> None:
         if job in self._begun:
             del self._begun[job]
-            self._census.end(state)
+            self._file_counter.end(state)
 
     def tick(self) -> None:
         if self._bar:
-            self._census.look()
+            self._file_counter.look()
             self._terminal.redraw()          # the window may have changed, or we were stopped (Ctrl-Z)
 
     def leaving(self) -> None:
@@ -6982,7 +6983,7 @@ class TerminalConsole(Sink):
         """Count a job as running, once."""
         if job not in self._begun:
             self._begun[job] = 0
-            self._census.begin(job.state)
+            self._file_counter.begin(job.state)
 
     def _end_lines(self, run: Run) -> None:
         """Print begun lines."""
@@ -7187,12 +7188,12 @@ class LogFile(Sink):
             rest = begun + rest
         record.rests[stream] = rest[:self.WIDTH + 4]            # no more of it can be shown
 
-    def ended(self, run: Run, ending: Ending) -> None:
+    def ended(self, run: Run, run_result: RunResult) -> None:
         record = self.records.pop(run)
         for stream, rest in record.rests.items():
             if rest:
                 self._line(run, record, stream.name, rest)
-        self._line(run, record, b"status", b'%s "%s"' % (str(ending).encode(), run.job.command))
+        self._line(run, record, b"status", b'%s "%s"' % (str(run_result).encode(), run.job.command))
         self._write(run, record)
 
     def tick(self) -> None:
@@ -7672,23 +7673,23 @@ class OutDir(Sink):
         at = stream.received - len(data)
         self.worker.post(file.store, at, data, size=len(data))
 
-    def ended(self, run: Run, ending: Ending) -> None:
-        self._end(run, ending)
+    def ended(self, run: Run, run_result: RunResult) -> None:
+        self._end(run, run_result)
 
-    def _end(self, run: Run, ending: Ending | None) -> None:
+    def _end(self, run: Run, run_result: RunResult | None) -> None:
         """Nothing more comes of a run.  ending: None if nobody will say how it ended."""
         files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
         for file in files:
             self.worker.post(file.close)
         shell = run.shell
-        state = (ending or Ending(0, run.cause or "lost")).state
+        state = (run_result or RunResult(0, run.cause or "lost")).state
         self.worker.post(
             self._write_end,
             {
                 **self._entry(run, "end"),
                 "state": to_text(state),
-                "exit": ending.code if ending and not ending.signal else -1,
-                "signal": ending.signal if ending else 0,
+                "exit": run_result.code if run_result and not run_result.signal else -1,
+                "signal": run_result.signal if run_result else 0,
                 "cause": run.cause,
                 "seconds": round(run.took, 3),
                 "cpu": shell.cpu if shell else None,
@@ -7745,8 +7746,8 @@ class JobLog(Sink):
         if head not in (b"", self.HEADER):
             raise UsageError(f"{path}: is not a job log (give another name)")
 
-    def ended(self, run: Run, ending: Ending) -> None:
-        code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
+    def ended(self, run: Run, run_result: RunResult) -> None:
+        code = -1 if run_result.cause == "timeout" else run_result.code         # as GNU parallel has it
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
             run.host,
@@ -7754,7 +7755,7 @@ class JobLog(Sink):
             run.took,
             run.streams[0].received,
             code,
-            ending.signal,
+            run_result.signal,
             run.job.command.replace(b"\t", b" "),      # a tab would begin another column
         )
         self.worker.post(self.file.append, line, size=len(line))
@@ -7963,7 +7964,7 @@ class SlotFile:
 
 
 @dataclass(eq=False, repr=False)
-class Tally:
+class RunnerStats:
     """What became of a runner's jobs."""
     done: int = 0
     failed: int = 0
@@ -8217,19 +8218,26 @@ class StopSignals:
         first: list[asyncio.Future[Any]] = [self._next, *others]
         await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
-    def explain(self, ending: Ending, exited_at: float) -> bool:
+    def explain(self, run_result: RunResult, exited_at: float) -> bool:
         """Return True if a run was interrupted.  exited_at: when its shell exited (loop's time)."""
-        if ending.cause or not ending.status:
+        if run_result.cause or not run_result.status:
             return False
         near = [(at, kills) for at, kills in self._came if abs(at - exited_at) <= self.TOGETHER]
-        return bool(near) if ending.by_stop_signal else any(kills and at <= exited_at for at, kills in near)
+        return (
+            bool(near) if run_result.by_stop_signal else any(kills and at <= exited_at for at, kills in near)
+        )
 
-    async def explain_soon(self, ending: Ending, exited_at: float) -> bool:
+    async def explain_soon(self, run_result: RunResult, exited_at: float) -> bool:
         """Return explain(), after waiting for our own signal if the run has died of one."""
         rest = exited_at + self.TOGETHER - self._loop.time()
-        if ending.by_stop_signal and not ending.cause and rest > 0 and not self.explain(ending, exited_at):
+        if (
+            run_result.by_stop_signal
+            and not run_result.cause
+            and rest > 0
+            and not self.explain(run_result, exited_at)
+        ):
             await self.wait_for_next(rest)
-        return self.explain(ending, exited_at)
+        return self.explain(run_result, exited_at)
 
 
 # ---- one job -----------------------------------------------------------------------------------------------
@@ -8305,7 +8313,7 @@ class JobTask:
         self.cause = ""                 # why nothing more of it may begin: one of CAUSES_BY_STRENGTH
         self.state = NEW                # of its line, if nothing more of it begins; NEW: as before its claim
         self.run = self._new_run()      # the last one, perhaps not started yet
-        self.ending: Ending | None = None       # of that run; None: it has not ended
+        self.run_result: RunResult | None = None       # of that run; None: it has not ended
         self._shell: Child | None = None        # of that run, from its start until it has ended
         self._gate: int | None = None           # our end of the pipe at which that shell waits
         self._killer: asyncio.Future[None] | None = None    # kills the processes of that run
@@ -8383,7 +8391,7 @@ class JobTask:
         if self.phase is Phase.AT_GATE:
             self._enter(Phase.SETTLING)
             return
-        is_killed = not run.cause and Ending(status).died_of == signal.SIGKILL
+        is_killed = not run.cause and RunResult(status).died_of == signal.SIGKILL
         if is_killed and self._runner.oom_kills.count() > self._oom_kills:
             run.cause = "oom"
         self._enter(Phase.READING_ON)
@@ -8440,7 +8448,7 @@ class JobTask:
             if self.phase is not Phase.STARTING:
                 self._enter(Phase.STARTING)
             self.run = self._new_run()
-            self.ending = self._killer = None
+            self.run_result = self._killer = None
             await self.start()
         await self.settle()
 
@@ -8469,11 +8477,11 @@ class JobTask:
                 jobs.interval, runner.say, job,
             )
         except asyncio.CancelledError:          # Runner._last_resort() has given up
-            runner.tally.unwritten.append(job.number)
+            runner.runner_stats.unwritten.append(job.number)
             raise
         if fault:
             self._say(fault)
-            runner.tally.unwritten.append(job.number)
+            runner.runner_stats.unwritten.append(job.number)
 
     def _say(self, text: str) -> None:
         self._runner.say(f"line {self.job.number}: {text}")
@@ -8673,7 +8681,7 @@ class JobTask:
         timer = runner.loop.call_later(limit, self.kill_run, "timeout") if limit else None
         status = await shell.exited
         await self._read_on()
-        was_interrupted = await runner.signals.explain_soon(Ending(status, run.cause), self._exited_at)
+        was_interrupted = await runner.signals.explain_soon(RunResult(status, run.cause), self._exited_at)
         if self._killer:
             await self._killer
         if timer:
@@ -8683,18 +8691,18 @@ class JobTask:
             run.cause = "stopped"
         if run.peak:
             shell.note_memory(run.peak)
-        self.ending = self._judge(status, limit or 0.0)
-        self.state = self.ending.state
-        self.job.how = str(self.ending)
+        self.run_result = self._judge(status, limit or 0.0)
+        self.state = self.run_result.state
+        self.job.how = str(self.run_result)
         for sink in run.sinks:
-            sink.ended(run, self.ending)
+            sink.ended(run, self.run_result)
 
-    def _judge(self, status: int, timeout: float) -> Ending:
+    def _judge(self, status: int, timeout: float) -> RunResult:
         """Return how the run has ended.  status: of its shell.  timeout: in seconds."""
         cause = self.run.cause
         limit = self.run.promised if cause == "memory" else timeout
         # whatever the shell of a cancelled job made of the signal
-        return Ending(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
+        return RunResult(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
 
     async def _read_on(self) -> None:
         """Read what processes still print that the shell has left behind, for a while.
@@ -8764,10 +8772,10 @@ class Runner:
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
     LAST_LOOK = 2.0                     # seconds after a signal for an answer, as what the file holds
     MEMORY_LOOKS = 1.0                  # seconds from look to look at the memory of jobs
-    MEMORY_TIMES = 99                   # a rest is so many times as long as the look before: see Pace
+    MEMORY_TIMES = 99                   # a rest is so many times as long as the look before: see Throttle
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
-                 host: bytes, options: RunnerOptions, say: Say, tally: Tally,
+                 host: bytes, options: RunnerOptions, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, worker: FileExecutor) -> None:
         """sinks: for runs that start from now on; the list may change.  writers: the console's, and what
         writes files (see Pump).  host: the name of this host, for the sinks.
@@ -8793,7 +8801,7 @@ class Runner:
         self._works: set[asyncio.Future[None]] = set()      # the coroutines of those whose shell was started
         self._said: set[str] = set()        # subjects of what is said once, and was
         self.loop = asyncio.get_running_loop()
-        self.tally = tally
+        self.runner_stats = runner_stats
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
@@ -8817,7 +8825,7 @@ class Runner:
         if self.jobs.failures and self.options.max_failed:
             await self.jobs.failures.count()
         chores = [watched(chore) for chore in (
-            self._watch_wall_time(), self._look_after(), self._tick(), self._follow_slots(),
+            self._watch_wall_time(), self._check_jobs(), self._tick(), self._follow_slots(),
             self._watch_failures(), self._watch_memory())]
         self._set_slots(self._names)
         self._handing_out = watched(self._hand_out())
@@ -8833,13 +8841,13 @@ class Runner:
         """Say why jobs are left."""
         if self.failed:
             self.say(f"{self.failed} (no more jobs were started)")
-            self.tally.trouble = True
+            self.runner_stats.trouble = True
         elif self._nothing.stopped:
             if not self.options.follow:         # with --follow it was said when it happened
                 self.say(self._nothing.stopped)
         elif not self.draining and self._is_broken():
             self.say("no slot is left in service (no more jobs were started)")
-            self.tally.trouble = True
+            self.runner_stats.trouble = True
 
     def _is_broken(self) -> bool:
         """Whether all slots are broken.  One off the list counts only if it has had its one job (-1)."""
@@ -8942,13 +8950,13 @@ class Runner:
         for work in filter(None, (self._handing_out, *self._works)):
             work.cancel()
 
-    async def _look_after(self) -> None:
+    async def _check_jobs(self) -> None:
         """Keep hold of the lines of running jobs.  Kill a job if another runner has taken its line, or
         somebody has set its state.
         """
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
-            for job, cause in (await self.jobs.look_after()).items():
+            for job, cause in (await self.jobs.check_jobs()).items():
                 if cause == "lost":
                     self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
                 self.kill_job(job, cause)
@@ -8963,13 +8971,13 @@ class Runner:
         """Kill each run that takes more memory than it was promised at two looks in a row."""
         exceeding: set[Run] = set()
         table = ProcessTable([])
-        pace = Pace(self.loop.time)
+        throttle = Throttle(self.loop.time)
         while True:
-            await asyncio.sleep(pace.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
+            await asyncio.sleep(throttle.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
             tasks = [task for task in self.tasks.values()
                      if task.phase is Phase.RUNNING and task.run.promised and not task.is_being_killed]
             exceeding_now: set[Run] = set()
-            with pace:
+            with throttle:
                 if tasks:
                     table = ProcessTable.read(table.marks)
                     exceeding_now = {task.run for task in tasks if task.takes_too_much(table)}
@@ -8992,7 +9000,7 @@ class Runner:
                 f"{too_many_failures(count)}: starting no more jobs, waiting for "
                 f"{plural(len(self.runs), 'job')}"
             )
-            self.tally.trouble = True
+            self.runner_stats.trouble = True
             self.drain()
 
     # -- slots -----------------------------------------------------------------------------------------------
@@ -9209,8 +9217,8 @@ class Runner:
         """
         await task.go()
         if task.state != NEW:
-            self.tally.count(task.job, task.state)
-            self._stop_after_failures(self.tally.worse)
+            self.runner_stats.count(task.job, task.state)
+            self._stop_after_failures(self.runner_stats.worse)
             self._count_errors(task)
         for slot in task.slots:
             await self._free([slot], self._use_after(slot, task.state != NEW))
@@ -9220,7 +9228,9 @@ class Runner:
     def _count_errors(self, task: JobTask) -> None:
         """Count the jobs of a slot that fail as they do when its host cannot be reached (ssh(1): 255)."""
         slot = task.run.slot
-        unreachable = task.ending and not task.ending.cause and task.ending.code == self.UNREACHABLE
+        unreachable = (
+            task.run_result and not task.run_result.cause and task.run_result.code == self.UNREACHABLE
+        )
         slot.errors = slot.errors + 1 if unreachable else 0
         if self._breaks(slot):
             self.say(f"slot {slot.name}: {plural(slot.errors, 'job')} in a row ended with exit status "
@@ -9681,7 +9691,7 @@ class Program:
         self.options = options
         self._loop_runs = False     # there is an event loop, and the attributes that are declared above
         self.worker = FileExecutor(False, self.relieved)
-        self.tally = Tally()
+        self.runner_stats = RunnerStats()
         self._troubles = 0
         self.defects = 0            # how many defects of this program have shown
         try:
@@ -9713,7 +9723,7 @@ class Program:
             functools.partial(self.in_loop, self.say_as_is),
         )
         trouble = functools.partial(self.in_loop, self._trouble)
-        incomplete = functools.partial(self.in_loop, self.tally.incomplete.add)
+        incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
             logfile = LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
@@ -9801,7 +9811,7 @@ class Program:
             return loop.default_exception_handler(context)
         import traceback
         self.defects += 1
-        self.tally.trouble = True
+        self.runner_stats.trouble = True
         self.end_for_defect()
         if self.defects <= self.TROUBLES:
             self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
@@ -9852,7 +9862,7 @@ class Program:
 
     def _trouble(self, text: str) -> None:
         """Note that output or records were lost, and say so a few times."""
-        self.tally.trouble = True
+        self.runner_stats.trouble = True
         self._troubles += 1
         if self._troubles <= self.TROUBLES:
             more = " (more such messages are left out)" if self._troubles == self.TROUBLES else ""
@@ -9869,7 +9879,7 @@ class Program:
         self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
         # whoever read it is gone: no trouble, nobody misses the output
         unheard = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
-        self.tally.trouble |= not unheard
+        self.runner_stats.trouble |= not unheard
 
 
 class RunnerProgram(Program):
@@ -9933,8 +9943,8 @@ class RunnerProgram(Program):
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and not dumb
         if isinstance(self.stdout, Terminal) and with_output:
             bar = None if dumb else ProgressBar(self.loop.time)
-            census = Census(file, self.worker)
-            return [TerminalConsole(self.stdout, census, bar, colour, tries=1 + options.retries)]
+            file_counter = FileCounter(file, self.worker)
+            return [TerminalConsole(self.stdout, file_counter, bar, colour, tries=1 + options.retries)]
         return [Console(self.stdout, with_output, colour)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
@@ -9956,7 +9966,7 @@ class RunnerProgram(Program):
             verbose=options.verbose,
         )
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
-                                      self.tally, self.slots, self.slot_file, self.worker)
+                                      self.runner_stats, self.slots, self.slot_file, self.worker)
         self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
         self._handle_stop()
         return runner
@@ -10010,10 +10020,10 @@ class RunnerProgram(Program):
             await runner.in_time(self.worker.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
-        code = 128 + runner.killed if runner.killed else self.tally.status(summary)
+        code = 128 + runner.killed if runner.killed else self.runner_stats.status(summary)
         if code or not self.options.plain or summary is None or summary.now.new:
             why = why_command(self.options)
-            self.say(self.tally.summary(summary, jobs.orphans, seconds, "-r", why))
+            self.say(self.runner_stats.summary(summary, jobs.orphans, seconds, "-r", why))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
         return code
 

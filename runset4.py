@@ -459,7 +459,7 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 
 
 @dataclass
-class Ledger:
+class ChangeCounts:
     """Counts of the selected jobs: by the state before the change, and refused.
 
     alive: the numbers of lines with a running job, over whose `r` another state was forced.
@@ -493,7 +493,9 @@ class Ledger:
         return ", ".join(parts)
 
 
-def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, ledger: Ledger) -> None:
+def set_states(
+    file: JobFile, selection: Selection, state: bytes, force: bool, change_counts: ChangeCounts
+) -> None:
     """Set the states of the selected jobs.
 
     Raises OSError (ESTALE: the file was replaced, and lines may have moved).
@@ -503,12 +505,12 @@ def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, l
     missing = selection.singles()
     for line in selection.lines(file):
         missing.discard(line.number)
-        done = ledger.count(file, line, set_state(file, line, state, force))
+        done = change_counts.count(file, line, set_state(file, line, state, force))
         if done and force and line.state == RUNNING and file.lock_table.count(line.command):
-            ledger.alive.append(line.number)
+            change_counts.alive.append(line.number)
     for number in sorted(missing):
-        ledger.refuse(file, number, selection.why_refused)
-    if ledger.done:
+        change_counts.refuse(file, number, selection.why_refused)
+    if change_counts.done:
         must_name(file, fd)
 
 
@@ -575,7 +577,7 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
     return found
 
 
-def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
+def cancel(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
     """Cancel the selected jobs: write x over `r` and `.`, and wait until running jobs have exited.
 
     A named line in another state is waited for if its job runs. A job that finishes at this moment can get
@@ -592,19 +594,19 @@ def cancel(file: JobFile, selection: Selection, ledger: Ledger) -> None:
             state_now, runs = cancel_line(file, line, running.get(line.command, ()))
         if state_now is None or not (runs or state_now in (NEW, RUNNING)):
             if selection.numbers or line.state in (NEW, RUNNING):
-                ledger.count(file, line, why_not_cancelled(state_now))
+                change_counts.count(file, line, why_not_cancelled(state_now))
             continue
         if state_now == RUNNING and not runs:
             file.say(f"line {line.number}: {UNSUPERVISED}; it is x now")
         elif state_now not in (NEW, RUNNING):
             file.say(f"line {line.number}: is {text_of(state_now)}, but its job runs")
         stopped = replace(line, state=state_now)
-        ledger.count(file, stopped, "")
+        change_counts.count(file, stopped, "")
         if runs:
             waiting.append(stopped)
     for number in sorted(missing):
-        ledger.refuse(file, number, selection.why_refused)
-    await_stop(file, waiting, ledger)
+        change_counts.refuse(file, number, selection.why_refused)
+    await_stop(file, waiting, change_counts)
 
 
 def why_not_cancelled(state_now: bytes | None) -> str:
@@ -614,7 +616,7 @@ def why_not_cancelled(state_now: bytes | None) -> str:
     return f"is not running: the state is {text_of(state_now)}"
 
 
-def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
+def await_stop(file: JobFile, waiting: Sequence[Line], change_counts: ChangeCounts) -> None:
     """Wait until these cancelled jobs have exited, and report those that have not.
 
     A job has exited when the held job locks of its command are no more than the lines `r`. If an editor has
@@ -636,14 +638,18 @@ def await_stop(file: JobFile, waiting: Sequence[Line], ledger: Ledger) -> None:
             if state in (NEW, RUNNING) or not file.has_room(line.command):
                 still.append(line)
             elif state not in (HELD, line.state):
-                ledger.done[line.state] -= 1
-                ledger.refuse(file, line.number, "has moved or changed since (look, and run this again)")
+                change_counts.done[line.state] -= 1
+                change_counts.refuse(
+                    file, line.number, "has moved or changed since (look, and run this again)"
+                )
         waiting = still
     holders = Holders(file.lock_table.inode)
     for line in waiting:
         shown = text_of(HELD if line.state in (NEW, RUNNING) else line.state)
         why = where_it_runs(line, holders, file.mount.is_fuse)
-        ledger.refuse(file, line.number, f"is {shown}, but is still running after {STOPPING:.0f} s ({why})")
+        change_counts.refuse(
+            file, line.number, f"is {shown}, but is still running after {STOPPING:.0f} s ({why})"
+        )
 
 
 def end_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
@@ -1955,12 +1961,12 @@ def say_below_end(file: JobFile) -> None:
                  "(--reopen, then --end)")
 
 
-def reopen(file: JobFile, ledger: Ledger) -> None:
+def reopen(file: JobFile, change_counts: ChangeCounts) -> None:
     """Turn each line `#RUN end` into a comment, in place.  Raises UsageError, OSError."""
     with appending(file, make=False):
         file.open_to_write()
         for line in end_lines(file, file.writable()):
-            ledger.count(file, line, set_state(file, line, b"#off", force=False))
+            change_counts.count(file, line, set_state(file, line, b"#off", force=False))
 
 
 # ======== Command line ======================================================================================
@@ -2212,35 +2218,35 @@ def still_alive(lines: Sequence[int], state: bytes) -> str:
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
     """Set or cancel lines, and report the changes; return the exit status.  Raises UsageError, OSError."""
-    ledger = Ledger()
+    change_counts = ChangeCounts()
     selection: Selection = options.selection
     state: bytes = HELD if options.cancel else options.set
     quiet: bool = options.quiet
     try:
         if options.cancel:
-            cancel(file, selection, ledger)
+            cancel(file, selection, change_counts)
         else:
-            set_states(file, selection, state, options.force, ledger)
+            set_states(file, selection, state, options.force, change_counts)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-        changed = plural(sum(ledger.done.values()), "job")
+        changed = plural(sum(change_counts.done.values()), "job")
         file.say(
             f"was replaced after {changed} had been set: the new file may lack the changes (look, and run "
             "this again)"
         )
         return 1
-    text = ledger.text(state)
+    text = change_counts.text(state)
     if text and not quiet:
         file.say(text)
-    released = ledger.done[HELD]
+    released = change_counts.done[HELD]
     if options.all and not selection.states and state == NEW and released and not quiet:
         file.say(f"{plural(released, 'held line')} released, too (to leave those: --set=. --state='d!e')")
-    if ledger.alive and not quiet:
-        file.say(still_alive(ledger.alive, state))
-    if not text and not ledger.refused:
+    if change_counts.alive and not quiet:
+        file.say(still_alive(change_counts.alive, state))
+    if not text and not change_counts.refused:
         file.say(NOTHING)
-    return 0 if text and not ledger.refused else 1
+    return 0 if text and not change_counts.refused else 1
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
@@ -2277,14 +2283,14 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
 
 def reopen_file(file: JobFile, quiet: bool) -> int:
     """Undo each `#RUN end`; return the exit status.  Raises UsageError, OSError."""
-    ledger = Ledger()
-    reopen(file, ledger)
-    count = sum(ledger.done.values())
+    change_counts = ChangeCounts()
+    reopen(file, change_counts)
+    count = sum(change_counts.done.values())
     if count and not quiet:
         file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
-    if not count and not ledger.refused:
+    if not count and not change_counts.refused:
         file.say("no #RUN end")
-    return 0 if count and not ledger.refused else 1
+    return 0 if count and not change_counts.refused else 1
 
 
 def change_file(argv: Sequence[str]) -> int:

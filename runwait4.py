@@ -60,19 +60,19 @@ from runmaker4 import (
     RUNNING,
     SIZE_UNITS,
     STOP_SIGNALS,
+    BlockReason,
     Counts,
     JobLog,
     JobReader,
     Line,
     Mount,
-    Pace,
     Parser,
     PresenceLock,
     ProgressBar,
     Rate,
     Reader,
     Snapshot,
-    Stall,
+    Throttle,
     UsageError,
     WireError,
     add_help,
@@ -86,6 +86,7 @@ from runmaker4 import (
     exit_on,
     file_of_jobs,
     filled,
+    find_block_reason,
     find_mount,
     first_line,
     give_rights,
@@ -124,7 +125,6 @@ from runmaker4 import (
     warn,
     when_used,
     whole_lines,
-    why_stalled,
     write_all,
 )
 
@@ -318,13 +318,13 @@ class Watcher:
         self._pause = 5.0 if mount.network else 0.2
         # seconds after a change of the job file in which the host appends the end of the run to the journal
         self._delay = 20.0 if mount.network else 5.0
-        self._pace = Pace()
+        self._throttle = Throttle()
         self.stopped = ""       # why no runner will start the new jobs; "": one can
 
     @patient
     def _look(self) -> Snapshot:
         """Return a snapshot of the file."""
-        with self._pace:
+        with self._throttle:
             return self.file.snapshot()
 
     @patient
@@ -430,8 +430,8 @@ class Watcher:
             if not now.new and not now.running and not snapshot.half_saved:
                 return now
             previous = self.stopped
-            stall = self.stall() if now.new and not now.running else None
-            self.stopped = stall.text if stall and stall.stops else ""
+            block_reason = self.block_reason() if now.new and not now.running else None
+            self.stopped = block_reason.text if block_reason and block_reason.stops else ""
             if self.stopped and self.stopped == previous:       # seen twice: it is not about to be fixed
                 return now
             if now != last:
@@ -440,16 +440,16 @@ class Watcher:
             elif now.new and not now.running and time.monotonic() - since > self.IDLE:
                 since = math.inf
                 say(new_jobs_wait(now.new, self.path))
-            time.sleep(max(self._pause, self._pace.rest(20)))
+            time.sleep(max(self._pause, self._throttle.rest(20)))
 
     @patient
-    def stall(self, hosts: Collection[str] = ()) -> Stall | None:
+    def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
         """Return the reason why new jobs cannot start, if there is one.  hosts: some of the hosts at work."""
-        self._pace.go_on()
+        self._throttle.go_on()
         try:
-            return why_stalled(self.file, hosts)
+            return find_block_reason(self.file, hosts)
         finally:
-            self._pace.pause()
+            self._throttle.pause()
 
 
 # ======== Progress ==========================================================================================
@@ -1593,8 +1593,8 @@ def awaited(watcher: Watcher, now: Counts, at_work: AtWork, hosts: Collection[st
     """
     if not now.new:
         return ""
-    if stall := watcher.stall(hosts):
-        return stall.text
+    if block_reason := watcher.block_reason(hosts):
+        return block_reason.text
     return f"{now.new} new, but no runner (start runmaker4.py)" if at_work.is_nobody else ""
 
 
@@ -1873,7 +1873,7 @@ def round_size(size: int) -> int:
     return memory_size(f"{math.ceil(amount * 10 ** digits) / 10 ** digits:.12g}{unit}")
 
 
-class Alike:
+class CommandStats:
     """Statistics of similar commands: those that begin with the same word, apart from numbers in it."""
 
     def __init__(self, first: bytes) -> None:
@@ -1911,7 +1911,7 @@ class Commands:
     MARK = "…".encode()         # replaces the difference
 
     def __init__(self) -> None:
-        self._groups: dict[bytes, Alike] = {}
+        self._groups: dict[bytes, CommandStats] = {}
 
     def add(self, run: RunRecord) -> None:
         """Count a finished run."""
@@ -1920,7 +1920,7 @@ class Commands:
         if first not in self._groups and len(self._groups) >= self.MOST:
             first = self.MARK
         if first not in self._groups:
-            self._groups[first] = Alike(first)
+            self._groups[first] = CommandStats(first)
         self._groups[first].add(run, words)
 
     def json(self) -> list[dict[str, Any]]:
@@ -1928,7 +1928,7 @@ class Commands:
         return [{"command": alike.name, **alike.stats.json(), "too_little": alike.peaks.too_little,
                  "enough": alike.peaks.enough()} for alike in self.in_order()]
 
-    def in_order(self) -> list[Alike]:
+    def in_order(self) -> list[CommandStats]:
         """Return the groups, the one with the largest peak memory first."""
         return sorted(self._groups.values(), key=lambda alike: -alike.peaks.largest)
 

@@ -225,7 +225,8 @@ class World:
         self.kind, network = kind, bool(kind)
         self.switching = self.draws.choice((0.03, 0.1, 0.3, 0.6))
         self.tick = 0.0005 if network else 0.00005
-        self.pace = 5.0 if network else 1.0         # seconds from look to look, by which all else is measured
+        # seconds from look to look, by which all else is measured
+        self.throttle = 5.0 if network else 1.0
         self.now, self.steps = 1000.0, 0
         self.errors = 0                             # how many are still to come
         # who was cut off in an addition could not cut off the half of it
@@ -829,7 +830,7 @@ class Machine:
             world.page(me.host, inode).data[at:] = inode.data[at:]
         if me.full:
             # others may take it for whole
-            me.wake = self.world.now + world.draws.choice((0.0, 0.5)) * world.pace
+            me.wake = self.world.now + world.draws.choice((0.0, 0.5)) * world.throttle
             world.hand_on(me)
         return len(data)
 

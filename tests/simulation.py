@@ -220,7 +220,7 @@ class History(World):
         command = command_of(line)
         if inode.path != PATH or len(data) != 1 or command == line:
             self.fail(f"writes {data!r} where no job line begins, at {at}")
-        if "brick" in self.fates and me.host.robbed >= me.began - self.pace:
+        if "brick" in self.fates and me.host.robbed >= me.began - self.throttle:
             return command                      # its descriptor is bad, so really this waits, or fails
         if not any(lock.covers(at) and lock.real and lock.owner in me.fds.values() for lock in inode.locks):
             self.fail(f"writes {data!r} over {line!r} without the in-use lock")
@@ -389,7 +389,7 @@ class History(World):
             run.runner.killed
             or any(
                 self.now < end
-                for end in (max(lost, self.erred) + 2 * self.pace, *(end for _, end in run.runner.stops))
+                for end in (max(lost, self.erred) + 2 * self.throttle, *(end for _, end in run.runner.stops))
             )
         )
 
@@ -422,7 +422,7 @@ class History(World):
         left = [line for _, line in lines_of(self.last.data) if line[:1] in b".r" and command_of(line) != line
                 and self.balance(command_of(line)) < (line[:1] == b".")]
         me.idle_since = (me.idle_since or self.now) if left else 0.0
-        patience = 3 * self.pace + CORE.Orphans.RELOCKED * self.kind.startswith("fuse")
+        patience = 3 * self.throttle + CORE.Orphans.RELOCKED * self.kind.startswith("fuse")
         since = max(me.idle_since, self.erred)          # after an error a line is doubted anew
         if left and self.now - since > patience:
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
@@ -545,7 +545,7 @@ class Product:
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.claim, self.lend, self.reclaim = self.cursor.claim, queue.lend, queue.reclaim
-        self.look_after, self.close = self.cursor.look_after, self.file.sync
+        self.check_jobs, self.close = self.cursor.check_jobs, self.file.sync
 
     @property
     def failed(self) -> str:
@@ -604,7 +604,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     look, look_for_more, leaving = world.now, world.now, False
     while me.runs or not leaving:
         if me.runs and world.now >= look:
-            for job, cause in operation(world, me, product.look_after).items():
+            for job, cause in operation(world, me, product.check_jobs).items():
                 run = next((run for run in me.runs if run.job is job), None)
                 if run:
                     end_run(world, run)
@@ -669,7 +669,7 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
         world.fail(f"claims {job.text!r} without its command mutex")
     claimed = me.claimed_at if me.claimed == job.text else world.steps
     run = Run(job.text, me, job, claimed, world.most_lines(job.text, me.mutexes[job.text], claimed), me.began,
-              world.now + world.draws.choice(world.times) * world.pace,
+              world.now + world.draws.choice(world.times) * world.throttle,
               world.draws.choice((b"d", b"d", b"d", b"!", b"e")), pause=product.interval)
     if world.random() < 0.05:                   # a signal came just then
         run.until, run.result, run.released = world.now, b".", True
@@ -721,7 +721,7 @@ def set_by_hand(world: History, me: Process, calls: int) -> None:
     """
     setter = Setter(me.host)
     for call in range(calls):
-        world.sleep(me, world.draws.choice((0.0, 0.3, 1.2, 3.0)) * world.pace)
+        world.sleep(me, world.draws.choice((0.0, 0.3, 1.2, 3.0)) * world.throttle)
         with suppress(OSError, CORE.UsageError):
             if world.random() < 0.5:
                 command = b" by %b, %d" % (me.name.encode(), call)
@@ -747,10 +747,10 @@ def edit_by_command(world: History, me: Process, number: int) -> None:
     """runset4.py --edit: what a person makes of a copy is merged into the file, or refused."""
     file, draws = Setter(me.host).file, world.draws
     for count in range(draws.choice((1, 3, 6))):
-        world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.7, 3.0)) * world.pace)
+        world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.7, 3.0)) * world.throttle)
         with suppress(OSError, CORE.UsageError):
             base = SETTER.original(file)
-            world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.pace)
+            world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.throttle)
             lines = changed(draws, base.splitlines(), 10 * number + count, again=world.most is None)
             SETTER.apply(file, base, b"".join(line + b"\n" for line in lines))
 
@@ -759,12 +759,12 @@ def edit(world: History, host: Host, saves: int) -> Iterator[float]:
     """An editor: reads, thinks, saves; in place, or by one of the ways to put a new file there."""
     draws = world.draws
     for count in range(saves):
-        yield draws.choice((0.0, 0.2, 1.0, 4.0)) * world.pace
+        yield draws.choice((0.0, 0.2, 1.0, 4.0)) * world.throttle
         while any(actor.shielded for actor in world.actors):    # not while half a line was appended
             yield world.tick
         inode = world.names[PATH]
         lines = [line for _, line in lines_of(world.view(host, inode))]
-        yield draws.choice((0.0, 0.1, 0.8, 2.5)) * world.pace
+        yield draws.choice((0.0, 0.1, 0.8, 2.5)) * world.throttle
         new = b"".join(line + b"\n" for line in changed(draws, lines, count))
         yield from save(world, host, inode, new)
 
@@ -802,8 +802,8 @@ def save_old(world: History, host: Host, runner: Process) -> Iterator[float]:
     inode = world.names[PATH]
     old = bytes(inode.data)
     while not runner.killed and runner in world.actors:
-        yield 0.1 * world.pace
-    yield world.draws.choice((0.0, 0.5, 2.0)) * world.pace
+        yield 0.1 * world.throttle
+    yield world.draws.choice((0.0, 0.5, 2.0)) * world.throttle
     yield from save(world, host, world.names[PATH], old)
 
 
@@ -811,7 +811,7 @@ def cancel_left(world: History, me: Process, runner: Process) -> None:
     """runset4.py cancels a line that runs, once this runner was killed; perhaps it is to run once more."""
     setter = Setter(me.host)
     while not runner.killed and runner in world.actors:
-        world.sleep(me, 0.1 * world.pace)
+        world.sleep(me, 0.1 * world.throttle)
     line = world.draws.choice([*setter.lines(b"r")] or [None])
     if not line:
         return
@@ -820,7 +820,7 @@ def cancel_left(world: History, me: Process, runner: Process) -> None:
     setter.set_state(line, b"x", True)
     me.by_force = False
     if world.draws.random() < 0.3:
-        world.sleep(me, world.draws.choice((0.0, 1.0)) * world.pace)
+        world.sleep(me, world.draws.choice((0.0, 1.0)) * world.throttle)
         line.state = b"x"
         setter.set_state(line, b".", False)
 
@@ -850,7 +850,7 @@ def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[f
     """Runners are killed, alone or with their jobs, or stopped for a while; hosts are cut off."""
     draws = world.draws
     for blow in blows:
-        yield draws.choice((0.0, 0.001, 0.01, 0.4, 1.5, 3.0)) * world.pace * (0.5 + draws.random())
+        yield draws.choice((0.0, 0.001, 0.01, 0.4, 1.5, 3.0)) * world.throttle * (0.5 + draws.random())
         actor = draws.choice(runners)
         if actor not in world.actors:
             continue
@@ -864,20 +864,20 @@ def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[f
                     end_run(world, run)
                 else:
                     if draws.random() < 0.3:            # long enough for others to see to its line
-                        run.until += 20 * world.pace
+                        run.until += 20 * world.throttle
                     world.actors.append(Actor("job", actor.host, script=live_on(world, run)))
             world.disturbed = max(world.disturbed, world.steps)
             world.close_all(actor)
             continue
         if blow == "stop":
-            seconds, stopped = draws.choice((0.5, 2.0, 6.0)) * world.pace, [actor]
+            seconds, stopped = draws.choice((0.5, 2.0, 6.0)) * world.throttle, [actor]
         else:
             seconds = draws.choice((0.5, 1.5, 3.0)) * LEASE
             stopped = [it for it in world.actors if it.host is actor.host and isinstance(it, Process)]
             actor.host.cut = world.now, world.now + seconds
         for it in stopped:
             wake = max(it.wake, world.now + seconds)
-            it.stops.append((world.now, wake + 2 * world.pace))        # and one look later
+            it.stops.append((world.now, wake + 2 * world.throttle))        # and one look later
             if blow == "stop" or not actor.host.fuse:
                 it.wake = wake
             # else each goes on to its next call.  GlusterFS has no locks that keep a write away that was held
@@ -886,7 +886,7 @@ def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[f
 
 def remove_lock_file(world: History) -> Iterator[float]:
     """Somebody removes what must not be removed."""
-    yield world.draws.choice((0.1, 1.0, 3.0)) * world.pace
+    yield world.draws.choice((0.1, 1.0, 3.0)) * world.throttle
     world.name(LOCK_FILE, None)
     world.removed, world.disturbed = world.now, math.inf
 
@@ -994,10 +994,10 @@ def lose_brick(world: History, hosts: list[Host]) -> None:
 
     def forget() -> Iterator[float]:
         for _ in range(world.draws.choice((1, 2))):
-            yield world.draws.choice((0.4, 1.5, 3.0)) * world.pace * (0.5 + world.draws.random())
+            yield world.draws.choice((0.4, 1.5, 3.0)) * world.throttle * (0.5 + world.draws.random())
             for host in hosts:
                 world.rob(host)
-            yield 6 * world.pace
+            yield 6 * world.throttle
     world.actors.append(Actor("server", hosts[2], script=forget()))
 
 
@@ -1040,7 +1040,7 @@ def make_runners(
         retry = world.draws.choice(retries)
         world.again |= b"e" in retry
         work = functools.partial(run_jobs, world, retry=retry, slots=world.draws.choice((1, 2)),
-                                 late=world.draws.choice(late) * world.pace * bool(index))
+                                 late=world.draws.choice(late) * world.throttle * bool(index))
         runners.append(Process(f"runner {index + 1}", host, work, True))
     return runners
 

@@ -61,7 +61,7 @@ class OfARunner(RunCase):
         self.assertNobodyLeft()
 
     def test_what_looks_after_running_jobs(self) -> None:
-        self.check(broken("JobQueue.look_after"))
+        self.check(broken("JobQueue.check_jobs"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_what_is_done_every_second(self) -> None:
@@ -81,7 +81,7 @@ class OfARunner(RunCase):
         self.assertBroken("d.")
 
     def test_where_files_are_in_a_thread(self) -> None:
-        self.check(broken("JobQueue.look_after") + THREADED +
+        self.check(broken("JobQueue.check_jobs") + THREADED +
                    "runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: None)\n")
 
     def test_what_a_record_is_written_with_in_a_thread(self) -> None:
@@ -131,7 +131,7 @@ class OfServerAndClient(TcpCase):
         self.assertIn(b"Traceback", program.err)
 
     def test_what_a_server_looks_after(self) -> None:
-        self.check_server(broken("JobQueue.look_after"))
+        self.check_server(broken("JobQueue.check_jobs"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_servers_look_for_jobs(self) -> None:

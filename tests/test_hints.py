@@ -85,7 +85,7 @@ class Times(RunCase):
         for seconds, text in (
             (30.0, "30"), (0.5, "0.5"), (1_036_800.0, "1036800"), (999_999_999.0, "999999999"),
         ):
-            self.assertEqual(str(runmaker4.Ending(9, "timeout", seconds)), f"timeout after {text}s")
+            self.assertEqual(str(runmaker4.RunResult(9, "timeout", seconds)), f"timeout after {text}s")
 
 
 if __name__ == "__main__":

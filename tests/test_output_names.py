@@ -71,8 +71,8 @@ class TakenNames(OutCase):
         put(first, run, b"first ")
         put(second, same, b"goes on")
         put(first, run, b"goes on")
-        first.ended(run, runmaker4.Ending(0))
-        second.ended(same, runmaker4.Ending(0))
+        first.ended(run, runmaker4.RunResult(0))
+        second.ended(same, runmaker4.RunResult(0))
         self.assertEqual(self.files(), {"7.out": "second goes on", "7.out.~1~": "first goes on"})
         self.assertEqual(self.said, [])
 
@@ -104,7 +104,7 @@ class TakenNames(OutCase):
                 mock.patch.object(os, "open", open_and_see):
             outdir.started(run)
             put(outdir, run, b"ours")
-            outdir.ended(run, runmaker4.Ending(0))
+            outdir.ended(run, runmaker4.RunResult(0))
         self.assertEqual(self.files(), {"7.out": "ours", "7.out.~1~": "another host's"})
 
     def test_what_cannot_be_put_aside_leaves_the_output_a_numbered_name(self) -> None:
@@ -112,7 +112,7 @@ class TakenNames(OutCase):
         outdir, run = self.outdir(), run_of(7)
         outdir.started(run)
         put(outdir, run, b"ours")
-        outdir.ended(run, runmaker4.Ending(0))
+        outdir.ended(run, runmaker4.RunResult(0))
         self.assertEqual(self.files(), {"7.out.~1~": "ours"})
         self.assertIn("7.out", self.said[0])
 
@@ -190,7 +190,7 @@ class MovedLines(OutCase):
         ours.started(run)
         put(ours, run, b"two")
         os.unlink(self.out / "2.out")
-        ours.ended(run, runmaker4.Ending(0))
+        ours.ended(run, runmaker4.RunResult(0))
         ours.tick()
         self.assertEqual((self.files(), self.said), ({}, []))
         self.assertIn(b'"files": ["2.out"]', (self.out / "journal").read_bytes())

@@ -141,9 +141,9 @@ class ProcessTrees(unittest.TestCase):
         births: when each was started; told: who had TERM at a moment at which process 100 was the last.
         """
         table = self.table({}, {}, {})
-        table.births = {pid: runmaker4.Birth(ticks, pid) for pid, ticks in births.items()}
+        table.births = {pid: runmaker4.ProcessId(ticks, pid) for pid, ticks in births.items()}
         table.parents = parents
-        return table.unsignalled(births, {runmaker4.Birth(births[pid], pid): runmaker4.Birth(at, 100)
+        return table.unsignalled(births, {runmaker4.ProcessId(births[pid], pid): runmaker4.ProcessId(at, 100)
                                           for pid, at in told.items()})
 
     def test_each_process_is_told_once_to_end_and_those_that_were_forked_meanwhile_too(self) -> None:
@@ -160,20 +160,22 @@ class ProcessTrees(unittest.TestCase):
 
     def test_a_process_that_has_the_number_of_one_that_was_told_is_told(self) -> None:
         table = self.table({}, {}, {})
-        table.births, table.parents = {90: runmaker4.Birth(7, 90)}, {90: 1}
-        self.assertEqual(table.unsignalled([90], {runmaker4.Birth(1, 90): runmaker4.Birth(5, 100)}), [90])
+        table.births, table.parents = {90: runmaker4.ProcessId(7, 90)}, {90: 1}
+        self.assertEqual(
+            table.unsignalled([90], {runmaker4.ProcessId(1, 90): runmaker4.ProcessId(5, 100)}), [90]
+        )
 
     def test_without_proc_a_group_is_told_once(self) -> None:
         table = self.table({}, {}, {})
         self.assertEqual(table.unsignalled([-90], {}), [-90])
-        self.assertEqual(table.unsignalled([-90], {table.birth(-90): runmaker4.Birth(5, 100)}), [])
+        self.assertEqual(table.unsignalled([-90], {table.process_id(-90): runmaker4.ProcessId(5, 100)}), [])
 
     def test_the_latest_birth_is_after_those_before_and_not_after_those_that_follow(self) -> None:
         born = []
         for _ in range(3):
             with subprocess.Popen(["sleep", "60"]) as process:
                 born.append(runmaker4.ProcessTable([str(process.pid)]).births[process.pid])
-                born.append(runmaker4.Birth.latest())
+                born.append(runmaker4.ProcessId.latest())
                 process.kill()
         for before, moment, after in zip(born[::2], born[1::2], born[2::2]):
             self.assertFalse(before.is_after(moment))
@@ -400,27 +402,27 @@ class JobLocksTakenBack(JobFileCase):
             self.path.write_bytes(b"# put in\nr a\nr b\n")
             return locking(at, patience)
         with mock.patch.object(self.queue.file.lock_table, "locking", edited):
-            self.assertEqual(self.queue.look_after(), {})
+            self.assertEqual(self.queue.check_jobs(), {})
         self.assertTrue(self.first.job_lock and self.second.job_lock)
 
     def test_a_lock_that_vanishes_during_a_look_ends_nothing(self) -> None:
         job_lock = present(self.first.job_lock)
         runmaker4.unlock(job_lock.fd, job_lock.at)
         self.path.write_bytes(b"x a\nr b\n")
-        self.assertEqual(self.queue.look_after(), {})
+        self.assertEqual(self.queue.check_jobs(), {})
 
     def test_that_another_has_taken_a_line_is_said_once(self) -> None:
         self.path.write_bytes(b"d a\nr b\n")
         os.unlink(self.queue.file.lock_table.path)
         self.assertIn("another runner has taken it", self.queue.finish(self.first, b"d"))
-        self.assertEqual(self.queue.look_after(), {})
+        self.assertEqual(self.queue.check_jobs(), {})
 
     def test_who_only_looks_takes_no_job_for_an_orphan_meanwhile(self) -> None:
         reader = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(reader.close_files)
         lines = list(reader.lines(b"r"))
         os.unlink(self.queue.file.lock_table.path)
-        self.queue.look_after()
+        self.queue.check_jobs()
         self.assertEqual([reader.is_orphan(line) for line in lines], [False, False])
 
 
@@ -589,7 +591,7 @@ class SetByHand(JobFileCase):
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""
         self.clock.now += 1.0
-        return cursor.queue.look_after()
+        return cursor.queue.check_jobs()
 
 
 class Patience(JobFileCase):
@@ -607,7 +609,7 @@ class Patience(JobFileCase):
                 cursor.finish(job, b"d")
             self.path.write_bytes(b"x a\nr a\n")
             self.clock.now += 10.0
-            self.assertEqual(queue.look_after(), {})
+            self.assertEqual(queue.check_jobs(), {})
         self.assertLess(sum(call.args[0] for call in sleep.call_args_list), 0.2)
         queue.give_up(job)
 
@@ -758,7 +760,7 @@ class HeldUp(JobFileCase):
     def test_the_minute_begins_when_a_look_misses_the_line(self) -> None:
         self.begin(self.NETWORK)
         self.path.write_bytes(b"")
-        self.cursor.queue.look_after()
+        self.cursor.queue.check_jobs()
         self.clock.now += 60
         self.assertGone()
 
@@ -832,7 +834,7 @@ class IdleLooks(JobFileCase):
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
         self.assertFalse(jobs.claim())
-        jobs.pace._worked = 60.0                        # as if that round had taken a minute
+        jobs.throttle._worked = 60.0                        # as if that round had taken a minute
         with open(self.path, "ab") as file:
             file.write(b". b\n")
         self.assertFalse(jobs.claim())
@@ -845,24 +847,26 @@ class Paces(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = Clock()
 
-    def pace(self, seconds: float, worked: float) -> runmaker4.Pace:
+    def throttle(self, seconds: float, worked: float) -> runmaker4.Throttle:
         """After a look that took so long, by clock and CPU."""
-        pace = runmaker4.Pace(self.clock)
-        with mock.patch.object(time, "thread_time", side_effect=[5.0, 5.0 + worked]), pace:
+        throttle = runmaker4.Throttle(self.clock)
+        with mock.patch.object(time, "thread_time", side_effect=[5.0, 5.0 + worked]), throttle:
             self.clock.now += seconds
-        return pace
+        return throttle
 
     def test_a_rest_is_so_many_times_as_long_as_the_look_kept_the_cpu_busy_and_else_short(self) -> None:
         for seconds, worked, rest in ((2.0, 2.0, 40.0), (0.1, 0.1, 2.0), (0.1, 0.01, 2.0),
-                                      (19.0, 0.01, runmaker4.Pace.LONGEST)):
-            self.assertAlmostEqual(self.pace(seconds, worked).rest(20), rest)
+                                      (19.0, 0.01, runmaker4.Throttle.LONGEST)):
+            self.assertAlmostEqual(self.throttle(seconds, worked).rest(20), rest)
 
     def test_it_is_early_until_that_is_over_since_the_look_began(self) -> None:
-        pace = self.pace(0.1, 0.1)
+        throttle = self.throttle(0.1, 0.1)
         for seconds, early, early_if_least in ((0.0, True, True), (1.8, True, True), (0.2, False, True),
                                                (3.0, False, False)):
             self.clock.now += seconds
-            self.assertEqual((pace.until_due(20) > 0, pace.until_due(20, 5.0) > 0), (early, early_if_least))
+            self.assertEqual(
+                (throttle.until_due(20) > 0, throttle.until_due(20, 5.0) > 0), (early, early_if_least)
+            )
 
 
 class OnlyLooking(JobFileCase):
@@ -947,11 +951,11 @@ class WhatBecomesOfALine(unittest.TestCase):
                 assignment = server.Assignment("key", mock.Mock(), job)
                 if stage:
                     assignment.join(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
-                outcome = assignment.decide(server.Outcome(server.Cause[said], state.encode()))
-                second = assignment.decide(server.Outcome(server.Cause.RAN, b"d"))
+                line_result = assignment.decide(server.LineResult(server.Cause[said], state.encode()))
+                second = assignment.decide(server.LineResult(server.Cause.RAN, b"d"))
                 self.assertIsNone(second, "the first one counts")
-                self.assertEqual(outcome.state, becomes.encode())
-                self.assertEqual(outcome.cause.name, ends or outcome.cause.name)
+                self.assertEqual(line_result.state, becomes.encode())
+                self.assertEqual(line_result.cause.name, ends or line_result.cause.name)
 
 
 class LinesOfADeadServer(JobFileCase):
@@ -1000,7 +1004,7 @@ class LinesOfADeadServer(JobFileCase):
         queue, jobs = self.adopt([text], b". echo same\n")
         self.assertEqual((jobs, len(queue.lock_table.unclaimed)), ([], 1))
         job = present(queue.take_back(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
-        queue.look_after()
+        queue.check_jobs()
         self.assertEqual((job.offset, queue.lock_table.unclaimed), (0, set()))
         self.assertEqual(self.path.read_bytes(), b"r echo same\n")
 
@@ -1041,7 +1045,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             interval=file.interval,
             records=records,
             worker=runmaker4.FileExecutor(threaded=False),
-            tally=runmaker4.Tally(),
+            runner_stats=runmaker4.RunnerStats(),
         )
         return server.Sessions(program, lambda text: None, 10, 60.0)
 
@@ -1238,11 +1242,11 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions = self.sessions()
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
             assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
-            tally = sessions.server.tally
-            tally.count(job, b"e")
-            self.assertEqual(tally.worse, 1)
+            runner_stats = sessions.server.runner_stats
+            runner_stats.count(job, b"e")
+            self.assertEqual(runner_stats.worse, 1)
             sessions.recovery._give(assignment, None)
-            self.assertEqual((tally.worse, tally.bad_lines), (0, []))
+            self.assertEqual((runner_stats.worse, runner_stats.bad_lines), (0, []))
         asyncio.run(come())
 
     def test_a_line_that_is_lost_while_its_result_is_written_counts_once(self) -> None:
@@ -1251,9 +1255,9 @@ class LinesOfAClientThatComesBack(JobFileCase):
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
             assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
             sessions.add_assignment(assignment)
-            self.assertIsNotNone(assignment.decide(server.Outcome(server.Cause.RAN, b"d", event=1)))
+            self.assertIsNotNone(assignment.decide(server.LineResult(server.Cause.RAN, b"d", event=1)))
             sessions._lose(assignment)
-            self.assertEqual(sessions.server.tally.error, 0, "who writes its result counts it")
+            self.assertEqual(sessions.server.runner_stats.error, 0, "who writes its result counts it")
             self.assertIn("key", sessions.jobs)
         asyncio.run(come())
 
@@ -1321,7 +1325,7 @@ class LocksThatAreForgotten(JobFileCase):
         cursor = runmaker4.Cursor(runmaker4.JobQueue(other), [runmaker4.Consumer("", retry=b"er")])
         self.assertFalse(cursor.claim())
         self.clock.now += 6.0
-        self.assertEqual(runner.look_after(), {})
+        self.assertEqual(runner.check_jobs(), {})
         self.clock.now += 16.0
         self.assertFalse(cursor.claim())
         self.assertEqual(self.path.read_bytes(), b"r a\n")

@@ -74,7 +74,7 @@ class OneJob:
         self.written = BACK
         return ""
 
-    async def look_after(self) -> dict[Job, str]:
+    async def check_jobs(self) -> dict[Job, str]:
         return {}
 
 
@@ -132,7 +132,7 @@ class Cells(unittest.TestCase):
         processes = runmaker4.Processes(loop, signals, 5.0)
         said: list[str] = []
         runner = Runner(jobs, processes, [runmaker4.Sink()], [Idle()], b"host", options,  # type: ignore[arg-type]
-                        said.append, runmaker4.Tally(), ["1"], None, runmaker4.FileExecutor(False))
+                        said.append, runmaker4.RunnerStats(), ["1"], None, runmaker4.FileExecutor(False))
         if phase is Phase.GROWING:          # others have all memory
             mock.patch.object(runner, "_free_for", lambda slots: Resources(len(slots) + 1, 0.0)).start()
         return runner, signals
@@ -235,9 +235,9 @@ PRINTS_ON = "(trap ': > term; exit' TERM; while :; do echo x; sleep 0.02; done) 
 class ReadingOn(RunCase):
     """The shell of a job has exited, and a process that it has left behind still prints."""
 
-    def start_reading(self, ending: str) -> subprocess.Popen[bytes]:
+    def start_reading(self, run_result: str) -> subprocess.Popen[bytes]:
         """Start a runner whose job has left such a process behind and ended in this way."""
-        self.jobs(f"{PRINTS_ON} {UP}; echo $$ >pid; {ending}")
+        self.jobs(f"{PRINTS_ON} {UP}; echo $$ >pid; {run_result}")
         runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 60.0", "runs.txt")
         self.wait_up(1, runner=runner)
         return runner
@@ -247,9 +247,9 @@ class ReadingOn(RunCase):
         wait_until(lambda: not os.path.exists(f"/proc/{shell}"), what="the shell was waited for")
 
     def test_int_and_term_kill_what_is_left_and_keep_the_result_of_the_shell(self) -> None:
-        for number, ending, state in ((signal.SIGINT, "exit 0", "d"), (signal.SIGTERM, "exit 3", "!")):
-            with self.subTest(number=number.name, ending=ending):
-                runner = self.start_reading(ending)
+        for number, run_result, state in ((signal.SIGINT, "exit 0", "d"), (signal.SIGTERM, "exit 3", "!")):
+            with self.subTest(number=number.name, run_result=run_result):
+                runner = self.start_reading(run_result)
                 self.wait_exited()
                 runner.send_signal(number)
                 self.assertEnded(self.finish(runner, 30), 128 + number, state)

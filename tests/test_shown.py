@@ -155,7 +155,7 @@ class RecordsOfClients(FileCase):
         run = a_run()
         run.directory = as_bytes(Records.FORGED)
         log.started(run)
-        log.ended(run, runmaker4.Ending(0))
+        log.ended(run, runmaker4.RunResult(0))
         rows = self.path.read_bytes()[-4 * 161:].split(b"\n")
         self.assertEqual([row[:2] for row in rows], [b".-", b"+ ", b"+ ", b"  ", b""])
         self.assertIn(b"(in x?+ status", rows[0])

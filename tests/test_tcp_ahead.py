@@ -15,7 +15,7 @@ server: Any = importlib.import_module("runmaker4-server")
 SLOW_CLOCK = "import runmaker4, time; runmaker4.boottime = lambda: time.monotonic() / 1000"
 
 
-class Pace(unittest.TestCase):
+class Throttle(unittest.TestCase):
     """How many lines a client gets that it has not asked for."""
 
     def setUp(self) -> None:
@@ -37,7 +37,7 @@ class Pace(unittest.TestCase):
         assignment = server.Assignment("key", client, job)
         assignment.hand()
         self.now += after
-        client.note_pace(assignment, server.Outcome(server.Cause.RAN, state))
+        client.note_pace(assignment, server.LineResult(server.Cause.RAN, state))
         ahead: int = client.ahead
         return ahead
 
@@ -63,7 +63,7 @@ class Pace(unittest.TestCase):
     def test_a_line_that_was_never_sent_ends_it_too(self) -> None:
         client = self.ready()
         assignment = server.Assignment("key", client, runmaker4.Job(1, 0, 0, b".", b" true"))
-        client.note_pace(assignment, server.Outcome(server.Cause.RAN, b"d"))
+        client.note_pace(assignment, server.LineResult(server.Cause.RAN, b"d"))
         self.assertEqual(client.ahead, 0)
 
     def test_there_are_none_with_a_limit_to_failures(self) -> None:

@@ -132,12 +132,12 @@ class StatusLine(ConsoleCase):
 
     def test_without_a_file_all_are_counted_whatever_their_lines_were(self) -> None:
         """As a client has it, with --retry and --resume."""
-        census = runmaker4.Census(None, mock.Mock())
+        file_counter = runmaker4.FileCounter(None, mock.Mock())
         for before, after in (b"!", b"!"), (b"!", b"d"), (b"r", b"e"):
-            census.begin(before)
-            self.assertEqual(census.now.running, 1)
-            census.end(after)
-        now = census.now
+            file_counter.begin(before)
+            self.assertEqual(file_counter.now.running, 1)
+            file_counter.end(after)
+        now = file_counter.now
         self.assertEqual((now.done, now.failed, now.error, now.running), (1, 1, 1, 0))
 
     def test_on_40_columns_it_is_shorter(self) -> None:

@@ -698,14 +698,14 @@ class BlockedByACheck(RunCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_begins_between_two_steps_of_a_look_has_not_failed(self) -> None:
         patch = (
-            "import runmaker4, os\nstall = runmaker4.why_stalled\n"
+            "import runmaker4, os\nstall = runmaker4.find_block_reason\n"
             "def later(file):\n"
             "    fd = os.open('runs.txt', os.O_RDWR)\n"
             "    if os.pread(fd, 1, 0) == b'.':\n"
             "        runmaker4.lock(runmaker4.open_lock_file_of('runs.txt'), runmaker4.bucket_of(b'a') + 1)\n"
             "        os.pwrite(fd, b'r', 0)\n"
-            "    return stall(file)\n"
-            "runmaker4.why_stalled = later\n"
+            "    return block_reason(file)\n"
+            "runmaker4.find_block_reason = later\n"
         )
         self.write(". a\n#RUN barrier check\n. b\n")
         waiter = self.start_patched(patch, "runs.txt", script=RUNWAIT)

@@ -242,7 +242,7 @@ class LogRecords(FileCase):
         for number, data in (0, b"a"), (1, b"x\ny"), (0, b"b\n"), (1, b"z\n"), (0, b"end"):
             log.output(run, run.streams[number], data)
             log.tick()
-        log.ended(run, runmaker4.Ending(0))
+        log.ended(run, runmaker4.RunResult(0))
         rows = self.path.read_bytes().split(b"\n")[-7:-1]            # of the second job
         self.assertEqual([row.rstrip() for row in rows], [
             b'+ status (alice,601): forked "CMD"', b"! stderr (alice,601): x", b": stdout (alice,601): ab",

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Callable
 
 from tests.bench.measure import Bench, Row
-from tests.bench.tcp import CLIENT, HOST, assert_all_done, ending, peer, serving
+from tests.bench.tcp import CLIENT, HOST, assert_all_done, peer, run_result, serving
 
 GROUPS = 20
 PATIENCE = 120.0                        # seconds for a group to start
@@ -193,7 +193,7 @@ def group_skews(bench: Bench, ports: Callable[[int], list[int]], size: int, grou
             for number, port in enumerate(ports(server.port))
         ]
         for client in started:
-            clients.enter_context(ending(client))
+            clients.enter_context(run_result(client))
         skews = [skew(group) for group in lines]
         for client in started:
             client.wait(PATIENCE)

@@ -30,7 +30,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def run_result(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """End a process after the block."""
     try:
         yield process
@@ -45,7 +45,7 @@ def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
 def serving(bench: Bench, *options: str) -> Iterator[Server]:
     """A server on a free port, for the time of the block."""
     said = bench.errors.stat().st_size if bench.errors.exists() else 0
-    with ending(bench.start([*SERVER, "--host", HOST, "--port", "0", *options, "runs.txt"])) as process:
+    with run_result(bench.start([*SERVER, "--host", HOST, "--port", "0", *options, "runs.txt"])) as process:
         port, end = None, time.monotonic() + 30
         while not port:
             if process.poll() is not None or time.monotonic() > end:
@@ -58,7 +58,7 @@ def serving(bench: Bench, *options: str) -> Iterator[Server]:
 @contextlib.contextmanager
 def peer(bench: Bench, *words: object) -> Iterator[Callable[[], str]]:
     """One of peers.py for the time of the block: a function that waits for the next line that it prints."""
-    with ending(bench.start([*PEERS, *map(str, words)], stdout=subprocess.PIPE)) as process:
+    with run_result(bench.start([*PEERS, *map(str, words)], stdout=subprocess.PIPE)) as process:
         output = present(process.stdout)
         poll = select.poll()
         poll.register(output, select.POLLIN)
