@@ -392,7 +392,7 @@ class RemoteJob(Job):
     """A job that a server has given us."""
     key: str = ""
     of_group: bool = False              # with together=: not given back when the connection is lost
-    result: bytes | None = None         # see note_result(); None: it has not ended
+    result: bytes | None = None         # see add_result(); None: it has not ended
     # why its last run ended: one of FAILING, "unstarted" (no run has begun), or "": none of these
     cause: str = "unstarted"
     mark: str = ""                      # of the last run that the server was told of
@@ -441,15 +441,15 @@ class RemoteJob(Job):
             result=None if self.result is None else to_text(self.result),
         )
 
-    def note_run(self, mark: str) -> None:
+    def add_run(self, mark: str) -> None:
         """Note the run of which the server is being told."""
         self.mark = mark
 
-    def note_end_of_run(self, cause: str) -> None:
+    def on_run_end(self, cause: str) -> None:
         """Note why its last run has ended."""
         self.cause = cause
 
-    def note_result(self, result: bytes) -> None:
+    def add_result(self, result: bytes) -> None:
         """Note the state of which the server is being told as its result; NEW: it is given back."""
         self.result = result
 
@@ -1023,7 +1023,7 @@ class Connection:
         self._end(job, NEW, type="release")
 
     def _end(self, job: RemoteJob, result: bytes, **message: Any) -> None:
-        job.note_result(result)
+        job.add_result(result)
         self.event(id=job.key, **message)
 
     async def check_jobs(self) -> dict[Job, str]:
@@ -1165,10 +1165,10 @@ class Connection:
         if job.result is None:
             self._to_end.put_nowait((job, "lost"))
         elif job.result != NEW:
-            self._note_unwritten(job, "was taken by another runner meanwhile; "
+            self._on_unwritten(job, "was taken by another runner meanwhile; "
                                       f"its result {text_of(job.result)} is not written")
 
-    def _note_unwritten(self, job: RemoteJob, fault: str) -> None:
+    def _on_unwritten(self, job: RemoteJob, fault: str) -> None:
         """Say, and count, that a result does not stand in its line."""
         self._say(f"line {job.number}: {fault}")
         self._program.runner_stats.unwritten.append(job.number)
@@ -1267,7 +1267,7 @@ class Connection:
         elif kind == "fault":
             job = self._jobs.get(message.text("id"))
             if job:
-                self._note_unwritten(job, printable(message.text("text", 1000)))
+                self._on_unwritten(job, printable(message.text("text", 1000)))
         elif kind == "lost":
             self._lose(message.text("id"))
         elif kind == "sync":
@@ -1466,7 +1466,7 @@ class ServerSink(Sink):
         """Note why a run has ended, for the result of its job."""
         job = self._connection.ours(run.job)
         if job:
-            job.note_end_of_run(cause)
+            job.on_run_end(cause)
 
     def _begin_young(self) -> None:
         self._timer = None
@@ -1478,7 +1478,7 @@ class ServerSink(Sink):
         pid, mark = (run.shell.pid, to_text(run.shell.mark)) if run.shell else (0, "")
         job = self._connection.ours(run.job)
         if job:
-            job.note_run(mark)
+            job.add_run(mark)
         self._tell(
             run,
             "begin",

@@ -1266,7 +1266,7 @@ class Client(Consumer):
         """
         link.welcome()
         sessions = self.sessions
-        self._note_acknowledged(self.inbox.dealt_with)
+        self._on_acknowledged(self.inbox.dealt_with)
         link.send(
             type="welcome",
             file=to_text(os.fsencode(self.server.path))[-NAME:],
@@ -1354,7 +1354,7 @@ class Client(Consumer):
 
     def ask(self, message: Message) -> None:
         """It asks for jobs; its slots may have changed (--slots @FILE).  Raises WireError."""
-        self.note_slots(message)
+        self.set_slots(message)
         # This may be more than its slots: `room` limits what it gets.
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
@@ -1366,7 +1366,7 @@ class Client(Consumer):
         if self.leaving:
             self.want = max(self.want, 1)
 
-    def note_slots(self, message: Message) -> None:
+    def set_slots(self, message: Message) -> None:
         """Note how many slots it has now, if it says so.  Raises WireError."""
         if "slots" in message.fields:
             self.capacity = self.capacity._replace(slots=message.whole("slots", 1_000_000))
@@ -1448,10 +1448,10 @@ class Client(Consumer):
         upto = self.inbox.dealt_with
         if not self.link or upto <= self.inbox.acknowledged:
             return
-        self._note_acknowledged(upto)
+        self._on_acknowledged(upto)
         self.link.send(type="ack", n=upto, window=sessions.window())
 
-    def _note_acknowledged(self, upto: int) -> None:
+    def _on_acknowledged(self, upto: int) -> None:
         """It is told that the events up to this one are dealt with.
 
         What the journal has gathered of them is written first.  That is not done on a network file system,
@@ -1518,13 +1518,13 @@ class ClientLink(Link, asyncio.Protocol):
                       retry=to_text(client.retry if client else b""))
         elif kind == "claim" and client:
             client.ask(message)
-            self._server.dispatcher.note_asking(client)
+            self._server.dispatcher.mark_asking(client)
         elif kind == "sync" and client and self.clock:
             self.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
             assignment = client.assignments.get(message.text("id", 16))
             if assignment and assignment.is_open:                 # otherwise the line was settled meanwhile
-                self._note_ready(assignment)
+                self._on_ready(assignment)
         elif kind == "have" and not self._guest:
             jobs = [ReportedJob.read(item) for item in message.objects("jobs")]
             self.reported += jobs
@@ -1534,7 +1534,7 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "hello" and not self._guest:
             self._guest = self._sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
-            client.note_slots(message)                  # all slots, also spent ones and ones out of service
+            client.set_slots(message)                  # all slots, also spent ones and ones out of service
             self._server.accountant.ask(self, leaves=True)
         elif kind == "status":
             self._server.accountant.ask(self, leaves=False)
@@ -1544,12 +1544,12 @@ class ClientLink(Link, asyncio.Protocol):
             raise WireError(f"what is {kind!a} at this moment?")
 
     @staticmethod
-    def _note_ready(assignment: Assignment) -> None:
+    def _on_ready(assignment: Assignment) -> None:
         """The shell of a job waits.  Raises WireError."""
         member = assignment.member
         if not member or assignment is not member.current:
             raise WireError("nobody has asked it to hold that job")
-        member.group.note_ready(member)
+        member.group.on_ready(member)
 
     def handled(self) -> None:
         """Answer the messages that have come together: all of them are handled."""
@@ -1937,7 +1937,7 @@ class Member:
         waits = self.at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
-    def note_at_gate(self) -> None:
+    def on_gate(self) -> None:
         """The shell of its job waits."""
         self.at_gate = True
 
@@ -2027,9 +2027,9 @@ class Group:
         for member in self._members:
             self._send_next(member)
 
-    def note_ready(self, member: Member) -> None:
+    def on_ready(self, member: Member) -> None:
         """A client says that a shell waits."""
-        member.note_at_gate()
+        member.on_gate()
         self._release_if_ready()
 
     def _release_if_ready(self) -> None:
@@ -2110,7 +2110,7 @@ class Group:
         if preparing and line_result.state != ERROR:
             return self.abort()
         self._unended.discard(assignment)
-        self._note_result(member, assignment, line_result)
+        self._add_result(member, assignment, line_result)
         member.forget(assignment)
         if preparing or line_result.cause.loses_host:
             member.lose()
@@ -2143,7 +2143,7 @@ class Group:
         for assignment in member.empty_queue():
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
-    def _note_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
+    def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         took = "" if assignment.handed is None else human_time(boottime() - assignment.handed)
         # As on the console: a program gets the bytes of a command, but a terminal gets no control characters.
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
@@ -2493,12 +2493,12 @@ class Sessions:
             self._runner_stats.unwritten.append(number)
             assignment.tell("fault", text=fault[:200])
         elif line_result.event is not None:
-            self.recovery.note_settled(assignment)
+            self.recovery.on_settled(assignment)
         self._conclude(assignment, line_result)
         self.server.stop_after_failures(self._runner_stats.worse)
         if line_result.event is not None:
             client.inbox.close(line_result.event)
-        self._note_dealt_with(client)
+        self._on_dealt_with(client)
         return b"" if fault else line_result.state
 
     async def check_jobs(self) -> None:
@@ -2608,7 +2608,7 @@ class Sessions:
         else:
             if kind == "begin":
                 self._begin_job(assignment, message)
-            self._note_run(client, kind, assignment, message, number)
+            self._add_run(client, kind, assignment, message, number)
 
     @staticmethod
     def _begin_job(assignment: Assignment, message: Message) -> None:
@@ -2630,7 +2630,7 @@ class Sessions:
             raise WireError("no end of a job")
         return LineResult(cause, state, printable(message.text("how", 64)), event)
 
-    def _note_run(
+    def _add_run(
         self, client: Client, kind: str, assignment: Assignment, message: Message, number: int
     ) -> None:
         """Pass on an event that goes to files or console.  Raises WireError."""
@@ -2643,10 +2643,10 @@ class Sessions:
         """Acknowledge this event, and later ones posted by now, once the worker's thread has written them."""
         def written(_: object) -> None:
             client.inbox.close(event)
-            self._note_dealt_with(client)
+            self._on_dealt_with(client)
         self._worker.ask(written, int)
 
-    def _note_dealt_with(self, client: Client) -> None:
+    def _on_dealt_with(self, client: Client) -> None:
         """All that an event of this client asks for is done."""
         client.acknowledge_soon()
         self.server.leave_if_done()
@@ -3115,7 +3115,7 @@ class Recovery:
 
     # -- what is remembered ----------------------------------------------------------------------------------
 
-    def note_settled(self, assignment: Assignment) -> None:
+    def on_settled(self, assignment: Assignment) -> None:
         """The result of a job is written, and its client may never hear of it."""
         # An OrderedDict, because a dict would take longer and longer to find its first key.
         self._settled[assignment.key] = None
@@ -3305,7 +3305,7 @@ class Dispatcher:
             if self.waiting:
                 self.hand_out()
 
-    def note_asking(self, client: Client) -> None:
+    def mark_asking(self, client: Client) -> None:
         """A client has asked for jobs.  It gets them once all messages that came together are handled."""
         if client.want:
             self.waiting.setdefault(client, None)
@@ -3363,14 +3363,14 @@ class Dispatcher:
             client.supply(sum(int(assignment.job.settings.needs.slots) for assignment in some))
             self.send_jobs(client, some)
         if batch.no_job is not None:
-            self._note_no_job(batch.no_job)
+            self._on_no_job(batch.no_job)
         self._arrange(batch)
         self.answer_waiting()
         self._server.leave_if_done()
         if batch.sliced or (batch.got and self.waiting):
             self._loop.call_soon(self._look_on)
 
-    def _note_no_job(self, no_job: NoJob) -> None:
+    def _on_no_job(self, no_job: NoJob) -> None:
         """A look has found nothing more."""
         if no_job.whole:
             self._met = no_job.report

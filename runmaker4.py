@@ -2021,7 +2021,7 @@ class Consumer:
         """Whether lines in this state are run again for it."""
         return state in self.retry
 
-    def note_retried(self) -> None:
+    def mark_retried(self) -> None:
         """Note that each failed line was tried for it: from here on only orphans are run again."""
         self.retry = RUNNING
 
@@ -2079,7 +2079,7 @@ class Job(Line):
         self.number = line.number
         self.text = line.text
 
-    def note_found(self, file_size: int) -> None:
+    def mark_found(self, file_size: int) -> None:
         """Note that its line was found, in a file of this size (bytes)."""
         self.tracking = Tracking.FOUND
         self.file_size = file_size
@@ -3323,7 +3323,7 @@ class JobQueue:
     def _mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
         """Take a job lock, then write `r` if it is not there, and hold the line.  Raises OSError."""
         job = Job(**vars(line), consumer=consumer, settings=settings)
-        job.note_found(self.file.size())
+        job.mark_found(self.file.size())
         job.job_lock = self.file.lock_table.take_job_lock(job)
         try:
             if line.state != RUNNING:
@@ -3482,7 +3482,7 @@ class JobQueue:
             astray = self._astray()
             if any(self._is_due(job, now) for job in astray):
                 for job, state in self._reconcile_all(astray).items():
-                    self._note_missing(job, state)
+                    self._on_missing(job, state)
                 self._searched_at = now
         except OSError as error:
             # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
@@ -3507,7 +3507,7 @@ class JobQueue:
             if job.cancelled or self._is_written(job):
                 continue
             if job.offset not in places and self.file.state_at(job) == RUNNING:
-                job.note_found(size)
+                job.mark_found(size)
                 places.add(job.offset)
             else:
                 astray.append(job)
@@ -3585,7 +3585,7 @@ class JobQueue:
             if line and line.state in (RUNNING, NEW):
                 self._bring_back(line)
                 job.move_to(line)
-                job.note_found(self.file.size())
+                job.mark_found(self.file.size())
             else:
                 missing[job] = line.state if line else b""
         return missing
@@ -3641,7 +3641,7 @@ class JobQueue:
         patience = self.file.SAVING if self.file.is_held_up() else (self.file.LOOKS - 1) * self.file.interval
         return now - job.absent_since >= patience
 
-    def _note_missing(self, job: Job, state: bytes) -> None:
+    def _on_missing(self, job: Job, state: bytes) -> None:
         """Note that a look has not found a job's line (step 5).  Raises OSError.
 
         state: as of _reconcile().  A job is cancelled only if two looks in a row find it so, because an
@@ -3867,7 +3867,7 @@ class Above:
     block: Block | None = None              # what keeps all further jobs from being taken
     checked: int = 0                        # no line before this offset keeps a barrier check from passing
 
-    def note_unfinished(self, line: Line) -> None:
+    def add_unfinished(self, line: Line) -> None:
         """Note a job that has not ended: barriers below it have to wait."""
         if not self.unfinished:
             self.unfinished = line
@@ -4089,7 +4089,7 @@ class Retries:
         """End the passes of these consumers: no failed line is due for them any more."""
         for consumer in consumers:
             if self._passes.pop(consumer, None):
-                consumer.note_retried()
+                consumer.mark_retried()
         self._consumers = Consumers(self._passes)
 
     def find_consumers(self, line: Line, scope: Directives) -> set[Consumer]:
@@ -4122,11 +4122,11 @@ class Retries:
                 its_pass.passed[line.command] += 1
                 its_pass.frontiers[kind] = line.offset + 1
 
-    def note_claim_ahead(self, consumer: Consumer, job: Job) -> None:
+    def on_claim_ahead(self, consumer: Consumer, job: Job) -> None:
         """Note that a new line was claimed below a due line that could not be had."""
         self._passes[consumer].ahead.add(job.offset)
 
-    def note_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
+    def on_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
         """Move a consumer's frontiers below a claimed line, which is the sign by which edits are seen.
 
         It is claimed in the order of the file, so above it nothing is due, in either state.  Raises OSError.
@@ -4135,12 +4135,12 @@ class Retries:
         self._move(consumer, job, [retry_kind(scope.consumer_key, state)
                                 for state in (FAILED, ERROR) if consumer.renews(state)])
 
-    def note_new(self, consumer: Consumer, line: Line, scope: Directives) -> None:
+    def on_reset(self, consumer: Consumer, line: Line, scope: Directives) -> None:
         """Move a consumer's frontier below a failed line that was made new for it.  Raises OSError."""
         self._results.forget(line.command)
         self._move(consumer, line, [retry_kind(scope.consumer_key, line.state)])
 
-    def note_failure(self, job: Job) -> None:
+    def on_failure(self, job: Job) -> None:
         """Note that a run here has failed: if its line is above a frontier, no walk will meet it any more."""
         for its_pass in self._passes.values():
             if its_pass.passed is not None and job.offset < max(its_pass.frontiers.values(), default=0):
@@ -4178,9 +4178,9 @@ class Retries:
             if its_pass.others_at_start is None:
                 its_pass.others_at_start = self._others()
         if self._anchor and self._passes:
-            self._note_edits(*self._anchor)
+            self._check_edits(*self._anchor)
 
-    def _note_edits(self, job: Job, offset: int, inode: Identity | None) -> None:
+    def _check_edits(self, job: Job, offset: int, inode: Identity | None) -> None:
         """Go back to the top if a claimed line is not where it was claimed.  Raises OSError."""
         if self._file.inode == inode and job.offset == offset and self._file.state_at(job) is not None:
             return
@@ -4550,12 +4550,12 @@ class Walk:
             self._retries.pass_over(line, self.above.scope)
             return None
         if self.above.block:
-            self._note_below_block(line)
+            self._on_job_below_block(line)
             return None
         consumer = self._choose_consumer(line, self._consumers.all)
         together = self.above.scope.settings.together
         if consumer and not together:
-            self.above.note_unfinished(line)
+            self.above.add_unfinished(line)
             return self._claim(line, consumer)
         if self._short and not together:
             self._skip(line)                    # a consumer that comes later begins here, not below
@@ -4568,7 +4568,7 @@ class Walk:
 
         Otherwise these consumers wait for it, and return None.  Raises FileChangedError, OSError.
         """
-        self.above.note_unfinished(line)
+        self.above.add_unfinished(line)
         here = due & self._consumers.all.keys()
         if here and not self.stuck and not self.above.block:
             chosen = self._choose_consumer(line, due)
@@ -4591,14 +4591,14 @@ class Walk:
         suspicion = self._orphans.suspect(line)
         if suspicion is not Suspicion.PROVED:
             self.try_again |= suspicion is Suspicion.SOME
-            self.above.note_unfinished(line)
+            self.above.add_unfinished(line)
             if suspicion is Suspicion.NONE and self.above.scope.settings.together:
                 self._group().waits = True
             return
         state = NEW if self._is_resumed() else ERROR
         attempt = self._attempt(line, lambda: self._orphans.settle(line, state))
         if not attempt.became:
-            self.above.note_unfinished(line)
+            self.above.add_unfinished(line)
         elif attempt.became == NEW and not self.scan.back_to(line):
             raise FileChangedError
 
@@ -4629,7 +4629,7 @@ class Walk:
         """Pass over a new job that is for no consumer that is here, or only for some that have too little
         free.
         """
-        self.above.note_unfinished(line)
+        self.above.add_unfinished(line)
         self._skipped.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _skip_new(self, line: Line) -> None:
@@ -4642,20 +4642,20 @@ class Walk:
             self._skip(line)
         elif self._serving:
             self._join_group(line)
-            self._note_consumers()
+            self._add_waiting()
         else:
-            self.above.note_unfinished(line)
+            self.above.add_unfinished(line)
             if not self.foreign_group:
                 self.foreign_group, self.foreign_settings = line, settings
 
-    def _note_below_block(self, line: Line) -> None:
+    def _on_job_below_block(self, line: Line) -> None:
         """Note a new job below a block: the consumers that may have it wait."""
         served = self._serving or not self.above.scope.settings.together
-        if served and self._note_consumers() and not self._below:
+        if served and self._add_waiting() and not self._below:
             self._below = line
         self._only_running = not self._passes
 
-    def _note_consumers(self) -> bool:
+    def _add_waiting(self) -> bool:
         """Note that the consumers that may have jobs here wait; return True if there are any."""
         consumers = set(self._consumers.fitting(self.above.scope))
         self.waiting |= consumers
@@ -4669,9 +4669,9 @@ class Walk:
         job = self._attempt(line, lambda: self._queue.claim(line, consumer, settings)).job
         if job and consumer in self._passes & self.asked:
             if self.stuck:
-                self._retries.note_claim_ahead(consumer, job)
+                self._retries.on_claim_ahead(consumer, job)
             else:
-                self._note_claim(job, consumer)
+                self._on_claim(job, consumer)
         return job
 
     def _claim_due(self, line: Line, consumer: Consumer) -> Job | None:
@@ -4686,18 +4686,18 @@ class Walk:
         if attempt.job or attempt.became:
             self._retries.renewed += 1
         if attempt.job:
-            self._note_claim(attempt.job, consumer)
+            self._on_claim(attempt.job, consumer)
         elif attempt.became:
-            self._retries.note_new(consumer, line, self.above.scope)
+            self._retries.on_reset(consumer, line, self.above.scope)
         elif attempt.met is not LineCheck.CHANGED:
             self.stuck = line, attempt.met
             self.waiting.add(consumer)
         return attempt.job
 
-    def _note_claim(self, job: Job, consumer: Consumer) -> None:
+    def _on_claim(self, job: Job, consumer: Consumer) -> None:
         """Note that the pass of a consumer has come as far as a claimed job."""
         with contextlib.suppress(OSError):      # the next claim meets it, too; others may try a line twice
-            self._retries.note_claim(consumer, job, self.above.scope)
+            self._retries.on_claim(consumer, job, self.above.scope)
 
     def _attempt(self, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
         """Attempt to claim a line or to change its state, unless its command is known to be closed.
@@ -4726,7 +4726,7 @@ class Walk:
 
     def _join_group(self, line: Line) -> None:
         """Note a new job of a group."""
-        self.above.note_unfinished(line)
+        self.above.add_unfinished(line)
         group = self._group()
         group.jobs.append((line, self.above.scope.settings))
         if len(group.jobs) > PendingGroup.LONGEST:
@@ -5004,7 +5004,7 @@ class Cursor:
             walk = self._walk or self._begin_walk(consumers, after_edit)
             found = walk.next(consumers, pause_at)
             if isinstance(found, Job):
-                self._note_claim(found)
+                self._on_claim(found)
                 return found
             answer = self._answer(walk, found)
             if answer is not None:
@@ -5102,7 +5102,7 @@ class Cursor:
             self._said.add(subject)
             self.say(text)
 
-    def _note_claim(self, job: Job) -> None:
+    def _on_claim(self, job: Job) -> None:
         """Say it if a line was claimed once more whose result was written here."""
         known = self._results[job.command]
         if job.state == NEW and known.state and known.number == job.number:
@@ -5168,7 +5168,7 @@ class Cursor:
         fault = self.queue.finish(job, state)
         self._results.add(job, state, self.clock())
         if state in (FAILED, ERROR):
-            self._retries.note_failure(job)
+            self._retries.on_failure(job)
         return fault
 
     def release(self, job: Job) -> str:
@@ -5228,7 +5228,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             above.block = above.block or above.find_block(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
             if not (above.block or above.unfinished or file.is_orphan(line)):
-                above.note_unfinished(line)
+                above.add_unfinished(line)
         elif above.block:
             return _block_reason_at(above.block, line, above)
         else:
@@ -5247,7 +5247,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             if not what:
                 return None
             first = first or BlockReason(f"line {line.number} waits for {what}")
-            above.note_unfinished(line)
+            above.add_unfinished(line)
     return first
 
 
@@ -5775,7 +5775,7 @@ class Shell:
     memory: int | None = None       # their peak, in bytes; None: not known, or not yet
     memory_below: int | None = None         # bytes that the peak does not exceed, if it is not known
 
-    def note_memory(self, size: int) -> None:
+    def add_memory(self, size: int) -> None:
         """All of its processes had so many bytes together, maybe more than the peak of any one process."""
         self.memory = max(self.memory or 0, size)
         self.memory_below = None
@@ -5792,7 +5792,7 @@ class Child(Shell):
         self._on_exit = on_exit
         self.session_ended = False      # after its end, its session was seen without a living process
 
-    def note_exit(self, status: int) -> None:
+    def on_exit(self, status: int) -> None:
         """Note that it has exited, unless that is known."""
         if not self.exited.done():
             self.exited.set_result(status)
@@ -6169,7 +6169,7 @@ class Processes(TreeEnder):
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     else:
                         shell.memory_below = own * MAXRSS_UNIT
-                    shell.note_exit(status)
+                    shell.on_exit(status)
 
 
 # ---- how many at once --------------------------------------------------------------------------------------
@@ -7100,7 +7100,7 @@ class Plain(Sink):
         try:
             self.kept[run.job].setdefault(stream.name, PendingOutput(self.spool)).add(data)
         except OSError as error:
-            self._note_loss(run.job, reason(error))
+            self._on_loss(run.job, reason(error))
 
     def over(self, job: Job, state: bytes) -> None:
         if job in self.kept:                # otherwise it was not started
@@ -7120,13 +7120,13 @@ class Plain(Sink):
         self.ready.discard(job)
         for name, output in self.kept.pop(job, {}).items():
             writer = self.writers[name]
-            writer.write_pieces(output.size, output.pieces(functools.partial(self._note_unread, writer, job)))
+            writer.write_pieces(output.size, output.pieces(functools.partial(self._mark_unread, writer, job)))
 
-    def _note_unread(self, writer: Writer, job: Job, why: str) -> None:
+    def _mark_unread(self, writer: Writer, job: Job, why: str) -> None:
         """From the writer's thread: some of a job's output cannot be read back."""
-        writer.loop.call_soon_threadsafe(self._note_loss, job, why)
+        writer.loop.call_soon_threadsafe(self._on_loss, job, why)
 
-    def _note_loss(self, job: Job, why: str) -> None:
+    def _on_loss(self, job: Job, why: str) -> None:
         self.trouble(
             f"line {job.number}: {why} in a temporary file (its output is incomplete; the jobs go on)"
         )
@@ -8359,7 +8359,7 @@ class JobTask:
         if self.phase is Phase.AT_GATE and self._gate is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was killed just now; its exit follows
                 os.write(self._gate, b"\n")
-            self._note_start()
+            self._on_start()
             self._enter(Phase.RUNNING)
             self._shut_gate()
 
@@ -8427,7 +8427,7 @@ class JobTask:
         undying = await self._runner.processes.end(shell)
         if undying:
             self._say(f"these processes do not die: {', '.join(map(str, undying))}")
-            shell.note_exit(signal.SIGKILL)
+            shell.on_exit(signal.SIGKILL)
 
     # -- the life of a job -----------------------------------------------------------------------------------
 
@@ -8605,7 +8605,7 @@ class JobTask:
                 pipes[name] = os.pipe()
             theirs = {name: ends[name != b"gate"] for name, ends in pipes.items()}
             shell, command = self._shell_and_command()
-            self._note_start()
+            self._on_start()
             inherited = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
             child = runner.processes.start(shell, command, self._environ(), theirs.get(b"stdout"),
                                            theirs.get(b"stderr"), inherited, self._on_exit,
@@ -8620,7 +8620,7 @@ class JobTask:
             self._gate = pipes[b"gate"][1]
         self._enter(Phase.AT_GATE if gated else Phase.RUNNING)
 
-    def _note_start(self) -> None:
+    def _on_start(self) -> None:
         """Note when the run begins, and how often the kernel has killed for lack of memory by then."""
         self.run.began = time.time()
         self.run.started = self._runner.loop.time()
@@ -8690,7 +8690,7 @@ class JobTask:
         if was_interrupted:
             run.cause = "stopped"
         if run.peak:
-            shell.note_memory(run.peak)
+            shell.add_memory(run.peak)
         self.run_result = self._judge(status, limit or 0.0)
         self.state = self.run_result.state
         self.job.how = str(self.run_result)

@@ -261,7 +261,7 @@ class World:
         """CommandMutexes among these bytes of the lock file are about to be locked, or were just opened."""
         raise NotImplementedError
 
-    def note_lines(self) -> None:
+    def add_lines(self) -> None:
         """The path leads to other lines now."""
         raise NotImplementedError
 
@@ -551,7 +551,7 @@ class World:
         inode.changed = self.now
         inode.commands = [command_of(line) for _, line in lines_of(inode.data)]
         if inode is self.names.get(PATH):
-            self.note_lines()
+            self.add_lines()
 
     def name(self, path: str, inode: Inode | None) -> None:
         """Have a path lead to this file, or nowhere."""

@@ -158,7 +158,7 @@ class History(World):
     # -- command mutexes and job locks
     # -------------------------------------------------------------------------------------
 
-    def note_lines(self) -> None:
+    def add_lines(self) -> None:
         commands = Counter(self.names[PATH].commands)
         self.lines.append((self.steps, commands))
         for command in commands.keys() - set(self.places.values()):
@@ -440,7 +440,7 @@ class History(World):
             if command_of(line) != line and line[:1] in b".r":
                 unfinished = unfinished or line
 
-    def note_save(self, new: bytes, way: str) -> None:
+    def on_save(self, new: bytes, way: str) -> None:
         """An editor saves this."""
         self.disturbed = max(self.disturbed, self.steps)
         if MACHINE.trace is not None:
@@ -777,7 +777,7 @@ def save(world: History, host: Host, inode: Inode, new: bytes) -> Iterator[float
         for data in b"", new:
             while any(actor.shielded for actor in world.actors):    # not between a check and its write
                 yield world.tick
-            world.note_save(data, way)
+            world.on_save(data, way)
             inode.data[:] = data
             world.note_content(inode)
             host.pages.pop(inode, None)
@@ -791,7 +791,7 @@ def save(world: History, host: Host, inode: Inode, new: bytes) -> Iterator[float
     elif way == "link":
         world.name(PATH + "~", inode)
         yield world.tick
-    world.note_save(new, way)
+    world.on_save(new, way)
     world.name(PATH, world.make_file(new))
     yield world.tick
     world.name(PATH + "~", None)
@@ -1251,10 +1251,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         CORE.Retries, "begin_walk", lambda self, plain=CORE.Retries.begin_walk: (
             plain(self), [vars(one).update(others_at_start={}) for one in self._passes.values()])),
     "kinds not told apart": one(CORE, "retry_kind", lambda key, state: 0),
-    "frontier not moved by edits": one(CORE.Retries, "_note_edits", lambda self, *anchor: None),
+    "frontier not moved by edits": one(CORE.Retries, "_check_edits", lambda self, *anchor: None),
     "locked lines passed over": one(
         CORE.Walk, "_claim_due", lambda self, line, consumer, plain=CORE.Walk._claim_due: (
-            plain(self, line, consumer) or self._retries.note_new(consumer, line, self.above.scope))),
+            plain(self, line, consumer) or self._retries.on_reset(consumer, line, self.above.scope))),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 

@@ -1076,7 +1076,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             client = server.Client(sessions, "c" * 16)
             claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 1, 0, b".", b" echo"), result, "")
             for key in known:
-                sessions.recovery.note_settled(mock.Mock(key=key))
+                sessions.recovery.on_settled(mock.Mock(key=key))
             others = await sessions.recovery.reclaim(client, [claim])
             words = [what.name for what, keys in others.items() if keys]
             numbers = [assignment.number for assignment in client.assignments.values()]

@@ -64,7 +64,7 @@ def receive(connection: Connection, what: str) -> Any:
 
 # -- when things start ---------------------------------------------------------------------------------------
 
-def note_arrivals(fifo: pathlib.Path, size: int, connection: Connection) -> None:
+def on_arrivals(fifo: pathlib.Path, size: int, connection: Connection) -> None:
     """Read lines from a FIFO, for ever; say when they came each time there are so many."""
     hurry()
     gc.disable()
@@ -87,7 +87,7 @@ def reading(bench: Bench, size: int) -> Iterator[Callable[[set[int]], float]]:
     """
     bench.remove("fifo")
     os.mkfifo(bench.dir / "fifo")
-    with process(note_arrivals, bench.dir / "fifo", size) as connection:
+    with process(on_arrivals, bench.dir / "fifo", size) as connection:
         receive(connection, "the FIFO is open")
 
         def skew(lines: set[int]) -> float:
