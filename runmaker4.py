@@ -498,13 +498,13 @@ def write_all(fd: int, data: bytes) -> None:
             wait_ready([fd], select.POLLOUT, None)
 
 
-def pwrite_all(fd: int, data: bytes | bytearray, at: int) -> None:
+def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
     """pwrite(2) until everything is written.  Raises OSError."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(fd, view, at)
+        written = os.pwrite(fd, view, offset)
         view = view[written:]
-        at += written
+        offset += written
 
 
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
@@ -578,7 +578,7 @@ OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
 OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 
 
-def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
+def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
     """Lock bytes if nobody else has them locked; whether they are ours now.  It does not wait.
 
     Do not call it for bytes that this description has locked in the same way already.  CephFS's server joins
@@ -589,7 +589,7 @@ def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
-        fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, at, length, 0))
+        fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
@@ -597,39 +597,39 @@ def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
     return True
 
 
-def unlock(fd: int, at: int, length: int = 1) -> None:
+def unlock(fd: int, offset: int, length: int = 1) -> None:
     """Unlock bytes, also for children that have inherited the descriptor.  Raises OSError."""
-    fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, length, 0))
+    fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, length, 0))
 
 
-def other_lock(fd: int, at: int, length: int = 1) -> range | None:
+def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
     """Which of these bytes one lock of others covers; None: there is no such lock.  Raises OSError.
 
     If there are several it is any of them, not always the first.  A descriptor for reading suffices.
     """
     if not length:
         return None                             # to fcntl(2) a length of 0 means all up to the end
-    answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
+    answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
     kind, _, start, found, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
         return None
-    end = at + length
+    end = offset + length
     if found:                                   # 0: up to the end of the file
         end = min(end, start + found)
-    return range(max(start, at), end)
+    return range(max(start, offset), end)
 
 
-def is_free(fd: int, at: int, length: int = 1) -> bool:
+def is_free(fd: int, offset: int, length: int = 1) -> bool:
     """Whether no other description has any of these bytes locked.  Raises OSError."""
-    return other_lock(fd, at, length) is None
+    return other_lock(fd, offset, length) is None
 
 
-def other_locks(fd: int, at: int, length: int) -> Iterator[range]:
+def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
     """Which of these bytes others have locked, in no order.  Raises OSError.
 
     The kernel tells one lock at a time, so it is asked again about the bytes left and right of that.
     """
-    todo = [(at, at + length)]
+    todo = [(offset, offset + length)]
     while todo:
         first, end = todo.pop()
         if first >= end:
@@ -719,9 +719,9 @@ def take_probe(fd: int) -> int:
 
     Raises OSError.
     """
-    while not lock(fd, at := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
+    while not lock(fd, offset := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
-    return at
+    return offset
 
 
 # ---- lock files --------------------------------------------------------------------------------------------
@@ -1096,11 +1096,11 @@ class Reader(Opened):
         self._fd = os.open(f"/proc/self/fd/{old}", flags)
         os.close(old)
 
-    def pread(self, size: int, at: int) -> bytes:
+    def pread(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes from an offset on; fewer only at the end of the file.  Raises OSError."""
         if self.how is Reading.DIRECT:
             try:
-                return self._read_blocks(size, at)
+                return self._read_blocks(size, offset)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -1109,15 +1109,15 @@ class Reader(Opened):
             self.how = Reading.DROPPED
         if self.how is Reading.DROPPED:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return os.pread(self.fd, size, at)
+        return os.pread(self.fd, size, offset)
 
-    def _read_blocks(self, size: int, at: int) -> bytes:
+    def _read_blocks(self, size: int, offset: int) -> bytes:
         """As pread(), by reading the whole blocks that these bytes are in, into page-aligned memory.
 
         Raises OSError.
         """
-        skipped = at % BLOCK
-        first = at - skipped
+        skipped = offset % BLOCK
+        first = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
         wanted = blocks * BLOCK
         with mmap.mmap(-1, max(wanted, BLOCK)) as memory, memoryview(memory) as view:
@@ -1203,7 +1203,7 @@ def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
             return set(places)
     other = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return {at for at in places if is_free(other, at) or not is_free(fd, at)}
+        return {offset for offset in places if is_free(other, offset) or not is_free(fd, offset)}
     finally:
         os.close(other)
 
@@ -1458,8 +1458,8 @@ class Scan:
         """Move on to the next chunk; False if there is none yet.  Raises FileChangedError, Paused, OSError.
         """
         self._drop_lines(max(self._pos, len(self._buffer) - self.rest))
-        at = self._base + len(self._buffer)
-        data = self.file.pread(self.size, at) if at < self._until else b""
+        offset = self._base + len(self._buffer)
+        data = self.file.pread(self.size, offset) if offset < self._until else b""
         self._buffer += data
         self.size = min(2 * self.size, self.LARGE)
         if data and time.monotonic() > self.pause_at:
@@ -1499,22 +1499,22 @@ def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[
     """The job lines with these commands, from an offset on.  Raises OSError."""
     wanted = {command + end for command in commands for end in (b"", b"\r")}
     number = 0
-    at = start
+    offset = start
     rest = b""
     size = Scan.SMALL
     data = b"\n"
     while wanted and data:
-        data = file.pread(max(size, len(rest)), at + len(rest))
+        data = file.pread(max(size, len(rest)), offset + len(rest))
         size = min(2 * size, Scan.LARGE)
         *lines, rest = (rest + data).split(b"\n")
         for text in lines if data else [rest]:              # the last line may have no newline
             number += 1
             # To look for what stands behind the state is faster than to parse each line
             if text[2:] in wanted and JOB_LINE.match(b"\n" + text):
-                line = Line(number, 0, at, text[:1], text[1:], bool(data))
+                line = Line(number, 0, offset, text[:1], text[1:], bool(data))
                 if line.command in commands:
                     yield line
-            at += len(text) + 1
+            offset += len(text) + 1
 
 
 def count_lines(file: Reader, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
@@ -1529,10 +1529,10 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
         wanted += [line + b"\n", line + b"\r\n"]
     found = 0
     rest = b""
-    at = start
+    offset = start
     size = 4096
     while found < enough:
-        data = file.pread(int(min(size, end - at)), at)
+        data = file.pread(int(min(size, end - offset)), offset)
         if data:
             lines, _, rest = (rest + data).rpartition(b"\n")
         else:
@@ -1542,7 +1542,7 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
         found += sum(map(text.count, wanted))
         if not data:
             break
-        at += len(data)
+        offset += len(data)
         size = min(4 * size, 1 << 20)
     return found
 
@@ -1882,11 +1882,11 @@ STRAY_WITHOUT_JOBS = re.compile(STRAY.pattern.replace(b"[#/]", rb"#|/(?![^\s/*])
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
-def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
+def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
     """The file from an offset on, in pieces of whole lines.  Raises OSError."""
     begun: list[bytes] = []                     # of a line that goes on
-    while data := file.pread(1 << 20, at):
-        at += len(data)
+    while data := file.pread(1 << 20, offset):
+        offset += len(data)
         lines, newline, rest = data.rpartition(b"\n")
         if newline:
             yield b"".join((*begun, lines, newline))
@@ -2220,7 +2220,7 @@ def own_job_lock(line: Line) -> int:
 class JobLock(NamedTuple):
     """A byte in a command's bucket that is locked for a claimed line, and for its job."""
     fd: int                     # of the description of the lock file that has it locked; the job inherits it
-    at: int
+    offset: int
 
 
 class PresenceLock:
@@ -2237,7 +2237,7 @@ class PresenceLock:
 
     def __init__(self, of_server: bool) -> None:
         self._of_server = of_server
-        self.at = self._draw()              # the byte, counted from PRESENCE_BYTES
+        self.offset = self._draw()              # the byte, counted from PRESENCE_BYTES
         self.is_held = False                # it is locked on the description that take() was last called for
 
     def _draw(self) -> int:
@@ -2247,10 +2247,10 @@ class PresenceLock:
     def take(self, fd: int) -> None:
         """Lock it on this description of a lock file, if it can be had now.  Raises OSError."""
         for _ in range(self.TRIES):
-            self.is_held = lock(fd, PRESENCE_BYTES + self.at)
+            self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
             if self.is_held:
                 break
-            self.at = self._draw()
+            self.offset = self._draw()
 
 
 class OtherUsers(enum.Enum):
@@ -2361,23 +2361,23 @@ class LockTableReader(Opened):
         held = other_locks(self.fd, bucket_of(command), JOB_LOCKS)
         return sum(map(len, held))
 
-    def is_held(self, at: int) -> bool:
+    def is_held(self, offset: int) -> bool:
         """Whether somebody, perhaps we, holds a job lock.  Raises OSError."""
-        return not is_free(self.fd, at)
+        return not is_free(self.fd, offset)
 
     def is_appended_to(self) -> bool:
         """Whether somebody appends lines to the job file now."""
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """The presence locks of others, by their bytes (PresenceLock.at); None: we may not read them.  Raises
-        OSError."""
+        """The presence locks of others, by their bytes (PresenceLock.offset); None: we may not read them.
+        Raises OSError."""
         if self.hidden:
             return None
         if not self.is_open:
             return set()
         found = other_locks(self.fd, PRESENCE_BYTES, PresenceLock.COUNT)
-        return {at - PRESENCE_BYTES for some in found for at in some}
+        return {offset - PRESENCE_BYTES for some in found for offset in some}
 
 
 class LockTable(LockTableReader):
@@ -2466,13 +2466,13 @@ class LockTable(LockTableReader):
     # -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def locking(self, at: int, patience: float) -> Iterator[bool]:
+    def locking(self, offset: int, patience: float) -> Iterator[bool]:
         """Lock a byte for a moment; whether that was possible within `patience` seconds.
 
         Raises FileChangedError if this is not the lock file any more; OSError.
         """
         pause = 0.01 if self.network else 0.0005
-        opened = keep_trying(lambda: self._lock(at), patience, pause)
+        opened = keep_trying(lambda: self._lock(offset), patience, pause)
         try:
             if opened:
                 self.refresh()
@@ -2482,14 +2482,14 @@ class LockTable(LockTableReader):
         finally:
             if opened and self.is_open:                 # if it was closed meanwhile, that has unlocked all
                 with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
-                    unlock(self.fd, at)
+                    unlock(self.fd, offset)
 
-    def _lock(self, at: int) -> bool:
+    def _lock(self, offset: int) -> bool:
         """Lock a byte; whether that could be had now.  Raises FileChangedError, OSError."""
         self.must_be_alive()
         if not self.is_open:
             raise FileChangedError("its lock file is not open")
-        return lock(self.fd, at)
+        return lock(self.fd, offset)
 
     # -- frontiers (see Retries) -----------------------------------------------------------------------------
 
@@ -2517,10 +2517,10 @@ class LockTable(LockTableReader):
     # -- job locks
     # -----------------------------------------------------------------------------------------------
 
-    def is_ours(self, at: int) -> bool:
+    def is_ours(self, offset: int) -> bool:
         """Whether a job lock is held here.  A lock on the same description would not tell: it succeeds again.
         """
-        return at in self.job_locks
+        return offset in self.job_locks
 
     def open_job_lock(self) -> int:
         """Open the lock file once more, for a job lock.  Raises OSError."""
@@ -2539,10 +2539,10 @@ class LockTable(LockTableReader):
         own = own_job_lock(line)
         fd = self.open_job_lock()
         try:
-            for at in itertools.chain(range(own, start + JOB_LOCKS), range(start, own)):
-                if not self.is_ours(at) and lock(fd, at):
-                    job_lock = JobLock(fd, at)
-                    self.job_locks[at] = job_lock
+            for offset in itertools.chain(range(own, start + JOB_LOCKS), range(start, own)):
+                if not self.is_ours(offset) and lock(fd, offset):
+                    job_lock = JobLock(fd, offset)
+                    self.job_locks[offset] = job_lock
                     return job_lock
             raise OSError(errno.ENOLCK, "all job locks of this command are taken")
         except OSError:
@@ -2556,9 +2556,9 @@ class LockTable(LockTableReader):
 
     def free_job_lock(self, job_lock: JobLock) -> None:
         """Give back a job lock; its job's processes may have the description, too."""
-        del self.job_locks[job_lock.at]
+        del self.job_locks[job_lock.offset]
         with contextlib.suppress(OSError):              # EIO, ESTALE: it is lost already
-            unlock(job_lock.fd, job_lock.at)
+            unlock(job_lock.fd, job_lock.offset)
         self.close_job_lock(job_lock.fd)
 
     def drop_lost_job_locks(self) -> bool:
@@ -2573,13 +2573,13 @@ class LockTable(LockTableReader):
             return False
         places = defaultdict(list)              # of job locks, by their descriptions
         for job_lock in self.job_locks.values():
-            places[job_lock.fd].append(job_lock.at)
+            places[job_lock.fd].append(job_lock.offset)
         lost = [fd for fd in places if lost_locks(fd, places[fd], self._mount)]
         for fd in lost:
             with contextlib.suppress(OSError):
                 unlock(fd, 0, 0)
-            for at in places[fd]:
-                del self.job_locks[at]
+            for offset in places[fd]:
+                del self.job_locks[offset]
             self.discard(fd)
         return bool(lost)
 
@@ -3267,7 +3267,7 @@ class JobQueue:
     def _forget_job_locks(self) -> None:
         """Take from jobs the job locks that the lock file has given up."""
         for job in self.claimed:
-            if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.at) is not job.job_lock:
+            if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
 
     def _free_job_lock(self, job: Job) -> None:
@@ -3294,7 +3294,9 @@ class JobQueue:
         if not job.job_lock:
             return False
         try:
-            return not (self.file.network and lost_locks(job.job_lock.fd, [job.job_lock.at], self.file.mount))
+            return not (
+                self.file.network and lost_locks(job.job_lock.fd, [job.job_lock.offset], self.file.mount)
+            )
         except OSError:
             return False
 
@@ -3488,7 +3490,7 @@ class JobQueue:
             # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
             self.close_if_useless(error)
         assert self.file.lock_table.job_locks == {
-            job.job_lock.at: job.job_lock for job in self.claimed if job.job_lock
+            job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
         to_end = self._to_end
         self._to_end = {}
@@ -3614,8 +3616,8 @@ class JobQueue:
         It is the line whose own job lock the job has; otherwise one whose own job lock is free.
         """
         own = {own_job_lock(line): offset for offset, line in running.items()}
-        if job.job_lock and job.job_lock.at in own:
-            return own[job.job_lock.at]
+        if job.job_lock and job.job_lock.offset in own:
+            return own[job.job_lock.offset]
         is_held = self.file.lock_table.is_held
         return next((offset for at, offset in own.items() if not is_held(at)), min(running))
 
@@ -7038,10 +7040,10 @@ class Spool:
         pwrite_all(self.file.fileno(), block, self.free[0])         # if this raises, the place stays free
         return self.free.popleft()
 
-    def take(self, at: int) -> bytes:
+    def take(self, offset: int) -> bytes:
         """Read a block, and free its place.  Raises OSError."""
-        block = os.pread(self.file.fileno(), self.BLOCK, at)
-        self.free.append(at)
+        block = os.pread(self.file.fileno(), self.BLOCK, offset)
+        self.free.append(offset)
         return block
 
 
@@ -7068,9 +7070,9 @@ class PendingOutput:
 
     def pieces(self, lost: Say) -> Iterator[bytes]:
         """All of it but blocks that cannot be read.  lost: called with the reason, in any thread."""
-        for at in self.blocks:
+        for offset in self.blocks:
             try:
-                block = self.spool.take(at)
+                block = self.spool.take(offset)
             except OSError as error:            # an error of the spool, not of what pieces are written to
                 lost(reason(error))
             else:
@@ -7313,15 +7315,15 @@ class RecordFile:
         self.kept.setdefault(APPEND_BYTE, bytearray()).extend(data)
         self._try(APPEND_BYTE)
 
-    def write(self, at: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes) -> None:
         """Write a record at its place."""
-        self.kept[at] = bytearray(data)
-        self._try(at)
+        self.kept[offset] = bytearray(data)
+        self._try(offset)
 
     def write_kept(self) -> None:
         """Try again to write the records that are kept, and say it if they wait for long."""
-        for at in list(self.kept):
-            self._try(at)
+        for offset in list(self.kept):
+            self._try(offset)
         if self.kept and not self._said and time.monotonic() - self._refused > self.SAY_AFTER:
             self._said = True
             self.worker.say(
@@ -7333,34 +7335,34 @@ class RecordFile:
         """What the first record that is kept waits for."""
         if self._fault:
             return self._fault
-        at, data = next(iter(self.kept.items()))
+        offset, data = next(iter(self.kept.items()))
         try:
-            free = is_free(self.fd, at, self._length(at, data))
+            free = is_free(self.fd, offset, self._length(offset, data))
         except OSError as error:
             return reason(error)
         return "the file system grants no lock" if free else "another process has it locked (see lslocks)"
 
     @staticmethod
-    def _length(at: int, data: bytearray) -> int:
+    def _length(offset: int, data: bytearray) -> int:
         """How many bytes are locked for a record."""
-        return 1 if at == APPEND_BYTE else len(data)
+        return 1 if offset == APPEND_BYTE else len(data)
 
-    def _try(self, at: int) -> None:
+    def _try(self, offset: int) -> None:
         """Write what is kept for a place, if that is possible now."""
-        data = self.kept[at]
+        data = self.kept[offset]
         locked = False
         waits = False
         try:
             if self._fault:
                 self._reopen()
-            locked = self._lock(at, self._length(at, data))
+            locked = self._lock(offset, self._length(offset, data))
             waits = not locked and (self._mount.network or time.monotonic() - self._refused < self.PATIENCE)
             if not waits:
-                self._write(at, data, locked)
+                self._write(offset, data, locked)
         except OSError as error:
             waits = self._mount.network and error.errno in LOCKS_LOST
             if waits:
-                if at == APPEND_BYTE and not self._fault:
+                if offset == APPEND_BYTE and not self._fault:
                     self._doubtful = bytes(data)
                 self._fault = reason(error)
                 self._refused = min(self._refused, time.monotonic())
@@ -7368,7 +7370,7 @@ class RecordFile:
                 self.trouble(f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)")
         finally:
             if not waits:               # also after a defect, which would come again
-                del self.kept[at]
+                del self.kept[offset]
             if locked and not self.kept:
                 self._refused = math.inf
                 self._said = False
@@ -7390,10 +7392,10 @@ class RecordFile:
         self._doubtful = b""
         self._fault = ""
 
-    def _lock(self, at: int, length: int) -> bool:
+    def _lock(self, offset: int, length: int) -> bool:
         """Lock a place, if that can be done at once.  Raises OSError."""
         try:
-            if lock(self.fd, at, length):
+            if lock(self.fd, offset, length):
                 return True
         except OSError as error:
             if error.errno != errno.ENOLCK:         # the file system, or its server, has no room for one now
@@ -7401,18 +7403,18 @@ class RecordFile:
         self._refused = min(self._refused, time.monotonic())
         return False
 
-    def _write(self, at: int, data: bytearray, locked: bool) -> None:
+    def _write(self, offset: int, data: bytearray, locked: bool) -> None:
         """Write a record, and unlock its place.  locked: we hold that lock.  Raises OSError."""
         try:
-            self._put(at, data)
+            self._put(offset, data)
         finally:
             if locked:
-                unlock(self.fd, at, self._length(at, data))
+                unlock(self.fd, offset, self._length(offset, data))
 
-    def _put(self, at: int, data: bytearray) -> None:
+    def _put(self, offset: int, data: bytearray) -> None:
         """Write a record.  Raises OSError."""
-        if at != APPEND_BYTE:
-            pwrite_all(self.fd, data, at)
+        if offset != APPEND_BYTE:
+            pwrite_all(self.fd, data, offset)
             if self._mount.network:
                 os.fsync(self.fd)
         elif not data:
@@ -7460,17 +7462,17 @@ class OutFile:
             moved = {"from": os.path.basename(self.name), "to": os.path.basename(kept)}
             self.journal.add({"time": round(time.time(), 3), "event": "moved", **moved})
 
-    def store(self, at: int, data: bytes) -> None:
+    def store(self, offset: int, data: bytes) -> None:
         """Write data that stands at this place of the stream.  Idempotent: a client may tell it twice."""
         if self.broken:
             return
         try:
             if self._fd is None:
                 self._fd = self._make()
-            if at > self.size and at > os.fstat(self._fd).st_size:
+            if offset > self.size and offset > os.fstat(self._fd).st_size:
                 raise OSError(errno.EINVAL, "a piece is missing")
-            pwrite_all(self._fd, data, at)
-            self.size = at + len(data)
+            pwrite_all(self._fd, data, offset)
+            self.size = offset + len(data)
         except OSError as error:            # later data would stand behind a hole: the file ends here
             self._give_up(error)
 
@@ -7670,8 +7672,8 @@ class OutDir(Sink):
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         file = self._files.get(stream) or self._file(run, stream, is_new=False)
-        at = stream.received - len(data)
-        self.worker.post(file.store, at, data, size=len(data))
+        offset = stream.received - len(data)
+        self.worker.post(file.store, offset, data, size=len(data))
 
     def ended(self, run: Run, run_result: RunResult) -> None:
         self._end(run, run_result)
@@ -7717,7 +7719,7 @@ class OutDir(Sink):
             "host": to_text(run.host),
             "slot": run.slot.name,
             "pid": run.pid,
-            "runner": self._presence_lock.at if self._presence_lock else None,
+            "runner": self._presence_lock.offset if self._presence_lock else None,
             **promised,
         }
 
@@ -8222,9 +8224,11 @@ class StopSignals:
         """Return True if a run was interrupted.  exited_at: when its shell exited (loop's time)."""
         if run_result.cause or not run_result.status:
             return False
-        near = [(at, kills) for at, kills in self._came if abs(at - exited_at) <= self.TOGETHER]
+        near = [(offset, kills) for offset, kills in self._came if abs(offset - exited_at) <= self.TOGETHER]
         return (
-            bool(near) if run_result.by_stop_signal else any(kills and at <= exited_at for at, kills in near)
+            bool(near)
+            if run_result.by_stop_signal
+            else any(kills and offset <= exited_at for offset, kills in near)
         )
 
     async def explain_soon(self, run_result: RunResult, exited_at: float) -> bool:

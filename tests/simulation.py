@@ -1126,7 +1126,7 @@ def job_lock_freed_early() -> Patches:
 
     def write(self: Any, line: Any, state: bytes) -> None:
         if state != b"r" and isinstance(line, CORE.Job) and line.job_lock:
-            CORE.unlock(line.job_lock.fd, line.job_lock.at)
+            CORE.unlock(line.job_lock.fd, line.job_lock.offset)
         plain(self, line, state)
     return [(FILE, "write", write)]
 

@@ -379,7 +379,7 @@ class LostJobLocks(JobFileCase):
         with mock.patch.object(os, "open", side_effect=OSError(errno.EIO, "Input/output error")):
             self.assertFalse(self.lines.still_has(self.job))
         job_lock = present(self.job.job_lock)
-        runmaker4.unlock(job_lock.fd, job_lock.at)
+        runmaker4.unlock(job_lock.fd, job_lock.offset)
         self.assertFalse(self.lines.still_has(self.job))
         self.assertEqual(self.lines.claimed, {self.job: None})
 
@@ -407,7 +407,7 @@ class JobLocksTakenBack(JobFileCase):
 
     def test_a_lock_that_vanishes_during_a_look_ends_nothing(self) -> None:
         job_lock = present(self.first.job_lock)
-        runmaker4.unlock(job_lock.fd, job_lock.at)
+        runmaker4.unlock(job_lock.fd, job_lock.offset)
         self.path.write_bytes(b"x a\nr b\n")
         self.assertEqual(self.queue.check_jobs(), {})
 
@@ -1319,7 +1319,7 @@ class LocksThatAreForgotten(JobFileCase):
         runner = self.queue_on(b". a\n", mount=mount)
         job = job_of(runmaker4.Cursor(runner, [runmaker4.Consumer("")]).claim())
         job_lock = present(job.job_lock)
-        runmaker4.unlock(job_lock.fd, job_lock.at)
+        runmaker4.unlock(job_lock.fd, job_lock.offset)
         other = runmaker4.JobFile(runner.file.path, say=self.fail, mount=mount, clock=self.clock)
         self.addCleanup(other.close_files)
         cursor = runmaker4.Cursor(runmaker4.JobQueue(other), [runmaker4.Consumer("", retry=b"er")])
