@@ -2126,7 +2126,7 @@ class Snapshot:
 
 
 class Counts(NamedTuple):
-    """How many jobs are in which state; orphans count as error."""
+    """The number of jobs in each state; orphans count as `error`."""
     new: int
     running: int
     done: int
@@ -2136,7 +2136,7 @@ class Counts(NamedTuple):
 
     @property
     def all(self) -> int:
-        """All jobs but those that are held."""
+        """Return the number of jobs that are not held."""
         return self.new + self.running + self.processed
 
     @property
@@ -2149,18 +2149,18 @@ class Counts(NamedTuple):
 
 
 def held_in(states: Counter[bytes]) -> int:
-    """How many lines are in states that nobody runs."""
+    """Return the number of lines whose state is not one of the runners' five."""
     ours = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return sum(states.values()) - ours
 
 
 def name_counts(**numbers: int) -> list[str]:
-    """'31 done', '2 failed': the numbers that are not 0."""
+    """Return the numbers that are not 0 with their names: for example ['31 done', '2 failed']."""
     return [f"{number} {word}" for word, number in numbers.items() if number]
 
 
 def counts(snapshot: Snapshot) -> Counts:
-    """How many jobs a survey has found in which state."""
+    """Return the number of jobs in each state of a snapshot."""
     states = snapshot.states
     return Counts(
         states[NEW],
@@ -2174,32 +2174,29 @@ def counts(snapshot: Snapshot) -> Counts:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a job file holds when some consumers leave it."""
+    """Describes a job file when some consumers exit."""
     now: Counts
     half_saved: bool = False    # an editor may be about to write more
-    bad: tuple[int, ...] = ()   # the first lines that are `!`, `e` or orphans
-    again: bool = False         # -r would run some of these again: not all of them are of groups
-    left: bool = False          # a new job is left that one of these consumers could have taken
-    orphans: int = 0            # of the jobs in error
+    bad: tuple[int, ...] = ()   # the numbers of the first lines that are `!`, `e` or orphans
+    again: bool = False         # -r would run some of the bad lines again: not all of them belong to groups
+    left: bool = False          # a new job remains that one of these consumers could have run
+    orphans: int = 0            # the orphans among the jobs in error
     strays: int = 0             # lines that are neither jobs nor comments
-    first_stray: int = 0        # the number of the first; 0: there is none
+    first_stray: int = 0        # the number of the first stray; 0: none
 
     def describe(self, with_lines: bool) -> str:
-        """What a closing line says of it.
-
-        '31 done, 2 failed (lines 3, 5), 9 new'
-        """
+        """Return the summary for a closing line: for example '31 done, 2 failed (lines 3, 5), 9 new'."""
         now = self.now
         processed = name_counts(done=now.done, failed=now.failed, error=now.error)
-        if now.bad and self.bad and with_lines:     # they were counted a moment before these were read
+        if now.bad and self.bad and with_lines:     # `now` was counted a moment before `bad` was read
             processed[-1] += f" ({name_lines(self.bad)})"
         rest = name_counts(running=now.running, new=now.new, held=now.held)
         return ", ".join(processed + rest) or "no jobs"
 
 
 def close_all(*fds: int | None) -> None:
-    """Close those of these descriptors that are open (not None)."""
-    different = set(fds)                        # some may be the same
+    """Close the descriptors that are not None."""
+    different = set(fds)                        # some can be equal
     for fd in {fd for fd in different if fd is not None}:
         # EIO: the lease was lost, and so were writes that had not reached the server yet
         with contextlib.suppress(OSError):
@@ -2207,45 +2204,45 @@ def close_all(*fds: int | None) -> None:
 
 
 def identity_of(fd: int) -> Identity:
-    """What tells an open file from all others.  Raises OSError."""
+    """Return the device and inode number of an open file."""
     info = os.fstat(fd)
     return info.st_dev, info.st_ino
 
 
 def own_job_lock(line: Line) -> int:
-    """The job lock that a line's job takes if that is free.  It tells equal lines apart."""
+    """Return the offset of the job lock that a line's job prefers.  It distinguishes equal lines."""
     return bucket_of(line.command) + line.number % JOB_LOCKS
 
 
 class JobLock(NamedTuple):
-    """A byte in a command's bucket that is locked for a claimed line, and for its job."""
-    fd: int                     # of the description of the lock file that has it locked; the job inherits it
+    """A byte in a command's bucket that is locked for a claimed line and its job."""
+    fd: int                     # of the description that has the byte locked; the job inherits it
     offset: int
 
 
 class PresenceLock:
-    """A byte of the lock file that a runner or a server has locked, to tell others that it is there.
+    """A byte of the lock file that a runner or a server keeps locked to show others that it runs.
 
-    The presence lock is on the description of the command mutexes, which no job inherits.  So it is free once
-    the program is dead; jobs that outlive it hold job locks only.  It is taken with each lock file that is
-    opened, also after a lease was lost, and costs jobs nothing.  The byte is drawn by lot.  By its number the
-    journal tells which program started a run.
+    The presence lock is on the description of the command mutexes, which no job inherits.  So the kernel
+    frees it when the program dies; jobs that outlive the program hold job locks only.  The program locks it
+    whenever it opens a lock file, also after it lost a lease.  Jobs pay nothing for it.  The byte is drawn at
+    random, and its number identifies the program in the journal.
     """
-    COUNT = 1 << 32             # how many presence locks there are
+    COUNT = 1 << 32             # the number of presence locks
     SERVERS = 1 << 31           # presence locks from here on are for servers
-    TRIES = 9                   # in one take(), which must end although somebody may have all of them locked
+    TRIES = 9                   # in one take(), which must return even if another process locked all of them
 
     def __init__(self, of_server: bool) -> None:
         self._of_server = of_server
         self.offset = self._draw()              # the byte, counted from PRESENCE_BYTES
-        self.is_held = False                # it is locked on the description that take() was last called for
+        self.is_held = False                # it is locked on the description of the last take()
 
     def _draw(self) -> int:
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
-        """Lock it on this description of a lock file, if it can be had now.  Raises OSError."""
+        """Lock it on this description of a lock file; after TRIES bytes that are taken, give up."""
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
             if self.is_held:
@@ -2254,49 +2251,47 @@ class PresenceLock:
 
 
 class OtherUsers(enum.Enum):
-    """What is known of other users of a lock file if its length does not tell."""
+    """Other users of a lock file, if its length cannot exclude them."""
     NOT_ASKED = "we have claimed no line yet"
     OTHERS = "they do, or we had to open it anew, and they may"
 
 
 class Changed(enum.Flag):
-    """What JobReader.follow() has opened, because the path names another one, or none was open."""
+    """What JobReader.follow() has opened, because the path names another file or none was open."""
     NOTHING = 0
     FILE = enum.auto()
     LOCK_FILE = enum.auto()
 
 
 class LockTableReader(Opened):
-    """The lock file of a job file, to look at: which job locks, command mutexes and presence locks are
-    locked.
+    """The lock file of a job file, for queries: which job locks, command mutexes and presence locks are held?
 
-    It locks nothing.  `fd` is this process's own description, through which all questions go.
+    It locks nothing.  All queries use `fd`, which has a description of this process's own.
     """
 
     def __init__(self, file: str, mount: Mount, say: Say) -> None:
-        """file: the path of the job file, without links."""
+        """file: the path of the job file, without symbolic links."""
         self._file = file
         self._mount = mount
         self.network = mount.network
         self.say = say
         self.path = lock_file_of(file)
-        self._fd = None                         # this process's own; None also: nobody has made the file
-        self.inode: Identity | None = None      # stays when it is left; None: there was none yet
-        self.hidden = False                     # we may not read it, and cannot know what is locked
+        self._fd = None                         # None: closed, hidden, or the lock file does not exist
+        self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
+        self.hidden = False                     # we may not read the lock file, so its locks are unknown
 
     def refresh(self) -> None:
-        """Drop what this host has cached of the job file, the lock file and their names.  Raises OSError.
+        """Drop this host's cache of the job file, the lock file and the names of both.
 
-        An NFS client answers from the directory's cached attributes for up to a minute.  Without this it
-        would notice so late that another host has renamed a new file to this place (seen on v4.2: 23 s
+        An NFS client answers from the directory's cached attributes for up to a minute.  Without refresh() it
+        would notice only then that another host has renamed a new file to this path (seen on v4.2: 23 s
         without, 0 s with it).
         """
         if self.network:
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Return True if this is the lock file that stands there now, or if there is none.  Raises OSError.
-        """
+        """Return True if the path names the open lock file, or if none is open and the path names nothing."""
         if not self.is_open:
             return not os.path.lexists(self.path)
         try:
@@ -2308,10 +2303,7 @@ class LockTableReader(Opened):
             return False
 
     def follow(self) -> bool:
-        """Open the lock file that stands there now, unless that is open; return True if it was opened.
-
-        Raises OSError.
-        """
+        """Open the lock file that the path names now, if it is not open; return True if it was opened."""
         if self.is_open and self.is_current():
             return False
         old = self._fd
@@ -2323,8 +2315,9 @@ class LockTableReader(Opened):
         return self.is_open
 
     def _open(self) -> tuple[int | None, Identity | None]:
-        """The lock file, and its identity; None: there is none, so nobody has anything locked, or it is
-        hidden.  Raises OSError.
+        """Return a descriptor of the lock file, and its identity.
+
+        Return None for both if there is no lock file (then nothing is locked), or if it is hidden.
         """
         was_hidden = self.hidden
         self.hidden = False
@@ -2346,32 +2339,31 @@ class LockTableReader(Opened):
         return fd, (info.st_dev, info.st_ino)
 
     def close(self) -> None:
-        """Close it; job locks keep their own descriptions."""
+        """Close `fd`; job locks keep their own descriptions."""
         close_all(self._fd)
         self._fd = None
 
     def is_shut(self, command: bytes) -> bool:
-        """Whether somebody else is changing lines of a command at this moment.  Raises OSError."""
+        """Return True if another process holds the mutex of a command now."""
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
 
     def count(self, command: bytes) -> int:
-        """How many job locks of a command are held, by us or others.  Raises OSError."""
+        """Return the number of held job locks of a command, ours included."""
         if not self.is_open:
             return 0
         held = other_locks(self.fd, bucket_of(command), JOB_LOCKS)
         return sum(map(len, held))
 
     def is_held(self, offset: int) -> bool:
-        """Whether somebody, perhaps we, holds a job lock.  Raises OSError."""
+        """Return True if a job lock is held, by us or by others."""
         return not is_free(self.fd, offset)
 
     def is_appended_to(self) -> bool:
-        """Whether somebody appends lines to the job file now."""
+        """Return True if another process is appending lines to the job file."""
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """The presence locks of others, by their bytes (PresenceLock.offset); None: we may not read them.
-        Raises OSError."""
+        """Return the presence locks of others, as PresenceLock.offset; None if the lock file is hidden."""
         if self.hidden:
             return None
         if not self.is_open:
@@ -2381,45 +2373,45 @@ class LockTableReader(Opened):
 
 
 class LockTable(LockTableReader):
-    """The lock file of a job file, to lock command mutexes and job locks in it, and to tell whether others
-    claim lines.
+    """The lock file of a job file, to lock command mutexes and job locks, and to detect others that claim.
 
-    `fd` has all locks of this process but job locks.  Questions would not find the locks that are on it.  So
-    each job lock is on another description, which its job inherits (open_job_lock()); `job locks` has the job
-    locks that are held here.
+    `fd` has all locks of this process except job locks.  A query through `fd` does not find the locks of its
+    own description.  So each job lock is on another description, which its job inherits (open_job_lock());
+    `job_locks` has the job locks that this process holds.
 
-    A command mutex is opened in three steps: its byte is locked; refresh_file() makes names and sizes true as
-    of now; and this must still be the lock file.  If it is not, FileChangedError is raised.
+    To lock a command mutex takes three steps: lock its byte; call refresh_file(), after which names and sizes
+    are as of now; check that the path still names this lock file.  If it does not, FileChangedError is
+    raised.
 
-    Locks on a network file system can be lost while this host is cut off (lost_locks()).  Where a read does
-    not tell that, so on all but NFS, `fd` has one byte more locked for as long as it is open, its pulse: once
-    that is lost, so is all that this host has locked.
+    Locks on a network file system can be lost while this host is cut off (lost_locks()).  On NFS a read
+    detects that.  On all others `fd` has one more byte locked for as long as it is open, the pulse: if the
+    pulse is lost, so are all locks of this host.
     """
-    KIND = 1 << 40              # bytes for the frontiers of a kind: as many as a job file may have
+    KIND = 1 << 40              # bytes for the frontiers of a kind: the maximum size of a job file
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
-        """file: the path of the job file, without links.  interval: seconds for which locks that were there
-        count as there.  presence lock: of a runner or server.
+        """file: the path of the job file, without symbolic links.  interval: the seconds for which an answer
+        of is_alive() holds.  presence_lock: of a runner or server.
         """
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
-        self.job_locks: dict[int, JobLock] = {}        # the job locks that are held here, by their bytes
+        self.job_locks: dict[int, JobLock] = {}        # the job locks that this process holds, by offset
         self.presence_lock = presence_lock                      # locked on `fd`
-        self.pulse = 0                          # see above; 0: there is none
-        self._frontiers: dict[int, int] = {}    # by kinds: the offsets that are shown by locks on `fd`
+        self.pulse = 0                          # its offset, see above; 0: none
+        self._frontiers: dict[int, int] = {}    # by kind: the offsets that locks on `fd` show to others
         self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
-        self._counted = False                   # we have made it longer since it was opened last
-        # Its length after we had first made it longer, if nobody else used it then
+        self._counted = False                   # we have made the lock file longer since we opened it
+        # The length of the lock file after we first made it longer, if no other process used it then
         self._length_alone: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int | None, Identity | None]:
-        """The lock file, which is made if there is none, and its identity.  Raises OSError."""
-        asked_at = self.clock()                 # the lease may be lost before this returns
+        """Open or create the lock file; return its descriptor and identity."""
+        asked_at = self.clock()                 # the lease can be lost before this returns
         fd = open_lock_file_of(self._file, self.network)
         try:
-            # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
+            # Also, an NFS client that holds a lock on a file needs fewer round trips for the next lock.
             lock(fd, HERE_BYTE, shared=True)
             self.pulse = 0
             if self.network and not self._mount.is_nfs:
@@ -2436,19 +2428,19 @@ class LockTable(LockTableReader):
         return fd, inode
 
     def keep_presence_lock(self) -> None:
-        """Lock the presence lock if it could not be had when the lock file was opened.  Raises OSError."""
+        """Lock the presence lock if that failed when the lock file was opened."""
         if self.presence_lock and not self.presence_lock.is_held:
             self.presence_lock.take(self.fd)
 
     def must_be_alive(self) -> None:
-        """Raise OSError(EIO) if the locks are lost: others may have held the command mutex of ours."""
+        """Raise OSError(EIO) if the locks are lost: another process can have held our command mutex."""
         if not self.is_alive():
             raise OSError(errno.EIO, "its locks were lost")
 
     def is_alive(self) -> bool:
-        """Whether this host has its locks still: it was not cut off for too long.  Raises OSError.
+        """Return True if this host still has its locks: it was not cut off for too long.
 
-        The answer holds for an interval; then the file system is asked again.
+        True holds for an interval; then the file system is asked again.
         """
         now = self.clock()
         if not self.network or not self.is_open or now - self._alive_at <= self.interval:
@@ -2459,17 +2451,16 @@ class LockTable(LockTableReader):
         return True
 
     def ask_again(self) -> None:
-        """Have the file system asked for the next answer of is_alive(), however lately it was."""
+        """Make the next is_alive() ask the file system, even if it did a moment ago."""
         self._alive_at = -math.inf
 
-    # -- command mutexes
-    # -----------------------------------------------------------------------------------------------
+    # -- command mutexes -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def locking(self, offset: int, patience: float) -> Iterator[bool]:
-        """Lock a byte for a moment; whether that was possible within `patience` seconds.
+        """Lock a byte for the `with` block; yield True if that succeeded within `patience` seconds.
 
-        Raises FileChangedError if this is not the lock file any more; OSError.
+        Raises FileChangedError if the path no longer names this lock file; OSError.
         """
         pause = 0.01 if self.network else 0.0005
         opened = keep_trying(lambda: self._lock(offset), patience, pause)
@@ -2480,12 +2471,12 @@ class LockTable(LockTableReader):
                     raise FileChangedError("its lock file was removed meanwhile")
             yield opened
         finally:
-            if opened and self.is_open:                 # if it was closed meanwhile, that has unlocked all
-                with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
+            if opened and self.is_open:                 # close() in the block has unlocked everything
+                with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; all writes were synced
                     unlock(self.fd, offset)
 
     def _lock(self, offset: int) -> bool:
-        """Lock a byte; whether that could be had now.  Raises FileChangedError, OSError."""
+        """Lock a byte; return True on success.  Raises FileChangedError, OSError."""
         self.must_be_alive()
         if not self.is_open:
             raise FileChangedError("its lock file is not open")
@@ -2494,10 +2485,7 @@ class LockTable(LockTableReader):
     # -- frontiers (see Retries) -----------------------------------------------------------------------------
 
     def show_frontier(self, kind: int, offset: int) -> None:
-        """Show others how far failed lines of a kind are tried here, by a shared lock on a byte.
-
-        Raises OSError.
-        """
+        """Show others, by a shared lock on a byte, how far we have retried failed lines of a kind."""
         before = self._frontiers.get(kind, 0)
         if offset <= before:
             return
@@ -2507,33 +2495,34 @@ class LockTable(LockTableReader):
         lock(self.fd, FRONTIER_BYTES + kind * self.KIND + offset, shared=True)
 
     def others_frontiers(self) -> dict[int, int]:
-        """How far others show that they have tried failed lines, by kinds.  Raises OSError."""
+        """Return the farthest offset, by kind, up to which others show that they retried failed lines."""
         frontiers: dict[int, int] = {}
         for found in other_locks(self.fd, FRONTIER_BYTES, 1 << 60):
             kind, offset = divmod(found.stop - 1 - FRONTIER_BYTES, self.KIND)
             frontiers[kind] = max(frontiers.get(kind, 0), offset)
         return frontiers
 
-    # -- job locks
-    # -----------------------------------------------------------------------------------------------
+    # -- job locks -------------------------------------------------------------------------------------------
 
     def is_ours(self, offset: int) -> bool:
-        """Whether a job lock is held here.  A lock on the same description would not tell: it succeeds again.
+        """Return True if this process holds a job lock.
+
+        To lock the byte is no test: on the same description that succeeds again.
         """
         return offset in self.job_locks
 
     def open_job_lock(self) -> int:
-        """Open the lock file once more, for a job lock.  Raises OSError."""
+        """Open the lock file once more, for a job lock, and return the descriptor."""
         return open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
 
     def close_job_lock(self, fd: int) -> None:
-        """Nobody here has a job lock on it any more."""
+        """Close a descriptor on which this process holds no job lock any more."""
         close_all(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Take a job lock for a line: its own one if that is free.  Call it behind the line's command mutex.
+        """Lock a job lock for a line: own_job_lock() if that is free, otherwise any of its command.
 
-        Raises OSError.
+        Call it while holding the line's command mutex.  Raises OSError; ENOLCK: all are taken.
         """
         start = bucket_of(line.command)
         own = own_job_lock(line)
@@ -2550,28 +2539,27 @@ class LockTable(LockTableReader):
             raise
 
     def free_job_locks(self) -> None:
-        """Give back all job locks: they are of a lock file that was removed."""
+        """Unlock all job locks: they belong to a lock file that was removed."""
         for job_lock in list(self.job_locks.values()):
             self.free_job_lock(job_lock)
 
     def free_job_lock(self, job_lock: JobLock) -> None:
-        """Give back a job lock; its job's processes may have the description, too."""
+        """Unlock a job lock explicitly, because processes of the job can still have the description open."""
         del self.job_locks[job_lock.offset]
-        with contextlib.suppress(OSError):              # EIO, ESTALE: it is lost already
+        with contextlib.suppress(OSError):              # EIO, ESTALE: it is already lost
             unlock(job_lock.fd, job_lock.offset)
         self.close_job_lock(job_lock.fd)
 
     def drop_lost_job_locks(self) -> bool:
-        """Give up the job locks whose locks a network file system has dropped; whether there were any.
+        """Give up the job locks that a network file system has dropped; return True if there were any.
 
-        A description whose locks were lost stays useless, even if a lock on it seems to succeed.  It is not
-        enough to close it here: its job has a copy, and this host remembers the locks of that description,
-        which would refuse our own new ones.  So they are all unlocked first (seen on NFS v4.2).  Raises
-        OSError.
+        A description whose locks were lost stays useless, even if a lock on it seems to succeed.  To close it
+        here is not enough: the job has a copy, and this host remembers the locks of that description, which
+        would refuse our new ones.  So all its locks are unlocked first (seen on NFS v4.2).
         """
         if not self.network:
             return False
-        places = defaultdict(list)              # of job locks, by their descriptions
+        places = defaultdict(list)              # the offsets of job locks, by descriptor
         for job_lock in self.job_locks.values():
             places[job_lock.fd].append(job_lock.offset)
         lost = [fd for fd in places if lost_locks(fd, places[fd], self._mount)]
@@ -2590,13 +2578,13 @@ class LockTable(LockTableReader):
     # -- who else claims lines -------------------------------------------------------------------------------
 
     def count_in(self) -> None:
-        """Before our first claim: make the lock file a byte longer, for good.  Raises OSError.
+        """Before our first claim: make the lock file one byte longer, permanently.
 
-        Each runner that comes later makes it longer still, and it stays so when that runner dies.  A runner
-        that came before us either still holds HERE_BYTE, and we see that; or has lost it, and then must call
-        count_in() again before its next claim, which makes the file longer than we remember.  A runner that
-        comes at this moment locks HERE_BYTE first.  So either we find that byte locked, or that runner finds
-        the lock file as long as we have made it.
+        Each later runner makes it longer still, and the file keeps that length when the runner dies.  A
+        runner that started before us either still holds HERE_BYTE, which we see; or it has lost that lock.
+        Then it must call count_in() again before its next claim, which makes the file longer than we
+        remember.  A runner that starts at this moment locks HERE_BYTE first.  So either we find that byte
+        locked, or that runner sees the length that we have given the lock file.
         """
         if self._counted:
             return
@@ -2609,7 +2597,7 @@ class LockTable(LockTableReader):
         self._counted = True
 
     def is_alone(self) -> bool:
-        """Whether surely nobody else has claimed a line since our first claim.  Raises OSError.
+        """Return True if certainly no other process has claimed a line since our first claim.
 
         Call it while holding the command mutex.
         """
@@ -2617,61 +2605,58 @@ class LockTable(LockTableReader):
 
 
 class JobReader(Opened):
-    """A job file, to look at: it follows the path, reads lines, counts, and tells orphans.  It locks nothing.
+    """A job file, to read: it follows the path, reads and counts lines, and finds orphans.  It locks nothing.
 
-    It is for one thread at a time.  On a network file system any call may take long, so its caller has a
+    It is for one thread at a time.  On a network file system any call can take long, so the caller has a
     thread for it.
     """
     ACCESS = os.O_RDONLY
-    LOOKS = 3                   # looks, an interval apart, that must miss a file or a line before it is gone
-    # seconds for which a network file system may hold up an editor that saves a file in place: MooseFS takes
+    LOOKS = 3                   # a file or a line is gone after so many looks, an interval apart, missed it
+    # seconds for which a network file system can hold up an editor that saves a file in place: MooseFS takes
     # 30 if two hosts write to one file
     SAVING = 60.0
-    BAD = 9                     # lines that an account names
+    BAD = 9                     # the maximum number of lines that a summary names
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  clock: Callable[[], float] = boottime) -> None:
         self.path = path
         self.say = say
         self.clock = clock
-        self.real = without_links(path)         # the path by which it is opened
+        self.real = without_links(path)         # the path that is opened
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
-        self._tail: tuple[int, bytes] | None = None         # its size and last byte, as they were seen last
-        self._tail_since = 0.0                  # when they were first seen (clock)
-        self._full_size = 0                     # the last size that was believed; at first, as it was opened
+        self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
+        self._tail_since = 0.0                  # when `_tail` was first seen (clock)
+        self._full_size = 0                     # the last size that was believed; at first, the size at open
         self._fd = None                         # the open file
         self.reader = Reader(None)              # the open file, to read
-        self.inode: Identity | None = None      # None: it is not open
-        # what stat(2) told of the file that was open last; None: none was yet
+        self.inode: Identity | None = None      # None: no file is open
+        # stat(2) of the file that was opened last; None: none was
         self._before: os.stat_result | None = None
         self.lock_table = LockTableReader(self.real, mount, say)
 
     @property
     def start(self) -> int:
-        """The offset of its first line now: an editor may add a byte-order mark, or take it away.
-
-        Raises OSError.
-        """
+        """Return the offset of the first line as of now: an editor can add or remove a byte-order mark."""
         return first_line(self.reader)
 
     def lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
-        """All job lines, or those in some states, freshly read.  Raises OSError."""
+        """Return a new scan of all job lines, or of the lines in some states."""
         self.follow()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
     def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
-        """The lines with these commands.  Raises OSError."""
+        """Return the lines of each of these commands."""
         found: dict[bytes, list[Line]] = {command: [] for command in commands}
         for line in lines_of(self.reader, self.start, commands):
             found[line.command].append(line)
         return found
 
     def snapshot(self) -> Snapshot:
-        """Count the states, and tell orphans from running jobs.  Raises OSError."""
+        """Count the states, and separate orphans from running jobs."""
         snapshot = Snapshot(Counter())
         scan = self.lines(RUNNING, snapshot.states)
         for line in scan:
@@ -2683,13 +2668,14 @@ class JobReader(Opened):
         return snapshot
 
     def doubt(self, size: int) -> float:
-        """0 if what was read of the file may be believed; otherwise seconds until the next look.
+        """Return 0 if a scan of the file can be believed; otherwise the seconds until the next look.
 
-        An editor that saves a file in place empties it first, and somebody may be writing a last line.  So
-        size and last byte must stay the same for a while; but a file that ends with a newline at the first
-        look is believed at once.  On a network file system an editor may be held up for SAVING seconds.
+        An editor that saves a file in place empties it first, and another process can be in the middle of the
+        last line.  So size and last byte must stay the same for a while.  A file that ends with a newline at
+        the first look is believed at once.  On a network file system an editor can be held up for SAVING
+        seconds.
 
-        size: up to where the file was read.  Raises OSError.
+        size: the offset up to which the file was read.
         """
         now = self.clock()
         end = size, self.reader.pread(1, max(size - 1, 0))
@@ -2705,20 +2691,20 @@ class JobReader(Opened):
         return 0.0
 
     def is_held_up(self) -> bool:
-        """Whether nothing stands where the file ended, as while a network file system holds up an editor that
-        saves it in place: the part that it has not written yet is missing at the end.
+        """Return True if the file seems cut off: its former last byte is missing or NUL.
 
-        Then a NUL counts as nothing: if a state is written just after the file was emptied, it lands behind
-        the new end, and the gap before it reads as NULs.  Raises OSError.
+        That is so while a network file system holds up an editor that saves the file in place.  A NUL counts
+        as missing: a state that is written just after the file was emptied lands after the new end, and the
+        gap before that state reads as NULs.
         """
         return (self.network and self.reader.is_open and self._full_size > 0
                 and self.reader.pread(1, self._full_size - 1) in (b"", b"\0"))
 
     def summary(self, consumers: Consumers, groups: bool = False) -> Summary:
-        """What the file holds when some consumers leave it.  Raises OSError.
+        """Return a summary of the file when some consumers exit.
 
-        consumers: those that leave.  Each for which a new job is left is removed from them.  groups: they run
-        groups, too.
+        consumers: the ones that exit; each that could run a remaining new job is removed from them.
+        groups: they also run groups.
         """
         snapshot = self.snapshot()
         now = counts(snapshot)
@@ -2740,14 +2726,11 @@ class JobReader(Opened):
         )
 
     def _bad_lines(self) -> tuple[list[int], bool]:
-        """The first few lines that are `!` or `e`, and whether any of all these is not of a group.
-
-        Raises OSError.
-        """
+        """Return the numbers of the first lines `!` or `e`, and True if any such line belongs to no group."""
         bad: list[int] = []
 
         def tells(scope: Directives) -> bool:
-            """Whether a line of this scope adds to the answer."""
+            """Return True if a line under these directives can change the answer."""
             return len(bad) < self.BAD or not scope.settings.together
 
         again = False
@@ -2760,11 +2743,11 @@ class JobReader(Opened):
         return bad, again
 
     def has_nobody_else(self) -> bool:
-        """Whether surely no other runner or server is at work.  Raises OSError."""
+        """Return True if certainly no other runner or server uses the file."""
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
     def _take_out(self, consumers: Consumers, groups: bool) -> None:
-        """Remove the consumers for which a new job is left.  Raises OSError."""
+        """Remove the consumers that could run a remaining new job."""
         def fits(scope: Directives) -> bool:
             return (groups or not scope.settings.together) and consumers.include(scope)
 
@@ -2776,17 +2759,18 @@ class JobReader(Opened):
     def _lines_under(
         self, states: bytes, wanted: Callable[[Directives], bool]
     ) -> Iterator[tuple[Line, Directives]]:
-        """Lines in some states whose scope is wanted, each with that scope.  Raises OSError."""
+        """Yield the lines in some states under wanted directives, each with these directives."""
         scope = TOP
         scan = self.lines(states, directives=True)
         while line := scan.next(only_running=not wanted(scope)):
             if line.state == DIRECTIVE:
                 scope = scope.below(line)
-            elif line.state in states:          # otherwise it is one of the few, which are not wanted
+            elif line.state in states:          # only_running finds lines `r`, even if these are not requested
                 yield line, scope
 
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
-        """The file from a line's state to `ahead` bytes behind its text; b'' if the line is not there."""
+        """Return the bytes from a line's state to `ahead` bytes after its text; b'' if the line is not there.
+        """
         before = min(line.offset, len(UTF8_MARK))
         end = 1 + len(line.text)
         data = self.reader.pread(before + end + ahead, line.offset - before)
@@ -2800,15 +2784,15 @@ class JobReader(Opened):
         return data
 
     def state_at(self, line: Line) -> bytes | None:
-        """The state of a line that stands where it stood; None if it does not."""
+        """Return the state of a line, read now; None if the line is not at its offset any more."""
         return self.read_line(line)[:1] or None
 
     # -- who has what locked ---------------------------------------------------------------------------------
 
     def is_orphan(self, line: Line) -> bool:
-        """Whether a line `r` has neither runner nor job.  Raises OSError.
+        """Return True if a line `r` has neither a runner nor a job.
 
-        This is only a look: make() asks again while holding the command mutex.
+        The answer is a hint: make() checks again while holding the command mutex.
         """
         lock_table = self.lock_table
         first = bucket_of(line.command)
@@ -2821,17 +2805,17 @@ class JobReader(Opened):
                 return False
         self.refresh()
         self.refresh_reader()
-        # Read after the job locks were looked at: the job may have ended just before that
+        # Read the state after the job locks: the job can have finished just before they were checked
         if self.state_at(line) != RUNNING:
             return False
-        # A lock file that was removed or made meanwhile tells nothing: its users have locked the next one, or
-        # are about to
+        # A lock file that was removed or created meanwhile proves nothing: its users have locked the next
+        # one, or are about to
         return lock_table.is_current()
 
     def _has_job_lock_for_each(self, command: bytes) -> bool:
-        """Whether as many job locks of a command are held as lines of it are `r`, or more.  Raises OSError.
+        """Return True if a command has at least as many held job locks as lines `r`.
 
-        The job locks are counted once more after the lines: a job that was claimed in between has added to
+        The job locks are counted again after the lines: a job that was claimed in between has added one to
         both.
         """
         job_locks = self.lock_table.count(command)
@@ -2842,16 +2826,16 @@ class JobReader(Opened):
         return not self._are_running(command, self.lock_table.count(command) + 1)
 
     def has_room(self, command: bytes, orphan: bool = False, near: int | None = None) -> bool:
-        """Whether one more copy of a command may live.  Raises OSError.
+        """Return True if one more copy of a command can run: fewer job locks are held than lines will be `r`.
 
-        orphan: for a line that is `r` already; otherwise for a new one.  near: the offset of a line at which
-        the search for running lines best begins; None: at the top.
+        orphan: the copy is for a line that is already `r`, otherwise for a new line.  near: the offset of a
+        line at which the search for lines `r` begins; None: at the top.
         """
         job_locks = self.lock_table.count(command)
         return not job_locks or self._are_running(command, job_locks + orphan, near)
 
     def _are_running(self, command: bytes, least: int, near: int | None = None) -> bool:
-        """Whether that many lines of a command, or more, are `r`; near: see has_room().  Raises OSError."""
+        """Return True if at least so many lines of a command are `r`; near: see has_room()."""
         first = self.start if near is None else near
         found = count_lines(self.reader, first, math.inf, RUNNING, command, least)
         if found < least:
@@ -2861,11 +2845,11 @@ class JobReader(Opened):
     # -- which file it is ------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Drop what this host has cached of the file, its lock file and their names.  Raises OSError."""
+        """Drop this host's cache of the job file, the lock file and the names of both."""
         self.lock_table.refresh()
 
     def refresh_reader(self) -> None:
-        """Make all that `reader` reads from now on be as of now or later.  Raises FileChangedError, OSError.
+        """Make all later reads of `reader` return data as of now or later.  Raises FileChangedError, OSError.
         """
         try:
             refresh_reader(self.reader, self.mount)
@@ -2875,10 +2859,10 @@ class JobReader(Opened):
             raise FileChangedError from None             # it was replaced, and the daemon has forgotten it
 
     def _stat(self) -> os.stat_result:
-        """What stat(2) tells of the file that the path names now.  Raises OSError; ELOOP: it is a link.
+        """Return stat(2) of the file that the path names now.  Raises OSError; ELOOP: it is a symbolic link.
 
-        The file is opened because that makes NFS ask the server for its size and times (nfs(5),
-        close-to-open).
+        On a network file system the file is opened, because then NFS asks the server for the size and times
+        (nfs(5), close-to-open).
         """
         self.refresh()
         info = lstat_no_link(self.real)
@@ -2895,16 +2879,16 @@ class JobReader(Opened):
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
     def _is_same(self, fd: int | None) -> bool:
-        """Whether the path leads to this open file, as far as this host knows without asking the server.
+        """Return True if the path names this open file, as far as this host knows without asking the server.
 
-        False on a local file system.  Raises OSError.
+        False on a local file system.
         """
         return self.network and fd is not None and is_at(self.real, fd)
 
     def follow(self) -> Changed:
-        """Go on with the file and the lock file that the path names now; return what was opened.
+        """Switch to the file and the lock file that the paths name now; return what was opened.
 
-        Raises OSError; EPERM: the file is somebody's who could not write to the one before.
+        Raises OSError; EPERM: the new file's owner could not write to the old file.
         """
         changed = Changed.NOTHING
         self.refresh()
@@ -2920,16 +2904,16 @@ class JobReader(Opened):
         return changed
 
     def _open(self) -> None:
-        """Open the file that the path names now, and close the one before.  Raises OSError.
+        """Open the file that the path names now, and close the old one.
 
-        A file that is opened to be written is locked as each process does that writes it: lock_all().
+        If it is opened for writing, lock it with lock_all(), as every process that writes it does.
         """
         fd = os.open(self.real, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)
         try:
             if self.network:
                 reader = Reader.of(fd, True)
-            first_line(reader)                  # which refuses UTF-16
+            first_line(reader)                  # raises OSError for UTF-16
             info = os.fstat(fd)
             self._must_be_followed(info)
             if self.ACCESS == os.O_RDWR:
@@ -2945,9 +2929,9 @@ class JobReader(Opened):
         self._full_size = self._full_size or info.st_size
 
     def _must_be_followed(self, info: os.stat_result) -> None:
-        """Raise OSError(EPERM) if this file may not replace the one that was open last."""
+        """Raise OSError(EPERM) if this file may not replace the file that was open last."""
         if self.is_open:
-            with contextlib.suppress(OSError):  # owner and mode may have changed; its server may have lost it
+            with contextlib.suppress(OSError):  # owner and mode can have changed; the server can have lost it
                 self._before = os.fstat(self.fd)
         if self._before and not may_replace(info, self._before):
             raise OSError(
@@ -2964,17 +2948,18 @@ class JobReader(Opened):
         self.inode = None
 
 
-# bytes of the job file that are locked shared by each process that writes it
+# bytes of the job file that each process that writes it locks shared: the in-use lock
 IN_USE_BYTES = 1 << 62
-# behind them: 2^61 bytes, one of which is locked to name the lock file in use
+# after them: 2^61 bytes, one of which is locked to identify the lock file in use
 USER_BYTES = IN_USE_BYTES + 2
 USERS = 1 << 61
 
 
 def lock_all(fd: int) -> None:
-    """Lock all of a job file, shared, as each process does that writes it.  Raises OSError.
+    """Lock all of a job file, shared, as each process that writes it does: the in-use lock.
 
-    Once the lock is granted, NFS asks the server for the size.
+    Once the lock is granted, NFS asks the server for the size.  Raises OSError; EBUSY: another process has an
+    exclusive lock.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -2983,59 +2968,58 @@ def lock_all(fd: int) -> None:
 
 
 class JobFile(JobReader):
-    """A job file whose lines may be written: a state changes while holding the mutex of its command only.
+    """A job file, to write: the state of a line is written only while holding the mutex of its command.
 
-    Each process that may write the job file has all of it locked, shared: the in-use lock.  The in-use lock
-    keeps away programs that lock places in the file.  It keeps an NFS client from writing neighbours back.
-    And it makes a write fail that comes after the lease was lost.
+    Each process that may write the job file holds the in-use lock: all of the file, shared.  The in-use lock
+    keeps away programs that lock ranges of the file.  It keeps an NFS client from writing neighbouring bytes
+    back.  And it makes a write fail after the lease was lost.
 
-    CommandMutexes are the lock file's.  On a network file system a command mutex makes this host forget what
-    it has cached. While holding the command mutex writable() checks the path, and all that `reader` reads is
-    no older than the command mutex's lock.
+    Command mutexes are in the lock file.  On a network file system, locking one also drops this host's cache.
+    While a process holds a command mutex, writable() checks the path, and all reads of `reader` return data
+    no older than the lock of the mutex.
     """
     ACCESS = os.O_RDWR
     lock_table: LockTable
     # seconds to wait for a command mutex, for a program that does nothing else meanwhile
     LONG = 2.0
-    CLAIM = 0.2                 # as LONG, for a claim: other lines may be had
+    CLAIM = 0.2                 # as LONG, for a claim: there are other lines to claim
     BRIEF = 0.01                # as LONG, for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
                  presence_lock: PresenceLock | None = None) -> None:
-        """presence lock: of a runner or server."""
+        """presence_lock: of a runner or server."""
         super().__init__(path, say=say, mount=mount, clock=clock)
         self.lock_table = LockTable(
             self.real, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
-        # what was found with nobody appending last, and the size that it had
+        # the file when it was last seen with no process appending to it, and its size then
         self._appended: tuple[Reader, int] | None = None
-        # through which the lock file was named that is in use, and its number; None: none was
+        # the file in which name_lock_file() last locked a byte, and the lock file that it named; None: none
         self._named: tuple[Reader, Identity | None] | None = None
 
     @property
     def patience(self) -> float:
-        """The seconds for which a runner or server waits for a command mutex; then it tries again later.
+        """Return the seconds for which a runner or server waits for a command mutex before it tries later.
 
-        On a local file system its event loop makes the calls: while that waits, no output is read and no
-        timeout is kept.  On a network file system a thread makes them, and each attempt is a round trip.
+        On a local file system the event loop makes the calls: while it waits, it reads no output and applies
+        no timeout.  On a network file system a thread makes the calls, and each attempt is a round trip.
         """
         return self.LONG if self.network else self.BRIEF
 
     def sync(self) -> None:
-        """Sync to disk what was written."""
+        """Sync all writes to disk."""
         if self.is_open:
-            with contextlib.suppress(OSError):  # each write was checked; this only brings it to disk sooner
+            with contextlib.suppress(OSError):  # each write was checked; fsync only brings it to disk sooner
                 os.fsync(self.fd)
 
-    # -- while holding the command mutex
-    # ---------------------------------------------------------------------------------------
+    # -- while holding the command mutex ---------------------------------------------------------------------
 
     @contextlib.contextmanager
     def command_mutex(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
-        """Lock the mutex of a command for a moment; whether that was possible within `patience` seconds.
+        """Lock the mutex of a command for the `with` block; yield True on success within `patience` seconds.
 
-        Raises FileChangedError if the lock file is another one now, or if FUSE has forgotten the file;
-        OSError. Whether the path still names the file, writable() checks.
+        Raises FileChangedError if the path no longer names the open lock file, or if FUSE has forgotten the
+        job file; OSError.  The path of the job file is checked by writable(), not here.
         """
         with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as opened:
             if opened:
@@ -3043,16 +3027,16 @@ class JobFile(JobReader):
             yield opened
 
     def name_lock_file(self) -> None:
-        """Lock a byte of the job file that tells which lock file is in use, unless it is locked.
+        """Lock, if that is not done yet, the byte of the job file that identifies the lock file in use.
 
-        Raises OSError; EBUSY: another one is.
+        Raises OSError; EBUSY: other processes use another lock file.
         """
         fd = self.fd
         inode = self.lock_table.inode
         if inode is None or (self._named and self._named[0] is self.reader and self._named[1] == inode):
             return
         self._named = None
-        # The pulse tells only of locks that were taken after it.  So the in-use lock is locked once more.
+        # The pulse covers only locks that were taken after it.  So take the in-use lock again.
         unlock(fd, 0, IN_USE_BYTES)
         try:
             lock_all(fd)
@@ -3074,15 +3058,14 @@ class JobFile(JobReader):
         self._named = self.reader, inode
 
     def open_to_write(self) -> None:
-        """Follow, and name the lock file in use; for a process that claims no lines.  Raises OSError."""
+        """Call follow() and name_lock_file(), for a process that claims no lines."""
         self.follow()
         self.name_lock_file()
 
     def must_be_at_path(self) -> int:
-        """Return the descriptor of the job file, if the path names it now.  Call it while holding the command
-        mutex.
+        """Return the descriptor of the job file.  Raises FileChangedError if the path names another; OSError.
 
-        Raises FileChangedError if it does not; OSError.
+        Call it while holding the command mutex.
         """
         if not self.is_open:
             raise FileChangedError
@@ -3095,17 +3078,16 @@ class JobFile(JobReader):
         return self.fd
 
     def writable(self) -> int:
-        """Return the descriptor of the job file, to write new states to it now.  Call it while holding the
-        command mutex.
+        """Return the descriptor of the job file, to write new states to it now.
 
-        Raises as must_be_at_path() and name_lock_file().
+        Call it while holding the command mutex.  Raises the same as must_be_at_path() and name_lock_file().
         """
         fd = self.must_be_at_path()
         self.name_lock_file()
         return fd
 
     def names(self, fd: int) -> bool:
-        """Whether the path leads to this open file now.  Raises OSError."""
+        """Return True if the path names this open file now."""
         try:
             self.refresh()
             return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
@@ -3113,20 +3095,20 @@ class JobFile(JobReader):
             return False                        # an editor is about to put a new one there
 
     def size(self) -> int:
-        """Return how long the open file is, in bytes, as far as this host knows.  Raises OSError."""
+        """Return the size of the open file in bytes, as far as this host knows."""
         return os.fstat(self.fd).st_size
 
     def _size_now(self) -> int:
-        """Return how long the open file is, in bytes.  Raises OSError."""
+        """Return the size of the open file in bytes, as of now."""
         self.refresh()
         return self.size()
 
     def make(self, line: Line, state: bytes, result: bytes = b"") -> Attempt:
-        """Give an orphan, or a line that has ended, another state, if it still stands there as it was found.
+        """Give an orphan or a finished line another state, if the line is unchanged since it was found.
 
-        result: the state that the last run of an orphan's command here has left; b"": there is none.  The
-        orphan gets it again if nobody else can have begun another run since.  Raises FileChangedError,
-        OSError.
+        result: for an orphan, the state after the last run of its command in this process; b"": unknown.  The
+        orphan gets `result` instead of `state` if no other process can have started a run since.  Raises
+        FileChangedError, OSError.
         """
         with self.command_mutex(line.command, self.patience) as opened:
             attempt = Attempt(LineCheck.LOCKED)
@@ -3139,9 +3121,10 @@ class JobFile(JobReader):
 
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool,
                          near: int | None = None) -> Attempt:
-        """What is met while holding the command mutex of a line.  Raises FileChangedError, OSError.
+        """Check while holding the command mutex if a line can be claimed; return the answer as an Attempt.
 
-        needs_room: NO_JOB_LOCK if has_room() says no.  near: see there.
+        needs_room: answer NO_JOB_LOCK if has_room() is False.  near: see has_room().  Raises
+        FileChangedError, OSError.
         """
         self.writable()
         committed = self.is_committed(line)
@@ -3152,7 +3135,7 @@ class JobFile(JobReader):
             # the directive above it has changed, or has moved
             raise FileChangedError
         if data[:1] != line.state or (line.state == RUNNING and self.lock_table.is_held(own_job_lock(line))):
-            return Attempt(LineCheck.CHANGED, data)       # somebody has taken it since it was found
+            return Attempt(LineCheck.CHANGED, data)       # claimed or edited since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
         if needs_room and not self.has_room(line.command, line.state == RUNNING, near):
@@ -3160,13 +3143,13 @@ class JobFile(JobReader):
         return Attempt(LineCheck.OPEN, data)
 
     def is_committed(self, line: Line) -> bool:
-        """Whether a line is in the file for good: append_locked() will not cut it off any more.
+        """Return True if a line is in the file for good: append_locked() will not cut it off any more.
 
-        Ask it while holding the command mutex, where FUSE knows the size as of now.  NFS may know an older,
-        smaller one; then the line waits.  On a network file system each question is a round trip, so an
-        answer holds until the file is another one, or shorter.  An editor may have shortened it on another
-        host without this one knowing; then a line may be claimed that is cut off again, if the disk is full
-        just then, too.  Raises OSError.
+        Call it while holding the command mutex, when FUSE knows the size as of now.  NFS can know an older,
+        smaller size; then the line waits.  On a network file system each check is a round trip, so an answer
+        holds until the file is replaced or gets shorter.  An editor on another host can shorten the file
+        without this host's knowledge.  Then this can return True for a line that is cut off again, if the
+        disk is full at the same moment.
         """
         size = self.size()
         known = 0
@@ -3179,11 +3162,11 @@ class JobFile(JobReader):
         return line.offset < size
 
     def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line that was verified while holding its command mutex.  Raises OSError."""
+        """Write the state of a line that was verified while holding its command mutex."""
         self.lock_table.must_be_alive()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
-            os.fsync(self.fd)                   # errors of a server that is full, or lost, come only here
+            os.fsync(self.fd)                   # only here a server that is full or lost causes an error
             self.lock_table.must_be_alive()
 
 
