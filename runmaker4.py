@@ -3171,41 +3171,41 @@ class JobFile(JobReader):
 
 
 class JobQueue:
-    """The jobs that were claimed from a job file: it claims lines, looks after those that it holds, and
-    writes what became of them.
+    """The jobs that were claimed from a job file: claims lines, checks the claimed lines and writes results.
 
-    A job is `claimed` from claim() to give_up(); its job lock is the lock file's.  A queue does not wait for
-    jobs, and a `Cursor` chooses the next line.
+    A job is in `claimed` from claim() to give_up(); its job lock belongs to the lock file.  A queue does not
+    wait for jobs, and a `Cursor` chooses the next line.
     """
-    FEW = 16                    # lines of a command that are read one by one
-    CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client is taken for dead
+    FEW = 16                    # up to so many lines of a command are read one by one
+    CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client counts as dead
 
     def __init__(self, file: JobFile) -> None:
-        """file: nobody else may follow() with it."""
+        """file: only this queue may call its follow()."""
         self.file = file
         self.say = file.say
         self.claimed: dict[Job, None] = {}      # in the order in which they were claimed
-        # Jobs "lost" to others, or "cancelled"; the next check_jobs() returns them
+        # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._to_end: dict[Job, str] = {}
-        self._searched_at = -math.inf           # when check_jobs() has last searched the file (clock)
-        self._how = Reading.CACHED              # how the file was read that was open last
-        # when ENOTCONN came first (clock); None: the file could be opened since
+        self._searched_at = -math.inf           # when check_jobs() last searched the file (clock)
+        self._how = Reading.CACHED              # how the last file was read
+        # time of the first ENOTCONN (clock); None: the file was opened since
         self._cut_off_since: float | None = None
-        # when the path led nowhere first (clock); None: it led to a file at the last look
+        # when the path first named no file (clock); None: it named a file at the last look
         self._no_file_since: float | None = None
 
     def follow(self) -> Changed:
-        """Go on with the file and the lock file that the path names now; return what was opened.
+        """Switch to the file and the lock file that the paths name now; return what was opened.
 
-        Jobs get job locks in a new lock file before it is named as the one in use: until then no other runner
-        can take their lines for orphans.  Raises OSError; EBUSY: somebody uses another lock file for this
-        file. Then the job locks are taken all the same, but no new line may be claimed.
+        Jobs get job locks in a new lock file before name_lock_file() marks it as in use: until then no other
+        runner can take the lines of these jobs for orphans.  Raises OSError; EBUSY: another process uses
+        another lock file for this job file.  Then the jobs have their job locks all the same, but no new line
+        may be claimed.
         """
         before = self.file.lock_table.inode
         changed = self.file.follow()
         self._no_file_since = None
         if changed & Changed.FILE:
-            self._searched_at = -math.inf       # what was missing may be in this file
+            self._searched_at = -math.inf       # missing lines can be in this file
             self._cut_off_since = None
             self._say_reading()
         if changed & Changed.LOCK_FILE and before not in (None, self.file.lock_table.inode):
@@ -3219,7 +3219,7 @@ class JobQueue:
         return changed
 
     def _say_reading(self) -> None:
-        """Say once that the file cannot be read with O_DIRECT."""
+        """Report that the file cannot be read with O_DIRECT, unless that was already so for the last file."""
         how = self._how
         self._how = self.file.reader.how
         if self._how is Reading.DROPPED and how is not Reading.DROPPED:
@@ -3229,9 +3229,9 @@ class JobQueue:
             )
 
     def close_if_useless(self, error: OSError) -> None:
-        """Leave the job file and its lock file if this error may mean that their locks were lost.
+        """Close the job file and its lock file if this error can mean that the locks were lost.
 
-        The next follow() opens them anew.
+        The next follow() opens both again.
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
@@ -3239,40 +3239,35 @@ class JobQueue:
             self.file.close_files()
 
     def _is_cut_off(self) -> bool:
-        """Whether the file system's client on this host must be dead.
+        """Return True if the file system's client on this host must be dead.
 
-        Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does
-        so while its servers do not answer, and comes back; so this takes a minute.
+        After the client process was killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also
+        does so while its servers do not answer, and recovers; so the decision takes a minute.
         """
         return (self._cut_off_since is not None
                 and self.file.clock() - self._cut_off_since >= self.CUT_OFF)
 
     def _forget_job_locks(self) -> None:
-        """Take from jobs the job locks that the lock file has given up."""
+        """Remove from jobs the job locks that the lock table has given up."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
 
     def _free_job_lock(self, job: Job) -> None:
-        """Give back a job's job lock, if it has one."""
+        """Unlock a job's job lock, if it has one."""
         if job.job_lock:
             self.file.lock_table.free_job_lock(job.job_lock)
             job.job_lock = None
 
     @staticmethod
     def lend(job: Job) -> int | None:
-        """A copy of the descriptor with the job lock of a claimed line, for its shell; None: it has no job
-        lock.
-
-        Raises OSError.
-        """
+        """Return a copy of the descriptor of a job's job lock, for its shell; None if there is no job lock."""
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
     def still_has(self, job: Job) -> bool:
-        """Whether the job lock of a claimed line is surely locked here; it may be lost if this host was cut
-        off.
+        """Return True if a job's job lock is certainly held; a host that was cut off can have lost it.
 
-        This only tells; check_jobs() takes a lost job lock again.
+        This changes nothing; check_jobs() takes a lost job lock again.
         """
         if not job.job_lock:
             return False
@@ -3285,16 +3280,15 @@ class JobQueue:
 
     @staticmethod
     def reclaim(fd: int) -> None:
-        """Close what was lent, once the shell has its own copy."""
+        """Close a descriptor from lend(), once the shell has its own copy."""
         close_all(fd)
 
     # -- taking a line ---------------------------------------------------------------------------------------
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
-        """Claim a line that a scan has found, if it still stands there as it was found.
+        """Claim a line for a consumer, if the line is unchanged since a scan found it.
 
-        consumer: the one that gets it.  settings: what the directives above say of it.  Raises
-        FileChangedError, OSError.
+        settings: of the directives above the line.  Raises FileChangedError, OSError.
         """
         with self.file.command_mutex(line.command, min(self.file.CLAIM, self.file.patience)) as opened:
             attempt = Attempt(LineCheck.LOCKED)
@@ -3306,7 +3300,7 @@ class JobQueue:
             return attempt
 
     def _mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
-        """Take a job lock, then write `r` if it is not there, and hold the line.  Raises OSError."""
+        """Take a job lock, then write `r` if it is not there, and add the job to `claimed`."""
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.mark_found(self.file.size())
         job.job_lock = self.file.lock_table.take_job_lock(job)
@@ -3314,9 +3308,9 @@ class JobQueue:
             if line.state != RUNNING:
                 self.file.write(line, RUNNING)
         except OSError:
-            # If the disk is full, no `r` may stay behind.  After a lost lease one may: it is an orphan.
+            # If the disk is full, no `r` may remain.  After a lost lease one may: it is an orphan.
             with contextlib.suppress(OSError):
-                if self.file.state_at(line) == RUNNING:              # an editor may have saved meanwhile
+                if self.file.state_at(line) == RUNNING:              # an editor can have saved meanwhile
                     self.file.write(line, line.state)
             self._free_job_lock(job)
             raise
@@ -3324,8 +3318,9 @@ class JobQueue:
         return job
 
     def _search_from(self, command: bytes) -> int | None:
-        """Return the offset of the line of the command that we have claimed first: running lines are mostly
-        below it; None if there is none, or it was edited.  Raises OSError.
+        """Return the offset of our first claimed line of a command: most running lines are below it.
+
+        None if we have claimed none, or that line was edited.
         """
         first = next((job for job in self.claimed if job.command == command), None)
         return first.offset if first and self.file.state_at(first) is not None else None
@@ -3333,9 +3328,9 @@ class JobQueue:
     # -- results ---------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give its line up; returns what went wrong for good, or ''.
+        """Write a job's new state and give up its line; return '', or why the result will never be written.
 
-        state: HELD: the job was cancelled, so its line has already the state that somebody wishes.
+        state: HELD: the job was cancelled, so its line already has the state that the user set.
         Raises TemporaryError.
         """
         if state == HELD:
@@ -3352,18 +3347,18 @@ class JobQueue:
             raise TemporaryError(f"its result {text_of(state)} cannot be written: {reason(error)}") from None
 
     def _finish_if_there(self, job: Job, state: bytes) -> str:
-        """Write a result if there is a file; returns as finish().  Raises TemporaryError, OSError."""
+        """Write a result if the file exists; return the same as finish().  Raises TemporaryError, OSError."""
         try:
             try:
                 return self._finish(job, state)
             except FileChangedError:
-                # The file or its lock file was replaced since the last look, the line was moved or written
-                # over, or locks were lost.  We follow outside of the command mutex, because it is another
-                # command mutex if the lock file is new.
+                # The file or its lock file was replaced since the last look, the line was moved or
+                # overwritten, or locks were lost.  Call follow() without the command mutex: in a new lock
+                # file that is another mutex.
                 self._drop_lost_job_locks()
                 self.follow()
                 return self._finish_astray(job, state)
-        except FileNotFoundError:               # deleted; or an editor is about to put a new one there
+        except FileNotFoundError:               # deleted; or an editor is about to create a new one
             now = self.file.clock()
             self._no_file_since = now if self._no_file_since is None else self._no_file_since
             if now - self._no_file_since < (self.file.LOOKS - 1) * self.file.interval:
@@ -3372,9 +3367,9 @@ class JobQueue:
             return f"the file is gone; its result {text_of(state)} is not written"
 
     def _finish(self, job: Job, state: bytes) -> str:
-        """Write a result over the `r` where it was; returns as finish().
+        """Write a result over the `r` at the job's offset; return the same as finish().
 
-        Raises TemporaryError, OSError; FileChangedError: the line or its lock is not there.
+        Raises TemporaryError, OSError; FileChangedError: the line was moved or changed, or the job lock lost.
         """
         with self.file.command_mutex(job.command, self.file.patience) as opened:
             if not opened:
@@ -3384,79 +3379,79 @@ class JobQueue:
                 self.give_up(job)
                 return ""
             if not self.still_has(job):
-                # This host was cut off, so another runner may have the line, and the `r` may be its.  That is
-                # found out outside of this command mutex, whose lock may be lost, too.
+                # This host was cut off, so another runner may have claimed the line, and the `r` may be of
+                # that runner.  The caller checks that without this command mutex, which can also be lost.
                 raise FileChangedError("its lock was lost")
             if self.file.state_at(job) != RUNNING:
                 raise FileChangedError("its line is not where it was")
             job.unconfirmed = state
             self.file.write(job, state)
-            # While the command mutex is still locked: the next process behind it finds as many job locks as
-            # lines `r`
+            # While still holding the command mutex: its next holder must find as many job locks as lines `r`
             self.give_up(job)
             return ""
 
     def _finish_astray(self, job: Job, state: bytes) -> str:
-        """Write a result over the `r` wherever it is; returns as finish().  Raises TemporaryError, OSError.
+        """Find the job's `r` and write a result over it; return the same as finish().
+
+        Raises TemporaryError, OSError.
         """
         state_now = self._reconcile_all([job]).get(job)
         if state_now and self._is_deleted(job):
             state_now = b""
         if job not in self.claimed:
-            self.give_up(job)                   # so that no look calls it lost once more
+            self.give_up(job)                   # so that no look reports it lost again
             return f"another runner has taken it meanwhile; its result {text_of(state)} is not written"
         if state_now is None:
             return self._finish(job, state)
-        # If nothing is known of its own place, an editor may be about to write more
+        # If no other state is at the job's offset, an editor may be about to write more
         if self.file.state_at(job) in (None, RUNNING) and not self._is_gone(job):
             raise TemporaryError("its line is not where it was")
         self.give_up(job)
         if state_now and state in (state_now, NEW):
-            return ""                           # somebody has set this very state, or the job was not begun
+            return ""                           # the user set the same state, or the job was not started
         why = f"its state was set to '{text_of(state_now)}' meanwhile" if state_now else "its line is gone"
         return f"{why}; its result {text_of(state)} is not written"
 
     def _is_written(self, job: Job) -> bool:
-        """Whether a job's line has its result, though the write has failed: an fsync(2) that fails may come
-        after the server has the byte.
+        """Return True if a job's line has its result though the write failed.
 
-        Without this another line `r` of the same command would be taken for the job's.
+        An fsync(2) can fail after the server has received the byte.  Without this check, another line `r` of
+        the same command would be taken for the job's line.
         """
         return job.unconfirmed != b"" and self.file.state_at(job) == job.unconfirmed
 
     def give_up(self, job: Job) -> None:
-        """Let go of a job's line without writing anything."""
+        """Remove a job from `claimed` and free its job lock, without writing anything."""
         self.claimed.pop(job, None)
         self._to_end.pop(job, None)
         self._free_job_lock(job)
 
     # -- looking after claimed lines -------------------------------------------------------------------------
     #
-    # A claimed line is astray if it does not stand where it stood as `r`, or if its job lock was lost.  Then
-    # all of our jobs of its command are put in order in one step, while holding its command mutex:
-    # _reconcile().  Lines of one command are interchangeable: what counts is that each job lock that is held
-    # has its `r`.
+    # A claimed line is astray if it is not at its offset as `r`, or if its job lock was lost.  Then
+    # _reconcile() puts all our jobs of the command in order in one step, while holding the command mutex.
+    # Lines of one command are interchangeable: the invariant is that each held job lock has a line `r`.
     #
-    #     1. A job whose job lock was lost takes one again if one line `r` has no job lock, or, where its line
-    #        is new again, if that might be claimed.  Otherwise another runner has taken the line: the job is
-    #        lost.
-    #     2. Our jobs keep the places where they stood if these are `r`.  A cancelled job gets no other line.
-    #     3. Of the other lines `r` as many are others' as others hold job locks.  What is more is ours: the
-    #        line whose own job lock a job has, or one whose own job lock is free, or any.
-    #     4. If there are too few, somebody's `r` was overwritten.  An editor that had read the file before
-    #        the claim has done so if a `.` stands in the line's place: it is made `r` again; or, if the
-    #        command does not stand there any more, any new line of it.
-    #     5. What is missing then was deleted if the file is shorter by just this line.  It is cancelled if
-    #        another state stands in the line's place, or on the only line of its command, and the next look
-    #        finds that, too.  Otherwise the line is gone in a while.  It is looked for again, less and less
-    #        often.
+    #     1. A job whose job lock was lost takes one again if one line `r` has no job lock, or, if the job's
+    #        line is new again, if that line could be claimed.  Otherwise another runner has claimed the line:
+    #        the job is lost.
+    #     2. Our jobs keep their offsets if the lines at these are `r`.  A cancelled job gets no other line.
+    #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
+    #        ours: a job gets the line whose own job lock it holds, or a line whose own job lock is free, or
+    #        any.
+    #     4. If the lines `r` are too few, an `r` was overwritten.  If a `.` is at the line's offset, that was
+    #        an editor that had read the file before the claim: the line is made `r` again.  If the command is
+    #        no longer at that offset, any new line of the command is made `r`.
+    #     5. A line that is still missing was deleted if the file is shorter by exactly this line.  The job is
+    #        cancelled if another state is at the line's offset, or on the only line of the command, and the
+    #        next look also finds that.  Otherwise the line counts as gone after a while.  The queue continues
+    #        to search for it, less and less often.
 
     def check_jobs(self) -> dict[Job, str]:
-        """Find the lines that edits have moved, put right what they have overwritten, take back lost job
-        locks.
+        """Find lines that edits have moved, restore overwritten states, and take lost job locks again.
 
-        Returns the jobs that are to end, and why: "lost" if another runner has taken the line, "cancelled" if
-        somebody has set its state.
+        Return the jobs that the caller must stop, with the reason: "lost" if another runner has claimed the
+        line, "cancelled" if the user has set its state.
         """
         if not self.claimed and not self._to_end:
             return {}
@@ -3470,7 +3465,7 @@ class JobQueue:
                     self._on_missing(job, state)
                 self._searched_at = now
         except OSError as error:
-            # The file is not there, or cannot be read now.  Another look comes soon, and finish() reports it.
+            # The file is missing, or cannot be read now.  Another look follows soon, and finish() reports it.
             self.close_if_useless(error)
         assert self.file.lock_table.job_locks == {
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
@@ -3480,13 +3475,10 @@ class JobQueue:
         return to_end
 
     def _astray(self) -> list[Job]:
-        """The jobs whose lines do not stand where they stood as `r`, but for those that are cancelled.
-
-        Raises OSError.
-        """
+        """Return the jobs, except cancelled ones, whose lines are not at their offsets as `r`."""
         astray = []
         size = self.file.size()
-        # Where others of them stand: once the file was replaced, two may seem to stand on one line
+        # the offsets of other jobs: after the file was replaced, two jobs can seem to have the same line
         places: set[int] = set()
         for job in self.claimed:
             if job.cancelled or self._is_written(job):
@@ -3499,9 +3491,9 @@ class JobQueue:
         return astray
 
     def _is_due(self, job: Job, now: float) -> bool:
-        """Whether a line that is astray is to be looked for now.
+        """Return True if it is time to search for a line that is astray.
 
-        It is searched less and less often, because to search a long file each second would cost half a core.
+        Searches become less and less frequent: to search a long file each second would cost half a core.
         """
         if job.tracking in (Tracking.FOUND, Tracking.SET):
             return True
@@ -3509,15 +3501,16 @@ class JobQueue:
         return now - self._searched_at >= pause
 
     def _drop_lost_job_locks(self) -> None:
-        """Give up the job locks whose locks a network file system has dropped.  Raises OSError."""
+        """Give up the job locks that are lost; close the files if any lock on a network file system is lost.
+        """
         if not self.file.lock_table.is_alive():
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
             self._forget_job_locks()
-            self.file.close_files()                  # all other locks are lost with them
+            self.file.close_files()                  # all other locks are lost as well
 
     def _reconcile_all(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
-        """Put the commands of these jobs in order; returns as _reconcile().  Raises OSError."""
+        """Call _reconcile() for each command of these jobs; return the same as it does."""
         ours: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not ours:
             return {}
@@ -3533,10 +3526,10 @@ class JobQueue:
         return missing
 
     def _lines_now(self, command: bytes, lines: Sequence[Line]) -> list[Line]:
-        """The lines of a command as they stand while holding its command mutex.  Raises OSError.
+        """Return the lines of a command as of now.  Call it while holding the command mutex.
 
-        lines: as they were read before.  A few are read one by one, each of which is a round trip on a
-        network file system.  If there are more, or one has moved, the file is read once more.
+        lines: as they were read earlier.  Up to FEW are read one by one, which takes a round trip each on a
+        network file system.  If there are more, or one has moved, the whole file is read again.
         """
         if len(lines) <= self.FEW:
             now = [replace(line, state=state) for line in lines if (state := self.file.state_at(line))]
@@ -3547,9 +3540,9 @@ class JobQueue:
     def _reconcile(self, command: bytes, ours: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again (steps 1 to 4 above).
 
-        Call it while holding the command mutex, after must_be_at_path().  lines: of the command, as they
-        stand behind the command mutex.  Returns the jobs that have no line then, each with the state that
-        somebody has set over its `r`; b"": it does not stand there, or another has it.  Raises OSError.
+        Call it while holding the command mutex, after must_be_at_path().  lines: of the command, read while
+        holding the mutex.  Return the jobs that have no line now, each with the state that replaced its `r`;
+        b"": the line is missing, or an `r` there belongs to another job.
         """
         stand = {line.offset: line for line in lines}
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
@@ -3557,7 +3550,7 @@ class JobQueue:
         others = job_locks - sum(job.job_lock is not None for job in ours)
         unwritten = [job for job in ours if not self._is_written(job)]
         self._take_back_job_locks(unwritten, len(running) - job_locks)
-        # Where somebody, or we, have set the state of a job's line, the job gets no other one
+        # If the user has set the state of a job's line, or we have, the job gets no other line
         missing = {job: self.file.state_at(job) or b"" for job in ours
                    if job.cancelled or job not in unwritten}
         for job in [job for job in unwritten if job in self.claimed and not job.cancelled
@@ -3576,15 +3569,14 @@ class JobQueue:
         return missing
 
     def _take_back_job_locks(self, ours: Iterable[Job], spare: int) -> None:
-        """Take a job lock again for each of these jobs that has lost its own, unless another has taken its
-        line.
+        """Take a job lock again for each job that has lost its own, unless another runner claimed the line.
 
-        spare: how many more lines of their command are `r` than job locks are held.  Raises OSError.
+        spare: the number of lines `r` of the command minus the number of held job locks.
         """
         for job in ours:
             if job.job_lock:
                 continue
-            is_new = self.file.state_at(job) == NEW              # an editor has saved over it
+            is_new = self.file.state_at(job) == NEW              # an editor has overwritten the `r`
             if spare + is_new > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
                 spare += is_new - 1
@@ -3594,9 +3586,10 @@ class JobQueue:
                 self._to_end[job] = "lost"
 
     def _likeliest(self, job: Job, running: Mapping[int, Line]) -> int:
-        """Which of these lines `r` is most likely a job's: its offset.  Raises OSError.
+        """Return the offset of the line `r` that most likely belongs to a job.
 
-        It is the line whose own job lock the job has; otherwise one whose own job lock is free.
+        That is the line whose own job lock the job has, otherwise one whose own job lock is free, otherwise
+        the first.
         """
         own = {own_job_lock(line): offset for offset, line in running.items()}
         if job.job_lock and job.job_lock.offset in own:
@@ -3605,8 +3598,7 @@ class JobQueue:
         return next((offset for at, offset in own.items() if not is_held(at)), min(running))
 
     def _bring_back(self, line: Line) -> None:
-        """Write `r` over a line again if it is not there.  Call it while holding the command mutex.  Raises
-        OSError."""
+        """Write `r` over a line again if it is not there.  Call it while holding the command mutex."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -3616,8 +3608,7 @@ class JobQueue:
             line.state = RUNNING
 
     def _is_gone(self, job: Job) -> bool:
-        """Note that a job's line is not there; whether it has been so for longer than it takes to save the
-        file.  Raises OSError.
+        """Record that a job's line is missing; return True if that lasts longer than saving a file can take.
         """
         now = self.file.clock()
         if job.tracking is Tracking.FOUND:
@@ -3627,10 +3618,10 @@ class JobQueue:
         return now - job.absent_since >= patience
 
     def _on_missing(self, job: Job, state: bytes) -> None:
-        """Note that a look has not found a job's line (step 5).  Raises OSError.
+        """Record that a look has not found a job's line (step 5).
 
-        state: as of _reconcile().  A job is cancelled only if two looks in a row find it so, because an
-        editor may be about to write more.
+        state: from _reconcile().  A job is cancelled only if two looks in a row find another state, because
+        an editor may be about to write more.
         """
         if job.cancelled or job.tracking is Tracking.DELETED:
             return
@@ -3649,22 +3640,24 @@ class JobQueue:
             self._say_gone(job)
 
     def _is_deleted(self, job: Job) -> bool:
-        """Whether a job's line was taken out: since it was found the file has lost just as many bytes.
+        """Return True if a job's line was deleted: the file is shorter by exactly this line than when it was
+        found.
 
-        Without this the job of a deleted line would count as cancelled if an equal line is done.  Who takes
-        out several lines at a time, or appends others meanwhile, is told by GONE or CANCELLED.
+        Without this check the job of a deleted line would count as cancelled if an equal line is done.  If
+        several lines are deleted at a time, or others are appended meanwhile, the job becomes GONE or
+        CANCELLED instead.
         """
         if job.tracking is not Tracking.FOUND:
             return job.tracking is Tracking.DELETED
         return self.file.size() == job.file_size - job.length
 
     def _say_gone(self, job: Job) -> None:
-        """Say that a line is not in the file any more."""
+        """Report that a line is not in the file any more."""
         self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
 
 def lock_hint(number: int | None) -> str:
-    """What helps against an error of locks or of the lock file.  number: as errno."""
+    """Return a remedy for an error of locks or of the lock file.  number: the errno."""
     if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return "Linux 3.15 or newer, and a file system with locks, are needed"
     if number == errno.ENOLCK:
@@ -3677,9 +3670,9 @@ def lock_hint(number: int | None) -> str:
 
 
 def check_lock_file(path: str, mount: Mount) -> None:
-    """Before anything runs: refuse a job file whose users would not all meet in one lock file.
+    """Before any job runs: raise UsageError if users of the job file would not all use one lock file.
 
-    Locks that do not work are refused, too: two descriptors must exclude each other.  Raises UsageError.
+    Also raise it if locks do not work: two descriptors must exclude each other.
     """
     lock_table = lock_file_of(path)
     end = time.monotonic() + 3.0
@@ -3704,7 +3697,7 @@ def check_lock_file(path: str, mount: Mount) -> None:
         try:
             return file.open_to_write()
         except OSError as error:
-            # EBUSY: users of a lock file that was removed come to the new one within a moment
+            # EBUSY: users of a lock file that was removed switch to the new one within a moment
             if error.errno != errno.EBUSY or time.monotonic() > end:
                 raise UsageError(f"{path}: {reason(error)}") from None
             time.sleep(0.1)
@@ -3713,7 +3706,7 @@ def check_lock_file(path: str, mount: Mount) -> None:
 
 
 def _try_locks(path: str, lock_table: str) -> None:
-    """Make sure that two descriptors exclude each other.  Raises UsageError, OSError."""
+    """Raise UsageError if the locks of two descriptors do not exclude each other.  Raises OSError."""
     os.close(open_lock_file_of(path))
     with open(lock_table, "rb+", buffering=0) as first, open(lock_table, "rb+", buffering=0) as second:
         if is_free(second.fileno(), take_probe(first.fileno())):
