@@ -2176,7 +2176,7 @@ def counts(snapshot: Snapshot) -> Counts:
 class Summary:
     """Describes a job file when some consumers exit."""
     now: Counts
-    half_saved: bool = False    # an editor may be about to write more
+    half_saved: bool = False    # an editor is perhaps about to write more
     bad: tuple[int, ...] = ()   # the numbers of the first lines that are `!`, `e` or orphans
     again: bool = False         # -r would run some of the bad lines again: not all of them belong to groups
     left: bool = False          # a new job remains that one of these consumers could have run
@@ -2575,7 +2575,7 @@ class LockTable(LockTableReader):
         """Close a description whose locks were lost."""
         self.close_job_lock(fd)
 
-    # -- who else claims lines -------------------------------------------------------------------------------
+    # -- other processes that claim lines --------------------------------------------------------------------
 
     def count_in(self) -> None:
         """Before our first claim: make the lock file one byte longer, permanently.
@@ -2765,7 +2765,7 @@ class JobReader(Opened):
         while line := scan.next(only_running=not wanted(scope)):
             if line.state == DIRECTIVE:
                 scope = scope.below(line)
-            elif line.state in states:          # only_running finds lines `r`, even if these are not requested
+            elif line.state in states:          # only_running finds lines `r` even if `states` has no `r`
                 yield line, scope
 
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
@@ -2787,7 +2787,7 @@ class JobReader(Opened):
         """Return the state of a line, read now; None if the line is not at its offset any more."""
         return self.read_line(line)[:1] or None
 
-    # -- who has what locked ---------------------------------------------------------------------------------
+    # -- held locks ------------------------------------------------------------------------------------------
 
     def is_orphan(self, line: Line) -> bool:
         """Return True if a line `r` has neither a runner nor a job.
@@ -2842,7 +2842,7 @@ class JobReader(Opened):
             found += count_lines(self.reader, self.start, first, RUNNING, command, least - found)
         return found >= least
 
-    # -- which file it is ------------------------------------------------------------------------------------
+    # -- the current file ------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Drop this host's cache of the job file, the lock file and the names of both."""
@@ -3041,7 +3041,7 @@ class JobFile(JobReader):
         try:
             lock_all(fd)
         except OSError:
-            self.close_files()                  # nothing may be written without it
+            self.close_files()                  # nothing may be written without the in-use lock
             raise
         unlock(fd, USER_BYTES, USERS)
         mine = USER_BYTES + inode[1] % USERS
@@ -3072,7 +3072,7 @@ class JobFile(JobReader):
         try:
             here = self._is_same(self.fd) or self.signature()[:2] == self.inode
         except FileNotFoundError:
-            here = False                        # an editor is about to put a new one there
+            here = False                        # an editor is about to create a new one
         if not here:
             raise FileChangedError
         return self.fd
@@ -3092,7 +3092,7 @@ class JobFile(JobReader):
             self.refresh()
             return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
         except FileNotFoundError:
-            return False                        # an editor is about to put a new one there
+            return False                        # an editor is about to create a new one
 
     def size(self) -> int:
         """Return the size of the open file in bytes, as far as this host knows."""
@@ -3261,7 +3261,7 @@ class JobQueue:
 
     @staticmethod
     def lend(job: Job) -> int | None:
-        """Return a copy of the descriptor of a job's job lock, for its shell; None if there is no job lock."""
+        """Return a copy of the descriptor of a job's job lock, for the shell; None if it has no job lock."""
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
     def still_has(self, job: Job) -> bool:
@@ -3283,7 +3283,7 @@ class JobQueue:
         """Close a descriptor from lend(), once the shell has its own copy."""
         close_all(fd)
 
-    # -- taking a line ---------------------------------------------------------------------------------------
+    # -- claiming a line -------------------------------------------------------------------------------------
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer, if the line is unchanged since a scan found it.
@@ -3379,8 +3379,8 @@ class JobQueue:
                 self.give_up(job)
                 return ""
             if not self.still_has(job):
-                # This host was cut off, so another runner may have claimed the line, and the `r` may be of
-                # that runner.  The caller checks that without this command mutex, which can also be lost.
+                # This host was cut off, so another runner can have claimed the line and written this `r`.
+                # The caller checks that without this command mutex, which can also be lost.
                 raise FileChangedError("its lock was lost")
             if self.file.state_at(job) != RUNNING:
                 raise FileChangedError("its line is not where it was")
@@ -3403,7 +3403,7 @@ class JobQueue:
             return f"another runner has taken it meanwhile; its result {text_of(state)} is not written"
         if state_now is None:
             return self._finish(job, state)
-        # If no other state is at the job's offset, an editor may be about to write more
+        # If no other state is at the job's offset, an editor is perhaps about to write more
         if self.file.state_at(job) in (None, RUNNING) and not self._is_gone(job):
             raise TemporaryError("its line is not where it was")
         self.give_up(job)
@@ -3413,7 +3413,7 @@ class JobQueue:
         return f"{why}; its result {text_of(state)} is not written"
 
     def _is_written(self, job: Job) -> bool:
-        """Return True if a job's line has its result though the write failed.
+        """Return True if a job's line has the job's result though the write failed.
 
         An fsync(2) can fail after the server has received the byte.  Without this check, another line `r` of
         the same command would be taken for the job's line.
@@ -3426,7 +3426,7 @@ class JobQueue:
         self._to_end.pop(job, None)
         self._free_job_lock(job)
 
-    # -- looking after claimed lines -------------------------------------------------------------------------
+    # -- checking claimed lines ------------------------------------------------------------------------------
     #
     # A claimed line is astray if it is not at its offset as `r`, or if its job lock was lost.  Then
     # _reconcile() puts all our jobs of the command in order in one step, while holding the command mutex.
@@ -3621,7 +3621,7 @@ class JobQueue:
         """Record that a look has not found a job's line (step 5).
 
         state: from _reconcile().  A job is cancelled only if two looks in a row find another state, because
-        an editor may be about to write more.
+        an editor can be about to write more.
         """
         if job.cancelled or job.tracking is Tracking.DELETED:
             return
@@ -3719,79 +3719,79 @@ def _try_locks(path: str, lock_table: str) -> None:
 #
 # A Cursor answers "which line next?".  It has these parts:
 #
-#     Walk        goes down the file with a Scan, gives each line that it meets to the first Consumer that may
-#                 have it, and notes what was met: directives, jobs that have not ended, lines that were
-#                 passed over.  JobQueue.claim() decides whether a line can be had.  A Walk knows no clock.
-#     Rewalk      says when another walk begins: looks must cost little, and nothing may wait for long.
-#     Retries     says which failed lines are due for consumers with --retry or --resume.
-#     Orphans     says which lines `r` are orphans, and makes of them what they become.
-#     Results     remembers what the last runs here have left.
+#     Walk        goes down the file with a Scan, gives each line to the first Consumer that may have it, and
+#                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
+#                 can be claimed.  A Walk has no clock.
+#     Rewalk      decides when the next walk begins: walks must cost little, and no job may wait for long.
+#     Retries     decides which failed lines are due for consumers with --retry or --resume.
+#     Orphans     decides which lines `r` are orphans, and gives orphans their new states.
+#     Results     remembers the results of the last runs in this process.
 #
-# When a walk has taken nothing, the answer is a NoJob: it has a report of what was met, says when to ask
-# again, and whether a consumer may leave.  The next claim is then answered by the same, without a walk, for
-# as long as Rewalk says so.
+# If a walk has claimed no line, the answer is a NoJob: a report of the walk, the time to ask again, and if a
+# consumer may exit.  The same NoJob then answers further claims, without a walk, until Rewalk decides
+# otherwise.
 
 
 class Consumers:
-    """The consumers that want jobs now; the first has the next turn."""
+    """The consumers that want jobs now; the first gets the next job."""
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
         self.all = dict.fromkeys(consumers)
         self.by_key: dict[ConsumerKey, set[Consumer]] = {}    # by Directives.consumer_key
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
-        """The consumers that may have jobs here."""
+        """Return the consumers that may have jobs under these directives."""
         settings = scope.settings
         if settings.suits_all and not scope.end:
             return iter(self.all)
-        # files may have many directives, and servers many clients
+        # files can have many directives, and servers many clients
         key = scope.consumer_key
         if key not in self.by_key:
             self.by_key[key] = {consumer for consumer in self.all if consumer.fits(settings, scope.below_end)}
         return filter(self.by_key[key].__contains__, self.all) if self.by_key[key] else iter(())
 
     def include(self, scope: Directives) -> bool:
-        """Whether any of them may have jobs here."""
+        """Return True if a consumer may have jobs under these directives."""
         return any(self.fitting(scope))
 
 
 class BlockReason(NamedTuple):
-    """What keeps jobs from being started."""
-    text: str                   # what is said of it
-    stops: bool = False         # nothing will end it: runners leave, but for those with --follow
+    """The reason why no jobs are started."""
+    text: str                   # the message
+    stops: bool = False         # the reason is permanent: runners exit, except with --follow
 
 
 class Throttle:
-    """A stopwatch for looks at a file.  It says how long to rest, so that looks take but a part of the time.
+    """A stopwatch that computes the rest between looks at a file, so that looks take only part of the time.
 
-    The rest follows from the time that a look has spent on the CPU.  A look may take much longer than that,
-    because a file system does not answer for a while, the machine is busy, or we are stopped.  Then there is
-    some rest, too, but none that lasts for minutes.
+    The rest depends on the CPU time of a look.  A look can take much longer than that, because a file system
+    does not answer for a while, the machine is busy, or this process is stopped.  Then the rest is longer as
+    well, but never minutes.
     """
-    LONGEST = 3.0               # seconds of rest at most for time that was not spent on the CPU
+    LONGEST = 3.0               # the maximum rest, in seconds, for time that was not spent on the CPU
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.began = -math.inf          # when the last look began, by the clock
-        # what the finished parts of the look have taken: seconds, and seconds on the CPU
+        # the time of the finished parts of the look: seconds, and seconds on the CPU
         self._took = 0.0
         self._worked = 0.0
-        # when the part under way began, by the clock and by this thread's CPU time; None: there is none
+        # when the current part began, by the clock and by this thread's CPU time; None: no current part
         self._since: tuple[float, float] | None = None
 
     def begin(self) -> None:
-        """Another look begins."""
+        """Start the measurement of another look."""
         self._took = 0.0
         self._worked = 0.0
         self.began = self.clock()
         self._since = self.began, time.thread_time()
 
     def go_on(self) -> None:
-        """The look goes on.  For the thread that will call pause(): each has a CPU time of its own."""
+        """Resume the measurement.  Call it in the thread that will call pause(): CPU times are per thread."""
         self._since = self.clock(), time.thread_time()
 
     def pause(self) -> None:
-        """The look is interrupted, or over."""
+        """Pause the measurement: the look is interrupted or finished."""
         self._took, self._worked = self._spent()
         self._since = None
 
@@ -3806,60 +3806,62 @@ class Throttle:
         return self._took + self.clock() - self._since[0], self._worked + time.thread_time() - self._since[1]
 
     def rest(self, times: float) -> float:
-        """Seconds to rest: `times` as long as the look, within the bound of LONGEST."""
+        """Return the seconds to rest: `times` the CPU time of the look.
+
+        It is `times` the elapsed time if that is longer, but for this reason never more than LONGEST.
+        """
         took, worked = self._spent()
         return max(times * worked, min(times * took, self.LONGEST))
 
     def until_due(self, times: float, least: float = 0.0) -> float:
-        """Seconds until another look is due, counted from the beginning of the last one.
+        """Return the seconds until the next look is due.
 
-        least: seconds from one look to the next in any case.
+        least: the minimum time from the beginning of one look to the beginning of the next, in seconds.
         """
         return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
 
 
-# ---- what stands above a line ------------------------------------------------------------------------------
+# ---- the lines above a line --------------------------------------------------------------------------------
 
 
 class Why(enum.Enum):
-    """Why jobs below a line may not be taken for now."""
+    """Why jobs below a line may not be claimed for now."""
     WAITS = "a barrier waits for the first unfinished job above it"
     STOPPED = "a barrier check has met a failure; only consumers that follow wait for its end"
     FAULTY = "nobody knows what is meant: a directive makes no sense, or a group is too big"
 
 
 class Block(NamedTuple):
-    """What keeps the jobs below a line from being taken for now."""
+    """A line below which no jobs may be claimed for now, and the reason."""
     why: Why
     line: Line
-    # what is to be said of it; '' at a barrier that waits: see find_block_reason()
+    # the message; '' at a barrier that waits: see find_block_reason()
     text: str = ""
 
 
 @dataclass(eq=False, repr=False)
 class Above:
-    """What was met in a file, from the top to the line that was met last: directives, and unfinished jobs."""
-    scope: Directives = TOP                      # of the line that was met last
-    unfinished: Line | None = None          # the first job that had not ended when it was met
-    unfinished_by: JobSettings = NO_SETTINGS    # its settings
-    block: Block | None = None              # what keeps all further jobs from being taken
-    checked: int = 0                        # no line before this offset keeps a barrier check from passing
+    """The directives and the first unfinished job from the top of a file to the walk's last line."""
+    scope: Directives = TOP                      # of the last line
+    unfinished: Line | None = None          # the first job that was unfinished when the walk reached it
+    unfinished_by: JobSettings = NO_SETTINGS    # the settings of `unfinished`
+    block: Block | None = None              # blocks all further jobs
+    checked: int = 0                        # no line before this offset makes a barrier check fail
 
     def add_unfinished(self, line: Line) -> None:
-        """Note a job that has not ended: barriers below it have to wait."""
+        """Record a job that is not finished: barriers below it must wait."""
         if not self.unfinished:
             self.unfinished = line
             self.unfinished_by = self.scope.settings
 
     def enter(self, line: Line) -> None:
-        """Note a directive: the lines that follow are below it."""
+        """Apply a directive to the lines that follow."""
         self.scope = self.scope.below(line)
 
     def find_block(self, line: Line, file: JobReader, bad: bytes = FAILED + ERROR) -> Block | None:
-        """Return what keeps the jobs below a directive, which was entered, from being taken; None if nothing
-        new does.
+        """Return the block that an entered directive causes for the jobs below it; None if it causes none.
 
-        bad: the states that a barrier check does not pass.  Raises OSError.
+        bad: the states that make a barrier check fail.
         """
         if self.scope.fault:
             return Block(Why.FAULTY, line, f"{self.scope.fault}; the jobs below it wait")
@@ -3876,11 +3878,11 @@ class Above:
 
 
 def first_bad(file: JobReader, check: Line, states: bytes, checked: int) -> Line | None:
-    """The first line above a barrier check in one of these states.  checked: none begins before this offset.
+    """Return the first line above a barrier check in one of these states, or None.
 
-    Raises OSError.
+    checked: no such line begins before this offset.
     """
-    # the first search tells quickly that there is none; only the second, from the start, knows line numbers
+    # the first search is fast if there is no such line; only the second, from the start, gets line numbers
     for start in max(checked, file.start), file.start:
         bad = Scan(file.reader, start, states, until=check.offset).next()
         if not bad or bad.offset > check.offset:
@@ -3889,7 +3891,7 @@ def first_bad(file: JobReader, check: Line, states: bytes, checked: int) -> Line
 
 
 def not_for_groups(line: Line, settings: JobSettings) -> str:
-    """What is said of a job of a group if nobody here starts groups."""
+    """Return the message about a job of a group if this process starts no groups."""
     return (
         f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone "
         f"here ({settings.where})"
@@ -3897,7 +3899,7 @@ def not_for_groups(line: Line, settings: JobSettings) -> str:
 
 
 def unfinished(line: Line, settings: JobSettings) -> str:
-    """A job that a barrier waits for, and what it waits for itself."""
+    """Return the name of a job that a barrier waits for, with the reason if that job must wait as well."""
     if settings.together:
         return (f"line {line.number}, which is of the group {printable(settings.together)} "
                 f"({settings.where})")
@@ -3908,34 +3910,34 @@ def unfinished(line: Line, settings: JobSettings) -> str:
 
 @dataclass(eq=False, repr=False)
 class PendingGroup:
-    """The new jobs of a group that a walk has met, each with its settings."""
+    """The new jobs of a group that a walk has found, each with its settings."""
     LONGEST = 10_000            # jobs
 
     name: str
-    below_end: bool = False     # it stands below `#RUN end`
+    below_end: bool = False     # the group is below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
-    whole: bool = False         # no more jobs of it follow: its end was met
-    waits: bool = False         # it cannot be started: jobs of it run, or it may have more than were met
+    whole: bool = False         # no more jobs of the group follow: the walk has reached its end
+    waits: bool = False         # it cannot be started: jobs of it run, or it can have jobs not found yet
     started: bool = False       # a server has begun to start it
 
     def begins_above(self, line: Line) -> bool:
-        """Whether a job of it stands above a line."""
+        """Return True if a job of the group is above a line."""
         return bool(self.jobs) and self.jobs[0][0].offset < line.offset
 
 
-# ---- what is remembered of runs ----------------------------------------------------------------------------
+# ---- results of runs ---------------------------------------------------------------------------------------
 
 
 class Result(NamedTuple):
-    """What the last run here of a command has left."""
-    state: bytes                # b"": another run of the command has begun since
-    number: int                 # of its line
-    failures: int               # how many runs of the command have failed here, ...
-    since: float                # ... and when the first of them was (clock)
+    """The result of a command's last run in this process."""
+    state: bytes                # b"": neither `d` nor `!`, or another run of the command has started since
+    number: int                 # the line's number
+    failures: int               # the number of failed runs of the command in this process, ...
+    since: float                # ... and the time of the first of them (clock)
 
 
 class Results:
-    """What the last runs here have left, by their commands."""
+    """The results of the last runs in this process, by command."""
     MAX = 100_000               # commands
 
     def __init__(self) -> None:
@@ -3945,7 +3947,7 @@ class Results:
         return self._known.get(command, Result(b"", 0, 0, math.inf))
 
     def add(self, job: Job, state: bytes, now: float) -> None:
-        """Note what becomes of a job's line."""
+        """Record the state that a job's line gets."""
         known = self[job.command]
         if state in (FAILED, ERROR):
             known = known._replace(failures=known.failures + 1, since=min(known.since, now))
@@ -3957,15 +3959,14 @@ class Results:
             self._known.popitem(last=False)
 
     def forget(self, command: bytes) -> None:
-        """Note that a run of a command begins, or may begin: what is known of its state is old from here on.
-        """
+        """Forget the state of a command, because a run of it starts or can start."""
         if command in self._known:
             self._known[command] = self._known[command]._replace(state=b"")
 
     def count_failures(self, command: bytes, began: float) -> int:
-        """Return how many runs of a command have failed here since `began` (clock).
+        """Return the number of runs of a command that failed in this process since `began` (clock).
 
-        0 if some have failed before that, too: nobody knows which lines were tried since.
+        Return 0 if runs also failed before that: then it is unknown which lines were tried since.
         """
         known = self[command]
         return known.failures if known.since >= began else 0
@@ -3976,25 +3977,31 @@ class Results:
 
 @functools.lru_cache(maxsize=1000)
 def retry_kind(key: ConsumerKey, state: bytes) -> int:
-    """A number below 2^20 for the failed lines that are for the same consumers; the same in all processes."""
+    """Return a number below 2^20 for failed lines of one state for the same consumers.
+
+    It is the same in all processes.
+    """
     return int.from_bytes(blake2b(repr((key, state)).encode(), digest_size=4).digest(), "big") >> 12
 
 
 @dataclass(eq=False, repr=False)
 class RetryPass:
-    """How far failed lines are run again for one consumer.  Frontiers are offsets by kinds: see Retries."""
+    """The progress of one consumer that runs failed lines again.  Frontiers are offsets by kind: see Retries.
+    """
     began: float                        # clock
     frontiers: dict[int, int] = field(default_factory=dict)     # failed lines above them were tried
-    # the offsets of new lines that were claimed below a due line that could not be had: below the frontier,
-    # where one that fails would be due
+    # the offsets of new lines that were claimed below a due line that could not be claimed: they are below
+    # the frontier, where a line that fails would be due
     ahead: set[int] = field(default_factory=set)
-    # how far others had come when this pass began; None: it has not begun to walk
+    # the frontiers of others when this pass began; None: it has not begun to walk
     others_at_start: dict[int, int] | None = None
-    # since an edit has moved lines: how many failed lines of a command were passed, and not claimed
+    # since an edit moved lines: the number of failed lines of a command that were passed and not claimed;
+    # None: no edit has moved lines
     passed: Counter[bytes] | None = None
 
     def follow(self, others: Mapping[int, int]) -> None:
-        """Move frontiers to where others are, once they are where others were when this pass began."""
+        """Move each frontier to the current one of others, if it has reached the one they had at the start.
+        """
         if self.others_at_start is not None and self.passed is None:
             for kind, frontier in others.items():
                 own = self.frontiers.get(kind, 0)
@@ -4003,55 +4010,58 @@ class RetryPass:
 
 
 class Retries:
-    """Says which failed lines are due for consumers with --retry or --resume: each is run again once.
+    """Decides which failed lines are due for consumers with --retry or --resume: each is run again once.
 
-    A consumer makes one pass through the file, from the top to the end, and claims due lines in their order.
-    So nothing needs to be remembered but how far it has come, the frontier: a failed line above it was tried,
-    one below it is due.  Lines of one state that directives leave to the same consumers are of one kind, and
-    have a frontier of their own, because a pass may have to wait with one kind.  A line keeps its state until
-    it is claimed.
+    A consumer makes one pass through the file, from the top to the end, and claims due lines in order.  So
+    the pass remembers only its progress, the frontier: a failed line above the frontier was tried, a failed
+    line below it is due.  Lines of one state that directives give to the same consumers are of one kind.
+    Each kind has its own frontier, because a pass can have to wait with one kind.  A line keeps its state
+    until it is claimed.
 
-    - *At most once.*  A line is claimed for a consumer from its frontier on, which then is below that line.
-    - *At least once.*  The frontier never passes over a due line that cannot be had now, because the command
-      mutex of its command is locked or lines are being appended: no due line below it is taken in that walk,
-      which comes back soon.  A line whose command has no job lock free, because a copy of it lives, is made
-      new instead: the file remembers it.  A pass is over when a walk has met the end of the file, and that
-      was no file that is just being saved.
-    - *Several passes.*  Each process shows its frontiers to others by locks on bytes, as long as it lives.
-      What others have passed since a pass began was tried since then: the first there has done so.  So once
-      a pass is through what others had passed before it began, it goes on where they are: follow_others().
-      If they die, or lose their locks, lines may be tried twice.
+    - *At most once.*  A consumer claims failed lines only from its frontier on, and each such claim moves the
+      frontier below that line.
+    - *At least once.*  The frontier never passes a due line that cannot be claimed now, because its command
+      mutex is locked or lines are being appended.  That walk then claims no due line further down, and is
+      repeated soon.  If the command has no free job lock, because a copy of it runs, the line is made new
+      instead: the file remembers it.  A pass is over when a walk has reached the end of the file, unless the
+      file is just being saved.
+    - *Several passes.*  Each process shows its frontiers to others by locks on bytes, for as long as it
+      lives.  A line that others have passed since a pass began was tried since then, by the first of them to
+      get there.  So once a pass has reached the frontiers that others had when it began, it continues at the
+      frontiers that they have now: follow_others().  If the others die or lose their locks, lines can be
+      tried twice.
     - *Barriers.*  A due line is unfinished.  For runners without these options it has failed.
-    - *Edits.*  Offsets mean nothing once lines have moved.  If the line that was claimed last is not where it
-      was, all frontiers go back to the top.  From then on as many failed lines of a command count as tried as
-      runs of it have failed here since the pass began.  So a line may be tried twice, if another runner has
-      tried it.  One may be left out if lines of equal length change places within a save in place.
+    - *Edits.*  Offsets mean nothing after lines have moved.  If the last claimed line is not at its offset,
+      all frontiers go back to the top.  From then on a count decides: of each command, as many failed lines
+      count as tried as runs of it have failed in this process since the pass began.  So a line can be tried
+      twice, if another runner has tried it.  A line can be skipped if lines of equal length change places in
+      a save in place.
     """
 
     def __init__(self, file: JobFile, results: Results) -> None:
         self._file = file
         self._results = results
-        self.renewed = 0                        # lines that were claimed or made new for a pass
+        self.renewed = 0                        # the number of lines that were claimed or made new for a pass
         self._passes: dict[Consumer, RetryPass] = {}
-        self._consumers = Consumers(())               # those that have a pass
-        # the line that was claimed last, where it stood, and in which file: the sign that lines have moved
+        self._consumers = Consumers(())               # the consumers that have a pass
+        # the last claimed line, its offset and its file then: any difference now means that lines have moved
         self._anchor: tuple[Job, int, Identity | None] | None = None
 
     @property
     def states(self) -> bytes:
-        """The states of lines that may be due."""
+        """Return the states of lines that can be due."""
         asked = {state for consumer in self._passes for state in (FAILED, ERROR) if consumer.renews(state)}
         return b"".join(asked)
 
     @property
     def consumers(self) -> frozenset[Consumer]:
-        """Those that have a pass."""
+        """Return the consumers that have a pass."""
         return frozenset(self._passes)
 
     def admit(self, here: Iterable[Consumer], away: Collection[Consumer]) -> None:
-        """Begin a pass for each consumer here that wants failed lines; end those of consumers that are gone.
+        """Begin a pass for each consumer in `here` that wants failed lines; end the passes of all others.
 
-        away: the consumers that may come back.
+        away: consumers that can return; they keep their passes.
         """
         known = {*here, *away}
         gone = [consumer for consumer in self._passes if consumer not in known]
@@ -4071,7 +4081,7 @@ class Retries:
         self._consumers = Consumers(self._passes)
 
     def find_consumers(self, line: Line, scope: Directives) -> set[Consumer]:
-        """Return the consumers for which a failed line is due, present or not.  Raises OSError."""
+        """Return the consumers, present or away, for which a failed line is due."""
         if scope.fault or scope.settings.together:
             return set()
         kind = retry_kind(scope.consumer_key, line.state)
@@ -4086,14 +4096,14 @@ class Retries:
                 if line.offset >= its_pass.frontiers.get(kind, 0) and not self._was_tried(line, its_pass)}
 
     def _was_tried(self, line: Line, its_pass: RetryPass) -> bool:
-        """Whether a line below the frontier was tried: claimed when it was new, or moved there by an edit."""
+        """Return True if a line below the frontier was tried: claimed when new, or moved there by an edit."""
         if its_pass.passed is None:
             return line.offset in its_pass.ahead
         tried = self._results.count_failures(line.command, its_pass.began)
         return its_pass.passed[line.command] < tried
 
     def pass_over(self, line: Line, scope: Directives) -> None:
-        """Note that a walk has passed a failed line that is due for nobody."""
+        """Record that a walk has passed a failed line that is due for no consumer."""
         kind = retry_kind(scope.consumer_key, line.state)
         for its_pass in self._passes.values():
             if its_pass.passed is not None and line.offset >= its_pass.frontiers.get(kind, 0):
@@ -4101,31 +4111,31 @@ class Retries:
                 its_pass.frontiers[kind] = line.offset + 1
 
     def on_claim_ahead(self, consumer: Consumer, job: Job) -> None:
-        """Note that a new line was claimed below a due line that could not be had."""
+        """Record that a new line was claimed below a due line that could not be claimed."""
         self._passes[consumer].ahead.add(job.offset)
 
     def on_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
-        """Move a consumer's frontiers below a claimed line, which is the sign by which edits are seen.
+        """Move a consumer's frontiers below a claimed line, and remember that line to detect edits.
 
-        It is claimed in the order of the file, so above it nothing is due, in either state.  Raises OSError.
+        Lines are claimed in the order of the file, so above this line none is due, in either state.
         """
         self._anchor = job, job.offset, self._file.inode
         self._move(consumer, job, [retry_kind(scope.consumer_key, state)
                                 for state in (FAILED, ERROR) if consumer.renews(state)])
 
     def on_reset(self, consumer: Consumer, line: Line, scope: Directives) -> None:
-        """Move a consumer's frontier below a failed line that was made new for it.  Raises OSError."""
+        """Move a consumer's frontier below a failed line that was made new for that consumer."""
         self._results.forget(line.command)
         self._move(consumer, line, [retry_kind(scope.consumer_key, line.state)])
 
     def on_failure(self, job: Job) -> None:
-        """Note that a run here has failed: if its line is above a frontier, no walk will meet it any more."""
+        """Count the line of a failed run as passed if it is above a frontier, where no walk will meet it."""
         for its_pass in self._passes.values():
             if its_pass.passed is not None and job.offset < max(its_pass.frontiers.values(), default=0):
                 its_pass.passed[job.command] += 1
 
     def _move(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
-        """Move a consumer's frontiers below a line, then show them to others.  Raises OSError."""
+        """Move a consumer's frontiers below a line, then show them to others."""
         frontiers = self._passes[consumer].frontiers
         for kind in kinds:
             frontiers[kind] = max(frontiers.get(kind, 0), line.offset + 1)
@@ -4133,7 +4143,7 @@ class Retries:
             self._file.lock_table.show_frontier(kind, frontiers[kind])
 
     def _others(self) -> dict[int, int]:
-        """How far other passes have come, here or in other processes.  Raises OSError."""
+        """Return the farthest frontiers by kind, of all passes in this process and in others."""
         others = self._file.lock_table.others_frontiers()
         for its_pass in self._passes.values():
             for kind, frontier in its_pass.frontiers.items():
@@ -4141,17 +4151,14 @@ class Retries:
         return others
 
     def follow_others(self) -> None:
-        """Have passes that are through their own part go on where others are.  Raises OSError."""
+        """Move the frontiers of passes to those of others: see RetryPass.follow()."""
         if self._passes and self._file.lock_table.is_open:
             others = self._others()
             for its_pass in self._passes.values():
                 its_pass.follow(others)
 
     def begin_walk(self) -> None:
-        """See where others are, for passes that begin now; and whether lines have moved since the last walk.
-
-        Raises OSError.
-        """
+        """Record the frontiers of others for passes that begin now; check if edits have moved lines."""
         for its_pass in self._passes.values():
             if its_pass.others_at_start is None:
                 its_pass.others_at_start = self._others()
@@ -4159,7 +4166,7 @@ class Retries:
             self._check_edits(*self._anchor)
 
     def _check_edits(self, job: Job, offset: int, inode: Identity | None) -> None:
-        """Go back to the top if a claimed line is not where it was claimed.  Raises OSError."""
+        """Move all frontiers to the top if a claimed line is not at the offset at which it was claimed."""
         if self._file.inode == inode and job.offset == offset and self._file.state_at(job) is not None:
             return
         self._anchor = None
