@@ -2149,7 +2149,7 @@ class Counts(NamedTuple):
 
 
 def held_in(states: Counter[bytes]) -> int:
-    """Return the number of lines whose state is not one of the runners' five."""
+    """Return the number of lines that are neither new, running, done, failed nor in error."""
     ours = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return sum(states.values()) - ours
 
@@ -3391,10 +3391,7 @@ class JobQueue:
             return ""
 
     def _finish_astray(self, job: Job, state: bytes) -> str:
-        """Find the job's `r` and write a result over it; return the same as finish().
-
-        Raises TemporaryError, OSError.
-        """
+        """Find the job's `r` and write a result over it; return the same as finish()."""
         state_now = self._reconcile_all([job]).get(job)
         if state_now and self._is_deleted(job):
             state_now = b""
@@ -3733,7 +3730,7 @@ def _try_locks(path: str, lock_table: str) -> None:
 
 
 class Consumers:
-    """The consumers that want jobs now; the first gets the next job."""
+    """The consumers that want jobs now; the first has the next turn."""
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
         self.all = dict.fromkeys(consumers)
@@ -3916,7 +3913,7 @@ class PendingGroup:
     name: str
     below_end: bool = False     # the group is below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
-    whole: bool = False         # no more jobs of the group follow: the walk has reached its end
+    whole: bool = False         # the walk has reached the end of the group
     waits: bool = False         # it cannot be started: jobs of it run, or it can have jobs not found yet
     started: bool = False       # a server has begun to start it
 
@@ -4129,7 +4126,7 @@ class Retries:
         self._move(consumer, line, [retry_kind(scope.consumer_key, line.state)])
 
     def on_failure(self, job: Job) -> None:
-        """Count the line of a failed run as passed if it is above a frontier, where no walk will meet it."""
+        """After an edit: count the line of a failed run as passed if it is above a frontier."""
         for its_pass in self._passes.values():
             if its_pass.passed is not None and job.offset < max(its_pass.frontiers.values(), default=0):
                 its_pass.passed[job.command] += 1
