@@ -4179,30 +4179,30 @@ class Retries:
 
 
 class Suspicion(enum.Enum):
-    """Whether a line `r` is an orphan."""
+    """How sure it is that a line `r` is an orphan."""
     NONE = "it has a runner, or a job"
     SOME = "it looks like one; if locks may be lost without an error, a later look must find it so, too"
     PROVED = "it is one"
 
 
 class Orphans:
-    """Finds the orphans among lines `r`, and makes of them what they become."""
-    NAMED = 10                  # orphans that are named one by one
-    # If locks may be lost without an error: seconds from the first to the last look that must find a line `r`
-    # without a lock.  Meanwhile all runners have found that theirs are lost, and have locked them anew.
+    """Finds the orphans among lines `r`, and gives each its next state."""
+    NAMED = 10                  # orphans that are reported one by one
+    # On file systems that can lose locks without an error: seconds from the first to the last look that must
+    # find a line `r` without a lock.  By then all runners have noticed lost locks and locked them again.
     RELOCKED = 15.0
 
     def __init__(self, file: JobFile, results: Results) -> None:
         self._file = file
         self._results = results
-        self.marked: list[int] = []             # line numbers of those that were marked `e`
+        self.marked: list[int] = []             # line numbers of the orphans that were marked `e`
         self._named = 0
-        # since when (clock) lines `r` are seen without a lock; the key is the pulse of our own locks, line
-        # number and command
+        # when (clock) a line `r` was first seen without a lock, by the pulse of our own locks, line number,
+        # and command
         self._unlocked: dict[tuple[int, int, bytes], float] = {}
 
     def suspect(self, line: Line) -> Suspicion:
-        """Look whether a line `r` has neither runner nor job.  Raises OSError."""
+        """Check if a line `r` has neither runner nor job."""
         is_free = self._file.is_orphan(line)
         if not self._file.mount.forgets_locks:
             return Suspicion.PROVED if is_free else Suspicion.NONE
@@ -4211,7 +4211,8 @@ class Orphans:
         if not is_free:
             self._unlocked.pop(key, None)
             return Suspicion.NONE
-        # a line that was seen without a lock long ago may have run since, and have lost its lock with ours
+        # The line may have run since it was first seen without a lock, and may have lost its lock when we
+        # lost ours.
         lock_table.ask_again()
         lock_table.must_be_alive()
         now = self._file.clock()
@@ -4221,7 +4222,7 @@ class Orphans:
         return Suspicion.PROVED
 
     def settle(self, line: Line, state: bytes) -> Attempt:
-        """Give an orphan this state, or the result of its run here if that is known for sure.
+        """Give an orphan this state, or the result of its last run here if that result is certain.
 
         Raises FileChangedError, OSError.
         """
@@ -4231,8 +4232,9 @@ class Orphans:
         return attempt
 
     def _known_result(self, line: Line) -> bytes:
-        """The result of the last run here of an orphan's command; b'' if there is none, or another line has
-        this command, too.  Raises OSError.
+        """Return the result of the last run here of an orphan's command.
+
+        b'' if there is none, or if two lines have this command.
         """
         result = self._results[line.command].state
         if not result:
@@ -4241,7 +4243,7 @@ class Orphans:
         return result if len(list(equal)) == 1 else b""
 
     def _say_became(self, line: Line, state: bytes) -> None:
-        """Say what an orphan is now; the first ones only."""
+        """Report the new state of an orphan; only the first NAMED orphans are reported."""
         if state == ERROR:
             self.marked.append(line.number)
         self._named += 1
@@ -4259,9 +4261,9 @@ class Orphans:
         self._file.say(f"line {line.number}: {text}{more}")
 
     def _hint(self, line: Line) -> str:
-        """What a run here tells of an orphan's command; '' if there was none.
+        """Return a hint at the result of a run here of an orphan's command; '' if there is none.
 
-        Only a person knows whether others have begun to run it since.
+        Only the user can know whether another runner has started the command since.
         """
         result = self._results[line.command].state
         if not result:
@@ -4273,7 +4275,7 @@ class Orphans:
 
 
 class Stop(enum.Enum):
-    """Why a walk has stopped without a job."""
+    """The reason why a walk stopped without a job."""
     END = "it has met the end of the file"
     CUT = "it has met a last line without a newline, which somebody may be writing"
     OVER = "nothing below can matter to its consumers"
@@ -4285,39 +4287,40 @@ class Stop(enum.Enum):
 
 @dataclass(frozen=True)
 class WalkReport:
-    """What a walk has met for its consumers."""
-    consumers: frozenset[Consumer] = frozenset()      # those that were there for all of it
+    """What a walk found for its consumers."""
+    consumers: frozenset[Consumer] = frozenset()      # present during the whole walk
     began: float = -math.inf                # by the file's clock
-    met_end: bool = False                   # it has met `#RUN end`
-    waiting: frozenset[Consumer] = frozenset()     # consumers for whom it met jobs that they may have later
-    stopped_by: str = ""                    # what is said of a check that has met a failure; '': none has
+    met_end: bool = False                   # the walk met `#RUN end`
+    waiting: frozenset[Consumer] = frozenset()     # consumers with jobs that they can take only later
+    stopped_by: str = ""                    # message of a barrier check that met a failure; '': none did
 
     def waits_for(self, consumer: Consumer) -> bool:
-        """Whether it met jobs that this consumer may take later.
+        """Return True if the walk met jobs that this consumer can take later.
 
-        Below a check that has met a failure, only consumers that follow wait.
+        Below a check that met a failure, only consumers that follow wait.
         """
         return consumer in self.waiting and (
             (consumer.follow and not self.met_end) or not self.stopped(consumer)
         )
 
     def stopped(self, consumer: Consumer) -> str:
-        """What is to be said of the check that keeps jobs from this consumer for good; '' if none does."""
+        """Return the message of the check that keeps jobs from this consumer for good; '' if none does."""
         return self.stopped_by if consumer in self.waiting else ""
 
 
 class Walk:
     """One walk through a job file, from the top to the end: next() goes on to the next job.
 
-    Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier the
-    walk knows the first job above it that was unfinished when the walk met that job:
+    Directives take effect when the walk meets them, because they apply only to the lines below.  At a barrier
+    the walk knows the first job above that was unfinished when the walk met that job:
 
-    - As long as that job has not ended, the barrier cannot be passed, whatever the others do.
-    - When that job has ended, others may not have.  So another walk begins at the top, and only a walk that
-      has met no unfinished job passes.
-    - A walk that has taken a job does not pass either, as that job runs now: it stops at the barrier.
-    - A walk that has taken nothing looks on below the barrier.  It takes nothing there, but notes for which
-      consumers there are jobs: these consumers must wait, the others may leave.
+    - Until that job has finished, the barrier cannot be passed, whatever the other jobs do.
+    - When that job has finished, other jobs may still be unfinished.  So another walk begins at the top, and
+      only a walk that has met no unfinished job passes.
+    - A walk that has claimed a job does not pass either, because that job runs now: the walk stops at the
+      barrier.
+    - A walk that has claimed nothing reads on below the barrier.  It claims nothing there, but notes which
+      consumers have jobs there: these consumers must wait, the others may leave.
     """
 
     def __init__(
@@ -4334,9 +4337,9 @@ class Walk:
         began: float,
         after_edit: bool,
     ) -> None:
-        """resuming: the consumers for which orphans are new again, here or not.  serving: consumers come and
-        go, and a server starts the groups that are met.  began: by the file's clock.  after_edit: an edit has
-        ended the walk before.  Raises OSError.
+        """resuming: the consumers, present or not, for which orphans become new again.  serving: consumers
+        come and go, and a server starts the groups.  began: by the file's clock.  after_edit: an edit ended
+        the previous walk.  Raises OSError.
         """
         self._queue = queue
         self._file = file = queue.file
@@ -4347,38 +4350,38 @@ class Walk:
         self._results = results
         self._serving = serving
         self.began = began
-        # it has taken a job, or the file is being edited: another walk follows in any case
+        # the walk has claimed a job, or the file is being edited: another walk follows in any case
         self.is_followed = after_edit
-        self.asked = frozenset(consumers.all)      # the consumers that were there for all of it
-        self._passes = retries.consumers           # whose due lines it has seen from the top on
+        self.asked = frozenset(consumers.all)      # the consumers that were present during the whole walk
+        self._passes = retries.consumers           # the consumers whose due lines were met from the top on
         self.above = Above()
-        # `above.unfinished` has ended by now: another walk must see whether the others have
+        # `above.unfinished` has finished by now: another walk must check the other jobs
         self.outdated = False
-        # of the lines up to the next directive only running jobs matter
+        # up to the next directive only running jobs matter
         self._only_running = False
-        # it met a line that may be had a moment later: another runner had just taken it or had its command
-        # mutex locked, it may be an orphan, or lines are being appended
+        # the walk met a line that may be claimable a moment later: another runner had just taken the line or
+        # held its command mutex, the line may be an orphan, or lines are being appended
         self.try_again = False
-        # a due line that could not be had, and why: none below it is taken
+        # a due line that could not be claimed, and why: no due line below it is claimed
         self.stuck: tuple[Line, LineCheck] | None = None
         # commands of which no line can be claimed for now, and why
         self._closed: dict[bytes, LineCheck] = {}
-        self.has_skipped = False                # it passed over new jobs of groups or for other consumers
-        # the first job that was passed over for each Directives.consumer_key, and its scope: a consumer that
-        # comes later begins there
+        self.has_skipped = False                # new jobs of groups, or jobs of other consumers, were skipped
+        # for each Directives.consumer_key the first skipped job and its directives: a consumer that comes
+        # later begins there
         self._skipped: dict[ConsumerKey, tuple[Line, Directives]] = {}
-        # for each consumer that was not here, or had too little free: the first due line that was passed
-        # over, and its scope
+        # for each consumer that was absent, or had too little free: the first skipped due line and its
+        # directives
         self._missed: dict[Consumer, tuple[Line, Directives]] = {}
-        # consumers for whom it met jobs that they cannot have now, and may have later
+        # consumers with jobs that they cannot take now, but perhaps later
         self.waiting: set[Consumer] = set()
         self._below: Line | None = None         # the first job below the block that a consumer waits for
-        # for consumers that had too little free for a job: that job, and what it needs
+        # for consumers that had too little free for a job: that job and its needs
         self._short: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
-        self.foreign_group: Line | None = None      # the first job of a group, if nobody here starts groups
+        self.foreign_group: Line | None = None      # the first job of a group, if this process starts none
         self.foreign_settings = NO_SETTINGS
-        self.doubt = 0.0                        # JobReader.doubt() of the end that it has met
+        self.doubt = 0.0                        # JobReader.doubt() of the end that the walk met
         retries.begin_walk()
         counted: Counter[bytes] | None = Counter() if ordinals else None
         states = NEW + RUNNING + retries.states
@@ -4386,11 +4389,11 @@ class Walk:
 
     @property
     def met_end(self) -> bool:
-        """Whether it has met `#RUN end`."""
+        """True if the walk has met `#RUN end`."""
         return self.above.scope.below_end
 
     def report(self) -> WalkReport:
-        """Return what it has met so far."""
+        """Return what the walk has found so far."""
         block = self.above.block
         stopped_by = block.text if block and block.why is Why.STOPPED else ""
         return WalkReport(self.asked, self.began, self.met_end, frozenset(self.waiting), stopped_by)
@@ -4398,8 +4401,8 @@ class Walk:
     def next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Claim the next job that one of these consumers may have.
 
-        consumers: between calls with one and the same object, consumers may leave it, and none may come.
-        pause_at: when it is to pause (time.monotonic()).  Raises OSError.
+        consumers: between calls with the same object, consumers may be removed from it, but none added.
+        pause_at: when to pause (time.monotonic()).  Raises OSError.
         """
         self.scan.pause_at = pause_at
         try:
@@ -4416,11 +4419,11 @@ class Walk:
             return Stop.RESTART
 
     def is_where_it_was(self) -> bool:
-        """Read on from the last line; False: it does not stand there any more.  Raises OSError."""
+        """Read on from the last line.  Return False if that line is no longer in its place."""
         return not self.scan.last or self.scan.refresh(self.scan.last)
 
     def _change_consumers(self, consumers: Consumers) -> bool:
-        """Go on for other consumers; False if the file was edited meanwhile.  Raises OSError."""
+        """Go on for other consumers.  Return False if the file was edited meanwhile."""
         self._consumers = consumers
         self._only_running = False
         self.asked = self.asked.intersection(consumers.all)
@@ -4428,7 +4431,7 @@ class Walk:
         return line is None or self.scan.back_to(line)
 
     def _step(self) -> Job | Stop | None:
-        """Deal with the next line; None: go on.  Raises Paused, FileChangedError, OSError."""
+        """Process the next line.  None: go on.  Raises Paused, FileChangedError, OSError."""
         line = self.scan.next(self._only_running)
         if line is None:
             self.doubt = self._file.doubt(self.scan.end)
@@ -4436,26 +4439,26 @@ class Walk:
         if self._is_over():
             return Stop.OVER
         if not line.whole:
-            # the last line may be half written: if so, it is left to the next walk
+            # a last line that may be half written is left to the next walk
             self.doubt = self._file.doubt(self.scan.end)
             if self.doubt:
                 return Stop.CUT
         if line.state == DIRECTIVE:
             if self._obey(line):
                 return None
-            self.scan.put_back(line)            # met once more if this walk goes on
+            self.scan.put_back(line)            # to meet it again if this walk goes on
             return Stop.BARRIER
         job = self._consider(line)
         if job:
             self.is_followed = True
             return job
         if self._all_wait():
-            # met once more when a consumer has enough, as a walk here from the top takes long
+            # to meet it again when a consumer has enough free: a new walk from the top to here takes long
             return Stop.SHORT if self.scan.back_to(line) else Stop.RESTART
         return None
 
     def _is_over(self) -> bool:
-        """Whether nothing below can matter to its consumers: all must wait, or leave at `#RUN end`."""
+        """Return True if nothing below can matter to the consumers: all must wait, or leave at `#RUN end`."""
         consumers = self._consumers.all
         if not consumers:
             return False
@@ -4465,19 +4468,19 @@ class Walk:
         if not block and not self.met_end:
             return False
         if block and block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
-            return False                        # `#RUN end` may stand below
+            return False                        # `#RUN end` may follow
         return self._below is not None and consumers.keys() <= self.waiting
 
     # -- consumers with too little free
     # -------------------------------------------------------------------------
 
     def _all_wait(self) -> bool:
-        """Whether each of its consumers has too little free for a job above."""
+        """Return True if each consumer has too little free for a job above."""
         return bool(self._consumers.all) and self._consumers.all.keys() <= self._short.keys()
 
     def _let_go_on(self, consumers: Mapping[Consumer, None]) -> None:
-        """Let consumers go on that have enough free now for the job that they wait for, or whose job cannot
-        be had any more.  Raises OSError.
+        """Let a consumer go on if it now has enough free for the job that it waits for, or if that job has
+        changed its state.
         """
         states: dict[int, bytes | None] = {}
         for consumer in self._short.keys() & consumers.keys():
@@ -4488,14 +4491,14 @@ class Walk:
                 del self._short[consumer]
 
     def has_room(self) -> bool:
-        """Whether a consumer has enough free by now for the job that it waits for."""
+        """Return True if a consumer now has enough free for the job that it waits for."""
         return any(consumer.free.holds(needs) for consumer, (_, needs) in self._short.items())
 
     def _go_back(self) -> Line | None:
-        """Forget what was met from the first passed-over line on that one of its consumers may have.
+        """Forget all lines from the first skipped line on that one of the consumers may have.
 
-        Returns that line; None if there is none, and then nothing is forgotten.  Consumers that have too
-        little free do not count: they were there when it was met.
+        Return that line; None if there is none, and then nothing is forgotten.  Consumers that have too
+        little free do not count: they were present when the walk met the line.
         """
         lines = [
             (line, scope) for line, scope in self._skipped.values()
@@ -4516,10 +4519,10 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _consider(self, line: Line) -> Job | None:
-        """Claim a job, if it may be taken now and is for one of the consumers.  Raises FileChangedError,
-        OSError.
+        """Claim a job if it may be taken now, by one of the consumers.
 
-        Otherwise note what it means for consumers and barriers, and return None.
+        Otherwise note its meaning for consumers and barriers, and return None.  Raises FileChangedError,
+        OSError.
         """
         if line.state == RUNNING:
             if not self.above.block:
@@ -4540,15 +4543,15 @@ class Walk:
             self.above.add_unfinished(line)
             return self._claim(line, consumer)
         if self._short and not together:
-            self._skip(line)                    # a consumer that comes later begins here, not below
+            self._skip(line)                    # a consumer that comes later must begin here, not below
         else:
             self._skip_new(line)
         return None
 
     def _consider_due(self, line: Line, due: set[Consumer]) -> Job | None:
-        """Claim a failed line, if it may be taken now.  due: the consumers for which it is due, here or not.
+        """Claim a failed line if it may be taken now.  Otherwise note that consumers wait, and return None.
 
-        Otherwise these consumers wait for it, and return None.  Raises FileChangedError, OSError.
+        due: the consumers, present or not, for which the line is due.  Raises FileChangedError, OSError.
         """
         self.above.add_unfinished(line)
         here = due & self._consumers.all.keys()
@@ -4565,10 +4568,11 @@ class Walk:
         return None
 
     def _consider_running(self, line: Line) -> None:
-        """Note a line `r`, or make an orphan of it what it becomes.
+        """Note a running job, or give an orphan its next state.
 
-        That is its result, if a run here has left one for sure; new, if a consumer runs orphans again,
-        present or not; otherwise `e`.  Raises FileChangedError, OSError.
+        An orphan gets the result of its last run here if that result is certain.  Otherwise it becomes new
+        if a consumer, present or not, runs orphans again, and `e` if none does.  Raises FileChangedError,
+        OSError.
         """
         suspicion = self._orphans.suspect(line)
         if suspicion is not Suspicion.PROVED:
@@ -4585,18 +4589,17 @@ class Walk:
             raise FileChangedError
 
     def _is_resumed(self) -> bool:
-        """Whether an orphan is new again for a consumer, here or not."""
+        """Return True if an orphan becomes new again for a consumer, present or not."""
         scope = self.above.scope
         if scope.fault or scope.settings.together:
             return False
         return self._resuming.include(scope)
 
     def _choose_consumer(self, line: Line, among: Collection[Consumer]) -> Consumer | None:
-        """The consumer that gets a line: the first that may have it, and has enough free; None if there is
-        none.
+        """Return the first consumer that may have a line and has enough free for it; None if there is none.
 
-        A consumer with too little free waits for more, and takes nothing below meanwhile.  Otherwise small
-        jobs would keep a big one from its turn for ever.
+        A consumer with too little free waits until it has enough, and takes nothing below meanwhile.
+        Otherwise small jobs could delay a big one for ever.
         """
         needs = self.above.scope.settings.needs
         for consumer in self._consumers.fitting(self.above.scope):
@@ -4608,16 +4611,14 @@ class Walk:
         return None
 
     def _skip(self, line: Line) -> None:
-        """Pass over a new job that is for no consumer that is here, or only for some that have too little
-        free.
-        """
+        """Skip a new job that no present consumer may have, or only consumers that have too little free."""
         self.above.add_unfinished(line)
         self._skipped.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _skip_new(self, line: Line) -> None:
-        """Pass over a new job that is for none of the consumers, or of a group."""
+        """Skip a new job of a group, or one that no consumer gets now."""
         settings = self.above.scope.settings
-        # a group must be known as a whole, and failed lines may be due here
+        # all jobs of a group must be met, and failed lines may be due here
         self._only_running = not (settings.together and self._serving) and not self._passes
         self.has_skipped = True
         if not settings.together:
@@ -4631,14 +4632,14 @@ class Walk:
                 self.foreign_group, self.foreign_settings = line, settings
 
     def _on_job_below_block(self, line: Line) -> None:
-        """Note a new job below a block: the consumers that may have it wait."""
+        """Note a new job below a block: consumers that may have it must wait."""
         served = self._serving or not self.above.scope.settings.together
         if served and self._add_waiting() and not self._below:
             self._below = line
         self._only_running = not self._passes
 
     def _add_waiting(self) -> bool:
-        """Note that the consumers that may have jobs here wait; return True if there are any."""
+        """Note that all consumers that may have jobs here wait.  Return True if there are any."""
         consumers = set(self._consumers.fitting(self.above.scope))
         self.waiting |= consumers
         return bool(consumers)
@@ -4646,7 +4647,7 @@ class Walk:
     # -- claims ----------------------------------------------------------------------------------------------
 
     def _claim(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a new line for a consumer; None if it cannot be had.  Raises FileChangedError, OSError."""
+        """Claim a new line for a consumer; None if that fails.  Raises FileChangedError, OSError."""
         settings = self.above.scope.settings
         job = self._attempt(line, lambda: self._queue.claim(line, consumer, settings)).job
         if job and consumer in self._passes & self.asked:
@@ -4657,12 +4658,13 @@ class Walk:
         return job
 
     def _claim_due(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a due line for a consumer.  None: it cannot be had now, or was made new.  Raises
-        FileChangedError, OSError.
+        """Claim a due line for a consumer.  None: that failed for now, or the line was made new.
+
+        Raises FileChangedError, OSError.
         """
         settings = self.above.scope.settings
         attempt = self._attempt(line, lambda: self._queue.claim(line, consumer, settings))
-        # that may last for hours; as a new line it waits for its turn
+        # the copy of the command may run for hours; as a new line this one waits for its turn
         if attempt.met is LineCheck.NO_JOB_LOCK:
             attempt = self._file.make(line, NEW)
         if attempt.job or attempt.became:
@@ -4677,12 +4679,13 @@ class Walk:
         return attempt.job
 
     def _on_claim(self, job: Job, consumer: Consumer) -> None:
-        """Note that the pass of a consumer has come as far as a claimed job."""
-        with contextlib.suppress(OSError):      # the next claim meets it, too; others may try a line twice
+        """Note that the pass of a consumer has reached a claimed job."""
+        # the next claim will get the same error; another runner may try a line twice
+        with contextlib.suppress(OSError):
             self._retries.on_claim(consumer, job, self.above.scope)
 
     def _attempt(self, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
-        """Attempt to claim a line or to change its state, unless its command is known to be closed.
+        """Attempt to claim a line or to change its state, unless this walk has found its command closed.
 
         Raises FileChangedError, OSError.
         """
@@ -4701,7 +4704,7 @@ class Walk:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _group(self) -> PendingGroup:
-        """The group that is being met; a new one if the last is whole."""
+        """Return the current group; a new one if the last is complete."""
         if not self.groups or self.groups[-1].whole:
             self.groups.append(PendingGroup(self.above.scope.settings.together, self.met_end))
         return self.groups[-1]
@@ -4721,7 +4724,7 @@ class Walk:
             )
 
     def end_group(self, waits: bool = False) -> None:
-        """Note that no more jobs of the group follow that was met last.  waits: it cannot be started."""
+        """Note that the last group is complete.  waits: it cannot be started."""
         if self.groups and not self.groups[-1].whole:
             self.groups[-1].whole = True
             if waits:
@@ -4730,14 +4733,11 @@ class Walk:
     # -- directives ------------------------------------------------------------------------------------------
 
     def _obey(self, line: Line) -> bool:
-        """Take a directive into account; False: the lines above it must be looked at once more.
-
-        Raises OSError.
-        """
+        """Apply a directive.  Return False if another walk must check the lines above it first."""
         scope = self.above.scope
         self.above.enter(line)
         if self.groups and not self.above.scope.has_same_group(scope):
-            # nobody knows whether jobs below a fault are of the group above it
+            # below an invalid directive it is unknown whether jobs belong to the group above
             self.end_group(waits=self.above.scope.fault != "")
         self._only_running = False
         if self.above.block:
@@ -4749,14 +4749,11 @@ class Walk:
         return True
 
     def is_outdated(self) -> bool:
-        """Whether another walk may pass the barrier: the job that this one found unfinished has ended.
-
-        Raises OSError.
-        """
+        """Return True if another walk may pass the barrier: the first unfinished job has finished."""
         waits_for = self.above.unfinished
         if waits_for and not self.outdated:
             state = self._file.state_at(waits_for)
-            # a failed line that is due has not ended
+            # a due line keeps its failed state until it is claimed
             self.outdated = state is not None and state not in (NEW, RUNNING, waits_for.state)
         return self.outdated
 
