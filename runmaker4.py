@@ -4479,8 +4479,8 @@ class Walk:
         return bool(self._consumers.all) and self._consumers.all.keys() <= self._short.keys()
 
     def _let_go_on(self, consumers: Mapping[Consumer, None]) -> None:
-        """Let a consumer go on if it now has enough free for the job that it waits for, or if that job has
-        changed its state.
+        """Let a consumer go on if it now has enough free for the job that it waits for, or if that job's
+        line has changed.
         """
         states: dict[int, bytes | None] = {}
         for consumer in self._short.keys() & consumers.keys():
@@ -4763,22 +4763,21 @@ class Walk:
 
 @dataclass(frozen=True)
 class NoJob:
-    """Why there is no job to take.  As a truth value it is false, and a Job is true."""
-    again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
+    """The reason why a claim found no job.  Its truth value is false; that of a Job is true."""
+    again: float | None = None  # seconds until there may be a job; None: there is nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
-    met_end: bool = False       # consumers that follow shall leave
-    stopped: str = ""           # why jobs are left that the consumer should have had
-    report: WalkReport = field(default_factory=WalkReport)      # what a cursor has met
+    met_end: bool = False       # consumers that follow must leave
+    stopped: str = ""           # why jobs remain that the consumer should have had
+    report: WalkReport = field(default_factory=WalkReport)      # what the cursor found
     whole: bool = False         # the cursor has walked as far as anything can matter to its consumers
-    sliced: bool = False        # its walk has used up its time: claim again
+    sliced: bool = False        # the walk has used up its time: claim again
 
     def __bool__(self) -> bool:
         return False
 
 
 class Rewalk:
-    """Says when a cursor walks through the file again: an idle runner costs nothing, and no job waits for
-    long.
+    """Decides when a cursor walks through the file again: idle runners cost little, and no job waits long.
 
         the walk                                        another one begins
         ----------------------------------------------  -----------------------------------------------------
@@ -4794,43 +4793,45 @@ class Rewalk:
         met the end; the file has changed since         after 20 times its own length
         met the end; the file looks unchanged           after 100 times its own length, and an interval: time
                                                         stamps are coarse
-        met jobs that a consumer waits for                 after 20 times its own length
-        was not made for a consumer that asks now          at once if it has passed over jobs, otherwise after
-        20
-                                                        times its own length
+        met jobs that a consumer waits for              after 20 times its own length
+        was not made for a consumer that asks now       at once if it has passed over jobs, otherwise after
+                                                        20 times its own length
         waits at a barrier whose first unfinished job
           has ended                                     after a rest as long as itself
-        met the end; a consumer asks for the last time     at once, unless it waits for jobs
+        met the end; a consumer asks for the last time  at once, unless it waits for jobs
     """
     SOON = 0.05                     # intervals
 
     def __init__(self, file: JobReader) -> None:
         self._file = file
-        self.throttle = Throttle(file.clock)            # of walks, without their pauses
+        self.throttle = Throttle(file.clock)            # of walks, without the pauses between claims
         self.signature: tuple[int, ...] = ()    # of the file, at the start of the last walk
-        self._quiet: tuple[int, ...] | None = None      # the same of the last walk that found nothing
-        self._refusals = 0                      # how many such walks in a row met lines that may be had soon
+        self._quiet: tuple[int, ...] | None = None      # the same, of the last walk that found nothing
+        self._refusals = 0                      # how many such walks in a row had `try_again`
 
     def begin(self) -> None:
         """Note that a walk begins.  Raises OSError."""
         self.signature = self._file.signature()
 
     def forget(self) -> None:
-        """Have the next claim walk through the file anew: what was met says nothing any more."""
+        """Have the next claim begin a new walk: what the last walk found is no longer valid."""
         self._quiet = None
 
     def is_overdue(self) -> bool:
-        """Whether a walk under way is so old that another one is to begin."""
+        """Return True if the current walk is so old that another one must begin."""
         return self.throttle.until_due(100, self._file.interval) == 0
 
     def until_next(self, walk: Walk) -> float:
-        """Seconds until another walk may begin that may pass a barrier, or take a big job."""
+        """Return the seconds until another walk may begin, which may pass a barrier or claim a big job."""
         if walk.outdated:
             return self.throttle.until_due(1)
         return self.throttle.until_due(20, 0.0 if walk.has_room() else self._file.interval)
 
     def end(self, walk: Walk) -> float | None:
-        """Note that a walk has found nothing; return the seconds after which another one is due for sure."""
+        """Note that a walk has found nothing.
+
+        Return the seconds after which another one is certainly due; None if that depends on changes.
+        """
         self._quiet = self.signature
         self._refusals = self._refusals + 1 if walk.try_again else 0
         due = [walk.doubt] if walk.doubt else []
@@ -4840,13 +4841,13 @@ class Rewalk:
 
     @property
     def is_refused(self) -> bool:
-        """Whether lines that may be had soon were met in several walks in a row."""
+        """True if several walks in a row met lines that may be claimable soon."""
         return self._refusals > 1
 
     def is_due(self, walk: Walk, consumers: Consumers, again: float | None) -> bool:
-        """Whether another walk is due after one that has found nothing.
+        """Return True if another walk is due after one that has found nothing.
 
-        again: what end() has returned.  Raises OSError.
+        again: the result of end().  Raises OSError.
         """
         if not self._quiet:
             return True
@@ -4865,18 +4866,18 @@ class Rewalk:
 
 class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many."""
-    TROUBLE = 30.0              # seconds that errors of a network file system are put up with
-    PATIENCE = 30.0             # seconds without any change after which it is said that new jobs wait
+    TROUBLE = 30.0              # seconds for which errors of a network file system are tolerated
+    PATIENCE = 30.0             # seconds without any change after which the cursor reports that new jobs wait
     STALE = 0.002, 1.0          # seconds: see _stale_after()
-    PAUSE = 0.25                # seconds at most from look to look at a barrier
-    SLICE = 0.05                # seconds after which a server's claim comes back, to hear clients, too
+    PAUSE = 0.25                # seconds at most between looks at a barrier
+    SLICE = 0.05                # seconds after which a claim of a server returns, to let it serve clients
 
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
-        """consumers: for whom it claims unless claim() is given others.  ordinals: whether lines get theirs.
-        wait_for_file: the file may come later.  unchecked: it was not there to be checked.
+        """consumers: claim for these unless claim() gets others.  ordinals: give lines their ordinals.
+        wait_for_file: the file may be created later.  unchecked: the file did not exist to be checked.
 
-        serving: its consumers come and go, and a server starts the groups that it meets.
+        serving: consumers come and go, and a server starts the groups that the cursor finds.
         """
         self.queue = queue
         self.file = file = queue.file
@@ -4892,18 +4893,18 @@ class Cursor:
         self._retries = Retries(file, self._results)
         self._orphans = Orphans(file, self._results)
         self._rewalk = Rewalk(file)
-        self._walk: Walk | None = None          # under way
-        self._last: Walk | None = None          # the last that has found nothing
-        self.no_job = NoJob()                   # what the last claim without a job has returned
-        self.inode = file.inode                 # of the file that is walked through
+        self._walk: Walk | None = None          # the current walk
+        self._last: Walk | None = None          # the last walk that found nothing
+        self.no_job = NoJob()                   # the result of the last claim that found no job
+        self.inode = file.inode                 # of the file of the walk
         self._claimed = 0.0                     # when the last claim was (clock)
-        # whether the last claim came back in the middle of its walk, to be made again
+        # the last claim returned in the middle of a walk, and must be repeated
         self.sliced = False
         self._trouble_since: float | None = None
         self._still: tuple[int, ...] = ()       # signature of the last walk that found nothing
-        self._still_until = math.inf            # when (clock) to say that jobs wait if that stays
-        self._said: set[str] = set()            # subjects of what is said once, and was
-        self._said_block = ""                   # which block was said last
+        self._still_until = math.inf            # when (clock) to report waiting jobs if `_still` stays
+        self._said: set[str] = set()            # subjects of one-time messages that were printed
+        self._said_block = ""                   # the block that was reported last
 
     @property
     def orphans(self) -> list[int]:
@@ -4912,17 +4913,17 @@ class Cursor:
 
     @property
     def renewed(self) -> int:
-        """How many failed lines were claimed, or made new, because of --retry or --resume."""
+        """The number of failed lines that were claimed, or made new, because of --retry or --resume."""
         return self._retries.renewed
 
     @property
     def throttle(self) -> Throttle:
-        """Of walks."""
+        """The throttle of walks."""
         return self._rewalk.throttle
 
     @property
     def groups(self) -> list[PendingGroup]:
-        """The groups that the last walk has met, so far."""
+        """The groups that the current walk, or else the last one, has met so far."""
         walk = self._walk or self._last
         return walk.groups if walk else []
 
@@ -4930,9 +4931,9 @@ class Cursor:
               away: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may have it.
 
-        last: nothing runs here, and the caller will leave; so a walk is made, unless jobs are there to wait
-        for.  consumers: between calls with one and the same object, consumers may leave it, and none may
-        come. away: consumers that are busy, or may come back.
+        last: nothing runs here, and the caller will leave if it gets no job; so make a walk, unless there
+        are jobs to wait for.  consumers: between calls with the same object, consumers may be removed from
+        it, but none added.  away: consumers that are busy, or may come back.
         """
         result: Job | NoJob
         try:
@@ -4967,7 +4968,7 @@ class Cursor:
             self.throttle.pause()
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Go on with the walk under way, or with another one, to the next job.  Raises OSError."""
+        """Continue the current walk, or begin another one, up to the next job."""
         now = self.clock()
         is_old = now - self._claimed > self._stale_after()
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
@@ -4992,7 +4993,7 @@ class Cursor:
             after_edit = found is Stop.RESTART
 
     def _answer(self, walk: Walk, stop: Stop) -> NoJob | None:
-        """Return what is answered when a walk has stopped; None: another walk begins.  Raises OSError."""
+        """Return the result of a claim whose walk has stopped; None: begin another walk."""
         if stop is Stop.RESTART:
             return None
         if stop is Stop.SLICED:
@@ -5008,7 +5009,7 @@ class Cursor:
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Start from the top, with fresh reads.  Raises OSError."""
+        """Begin a walk from the top, with fresh reads."""
         self.throttle.begin()
         self.queue.follow()
         self._notice_replaced()
@@ -5019,7 +5020,7 @@ class Cursor:
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
-        """Note that a walk is over and has found nothing.  Raises OSError."""
+        """Note that a walk is over and has found nothing."""
         self._walk = None
         self._last = walk
         walk.end_group(waits=stop is Stop.CUT or self._is_being_appended(walk))
@@ -5032,43 +5033,42 @@ class Cursor:
         return NoJob(again, report=walk.report(), whole=True)
 
     def _is_being_appended(self, walk: Walk) -> bool:
-        """Whether a group at the end of the file may be met in part only.  Raises OSError."""
+        """Return True if the walk may have met only part of a group at the end of the file."""
         if not walk.groups or walk.groups[-1].whole:
             return False
-        # asked before the size: if nobody appends, that size includes all that was appended
+        # Check this before the size: if no process is appending, the size includes all appended lines.
         if self.file.lock_table.is_appended_to():
             walk.try_again = True
             return True
         return self.file.signature()[2] != self._rewalk.signature[2]
 
     def _stale_after(self) -> float:
-        """Seconds after which a chunk that was read ahead is too old to claim from.
+        """Return the seconds after which a chunk that was read ahead is too old to claim from.
 
-        On a network file system a second, because each read is a round trip; a local file system's value once
-        another runner was met there, because then lines are taken under our eyes.
+        On a network file system this is longer, because each read is a round trip.  But once the walk has
+        met another runner, it is as short as on a local file system, because lines change all the time.
         """
         return self.STALE[self.file.network and not (self._walk and self._walk.try_again)]
 
     def _notice_replaced(self) -> None:
-        """If the job file was opened anew, or is another one, begin a new walk."""
+        """Begin a new walk if the job file was opened again, or is another one."""
         before = self.inode
         now = self.file.inode
         if now != before or (self._walk and self._walk.scan.file is not self.file.reader):
             self.forget()
-            # None: the next walk opens it; the old inode: it was opened anew after trouble
+            # None: the next walk opens the file; the old inode: it was reopened after an error
             if now is not None and now != before:
                 self.inode = now
                 if before is not None:
                     self.say("was replaced by another file of this name; going on with that")
 
     def forget(self) -> None:
-        """Have the next claim walk through the file anew: what was met says nothing any more."""
+        """Have the next claim begin a new walk: what the last walk found is no longer valid."""
         self._walk = None
         self._rewalk.forget()
 
     def _check_late(self) -> None:
-        """Name what is not understood in a file that has come only now: it could not be refused at the start.
-        """
+        """Report invalid lines of a file that did not exist at the start, and so could not be refused."""
         self._unchecked = False
         with contextlib.suppress(UsageError):      # the file is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
@@ -5076,13 +5076,13 @@ class Cursor:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _say_once(self, subject: str, text: str) -> None:
-        """Say a text, unless something was said of this subject before."""
+        """Print a text, unless a message on this subject was printed before."""
         if subject not in self._said:
             self._said.add(subject)
             self.say(text)
 
     def _on_claim(self, job: Job) -> None:
-        """Say it if a line was claimed once more whose result was written here."""
+        """Report a claim of a line that already got a result here; only the first is reported."""
         known = self._results[job.command]
         if job.state == NEW and known.state and known.number == job.number:
             self._say_once(
@@ -5093,11 +5093,11 @@ class Cursor:
         self._results.forget(job.command)
 
     def _say_block(self, walk: Walk) -> None:
-        """Say what is wrong with the file if that keeps jobs from being started, once."""
+        """Report once a problem in the file that keeps jobs from starting."""
         block = walk.above.block
         text = block.text if block else ""
         if block and block.why is Why.STOPPED and not any(consumer.follow for consumer in walk.waiting):
-            text = ""                           # a runner that leaves because of it will say so
+            text = ""                           # a runner that leaves because of it will report it
         if text and text != self._said_block:
             self.say(text)
         self._said_block = text
@@ -5105,17 +5105,17 @@ class Cursor:
             self._say_once("groups", not_for_groups(walk.foreign_group, walk.foreign_settings))
 
     def _say_stuck(self, walk: Walk) -> None:
-        """Say why a failed line is not run again yet, if that lasts, once for each line and reason."""
+        """Report why a failed line is not run again yet, if that lasts; once for each line and reason."""
         if walk.stuck and self._rewalk.is_refused:
             line, met = walk.stuck
             text = f"line {line.number}: is {text_of(line.state)}, and waits to be run again: {met.value}"
             self._say_once(text, text)
 
     def _say_waiting(self) -> None:
-        """Say once that new jobs wait: nothing runs, and nobody has claimed any for a while.  Raises OSError.
+        """Report once that new jobs wait: nothing runs, and no runner has claimed a job for PATIENCE seconds.
 
-        The signature tells, because each claim and each result changes the file.  `runwait4.py --status`
-        finds out what the jobs wait for.
+        The signature of the file shows that, because each claim and each result changes the file.
+        `runwait4.py --status` finds the reason.  Raises OSError.
         """
         now = self.clock()
         if self._still != self._rewalk.signature:
@@ -5133,14 +5133,14 @@ class Cursor:
     # -- results ---------------------------------------------------------------------------------------------
 
     def check_jobs(self) -> dict[Job, str]:
-        """As JobQueue.check_jobs(); and see how far others have run failed lines again."""
+        """Call JobQueue.check_jobs(), then read how far other runners have run failed lines again."""
         to_end = self.queue.check_jobs()
-        with contextlib.suppress(OSError):      # the next claim meets it, too
+        with contextlib.suppress(OSError):      # the next claim will get the same error
             self._retries.follow_others()
         return to_end
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give its line back.  What went wrong for good, or ''.
+        """Write a job's new state and give the line up.  Return the permanent error, or ''.
 
         Raises TemporaryError.
         """
@@ -5151,15 +5151,16 @@ class Cursor:
         return fault
 
     def release(self, job: Job) -> str:
-        """Make a claimed job new again that was not started, unless it was cancelled.  Returns and raises as
-        finish().
+        """Make a claimed job that was not started new again, unless it was cancelled.
+
+        Returns and raises as finish().
         """
         return self.finish(job, HELD if job.cancelled else NEW)
 
     # -- trouble ---------------------------------------------------------------------------------------------
 
     def _bear(self, error: OSError) -> NoJob:
-        """Put up with an error of the file system for a while, then fail for good."""
+        """Tolerate an error of the file system for a while, then fail for good."""
         self.forget()
         self.queue.close_if_useless(error)
         now = self.clock()
@@ -5179,30 +5180,30 @@ class Cursor:
 
 
 def new_jobs_wait(count: int, path: str) -> str:
-    """'3 new jobs wait: runwait4.py --status runs.txt tells why'"""
+    """Return the message, for example '3 new jobs wait: runwait4.py --status runs.txt tells why'."""
     return (f"{plural(count, 'new job')} {'waits' if count == 1 else 'wait'}: runwait4.py --status "
             f"{shlex.quote(as_argument(path))} tells why")
 
 
-# a runner of which nothing is known: only host=* means it, it has one slot, and its memory may be any
+# an unknown runner: of host= only `*` matches it, it has one slot, and any amount of memory
 ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 
 
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
-    """Return what keeps new jobs from any runner, if something does.  Raises OSError.
+    """Return the reason why no runner can take a new job; None if one can, or if no job is new.
 
-    hosts: names of some whose runners are at work.
+    hosts: the names of hosts that are known to have a runner at work.  Raises OSError.
     """
     at_work: set[tuple[str, ...]] | None = None
     above = Above()
-    first: BlockReason | None = None          # of the lines that nobody can take
-    closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; ''
-    only_running = False                # of the lines up to the next directive only running jobs matter
+    first: BlockReason | None = None          # of the first line that no runner can take
+    closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; '': one can
+    only_running = False                # up to the next directive only running jobs matter
     scan = file.lines(NEW + RUNNING, directives=True)
     while line := scan.next(only_running):
         if line.state == DIRECTIVE:
             only_running = False
-            # a check is asked only if no job above is unfinished: any line `r` there is an orphan
+            # a check is made only if no job above is unfinished: then any line `r` above is an orphan
             above.enter(line)
             above.block = above.block or above.find_block(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
@@ -5216,7 +5217,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
                 at_work = at_work or _hosts_at_work(file)
                 known = (host for name in hosts for host in settings.hosts if Consumer(name).is_called(host))
                 if settings.hosts in at_work or any(known):
-                    settings = replace(settings, hosts=())      # its runner may be busy, but it is there
+                    settings = replace(settings, hosts=())      # one of them has a runner, perhaps busy
             what = _awaited(settings)
             only_running = what != ""
             if not what:
@@ -5231,7 +5232,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
 
 def _hosts_at_work(file: JobReader) -> set[tuple[str, ...]]:
-    """Return the `host=` of all jobs that run: of those hosts one has a runner at work.  Raises OSError."""
+    """Return the `host=` of all running jobs: of each, one host has a runner at work.  Raises OSError."""
     found = set()
     scope = TOP
     for line in file.lines(RUNNING, directives=True):
@@ -5243,7 +5244,7 @@ def _hosts_at_work(file: JobReader) -> set[tuple[str, ...]]:
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return what keeps a job from being started below a block.  above: what was met above it."""
+    """Return the reason why a job below a block cannot start.  above: the state above that job."""
     if block.why is not Why.WAITS or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
     return BlockReason(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
@@ -5251,7 +5252,7 @@ def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
 
 
 def _awaited(settings: JobSettings) -> str:
-    """Whom a job with these settings waits for; '' if any runner may take it."""
+    """Return what a job with these settings waits for; '' if any runner may take the job."""
     if settings.together:
         return (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                 "runmaker4-server.py starts it)")
@@ -5259,27 +5260,27 @@ def _awaited(settings: JobSettings) -> str:
 
 
 def _awaited_behind(command: bytes, file: JobReader) -> str:
-    """What all runners must wait for to claim a line of a command; '' if it is nothing.  Raises OSError."""
+    """Return what every runner must wait for to claim a line of a command; '' if nothing.  Raises OSError."""
     if file.lock_table.is_shut(command):
         return "another process, which keeps its command locked (lslocks names it)"
     return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
 
 
 def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Line]:
-    """What a cursor would find for this consumer in the end, without touching anything.  Raises OSError.
+    """Yield the lines that a cursor would claim for this consumer in the end, without changing anything.
 
-    memory: what jobs may take here; it is said if a directive has memory=.
+    memory: the limit for jobs here, reported if a directive has memory=.  Raises OSError.
     """
     consumers = Consumers([consumer])
     above = Above()
     memory_met = False
     fits = consumers.include(above.scope)
     groups_named = False
-    # by the time of a check the others have run again
+    # failed lines in the other states will have run again when a check is made
     bad = (FAILED + ERROR).translate(None, consumer.retry)
     for line in file.lines(NEW + consumer.retry, directives=True):
         if line.state == DIRECTIVE:
-            # all that is above a barrier has ended when its time comes: nothing is noted as unfinished
+            # When a barrier is passed, all jobs above it have finished: note none as unfinished.
             above.enter(line)
             if above.find_block(line, file, bad):
                 return
