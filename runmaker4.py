@@ -5298,25 +5298,25 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
 
 # ======== The worker ========================================================================================
 #
-# An event loop must not wait for a file system.  So whatever touches a file goes through a FileExecutor.  On
-# a local file system the worker makes a call at once; on a network file system one thread makes all calls.
-# Calls are made in the order in which they come, so a job's start stands in a record before its end.  A
-# caller that needs the answer uses call(), begin() or ask(); one that does not, post().
+# An event loop must not wait for a file system.  So every file operation goes through a FileExecutor, the
+# worker.  On a local file system the worker makes a call at once; on a network file system one thread makes
+# all calls.  Calls are made in the order in which they come, so the start of a job is recorded before its
+# end.  A caller that needs the answer uses call(), begin() or ask(); one that does not, post().
 #
-# A record that cannot be written yet, because another process has a lock, stays in its RecordFile.  The
+# A record that cannot be written yet, because another process holds a lock, remains in its RecordFile.  The
 # worker tries such records again every AGAIN seconds.
 #
-# FileJobs is a JobQueue and its Cursor behind a worker.  It is what a Runner asks for jobs: see Jobs.
+# FileJobs calls a JobQueue and its Cursor through a worker.  A Runner gets its jobs from there: see Jobs.
 
 
 def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """A task that nobody awaits.
+    """Return a task that is never awaited.
 
-    What it raises is a defect, which the loop's exception handler gets at once.
+    An exception of the task is a defect; the loop's exception handler gets it at once.
     """
     def pass_on(task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
-            task.result()                       # raises what the task has raised
+            task.result()                       # raises the exception of the task
 
     task = asyncio.ensure_future(work)
     task.add_done_callback(pass_on)
@@ -5328,11 +5328,12 @@ LONGEST_PAUSE = 30.0            # each further pause is twice as long, up to thi
 
 
 def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
-    """Try to write a job's result until that does not raise TemporaryError, with exponential back-off.
+    """Call write() until it does not raise TemporaryError, with exponential back-off.
 
-    Its answer is what went wrong for good, or ''.  write: makes an attempt.  It is called for the first time
-    before this returns.  interval: seconds after which it says that another process keeps the command locked;
-    other reasons are said at once.  While there is no file, pauses stay a tenth of that.
+    The awaitable's result is the permanent error, or ''.  write: attempts to write a job's result.  The first
+    call is made before persist() returns.  interval: seconds after which a message reports that another
+    process keeps the command locked; other reasons are reported at once.  While there is no file, all pauses
+    are a tenth of the interval.
     """
     return _persist(write(), write, interval, say, job)
 
@@ -5345,7 +5346,7 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
         try:
             return await attempt
         except TemporaryError as trouble:
-            if isinstance(trouble, NoFile):     # it may be back for a moment only
+            if isinstance(trouble, NoFile):     # the file may come back for a moment only
                 pause = interval / 10
             if not is_said and (waited >= interval or not isinstance(trouble, LockedNow)):
                 say(f"line {job.number}: {trouble}; trying again")
@@ -5358,18 +5359,18 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
 class FileExecutor:
     """Makes file operations in the order they come: at once, or in one thread if the file system may block.
 
-    An NFS server that does not answer blocks every call until it does.  Output, timeouts and signals go on
-    meanwhile; claims, results and records wait.
+    An NFS server that does not answer blocks every call until it does.  Meanwhile output, timeouts and
+    signals are processed; claims, results and records wait.
     """
     AGAIN = 0.02                    # seconds until records are tried again
     AGAIN_FAR = 0.5                 # as AGAIN, if each attempt is a round trip
-    PATIENCE = 1.0                  # seconds for calls that have not ended when the program leaves
+    PATIENCE = 1.0                  # seconds to wait for unfinished calls when the program exits
 
     def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
         """threaded: the file system may block.  relieved: called when the thread has made a posted call.
 
-        say: takes messages about records that wait.
+        say: gets messages about records that wait.
         """
         from concurrent import futures  # which asyncio has loaded
         self.pool = futures.ThreadPoolExecutor(1) if threaded else None
@@ -5377,9 +5378,9 @@ class FileExecutor:
         self.say = say
         self.backlog = 0            # bytes posted and not yet written
         self.files: list[RecordFile] = []       # that may keep records for later
-        self._timer: asyncio.TimerHandle | None = None      # of the next try of these
-        self._tries = True          # whether they are tried again; not any more when the program leaves
-        self.pending: set[futures.Future[Any]] = set()      # calls made and not yet ended
+        self._timer: asyncio.TimerHandle | None = None      # of the next try of kept records
+        self._tries = True          # kept records are tried again; False once the program exits
+        self.pending: set[futures.Future[Any]] = set()      # calls in the queue or in progress
 
     async def call(self, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Make a call and wait for its answer."""
@@ -5388,7 +5389,7 @@ class FileExecutor:
         return await asyncio.wrap_future(self._submit(self.pool, function, *args, **named))
 
     def begin(self, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> asyncio.Future[T]:
-        """Make a call, or put it into the queue, before this returns.  Returns a future of its answer."""
+        """Make a call, or put it into the queue, at once.  Return a future of the answer."""
         if self.pool:
             return asyncio.wrap_future(self._submit(self.pool, function, *args, **named))
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -5400,7 +5401,7 @@ class FileExecutor:
 
     def ask(self, then: Callable[[T], object], function: Callable[P, T], *args: P.args,
             **named: P.kwargs) -> None:
-        """Make a call, and later, in the event loop, call `then` with its answer.
+        """Make a call, and later, in the event loop, call `then` with the answer.
 
         An exception of either is a defect.
         """
@@ -5411,9 +5412,9 @@ class FileExecutor:
         done.add_done_callback(lambda future: then(future.result()))
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
-        """Make a call that deals with its errors itself, and whose answer nobody needs.
+        """Make a call that handles all errors itself, and ignore the answer.
 
-        size: bytes that count as backlog until the call was made.
+        size: bytes that count as backlog until the call is done.
         """
         if not self.pool:
             function(*args)
@@ -5438,11 +5439,11 @@ class FileExecutor:
 
     @property
     def keeps_records(self) -> bool:
-        """Whether there are records that could not be written yet."""
+        """True if there are records that could not be written yet."""
         return any(file.kept for file in self.files)
 
     def _come_back(self) -> None:
-        """Have the kept records tried again, if there are any."""
+        """Schedule another try of the kept records, if there are any."""
         if self.keeps_records and self._tries and not self._timer:
             pause = self.AGAIN_FAR if self.pool else self.AGAIN
             self._timer = asyncio.get_running_loop().call_later(pause, self._try_again)
@@ -5454,17 +5455,17 @@ class FileExecutor:
                 self.post(file.write_kept)
 
     async def leave(self) -> None:
-        """Try records no more, and wait for the calls that were made, for PATIENCE seconds at most.
+        """Stop trying records, and wait for pending calls, for PATIENCE seconds at most.
 
         This is the last thing that happens in the loop.  On Python 3.9 an answer that comes to a closed loop
-        is a traceback.  A call that is pending after this waits for a file system that does not answer.
+        causes a traceback.  A call that is pending after this waits for a file system that does not answer.
         """
         self._tries = False
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.call(int), self.PATIENCE)
 
     async def flush(self) -> None:
-        """Wait until all calls have ended, their answers have come, and all records are written."""
+        """Wait until all calls are done, all answers have come, and all records are written."""
         await self.call(int)
         while self.keeps_records:
             await asyncio.sleep(self.AGAIN)
@@ -5472,24 +5473,24 @@ class FileExecutor:
 
 
 class Failures:
-    """Counts how many jobs of a file have failed, or are in error, since the start, whoever ran them."""
+    """Counts the jobs of a file that have failed, or got into error, since the start, on any runner."""
 
     def __init__(self, file: JobReader, worker: FileExecutor, renewed: Callable[[], int]) -> None:
-        """renewed: how many failed lines are run again by us; called as the file is, by the worker."""
+        """renewed: returns the number of failed lines that we run again; the worker calls it."""
         self.file = file
         self.worker = worker
         self._renewed = renewed
-        self._at_start: int | None = None   # how many were so then; None: not counted yet
+        self._at_start: int | None = None   # failed jobs at the start; None: not counted yet
         self._throttle = Throttle()
 
     async def count(self) -> int:
-        """How many more there are now; 0 if that cannot be read.  The start is the first count.
+        """Return the number of new failures since the first count; 0 if the file cannot be read.
 
-        A failed line that is run again is none any more, and fails again, or does not.
+        A failed line that is run again no longer counts as failed until it fails again.
         """
         try:
             now = await self.worker.call(self._look)
-        except OSError:                     # there is no file yet, or it is away for a moment
+        except OSError:                     # the file does not exist yet, or is away for a moment
             return 0
         if self._at_start is None:
             self._at_start = now
@@ -5505,26 +5506,27 @@ class Failures:
 
 
 class FileCounter:
-    """How many lines of a job file are in which state: by a count now and then, and by what becomes of our
-    own jobs meanwhile.
+    """Counts the lines of a job file by state: counts the file now and then, and adds the changes of our own
+    jobs since.
 
-    If there is no file to count (the server has it), it knows of our own jobs only.  A number may be wrong
-    by some jobs that begin or end while the file is counted, until it is counted again.
+    Without a file (the server has it), only our own jobs are counted.  Jobs that start or finish during a
+    count can make a number slightly wrong until the next count.
     """
-    TIMES = 50                          # a count takes no more than the 50th part of a CPU's time
+    TIMES = 50                          # counting takes at most 1/50 of a CPU's time
     LEAST = 2.0                         # seconds from one count to the next, at least
     LEAST_FAR = 15.0                    # as LEAST, on a network file system
 
     def __init__(self, file: JobReader | None, worker: FileExecutor) -> None:
         self._file = file
         self._worker = worker
-        self.counted: Counter[bytes] | None = None      # what the last count has found; None: there was none
-        self._moved: Counter[bytes] = Counter()         # what our jobs have changed since; may be negative
-        self._asked: Counter[bytes] | None = None       # `_moved` when the count under way was asked for
+        self.counted: Counter[bytes] | None = None      # the result of the last count; None: there was none
+        self._moved: Counter[bytes] = Counter()         # changes by our jobs since; may be negative
+        # `_moved` when the current count was requested; None: no count is in progress
+        self._asked: Counter[bytes] | None = None
         self._throttle = Throttle()
 
     def look(self) -> None:
-        """Have the file counted if that is due."""
+        """Request a count of the file if one is due."""
         if not self._file or self._asked is not None:
             return
         least = self.LEAST_FAR if self._file.network else self.LEAST
@@ -5533,11 +5535,11 @@ class FileCounter:
             self._worker.ask(self._take, self._count, self._file)
 
     def _count(self, file: JobReader) -> Counter[bytes] | None:
-        """How many lines are in which state; None: there is no file yet, or it is away for a moment."""
+        """Return the number of lines in each state; None: the file does not exist yet, or is away."""
         counted: Counter[bytes] = Counter()
         with self._throttle, contextlib.suppress(OSError):
             for _ in file.lines(RUNNING, counted):
-                pass                    # what it passes over is counted, too
+                pass                    # this also counts the lines in other states
             return counted
         return None
 
@@ -5548,19 +5550,19 @@ class FileCounter:
         self._asked = None
 
     def begin(self, before: bytes) -> None:
-        """A job of ours runs; its line was in this state."""
+        """Note that one of our jobs runs now.  before: the previous state of its line."""
         self._moved[RUNNING] += 1
         if self._file:
             self._moved[before] -= 1
 
     def end(self, after: bytes) -> None:
-        """A job of ours is over; its line is in this state."""
+        """Note that one of our jobs is over.  after: the state of its line now."""
         self._moved[RUNNING] -= 1
         self._moved[after] += 1
 
     @property
     def now(self) -> Counts:
-        """How many jobs are in which state; without a file, of our own."""
+        """The number of jobs in each state; without a file, of our own jobs."""
         states = Counter(self.counted)
         states.update(self._moved)
         states = +states
@@ -5570,56 +5572,57 @@ class FileCounter:
 
 
 class Jobs(Protocol):
-    """Where a Runner's jobs come from: a job file, or a connection to a server."""
-    interval: float                     # seconds between looks after the claimed lines
-    poll: float                         # seconds between looks for new jobs while there are none
+    """The source of a Runner's jobs: a job file, or a connection to a server."""
+    interval: float                     # seconds between checks of the claimed lines
+    poll: float                         # seconds between checks for new jobs while there are none
     orphans: list[int]                  # the line numbers of orphans that were marked `e`
     failures: Failures | None           # counts the failures of the whole file; None: the server does
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """A job, if there is one.  last: the runner leaves if there is none.
+        """Return a job, if there is one.  last: the runner will exit if there is none.
 
-        capacity: the resources of the runner in all.  free: what is free of them.
+        capacity: all resources of the runner.  free: its free resources.
         """
 
     async def lend(self, job: Job) -> int | None:
-        """A descriptor with its job lock for the job to inherit; None: it has no job lock.  Raises OSError.
+        """Return a descriptor of the job lock for the job to inherit; None: the job has no job lock.
+
+        Raises OSError.
         """
 
     async def still_has(self, job: Job) -> bool:
-        """Whether a job that has not run for a while may run here again: surely nobody has taken its line.
+        """Return True if a job that was paused may go on here: surely no other runner has taken its line.
 
-        If somebody has, check_jobs() says so soon.
+        If another runner has taken it, check_jobs() will report the job soon.
         """
 
     def reclaim(self, fd: int) -> None:
-        """Close a descriptor that was lent: the job's shell has a copy of its own."""
+        """Close a descriptor from lend(): the job's shell has its own copy."""
 
     def on_at_gate(self, job: Job) -> None:
         """Note that the shell of a job waits at its gate."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give its line back.  What went wrong for good, or ''.
+        """Write a job's new state and give the line up.  Return the permanent error, or ''.
 
         Raises TemporaryError.
         """
 
     async def release(self, job: Job) -> str:
-        """Give back a claimed job that was not started.  Returns and raises as finish()."""
+        """Give up a claimed job that was not started.  Returns and raises as finish()."""
 
     async def check_jobs(self) -> dict[Job, str]:
-        """Jobs to be ended: "lost" to another runner, or "cancelled"."""
+        """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
 
     async def leave(self, runner: Runner) -> Summary | None:
-        """To be called when all jobs have ended.  What the file holds now; None if nobody can know."""
+        """Finish after the last job.  Return a summary of the file; None if it cannot be known."""
 
 
 class FileJobs:
-    """The `Jobs` of a runner on the shared file: a cursor and its queue, whose calls a `FileExecutor` makes.
-    """
+    """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and its queue."""
 
     def __init__(self, cursor: Cursor, reader: JobReader, worker: FileExecutor, consumer: Consumer) -> None:
-        """reader: of the same file, to count lines."""
+        """reader: reads the same file, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
@@ -5632,7 +5635,7 @@ class FileJobs:
         self.failures: Failures | None = Failures(reader, worker, lambda: cursor.renewed)
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """A job, if there is one; see Jobs."""
+        """Return a job, if there is one; see Jobs."""
         result = await self.worker.call(self._claim, last, free, capacity)
         if isinstance(result, Job):
             return result
@@ -5648,7 +5651,7 @@ class FileJobs:
         return self._cursor.claim(last)
 
     async def lend(self, job: Job) -> int | None:
-        """A copy: the worker may close or exchange the descriptor of the job lock at any time."""
+        """Return a copy, because the worker can close or exchange the job lock's descriptor at any time."""
         return await self.worker.call(self._queue.lend, job)
 
     async def still_has(self, job: Job) -> bool:
@@ -5670,19 +5673,19 @@ class FileJobs:
         return await self.worker.call(self._cursor.check_jobs)
 
     async def leave(self, runner: Runner) -> Summary | None:
-        """Sync what was written, and count what the file holds now; None if nobody can know.
+        """Sync the file, and return a summary of it; None if it cannot be known.
 
-        A runner that a signal made end its jobs does not wait for a file system that may not answer.
+        A runner that killed its jobs after a signal does not wait for a file system that may not answer.
         """
         return await runner.in_time(self._leave(runner))
 
     def _summary(self, consumers: Consumers) -> Summary:
-        """What the file holds.  A job that runs without a runner counts as left: nobody will see how it ends.
+        """Return a summary of the file.
 
-        Raises OSError.
+        An unsupervised job counts as left, because no runner will see its exit status.  Raises OSError.
         """
-        # Asked before and after the count: a runner that leaves in between had lines `r` before, and one that
-        # comes may have some after it.
+        # Look for other runners before and after the count: a runner that exits in between had lines `r`
+        # before it, and one that starts may have some after it.
         nobody = self._file.has_nobody_else()
         summary = self._reader.summary(consumers)
         unsupervised = summary.now.running > 0 and nobody and self._file.has_nobody_else()
@@ -5698,7 +5701,7 @@ class FileJobs:
             self._consumer.capacity = runner.full_capacity
             try:
                 summary = await self.worker.call(self._summary, consumers)
-                # Others that run the file with --resume may be about to take these orphans.
+                # Other runners with --resume may be about to take these orphans.
                 resumed = summary.orphans and self._consumer.renews(RUNNING)
                 if runner.killed or look == self._reader.LOOKS or not (summary.half_saved or resumed):
                     return summary
