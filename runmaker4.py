@@ -5473,7 +5473,7 @@ class FileExecutor:
 
 
 class Failures:
-    """Counts the jobs of a file that have failed, or got into error, since the start, on any runner."""
+    """Counts the jobs of a file that have failed, or are in error, since the start, on any runner."""
 
     def __init__(self, file: JobReader, worker: FileExecutor, renewed: Callable[[], int]) -> None:
         """renewed: returns the number of failed lines that we run again; the worker calls it."""
@@ -5486,7 +5486,8 @@ class Failures:
     async def count(self) -> int:
         """Return the number of new failures since the first count; 0 if the file cannot be read.
 
-        A failed line that is run again no longer counts as failed until it fails again.
+        A failed line that we run again is not in the file's count any more, so `renewed` is added: the
+        number rises only if that line fails again.
         """
         try:
             now = await self.worker.call(self._look)
@@ -5591,7 +5592,7 @@ class Jobs(Protocol):
         """
 
     async def still_has(self, job: Job) -> bool:
-        """Return True if a job that was paused may go on here: surely no other runner has taken its line.
+        """Return True if a job may run here again after a pause: surely no other runner has its line.
 
         If another runner has taken it, check_jobs() will report the job soon.
         """
@@ -5717,49 +5718,48 @@ class FileJobs:
 
 # ======== Processes =========================================================================================
 #
-# A job is a shell in a session of its own, started by posix_spawn(3), with the descriptor of its job lock and
-# with a mark in its environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then says which shells
-# have ended, and what they have used.
+# A job is a shell in its own session, started by posix_spawn(3), with the descriptor of its job lock and with
+# a mark in its environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then returns the shells
+# that have exited, and their resource usage.
 #
-# To end a job is to end its tree: the processes of its session, all that carry its mark, and what descends
-# from these, as /proc shows it.  Each process gets TERM once, and KILL after the grace.
+# To kill a job is to kill its tree: the processes of its session, all processes with its mark, and their
+# descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
 #
-# The tree is looked at again and again, for a process may have been forked during a look: that process gets
-# TERM, too.  But processes that a process starts after it has got TERM are how it comes to its end: the
-# commands of a trap that tidies up, or of a loop that goes on.  They get no TERM as long as their parent
-# lives; otherwise none of them would run for more than some milliseconds.  All is over when two looks in a
-# row have found no process.
+# The tree is read again and again, because a process may have been forked during a look: that process also
+# gets TERM.  But processes that a process starts after it got TERM are its way to exit: the commands of a
+# trap that cleans up, or of a loop that goes on.  They get no TERM as long as their parent lives; otherwise
+# none of them would run for more than some milliseconds.  The job is dead when two looks in a row have found
+# no process.
 #
-# A job whose runner is dead is ended in this way, too, by runset4.py --cancel on its host.  Its job lock
-# tells which processes these are: all that inherited the open file description that locks it (runset4.py,
-# Holders).
+# `runset4.py --cancel` on the host of a job also kills a job in this way if its runner is dead.  It finds the
+# processes by the job lock: all that inherited the open file description that locks it (runset4.py, Holders).
 
-LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
-# the first commands of a shell that is to wait at its gate: it reads a line
+LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
+# the first commands of a shell that must wait at its gate: it reads a line
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 # a command whose shell does not wait for it: it ends in &, and neither in && nor in \&, nor in a comment
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-after says otherwise
-MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
+MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, in any session
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
-TICKS = os.sysconf("SC_CLK_TCK")        # in a second
+TICKS = os.sysconf("SC_CLK_TCK")        # per second
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 @dataclass(eq=False, repr=False)
 class Shell:
-    """The shell of a running job, as records know it."""
+    """The shell of a running job, as far as records need it."""
     pid: int                        # also the number of its session
     mark: bytes
-    # seconds that it and all that it waited for have used, user and system; None: not known, or not yet
+    # CPU seconds, user and system, of the shell and its waited-for children; None: not known, or not yet
     cpu: float | None = None
-    memory: int | None = None       # their peak, in bytes; None: not known, or not yet
-    memory_below: int | None = None         # bytes that the peak does not exceed, if it is not known
+    memory: int | None = None       # peak of these processes, in bytes; None: not known, or not yet
+    memory_below: int | None = None         # upper bound of the peak, in bytes, if the peak is not known
 
     def add_memory(self, size: int) -> None:
-        """All of its processes had so many bytes together, maybe more than the peak of any one process."""
+        """Note that the job's processes together had this many bytes, maybe more than any one at its peak."""
         self.memory = max(self.memory or 0, size)
         self.memory_below = None
 
@@ -5769,36 +5769,39 @@ class Child(Shell):
 
     def __init__(self, pid: int, mark: bytes, exited: asyncio.Future[int],
                  on_exit: Callable[[int], None] = lambda status: None) -> None:
-        """on_exit: called with the wait status in the moment when the shell is waited for."""
+        """on_exit: called with the wait status at the moment when the shell is waited for."""
         super().__init__(pid, mark)
-        self.exited = exited            # its wait status (waitpid(2))
+        self.exited = exited            # the wait status (waitpid(2))
         self._on_exit = on_exit
-        self.session_ended = False      # after its end, its session was seen without a living process
+        self.session_ended = False      # after the exit, no process of the session was alive
 
     def on_exit(self, status: int) -> None:
-        """Note that it has exited, unless that is known."""
+        """Note that the shell has exited, unless that is known."""
         if not self.exited.done():
             self.exited.set_result(status)
             self._on_exit(status)
 
 
 class ProcessId(NamedTuple):
-    """When a process was started.  It tells two processes of one number apart, and which came first."""
-    ticks: int          # from the start of the system to its own (proc(5): starttime)
+    """Start time and pid: tells apart two processes with the same pid, and orders processes by start."""
+    ticks: int          # from the boot of the system to the start of the process (proc(5): starttime)
     pid: int
 
     @classmethod
     def latest(cls) -> ProcessId:
-        """The latest birth that a process can have by now: pids are given in turn (proc(5): loadavg)."""
+        """Return the latest ProcessId that can exist now: pids are given in turn (proc(5): loadavg)."""
         try:
             with open("/proc/loadavg", "rb") as file:
                 pid = int(file.read().split()[4])
             return cls(int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS), pid)
-        except (OSError, ValueError, IndexError):       # there is no /proc, or it says less
+        except (OSError, ValueError, IndexError):       # no /proc, or fewer fields
             return cls(sys.maxsize, sys.maxsize)
 
     def is_after(self, other: ProcessId) -> bool:
-        """Whether it surely came later.  It is not sure once pids have begun again at small numbers."""
+        """Return True if this process surely started later than `other`.
+
+        That is unsure once pids have wrapped around to small numbers.
+        """
         return self.ticks >= other.ticks and self.pid > other.pid
 
 
@@ -5812,7 +5815,7 @@ class ProcessTable:
         """names: the numeric entries of /proc.  marks_before: see read()."""
         self._marks_before = marks_before or {}
         self._old = ProcessId.latest().ticks - TICKS
-        # the jobs that processes are of; only of processes that are older than a second
+        # the jobs that a process belongs to; only of processes that are older than a second
         self.marks: dict[ProcessId, Sequence[bytes]] = {}
         self.births: dict[int, ProcessId] = {}
         self._resident: dict[int, int] = {}     # pages
@@ -5826,10 +5829,10 @@ class ProcessTable:
 
     @classmethod
     def read(cls, marks_before: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
-        """The table of now; empty, and so false, if there is no /proc.
+        """Return the current table; without /proc it is empty, and so false.
 
-        marks_before: the `marks` of an earlier table, which are not read again: reading them takes most of
-        the time.  Only for a caller that ends no process: execve(2) may change a mark.
+        marks_before: the `marks` of an earlier table, which are not read again: reading marks takes most of
+        the time.  Only for a caller that kills no process, because execve(2) can change a mark.
         """
         try:
             return cls(filter(str.isdigit, os.listdir("/proc")), marks_before)
@@ -5841,8 +5844,9 @@ class ProcessTable:
 
     @classmethod
     def marks_of(cls, name: str) -> list[bytes]:
-        """The jobs that a process is of, the outermost first.  Raises OSError: PermissionError if the process
-        is somebody else's.
+        """Return the marks of the jobs that a process belongs to, the outermost first.
+
+        Raises OSError: PermissionError if the process belongs to another user.
         """
         with open(f"/proc/{name}/environ", "rb") as file:
             mark = cls.MARKED.search(file.read())
@@ -5854,7 +5858,7 @@ class ProcessTable:
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
             os.close(fd)
-        threads = int(fields[13])       # a process whose first thread has ended shows Z, too, but lives
+        threads = int(fields[13])       # a process whose first thread has exited also shows Z, but lives
         if state in (b"Z", b"X") and threads <= 1:
             return
         process_id = self.births[int(name)] = ProcessId(int(fields[15]), int(name))
@@ -5873,19 +5877,19 @@ class ProcessTable:
             self.marked.setdefault(part, []).append(int(name))
 
     def session(self, shell: Shell) -> list[int]:
-        """The living processes of the session whose number is the shell's."""
+        """Return the living processes of the session that has the shell's number."""
         if self:
             return self.sessions.get(shell.pid, [])
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(-shell.pid, 0)      # without /proc only its process group is known, -pid for kill(2)
+            os.kill(-shell.pid, 0)      # without /proc only the process group is known, -pid for kill(2)
             return [-shell.pid]
         return []
 
     def tree(self, shell: Child) -> list[int]:
-        """The living processes of a job: its session, what carries its mark, and what descends from these.
+        """Return the living processes of a job: of its session, or with its mark, and their descendants.
 
-        The shell comes first, and each parent before its children.  If a command were ended before its shell,
-        the shell would begin the next one.
+        The shell comes first, and each parent before its children.  If a command were killed before the
+        shell, the shell would start the next command.
         """
         session = [] if shell.session_ended else self.session(shell)
         todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
@@ -5898,25 +5902,27 @@ class ProcessTable:
         return list(tree)
 
     def memory(self, shell: Child, promised: float) -> float:
-        """The resident memory of a job's processes, in bytes.  Below 3/4 of `promised` it is an upper bound.
+        """Return the resident memory of a job, in bytes.  Below 3/4 of `promised` it is an upper bound.
 
-        The table counts shared pages once for each process, so its sum is an upper bound.  It may be too
-        small by some MB, which the kernel has counted and not added up yet.  The share of each process is
-        read only if it matters, because the kernel needs a while for it.
+        The table counts shared pages once for each process, so its sum is an upper bound.  The sum may be
+        some MB too small, because the kernel adds up its counters late.  The share of each process is read
+        only if it matters, because that takes the kernel a while.
         """
         tree = self.tree(shell)
         bound = sum(self._resident.get(pid, 0) for pid in tree) * PAGE
         return bound if bound < promised * 0.75 else float(sum(map(resident_memory, tree)))
 
     def process_id(self, pid: int) -> ProcessId:
-        """The birth of a process; one before all others for a group (-pid), and if it is not in the table."""
+        """Return the ProcessId of a pid.
+
+        For a group (-pid), or a pid that is not in the table, return one that is earlier than all others.
+        """
         return self.births.get(pid, ProcessId(0, pid))
 
     def unsignalled(self, tree: Iterable[int], signalled: Mapping[ProcessId, ProcessId]) -> list[int]:
-        """The processes of a tree that are to get TERM: none of `signalled`, nor what these have started
-        since.
+        """Return the processes of a tree that must get TERM: not `signalled` and not started by these since.
 
-        signalled: the processes that have got TERM, each with ProcessId.latest() of that moment.
+        signalled: the processes that got TERM, each with ProcessId.latest() of that moment.
         """
         unsignalled: list[int] = []
         own: set[int] = set()           # descendants that processes have started after they got TERM
@@ -5936,9 +5942,10 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 
 
 def resident_memory(pid: int) -> int:
-    """The resident memory of a process, in bytes.  Of shared pages it has its share (proc(5): Pss).
+    """Return the resident memory of a process, in bytes, with its share of shared pages (proc(5): Pss).
 
-    If that cannot be read, they do not count.  0 if it has ended, or is somebody else's.
+    If that share cannot be read, shared pages do not count.  0 if nothing can be read, for example because
+    the process has exited.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         if share := PSS.search(file.read()):
@@ -5950,22 +5957,22 @@ def resident_memory(pid: int) -> int:
 
 
 class OomKills:
-    """Counts the processes of our control group, and of those below it, that the kernel has killed for lack
-    of memory: see docs/architecture.md.
+    """Counts the processes that the kernel's OOM killer has killed in our control group and the groups below:
+    see docs/architecture.md.
     """
     FRESH = 0.05                # seconds for which recent() gives the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
     def __init__(self) -> None:
         self._count = 0
-        self._read_at = -math.inf       # when that was read (monotonic)
+        self._read_at = -math.inf       # when `_count` was read (monotonic)
 
     def recent(self) -> int:
-        """How many there were at most FRESH seconds ago: many short jobs begin, and few are killed."""
+        """Return the count of at most FRESH seconds ago: many short jobs start, and few are killed."""
         return self._count if time.monotonic() - self._read_at < self.FRESH else self.count()
 
     def count(self) -> int:
-        """How many there are; 0 if nobody counts them."""
+        """Return the count; 0 if the kernel provides none."""
         self._read_at = time.monotonic()
         match = self.KILLS.search(next(cgroup_texts("memory.events"), ""))
         self._count = int(match[1]) if match else 0
@@ -5995,9 +6002,9 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
 
     def ignore_from_now_on(self) -> None:
-        """Ignore all signals, because we are leaving.
+        """Ignore all handled signals, because we are about to exit.
 
-        At its end Python sets default actions again, and a late HUP would become our exit status.
+        Python restores default actions when it exits, and a late HUP would become our exit status.
         """
         signal.set_wakeup_fd(-1)
         for number in self._handlers:
@@ -6007,14 +6014,14 @@ class Signals:
         """Call the handlers of the signals that have come."""
         try:
             numbers = set(os.read(self.pipe, 1 << 16))
-        except BlockingIOError:             # nothing has
+        except BlockingIOError:             # no signal has come
             return
         for number in numbers & self._handlers.keys():
             self._handlers[number]()
 
 
 def shell_words(shell: str) -> list[bytes]:
-    """The words that start a shell: for busybox, which is many programs, two."""
+    """Return the words that start a shell; for busybox, which is many programs, two: 'busybox', 'sh'."""
     words = [os.fsencode(shell)]
     if os.path.basename(shell).startswith("busybox"):
         words.append(b"sh")
@@ -6022,8 +6029,8 @@ def shell_words(shell: str) -> list[bytes]:
 
 
 class TreeEnder:
-    """Ends whole trees of processes."""
-    # so many looks in a row must find no process of a job: within execve(2) a process shows no mark
+    """Kills process trees."""
+    # this many looks in a row must find no process of a job: during execve(2) a process shows no mark
     EMPTY = 2
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
@@ -6031,23 +6038,23 @@ class TreeEnder:
         self._loop = loop
         self.grace = math.inf if grace is None else grace
         self.impatient = False      # KILL now, without grace
-        # the next reading of the table, which all that wait for one share; None: nobody waits
+        # the next reading of the table, which all waiting callers share; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._rested = 0.0          # when the next reading may begin (event loop's time)
 
     async def end(self, shell: Child) -> list[int]:
-        """End the tree of a job: TERM and CONT, after the grace KILL.  Returns the processes that do not die.
+        """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return the processes that do not die.
 
-        The number of the session is the job's own until the shell was waited for and the session is empty.
-        After that the kernel may give it to any process.  An empty session gets no new members.  So once the
-        session was seen empty, its number is not looked for any more.
+        The session number belongs to the job until the shell was waited for and the session is empty.  After
+        that the kernel can reuse the number for any process.  An empty session gets no new members.  So once
+        the session was seen empty, its number is ignored.
         """
         start = self._loop.time()
         signalled: dict[ProcessId, ProcessId] = {}
         empty = 0
         pause = 0.005
         while True:
-            has_ended = shell.exited.done()         # before the look, which takes a while
+            has_ended = shell.exited.done()         # checked before the look, which takes a while
             table = await self._look()
             if has_ended and not table.session(shell):
                 shell.session_ended = True
@@ -6057,7 +6064,7 @@ class TreeEnder:
             if empty >= self.EMPTY and shell.exited.done():
                 return []
             if looked - start > self.grace + 5:
-                return alive                        # in a system call that does not end
+                return alive                        # in a system call that does not return
             if self.impatient or looked - start > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
@@ -6070,13 +6077,13 @@ class TreeEnder:
             pause = min(2 * pause, 0.1)
 
     async def _look(self) -> ProcessTable:
-        """A table that is read after this call.  All jobs that wait for one share it."""
+        """Return a table that is read after this call.  All waiting callers share one table."""
         if not self._reading:
             self._reading = asyncio.ensure_future(self._read())
         return await asyncio.shield(self._reading)
 
     async def _read(self) -> ProcessTable:
-        """Read the table, after a rest twice as long as the last reading took."""
+        """Read the table, after a pause twice as long as the last reading took."""
         await asyncio.sleep(self._rested - self._loop.time())
         self._reading = None                        # another call needs another reading
         began = self._loop.time()
@@ -6093,7 +6100,7 @@ class TreeEnder:
 
 
 class Processes(TreeEnder):
-    """Starts jobs, reaps them, ends them.  The one place that knows SIGCHLD and wait4."""
+    """Starts, reaps and kills jobs.  Only this class uses SIGCHLD and wait4."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)
@@ -6102,7 +6109,7 @@ class Processes(TreeEnder):
         self._marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
-        # the token is not for jobs; and memory that another runner has promised to us is not promised to each
+        # the token is not for jobs; and memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
         outer = self.environ.get(MARK)              # if we are a job ourselves, our jobs are part of that job
@@ -6114,15 +6121,15 @@ class Processes(TreeEnder):
               gate: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name that is looked up in our own PATH.  out, err: None: nobody reads that stream.
-        inherited: descriptors that the shell holds as long as it lives.  on_exit: called with its wait status
-        in the moment when it is waited for.  gate: a descriptor from which it reads a line before it does
-        anything else; at end of file it exits.
+        shell: a path, or a name that is looked up in our own PATH.  out, err: None: /dev/null.  inherited:
+        descriptors that the shell holds as long as it lives.  on_exit: called with the wait status at the
+        moment when the shell is waited for.  gate: a descriptor from which the shell first reads a line; at
+        end of file the shell exits.
 
-        The `exit` at the end keeps the shell alive around the last command.  Without it shells exec that
-        command; and if the command closes all descriptors above 2, as ssh does, the lock would be gone.  The
-        empty line is for a command that ends with a backslash.  The braces are for one that is cut off behind
-        `&&` or `|`, which `exit` would complete.
+        The `exit` at the end keeps the shell alive during the last command.  Without it shells exec that
+        command; and if the command closes all descriptors above 2, as ssh does, the job lock would be lost.
+        The empty line is for a command that ends with a backslash.  The braces are for a command that is cut
+        off after `&&` or `|`, which `exit` would complete.
         """
         mark = next(self._marks)
         # The shell's numbers are none of `inherited`: some C libraries leave close-on-exec set if dup2(2)
@@ -6138,7 +6145,7 @@ class Processes(TreeEnder):
         return child
 
     def reap(self) -> None:
-        """Collect the children that have ended."""
+        """Wait for the children that have exited."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = ended
@@ -6147,7 +6154,7 @@ class Processes(TreeEnder):
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                    # a smaller peak may be ours: the count goes on over execve(2)
+                    # a smaller peak may be ours: ru_maxrss is kept over execve(2)
                     if usage.ru_maxrss > own:
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     else:
@@ -6157,21 +6164,20 @@ class Processes(TreeEnder):
 
 # ---- how many at once --------------------------------------------------------------------------------------
 #
-# -j0 runs as many jobs as there are CPUs for us: the least of the CPUs that we may be scheduled on, the quota
-# of a control group, and what Slurm has given this task.
+# -j0 runs one job per CPU that we can use: the least of the CPUs that we may be scheduled on, the quota of a
+# control group, and the CPUs that Slurm has given this task.
 
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may use: the least of affinity, cgroup limit and Slurm's; at least 1."""
+    """Return the CPUs that this process may use: the least of affinity, cgroup and Slurm; at least 1."""
     affinity = len(os.sched_getaffinity(0))
     return max(1, int(min(affinity, cgroup_cpus(), slurm_cpus(os.environ))))
 
 
 def cgroup_texts(name: str) -> Iterator[str]:
-    """The text of the file of this name of our control group, then of each above it (cgroups(7), version 2).
-    """
+    """Yield the text of a file of our control group, then of each group above (cgroups(7), version 2)."""
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
             group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
@@ -6185,31 +6191,32 @@ def cgroup_texts(name: str) -> Iterator[str]:
 
 
 def cgroup_cpus() -> float:
-    """The least limit of the control groups; infinite if there is none."""
+    """Return the lowest CPU limit of our control groups; infinite if there is none."""
     # quota and period; or `max`, period
     found = (re.match("([0-9]+) ([1-9][0-9]*)", text) for text in cgroup_texts("cpu.max"))
     return min([math.inf, *(int(limit[1]) / int(limit[2]) for limit in found if limit)])
 
 
 def slurm_cpus(environ: Mapping[str, str]) -> float:
-    """How many CPUs Slurm gives a task; infinite if it says nothing.
+    """Return the number of CPUs that Slurm gives a task; infinite if no variable is set.
 
-    Its option -c says how many.  Without it the tasks of a step share the CPUs of their node, and a batch
-    script has them for itself.  If nodes have different numbers of tasks, the largest number counts on all.
-    Unless tasks are bound to their CPUs, only these variables tell.  A value that is no number is ignored.
+    Slurm's option -c sets the number.  Without -c the tasks of a step share the CPUs of their node, and a
+    batch script has all of them.  If nodes have different numbers of tasks, the largest number counts on all.
+    Unless tasks are bound to CPUs, only these variables show the number.  A value that is not a number is
+    ignored.
     """
     each = slurm_number(environ, "SLURM_CPUS_PER_TASK")
     return each if each < math.inf else slurm_number(environ, "SLURM_CPUS_ON_NODE") / slurm_tasks(environ)
 
 
 def slurm_number(environ: Mapping[str, str], name: str) -> float:
-    """A number above 0 in a variable of Slurm's; infinite if there is none."""
+    """Return the number above 0 in a variable of Slurm; infinite if there is none."""
     number = re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
     return int(number[0]) if number else math.inf
 
 
 def slurm_tasks(environ: Mapping[str, str]) -> int:
-    """How many tasks share what Slurm gives on a node; 1 if it does not say."""
+    """Return the number of tasks that share the resources of a node; 1 if Slurm does not set it."""
     per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
     # `2(x3),1`: two on each of three nodes, one on the last
     tasks = re.findall(r"\b[0-9]+", per_node, re.ASCII)
