@@ -4291,7 +4291,7 @@ class WalkReport:
     consumers: frozenset[Consumer] = frozenset()      # present during the whole walk
     began: float = -math.inf                # by the file's clock
     met_end: bool = False                   # the walk met `#RUN end`
-    waiting: frozenset[Consumer] = frozenset()     # consumers with jobs that they can take only later
+    waiting: frozenset[Consumer] = frozenset()     # consumers with jobs that they can perhaps take later
     stopped_by: str = ""                    # message of a barrier check that met a failure; '': none did
 
     def waits_for(self, consumer: Consumer) -> bool:
@@ -4822,7 +4822,7 @@ class Rewalk:
         return self.throttle.until_due(100, self._file.interval) == 0
 
     def until_next(self, walk: Walk) -> float:
-        """Return the seconds until another walk may begin, which may pass a barrier or claim a big job."""
+        """Return the seconds until another walk may begin that can pass a barrier, or claim a big job."""
         if walk.outdated:
             return self.throttle.until_due(1)
         return self.throttle.until_due(20, 0.0 if walk.has_room() else self._file.interval)
@@ -5157,7 +5157,7 @@ class Cursor:
         """
         return self.finish(job, HELD if job.cancelled else NEW)
 
-    # -- trouble ---------------------------------------------------------------------------------------------
+    # -- errors ----------------------------------------------------------------------------------------------
 
     def _bear(self, error: OSError) -> NoJob:
         """Tolerate an error of the file system for a while, then fail for good."""
@@ -5176,7 +5176,7 @@ class Cursor:
         return self._wait_for_file and error.errno == errno.ENOENT
 
 
-# ---- just looking ------------------------------------------------------------------------------------------
+# ---- reasons to wait, and the dry run ----------------------------------------------------------------------
 
 
 def new_jobs_wait(count: int, path: str) -> str:
@@ -5276,7 +5276,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
     memory_met = False
     fits = consumers.include(above.scope)
     groups_named = False
-    # failed lines in the other states will have run again when a check is made
+    # failed lines that are retried will have run again when a check is made
     bad = (FAILED + ERROR).translate(None, consumer.retry)
     for line in file.lines(NEW + consumer.retry, directives=True):
         if line.state == DIRECTIVE:
@@ -5377,7 +5377,7 @@ class FileExecutor:
         self._relieved = relieved
         self.say = say
         self.backlog = 0            # bytes posted and not yet written
-        self.files: list[RecordFile] = []       # that may keep records for later
+        self.files: list[RecordFile] = []       # the files that may have kept records
         self._timer: asyncio.TimerHandle | None = None      # of the next try of kept records
         self._tries = True          # kept records are tried again; False once the program exits
         self.pending: set[futures.Future[Any]] = set()      # calls in the queue or in progress
@@ -5455,7 +5455,7 @@ class FileExecutor:
                 self.post(file.write_kept)
 
     async def leave(self) -> None:
-        """Stop trying records, and wait for pending calls, for PATIENCE seconds at most.
+        """Stop trying kept records, and wait for pending calls, for PATIENCE seconds at most.
 
         This is the last thing that happens in the loop.  On Python 3.9 an answer that comes to a closed loop
         causes a traceback.  A call that is pending after this waits for a file system that does not answer.
@@ -5739,7 +5739,7 @@ LOCK_FD = 64                        # descriptor of the job lock in a job: out o
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 # a command whose shell does not wait for it: it ends in &, and neither in && nor in \&, nor in a comment
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
-GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-after says otherwise
+GRACE = 10.0                        # seconds from TERM to KILL, unless set by --kill-after
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, in any session
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -5824,7 +5824,7 @@ class ProcessTable:
         self.sessions: dict[int, list[int]] = {}
         self.marked: dict[bytes, list[int]] = {}
         for name in names:
-            with contextlib.suppress(OSError):      # the process has ended meanwhile
+            with contextlib.suppress(OSError):      # the process has exited meanwhile
                 self._add(name)
 
     @classmethod
@@ -5998,7 +5998,7 @@ class Signals:
 
     def handle(self, number: int, handler: Callable[[], None]) -> None:
         self._handlers[number] = handler
-        signal.signal(number, lambda *_: None)      # the byte in the pipe is what counts
+        signal.signal(number, lambda *_: None)      # only the byte in the pipe matters
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
 
     def ignore_from_now_on(self) -> None:
@@ -6162,7 +6162,7 @@ class Processes(TreeEnder):
                     shell.on_exit(status)
 
 
-# ---- how many at once --------------------------------------------------------------------------------------
+# ---- number of CPUs ----------------------------------------------------------------------------------------
 #
 # -j0 runs one job per CPU that we can use: the least of the CPUs that we may be scheduled on, the quota of a
 # control group, and the CPUs that Slurm has given this task.
