@@ -6227,23 +6227,23 @@ def slurm_tasks(environ: Mapping[str, str]) -> int:
 
 
 class Memory(NamedTuple):
-    """What those jobs of a runner that have memory= may take together."""
+    """A bound on the memory that the memory= jobs of a runner use together."""
     size: float                 # bytes
-    whence: str                 # what says so
+    whence: str                 # where the bound comes from
 
     @property
     def whole(self) -> int | None:
-        """Whole bytes; None: there is no bound."""
+        """Return the size in whole bytes; None: no bound."""
         return int(self.size) if math.isfinite(self.size) else None
 
     def __str__(self) -> str:
-        """'60G of memory for jobs with memory= (--memory)'"""
+        """Return, for example, '60G of memory for jobs with memory= (--memory)'."""
         return f"{memory_text(self.size)} of memory for jobs with memory= ({self.whence})"
 
 
 def available_memory() -> Memory:
-    """How much memory this process may use: the least of the host's, the limits of its control groups and of
-    Slurm, and what it was promised as a job.
+    """Return the memory that this process can use: the least of the host's memory, the limits of the control
+    groups and of Slurm, and the memory allocated to this process as a job.
     """
     return min(
         Memory(host_memory(), "all of this host's"),
@@ -6255,7 +6255,7 @@ def available_memory() -> Memory:
 
 
 def host_memory() -> float:
-    """The memory of this host; infinite if the system does not tell."""
+    """Return the memory of this host in bytes; infinite if unknown."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * PAGE)
     except (ValueError, OSError):
@@ -6263,21 +6263,21 @@ def host_memory() -> float:
 
 
 def cgroup_memory() -> float:
-    """The least limit of the control groups; infinite if there is none."""
+    """Return the lowest limit of the control groups in bytes; infinite if none has a limit."""
     return min([math.inf, *(int(text) for text in cgroup_texts("memory.max") if text.strip().isdigit())])
 
 
 def promised_memory(environ: Mapping[str, str]) -> float:
-    """The bytes that a runner has promised to this process, if it is a job of one; infinite otherwise."""
+    """Return the bytes that a runner has allocated to this process; infinite if it is no such job."""
     text = environ.get("RUNMAKER4_MEMORY", "")
     return float(text) if text.isascii() and text.isdigit() else math.inf
 
 
 def slurm_memory(environ: Mapping[str, str]) -> float:
-    """The memory that Slurm gives a task; infinite if it says nothing, or 0, which is all of a node's.
+    """Return the bytes that Slurm gives a task; infinite if Slurm sets no limit, or 0 (all of the node).
 
-    A batch script has for itself what the batch job has on its node, whatever -c says: its tasks are those of
-    its steps.  The tasks of a step share the memory of their node, as they share its CPUs and GPUs.
+    A batch script can use all memory that the batch job has on the node, regardless of -c: only steps have
+    tasks.  The tasks of a step share the memory of a node, as they share CPUs and GPUs.
     """
     is_step = "SLURM_STEP_ID" in environ
     cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
@@ -6289,27 +6289,27 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 
 # ---- until when --------------------------------------------------------------------------------------------
 #
-# With --walltime auto jobs end a margin before Slurm ends us.  SLURM_JOB_END_TIME says when that is.  If it
-# is not set, or lies in the past because the limit was extended, squeue is asked.
+# With --walltime auto, jobs end a margin before Slurm kills the runner.  SLURM_JOB_END_TIME is the time of
+# that.  If it is not set, or is in the past because the limit was extended, the runner asks squeue.
 
 
 @dataclass
 class SlurmLimit:
-    """--walltime auto: jobs must have ended a margin before Slurm ends the job that we are."""
+    """--walltime auto: jobs must end a margin before Slurm kills the Slurm job that the runner is in."""
     PATIENCE = 15.0                     # seconds for squeue: it waits for the controller, which may be busy
-    asked: float | None                 # seconds of that margin; None: 30 more than --kill-after
-    margin: float = 0.0                 # seconds; find() learns it
-    end: float | None = None            # when Slurm ends us (seconds since the epoch); None: not known yet
+    asked: float | None                 # requested margin in seconds; None: 30 more than --kill-after
+    margin: float = 0.0                 # seconds; set by find()
+    end: float | None = None            # when Slurm kills us (seconds since the epoch); None: not known yet
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until jobs must have ended; 0 while nobody knows."""
+        """Return the seconds until jobs must have ended; 0 while unknown."""
         if self.end is None:
             return 0.0
         return self.end - self.margin - time.time()
 
     def find(self, kill_after: float | None) -> None:
-        """Learn when Slurm ends us.  kill_after: seconds; None: never.  Raises UsageError."""
+        """Set `margin` and `end`.  kill_after: seconds; None: never.  Raises UsageError."""
         if self.asked is None:
             self.margin = 30.0 + (kill_after or 0.0)
         else:
@@ -6325,13 +6325,13 @@ class SlurmLimit:
                 raise UsageError(f"--walltime auto: {problem} (give a time, such as --walltime 2h)") from None
 
     def _take(self, text: str) -> None:
-        """Take over what Slurm says.  Raises UsageError."""
+        """Set `end` from a time that Slurm reported.  Raises UsageError."""
         if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):
             raise UsageError(f"the time when Slurm ends this job is not understood: '{printable(text)}'")
         self.end = math.inf if text == "NONE" else float(text)
 
     def _ask(self) -> str:
-        """When Slurm ends us, as squeue says.  Raises UsageError."""
+        """Return the end time that squeue reports for our Slurm job.  Raises UsageError."""
         job = os.environ.get("SLURM_JOB_ID")
         if not job:
             raise UsageError("this is no Slurm job: SLURM_JOB_ID is not set")
@@ -6350,7 +6350,7 @@ class SlurmLimit:
         except OSError as error:
             raise UsageError(f"squeue: {reason(error)}") from None
         answer = os.fsdecode(squeue.stdout).strip()
-        # -j shows all tasks of our array
+        # -j shows all tasks of a job array
         ours = re.search(rf"^{re.escape(job)} +(.*?) *$", answer, re.MULTILINE)
         if not ours:
             last = printable(answer.rpartition("\n")[2])
@@ -6360,7 +6360,7 @@ class SlurmLimit:
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
-    """Raise the soft limit of open files to what is needed.  Raises UsageError if the hard limit is lower."""
+    """Raise the soft limit of open files to `needed`.  Raises UsageError if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
@@ -6370,34 +6370,33 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 
 # ======== Output ============================================================================================
 #
-# What happens to a run goes to its sinks, as events: starting, started, output, and ended or unstarted.  The
-# console, the log file, the output directory and the job log are sinks.  None makes the loop wait: the
-# console writes by a Writer, which has a thread for a terminal or a pipe, the others by the FileExecutor.  A
-# record that cannot be written because another process holds a lock is kept and tried again.  The backlog is
-# how much waits to be written.  While it is long, the output of jobs is not read, and jobs wait at their
-# pipes.
+# The events of a run go to sinks: starting, started, output, and ended or unstarted.  The console, the log
+# file, the output directory and the job log are sinks.  No sink blocks the event loop: the console writes
+# through a Writer, which has a thread for a terminal or a pipe, the others through the FileExecutor.  A
+# record whose bytes another process has locked is kept and tried again.  The backlog is the number of bytes
+# still to be written.  While it is large, the runner does not read job output, and jobs block on their pipes.
 #
-# There are three kinds of console.  Console prints all events for programs, Plain the output alone (--plain),
-# and TerminalConsole what people want to see on a terminal, with a status line that its Writer, a Terminal,
-# keeps below all else.
+# There are three kinds of console.  Console prints all events for programs.  Plain prints job output only
+# (--plain).  TerminalConsole prints for people, with a status line that its Writer, a Terminal, keeps at the
+# bottom.
 
 
 class Writer:
-    """Writes to a descriptor that others share (a terminal, a pipe) without ever blocking the event loop.
+    """Writes to a descriptor that other processes share (a terminal, a pipe); never blocks the event loop.
 
-    O_NONBLOCK would hold for all processes that share it.  So a thread writes what is in a queue, and may
-    wait for a reader as long as it has to.  A regular file needs no thread.
+    O_NONBLOCK would apply to all processes that share the descriptor.  So a thread writes the data from a
+    queue, and can block for as long as the reader does not read.  A regular file needs no thread.
     """
-    LOW = 1 << 18                       # bytes of backlog below which the output of jobs is read again
-    HIGH = 1 << 20                      # bytes of backlog above which it is not read
+    LOW = 1 << 18                       # bytes of backlog below which job output is read again
+    HIGH = 1 << 20                      # bytes of backlog above which job output is not read
     DELAY = 0.02                        # seconds for which lines are gathered
-    AT_ONCE = 1 << 16                   # bytes: more than that is written at once
+    AT_ONCE = 1 << 16                   # bytes: more than this is written at once
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
                  relieved: Callable[[], None] = lambda: None) -> None:
-        """broken: called once, when nothing can be written any more; data that comes later is dropped.
+        """broken: called once, when a write has failed; all later data is dropped.
 
-        relieved: called after each write that leaves little to be written.
+        relieved: called after each write that leaves a backlog below LOW.
         """
         self.fd = fd
         self.loop = loop
@@ -6406,7 +6405,7 @@ class Writer:
         self.terminal = os.isatty(fd)
         self.gathered: list[bytes] = []
         self.size = 0                   # bytes gathered
-        self.backlog = 0                # bytes that are not written yet
+        self.backlog = 0                # bytes not yet written
         self.closed = False
         self.drained = asyncio.Event()
         self.timer: asyncio.TimerHandle | None = None
@@ -6414,7 +6413,7 @@ class Writer:
         self.queue = None if is_file else self._start_thread()
 
     def _start_thread(self) -> queue.SimpleQueue[tuple[int, Iterable[bytes]]]:
-        """Start the thread that writes, and return its queue.  Nobody waits for the thread when we leave."""
+        """Start the thread that writes, and return its queue.  The program exits without waiting for it."""
         import queue
         import threading
         waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]] = queue.SimpleQueue()
@@ -6422,8 +6421,8 @@ class Writer:
         return waiting
 
     def write(self, data: bytes) -> None:
-        """Write data, together with what comes within a moment: to wake the thread costs as much as some
-        lines.
+        """Write data, together with data that follows within a moment: waking the thread costs as much as
+        writing several lines.
         """
         if self.closed or not data:
             return
@@ -6436,11 +6435,11 @@ class Writer:
             self.flush()
 
     def _delay(self) -> float:
-        """Seconds for which lines are gathered from now on."""
+        """Return the seconds for which to gather lines from now on."""
         return self.DELAY
 
     def flush(self) -> None:
-        """Write what has gathered, as soon as possible."""
+        """Write the gathered data as soon as possible."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
@@ -6451,11 +6450,11 @@ class Writer:
         self._post(len(data), [data])
 
     def _framed(self, data: bytes) -> bytes:
-        """What is written for gathered data."""
+        """Return the bytes to write for gathered data."""
         return data
 
     def write_pieces(self, size: int, pieces: Iterable[bytes]) -> None:
-        """Write pieces, which are made only when their turn has come.  size: bytes of all pieces."""
+        """Write pieces, each produced only when its turn comes.  size: total bytes of the pieces."""
         self.flush()
         self.backlog += size
         self._post(size, pieces)
@@ -6467,9 +6466,9 @@ class Writer:
             self._written(size, self._try_to_write(pieces))
 
     def _write_all(self, waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]]) -> None:
-        """The thread: write what comes, up to the first error."""
+        """Write all data from a queue, in the thread; after an error, only report data as written."""
         error = None
-        with contextlib.suppress(RuntimeError):             # the event loop is closed: we are leaving
+        with contextlib.suppress(RuntimeError):             # the event loop is closed: the program exits
             while True:
                 size, pieces = waiting.get()
                 error = error or self._try_to_write(pieces)
@@ -6484,7 +6483,7 @@ class Writer:
         return None
 
     def _written(self, size: int, error: OSError | None) -> None:
-        """`size` bytes have been written, or never will be."""
+        """Subtract bytes that were written, or never will be, from the backlog."""
         self.backlog -= size
         if error and not self.closed:
             self.closed = True
@@ -6495,7 +6494,7 @@ class Writer:
             self.drained.set()
 
     async def drain(self, patience: float) -> None:
-        """Wait until all is written, for `patience` seconds at most."""
+        """Wait until everything is written, for `patience` seconds at most."""
         self.flush()
         self.drained.clear()
         if self.backlog:
@@ -6504,57 +6503,57 @@ class Writer:
 
 
 def no_status(columns: int) -> str:
-    """There is no status line."""
+    """Return no status line."""
     return ""
 
 
 class Terminal(Writer):
-    """A terminal with a status line below all that is printed there.
+    """A terminal with a status line below all printed lines.
 
-    What jobs print and what we say go through the same Terminal, so nothing comes into the middle of the
-    status line.  One write(2) erases it, prints what has gathered, and draws it anew below that.  While a
-    terminal is behind (Ctrl-S), no status line is drawn.
+    Job output and the runner's messages go through the same Terminal, so nothing is printed into the middle
+    of the status line.  One write(2) erases the status line, prints the gathered data, and redraws the status
+    line below.  While the terminal does not accept data (Ctrl-S), no status line is drawn.
 
-    The cursor waits at the beginning of the line.  If a narrower window breaks the line in two, both stand
-    behind the cursor and are erased; a `^C` that somebody types is written over it.  In the background the
-    cursor stands in a line of the shell's, and nothing is erased or drawn.
+    The cursor stays at the beginning of the status line.  If a narrower window breaks the line in two, both
+    parts follow the cursor and are erased; a typed `^C` overwrites the line.  While the runner is in the
+    background, the cursor is in a line of the shell, and nothing is erased or drawn.
     """
-    PAUSE = 0.1                         # seconds from one drawing of the line to the next
+    PAUSE = 0.1                         # minimum seconds from one drawing of the line to the next
     ERASE = b"\r\x1b[J"                 # from the beginning of this line to the end of the screen
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
                  relieved: Callable[[], None] = lambda: None) -> None:
         super().__init__(fd, loop, broken, relieved)
-        self.status: Callable[[int], str] = no_status       # the line for so many columns; "": there is none
-        self._drawn = False             # a status line stands there
-        self._drawn_at = -math.inf      # when one was drawn last (event loop's time)
+        self.status: Callable[[int], str] = no_status       # the line for a number of columns; "": none
+        self._drawn = False             # the terminal shows a status line
+        self._drawn_at = -math.inf      # when a status line was last drawn (event loop's time)
 
     def redraw(self) -> None:
-        """Draw the status line anew, unless it is too early, or other data is still to be written."""
+        """Redraw the status line, unless it is too early or other data is waiting to be written."""
         if not self.closed and not self.backlog and self._until_due() <= 0:
             self.flush()
 
     def erase(self) -> None:
-        """Erase the status line; it is drawn anew with what is printed next."""
+        """Erase the status line; the next print draws it again."""
         status = self.status
         self.status = no_status
         self.flush()
         self.status = status
 
     def end_status(self) -> None:
-        """From now on there is no status line."""
+        """Erase the status line, and draw none from now on."""
         self.status = no_status
         self.flush()
 
     def _until_due(self) -> float:
-        """Seconds until the status line may be drawn again."""
+        """Return the seconds until the status line may be drawn again; <= 0: now."""
         return self._drawn_at + self.PAUSE - self.loop.time()
 
     def _delay(self) -> float:
         return max(self.DELAY, self._until_due())
 
     def _framed(self, data: bytes) -> bytes:
-        """Data, and below it the status line if that may be drawn now."""
+        """Return data, followed by the status line if that may be drawn now."""
         is_ours = in_foreground(self.fd)
         is_behind = self.backlog > self.size
         is_early = bool(data) and self._until_due() > 0
@@ -6572,31 +6571,31 @@ class Terminal(Writer):
     def _columns(self) -> int:
         try:
             return columns_of(self.fd)
-        except OSError:                 # the terminal has just gone
+        except OSError:                 # the terminal has just been closed
             return 80
 
 
 def in_foreground(fd: int) -> bool:
-    """Whether we may draw on a terminal: the shell has not put us into the background."""
+    """Return True if we may draw on a terminal: the shell has not put us into the background."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:                     # it is not our controlling terminal, so no shell does that
+    except OSError:                     # not our controlling terminal: no shell puts us into its background
         return True
 
 
 TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
-# causes by which a job has failed: it took too long, more memory than it was promised, or than there was
+# causes that make a job failed: it ran too long, used more memory than allocated, or more than there was
 FAILING = "timeout", "memory", "oom"
-STOP_SIGNALS = TO_END + TO_DRAIN        # signals by which runners are told to stop
+STOP_SIGNALS = TO_END + TO_DRAIN        # signals that tell a runner to stop
 
 
 class RunResult(NamedTuple):
-    """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
+    """How a run ended: the shell's wait status, and the cause if the run did not end by itself."""
     status: int
-    # one of FAILING, "stopped", "cancelled" or "lost"; "": it ended by itself
+    # one of FAILING, "stopped", "cancelled" or "lost"; "": the run ended by itself
     cause: str = ""
-    limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", the promised bytes
-    peak: int = 0                       # bytes of memory that its processes were seen to have together
+    limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
+    peak: int = 0                       # the most bytes of memory seen in use by all processes of the run
 
     @property
     def code(self) -> int:
@@ -6608,7 +6607,7 @@ class RunResult(NamedTuple):
 
     @property
     def state(self) -> bytes:
-        """The state that the job's line gets."""
+        """Return the new state of the job's line."""
         if self.cause == "cancelled":
             return HELD
         if self.cause:
@@ -6617,13 +6616,12 @@ class RunResult(NamedTuple):
 
     @property
     def died_of(self) -> int:
-        """The signal of which its shell, or its last command (exit status 128 + n), died; 0 if none is known.
-        """
+        """Return the signal that killed the shell or the last command (exit status 128 + n); 0: unknown."""
         return self.signal or max(self.code - 128, 0)
 
     @property
     def by_stop_signal(self) -> bool:
-        """Whether it died of a signal by which runners are told to stop; see died_of."""
+        """Return True if the run died of a signal that tells a runner to stop; see died_of."""
         return self.died_of in STOP_SIGNALS
 
     def __str__(self) -> str:
@@ -6639,7 +6637,7 @@ class RunResult(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class Run:
-    """One run of a job, as sinks and the runner see it."""
+    """One run of a job, as the sinks and the runner see it."""
     job: Job
     slots: Sequence[Slot]               # the job's
     host: bytes
@@ -6648,30 +6646,30 @@ class Run:
     took: float = 0.0                   # seconds
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
-    sinks: Sequence[Sink] = ()          # they take its events
-    directory: bytes = b""              # where it runs, if not in our directory
-    cause: str = ""                     # why it is being ended, or was; see RunResult
-    promised: int = 0                   # bytes of memory; 0: it was promised none
-    peak: int = 0                       # bytes of memory that it had, in the look that found most
+    sinks: Sequence[Sink] = ()          # they receive the run's events
+    directory: bytes = b""              # where the run has its own working directory; b"": ours
+    cause: str = ""                     # why the run is being killed, or was; see RunResult
+    promised: int = 0                   # bytes of memory allocated; 0: none
+    peak: int = 0                       # the most bytes of memory that a poll found in use
 
     @property
     def slot(self) -> Slot:
-        """The slot that its records name."""
+        """Return the slot that records name: the first one."""
         return self.slots[0]
 
     @property
     def is_open(self) -> bool:
-        """Return True if one of its pipes was not read to its end."""
+        """Return True if a pipe of the run was not read to the end."""
         return any(stream.fd is not None for stream in self.streams)
 
     @property
     def pid(self) -> int:
-        """The number of its shell; 0: it has none."""
+        """Return the process ID of the shell; 0: no shell."""
         return self.shell.pid if self.shell else 0
 
     @property
     def where(self) -> bytes:
-        """'(alice,601)'"""
+        """Return the host and the process ID, for example b'(alice,601)'."""
         return b"(%s,%d)" % (self.host, self.pid)
 
 
@@ -6679,53 +6677,54 @@ class Run:
 class Stream:
     """One of the two pipes that a job writes to."""
     name: bytes
-    fd: int | None                      # None: it was read to its end
+    fd: int | None                      # None: read to the end
     received: int = 0
     watched: bool = False
 
 
 class Sink:
-    """Something that takes what happens to jobs.
+    """Receives the events of jobs.
 
-    A run has starting(), started(), output() and ended(), in this order; or unstarted() instead of the rest.
+    A run has starting(), started(), output() and ended(), in this order.  unstarted() can come instead of
+    any of these after the first, and then ends the sequence.
     """
 
     def starting(self, run: Run) -> None:
-        """The run is about to start; it has no process yet."""
+        """Handle a run that is about to start; it has no process yet."""
 
     def started(self, run: Run) -> None:
-        """Its shell runs."""
+        """Handle the start of a run's shell."""
 
     def unstarted(self, run: Run) -> None:
-        """The run could not be started, or nobody will say how it ended.  No more comes of it."""
+        """Handle a run that could not be started, or whose result will never be known: its last event."""
 
     def resumed(self, run: Run, record: bytes) -> None:
-        """Of a server: the run was started under the server before it.
+        """Handle a run, on a server, that was started under the previous server.
 
-        record: what that server has left of it in the log file.
+        record: what the previous server wrote about the run in the log file.
         """
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """It has printed."""
+        """Handle job output."""
 
     def ended(self, run: Run, run_result: RunResult) -> None:
-        """It has ended, and all its output came before."""
+        """Handle the end of a run, after all output of the run."""
 
     def over(self, job: Job, state: bytes) -> None:
-        """The job gets no more runs from us; its line gets this state."""
+        """Handle the end of a job: no more runs from us; `state` is the new state of the line."""
 
     def tick(self) -> None:
-        """A second has passed."""
+        """Do what is due once a second."""
 
     def leaving(self) -> None:
-        """All runs have ended, and no more will begin."""
+        """Finish: all runs have ended, and no more will start."""
 
 
 # ---- how far it is -----------------------------------------------------------------------------------------
 
 
 def bar(now: Counts, width: int) -> str:
-    """'========>>>>    ': done =, error e, failed !, running >."""
+    """Return a bar such as '========>>>>    ': done =, error e, failed !, running >."""
     text = ""
     seen = 0
     for count, mark in ((now.done, "="), (now.error, "e"), (now.failed, "!"), (now.running, ">")):
@@ -6736,40 +6735,40 @@ def bar(now: Counts, width: int) -> str:
 
 
 def progress_line(now: Counts, width: int = 16) -> str:
-    """Return 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'; errors: failed, too.
+    """Return 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'; errors include failed jobs.
 
-    Scripts read this format.
+    Scripts parse this format.
     """
     counted = f"{now.processed:3} of {now.all:3} jobs processed, {now.bad} errors"
     return f"progress: {counted} [{bar(now, width)}]"
 
 
 def columns_of(fd: int) -> int:
-    """How wide a terminal is; 80 if it does not tell (ssh -tt, serial lines).  Raises OSError."""
+    """Return the width of a terminal; 80 if it reports none (ssh -tt, serial lines).  Raises OSError."""
     return os.get_terminal_size(fd).columns or 80
 
 
 class Rate:
-    """How fast jobs are processed: in the last five minutes, or in the last changes if these took longer."""
-    WINDOW = 300.0              # seconds, at least, from which the rate is made, if so many have passed
-    CHANGES = 20                # changes, at least, from which the rate is made, if there were so many
+    """The rate at which jobs are processed: over the last five minutes, or the last 20 changes if longer."""
+    WINDOW = 300.0              # the rate covers at least so many seconds, if so many have passed,
+    CHANGES = 20                # and at least so many changes, if there were so many
 
     def __init__(self) -> None:
-        # (when, how many were processed); an entry per change
+        # (time, number of processed jobs); an entry per change
         self._changes: deque[tuple[float, int]] = deque()
 
     def note(self, when: float, processed: int) -> None:
-        """So many are processed now."""
+        """Add a count of processed jobs, if it has changed."""
         if not self._changes or processed != self._changes[-1][1]:
             self._changes.append((when, processed))
 
     @property
     def changed(self) -> float | None:
-        """When the last change was noted; None: there was none yet."""
+        """Return the time of the last change; None: no change yet."""
         return self._changes[-1][0] if len(self._changes) > 1 else None
 
     def per_second(self, now: float) -> float:
-        """0: nobody knows."""
+        """Return the jobs processed per second; 0: unknown."""
         while len(self._changes) > self.CHANGES and now - self._changes[0][0] > self.WINDOW:
             self._changes.popleft()
         first, before = self._changes[0]
@@ -6779,7 +6778,7 @@ class Rate:
 
 
 class ProgressBar:
-    """A line as wide as fits, with the rate of late and the time left; in the end the time that all took."""
+    """A status line with the recent rate and the time left; at the end, with the total time."""
     WIDEST = 60                 # characters of the bar
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
