@@ -6466,7 +6466,7 @@ class Writer:
             self._written(size, self._try_to_write(pieces))
 
     def _write_all(self, waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]]) -> None:
-        """Write all data from a queue, in the thread; after an error, only report data as written."""
+        """Write the data of a queue, in the thread; drop all data after the first error."""
         error = None
         with contextlib.suppress(RuntimeError):             # the event loop is closed: the program exits
             while True:
@@ -6685,8 +6685,8 @@ class Stream:
 class Sink:
     """Receives the events of jobs.
 
-    A run has starting(), started(), output() and ended(), in this order.  unstarted() can come instead of
-    any of these after the first, and then ends the sequence.
+    A run has starting(), started(), output() and ended(), in this order; unstarted() can replace the
+    remaining ones.
     """
 
     def starting(self, run: Run) -> None:
@@ -6750,8 +6750,8 @@ def columns_of(fd: int) -> int:
 
 class Rate:
     """The rate at which jobs are processed: over the last five minutes, or the last 20 changes if longer."""
-    WINDOW = 300.0              # the rate covers at least so many seconds, if so many have passed,
-    CHANGES = 20                # and at least so many changes, if there were so many
+    WINDOW = 300.0              # minimum seconds that the rate covers, once so many have passed
+    CHANGES = 20                # minimum changes that the rate covers, once there were so many
 
     def __init__(self) -> None:
         # (time, number of processed jobs); an entry per change
@@ -6773,12 +6773,12 @@ class Rate:
             self._changes.popleft()
         first, before = self._changes[0]
         last, processed = self._changes[-1]
-        seconds = max(now, last) - first            # ends are told by other clocks, too
+        seconds = max(now, last) - first            # `last` can come from the clock of another host
         return max(processed - before, 0) / seconds if seconds > 0 else 0.0
 
 
 class ProgressBar:
-    """A status line with the recent rate and the time left; at the end, with the total time."""
+    """A status line as wide as fits: a bar, the recent rate and the time left; at the end, the time taken."""
     WIDEST = 60                 # characters of the bar
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -6787,12 +6787,12 @@ class ProgressBar:
         self._start = clock()
 
     def line(self, now: Counts, columns: int) -> str:
-        """The line for these counts, on a terminal of so many columns."""
+        """Return the status line for a terminal with this number of columns."""
         self._rate.note(self._clock(), now.processed)
         return self._fitted(now, columns)
 
     def _fitted(self, now: Counts, columns: int) -> str:
-        """Return the fullest text that fits, with a bar that fills the rest."""
+        """Return the longest text that fits, with a bar that fills the remaining columns."""
         bad = "".join(f", {text}" for text in name_counts(failed=now.failed, error=now.error))
         without_rate = f"progress: {now.processed:3} of {now.all:3} jobs processed{bad} []"
         shortest = f"{now.processed}/{now.all}{bad} []"
@@ -6803,7 +6803,7 @@ class ProgressBar:
         return text.replace("[]", drawn)[:columns - 1]
 
     def _estimate(self, now: Counts) -> str:
-        """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
+        """Return ' 1.2/s, 3m 20s left'; at the end ' took 4m 07s'; '' if the rate is unknown."""
         if now.processed == now.all and (ended := self._rate.changed) is not None:
             return f" took {human_time(ended - self._start)}"
         rate = self._rate.per_second(self._clock())
@@ -6818,15 +6818,15 @@ class ProgressBar:
 
 
 class Lines:
-    """Cuts a stream into pieces that end with a newline; a line over 1 MiB is cut into several."""
+    """Splits a stream into pieces that end with a newline; a line over 1 MiB is split into several."""
     LONGEST = 1 << 20
 
     def __init__(self) -> None:
         self.rest = bytearray()
-        self.cut = False                # the last piece ended within a line
+        self.cut = False                # the last piece ended in the middle of a line
 
     def feed(self, data: bytes) -> bytes:
-        """All complete lines up to here, as one piece."""
+        """Return all complete lines so far as one piece."""
         if self.cut and data:
             self.cut = False
             if data.startswith(b"\n"):
@@ -6841,15 +6841,15 @@ class Lines:
         return piece
 
     def end(self) -> bytes:
-        """What is left, as a line."""
+        """Return the remaining data as a line."""
         piece = bytes(self.rest) + b"\n" if self.rest else b""
         self.rest.clear()
         return piece
 
 
 class Console(Sink):
-    """What is printed for programs: all events, and every line of every job, whole, after the name of the
-    stream, the host and the process.
+    """Prints for programs: all events, and job output in complete lines, each after the name of the stream,
+    the host and the process ID.
     """
     RED = b"\x1b[31m"
     PLAIN = b"\x1b[0m"
@@ -6861,7 +6861,7 @@ class Console(Sink):
         self.lines: defaultdict[Stream, Lines] = defaultdict(Lines)
 
     def _command(self, run: Run) -> bytes:
-        """The command of a run; for a terminal, without control characters."""
+        """Return the command of a run; for a terminal, without control characters."""
         return one_line(run.job.command) if self.writer.terminal else run.job.command
 
     def starting(self, run: Run) -> None:
@@ -6879,7 +6879,7 @@ class Console(Sink):
             self._print(run, stream, self.lines.pop(stream, Lines()).end())
 
     def ended(self, run: Run, run_result: RunResult) -> None:
-        self.unstarted(run)                     # prints begun lines
+        self.unstarted(run)                     # prints incomplete lines
         how = str(run_result).encode()
         line = b'status %s: %s "%s"' % (run.where, how, self._command(run))
         if self.colour and run_result.state != DONE:
@@ -6894,30 +6894,30 @@ class Console(Sink):
 
 
 class TerminalConsole(Sink):
-    """What a person sees on a terminal: what jobs print, each line behind the number of the job's line, how
-    each run has ended, and at the bottom how far the file is.
+    """Prints for people on a terminal: job output, each line after the job's line number; how each run ended;
+    and at the bottom the progress.
     """
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
     PLAIN = b"\x1b[0m"
-    # what a line does not show: all up to its last carriage return, and carriage returns at its end
+    # the invisible part of a line: everything up to the last carriage return, and carriage returns at the end
     OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 
     def __init__(self, terminal: Terminal, file_counter: FileCounter, bar: ProgressBar | None, colour: bool,
                  tries: int) -> None:
-        """bar: None: there is no status line.  tries: how many runs a job gets if each fails."""
+        """bar: None: no status line.  tries: the number of runs of a job if each fails."""
         self._terminal = terminal
         self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
         self._tries = tries
         self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
-        self._begun: Counter[Job] = Counter()   # how many runs of jobs that are not over have begun
+        self._begun: Counter[Job] = Counter()   # runs started so far of each job that is not over
         if bar:
             terminal.status = self._status
 
     def _status(self, columns: int) -> str:
-        """The status line: of the file, or of our jobs if that was not counted; "": none has begun yet."""
+        """Return the status line of the file, or of our jobs if the file was not counted; "": none yet."""
         now = self._file_counter.now
         if self._bar and self._file_counter.counted is not None:
             return self._bar.line(now, columns)
@@ -6937,7 +6937,7 @@ class TerminalConsole(Sink):
         self._print(run, stream, self._lines[stream].feed(data))
 
     def unstarted(self, run: Run) -> None:
-        """The runner says why."""
+        """Count the job, and print incomplete lines; the runner reports the reason."""
         self._begin(run.job)
         self._end_lines(run)
 
@@ -6950,7 +6950,7 @@ class TerminalConsole(Sink):
             how += f" in {human_time(run.took)}"
         if tries > 1 or not (good or self._tries == 1):
             how += f", try {tries}"
-            if tries <= self._tries:            # otherwise it was given more memory
+            if tries <= self._tries:            # otherwise the job got another run with more memory
                 how += f" of {self._tries}"
         line = b"[%d] %s: %s\n" % (run.job.number, how.encode(), one_line(run.job.command))
         self._terminal.write(line if good else self._in_colour(self.RED, line))
@@ -6963,7 +6963,7 @@ class TerminalConsole(Sink):
     def tick(self) -> None:
         if self._bar:
             self._file_counter.look()
-            self._terminal.redraw()          # the window may have changed, or we were stopped (Ctrl-Z)
+            self._terminal.redraw()          # the window size may have changed, or Ctrl-Z stopped us
 
     def leaving(self) -> None:
         self._terminal.end_status()
@@ -6975,12 +6975,12 @@ class TerminalConsole(Sink):
             self._file_counter.begin(job.state)
 
     def _end_lines(self, run: Run) -> None:
-        """Print begun lines."""
+        """Print the incomplete lines of a run."""
         for stream in run.streams:
             self._print(run, stream, self._lines.pop(stream, Lines()).end())
 
     def _print(self, run: Run, stream: Stream, lines: bytes) -> None:
-        """Print lines of a job, so that no line leaves the terminal in a colour."""
+        """Print lines of a job; reset the colour at the end of each line."""
         if not lines:
             return
         if b"\r" in lines:
@@ -6995,60 +6995,59 @@ class TerminalConsole(Sink):
         self._terminal.write(begin + body + end)
 
     def _in_colour(self, colour: bytes, line: bytes) -> bytes:
-        """A line, which ends with a newline, in this colour if colours are wanted."""
+        """Return a line, which ends with a newline, in this colour if colours are on."""
         if not self._colour:
             return line
         return colour + line[:-1] + self.PLAIN + b"\n"
 
 
 class Spool:
-    """Blocks of output that is held back, in one temporary file: with one for each job descriptors would run
-    out.
+    """Blocks of held-back output in one temporary file: one file per job would exhaust the descriptors.
 
-    The place of a block that was read is used again, so the file never exceeds what was held back at one
-    time.  The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share no
-    position.
+    The space of a block that was read is reused, so the file is never larger than the most output held back
+    at one time.  The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share
+    no position.
     """
     BLOCK = 1 << 20                     # bytes
 
     def __init__(self) -> None:
-        self.file: Any = None           # without a name; made when it is needed, and gone when we are
-        self.free: deque[int] = deque()         # places of blocks that were read
+        self.file: Any = None           # without a name; made when needed, and deleted when we exit
+        self.free: deque[int] = deque()         # offsets of blocks that were read
         self.end = 0
 
     def store(self, block: bytes) -> int:
-        """Keep a block, and return its place.  Raises OSError."""
+        """Store a block, and return its offset.  Raises OSError."""
         if self.file is None:
             import tempfile
-            self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (it is kept as long as we are)
+            self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (it stays open until we exit)
         if not self.free:
             self.free.append(self.end)
             self.end += self.BLOCK
-        pwrite_all(self.file.fileno(), block, self.free[0])         # if this raises, the place stays free
+        pwrite_all(self.file.fileno(), block, self.free[0])         # if this raises, the offset stays free
         return self.free.popleft()
 
     def take(self, offset: int) -> bytes:
-        """Read a block, and free its place.  Raises OSError."""
+        """Read a block, and free its space.  Raises OSError."""
         block = os.pread(self.file.fileno(), self.BLOCK, offset)
         self.free.append(offset)
         return block
 
 
 class PendingOutput:
-    """What a job has printed on a stream, until its turn comes: blocks in the spool, the rest in memory."""
+    """Output of a job on one stream that waits for its turn: blocks in the spool, the remainder in memory."""
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
-        self.blocks: list[int] = []     # their places
+        self.blocks: list[int] = []     # offsets in the spool
         self.rest = bytearray()
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Return the size in bytes."""
         return len(self.blocks) * Spool.BLOCK + len(self.rest)
 
     def add(self, data: bytes) -> None:
-        """The job has printed this.  Raises OSError; then some of it is lost."""
+        """Add job output.  Raises OSError; then some of the output is lost."""
         self.rest += data
         while len(self.rest) >= Spool.BLOCK:
             block = bytes(self.rest[:Spool.BLOCK])
@@ -7056,11 +7055,11 @@ class PendingOutput:
             self.blocks.append(self.spool.store(block))
 
     def pieces(self, lost: Say) -> Iterator[bytes]:
-        """All of it but blocks that cannot be read.  lost: called with the reason, in any thread."""
+        """Yield all output except unreadable blocks.  lost: called with the reason, in any thread."""
         for offset in self.blocks:
             try:
                 block = self.spool.take(offset)
-            except OSError as error:            # an error of the spool, not of what pieces are written to
+            except OSError as error:            # an error of the spool, not of the writer
                 lost(reason(error))
             else:
                 yield block
@@ -7068,19 +7067,19 @@ class PendingOutput:
 
 
 class Plain(Sink):
-    """What jobs print and nothing else, that of each job together once it is over: stdout to stdout, stderr
-    to stderr.
+    """Prints job output only, all output of a job together once the job is over: stdout to stdout, stderr to
+    stderr.
     """
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, trouble: Say) -> None:
-        """writers: by the name of the stream.  in_order: print jobs in the order of their starts."""
+        """writers: by the name of the stream.  in_order: print jobs in the order in which they started."""
         self.writers = writers
         self.in_order = in_order
         self.trouble = trouble
         self.spool = Spool()
-        # by the name of the stream; in the order of the starts
+        # jobs in the order of starts; outputs by the name of the stream
         self.kept: dict[Job, dict[bytes, PendingOutput]] = {}
-        self.ready: set[Job] = set()                    # jobs that are over, and wait for earlier ones
+        self.ready: set[Job] = set()                    # jobs that are over but wait for earlier ones
 
     def starting(self, run: Run) -> None:
         self.kept.setdefault(run.job, {})
@@ -7092,7 +7091,7 @@ class Plain(Sink):
             self._on_loss(run.job, reason(error))
 
     def over(self, job: Job, state: bytes) -> None:
-        if job in self.kept:                # otherwise it was not started
+        if job in self.kept:                # otherwise the job was not started
             self.ready.add(job)
         if not self.in_order:
             self._print(job)
@@ -7112,7 +7111,7 @@ class Plain(Sink):
             writer.write_pieces(output.size, output.pieces(functools.partial(self._mark_unread, writer, job)))
 
     def _mark_unread(self, writer: Writer, job: Job, why: str) -> None:
-        """From the writer's thread: some of a job's output cannot be read back."""
+        """Report, from the writer's thread, that some output of a job cannot be read back."""
         writer.loop.call_soon_threadsafe(self._on_loss, job, why)
 
     def _on_loss(self, job: Job, why: str) -> None:
@@ -7123,22 +7122,22 @@ class Plain(Sink):
 
 @dataclass(eq=False, repr=False)
 class Record:
-    """What the log file's record of a run shows: its last lines."""
+    """The content of a record in the log file: the last lines of a run."""
     lines: deque[bytes]
-    rests: dict[Stream, bytes] = field(default_factory=dict)    # begun lines
-    changed: bool = True                # since it was written
+    rests: dict[Stream, bytes] = field(default_factory=dict)    # incomplete lines
+    changed: bool = True                # since the last write
 
 
 class LogFile(Sink):
-    """The log file: per job a record of fixed size, a heading and its last lines, 160 bytes each.
+    """The log file: for each job a record of fixed size with a heading and the last lines, 160 bytes each.
 
-    The record of the job with the ordinal k is the k-th.  Hosts share the file.
+    The job with the ordinal k has the k-th record.  Hosts share the file.
     """
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
     def __init__(self, path: str, lines: int, directory: bytes, worker: FileExecutor, trouble: Say) -> None:
-        """lines: of output per record.  directory: where jobs run.  Raises UsageError."""
+        """lines: output lines per record.  directory: where jobs run.  Raises UsageError."""
         self.lines = lines
         self._directory = directory
         self.worker = worker
@@ -7146,7 +7145,7 @@ class LogFile(Sink):
         self.records: dict[Run, Record] = {}
         self.file = RecordFile(path, "log file", os.O_RDWR, worker, trouble)
         head = read_head(self.file.fd, path, 4)
-        if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is not written yet
+        if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is not yet written
             raise UsageError(f"{path}: is not a log file (give another name)")
 
     def started(self, run: Run) -> None:
@@ -7168,14 +7167,14 @@ class LogFile(Sink):
         begun = record.rests.get(stream, b"")
         *lines, rest = data.rsplit(b"\n", self.lines + 1)
         if lines:
-            # the first line goes on where the last piece of output stopped
+            # the first line continues the incomplete line of the previous piece
             if len(lines) <= self.lines:
                 lines[0] = begun + lines[0]
             for line in lines[-self.lines:]:
                 self._line(run, record, stream.name, line)
         else:
             rest = begun + rest
-        record.rests[stream] = rest[:self.WIDTH + 4]            # no more of it can be shown
+        record.rests[stream] = rest[:self.WIDTH + 4]            # a record cannot show more of it
 
     def ended(self, run: Run, run_result: RunResult) -> None:
         record = self.records.pop(run)
@@ -7187,7 +7186,7 @@ class LogFile(Sink):
 
     def tick(self) -> None:
         for run, record in self.records.items():
-            # more backlog: the file system does not answer
+            # with more backlog, the file system does not answer
             if record.changed and self.worker.backlog < Writer.HIGH:
                 self._write(run, record)
 
@@ -7198,7 +7197,7 @@ class LogFile(Sink):
     def _write(self, run: Run, record: Record) -> None:
         record.changed = False
         if not run.job.ordinal:
-            return                          # nobody has counted the jobs above it
+            return                          # the jobs above it were not counted
         directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.lines - len(lines))
@@ -7206,32 +7205,32 @@ class LogFile(Sink):
         self.worker.post(self.file.write, self._place(run.job), data, size=self.size)
 
     def _place(self, job: Job) -> int:
-        """Where the record of a job with an ordinal begins."""
+        """Return the offset of the record of a job with an ordinal."""
         return (job.ordinal - 1) * self.size
 
     def get(self, job: Job) -> bytes:
-        """A job's record.  Raises OSError.  In the worker's thread."""
+        """Return the record of a job; b"" if it has no ordinal.  In the I/O thread.  Raises OSError."""
         if not job.ordinal:
             return b""
         return os.pread(self.file.fd, self.size, self._place(job))
 
 
 def fit(line: bytes, width: int) -> bytes:
-    """A line cut to whole UTF-8 characters, or padded, to exactly `width` bytes."""
+    """Return a line cut between UTF-8 characters, or padded, to exactly `width` bytes."""
     if len(line) <= width:
         return line.ljust(width)
     for cut in range(width, width - 5, -1):
         is_continuation = line[cut] & 0xC0 == 0x80
         if not is_continuation:
             return line[:cut].ljust(width)
-    return line[:width]                         # this is no UTF-8
+    return line[:width]                         # not UTF-8
 
 
 def open_record(path: str, flags: int) -> int:
-    """Open, or make, a file that records go to.  Raises UsageError.
+    """Open or create a file for records.  Raises UsageError.
 
-    flags: O_NOFOLLOW refuses a symbolic link.  A link that leads nowhere is always refused: the user who made
-    it would choose where we make a file.
+    flags: O_NOFOLLOW refuses a symbolic link.  A dangling link is always refused: the user who made the link
+    would choose where we create a file.
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -7251,7 +7250,7 @@ def open_record(path: str, flags: int) -> int:
 
 
 def read_head(fd: int, path: str, size: int) -> bytes:
-    """The first bytes of a file that records go to.  Raises UsageError."""
+    """Return the first bytes of a file with records.  Raises UsageError."""
     try:
         return os.pread(fd, size, 0)
     except OSError as error:
@@ -7259,28 +7258,28 @@ def read_head(fd: int, path: str, size: int) -> bytes:
 
 
 class RecordFile:
-    """A file that records go to, from all runners and hosts that name it.  In the worker's thread.
+    """A file for records of all runners and hosts that use it.  All methods run in the I/O thread.
 
-    Hosts that share it over a network need a lock for each record.  Otherwise two of them append to one
-    place; and NFS writes pages back whole, with old neighbours in them, unless a lock is held.  But any user
-    who may read a file can hold a shared lock on it, for as long as he likes.  So a lock is asked for, and
-    never waited for.  A record that cannot be written is kept, and the worker tries it again.  None is
-    dropped while there is memory for it.
+    Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
+    same offset; and NFS writes back complete pages, with old data of other hosts around the record, unless a
+    lock is held.  But any user with read permission can hold a shared lock on a file, for any time.  So each
+    lock is only tried, never waited for.  A record that cannot be written is kept, and the FileExecutor tries
+    it again.  No record is dropped while there is memory for it.
 
-    On a file system of one host write(2) with O_APPEND finds the end and writes there in one step (open(2)),
-    and bytes at a fixed place have no neighbours.  There a lock only keeps two runners from giving a file two
-    headers, or a line one newline too many; so after PATIENCE seconds a record is written without a lock.
-    Therefore nothing is cut off again there after an error, as append_locked() does: another runner may have
-    written it.  If a record did not fit on the disk, a piece of it may stay.  The next record sets that apart
-    by a newline.
+    On a file system of one host, write(2) with O_APPEND finds the end and writes there in one step (open(2)),
+    and a write at a fixed offset changes no bytes around it.  There, a lock only prevents two runners from
+    writing two headers, or one newline too many after a line; so after PATIENCE seconds a record is written
+    without a lock.  Therefore nothing is truncated there after an error, as append_locked() does: another
+    runner may have written those bytes.  If a record did not fit on the disk, a part of it may remain.  The
+    next record starts with a newline to separate the two.
     """
     PATIENCE = 1.0              # seconds to wait for a lock on a file system of one host
-    SAY_AFTER = 5.0             # seconds after which it is said what a record waits for
-    TAIL = 1 << 20              # bytes at the end in which a record is looked for that may have been written
+    SAY_AFTER = 5.0             # seconds until the reason why records wait is reported
+    TAIL = 1 << 20              # bytes at the end in which to look for a record that may have been written
 
     def __init__(self, path: str, kind: str, flags: int, worker: FileExecutor, trouble: Say,
                  header: bytes = b"") -> None:
-        """kind: 'journal', for messages.  header: what an empty file begins with.  Raises UsageError."""
+        """kind: for messages, such as 'journal'.  header: an empty file gets it first.  Raises UsageError."""
         self.path = path
         self.kind = kind
         self.worker = worker
@@ -7289,12 +7288,12 @@ class RecordFile:
         self._flags = flags
         self.fd = open_record(path, flags)
         self._mount = find_mount(path)
-        # why the file is to be opened anew ('': it is not), and the data that was being appended then
+        # why the file must be reopened ('': it need not), and the data that was being appended at the error
         self._fault = ""
         self._doubtful = b""
-        self.kept: dict[int, bytearray] = {}        # records by place; at APPEND_BYTE what is to be appended
+        self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the data to append
         self._refused = math.inf                    # since when (monotonic seconds) records wait
-        self._said = False                          # it was said what for
+        self._said = False                          # the reason was reported
         worker.files.append(self)
 
     def append(self, data: bytes) -> None:
@@ -7303,12 +7302,12 @@ class RecordFile:
         self._try(APPEND_BYTE)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write a record at its place."""
+        """Write a record at an offset."""
         self.kept[offset] = bytearray(data)
         self._try(offset)
 
     def write_kept(self) -> None:
-        """Try again to write the records that are kept, and say it if they wait for long."""
+        """Retry to write the kept records, and report the reason if they wait for long."""
         for offset in list(self.kept):
             self._try(offset)
         if self.kept and not self._said and time.monotonic() - self._refused > self.SAY_AFTER:
@@ -7319,7 +7318,7 @@ class RecordFile:
             )
 
     def obstacle(self) -> str:
-        """What the first record that is kept waits for."""
+        """Return the reason why the first kept record waits."""
         if self._fault:
             return self._fault
         offset, data = next(iter(self.kept.items()))
@@ -7331,11 +7330,16 @@ class RecordFile:
 
     @staticmethod
     def _length(offset: int, data: bytearray) -> int:
-        """How many bytes are locked for a record."""
+        """Return the number of bytes to lock for a record."""
         return 1 if offset == APPEND_BYTE else len(data)
 
     def _try(self, offset: int) -> None:
-        """Write what is kept for a place, if that is possible now."""
+        """Write the record kept for an offset, or keep it for a retry.
+
+        Keep it if the record's lock is taken (at most PATIENCE seconds on a file system of one host), or if
+        the network file system is away.  Any other error is reported, and the record dropped.  After an error
+        of a network append the bytes may have arrived: remember them for _reopen().
+        """
         data = self.kept[offset]
         locked = False
         waits = False
@@ -7356,16 +7360,16 @@ class RecordFile:
             else:
                 self.trouble(f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)")
         finally:
-            if not waits:               # also after a defect, which would come again
+            if not waits:               # also after a defect, which would happen again
                 del self.kept[offset]
             if locked and not self.kept:
                 self._refused = math.inf
                 self._said = False
 
     def _reopen(self) -> None:
-        """Open the file anew, because its descriptor is of no use any more: its server was away.
+        """Reopen the file because the descriptor is no longer usable: the file server was away.
 
-        Data that was being appended then may have been written, and is not appended twice.  Raises OSError.
+        Data of the append that failed may have been written; do not append it twice.  Raises OSError.
         """
         fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
         os.dup2(fd, self.fd, inheritable=False)
@@ -7380,18 +7384,18 @@ class RecordFile:
         self._fault = ""
 
     def _lock(self, offset: int, length: int) -> bool:
-        """Lock a place, if that can be done at once.  Raises OSError."""
+        """Lock the bytes of a record; return False if that is not possible at once.  Raises OSError."""
         try:
             if lock(self.fd, offset, length):
                 return True
         except OSError as error:
-            if error.errno != errno.ENOLCK:         # the file system, or its server, has no room for one now
+            if error.errno != errno.ENOLCK:         # ENOLCK: the file system or its server is out of locks
                 raise
         self._refused = min(self._refused, time.monotonic())
         return False
 
     def _write(self, offset: int, data: bytearray, locked: bool) -> None:
-        """Write a record, and unlock its place.  locked: we hold that lock.  Raises OSError."""
+        """Write a record, and unlock its bytes.  locked: we hold that lock.  Raises OSError."""
         try:
             self._put(offset, data)
         finally:
@@ -7405,7 +7409,7 @@ class RecordFile:
             if self._mount.network:
                 os.fsync(self.fd)
         elif not data:
-            return                      # it was written before the file went bad
+            return                      # it was written before the file had to be reopened
         elif self._mount.network:
             append_locked(self.fd, self.path, self._mount, (bytes(data),), self._header)
         else:
@@ -7414,35 +7418,34 @@ class RecordFile:
 
 
 class OutFile:
-    """One stream of one run in the output directory: made when there is something to write.
+    """The file in the output directory for one stream of one run, created at the first output.
 
-    Most jobs print nothing on stderr, many nothing at all; making empty files for them would cost more than a
-    short job does (several round trips on NFS).
+    Most jobs print nothing on stderr, many nothing at all; creating empty files for them would cost more than
+    a short job (several round trips on NFS).
 
-    Its name has the number that its line had when the run began, whatever edits do.  A later run with that
-    line number gives it the next numbered name (numbered()), for good, so the plain name is the latest run's.
-    No run ever writes or removes the file of another: a name is taken with O_EXCL only.
+    The name contains the line number of the job at the start of the run, regardless of later edits.  A later
+    run with that line number gives the file the next numbered name (numbered()), permanently, so the plain
+    name is the file of the latest run.  No run ever writes to or removes the file of another run: files are
+    created with O_EXCL only.
     """
 
     def __init__(self, name: str, is_new: bool, journal: Journal) -> None:
-        """is_new: no such file may be there.  Otherwise the run began under a server before us, and its file
-        goes on.
-        """
+        """is_new: create a file.  Otherwise the run started under a previous server: continue its file."""
         self.name = os.path.join(journal.folder, name)
         self._is_new = is_new
         self.journal = journal
         self.trouble = journal.trouble
-        self._fd: int | None = None         # None: there is no file yet
-        self.size = 0                       # where it ends, as far as we know
-        self.broken = False                 # a write has failed: nothing more is written
+        self._fd: int | None = None         # None: no file yet
+        self.size = 0                       # the end of the file, as far as known
+        self.broken = False                 # a write has failed: no more writes
 
     def prepare(self) -> None:
-        """Move an older run's file away, and write into the journal where it is now."""
+        """Rename the file of an older run, and write the new name to the journal."""
         try:
-            # few names are taken, and one look tells, unless this host must first drop what it has cached
+            # few names are taken, and one lstat(2) shows that, unless this host must first drop its cache
             may_be_taken = self.journal.network or os.path.lexists(self.name)
             kept = keep_older(self.name) if may_be_taken else ""
-        except OSError as error:            # our file will find another name, if there is room at all
+        except OSError as error:            # our file gets another name, if there is room at all
             self.trouble(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
             return
         if kept:
@@ -7450,7 +7453,7 @@ class OutFile:
             self.journal.add({"time": round(time.time(), 3), "event": "moved", **moved})
 
     def store(self, offset: int, data: bytes) -> None:
-        """Write data that stands at this place of the stream.  Idempotent: a client may tell it twice."""
+        """Write data at an offset of the stream.  Idempotent: a client can send the same data twice."""
         if self.broken:
             return
         try:
@@ -7460,33 +7463,33 @@ class OutFile:
                 raise OSError(errno.EINVAL, "a piece is missing")
             pwrite_all(self._fd, data, offset)
             self.size = offset + len(data)
-        except OSError as error:            # later data would stand behind a hole: the file ends here
+        except OSError as error:            # later data would leave a hole before it: the file ends here
             self._give_up(error)
 
     def _make(self) -> int:
-        """Make the file, under a numbered name if its own cannot be had.  Raises OSError."""
+        """Create the file, under a numbered name if the plain name is not available.  Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        flags |= os.O_NONBLOCK              # a pipe that has taken the name is an error, and not waited for
+        flags |= os.O_NONBLOCK              # if a FIFO has the name: fail instead of waiting for a reader
         if not self._is_new:
             return os.open(self.name, flags, 0o666)
         try:
             return os.open(self.name, flags | os.O_EXCL, 0o666)
-        except OSError:                     # it is taken: by a file that could not be moved, or a newer one
+        except OSError:                     # the name is taken: prepare() failed, or a newer file has it
             fd, self.name = make_numbered(self.name)
             return fd
 
     def close(self) -> None:
-        """The run has ended."""
+        """Close the file after the end of the run."""
         if self._fd is None:
             return
         try:
             try:
                 self.name = name_now(self.name, os.fstat(self._fd))
-                if self.journal.network:    # GlusterFS tells only here that the disk is full
+                if self.journal.network:    # GlusterFS reports a full disk only here
                     os.fsync(self._fd)
             finally:
                 os.close(self._fd)
-        except OSError as error:            # NFS tells on close, too
+        except OSError as error:            # NFS also reports errors on close
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
@@ -7495,13 +7498,14 @@ class OutFile:
 
 
 def numbered(name: str, number: int) -> str:
-    """A name for an older file, as cp --backup=numbered makes them."""
+    """Return the name of an older file in the form of cp --backup=numbered: 'name.~2~'."""
     return f"{name}.~{number}~"
 
 
 def free_number(name: str) -> int:
-    """A number that no older file has, just above one that an older file has, or 1.  Few looks find it,
-    also among thousands.
+    """Return an unused number that is one above a used number, or 1.
+
+    A binary search: few lstat(2) calls even among thousands of files.
     """
     used = 0
     free = 1
@@ -7518,7 +7522,7 @@ def free_number(name: str) -> int:
 
 
 def make_numbered(name: str) -> tuple[int, str]:
-    """Make an empty file under the next numbered name: its descriptor and name.  Raises OSError."""
+    """Create an empty file under the next numbered name; return its descriptor and name.  Raises OSError."""
     number = free_number(name)
     while True:
         kept = numbered(name, number)
@@ -7528,10 +7532,10 @@ def make_numbered(name: str) -> tuple[int, str]:
 
 
 def keep_older(name: str) -> str:
-    """Give a file the next numbered name, and return that; '' if there is no such file.  Raises OSError.
+    """Give a file the next numbered name, and return that name; '' if there is no file.  Raises OSError.
 
-    rename(2) replaces a file that has the new name, and others may rename theirs just now.  So an empty file
-    takes the new name first.
+    rename(2) replaces a file with the new name, and other processes can rename files at the same moment.  So
+    reserve the new name with an empty file first.
     """
     refresh_names(name)
     if not os.path.lexists(name):
@@ -7542,7 +7546,7 @@ def keep_older(name: str) -> str:
         os.rename(name, kept)
     except OSError as error:
         refresh_names(kept)
-        if not os.stat(kept).st_size:       # NFS may say that there is no such file after it has renamed it
+        if not os.stat(kept).st_size:       # NFS can report ENOENT although it has renamed the file
             os.unlink(kept)
             kept = ""
         if not isinstance(error, FileNotFoundError):    # otherwise another process was faster
@@ -7551,33 +7555,33 @@ def keep_older(name: str) -> str:
 
 
 def name_now(name: str, info: os.stat_result) -> str:
-    """The name of a file that had this one, and may have got a numbered one since.  Raises OSError."""
+    """Return the current name of a file that had `name`: this or a numbered one.  Raises OSError."""
     if is_file(name, info):
         return name
     for number in range(free_number(name) - 1, 0, -1):      # the latest first
         kept = numbered(name, number)
         if is_file(kept, info):
             return kept
-    return name                                 # somebody has removed or renamed it
+    return name                                 # another program has deleted or renamed the file
 
 
 def is_file(name: str, info: os.stat_result) -> bool:
-    """Whether a name leads to this file."""
+    """Return True if a name refers to this file.  Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.lstat(name), info)
     return False
 
 
 class Journal:
-    """DIR/journal: what ran where and when, one JSON object a line, appended by all hosts.  In the worker's
-    thread.
+    """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.  All methods run
+    in the I/O thread.
 
-    An end is written at once, with what has gathered, unless the last write was just now: short jobs end
-    hundreds of times a second, and on a network file system an append costs some six round trips.  Starts and
-    moves only inform.  They, and ends that were not written at once, wait for the next write, or for a second
-    at most.
+    An `end` event is written at once, together with the gathered events, unless the last write was a moment
+    ago: short jobs end hundreds of times a second, and on a network file system an append costs some six
+    round trips.  `start` and `moved` events are only informative.  They, and `end` events that were not
+    written at once, wait for the next write, one second at most.
     """
-    GATHER = 1.0                        # seconds for which entries are gathered
+    GATHER = 1.0                        # seconds for which events are gathered
     AT_ONCE = 0.05                      # as GATHER, for an end on a file system of one host
 
     def __init__(self, folder: str, worker: FileExecutor, trouble: Say) -> None:
@@ -7598,7 +7602,7 @@ class Journal:
             )
         self.network = bool(worker.pool)
         self._pause = self.GATHER if self.network else self.AT_ONCE
-        # encoded together, which is four times as fast as one now and then
+        # encoded together, which is four times as fast as one by one over time
         self._waiting: list[dict[str, Any]] = []
         self._flushed = -math.inf           # when the last write was (monotonic seconds)
 
@@ -7608,7 +7612,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the gathered events."""
         if self._waiting:
             data = "".join(f"{self.encode(entry)}\n" for entry in self._waiting).encode()
             self._waiting.clear()
@@ -7617,9 +7621,7 @@ class Journal:
 
 
 class OutDir(Sink):
-    """The output directory: DIR/ID.out and DIR/ID.err, all that a job prints; and the journal, what became of
-    it.
-    """
+    """The output directory: the complete job output in DIR/ID.out and DIR/ID.err, and the journal."""
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
     def __init__(
@@ -7630,10 +7632,10 @@ class OutDir(Sink):
         incomplete: Callable[[int], None] = lambda line: None,
         presence_lock: PresenceLock | None = None,
     ) -> None:
-        """Makes the directory if need be.  Raises UsageError.
+        """Create the directory if necessary.  Raises UsageError.
 
-        incomplete: is told the lines of runs whose output could not be written in full.  presence lock: of
-        the runner or server that we are.
+        incomplete: called with the line number of each run whose output could not be written completely.
+        presence_lock: that of our runner or server.
         """
         self.worker = worker
         self._incomplete = incomplete
@@ -7666,7 +7668,7 @@ class OutDir(Sink):
         self._end(run, run_result)
 
     def _end(self, run: Run, run_result: RunResult | None) -> None:
-        """Nothing more comes of a run.  ending: None if nobody will say how it ended."""
+        """Close the files of a run, and write the `end` event.  run_result: None: it will never be known."""
         files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
         for file in files:
             self.worker.post(file.close)
@@ -7692,10 +7694,10 @@ class OutDir(Sink):
     def tick(self) -> None:
         self.worker.post(self.journal.flush)
 
-    leaving = tick                          # writes what has gathered
+    leaving = tick                          # writes the gathered events
 
     def _entry(self, run: Run, event: str) -> dict[str, Any]:
-        """The fields that start and end of a run have in common."""
+        """Return the fields that the `start` and `end` events of a run have in common."""
         promised = {"promised": run.promised} if run.promised else {}
         return {
             "time": round(run.began + run.took, 3),
@@ -7736,7 +7738,7 @@ class JobLog(Sink):
             raise UsageError(f"{path}: is not a job log (give another name)")
 
     def ended(self, run: Run, run_result: RunResult) -> None:
-        code = -1 if run_result.cause == "timeout" else run_result.code         # as GNU parallel has it
+        code = -1 if run_result.cause == "timeout" else run_result.code         # as in GNU parallel
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
             run.host,
@@ -7745,21 +7747,21 @@ class JobLog(Sink):
             run.streams[0].received,
             code,
             run_result.signal,
-            run.job.command.replace(b"\t", b" "),      # a tab would begin another column
+            run.job.command.replace(b"\t", b" "),      # a tab would start another column
         )
         self.worker.post(self.file.append, line, size=len(line))
 
 
 # ======== Slots =============================================================================================
 #
-# A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` names them, and the name
-# tells a job which slot it has.  Several runners may share the names that stand in a file (`--slots @NAMES`):
-# a slot is in use while a byte of that file's lock file is locked, at a place made from the name.  The job
-# inherits that lock, as it inherits its job lock, so a slot stays in use for as long as its job lives.
+# A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` gives them names, and each
+# job receives the name of its slot.  Several runners can share the names in a file (`--slots @NAMES`): a slot
+# is in use while a byte in the lock file of NAMES is locked, at an offset computed from the name.  The job
+# inherits this lock along with the job lock, so a slot stays in use for as long as the job lives.
 
 
 class Use(enum.Enum):
-    """What a slot is used for."""
+    """The use of a slot."""
     IDLE = "nothing"
     BUSY = "it has a job, or is about to get one"
     ELSEWHERE = "another runner has a job on it"
@@ -7769,14 +7771,14 @@ class Use(enum.Enum):
 
 @dataclass(eq=False, repr=False)
 class Slot:
-    """Runs one job at a time.  Its name tells the job what is its own (a host, a GPU)."""
+    """Runs one job at a time.  The name is the job's own resource (a host, a GPU)."""
     name: str
-    copy: int = 0                       # tells slots of one name apart, from 0
-    place: int = 0                      # the idle slot with the lowest has the next job
+    copy: int = 0                       # number of a slot among those of the same name, from 0
+    place: int = 0                      # the idle slot with the lowest place gets the next job
     fd: int | None = None               # holds the lock of a shared name while a job runs, which inherits it
     use: Use = Use.IDLE
-    listed: bool = True                 # the list of names has it; otherwise it gets no more jobs
-    errors: int = 0                     # how many of its last jobs in a row ended with exit status 255
+    listed: bool = True                 # it is in the list of names; otherwise it gets no more jobs
+    errors: int = 0                     # how many of the last jobs in a row exited with status 255
 
     @property
     def busy(self) -> bool:
@@ -7784,36 +7786,36 @@ class Slot:
 
     @property
     def retired(self) -> bool:
-        """Whether it gets no more jobs."""
+        """Return True if the slot will get no more jobs."""
         return not self.listed or self.use in (Use.SPENT, Use.BROKEN)
 
     @property
     def idle(self) -> bool:
-        """Whether it could have a job now."""
+        """Return True if the slot can get a job now."""
         return self.listed and self.use is Use.IDLE
 
     @property
     def byte(self) -> int:
-        """The byte that is locked for it in the lock file of a file of names."""
+        """Return the offset of the byte to lock for the slot in the lock file of NAMES."""
         key = b"%d %s" % (self.copy, os.fsencode(self.name))
         return int.from_bytes(blake2b(key, digest_size=7).digest(), "big")
 
 
 class SlotFile:
-    """A file NAMES with a name per line; blank lines and lines that begin with # do not count.
+    """A file NAMES with one name per line; blank lines and lines that begin with # are ignored.
 
-    While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the
-    name, in the lock file .NAMES.lock: so NAMES may be edited or replaced at any time.  All users who may
-    write to NAMES may open the lock file.  It is never written to, and never removed: without it names could
-    be used twice until the jobs that run now have ended.  A symbolic link is resolved at the start, so
-    runners share names by whatever path they come to the file.
+    While a job runs on a name, the runner and the job hold a lock on a byte of the lock file .NAMES.lock,
+    at an offset computed from the name: so NAMES can be edited or replaced at any time.  All users with write
+    permission for NAMES can open the lock file.  It is never written to.  Never delete it: without it, names
+    could be used twice until the running jobs have ended.  A symbolic link is resolved at the start, so
+    runners share names even if they use different paths to the file.
     """
-    INTERVAL = 0.1                      # seconds from look to look (network file system: 1)
-    LONGEST = 1 << 20                   # bytes of the file at most
-    DESCRIPTORS = 9                     # for each name: one for its lock, and those that a job needs
+    INTERVAL = 0.1                      # seconds from poll to poll (network file system: 1)
+    LONGEST = 1 << 20                   # maximum bytes of the file
+    DESCRIPTORS = 9                     # for each name: one for the lock, the others for a job
 
     def __init__(self, path: str, mount: Mount, say: Say) -> None:
-        """mount: that of the file.  Raises UsageError."""
+        """mount: of the file.  Raises UsageError."""
         self.path = path
         self.mount = mount
         self.network = mount.network
@@ -7824,9 +7826,9 @@ class SlotFile:
         self.names: list[str] = []
         # of a file whose last line has no newline: its signature, and since when (monotonic seconds)
         self._last: tuple[tuple[int, ...], float] | None = None
-        self._faults: dict[str, str] = {}               # the fault that was said last, by its subject
+        self._faults: dict[str, str] = {}               # the last reported fault of each subject
         try:
-            end = time.monotonic() + 1.0                # an editor that saves in place empties it first
+            end = time.monotonic() + 1.0                # an editor that saves in place truncates it first
             self.names = self._read()
             while not self.names and (self._last or time.monotonic() < end):
                 time.sleep(0.05)
@@ -7848,7 +7850,10 @@ class SlotFile:
             ) from None
 
     def look(self) -> Sequence[str] | None:
-        """The names, if they have changed; otherwise None.  If there are none, the last ones stay in use."""
+        """Return the names if they have changed, otherwise None.
+
+        If the file is empty or cannot be read, the last names stay in use.
+        """
         try:
             names = self._read()
             fault = "" if names else "is empty"
@@ -7863,7 +7868,7 @@ class SlotFile:
         return names
 
     def _make_room(self) -> None:
-        """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as the
+        """Raise the soft limit of open files, which jobs inherit, to the need of all names, as far as the
         hard limit allows.
         """
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -7873,7 +7878,7 @@ class SlotFile:
         allow_descriptors(wanted)
 
     def _read(self) -> list[str]:
-        """The names in the file now: opening a file makes NFS ask its server (nfs(5)).  Raises OSError."""
+        """Return the current names: opening a file makes NFS ask the server (nfs(5)).  Raises OSError."""
         if self.network:
             refresh_file(self._target, self.mount)
         fd = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
@@ -7892,7 +7897,8 @@ class SlotFile:
         return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
 
     def _whole_lines(self, data: bytes, info: os.stat_result) -> bytes:
-        """The file, without a last line that has no newline until that has stood there for a second."""
+        """Return the data, without a last line that has no newline until the file is unchanged for a second.
+        """
         if not data or data.endswith(b"\n"):
             self._last = None
             return data
@@ -7901,11 +7907,13 @@ class SlotFile:
         if not self._last or self._last[0] != signature:
             self._last = signature, now
         if now - self._last[1] < 1.0:
-            return data[:data.rfind(b"\n") + 1]         # somebody may be writing it
+            return data[:data.rfind(b"\n") + 1]         # an editor may still be writing the line
         return data
 
     def seize(self, slot: Slot) -> bool:
-        """Lock a slot's name.  False: another runner, or the job of a dead one, has it; or that failed."""
+        """Lock the name of a slot.  Return False if another runner, or the job of a dead runner, holds the
+        lock, or if locking failed.
+        """
         assert slot.fd is None
         try:
             slot.fd = open_lock_file_of(self._target)
@@ -7917,7 +7925,7 @@ class SlotFile:
         return False
 
     def free(self, slot: Slot) -> None:
-        """Unlock a slot's name, if we have locked it."""
+        """Unlock the name of a slot, if we hold the lock."""
         if slot.fd is not None:
             with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
                 unlock(slot.fd, slot.byte)
@@ -7930,7 +7938,7 @@ class SlotFile:
         slot.fd = None
 
     def _complain(self, what: str, fault: str) -> None:
-        """Say what is wrong with something ('': nothing), unless that was what was said of it last."""
+        """Report a fault ('': none) of a subject, unless it is the last one reported for that subject."""
         if fault and fault != self._faults.get(what):
             self.say(f"{self.path}: {fault}")
         self._faults[what] = fault
@@ -7938,31 +7946,30 @@ class SlotFile:
 
 # ======== The runner ========================================================================================
 #
-# A Runner hands out: it waits for a free slot, claims a job, and starts its shell.  A JobTask for each job
-# sees it through: it waits for the shell's exit, runs the job again if --retries says so, and writes the
-# state.  Chores run beside them: they look after the claimed lines, the wall time, the slot file, the memory
-# of jobs, and the count of failures.
+# A Runner waits for a free slot, claims a job, and starts a shell for it.  A JobTask for each job waits for
+# the shell's exit, runs the job again according to --retries, and writes the state.  Chores run concurrently:
+# they check the claimed lines, the wall time, the slot file, the memory of jobs, and the count of failures.
 #
-# With --retry-delay a job that has failed waits before it runs again.  Its line stays `r`, its slots and its
-# memory stay its own, and the runner holds its job lock.  So nobody else takes the line, and if the runner
-# dies, the line is an orphan.
+# With --retry-delay a failed job waits before it runs again.  The line stays `r`, the job keeps its slots and
+# its memory, and the runner holds the job lock.  So no other runner claims the line, and if the runner dies,
+# the line is orphaned.
 #
-# A runner drains after a signal, near the end of the wall time, or after --max-failed.  Then nothing more is
-# handed out, and the tasks come to their end by themselves.  A Pump moves output from pipes to the sinks all
-# the while.
+# A runner drains after a signal, near the end of the wall time, or after --max-failed.  Then it claims no
+# more jobs, and the tasks finish by themselves.  All the while a Pump moves job output from the pipes to the
+# sinks.
 
 
 @dataclass(eq=False, repr=False)
 class RunnerStats:
-    """What became of a runner's jobs."""
+    """The results of a runner's jobs."""
     done: int = 0
     failed: int = 0
     error: int = 0
-    cancelled: int = 0                  # ended because somebody has set their state
+    cancelled: int = 0                  # killed because a user has changed the state
     trouble: bool = False               # output or records were lost, or file or slots could not be used
-    unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
+    unwritten: list[int] = field(default_factory=list)      # lines with a result that could not be written
     bad_lines: list[int] = field(default_factory=list)
-    incomplete: set[int] = field(default_factory=set)       # lines whose output is incomplete
+    incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def count(self, job: Job, state: bytes) -> None:
         self.done += state == DONE
@@ -7974,27 +7981,28 @@ class RunnerStats:
 
     @property
     def worse(self) -> int:
-        """How many jobs are failed or in error."""
+        """Return the number of jobs that failed or are in error."""
         return self.failed + self.error
 
     def status(self, summary: Summary | None) -> int:
-        """The exit status: 1 if something in the file is bad or left, or went wrong here; otherwise 0.
+        """Return the exit status: 1 if the file has bad jobs, or new jobs for us, or after an error of ours;
+        otherwise 0.
 
-        account: None if nobody knows what the file holds, which makes it 1.
+        summary: None if the state of the file is unknown; then the exit status is 1.
         """
         if summary is None or summary.now.bad or summary.left:
             return 1
         if self.unwritten or self.trouble:
             return 1
-        # Others may be running now what we have left in error.
+        # Other runners may now run the jobs that we left in error.
         return int(bool(self.error and summary.now.running))
 
     def summary(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
                 why: str) -> str:
-        """The closing line: what was done here, what the file holds unless all is done, and what to do.
+        """Return the closing line: our results, the state of the file unless all is done, and the next step.
 
-        account: None if nobody knows what the file holds.  orphans: the lines that were marked `e`.  retry:
-        the option that runs jobs again.  why: the command that tells why jobs failed; '' if there is none.
+        summary: None if the state of the file is unknown.  orphans: orphaned lines that were marked `e`.
+        retry: the option that runs jobs again.  why: the command that shows why jobs failed; '': none.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
@@ -8018,7 +8026,7 @@ class RunnerStats:
             text += (
                 f"{':' if text == 'nothing to do' else '; in all'} {summary.describe(with_lines=not lines)}"
             )
-        # lines that could not be written are orphans soon
+        # lines that could not be written will soon be orphaned
         if summary.again or (self.unwritten and now.running):
             text += f"; {retry} runs them again"
         if summary.strays:
@@ -8027,9 +8035,9 @@ class RunnerStats:
 
 
 def why_command(options: argparse.Namespace) -> str:
-    """Return the command that tells why jobs failed; '' if this program writes no journal.
+    """Return the command that shows why jobs failed; '' if this program writes no journal.
 
-    "runwait4.py --failed --outdir out runs.txt"
+    For example, "runwait4.py --failed --outdir out runs.txt".
     """
     outdir = getattr(options, "outdir", None)               # a client has none
     if not outdir:
@@ -8040,37 +8048,37 @@ def why_command(options: argparse.Namespace) -> str:
 
 
 def too_many_failures(count: int) -> str:
-    """Why --max-failed stops us."""
+    """Return the reason for a stop by --max-failed."""
     return f"{plural(count, 'job')} more failed or in error than at the start (--max-failed)"
 
 
 class Backlogged(Protocol):
-    """A writer that may be behind."""
+    """A writer that can have a backlog."""
 
     @property
     def backlog(self) -> int:
-        """Bytes yet to be written."""
+        """Return the bytes yet to be written."""
 
 
 class Pump:
-    """Moves what jobs print from their pipes to the sinks; reads nothing while a writer is behind.
+    """Moves job output from the pipes to the sinks; reads nothing while a writer's backlog is large.
 
-    A pipe is not watched before its job is 10 ms old, because most short jobs have ended by then.  Their
-    pipes are read when they end.
+    The pipes of a job are watched only once it is 10 ms old, because most short jobs have ended by then; the
+    pipes of a short job are read at its end.
     """
     YOUNG = 0.01                        # seconds
     READ = 1 << 18  # bytes
-    SILENCE = 0.3                       # seconds without output: what a shell has left prints no more
-    LONGEST = 5.0                       # seconds of reading after the end of a shell
+    SILENCE = 0.3                       # seconds without output: processes left by a shell print no more
+    LONGEST = 5.0                       # maximum seconds of reading after the exit of a shell
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  resumed: Callable[[], None]) -> None:
-        """resumed: called when jobs are read again."""
+        """resumed: called when job output is read again after a pause."""
         self._loop = loop
         self._writers = writers
         self._resumed = resumed
-        self.runs: set[Run] = set()         # that have begun, and not ended
-        # since when jobs are not read, because a writer is behind (loop's time); inf: they are read
+        self.runs: set[Run] = set()         # that have started and not ended
+        # since when no output is read, because of a writer's backlog (loop's time); inf: output is read
         self._paused_at = math.inf
         self._paused_for = 0.0              # seconds that all earlier pauses took
         self._heard: dict[Run, asyncio.Event] = {}      # see listen()
@@ -8078,18 +8086,18 @@ class Pump:
 
     @property
     def backlog(self) -> int:
-        """The bytes yet to be written of the writer that is furthest behind."""
+        """Return the largest backlog of a writer, in bytes."""
         return max(writer.backlog for writer in self._writers)
 
     def begin(self, run: Run) -> None:
-        """Watch the pipes of a run that has begun, once it is old enough."""
+        """Watch the pipes of a run that has started, once it is old enough."""
         self.runs.add(run)
         if not self._timer:
             self._timer = self._loop.call_later(self.YOUNG, self._watch_older)
 
     @staticmethod
     def may_get_more(run: Run) -> bool:
-        """Return True if somebody has the other end of a pipe of the run (poll(2): POLLHUP)."""
+        """Return True if a process has the other end of a pipe of the run open (poll(2): POLLHUP)."""
         poll = select.poll()
         fds = [stream.fd for stream in run.streams if stream.fd is not None]
         for fd in fds:
@@ -8097,23 +8105,23 @@ class Pump:
         return len(poll.poll(0)) < len(fds)
 
     def listen(self, run: Run, heard: asyncio.Event) -> None:
-        """Watch the pipes of a run, and set this event whenever there is something in one of them."""
+        """Watch the pipes of a run, and set the event `heard` whenever one of them is readable."""
         self._heard[run] = heard
         self._watch(run)
 
     def reading_time(self) -> float:
-        """Return the seconds of a clock that stands still while jobs are not read."""
+        """Return the seconds of a clock that stops while no job output is read."""
         return min(self._loop.time(), self._paused_at) - self._paused_for
 
     @property
     def _paused(self) -> bool:
-        """Return True if jobs are not read now."""
+        """Return True while no job output is read."""
         return self._paused_at < math.inf
 
     def finish(self, run: Run) -> None:
-        """Take what the pipes of a run that has ended still hold, and close them.
+        """Read the remaining data from the pipes of a run that has ended, and close the pipes.
 
-        They need not be at their end: processes in the background may keep them open.
+        A pipe need not be at the end: background processes can keep it open.
         """
         self.runs.discard(run)
         self._heard.pop(run, None)
@@ -8125,7 +8133,7 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read jobs again, if no writer is behind any more."""
+        """Read job output again, if all backlogs are below LOW."""
         if self._paused and self.backlog < Writer.LOW:
             self._paused_for += self._loop.time() - self._paused_at
             self._paused_at = math.inf
