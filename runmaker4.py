@@ -8188,30 +8188,30 @@ class Pump:
 
 
 class StopSignals:
-    """When signals have told this runner to stop: its jobs may have died of the same signals.
+    """Remembers the times of the runner's stop signals: jobs may have died of the same signals.
 
-    A signal does not say who else got it.  Slurm, systemd and Ctrl-C in some programs send one to the runner
-    and to its jobs alike, in any order, within a moment.  So a job was interrupted, and has not failed, if it
-    dies of such a signal, or exits with 128 plus its number (as srun does), within TOGETHER of one of ours.
-    After a signal that kills all jobs any failure within that time counts so, too.  While the runner only
-    drains, jobs go on to their end, and may fail.
+    A process cannot see which other processes got a signal.  Slurm, systemd and Ctrl-C in some programs send
+    it to the runner and to the jobs, in any order, within a moment.  So a job counts as interrupted rather
+    than failed if, within TOGETHER of a stop signal of the runner, it dies of such a signal or exits with 128
+    plus the signal number (as srun does).  Any failure within TOGETHER after a signal that kills all jobs
+    counts as interrupted.  While the runner only drains, jobs run to completion and can fail.
     """
     TOGETHER = 1.0                      # seconds
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        # when each came (loop's time), and whether all jobs were to be killed by then
+        # for each signal: when it came (loop's time), and True if all jobs had to be killed by then
         self._came: list[tuple[float, bool]] = []
         self._next: asyncio.Future[None] = loop.create_future()
 
     def add(self, kills: bool) -> None:
-        """Note that one has come just now.  kills: all jobs are to be killed."""
+        """Add a signal that came just now.  kills: the runner must kill all jobs."""
         self._came.append((self._loop.time(), kills))
         self._next.set_result(None)
         self._next = self._loop.create_future()
 
     async def wait_for_next(self, seconds: float | None, *others: asyncio.Future[Any]) -> None:
-        """Wait until the next one comes, or one of these futures is done; None: without a limit."""
+        """Wait until the next signal comes or one of `others` is done.  seconds: None: without a limit."""
         first: list[asyncio.Future[Any]] = [self._next, *others]
         await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
@@ -8227,7 +8227,7 @@ class StopSignals:
         )
 
     async def explain_soon(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return explain(), after waiting for our own signal if the run has died of one."""
+        """Return explain(); if the run died of a stop signal, first wait for the runner's own signal."""
         rest = exited_at + self.TOGETHER - self._loop.time()
         if (
             run_result.by_stop_signal
@@ -8241,7 +8241,7 @@ class StopSignals:
 
 # ---- one job -----------------------------------------------------------------------------------------------
 #
-# A JobTask sees one job through.  What an event means for the job depends on its phase, and on nothing else:
+# A JobTask handles one job.  The effect of an event on the job depends only on the phase of the job:
 #
 #                  drain              kill("stopped")      kill("cancelled")    kill("lost")
 #     sent by      HUP, USR1, QUIT;   INT, TERM;           another state was    another runner
@@ -8255,27 +8255,27 @@ class StopSignals:
 #     GROWING      result             e                    as set               nothing
 #     SETTLING     (goes on)          (goes on)            (goes on)            (goes on)
 #
-# The cells say what is killed, and what becomes of the line.  as before: the state from before its claim; or,
-# if the job has run already, the result of its last run, which at * is `e` instead.  result: of the last run,
-# by the exit status of its shell.  as set: nothing is written; a message says so if the shell has exited with
-# 0.  nothing: nothing is written.
+# The cells give the processes that are killed and the new state of the line.  as before: the state before the
+# claim; or, if the job has run already, the result of its last run, which at * is `e` instead.  result: of
+# the last run, by the exit status of its shell.  as set: nothing is written; a message reports that if the
+# shell exited with 0.  nothing: nothing is written.
 #
-# A killed run gets TERM, and KILL after the grace.  A second INT ends the grace of all that are being killed
-# (TreeEnder.impatient); a second TERM changes nothing, because Slurm sends it twice.  A cause stays until a
-# stronger one comes: stopped, cancelled, lost.
+# A killed run gets TERM, and KILL after the grace period.  A second INT ends the grace period of all runs
+# that are being killed (TreeEnder.impatient); a second TERM changes nothing, because Slurm sends it twice.
+# A cause is replaced only by a stronger one; from weak to strong: stopped, cancelled, lost.
 #
-# Three events concern one run only, after which the job may run again.  A timeout kills a run that is
-# RUNNING, which has failed then, and what is left of one that is READING_ON, whose result stays.  Too much
-# memory kills a run that is RUNNING.  The exit of the shell ends RUNNING and AT_GATE.  In other phases they
-# mean nothing.
+# Three events concern one run only; the job can run again after them.  A timeout kills a RUNNING run, which
+# has then failed, and the remaining processes of a run that is READING_ON, which keeps its result.  Too much
+# memory kills a RUNNING run.  The exit of the shell ends RUNNING and AT_GATE.  In other phases these events
+# have no effect.
 #
-# A phase changes with the event, in the same call, not when the coroutine wakes up.  And what is judged later
-# (time, exit status, signal, the kernel's kills for lack of memory) is taken when the shell exits: reading on
-# may take longer than two signals that belong together are apart.
+# The phase changes in the same call as the event, not when the coroutine wakes up.  The facts that are judged
+# later (time, exit status, signal, the kernel's OOM kills) are recorded when the shell exits: reading the
+# remaining output can take longer than the interval between two signals that belong together.
 
 
 class Phase(enum.Enum):
-    """What a job of this runner is doing."""
+    """Names the phases of a job of this runner."""
     STARTING = "its slots, its lock and its shell are being got"
     AT_GATE = "its shell waits until all jobs of its group may begin"
     RUNNING = "its shell runs"
@@ -8298,27 +8298,27 @@ CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
 
 
 class JobTask:
-    """One job of a runner, from its claim until its line has its state: see the table above."""
-    # the machine is full for now: starting a process may succeed later
+    """Handles one job of a runner, from the claim until its state is written: see the table above."""
+    # a resource is used up for now: starting a process can succeed later
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-    MAX_PAUSE = 5.0                     # seconds between two attempts to start a shell then
+    MAX_PAUSE = 5.0                     # seconds between two attempts to start a shell after BUSY_ERRORS
 
     def __init__(self, runner: Runner, job: Job, slots: Sequence[Slot]) -> None:
-        """slots: the job's; more may be appended until start()."""
+        """slots: of the job; the caller can append more until start()."""
         self._runner = runner
         self.job = job
         self.slots = slots
         self.phase = Phase.STARTING
-        self.cause = ""                 # why nothing more of it may begin: one of CAUSES_BY_STRENGTH
-        self.state = NEW                # of its line, if nothing more of it begins; NEW: as before its claim
-        self.run = self._new_run()      # the last one, perhaps not started yet
-        self.run_result: RunResult | None = None       # of that run; None: it has not ended
-        self._shell: Child | None = None        # of that run, from its start until it has ended
-        self._gate: int | None = None           # our end of the pipe at which that shell waits
+        self.cause = ""                 # why the job must not start (again): one of CAUSES_BY_STRENGTH
+        self.state = NEW                # to write if the job does not run again; NEW: as before the claim
+        self.run = self._new_run()      # the last run, perhaps not started yet
+        self.run_result: RunResult | None = None       # of that run; None: it has not finished
+        self._shell: Child | None = None        # of that run, from start to finish
+        self._gate: int | None = None           # our end of the pipe on which that shell waits
         self._killer: asyncio.Future[None] | None = None    # kills the processes of that run
         self._exited_at = 0.0           # when that shell exited (loop's time)
         self._oom_kills = 0             # the count of OomKills when that run began
-        self._woken = asyncio.Event()   # a reason to look at the phase, or at the cause, again
+        self._woken = asyncio.Event()   # the phase or the cause may have changed
 
     def _new_run(self) -> Run:
         runner = self._runner
@@ -8332,38 +8332,38 @@ class JobTask:
 
     @property
     def _may_begin(self) -> bool:
-        """Return True if more of the job may begin."""
+        """Return True if the job may start (again)."""
         return not (self._runner.draining or self.cause)
 
     @property
     def is_being_killed(self) -> bool:
-        """Return True if the processes of the run are being killed, or were."""
+        """Return True if the processes of the run are being killed, or have been."""
         return self._killer is not None
 
     # -- events ----------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Let nothing more of the job begin, because the runner drains."""
+        """Keep the job from starting (again), because the runner drains."""
         self._shut_gate()
         self._woken.set()
 
     def refuse_gate(self) -> None:
-        """If the job has not passed its gate, let it not begin: nobody can open the gate any more."""
+        """Keep the job from starting if it has not passed its gate: the gate will never open."""
         if self.job.gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
             self._stop("refused")
 
     def open_gate(self) -> None:
-        """Let a job begin whose shell waits at its gate."""
+        """Start the job if its shell waits at its gate."""
         self._runner.processes.reap()
         if self.phase is Phase.AT_GATE and self._gate is not None:
-            with contextlib.suppress(BrokenPipeError):      # the shell was killed just now; its exit follows
+            with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
                 os.write(self._gate, b"\n")
             self._on_start()
             self._enter(Phase.RUNNING)
             self._shut_gate()
 
     def kill(self, cause: str) -> None:
-        """Let nothing more of the job begin, and kill what runs of it.
+        """Kill the processes of the job and keep it from starting (again).
 
         cause: "stopped", "cancelled" or "lost".
         """
@@ -8373,17 +8373,17 @@ class JobTask:
         if self.phase in (Phase.RUNNING, Phase.READING_ON):
             self._kill_processes(cause)
         elif cause == "stopped" and self.state != NEW:
-            self.state = ERROR                  # it was to run again
+            self.state = ERROR                  # the job had to run again
         self._stop(cause)
 
     def kill_run(self, cause: str) -> None:
-        """Kill the run, because of its "timeout" or its "memory"; the job may run again."""
+        """Kill the run; the job can run again.  cause: "timeout" or "memory"."""
         self._runner.processes.reap()
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Note the exit of the shell, in the moment when it is waited for."""
+        """Record the exit of the shell, at the moment when it is reaped."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.took = self._exited_at - run.started
@@ -8396,25 +8396,25 @@ class JobTask:
         self._enter(Phase.READING_ON)
 
     def take_memory(self, free: Resources) -> bool:
-        """Let a job run again that waits for more memory, if so much is free; False: it is not."""
+        """Let a GROWING job run again.  Return False if less memory is free than the job needs."""
         if free.memory < self.job.needs.memory:
             return False
         self._enter(Phase.STARTING)
         return True
 
     def _stop(self, cause: str) -> None:
-        """Let nothing more of the job begin, for this cause or a stronger one that is known."""
+        """Keep the job from starting (again), for this cause or the stronger one that it has already."""
         self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
         self._shut_gate()
         self._woken.set()
 
     def _shut_gate(self) -> None:
-        """Close our end of the pipe.  A shell that waits there reads its end, and exits."""
+        """Close our end of the pipe.  A shell that waits on the pipe reads end-of-file and exits."""
         close_all(self._gate)
         self._gate = None
 
     def _kill_processes(self, cause: str) -> None:
-        """Kill the processes of the run; if its shell runs, for this cause."""
+        """Kill the processes of the run.  If its shell still runs, `cause` becomes the cause of the run."""
         assert self._shell
         if not self._killer:
             if self.phase is Phase.RUNNING:
@@ -8431,7 +8431,7 @@ class JobTask:
     # -- the life of a job -----------------------------------------------------------------------------------
 
     async def go(self) -> None:
-        """See the job through, after start(): its runs, the waits between them, and its result."""
+        """Handle the job after start(): its runs, the waits between them, and its result."""
         failures = 0
         while self._shell:
             await self._accompany(self._shell)
@@ -8456,13 +8456,13 @@ class JobTask:
         return self.state == DONE or not self._may_begin or self.run.cause not in ("", *FAILING)
 
     async def settle(self) -> None:
-        """Write the job's state, however long it takes.  Its phase is SETTLING then."""
+        """Enter SETTLING and write the job's state, however long that takes."""
         if self.phase is not Phase.SETTLING:
             self._enter(Phase.SETTLING)
         if self.cause == "lost":
-            self.state = ERROR                  # its line is another's now
+            self.state = ERROR                  # another runner has the line now
         elif self.cause == "cancelled" and self.state != DONE:
-            self.state = HELD                   # even if it has just failed by itself
+            self.state = HELD                   # even if the job has just failed by itself
         for sink in self.run.sinks:
             sink.over(self.job, self.state)
         if self.cause != "lost":
@@ -8488,7 +8488,10 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_to_retry(self, failures: int) -> bool:
-        """Wait until the job, which has failed so often, may run again; False: it must not."""
+        """Wait until the job can run again.  Return False if it must not.
+
+        failures: how often the job has failed so far.
+        """
         runner = self._runner
         if failures > runner.options.retries:
             return False
@@ -8501,7 +8504,9 @@ class JobTask:
         return False
 
     def _grow(self, more: Resources) -> bool:
-        """Have the job take more memory in its next run; False: this host has too little."""
+        """Request more memory for the next run.  Return False if this host has too little, or the job must
+        not run again.
+        """
         if more.memory > self._runner.options.memory:
             size, here = memory_text(more.memory), memory_text(self._runner.options.memory)
             self._say(f"{self.job.how}; does not run again with {size}: there are {here} here")
@@ -8510,9 +8515,9 @@ class JobTask:
         return self._runner.fits(self.job)
 
     async def _wait(self, phase: Phase, seconds: float | None) -> bool:
-        """Wait for the next run, in this phase, while the job keeps its slots; False: it must not run again.
+        """Wait for the next run, in this phase.  Return False if the job must not run again.
 
-        seconds: None: until take_memory() lets it run.
+        The job keeps its slots.  seconds: None: until take_memory() lets it run.
         """
         if self._runner.options.verbose:
             how = f"with {memory_text(self.job.needs.memory)}"
@@ -8529,7 +8534,10 @@ class JobTask:
         return self._may_begin and self._runner.fits(self.job)
 
     async def _rest(self, seconds: float | None) -> None:
-        """Wait so long (None: without a limit), or until something happens; not if the job must not begin."""
+        """Wait for `seconds` (None: without a limit), or until the phase or the cause may have changed.
+
+        Return at once if the job must not start.
+        """
         self._woken.clear()
         if self._may_begin:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -8538,9 +8546,9 @@ class JobTask:
     # -- starting a shell ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the shell of the run, unless the job must not begin.
+        """Start the shell of the run, unless the job must not start.
 
-        If it cannot be started, say why; the state is ERROR then.
+        If the shell cannot be started, report the reason and set the state to ERROR.
         """
         if not self.job.gated:
             self._announce()
@@ -8563,15 +8571,15 @@ class JobTask:
                 sink.unstarted(self.run)
 
     async def _try_to_start(self) -> tuple[str, bool]:
-        """Make an attempt to start the shell, unless the job must not begin any more.
+        """Try to start the shell, unless the job must not start any more.
 
-        Return why that has failed ('': it has not), and whether it may succeed later.
+        Return the reason of a failure ('': no failure), and True if another attempt can succeed.
         """
         lent = None
         jobs = self._runner.jobs
         try:
             lent = await jobs.lend(self.job)
-            if self._may_begin:                 # the file system may have taken its time to answer
+            if self._may_begin:                 # the file system may have answered late
                 self._spawn(lent)
             return "", False
         except ValueError:
@@ -8591,8 +8599,7 @@ class JobTask:
             sink.starting(self.run)
 
     def _spawn(self, lent: int | None) -> None:
-        """Make the pipes and start the shell.  lent: the descriptor of the job's job lock, if it has one
-        here.
+        """Make the pipes and start the shell.  lent: a descriptor of the job lock; None: the job has none.
 
         Without sinks the output needs no pipes.  Raises OSError, ValueError.
         """
@@ -8620,13 +8627,13 @@ class JobTask:
         self._enter(Phase.AT_GATE if gated else Phase.RUNNING)
 
     def _on_start(self) -> None:
-        """Note when the run begins, and how often the kernel has killed for lack of memory by then."""
+        """Record the start time of the run and the number of OOM kills so far."""
         self.run.began = time.time()
         self.run.started = self._runner.loop.time()
         self._oom_kills = self._runner.oom_kills.recent()
 
     def _environ(self) -> dict[bytes, bytes]:
-        """Return the variables that tell the job what is its own."""
+        """Return the environment variables with the job's number, slots and memory."""
         names = [os.fsencode(slot.name) for slot in self.run.slots]
         environ = {b"JOB_ID": b"%d" % self.job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
@@ -8635,7 +8642,7 @@ class JobTask:
         return environ
 
     def _shell_and_command(self) -> tuple[str, bytes]:
-        """Return the shell to start, and its command: the job's, or --runner with the job's."""
+        """Return the shell to start and its command: that of the job, wrapped in --runner if given."""
         settings, wrapper = self.job.settings, self._runner.options.runner
         if not wrapper:
             return settings.shell, self.job.command
@@ -8645,21 +8652,21 @@ class JobTask:
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _accompany(self, shell: Child) -> None:
-        """Accompany the run whose shell was started to its end.  If its gate stays shut, it has none."""
+        """Follow the run until it finishes.  If the gate stays shut, the run has no result."""
         try:
             if not self.job.gated or await self._pass_gate():
                 await self._attend(shell)
             else:
                 self._runner.pump.finish(self.run)
         finally:
-            if self.run in self._runner.runs:   # a defect: its exit status would be lost
+            if self.run in self._runner.runs:   # after a defect: otherwise the exit status would be lost
                 self._runner.runs.discard(self.run)
                 self._kill_processes("stopped")
                 await asyncio.wait([self._killer or shell.exited])
             self._shell = None
 
     async def _pass_gate(self) -> bool:
-        """Wait until the job may begin; False: it must not, and its shell has exited."""
+        """Wait at the gate.  Return False if the job must not start; its shell has then exited."""
         self._runner.jobs.on_at_gate(self.job)
         while self.phase is Phase.AT_GATE:
             self._woken.clear()
@@ -8671,7 +8678,7 @@ class JobTask:
         return True
 
     async def _attend(self, shell: Child) -> None:
-        """Wait for the end of the run, read what is left of its output, and judge how it has ended."""
+        """Wait until the shell exits, read the remaining output, and determine the result of the run."""
         runner, run = self._runner, self.run
         runner.pump.begin(run)
         for sink in run.sinks:
@@ -8697,18 +8704,19 @@ class JobTask:
             sink.ended(run, self.run_result)
 
     def _judge(self, status: int, timeout: float) -> RunResult:
-        """Return how the run has ended.  status: of its shell.  timeout: in seconds."""
+        """Return the result of the run.  status: of its shell.  timeout: in seconds; 0: none."""
         cause = self.run.cause
         limit = self.run.promised if cause == "memory" else timeout
-        # whatever the shell of a cancelled job made of the signal
+        # a cancelled job died of SIGTERM, no matter how its shell reacted to the signal
         return RunResult(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
 
     async def _read_on(self) -> None:
-        """Read what processes still print that the shell has left behind, for a while.
+        """Read the output of processes that outlive the shell, for a while.
 
-        With `exec > >(tee log)` in bash that is most of the output.  It ends after Pump.SILENCE, after
-        Pump.LONGEST, or when these processes are killed.  Both are seconds in which jobs are read, so no
-        output is lost because a console, or a server that is away, holds up all reading.
+        For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Stop
+        after Pump.SILENCE without output, after Pump.LONGEST in all, or when these processes are killed.
+        Only time in which output is read counts, so no output is lost while a slow console or an unreachable
+        server holds up all reading.
         """
         pump, run = self._runner.pump, self.run
         if not pump.may_get_more(run):
@@ -8723,7 +8731,7 @@ class JobTask:
                 heard_at = pump.reading_time()
 
     def takes_too_much(self, table: ProcessTable) -> bool:
-        """Look at the memory of the run, and note the most; return True if it is more than was promised."""
+        """Measure the memory of the run and record the peak.  Return True if it is more than requested."""
         assert self._shell
         size = int(table.memory(self._shell, self.run.promised))
         self.run.peak = max(self.run.peak, size)
@@ -8731,56 +8739,57 @@ class JobTask:
 
 
 class Leaving(enum.IntEnum):
-    """How far a runner is on its way out.  It never goes back."""
+    """Names the steps of a runner towards its exit.  A runner never goes back."""
     NOT = 0             # it starts jobs
-    DRAINING = 1        # it starts nothing more, and waits for what runs
-    HOPELESS = 2        # it waits for no file system any more: its end frees all locks
+    DRAINING = 1        # it starts no more jobs and waits for running jobs
+    HOPELESS = 2        # it no longer waits for any file system: its exit frees all locks
 
 
 class RunnerOptions(NamedTuple):
-    """What the command line says of how jobs are run; see --help."""
-    timeout: float | None       # seconds that a job may run, unless a directive says otherwise; None: any
-    walltime: float | SlurmLimit | None     # seconds until all jobs have ended; None: any
-    retries: int                # of a job that has failed
-    retry_delay: float | None   # seconds until the first of them; None: at once
+    """The options that control how jobs run; see --help."""
+    timeout: float | None       # seconds that a job may run, unless a directive differs; None: no limit
+    walltime: float | SlurmLimit | None     # seconds until all jobs are killed; None: no limit
+    retries: int                # of a failed job
+    retry_delay: float | None   # seconds until the first retry; None: at once
     runner: str | None          # the command that runs a job instead of a shell of this host
     one_only: bool              # -1: each slot gets one job
-    follow: bool                # more jobs are waited for
-    max_failed: int             # jobs more, failed or in error, after which no more are started; 0: any
-    slot_errors: int            # jobs in a row that do not reach their host before a slot is retired; 0: any
-    memory: float               # bytes that the jobs with memory= may take together
+    follow: bool                # the runner waits for more jobs
+    max_failed: int             # more jobs failed or in error after which the runner drains; 0: no limit
+    slot_errors: int            # jobs in a row that cannot reach their host until a slot retires; 0: no limit
+    memory: float               # bytes for all running jobs with memory= together
     verbose: bool
 
 
 class Runner:
-    """Gives jobs to slots: claims one, and has a JobTask see it through.
+    """Assigns jobs to slots: claims a job and starts a JobTask for it.
 
-    A Jobs knows where jobs come from and how their results are kept; sinks know what becomes of output.  The
-    only file that a Runner reads itself is the list of its slots, a SlotFile.
+    A Jobs object is the source of jobs and keeps their results; the sinks receive the output.  The only file
+    that a Runner reads itself is the list of its slots, a SlotFile.
 
-    One loop hands out (`_hand_out`), so one claim is under way at a time, and only there do slots become
-    busy.  It takes an idle slot, claims a job, takes as many more slots as the job wants, and starts its
-    shell; a job that cannot have all its slots is given back.  Each job is in `tasks` from its claim until
-    its slots are free again.  Whatever matters to the loop (a job has ended, slots come and go, others have
-    left a shared one, a writer has caught up, the server has news, the runner drains) sets `changed`.
-    Otherwise the loop looks again when the last claim says so.  It ends when the runner drains, nothing is
-    left to do, or no slot will get a job any more.  Then the runner waits for its running jobs.
+    One loop starts all jobs (`_hand_out`), so one claim is under way at a time, and only this loop makes
+    slots busy.  The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
+    starts the shell; a job that cannot get all its slots is released.  Each job is in `tasks` from its claim
+    until its slots are free again.  Every event that concerns the loop sets `changed`: a job has finished,
+    slots come and go, another runner has freed a shared slot, a writer has caught up, the server has news,
+    the runner drains.  Otherwise the loop tries again after the time that the last claim returned.  The loop
+    ends when the runner drains, no jobs remain, or no slot will get a job any more.  Then the runner waits
+    for its running jobs.
     """
-    HOLD = 1 << 24                      # bytes that writers may be behind before no more jobs are started
-    UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
-    LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
-    LAST_LOOK = 2.0                     # seconds after a signal for an answer, as what the file holds
-    MEMORY_LOOKS = 1.0                  # seconds from look to look at the memory of jobs
-    MEMORY_TIMES = 99                   # a rest is so many times as long as the look before: see Throttle
+    HOLD = 1 << 24                      # bytes of a writer's backlog from which on no jobs are started
+    UNREACHABLE = 255                   # exit status of ssh if it cannot reach the host, or loses it
+    LAST_TRIES = 10.0                   # seconds for writing the states of jobs after a kill signal
+    LAST_LOOK = 2.0                     # seconds after a kill signal for an answer, for example the summary
+    MEMORY_LOOKS = 1.0                  # seconds between two measurements of the memory of jobs
+    MEMORY_TIMES = 99                   # a pause is this many times as long as a measurement: see Throttle
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, worker: FileExecutor) -> None:
-        """sinks: for runs that start from now on; the list may change.  writers: the console's, and what
-        writes files (see Pump).  host: the name of this host, for the sinks.
+        """sinks: for runs that start from now on; the list can change.  writers: those of the console and of
+        files (see Pump).  host: the name of this host, for the sinks.
 
-        names: of the slots.  slot_file: the file with these names, which may change, and which other runners
-        may use, too; None: they stand in no file.  worker: makes the calls of that file.
+        names: of the slots.  slot_file: the file with these names, which can change and which other runners
+        can share; None: the names are not from a file.  worker: makes the calls of the slot file.
         """
         self.jobs = jobs
         self.processes = processes
