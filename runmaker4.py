@@ -8707,7 +8707,7 @@ class JobTask:
         """Return the result of the run.  status: of its shell.  timeout: in seconds; 0: none."""
         cause = self.run.cause
         limit = self.run.promised if cause == "memory" else timeout
-        # a cancelled job died of SIGTERM, no matter how its shell reacted to the signal
+        # a cancelled job counts as killed by SIGTERM, no matter how its shell reacted to the signal
         return RunResult(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
 
     async def _read_on(self) -> None:
@@ -8800,25 +8800,25 @@ class Runner:
         self._names = names
         self._slot_file = slot_file
         self.worker = worker
-        self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
-        self._idle: list[tuple[int, Slot]] = []     # a heap of slots that could have a job now, by place
-        self.in_service = 0                 # how many slots get jobs, now or when others leave them
+        self.slots: dict[tuple[str, int], Slot] = {}        # by name and copy
+        self._idle: list[tuple[int, Slot]] = []     # a heap of slots that could get a job now, by place
+        self.in_service = 0                 # number of slots that get jobs, now or once others free them
         self._places = itertools.count()
-        self._handing_out: asyncio.Future[None] | None = None       # the loop that hands out
-        self.tasks: dict[Job, JobTask] = {}     # by the jobs whose lines are claimed here
-        self._works: set[asyncio.Future[None]] = set()      # the coroutines of those whose shell was started
-        self._said: set[str] = set()        # subjects of what is said once, and was
+        self._handing_out: asyncio.Future[None] | None = None       # the loop that starts jobs
+        self.tasks: dict[Job, JobTask] = {}     # of the jobs whose lines are claimed here
+        self._works: set[asyncio.Future[None]] = set()      # the coroutines of the started tasks
+        self._said: set[str] = set()        # subjects of messages that are printed once, and have been
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
-        self.runs = self.pump.runs          # that have begun, and not ended
+        self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
-        self._nothing = NoJob()             # what the last claim that got no job said
-        self.failed = ""                    # why no more jobs can be had
+        self._nothing = NoJob()             # the result of the last claim that got no job
+        self.failed = ""                    # why no more jobs can be claimed
         self._leaving = Leaving.NOT
-        self.wall_over = False              # it leaves because the wall time is over, or too near
-        self.killed = 0                     # the signal that told us to kill the jobs; 0: none did
+        self.wall_over = False              # the runner exits because the wall time is over, or too near
+        self.killed = 0                     # the signal that made the runner kill its jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
         limit = options.walltime
@@ -8829,7 +8829,7 @@ class Runner:
     # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run jobs until there is nothing to do."""
+        """Run jobs until none remain or the runner drains."""
         if self.jobs.failures and self.options.max_failed:
             await self.jobs.failures.count()
         chores = [watched(chore) for chore in (
@@ -8846,31 +8846,34 @@ class Runner:
             self._name_rest()
 
     def _name_rest(self) -> None:
-        """Say why jobs are left."""
+        """Report why jobs remain."""
         if self.failed:
             self.say(f"{self.failed} (no more jobs were started)")
             self.runner_stats.trouble = True
         elif self._nothing.stopped:
-            if not self.options.follow:         # with --follow it was said when it happened
+            if not self.options.follow:         # with --follow it was reported when it happened
                 self.say(self._nothing.stopped)
         elif not self.draining and self._is_broken():
             self.say("no slot is left in service (no more jobs were started)")
             self.runner_stats.trouble = True
 
     def _is_broken(self) -> bool:
-        """Whether all slots are broken.  One off the list counts only if it has had its one job (-1)."""
+        """Return True if all slots are broken.
+
+        A slot that is no longer listed counts only if it has had its one job (-1).
+        """
         there = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
         return all(slot.use is Use.BROKEN for slot in there)
 
     @property
     def each_slot_had_job(self) -> bool:
-        """Whether all slots have had their one job (-1): what is left then is left on purpose."""
+        """Return True if all slots have had their one job (-1): then jobs remain on purpose."""
         return self.options.one_only and all(
             slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
         )
 
     async def in_time(self, asked: Awaitable[T]) -> T | None:
-        """Wait for an answer; None if it takes longer than LAST_LOOK after a signal that kills the jobs."""
+        """Wait for an answer.  Return None if it takes longer than LAST_LOOK after a kill signal."""
         answer = asyncio.ensure_future(asked)
         while not answer.done() and not self.killed:
             await self.signals.wait_for_next(None, answer)
@@ -8878,7 +8881,7 @@ class Runner:
         return answer.result() if answer.done() else None
 
     def on_drain_signal(self, number: int) -> None:
-        """Start nothing more, and wait for what runs, because of this signal."""
+        """Start no more jobs and wait for running jobs, because of signal `number`."""
         self.signals.add(kills=self.killed != 0)
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
@@ -8887,7 +8890,9 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and leave, because of this signal; a second one that is INT ends their grace."""
+        """Kill the jobs and exit, because of signal `number`.  If a second signal is INT, it ends the grace
+        period of the jobs.
+        """
         is_first = not self.killed
         self.killed = self.killed or number
         self.signals.add(kills=True)
@@ -8907,50 +8912,49 @@ class Runner:
 
     @property
     def _unsettled(self) -> int:
-        """How many jobs run, or wait to run."""
+        """The number of jobs that run, or wait to run."""
         return sum(task.phase is not Phase.SETTLING for task in self.tasks.values())
 
     @property
     def draining(self) -> bool:
-        """Return True if nothing more is started."""
+        """Return True if the runner starts no more jobs."""
         return self._leaving >= Leaving.DRAINING
 
     def drain(self) -> None:
-        """Start nothing more."""
+        """Start no more jobs."""
         self._leaving = max(self._leaving, Leaving.DRAINING)
         self.changed.set()
         for task in self.tasks.values():
             task.drain()
 
     def fail(self, why: str) -> None:
-        """Start nothing more, for no more jobs can be had."""
+        """Start no more jobs, because none can be claimed any more."""
         self.failed = why
         self.drain()
 
     def kill_job(self, job: Job, cause: str = "stopped") -> None:
-        """Kill a job, or see to it that it never begins, if it is ours still.  cause: as of JobTask.kill().
-        """
+        """Kill a job or keep it from starting, if this runner still has it.  cause: as for JobTask.kill()."""
         if job in self.tasks:
             self.tasks[job].kill(cause)
 
     def open_gate(self, job: Job) -> None:
-        """Let a job begin whose shell waits at its gate."""
+        """Start a job whose shell waits at its gate."""
         if job in self.tasks:
             self.tasks[job].open_gate()
 
     def refuse_gate(self, job: Job) -> None:
-        """If a job has not passed its gate, let it not begin."""
+        """Keep a job from starting if it has not passed its gate."""
         if job in self.tasks:
             self.tasks[job].refuse_gate()
 
     def kill_jobs(self) -> None:
-        """Start nothing more, and kill all jobs."""
+        """Start no more jobs, and kill all jobs."""
         self.drain()
         for task in self.tasks.values():
             task.kill("stopped")
 
     async def _last_resort(self) -> None:
-        """Leave although results cannot be written, because the file system does not answer."""
+        """Exit even if results cannot be written because the file system does not answer."""
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
@@ -8959,8 +8963,8 @@ class Runner:
             work.cancel()
 
     async def _check_jobs(self) -> None:
-        """Keep hold of the lines of running jobs.  Kill a job if another runner has taken its line, or
-        somebody has set its state.
+        """Check the lines of running jobs, again and again.  Kill a job if another runner took over its line,
+        or if another state was written there.
         """
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
@@ -8976,7 +8980,7 @@ class Runner:
                 sink.tick()
 
     async def _watch_memory(self) -> None:
-        """Kill each run that takes more memory than it was promised at two looks in a row."""
+        """Kill each run that uses more memory than requested at two measurements in a row."""
         exceeding: set[Run] = set()
         table = ProcessTable([])
         throttle = Throttle(self.loop.time)
@@ -8995,14 +8999,14 @@ class Runner:
             exceeding = exceeding_now
 
     async def _watch_failures(self) -> None:
-        """Count the failures of the whole file now and then, if there is a limit to them."""
+        """Count the failures of the whole file now and then, if --max-failed is given."""
         failures = self.jobs.failures
         while failures and self.options.max_failed:
             await failures.rest()
             self._stop_after_failures(await failures.count())
 
     def _stop_after_failures(self, count: int) -> None:
-        """Stop if too many jobs are failed or in error: `count` more than at the start."""
+        """Drain if too many jobs are failed or in error.  count: how many more than at the start."""
         if 0 < self.options.max_failed <= count and not self.draining:
             self.say(
                 f"{too_many_failures(count)}: starting no more jobs, waiting for "
@@ -9014,14 +9018,14 @@ class Runner:
     # -- slots -----------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Have a slot for each name; slots of other names get no more jobs."""
+        """Make a slot for each name; slots with other names get no more jobs."""
         copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         listed = dict.fromkeys((name, next(copies[name])) for name in names)
         for key, slot in self.slots.items():
             stays = slot.listed and key in listed
             slot.listed = key in listed
             if slot.use is Use.BROKEN and not stays:
-                # a name that is put back into the file is in service again; with -1 it has had its one job
+                # a name that returns to the file is in service again; with -1 it has had its one job
                 slot.use = self._use_after_a_job()
         for key, slot in list(self.slots.items()):
             if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
@@ -9033,17 +9037,17 @@ class Runner:
         self.changed.set()
 
     def _count_slots(self) -> None:
-        """Count the slots in service again: some have come, or get no more jobs."""
+        """Count the slots in service, after slots were added or retired."""
         self.in_service = sum(not slot.retired for slot in self.slots.values())
 
     def _use_after_a_job(self) -> Use:
-        """How a slot is used that has had a job, and is not broken."""
+        """Return the use of a slot that has had a job and is not broken."""
         return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _follow_slots(self) -> None:
-        """Look now and then which names the slot file has, and which of them other runners have left."""
+        """Reread the slot file now and then, and take back slots that other runners have freed."""
         while self._slot_file:
-            # a random part, so that runners that want the same names do not try at the same times
+            # a random part, so that runners that need the same names do not try at the same times
             await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
             names = await self.worker.call(self._slot_file.look)
             if names is not None and not self.draining:
@@ -9055,31 +9059,31 @@ class Runner:
 
     @property
     def size(self) -> int:
-        """How many slots there are, in service or not."""
+        """The number of listed slots, in service or not."""
         return sum(slot.listed for slot in self.slots.values())
 
     @property
     def full_capacity(self) -> Resources:
-        """What the runner would have if all slots were in service."""
+        """The resources of the runner if all slots were in service."""
         return Resources(self.size, self.options.memory)
 
     @property
     def capacity(self) -> Resources:
-        """What jobs can have, now or when other jobs leave it."""
+        """The resources that jobs can have, now or when other jobs free them."""
         return Resources(self.in_service, self.options.memory)
 
     def _free_for(self, slots: Sequence[Slot]) -> Resources:
-        """What is free for a job, counting these slots, which were taken for it."""
+        """Return the free resources for a job, including `slots`, which were taken for it."""
         promised = sum(
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
         )
         return Resources(len(slots) + len(self._idle), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
-        """Take idle slots until there are `count`; False: there are too few that others do not use."""
+        """Take idle slots until `slots` has `count`.  Return False if other runners use too many of them."""
         while len(slots) < count and self._idle:
             _, slot = heapq.heappop(self._idle)
-            slot.use = Use.BUSY                 # before we wait: meanwhile its name may be removed
+            slot.use = Use.BUSY                 # before the await: its name can be removed meanwhile
             if await self._seize(slot):
                 slots.append(slot)
             else:
@@ -9087,11 +9091,11 @@ class Runner:
         return len(slots) == count
 
     async def _seize(self, slot: Slot) -> bool:
-        """Lock a shared slot for a job; False: another runner has a job there."""
+        """Lock a shared slot for a job.  Return False if another runner has a job there."""
         return not self._slot_file or await self.worker.call(self._slot_file.seize, slot)
 
     async def _free(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
-        """Let others have these slots.  use: what they are used for from now on."""
+        """Free slots, for other runners also.  use: the use of the slots from now on."""
         for slot in slots:
             if self._slot_file and self._leaving is not Leaving.HOPELESS:
                 await self.worker.call(self._slot_file.free, slot)
@@ -9102,19 +9106,19 @@ class Runner:
                 self._count_slots()
 
     def _say_once(self, subject: str, text: str) -> None:
-        """Say a text, unless something was said of this subject before."""
+        """Print a message, unless one about this subject was printed before."""
         if subject not in self._said:
             self._said.add(subject)
             self.say(text)
 
     def _say_slots_busy(self) -> None:
-        """Say once that other runners use all slots, if that is what we wait for."""
+        """Report once that other runners use all slots, if this runner waits for one."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
         if elsewhere and not self.tasks:
             self._say_once("slots", "all slots are in use by other runners; waiting for one")
 
     def _say_background(self, job: Job) -> None:
-        """Say once what becomes of a job that puts itself into the background."""
+        """Warn once about a job that puts itself into the background."""
         if BACKGROUND.match(job.command):
             self._say_once(
                 "background",
@@ -9123,12 +9127,12 @@ class Runner:
             )
 
     async def _hand_out(self) -> None:
-        """Give jobs to idle slots, until there are no more for them."""
+        """Start jobs on idle slots, until no slot will get a job any more."""
         while not self._is_finished():
-            self.changed.clear()                # before the look, so that nothing is missed during it
+            self.changed.clear()                # before the claim, so that no event during it is missed
             pause = await self._give_job()
             if pause == 0:
-                await asyncio.sleep(0)          # signals, and the job that has begun, come first
+                await asyncio.sleep(0)          # signals, and the job that was just started, come first
                 continue
             alarm = self.loop.call_later(pause, self.changed.set) if pause else None
             await self.changed.wait()
@@ -9136,20 +9140,20 @@ class Runner:
                 alarm.cancel()
 
     def _is_finished(self) -> bool:
-        """Whether no slot will get a job any more."""
+        """Return True if no slot will get a job any more."""
         may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
         return self.draining or (not may_get_slots and all(slot.retired for slot in self.slots.values()))
 
     async def _give_job(self) -> float | None:
-        """Start a job on idle slots, if there are slots and a job for them.
+        """Start a job on idle slots, if a slot is idle and a job can be claimed.
 
-        Returns the seconds until that is to be tried again; None: not before something changes.
+        Return the seconds until the next attempt; None: wait for `changed`.
         """
         slots: list[Slot] = []
         if self.pump.backlog > self.HOLD:
             return 1.0
         growing = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
-        if growing:                     # nothing else is started until its next run has its memory
+        if growing:                     # no other job is started until the next run of this one can start
             return 0.0 if growing.take_memory(self._free_for(())) else None
         if not await self._take(slots, 1):
             self._say_slots_busy()
@@ -9167,10 +9171,10 @@ class Runner:
         return self.jobs.poll if result.again is None else min(self.jobs.poll, result.again)
 
     async def _begin(self, job: Job, slots: list[Slot]) -> float | None:
-        """Begin a claimed job on these slots, and on as many more as it needs; return as _give_job()."""
+        """Start a claimed job on these slots and as many more as it needs.  Return as _give_job() does."""
         task = self.tasks[job] = JobTask(self, job, slots)
         if not await self._take(slots, job.needs.slots) or not self.fits(job):
-            # a signal came during the claim, or time or shared slots do not suffice
+            # the runner drains since a signal during the claim, or time or shared slots do not suffice
             await self._free(slots)
             await task.settle()
             del self.tasks[job]
@@ -9185,28 +9189,28 @@ class Runner:
         return 0.0 if self._idle else None
 
     def _may_leave(self) -> bool:
-        """Whether it is time to leave if there is nothing to do."""
+        """Return True if the runner must exit when no job can be claimed."""
         return not self.tasks and (not self.options.follow or self._nothing.met_end)
 
     def limit(self, job: Job) -> float | None:
-        """Return how many seconds a job may run; None: any."""
+        """Return the timeout of a job in seconds; None: no limit."""
         own = job.settings.timeout
         return self.options.timeout if own is Unset.UNSET else own
 
     def fits(self, job: Job) -> bool:
-        """Return True if a job may be started: the runner does not drain, and the wall time suffices.
+        """Return True if a job may start: the runner does not drain, and the wall time suffices.
 
-        If it does not, drain, and say so.
+        If the wall time does not suffice, report that and drain.
         """
         limit = self.limit(job) or 0.0
         rest = self.wall_end - self.loop.time()
         if limit > rest and not self.draining:
             walltime = self.options.walltime
             never = ""
-            # with --walltime auto there may be more time in the next Slurm job
+            # with --walltime auto the next Slurm job can have more time
             if isinstance(walltime, float) and limit >= walltime:
                 never = " (it never fits: give --walltime more)"
-            if rest > 0:                        # otherwise _watch_wall_time() says that the wall time is over
+            if rest > 0:                        # otherwise _watch_wall_time() reports that it is over
                 self.say(
                     f"line {job.number}: its timeout is {human_time(limit)}, and the wall time is over in "
                     f"{human_time(rest)}: starting no more jobs{never}"
@@ -9215,13 +9219,13 @@ class Runner:
             self.drain()
         return not self.draining
 
-    # -- jobs that are over ----------------------------------------------------------------------------------
+    # -- finished jobs ---------------------------------------------------------------------------------------
 
     async def _see_through(self, task: JobTask) -> None:
-        """See a job through, count it, and free its slots.
+        """Run a started job until it is settled, count it, and free its slots.
 
-        If a defect raises something here, the slots are not freed: otherwise the loop might hand out once
-        more before all is stopped.
+        If a defect raises an exception here, the slots stay busy: otherwise the loop could start another job
+        before everything is stopped.
         """
         await task.go()
         if task.state != NEW:
@@ -9234,7 +9238,7 @@ class Runner:
         self.changed.set()
 
     def _count_errors(self, task: JobTask) -> None:
-        """Count the jobs of a slot that fail as they do when its host cannot be reached (ssh(1): 255)."""
+        """Count the consecutive jobs of a slot with exit status 255: ssh(1) could not reach the host."""
         slot = task.run.slot
         unreachable = (
             task.run_result and not task.run_result.cause and task.run_result.code == self.UNREACHABLE
@@ -9245,11 +9249,11 @@ class Runner:
                      f"{self.UNREACHABLE}; it gets no more")
 
     def _breaks(self, slot: Slot) -> bool:
-        """Return True if too many of its last jobs could not reach its host."""
+        """Return True if too many consecutive jobs of the slot could not reach its host."""
         return 0 < self.options.slot_errors <= slot.errors
 
     def _use_after(self, slot: Slot, begun: bool) -> Use:
-        """Return how a slot is used when its job is over.  begun: the job was started."""
+        """Return the use of a slot after its job.  begun: the job was started."""
         if self._breaks(slot):
             slot.errors = 0
             return Use.BROKEN
@@ -9257,18 +9261,18 @@ class Runner:
 
 
 def shell_fault(error: OSError, host: bytes) -> str:
-    """Why the shell that the error names cannot be started on this host."""
+    """Return the reason why the shell that the error names cannot be started on this host."""
     shell = os.fsdecode(error.filename)
     is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
     return f"{shell}: {reason(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
 
 
 def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
-    """The command that has `runner` run a job: runner /bin/sh -c JOB.
+    """Return the command that makes `runner` run a job: runner /bin/sh -c JOB.
 
-    ssh joins its arguments to one string, and a shell at the other end parses that again.  So the words are
-    quoted once more for each word of the runner that is `ssh` or a path of it.  A job that begins with - or +
-    gets a blank in front; otherwise the shell would take it for an option.
+    ssh joins its arguments to one string, which a shell on the other host parses again.  So all words are
+    quoted once more for each word of the runner that is `ssh` or a path to it.  A job that begins with - or +
+    gets a leading blank; otherwise the shell would take it for an option.
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [*shell_words(shell), b"-c", job]
@@ -9280,13 +9284,13 @@ def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
 
 # ======== Background ========================================================================================
 #
-# With -d the program forks twice and leaves its session, so that it has no terminal that could hang up on it.
-# The process that was started waits until the start has gone well, and says so by its exit status.  Messages
-# go to --errors.  The pid file is removed at the end, but only if it still holds our number.
+# With -d the program forks twice and leaves its session, so it has no terminal that could send SIGHUP.  The
+# original process waits until the start has succeeded, and reports that by its exit status.  Messages go to
+# --errors.  The pid file is removed at the end, but only if it still holds our process id.
 
 
 def open_descriptors() -> list[int]:
-    """The open descriptors; without /proc and /dev/fd all numbers up to 1023."""
+    """Return the open descriptors; without /proc and /dev/fd, all numbers up to 1023."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(FileNotFoundError):
             return [int(name) for name in os.listdir(folder)]
@@ -9294,13 +9298,12 @@ def open_descriptors() -> list[int]:
 
 
 def hold_signals() -> None:
-    """Block signals until there are handlers, which end in good order what was started by then."""
+    """Block signals until the handlers are installed, which shut down all that was started by then."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def keep_descriptors_from_jobs() -> None:
-    """Have jobs inherit no descriptors that we were started with (`flock 9`, a pipe of make's) but 0 to 2.
-    """
+    """Keep jobs from inheriting descriptors above 2 that we inherited (for example of `flock 9` or make)."""
     for fd in open_descriptors():
         if fd > 2:
             with contextlib.suppress(OSError):          # the descriptor that listed them is closed by now
@@ -9308,10 +9311,10 @@ def keep_descriptors_from_jobs() -> None:
 
 
 def go_into_background() -> int:
-    """Leave terminal and session (daemon(7)); stay in the directory, where the jobs are to run.
+    """Leave terminal and session (daemon(7)), but not the directory, in which the jobs must run.
 
-    The process that was started waits until detach() is called with the descriptor that is returned.  If it
-    leads its session (ssh -t), its end would otherwise hang up on us before we have left that session.
+    The original process waits until detach() is called with the returned descriptor.  If the original process
+    leads its session (ssh -t), its exit would otherwise send us SIGHUP before we have left that session.
     """
     watch, ready = os.pipe()
     # pending signals are meant for the process that runs the jobs, but a child does not inherit them
@@ -9329,26 +9332,29 @@ def go_into_background() -> int:
 
 
 def detach(ready: int) -> None:
-    """Let the process that waits in go_into_background() end with status 0, and leave its terminal."""
+    """Let the process that waits in go_into_background() exit with status 0.
+
+    Redirect descriptors 0 to 2 to /dev/null, except regular files.
+    """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
-        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose end somebody waits for
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose reader waits for its end
             os.dup2(null, fd)
     os.write(ready, b"+")
     os.close(ready)
 
 
 def open_pid(path: str) -> int:
-    """Open, or make, the pid file, and lock it for as long as we live.
+    """Open or create the pid file, and lock it until we exit.
 
-    Raises UsageError, also if it holds more than a number, which would be lost; or if a process that lives
-    has it: nobody could find that process any more.
+    Raise UsageError also if the file holds more than a number, which would be lost, or if it is the pid file
+    of a live process, which could not be found any more.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
     content = read_head(fd, path, 32)
     if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", content):
         raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
-    with contextlib.suppress(OSError):      # a file system without locks: nobody can know
+    with contextlib.suppress(OSError):      # on a file system without locks this cannot be checked
         if not lock(fd, 0):
             number = text_of(content.strip())
             raise UsageError(f"{path}: is the pid file of process {number}, which lives (give another name)")
@@ -9356,7 +9362,7 @@ def open_pid(path: str) -> int:
 
 
 def write_pid(path: str, fd: int) -> None:
-    """Write our number to the pid file.  Raises UsageError."""
+    """Write our process id to the pid file.  Raises UsageError."""
     try:
         os.ftruncate(fd, 0)
         write_all(fd, b"%d\n" % os.getpid())
@@ -9365,7 +9371,7 @@ def write_pid(path: str, fd: int) -> None:
 
 
 def remove_pid(path: str) -> None:
-    """Remove the pid file, unless another process has written its number there while our last jobs ran."""
+    """Remove the pid file, unless another process has written its own id there while our last jobs ran."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:
@@ -9375,7 +9381,7 @@ def remove_pid(path: str) -> None:
 
 
 def fork_quietly() -> int:
-    """fork(2) beside a thread, without Python's warning: our children need no lock that a thread may hold."""
+    """Fork although there are threads, without Python's warning: children need no lock of a thread."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -9384,9 +9390,9 @@ def fork_quietly() -> int:
 def leave_without_waiting(code: int) -> None:
     """Exit although a thread waits for a file system that does not answer.
 
-    Python's exit would wait for the thread.  The kernel would wait, too: on NFS the last close of a locked
-    file unlocks it, and waits for the answer.  So a child keeps all descriptors open until we are gone, and
-    then waits in our place; nobody waits for the child.
+    Python's exit would wait for the thread.  The kernel would also wait: on NFS the last close of a locked
+    file unlocks the file and waits for the answer.  So a child keeps all descriptors open until we have
+    exited, and then waits in our place; no process waits for the child.
     """
     parent = os.getpid()
     child = fork_quietly()
