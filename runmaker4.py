@@ -9409,15 +9409,15 @@ def leave_without_waiting(code: int) -> None:
 
 # ======== Command line ======================================================================================
 #
-# parse() reads the options.  App checks all that can be checked before anything runs, and puts the parts
-# together: the job file, the cursor, the worker, the sinks, and the runner.
+# parse() reads the options.  App checks everything that can be checked before any job starts, and creates the
+# parts: the job file, the cursor, the worker, the sinks and the runner.
 
 PROG = "runmaker4.py"
 Add = Callable[..., Any]        # an argument group's add_argument
 
 
 def runner_words(text: str) -> str:
-    """An argparse type: a command that runs another."""
+    """Check an option value (argparse type): a command that runs another."""
     try:
         words = shlex.split(text)
     except ValueError:                      # an open quote
@@ -9434,7 +9434,8 @@ def runner_words(text: str) -> str:
 
 
 def takes_a_command(words: Sequence[str]) -> bool:
-    """Whether these words end with a shell and `-c`, so that the next word would be its whole command."""
+    """Return True if the words end with a shell and `-c`, so that the next word would be the entire command.
+    """
     shells = [index for index, word in enumerate(words) if ANY_SHELL.fullmatch(os.path.basename(word))]
     if not shells:
         return words[-1:] == ["-c"]
@@ -9444,21 +9445,21 @@ def takes_a_command(words: Sequence[str]) -> bool:
 
 
 def nonempty(text: str) -> str:
-    """An argparse type: a name of anything.  An empty one, as "$UNSET" gives, is refused."""
+    """Check an option value (argparse type): any name that is not empty, as "$UNSET" would be."""
     if not text:
         raise argparse.ArgumentTypeError("is empty (a name is wanted)")
     return text
 
 
 def default_outdir(path: str) -> str:
-    """The output directory of runners in the background that are given none, beside the job file."""
+    """Return the default --outdir of runners in the background, next to the job file: runs.txt.out."""
     return f"{path}.out"
 
 
 def output_path(text: str) -> str:
-    """An argparse type: the name of a file to write, which must not be that of a lock file.
+    """Check an option value (argparse type): a file to write, but no lock file.
 
-    A lock file with contents is refused by every program, and so is its job file.
+    Every program refuses a lock file with contents, and its job file.
     """
     for path in nonempty(text), os.path.realpath(text):
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
@@ -9473,7 +9474,7 @@ LONGEST_RETRY_DELAY = 3600.0            # seconds
 
 
 def retry_delay(text: str) -> float | None:
-    """An argparse type: a duration of at most an hour."""
+    """Convert an option value (argparse type): a duration of at most an hour."""
     seconds = duration(text)
     if seconds and seconds > LONGEST_RETRY_DELAY:
         longest = human_time(LONGEST_RETRY_DELAY)
@@ -9482,14 +9483,14 @@ def retry_delay(text: str) -> float | None:
 
 
 def wall_time(text: str) -> float | SlurmLimit | None:
-    """An argparse type: a duration; auto, or auto- and a margin."""
+    """Convert an option value (argparse type): a duration, auto, or auto- and a margin (auto-5m)."""
     if text == "auto":
         return SlurmLimit(None)
     return SlurmLimit(duration(text[5:]) or 0.0) if text.startswith("auto-") else duration(text)
 
 
 def file_of_jobs(text: str) -> str:
-    """An argparse type: a path of a job file, which must not be that of a lock file."""
+    """Check an argument (argparse type): the path of a job file, not of a lock file."""
     if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' is no job file: the commands of {printable(match[1])} are locked there"
@@ -9498,20 +9499,20 @@ def file_of_jobs(text: str) -> str:
 
 
 def slot_names(text: str) -> str:
-    """An argparse type: names, or @ and a file."""
+    """Check an option value (argparse type): names, or @ and a file."""
     if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
         raise argparse.ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
     return text
 
 
-# What runner and client say in their help
+# Parts of the help of runner and client
 SIGNALS = "INT, TERM end the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
 JOB_VARIABLES = ("of a job: JOB_ID (its line), RUNMAKER4_SLOT, SLAVE_IP (its slot), RUNMAKER4_SLOTS (all), "
                  "RUNMAKER4_MEMORY (bytes), RUNMAKER4_JOB")
 
 
 def add_running_options(add: Add) -> None:
-    """The options of runner and client that say which jobs they run, and how many."""
+    """Add the options of runner and client that select jobs and their number."""
     add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
     add("--runner", type=runner_words, metavar="CMD",
@@ -9539,7 +9540,7 @@ def add_running_options(add: Add) -> None:
 
 
 def add_limits(add: Add) -> None:
-    """The options that say when jobs are ended."""
+    """Add the options that limit the time of jobs."""
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
         "--walltime",
@@ -9558,7 +9559,7 @@ def add_limits(add: Add) -> None:
 
 
 def add_records(add: Add) -> None:
-    """The options of runner and server for what they write besides the job file."""
+    """Add the options of runner and server for the files that they write besides the job file."""
     add("-l", "--logfile", type=output_path, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
@@ -9580,13 +9581,13 @@ def add_records(add: Add) -> None:
 
 
 def add_max_failed(add: Add) -> None:
-    """The option of runner and server that stops them after failures."""
+    """Add the option of runner and server to drain after failures."""
     add("--max-failed", type=whole_number(1), default=0, metavar="N",
         help="start no more once N more jobs are failed or in error")
 
 
 def add_verbosity(add: Add) -> None:
-    """The options that say how much is printed."""
+    """Add the options that control the amount of output."""
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
     add("--plain", action="store_true", help="print what jobs print and no more, job by job")
     add("-k", "--keep-order", action="store_true", help="with --plain: in the order of their starts")
@@ -9594,7 +9595,7 @@ def add_verbosity(add: Add) -> None:
 
 
 def add_background(add: Add) -> None:
-    """The options for the background; and those that stand last in every script's help."""
+    """Add the options for the background, and those of add_help()."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
     add("--pidfile", type=output_path, metavar="FILE", help="write the process number there")
     add("--errors", type=output_path, metavar="FILE", help="append there what would go to stderr")
@@ -9602,13 +9603,13 @@ def add_background(add: Add) -> None:
 
 
 def add_help(add: Add) -> None:
-    """The options that stand last in every script's help."""
+    """Add the options that are last in the help of every script."""
     add("--version", action="version", version=f"%(prog)s {VERSION}", help="print the version")
     add("-h", "--help", action="help", help="print this help")
 
 
 def make_parser() -> Parser:
-    """The parser of runmaker4.py's command line."""
+    """Return the parser of runmaker4.py's command line."""
     parser = Parser(
         PROG,
         purpose="Run the jobs of a text file on any number of hosts: lines '. COMMAND', whose dot becomes r "
@@ -9644,12 +9645,12 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of runmaker4.py.  Raises UsageError."""
+    """Return the options of runmaker4.py.  Raises UsageError."""
     return parse_running(make_parser(), argv)
 
 
 def parse_running(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """The options of runner or client.  Raises UsageError."""
+    """Return the options of runner or client.  Raises UsageError."""
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         pairs = zip(argv, argv[1:])
@@ -9660,12 +9661,12 @@ def parse_running(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def as_argument(path: str) -> str:
-    """A path in a form that no program takes for an option."""
+    """Return a path in a form that no program takes for an option: ./-x for -x."""
     return f"./{path}" if path.startswith("-") else path
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Do what asyncio.run() does, but do not wait at the end for a resolver that does not answer."""
+    """Run a coroutine like asyncio.run(), but do not wait at the end for a name resolver that hangs."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     gc.enable()
@@ -9681,9 +9682,9 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 def refuse_as_output(path: str) -> None:
-    """Refuse a job file that our output goes to: what jobs print would become jobs.  Raises UsageError."""
+    """Refuse a job file that is our stdout or stderr: job output would become jobs.  Raises UsageError."""
     for fd, name in (1, "stdout"), (2, "stderr"):
-        with contextlib.suppress(OSError):          # the stream is closed, or there is no such file yet
+        with contextlib.suppress(OSError):          # the stream is closed, or the file does not exist yet
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 raise UsageError(
                     f"{path}: {name} goes there, and what jobs print would become jobs (take another file)"
@@ -9691,8 +9692,8 @@ def refuse_as_output(path: str) -> None:
 
 
 class Program:
-    """What runner, server and client have in common: messages, records, the background, the event loop."""
-    TROUBLES = 10               # messages of one kind that are printed
+    """The common part of runner, server and client: messages, records, the background, the event loop."""
+    TROUBLES = 10               # messages of one kind that are printed at most
     loop: asyncio.AbstractEventLoop
     stdout: Writer
     stderr: Writer
@@ -9703,22 +9704,23 @@ class Program:
         self.prog = prog
         self.label = label
         self.options = options
-        self._loop_runs = False     # there is an event loop, and the attributes that are declared above
+        self._loop_runs = False     # the event loop and the attributes declared above exist
         self.worker = FileExecutor(False, self.relieved)
         self.runner_stats = RunnerStats()
         self._troubles = 0
-        self.defects = 0            # how many defects of this program have shown
+        self.defects = 0            # number of defects of this program that have occurred
         try:
-            self.directory = os.getcwdb()       # its name now; it may be removed later
+            self.directory = os.getcwdb()       # the name now; the directory can be removed later
         except OSError:
             raise UsageError("the current directory is gone (cd to one that exists)") from None
 
     def open_stores(self, network: bool, presence_lock: PresenceLock,
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.
+        """Open the outputs for -l, --outdir and --joblog, and make the worker that writes to them.
 
-        network: the inputs are on a file system that may not answer.  presence lock: ours, which the journal
-        names. inputs: the job file, and what else is read.  Raises UsageError.
+        network: the inputs are on a network file system, which can stop answering.  presence_lock: ours; the
+        journal records its number.  inputs: the job file and the other files that are read.  Raises
+        UsageError.
         """
         options = self.options
         written = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
@@ -9748,7 +9750,7 @@ class Program:
         return logfile, outdir, joblog
 
     def main(self) -> int:
-        """Go into the background if -d says so, and work; the exit status.  Raises UsageError."""
+        """Go into the background with -d, and work.  Return the exit status.  Raises UsageError."""
         options = self.options
         errors = pidfile = ready = None
         if options.errors:
@@ -9763,7 +9765,7 @@ class Program:
         if ready is not None:
             self._introduce()
         if errors is not None:
-            os.dup2(errors, 2)              # not earlier: messages of the start go to our parent's stderr
+            os.dup2(errors, 2)              # not earlier: messages of the start go to the original stderr
         if ready is not None:
             detach(ready)
         keep_descriptors_from_jobs()
@@ -9773,7 +9775,7 @@ class Program:
             if pidfile is not None:
                 remove_pid(options.pidfile)
         for file in self.worker.files:
-            if file.kept:               # a signal has made us leave before all was written
+            if file.kept:               # after a signal we exit before all records are written
                 why = "the file system does not answer" if self.worker.pending else file.obstacle()
                 warn(f"{self.prog}: {file.path}: {why} (the {file.kind} is incomplete)")
         if self.worker.pending:
@@ -9781,7 +9783,7 @@ class Program:
         return code
 
     def _introduce(self) -> None:
-        """Say which process runs in the background, how to stop it, and where its messages go."""
+        """Report the process id of the background process, how to stop it, and where messages go."""
         if getattr(self.options, "quiet", False):       # a server has no -q
             return
         pid = os.getpid()
@@ -9796,11 +9798,11 @@ class Program:
         )
 
     async def _run(self) -> int:
-        """Do all that happens inside the event loop; the exit status."""
+        """Do everything that happens inside the event loop.  Return the exit status."""
         self.loop = asyncio.get_running_loop()
         kind = Terminal if os.isatty(1) else Writer
         self.stdout = kind(1, self.loop, self._stdout_broken, self.relieved)
-        same = os.path.sameopenfile(1, 2)       # then one Writer for both, so that no line is torn
+        same = os.path.sameopenfile(1, 2)       # then one Writer for both, so that lines do not mix
         self.stderr = self.stdout if same else Writer(2, self.loop, self._stderr_broken, self.relieved)
         self.signals = Signals(self.loop)
         self._loop_runs = True
@@ -9812,16 +9814,16 @@ class Program:
             self.signals.ignore_from_now_on()
 
     async def work(self) -> int:
-        """Do what this program is for; the exit status."""
+        """Do the work of this program.  Return the exit status."""
         raise NotImplementedError
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """End the program because of a defect: a callback or a `watched` task has raised something.
+        """Shut the program down because of a defect: a callback or a `watched` task raised an exception.
 
-        If the program went on, only the user would miss what has died (a chore, a look for jobs).
+        If the program went on, only the user would notice the missing task (a chore, the search for jobs).
         """
         error = context.get("exception")
-        if error is None or "never retrieved" in context["message"]:        # asyncio's own, and no news
+        if error is None or "never retrieved" in context["message"]:        # asyncio's own; known already
             return loop.default_exception_handler(context)
         import traceback
         self.defects += 1
@@ -9834,24 +9836,25 @@ class Program:
             )
 
     def end_for_defect(self) -> None:
-        """Come to an end after a defect, and lose no job and no result."""
+        """Shut down after a defect, and lose no job and no result."""
         raise NotImplementedError
 
     def relieved(self) -> None:
-        """Go on with what was held back, because a writer has caught up."""
+        """Resume the work that was held back, because a writer has caught up."""
         raise NotImplementedError
 
     def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
-        """Have INT and TERM call end(number), and HUP, USR1 and QUIT drain(number)."""
+        """Make INT and TERM call end(number), and HUP, USR1 and QUIT drain(number)."""
         for action, numbers in ((end, TO_END), (drain, TO_DRAIN)):
             for number in numbers:
-                if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
+                if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)
                     self.signals.handle(number, functools.partial(action, number))
-        self.signals.look()                 # signals that have waited until now, before any job is started
+        self.signals.look()                 # signals that were blocked until now, before any job is started
 
     async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
-        """Wait until all is printed, however long that takes; two seconds more once we are hurried (by a
-        signal).
+        """Wait until everything is printed, however long that takes.
+
+        Once hurried() is true (after a signal), wait two more seconds at most.
         """
         while writer.backlog and not hurried():
             await writer.drain(0.5)
@@ -9860,7 +9863,7 @@ class Program:
     # -- messages --------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Print a message of one line."""
+        """Print a message of one line, with the label."""
         line = f"{self.label}: {text}"
         if self._loop_runs:
             self.say_as_is(line)
@@ -9868,14 +9871,14 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
-        """Call a function in the loop's thread; the caller may be the worker's thread."""
+        """Call a function in the loop's thread; the caller can be the worker's thread."""
         if self.worker.pool:
             self.loop.call_soon_threadsafe(function, *args)
         else:
             function(*args)
 
     def _trouble(self, text: str) -> None:
-        """Note that output or records were lost, and say so a few times."""
+        """Record that output or records were lost, and report the first TROUBLES times."""
         self.runner_stats.trouble = True
         self._troubles += 1
         if self._troubles <= self.TROUBLES:
@@ -9883,22 +9886,22 @@ class Program:
             self.say_as_is(text + more)
 
     def say_as_is(self, text: str) -> None:
-        """Print a message of one line that names its file itself."""
+        """Print a message of one line that already names a file."""
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _stderr_broken(self, error: OSError) -> None:
-        """Do nothing: there is nowhere left to say it."""
+        """Do nothing: no stream remains to report it on."""
 
     def _stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
-        # whoever read it is gone: no trouble, nobody misses the output
+        # the reader has exited: no trouble, because the output is not missed
         unheard = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
         self.runner_stats.trouble |= not unheard
 
 
 class RunnerProgram(Program):
-    """What runmaker4.py and runmaker4-client.py have in common: a Runner, wherever its jobs come from."""
-    CLEANING = 0.2              # seconds for a terminal to take what makes it clean
+    """The common part of runmaker4.py and runmaker4-client.py: a Runner, for any source of jobs."""
+    CLEANING = 0.2              # seconds for a terminal to receive the erasing of the status line
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         """Raises UsageError."""
@@ -9922,7 +9925,7 @@ class RunnerProgram(Program):
         options.quiet |= options.plain
 
     def _slot_names(self) -> Sequence[str]:
-        """The names of the slots that -j or --slots asks for.  Raises UsageError."""
+        """Return the names of the slots for -j or --slots.  Raises UsageError."""
         count = self.options.jobs
         names = self.options.slots
         if not names:
@@ -9936,7 +9939,7 @@ class RunnerProgram(Program):
         return self.slot_file.names
 
     def find_wall_time(self) -> None:
-        """Learn from Slurm until when jobs may run, if --walltime auto is given.  Raises UsageError."""
+        """Ask Slurm for the wall time if --walltime auto is given.  Raises UsageError."""
         limit = self.options.walltime
         if isinstance(limit, SlurmLimit):
             limit.find(self.options.kill_after)
@@ -9947,7 +9950,7 @@ class RunnerProgram(Program):
                 )
 
     def console(self, file: JobReader | None, with_output: bool) -> list[Sink]:
-        """The sinks that print what becomes of jobs.  file: the job file; None: the server has it."""
+        """Return the sinks that print output and results.  file: the job file; None: the server has it."""
         options, dumb = self.options, os.environ.get("TERM") == "dumb"
         if options.plain:
             writers = {b"stdout": self.stdout, b"stderr": self.stderr}
@@ -9962,7 +9965,7 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output, colour)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
-        """Make the runner, and have signals reach it.  files: what writes files (see Pump)."""
+        """Make the runner and install its signal handlers.  files: the writer of files (see Pump)."""
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
@@ -9986,7 +9989,7 @@ class RunnerProgram(Program):
         return runner
 
     def _handle_stop(self) -> None:
-        """Have Ctrl-Z leave a clean terminal if there is a status line."""
+        """Make Ctrl-Z erase the status line, if there is one."""
         terminal, ignored = self.stdout, signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
         if isinstance(terminal, Terminal) and terminal.status is not no_status and not ignored:
             self.signals.handle(signal.SIGTSTP, functools.partial(self._stop, terminal))
@@ -9995,7 +9998,7 @@ class RunnerProgram(Program):
         watched(self._stop_at(terminal))
 
     async def _stop_at(self, terminal: Terminal) -> None:
-        """Erase the status line, stop as any process does at Ctrl-Z, and redraw the line after `fg`."""
+        """Erase the status line, stop like any process on Ctrl-Z, and redraw the line after `fg`."""
         import threading
         terminal.erase()
         await terminal.drain(self.CLEANING)
@@ -10009,18 +10012,18 @@ class RunnerProgram(Program):
         self.runner.pump.resume()
 
     def end_for_defect(self) -> None:
-        """Start nothing more; what runs may end, and its result is written."""
+        """Start no more jobs; running jobs can finish, and their results are written."""
         self.runner.drain()
 
     def _introduce_to_terminal(self) -> None:
-        """Say what a person at a terminal must know first."""
+        """Print the first hints for a user at a terminal."""
         options = self.options
         self.say("Ctrl-C ends the jobs; Ctrl-\\ starts no more")
         if options.jobs is None and not options.slots and not options.one_only:
             self.say("one at a time (-j0: as many as CPUs)")
 
     async def run_to_end(self, jobs: Jobs) -> int:
-        """Run the jobs, and print all that there is to print; the exit status."""
+        """Run the jobs and print everything.  Return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
             self._introduce_to_terminal()
@@ -10030,7 +10033,7 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.leaving()
         summary = await jobs.leave(runner)
-        if self.worker.keeps_records:           # after a signal nobody has waited for the records yet
+        if self.worker.keeps_records:           # after a signal they have not been flushed yet
             await runner.in_time(self.worker.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
@@ -10043,21 +10046,21 @@ class RunnerProgram(Program):
 
 
 class App(RunnerProgram):
-    """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
+    """The program runmaker4.py: checks everything that can be checked, then makes the parts and runs them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Raises UsageError."""
         super().__init__(PROG, options.file, options)
-        self.host = one_line(self.host)         # it stands in lines of records; a client refuses other names
+        self.host = one_line(self.host)         # for lines of records; a client refuses other names
         self.path = options.file
         if options.daemon and not (options.outdir or options.logfile):
-            options.outdir = default_outdir(self.path)      # otherwise what jobs print would be lost
+            options.outdir = default_outdir(self.path)      # otherwise job output would be lost
         self._mount = check_mount(self.path, options.single_host, self.say)
         self._presence_lock = PresenceLock(of_server=False)
         self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory.size)
         )
-        # all files that are read, and whether one is on a network file system
+        # all files that are read; network: one of them is on a network file system
         self._inputs = [self.path]
         self.network = self._mount.network
         if self.slot_file:
@@ -10078,10 +10081,10 @@ class App(RunnerProgram):
             self.say(f"what jobs print goes to {outdir}/ (--outdir DIR: elsewhere)")
 
     def main(self) -> int:
-        """Run the jobs, or print what would be run; the exit status."""
+        """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
         options = self.options
         if options.dry_run:
-            if os.path.lexists(self.path):      # with --follow it need not exist yet
+            if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
             return 0
         self.find_wall_time()
@@ -10092,7 +10095,7 @@ class App(RunnerProgram):
         return super().main()
 
     def _print_dry_run(self) -> None:
-        """Print what would be run, and say what is to be known of its memory.
+        """Print the jobs that would run, and report the memory for them if a directive has memory=.
 
         Raises UsageError, BrokenPipeError.
         """
@@ -10125,7 +10128,7 @@ class App(RunnerProgram):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4.py with these arguments (None: those of the process); the exit status."""
+    """Run runmaker4.py with these arguments (None: sys.argv).  Return the exit status."""
     return run_main(PROG, lambda words: App(parse(words)).main(), argv)
 
 
