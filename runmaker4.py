@@ -10139,9 +10139,9 @@ if __name__ == "__main__":
 # ======== The wire ==========================================================================================
 #
 # The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 10.  Both know the token,
-# 128 random bits, which never crosses the wire: each end proves it by the answer to a challenge of the other.
-# Two ends that have proved it begin with TLS 1.3 (RFC 8446).  So no bytes of a stranger reach OpenSSL.  Then
-# they prove that TLS ends at them, and not at a man in the middle.
+# 128 random bits, which never crosses the wire: each end proves that it knows the token by answering a
+# challenge of the other.  After these proofs the two ends start TLS 1.3 (RFC 8446), so no bytes from an
+# unauthenticated peer reach OpenSSL.  Then they prove that TLS ends at them, not at a man in the middle.
 #
 #      bytes                                       the receiver knows now
 #  1   S: {"runmaker4": 10, "nonce": NS}           C: the version
@@ -10163,16 +10163,17 @@ if __name__ == "__main__":
 #     F        = the file id, 128 random bits that S keeps for the job file: 32 hexadecimal digits
 #     frame    = the length of the JSON (4 bytes, big-endian), then the JSON
 #
-# A man in the middle without the token can pass on steps 1 to 3, and then either pass on TLS, too, or end
-# TLS himself.  If he passes it on, he sees lengths and times, and can cut the connection.  If he ends it, C
-# finds another certificate than D, and he has no proof for step 5.  If he leads C to another server of the
-# same user, F tells C.  He cannot lead the ends to a weaker protocol: each proof has the version in it, and
-# both ends refuse every version of TLS but 1.3.  A recorded proof is worthless: its text has two new
-# challenges, and a label for its place.  A message that is cut is none: a frame counts when it is complete.
-# Who learns the token later cannot decrypt a recording: the keys of TLS 1.3 are new for each connection.
+# A man in the middle without the token can relay steps 1 to 3, and then either relay TLS or terminate TLS
+# himself.  If he relays TLS, he sees lengths and times, and can cut the connection.  If he terminates TLS, C
+# finds a certificate other than D, and he has no proof for step 5.  If he leads C to another server of the
+# same user, C recognizes that by F.  A downgrade is impossible: each proof includes the version, and both
+# ends refuse every version of TLS but 1.3.  Replaying a recorded proof is useless: its text includes two
+# challenges that are new for each connection, and a label for its step.  A truncated message is ignored: a
+# frame counts when it is complete.  An attacker who learns the token later cannot decrypt a recording: the
+# keys of TLS 1.3 are new for each connection.
 #
-# All parts of a text have fixed lengths, so no two texts are alike.  Bytes that are no UTF-8 travel as lone
-# surrogates (PEP 383).  Every length is checked before anything of that length is kept.
+# All parts of a text have fixed lengths, so different values never give the same text.  Bytes that are not
+# UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before data of that length is stored.
 
 if TYPE_CHECKING:
     import hashlib
@@ -10190,32 +10191,32 @@ WIRE_VERSION = 10
 PORT = 9998
 UNAUTHENTICATED_FRAME = 1 << 10             # bytes of JSON until the other end is authenticated
 FRAME = 1 << 20                             # bytes of JSON from then on
-PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for each
-# seconds from one ping of a client to the next, each of which is answered
+PIECE = 1 << 16                             # bytes of output in a message; JSON can need six for each
+# seconds between two pings of a client; the server answers each
 KEEP_ALIVE = 5.0
 SILENCE = 15.0                              # seconds without a frame after which the other end is lost
 HANDSHAKE = 10.0                            # seconds within which the other end must be authenticated
 HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
-UNREAD = 1 << 24                            # bytes that the other end may leave unread
-WHOLE = 1 << 62                             # the largest whole number, of lines, bytes, requests, ...
-SECONDS = 1e11                              # the largest time: some 3,000 years
-PID = (1 << 31) - 1                         # the largest number of a process: pid_t is an int
+UNREAD = 1 << 24                            # unread bytes after which the other end is dropped
+WHOLE = 1 << 62                             # the largest integer, for lines, bytes, requests, ...
+SECONDS = 1e11                              # the largest time: about 3,000 years
+PID = (1 << 31) - 1                         # the largest process id: pid_t is an int
 
 
 class WireError(Exception):
-    """The other end does not keep to the protocol."""
+    """The other end violates the protocol."""
 
 
 class Refused(WireError):
-    """The two ends do not fit together: the token, the version, or the file."""
+    """The two ends do not match: the token, the version, or the file."""
 
 
 class OtherFile(Refused):
-    """The server serves another file than the client wants."""
+    """The server serves a file other than the client requires."""
 
 
 def to_bytes(text: str) -> bytes:
-    """The bytes that to_text() has made text of.  Raises WireError."""
+    """Return the bytes from which to_text() made this text.  Raises WireError."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -10223,7 +10224,7 @@ def to_bytes(text: str) -> bytes:
 
 
 def _bounded_int(digits: str) -> int:
-    if len(digits) > 19:        # 2^63 has 19; for thousands of digits int() takes long
+    if len(digits) > 19:        # 2^63 has 19 digits; for thousands of digits int() takes long
         raise ValueError("a huge number")
     return int(digits)
 
@@ -10236,17 +10237,17 @@ def _finite(text: str) -> float:
 
 
 def encode_timeout(timeout: float | Unset | None) -> float | None:
-    """A job's timeout as it stands in a message: 0 if its settings say nothing, null if it has none."""
+    """Return the form of a job's timeout in a message: 0 if the settings have none, null for no limit."""
     return 0.0 if timeout is Unset.UNSET else timeout
 
 
 def encode(message: Any) -> bytes:
-    """A message as it travels: ASCII."""
+    """Return the bytes of a message: JSON in ASCII."""
     return json.dumps(message, separators=(",", ":")).encode("ascii")
 
 
 def decode(frame: bytes) -> dict[str, Any]:
-    """The message in a frame.  Raises WireError."""
+    """Return the message in a frame.  Raises WireError."""
     try:
         message = json.loads(
             frame.decode("utf-8"), parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite
@@ -10259,7 +10260,7 @@ def decode(frame: bytes) -> dict[str, Any]:
 
 
 class Message:
-    """Reads the fields of a message, and trusts none: each getter raises WireError."""
+    """Reads and checks the fields of a message: each getter raises WireError."""
 
     def __init__(self, fields: Any) -> None:
         if not isinstance(fields, dict):
@@ -10282,7 +10283,7 @@ class Message:
         return to_bytes(self._string(name, FRAME))
 
     def hexadecimal(self, name: str, digits: int = 32) -> str:
-        """Return a text that has exactly so many hexadecimal digits, and nothing else."""
+        """Return a text of exactly `digits` hexadecimal digits."""
         value = self.text(name, digits)
         if not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
             raise WireError(f"{name}: not {digits} hexadecimal digits")
@@ -10298,11 +10299,11 @@ class Message:
         return None if self.fields.get(name, 0) is None else self.whole(name)
 
     def process(self, name: str) -> int:
-        """The number of a process; 0: there is none."""
+        """Return a process id; 0: none."""
         return self.whole(name, PID)
 
     def seconds(self, name: str) -> float:
-        """A time of any clock, or a duration."""
+        """Return a time of any clock, or a duration."""
         value = self.fields.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= SECONDS:
             raise WireError(f"{name}: no time that will do")
@@ -10312,7 +10313,7 @@ class Message:
         return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def timeout(self, name: str) -> float | Unset | None:
-        """A timeout that encode_timeout() has made."""
+        """Return a timeout from its encode_timeout() form."""
         seconds = self.seconds_or_none(name)
         return Unset.UNSET if seconds == 0 else seconds
 
@@ -10329,7 +10330,7 @@ class Message:
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:
-        """A list of texts (str), whole numbers (int) or objects (dict)."""
+        """Return a list of texts (str), integers from 0 to WHOLE (int) or objects (dict)."""
         value = self.fields.get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
             raise WireError(f"{name}: no list that will do")
@@ -10345,9 +10346,9 @@ class Message:
 
 
 def tls_context(server_side: bool) -> ssl.SSLContext:
-    """Return a context for TLS 1.3 and no other version.  Raises UsageError if this Python has none.
+    """Return a context for TLS 1.3 and no other version.  Raise UsageError if this Python lacks TLS 1.3.
 
-    No end checks the other's certificate: the proofs do that.  Sessions are never resumed.
+    OpenSSL checks no certificates: the proofs do that.  Sessions are never resumed.
     """
     try:
         import ssl
@@ -10368,24 +10369,24 @@ def tls_context(server_side: bool) -> ssl.SSLContext:
 
 
 class ClearText:
-    """Leaves the bytes of a connection as they are, until TLS begins."""
+    """Leaves the bytes of a connection unchanged, until TLS starts."""
 
     def decrypt(self, data: bytes) -> bytes:
-        """Return the text in bytes that have come."""
+        """Return the text in received bytes."""
         return data
 
     def encrypt(self, text: bytes) -> bytes:
-        """Return the bytes to be sent for a text."""
+        """Return the bytes to send for a text."""
         return text
 
     def certificate_hash(self) -> str | None:
-        """Return the SHA-256 of the other end's certificate; None: the handshake of TLS is not over."""
+        """Return the SHA-256 of the other end's certificate; None: the TLS handshake is not complete."""
         return None
 
 
 class Tls(ClearText):
     """Encrypts and decrypts the bytes of a connection from step 4 on."""
-    RECORD = 1 << 14                    # bytes of text in a record at most (RFC 8446, 5.1)
+    RECORD = 1 << 14                    # most bytes of text in a record (RFC 8446, 5.1)
 
     def __init__(self, context: ssl.SSLContext, server_side: bool) -> None:
         import ssl
@@ -10394,12 +10395,12 @@ class Tls(ClearText):
         self._connection = context.wrap_bio(self._received, self._to_send, server_side)
 
     def decrypt(self, data: bytes) -> bytes:
-        """Return the text in bytes that have come; go on with the handshake first.  Raises WireError."""
+        """Continue the handshake, then return the text in received bytes.  Raises WireError."""
         import ssl
         self._received.write(data)
         text = b""
         try:
-            self._connection.do_handshake()             # which does nothing once it is over
+            self._connection.do_handshake()             # does nothing once the handshake is complete
             while self._received.pending:
                 part = self._connection.read(self.RECORD)
                 if not part:
@@ -10412,7 +10413,7 @@ class Tls(ClearText):
         return text
 
     def encrypt(self, text: bytes) -> bytes:
-        """Return the bytes to be sent for a text, behind those of the handshake."""
+        """Return the bytes to send: those of the handshake, then those for a text."""
         if text:
             self._connection.write(text)
         return self._to_send.read()
@@ -10427,22 +10428,22 @@ class Tls(ClearText):
 
 
 class State(enum.Enum):
-    """What an end waits for.  The numbers are those of the steps above.
+    """Names the steps that an end waits for.  The numbers are those of the steps above.
 
-    The tables STEPS of the two ends say, for each state, which method takes what has come, and which state
-    follows.  Anything else that comes breaks the connection for good.
+    The tables STEPS of the two ends give, for each state, the method that handles the received message and
+    the next state.  Any other message breaks the connection for good.
     """
     GREETING = 1                        # the client
     KNOCK = 2                           # the server
     CREDENTIALS = 3                     # the client
-    TLS = 4                             # the client; the server waits for step 5 already
+    TLS = 4                             # the client; the server already waits for step 5
     CONFIRMATION = 5                    # the server
     OPEN = 6                            # both: messages come and go
-    BROKEN = 7                          # both: nothing any more
+    BROKEN = 7                          # both: wait for nothing any more
 
 
 class Channel:
-    """One end of a connection, without its I/O: makes messages of bytes, and bytes of messages."""
+    """One end of a connection, without I/O: converts bytes to messages, and messages to bytes."""
     LENGTH = struct.Struct(">I")
     STEPS: Mapping[State, tuple[Callable[[Any, Message], None], State]]
     REFUSALS = {"token": "wrong token", "version": "another version of the protocol"}
@@ -10457,33 +10458,33 @@ class Channel:
         self._nonces = ""                           # both challenges, the server's first
         self._certified = ""                        # D + F from step 3 on
         self._layer = ClearText()
-        self._buffer = bytearray()                  # text that has come, and is no complete frame
-        self._frames: list[bytes] = []              # to be encrypted and sent
-        self._unsent = b""                          # to be sent before these, as it is
+        self._buffer = bytearray()                  # received text without a complete frame
+        self._frames: list[bytes] = []              # to encrypt and send
+        self._unsent = b""                          # to send before these frames, unchanged
 
     @property
     def authenticated(self) -> bool:
-        """Return True if the other end has proved that it knows the token, and that TLS ends there."""
+        """Return True if the other end has proved that it knows the token and that TLS ends at it."""
         return self._state is State.OPEN
 
     def outgoing(self) -> bytes:
-        """Take the bytes that are to be sent."""
+        """Remove and return the bytes to send."""
         data = self._unsent + self._layer.encrypt(b"".join(self._frames))
         self._unsent = b""
         self._frames.clear()
         return data
 
     def send(self, message: dict[str, Any]) -> None:
-        """Add a message to outgoing().  Raises ValueError before authentication, and if it is too long."""
+        """Add a message to outgoing().  Raise ValueError before authentication, or if it is too long."""
         body = encode(message)
         if not self.authenticated or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
         self._write(body)
 
     def receive(self, data: bytes) -> list[dict[str, Any]]:
-        """Return the messages that are complete with these bytes.
+        """Return the messages that these bytes complete.
 
-        Raises WireError, and does so at each later call.
+        Raise WireError, and again at each later call.
         """
         if self._state is State.BROKEN:
             raise self.error
@@ -10503,7 +10504,7 @@ class Channel:
         return messages
 
     def _take_step(self) -> bool:
-        """Take the next step of the handshake; False: its bytes have not all come.  Raises WireError."""
+        """Take the next step of the handshake.  Return False if it is incomplete.  Raises WireError."""
         take, following = self.STEPS[self._state]
         if self._state is State.TLS:
             found = self._layer.certificate_hash()
@@ -10517,7 +10518,10 @@ class Channel:
         return True
 
     def _next_message(self, longest: int) -> Message | None:
-        """Take the next frame; None: it is not complete.  longest: bytes of JSON.  Raises WireError."""
+        """Remove and return the next message; None: its frame is not complete.  longest: bytes of JSON.
+
+        Raises WireError.
+        """
         if len(self._buffer) < self.LENGTH.size:
             return None
         length, = self.LENGTH.unpack_from(self._buffer)
@@ -10539,7 +10543,7 @@ class Channel:
         self._write(encode(fields))
 
     def _start_tls(self, server_side: bool) -> None:
-        """Decrypt all bytes behind the last step, and encrypt all that follow it.  Raises WireError."""
+        """Decrypt all bytes after the last step, and encrypt all further frames.  Raises WireError."""
         self._unsent = self.outgoing()
         self._layer = Tls(self._context, server_side)
         self._buffer[:] = self._layer.decrypt(bytes(self._buffer))
@@ -10550,13 +10554,13 @@ class Channel:
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
     def _is_proved(self, message: Message, label: str) -> bool:
-        """Return True if the proof in a message is the right one.  Raises WireError."""
+        """Return True if the proof in a message is correct.  Raises WireError."""
         return hmac.compare_digest(self._proof(label).encode("ascii"), message.data("proof"))
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a server proves besides the token."""
+    """The things that a server proves in addition to the token."""
     context: ssl.SSLContext             # has the certificate and its key
     certificate: str                    # D
     file_id: str                        # F
@@ -10571,7 +10575,7 @@ class ServerChannel(Channel):
         self._say(runmaker4=WIRE_VERSION, nonce=self._nonce)
 
     def _take_knock(self, message: Message) -> None:
-        """Take step 2: begin with TLS for a client that knows the token.  Raises WireError."""
+        """Take step 2: start TLS for a client that knows the token.  Raises WireError."""
         if message.whole("runmaker4") != WIRE_VERSION:
             self._refuse("version")
         self._nonces = self._nonce + message.hexadecimal("nonce")
@@ -10584,7 +10588,7 @@ class ServerChannel(Channel):
         self._start_tls(server_side=True)
 
     def _refuse(self, cause: str) -> NoReturn:
-        """Raise Refused, and tell the client why."""
+        """Send the cause to the client, and raise Refused."""
         self._say(error=cause)
         self._unsent = self.outgoing()
         raise Refused(self.REFUSALS[cause])
@@ -10604,7 +10608,7 @@ class ClientChannel(Channel):
     """The client's end of a connection."""
 
     def __init__(self, token: str, context: ssl.SSLContext, wanted: str = "") -> None:
-        """wanted: the id of the file that the server must have; '': any will do."""
+        """wanted: the id of the file that the server must have; '': any file."""
         super().__init__(token, context, State.GREETING)
         self._wanted = wanted
         self._certificate = ""                      # D
@@ -10620,7 +10624,7 @@ class ClientChannel(Channel):
         self._say(runmaker4=WIRE_VERSION, nonce=self._nonce, proof=self._proof("client"))
 
     def _take_credentials(self, message: Message) -> None:
-        """Take step 3: begin with TLS if the server knows the token and has the file.  Raises WireError."""
+        """Take step 3: start TLS if the server knows the token and has the file.  Raises WireError."""
         self._check_refusal(message)
         certificate = message.hexadecimal("certificate", 64)
         file_id = message.hexadecimal("file")
@@ -10640,7 +10644,7 @@ class ClientChannel(Channel):
         self._say(proof=self._proof("confirmed"))
 
     def _check_refusal(self, message: Message) -> None:
-        """Raise Refused if the server says why it does not want us."""
+        """Raise Refused if the server has sent an error."""
         if "error" in message.fields:
             raise Refused(self.REFUSALS.get(message.text("error", 64), "refused"))
 
@@ -10652,77 +10656,77 @@ class ClientChannel(Channel):
 
 
 class Link:
-    """A Channel on a connection in the event loop.  Subclasses say what messages, and the end, mean.
+    """A Channel on a connection in the event loop.  Subclasses handle messages and the disconnection.
 
-    It has the methods of asyncio.Protocol.  That is not its base, because asyncio would have to be loaded.
+    A Link has the methods of asyncio.Protocol without being a subclass, which would load asyncio at import.
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self.channel = channel
         self.loop = loop
         self.transport: Any = None
-        self.heard = boottime()          # when the last message came; at first, when this was made
-        self.why = ""                       # why it was dropped
-        self._flushing = False              # flush() is called in this turn of the loop, or the next
+        self.heard = boottime()          # when the last message came; at first, when the Link was made
+        self.why = ""                       # why the connection was dropped
+        self._flushing = False              # flush() will be called in this or the next loop iteration
         self.closing = False
-        self._timer: asyncio.TimerHandle | None = None      # until what was posted is sent
+        self._timer: asyncio.TimerHandle | None = None      # until posted messages are sent
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
     def authenticated(self) -> None:
-        """The other end has just been authenticated."""
+        """Handle the authentication of the other end."""
 
     def handle(self, message: Message) -> None:
-        """A message has come.  Raises WireError."""
+        """Handle a received message.  Raises WireError."""
         raise NotImplementedError
 
     def handled(self) -> None:
-        """All messages that have come together are handled."""
+        """Finish after handle() was called for all messages that were received together."""
 
     def disconnected(self, why: str) -> None:
-        """The connection is gone."""
+        """Handle the loss of the connection."""
         raise NotImplementedError
 
-    # -- what they use ---------------------------------------------------------------------------------------
+    # -- methods that subclasses use -------------------------------------------------------------------------
 
     def send(self, **message: Any) -> None:
-        """Send a message, together with others of this turn of the loop."""
+        """Send a message, together with others of this iteration of the loop."""
         if self.post(message) and not self._flushing:
             self._flushing = True
             self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
-        """Send a message within 20 milliseconds, together with others; False: the connection is ending."""
+        """Send a message within 20 milliseconds, together with others; return False if we are closing."""
         if self.closing or self.transport.is_closing():
-            return False                    # disconnected() will deal with it
+            return False                    # disconnected() will handle that
         self.channel.send(message)
         if not self._timer and not self._flushing:
             self._timer = self.loop.call_later(Writer.DELAY, self.flush)
         return True
 
     def flush(self) -> None:
-        """Hand over what is to be written; drop a connection whose other end does not read."""
+        """Write all pending messages.  Drop the connection if the other end does not read."""
         self._flushing = False
         if self._timer:
             self._timer.cancel()
             self._timer = None
         data = self.channel.outgoing()
-        # a message that comes after end() may be answered: the answer is not sent
+        # answers to messages that come after end() are not sent
         if data and not self.closing and not self.transport.is_closing():
             self.transport.write(data)
             if self.transport.get_write_buffer_size() > UNREAD:
                 self.drop("it does not read what it is sent")
 
     def end(self) -> None:
-        """Send nothing more.  Once the other end has read everything, it closes the connection."""
+        """Send no more messages.  Once the other end has read everything, it closes the connection."""
         self.flush()
         if not self.transport.is_closing():
             self.closing = True
-            with contextlib.suppress(OSError):      # ENOTCONN: the other end is gone: disconnected() comes
+            with contextlib.suppress(OSError):      # ENOTCONN: the peer has closed; disconnected() follows
                 self.transport.write_eof()
 
     def drop(self, why: str) -> None:
-        """Close this connection, at once."""
+        """Close the connection at once."""
         self.why = self.why or why
         self.transport.abort()
 
@@ -10730,9 +10734,10 @@ class Link:
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        with contextlib.suppress(OSError):  # the connection is gone already
+        with contextlib.suppress(OSError):  # the connection is already closed
             # With Nagle's algorithm a second small frame waits for the other end's delayed acknowledgement:
-            # 40 ms.  asyncio turns it off only for sockets that know their protocol; accepted ones do not.
+            # 40 ms.  asyncio turns Nagle's algorithm off only for sockets with proto IPPROTO_TCP; accepted
+            # sockets have proto 0.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
 
@@ -10750,16 +10755,16 @@ class Link:
         except WireError as error:
             self.why = self.why or str(error)
             self.flush()
-            self.transport.close()          # once the refusal that says why is written
+            self.transport.close()          # once the refusal with its cause is written
             return
         if self._flushing or not was_authenticated:
             self.flush()
 
     def eof_received(self) -> None:
-        """The other end sends nothing more: as we return None, asyncio closes the connection."""
+        """Return None, so that asyncio closes the connection: the other end sends no more messages."""
 
     def pause_writing(self) -> None:
-        """Do nothing: flush() looks at how much is unread."""
+        """Do nothing: flush() checks the number of unread bytes."""
 
     resume_writing = pause_writing
 
@@ -10772,12 +10777,12 @@ class Link:
 
 
 def token_path() -> str:
-    """The file in which the server leaves its token: ~/.runmaker4.token."""
+    """Return the path of the file in which the server stores its token: ~/.runmaker4.token."""
     return os.path.join(os.path.expanduser("~"), ".runmaker4.token")
 
 
 def token_of_environment() -> str | None:
-    """The token that $RUNMAKER4_TOKEN gives; None if it is not set, or empty.  Raises UsageError."""
+    """Return the token in $RUNMAKER4_TOKEN; None if it is unset or empty.  Raises UsageError."""
     token = os.environ.get("RUNMAKER4_TOKEN")
     if token and not HEX.fullmatch(token):
         raise UsageError(
@@ -10787,7 +10792,7 @@ def token_of_environment() -> str | None:
 
 
 def read_token(path: str, follow: bool = True) -> str:
-    """The token in a file that nobody else can read.  follow: the path may be a symbolic link.
+    """Return the token in a file that only we can access.  follow: the path may be a symbolic link.
 
     Raises UsageError, OSError.
     """
