@@ -8188,7 +8188,7 @@ class Pump:
 
 
 class StopSignals:
-    """Remembers the times of the runner's stop signals: jobs may have died of the same signals.
+    """Remembers the times of the runner's stop signals, of which jobs can also have died.
 
     A process cannot see which other processes got a signal.  Slurm, systemd and Ctrl-C in some programs send
     it to the runner and to the jobs, in any order, within a moment.  So a job counts as interrupted rather
@@ -8318,7 +8318,7 @@ class JobTask:
         self._killer: asyncio.Future[None] | None = None    # kills the processes of that run
         self._exited_at = 0.0           # when that shell exited (loop's time)
         self._oom_kills = 0             # the count of OomKills when that run began
-        self._woken = asyncio.Event()   # the phase or the cause may have changed
+        self._woken = asyncio.Event()   # set on each change of phase or cause, on drain(), and on output
 
     def _new_run(self) -> Run:
         runner = self._runner
@@ -8488,10 +8488,7 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_to_retry(self, failures: int) -> bool:
-        """Wait until the job can run again.  Return False if it must not.
-
-        failures: how often the job has failed so far.
-        """
+        """Wait until the job can run again after `failures` failures.  Return False if it must not."""
         runner = self._runner
         if failures > runner.options.retries:
             return False
@@ -8504,9 +8501,7 @@ class JobTask:
         return False
 
     def _grow(self, more: Resources) -> bool:
-        """Request more memory for the next run.  Return False if this host has too little, or the job must
-        not run again.
-        """
+        """Request more memory for the next run.  Return False if the job must not run again."""
         if more.memory > self._runner.options.memory:
             size, here = memory_text(more.memory), memory_text(self._runner.options.memory)
             self._say(f"{self.job.how}; does not run again with {size}: there are {here} here")
@@ -8534,10 +8529,7 @@ class JobTask:
         return self._may_begin and self._runner.fits(self.job)
 
     async def _rest(self, seconds: float | None) -> None:
-        """Wait for `seconds` (None: without a limit), or until the phase or the cause may have changed.
-
-        Return at once if the job must not start.
-        """
+        """Wait for `seconds` (None: no limit), or until an event; not at all if the job must not start."""
         self._woken.clear()
         if self._may_begin:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -8579,7 +8571,7 @@ class JobTask:
         jobs = self._runner.jobs
         try:
             lent = await jobs.lend(self.job)
-            if self._may_begin:                 # the file system may have answered late
+            if self._may_begin:                 # the file system can have answered late
                 self._spawn(lent)
             return "", False
         except ValueError:
@@ -8810,7 +8802,7 @@ class Runner:
         self._said: set[str] = set()        # subjects of messages that are printed once, and have been
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
-        self.changed = asyncio.Event()      # a reason to look for jobs again
+        self.changed = asyncio.Event()      # an event that concerns _hand_out()
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
@@ -8890,9 +8882,7 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and exit, because of signal `number`.  If a second signal is INT, it ends the grace
-        period of the jobs.
-        """
+        """Kill the jobs and exit, because of signal `number`.  A later INT ends the grace period."""
         is_first = not self.killed
         self.killed = self.killed or number
         self.signals.add(kills=True)
@@ -9434,8 +9424,7 @@ def runner_words(text: str) -> str:
 
 
 def takes_a_command(words: Sequence[str]) -> bool:
-    """Return True if the words end with a shell and `-c`, so that the next word would be the entire command.
-    """
+    """Return True if the words end with a shell and `-c`, which takes the next word as the whole command."""
     shells = [index for index, word in enumerate(words) if ANY_SHELL.fullmatch(os.path.basename(word))]
     if not shells:
         return words[-1:] == ["-c"]
@@ -9852,10 +9841,7 @@ class Program:
         self.signals.look()                 # signals that were blocked until now, before any job is started
 
     async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
-        """Wait until everything is printed, however long that takes.
-
-        Once hurried() is true (after a signal), wait two more seconds at most.
-        """
+        """Wait until everything is printed; once hurried() is true (after a signal), two seconds at most."""
         while writer.backlog and not hurried():
             await writer.drain(0.5)
         await writer.drain(2.0)
@@ -10518,10 +10504,7 @@ class Channel:
         return True
 
     def _next_message(self, longest: int) -> Message | None:
-        """Remove and return the next message; None: its frame is not complete.  longest: bytes of JSON.
-
-        Raises WireError.
-        """
+        """Remove and return the next message; None: incomplete.  longest: in bytes.  Raises WireError."""
         if len(self._buffer) < self.LENGTH.size:
             return None
         length, = self.LENGTH.unpack_from(self._buffer)
