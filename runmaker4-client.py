@@ -4,15 +4,16 @@ system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from there, and their results go
-there.  Everything that must not be lost (a job has started, what it printed, how it ended) is an event with a
-number.  It is kept, and sent again after each reconnect, until the server has acknowledged it.  What another
-server would need to go on with the records of a run is kept for longer.  While the connection is gone, jobs
-run on; output that the server wants is held back in their pipes once there are 2 MiB of it.
+It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from the server, and results go
+to the server.  Everything that must not be lost (the start of a run, its output, its result) is an event with
+a number.  The client keeps each event, and sends it again after each reconnect, until the server has
+acknowledged it.  It keeps for longer the events that another server would need to continue the records of a
+run.  While the connection is lost, jobs keep running; once 2 MiB of output for the server are unsent, the
+client stops reading the pipes of the jobs.
 
-A job is asked for when a slot is free for it.  The server sends some jobs ahead if they are short.  A job
-that no slot has taken after a second is given back.
-The protocol stands in runmaker4-server.py.
+The client asks for a job when a slot is free.  If jobs are short, the server sends some ahead.  The client
+gives back a job that no slot has taken within a second.
+The protocol is described in runmaker4-server.py.
 """
 from __future__ import annotations
 
@@ -116,17 +117,17 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-client.py"
-LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
-CONNECT = 10.0                  # seconds that an attempt may take
-DIALS = 4                       # attempts to connect, if connections are cut off before we are told why
+LONGEST_PAUSE = 30.0            # maximum seconds between two attempts to connect
+CONNECT = 10.0                  # maximum seconds of an attempt
+DIALS = 4                       # attempts to connect, if connections are reset before a reason arrives
 UNSTARTED = 1.0                 # seconds after which a job that no slot has taken is given back
-COUNTING = 30.0                 # seconds for a server to count the file: with orphans it looks three times
+COUNTING = 30.0                 # seconds for a server to count the file: with orphans it scans three times
 STATES = ("new", "running", "done", "failed", "error", "held")
-EVER = 1e9                      # seconds: not before something happens
+EVER = 1e9                      # seconds: not before an event
 
 
 def duration_or_zero(text: str) -> float | None:
-    """An argparse type: a duration, or 0."""
+    """Parse a duration, or 0 (an argparse type)."""
     return 0.0 if text == "0" else duration(text)
 
 
@@ -134,8 +135,9 @@ ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^:]+)):([0-9]{1,5})|([^:\[\]]*|[^\[\]
 
 
 def server_address(text: str) -> tuple[str, int | None]:
-    """An argparse type: a host and a port, or None for --port's, in 'alice', 'alice:9998', '::1' or
-    '[::1]:9998'.
+    """Return host and port of 'alice', 'alice:9998', '::1' or '[::1]:9998' (an argparse type).
+
+    The port is None if the argument has none: then --port applies.
     """
     match = ADDRESS.fullmatch(text)
     port = int(match[3]) if match and match[3] else None
@@ -145,7 +147,7 @@ def server_address(text: str) -> tuple[str, int | None]:
 
 
 def make_parser() -> Parser:
-    """The parser of the command line."""
+    """Return the parser of the command line."""
     parser = Parser(
         PROG,
         purpose="Run jobs that runmaker4-server.py hands out to hosts without its file system.",
@@ -186,7 +188,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises UsageError."""
+    """Return the options.  Raises UsageError."""
     parser = make_parser()
     options = parse_running(parser, argv)
     host, port = options.server
@@ -201,20 +203,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 # ======== The token =========================================================================================
 #
-# The first of these that exists counts: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a
-# user has written, what a person types.  It is read once, and no message shows it.
+# The first of these that exists is used: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a
+# user has written, the user's input.  The token is read once, and no message shows it.
 
 
 class Token(NamedTuple):
-    """What proves to a server that we may come."""
+    """The secret that authenticates us to a server."""
     text: str
-    source: str                 # where it comes from, for messages
+    source: str                 # for messages, for example '--token'
 
 
 def find_token(given: str | None) -> Token:
-    """The token that --token, $RUNMAKER4_TOKEN, the file or a person gives.  No message shows it.
+    """Return the token from --token, $RUNMAKER4_TOKEN, the file or the terminal.  No message shows it.
 
-    given: what --token says; None: it is not given.  Raises UsageError.
+    given: the value of --token; None: not given.  Raises UsageError.
     """
     if given is not None and HEX.fullmatch(given):
         return Token(given, "--token")
@@ -238,7 +240,7 @@ def find_token(given: str | None) -> Token:
 
 
 def asked_token() -> str:
-    """The token that somebody types, unseen.  Raises UsageError."""
+    """Return the token that the user types, without echo.  Raises UsageError."""
     exit_on(signal.SIGINT, signal.SIGTERM)      # by an exception, so that getpass() restores the echo
     try:
         token = getpass.getpass("Token (the server prints it): ").strip()
@@ -251,15 +253,15 @@ def asked_token() -> str:
 
 # ======== Dialling ==========================================================================================
 #
-# The first connection is made before there is an event loop, and before the program goes into the background,
-# so that whoever has typed the command is told what is wrong.  --status needs no other connection.  A
-# blocking socket does for both.
+# The first connection is made before the event loop exists, and before the program goes into the background,
+# so that errors appear on the user's terminal.  --status needs no other connection.  A blocking socket is
+# enough for both.
 
 
 def receive(sock: socket.socket, end: float) -> bytes:
-    """Some bytes that come before `end`, by boottime().
+    """Return some bytes that arrive before `end` (by boottime()).
 
-    Raises OSError, also if the other end has closed the connection.
+    Raises OSError, also if the server has closed the connection.
     """
     sock.settimeout(max(end - boottime(), 0.01))
     data = sock.recv(1 << 16)
@@ -270,20 +272,20 @@ def receive(sock: socket.socket, end: float) -> bytes:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the server listens, and what proves to it that we may come."""
+    """The address of the server, and the token for it."""
     host: str
     port: int
     token: Token
     context: ssl.SSLContext
 
     def open_channel(self, wanted: str = "") -> ClientChannel:
-        """Return a channel for a new connection.  wanted: the id of the file to be served; '': any."""
+        """Return a channel for a new connection.  wanted: the id of the job file; '': any."""
         return ClientChannel(self.token.text, self.context, wanted)
 
     def dial(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
-        """Connect, and authenticate both ends; `seconds` for an attempt.  Raises OSError, WireError.
+        """Connect, and authenticate both ends; `seconds` for each attempt.  Raises OSError, WireError.
 
-        If the server cuts us off, the reset may overtake the message that says why: then we try again.
+        If the server closes the connection, the reset can overtake the message with the reason: try again.
         """
         for _ in range(DIALS - 1):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -292,7 +294,7 @@ class Endpoint:
         return self._dial_once(seconds)
 
     def _dial_once(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
-        """One attempt.  Raises OSError, WireError."""
+        """Connect and authenticate, in one attempt.  Raises OSError, WireError."""
         end = boottime() + seconds
         sock = socket.create_connection((self.host, self.port), timeout=seconds)
         channel = self.open_channel()
@@ -306,7 +308,7 @@ class Endpoint:
         return sock, channel
 
     def refusal(self, error: Exception) -> str:
-        """Why there is no connection, and what to do about it."""
+        """Return the reason why connecting failed, and a remedy."""
         number = error.errno if isinstance(error, OSError) else None
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
@@ -314,7 +316,7 @@ class Endpoint:
         return f"port {self.port}: {text} (does runmaker4-server.py run there?)"
 
     def rejection(self, error: WireError) -> str:
-        """Why the server does not want us, and what to do about it."""
+        """Return the reason why the handshake failed, and a remedy."""
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the server's first line says where the "
@@ -326,7 +328,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Raise UsageError if waiting cannot help: the host is unknown, or the server does not want us."""
+        """Raise UsageError if waiting cannot help: the host is unknown, or the handshake fails."""
         try:
             yield
         except (socket.gaierror, UnicodeError) as error:
@@ -338,29 +340,29 @@ class Endpoint:
 
 # ======== What the server must learn ========================================================================
 #
-# Everything that must not be lost is an event: a run has begun, it has printed, it has ended; a job has its
-# result, or is given back.  Events have numbers, from 1.  An event is
+# Everything that must not be lost is an event: a run has started, printed or ended; a job has its result, or
+# is given back.  Events are numbered from 1.  An event is
 #
-#     unsent, then in flight,     in the `Outbox`, until the server acknowledges it: what it says is in the
-#                                 files then
-#     told                        in its `RemoteJob`, if another server would need it to go on with the
-#                                 records of a run: the `begin`, and the output of the line that is not yet
-#                                 complete
+#     unsent, then in flight,     in the `Outbox`, until the server acknowledges it: by then it is written to
+#                                 the files
+#     acknowledged                in the `replay` of its `RemoteJob`, if another server would need it to
+#                                 continue the records of a run: the `begin`, and the output since the last
+#                                 complete line
 #
-# A new connection makes all of them unsent again, in the order of their numbers.  The server says up to which
-# number it has dealt with them; those events are left out.
+# A new connection makes all of them unsent again, in the order of the numbers.  The server reports the number
+# of the last event that it has dealt with; events up to that number are not sent again.
 
 
 @dataclass(eq=False)
 class Event:
-    """Something that the server must learn of, kept until it has acknowledged it."""
+    """A message that must not be lost, kept until the server has acknowledged it."""
     number: int
     message: dict[str, Any]
     size: int                           # bytes of output
 
     @property
     def key(self) -> str:
-        """The key of the job that it is about."""
+        """Return the key of the event's job."""
         return str(self.message["id"])
 
     @property
@@ -369,39 +371,39 @@ class Event:
 
     @property
     def stream(self) -> str | None:
-        """The stream of which it has output; None: it is about something else."""
+        """Return the stream of an output event; None for other events."""
         return self.message.get("stream")
 
     @property
     def data(self) -> bytes:
-        """The output in it."""
+        """Return the output in an output event."""
         return to_bytes(self.message["data"])
 
     def repeat(self) -> None:
-        """Mark a `begin` that a server has had already, for the next server."""
+        """Mark a `begin` that one server has acknowledged, for the next server."""
         self.message["again"] = True
 
     def cut(self, count: int) -> None:
-        """Drop the first bytes of the output in it."""
+        """Drop the first `count` bytes of the output."""
         self.message.update(at=self.message["at"] + count, data=to_text(self.data[count:]))
         self.size -= count
 
 
 @dataclass(eq=False)
 class RemoteJob(Job):
-    """A job that a server has given us."""
+    """A job that a server has assigned to us."""
     key: str = ""
     of_group: bool = False              # with together=: not given back when the connection is lost
-    result: bytes | None = None         # see add_result(); None: it has not ended
-    # why its last run ended: one of FAILING, "unstarted" (no run has begun), or "": none of these
+    result: bytes | None = None         # see add_result(); None: not finished
+    # why the last run ended: one of FAILING, "unstarted" (no run has started), or "": none of these
     cause: str = "unstarted"
-    mark: str = ""                      # of the last run that the server was told of
-    # acknowledged events that another server would need, too
+    mark: str = ""                      # the job tag of the last run that was reported to the server
+    # acknowledged events that another server would also need
     replay: list[Event] = field(default_factory=list)
 
     @classmethod
     def read(cls, item: Message) -> RemoteJob:
-        """A job in a `jobs` message.  Raises WireError."""
+        """Return the job that an item of a `jobs` message describes.  Raises WireError."""
         slots = item.whole("slots", 100_000)
         needs, *more = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
@@ -422,16 +424,16 @@ class RemoteJob(Job):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has a result, or is given back."""
+        """Return True if the job has a result or is given back."""
         return self.result is not None
 
     @property
     def slots(self) -> int:
-        """How many slots it takes."""
+        """Return the number of slots that the job needs."""
         return int(self.needs.slots)
 
     def describe(self) -> dict[str, Any]:
-        """What a `have` message says of it."""
+        """Return the item of a `have` message for this job."""
         return dict(
             id=self.key,
             number=self.number,
@@ -442,21 +444,21 @@ class RemoteJob(Job):
         )
 
     def add_run(self, mark: str) -> None:
-        """Note the run of which the server is being told."""
+        """Remember the run that is being reported to the server."""
         self.mark = mark
 
     def on_run_end(self, cause: str) -> None:
-        """Note why its last run has ended."""
+        """Remember why the last run ended."""
         self.cause = cause
 
     def add_result(self, result: bytes) -> None:
-        """Note the state of which the server is being told as its result; NEW: it is given back."""
+        """Remember the result that is being reported to the server; NEW: the job is given back."""
         self.result = result
 
     def keep_for_replay(self, event: Event) -> None:
-        """Keep of an acknowledged event what another server would need.
+        """Keep the part of an acknowledged event that another server would need.
 
-        Such a server must know of a run that goes on, and of the lines of output that it has begun.
+        That server must know of a run that continues, and of its incomplete lines of output.
         """
         if event.kind == "begin":
             event.repeat()
@@ -467,7 +469,7 @@ class RemoteJob(Job):
             self.replay = []
 
     def _keep_output(self, event: Event) -> None:
-        """Keep the line that a stream has begun, unless it is too long: servers do not wait for its end."""
+        """Keep a stream's incomplete line, unless it is too long: servers do not wait for its end."""
         whole = event.data.rfind(b"\n") + 1
         begun = [other for other in self.replay if other.stream == event.stream]
         if whole or sum(other.size for other in begun) > Lines.LONGEST:
@@ -478,10 +480,10 @@ class RemoteJob(Job):
 
 
 class Outbox:
-    """What the server must learn, in order: each event is kept until the server has acknowledged it.
+    """The events for the server, in order; each is kept until the server has acknowledged it.
 
-    It is unsent first, then in flight.  Output is sent only as far as the server's window allows, and events
-    behind it wait, too.  After a reconnect all that was in flight is unsent again.
+    An event is unsent first, then in flight.  Output is sent only as far as the server's window allows, and
+    later events wait for it.  After a reconnect all events that were in flight are unsent again.
     """
 
     def __init__(self) -> None:
@@ -490,27 +492,27 @@ class Outbox:
         self._last = 0                              # the number of the last event
         self._window = runmaker4.PIECE              # bytes of output that may be in flight
         self._flying = 0                            # bytes of output that are in flight
-        # bytes of output that are unsent; output in flight holds back no job that prints
+        # bytes of output that are unsent; output in flight does not block jobs that print
         self.backlog = 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether the server has acknowledged all events."""
+        """Return True if the server has acknowledged all events."""
         return not self._unsent and not self._in_flight
 
     def set_window(self, size: int) -> None:
-        """Allow so many bytes of output in flight, as the server says."""
+        """Allow `size` bytes of output in flight, as the server asks."""
         self._window = max(size, 1)
 
     def add(self, message: dict[str, Any], size: int) -> None:
-        """Add an event, to be sent.  size: the bytes of output in it."""
+        """Queue an event.  size: the bytes of output in it."""
         self._last += 1
         message["n"] = self._last
         self._unsent.append(Event(self._last, message, size))
         self.backlog += size
 
     def send(self, link: ServerLink) -> None:
-        """Send what the window allows."""
+        """Send the events that the window allows."""
         while self._unsent and (self._flying < self._window or not self._unsent[0].size):
             event = self._unsent.popleft()
             self._in_flight.append(event)
@@ -519,7 +521,7 @@ class Outbox:
             link.post(event.message)
 
     def acknowledge(self, upto: int) -> list[Event]:
-        """Drop the events in flight up to this number: the server has dealt with them.  Returns them."""
+        """Drop and return the events in flight up to this number: the server has dealt with them."""
         done: list[Event] = []
         while self._in_flight and self._in_flight[0].number <= upto:
             event = self._in_flight.popleft()
@@ -528,10 +530,10 @@ class Outbox:
         return done
 
     def replay(self, kept: Iterable[Event], seen: int) -> list[Event]:
-        """Make all events unsent for a new connection, but those up to `seen`: these are returned.
+        """Make all events unsent for a new connection; drop and return the events up to `seen`.
 
-        seen: up to this number the server has dealt with them.  kept: acknowledged events that another server
-        would need.
+        seen: the number of the last event that the server has dealt with.  kept: acknowledged events that
+        another server would need.
         """
         self._unsent.extendleft(reversed(self._in_flight))
         self._unsent.extendleft(sorted(kept, key=lambda event: event.number, reverse=True))
@@ -543,54 +545,54 @@ class Outbox:
         return done
 
     def drop(self, key: str) -> None:
-        """Drop all events of a job: the server is not to learn of them."""
+        """Drop all events of a job, so that the server does not get them."""
         self._unsent = deque(event for event in self._unsent if event.key != key)
         self._in_flight = deque(event for event in self._in_flight if event.key != key)
         self._count()
 
     def _count(self) -> None:
-        """Count the bytes of output anew."""
+        """Recount the bytes of output."""
         self._flying = sum(event.size for event in self._in_flight)
         self.backlog = sum(event.size for event in self._unsent)
 
 
 # ======== The connection ====================================================================================
 #
-# A `Connection` is to its `Runner` what a job file is to runmaker4.py's: claim() takes a job that has come,
-# or asks for some; finish() and release() make an event of the result.  None of them waits for the server.
-# It has two parts: `Requests` decides what the server is asked for; `LinkLife` opens one `ServerLink` after
-# the other, and knows by its state what may be done.  On each link it goes like this:
+# A `Connection` gives its `Runner` jobs, as a job file does in runmaker4.py: claim() returns a job that has
+# arrived, or asks for some; finish() and release() make an event of the result.  None of them waits for the
+# server.  A Connection has two parts: `Requests` decides how many jobs to ask for; `LinkLife` opens one
+# `ServerLink` after the other, and its state decides which actions are allowed.  The steps on each link:
 #
-#     1. We say `have` of each job that we hold, then `hello`.
-#     2. `welcome` says which of these jobs are others' by now (they are ended), which results the server has,
-#        and with which of our events it has dealt: the `Outbox` sends the rest.  From then on the link is in
-#        use.
-#     3. Jobs are asked for with a number.  The server answers with `jobs`, or with `nothing` if we have said
-#        that we leave otherwise.  An answer proves that the server was alive when the question was sent.  A
-#        job is begun only soon after that, because its line may become `e` once we are silent for the grace.
-#     4. When the link is lost, jobs run on.  Those that no slot has taken are given back, because the next
-#        server must know that they were not begun; but jobs of a group are just forgotten.
-#     5. As long as we have jobs or results, we let in no server but that of their file: the handshake ends
-#        when a server proves another file id, before we have named a job.  Without jobs any file will do.
+#     1. We send `have` for each job that we hold, then `hello`.
+#     2. `welcome` lists the jobs that others have taken (we kill them) and the results that the server has.
+#        It also has the number of our last event that the server has dealt with: the `Outbox` sends the later
+#        events.  From then on the link is in use.
+#     3. Each request for jobs has a number.  The server answers with `jobs`, or with `nothing` if the request
+#        says that we exit otherwise.  An answer proves that the server was alive when the request was sent.
+#        We start a job only soon after that, for its line can become `e` once we are silent for the grace.
+#     4. When the link is lost, jobs keep running.  We give back the jobs that no slot has taken, because the
+#        next server must know that they were not started; but we just forget the jobs of a group.
+#     5. As long as we have jobs or results, we accept only a server of the same file: the handshake ends when
+#        a server proves another file id, before we have named a job.  Without jobs we accept any file.
 #
-# To leave, we wait until all events are acknowledged, ask what the file holds, and say `bye`.
+# To exit, we wait until all events are acknowledged, ask for a summary of the file, and send `bye`.
 
 
 class Complaint(enum.Enum):
-    """What was said since there is no server, so that it is said once."""
+    """What was reported since the server was lost, so that it is reported once."""
     NOTHING = enum.auto()
-    LOSS = enum.auto()                  # that there is none
-    REFUSAL = enum.auto()               # why a server that is there does not want us
+    LOSS = enum.auto()                  # the loss
+    REFUSAL = enum.auto()               # the reason why a server refuses us
 
 
 class ServerLink(Link, asyncio.Protocol):
-    """The link of a Connection to the server, from connect to loss."""
+    """A link of a Connection to the server, from connect to loss."""
     channel: ClientChannel
 
     def __init__(self, connection: Connection, channel: ClientChannel) -> None:
         super().__init__(channel, connection.loop)
         self._connection = connection
-        self.gone = connection.loop.create_future()         # set when it is lost, to the reason
+        self.gone = connection.loop.create_future()         # set to the reason when the link is lost
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -608,32 +610,31 @@ class ServerLink(Link, asyncio.Protocol):
             self.gone.set_result(why)
 
     def request(self, kind: str, **fields: Any) -> int:
-        """Send a request, which will be answered.  Return its number: the microsecond at which it was sent.
-        """
+        """Send a request, which the server will answer.  Return its number: the time in microseconds."""
         number = int(boottime() * 1e6)
         self.send(type=kind, request=number, **fields)
         return number
 
 
 class LinkState(enum.Enum):
-    """What a LinkLife does."""
-    DIALLING = enum.auto()              # it connects, and both ends prove themselves
-    GREETING = enum.auto()              # both ends are proven, we have said hello
-    IN_USE = enum.auto()                # the server has said welcome
-    PAUSED = enum.auto()                # there is no link, and soon the next attempt
+    """The state of a LinkLife."""
+    DIALLING = enum.auto()              # connecting, and authenticating both ends
+    GREETING = enum.auto()              # both ends are authenticated, we have sent hello
+    IN_USE = enum.auto()                # the server has sent welcome
+    PAUSED = enum.auto()                # no link; waiting for the next attempt
     LEAVING = enum.auto()               # the link is in use, and it will be the last one
-    OVER = enum.auto()                  # we or the server have left for good
-    GIVEN_UP = enum.auto()              # there was no server for the time that --give-up says
+    OVER = enum.auto()                  # we or the server have exited for good
+    GIVEN_UP = enum.auto()              # there was no server for the time of --give-up
 
 
 class LinkEvent(enum.Enum):
-    """What changes the state of a LinkLife."""
-    PROVEN = enum.auto()                # both ends of a new link have proven themselves
-    WELCOME = enum.auto()               # the server has said welcome
-    LOST = enum.auto()                  # an attempt has failed, or a link is gone
+    """An event that changes the state of a LinkLife."""
+    PROVEN = enum.auto()                # both ends of a new link are authenticated
+    WELCOME = enum.auto()               # the server has sent welcome
+    LOST = enum.auto()                  # an attempt has failed, or a link is lost
     RETRY = enum.auto()                 # the pause is over
-    TIME_UP = enum.auto()               # in a pause, --give-up is over
-    CONCLUDE = enum.auto()              # we or the server begin to leave for good
+    TIME_UP = enum.auto()               # in PAUSED, the time of --give-up is over
+    CONCLUDE = enum.auto()              # we or the server begin to exit for good
 
 
 NEXT_STATES = {
@@ -674,9 +675,9 @@ NEXT_STATES = {
 
 
 class LinkLife:
-    """The life of a client's link: keeps it alive, and dials again when it is lost.
+    """Keeps a client's link alive, and dials again when it is lost.
 
-    There is one attempt or link at a time.  `state` changes in on() alone, by NEXT_STATES:
+    Only one attempt or link exists at a time.  `state` changes only in on(), by NEXT_STATES:
 
         state       link  proven    welcome  lost    retry     time up   conclude
         DIALLING    -     GREETING  x        PAUSED  x         x         OVER
@@ -687,31 +688,31 @@ class LinkLife:
         OVER        -     same      x        same    x         x         same
         GIVEN_UP    -     x         x        x       x         x         same
 
-    link: whether messages may be sent and are understood, but for welcome and closing.  x: cannot happen; if
-    it does, on() raises RuntimeError.  In OVER an attempt that is under way may still succeed or fail, but no
-    message of the server counts.
+    link: messages may be sent and are understood (welcome and closing are always understood).  x: cannot
+    happen; if it does, on() raises RuntimeError.  In OVER a pending attempt can still succeed or fail, but
+    all messages of the server are ignored.
     """
 
     def __init__(self, endpoint: Endpoint, give_up: float | None, complaint: Complaint) -> None:
-        """give_up: seconds without a server after which we leave; None: never.
+        """give_up: seconds without a server after which we exit; None: never.
 
-        complaint: what was said of the first attempt to connect.
+        complaint: what was reported about the first attempt to connect.
         """
         self._endpoint = endpoint
         self._limit = EVER if give_up is None else give_up
         self.complaint = complaint
         self.state = LinkState.DIALLING
-        self._link: ServerLink | None = None        # the last link whose ends have proven themselves
-        self.was_welcome = False                    # on this link, or one before
-        self.file = ""                              # the job file of the server that was there last
+        self._link: ServerLink | None = None        # the last link with authenticated ends
+        self.was_welcome = False                    # on this link or an earlier one
+        self.file = ""                              # the job file of the last server
         self.file_id = ""                           # its id
         self._down_since = boottime()               # when the last link in use was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
-        self._alive_at = -EVER                      # when the last request that is answered was sent
+        self._alive_at = -EVER                      # when the last answered request was sent
         self._pause = 0.1                           # seconds to the next attempt, if this one fails
 
     def on(self, event: LinkEvent) -> None:
-        """Change the state, because of this event."""
+        """Change the state as NEXT_STATES defines."""
         after = NEXT_STATES[self.state].get(event)
         if after is None:
             raise RuntimeError(f"{event.name} in the state {self.state.name}")
@@ -719,35 +720,33 @@ class LinkLife:
 
     @property
     def link(self) -> ServerLink | None:
-        """The link that is in use; None: there is none."""
+        """Return the link that is in use; None: there is none."""
         return self._link if self.state in (LinkState.IN_USE, LinkState.LEAVING) else None
 
     @property
     def wants_server(self) -> bool:
-        """Return True if there is a server that we do not leave, or we try to reach one."""
+        """Return True if we use a server and are not about to exit, or try to reach one."""
         return self.state in (LinkState.DIALLING, LinkState.GREETING, LinkState.IN_USE, LinkState.PAUSED)
 
     @property
     def may_start(self) -> bool:
-        """Return True if a job may begin: only soon after a request that was answered (rule 2 in
-        runmaker4-server.py).
-        """
+        """Return True if a job may start: soon after an answered request (rule 2, runmaker4-server.py)."""
         silence = boottime() - self._alive_at
         return self.link is not None and silence < min(self._grace / 2, runmaker4.SILENCE)
 
     def patience(self) -> float:
-        """Return the seconds to wait for an account: 0 if no server was ever there, and we have said so."""
+        """Return the seconds to wait for a summary: 0 if we never reached a server and have reported that."""
         if self.link:
             return COUNTING
         return CONNECT if self.was_welcome or self.complaint is Complaint.NOTHING else 0.0
 
     def on_proven(self, link: ServerLink) -> None:
-        """Greet on this link."""
+        """Use this link for the greeting."""
         self._link = link
         self.on(LinkEvent.PROVEN)
 
     def on_welcome(self, file: str, file_id: str, grace: float) -> str:
-        """Use the link.  Return what is news about the server."""
+        """Use the link.  Return a message about the server."""
         news = f"serving {file}"
         if self.was_welcome:
             news = "connected again"
@@ -763,13 +762,13 @@ class LinkLife:
         return news
 
     def on_answer(self, number: int) -> None:
-        """Note that the server was alive after this request was sent, because it has answered it."""
+        """Remember that the server was alive when this request, which it has answered, was sent."""
         self._alive_at = max(self._alive_at, min(number / 1e6, boottime()))
 
     def on_lost(self, loss: Complaint) -> bool:
-        """Go without a link.  Return True if that is to be said, which happens once.
+        """Go on without a link.  Return True if the loss must be reported, which happens once.
 
-        loss: what would be said.  A refusal is said even if the loss was said, because it tells what to do.
+        loss: the kind of report.  A refusal is reported even after a loss, because it names a remedy.
         """
         if self.link:
             self._down_since = boottime()
@@ -786,8 +785,8 @@ class LinkLife:
                       file_id: str) -> ServerLink:
         """Return a link on which both ends are authenticated, or soon will be.
 
-        first: a connection that was made already; None: there is none.  file_id: of the file that must be
-        served; '': any.  Raises OSError, asyncio.TimeoutError.
+        first: an existing connection; None: there is none.  file_id: the id of the file that the server must
+        have; '': any.  Raises OSError, asyncio.TimeoutError.
         """
         loop = connection.loop
         if first:
@@ -825,7 +824,7 @@ class LinkLife:
     async def pause(self) -> float | None:
         """Wait for the next attempt, if we want a server.
 
-        Return the seconds for which there was none if we give up, otherwise None.
+        If we give up, return the seconds without a server, otherwise None.
         """
         if self.state is not LinkState.PAUSED:
             return None
@@ -833,10 +832,10 @@ class LinkLife:
         if gone >= self._limit:
             self.on(LinkEvent.TIME_UP)
             return gone
-        # a random part, because otherwise all clients of a server would reconnect at once
+        # randomly shorter, because otherwise all clients of a server would reconnect at once
         await asyncio.sleep(min(self._pause * random.uniform(0.5, 1.0), self._seconds_left()))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        if self.wants_server:                       # we may have begun to leave meanwhile
+        if self.wants_server:                       # we may be about to exit by now
             self.on(LinkEvent.RETRY)
         return None
 
@@ -846,32 +845,32 @@ class LinkLife:
 
 
 class Requests:
-    """What the server was asked for and has not sent, and what it may be asked for next.
+    """Counts what we asked the server for, and decides what to ask for next.  Sends nothing itself.
 
-    `want` and the memory are told as differences.  So it does not matter which jobs are on their way to us at
-    this moment.  It sends nothing itself.
+    `want` and the memory are sent as differences.  So it does not matter which jobs are on their way to us at
+    this moment.
     """
 
     def __init__(self) -> None:
-        self.pending = 0                            # slots for which jobs were asked for that have not come
-        self._reported_slots = 0                    # how many the server knows to be in service
-        # bytes that the server may still promise to jobs: what we have said, less what jobs that came take
+        self.pending = 0                            # slots for which we asked for jobs that have not arrived
+        self._reported_slots = 0                    # slots in service, as last reported to the server
+        # bytes that the server may still allocate to jobs: our offers less the needs of jobs that arrived
         self._offered = 0
-        self._leave_request: int | None = None      # the request that says we leave if there is nothing
+        self._leave_request: int | None = None      # the request that says we exit if there is no job
         # why there is no job; `again`: EVER, or None once `_leave_request` was answered by `nothing`
         self.nothing = NoJob(EVER)
 
     def hello(self, slots: int, memory: float) -> dict[str, int]:
-        """Return what a `hello` says of slots and memory."""
+        """Return the slots and memory for a `hello`."""
         self._reported_slots = slots
         self._offered = int(min(memory, runmaker4.WHOLE))
         return dict(slots=slots, memory=self._offered)
 
     def claim(self, want: int, memory: float, slots: int, last: bool) -> dict[str, Any] | None:
-        """Return what a `claim` says, which must be sent; None: there is no news.
+        """Return the fields of a `claim`, which must then be sent; None: nothing has changed.
 
-        want: slots for which jobs are asked for.  memory: bytes that no job has.  slots: how many are in
-        service.  last: we leave if there is nothing; that holds until the request is answered.
+        want: slots to ask jobs for.  memory: bytes that no job has.  slots: slots in service.  last: we exit
+        if there is no job; this remains set until the request is answered.
         """
         more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
         begins_to_leave = last and self._leave_request is None
@@ -883,19 +882,19 @@ class Requests:
         return dict(want=want, memory=more, last=last or self._leave_request is not None, slots=slots)
 
     def on_sent(self, number: int, claim: dict[str, Any]) -> None:
-        """Note the number of the request that this claim has become."""
+        """Remember the number of the request that carried a `last` claim."""
         if claim["last"]:
             self._leave_request = number
 
     def on_job(self, job: RemoteJob) -> None:
-        """Count a job that has come."""
+        """Count a job that has arrived."""
         self.pending = max(self.pending - job.slots, 0)
         self._offered -= int(job.needs.memory)
 
     def on_nothing(self, number: int, *, met_end: bool, stopped: str, may_leave: bool) -> None:
-        """Note that there is no job for us.
+        """Remember that there is no job for us.
 
-        If this answers the request that said we leave, and we still may, the runner is told to leave.
+        If this answers the request that said we exit, and we still may, the runner will exit.
         """
         again = self.nothing.again
         if self._leave_request is not None and number >= self._leave_request and may_leave:
@@ -904,32 +903,31 @@ class Requests:
         self.nothing = NoJob(again, met_end=met_end, stopped=stopped)
 
     def forget_nothing(self) -> None:
-        """Forget that the server had no job for us: something has changed, so we may ask again."""
+        """Forget that the server had no job for us: after a change we may ask again."""
         self._leave_request = None
         if self.nothing.again is None:
             self.nothing = replace(self.nothing, again=EVER)
 
     def on_lost(self) -> None:
-        """Forget what was asked for: there is no server."""
+        """Forget the open requests: there is no server."""
         self.pending = 0
         self.forget_nothing()
 
 
 class Connection:
-    """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and what it must learn of them.
-    """
+    """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and the events about them."""
 
-    AHEAD = 10.0                        # seconds at most that a group's start is put off
+    AHEAD = 10.0                        # maximum seconds that a group's start is delayed
     LATE = 0.002                        # seconds by which timers may be late
     QUIET = 0.03                        # seconds that we sleep after the start of a group
-    interval = 0.0                      # check_jobs() waits until there is something
-    poll = EVER                         # the runner is woken when there is something
+    interval = 0.0                      # check_jobs() itself waits for a job to return
+    poll = EVER                         # _wake() wakes the runner
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
                  give_up: float | None, follow: bool, quiet: bool, complaint: Complaint) -> None:
-        """give_up: seconds without a server after which we leave; None: never.  follow: we wait for new jobs.
+        """give_up: seconds without a server after which we exit; None: never.  follow: we wait for new jobs.
 
-        quiet: do not say that we are connected.  complaint: what was said of the first attempt to connect.
+        quiet: do not report that we are connected.  complaint: what was reported about the first attempt.
         """
         self._program = program
         self.loop = loop
@@ -941,36 +939,38 @@ class Connection:
         self.life = LinkLife(endpoint, give_up, complaint)
         self._requests = Requests()
         self.orphans: list[int] = []                # the server counts them
-        self.failures: Failures | None = None       # the server counts these, too
-        # the states of lines that are still to be run again for us, as the server says: see Consumer.retry
+        self.failures: Failures | None = None       # the server also counts these
+        # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
-        # our jobs by their keys, but for those that wait for a slot: these are in the queue alone
+        # our jobs by key, without the jobs that wait for a slot: these are only in the queue
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
         self._outbox = Outbox()
-        self._wanted = (False, False)               # whether the server keeps records, and wants output
-        # jobs whose gates are to be opened, and when (loop's time)
+        self._wanted = (False, False)               # the server: keeps records, wants output
+        # jobs that wait at their gates, and the times to open these (loop's time)
         self._gates: dict[RemoteJob, float] = {}
-        # jobs that check_jobs() is to return: "lost" to others, or "cancelled"
+        # jobs for check_jobs() to return: "lost" to others, or "cancelled"
         self._to_end: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
-        # what leave() waits for may have come: an acknowledgement, or an account
+        # set when leave() may go on: after an acknowledgement or a summary
         self._progress = asyncio.Event()
-        # what the server's file holds; None: it cannot tell
+        # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = loop.create_future()
         self._runner = program.make_runner(self, self._sinks(), self._outbox)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
     def ours(self, job: Job) -> RemoteJob | None:
-        """This job, if it is in `_jobs` still; None: somebody else has its line, or its result was taken."""
+        """Return this job if it is still in `_jobs`.
+
+        None: another runner has its line, or the server has its result.
+        """
         found = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return found if found is job else None
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
-        """A job that has come, if there is one.  Otherwise one is asked for, and an answer wakes the runner.
+        """Return a job that has arrived.  If there is none, ask for one: the answer will wake the runner.
 
-        A job that needs more than is free waits until that is free, and jobs that have come after it wait,
-        too.
+        A job that needs more than is free waits until that is free, and later jobs wait for it.
         """
         memory = free.memory - sum(job.needs.memory for job in self._queue)
         if self._queue and not free.holds(self._queue[0].needs):
@@ -987,26 +987,26 @@ class Connection:
         return self._requests.nothing
 
     async def lend(self, job: Job) -> int | None:
-        """None: the server has the lock."""
+        """Return None: the server has the lock."""
         return None
 
     async def still_has(self, job: Job) -> bool:
-        """Whether a job may run again, by the rule for its first run: without a server, others may get it.
+        """Return True if a job may run again, as for the first run: without a server others can get it.
         """
         return self.ours(job) is not None and self.life.may_start
 
     def reclaim(self, fd: int) -> None:
-        """Nothing was lent."""
+        """Do nothing, because nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Make an event of the result.  If the server cannot write it, a `fault` says so later."""
+        """Make an event of the result.  If the server cannot write it, it will send a `fault`."""
         ours = self.ours(job)
         if not ours:
             return ""
         cause = ours.cause
         if state == ERROR and (self._runner.killed or self._runner.wall_over):
-            cause = "vanished"                      # we have ended it, because we leave
-        # for these two causes it does not matter how a run has ended
+            cause = "vanished"                      # we killed it, because we exit
+        # for these two causes the way in which the run ended does not matter
         how = "" if cause in ("vanished", "unstarted") else ours.how
         self._end(ours, state, type="finish", state=to_text(state), cause=cause, how=how)
         return ""
@@ -1027,14 +1027,14 @@ class Connection:
         self.event(id=job.key, **message)
 
     async def check_jobs(self) -> dict[Job, str]:
-        """Wait until a job is to be ended; that job, and why.  One that has ended is left out."""
+        """Wait for a job to kill, and return it with the reason; {} if that job has its result."""
         job, cause = await self._to_end.get()
         return {} if job.has_ended else {job: cause}
 
     async def leave(self, runner: Runner) -> Summary | None:
-        """Hand in all results, and say `bye`, because no job runs any more.
+        """Hand in all results, and send `bye`: no job is running any more.
 
-        Returns what the file holds; None if the server cannot tell, or there is none.
+        Return the summary of the file; None if the server has none, or there is no server.
         """
         for job in list(self._queue):
             self._return(job)
@@ -1053,7 +1053,7 @@ class Connection:
         return self._summary.result() if self._summary.done() else None
 
     async def _hand_in(self, runner: Runner) -> None:
-        """Wait until all events are acknowledged, or no server will do that; not for long after a signal."""
+        """Wait until all events are acknowledged, or no server will do that; wait less after a signal."""
         began = boottime()
         while not self._outbox.is_empty and self.life.wants_server:
             hurried = runner.killed or runner.wall_over or self._program.defects
@@ -1062,15 +1062,15 @@ class Connection:
             await self._wait_for_progress()
 
     async def _wait_for_progress(self) -> None:
-        """Wait for `_progress`, 0.2 s at most."""
+        """Wait for `_progress`, at most 0.2 s."""
         self._progress.clear()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._progress.wait(), 0.2)
 
     async def _ask_summary(self) -> None:
-        """Ask on each new link what the file holds, until a server has answered or patience ends.
+        """Ask for the file's summary on each new link, until a server answers or patience() is over.
 
-        A server that leaves for good (`closing`) tells it unasked.
+        A server that exits for good (`closing`) sends the summary without a request.
         """
         began = boottime()
         asked: ServerLink | None = None
@@ -1086,20 +1086,20 @@ class Connection:
     # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _slots(self) -> int:
-        """How many slots have a job, or could have one now.  Slots that other runners use do not count."""
+        """Return the number of slots with a job and of idle slots, without slots that other runners use."""
         return sum(slot.busy or slot.idle for slot in self._runner.slots.values())
 
     def _ask(self, memory: float, last: bool = False) -> None:
         """Ask for jobs for as many slots as we could use now.
 
-        memory: bytes that no job has.  last: we leave if there is nothing; that holds until the request
+        memory: bytes that no job has.  last: we exit if there is no job; this remains set until the request
         is answered.
         """
         due = sum(job.slots for job in self._queue) + self._requests.pending
         self._ask_for(max(self._slots() - sum(job.slots for job in self._running()) - due, 0), memory, last)
 
     def _ask_for(self, want: int, memory: float, last: bool = False) -> None:
-        """Ask for jobs for `want` slots more, and tell how much of our memory is free, if there is news."""
+        """Ask for jobs for `want` more slots, and report our free memory, if anything has changed."""
         link = self.life.link
         if not link or self._runner.draining:
             return
@@ -1108,25 +1108,25 @@ class Connection:
             self._requests.on_sent(link.request("claim", **claim), claim)
 
     def _running(self) -> list[RemoteJob]:
-        """The jobs that have slots."""
+        """Return the jobs that have slots."""
         return [job for job in self._jobs.values() if not job.has_ended]
 
     def _return(self, job: RemoteJob) -> None:
-        """Give a job back if it still waits for a slot, so that somebody else may run it."""
+        """Give a job back if it still waits for a slot, so that another runner can run it."""
         if job in self._queue:
             self._queue.remove(job)
             self._give_back(job)
-            # a slot may be free, and have waited only because this job was not allowed to start
+            # a slot may be free: it waited because this job was not allowed to start
             self._wake()
 
     def _wake(self) -> None:
-        """Wake the runner, because there is news."""
+        """Wake the runner after a change."""
         self._runner.changed.set()
 
     # -- events ----------------------------------------------------------------------------------------------
 
     def event(self, size: int = 0, **message: Any) -> None:
-        """Tell the server of something that must not be lost.  size: the bytes of output in it."""
+        """Send the server a message that must not be lost.  size: the bytes of output in it."""
         self._outbox.add(message, size)
         self._send_events()
 
@@ -1136,7 +1136,7 @@ class Connection:
             self._outbox.send(link)
 
     def _acknowledged(self, events: Iterable[Event]) -> None:
-        """Go on after these events, which the server has dealt with."""
+        """Go on after these events, which the server has acknowledged."""
         for event in events:
             job = self._jobs.get(event.key)
             if job and event.kind in ("finish", "release"):
@@ -1149,8 +1149,7 @@ class Connection:
         self._runner.pump.resume()
 
     def _drop(self, key: str) -> RemoteJob | None:
-        """Forget a job, and its events that the server does not know; the job, if it was in `_jobs`.
-        """
+        """Forget a job and its unacknowledged events.  Return the job if it was in `_jobs`."""
         job = self._jobs.pop(key, None)
         self._queue = deque(waiting for waiting in self._queue if waiting.key != key)
         self._outbox.drop(key)
@@ -1158,7 +1157,7 @@ class Connection:
         return job
 
     def _lose(self, key: str) -> None:
-        """Give up a job whose line somebody else has now.  If it was given back, no result is lost."""
+        """Give up a job that another runner has taken over.  If it was given back, no result is lost."""
         job = self._drop(key)
         if not job:
             return
@@ -1169,7 +1168,7 @@ class Connection:
                                       f"its result {text_of(job.result)} is not written")
 
     def _on_unwritten(self, job: RemoteJob, fault: str) -> None:
-        """Say, and count, that a result does not stand in its line."""
+        """Report and count a result that is not written to its line."""
         self._say(f"line {job.number}: {fault}")
         self._program.runner_stats.unwritten.append(job.number)
 
@@ -1178,11 +1177,11 @@ class Connection:
     async def stay_connected(self, first: tuple[socket.socket, ClientChannel] | None) -> None:
         """Connect, and reconnect whenever the connection is lost, until we want no server or give up.
 
-        first: a connection that was made already; None: there is none.
+        first: an existing connection; None: there is none.
 
         A refusal comes from an end that has not proved that it knows the token: after a crash another user's
-        server may have the port.  So a refusal ends neither jobs nor the waiting for our server.  Raises
-        UsageError if we are refused before we were ever welcome.
+        server can have the port.  So after a refusal we neither kill jobs nor stop waiting for our server.
+        Raises UsageError if a server refuses us before any welcome.
         """
         while self.life.wants_server:
             loss = Complaint.LOSS
@@ -1202,7 +1201,7 @@ class Connection:
                 self._give_up(f"no server for {human_time(gone)}: {why}")
 
     def greet(self, link: ServerLink) -> None:
-        """Tell the server, which is authenticated, who we are and which jobs we have."""
+        """Introduce ourselves to the server, which is authenticated, and list our jobs."""
         self.life.on_proven(link)
         if not self.life.wants_server:
             return
@@ -1220,12 +1219,12 @@ class Connection:
         )
 
     def _on_loss(self, why: str, loss: Complaint) -> None:
-        """There is no server: say so once, and make ready for the next one what we have."""
+        """Report once that the server is lost, and prepare our jobs for the next server."""
         if self.life.on_lost(loss):
             running = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{running}; trying again")
         for job in self._queue:
-            # A new server must know that a job was not begun.  A job of a group is sent again if we do not
+            # A new server must know that a job was not started.  It sends a job of a group again if we do not
             # name it.
             if not job.of_group:
                 self._give_back(job)
@@ -1236,7 +1235,7 @@ class Connection:
         self._requests.on_lost()
 
     def _give_up(self, why: str) -> None:
-        """End what runs, and leave, because there was no server for too long."""
+        """Kill running jobs, and exit, because there was no server for too long."""
         self._progress.set()
         self._runner.fail(why)
         self._runner.kill_jobs()
@@ -1244,7 +1243,7 @@ class Connection:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
-        """Deal with a message of the server.  Raises WireError."""
+        """Handle a message of the server.  Raises WireError."""
         kind = message.text("type", 16)
         if self.life.state is LinkState.OVER:
             return
@@ -1284,7 +1283,7 @@ class Connection:
             raise WireError(f"what is {kind!a}?")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """We are welcome: deal with what has changed, send what was not acknowledged, and go on."""
+        """Drop jobs that we lost or that are settled, send unacknowledged events again, and go on."""
         grace = max(message.seconds("grace"), 0.1)
         seen = message.whole("seen")
         window = message.whole("window")
@@ -1310,11 +1309,11 @@ class Connection:
         self._wake()
 
     def _sinks(self) -> list[Sink]:
-        """The sinks of runs that start from now on: the console, and one that tells the server."""
+        """Return the sinks for runs that start from now on: the server, and the console."""
         return [ServerSink(self, *self._wanted), *self._program.shown]
 
     def _on_jobs(self, link: ServerLink, message: Message) -> None:
-        """Queue jobs that have come: each is soon taken by a slot, or given back."""
+        """Queue jobs that have arrived: a slot soon takes each of them, or we give it back."""
         number = message.whole("request")
         for item in message.objects("jobs"):
             job = RemoteJob.read(item)
@@ -1329,14 +1328,14 @@ class Connection:
         self._wake()
 
     def on_at_gate(self, job: Job) -> None:
-        """Tell the server that the shell of a job waits at its gate."""
+        """Report to the server that the shell of a job waits at its gate."""
         ours = self.ours(job)
         link = self.life.link
         if link and ours:
             link.send(type="ready", id=ours.key)
 
     def _on_go(self, message: Message) -> None:
-        """Let a job that waits at its gate begin at a time, which is one of our clock."""
+        """Schedule the start of a job that waits at its gate.  The time is by our clock."""
         job = self._jobs.get(message.text("id"))
         at = message.seconds("at")
         if job:
@@ -1345,9 +1344,9 @@ class Connection:
             self.loop.call_later(max(ahead - self.LATE, 0.0), self._open_gates, at)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
-        """End a job, or see to it that it does not begin.
+        """Kill a job, or give it back if it has not started.
 
-        The runner is told only of jobs that it has, and that have not ended.
+        Only jobs that the runner has, and that have not finished, are passed to the runner.
         """
         waiting = next((job for job in self._queue if job.key == key), None)
         job = self._jobs.get(key)
@@ -1361,11 +1360,11 @@ class Connection:
             self._runner.kill_job(job)
 
     def _open_gates(self, at: float) -> None:
-        """Let the jobs begin whose time this is.
+        """Start the jobs that are due.
 
-        We sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
-        Afterwards we leave the processors to the jobs for a moment.  If several clients share a machine, what
-        each has to do now would hold up the jobs of clients that are a bit later.
+        Sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
+        Afterwards leave the processors to the jobs for a moment.  If several clients share a machine, the
+        work of each client at this moment would delay the jobs of clients that are slightly later.
         """
         due = [job for job, when in self._gates.items() if when <= at]
         self._gates = {job: when for job, when in self._gates.items() if when > at}
@@ -1376,7 +1375,7 @@ class Connection:
             time.sleep(self.QUIET)
 
     def _on_nothing(self, message: Message) -> None:
-        """Note that there is no job for us."""
+        """Remember that there is no job for us, and wake the runner."""
         number = message.whole("request")
         self._requests.on_nothing(
             number,
@@ -1388,7 +1387,7 @@ class Connection:
         self._wake()
 
     def _on_summary(self, message: Message) -> None:
-        """Note what the file holds, if the server can tell; the first answer counts."""
+        """Keep the server's summary of the file, if it has one; only the first answer is kept."""
         found = None
         if message.fields.get("account") is not None:
             summary = Message(message.fields["account"])
@@ -1407,7 +1406,7 @@ class Connection:
         self._progress.set()
 
     def _on_closing(self, link: ServerLink, message: Message) -> None:
-        """Drop the link, because the server leaves; done: for good, so we leave, too."""
+        """Drop the link, because the server exits.  With `done` it exits for good, so we also exit."""
         if message.flag("done"):
             self._on_summary(message)
             self.life.on(LinkEvent.CONCLUDE)
@@ -1417,21 +1416,21 @@ class Connection:
 
 # ======== What the server is told of runs ===================================================================
 #
-# To a `Runner` the server's records are one more sink.  What they need depends on the server's options: with
-# --joblog only that runs begin and end; with -l, --outdir or --print all output, too.  Without records the
-# server wants to know of runs only for --status: it is not told of a run that is over within DELAY.
+# To a `Runner` the server's records are one more sink.  The server's options decide what they need: with
+# --joblog only the start and end of runs; with -l, --outdir or --print also all output.  Without records the
+# server needs runs only for --status, so a run that ends within DELAY is not reported.
 
 
 class ServerSink(Sink):
-    """Tells the server that runs have begun, what they print, and how they have ended."""
-    DELAY = 0.05                    # seconds before a server without records is told of a run
+    """Reports the start, the output and the end of runs to the server."""
+    DELAY = 0.05                    # seconds before a run is reported to a server without records
 
     def __init__(self, connection: Connection, records: bool, output: bool) -> None:
-        """records: the server keeps records; output: it wants what runs print, too."""
+        """records: the server keeps records.  output: it also wants the output of runs."""
         self._connection = connection
         self._records = records
         self._wants_output = output
-        self._young: dict[Run, None] = {}       # runs of which the server was not told yet
+        self._young: dict[Run, None] = {}       # runs that are not yet reported
         self._timer: asyncio.TimerHandle | None = None
 
     def started(self, run: Run) -> None:
@@ -1463,7 +1462,7 @@ class ServerSink(Sink):
             self._end(run, run_result)
 
     def _end_run(self, run: Run, cause: str) -> None:
-        """Note why a run has ended, for the result of its job."""
+        """Remember why a run ended, for the result of its job."""
         job = self._connection.ours(run.job)
         if job:
             job.on_run_end(cause)
@@ -1492,7 +1491,7 @@ class ServerSink(Sink):
         )
 
     def _end(self, run: Run, run_result: RunResult | None) -> None:
-        """ending: None if the run could not be started."""
+        """run_result: None if the run could not be started."""
         shell = run.shell
         self._tell(
             run,
@@ -1512,25 +1511,25 @@ class ServerSink(Sink):
         )
 
     def _tell(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
-        """Tell the server of a run, if its job is still ours.  size: the bytes of output in the event."""
+        """Report an event of a run, if its job is still ours.  size: the bytes of output in the event."""
         job = self._connection.ours(run.job)
         if job:
             self._connection.event(size, type=kind, id=job.key, **fields)
 
 
 def in_records(name: str) -> str:
-    """The name of a host or slot as it stands in the server's records."""
+    """Return the name of a host or slot in the form for the server's records."""
     return printable(name)[:255]
 
 
 # ======== The program =======================================================================================
 #
 # The first connection is made in the foreground.  Then the loop has two tasks: one runs jobs to the end, the
-# other stays connected.  The first task ends the program, unless a server refuses us before any welcome.
+# other stays connected.  We exit after the first task, unless a server refuses us before any welcome.
 
 
 class ClientProgram(RunnerProgram):
-    """Connects first, so that what is wrong is told at once; then runs jobs, in the background with -d."""
+    """Connects first, so that errors are reported at once; then runs jobs, in the background with -d."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises UsageError."""
@@ -1542,7 +1541,7 @@ class ClientProgram(RunnerProgram):
         super().__init__(PROG, options.server, options)
 
     def main(self) -> int:
-        """Print a status, or run jobs; the exit status.  Raises UsageError."""
+        """Print a status, or run jobs.  Return the exit status.  Raises UsageError."""
         if self.options.status:
             code = print_status(self._endpoint, self._attempt, as_json=self.options.json)
             self._warn_of_token()
@@ -1557,7 +1556,7 @@ class ClientProgram(RunnerProgram):
         return super().main()
 
     def _warn_of_token(self) -> None:
-        """Say that others see a token on the command line, if one stands there."""
+        """Warn that other users can see a token on the command line."""
         if self.options.token and HEX.fullmatch(self.options.token):
             self.say(
                 "others on this host see the token in the list of processes (give --token a file, or set "
@@ -1565,7 +1564,7 @@ class ClientProgram(RunnerProgram):
             )
 
     def _connect_first(self) -> tuple[socket.socket, ClientChannel] | None:
-        """A connection; None if there is none yet, after saying so.  Raises UsageError."""
+        """Return a connection, or None after reporting that there is none yet.  Raises UsageError."""
         try:
             with self._endpoint.raising():
                 return self._endpoint.dial(self._attempt)
@@ -1577,9 +1576,9 @@ class ClientProgram(RunnerProgram):
             return None
 
     async def work(self) -> int:
-        """Run jobs; the exit status."""
+        """Run jobs.  Return the exit status."""
         options = self.options
-        self.shown = self.console(None, with_output=True)       # one console, whatever a server wants to know
+        self.shown = self.console(None, with_output=True)       # one console for all servers
         connection = Connection(
             self,
             self.loop,
@@ -1590,19 +1589,19 @@ class ClientProgram(RunnerProgram):
             complaint=Complaint.NOTHING if self._first else Complaint.LOSS,
         )
         self._connection = connection
-        # the first of the two tasks, because it makes the slots of which the server is told
+        # the first of the two tasks, because it makes the slots that hello reports
         run_result = asyncio.ensure_future(self.run_to_end(connection))
         self._keeping = asyncio.ensure_future(connection.stay_connected(self._first))
         await asyncio.wait([self._keeping, run_result], return_when=asyncio.FIRST_COMPLETED)
         if self._keeping.done() and isinstance(self._keeping.exception(), UsageError):
-            self._keeping.result()           # we are not wanted, and nothing has begun
+            self._keeping.result()           # raise: the server refuses us, and no job has started
         watched(self._keeping)
         code = await run_result
         never_served = connection.life.state is LinkState.GIVEN_UP and not connection.life.was_welcome
         return 2 if never_served and code == 1 else code
 
     def end_for_defect(self) -> None:
-        """End the jobs, too, if the task that stays connected is over: nobody could be told how they end."""
+        """Also kill the jobs if the task that stays connected is over: no server would get their results."""
         super().end_for_defect()
         if self._keeping.done():
             self.runner.kill_jobs()
@@ -1610,12 +1609,12 @@ class ClientProgram(RunnerProgram):
 
 # ======== --status ==========================================================================================
 #
-# Without a `hello` the server does not take us for a client.  It answers `status` with messages of bounded
-# length: `summary`, for each client a `client` and a `job` for each of its jobs, and `end`.
+# Without a `hello` the server does not treat us as a client.  It answers `status` with messages of bounded
+# length: `summary`, for each client a `client` and a `job` for each job of that client, and `end`.
 
 
 def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
-    """The server's status, as --json prints it.  Raises UsageError, OSError."""
+    """Return the server's status, as --json prints it.  Raises UsageError, OSError."""
     with endpoint.raising():
         sock, channel = endpoint.dial(seconds)
         channel.send(dict(type="status"))
@@ -1625,7 +1624,7 @@ def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
 
 
 def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]:
-    """Put the messages of a status together.  Raises OSError, WireError, UsageError."""
+    """Receive and combine the messages of a status.  Raises OSError, WireError, UsageError."""
     status: dict[str, Any] = {}
     end = boottime() + CONNECT
     while True:
@@ -1651,7 +1650,7 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
 
 
 def summary(message: Message) -> dict[str, Any]:
-    """The beginning of a status.  Raises WireError, UsageError."""
+    """Return the beginning of a status.  Raises WireError, UsageError."""
     if message.text("fault"):
         raise UsageError(f"{printable(message.text('file'))}: {printable(message.text('fault'))}")
     counts = Message(message.fields.get("counts"))
@@ -1669,7 +1668,7 @@ def summary(message: Message) -> dict[str, Any]:
 
 
 def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
-    """Print the status; the exit status.  seconds: for an attempt to connect.  Raises UsageError."""
+    """Print the status.  Return the exit status.  seconds: for an attempt to connect.  Raises UsageError."""
     try:
         status = ask_status(endpoint, seconds)
     except OSError as error:
@@ -1683,7 +1682,7 @@ def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
 
 
 def status_lines(status: dict[str, Any], width: float) -> list[str]:
-    """A status for a person, in lines of at most so many columns."""
+    """Return a status for people, in lines of at most `width` columns."""
     lines = [
         f"{status['file']} on {status['host']}, port {status['port']}, "
         f"served for {human_time(status['since'])}",
@@ -1711,7 +1710,7 @@ def status_lines(status: dict[str, Any], width: float) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4-client.py with these arguments (None: those of the process); the exit status."""
+    """Run runmaker4-client.py with these arguments (None: sys.argv).  Return the exit status."""
     return run_main(PROG, lambda words: ClientProgram(words).main(), argv)
 
 
