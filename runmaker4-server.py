@@ -2267,22 +2267,22 @@ class FileCount:
 
 
 class Accountant:
-    """Counts the file for all that ask, and tells them."""
+    """Counts the file for clients and status requests, and sends them the result."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        # the links that have asked; True: for an account, because the client leaves; False: for a status
+        # the links that have asked; True: for a summary, because the client exits; False: for a status
         self._asking: dict[tuple[ClientLink, bool], None] = {}
-        self._answering: asyncio.Future[None] | None = None     # done when nobody asks; None: nobody has yet
+        self._answering: asyncio.Future[None] | None = None     # done: no open request; None: no request yet
         self._due = 0.0                         # when the file may be counted again, by boottime()
 
     @property
     def pause(self) -> float:
-        """Seconds until the file may be counted again: counting is to take a fifth of the time at most."""
+        """Return the seconds until the next count is allowed: counting takes a fifth of the time at most."""
         return max(self._due - boottime(), 0.0)
 
     def ask(self, link: ClientLink, leaves: bool) -> None:
-        """Somebody wants an account (leaves), or a status.  A count that has begun already will not do."""
+        """Answer a request for a summary (`leaves`) or a status, by a count that starts after it."""
         self._asking[link, leaves] = None
         if not self._answering or self._answering.done():
             self._answering = watched(self._answer_all())
@@ -2295,7 +2295,7 @@ class Accountant:
             await self._answer(asking)
 
     async def _answer(self, asking: Iterable[tuple[ClientLink, bool]]) -> None:
-        """Count the file, and tell these links, which have asked before."""
+        """Count the file, and send the result to these links."""
         leaving = [link.client for link, leaves in asking if leaves and link.client]
         count = await self.count(leaving, surely=bool(leaving))
         for link, leaves in asking:
@@ -2307,9 +2307,9 @@ class Accountant:
                 link.send(type="account", account=count.summary_for(link.client))
 
     async def count(self, clients: Sequence[Client] = (), surely: bool = False) -> FileCount:
-        """Count the file.  clients: the ones that leave.
+        """Count the file.  clients: the clients that exit.
 
-        surely: look again, a few times, if an editor seems about to fill the file, or it cannot be read.
+        surely: scan again, a few times, if an editor seems about to fill the file, or reading it fails.
         """
         server = self._server
         looks = 0
@@ -2323,7 +2323,7 @@ class Accountant:
             await asyncio.sleep(server.reader.interval)
 
     def _look(self, clients: Consumers) -> FileCount:
-        """What the file holds.  The worker calls it."""
+        """Scan the file.  Called by the file executor."""
         file = self._server.reader
         throttle = Throttle()
         try:
@@ -2355,7 +2355,7 @@ class Accountant:
             waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting],
         )
         for client in server.sessions.clients.values():
-            # `absent` is left out once no line of the server before us waits for its client
+            # skip `absent` once no line of the previous server waits for its client
             if client.id or client.assignments:
                 self._report_client(link, client, clock)
         link.send(type="end")
@@ -2386,27 +2386,27 @@ class Accountant:
 
 # ======== Sessions ==========================================================================================
 #
-# Here messages from clients meet the lines that the clients have:
+# Messages from clients are applied to the lines that the clients have:
 #
-#     greet()         a hello: the client is new, or it is back within its grace
-#     take_event()    an event: settle() deals with a result, `Records` with news of a run
-#     settle()        writes to the file what becomes of a line; once that is done, the event is dealt with
-#     check_jobs()    tells clients of lines that others have changed in the file
-#     part()          a bye
+#     greet()         handles a hello: the client is new, or it is back within the grace
+#     take_event()    handles an event: settle() deals with a result, `Records` with the progress of a run
+#     settle()        writes the new state of a line to the file; then the event is dealt with
+#     check_jobs()    notifies clients of lines that others have changed in the file
+#     part()          handles a bye
 
 
 class Sessions:
-    """The clients that are here or may come back; the lines that they have, and what they say.
+    """The clients that are connected or can come back, their lines, and their messages.
 
-    A line that was claimed for a client is in `jobs`, and in the client's `grants`, by its key, from
-    add_assignment() to forget().  That long it is locked.
+    From add_assignment() to forget(), the assignment of a line is in `jobs` and in the client's
+    `assignments`, by its key, and the line is locked.
     """
 
     def __init__(self, server: Server, trouble: Say, crowd: int, grace: float) -> None:
-        """server: hands out the jobs; some of its parts are used here, and must be there already.
+        """server: hands out the jobs; the parts of it that are used here must exist already.
 
-        trouble: is told what is lost.  crowd: how many connections of strangers there may be.  grace: seconds
-        that a client that is lost has to come back.
+        trouble: reports lost events.  crowd: the maximum number of unauthenticated connections.  grace:
+        seconds in which a lost client can come back.
         """
         self.server = server
         self.loop = server.loop
@@ -2423,13 +2423,13 @@ class Sessions:
         self.jobs: dict[str, Assignment] = {}
         self.recovery = Recovery(server, self)
         self.links: dict[ClientLink, None] = {}
-        # those of them that were not dropped, and on which nobody has proved the token; oldest first
+        # the links that are not authenticated and not dropped, oldest first
         self._strangers: OrderedDict[ClientLink, None] = OrderedDict()
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
     def is_resumed(self, assignment: Assignment) -> bool:
-        """Whether a client that is here runs lost jobs again, and may have this one."""
+        """Return True if a connected client runs lost jobs again and may get this one."""
         settings = assignment.job.settings
         if settings.together or assignment.is_cancelled:
             return False
@@ -2437,17 +2437,17 @@ class Sessions:
         return any(client.renews(RUNNING) and client.fits(settings, False) for client in here)
 
     def add_assignment(self, assignment: Assignment) -> None:
-        """A line was claimed for a client."""
+        """Add a line that was claimed for a client."""
         assignment.job.consumer = assignment.client
         assignment.client.add_assignment(assignment)
         self.jobs[assignment.key] = assignment
 
     def forget(self, assignment: Assignment) -> bool:
-        """No client has this line any more; whether one had it."""
+        """Remove this line from its client.  Return False if that was done before."""
         if assignment.phase is Phase.OVER:
             return False
         assignment.forget()
-        # otherwise the client is back, with a new assignment for the job
+        # otherwise the client is back and has a new assignment for the job
         if self.jobs.get(assignment.key) is assignment:
             del self.jobs[assignment.key]
         assignment.client.forget(assignment)
@@ -2455,16 +2455,16 @@ class Sessions:
         return True
 
     def _conclude(self, assignment: Assignment, line_result: LineResult) -> None:
-        """A line has come to this end: no client has it any more, and its group, if any, hears of it."""
+        """Remove this line from its client, and notify the job's group, if any, of the result."""
         if self.forget(assignment) and assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, wanted: LineResult) -> Awaitable[bytes] | None:
-        """Somebody says what becomes of a line: write its state, however long that takes.
+        """Write the result of a line to the file, however long that takes.
 
-        The first attempt goes to the worker before this returns.  If it succeeds, whatever the worker is
-        asked later finds the line in its new state.  Returns that state, once it is in the file; b"" if it
-        cannot be written; None instead if somebody has said before what becomes of the line.
+        The first attempt goes to the file executor before settle() returns.  If it succeeds, all later calls
+        of the executor find the line in its new state.  The awaitable returns that state, once it is in the
+        file; b"" if it cannot be written.  Return None instead if the line's result was decided before.
         """
         line_result = assignment.decide(wanted)
         if not line_result:
@@ -2480,9 +2480,9 @@ class Sessions:
     async def _see_written(
         self, assignment: Assignment, line_result: LineResult, written: Awaitable[str]
     ) -> bytes:
-        """Wait until a line's state is written, or cannot be for good, and deal with what follows.
+        """Wait until a line's state is written, or writing has failed for good; then go on after it.
 
-        Returns as settle().
+        Return the state, or b"" if it cannot be written.
         """
         fault = await written
         client = assignment.client
@@ -2502,7 +2502,7 @@ class Sessions:
         return b"" if fault else line_result.state
 
     async def check_jobs(self) -> None:
-        """Follow lines that edits have moved; tell clients of lines that others have taken or set."""
+        """Follow lines that edits have moved; notify clients of lines that others have taken or set."""
         while True:
             await asyncio.sleep(self._interval / 2)
             for job, cause in (await self._worker.call(self._claims.check_jobs)).items():
@@ -2517,7 +2517,7 @@ class Sessions:
                     self._lose(assignment)
 
     def _lose(self, assignment: Assignment) -> None:
-        """Somebody else has a line now.  If its outcome is being written already, that attempt says so."""
+        """Remove a line that another runner took over; if a result is being written, finish() reports it."""
         if not assignment.is_open:
             return
         self.say(f"line {assignment.number}: was lost to another runner")
@@ -2526,10 +2526,10 @@ class Sessions:
         self._conclude(assignment, LineResult(Cause.TAKEN, ERROR))
 
     def cancel(self, assignment: Assignment) -> None:
-        """Somebody has set the state of a line: tell its client.
+        """Stop a job whose line was set to another state in the file, by a message to its client.
 
-        A client that is away is told when it comes back.  A line that its client was not told of is settled
-        at once.
+        A lost client gets the message when it comes back.  A line that was not yet sent to its client is
+        settled at once.
         """
         if assignment.phase is Phase.CLAIMED:
             self.settle(assignment, LineResult(Cause.CANCELLED, HELD))
@@ -2540,18 +2540,18 @@ class Sessions:
 
     @staticmethod
     def abort_groups(jobs: dict[str, Assignment]) -> list[Assignment]:
-        """Call off the groups of these jobs that have not begun.  Returns the jobs of groups that have."""
+        """Abort those groups of these jobs that have not started.  Return the jobs of started groups."""
         for group in {assignment.group for assignment in jobs.values() if assignment.group}:
             group.abort()
         return [assignment for assignment in jobs.values() if assignment.group]
 
     def kept(self, jobs: dict[str, Assignment]) -> str:
-        """'; lines 3, 5 kept for 60s'; '' if there are none."""
+        """Return '; lines 3, 5 kept for 60s'; '' if there are none."""
         lines = [assignment.number for assignment in jobs.values() if assignment.is_open]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
-        """The client, new or known, that says hello on this link.  Raises WireError."""
+        """Return the client, new or known, that sent this hello.  Raises WireError."""
         if len({job.key for job in link.reported}) < len(link.reported):
             raise WireError("one job twice")
         client = self.clients.get(hello.client)
@@ -2565,12 +2565,12 @@ class Sessions:
         return client
 
     def add(self, client: Client) -> asyncio.Future[None]:
-        """There is one client more.  Returns its life, which is done when the client has gone for good."""
+        """Add a client.  Return its live() task, which is done when the client is gone for good."""
         self.clients[client.id] = client
         return watched(client.live())
 
     def part(self, client: Client, link: ClientLink) -> None:
-        """A client leaves."""
+        """Remove a client that has sent bye."""
         self.say(f"client {client.where} left")
         del self.clients[client.id]
         link.leave(Gone.PARTED)
@@ -2578,9 +2578,9 @@ class Sessions:
     # -- events ----------------------------------------------------------------------------------------------
 
     def take_event(self, client: Client, kind: str, message: Message) -> None:
-        """A client tells of an event, for the first time or again.  Raises WireError.
+        """Apply an event, unless it was received before.  Raises WireError.
 
-        An event that makes no sense counts as taken: it would not make sense the next time, either.
+        An invalid event also counts as received: it would be invalid the next time.
         """
         number = message.whole("n")
         if not client.inbox.take(number):
@@ -2594,7 +2594,7 @@ class Sessions:
     def _apply_event(self, client: Client, kind: str, message: Message, number: int) -> None:
         """Settle a line, or keep records of a run, as an event says.  Raises WireError.
 
-        An event of a line that was settled before, or is lost, changes nothing: the client is told, or was.
+        An event of a line that is settled or lost changes nothing: the client was notified, or will be.
         """
         assignment = client.assignments.get(message.text("id", 16))
         if assignment is None or not assignment.is_open:
@@ -2612,14 +2612,14 @@ class Sessions:
 
     @staticmethod
     def _begin_job(assignment: Assignment, message: Message) -> None:
-        """Note that a job has begun.  Raises WireError."""
+        """Mark a job as started.  Raises WireError."""
         if assignment.is_gated:
             raise WireError("it was to hold that job")
         assignment.begin(message.process("pid"))
 
     @staticmethod
     def _result(assignment: Assignment, message: Message, event: int) -> LineResult:
-        """How a job has ended.  Raises WireError."""
+        """Return the result of a job.  Raises WireError."""
         state = message.state("state")
         cause = CAUSES.get(message.text("cause", 16))
         if state == HELD and assignment.is_cancelled:
@@ -2633,55 +2633,55 @@ class Sessions:
     def _add_run(
         self, client: Client, kind: str, assignment: Assignment, message: Message, number: int
     ) -> None:
-        """Pass on an event that goes to files or console.  Raises WireError."""
+        """Pass on an event for the records or the console.  Raises WireError."""
         size = self.records.take(kind, client, assignment, message)
         if self._worker.pool:
             client.inbox.post(number)
         client.inbox.count(number, size)
 
     def file_away(self, client: Client, event: int) -> None:
-        """Acknowledge this event, and later ones posted by now, once the worker's thread has written them."""
+        """Acknowledge this event, and later ones posted by now, once the executor has written them."""
         def written(_: object) -> None:
             client.inbox.close(event)
             self._on_dealt_with(client)
         self._worker.ask(written, int)
 
     def _on_dealt_with(self, client: Client) -> None:
-        """All that an event of this client asks for is done."""
+        """Go on after an event of this client is dealt with."""
         client.acknowledge_soon()
         self.server.leave_if_done()
 
     # -- output that comes faster than it is written ---------------------------------------------------------
 
     def window(self) -> int:
-        """How many bytes of output each client may have in flight."""
+        """Return the bytes of output that each client may have in flight."""
         return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
 
     def tick(self) -> None:
-        """A second or so has passed: bring the records up to date."""
+        """Flush the records.  Called about once a second."""
         self.records.flush()
         if self.records.log:
             self.records.log.tick()
 
     def connected(self, link: ClientLink) -> None:
-        """There is one connection more.  The other end will say on it who it is."""
+        """Add a connection, which is not authenticated yet."""
         self.links[link] = None
         self._strangers[link] = None
         self._limit_strangers()
 
     def admit(self, link: ClientLink) -> None:
-        """The other end of a connection has proved that it knows the token."""
+        """Mark a connection as authenticated."""
         self._strangers.pop(link, None)
 
     def disconnected(self, link: ClientLink) -> None:
-        """A connection is gone."""
+        """Remove a connection."""
         del self.links[link]
         self._strangers.pop(link, None)
 
     def drop_silent(self, slept: bool) -> None:
-        """Drop connections from which nothing has come for too long.
+        """Drop connections that were silent for too long.
 
-        slept: we have slept ourselves, so what they sent meanwhile comes only now.
+        slept: this process did not run for a while, so messages from that time arrive only now.
         """
         for link in list(self.links):
             if slept:
@@ -2691,9 +2691,9 @@ class Sessions:
         self._limit_strangers()
 
     def _limit_strangers(self) -> None:
-        """Drop the oldest of too many strangers.
+        """Drop the oldest unauthenticated connections if there are too many.
 
-        In one second a crowd may come, though: clients that start together.
+        Up to `crowd` of them are kept for a second, because many clients can start together.
         """
         while len(self._strangers) > min(UNAUTHENTICATED, self._crowd):
             oldest = next(iter(self._strangers))
@@ -2705,20 +2705,21 @@ class Sessions:
 
 # ======== Recovery ==========================================================================================
 #
-# A client may have jobs that this server has not given it: an earlier server has, or their lines became `e`
-# when the grace of the client was over.  The client gets their lines again as far as they can be had:
+# A client can have jobs that this server has not assigned to it: an earlier server has, or their lines became
+# `e` when the grace of the client was over.  The client gets back the lines that are still available:
 #
-#     1. A server that takes over gets a description of the lock file from the keeper: inherit().  It has the
-#        job locks of the server before.  Job locks say which lines run, but not which client has them.  So
-#        these lines belong to a client that never comes, `absent`, whose grace begins with the server.
-#     2. Each client that comes names its jobs, and reclaim() answers.  It deals with one client after the
-#        other, for two may name one line.
-#     3. When the grace of `absent` is over, its lines become `e`, and the remaining job locks are given up.
+#     1. A server that takes over gets from the keeper an open file description of the lock file, which holds
+#        the job locks of the previous server: inherit().  Job locks show which lines run, but not which
+#        client has them.  So these lines belong to a client that never comes, `absent`, whose grace begins
+#        with the server.
+#     2. Each client that connects names its jobs, and reclaim() answers.  It deals with one client after the
+#        other, because two clients can name one line.
+#     3. When the grace of `absent` is over, its lines become `e`, and the remaining job locks are released.
 #
-# If a client has a job here already, there is nothing to answer for it.  For every other job the first row
-# that holds counts.  A line that nobody has is claimed as any runner claims it: while holding its command
-# mutex, and by the count of job locks.  So no second copy can begin by this, and a copy that gets no line is
-# stopped.
+# A job that a client has on this server already needs no answer.  For every other job the first row that
+# holds counts.  A line without a runner is claimed as any runner claims it: while holding its command mutex,
+# and by the count of job locks.  So no second copy can start because of this, and a copy that gets no line is
+# killed.
 #
 #     the client says        what stands there                                     the answer
 #     anything               this server has written its result                    settled
@@ -2731,46 +2732,46 @@ class Sessions:
 #     runs                   a state that is held, in its place                    cancelled
 #     anything               another's `r`, another state, no such line            lost
 #
-# If the file cannot be read now, or may be half saved, or somebody changes a line of the command at this very
-# moment, there is no answer: `CannotLook`.  The server looks again, for as long as a line must be missed
-# before it is gone.  Then it drops the connection, so that the client keeps its jobs and comes back.  Why no
-# job can be called lost because of that: each look answers for each job, with one of three types, and no job
-# without an answer has a default.  `LOST` is written in three places only: another client of this server has
-# the job; the line was looked for in the whole file, which was read without an error and without a doubt; the
-# line was the client's, and was lost since.
+# If the file cannot be read now, or may be half saved, or another process changes a line of the command at
+# this moment, the answer is `CannotLook`.  The server searches again, for as long as a line must be missing
+# before it counts as gone.  Then it drops the connection, so that the client keeps its jobs and comes back.
+# No job can be called lost because of this: each search answers for each job, with one of three types, and a
+# job without an answer has no default.  `LOST` is written in only three places: another client of this server
+# has the job; the line was searched for in the whole file, which was read without an error and without a
+# doubt; the client had the line, and has lost it since.
 #
-# If a command has several lines, each will do, preferably the one with the job's number.  A line that became
-# `e` or `.` must be the job's very own: the one with its number, or the only one of its command.  The reason
-# is that a command may use $JOB_ID: a run under another number is not a run of this line.
+# If a command has several lines, any of them is good, preferably the one with the job's number.  A line that
+# became `e` or `.` must be the job's own line: the one with its number, or the only one of its command.  The
+# reason is that a command can use $JOB_ID: a run under another number is not a run of this line.
 #
-# "Runs" includes a job that is about to begin.  Jobs with a result of their own choose first, for they are
-# not to be run again.  Then come jobs that run: stopping one loses what it has done so far.  Jobs that were
-# given back, or interrupted, come last, for they are to be run anew anyway.  They get no line `e`: that may
-# be another job's result, and stays.
+# "Runs" includes a job that is about to start.  Jobs with a result of their own choose first, because they
+# must not run again.  Running jobs are next: killing one loses its work so far.  Jobs that were given back or
+# interrupted are last, because they will run again anyway.  They get no line `e`: that may be another job's
+# result, and remains.
 
 
 class Progress(enum.IntEnum):
-    """What a client says of a job, in the order in which jobs choose lines."""
+    """The progress that a client reports of a job, in the order in which jobs choose lines."""
     ENDED = 0                           # it has a result of its own
-    RUNS = 1                            # or is about to
+    RUNS = 1                            # or is about to run
     GIVEN_BACK = 2                      # or was interrupted
 
 
-# The states, besides `r`, in which a job gets its very own line again
+# The states, besides `r`, in which a job gets its own line back
 OWN = {Progress.ENDED: ERROR + NEW, Progress.RUNS: ERROR + NEW, Progress.GIVEN_BACK: b""}
 
 
 @dataclass(frozen=True)
 class ReportedJob:
-    """A job that a client says it has."""
+    """A job that a client reports as its own."""
     key: str
     line: Line
-    result: bytes | None                # None: it has not ended
-    mark: str                           # of its last run; "": no server was told of a run of it yet
+    result: bytes | None                # None: it has not finished
+    mark: str                           # the job tag of its last run; "": no run was reported to a server yet
 
     @classmethod
     def read(cls, item: Message) -> ReportedJob:
-        """Raises WireError."""
+        """Return the job that an item of `have` describes.  Raises WireError."""
         result = None if item.fields.get("result") is None else item.state("result")
         key, text = item.text("id", 16), item.data("text")
         if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
@@ -2780,84 +2781,84 @@ class ReportedJob:
 
     @property
     def progress(self) -> Progress:
-        """What the client says of it."""
+        """Return the progress that the client reports."""
         if self.result is None:
             return Progress.RUNS
         return Progress.GIVEN_BACK if self.result in ERROR + NEW else Progress.ENDED
 
 
 class NoLine(enum.Enum):
-    """What becomes of a job that a client says it has, if the client gets no line for it."""
-    LOST = enum.auto()                  # its line is another's, or gone
-    CANCELLED = enum.auto()             # somebody has set a state that is held
-    SETTLED = enum.auto()               # its result stands in its line
+    """The reason why a client gets no line for a reported job."""
+    LOST = enum.auto()                  # another runner has the line, or the line is gone
+    CANCELLED = enum.auto()             # the line was set to a state that is held
+    SETTLED = enum.auto()               # the job's result is in the line
 
 
 @dataclass(frozen=True)
 class CannotLook:
-    """It cannot be known now what becomes of a job that a client says it has."""
+    """The answer if a reported job's line cannot be determined now."""
     why: str
     is_read: bool = False               # the file could be read, but may be half saved
 
 
-Answer = Union["Regained", NoLine, CannotLook]      # for a job that a client says it has
+Answer = Union["Regained", NoLine, CannotLook]      # for a reported job
 
 
 @dataclass(frozen=True)
 class Regained:
-    """A job whose line is held again for the client that has named it."""
+    """A reported job whose line is locked for the client again."""
     job: Job
-    record: bytes                       # what the log file has of it
-    keeps_files: bool                   # the files of its run in the output directory are still its own
+    record: bytes                       # its record in the log file
+    keeps_files: bool                   # the files of its run in the output directory still belong to it
 
 
 @dataclass(frozen=True)
 class Adopted:
-    """What was taken over from the server before us."""
+    """The jobs taken over from the previous server."""
     jobs: list[Job]
-    has_unclaimed: bool                 # it had job locks, too, whose lines are not known
+    has_unclaimed: bool                 # it also had job locks whose lines are not known
 
 
 @dataclass(eq=False)
 class Batch:
-    """What became of an attempt to claim lines."""
+    """The result of an attempt to claim lines."""
     got: list[Job]
-    plans: list[Plan]                   # of groups that were met
+    plans: list[Plan]                   # of groups that the walk has met
     no_job: NoJob | None                # why there are no more jobs; None: enough were claimed
 
     @property
     def sliced(self) -> bool:
-        """Whether the look is to go on."""
+        """Return True if the walk must continue."""
         return self.no_job is not None and self.no_job.sliced
 
 
 class Claims:
-    """Claims lines for clients, and writes what becomes of them: all that a server does with its job file,
-    but for counting it.
+    """Claims lines for clients, and writes their results: everything that a server does with its job file
+    except counting.
 
-    Only the worker's thread calls the methods, and nobody else has the job file, its queue and its cursor.  A
-    client is a `Consumer` here; a job that was claimed is the key by which the other parts speak of its line.
+    Only the file executor calls the methods, and no other object has this job file, its queue and its cursor.
+    A client is a `Consumer` here; the other parts of the server refer to a claimed line by its job.
     """
 
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
-        """ordinals: whether lines get theirs."""
+        """ordinals: True if lines get ordinals."""
         self._file = file
         self._queue = ServedQueue(file)
         self._cursor = Cursor(self._queue, ordinals=ordinals, serving=True)
         self._records = records
-        self._urgent_at = 0.0           # when a look was last urgent, for clients that would leave
+        self._urgent_at = 0.0           # when a walk was last urgent, for clients that would exit
 
     def take_badge(self) -> None:
-        """Show that we are there before the first client comes."""
-        with contextlib.suppress(OSError):              # the first claim will tell of it
+        """Take the presence lock before the first client comes."""
+        with contextlib.suppress(OSError):              # the first claim will report it
             self._queue.follow()
 
     def sync(self) -> None:
-        """Sync to disk what was written."""
+        """Sync the job file to disk."""
         self._file.sync()
 
     def count_renewed(self) -> int:
-        """Return how many failed lines were claimed, or made new, because of --retry or --resume."""
+        """Return the number of failed lines claimed, or made new, because of --retry or --resume."""
         return self._cursor.renewed
 
     def list_orphans(self) -> list[int]:
@@ -2870,8 +2871,8 @@ class Claims:
                     away: Collection[Consumer]) -> Batch:
         """Claim up to BATCH lines, one for each consumer in turn.
 
-        offers: how much of what it has each consumer offers.  leaving: one of them leaves if there is
-        nothing. away: all consumers, also those that are busy, or may come back.
+        offers: the slots and memory that each consumer offers.  leaving: one of them exits if there is no
+        job.  away: all consumers, including busy ones and those that can come back.
         """
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
@@ -2893,15 +2894,14 @@ class Claims:
 
     @staticmethod
     def _charge(job: Job, consumers: Consumers) -> None:
-        """Take what a job needs from its consumer, whose next turn is after the others, if anything is left.
-        """
+        """Subtract a job's needs from its consumer, which is then last in turn if it still has slots."""
         job.consumer.free -= job.settings.needs
         del consumers.all[job.consumer]
         if job.consumer.free.slots > 0:
             consumers.all[job.consumer] = None
 
     def _may_hurry(self) -> bool:
-        """Whether to make sure once more that there is nothing.  Not too often: whole walks take time."""
+        """Return True if a walk may be urgent again.  Not too often: complete walks take time."""
         now = boottime()
         if now - self._urgent_at < self._cursor.throttle.rest(20):
             return False
@@ -2909,15 +2909,15 @@ class Claims:
         return True
 
     def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
-        """Say which host gets which jobs of each group."""
+        """Return a plan for each group: which host gets which jobs."""
         try:
             return [Plan(met, jobs_by_host(self._file.reader, met.jobs)) for met in groups]
-        except OSError:                                 # the file was edited this very moment
+        except OSError:                                 # the file was edited at this moment
             self._cursor.forget()
             return []
 
     def claim_group(self, hosts: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
-        """Claim the lines of a group for these consumers, in order, up to the first that cannot be had."""
+        """Claim the lines of a group for these consumers, in order, up to the first failure."""
         claimed: list[Job] = []
         for consumer, jobs in hosts:
             for line, settings in jobs:
@@ -2928,18 +2928,18 @@ class Claims:
         return claimed
 
     def _claim_line(self, client: Consumer, line: Line, settings: JobSettings) -> Job | None:
-        """Claim one line for a client; None if it could not be had."""
+        """Claim one line for a client.  Return None if that fails."""
         with contextlib.suppress(OSError):
             job = self._queue.claim(line, client, settings).job
             if job:
                 return job
-        self._cursor.forget()                            # the file is not what it was
+        self._cursor.forget()                            # the file has changed
         return None
 
     # -- claimed lines ---------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write what becomes of a line; return as Cursor.finish().  Raises TemporaryError."""
+        """Write the result of a line; return as Cursor.finish().  Raises TemporaryError."""
         return self._cursor.finish(job, state)
 
     def check_jobs(self) -> dict[Job, str]:
@@ -2949,20 +2949,20 @@ class Claims:
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
     def adopt(self, locks: int) -> Adopted:
-        """Take over what is locked on this descriptor, as ServedQueue.adopt().  Raises OSError."""
+        """Take over the locks of this descriptor, as ServedQueue.adopt().  Raises OSError."""
         jobs = self._queue.adopt(locks)
         return Adopted(jobs, bool(self._file.lock_table.unclaimed))
 
     def drop_unclaimed(self) -> None:
-        """Give up the job locks of the server before us that no client has come for."""
+        """Release the previous server's job locks that no client has claimed."""
         self._file.lock_table.drop_unclaimed()
 
     def find(self, reported: Sequence[ReportedJob], inherited: Sequence[Job],
              surely: bool) -> dict[str, Answer]:
-        """Return what the table of the recovery says of each of these jobs, by key.
+        """Return the answer of the recovery table for each of these jobs, by key.
 
-        inherited: jobs of the server before us that no client has claimed.  surely: the file could be read
-        each time for so long that what is not in it is gone.
+        inherited: jobs of the previous server that no client has claimed.  surely: the file was readable at
+        each search for so long that a line that is not in it is gone.
         """
         regained: dict[ReportedJob, Job] = {}
         answers: dict[str, Answer] = {}
@@ -2981,9 +2981,9 @@ class Claims:
 
     def _find_lines(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
                     surely: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | CannotLook]]:
-        """Yield each of these jobs with what is found of it, as _find() says; a Job: its line is held again.
+        """Yield each of these jobs with its answer, as find() does; a Job: its line is locked again.
 
-        Raises OSError: nothing is known of the jobs that were not yielded.
+        Raises OSError: nothing is known about the jobs that were not yielded.
         """
         queue = self._queue
         file = self._file
@@ -2996,13 +2996,13 @@ class Claims:
             free.setdefault(job.command, {})[job.number] = job
         searched = self._to_be_searched(here, inherited)
         lines, is_whole = self._search(searched)
-        # Once there was no answer of a command, its other jobs have none: those before them choose first
+        # If one job of a command has no answer, later jobs of it have none: earlier jobs choose first
         unknown: dict[bytes, CannotLook] = {}
         if not (is_whole or (surely and not file.is_held_up())):
             unknown = dict.fromkeys(searched, CannotLook("the file may be half saved", is_read=True))
-        # If a command is in the file once, that line is the job's own, wherever it stands.
+        # If a command is in the file once, that line is the job's own, wherever it is.
         number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
-        # Of jobs of which the client says the same, those whose own lines an edit has moved choose last.
+        # Among jobs with the same progress, jobs whose own lines were moved by an edit choose last.
         reported = sorted(reported, key=lambda known: known.line.number not in free[known.line.command])
         for known in sorted(reported, key=lambda known: known.progress):
             command = known.line.command
@@ -3026,7 +3026,7 @@ class Claims:
                 yield known, NoLine.CANCELLED if is_held else NoLine.LOST
 
     def _search(self, commands: Collection[bytes]) -> tuple[dict[bytes, list[Line]], bool]:
-        """Return the lines of these commands, and whether the file surely had all its lines meanwhile.
+        """Return the lines of these commands, and whether the file surely was complete meanwhile.
 
         Raises OSError.
         """
@@ -3039,10 +3039,10 @@ class Claims:
 
     @staticmethod
     def _to_be_searched(here: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
-        """The commands whose lines must be searched for in the whole file.
+        """Return the commands whose lines must be searched for in the whole file.
 
-        here: what stands in the place of each job.  A command need not be searched for if there are as many
-        inherited jobs of it, and each place has `r` or the job's result.
+        here: the state at each job's position.  A command need not be searched for if there are as many
+        inherited jobs of it, and each position has `r` or the job's result.
         """
         spare = Counter(job.command for job in inherited)
         spare.subtract(known.line.command for known in here)
@@ -3051,9 +3051,9 @@ class Claims:
 
     @staticmethod
     def _is_written(result: bytes, here: bytes | None, alike: Iterable[Line]) -> bool:
-        """Whether a result stands in its line already: the server before us had no time to say so.
+        """Return True if a result is in its line already: the previous server had no time to report it.
 
-        here: what stands in the place of the line; None: an edit has moved the line.  Then any line of the
+        here: the state at the line's position; None: an edit has moved the line.  Then any line of the
         command with this result counts.  If that is wrong, a line becomes `e`; that is better than a result
         in another job's line.
         """
@@ -3064,10 +3064,10 @@ class Claims:
         return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
     def _describe(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
-        """Give jobs that are taken back the numbers that they had; return them with their records, by key.
+        """Restore the numbers of jobs that were taken back; return the jobs with their records, by key.
 
-        A client may lie about numbers.  So the number is the one that the journal has for that run, or
-        otherwise that of the line that the job has now.
+        A client can lie about numbers.  So use the number that the journal has for that run, or otherwise the
+        number of the line that the job has now.
         """
         commands = {known.mark: job.command for known, job in jobs.items() if known.mark}
         started = self._records.find_starts(commands)
@@ -3086,7 +3086,7 @@ class Claims:
         return regained
 
     def _ordinals(self) -> dict[int, int]:
-        """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
+        """Return the ordinals of running lines, by offset; {} if they cannot be counted."""
         with contextlib.suppress(OSError):
             file = self._file
             lines = Scan(file.reader, file.start, RUNNING, counted=Counter())
@@ -3095,11 +3095,11 @@ class Claims:
 
 
 class Recovery:
-    """Finds the lines of jobs that clients have but this server has not given them."""
-    AGAIN = 0.1                         # intervals from look to look
+    """Finds the lines of jobs that clients have but this server has not assigned to them."""
+    AGAIN = 0.1                         # intervals from search to search
 
     def __init__(self, server: Server, sessions: Sessions) -> None:
-        """server: some of its parts are used here, and must be there already."""
+        """server: the parts of it that are used here must exist already."""
         self._server = server
         self._sessions = sessions
         self._say = server.say
@@ -3107,17 +3107,17 @@ class Recovery:
         self._interval = server.interval
         self._worker = server.worker
         self._runner_stats = server.runner_stats
-        self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
-        self.abandoned = False                  # we left before these lines could be taken over
-        # the keys of jobs whose results are written, as their clients may not know yet; oldest first
+        self._absent = Client(sessions, "")     # has the previous server's lines until their clients come
+        self.abandoned = False                  # we exited before these lines could be taken over
+        # the keys of jobs whose results are written: their clients may not know it yet; oldest first
         self._settled: OrderedDict[str, None] = OrderedDict()
-        self._one_by_one = asyncio.Lock()       # held while the lines of one client are sought
+        self._one_by_one = asyncio.Lock()       # held while searching for the lines of one client
 
     # -- what is remembered ----------------------------------------------------------------------------------
 
     def on_settled(self, assignment: Assignment) -> None:
-        """The result of a job is written, and its client may never hear of it."""
-        # An OrderedDict, because a dict would take longer and longer to find its first key.
+        """Remember a job whose result is written: its client may never be notified."""
+        # An OrderedDict, because a dict needs more and more time to find its first key.
         self._settled[assignment.key] = None
         if len(self._settled) > SETTLED:
             self._settled.popitem(last=False)
@@ -3125,9 +3125,9 @@ class Recovery:
     # -- the server before -----------------------------------------------------------------------------------
 
     async def inherit(self, locks: int) -> None:
-        """Take over the lines that are locked on this descriptor of the server before us, for the grace.
+        """Take over, for the grace, the lines that are locked on this descriptor of the previous server.
 
-        If that fails for good, nobody has them any more.
+        If that fails for good, these locks are released.
         """
         adopted = await self._adopt(locks)
         if adopted is None:
@@ -3144,7 +3144,7 @@ class Recovery:
             watched(self._await_clients())
 
     async def _adopt(self, locks: int) -> Adopted | None:
-        """The lines that are locked on this descriptor, now claimed here; None: they cannot be taken over."""
+        """Claim the lines that are locked on this descriptor.  Return None if they cannot be taken over."""
         is_said = False
         end = self._server.loop.time() + Cursor.TROUBLE
         while not self._server.leaving.done():
@@ -3152,7 +3152,7 @@ class Recovery:
                 return await self._worker.call(self._claims.adopt, locks)
             except OSError as error:
                 if error.errno == errno.ESTALE or self._server.loop.time() > end:
-                    with contextlib.suppress(OSError):          # EIO: the lease was lost, and the locks, too
+                    with contextlib.suppress(OSError):          # EIO: lease and locks are lost
                         unlock(locks, 0, IN_USE_BYTES)         # also for the keeper, which has a copy
                     os.close(locks)
                     self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
@@ -3165,7 +3165,7 @@ class Recovery:
         return None
 
     async def _await_clients(self) -> None:
-        """Wait for the grace, then give up the lines and job locks that no client has come for."""
+        """Wait for the grace, then release the lines and job locks that no client has claimed."""
         await self._sessions.add(self._absent)
         self._worker.post(self._claims.drop_unclaimed)
 
@@ -3173,14 +3173,13 @@ class Recovery:
 
     async def reclaim(self, client: Client,
                       reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | CannotLook:
-        """Give a client the lines of these jobs again, as far as it does not have them here.
+        """Give a client the lines of these jobs back, unless it has them on this server already.
 
-        Returns the keys of all jobs for which it has no line then, by what becomes of them; CannotLook if
-        that could not be found out of some job for so long that its line would be gone.  By that time the
-        client may be away again.
+        Return the keys of all jobs that still have no line, by the reason; CannotLook if the line of a job
+        could not be determined for so long that it would count as gone.  By then the client can be lost.
         """
         deadline = boottime() + (JobReader.LOOKS - 1) * self._interval
-        is_read = True                  # each look so far could read the file
+        is_read = True                  # each search so far could read the file
         while True:
             is_last = boottime() >= deadline
             answers = await self._look_for(client, reported, surely=is_last and is_read)
@@ -3194,9 +3193,9 @@ class Recovery:
 
     async def _look_for(self, client: Client, reported: Sequence[ReportedJob],
                         surely: bool) -> dict[str, Answer]:
-        """Look once for the lines of these jobs, and give the client those that it gets.
+        """Search once for the lines of these jobs, and give the lines found to the client.
 
-        Returns the answers for jobs that it does not have here, by key.  surely: see _find().
+        Return the answers for jobs that the client does not have here, by key.  surely: see Claims.find().
         """
         async with self._one_by_one:
             absent = [job for job in reported
@@ -3214,32 +3213,32 @@ class Recovery:
 
     def _sort_keys(self, client: Client, reported: Iterable[ReportedJob],
                    answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
-        """Return the keys of the jobs for which a client has no line, by what becomes of them.
+        """Return the keys of the jobs for which a client has no line, by the reason.
 
-        A line that the client had when it came, or was given then, has been lost since.
+        A line that the client had when it came, or that it was given then, has been lost since.
         """
         keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
         for job in reported:
             answer = answers.get(job.key)
-            if job.key in self._settled:            # perhaps only since the lines were sought
+            if job.key in self._settled:            # perhaps only since the search
                 keys[NoLine.SETTLED].append(job.key)
             elif job.key not in client.assignments:
                 keys[answer if isinstance(answer, NoLine) else NoLine.LOST].append(job.key)
         return keys
 
     def _is_anothers(self, key: str) -> bool:
-        """Return True if another client has this job, for which no line is sought then.
+        """Return True if another client has this job: then its line is not searched for.
 
-        A job that the other is about to lose may be this client's: the other may stand for the same program,
-        from before its grace was over.
+        A job that the other client is about to lose does not count, because this client may have it: both can
+        be the same program, the other one from before its grace was over.
         """
         assignment = self._sessions.jobs.get(key)
         return assignment is not None and assignment.is_open
 
     def _give(self, assignment: Assignment, before: Assignment | None) -> None:
-        """A line is a client's again, unless it was inherited and has been lost since.
+        """Give a line back to its client, unless the line was inherited and has been lost since.
 
-        before: the assignment of `absent`, if the line was inherited.
+        before: the assignment to `absent`, if the line was inherited.
         """
         number = assignment.number
         if before and not before.is_open:
@@ -3258,26 +3257,26 @@ class Recovery:
 
 # ======== Handing out =======================================================================================
 #
-# Clients that ask for jobs wait here, and get them in turns:
+# Clients that ask for jobs wait here, and get them in turn:
 #
-#     1. hand_out() starts a look at the file when a client has asked, when a group has begun, ended or was
-#        called off, and while clients wait: each 0.1 s, on a network file system each second.  There is only
-#        one look at a time.
-#     2. claim_batch() claims lines for all waiting clients, one line for each in turn.  After BATCH lines
-#        other work has its turn with the worker.
-#     3. _claimed() sends what was got.  If there was nothing more, it remembers the walk that has found so.
-#     4. A client that would leave is told that there is nothing if a walk has found so that began after it
-#        asked, and no line may still come back unbegun.
-#     5. A group that a look has met is planned: which host gets what.  Once all its hosts have a free slot,
-#        its lines are claimed, all or none.  If all its hosts are there but some are busy, they get nothing
-#        else meanwhile.
+#     1. hand_out() starts to claim lines when a client has asked, when a group has started, ended or was
+#        aborted, and while clients wait: every 0.1 s, on a network file system every second.  Only one claim
+#        runs at a time.
+#     2. claim_batch() claims lines for all waiting clients, one line for each in turn.  After BATCH lines the
+#        file executor does other work first.
+#     3. _claimed() sends the claimed lines.  If no more were found, it remembers the report of that walk.
+#     4. A client that would exit gets `nothing` if a walk that began after its request found nothing, and no
+#        line can still come back unstarted.
+#     5. For each group that a walk has met there is a plan: which host gets which jobs.  Once all its hosts
+#        have a free slot, its lines are claimed, all or none.  If all its hosts are connected but some are
+#        busy, these hosts get no other jobs meanwhile.
 
 
 class Dispatcher:
-    """Looks for lines, and hands them out to the clients that wait for jobs; has groups start."""
+    """Claims lines, hands them out to the clients that wait for jobs, and starts groups."""
 
     def __init__(self, server: Server) -> None:
-        """server: some of its parts are used here, and must be there already."""
+        """server: the parts of it that are used here must exist already."""
         self._server = server
         self._loop = server.loop
         self._say = server.say
@@ -3286,37 +3285,37 @@ class Dispatcher:
         self._worker = server.worker
         self._records = server.records
         self._runner_stats = server.runner_stats
-        # Random keys: a client names the keys of its jobs when it comes.  So nobody may guess one, and no
-        # other server may give the same.
+        # Random keys: a client names the keys of its jobs when it connects.  So a key must be hard to guess,
+        # and different from the keys of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
-        self.waiting: dict[Client, None] = {}   # clients that want jobs; the one that was served last is last
-        self._met = WalkReport()                # of the last whole walk through the file that found nothing
-        self.looking = True                     # it is too early to say that there is nothing
+        self.waiting: dict[Client, None] = {}   # clients that want jobs; the client served last is last
+        self._met = WalkReport()                # of the last complete walk that found nothing
+        self.looking = True                     # it is too early to report that there are no jobs
         self._groups: dict[int, Plan] = {}      # groups that wait for hosts, by the offset of their first job
-        self._said: set[str] = set()            # what is not to be said again
+        self._said: set[str] = set()            # messages that must not be repeated
         self._pause_until = 0.0                 # no group is started before, by boottime()
-        self.wanted = False                     # somebody has just asked for jobs
-        self.claiming = False                   # a look at the file is under way, or a group is being claimed
+        self.wanted = False                     # a client has just asked for jobs
+        self.claiming = False                   # lines, or a group, are being claimed
 
     async def poll(self) -> None:
-        """While clients wait, look for new lines.  A look without news costs a stat."""
+        """While clients wait, look for new lines.  If the file has not changed, that costs a stat."""
         while True:
             await asyncio.sleep(self._poll)
             if self.waiting:
                 self.hand_out()
 
     def mark_asking(self, client: Client) -> None:
-        """A client has asked for jobs.  It gets them once all messages that came together are handled."""
+        """Queue a client that asked for jobs.  It gets them after all messages of this read are handled."""
         if client.want:
             self.waiting.setdefault(client, None)
         self.wanted = True
 
     def forget(self, client: Client) -> None:
-        """A client is not here any more."""
+        """Remove a client that is not connected any more."""
         self.waiting.pop(client, None)
 
     def hand_out(self) -> None:
-        """Start to claim lines for the clients that wait; in turns, so that none gets all."""
+        """Start to claim lines for the waiting clients; in turn, so that no client gets all."""
         self.wanted = False
         if self._server.stopping:
             return self.answer_waiting()
@@ -3331,11 +3330,11 @@ class Dispatcher:
         self.look(turns)
 
     def _reserved(self) -> set[Client]:
-        """Clients that are kept free for groups."""
+        """Return the clients that are kept free for groups."""
         return set().union(*(plan.reserved for plan in self._groups.values()))
 
     def look(self, turns: dict[Client, Resources]) -> None:
-        """Start to look for lines.  turns: how much of what it has each client offers."""
+        """Start to claim lines.  turns: the slots and memory that each client offers."""
         self.claiming = True
         leaving = any(client.leaving and (self._met.met_end or not client.follow) for client in turns)
         away = set(self._server.sessions.clients.values())
@@ -3343,9 +3342,9 @@ class Dispatcher:
         self._worker.ask(claimed, self._claims.claim_batch, list(turns.items()), leaving, away)
 
     def _claimed(self, clients: dict[Consumer, Client], batch: Batch) -> None:
-        """Send what was claimed, have groups start, and tell clients that would leave if there is nothing.
+        """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
 
-        clients: by what they are as consumers.
+        clients: by consumer.
         """
         self.claiming = False
         batches: dict[Client, list[Assignment]] = {}
@@ -3371,7 +3370,7 @@ class Dispatcher:
             self._loop.call_soon(self._look_on)
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """A look has found nothing more."""
+        """Remember that a claim found no more lines; stop if no line can be claimed any more."""
         if no_job.whole:
             self._met = no_job.report
         if not no_job.sliced:
@@ -3382,21 +3381,21 @@ class Dispatcher:
             self._server.stop()
 
     def _look_on(self) -> None:
-        """Go on looking for lines, even if nobody wants any."""
+        """Continue to look for lines, even if no client wants any."""
         if self.waiting:
             self.hand_out()
         elif not self.claiming and not self._server.stopping:
             self.look({})
 
     def is_startable(self, assignment: Assignment) -> bool:
-        """Whether a client could start a job; if not, says why."""
+        """Return True if a client could start a job; otherwise report why not."""
         fault = command_fault(assignment.command)
         if fault:
             self._say(f"line {assignment.number}: cannot be started: {fault}")
         return not fault
 
     def send_jobs(self, client: Client, batch: list[Assignment]) -> None:
-        """Send lines to a client, in as many messages as their lengths need."""
+        """Send jobs to a client, in messages with at most LONGEST bytes of text unless one job has more."""
         self.waiting.pop(client, None)
         if client.want > 0:
             self.waiting[client] = None
@@ -3415,9 +3414,9 @@ class Dispatcher:
         client.tell(type="jobs", request=client.asked, jobs=jobs)
 
     def answer_waiting(self) -> None:
-        """Tell clients that would leave that there is nothing; not while lines may come back unbegun.
+        """Send `nothing` to clients that would exit, but not while lines can come back unstarted.
 
-        When the server stops, they are told in any case.
+        When the server is stopping, send it in any case.
         """
         leaving = [client for client in self.waiting if client.leaving]
         if not leaving:
@@ -3432,9 +3431,9 @@ class Dispatcher:
                 client.tell_nothing(self._met)
 
     def _may_leave(self, client: Client) -> bool:
-        """Whether a client may leave: a whole walk for it, begun since it has asked, found nothing for it.
+        """Return True if a client may exit: a complete walk, begun after its request, found nothing for it.
 
-        It must not leave while it is kept free for a group, or the walk has met jobs that it waits for.
+        It must not exit while it is kept free for a group, or if the walk met jobs that it waits for.
         """
         met = self._met
         if client not in met.consumers or met.began < client.asked_at:
@@ -3446,7 +3445,7 @@ class Dispatcher:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _arrange(self, batch: Batch) -> None:
-        """Start a group whose hosts all have a free slot; keep the hosts of others free, if all are here."""
+        """Start groups whose hosts all have a free slot; else reserve the hosts if all are connected."""
         if not (batch.plans or self._groups):
             return
         found = {plan.first.offset: plan for plan in batch.plans}
@@ -3455,7 +3454,7 @@ class Dispatcher:
         reserved: set[Client] = set()
         for _, plan in sorted(self._groups.items()):
             if plan.met.waits:
-                continue                                # the server before us may have started it
+                continue                                # the previous server may have started it
             if len(plan.hosts) > Group.HOSTS:
                 self.say_once(f"line {plan.first.number}: the group {printable(plan.met.name)} has more than "
                               f"{Group.HOSTS} hosts; it waits")
@@ -3469,14 +3468,14 @@ class Dispatcher:
                 self._begin_group(GroupClaim(plan, chosen))
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
-        """For how many slots each client waits that is not reserved."""
+        """Return the number of slots for which each client that is not reserved waits."""
         able = [client for client in self.waiting if client.may_be_served]
         return {client: min(client.want, client.room) for client in able if client not in reserved}
 
     def _to_be_kept(self, plan: Plan, reserved: set[Client]) -> set[Client]:
-        """Which clients are to be kept free for a group: all that it needs, if they are here.
+        """Return the clients to keep free for a group: all that it needs; none if one is not connected.
 
-        reserved: clients that are kept free for groups above.
+        reserved: clients that are kept free for earlier groups of the file.
         """
         here = [client for client in self._server.sessions.clients.values() if client.link]
         chosen = self._choose(plan, {client: client.slots for client in here if client not in reserved})
@@ -3484,7 +3483,7 @@ class Dispatcher:
         return clients if all(chosen.values()) else set()
 
     def _begin_group(self, claim: GroupClaim) -> None:
-        """Have all lines of a group claimed; then _start_group() goes on."""
+        """Start to claim all lines of a group; then _start_group() is called."""
         claim.plan.begin()
         self.claiming = True
         del self._groups[claim.plan.first.offset]
@@ -3492,10 +3491,9 @@ class Dispatcher:
         self._worker.ask(functools.partial(self._start_group, claim), self._claims.claim_group, hosts)
 
     def _choose(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
-        """A client for each host of a group; None for a host without one.
+        """Return a client for each host of a group; None for a host without a client.
 
-        The hosts with the fewest slots to choose from choose first.  free: how many slots each client may
-        give.
+        The hosts with the fewest slots to choose from choose first.  free: the free slots of each client.
         """
         clients = [client for client in free if not (plan.met.below_end and client.follow)]
         able = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
@@ -3511,7 +3509,7 @@ class Dispatcher:
     def _start_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
         """Prepare a group whose lines were claimed.
 
-        Give the lines back if some could not be had, a client has gone meanwhile, or the server stops.
+        Give the lines back if some could not be claimed, a client was lost meanwhile, or the server stops.
         """
         self.claiming = False
         places = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
@@ -3533,30 +3531,30 @@ class Dispatcher:
         self.look_again(pause=0.0 if may_begin else 1.0)
 
     def say_once(self, text: str) -> None:
-        """Say something that there may be a reason to say again and again, but say it once."""
+        """Print a message, but only once."""
         if text not in self._said:
             self._said.add(text)
             self._say(text)
 
     def look_again(self, pause: float = 0.0) -> None:
-        """Look for lines soon.  pause: seconds in which no group is started."""
+        """Look for lines soon.  Do not start a group for `pause` seconds."""
         self._pause_until = max(self._pause_until, boottime() + pause)
         self._loop.call_soon(self.hand_out)
 
 
 # ======== The server ========================================================================================
 #
-# Options, files, sockets, token and keeper come before the event loop, so that the user who has typed the
-# command is told what is wrong.  In the loop the server first takes over what the one before it has left,
-# then lets clients in, and then waits for `over`, a reason to leave.  There are two:
+# Options, files, sockets, token and keeper come before the event loop, so that errors appear on the user's
+# terminal.  In the loop the server first takes over the running jobs of the previous server, then accepts
+# clients, and then waits for `leaving`, a reason to exit.  There are two reasons:
 #
-#     Nothing is handed out any more (`stopping`: a signal that lets jobs end, --exit-when-done, --max-failed,
-#     a file that cannot be used), no line is held, and all events that have come are dealt with.
-#     INT or TERM has come, or there is a defect: what runs is left to the keeper, and so to the next server.
+#     No job is handed out any more (`stopping`: a signal that lets jobs finish, --exit-when-done,
+#     --max-failed, a file that cannot be used), no line is held, and all received events are dealt with.
+#     INT or TERM has come, or there is a defect: running jobs remain with the keeper, for the next server.
 
 
 class Server(Program):
-    """The program: starts, has lines handed out by `dispatcher` to the clients of `sessions`, and ends."""
+    """The program: starts, lets `dispatcher` hand out lines to the clients of `sessions`, and exits."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises UsageError."""
@@ -3569,20 +3567,20 @@ class Server(Program):
         if not options.dry_run:
             check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
-        self.stopping = False                   # nothing more is handed out
-        self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between looks at clients, and at the file
-        self._counting = False                  # the file is being counted, before we leave
-        self._summary: Summary | None = None    # what the file held when we left; None: nobody knows
-        self._orphans: list[int] = []           # the lines of orphans that were marked `e`, once we leave
+        self.stopping = False                   # no more jobs are handed out
+        self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between checks of the clients and the file
+        self._counting = False                  # the file is being counted, before we exit
+        self._summary: Summary | None = None    # of the file when we exit; None: unknown
+        self._orphans: list[int] = []           # the lines of orphans that were marked `e`, set when we exit
         self._code: int | None = None           # the exit status after a signal or a defect; None: neither
         self.began = boottime()
-        self._unaccepted = 0                    # connections that were not accepted since that was said last
-        self._unaccepted_said = -UNACCEPTED     # when it was said last, by boottime()
+        self._unaccepted = 0                    # connections that were not accepted since the last report
+        self._unaccepted_said = -UNACCEPTED     # when that was last reported, by boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
-        """Check and open everything, then serve; the exit status.  Raises UsageError."""
+        """Check and open everything, then serve.  Return the exit status.  Raises UsageError."""
         if self.options.dry_run:
             return self._print_preview()
         allow_descriptors(LEAST_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
@@ -3595,7 +3593,7 @@ class Server(Program):
         self.port = self._sockets[0].getsockname()[1]
         token, shown = choose_token(self.options.new_token)
         self._token = token
-        hold_signals()                          # otherwise a signal might leave the keeper behind
+        hold_signals()                          # otherwise the keeper could survive a signal
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
             self._keeper.open()
@@ -3613,7 +3611,7 @@ class Server(Program):
         return super().main()
 
     def _print_preview(self) -> int:
-        """Print what would start where; returns the exit status.  Raises UsageError, BrokenPipeError."""
+        """Print which jobs would start where; return the exit status.  Raises UsageError, BrokenPipeError."""
         file = JobReader(self.path, say=self.say, mount=self.mount)
         try:
             put_lines(map(os.fsencode, preview(file)))
@@ -3624,8 +3622,8 @@ class Server(Program):
         return 0
 
     async def work(self) -> int:
-        """Serve until there is a reason to leave; the exit status."""
-        self.leaving = self.loop.create_future()  # done once there is a reason to leave
+        """Serve until there is a reason to exit.  Return the exit status."""
+        self.leaving = self.loop.create_future()  # done once there is a reason to exit
         self._hurry = self.loop.create_future()     # done once another signal came after that
         say = functools.partial(self.in_loop, self.say)
         self.reader = JobReader(self.path, say=say, mount=self.mount)      # to count lines
@@ -3665,7 +3663,7 @@ class Server(Program):
         return self.runner_stats.status(self._summary) if self._code is None else self._code
 
     async def _close(self) -> None:
-        """Write and send everything, then let connections and keeper go, and say how it was."""
+        """Write and send everything, close connections and keeper, and print the closing line."""
         seconds = None if self._code is None else runmaker4.Runner.LAST_TRIES
         self.sessions.tick()
         self.worker.ask(self._orphans.extend, self.claims.list_orphans)
@@ -3686,13 +3684,13 @@ class Server(Program):
 
     @property
     def _was_signalled(self) -> bool:
-        """Whether we leave because of a signal, and there was no defect."""
+        """Return True if we exit because of a signal, and there was no defect."""
         return self._code is not None and not self.defects
 
     async def _let_links_go(self) -> None:
-        """End all connections, and let clients close them, for a second at most.
+        """End all connections, and wait at most a second for the clients to close them.
 
-        If we closed a connection with something unread, what we said on it last would be lost.
+        If we closed a connection with unread data, our last messages would be lost.
         """
         for link in list(self.sessions.links):
             link.end()
@@ -3701,14 +3699,14 @@ class Server(Program):
             await asyncio.sleep(0.01)
 
     def _let_keeper_go(self) -> None:
-        """Let the keeper end, unless lines are held, or lines that we do not know of may be."""
+        """Let the keeper exit, unless lines are held, or unknown lines may be held."""
         unknown = self.defects or self.sessions.recovery.abandoned
         if self._keeper.life and not self.sessions.jobs and not unknown:
             self.loop.remove_reader(self._keeper.life)
             self._keeper.dismiss()
 
     def _say_summary(self) -> None:
-        """Say the closing line."""
+        """Print the closing line."""
         seconds = boottime() - self.began
         why = why_command(self.options)
         self.say(
@@ -3716,16 +3714,16 @@ class Server(Program):
         )
 
     def _hand_over(self) -> None:
-        """After a signal: acknowledge what is dealt with by now, and have clients wait for the next server.
+        """After a signal: acknowledge the events dealt with, and have clients wait for the next server.
 
-        An event that came before the signal may have been dealt with only after it.  Unless it is
-        acknowledged, the output behind it, which is written here, would be sent to the next server, too.
+        An event from before the signal may have been dealt with only after it.  If it were not acknowledged,
+        the client would send the output after it, which is written here, to the next server as well.
         """
         for client in self.sessions.clients.values():
             client.tell_closing(done=False)
 
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
-        """The result of this work; None if it does not come in time, or another signal comes first.
+        """Return the result of this work; None after `seconds`, another signal or an exception.
 
         seconds: None: there is no limit.
         """
@@ -3734,7 +3732,7 @@ class Server(Program):
         return task.result() if task.done() and not task.exception() else None
 
     def _say_unaccepted(self, error: OSError) -> None:
-        """Say, once a minute at most, that a connection was not accepted: descriptors may run out."""
+        """Report, once a minute at most, that a connection was not accepted: descriptors may run out."""
         self._unaccepted += 1
         now = boottime()
         if now - self._unaccepted_said <= UNACCEPTED:
@@ -3750,14 +3748,17 @@ class Server(Program):
                 client.acknowledge()
 
     def end_for_defect(self) -> None:
-        """Leave at once, as after a signal: what runs is left to the next server, for which clients wait."""
+        """Exit at once, as after a signal: running jobs remain for the next server; clients wait for it."""
         if not self.leaving.done():
             self._code = 1
             self.stopping = True
             self.leaving.set_result(None)
 
     def _end(self, number: int) -> None:
-        """INT, TERM: leave; what runs is kept for the next server."""
+        """Handle INT and TERM: exit, and keep running jobs for the next server.
+
+        A second signal ends all waits.
+        """
         if self.leaving.done():
             if not self._hurry.done():
                 self._hurry.set_result(None)
@@ -3769,7 +3770,7 @@ class Server(Program):
         self.leaving.set_result(None)
 
     def _drain(self, number: int) -> None:
-        """HUP, USR1, QUIT: hand out nothing more, leave when nothing runs."""
+        """Handle HUP, USR1 and QUIT: hand out no more jobs, exit when no job is running."""
         self._say_draining(signal.Signals(number).name)
         self.stop()
 
@@ -3778,33 +3779,33 @@ class Server(Program):
         self.say(f"{why}: handing out no more jobs, waiting for {waiting}")
 
     async def _watch_failures(self) -> None:
-        """Count the failures in the whole file now and then, if there is a limit to them."""
+        """With --max-failed: count the failures in the whole file now and then."""
         while self.options.max_failed:
             await self.failures.rest()
             self.stop_after_failures(await self.failures.count())
 
     def stop_after_failures(self, count: int) -> None:
-        """`count` jobs are failed or in error that were not so at the start."""
+        """Stop if --max-failed is reached.  count: jobs failed or in error that were not so at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
             self._say_draining(too_many_failures(count))
             self.runner_stats.trouble = True
             self.stop()
 
     def stop(self) -> None:
-        """Hand out nothing more; leave when nothing runs."""
+        """Hand out no more jobs; exit when no job is running."""
         self.stopping = True
         self.sessions.abort_groups(self.sessions.jobs)
         self.dispatcher.answer_waiting()
         self.leave_if_done()
 
     def leave_if_done(self) -> None:
-        """Begin to leave if nothing is handed out any more, nothing runs, and all events are dealt with."""
+        """Begin to exit if no more jobs are handed out, no job is running, and all events are dealt with."""
         if not self._counting and self._is_done():
             self._counting = True
             watched(self._leave())
 
     def _is_done(self) -> bool:
-        """Whether nothing is left for us to do."""
+        """Return True if nothing remains to do."""
         if not self.stopping or self.leaving.done():
             return False
         if self.sessions.jobs or self.dispatcher.claiming:
@@ -3813,12 +3814,12 @@ class Server(Program):
         return all(client.inbox.is_dealt_with for client in here)
 
     async def _leave(self) -> None:
-        """Count the file, then leave: what it holds decides our exit status and that of the clients."""
+        """Count the file, then exit: the summary decides our exit status and the exit status of clients."""
         clients = [client for client in self.sessions.clients.values() if client.link]
         count = await self.accountant.count(clients, surely=True)
         self._counting = False
         if not self._is_done():
-            # a client came back with a job, or a signal has ended us
+            # a client came back with a job, or a signal came
             return
         if count.summary:
             self._summary = count.summary_of_all()
@@ -3831,7 +3832,7 @@ class Server(Program):
     # -- the keeper ------------------------------------------------------------------------------------------
 
     async def _set_up_keeper(self) -> None:
-        """Take over what the server before us left, before clients can come."""
+        """Take over the running jobs of the previous server, before clients can connect."""
         self._keeper.introduce()
         if self._keeper.locks >= 0:
             await self.sessions.recovery.inherit(self._keeper.locks)
@@ -3847,7 +3848,7 @@ class Server(Program):
         self.say(f"{why} (when the server ends, others may take the lines of running jobs)")
 
     def _keeper_died(self, life: socket.socket) -> None:
-        """The keeper is dead: somebody has killed it.  Start another."""
+        """Start another keeper, because this one was killed."""
         self.loop.remove_reader(life)
         try:
             self._keeper.revive()
@@ -3859,7 +3860,7 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Drop clients that have fallen silent, bring the records up to date, and look at the file."""
+        """Drop silent clients, flush the records, and look at the file."""
         before = boottime()
         while True:
             await asyncio.sleep(self._pause)
@@ -3870,7 +3871,7 @@ class Server(Program):
                 self.dispatcher.look({})                # for directives that wait for clients
 
     async def _stop_when_done(self) -> None:
-        """With --exit-when-done: stop once all jobs have ended, or no more will be started."""
+        """With --exit-when-done: stop once all jobs have finished, or no more will be started."""
         while self.options.exit_when_done and not self.stopping:
             await asyncio.sleep(max(self._pause, self.accountant.pause))
             if self.sessions.jobs or self.stopping:
@@ -3888,20 +3889,20 @@ class Server(Program):
 # TLS needs a certificate and its key.  Python's library can use them, but cannot make them.  So the server
 # makes them here when it starts: a key on the curve P-256 (FIPS 186-4, D.1.2.3), which takes 8 ms, and a
 # certificate around it (RFC 5280), both in DER.  Clients rely on nothing but the hash of the certificate,
-# which the proofs of the handshake name ("The wire" in runmaker4.py).  So all certificates are alike but for
-# the public key, and their signature is a placeholder.  OpenSSL reads key and certificate from pipes: the key
-# is in no file.
+# which the proofs of the handshake name ("The wire" in runmaker4.py).  So all certificates differ only in the
+# public key, and the signature is a placeholder.  OpenSSL reads key and certificate from pipes: the key is in
+# no file.
 #
 # A point of the curve is a pair of numbers modulo FIELD with y^2 = x^3 - 3 x + b.  The key is a number from 1
-# to ORDER - 1, and its public key is that multiple of BASE.  ORDER is the least multiple that is no such
-# pair, so all sums on the way to a smaller one are.
+# to ORDER - 1, and its public key is that multiple of BASE.  ORDER is the least factor whose multiple is not
+# such a pair, so all sums on the way to a smaller multiple are such pairs.
 
 FIELD = 2**256 - 2**224 + 2**192 + 2**96 - 1
 ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
 BASE = (0x6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,
         0x4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5)
-# DER before and behind the 64 bytes of the public key, and before and behind the 32 bytes of the key: a type,
-# a length in bytes (behind 81 if it is 128 or more), the contents
+# DER before and after the 64 bytes of the public key, and before and after the 32 bytes of the key: a type,
+# a length in bytes (preceded by 81 if it is 128 or more), the contents
 CERTIFICATE = bytes.fromhex(
     "3081d9 3081bf"                                         # certificate: what is signed,
     "a003 020102 020101"                                    # which is version 3, serial number 1,
@@ -3922,7 +3923,7 @@ CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
 
 
 def add_points(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    """Return the sum of two points, which must not be each other's negative."""
+    """Return the sum of two points; one must not be the negative of the other."""
     (x1, y1), (x2, y2) = one, other
     if one == other:
         slope = 3 * (x1 * x1 - 1) * pow(2 * y1, -1, FIELD)
@@ -3943,7 +3944,7 @@ def multiply_base(factor: int) -> bytes:
 
 
 def pipe_of_pem(kind: bytes, data: bytes) -> int:
-    """Return the read end of a pipe that has this data, as PEM."""
+    """Return the read end of a pipe that contains this data as PEM."""
     reader, writer = os.pipe()
     write_all(writer, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (kind, base64.encodebytes(data), kind))
     os.close(writer)
@@ -3969,11 +3970,10 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 
 # ======== The file id =======================================================================================
 #
-# All servers of a user have one token.  The server of another file does not know the jobs of a client that
-# comes back to the wrong one, and would have them stopped.  So each job file has an id, 128 random bits, and
-# a client accepts only the id of the file that its jobs are from.  The file `.NAME.id` next to the job file
-# NAME has the id, and the inode number of `.NAME.id` itself: a copy of it has another inode number, so the
-# copy is not valid.
+# All servers of a user have one token.  A client can come back to the server of another file, which does not
+# know the client's jobs and would have them killed.  So each job file has an id, 128 random bits, and a
+# client accepts only the id of the file of its jobs.  The file `.NAME.id` next to the job file NAME has the
+# id, and the inode number of `.NAME.id` itself: a copy has another inode number, so it is not valid.
 #
 #     since the last server                                   the next server has
 #     an editor has changed or replaced the job file          the same id: `.NAME.id` is as it was
@@ -3985,14 +3985,15 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 #     the file system changes inode numbers (some FUSE)       a new id, perhaps at each start
 #     the file system or the machine was cloned               the same id, although there are two files
 #
-# A new id is safe: clients with jobs of the old id keep them and wait.  Clones are not, and neither are two
-# servers of one file at the same time, on two hosts: each says that the jobs of the other are lost.  Such
-# servers need tokens of their own.
+# A new id is safe: clients with jobs of the old id keep them and wait.  Clones are not safe, and neither are
+# two servers of one file at the same time, on two hosts: each reports the jobs of the other as lost.  Such
+# servers need different tokens.
 #
-# Other places are worse.  Two hosts can share the home directory, where the token is, and have different
-# files /tmp/runs.txt; two others share the job file and no home directory.  The lock file has no contents,
-# and the job file is the user's.  A user who may write in the directory can remove `.NAME.id`, and make
-# clients wait.  To give two files one id he would have to own it, and then it is refused (read_id()).
+# Other places for the id are worse.  Two hosts can share the home directory, where the token is, and have
+# different files /tmp/runs.txt; two other hosts share the job file and no home directory.  The contents of
+# the lock file are never used, and the job file belongs to the user.  A user who may write in the directory
+# can remove `.NAME.id`, and make clients wait.  To give two files one id, that user would have to own
+# `.NAME.id`, and then it is refused (read_id()).
 
 
 def find_file_id(path: str) -> str:
@@ -4007,9 +4008,9 @@ def find_file_id(path: str) -> str:
 
 
 def read_id(id_file: str, owners: set[int]) -> str:
-    """Return the id in a file; '' if there is none, or only that of another file.
+    """Return the id in `id_file`; '' if there is no such file, or it is empty or a copy of another one.
 
-    owners: the users who may own it.  Raises OSError, also if it is something else by that name.
+    owners: the users who may own it.  Raises OSError, also if `id_file` is not a valid id file.
     """
     try:
         fd = os.open(id_file, os.O_RDONLY | runmaker4.LOCK_FILE_FLAGS)
@@ -4033,10 +4034,10 @@ def read_id(id_file: str, owners: set[int]) -> str:
 
 
 def make_id(id_file: str) -> str:
-    """Write a new id to a file, which may be there already; returns it.  Raises OSError.
+    """Write a new id to a file, which may exist already.  Return the id.  Raises OSError.
 
-    Only one server of this host does that at a time: it has the keeper.  If another host does it at the same
-    moment, one of the two ids is lost, and its clients wait when its server is started again.
+    Only one server of this host does that at a time: the server with the keeper.  If another host does it at
+    the same moment, one of the two ids is lost, and clients with that id wait when their server is restarted.
     """
     file_id = secrets.token_hex(16)
     fd = os.open(id_file, os.O_WRONLY | os.O_CREAT | runmaker4.LOCK_FILE_FLAGS, 0o644)
@@ -4051,13 +4052,13 @@ def make_id(id_file: str) -> str:
 
 # ======== Token and sockets =================================================================================
 #
-# One token serves all servers of a user.  It is in a file that only the user can read, unless
-# $RUNMAKER4_TOKEN gives it.  One socket takes IPv6 and IPv4 if the system allows that.  Otherwise, and with
-# --host, there is one socket for each address, all on one port.
+# All servers of a user have one token.  It is in a file that only the user can read, unless $RUNMAKER4_TOKEN
+# gives it.  One socket accepts IPv6 and IPv4 if the system allows that.  Otherwise, and with --host, each
+# address has its own socket, all on one port.
 
 
 def choose_token(new: bool) -> tuple[str, str]:
-    """The token, and how the first line of output shows it.  new: a new one is wanted.  Raises UsageError."""
+    """Return the token, and its text for the first line of output.  new: make one.  Raises UsageError."""
     given = token_of_environment()
     if given:
         if new:
@@ -4067,12 +4068,12 @@ def choose_token(new: bool) -> tuple[str, str]:
         return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
     token = make_token(path, new)
-    # What goes elsewhere than to a terminal may be read by others: in a log of Slurm, or behind `| tee log`.
+    # Others may be able to read output that is not to a terminal: for example a log of Slurm, or `| tee log`.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
 def make_token(path: str, new: bool) -> str:
-    """The server's token: the one in the file, or a new one.  Raises UsageError.
+    """Return the token in the file, or a new one.  Raises UsageError.
 
     A link, or a file that others could read or that has no token, is replaced.  Links are never followed.
     """
@@ -4089,26 +4090,26 @@ def make_token(path: str, new: bool) -> str:
                         return read_token(path, follow=False)
                 return _write_token(path, os.replace)
             except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):      # another server was faster: its token will do
+                with contextlib.suppress(FileExistsError):      # another server was faster: use its token
                     return _write_token(path, os.link)
             except OSError as error:
-                if error.errno != errno.ELOOP:                  # it has just become a link: look again
+                if error.errno != errno.ELOOP:                  # it has just become a link: try again
                     raise
     except OSError as error:
         raise UsageError(f"{path}: {reason(error)} (the token must be written there)") from None
 
 
 def _write_token(path: str, place: Callable[[str, str], None]) -> str:
-    """Write a new token to a new file that nobody else can ever read, and put that in its place; the token.
+    """Write a new token to a file that no other user can read at any time.  Return the token.
 
-    place: os.replace, or os.link to keep a file that is there already.  Raises OSError.
+    place: moves the new file to `path`: os.replace, or os.link to keep an existing file.  Raises OSError.
     """
     token = secrets.token_hex(16)
     draft = f"{path}.{secrets.token_hex(4)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(draft, flags, 0o600)
     try:
-        os.fchmod(fd, 0o600)                # the umask may have taken some of it
+        os.fchmod(fd, 0o600)                # the umask may have removed bits
         write_all(fd, token.encode() + b"\n")
         os.fsync(fd)
         place(draft, path)
@@ -4122,9 +4123,9 @@ def _write_token(path: str, place: Callable[[str, str], None]) -> str:
 class Acceptor:
     """Accepts connections, at most AT_ONCE in a turn of the event loop.
 
-    Each turn serves every connection that has sent something.  So a flood of strangers, each of whom costs
-    the server some 0.4 ms, delays a client's message by 1 ms, and not by the 100 ms that the 256 connections
-    take that asyncio's own server accepts in a turn (docs/who-can-do-what.md has the figures).
+    Each turn handles every connection that has sent data.  A connection of a stranger costs the server about
+    0.4 ms.  So a flood of them delays a client's message by 1 ms, and not by 100 ms as with asyncio's own
+    server, which accepts 256 connections in a turn (docs/who-can-do-what.md has the figures).
     """
     AT_ONCE = 2
     PAUSE = 1.0                         # seconds without a new attempt after an error
@@ -4143,7 +4144,7 @@ class Acceptor:
         self._loop.add_reader(self._sock, self._accept)
 
     def _accept(self) -> None:
-        """Accept what waits, or a part of it."""
+        """Accept up to AT_ONCE of the waiting connections."""
         for _ in range(self.AT_ONCE):
             try:
                 connection, _ = self._sock.accept()
@@ -4156,23 +4157,25 @@ class Acceptor:
             watched(self._loop.connect_accepted_socket(self._make_link, connection))
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Accept no more connections."""
         self._opening.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
 
 
 def room_for_strangers(descriptors: int) -> int:
-    """How many strangers may be connected: they use a quarter of the descriptors, clients the rest.
+    """Return the maximum number of strangers: they use a quarter of the descriptors, clients the rest.
 
-    asyncio hands us what we accept, and closes what we drop, some turns of its loop later.  So besides the
-    strangers, up to four times as many connections may be open as are accepted in one turn.
+    asyncio passes an accepted connection to us, and closes a dropped one, some turns of the loop later.  So
+    besides the strangers, up to four times as many connections can be open as are accepted in one turn.
     """
     return min(CROWD, descriptors // 4 - 4 * Acceptor.AT_ONCE)
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:
-    """Sockets that listen: on all addresses of a host, or of this one, all on one port.  Raises UsageError.
+    """Return sockets that listen on all addresses of `host` (None: of this host), all on one port.
+
+    Raises UsageError.
     """
     where = f"{host or 'all addresses'}, port {port}"
     try:
@@ -4185,7 +4188,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
             place = (address[0], port, *address[2:])
             sockets.append(socket.create_server(place, family=family, backlog=BACKLOG))
-            port = sockets[0].getsockname()[1]          # if any free one was wanted (0): the one that came
+            port = sockets[0].getsockname()[1]          # if 0 (any free port) was given: the port chosen
         return sockets
     except UnicodeError:
         raise UsageError(f"{where}: no name of a host (see --host)") from None
@@ -4196,7 +4199,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4-server.py with these arguments; the exit status."""
+    """Run runmaker4-server.py with these arguments (None: sys.argv).  Return the exit status."""
     return run_main(PROG, lambda words: Server(words).main(), argv)
 
 
