@@ -5,9 +5,9 @@
     . simulate --seed 1                 (the same on any other host that sees the file)
     . simulate --seed 2
 
-One text file is the queue.  A line ". CMD" is a job; its first byte is its state, and runners rewrite that
-byte in place.  Any number of runners, on any number of hosts, work on one file at once; there is nothing to
-set up.
+One text file is the queue.  A line ". CMD" is a job; the first byte of the line is the job's state, and
+runners rewrite that byte in place.  Any number of runners, on any number of hosts, can work on one file at
+once; there is nothing to set up.
 
     .  new                  d  done: exit 0                        #  /  a comment, as is every line whose
     r  running              !  failed: exit not 0, timed out, or         second byte is neither blank nor tab
@@ -15,59 +15,60 @@ set up.
     e  error: it did not run to its end (we ended it, its runner or host died), or it could not be started
     any other byte: held (x by convention), never run; written over an r it cancels the job
 
-The protocol, which is all there is to know about how runners share a file:
+The complete protocol by which runners share a file:
 
- 1. Locks belong to commands.  Beside the real job file NAME stands its lock file `.NAME.lock`, a file that no
-    editor knows.  Each command has a bucket of 2^16 bytes there, at a place made from its text: 65,535 job
-    locks, and behind them its command mutex.  A job lock is locked as long as a copy of the command or its
-    runner lives, the command mutex for the moment in which the state of a line of this command is written.
-    These are open-file-description record locks.
- 2. Claim a line that is new, or with --resume in error, or with -r failed: lock its command's mutex.  The
-    path must still name this file, and the line, which is read again, must stand there whole as it was found.
-    Count the job locks h that are held, and the lines R of this command that are `r`.  The line may be taken
-    if h <= R.  Open the lock file once more, and lock a free job lock by that descriptor: the one of the
-    line's number if that is free.  Write `r`; unlock the command mutex. (A server takes back an `r` of a job
-    that its client still has in this way, too, if h < R.)
+ 1. Locks belong to commands.  Next to the real job file NAME is the lock file `.NAME.lock`, a file that no
+    editor knows.  Never delete it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it:
+    65,535 job locks, and after them the command mutex.  A job lock is locked as long as a copy of the command
+    or the runner of that copy lives.  The command mutex is locked for the moment in which the state of a line
+    of this command is written.  All of these are open-file-description record locks.
+ 2. Claim a line that is new, or with --resume in error, or with -r failed: lock the command mutex.  The path
+    must still name this file, and the line, which is read again, must be unchanged and complete.  Count the
+    held job locks h, and the lines R of this command that are `r`.  The line can be claimed if h <= R.  Open
+    the lock file once more, and lock a free job lock through that descriptor: the one of the line's number if
+    that is free.  Write `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client
+    still has in the same way, if h < R.)
  3. Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
     only when both are gone.  It is the life sign; there are no heartbeats and no time limits.
- 4. When the job has ended: lock the command mutex, verify the line, write its new state over the `r`, free
+ 4. When the job has finished: lock the command mutex, verify the line, write the new state over the `r`, free
     the job lock.
- 5. A line `r` is an orphan if its own job lock is free and h < R.  One look tells.  If locks may be lost
-    without an error it takes two looks, 15 s apart, so that a living runner has locked its job lock anew by
-    then.  A runner that meets an orphan writes `e` over it, while holding its command mutex; with --resume or
-    -r it writes `.`, so that the line is claimed as any new line is.  If an editor overwrites an `r` with
-    `.`, because it had read the file before, the line's runner makes it `r` again within a second, on a
-    network file system within a few; nobody can claim the line meanwhile.  Any other state over an `r`
-    cancels the job: so does an old `!` that vi saves after -r has begun to run that line again.  If the
-    runner is dead, and a `.` stands there, the line waits until the copy has ended; then it is new.  An `r`
-    that an editor has saved over a result looks like an orphan.  It gets the result again from the runner
-    that wrote it, if the lock file is as long as that runner's first claim has made it: each runner or server
-    that claims lines makes it a byte longer.
- 6. Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that and every command
+ 5. A line `r` is an orphan if its own job lock is free and h < R.  One check is enough.  Where locks can be
+    lost without an error, two checks 15 s apart are needed, so that a living runner has locked its job lock
+    again by then.  A runner that finds an orphan writes `e` over it, while holding the command mutex; with
+    --resume or -r it writes `.`, so that the line is claimed like any new line.  If an editor overwrites an
+    `r` with `.`, because it had read the file before, the line's runner makes it `r` again within a second,
+    on a network file system within a few; until then no runner can claim the line.  Any other state over an
+    `r` cancels the job, even an old `!` that vi saves after -r has started that line again.  If the runner is
+    dead and an editor wrote `.`, the line waits until the copy has exited; then it is new.  An `r` that an
+    editor has saved over a result looks like an orphan.  The runner that wrote the result writes it again if
+    the lock file is as long as that runner's first claim has made it: each runner or server that claims lines
+    makes it a byte longer.
+ 6. Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that byte and every command
     mutex.
- 7. Each process that may write the job file has all of it locked, shared, and one byte behind that, whose
-    place names the lock file.
- 8. On a network file system a host remembers what it has read, and that may be old.  So behind each command
-    mutex it is made to forget first (refresh_file()).  What is read then is read with O_DIRECT (Reader), on
-    FUSE through a new description, too (refresh_reader()).  What is written is synced.
+ 7. Each process that can write the job file holds a shared lock on all of it, and on one byte after that
+    range; the offset of this byte identifies the lock file.
+ 8. On a network file system a host caches what it has read, and the cache can be old.  So after locking a
+    command mutex a process drops the cache first (refresh_file()).  Then it reads with O_DIRECT (Reader), on
+    FUSE also through a new description (refresh_reader()).  It syncs what it writes.
 
-So if a command stands once, no second copy of it starts while one lives, whatever is done to the file.  The
-section "The job file" below has the proof; "Assumptions" say when it does not hold.
+So if the file has one line of a command, no second copy of the command starts while one lives, however the
+file is edited.  The section "The job file" below has the proof; "Assumptions" lists when it does not hold.
 
-Lines that begin with "#RUN" are directives: they say which hosts may take the jobs below them, for how long
-these may run, and what must have ended before.  They are not part of the protocol: each runner reads them
-before it claims.
+Lines that begin with "#RUN" are directives: which hosts get the jobs below them, the time limit of these
+jobs, and which jobs must finish before.  They are not part of the protocol: each runner reads them before it
+claims.
 
 Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses
-those known not to), and nobody removes the lock file; editors may replace or rewrite the file, but programs
-other than ours do not write to it within the microseconds between step 2's read and its write; jobs keep
-descriptor 64 open, or have a shell that does.
+the known exceptions), and no user or program removes the lock file; editors may replace or rewrite the file,
+but programs other than ours do not write to it within the microseconds between the read and the write of
+step 2; jobs keep descriptor 64 open, or have a shell that does.
 
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
-work, the worker, processes, output, slots, the runner, background, command line; and behind main() the wire,
-which only server and client need.  runset4.py needs the sections up to the job file, and what ends processes.
-runwait4.py needs these sections, `find_block_reason`, the formats of records and the progress bar.  `Runner`
-leaves the job file, or the connection to a server, to its `Jobs`; `JobQueue` knows nothing of processes.
+work, the worker, processes, output, slots, the runner, background, command line; and after main() the wire,
+which only server and client need.  runset4.py needs the sections up to the job file, and the code that kills
+processes.  runwait4.py needs these sections, `find_block_reason`, the formats of records and the progress
+bar.  `Runner` leaves the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of
+processes.
 """
 from __future__ import annotations
 
@@ -84,11 +85,11 @@ if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[in
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
                                               signal.SIGQUIT))
-    # Imports and definitions leave no garbage, and a collector that looks for it takes 5 ms.  run_loop()
-    # enables it again.
+    # Imports and definitions leave no garbage, and a garbage collector would take 5 ms.  run_loop() enables
+    # it again.
     gc.disable()
-    # asyncio can do without ssl, which would take another 5 ms.  None makes its import fail (The Python
-    # Language Reference, "The module cache"); the type of sys.modules does not know that.
+    # asyncio can do without ssl, which would take another 5 ms.  None makes the import of ssl fail (The
+    # Python Language Reference, "The module cache"); the type of sys.modules does not allow None.
     sys.modules["ssl"] = None   # type: ignore[assignment]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C before there are handlers: no traceback
@@ -116,7 +117,7 @@ import struct
 import termios
 import time
 import warnings
-from _blake2 import blake2b  # hashlib, which has it, too, takes ten times as long to load
+from _blake2 import blake2b  # hashlib also has it, but takes ten times as long to load
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,7 +133,7 @@ from typing import (
 
 
 def when_used(name: str) -> Any:
-    """A module that is loaded when it is first used (documentation of importlib.util.LazyLoader)."""
+    """Return a module that loads when it is first used (documentation of importlib.util.LazyLoader)."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
@@ -164,12 +165,12 @@ RUNNING = b"r"
 DONE = b"d"
 FAILED = b"!"
 ERROR = b"e"
-HELD = b"x"                     # by convention; here it stands for any other state
+HELD = b"x"                     # by convention; in this program it represents any other state
 
 # Bytes of a lock file after all buckets.  The first only marks their end: older versions lock it in journals.
 BUCKETS_END = 1 << 62
 APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
-HERE_BYTE = BUCKETS_END + 2        # locked shared by each process that may claim lines or set states
+HERE_BYTE = BUCKETS_END + 2        # locked shared by each process that can claim lines or set states
 PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 # 2^32 bytes from here: presence locks of runners, and then of servers
 PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
@@ -184,48 +185,46 @@ T = TypeVar("T")
 #
 # What every script needs.  A script is a function main(), which run_main() calls:
 #
-# - Errors.  What the user can mend is raised as a UsageError, wherever it is found.  run_main() prints it as
-#   one line on stderr, and the exit status is 2.
-# - Signals.  They are blocked from the first line of a script on, so that none can end it half-way by a
-#   traceback.  run_main() unblocks INT and TERM, which simply end us until there are handlers.
-# - Bytes.  Job files and output are bytes, which need not be text.  They are kept as they are.  On their way
-#   to a terminal or a message they pass text_of(), so that they cannot command a terminal, or begin a line.
-# - Writing.  write(2) may write a part of what it is given.  write_all() goes on until all is written.
+# - Errors.  An error that the user can fix is raised as a UsageError, wherever it is found.  run_main()
+#   prints it as one line on stderr, and the exit status is 2.
+# - Signals.  They are blocked from the first line of a script on, so that none can stop it half-way with a
+#   traceback.  run_main() unblocks INT and TERM, which simply kill us until there are handlers.
+# - Bytes.  Job files and output are bytes, which need not be text.  They are kept unchanged.  On the way to a
+#   terminal or a message they pass text_of(), so that they cannot control a terminal, or begin a line.
+# - Writing.  write(2) can write less than it is given.  write_all() repeats it until all is written.
 
 
 class UsageError(Exception):
-    """Something the user can mend: printed as one line, exit status 2."""
+    """An error that the user can fix: printed as one line, exit status 2."""
 
 
 def reason(error: OSError) -> str:
-    """What an OSError says, without number and file name: 'No space left on device' -> 'no space left on
-    device'.
-    """
+    """Return the message of an OSError without number and file name: 'no space left on device'."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
 
 
-# Control characters, C0 and C1; characters that turn the direction of writing, and could so show a text as
-# another one (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph
-# separators; and bytes that are no UTF-8, but C1 for a terminal of eight bits (PEP 383: byte 0x80 is \udc80)
+# Control characters, C0 and C1; characters that turn the direction of writing, and so could make a text look
+# like another one (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph
+# separators; and bytes that are not UTF-8, but C1 for an 8-bit terminal (PEP 383: byte 0x80 is \udc80)
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")
 
 
 def printable(text: str) -> str:
-    """Text that cannot command a terminal, or begin a new line."""
+    """Replace all characters that could control a terminal, or begin a new line, by '?'."""
     return UNPRINTABLE.sub("?", text)
 
 
 def text_of(data: bytes) -> str:
-    """Bytes as printable text for a message.
+    """Return bytes as printable text for a message.
 
-    Bytes that are no UTF-8 become the same bytes again when the text is written, except those of C1.
+    Bytes that are not UTF-8 become the same bytes again when the text is written, except those of C1.
     """
     return printable(os.fsdecode(data))
 
 
 def to_text(data: bytes) -> str:
-    """Return bytes as they stand in JSON, on the wire and in a journal, whatever the locale is.
+    """Return the text for these bytes in JSON, on the wire and in a journal, in any locale.
 
     to_bytes() makes the same bytes of it.
     """
@@ -233,12 +232,12 @@ def to_text(data: bytes) -> str:
 
 
 def one_line(data: bytes) -> bytes:
-    """Bytes that are fit for a terminal, or for one line of a file."""
+    """Make bytes fit for a terminal, or for one line of a file."""
     return os.fsencode(text_of(data))
 
 
 def quote(word: bytes) -> bytes:
-    """shlex.quote() for bytes."""
+    """Quote bytes as shlex.quote() quotes text."""
     return os.fsencode(shlex.quote(os.fsdecode(word)))
 
 
@@ -247,7 +246,10 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def duration(text: str) -> float | None:
-    """Seconds in '90', '90s', '5m', '1.5h' or '1d'; None for 'none'.  Raises argparse.ArgumentTypeError."""
+    """Return the seconds in '90', '90s', '5m', '1.5h' or '1d'; None for 'none' (no limit).
+
+    Raises argparse.ArgumentTypeError.
+    """
     if text == "none":
         return None
     match = DURATION.fullmatch(text)
@@ -261,7 +263,7 @@ def duration(text: str) -> float | None:
 
 
 def whole_number(least: int, most: int = 1_000_000) -> Callable[[str], int]:
-    """An argparse type: a whole number from least to most."""
+    """Return an argparse type: an integer from `least` to `most`, in decimal digits."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(
@@ -276,7 +278,7 @@ SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def memory_size(text: str) -> int:
-    """Bytes in '512M', '4G' or '1.5T'.  Raises argparse.ArgumentTypeError."""
+    """Return the bytes in '512M', '4G' or '1.5T'.  Raises argparse.ArgumentTypeError."""
     match = SIZE.fullmatch(text)
     size = int(float(match[1]) * SIZE_UNITS[match[2]]) if match else 0
     if not 0 < size < 1 << 60:
@@ -285,7 +287,7 @@ def memory_size(text: str) -> int:
 
 
 def growing_sizes(text: str) -> tuple[int, ...]:
-    """Bytes in '4G,16G,64G'.  Raises argparse.ArgumentTypeError."""
+    """Return the bytes of each size in '4G,16G,64G'.  Raises argparse.ArgumentTypeError."""
     sizes = tuple(map(memory_size, text.split(",")))
     if any(size <= before for before, size in zip(sizes, sizes[1:])):
         raise argparse.ArgumentTypeError(f"not growing: '{printable(text)}' (such as 4G,16G,64G)")
@@ -296,7 +298,7 @@ LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 def line_range(text: str) -> range:
-    """Return the line numbers that N or FROM-TO means; an empty range if it makes no sense."""
+    """Return the line numbers in 'N' or 'FROM-TO'; an empty range if the text is neither."""
     found = LINES.fullmatch(text)
     if not found:
         return range(0)
@@ -306,7 +308,7 @@ def line_range(text: str) -> range:
 
 
 def line_ranges(text: str) -> list[range]:
-    """An argparse type: line numbers and FROM-TO, with commas between them."""
+    """Parse line numbers and FROM-TO with commas between them, such as '1,2,5-9' (an argparse type)."""
     ranges = [line_range(word) for word in text.split(",")]
     if not all(ranges):
         raise argparse.ArgumentTypeError(
@@ -316,13 +318,13 @@ def line_ranges(text: str) -> list[range]:
 
 
 def memory_text(size: float) -> str:
-    """'512M', '4G', '1.5G'; less than a K is '0K'."""
+    """Return a size as '512M', '4G', '1.5G'."""
     unit = next((unit for unit in "TGM" if size >= SIZE_UNITS[unit]), "K")
     return f"{size / SIZE_UNITS[unit]:.1f}".removesuffix(".0") + unit
 
 
 def human_time(seconds: float) -> str:
-    """'0.4s', '12s', '5m 03s', '3h 12m', '2d 4h'."""
+    """Return a time as '0.4s', '12s', '5m 03s', '3h 12m', '2d 04h'."""
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
@@ -333,15 +335,15 @@ def human_time(seconds: float) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """'1 job', '2 jobs'."""
+    """Return '1 job', '2 jobs'."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-NAMED_LINES = 8                 # how many lines a message names at most
+NAMED_LINES = 8                 # a message names at most this many lines
 
 
 def name_lines(numbers: Iterable[int]) -> str:
-    """'line 3', 'lines 3, 5, 7, ...'."""
+    """Return 'line 3', or 'lines 3, 5, 7, ...'."""
     lines = sorted(numbers)
     names = [str(line) for line in lines[:NAMED_LINES]]
     if len(lines) > NAMED_LINES:
@@ -351,29 +353,27 @@ def name_lines(numbers: Iterable[int]) -> str:
 
 
 def readme_path() -> str:
-    """The path of README.md, which leads to all else; '' if only the scripts were copied.
+    """Return the path of README.md, which links to all other documents; '' if only the scripts were copied.
 
-    It is beside this script, as in a checkout, or where an installer has put it.
+    It is next to this script, as in a checkout, or where an installer has put it.
     """
     sysconfig = when_used("sysconfig")
     places = [os.path.dirname(os.path.realpath(__file__))]
     for data in (sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")):
         places.append(os.path.join(data, "share/doc/runmaker4"))
     for place in places:
-        # Any project has a README.md; ours stands beside this document
+        # Any project has a README.md; ours is next to the folder of this document
         if os.path.exists(os.path.join(place, "docs/how-it-works.md")):
             return os.path.join(place, "README.md")
     return ""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose help begins with what the program is, and whose errors are a UsageError."""
+    """An argparse parser that begins the help with the program's purpose, and raises errors as UsageError."""
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
                  notes: Mapping[str, str]) -> None:
-        """purpose: what the program is, in a paragraph.  statuses: what each exit status means.  notes: texts
-        by their titles.
-        """
+        """purpose: a paragraph.  statuses: the meaning of each exit status.  notes: texts by title."""
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage}",
@@ -403,14 +403,14 @@ class Parser(argparse.ArgumentParser):
         put(self.format_help().encode())
 
     def error(self, message: str) -> Any:
-        """Refuse the command line.  Raises UsageError."""
+        """Refuse the command line: raise UsageError."""
         if message.endswith("expected one argument"):       # argparse takes -1 for an option
             message += "; if it begins with -, write OPTION=ARGUMENT"
         raise UsageError(f"{message} (see --help)")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Writes `-j, --jobs N` where argparse before Python 3.13 writes `-j N, --jobs N`."""
+    """A formatter that writes `-j, --jobs N` where argparse before Python 3.13 writes `-j N, --jobs N`."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         text = super()._format_action_invocation(action)
@@ -421,7 +421,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
-    """A paragraph in lines of at most `width` characters, with a hanging indent of the width of `indent`."""
+    """Break a paragraph into lines of at most `width` characters, with a hanging indent as wide as `indent`.
+    """
     text = " ".join(text.split())
     lines: str = when_used("textwrap").fill(
         text, width, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
@@ -430,13 +431,13 @@ def filled(text: str, width: int, indent: str = "") -> str:
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run the main() of a script; returns the exit status.
+    """Run the main() of a script, and return the exit status.
 
     A UsageError becomes one line on stderr and status 2.  Ctrl-C gives 130, and a closed pipe 0.
 
-    Signals were blocked from the first line on.  Until there are handlers, INT and TERM simply end us: no job
-    runs yet, and we may be waiting for a file system or a server that does not answer.  HUP, USR1 and QUIT
-    stay blocked until they have a handler.
+    Signals were blocked from the first line on.  Until there are handlers, INT and TERM simply kill us: no
+    job runs yet, and we could be waiting for a file system or a server that does not answer.  HUP, USR1 and
+    QUIT remain blocked until they have a handler.
     """
     open_standard_descriptors()
     for number in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
@@ -451,7 +452,7 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        return 0                            # `| head` has seen enough
+        return 0                            # `| head` needs no more
 
 
 def exit_on(*numbers: int) -> None:
@@ -462,23 +463,20 @@ def exit_on(*numbers: int) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process at once.
-
-    Python's tear-down would take as long as twenty short jobs, and there is nothing to flush.
-    """
+    """Exit at once: Python's tear-down would take as long as 20 short jobs, and there is nothing to flush."""
     os._exit(code)
 
 
 def warn(text: str) -> None:
-    """Print a line on stderr, at once."""
-    with contextlib.suppress(OSError):      # stderr is closed, or full: there is nowhere left to say it
+    """Print a line on stderr, unbuffered."""
+    with contextlib.suppress(OSError):      # stderr is closed, or full: there is nowhere left to report it
         write_all(2, os.fsencode(printable(text)) + b"\n")
 
 
 def open_standard_descriptors() -> None:
     """Open /dev/null for each of descriptors 0, 1 and 2 that is closed.
 
-    Otherwise the next file that we open would get that number, and what is printed would be written into it.
+    Otherwise the next file that we open would get that number, and our output would be written into it.
     """
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
@@ -489,7 +487,7 @@ def open_standard_descriptors() -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """write(2) until everything is written.  Raises OSError."""
+    """Repeat write(2) until everything is written."""
     view = memoryview(data)
     while view:
         try:
@@ -499,7 +497,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
-    """pwrite(2) until everything is written.  Raises OSError."""
+    """Repeat pwrite(2) until everything is written."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)
@@ -508,9 +506,9 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
 
 
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
-    """Wait until one of these descriptors is ready; returns the ready ones: none if the time is over.
+    """Wait until one of these descriptors is ready, and return the ready ones: [] after a timeout.
 
-    event: select.POLLIN or POLLOUT.  seconds: how long to wait; None: for ever.  It uses poll(2), because
+    event: select.POLLIN or POLLOUT.  seconds: the timeout; None: no timeout.  It uses poll(2), because
     select(2) takes no descriptor above 1,023.
     """
     poller = select.poll()
@@ -527,7 +525,7 @@ def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[in
 
 
 def put(data: bytes) -> None:
-    """Print on stdout, at once.  Raises BrokenPipeError, UsageError."""
+    """Print on stdout, unbuffered.  Raises BrokenPipeError, UsageError."""
     try:
         write_all(1, data)
     except BrokenPipeError:
@@ -537,9 +535,9 @@ def put(data: bytes) -> None:
 
 
 def put_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, 1,000 at a time; returns how many there were.  Raises BrokenPipeError, UsageError.
+    """Print many lines, 1,000 at a time, and return the number of lines.
 
-    A program gets them as they are, a terminal gets them without control characters.
+    If stdout is a terminal, control characters are replaced.  Raises BrokenPipeError, UsageError.
     """
     count = 0
     rest = map(one_line, lines) if os.isatty(1) else iter(lines)
@@ -550,7 +548,7 @@ def put_lines(lines: Iterable[bytes]) -> int:
 
 
 def boottime() -> float:
-    """Seconds of a clock that goes on while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
+    """Return the seconds of a clock that runs while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -558,17 +556,17 @@ def boottime() -> float:
 
 # ======== Record locks ======================================================================================
 #
-# Runners talk to each other by locks on bytes.  A byte can be locked by one, or shared by many; it need not
-# exist in the file.  Nobody waits for a lock: lock() tells at once whether it could be had, and a process
-# that needs it tries again (keep_trying()).
+# Runners coordinate by locks on bytes.  A byte can be locked by one, or shared by many; it need not exist in
+# the file.  No process blocks on a lock: lock() returns True or False at once, and a process that needs the
+# lock tries again (keep_trying()).
 #
 # The locks are open-file-description locks (fcntl(2)): the description that open() made owns them, not the
 # process.  So two opens of one process exclude each other; the close of another descriptor of the file frees
-# nothing; and a child that inherits the descriptor holds the lock, too, until both have closed it or one has
-# unlocked it.  The kernel frees the locks of a process that dies, in whatever way: so they are life signs.
+# nothing; and a child that inherits the descriptor also holds the lock, until both have closed it or one has
+# unlocked it.  The kernel frees the locks of a process that dies in any way: so they are life signs.
 #
-# other_lock() and other_locks() ask and change nothing: the first finds one lock that others hold, the second
-# all of them.  A lock never refuses its own description; so only another description can ask about it.
+# other_lock() and other_locks() only query: the first finds one lock of other descriptions, the second all of
+# them.  A lock never conflicts with its own description; so only another description can query it.
 #
 # struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has
 # these locks since 3.15.
@@ -579,13 +577,11 @@ OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 
 
 def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
-    """Lock bytes if nobody else has them locked; whether they are ours now.  It does not wait.
+    """Lock bytes without waiting; return False if another description has any of them locked.
 
-    Do not call it for bytes that this description has locked in the same way already.  CephFS's server joins
-    the two to one lock, whose end has 32 bits (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of
-    [0, 2^62) all became locked, of [0, 2^32 + 5) the first five bytes remained.
-
-    Raises OSError for all that goes wrong otherwise.
+    Do not call it for bytes that this description has locked in the same way already.  The CephFS server
+    merges the two locks into one with a 32-bit end (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2:
+    of [0, 2^62) all became locked, of [0, 2^32 + 5) the first five bytes remained.
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
@@ -598,17 +594,17 @@ def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
 
 
 def unlock(fd: int, offset: int, length: int = 1) -> None:
-    """Unlock bytes, also for children that have inherited the descriptor.  Raises OSError."""
+    """Unlock bytes, also for children that inherited the descriptor."""
     fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, length, 0))
 
 
 def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
-    """Which of these bytes one lock of others covers; None: there is no such lock.  Raises OSError.
+    """Return those of these bytes that one lock of another description covers; None: there is no such lock.
 
-    If there are several it is any of them, not always the first.  A descriptor for reading suffices.
+    If several locks do, the kernel picks one, not always the first.  A descriptor for reading suffices.
     """
     if not length:
-        return None                             # to fcntl(2) a length of 0 means all up to the end
+        return None                             # for fcntl(2) a length of 0 means all up to the end
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
     kind, _, start, found, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
@@ -620,14 +616,14 @@ def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
 
 
 def is_free(fd: int, offset: int, length: int = 1) -> bool:
-    """Whether no other description has any of these bytes locked.  Raises OSError."""
+    """Return True if no other description has any of these bytes locked."""
     return other_lock(fd, offset, length) is None
 
 
 def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
-    """Which of these bytes others have locked, in no order.  Raises OSError.
+    """Yield the ranges of these bytes that other descriptions have locked, in no order.
 
-    The kernel tells one lock at a time, so it is asked again about the bytes left and right of that.
+    The kernel reports one lock at a time, so it is asked again about the bytes left and right of that lock.
     """
     todo = [(offset, offset + length)]
     while todo:
@@ -642,9 +638,9 @@ def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
 
 
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
-    """Whether an attempt succeeds within `patience` seconds.
+    """Repeat an attempt until it succeeds, for `patience` seconds at most; return True if it succeeded.
 
-    pause: seconds before the second one; each pause is twice as long as the last, up to 0.02.
+    pause: seconds before the second attempt; each pause is twice as long as the last, up to 0.02.
     """
     end = time.monotonic() + patience
     while not (done := attempt()) and time.monotonic() < end:
@@ -654,15 +650,15 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
 
 
 def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
-    """The size of a file, and what must precede a line that is appended to it.  Raises OSError.
+    """Return the size of a file, and the bytes that must precede a line appended to it.
 
-    path, mount: of the file.  An empty file gets `header` first.  A file whose last line has no newline gets
-    that newline first.
+    An empty file gets `header` first.  A file that does not end with a newline gets that newline first.
 
-    Other hosts append, too, and this one may have cached an older state of the file (refresh_file()).  If its
-    size is an older one, an earlier line ended there, with its newline, so nothing is added.  If the file
-    seems to be empty, or ends before its size for a reader, the cache is too old to tell, and the file is
-    looked at anew.  If that is refused, there may be an empty line too many, or a second header.
+    Other hosts also append, and this host can have an older state of the file cached (refresh_file()).  If the
+    cached size is an older one, an earlier line ended at that offset, with a newline, so nothing is added.
+    If the file seems to be empty, or reads as shorter than its size, the cache is too old to decide, and the
+    file is read again after refresh_file().  If that fails, there can be an empty line too many, or a second
+    header.
     """
     size, last = _size_and_last(fd, mount.network)
     if mount.network and not last:
@@ -675,10 +671,7 @@ def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, 
 
 
 def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
-    """The size of a file that still has a name, and its last byte as read; b"" if nothing is there.
-
-    Raises OSError.
-    """
+    """The size of a file that still has a name, and its last byte as read; b"" if nothing is there."""
     info = os.fstat(fd)
     if not info.st_nlink:
         raise OSError(errno.ENOENT, "was removed meanwhile")
@@ -689,13 +682,13 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
 
 
 def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], header: bytes = b"") -> None:
-    """Append lines to a file: all of them, or none.  Raises OSError.
+    """Append lines to a file: all of them, or none.
 
-    When it returns, they are on disk: a network file system tells errors only when it writes there.  After an
-    error it cuts off again what it has written, if that surely is the end of the file still.
+    When it returns, they are on disk: a network file system reports errors only when it writes to disk.  After
+    an error it cuts its bytes off again, if they surely are still the end of the file.
 
-    fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  path, mount: of the file.
-    pieces: the lines; a piece may end in the middle of one.  header: what an empty file begins with.
+    fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  pieces: the lines; a piece
+    can end in the middle of a line.  header: the first bytes of an empty file.
     """
     size, lead = end_of(fd, path, mount, header)
     written = 0
@@ -708,17 +701,14 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
                 written += count
         os.fsync(fd)
     except OSError as error:
-        # If the locks were lost, others may have appended lines by now, and nothing may be cut off
+        # If the locks were lost, others could have appended lines by now, and nothing must be cut off
         if written and error.errno not in LOCKS_LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
 
 
 def take_probe(fd: int) -> int:
-    """Lock one of the PROBE_BYTES that nobody else has locked, drawn at random; returns its place.
-
-    Raises OSError.
-    """
+    """Lock one of the PROBE_BYTES that nobody else has locked, drawn at random; returns its place."""
     while not lock(fd, offset := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
     return offset
@@ -726,13 +716,13 @@ def take_probe(fd: int) -> int:
 
 # ---- lock files --------------------------------------------------------------------------------------------
 #
-# A file that editors replace or rewrite is no place for locks: they would stay with the old file.  So they
-# are taken in its lock file, a file `.NAME.lock` beside the real file NAME, which no editor knows.  Nothing
-# is written there.  Its bytes are locked, and its length grows with each runner that claims lines.
+# Locks in a file that editors replace or rewrite would remain on the old file.  So runners lock bytes of a
+# lock file, `.NAME.lock` next to the real file NAME, which no editor knows.  Its contents are never used; it
+# becomes one byte longer with each runner that claims lines.  Never delete it while jobs run.
 #
-# The lock file of a job file has a bucket of 2^16 bytes for each command, at a place made from the command's
-# text: its job locks, and after them its command mutex.  So a command finds its bucket again wherever its
-# line stands.
+# The lock file of a job file has a bucket of 2^16 bytes for each command, at a hash of the command's text: job
+# locks, and after them the command mutex.  So the bucket of a command does not depend on the place of the
+# line.
 
 JOB_LOCKS = (1 << 16) - 1           # job locks of a bucket
 MUTEX_OFFSET = JOB_LOCKS            # the command mutex is the byte after them
@@ -746,21 +736,21 @@ def bucket_of(command: bytes) -> int:
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
 
 
-LOCK_FILE = re.compile(r"\.(.+)\.lock", re.DOTALL)        # a lock file's name; the group is its file's name
+LOCK_FILE = re.compile(r"\.(.+)\.lock", re.DOTALL)        # a lock file's name; group 1: the name of the file
 
 
 def lock_file_of(path: str) -> str:
-    """The path of a file's lock file."""
+    """Return the path of a file's lock file."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.lock")
 
 
-# O_NONBLOCK: to open a pipe of this name must not wait for its other end
+# O_NONBLOCK: opening a pipe of this name must not wait for the other end
 LOCK_FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_lock_file(path: str, flags: int, network: bool) -> int:
-    """Open the file that stands in a lock file's place.  Raises OSError."""
+    """Open the file at the path of a lock file.  Raises OSError, also for a symbolic link."""
     try:
         return open_direct(path, flags | LOCK_FILE_FLAGS, network)
     except OSError as error:
@@ -770,11 +760,11 @@ def open_lock_file(path: str, flags: int, network: bool) -> int:
 
 
 def open_lock_file_of(path: str, network: bool = False) -> int:
-    """Open the lock file of the file at this path, and make it if there is none.  Raises OSError.
+    """Open the lock file of the file at this path, and create it if there is none.
 
-    All users who may write to the file may open its lock file, and nobody else: a user who may read it can
-    lock any of its bytes, shared, and so stop all runners.  Its owner could remove it while jobs run.  So it
-    is refused unless it belongs to us, to root, or to the owner of the file.
+    Only users with write permission for the file may open the lock file: any user who can read it could lock
+    any byte of it, shared, and so stop all runners.  The owner of the lock file could remove it while jobs
+    run.  So it is refused unless it belongs to us, to root, or to the owner of the file.
     """
     lock_table = lock_file_of(path)
     try:
@@ -799,10 +789,10 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 
 
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
-    """What fstat(2) tells of an open lock file.  Raises OSError if it is something else by that name.
+    """Return the status of an open lock file.  Raises OSError if the file is something else by that name.
 
-    A lock file holds NULs only, because nothing but its length is ever set.  Another program's file may
-    happen to have that name, and its mode must not be changed.
+    A lock file contains only NULs, because runners set nothing but the length.  Another program's file could
+    have that name, and we must not change the mode of that file.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -816,10 +806,10 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
 
 
 def may_replace(new: os.stat_result, old: os.stat_result) -> bool:
-    """Whether a file may replace another, whose lines are commands that we run.
+    """Return True if a file may replace the job file, which contains commands that we run.
 
-    It may if it belongs to us, to root or to the owner of the old one; or if the old one's mode let all
-    others write, or its group, which is the new one's, too.
+    It may if it belongs to us, to root or to the owner of the old file; or if all others, or the group that
+    both files have, had write permission for the old file.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
         return True
@@ -827,7 +817,7 @@ def may_replace(new: os.stat_result, old: os.stat_result) -> bool:
 
 
 def stat_or_none(path: str) -> os.stat_result | None:
-    """What stat(2) tells of a file; None if there is none at this moment.  Raises OSError."""
+    """Return the status of a file; None if there is no such file at this moment."""
     try:
         return os.stat(path)
     except FileNotFoundError:
@@ -835,7 +825,7 @@ def stat_or_none(path: str) -> os.stat_result | None:
 
 
 def share_lock_file(fd: int, info: os.stat_result, file: os.stat_result) -> None:
-    """Set the mode of a lock file that is ours: users who may write to the file may open it, nobody else."""
+    """Set the group and mode of our lock file so that only users who may write to the file may open it."""
     wanted = 0o600
     if file.st_mode & stat.S_IWGRP:
         wanted |= 0o060
@@ -852,8 +842,8 @@ def share_lock_file(fd: int, info: os.stat_result, file: os.stat_result) -> None
 
 
 def user_name(uid: int) -> str:
-    """A user's name; 'user 1000' if the number has none."""
-    import pwd  # only a refusal needs it
+    """Return a user's name; 'user 1000' if the number has none."""
+    import pwd  # only error messages need it
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -862,15 +852,14 @@ def user_name(uid: int) -> str:
 
 # ======== File systems ======================================================================================
 #
-# What a lock and a read mean depends on the file system.  /proc/self/mountinfo says which kind it is.  On a
-# local one both mean what fcntl(2) and read(2) say.  On all others a lock excludes other hosts, but this host
-# may answer reads, names and sizes from its cache.  So refresh_file() makes names and sizes true there, a
-# Reader reads past this host's pages, and lost_locks() tells whether the locks are still there.
+# The guarantees of a lock and a read depend on the file system.  /proc/self/mountinfo has its kind.  On a
+# local one both do what fcntl(2) and read(2) promise.  On all others a lock excludes other hosts, but this
+# host can answer reads, names and sizes from the cache.  So refresh_file() makes names and sizes current, a
+# Reader bypasses this host's page cache, and lost_locks() finds lost locks.
 
 MOUNTINFO = "/proc/self/mountinfo"
-# Kinds whose files only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others count
-# as network file systems, also those that nobody has heard of: a new kind shall be slow and right, not fast
-# and wrong.
+# Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others count as
+# network file systems, also unknown kinds: a new kind must be slow and right, not fast and wrong.
 LOCAL_KINDS = {
     "", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
     "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
@@ -971,7 +960,7 @@ def below_overlay(overlay: Mount) -> Mount:
 
 
 def refresh_names(path: str) -> None:
-    """Make NFS ask the server for the names in this file's folder.  Raises OSError.
+    """Make NFS ask the server for the names in this file's folder.
 
     Otherwise it answers from its cache, right or wrong.
     """
@@ -980,12 +969,12 @@ def refresh_names(path: str) -> None:
 
 
 def open_folder_of(path: str) -> int:
-    """Open the directory that this file is in.  Raises OSError."""
+    """Open the directory that this file is in."""
     return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def refresh_file(path: str, mount: Mount) -> None:
-    """Drop what this host has cached of this file and those beside it.  Raises OSError.
+    """Drop what this host has cached of this file and those beside it.
 
     Afterwards names, sizes and the contents of small files are as of now or later.
 
@@ -1063,7 +1052,7 @@ class Reader(Opened):
 
     @classmethod
     def of(cls, fd: int, network: bool) -> Reader:
-        """A reader of a file that is open for something else.  Raises OSError."""
+        """A reader of a file that is open for something else."""
         if not network:
             return cls(os.dup(fd))
         return cls(open_direct(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, network), network)
@@ -1088,7 +1077,7 @@ class Reader(Opened):
             os.close(fd)
 
     def reopen(self) -> None:
-        """Read through a new open file description of the same file.  Raises OSError."""
+        """Read through a new open file description of the same file."""
         flags = os.O_RDONLY | os.O_CLOEXEC
         if self.how is Reading.DIRECT:
             flags |= os.O_DIRECT
@@ -1097,7 +1086,7 @@ class Reader(Opened):
         os.close(old)
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes from an offset on; fewer only at the end of the file.  Raises OSError."""
+        """Up to `size` bytes from an offset on; fewer only at the end of the file."""
         if self.how is Reading.DIRECT:
             try:
                 return self._read_blocks(size, offset)
@@ -1112,10 +1101,7 @@ class Reader(Opened):
         return os.pread(self.fd, size, offset)
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
-        """As pread(), by reading the whole blocks that these bytes are in, into page-aligned memory.
-
-        Raises OSError.
-        """
+        """As pread(), by reading the whole blocks that these bytes are in, into page-aligned memory."""
         skipped = offset % BLOCK
         first = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
@@ -1133,7 +1119,7 @@ class Reader(Opened):
 
 
 def refresh_reader(file: Reader, mount: Mount) -> None:
-    """Make all reads of a file from now on be as of now or later.  Raises OSError.
+    """Make all reads of a file from now on be as of now or later.
 
     Call refresh_file() first.  A FUSE daemon may cache what was read through an open file description, also
     with O_DIRECT, and drop it too late.  MooseFS does, for up to 60 s.  One thread of its daemon hears that a
@@ -1145,7 +1131,7 @@ def refresh_reader(file: Reader, mount: Mount) -> None:
 
 
 def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
-    """Open a file with O_DIRECT if it is on a network file system that has it.  Raises OSError."""
+    """Open a file with O_DIRECT if it is on a network file system that has it."""
     if network:
         try:
             return os.open(path, flags | os.O_DIRECT, mode)
@@ -1156,7 +1142,7 @@ def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 
 
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
-    """Open a file that other hosts may be making at this moment, or make it.  Raises OSError.
+    """Open a file that other hosts may be making at this moment, or make it.
 
     If two hosts make it at once, MooseFS tells one of them that it exists, although neither has asked for
     O_EXCL.  The file is there then, or will be in a moment, and another attempt opens it.
@@ -1169,7 +1155,7 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
 
 
 def give_rights(new: int, old: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of an old one, as far as that is allowed.  Raises OSError."""
+    """Give a new file the owner, group and mode of an old one, as far as that is allowed."""
     for owner in old.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with contextlib.suppress(PermissionError):
@@ -1186,7 +1172,7 @@ def give_rights(new: int, old: os.stat_result) -> None:
 
 
 def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
-    """Which of these bytes, once locked through this descriptor, are locked no more.  Raises OSError.
+    """Which of these bytes, once locked through this descriptor, are locked no more.
 
     A host that was cut off for too long loses its locks.  NFS then answers EIO to a read through their
     descriptor if the read asks the server, while a lock on it may seem to succeed.  On other network file
@@ -1219,10 +1205,7 @@ def inode_of(fd: int) -> list[bytes]:
 
 
 def is_at(path: str, fd: int) -> bool:
-    """Whether a path leads to this open file, as far as this host knows without asking a server.
-
-    Raises OSError.
-    """
+    """Whether a path leads to this open file, as far as this host knows without asking a server."""
     named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return are_same(named, fd)
@@ -1231,7 +1214,7 @@ def is_at(path: str, fd: int) -> bool:
 
 
 def are_same(one: int, other: int) -> bool:
-    """Whether two descriptors are of one file.  Before Linux 5.14 it asks an NFS server.  Raises OSError."""
+    """Whether two descriptors are of one file.  Before Linux 5.14 it asks an NFS server."""
     known = inode_of(one)
     if not known:
         return os.path.sameopenfile(one, other)
@@ -1496,7 +1479,7 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
 
 
 def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
-    """The job lines with these commands, from an offset on.  Raises OSError."""
+    """The job lines with these commands, from an offset on."""
     wanted = {command + end for command in commands for end in (b"", b"\r")}
     number = 0
     offset = start
@@ -1883,7 +1866,7 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
-    """The file from an offset on, in pieces of whole lines.  Raises OSError."""
+    """The file from an offset on, in pieces of whole lines."""
     begun: list[bytes] = []                     # of a line that goes on
     while data := file.pread(1 << 20, offset):
         offset += len(data)
@@ -1896,7 +1879,7 @@ def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
 
 
 def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
-    """How many lines of a file are strays, and the number of the first.  Raises OSError."""
+    """How many lines of a file are strays, and the number of the first."""
     count = 0
     first = 0
     before = 0                                  # lines
