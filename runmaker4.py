@@ -654,11 +654,11 @@ def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, 
 
     An empty file gets `header` first.  A file that does not end with a newline gets that newline first.
 
-    Other hosts also append, and this host can have an older state of the file cached (refresh_file()).  If the
-    cached size is an older one, an earlier line ended at that offset, with a newline, so nothing is added.
-    If the file seems to be empty, or reads as shorter than its size, the cache is too old to decide, and the
-    file is read again after refresh_file().  If that fails, there can be an empty line too many, or a second
-    header.
+    Other hosts also append, and this host can have an older state of the file cached (refresh_file()).  If
+    the cached size is an older one, an earlier line ended at that offset, with a newline, so nothing is
+    added.  If the file seems to be empty, or reads as shorter than its size, the cache is too old to decide,
+    and the file is read again after refresh_file().  If that fails, there can be an empty line too many, or a
+    second header.
     """
     size, last = _size_and_last(fd, mount.network)
     if mount.network and not last:
@@ -671,7 +671,10 @@ def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, 
 
 
 def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
-    """The size of a file that still has a name, and its last byte as read; b"" if nothing is there."""
+    """Return the size of a file, and its last byte as read, b"" if the read returns nothing.
+
+    Raises OSError(ENOENT) if the file has no name any more.
+    """
     info = os.fstat(fd)
     if not info.st_nlink:
         raise OSError(errno.ENOENT, "was removed meanwhile")
@@ -684,8 +687,8 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
 def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], header: bytes = b"") -> None:
     """Append lines to a file: all of them, or none.
 
-    When it returns, they are on disk: a network file system reports errors only when it writes to disk.  After
-    an error it cuts its bytes off again, if they surely are still the end of the file.
+    When it returns, they are on disk: a network file system reports errors only when it writes to disk.
+    After an error it cuts the new bytes off again, if they surely are still the end of the file.
 
     fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  pieces: the lines; a piece
     can end in the middle of a line.  header: the first bytes of an empty file.
@@ -708,7 +711,7 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
 
 
 def take_probe(fd: int) -> int:
-    """Lock one of the PROBE_BYTES that nobody else has locked, drawn at random; returns its place."""
+    """Lock one of the free PROBE_BYTES, drawn at random, and return its offset."""
     while not lock(fd, offset := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
     return offset
@@ -720,8 +723,8 @@ def take_probe(fd: int) -> int:
 # lock file, `.NAME.lock` next to the real file NAME, which no editor knows.  Its contents are never used; it
 # becomes one byte longer with each runner that claims lines.  Never delete it while jobs run.
 #
-# The lock file of a job file has a bucket of 2^16 bytes for each command, at a hash of the command's text: job
-# locks, and after them the command mutex.  So the bucket of a command does not depend on the place of the
+# The lock file of a job file has a bucket of 2^16 bytes for each command, at a hash of the command's text:
+# job locks, and after them the command mutex.  So the bucket of a command does not depend on the place of the
 # line.
 
 JOB_LOCKS = (1 << 16) - 1           # job locks of a bucket
@@ -825,7 +828,7 @@ def stat_or_none(path: str) -> os.stat_result | None:
 
 
 def share_lock_file(fd: int, info: os.stat_result, file: os.stat_result) -> None:
-    """Set the group and mode of our lock file so that only users who may write to the file may open it."""
+    """Set the group and mode of a lock file so that only users who may write to the file may open it."""
     wanted = 0o600
     if file.st_mode & stat.S_IWGRP:
         wanted |= 0o060
@@ -865,20 +868,20 @@ LOCAL_KINDS = {
     "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
     "ntfs3", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat", "xfs", "zfs",
 }
-# Kinds on which tests/test_real_nfs.py, test_real_fs.py and test_real_machines.py run the whole protocol on
-# several hosts
+# Kinds on which tests/test_real_nfs.py, test_real_fs.py and test_real_machines.py test the whole protocol
+# with several hosts
 TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
 
 class Mount(NamedTuple):
-    """The mount that a file is on: its kind of file system ('ext4'), its options, and its mount point."""
+    """The mount of a file: the kind of file system, for example 'ext4', the options, and the mount point."""
     kind: str
     options: frozenset[str]
     point: str = "/"
 
     @property
     def network(self) -> bool:
-        """Whether other hosts may use its files."""
+        """Return True if other hosts can use files on this mount."""
         return self.kind not in LOCAL_KINDS
 
     @property
@@ -887,7 +890,7 @@ class Mount(NamedTuple):
 
     @property
     def forgets_locks(self) -> bool:
-        """Whether locks there may be lost without an error, as on all network file systems but NFS.
+        """Return True if locks can be lost without an error, as on all network file systems but NFS.
 
         On GlusterFS the death of a brick takes the locks of all hosts.
         """
@@ -895,8 +898,7 @@ class Mount(NamedTuple):
 
     @property
     def is_fuse(self) -> bool:
-        """Whether a daemon of this host, which has a cache of its own, answers (refresh_file(),
-        refresh_reader()).
+        """Return True if a daemon of this host with its own cache answers (refresh_file(), refresh_reader()).
         """
         return self.kind.partition(".")[0] == "fuse"
 
@@ -905,16 +907,16 @@ LOCAL = Mount("", frozenset())
 
 
 def find_mount(path: str) -> Mount:
-    """The mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL if that cannot be read.
+    """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that cannot be read.
 
-    The files of an overlay are on the mount of its upper directory (kernel:
-    Documentation/filesystems/overlayfs.rst).  If that directory cannot be seen, as in a container, the
+    The files of an overlay are on the mount of the upper directory (kernel:
+    Documentation/filesystems/overlayfs.rst).  If that directory is not visible, as in a container, the
     overlay counts as local, because only one host can have it.
     """
     found = LOCAL
     try:
         path = os.path.realpath(path) + "/"
-        # In names only blank, tab, newline and backslash are escaped; no other character may end a line here
+        # In names only blank, tab, newline and backslash are escaped; no other character must end a line here
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             for line in lines:
                 point = unescaped(line.split(" ")[4])
@@ -922,15 +924,15 @@ def find_mount(path: str) -> Mount:
                 if len(point) >= len(found.point) and path.startswith(point.rstrip("/") + "/"):
                     found = described_mount(line)
     except OSError:
-        pass                            # not Linux, or no current directory: nothing will be refused
+        pass                            # not Linux, or no current directory: no mount will be refused
     return below_overlay(found) if found.kind == "overlay" else found
 
 
 def described_mount(line: str) -> Mount:
-    """The mount that a line of /proc/self/mountinfo describes."""
+    """Parse a line of /proc/self/mountinfo."""
     mount, _, system = line.rstrip("\n").partition(" - ")
     point, options = mount.split(" ")[4:6]
-    kind, source, super_options = system.split(" ")[:3]         # the source may be empty
+    kind, source, super_options = system.split(" ")[:3]         # the source can be empty
     source = unescaped(source)
     if kind == "fuse" and "#" in source:                        # as mfsmount does: mfs#10.0.0.1:9421
         kind = f"fuse.{source.partition('#')[0]}"
@@ -939,12 +941,14 @@ def described_mount(line: str) -> Mount:
 
 
 def unescaped(field: str) -> str:
-    """A field of /proc/self/mountinfo, which has blanks as \\040."""
+    """Decode a field of /proc/self/mountinfo, which has blanks as \\040."""
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)
 
 
 def below_overlay(overlay: Mount) -> Mount:
-    """The mount of an overlay's upper directory, with the overlay's mount point; LOCAL if it cannot be seen.
+    """Return the mount of an overlay's upper directory, with the overlay's mount point.
+
+    It is LOCAL if that directory is not visible.
     """
     upper = ""
     for option in overlay.options:
@@ -960,31 +964,28 @@ def below_overlay(overlay: Mount) -> Mount:
 
 
 def refresh_names(path: str) -> None:
-    """Make NFS ask the server for the names in this file's folder.
-
-    Otherwise it answers from its cache, right or wrong.
-    """
+    """Make NFS ask the server for the names in this file's folder, instead of answering from the cache."""
     with contextlib.suppress(PermissionError):      # we may use the names in the folder, but not list them
         os.close(open_folder_of(path))
 
 
 def open_folder_of(path: str) -> int:
-    """Open the directory that this file is in."""
+    """Open the directory of this file."""
     return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def refresh_file(path: str, mount: Mount) -> None:
-    """Drop what this host has cached of this file and those beside it.
+    """Drop this host's cache of this file and of the other files in the same folder.
 
     Afterwards names, sizes and the contents of small files are as of now or later.
 
-    - NFS asks the server for names when their directory is opened, and for a size at each lock.
-    - FUSE keeps names and sizes for as long as its daemon allows (GlusterFS: 1 s).  A listing brings them
-      anew for the whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
-    - GlusterFS answers reads of files up to 64 KiB, also those with O_DIRECT, from a cache that any look-up
-      on this host has filled within the last second (xlators/performance/quick-read).  A listing tells it
-      which entries are old (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: 20 of 40 such reads were old; after
-      a listing, none of 200.
+    - NFS asks the server for names when the directory is opened, and for a size at each lock.
+    - FUSE keeps names and sizes for as long as the daemon allows (GlusterFS: 1 s).  A listing refreshes them
+      for the whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
+    - GlusterFS answers reads of files up to 64 KiB, even with O_DIRECT, from a cache that any look-up on this
+      host has filled within the last second (xlators/performance/quick-read).  A listing makes it drop old
+      entries (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: 20 of 40 of these reads were old; after a listing,
+      none of 200.
     """
     if not mount.is_fuse:
         return refresh_names(path)
@@ -1003,21 +1004,21 @@ def refresh_file(path: str, mount: Mount) -> None:
 
 # ---- reading what other hosts write ------------------------------------------------------------------------
 #
-# A host keeps the pages of files that it has read.  On network file systems they may be old: on NFS for ever,
-# on CephFS and GlusterFS for many seconds.  A lock alone makes them true on NFS only.  So the protocol reads
-# there with O_DIRECT, past these pages, in whole aligned blocks, which all file systems with O_DIRECT take
-# (open(2), NOTES).  It writes through another descriptor, without O_DIRECT (GlusterFS refuses to write single
-# bytes with it), and syncs.
+# A host caches the pages of files that it has read.  On network file systems they can be old: on NFS without
+# a limit, on CephFS and GlusterFS for many seconds.  A lock alone makes them current on NFS only.  So the
+# protocol reads with O_DIRECT on these file systems, which bypasses the page cache, in whole aligned blocks,
+# which all file systems with O_DIRECT accept (open(2), NOTES).  It writes through another descriptor, without
+# O_DIRECT (GlusterFS refuses to write single bytes with it), and syncs.
 
 BLOCK = 4096                    # bytes
-MAKING = 20                     # attempts to open a file that another host is making
+MAKING = 20                     # attempts to open a file that another host is creating
 
-# Errors that mean that the locks of a descriptor may be lost
+# After these errors the locks of a descriptor can be lost
 LOCKS_LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.EBADFD, errno.ENOTCONN)
 
 
 class Opened:
-    """An object that has a file open, or has it closed for now."""
+    """An object with a file that is open, or closed for now."""
     _fd: int | None                     # None: it is not open
 
     @property
@@ -1026,24 +1027,25 @@ class Opened:
 
     @property
     def fd(self) -> int:
-        """The descriptor.  Raises OSError(EBADF), as each call with it would, if the file is not open."""
+        """Return the descriptor.  Raises OSError(EBADF), as any system call would, if the file is not open.
+        """
         if self._fd is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._fd
 
 
 class Reading(enum.Enum):
-    """How a file is read."""
+    """The way in which a Reader reads."""
     CACHED = "with pread(2): this host alone uses the file"
     DIRECT = "with O_DIRECT"
     DROPPED = "with pread(2), once the kernel was asked to drop the pages: its file system refuses O_DIRECT"
 
 
 class Reader(Opened):
-    """An open file, to be read as it is now."""
+    """An open file; reads return the current contents."""
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
-        """fd: on a network file system from open_direct(); None: the reader is closed."""
+        """Read from `fd`, on a network file system one from open_direct(); None: the reader is closed."""
         self._fd = fd
         self.how = Reading.CACHED
         if network:
@@ -1052,7 +1054,7 @@ class Reader(Opened):
 
     @classmethod
     def of(cls, fd: int, network: bool) -> Reader:
-        """A reader of a file that is open for something else."""
+        """Return a reader with its own descriptor of an open file."""
         if not network:
             return cls(os.dup(fd))
         return cls(open_direct(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, network), network)
@@ -1064,14 +1066,13 @@ class Reader(Opened):
         self.close()
 
     def detach(self) -> int | None:
-        """Give the descriptor to the caller, who closes it; the reader is closed then.  None: it was already.
-        """
+        """Return the descriptor, which the caller must close, and become closed; None if already closed."""
         fd = self._fd
         self._fd = None
         return fd
 
     def close(self) -> None:
-        """Raises OSError."""
+        """Close the file, if it is open."""
         fd = self.detach()
         if fd is not None:
             os.close(fd)
@@ -1086,7 +1087,7 @@ class Reader(Opened):
         os.close(old)
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes from an offset on; fewer only at the end of the file."""
+        """Return `size` bytes from an offset on; fewer only at the end of the file."""
         if self.how is Reading.DIRECT:
             try:
                 return self._read_blocks(size, offset)
@@ -1101,7 +1102,7 @@ class Reader(Opened):
         return os.pread(self.fd, size, offset)
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
-        """As pread(), by reading the whole blocks that these bytes are in, into page-aligned memory."""
+        """Do pread() with O_DIRECT: read the blocks that contain these bytes, into page-aligned memory."""
         skipped = offset % BLOCK
         first = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
@@ -1119,19 +1120,20 @@ class Reader(Opened):
 
 
 def refresh_reader(file: Reader, mount: Mount) -> None:
-    """Make all reads of a file from now on be as of now or later.
+    """Make all reads of a file from now on return the contents as of now or later.
 
-    Call refresh_file() first.  A FUSE daemon may cache what was read through an open file description, also
-    with O_DIRECT, and drop it too late.  MooseFS does, for up to 60 s.  One thread of its daemon hears that a
-    file has changed, another that a lock is granted, and the second may be first (mfsclient/extrapackets.c,
-    readdata.c; seen on 3.0.117 with the first one stopped).  For a new description it has nothing cached.
+    Call refresh_file() first.  A FUSE daemon can cache data read through an open file description, even with
+    O_DIRECT, and drop it too late.  MooseFS does, for up to 60 s.  One thread of the MooseFS daemon learns
+    that a file has changed, another that a lock is granted, and the second can be first
+    (mfsclient/extrapackets.c, readdata.c; seen on 3.0.117 with the first thread stopped).  For a new
+    description nothing is cached.
     """
     if mount.is_fuse:
         file.reopen()
 
 
 def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
-    """Open a file with O_DIRECT if it is on a network file system that has it."""
+    """Open a file, on a network file system with O_DIRECT unless that is refused (EINVAL)."""
     if network:
         try:
             return os.open(path, flags | os.O_DIRECT, mode)
@@ -1142,10 +1144,10 @@ def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 
 
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
-    """Open a file that other hosts may be making at this moment, or make it.
+    """Open a file, or create it; other hosts can do the same at this moment.
 
-    If two hosts make it at once, MooseFS tells one of them that it exists, although neither has asked for
-    O_EXCL.  The file is there then, or will be in a moment, and another attempt opens it.
+    If two hosts create it at once, one of them gets EEXIST on MooseFS, although neither used O_EXCL.  The
+    file exists then, or will in a moment, and another attempt opens it.
     """
     for _ in range(MAKING):
         with contextlib.suppress(FileExistsError):
@@ -1155,7 +1157,7 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
 
 
 def give_rights(new: int, old: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of an old one, as far as that is allowed."""
+    """Give a new file the owner, group and mode of an old one, as far as the kernel allows it."""
     for owner in old.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with contextlib.suppress(PermissionError):
@@ -1166,18 +1168,18 @@ def give_rights(new: int, old: os.stat_result) -> None:
 
 # ---- which file is it --------------------------------------------------------------------------------------
 #
-# A path may lead to another file at any time, and a host that was cut off loses its locks without being told.
-# So two questions are asked again and again: is_at() tells whether the path leads to an open file still, and
-# lost_locks() which locks are gone.  On NFS neither may cost a round trip more than it must.
+# A path can lead to another file at any time, and a host that was cut off loses locks without a notice.  So
+# there are two regular checks: is_at() returns True if the path still leads to an open file, and lost_locks()
+# returns the lost locks.  On NFS neither makes an unnecessary round trip.
 
 
 def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
-    """Which of these bytes, once locked through this descriptor, are locked no more.
+    """Return those of these bytes whose locks, made through this descriptor, are lost.
 
-    A host that was cut off for too long loses its locks.  NFS then answers EIO to a read through their
-    descriptor if the read asks the server, while a lock on it may seem to succeed.  On other network file
-    systems only the locks may tell (seen on GlusterFS): another description finds the byte free, or the
-    descriptor itself finds that somebody else has locked it.
+    A host that was cut off for too long loses its locks.  NFS then answers EIO to a read through the locking
+    descriptor if the read asks the server, while a lock on it can seem to succeed.  On other network file
+    systems only the locks can reveal the loss (seen on GlusterFS): another description finds the byte free,
+    or this descriptor finds a lock of another description on it.
     """
     if not mount.forgets_locks:
         try:
@@ -1195,7 +1197,7 @@ def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
 
 
 def inode_of(fd: int) -> list[bytes]:
-    """What tells an open file from others: its mount and its inode; [] before Linux 5.14.
+    """Return lines that identify an open file, with the mount id and the inode; [] before Linux 5.14.
 
     They are read from proc_pid_fdinfo(5), because fstat(2) would ask an NFS server after each lock.
     """
@@ -1205,7 +1207,7 @@ def inode_of(fd: int) -> list[bytes]:
 
 
 def is_at(path: str, fd: int) -> bool:
-    """Whether a path leads to this open file, as far as this host knows without asking a server."""
+    """Return True if a path leads to this open file, as far as this host knows without asking a server."""
     named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return are_same(named, fd)
@@ -1214,7 +1216,7 @@ def is_at(path: str, fd: int) -> bool:
 
 
 def are_same(one: int, other: int) -> bool:
-    """Whether two descriptors are of one file.  Before Linux 5.14 it asks an NFS server."""
+    """Return True if two descriptors are of one file.  Before Linux 5.14 it asks an NFS server."""
     known = inode_of(one)
     if not known:
         return os.path.sameopenfile(one, other)
@@ -1222,7 +1224,7 @@ def are_same(one: int, other: int) -> bool:
 
 
 def mount_fault(mount: Mount) -> str:
-    """Why locks on this mount do not exclude other hosts; '' if nothing is known against them."""
+    """Return the reason why locks on this mount do not exclude other hosts; '' if no such reason is known."""
     kind = mount.kind
     options = mount.options
     if kind == "nfs":                       # version 3 or older; version 4 is nfs4, and ignores these options
@@ -1243,9 +1245,9 @@ def mount_fault(mount: Mount) -> str:
 
 
 def check_mount(path: str, single_host: bool, say: Say) -> Mount:
-    """Refuse a file system that does not share locks between hosts; returns the mount.  Raises UsageError.
+    """Return the mount of a path.  Raises UsageError if its locks do not exclude other hosts.
 
-    single_host: no other host uses the file, so all may pass.
+    single_host: no other host uses the file, so every file system is accepted.
     """
     mount = find_mount(path)
     fault = "" if single_host else mount_fault(mount)
@@ -1263,23 +1265,23 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
 # ======== Job lines and directives ==========================================================================
 #
 # A Scan reads a job file in chunks.  One regular expression finds the next line in a wanted state, and
-# nothing else is parsed; so a million lines that are done cost no more than a search.  Line numbers are
-# counted on the way.  The expression finds directives, too, as lines in the state DIRECTIVE.
-# parse_settings() tells what a directive means.
+# nothing else is parsed; so a million done lines cost no more than a search.  The scan counts line numbers on
+# the way.  The expression also finds directives, as lines in the state DIRECTIVE.  parse_settings() parses
+# directives.
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
 DIRECTIVE = b"#"                # the "state" of a Line that is a directive
-# How a directive begins, or a comment that looks like one and is no prose.  Such a comment is a malformed
-# directive: if it were ignored, its author would lose a barrier.
+# The beginning of a directive, or of a comment that looks like one and is not prose.  Such a comment is a
+# malformed directive: if runners ignored it, the author could lose a barrier.
 DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[-\w]+=))"
 
 
 @dataclass(eq=False, repr=False)
 class Line:
     """A job line as it was read."""
-    number: int             # what an editor shows, from 1; kept up to date while the line is claimed
-    ordinal: int            # counts job lines only, from 1; 0 if the scan counts none
+    number: int             # as editors show it, from 1; kept up to date while the line is claimed
+    ordinal: int            # counts job lines only, from 1; 0 if the scan does not count them
     offset: int             # of the state byte
     state: bytes
     text: bytes             # all between the state and the newline: separator, command, perhaps \r
@@ -1290,38 +1292,38 @@ class Line:
         return self.text[1:-1] if self.text.endswith(b"\r") else self.text[1:]
 
     def __bytes__(self) -> bytes:
-        """What --dry-run prints of it: b'7 . COMMAND'."""
+        """Return the line as --dry-run prints it: b'7 . COMMAND'."""
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
-# bytes: execve(2) takes an argument of 128 KiB, which is b"{ :; COMMAND\n\n}\nexit\0" (Processes.start)
+# bytes: execve(2) accepts an argument of 128 KiB, which is b"{ :; COMMAND\n\n}\nexit\0" (Processes.start)
 LONGEST_COMMAND = (128 << 10) - 14
 
 
 def command_fault(command: bytes) -> str:
-    """Why no runner can start a command; '' if nothing is wrong with it."""
+    """Return the reason why no runner can start a command; '' if the command is valid."""
     if len(command) > LONGEST_COMMAND:
         return "the command is longer than 128 KiB (put it into a script)"
     return "" if command.strip() else "there is no command behind the state"
 
 
 class FileChangedError(OSError):
-    """A line is not where it was found, or the lock file is another one: the file was edited or replaced."""
+    """A line has moved, or the lock file is another one: the file was edited or replaced."""
 
     def __init__(self, what: str = "was replaced by another file meanwhile") -> None:
         super().__init__(errno.ESTALE, what)
 
 
 class Paused(Exception):
-    """A scan has taken the time that it was given; it can go on from where it stands."""
+    """A scan has used up its time (Scan.pause_at); call next() to continue."""
 
 
 class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
-    It sees the file as if a newline stood before it, so that every line begins with one.  What lies between
-    wanted lines is searched and counted, never parsed.  It holds one chunk of the file.  Chunks are small at
-    first and after each refresh(), so that the next line is judged by a fresh read; then they grow to 1 MiB.
+    It adds a newline before the file, so that every line begins with a newline.  The lines between wanted
+    lines are searched and counted, never parsed.  It holds one chunk of the file.  Chunks are small at first
+    and after each refresh(), so that the next line comes from a fresh read; then they grow to 1 MiB.
     """
     SMALL = 4096                # bytes of the first chunk
     LARGE = 1 << 20             # bytes up to which chunks grow
@@ -1329,33 +1331,33 @@ class Scan:
     def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
                  counted: Counter[bytes] | None = None, careful: bool = False, directives: bool = False,
                  until: float = math.inf) -> None:
-        """start: the offset at which the first line begins.  states: the wanted ones; None: all of them.
+        """Start at the offset `start`, where a line begins.  states: the wanted states; None: all of them.
 
-        counted: gets the number of job lines in each state; lines get their ordinals from it.
-        careful: raise FileChangedError if line numbers are found to be wrong.
-        directives: whether these are wanted, too.
-        until: an offset; lines behind it are not wanted, but may be found all the same.
+        counted: gets the number of job lines in each state; lines get ordinals from it.
+        careful: raise FileChangedError if the scan finds that line numbers are wrong.
+        directives: also find directives.
+        until: an offset; lines after it are not wanted, but can be found.
         """
         self.file = file
         self._careful = careful
         self._until = until
         self.pattern = wanted_lines(states, directives)
         self._only_running = wanted_lines(RUNNING, directives)
-        self.rest = 64 if directives else 2         # bytes at the end of a chunk that may begin a match
+        self.rest = 64 if directives else 2         # bytes at the end of a chunk that can begin a match
         # buffer[0] is the byte at offset `base`
         self._buffer = b"\n"
         self._base = start - 1
-        self._pos = 0                               # buffer[:pos] is searched, and its lines are counted
-        self.lines = 0                              # how many lines begin before buffer[pos]
+        self._pos = 0                               # buffer[:pos] is searched, and lines in it are counted
+        self.lines = 0                              # the number of lines that begin before buffer[pos]
         self.counted = counted
         self.size = self.SMALL
         self.last: Line | None = None
-        self._once_more = False                     # the last line is to be found again
-        # raise Paused after the first chunk behind this time (monotonic)
+        self._once_more = False                     # next() must find the last line again
+        # raise Paused after the first chunk past this time (monotonic)
         self.pause_at = math.inf
 
     def next(self, only_running: bool = False) -> Line | None:
-        """The next wanted line; None at the end of the file (ask again when it has grown).
+        """Return the next wanted line; None at the end of the file (call it again when the file has grown).
 
         only_running: find no jobs but running ones.  Raises FileChangedError, Paused, OSError.
         """
@@ -1372,17 +1374,18 @@ class Scan:
 
     @property
     def end(self) -> int:
-        """How far the file was read: its size, once there is no next line."""
+        """Return the offset up to which the file was read: the file size, after next() returned None."""
         return self._base + len(self._buffer)
 
     def put_back(self, line: Line) -> None:
-        """Have the last line, a directive, found once more."""
+        """Make next() find the last line, a directive, once more."""
         self.lines -= 1
         self._once_more = True
         self.refresh(line)
 
     def back_to(self, line: Line) -> bool:
-        """Have a job line found once more, and go on from there; False: it does not stand there any more."""
+        """Make next() find a job line again and go on from it; False: its text is not at its offset any more.
+        """
         self.last = line
         self.lines = line.number - 1
         self._once_more = True
@@ -1392,9 +1395,9 @@ class Scan:
         return self.refresh(line)
 
     def refresh(self, last: Line, data: bytes | None = None) -> bool:
-        """Drop the chunk, and read on from the last line; False: that line stands there no more.
+        """Drop the chunk, and read on from the last line; False: its text is not at its offset any more.
 
-        data: the file from the offset of that line on, if it was read just now.
+        data: the file from the offset of that line on, if the caller has just read it.
         """
         self.size = self.SMALL
         if data is None:
@@ -1409,7 +1412,7 @@ class Scan:
         return self._buffer.startswith(text, 2) and (is_cut or behind in (b"\n", b""))
 
     def _line(self, begin: int) -> Line:
-        """The line whose state is at buffer[begin]."""
+        """Return the line with the state at buffer[begin]."""
         end = self._buffer.find(b"\n", begin)
         if end < 0:
             self._drop_lines(begin - 1)
@@ -1424,21 +1427,23 @@ class Scan:
         self._once_more = False
         stop = end if end >= 0 else len(self._buffer)
         ordinal = sum(self.counted.values()) if self.counted else 0
-        # A line that only looks like a directive may begin with a blank
+        # A line that only looks like a directive can begin with a blank
         state = self._buffer[begin:begin + 1].strip(b" \t") or DIRECTIVE
         text = self._buffer[begin + 1:stop]
         self.last = Line(self.lines, ordinal, self._base + begin, state, text, end >= 0)
         return self.last
 
     def _count(self, upto: int) -> None:
-        """Count the lines that begin in buffer[pos:upto], and move on to there."""
+        """Count the lines that begin in buffer[pos:upto], and move on to `upto`."""
         self.lines += self._buffer.count(b"\n", self._pos, upto)
         if self.counted is not None:
             self.counted.update(JOB_LINE.findall(self._buffer, self._pos, upto + 2))
         self._pos = upto
 
     def _more(self) -> bool:
-        """Move on to the next chunk; False if there is none yet.  Raises FileChangedError, Paused, OSError.
+        """Move on to the next chunk; return False if there is none yet.
+
+        Raises FileChangedError, Paused, OSError.
         """
         self._drop_lines(max(self._pos, len(self._buffer) - self.rest))
         offset = self._base + len(self._buffer)
@@ -1450,10 +1455,10 @@ class Scan:
         return bool(data)
 
     def _drop_lines(self, upto: int) -> None:
-        """Count the lines of the buffer up to there, and forget them.  Raises FileChangedError, OSError.
+        """Count the lines of buffer[:upto], and drop them.
 
-        If the last line does not stand where it stood, something was inserted above, and all line numbers are
-        off.
+        Raises FileChangedError if the last line is not at the same offset any more: then text was inserted
+        above it, and all line numbers are wrong.
         """
         if self._careful and self.last:
             text = self.last.text[:64]
@@ -1467,7 +1472,7 @@ class Scan:
 
 @functools.cache
 def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
-    """The expression that finds job lines in some states (None: all), and directives if these are wanted."""
+    """Return the expression that finds job lines in these states (None: all), and directives if wanted."""
     beginnings = []
     if states is None:
         beginnings.append(rb"[^#/ \t\n][ \t]")
@@ -1479,7 +1484,7 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
 
 
 def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
-    """The job lines with these commands, from an offset on."""
+    """Yield the job lines with these commands, from an offset on."""
     wanted = {command + end for command in commands for end in (b"", b"\r")}
     number = 0
     offset = start
@@ -1492,7 +1497,7 @@ def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[
         *lines, rest = (rest + data).split(b"\n")
         for text in lines if data else [rest]:              # the last line may have no newline
             number += 1
-            # To look for what stands behind the state is faster than to parse each line
+            # Looking up the text after the state is faster than parsing each line
             if text[2:] in wanted and JOB_LINE.match(b"\n" + text):
                 line = Line(number, 0, offset, text[:1], text[1:], bool(data))
                 if line.command in commands:
@@ -1501,9 +1506,9 @@ def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[
 
 
 def count_lines(file: Reader, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
-    """How many lines of a command in a state begin between two offsets, at both of which lines begin.
+    """Return the number of lines of a command in a state between two offsets, at which lines begin.
 
-    It stops when it has found enough.  Lines are searched, not parsed, because hundreds may be `r`.
+    It stops when it has found `enough` lines.  It searches without parsing, because hundreds can be `r`.
     Raises OSError.
     """
     wanted = []
@@ -1520,7 +1525,7 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
             lines, _, rest = (rest + data).rpartition(b"\n")
         else:
             lines = rest                        # the last line, which has no newline
-        # Each line gets two newlines of its own, because count() finds no matches that overlap
+        # Each line gets its own two newlines, because count() finds no overlapping matches
         text = b"\n" + lines.replace(b"\n", b"\n\n") + b"\n"
         found += sum(map(text.count, wanted))
         if not data:
@@ -1531,9 +1536,10 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
 
 
 def is_utf16(head: bytes) -> bool:
-    """Whether a text is UTF-16.
+    """Return True if a text is UTF-16.
 
-    It begins with a byte-order mark of UTF-16; or most second bytes are NUL, and no other byte is.
+    UTF-16 has a byte-order mark; or more than half of the bytes at odd places (or even ones) are NUL, and
+    no other byte is.
     """
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
@@ -1542,7 +1548,7 @@ def is_utf16(head: bytes) -> bool:
 
 
 def first_line(file: Reader) -> int:
-    """The offset of a job file's first line: 3 after a UTF-8 byte-order mark, otherwise 0.
+    """Return the offset of a job file's first line: 3 after a UTF-8 byte-order mark, otherwise 0.
 
     Raises OSError for UTF-16.
     """
@@ -1553,9 +1559,9 @@ def first_line(file: Reader) -> int:
 
 
 def without_links(path: str) -> str:
-    """The path with no symbolic link among its directories.
+    """Resolve the symbolic links among the directories of a path.
 
-    A link may be changed at any time, and the file and its lock file have to stay together.
+    A link can change at any time, and the file and the lock file must remain in the same directory.
     """
     folder, name = os.path.split(path)
     real = os.path.realpath(folder or ".")
@@ -1563,7 +1569,7 @@ def without_links(path: str) -> str:
 
 
 def lstat_no_link(path: str) -> os.stat_result:
-    """What lstat(2) tells of a job file.  Raises OSError; ELOOP: it is a symbolic link.
+    """Return the status of a job file.  Raises OSError, ELOOP for a symbolic link.
 
     Users of the link and users of the file would look for the lock file in different places.
     """
@@ -1574,7 +1580,7 @@ def lstat_no_link(path: str) -> os.stat_result:
 
 
 def open_job_file(path: str, flags: int) -> int:
-    """Open a job file, or say in one line why it cannot be one.  Raises UsageError."""
+    """Open a job file.  Raises UsageError with the reason and a hint."""
     try:
         mode = lstat_no_link(path).st_mode
         if not stat.S_ISREG(mode):
@@ -1600,7 +1606,7 @@ def open_job_file(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def job_file(path: str, network: bool) -> Iterator[Reader]:
-    """A job file, open for reading.  Raises UsageError."""
+    """Open a job file for reading, and close it at the end of the block.  Raises UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
         with Reader.of(fd, network) as file:
@@ -1613,30 +1619,30 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 
 # ---- directives --------------------------------------------------------------------------------------------
 #
-# A line `#RUN ...` holds for all jobs below it, up to the next one of its kind.  parse_settings() reads one
-# such line.  What all of them above a place say together is the Directives there: a reader of the file begins
-# with TOP, and asks Directives.below() at each directive.  Nothing else interprets directives.
+# A line `#RUN ...` applies to all jobs below it, up to the next directive of the same kind.  parse_settings()
+# parses one directive.  The combined effect of all directives above a line is a Directives: a reader of the
+# file begins with TOP, and calls Directives.below() at each directive.  No other code interprets directives.
 
 
 class Unset(enum.Enum):
-    """The value of a setting that no directive gives."""
+    """The value of a setting that no directive has set."""
     UNSET = "the option of the runner counts"
 
 
 SHELL = "/bin/sh"
-# The names of shells that jobs can have: they understand what a job is wrapped in (Processes.start).  Other
+# The names of shells that jobs can use: they understand the wrapper of a job (Processes.start).  Other
 # programs must not get `-c JOB`: `true -c JOB` does nothing, and the job would count as done.
 POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
 ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
 
 class Resources(NamedTuple):
-    """What a job needs, what a runner has in all, or what of that is free: docs/architecture.md."""
+    """The needs of a job, the capacity of a runner, or the free part of it: docs/architecture.md."""
     slots: float
     memory: float = 0           # bytes
 
     def __str__(self) -> str:
-        """'4 slots', '16G of memory', '4 slots and 16G of memory'"""
+        """Return '4 slots', '16G of memory', or '4 slots and 16G of memory'."""
         slots = f"{self.slots:.0f} slots"
         memory = f"{memory_text(self.memory)} of memory"
         if not self.memory:
@@ -1647,29 +1653,29 @@ class Resources(NamedTuple):
         return Resources(self.slots - taken.slots, self.memory - taken.memory)
 
     def holds(self, needs: Resources) -> bool:
-        """Whether there is enough of everything.  For a job that needs no memory, that may be negative."""
+        """Return True if there is enough for a job.  If it needs no memory, free memory can be negative."""
         return needs.slots <= self.slots and (not needs.memory or needs.memory <= self.memory)
 
 
-ONE_SLOT = Resources(1)                 # what a job needs if no directive says more
+ONE_SLOT = Resources(1)                 # the needs of a job without slots= and memory=
 UNBOUNDED = Resources(math.inf, math.inf)
 
 
 @dataclass(eq=False, repr=False)
 class JobSettings:
-    """What a settings directive says of the jobs below it."""
+    """The settings that a settings directive gives the jobs below it."""
     line: Line | None = None            # the directive itself; None: there is none
     timeout: float | Unset | None = Unset.UNSET         # seconds; None: no limit
     hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
     together: str = ""                  # the name of a group; "": no group
     min_hosts: int | None = None        # of the group; None: all
-    needs: Resources = ONE_SLOT         # what each job takes of its runner's resources
-    # what it takes in the runs after that, one after the other, if the memory was not enough
+    needs: Resources = ONE_SLOT         # the resources of its runner that each job takes
+    # the resources for later runs, one after the other, after a run without enough memory
     more: tuple[Resources, ...] = ()
     shell: str = SHELL                  # a name or path of the shell that runs each job
 
     def __str__(self) -> str:
-        """'host bob with 4 slots or more (#RUN in line 4)'"""
+        """Return 'host bob with 4 slots or more (#RUN in line 4)'."""
         if not self.hosts:
             names = "a runner"
         elif len(self.hosts) == 1:
