@@ -1688,16 +1688,16 @@ class JobSettings:
 
     @property
     def suits_all(self) -> bool:
-        """Whether any runner may have the jobs: they ask neither for hosts nor for more than a slot."""
+        """Return True if any runner may run the jobs: they require neither hosts nor more than one slot."""
         return not self.hosts and self.needs == ONE_SLOT
 
     @property
     def where(self) -> str:
-        """'#RUN in line 4'"""
+        """Return '#RUN in line 4'; 'no #RUN line' for the defaults."""
         return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
 
     def at(self, line: Line) -> JobSettings:
-        """These settings, of the directive in this line."""
+        """Return these settings with this line as the directive's line."""
         return replace(self, line=line)
 
 
@@ -1722,31 +1722,32 @@ ConsumerKey = tuple[tuple[str, ...], Resources, bool]
 
 
 class Directives(NamedTuple):
-    """What the directives above a line of a job file say of it.
+    """The combined effect of the directives above a line of a job file.
 
-    What keeps jobs from being started for now depends on the states of lines, too: that is a Block.
+    A job that cannot start for now has a Block, which also depends on the states of lines.
     """
     settings: JobSettings = NO_SETTINGS     # of the last settings directive
     barrier: Line | None = None             # the last one
     check: bool = False                     # it is a `#RUN barrier check`
     end: Line | None = None                 # the last `#RUN end`
-    fault: str = ""                         # of the first malformed directive: jobs below it wait
+    fault: str = ""                         # the error in the first malformed directive: jobs below it wait
 
     @property
     def below_end(self) -> bool:
-        """Whether runners that follow take no jobs here."""
+        """Return True if runners with --follow take no jobs here, below a `#RUN end`."""
         return self.end is not None
 
     @property
     def consumer_key(self) -> ConsumerKey:
-        """What decides which consumers may have jobs here, except together=.  It is a key of dictionaries."""
+        """Return a dictionary key for all that decides which consumers may run these jobs, except together=.
+        """
         return self.settings.hosts, self.settings.needs, self.end is not None
 
     def below(self, line: Line) -> Directives:
-        """What holds below a line that is a directive.
+        """Return the directives below a line that is a directive.
 
-        Below a malformed directive nobody knows whom jobs are for.  So they count as jobs for any consumer,
-        and every consumer has to wait.
+        Below a malformed directive it is unknown which consumers the jobs are for.  So they count as jobs for
+        any consumer, and every consumer must wait.
         """
         try:
             directive = parse_settings(line.text)
@@ -1760,7 +1761,8 @@ class Directives(NamedTuple):
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
     def has_same_group(self, above: Directives) -> bool:
-        """Whether jobs on both sides of a directive are of one group.  above: the scope above it."""
+        """Return True if jobs above and below a directive are of one group.  above: the directives above it.
+        """
         return (
             self.settings.together == above.settings.together
             and self.barrier is above.barrier
@@ -1769,14 +1771,14 @@ class Directives(NamedTuple):
         )
 
 
-TOP = Directives()                   # no directive stands above
+TOP = Directives()                   # above the first directive
 
 
 @functools.lru_cache(maxsize=1000)
 def parse_settings(text: bytes) -> Directive:
-    """What a directive says, wherever it stands.  Raises ValueError.
+    """Parse a directive.  Raises ValueError.
 
-    text: of its Line, so from `RUN` on.
+    text: Line.text, which begins with `RUN`.
     """
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
@@ -1798,7 +1800,7 @@ def parse_settings(text: bytes) -> Directive:
 
 
 def _job_settings(given: dict[str, str]) -> JobSettings:
-    """The settings in a settings directive.  Raises ValueError."""
+    """Parse the values of a settings directive.  Raises ValueError."""
     hosts = tuple(given["host"].lower().split(",")) if "host" in given else ()
     for host in (host for host in hosts if "[" in host):
         try:
@@ -1831,7 +1833,7 @@ def _job_settings(given: dict[str, str]) -> JobSettings:
 
 
 def _needs(given: Mapping[str, str]) -> tuple[Resources, ...]:
-    """What each job of a settings directive takes, and then, each time that was not enough, in its next run.
+    """Return the needs of a job's first run, and of each next run after one without enough memory.
 
     Raises ValueError.
     """
@@ -1842,7 +1844,7 @@ def _needs(given: Mapping[str, str]) -> tuple[Resources, ...]:
 
 
 def _value(given: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
-    """The value of a setting; the default if it is not there.  Raises a ValueError that names the setting."""
+    """Return the value of a setting, or the default.  Raises a ValueError that names the setting."""
     try:
         return parse(given[name]) if name in given else default
     except argparse.ArgumentTypeError as fault:
@@ -1850,7 +1852,7 @@ def _value(given: Mapping[str, str], name: str, parse: Callable[[str], T], defau
 
 
 def stopping(bad: Line, check: Line) -> str:
-    """The message when a barrier check stops what is below it.  bad: the job that has not ended well."""
+    """Return the message for a barrier check that stops the jobs below it.  bad: a job failed or in error."""
     how = "failed" if bad.state == FAILED else "ended in error"
     return (
         f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops what is below it"
@@ -1859,12 +1861,12 @@ def stopping(bad: Line, check: Line) -> str:
 
 # ---- lines that are no jobs --------------------------------------------------------------------------------
 #
-# If somebody forgets the blank behind the dot, that line is a stray: neither a job nor a comment.  Nobody
-# runs it.  So a file is searched for strays once, before anything runs.
+# A line without the blank after the dot is a stray: neither a job nor a comment.  No runner runs it.  So a
+# runner searches the file for strays once, before it starts jobs.
 
 
 # A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
-# file is no stray, because the rest of that line may still be being written.
+# file is not a stray, because an editor could still be writing the rest of that line.
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 # The same for a file without a job: a path there is the first word of a command, and `//` or `/*` a comment.
 STRAY_WITHOUT_JOBS = re.compile(STRAY.pattern.replace(b"[#/]", rb"#|/(?![^\s/*])"))
@@ -1872,8 +1874,8 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
-    """The file from an offset on, in pieces of whole lines."""
-    begun: list[bytes] = []                     # of a line that goes on
+    """Yield the file from an offset on, in pieces of complete lines; the last line can have no newline."""
+    begun: list[bytes] = []                     # the pieces of an incomplete line
     while data := file.pread(1 << 20, offset):
         offset += len(data)
         lines, newline, rest = data.rpartition(b"\n")
@@ -1885,7 +1887,7 @@ def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
 
 
 def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
-    """How many lines of a file are strays, and the number of the first."""
+    """Return the number of strays in a file, and the line number of the first stray, 0 if there is none."""
     count = 0
     first = 0
     before = 0                                  # lines
@@ -1900,15 +1902,15 @@ def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
 
 
 def name_strays(count: int, first: int) -> str:
-    """'line 4 is neither a job nor a comment, nor are 2 more'."""
+    """Return 'line 4 is neither a job nor a comment, nor are 2 more'."""
     more = f", nor {'is' if count == 2 else 'are'} {count - 1} more" if count > 1 else ""
     return f"line {first} is neither a job nor a comment{more}"
 
 
 def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
-    """Refuse a file that has strays and no job, such as a list of commands; otherwise name its first stray.
+    """Refuse a file with strays and no job, such as a list of commands; otherwise report its first stray.
 
-    refuse: False: refuse no file for its strays.  Raises UsageError.
+    refuse: False: only report.  Raises UsageError.
     """
     with job_file(path, network) as file:
         has_job = Scan(file, first_line(file)).next() is not None
@@ -1924,7 +1926,9 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Before anything runs: refuse a file of strays alone, or with a malformed directive.  Raises UsageError.
+    """Refuse a file with strays and no job, or with a malformed directive, before jobs start.
+
+    Raises UsageError.
     """
     check_lines(path, network, say)
     with job_file(path, network) as file:
@@ -1935,91 +1939,91 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 
 # ======== The job file ======================================================================================
 #
-# The protocol is in the docstring at the top.  What follows from it:
+# The protocol is in the docstring at the top.  Invariants that follow from it:
 #
 #     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
-#     I2  A process that writes the state of a line is while holding the mutex of its command.  So nothing of
-#         ours changes what was read there.
-#     I3  A living copy of a command, or its runner, holds a job lock of its bucket; two copies hold two.
-#     I4  For a command let h be the job locks that are held, R its lines `r`.  Nothing of ours raises h - R
-#         above 0: a claim adds one to both, a result takes one from both, a repair adds to R alone, and an
-#         orphan is taken from R while h < R.
+#     I2  A process writes the state of a line only while holding the command mutex.  So no process of ours
+#         changes lines of this command that the holder of the mutex has read.
+#     I3  A living copy of a command, or the runner of that copy, holds a job lock of the command's bucket;
+#         two copies hold two.
+#     I4  For a command let h be the number of held job locks, R the number of its lines `r`.  No process of
+#         ours raises h - R above 0: a claim adds one to both, a result takes one from both, a repair adds to
+#         R alone, and an orphan is taken from R while h < R.
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
-# most as many as lines.  An orphan is written over only if h < R, so h <= R holds still.  By I3 h counts each
+# most as many as lines.  An orphan is overwritten only if h < R, so h <= R still holds.  By I3 h counts each
 # living copy.  Lines are counted in the file that the path names, while holding the command mutex, so only
-# programs other than ours can change them before the `r` is written.  No step speaks of the place of a line,
-# of files that were replaced, or of who has edited what.
+# programs other than ours can change them before the `r` is written.  No step depends on the place of a line,
+# on replaced files, or on the author of an edit.
 #
-# The theorem holds on a network file system, too, where this host may remember an old name, size or content:
-# all of these are asked while holding the command mutex, after refresh_file().  A read elsewhere (a scan for
-# the next line, a look) may be old.  It only says which command mutex to go to, or that there is nothing to
-# do yet; and a walk that finds nothing is made again.
+# The theorem also holds on a network file system, where this host can have an old name, size or content
+# cached: all of these are read while holding the command mutex, after refresh_file().  A read without the
+# mutex (a scan for the next line, a check of the jobs) can be old.  It only decides which command mutex to
+# lock next, or that there is nothing to do yet; and a walk that finds nothing is repeated.
 #
-# A line's own job lock is its number modulo 65,535.  It is taken if it is free.  So until an edit moves them,
-# job locks tell equal lines apart: which one is an orphan, and which one a cancel means.  Safety does not
-# depend on that.
+# A line's own job lock is the line number modulo 65,535.  The runner takes it if it is free.  So until an
+# edit moves equal lines, job locks distinguish them: which one is an orphan, and which one a cancel means.
+# Safety does not depend on that.
 #
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
-# repairs that: its check_jobs() writes `r` again, or ends a job that was cancelled.  If the runner is dead,
-# the line waits until its job has ended, and the next runner says so.  Then the line is new.
+# repairs that: its check_jobs() writes `r` again, or kills a job that was cancelled.  If the runner is dead,
+# the line waits until the job has exited, and the next runner reports that.  Then the line is new.
 #
-# Who does what: a JobReader looks at the file, and locks nothing; a JobFile writes states, behind command
-# mutexes; a JobQueue has a JobFile, and holds the jobs that it has claimed.  CommandMutexes and job locks are
-# locked in a LockTable; a JobReader has a LockTableReader, which only asks about them.
+# Responsibilities: a JobReader reads the file, and locks nothing; a JobFile writes states, while holding
+# command mutexes; a JobQueue has a JobFile, and holds the jobs that it has claimed.  Command mutexes and job
+# locks are locked in a LockTable; a JobReader has a LockTableReader, which only queries them.
 #
-# A state is always changed in these steps: open the command's mutex, which makes this host forget what it has
-# cached; check that the path still names this file (writable()), and that the line stands there
-# (read_line()); write; unlock the command mutex.  Nothing is followed while holding the command mutex.  If
-# the file or its lock file is another one by then, FileChangedError is raised, and the command mutex is
-# unlocked.
+# Each change of a state has these steps: lock the command mutex, which drops this host's cache; check that
+# the path still names this file (writable()), and that the line has not moved (read_line()); write; unlock
+# the command mutex.  No process follows while holding the command mutex.  If the file or the lock file is
+# another one by then, FileChangedError is raised, and the command mutex is unlocked.
 #
 # To follow is to go on with the file and the lock file that the path names now:  JobReader.follow() opens
-# them, and locks what a process that writes has locked, but no job lock; it returns what it has opened.  Who
-# holds jobs takes their job locks in a new lock file first, and then says that this one is in use:
-# JobQueue.follow().  So a JobQueue alone follows with its JobFile; who counts lines beside it has a
-# JobReader of its own.
+# them, and sets the locks that a writing process needs, but no job lock; it returns the opened files.  A
+# holder of jobs first locks their job locks in a new lock file, and then marks this one as in use:
+# JobQueue.follow().  So only a JobQueue follows with its JobFile; code that counts lines at the same time has
+# its own JobReader.
 #
-# A claimed line may be moved, overwritten or taken out at any time.  So check_jobs() looks at all of them,
-# twice a second, on a network file system each 2.5 s, and says which jobs are to end.
+# An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks all of them
+# twice a second, on a network file system every 2.5 s, and returns the jobs that the runner must kill.
 
 
 @dataclass(eq=False, repr=False)
 class Consumer:
     """A runner on the file, or a client of a server, that takes jobs."""
-    name: str                   # of its host
-    follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
-    # The states of lines that are run again for it (--retry, --resume): `!` and `e` once (see Retries); `r`,
-    # which means orphans, whenever one is met
+    name: str                   # the host name
+    follow: bool = False        # it waits for more jobs, and exits at `#RUN end`
+    # The states of lines that it runs again (--retry, --resume): `!` and `e` once (see Retries); `r`, which
+    # means orphans, whenever it finds one
     retry: bytes = b""
     capacity: Resources = UNBOUNDED
-    free: Resources = UNBOUNDED         # of what it has
+    free: Resources = UNBOUNDED         # the free part of its capacity
 
     def is_called(self, host: str) -> bool:
-        """Whether an entry of host=, a name or a pattern, means its host."""
+        """Return True if an entry of host=, a name or a pattern, matches this consumer's host."""
         name = self.name.lower()
         return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
 
     def fits(self, settings: JobSettings, below_end: bool) -> bool:
-        """Whether it may take jobs with these settings; below_end: below `#RUN end`."""
+        """Return True if the consumer may take jobs with these settings.  below_end: below `#RUN end`."""
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
     def renews(self, state: bytes) -> bool:
-        """Whether lines in this state are run again for it."""
+        """Return True if this consumer runs lines in this state again."""
         return state in self.retry
 
     def mark_retried(self) -> None:
-        """Note that each failed line was tried for it: from here on only orphans are run again."""
+        """Run only orphans again from now on: each failed line was tried for this consumer."""
         self.retry = RUNNING
 
 
-NOBODY = Consumer("")              # the consumer of a job that is taken back, until its client is known
+NOBODY = Consumer("")              # the consumer of a job that a server takes back, until its client is known
 
 
 class Tracking(enum.Enum):
-    """What is known of a claimed line."""
+    """Our knowledge about the place of a claimed line."""
     FOUND = "it stands where we know it to be, as `r`"
     MISSED = "a look, or its result, has not found it"
     GONE = "it was missed for so long that it is not in the file any more, which was said"
@@ -2030,65 +2034,64 @@ class Tracking(enum.Enum):
 
 @dataclass(eq=False, repr=False)
 class Job(Line):
-    """A claimed line; `state` is what it was when it was claimed."""
+    """A claimed line; `state` is the one before the claim."""
     job_lock: JobLock | None = None            # the job inherits it; None: it was lost, or there is none yet
     tracking: Tracking = Tracking.FOUND
-    absent_since: float = 0.0           # when it was FOUND no more (JobQueue's clock)
+    absent_since: float = 0.0           # when it stopped being FOUND (JobQueue's clock)
     file_size: int = 0                  # bytes of the job file when it was FOUND last
     settings: JobSettings = NO_SETTINGS
-    consumer: Consumer = NOBODY               # who asked for it
-    unconfirmed: bytes = b""            # a state whose write was begun; it may be there even if that failed
+    consumer: Consumer = NOBODY               # the consumer for which it was claimed
+    unconfirmed: bytes = b""            # the state of an unfinished write, which can be in the file
     gated: bool = False                 # its shell waits until open_gate() lets the job begin
-    how: str = ""                       # how its last run ended: "exit 0", "signal 9"
-    grown: int = 0                      # how often it was promised more memory, as the last was not enough
+    how: str = ""                       # the result of its last run: "exit 0", "signal 9"
+    grown: int = 0                      # how often its memory request grew after a run without enough memory
 
     @property
     def needs(self) -> Resources:
-        """What its next run takes."""
+        """Return the resources for the next run."""
         return self.settings.more[self.grown - 1] if self.grown else self.settings.needs
 
     @property
     def more(self) -> Resources | None:
-        """What it takes after that if the memory is not enough."""
+        """Return the resources for the run after that if the memory is not enough; None: it cannot grow."""
         return next(iter(self.settings.more[self.grown:]), None)
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody has set its state in the file."""
+        """Return True if a user has changed the state in the file, which cancels the job."""
         return self.tracking is Tracking.CANCELLED
 
     @property
     def length(self) -> int:
-        """The bytes of its line, with state and newline."""
+        """Return the length of the line in bytes, with state and newline."""
         return 1 + len(self.text) + self.whole
 
     def move_to(self, line: Line) -> None:
-        """Its line is this one."""
+        """Take over offset, number and text of this line, where the job was found."""
         self.offset = line.offset
         self.number = line.number
         self.text = line.text
 
     def mark_found(self, file_size: int) -> None:
-        """Note that its line was found, in a file of this size (bytes)."""
+        """Set the tracking to FOUND, in a file of this size (bytes)."""
         self.tracking = Tracking.FOUND
         self.file_size = file_size
 
 
 class TemporaryError(Exception):
-    """A result cannot be written, or a line not be claimed, at this moment; try again."""
+    """A result cannot be written, or a line cannot be claimed, at this moment; try again."""
 
 
 class LockedNow(TemporaryError):
-    """Another process holds the command mutex of the line: mostly for a moment, which is not worth a message.
-    """
+    """Another process holds the command mutex: mostly for a moment, which is not worth a message."""
 
 
 class NoFile(TemporaryError):
-    """The job file is not there.  Try again soon: it may come back for a moment only."""
+    """The job file does not exist.  Try again soon: it could come back for a moment only."""
 
 
 class LineCheck(enum.Enum):
-    """What is met while holding the command mutex of a line."""
+    """The result of checking a line while holding the command mutex."""
     OPEN = "the line stands as it was found, and nobody is in the way"
     CHANGED = "another state stands there"
     LOCKED = "another process keeps its command locked (lslocks names it)"
@@ -2098,20 +2101,20 @@ class LineCheck(enum.Enum):
 
 @dataclass(eq=False, repr=False)
 class Attempt:
-    """What became of an attempt to claim a line."""
+    """The result of an attempt to claim a line."""
     met: LineCheck
     data: bytes = b""           # a piece of the file that begins with the line's state; b"": nothing was read
-    job: Job | None = None
-    became: bytes = b""         # the line was not claimed, but was given this state
+    job: Job | None = None      # the claimed line
+    became: bytes = b""         # the line was not claimed, but got this state
 
 
 @dataclass(eq=False, repr=False)
 class Snapshot:
-    """What a job file holds."""
-    states: Counter[bytes]                                      # how many job lines are in which state
-    running: list[Line] = field(default_factory=list)           # lines `r` that are no orphans
+    """The contents of a job file at one moment."""
+    states: Counter[bytes]                                      # the number of job lines in each state
+    running: list[Line] = field(default_factory=list)           # lines `r` that are not orphans
     orphans: list[Line] = field(default_factory=list)
-    half_saved: bool = False    # an editor may be about to write more
+    half_saved: bool = False    # an editor could be about to write more
 
 
 class Counts(NamedTuple):
