@@ -45,11 +45,11 @@ The complete protocol by which runners share a file:
     makes it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that byte and every command
     mutex.
- 7. Each process that can write the job file holds a shared lock on all of it, and on one byte after that
-    range; the offset of this byte identifies the lock file.
- 8. On a network file system a host caches what it has read, and the cache can be old.  So after locking a
-    command mutex a process drops the cache first (refresh_file()).  Then it reads with O_DIRECT (Reader), on
-    FUSE also through a new description (refresh_reader()).  It syncs what it writes.
+ 7. Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
+    that range; the offset of this byte identifies the lock file.
+ 8. On a network file system a host caches data that it has read, and the cache can be old.  So after locking
+    a command mutex a process first drops the cache (refresh_file()).  Then it reads with O_DIRECT (Reader),
+    on FUSE also through a new description (refresh_reader()).  It syncs each write.
 
 So if the file has one line of a command, no second copy of the command starts while one lives, however the
 file is edited.  The section "The job file" below has the proof; "Assumptions" lists when it does not hold.
@@ -81,7 +81,7 @@ if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[in
           file=sys.stderr)
     sys.exit(2)
 
-# Our parent may send a signal at once.  A blocked signal waits until run_main(), or until there is a handler.
+# Our parent can send a signal at once.  A blocked signal waits until run_main(), or until there is a handler.
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
                                               signal.SIGQUIT))
@@ -167,7 +167,7 @@ FAILED = b"!"
 ERROR = b"e"
 HELD = b"x"                     # by convention; in this program it represents any other state
 
-# Bytes of a lock file after all buckets.  The first only marks their end: older versions lock it in journals.
+# Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
 BUCKETS_END = 1 << 62
 APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
 HERE_BYTE = BUCKETS_END + 2        # locked shared by each process that can claim lines or set states
@@ -183,7 +183,7 @@ T = TypeVar("T")
 
 # ======== Basics ============================================================================================
 #
-# What every script needs.  A script is a function main(), which run_main() calls:
+# Functions for every script.  A script is a function main(), which run_main() calls:
 #
 # - Errors.  An error that the user can fix is raised as a UsageError, wherever it is found.  run_main()
 #   prints it as one line on stderr, and the exit status is 2.
@@ -211,7 +211,7 @@ UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 
 
 def printable(text: str) -> str:
-    """Replace all characters that could control a terminal, or begin a new line, by '?'."""
+    """Return the text with '?' for each character that could control a terminal, or begin a new line."""
     return UNPRINTABLE.sub("?", text)
 
 
@@ -704,7 +704,7 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
                 written += count
         os.fsync(fd)
     except OSError as error:
-        # If the locks were lost, others could have appended lines by now, and nothing must be cut off
+        # If the locks were lost, others could have appended lines by now, so nothing is cut off
         if written and error.errno not in LOCKS_LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
@@ -794,8 +794,8 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     """Return the status of an open lock file.  Raises OSError if the file is something else by that name.
 
-    A lock file contains only NULs, because runners set nothing but the length.  Another program's file could
-    have that name, and we must not change the mode of that file.
+    A lock file contains only NULs, because our programs set nothing but the length.  Another program's file
+    could have that name, and we must not change the mode of that file.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -916,7 +916,7 @@ def find_mount(path: str) -> Mount:
     found = LOCAL
     try:
         path = os.path.realpath(path) + "/"
-        # In names only blank, tab, newline and backslash are escaped; no other character must end a line here
+        # In names only blank, tab, newline and backslash are escaped; only a newline ends a line here
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             for line in lines:
                 point = unescaped(line.split(" ")[4])
@@ -1002,7 +1002,7 @@ def refresh_file(path: str, mount: Mount) -> None:
         os.close(fd)
 
 
-# ---- reading what other hosts write ------------------------------------------------------------------------
+# ---- reading data of other hosts ---------------------------------------------------------------------------
 #
 # A host caches the pages of files that it has read.  On network file systems they can be old: on NFS without
 # a limit, on CephFS and GlusterFS for many seconds.  A lock alone makes them current on NFS only.  So the
@@ -1166,7 +1166,7 @@ def give_rights(new: int, old: os.stat_result) -> None:
     os.fchmod(new, stat.S_IMODE(old.st_mode))
 
 
-# ---- which file is it --------------------------------------------------------------------------------------
+# ---- identity of files, lost locks -------------------------------------------------------------------------
 #
 # A path can lead to another file at any time, and a host that was cut off loses locks without a notice.  So
 # there are two regular checks: is_at() returns True if the path still leads to an open file, and lost_locks()
@@ -1495,7 +1495,7 @@ def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[
         data = file.pread(max(size, len(rest)), offset + len(rest))
         size = min(2 * size, Scan.LARGE)
         *lines, rest = (rest + data).split(b"\n")
-        for text in lines if data else [rest]:              # the last line may have no newline
+        for text in lines if data else [rest]:              # the last line can lack a newline
             number += 1
             # Looking up the text after the state is faster than parsing each line
             if text[2:] in wanted and JOB_LINE.match(b"\n" + text):
@@ -1697,7 +1697,7 @@ class JobSettings:
         return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
 
     def at(self, line: Line) -> JobSettings:
-        """Return these settings with this line as the directive's line."""
+        """Return a copy of these settings with this line as the directive."""
         return replace(self, line=line)
 
 
@@ -1739,8 +1739,7 @@ class Directives(NamedTuple):
 
     @property
     def consumer_key(self) -> ConsumerKey:
-        """Return a dictionary key for all that decides which consumers may run these jobs, except together=.
-        """
+        """Return, as a dictionary key, all conditions but together= for the consumers of these jobs."""
         return self.settings.hosts, self.settings.needs, self.end is not None
 
     def below(self, line: Line) -> Directives:
@@ -1859,7 +1858,7 @@ def stopping(bad: Line, check: Line) -> str:
     )
 
 
-# ---- lines that are no jobs --------------------------------------------------------------------------------
+# ---- stray lines -------------------------------------------------------------------------------------------
 #
 # A line without the blank after the dot is a stray: neither a job nor a comment.  No runner runs it.  So a
 # runner searches the file for strays once, before it starts jobs.
@@ -1874,7 +1873,7 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
-    """Yield the file from an offset on, in pieces of complete lines; the last line can have no newline."""
+    """Yield the file from an offset on, in pieces of complete lines; the last line can lack a newline."""
     begun: list[bytes] = []                     # the pieces of an incomplete line
     while data := file.pread(1 << 20, offset):
         offset += len(data)
@@ -1979,9 +1978,9 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # the command mutex.  No process follows while holding the command mutex.  If the file or the lock file is
 # another one by then, FileChangedError is raised, and the command mutex is unlocked.
 #
-# To follow is to go on with the file and the lock file that the path names now:  JobReader.follow() opens
-# them, and sets the locks that a writing process needs, but no job lock; it returns the opened files.  A
-# holder of jobs first locks their job locks in a new lock file, and then marks this one as in use:
+# Following means going on with the file and the lock file that the path names now.  JobReader.follow() opens
+# them, and sets the locks that a writing process needs, but no job lock; it returns which of the two it has
+# opened.  A holder of jobs first locks their job locks in a new lock file, and then marks this one as in use:
 # JobQueue.follow().  So only a JobQueue follows with its JobFile; code that counts lines at the same time has
 # its own JobReader.
 #
@@ -2041,7 +2040,7 @@ class Job(Line):
     file_size: int = 0                  # bytes of the job file when it was FOUND last
     settings: JobSettings = NO_SETTINGS
     consumer: Consumer = NOBODY               # the consumer for which it was claimed
-    unconfirmed: bytes = b""            # the state of an unfinished write, which can be in the file
+    unconfirmed: bytes = b""            # the last attempted state; the file can have it despite an error
     gated: bool = False                 # its shell waits until open_gate() lets the job begin
     how: str = ""                       # the result of its last run: "exit 0", "signal 9"
     grown: int = 0                      # how often its memory request grew after a run without enough memory
@@ -2083,7 +2082,7 @@ class TemporaryError(Exception):
 
 
 class LockedNow(TemporaryError):
-    """Another process holds the command mutex: mostly for a moment, which is not worth a message."""
+    """Another process holds the line's command mutex: mostly for a moment, which is not worth a message."""
 
 
 class NoFile(TemporaryError):
