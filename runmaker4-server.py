@@ -5,7 +5,7 @@ system.
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
 The server claims lines for its clients with the same locks as runmaker4.py, so both can work on one file
-together.  Handshake and frames are runmaker4.py's ("The wire").  Once both ends know each other, they say:
+together.  Handshake and frames are runmaker4.py's ("The wire").  After the handshake they send:
 
     client                                              server
     have       jobs from an earlier connection
@@ -40,26 +40,26 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  Once both ends
 What keeps jobs from being lost or run twice:
 
  1. A client is lost when its connection is closed, or when it was silent for 15 s.  It has --grace to come
-    back, and its lines stay `r` and locked meanwhile.  After the grace they become `e`, even if the client
-    has not said that it started their jobs: nobody can know.
- 2. A client starts a job only if it asked the server something less than half the grace (and than 15 s) ago,
-    and was answered.  Otherwise the job's line may have become `e` while the client slept, and may be
-    another's by now.
- 3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since,
-    and stops its copy of any other.  While the server cannot read the file, it answers nothing, and after
-    a while drops the connection: the client keeps all its jobs and comes again.  Jobs that it does not
-    name were not started, and become `.`; so do jobs that it gives back because it had not begun them
-    when it lost the server.  For runs that go on, a client also sends again what another server has
-    acknowledged: their `begin`, and the output lines that they have not finished.  A client may lie: a
-    job has the number that the server finds in the journal or in the file, and not the one that the
-    client names.  It may also name a running line of another client, if the server was restarted: the new
-    one knows which lines run, not who has them.  To bind a line to its client would need a secret that
-    clients do not know, in a file that outlives the server.  It would keep out nobody: a client that lies
-    knows the token, and so can pass for the server and stop the other's job.
- 4. All locks are on one open file description, shared with a keeper: a small process that does nothing but
-    outlive the server by the grace.  The next server gets the description from the keeper, and with it the
-    locks on lines.  Clients that come back name their lines; lines that no client has named become `e` after
-    the grace.
+    back.  Meanwhile the lines of a lost client stay `r` and locked.  After the grace they become `e`, even
+    if the client has not reported the start of their jobs: the server cannot know.
+ 2. A client starts a job only if the server has answered a request that the client sent less than half the
+    grace (and less than 15 s) ago.  Otherwise the line can have become `e` while the client slept, and
+    another runner can have it by now.
+ 3. A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
+    and stops its copy of any other.  While the server cannot read the file, it does not answer, and after
+    a while drops the connection: the client keeps all jobs and connects again.  Jobs that it does not
+    list were not started, and become `.`; so do jobs that it gives back because it had not begun them
+    when it lost the server.  For running jobs, a client also resends events that another server has
+    acknowledged: `begin`, and unfinished output lines.  A client can lie: a job has the number that the
+    server finds in the journal or in the file, not the one that the client names.  After a restart of the
+    server a client can also name a running line of another client: the new server knows the running lines,
+    not their clients.  To bind a line to its client would need a secret that clients do not know, in a file
+    that outlives the server.  Such a secret would not help: a client that lies knows the token, so it can
+    pass for the server and stop the job of the other client.
+ 4. All job locks are on one open file description, shared with a keeper: a small process that only outlives
+    the server by the grace.  The next server gets the description, and with it the job locks, from the
+    keeper.  Clients that come back name their lines; lines that no client has named become `e` after the
+    grace.
 """
 
 from __future__ import annotations
@@ -224,33 +224,33 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
-# as many as long as each of them is less than a second old: clients that start together
+UNAUTHENTICATED = 100           # connections at once that are not authenticated yet
+# the same limit while each of them is less than a second old: clients that start together
 CROWD = 1000
-BACKLOG = CROWD                 # connections that wait to be accepted
+BACKLOG = CROWD                 # connections that wait for accept(2)
 LEAST_DESCRIPTORS = 64          # open files: some 20 for the server, 16 for strangers, the rest for clients
-UNACCEPTED = 60.0               # seconds from one line about connections that were not accepted to the next
-BATCH = 64                      # lines that are claimed in one go; then other work has its turn
-AHEAD = 16                      # lines at most that a client gets before it asks for them: see Client.ahead
+UNACCEPTED = 60.0               # seconds between messages about connections that were not accepted
+BATCH = 64                      # lines claimed in one go; then other work has its turn
+AHEAD = 16                      # most lines that a client gets before it asks for them: see Client.ahead
 SOON = 0.1                      # seconds from the sending of such a line to its result
-POLL = 0.1                      # seconds from look to look at a local file, while clients wait
+POLL = 0.1                      # seconds between scans of a local file, while clients wait
 WINDOW = 1 << 20                # bytes of unacknowledged output that a client may send
 WINDOWS = 1 << 24               # bytes of unacknowledged output that all clients together may send
-REPORTED = 1 << 25              # bytes of jobs that a client may say it has
+REPORTED = 1 << 25              # bytes of jobs that a client may report
 LONGEST = 128 << 10             # bytes of several jobs in a message
-ACKNOWLEDGE = 0.01              # seconds in which events are gathered, to be acknowledged by one message
-RETURN = 5.0                    # seconds within which a client starts a job or gives it back, if all is well
-SETTLED = 10_000                # jobs that are remembered when they have ended
+ACKNOWLEDGE = 0.01              # seconds in which events are gathered for one acknowledgement
+RETURN = 5.0                    # seconds within which a client normally starts a job or gives it back
+SETTLED = 10_000                # finished jobs that are remembered
 KEY = re.compile(r"[0-9a-f]{16}")       # of a job
 KEYS = 10_000                   # in a list of a message
-NAME = 200                      # characters of the job file's, in a welcome: the last ones
+NAME = 200                      # last characters of the job file's name that a welcome contains
 COMMAND = 4096                  # bytes of a command in a status
 SHOWN = 10                      # waiting jobs in a status
-JOURNAL = 1 << 24               # bytes at the end of the journal in which starts of runs are sought
+JOURNAL = 1 << 24               # bytes at the end of the journal that are searched for starts of runs
 
 
 def make_parser() -> Parser:
-    """The parser of the command line."""
+    """Return the parser of the command line."""
     parser = Parser(
         PROG,
         purpose="Hand out the jobs of a text file to hosts that do not share its file system.",
@@ -309,7 +309,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises UsageError."""
+    """Return the options.  Raises UsageError."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     if options.grace is None:
@@ -317,42 +317,41 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-# ======== The job file, as a server has it ==================================================================
+# ======== The job file of a server ==========================================================================
 #
-# A runner has each job lock on an open file description of its own, which its job inherits.  A server's jobs
-# run elsewhere, and its lines must stay locked when it dies.  So it has all job locks on one description,
-# which its keeper holds open, too:
+# A runner has each job lock on a separate open file description, which the job inherits.  A server's jobs
+# run on other hosts, and their lines must stay locked when the server dies.  So the server has all job locks
+# on one description, which the keeper also holds open:
 #
-#     1. A line is claimed as a runner claims it, but for the description that its job lock is on.
-#     2. Two locks on one description do not exclude each other.  So the server itself remembers which job
-#        locks it has, and counts them where a runner would ask the kernel.
-#     3. The next server gets the description from the keeper, and so all job locks.  It learns which they are
-#        from a second description: if that one cannot lock a job lock, and the inherited one can, the job
-#        lock is locked on the inherited one.
-#     4. A job lock tells the command of its line, but not which client has the job.  Until a client has named
-#        the job, or the grace is over, the line is held for nobody, and a job lock whose line is not `r` is
-#        `unclaimed`.
+#     1. The server claims a line as a runner does, except for the description that the job lock is on.
+#     2. Two locks on one description do not exclude each other.  So the server itself remembers its job
+#        locks, and counts them where a runner would ask the kernel.
+#     3. The next server gets the description, and so all job locks, from the keeper.  It identifies them with
+#        a second description: if that one cannot lock a job lock, and the inherited one can, the job lock is
+#        locked on the inherited one.
+#     4. A job lock shows the command of its line, but not which client has the job.  Until a client has named
+#        the job, or the grace is over, no client has the line.  A job lock without a line `r` is `unclaimed`.
 
 
 class SharedLockTable(LockTable):
-    """A lock file with all job locks on one description of it, which outlives the server.
+    """A lock file with all job locks on one description, which outlives the server.
 
-    The description is replaced only after its lease was lost, or the lock file removed.  `job locks` and
-    `unclaimed` say what is locked on it.  `fd` is another description, which these locks exclude.
+    The description is replaced only after its lease was lost, or the lock file removed.  `job_locks` and
+    `unclaimed` are the job locks on it.  `fd` is another description, which these locks exclude.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None, keep: Callable[[int], None]) -> None:
-        """keep: called with each new description, for the keeper has to hold it, too."""
+        """keep: called with each new description, because the keeper must also hold it."""
         super().__init__(file, mount, say=say, clock=clock, interval=interval, presence_lock=presence_lock)
         self._keep = keep
-        self._shared = -1                       # the description; -1: there is none
+        self._shared = -1                       # the description; -1: none
         self._shared_inode: tuple[int, int] | None = None       # the lock file that it is a description of
-        # job locks of the server before us that have no line yet
+        # job locks of the previous server that have no line yet
         self.unclaimed: set[int] = set()
 
     @property
     def _is_shared(self) -> bool:
-        """Whether there is a description, and it is of the lock file that is in use now."""
+        """True if there is a description of the lock file that is in use now."""
         return self._shared >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
@@ -363,14 +362,16 @@ class SharedLockTable(LockTable):
         return self._shared
 
     def close_job_lock(self, fd: int) -> None:
-        """Leave the description open: other job locks may be on it."""
+        """Leave the description open: other job locks can be on it."""
 
     def discard(self, fd: int) -> None:
         close_all(fd)
         self._shared = -1
 
     def count(self, command: bytes) -> int:
-        """How many job locks of a command are held.  We do not ask the kernel for ours: they may be hundreds.
+        """Return how many job locks of a command are held.
+
+        Our own are not asked of the kernel: they can be hundreds.
         """
         first = bucket_of(command)
         if not self._is_shared:
@@ -384,22 +385,22 @@ class SharedLockTable(LockTable):
         return at in self.job_locks or at in self.unclaimed
 
     def inherit(self, fd: int) -> None:
-        """Go on with the description of a server that has died; the job locks on it become unclaimed.
+        """Use the description of a server that has died; the job locks on it become unclaimed.
 
-        A job lock is ours if another description finds it taken, and this one does not.  Raises OSError, with
-        ESTALE if the description is of a lock file that was removed.
+        A job lock is ours if another description finds it locked, and this one does not.  Raises OSError;
+        ESTALE: the lock file of the description was removed.
         """
         if identity_of(fd) != self.inode:
             raise OSError(errno.ESTALE, "its lock file was removed")
-        # A lock that also covers a command mutex is no job lock, but somebody who edits the file.
+        # A range that also covers a command mutex is not a job lock: a program that edits the file holds it.
         ranges = [
             some for some in other_locks(self.fd, 0, IN_USE_BYTES) if some.start | MUTEX_OFFSET not in some
         ]
         self.count_in()
         found: set[int] = set()
         for at in itertools.chain.from_iterable(ranges):
-            # Most job locks are locked exclusively on this description already, and lock() must not lock a
-            # byte twice in the same way.  So take a shared lock first.
+            # Most job locks are already locked exclusively on this description, and lock() must not lock a
+            # byte twice in the same way.  So set a shared lock first.
             if lock(fd, at, shared=True) and lock(fd, at):
                 found.add(at)
         self.unclaimed = found
@@ -407,22 +408,22 @@ class SharedLockTable(LockTable):
         self._shared_inode = self.inode
 
     def adopt(self, at: int) -> JobLock:
-        """Take an unclaimed job lock for a line that is claimed from now on."""
+        """Return the JobLock of an unclaimed job lock, which has a claimed line from now on."""
         self.unclaimed.remove(at)
         job_lock = JobLock(self._shared, at)
         self.job_locks[at] = job_lock
         return job_lock
 
     def drop_unclaimed(self) -> None:
-        """Free the job locks of the server before us that are left: no client comes for them any more."""
+        """Unlock the unclaimed job locks of the previous server: no client will come for them."""
         for at in self.unclaimed:
-            with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
+            with contextlib.suppress(OSError):          # EIO: the lease was lost, and with it the locks
                 unlock(self._shared, at)
         self.unclaimed.clear()
 
 
 class ServedFile(JobFile):
-    """The job file of a server: all job locks are on one description of its lock file."""
+    """The job file of a server: all job locks are on one description of the lock file."""
     lock_table: SharedLockTable
 
     def __init__(
@@ -434,7 +435,7 @@ class ServedFile(JobFile):
         presence_lock: PresenceLock | None = None,
         keep: Callable[[int], None] = lambda fd: None,
     ) -> None:
-        """presence lock: the server's.  keep: see SharedLockTable."""
+        """presence_lock: the server's.  keep: see SharedLockTable."""
         super().__init__(path, say=say, mount=mount)
         self.lock_table = SharedLockTable(self.real, mount, say=say, clock=self.clock, interval=self.interval,
                                          presence_lock=presence_lock, keep=keep)
@@ -450,18 +451,18 @@ class ServedQueue(JobQueue):
 
     def take_back(self, line: Line, inherited: dict[int, Job], alike: list[Line],
                   states: bytes) -> Job | None:
-        """Hold a line again that a client says it has; None if there is none for it.  Raises OSError.
+        """Claim a line again that a client reports; None: there is no line for it.  Raises OSError.
 
         inherited: the inherited jobs of the command that no client has claimed, by number.  alike: the
-        command's lines in the file, if they were searched for.  What is used is taken out of them.  Any `r`
-        that nobody has will do, preferably the line of that number; of lines in `states` only the one of that
-        number will do.  Raises TemporaryError if it cannot be known now who has a line.
+        command's lines in the file, if they were searched for.  The line used is removed from them.  Any free
+        `r` will do, preferably the line of that number; of lines in `states` only the one of that number will
+        do.  Raises TemporaryError if it is unknown at present who has a line.
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
         first = bucket_of(line.command)
         at = next((at for at in self.lock_table.unclaimed if first <= at < first + JOB_LOCKS), None)
-        if at is not None:                      # check_jobs() will find out where its line stands
+        if at is not None:                      # check_jobs() will find the offset of its line
             return self._adopt(Job(**vars(line)), at)
         for there in sorted(alike, key=lambda there: there.number != line.number):
             if there.state not in (RUNNING + states if there.number == line.number else RUNNING):
@@ -476,12 +477,12 @@ class ServedQueue(JobQueue):
         return None
 
     def adopt(self, fd: int) -> list[Job]:
-        """Take over the job locks of a server that has died; return their lines, which are claimed here now.
+        """Take over the job locks of a server that has died; return their lines, which are now claimed here.
 
-        fd: the description of the lock file that the job locks are on.  A job lock is given a line `r` of its
-        command: the one that it was taken for, or otherwise any that is nobody's.  Only clients know what
-        state the lines had before, and whose they are.  Raises OSError, and may be called again then; not
-        after ESTALE.
+        fd: the description of the lock file that the job locks are on.  A job lock gets a line `r` of its
+        command: the one that it was locked for, or otherwise any free one.  Only clients know which lines
+        they have, and the earlier states of these lines.  Raises OSError; the caller may then call it again,
+        but not after ESTALE.
         """
         self.follow()
         self.lock_table.inherit(fd)
@@ -496,7 +497,7 @@ class ServedQueue(JobQueue):
         return jobs
 
     def _list_running(self) -> dict[int, list[Line]]:
-        """Return the lines `r` that no other runner has, by the rows of their commands.  Raises OSError."""
+        """Return the lines `r` that no other runner has, by the bucket of the command.  Raises OSError."""
         lock_table = self.lock_table
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
@@ -506,7 +507,7 @@ class ServedQueue(JobQueue):
         return lines
 
     def _adopt(self, job: Job, at: int) -> Job:
-        """Have a job hold this job lock, which is locked already."""
+        """Give a job this job lock, which is already locked."""
         job.job_lock = self.lock_table.adopt(at)
         self.claimed[job] = None
         return job
@@ -514,46 +515,46 @@ class ServedQueue(JobQueue):
 
 # ======== The keeper ========================================================================================
 #
-# A lock on an open file description lasts as long as some process has that open.  The keeper is a process
-# that still has it open when the server is dead:
+# A lock on an open file description lasts as long as a process has that description open.  The keeper is a
+# process that still has it open when the server is dead:
 #
 #     1. The server forks the keeper, and sends it the descriptor over a socket pair.  The keeper closes all
 #        other descriptors.
-#     2. When the server dies, the keeper sees the end of that socket.  Then it waits --grace for the next
-#        server, or leaves at once if nothing is locked.
-#     3. The next server comes to an abstract socket (unix(7)).  The socket's name is made from the place of
-#        the job file, and is gone with the keeper.  The next server gets the descriptor, and the keeper
-#        serves that server from then on.
-#     4. A server that comes while the old one lives is told so, and refuses to start.
+#     2. When the server dies, the keeper gets an end of file from that socket.  Then it waits --grace for the
+#        next server, or exits at once if nothing is locked.
+#     3. The next server connects to an abstract socket (unix(7)).  The socket's name is made from the
+#        directory and the name of the job file, and vanishes with the keeper.  The next server gets the
+#        descriptor, and the keeper serves that server from then on.
+#     4. If the old server still lives, the keeper reports this to the new server, which refuses to start.
 #
-# Both sockets are SOCK_SEQPACKET: a message is a packet, which may have descriptors in it.
+# Both sockets are SOCK_SEQPACKET: a message is a packet, which can contain descriptors.
 
 
 def same_user(sock: socket.socket) -> bool:
-    """Whether the process at the other end is ours (unix(7), SO_PEERCRED)."""
+    """Return True if the process at the other end is ours (unix(7), SO_PEERCRED)."""
     uid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
     return uid == os.geteuid()
 
 
 class Keeper:
-    """The keeper's process: holds the descriptor that it was sent last, and hands it to the next server."""
+    """The keeper process: holds the descriptor that it received last, and sends it to the next server."""
     KEPT, BUSY = b"k", b"b"             # answers to a visitor
 
     def __init__(self, listener: socket.socket, life: socket.socket) -> None:
-        """listener: where the next server comes to; life: ends when the present server does."""
+        """listener: where the next server connects; life: closed when the present server dies."""
         self._listener = listener
         self._life = life
         self._locks = -1                # the descriptor; -1: none was sent yet
         self._grace = 0.0               # seconds
-        self._server = b""              # the number of its process
+        self._server = b""              # the process ID of the server
         self._deadline: float | None = None     # when the grace is over; None: the server lives
 
     def run(self) -> None:
         """Serve until the server has been dead for the grace, or dies while nothing is locked.
 
         If a defect ends this sooner, a server that lives starts another keeper.  If the server is dead, the
-        locks are held until the grace is over all the same, though no next server is let in: nobody else may
-        run the jobs that run.
+        keeper still holds the locks until the grace is over, although it lets no next server in: no other
+        runner may start the running jobs.
         """
         try:
             while self._serve():
@@ -563,7 +564,7 @@ class Keeper:
                 time.sleep(max(0.0, self._deadline - time.monotonic()))
 
     def _serve(self) -> bool:
-        """Deal with the next thing that happens; whether to go on."""
+        """Handle the next event; return True to continue."""
         dead = self._deadline is not None
         patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         socks = [self._listener] if dead else [self._listener, self._life]
@@ -580,18 +581,18 @@ class Keeper:
         return True
 
     def _needed(self) -> bool:
-        """Whether job locks are locked.  We cannot tell a runner's from ours, so they count, too."""
+        """Return True if job locks are locked.  Those of runners also count: they look like ours."""
         if self._locks < 0:
             return False
         try:
-            # This makes another description, which our locks exclude.
+            # open() makes another description, which our locks exclude.
             with open(f"/proc/self/fd/{self._locks}", "rb") as other:
                 return not is_free(other.fileno(), 0, IN_USE_BYTES)
-        except OSError:                 # the file system has trouble: rather hold locks in vain than lose one
+        except OSError:                 # error of the file system: rather hold locks in vain than lose one
             return True
 
     def _listen(self) -> bool:
-        """Take what the server says: a descriptor, or its grace and process; whether the server lives."""
+        """Receive a descriptor, or grace and process ID, from the server; return True if it lives."""
         try:
             data, fds, _, _ = socket.recv_fds(self._life, 64, 1)
         except OSError:
@@ -607,7 +608,7 @@ class Keeper:
         return bool(data)
 
     def _receive_visitor(self) -> None:
-        """Hand the descriptor to a new server if the old one is dead, and serve the new one from then on."""
+        """Send the descriptor to a new server if the old one is dead, and serve the new one from then on."""
         visitor, _ = self._listener.accept()
         with contextlib.suppress(OSError):
             if same_user(visitor):
@@ -622,37 +623,38 @@ class Keeper:
 
 
 class NameTaken(Exception):
-    """Somebody else has the name of the keeper's socket: anybody on this host may take an abstract name."""
+    """Another process has the name of the keeper's socket: any user on this host can bind an abstract name.
+    """
 
 
 class KeeperLink:
-    """The server's end: gives the keeper the descriptor that must outlive us, and fetches the one that the
-    server before us has left.
+    """The server's end: gives the keeper the descriptor that must outlive us, and fetches the one of the
+    previous server.
     """
-    PATIENCE = 2.0                      # seconds to wait for a server that is about to leave
-    # seconds for the kernel to close all sockets of a keeper that was killed: the socket that tells us of its
-    # death may be closed before the socket that has its name
+    PATIENCE = 2.0                      # seconds to wait for a server that is about to exit
+    # seconds for the kernel to close all sockets of a killed keeper: the socket that shows us its death can
+    # be closed before the socket that has its name
     CLOSING = 0.5
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file.  Raises OSError.
 
-        In two containers that share their abstract names (a network namespace), one path may lead to two
-        files, and two paths to one file.  So the socket's name contains the device and inode of the job
-        file's directory.  The lock file's would not do: they change when it is removed and made again, and
-        then the next server would not find the keeper.
+        In two containers that share abstract names (a network namespace), one path can lead to two files, and
+        two paths to one file.  So the socket's name contains the device and inode of the job file's
+        directory.  Those of the lock file would not do: they change when the lock file is removed and created
+        again, and then the next server would not find the keeper.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         place = os.stat(folder)
         file = hashlib.sha256(name).hexdigest()
         self.name = f"\0runmaker4.{os.geteuid()}.{place.st_dev:x}.{place.st_ino:x}.{file[:32]}"
         self._grace = grace
-        self.life: socket.socket | None = None      # ends when the keeper does; None: there is none
+        self.life: socket.socket | None = None      # closed when the keeper dies; None: no keeper
         self._since = 0.0                   # when the keeper was started, by time.monotonic()
-        self.locks = -1                     # the descriptor with the job locks; -1: there is none yet
+        self.locks = -1                     # the descriptor with the job locks; -1: none yet
 
     def open(self) -> None:
-        """Get the job locks from the keeper of the server before us, or start one.
+        """Get the job locks from the keeper of the previous server, or start a keeper.
 
         Raises UsageError, NameTaken, OSError.
         """
@@ -670,14 +672,14 @@ class KeeperLink:
             time.sleep(0.05)
 
     def _visit(self) -> bytes | None:
-        """Ask the process that has the name for the job locks; its answer.
+        """Ask the process that has the name for the job locks; return the answer.
 
-        b"" if a process of this user has the name but does not answer; None if no such process has it.
+        b"": a process of this user has the name but does not answer; None: no process of this user has it.
         """
         answer = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(self.PATIENCE)
-        with contextlib.suppress(OSError):      # that process is leaving, was stopped, or is no keeper at all
+        with contextlib.suppress(OSError):      # that process is exiting, was stopped, or is not a keeper
             sock.connect(self.name)
             if same_user(sock):
                 answer = b""
@@ -691,10 +693,10 @@ class KeeperLink:
         return answer
 
     def _start(self) -> bool:
-        """Start a keeper, unless somebody has the name; whether it was started.  Raises OSError."""
+        """Start a keeper; return False if another process has the name.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            # A visitor that comes between bind() and listen() is refused, and comes again.
+            # A visitor that connects between bind() and listen() is refused, and tries again.
             listener.bind(self.name)
         except OSError as error:
             listener.close()
@@ -716,7 +718,7 @@ class KeeperLink:
 
     @staticmethod
     def _become_keeper(listener: socket.socket, life: socket.socket) -> None:
-        """In the child: be the keeper, with these descriptors and those that it is sent.  Never returns."""
+        """In the child: be the keeper, with these descriptors and the received ones.  Never returns."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -727,9 +729,9 @@ class KeeperLink:
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
             ours = {0, 1, 2, listener.fileno(), life.fileno()}
-            for fd in open_descriptors():               # the clients' connections must end with the server
+            for fd in open_descriptors():               # client connections must close with the server
                 if fd not in ours:
-                    with contextlib.suppress(OSError):  # the descriptor that listed them is closed by now
+                    with contextlib.suppress(OSError):  # the descriptor that listed them is already closed
                         os.close(fd)
             Keeper(listener, life).run()
             code = 0
@@ -737,19 +739,19 @@ class KeeperLink:
             os._exit(code)
 
     def introduce(self) -> None:
-        """Tell the keeper how long it is to wait once we are dead, and who we are.
+        """Send the keeper the grace and our process ID.
 
-        A fork (--background) changes the process, so we call this again then.
+        A fork (--background) changes the process ID, so the server calls this again.
         """
         self._send(b"%f %d" % (self._grace, os.getpid()))
 
     def keep(self, fd: int) -> None:
-        """Have the keeper hold this descriptor, in place of the one that it has."""
+        """Make the keeper hold this descriptor, in place of the one that it has."""
         self.locks = fd
         self._send(b"locks", fd)
 
     def revive(self) -> None:
-        """The keeper has died: start another.  Raises OSError."""
+        """Start another keeper after one has died.  Raises OSError."""
         self._close()
         if time.monotonic() - self._since < 1.0:
             raise OSError(errno.ECHILD, "it dies at once")
@@ -762,20 +764,20 @@ class KeeperLink:
             time.sleep(0.01)
 
     def dismiss(self) -> None:
-        """Let the keeper leave: nothing is left that must outlive us."""
+        """Let the keeper exit: nothing remains that must outlive us."""
         self._grace = 0.0
         self.introduce()
         self._close()
 
     def _close(self) -> None:
-        """Close our end, which the keeper takes for our death."""
+        """Close our end; the keeper takes this for our death."""
         if self.life:
             self.life.close()
             self.life = None
 
     def _send(self, data: bytes, *fds: int) -> None:
         if self.life:
-            with contextlib.suppress(OSError):          # the keeper has died, which _keeper_died() will hear
+            with contextlib.suppress(OSError):          # the keeper has died; _keeper_died() will notice
                 if fds:
                     socket.send_fds(self.life, [data], fds)
                 else:
