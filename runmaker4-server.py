@@ -786,10 +786,10 @@ class KeeperLink:
 
 # ======== Lines that clients have ===========================================================================
 #
-# A line that was claimed for a client is an `Assignment`, until its result is written.  Several may say at
-# one time what becomes of it: its client says how its job has ended, the grace of that client is over,
-# somebody sets the state in the file, its group is stopped.  The first `LineResult` counts, and
-# Assignment.decide() is the one place where an outcome may be altered.
+# A line that was claimed for a client is an `Assignment`, until the result of the line is written.  Several
+# events can decide the result at one time: the client reports the end of the job, the grace of that client
+# is over, a user sets the state in the file, the group is stopped.  The first `LineResult` counts, and only
+# Assignment.decide() can alter it.
 
 
 # A line that a client has is in one of these phases.  Only methods of Assignment change the phase:
@@ -805,13 +805,13 @@ class KeeperLink:
 #               state is being written
 #     OVER      nobody has it any more                           nothing: forget() is the last call
 #
-# A line of the server before us is SENT, for nobody knows more.  A line that a client has brought back is
+# A line of the previous server is SENT, because no more is known.  A line that a client has brought back is
 # BEGUN.  OVER follows without ENDING in two cases: another runner has taken the line, or the line was
 # inherited and its client has come.
 
 
 class Phase(enum.Enum):
-    """How far a line has come that was claimed for a client."""
+    """The progress of a line that was claimed for a client."""
     CLAIMED = enum.auto()
     SENT = enum.auto()
     BEGUN = enum.auto()
@@ -820,25 +820,25 @@ class Phase(enum.Enum):
 
 
 class Cause(enum.Enum):
-    """Why a line has left its client; the text is shown if nothing better is known."""
-    RAN = "ended"                       # its job has come to its end
+    """Why a client no longer has a line; the text is shown if nothing better is known."""
+    RAN = "ended"                       # the job has exited
     TIMEOUT = "timeout"
-    MEMORY = "memory"                   # its job took more than it was promised
-    OOM = "out of memory"               # the kernel has killed its job
-    UNSTARTED = "not started"           # its job could not be started
-    RETURNED = "given back"             # its job was not begun
-    STOPPED = "stopped"                 # too many hosts of its group are lost
+    MEMORY = "memory"                   # the job used more than it requested
+    OOM = "out of memory"               # the kernel has killed the job
+    UNSTARTED = "not started"           # the job could not be started
+    RETURNED = "given back"             # the job was not begun
+    STOPPED = "stopped"                 # too many hosts of the group are lost
     CANCELLED = "cancelled"
-    VANISHED = "vanished"               # its client has gone
-    TAKEN = "lost"                      # somebody else has its line
+    VANISHED = "vanished"               # the client is gone
+    TAKEN = "lost"                      # another runner has the line
 
     @property
     def loses_host(self) -> bool:
-        """Whether a host of a group counts as lost when one of its jobs ends so."""
+        """True if a host of a group counts as lost when one of its jobs ends for this cause."""
         return self in (Cause.TIMEOUT, Cause.UNSTARTED, Cause.VANISHED, Cause.TAKEN)
 
 
-# What a client says of the end of a job, besides its state
+# The causes that a client reports for the end of a job, in addition to its state
 CAUSES = {
     "": Cause.RAN,
     "timeout": Cause.TIMEOUT,
@@ -851,10 +851,10 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class LineResult:
-    """What becomes of a line."""
+    """The result of a line."""
     cause: Cause
-    state: bytes                        # that it gets
-    how: str = ""                       # how its job ended, to be shown: "exit 0"
+    state: bytes                        # the new state of the line
+    how: str = ""                       # how the job ended, for messages: "exit 0"
     event: int | None = None            # the client's event to acknowledge once the state is written
 
     @property
@@ -869,14 +869,14 @@ class Assignment:
     client: Client
     job: Job
     phase: Phase = Phase.CLAIMED
-    handed: float | None = None         # when its client was told of it, or that it may begin; boottime()
-    began: float | None = None          # when it began, as far as we know; boottime()
-    pid: int = 0                        # of its shell; 0: it is not known
+    handed: float | None = None         # when the client was sent the job, or `go`; boottime()
+    began: float | None = None          # when the job began, as far as we know; boottime()
+    pid: int = 0                        # of its shell; 0: unknown
     member: Member | None = None        # the host in its group that it is for; None: it is in no group
-    run: Run | None = None              # the run that goes on; None: there is none, or no records are kept
+    run: Run | None = None              # the current run; None: no run, or no records are kept
     # The next two are for a job that a client has brought back.
-    record: bytes | None = None         # what the log file has of it
-    keeps_files: bool = False           # the files of its run in the output directory are still its own
+    record: bytes | None = None         # the job's record in the log file
+    keeps_files: bool = False           # the output directory still has the files of this run
 
     @property
     def number(self) -> int:
@@ -889,35 +889,35 @@ class Assignment:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody has set its state in the file."""
+        """True if a user has set its state in the file."""
         return self.job.cancelled
 
     @property
     def group(self) -> Group | None:
-        """The group that it is in, if any."""
+        """The group that it is in; None: no group."""
         return self.member.group if self.member else None
 
     @property
     def is_gated(self) -> bool:
-        """Whether its shell is to wait, because its group prepares."""
+        """True if its shell must wait, because its group prepares."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def tell(self, type: str, **fields: Any) -> None:
-        """Tell its client something about it, if the client is here."""
+        """Send its client a message about it, if the client is connected."""
         self.client.tell(type=type, id=self.key, **fields)
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has said yet what becomes of it."""
+        """True if its result is not decided yet."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def may_return(self, since: float) -> bool:
-        """Whether it may come back unbegun: its client is here, and was told of it after `since`."""
+        """Return True if it can come back unbegun: its client is connected, and was sent it after `since`."""
         handed = self.handed is not None and self.handed > since
         return handed and self.began is None and self.client.link is not None
 
     def describe(self) -> dict[str, Any]:
-        """What a `jobs` message says of it."""
+        """Return its entry in a `jobs` message."""
         job = self.job
         settings = job.settings
         return dict(
@@ -934,29 +934,30 @@ class Assignment:
         )
 
     def hand(self) -> None:
-        """Its client is told of it, or that its job may begin."""
+        """Note that its client is sent the job, or `go`."""
         self.phase = Phase.SENT
         self.handed = boottime()
 
     def requeue(self) -> None:
-        """Its client was told of it, but does not know it."""
+        """Note that its client was sent the job, but does not know it."""
         self.phase = Phase.CLAIMED
         self.handed = None
 
     def begin(self, pid: int = 0) -> None:
-        """Its job has begun, or begins again."""
+        """Note that its job has begun, or begins again."""
         self.phase = Phase.BEGUN
         self.began = boottime()
         self.pid = pid
 
     def decide(self, line_result: LineResult) -> LineResult | None:
-        """Say what becomes of it; returns what really does, or None if it is no longer open.
+        """Decide its result; return the final one, or None if it is no longer open.
 
-        If its job ends without a result of its own, earlier decisions about the line have more weight:
+        If the job ends without an own result, earlier decisions about the line have more weight:
 
-        - When somebody has set its state, that state stays.
-        - When its group was stopped, its client was told to end it, and has gone or given it back for that.
-        - When a group has begun, a host that gives a line back is lost: the others do not wait for it.
+        - If a user has set the state, that state stays.
+        - If the group was stopped, that is the cause: the client was told to stop the job, and therefore has
+          exited or given the job back.
+        - If the group has begun, a host that gives a line back is lost: the others do not wait for it.
         """
         if not self.is_open:
             return None
@@ -975,24 +976,24 @@ class Assignment:
         return line_result
 
     def forget(self) -> None:
-        """Nobody has it any more."""
+        """Note that no client has it any more."""
         self.phase = Phase.OVER
 
     def join(self, member: Member) -> None:
-        """Make it a line of a group that is about to begin, for this host of the group."""
+        """Add it to a group that is about to begin, for this host of the group."""
         self.member = member
 
     def leave_group(self) -> None:
-        """Take it out of its group, which has been called off."""
+        """Remove it from its group, which was called off."""
         self.member = None
 
     def begin_run(self, run: Run) -> None:
-        """Keep records of this run of its job from now on."""
+        """Start to keep records of this run of its job."""
         self.run = run
         self.record = None
 
     def end_run(self) -> Run | None:
-        """Keep no more records of its run; that run, if there was one."""
+        """Keep no more records of its run; return that run, or None if it had none."""
         run = self.run
         self.run = None
         return run
@@ -1000,24 +1001,24 @@ class Assignment:
 
 # ======== Clients and their connections =====================================================================
 #
-# A `Client` outlives its connections: we talk with it on one `ClientLink` after the other.  What must not be
-# lost comes as events, which have numbers and come again after a new connection.  The `Inbox` drops events
-# that it has had before.  An event is dealt with when what it said is written; only then it is acknowledged,
-# in order.  An acknowledgement also lets the client send more output, so none is sent while the disk is
-# behind.
+# A `Client` outlives its connections: it has one `ClientLink` after the other.  Messages that must not be
+# lost come as events, which have numbers and come again after a new connection.  The `Inbox` drops events
+# that came before.  An event is dealt with when its contents are written; only then it is acknowledged, in
+# order.  An acknowledgement also lets the client send more output, so none is sent while the disk is too
+# slow.
 
 
 class Inbox:
     """The events of a client: which have come, which are dealt with, and which are acknowledged.
 
-    After a new connection an event may come once more; only the first time counts.  An event is open as long
-    as what it says is not in the files.
+    After a new connection an event can come once more; only the first time counts.  An event is open until
+    its contents are in the files.
     """
 
     def __init__(self) -> None:
         self._newest = 0                # the last event that has come
-        self.acknowledged = 0           # the last that the client was told is dealt with
-        # the first event that was posted to the worker's thread since take_posted(); None: there is none
+        self.acknowledged = 0           # the last event that was acknowledged to the client
+        # the first event that was posted to the FileExecutor since take_posted(); None: none was
         self._posted: int | None = None
         self.unacknowledged = 0         # bytes of output in events that are not acknowledged
         self._open: set[int] = set()
@@ -1025,7 +1026,7 @@ class Inbox:
 
     @property
     def is_dealt_with(self) -> bool:
-        """Whether no event is open."""
+        """True if no event is open."""
         return not self._open
 
     @property
@@ -1034,41 +1035,44 @@ class Inbox:
         return min(self._open) - 1 if self._open else self._newest
 
     def take(self, event: int) -> bool:
-        """An event has come; whether it is new."""
+        """Note that an event has come; return True if it is new."""
         if event <= self._newest:
             return False
         self._newest = event
         return True
 
     def open(self, event: int) -> None:
-        """An event is not dealt with before it is closed."""
+        """Mark an event as not dealt with until it is closed."""
         self._open.add(event)
 
     def close(self, event: int) -> None:
-        """All that an event asks for is done."""
+        """Mark an event as dealt with."""
         self._open.discard(event)
 
     def post(self, event: int) -> None:
-        """An event was posted to the worker's thread, which deals with events in order: the first is open."""
+        """Note that an event was posted to the FileExecutor.
+
+        It deals with events in order, so only the first one is marked as open.
+        """
         if self._posted is None:
             self._posted = event
             self.open(event)
 
     def take_posted(self) -> int | None:
-        """The first event that was posted since the last call; None: none was."""
+        """Return the first event that was posted since the last call; None: none was."""
         event = self._posted
         self._posted = None
         return event
 
     def count(self, event: int, size: int) -> None:
-        """There are `size` bytes of output in an event.  Raises WireError if that is too much in flight."""
+        """Add the output in an event (bytes).  Raises WireError if too much is unacknowledged."""
         self.unacknowledged += size
         self._sizes.append((event, size))
         if self.unacknowledged > 4 * WINDOW:
             raise WireError("more output than was asked for")
 
     def acknowledge(self, upto: int) -> None:
-        """The client is told that all events up to this one are dealt with."""
+        """Note that the client is sent the acknowledgement of all events up to this one."""
         self.acknowledged = upto
         while self._sizes and self._sizes[0][0] <= upto:
             self.unacknowledged -= self._sizes.popleft()[1]
@@ -1076,7 +1080,7 @@ class Inbox:
 
 @dataclass(frozen=True)
 class Hello:
-    """Who a client says it is, and what it may take."""
+    """What a client reports about itself, and the jobs that it may get."""
     client: str                         # its random identifier, drawn when it started
     name: str                           # of its host
     directory: bytes                    # where its jobs run
@@ -1087,7 +1091,7 @@ class Hello:
 
     @classmethod
     def read(cls, message: Message) -> Hello:
-        """Raises WireError."""
+        """Return the hello in a message.  Raises WireError."""
         client, name = message.text("client", 16), message.text("name", 255)
         retry = message.data("retry")
         known = retry in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING)
@@ -1107,16 +1111,16 @@ class Hello:
 class Gone(enum.Enum):
     """Why messages on a link do not count any more."""
     LOST = enum.auto()                  # its client has the grace to come back
-    REPLACED = enum.auto()              # its client has connected anew
-    PARTED = enum.auto()                # its client has said that it leaves
+    REPLACED = enum.auto()              # its client has a new connection
+    PARTED = enum.auto()                # its client has sent bye
 
 
 class Client(Consumer):
-    """A client, as long as it is here or may come back.
+    """A client, as long as it is connected or can come back.
 
-    Its life is one coroutine, live(), which talks with it on one link after the other, until the client has
-    said bye, or was away for the grace.  A link sets its `gone` when it is gone.  The property `link` looks
-    there, because the coroutine has its turn only a little later.
+    One coroutine, live(), serves the client on one link after the other, until the client has sent bye, or
+    was away for the grace.  A closed link sets its future `gone`.  The property `link` checks that future,
+    because the coroutine runs only a little later.
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
@@ -1127,17 +1131,17 @@ class Client(Consumer):
         self.address = "?"
         self.pid = 0
         self.directory = b""            # where its jobs run
-        self._newest: ClientLink | None = None  # the last link on which it has said hello
-        self._came = asyncio.Event()    # set while live() has not dealt with that hello yet
+        self._newest: ClientLink | None = None  # the link of its last hello
+        self._came = asyncio.Event()    # set until live() has dealt with that hello
         self._lost_at = boottime()      # when the last link was lost
         self.assignments: dict[str, Assignment] = {}
-        self._memberships = 0           # how many groups it is a host of: it gets nothing else meanwhile
-        self.want = 0                   # the slots for which it would take jobs now
-        self.free_memory = 0            # bytes that it would give these jobs; negative: it has less by now
+        self._memberships = 0           # groups that it is a host of: it gets no other jobs meanwhile
+        self.want = 0                   # free slots for which it has asked for jobs
+        self.free_memory = 0            # bytes for these jobs; negative: its memory has shrunk since
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that claim came, by boottime()
-        self.leaving = False            # its last claim said that it will leave if there is nothing
-        self._done_soon = 0             # how many of its last jobs, one after the other, were done soon
+        self.leaving = False            # its last claim said that it will leave if there are no jobs
+        self._done_soon = 0             # jobs in a row, up to the last one, that were done within SOON
         self.inbox = Inbox()
         self._timer: asyncio.TimerHandle | None = None      # acknowledges events
 
@@ -1145,56 +1149,55 @@ class Client(Consumer):
 
     @property
     def slots(self) -> int:
-        """How many slots it has."""
+        """The number of its slots."""
         return int(self.capacity.slots)
 
     @property
     def link(self) -> ClientLink | None:
-        """The link on which it was let in; None: it is away, or not let in yet."""
+        """The link on which it was welcomed; None: it is away, or not welcomed yet."""
         return self._newest if self._newest and self._newest.client is self else None
 
     @property
     def may_be_served(self) -> bool:
-        """Whether it may get jobs: it is here, and not a host of a group."""
+        """True if it may get jobs: it is connected, and not a host of a group."""
         return self.link is not None and not self._memberships
 
     @property
     def silence(self) -> float:
-        """Seconds since we heard something from it."""
+        """Seconds since its last frame, or since its link was lost."""
         return boottime() - (self.link.heard if self.link else self._lost_at)
 
     def is_called(self, host: str) -> bool:
-        """Whether an entry of host= means it: its name, or its address."""
+        """Return True if an entry of host= matches its name or its address."""
         return super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
 
     @property
     def room(self) -> int:
-        """How many more lines it may have; lines that are ending do not count.
+        """The number of further lines that it may have; lines in ENDING do not count.
 
-        It may have more lines than slots: slots out of service may still finish their jobs.
+        It may have more lines than slots, because slots out of service can still finish their jobs.
         """
         return 2 * self.slots - sum(assignment.is_open for assignment in self.assignments.values())
 
     @property
     def ahead(self) -> int:
-        """Return how many lines it gets besides those that it asks for, so that short jobs share messages.
+        """The number of lines that it gets before it asks for them, so that short jobs share messages.
 
-        It is one for every four jobs in a row that were done within SOON of being sent.  A job that fails,
-        takes longer or is given back ends the row.  If a long job comes after that, the client gives back
-        what waits for it after a second.  With --max-failed there are none, because a client starts all jobs
-        that it has.
+        One for every four jobs in a row that were done within SOON of being sent.  A job that fails, takes
+        longer or is given back ends the row.  If a long job comes then, the client gives the waiting jobs
+        back after a second.  0 with --max-failed, because a client starts all jobs that it has.
         """
         return 0 if self.server.options.max_failed else min(self._done_soon // 4, AHEAD)
 
     @property
     def wanted_slots(self) -> int:
-        """Return for how many slots it gets jobs now; 0: it has not asked for any, or has enough lines."""
+        """The number of slots that get jobs now; 0: it has not asked for jobs, or has enough lines."""
         want = min(self.want, self.room)
         return want + self.ahead if want > 0 else 0
 
     @property
     def promised_memory(self) -> int:
-        """Bytes of its memory that are promised to jobs that run there, or are on their way."""
+        """The bytes of its memory that are allocated to jobs that it runs, or that were sent to it."""
         return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.WHOLE))
 
     @property
@@ -1204,7 +1207,7 @@ class Client(Consumer):
     # -- its life --------------------------------------------------------------------------------------------
 
     def come(self, link: ClientLink, hello: Hello) -> None:
-        """It has said hello on this link: an older link is dead, even if we have not noticed."""
+        """Use this link, on which it has sent hello: an older link is dead, even if we have not noticed."""
         if self._newest and self._newest.gone.done():
             self.server.say(f"client {self.where} came back")
         elif self._newest:
@@ -1215,7 +1218,7 @@ class Client(Consumer):
         self.pid = hello.pid
         self.directory = hello.directory
         self.follow = hello.follow
-        if not self._newest:                    # a client that comes back goes on where it was
+        if not self._newest:                    # a client that comes back continues where it was
             self.retry = hello.retry
         self.capacity = hello.capacity
         self.free_memory = int(hello.capacity.memory)   # until it asks for jobs
@@ -1223,11 +1226,11 @@ class Client(Consumer):
         self._came.set()
 
     async def live(self) -> None:
-        """Talk with it on one link after the other, until it leaves or its grace is over."""
+        """Serve it on one link after the other, until it leaves or its grace is over."""
         while link := await self._next_link():
             gone = await self._talk(link)
             if self.server.leaving.done():
-                return                      # what it has is kept for the next server
+                return                      # its lines are kept for the next server
             begun = self._detach()
             if gone is Gone.LOST:
                 self._begin_grace(link.why)
@@ -1238,7 +1241,7 @@ class Client(Consumer):
             self._expire()
 
     async def _next_link(self) -> ClientLink | None:
-        """Wait for its next hello; the link of that.  None: it did not come within the grace."""
+        """Wait for its next hello; return the link.  None: no hello came within the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._came.wait(), self.sessions.grace)
         if not self._came.is_set():
@@ -1247,7 +1250,7 @@ class Client(Consumer):
         return self._newest
 
     async def _talk(self, link: ClientLink) -> Gone:
-        """Settle what has changed while it was away, and let it in.  Returns, once the link is gone, why."""
+        """Settle the changes since it was away, and welcome it.  Return why, once the link is gone."""
         keys = {job.key for job in link.reported}
         self._release_unknown(keys)
         for assignment in self.assignments.values():
@@ -1261,10 +1264,10 @@ class Client(Consumer):
         return await link.gone
 
     def _welcome(self, link: ClientLink, others: dict[NoLine, list[str]]) -> None:
-        """Let it in; tell it what is collected, and which jobs are not its own any more (others).
+        """Send it the welcome, with the records to collect and the jobs that it no longer has (others).
 
-        A list in a welcome has at most KEYS keys.  Each further lost job has a message of its own.  The
-        client hears of further settled jobs when it sends their results again.
+        A list in a welcome has at most KEYS keys.  Each further lost job gets a separate message.  The client
+        learns of further settled jobs when it resends the results.
         """
         link.welcome()
         sessions = self.sessions
@@ -1290,10 +1293,10 @@ class Client(Consumer):
             member.group.welcome_back(member)
 
     def _release_unknown(self, keys: set[str]) -> None:
-        """Settle the lines that it was told of but does not have; keys: of the jobs that it has.
+        """Settle the lines that were sent to it but that it does not have; keys: of the jobs that it has.
 
-        A line that it or its group has begun becomes `e`, any other `.`.  If a group that runs can send the
-        line again, that is done.
+        A line that the client or its group has begun becomes `e`, any other `.`.  A running group sends the
+        line again if it can.
         """
         for assignment in list(self.assignments.values()):
             if assignment.key in keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
@@ -1306,9 +1309,9 @@ class Client(Consumer):
                 self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
 
     def _detach(self) -> list[Assignment]:
-        """It has no link: it asks for nothing, and no group begins with it.
+        """Drop its requests, and abort groups that prepare with it: it has no link.
 
-        Returns its jobs of groups that have begun.
+        Return its jobs of groups that have begun.
         """
         self.want = 0
         self.leaving = False
@@ -1317,18 +1320,18 @@ class Client(Consumer):
         return self.sessions.abort_groups(self.assignments)
 
     def _begin_grace(self, why: str) -> None:
-        """Say that it is lost: its grace begins."""
+        """Report that it is lost: its grace begins."""
         self._lost_at = boottime()
         self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.assignments)}")
 
     def _part(self, begun: list[Assignment]) -> None:
-        """Settle what it has after it has left.  begun: its jobs of groups that have begun."""
+        """Settle its lines after it has left.  begun: its jobs of groups that have begun."""
         for assignment in begun:
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
         self._release_unknown(set())
 
     def _expire(self) -> None:
-        """Settle what it has, because it did not come back within the grace."""
+        """Settle its lines, because it did not come back within the grace."""
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
         written: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
@@ -1340,9 +1343,9 @@ class Client(Consumer):
             watched(self._report_expired(written))
 
     async def _report_expired(self, written: list[tuple[int, Awaitable[bytes]]]) -> None:
-        """Report that it is gone for good, and which states its lines have got.
+        """Report that it is gone for good, and the new states of its lines.
 
-        written: numbers of lines, each with its state once that is in the file, as settle() returns it.
+        written: numbers of lines, each with the awaitable of its written state, as settle() returns it.
         """
         states = [(line, await state) for line, state in written]
         who = f"client {self.where}" if self.id else "clients of the server before"
@@ -1355,9 +1358,9 @@ class Client(Consumer):
     # -- what it asks for, and gets --------------------------------------------------------------------------
 
     def ask(self, message: Message) -> None:
-        """It asks for jobs; its slots may have changed (--slots @FILE).  Raises WireError."""
+        """Note what it asks for; its slots can have changed (--slots @FILE).  Raises WireError."""
         self.set_slots(message)
-        # This may be more than its slots: `room` limits what it gets.
+        # This can be more than its slots: `room` limits the number of jobs.
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
             more = message.whole("memory", least=-runmaker4.WHOLE)
@@ -1369,43 +1372,43 @@ class Client(Consumer):
             self.want = max(self.want, 1)
 
     def set_slots(self, message: Message) -> None:
-        """Note how many slots it has now, if it says so.  Raises WireError."""
+        """Note the number of its slots, if the message has it.  Raises WireError."""
         if "slots" in message.fields:
             self.capacity = self.capacity._replace(slots=message.whole("slots", 1_000_000))
 
     def add_assignment(self, assignment: Assignment) -> None:
-        """A line was claimed for it."""
+        """Add a line that was claimed for it."""
         self.assignments[assignment.key] = assignment
 
     def forget(self, assignment: Assignment) -> None:
-        """This line is not its own any more."""
+        """Remove a line that it no longer has."""
         del self.assignments[assignment.key]
 
     def supply(self, slots: int) -> None:
-        """It gets jobs for `slots` of the slots for which it has asked, or for more."""
+        """Note that it gets jobs for `slots` slots, which can be more than it has asked for."""
         self.want = max(self.want - slots, 0)
 
     def note_pace(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Note whether a job of its was done, and soon."""
+        """Note whether a job was done, and within SOON."""
         soon = assignment.handed is not None and boottime() - assignment.handed < SOON
         self._done_soon = self._done_soon + 1 if soon and line_result.state == DONE else 0
 
     def promise(self, assignment: Assignment) -> None:
-        """It is told of a job, which gets some of its memory."""
+        """Allocate the memory for a job that is sent to it."""
         self.free_memory -= int(assignment.job.settings.needs.memory)
 
     def enter_group(self) -> None:
-        """It is a host of a group that has begun to prepare."""
+        """Note that it is a host of a group that has begun to prepare."""
         self._memberships += 1
 
     def leave_group(self) -> None:
-        """A group that it is in is over, or called off."""
+        """Note that a group that it is in is over, or called off."""
         self._memberships -= 1
 
     # -- what it is told -------------------------------------------------------------------------------------
 
     def tell_nothing(self, met: WalkReport) -> None:
-        """Tell it that there is nothing for it, as this walk has found, so that it may leave."""
+        """Report to it that this walk has found no jobs for it, so that it can leave."""
         self.leaving = False
         self.tell(
             type="nothing",
@@ -1415,31 +1418,34 @@ class Client(Consumer):
         )
 
     def tell(self, **message: Any) -> None:
-        """Send it a message, if it is here."""
+        """Send it a message, if it is connected."""
         if self.link:
             self.link.send(**message)
 
     def flush(self) -> None:
-        """Send at once what it is to be told."""
+        """Send gathered messages at once."""
         if self.link:
             self.link.flush()
 
     def acknowledge_soon(self) -> None:
-        """Acknowledge within 10 ms, so that many events share a message; at once if it may wait for that."""
+        """Acknowledge within 10 ms, so that many events share a message.
+
+        At once if the client can be waiting for the acknowledgement.
+        """
         if not self.assignments or self.inbox.unacknowledged > WINDOW // 8:
             self.acknowledge()
         elif not self._timer:
             self._timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
 
     def tell_closing(self, **fields: Any) -> None:
-        """Acknowledge all that is dealt with by now, and tell it that the server leaves."""
+        """Acknowledge all events dealt with by now, and send `closing`."""
         self.acknowledge(leaving=True)
         self.tell(type="closing", **fields)
 
     def acknowledge(self, leaving: bool = False) -> None:
-        """Tell it that its events are dealt with, so that it may send more; not while the disk is behind.
+        """Acknowledge its events, so that it may send more; not while the disk is too slow.
 
-        leaving: the server leaves, so the client is told even if the disk is behind.
+        leaving: the server exits, so it acknowledges even if the disk is too slow.
         """
         if self._timer:
             self._timer.cancel()
@@ -1454,10 +1460,10 @@ class Client(Consumer):
         self.link.send(type="ack", n=upto, window=sessions.window())
 
     def _on_acknowledged(self, upto: int) -> None:
-        """It is told that the events up to this one are dealt with.
+        """Note that the events up to this one are acknowledged.
 
-        What the journal has gathered of them is written first.  That is not done on a network file system,
-        where each such write costs some six round trips.
+        The gathered entries of the journal are written first, except on a network file system, where each
+        such write costs some six round trips.
         """
         if not self.server.worker.pool:
             self.sessions.records.flush()
@@ -1465,30 +1471,30 @@ class Client(Consumer):
 
 
 class ClientLink(Link, asyncio.Protocol):
-    """A connection of the server's: passes each message on to the part that deals with it."""
+    """A connection of the server: passes each message on to the part that deals with it."""
 
     def __init__(self, sessions: Sessions, token: str, credentials: Credentials) -> None:
         super().__init__(ServerChannel(token, credentials), sessions.loop)
         self._sessions = sessions
         self._server = sessions.server
-        self._guest: Client | None = None       # the client that has said hello
-        self._is_welcome = False                # its hello was answered
+        self._guest: Client | None = None       # the client that has sent hello
+        self._is_welcome = False                # that hello was answered
         self.gone: asyncio.Future[Gone] = self.loop.create_future()
-        self.reported: list[ReportedJob] = []   # the jobs that the client says it has
+        self.reported: list[ReportedJob] = []   # the jobs that the client reports
         self._reported_size = 0                 # bytes of these jobs
         self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
     def client(self) -> Client | None:
-        """The client that was let in on this link; None: nobody was, or the link is gone."""
+        """The client that was welcomed on this link; None: no client was, or the link is gone."""
         return self._guest if self._is_welcome and not self.gone.done() else None
 
     def welcome(self) -> None:
-        """Let in the client that has said hello."""
+        """Let in the client that has sent hello."""
         self._is_welcome = True
 
     def leave(self, gone: Gone) -> None:
-        """Let no further message on this link count.  Of several reasons the first is kept."""
+        """Ignore further messages on this link.  Of several reasons the first is kept."""
         if not self.gone.done():
             self.gone.set_result(gone)
 
@@ -1499,7 +1505,7 @@ class ClientLink(Link, asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         name = transport.get_extra_info("peername")
-        self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: the peer is gone already
+        self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: the peer is already gone
         super().connection_made(transport)
         self._sessions.connected(self)
 
@@ -1509,7 +1515,7 @@ class ClientLink(Link, asyncio.Protocol):
     def handle(self, message: Message) -> None:
         """Pass a message on to the part that deals with it.  Raises WireError."""
         if self._server.leaving.done():
-            # We leave: the client sends what was not acknowledged to the next server.
+            # We exit: the client sends unacknowledged events to the next server.
             return
         kind = message.text("type", 16)
         client = self.client
@@ -1547,14 +1553,14 @@ class ClientLink(Link, asyncio.Protocol):
 
     @staticmethod
     def _on_ready(assignment: Assignment) -> None:
-        """The shell of a job waits.  Raises WireError."""
+        """Tell the group that the shell of a job waits.  Raises WireError."""
         member = assignment.member
         if not member or assignment is not member.current:
             raise WireError("nobody has asked it to hold that job")
         member.group.on_ready(member)
 
     def handled(self) -> None:
-        """Answer the messages that have come together: all of them are handled."""
+        """Answer the messages that have come together, after all of them were handled."""
         client = self.client
         if client:
             event = client.inbox.take_posted()
@@ -1570,11 +1576,11 @@ class ClientLink(Link, asyncio.Protocol):
         self.leave(Gone.LOST)
 
     def forgive(self) -> None:
-        """Wait for at least half of SILENCE before it is dropped: we may have been deaf ourselves."""
+        """Do not drop it within the next SILENCE / 2 seconds: perhaps we could not receive."""
         self.heard = max(self.heard, boottime() - runmaker4.SILENCE / 2)
 
     def drop_if_silent(self) -> None:
-        """Drop it if nothing has come for too long."""
+        """Drop it if it was silent for too long."""
         silence = boottime() - self.heard
         if not self.channel.authenticated and silence > runmaker4.HANDSHAKE:
             self.drop("it does not say who it is")
@@ -1584,10 +1590,10 @@ class ClientLink(Link, asyncio.Protocol):
 
 # ======== Records ===========================================================================================
 #
-# What clients tell of their runs goes to the same sinks as a runner's own runs: --print, -l, --outdir,
-# --joblog.  A `Run` is made when its `begin` comes, and given up if nobody will say how it ended.  A run that
-# began under the server before us goes on in that server's files: its `begin` says `again`, and the journal
-# says which line and which files it has.
+# Events of clients' runs go to the sinks that a runner uses: --print, -l, --outdir, --joblog.  A `Run` is
+# created when its `begin` comes, and abandoned if its end will never be reported.  The records of a run that
+# began under the previous server continue in that server's files: its `begin` has the flag `again`, and the
+# journal shows the line and the files of the run.
 
 
 # An entry of the journal about a run, as OutDir writes it: event, run, line
@@ -1598,12 +1604,12 @@ class RemoteStream(Stream):
     """A stream of a client's run."""
 
     def __init__(self, name: bytes, *, again: bool) -> None:
-        """again: another server was sent what came before, so we do not know where the first piece stands."""
+        """again: another server received the earlier output, so the offset of the first piece is unknown."""
         super().__init__(name, -1)              # there is no descriptor here
         self._next_at: int | None = None if again else 0
 
     def take(self, at: int, data: bytes) -> None:
-        """A piece has come.  Raises WireError if it is not the next one."""
+        """Receive a piece.  Raises WireError if it is not the next one."""
         if self._next_at is not None and at != self._next_at:
             raise WireError("a piece is missing")
         self._next_at = at + len(data)
@@ -1612,7 +1618,7 @@ class RemoteStream(Stream):
 
 
 class Records:
-    """Feeds the sinks of the server (its files and its console) with what clients tell of their runs."""
+    """Feeds the sinks of the server (its files and its console) with the events of clients' runs."""
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  worker: FileExecutor) -> None:
@@ -1625,28 +1631,28 @@ class Records:
         self._printed = Console(console, with_output=True, colour=False) if console else None
 
     def wanted(self) -> dict[str, bool]:
-        """What clients shall send: that runs begin and end (records), and what they print (output)."""
+        """Return what clients must send: begin and end of runs (records), and job output (output)."""
         output = bool(self.log or self._printed or self._outdir)
         return dict(records=output or bool(self._joblog), output=output)
 
     def behind(self, limit: int) -> bool:
-        """Whether more bytes than this wait to be written."""
+        """Return True if more bytes than this wait to be written."""
         return self._worker.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def of(self, job: Job) -> bytes:
-        """A job's record in the log file; b"" if there is none of its command.  The worker calls it."""
+        """Return a job's record in the log file; b"": none of its command.  May run in the I/O thread."""
         record = b""
-        with contextlib.suppress(OSError):      # then the record begins anew
+        with contextlib.suppress(OSError):      # then a new record begins
             record = self.log.get(job) if self.log else b""
         heading = b".-> %s (in " % job.command
         whole = heading[:LogFile.WIDTH - 4]     # fit() cuts up to four bytes more off a long heading
         return record if record.startswith(whole) else b""
 
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
-        """The lines of these runs, by their marks, as far as the journal says that they have not ended.
+        """Return the lines of these runs, by mark, for runs that have no end in the journal.
 
-        None instead of a line: the journal has a later run of that line.  commands: those of the runs, by
-        their marks.  A run with the mark but another command does not count.  The worker calls it.
+        None instead of a line: the journal has a later run of that line.  commands: the commands of the runs,
+        by mark.  A run with the mark but another command does not count.  May run in the I/O thread.
         """
         if not self._outdir or not commands:
             return {}
@@ -1655,7 +1661,7 @@ class Records:
         wanted = {json.dumps(mark)[1:-1].encode(): mark for mark in commands}
         found: dict[str, int] = {}
         latest: dict[int, bytes] = {}               # the run of each line that started last
-        with contextlib.suppress(OSError):          # then the journal says nothing
+        with contextlib.suppress(OSError):          # then no entry is found
             size = os.fstat(journal.file.fd).st_size
             for entry in os.pread(journal.file.fd, JOURNAL, max(size - JOURNAL, 0)).split(b"\n"):
                 match = ENTRY.match(entry)
@@ -1673,7 +1679,7 @@ class Records:
         return {mark: line if wanted.get(latest[line]) == mark else None for mark, line in found.items()}
 
     def take(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
-        """Deal with an event of a run; the bytes of output in it.  Raises WireError."""
+        """Handle an event of a run; return the bytes of output in it.  Raises WireError."""
         if kind == "begin":
             self._begin(client, assignment, message)
         elif kind == "output":
@@ -1685,11 +1691,11 @@ class Records:
         return 0
 
     def _begin(self, client: Client, assignment: Assignment, message: Message) -> None:
-        """A run has begun, or could not be started (no process).
+        """Start the records of a run that has begun, or could not be started (no process).
 
-        If the message says `again`, another server has been told so already.  Then this must be the first run
-        that we hear of, of a job that the client has brought back.  Its records go on where the other server
-        has stopped, but in the output directory only if the files there are its own.
+        `again` in the message: another server has already received this event.  Then this must be our first
+        event of a run of a job that the client has brought back.  The records continue where the other server
+        has stopped, but in the output directory only if the files there are still of this run.
         """
         pid = message.process("pid")
         again = message.flag("again")
@@ -1719,16 +1725,16 @@ class Records:
                 sink.started(run)
 
     def _sinks(self, *, with_output: bool) -> list[Sink]:
-        """The sinks of a run.  with_output: its client sends its output.
+        """Return the sinks of a run.  with_output: the client sends the job output.
 
-        A client sends none if the run began under a server before us that wanted none.
+        A client sends none if the run began under a previous server that wanted none.
         """
         of_output = (self._printed, self._outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *of_output))]
 
     @staticmethod
     def _output(run: Run | None, message: Message) -> int:
-        """A piece of a stream; its bytes.  Raises WireError."""
+        """Pass a piece of a stream to the sinks; return its length.  Raises WireError."""
         name = message.text("stream", 16).encode()
         at = message.whole("at")
         data = message.data("data")
@@ -1744,7 +1750,7 @@ class Records:
 
     @staticmethod
     def _end(assignment: Assignment, message: Message) -> None:
-        """A run has ended, or could not be started (no status).  Raises WireError."""
+        """End the records of a run that has ended, or could not be started (no status).  Raises WireError."""
         run = assignment.run
         if not run:
             raise WireError("the end of no run")
@@ -1754,7 +1760,7 @@ class Records:
             stream.received = message.whole(stream.name.decode())
         has_ended = message.fields.get("status") is not None
         run_result = Records._run_result(run, message) if has_ended else None
-        # Only now, when all is understood: a WireError above must leave the run for abandon() to close.
+        # Not before the message was read: after a WireError above abandon() must still find the run.
         assignment.end_run()
         for sink in run.sinks:
             if run_result:
@@ -1764,7 +1770,7 @@ class Records:
 
     @staticmethod
     def _run_result(run: Run, message: Message) -> RunResult:
-        """How the shell of a run has ended, and what it has used.  Raises WireError."""
+        """Return how the shell of a run has ended, with the resources used.  Raises WireError."""
         if not run.shell:
             raise WireError("the exit status of no process")
         status, peak = message.whole("status", 0xFFFF), message.whole("taken")
@@ -1777,7 +1783,7 @@ class Records:
 
     @staticmethod
     def abandon(assignment: Assignment) -> None:
-        """End the records of the run that goes on, if any: nobody will say how it ended."""
+        """End the records of the current run, if any: its end will never be reported."""
         run = assignment.end_run()
         if run:
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
@@ -1786,33 +1792,33 @@ class Records:
                 sink.unstarted(run)
 
     def flush(self) -> None:
-        """Write what the journal has gathered."""
+        """Write the gathered entries of the journal."""
         if self._outdir:
             self._outdir.tick()
 
 
 # ======== Groups ============================================================================================
 #
-# The jobs of a group (together=) start at one moment, on hosts that differ in their clocks and distances:
+# The jobs of a group (together=) start at one moment, on hosts with different clocks and round-trip times:
 #
-#     1. All lines of the group are claimed.  Each client gets the first of its jobs to be held: it starts the
-#        shell, which waits at a pipe, and says `ready`.  Meanwhile we ask it several times what its clock
-#        says.  The quickest answer tells best how far that clock is from ours: we take it for what the clock
-#        said half a round trip after the question.
-#     2. When all clients are ready, each gets one small frame, `go`, with a time by its own clock that is a
-#        little ahead.
-#     3. If a client is lost before `go`, or gives its job back, the attempt ends: nobody has begun, and all
-#        lines become `.` again.  What a lost client holds cannot begin: its shell's gate is shut for good
-#        when the link is lost.
+#     1. The server claims all lines of the group.  Each client gets its first job, to hold it: it starts the
+#        shell, which waits at a pipe, and sends `ready`.  Meanwhile the server asks the client several times
+#        for its clock.  The quickest answer gives the best clock offset: the server assumes that the client
+#        read the clock half a round trip after the question.
+#     2. When all clients are ready, each gets one small frame, `go`, with a time slightly ahead by the clock
+#        of that client.
+#     3. If a client is lost before `go`, or gives its job back, the attempt ends: no job has begun, and all
+#        lines become `.` again.  A job that a lost client holds cannot begin: the gate of its shell is shut
+#        for good when the link is lost.
 #
-# After `go` a client's further jobs follow in order.  The group ends when all its jobs have ended.  If too
-# many hosts are lost, what runs is stopped, and nothing more of the group begins.
+# After `go` the further jobs of a client follow in order.  The group ends when all its jobs have ended.  If
+# too many hosts are lost, running jobs are stopped, and no further job of the group begins.
 
 GroupJobs = list[tuple[Line, JobSettings]]
 
 
 class Clock:
-    """How far a client's clock is from ours.  We ask several times; the quickest answer tells best."""
+    """The offset of a client's clock from ours: the quickest of several answers is the best."""
     QUESTIONS = 8
 
     def __init__(self, link: ClientLink, then: Callable[[], None]) -> None:
@@ -1821,13 +1827,13 @@ class Clock:
         self._loop = link.loop
         self._then = then
         self.trip = float("inf")        # seconds of the round trip with the quickest answer
-        self.offset = 0.0               # what its clock says when the event loop's says 0
+        self.offset = 0.0               # the client's time when the event loop's is 0
         self._unanswered = self.QUESTIONS
         self._ask()
 
     @property
     def is_known(self) -> bool:
-        """Whether all questions are answered."""
+        """True if all questions are answered."""
         return not self._unanswered
 
     def _ask(self) -> None:
@@ -1836,7 +1842,7 @@ class Clock:
         self._link.flush()
 
     def answer(self, theirs: float) -> None:
-        """Its clock says `theirs`: the answer to the question that was asked last."""
+        """Use the client's time `theirs`, the answer to the last question."""
         if not self._unanswered:
             return
         now = self._loop.time()
