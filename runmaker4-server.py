@@ -1857,9 +1857,9 @@ class Clock:
 
 
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
-    """Which host gets which jobs of a group: the jobs below one directive go to its hosts in turn.
+    """Return the jobs of a group by host: the jobs below one directive go to the directive's hosts in turn.
 
-    Raises FileChangedError if the file was edited since the jobs were met; OSError.
+    Raises FileChangedError if the file was edited since the jobs were read; OSError.
     """
     hosts: dict[str, GroupJobs] = {}
     turns: dict[JobSettings, dict[int, int]] = {}
@@ -1875,7 +1875,7 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
 
 
 def count_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
-    """How many job lines stand between a directive and each job line below it, by the latter's offset.
+    """Count the job lines between a directive and each job line below it; return them by the job's offset.
 
     last: the offset of the last line that counts.  Raises OSError.
     """
@@ -1888,7 +1888,7 @@ class Plan:
     """A group that waits for its hosts."""
     met: PendingGroup
     hosts: dict[str, GroupJobs]                 # by entry of host=
-    # kept free for it, because all its hosts are there, but busy
+    # kept free for it, because all its hosts are connected, but busy
     reserved: set[Client] = field(default_factory=set)
 
     @property
@@ -1896,15 +1896,15 @@ class Plan:
         return self.met.jobs[0][0]
 
     def reserve(self, clients: set[Client]) -> None:
-        """These clients are kept free for it from now on, and no others."""
+        """Keep these clients free for it from now on, and no others."""
         self.reserved = clients
 
     def begin(self) -> None:
-        """Its lines are about to be claimed: looks at the file do not report it any more."""
+        """Note that its lines will be claimed now: walks do not report it any more."""
         self.met.started = True
 
     def call_off(self) -> None:
-        """Its lines could not be claimed, or it could not begin: looks may report it again."""
+        """Note that its lines could not be claimed, or it could not begin: walks report it again."""
         self.met.started = False
 
 
@@ -1913,46 +1913,47 @@ class GroupClaim:
     """An attempt to claim all lines of a group."""
     plan: Plan
     clients: dict[str, Client]                  # by entry of host=
-    # what was claimed, by entry of host=
+    # claimed lines, by entry of host=
     assignments: dict[str, list[Assignment]] = field(default_factory=dict)
 
     def add(self, host: str, assignment: Assignment) -> None:
-        """A line was claimed."""
+        """Add a claimed line."""
         self.assignments.setdefault(host, []).append(assignment)
 
     @property
     def is_whole(self) -> bool:
-        """Whether all lines were claimed."""
+        """True if all lines were claimed."""
         return sum(map(len, self.assignments.values())) == sum(map(len, self.plan.hosts.values()))
 
 
 @dataclass(eq=False)
 class Member:
-    """A host of a group that runs, or is about to, and the client there with its jobs."""
+    """A host of a group that runs or will run, with its client and jobs."""
     group: Group
     host: str
     client: Client
     clock: Clock                                # of the client
-    queue: deque[Assignment]                         # jobs that the client was not told of
-    # the job that the client was told of, and that has not ended
+    queue: deque[Assignment]                         # jobs that were not sent to the client
+    # the job that was sent to the client, and has not ended
     current: Assignment | None = None
     at_gate: bool = False                       # the shell of its first job waits, or has waited
     lost: bool = False                          # it counts as lost, see Cause.loses_host
 
     @property
     def is_ready(self) -> bool:
-        """Whether its job can begin: the shell waits, we know the client's clock, and the client is here."""
+        """True if its job can begin: the shell waits, the client's clock is known, the client is connected.
+        """
         waits = self.at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
     def on_gate(self) -> None:
-        """The shell of its job waits."""
+        """Note that the shell of its job waits."""
         self.at_gate = True
 
     def take_next(self) -> Assignment | None:
-        """The next job to tell the client of; None if there is none, or the client is away.
+        """Return the next job to send to the client; None: there is none, or the client is away.
 
-        Jobs that were cancelled meanwhile are passed over: the group hears of them when they are settled.
+        Jobs that were cancelled meanwhile are skipped: the group is notified when they are settled.
         """
         while self.queue and not self.queue[0].is_open:
             self.queue.popleft()
@@ -1962,52 +1963,52 @@ class Member:
         return self.current
 
     def requeue(self, assignment: Assignment) -> None:
-        """The client was told of a job, but does not know it: that job is the next one again."""
+        """Make a job the next one again: it was sent to the client, but the client does not know it."""
         assignment.requeue()
         self.queue.appendleft(assignment)
         self.current = None
 
     def forget(self, assignment: Assignment) -> None:
-        """A job has ended, perhaps before the client was told of it."""
+        """Remove a job that has ended, perhaps before it was sent to the client."""
         if self.current is assignment:
             self.current = None
         elif assignment in self.queue:
             self.queue.remove(assignment)
 
     def lose(self) -> None:
-        """It counts as lost."""
+        """Mark it as lost."""
         self.lost = True
 
     def empty_queue(self) -> Sequence[Assignment]:
-        """Tell its client of no further job; the jobs that are left."""
+        """Send no further job to its client; return the remaining jobs."""
         unsent = self.queue
         self.queue = deque()
         return unsent
 
     def stop(self) -> None:
-        """Tell the client to end its job, or not to begin it."""
+        """Tell the client to stop the current job, or not to begin it."""
         if self.current:
             self.current.tell("stop", cancelled=False)
 
 
 class Stage(enum.Enum):
-    """How far a group has come."""
-    PREPARING = enum.auto()                     # shells wait at their gates
-    RUNNING = enum.auto()                       # all have begun at one moment
-    STOPPED = enum.auto()                       # too many hosts were lost: what runs is ended
-    CALLED_OFF = enum.auto()                    # nobody has begun, and nobody will
+    """The progress of a group."""
+    PREPARING = enum.auto()                     # shells start and wait at the gate
+    RUNNING = enum.auto()                       # all hosts have begun at one moment
+    STOPPED = enum.auto()                       # too many hosts were lost: running jobs are stopped
+    CALLED_OFF = enum.auto()                    # no job has begun, and none will
 
 
 class Group:
     """A group whose lines are claimed."""
     HOSTS = 500
-    PREPARING = 10.0                            # seconds that clients may take
-    LEAD = 0.01                                 # seconds from `go` to the start, besides round trips
+    PREPARING = 10.0                            # seconds that clients may take to get ready
+    LEAD = 0.01                                 # seconds from `go` to the start, plus the longest round trip
     LEAD_OF_HOST = 0.0005                       # seconds more for each host
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
                  links: dict[Client, ClientLink]) -> None:
-        """stdout: where the results are printed.  claim: a whole one.  links: of its clients."""
+        """stdout: where the results are printed.  claim: a complete one.  links: of its clients."""
         self._dispatcher = dispatcher
         self._loop = sessions.loop
         self._sessions = sessions
@@ -2028,7 +2029,7 @@ class Group:
         self._results: list[tuple[int, bytes]] = []
 
     def prepare(self) -> None:
-        """Send each host its first job, whose shell is to wait at its gate."""
+        """Send each host its first job, for which the shell must wait at the gate."""
         self._timer = self._loop.call_later(self.PREPARING, self._give_up)
         for member in self._members:
             member.client.enter_group()
@@ -2036,7 +2037,7 @@ class Group:
             self._send_next(member)
 
     def on_ready(self, member: Member) -> None:
-        """A client says that a shell waits."""
+        """Note that the shell of a host waits."""
         member.on_gate()
         self._release_if_ready()
 
@@ -2045,7 +2046,7 @@ class Group:
             self._release()
 
     def _give_up(self) -> None:
-        """End the attempt: a client takes too long."""
+        """Report hosts that are not ready in time, and end the attempt."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.PREPARING)}: "
@@ -2054,7 +2055,7 @@ class Group:
         self.abort()
 
     def _release(self) -> None:
-        """Let all begin at one moment."""
+        """Let all hosts begin at one moment."""
         self.stage = Stage.RUNNING
         self._timer.cancel()
         here = [member for member in self._members if not member.lost]
@@ -2069,7 +2070,7 @@ class Group:
             member.client.flush()
 
     def abort(self) -> None:
-        """Give all lines back if nobody has begun.  A group that has begun goes on."""
+        """Give all lines back if no job has begun.  A group that has begun continues."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
@@ -2083,21 +2084,24 @@ class Group:
         self._dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, member: Member) -> None:
-        """A client that was away for a while is here again."""
+        """Send a client that was away the next job, or the order to stop."""
         if not member.current:
             self._send_next(member)
         elif self.stage is Stage.STOPPED:
             member.stop()
 
     def requeue(self, member: Member, assignment: Assignment) -> bool:
-        """A client that came back does not know a job.  Whether the message was lost, and is sent again."""
+        """Queue a job again that a client does not know; return False if it cannot be sent again.
+
+        In a running group, a client that came back and does not know a SENT job did not get the message.
+        """
         if self.stage is not Stage.RUNNING or assignment.phase is not Phase.SENT:
             return False
         member.requeue(assignment)
         return True
 
     def _send_next(self, member: Member) -> None:
-        """Send a client its next job, if it is here."""
+        """Send a client its next job, if it is connected."""
         assignment = member.take_next()
         if not assignment:
             return
@@ -2111,8 +2115,8 @@ class Group:
     def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         """Advance the group after one of its jobs finished.
 
-        While it prepares, an error drops the host, and any other outcome ends the attempt.  Later a loss
-        drops the host.
+        While preparing: an error drops the host, any other result cancels the attempt.  Later: a loss drops
+        the host.
         """
         preparing = self.stage is Stage.PREPARING
         if preparing and line_result.state != ERROR:
@@ -2127,7 +2131,7 @@ class Group:
             self._finish()
 
     def _go_on(self, member: Member) -> None:
-        """Stop the group if too few hosts are left; otherwise do what is next for this host."""
+        """Stop the group if too few hosts remain; otherwise take the next step for this host."""
         if self.stage is not Stage.STOPPED and sum(not member.lost for member in self._members) < self._least:
             self._stop()
         elif self.stage is Stage.PREPARING:
@@ -2137,7 +2141,7 @@ class Group:
             self._send_next(member)
 
     def _stop(self) -> None:
-        """Too many hosts are lost: end what runs, and begin nothing more."""
+        """Stop running jobs, and begin no more: too many hosts are lost."""
         self.stage = Stage.STOPPED
         self._timer.cancel()
         for member in self._members:
@@ -2147,13 +2151,13 @@ class Group:
             self._drop_queue(member)
 
     def _drop_queue(self, member: Member) -> None:
-        """Settle the jobs that the client was not told of: they are not begun any more."""
+        """Settle the jobs that were not sent to the client: they will not begin."""
         for assignment in member.empty_queue():
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         took = "" if assignment.handed is None else human_time(boottime() - assignment.handed)
-        # As on the console: a program gets the bytes of a command, but a terminal gets no control characters.
+        # As on the console: a program gets the raw bytes of a command, a terminal gets no control characters.
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
         host = os.fsencode(printable(member.host))
         how = os.fsencode(line_result.text)
@@ -2161,7 +2165,7 @@ class Group:
         self._results.append((assignment.number, text))
 
     def _finish(self) -> None:
-        """Print how its jobs have ended."""
+        """Print the results of its jobs."""
         lost = sum(member.lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
         text = (f"{printable(self._name)}: {verdict}: {lost} of {plural(len(self._members), 'host')} lost "
@@ -2176,13 +2180,13 @@ class Group:
 
 
 def preview(file: JobReader) -> Iterator[str]:
-    """What would start where: lines as they stand in the file, below headings that begin with #.
+    """Yield the job lines that would start, as in the file, below headings that begin with #.
 
     Raises OSError, ValueError.
     """
     group: GroupJobs = []
     scope = TOP
-    heading = ""                    # what the settings say, until a job below them follows
+    heading = ""                    # of the settings, until a job below them follows
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
             if scope.settings.together:
@@ -2210,7 +2214,7 @@ def preview(file: JobReader) -> Iterator[str]:
 
 
 def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
-    """What a preview says of a group.  Raises OSError."""
+    """Yield the preview of a group.  Raises OSError."""
     if not jobs:
         return
     hosts = jobs_by_host(file, jobs)
@@ -2229,24 +2233,24 @@ def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
 
 
 def manner(settings: JobSettings) -> str:
-    """', timeout 30s, shell bash', as far as settings say so."""
+    """Return ', timeout 30s, shell bash': a timeout and a shell other than the default, if set."""
     timeout = f", timeout {human_time(settings.timeout)}" if isinstance(settings.timeout, float) else ""
     return timeout + (f", shell {settings.shell}" if settings.shell != SHELL else "")
 
 
 # ======== Counting ==========================================================================================
 #
-# Clients that leave ask what the file holds, and so do users who want a status, and the server itself, which
-# leaves when all has ended.  Counting a long file takes a while.  So one count answers all who asked before
-# it began, and the next count begins only after a rest of four times as long.
+# Three parties ask for a count of the file: clients that leave, users who want a status, and the server,
+# which exits when all jobs have ended.  Counting a long file takes a while.  So one count answers all earlier
+# requests, and the next count begins only after a pause of four times the duration of the last.
 
 
 @dataclass(frozen=True)
 class FileCount:
-    """What the file holds."""
-    fault: str = ""                     # why it cannot be read
-    summary: Summary | None = None      # None: it cannot be read
-    # those clients of the ones that leave for which no new job is left
+    """A count of the jobs in the file."""
+    fault: str = ""                     # why the file cannot be read
+    summary: Summary | None = None      # None: the file cannot be read
+    # leaving clients for which no new job remains
     for_none: Consumers = field(default_factory=lambda: Consumers(()))
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
     stopped: str = ""                   # why these jobs will not be started
@@ -2254,18 +2258,18 @@ class FileCount:
 
     @property
     def is_done(self) -> bool:
-        """Whether all jobs have ended, or no more will be started."""
+        """True if all jobs have ended, or no more will be started."""
         summary = self.summary
         if not summary or summary.half_saved or summary.now.running:
             return False
         return not summary.now.new or bool(self.stopped)
 
     def summary_of_all(self) -> Summary | None:
-        """The account for the server, for which any new job counts as left."""
+        """Return the summary for the server, for which any new job counts as left."""
         return self.summary and replace(self.summary, left=self.summary.now.new > 0)
 
     def summary_for(self, client: Client) -> dict[str, Any] | None:
-        """The account for a client that leaves, as it goes into a message."""
+        """Return the summary for a client that leaves, in the form of a message; None: no summary."""
         summary = self.summary
         if not summary:
             return None
