@@ -351,7 +351,7 @@ class SharedLockTable(LockTable):
 
     @property
     def _is_shared(self) -> bool:
-        """True if there is a description of the lock file that is in use now."""
+        """Return True if there is a description of the lock file that is in use now."""
         return self._shared >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
@@ -834,7 +834,7 @@ class Cause(enum.Enum):
 
     @property
     def loses_host(self) -> bool:
-        """True if a host of a group counts as lost when one of its jobs ends for this cause."""
+        """Return True if a host of a group counts as lost when one of its jobs ends for this cause."""
         return self in (Cause.TIMEOUT, Cause.UNSTARTED, Cause.VANISHED, Cause.TAKEN)
 
 
@@ -889,17 +889,17 @@ class Assignment:
 
     @property
     def is_cancelled(self) -> bool:
-        """True if a user has set its state in the file."""
+        """Return True if a user has set its state in the file."""
         return self.job.cancelled
 
     @property
     def group(self) -> Group | None:
-        """The group that it is in; None: no group."""
+        """Return the group that it is in; None: no group."""
         return self.member.group if self.member else None
 
     @property
     def is_gated(self) -> bool:
-        """True if its shell must wait, because its group prepares."""
+        """Return True if its shell must wait, because its group prepares."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def tell(self, type: str, **fields: Any) -> None:
@@ -908,7 +908,7 @@ class Assignment:
 
     @property
     def is_open(self) -> bool:
-        """True if its result is not decided yet."""
+        """Return True if its result is not decided yet."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def may_return(self, since: float) -> bool:
@@ -1026,12 +1026,12 @@ class Inbox:
 
     @property
     def is_dealt_with(self) -> bool:
-        """True if no event is open."""
+        """Return True if no event is open."""
         return not self._open
 
     @property
     def dealt_with(self) -> int:
-        """The number up to which all events are dealt with."""
+        """Return the number up to which all events are dealt with."""
         return min(self._open) - 1 if self._open else self._newest
 
     def take(self, event: int) -> bool:
@@ -1136,7 +1136,7 @@ class Client(Consumer):
         self._lost_at = boottime()      # when the last link was lost
         self.assignments: dict[str, Assignment] = {}
         self._memberships = 0           # groups that it is a host of: it gets no other jobs meanwhile
-        self.want = 0                   # free slots for which it has asked for jobs
+        self.want = 0                   # slots for which it waits for jobs
         self.free_memory = 0            # bytes for these jobs; negative: its memory has shrunk since
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that claim came, by boottime()
@@ -1145,26 +1145,26 @@ class Client(Consumer):
         self.inbox = Inbox()
         self._timer: asyncio.TimerHandle | None = None      # acknowledges events
 
-    # -- what it is ------------------------------------------------------------------------------------------
+    # -- properties ------------------------------------------------------------------------------------------
 
     @property
     def slots(self) -> int:
-        """The number of its slots."""
+        """Return the number of its slots."""
         return int(self.capacity.slots)
 
     @property
     def link(self) -> ClientLink | None:
-        """The link on which it was welcomed; None: it is away, or not welcomed yet."""
+        """Return the link on which it was welcomed; None: it is away, or not welcomed yet."""
         return self._newest if self._newest and self._newest.client is self else None
 
     @property
     def may_be_served(self) -> bool:
-        """True if it may get jobs: it is connected, and not a host of a group."""
+        """Return True if it may get jobs: it is connected, and not a host of a group."""
         return self.link is not None and not self._memberships
 
     @property
     def silence(self) -> float:
-        """Seconds since its last frame, or since its link was lost."""
+        """Return the seconds since its last frame, or since its link was lost."""
         return boottime() - (self.link.heard if self.link else self._lost_at)
 
     def is_called(self, host: str) -> bool:
@@ -1173,7 +1173,7 @@ class Client(Consumer):
 
     @property
     def room(self) -> int:
-        """The number of further lines that it may have; lines in ENDING do not count.
+        """Return the number of further lines that it may have; lines in ENDING do not count.
 
         It may have more lines than slots, because slots out of service can still finish their jobs.
         """
@@ -1181,7 +1181,7 @@ class Client(Consumer):
 
     @property
     def ahead(self) -> int:
-        """The number of lines that it gets before it asks for them, so that short jobs share messages.
+        """Return how many lines it gets before it asks for them, so that short jobs share messages.
 
         One for every four jobs in a row that were done within SOON of being sent.  A job that fails, takes
         longer or is given back ends the row.  If a long job comes then, the client gives the waiting jobs
@@ -1191,20 +1191,20 @@ class Client(Consumer):
 
     @property
     def wanted_slots(self) -> int:
-        """The number of slots that get jobs now; 0: it has not asked for jobs, or has enough lines."""
+        """Return the number of slots that get jobs now; 0: it has not asked, or has enough lines."""
         want = min(self.want, self.room)
         return want + self.ahead if want > 0 else 0
 
     @property
     def promised_memory(self) -> int:
-        """The bytes of its memory that are allocated to jobs that it runs, or that were sent to it."""
+        """Return the bytes of its memory that are allocated to jobs that it runs or was sent."""
         return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.WHOLE))
 
     @property
     def where(self) -> str:
         return f"{printable(self.name)} ({self.address})"
 
-    # -- its life --------------------------------------------------------------------------------------------
+    # -- connections -----------------------------------------------------------------------------------------
 
     def come(self, link: ClientLink, hello: Hello) -> None:
         """Use this link, on which it has sent hello: an older link is dead, even if we have not noticed."""
@@ -1355,7 +1355,7 @@ class Client(Consumer):
             text += f"; {name_lines(lines)} {what}" if lines else ""
         self.server.say(f"{text} (if a client was killed, its jobs may still run)")
 
-    # -- what it asks for, and gets --------------------------------------------------------------------------
+    # -- requests and jobs -----------------------------------------------------------------------------------
 
     def ask(self, message: Message) -> None:
         """Note what it asks for; its slots can have changed (--slots @FILE).  Raises WireError."""
@@ -1405,7 +1405,7 @@ class Client(Consumer):
         """Note that a group that it is in is over, or called off."""
         self._memberships -= 1
 
-    # -- what it is told -------------------------------------------------------------------------------------
+    # -- messages to it --------------------------------------------------------------------------------------
 
     def tell_nothing(self, met: WalkReport) -> None:
         """Report to it that this walk has found no jobs for it, so that it can leave."""
@@ -1486,7 +1486,7 @@ class ClientLink(Link, asyncio.Protocol):
 
     @property
     def client(self) -> Client | None:
-        """The client that was welcomed on this link; None: no client was, or the link is gone."""
+        """Return the client that was welcomed on this link; None: no client was, or the link is gone."""
         return self._guest if self._is_welcome and not self.gone.done() else None
 
     def welcome(self) -> None:
@@ -1605,7 +1605,7 @@ class RemoteStream(Stream):
 
     def __init__(self, name: bytes, *, again: bool) -> None:
         """again: another server received the earlier output, so the offset of the first piece is unknown."""
-        super().__init__(name, -1)              # there is no descriptor here
+        super().__init__(name, -1)              # -1: no descriptor
         self._next_at: int | None = None if again else 0
 
     def take(self, at: int, data: bytes) -> None:
@@ -1833,7 +1833,7 @@ class Clock:
 
     @property
     def is_known(self) -> bool:
-        """True if all questions are answered."""
+        """Return True if all questions are answered."""
         return not self._unanswered
 
     def _ask(self) -> None:
@@ -1922,7 +1922,7 @@ class GroupClaim:
 
     @property
     def is_whole(self) -> bool:
-        """True if all lines were claimed."""
+        """Return True if all lines were claimed."""
         return sum(map(len, self.assignments.values())) == sum(map(len, self.plan.hosts.values()))
 
 
@@ -1941,8 +1941,7 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """True if its job can begin: the shell waits, the client's clock is known, the client is connected.
-        """
+        """Return True if its job can begin: shell at the gate, clock known, client connected."""
         waits = self.at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
@@ -2258,7 +2257,7 @@ class FileCount:
 
     @property
     def is_done(self) -> bool:
-        """True if all jobs have ended, or no more will be started."""
+        """Return True if all jobs have ended, or no more will be started."""
         summary = self.summary
         if not summary or summary.half_saved or summary.now.running:
             return False
