@@ -880,7 +880,7 @@ class Assignment:
 
     @property
     def number(self) -> int:
-        """The number of the line, as an editor shows it."""
+        """Return the number of the line, as an editor shows it."""
         return self.job.number
 
     @property
@@ -889,35 +889,35 @@ class Assignment:
 
     @property
     def is_cancelled(self) -> bool:
-        """Return True if a user has set its state in the file."""
+        """Return True if a user has set the line's state in the file."""
         return self.job.cancelled
 
     @property
     def group(self) -> Group | None:
-        """Return the group that it is in; None: no group."""
+        """Return the group of the line; None: no group."""
         return self.member.group if self.member else None
 
     @property
     def is_gated(self) -> bool:
-        """Return True if its shell must wait, because its group prepares."""
+        """Return True if the shell must wait, because the group prepares."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def tell(self, type: str, **fields: Any) -> None:
-        """Send its client a message about it, if the client is connected."""
+        """Send the client a message about the job, if the client is connected."""
         self.client.tell(type=type, id=self.key, **fields)
 
     @property
     def is_open(self) -> bool:
-        """Return True if its result is not decided yet."""
+        """Return True if the result is not decided yet."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def may_return(self, since: float) -> bool:
-        """Return True if it can come back unbegun: its client is connected, and was sent it after `since`."""
+        """Return True if the job can come back unbegun: the connected client was sent it after `since`."""
         handed = self.handed is not None and self.handed > since
         return handed and self.began is None and self.client.link is not None
 
     def describe(self) -> dict[str, Any]:
-        """Return its entry in a `jobs` message."""
+        """Return the job's entry in a `jobs` message."""
         job = self.job
         settings = job.settings
         return dict(
@@ -934,25 +934,25 @@ class Assignment:
         )
 
     def hand(self) -> None:
-        """Note that its client is sent the job, or `go`."""
+        """Note that the client is sent the job, or `go`."""
         self.phase = Phase.SENT
         self.handed = boottime()
 
     def requeue(self) -> None:
-        """Note that its client was sent the job, but does not know it."""
+        """Note that the client was sent the job, but does not know it."""
         self.phase = Phase.CLAIMED
         self.handed = None
 
     def begin(self, pid: int = 0) -> None:
-        """Note that its job has begun, or begins again."""
+        """Note that the job has begun, or begins again."""
         self.phase = Phase.BEGUN
         self.began = boottime()
         self.pid = pid
 
     def decide(self, line_result: LineResult) -> LineResult | None:
-        """Decide its result; return the final one, or None if it is no longer open.
+        """Decide the result; return the final one, or None if the line is no longer open.
 
-        If the job ends without an own result, earlier decisions about the line have more weight:
+        If the job ends without a result of its own, earlier decisions about the line have more weight:
 
         - If a user has set the state, that state stays.
         - If the group was stopped, that is the cause: the client was told to stop the job, and therefore has
@@ -976,24 +976,24 @@ class Assignment:
         return line_result
 
     def forget(self) -> None:
-        """Note that no client has it any more."""
+        """Note that no client has the line any more."""
         self.phase = Phase.OVER
 
     def join(self, member: Member) -> None:
-        """Add it to a group that is about to begin, for this host of the group."""
+        """Add the line to a group that is about to begin, for this host of the group."""
         self.member = member
 
     def leave_group(self) -> None:
-        """Remove it from its group, which was called off."""
+        """Remove the line from its group, which was called off."""
         self.member = None
 
     def begin_run(self, run: Run) -> None:
-        """Start to keep records of this run of its job."""
+        """Start to keep records of this run of the job."""
         self.run = run
         self.record = None
 
     def end_run(self) -> Run | None:
-        """Keep no more records of its run; return that run, or None if it had none."""
+        """Keep no more records of the run; return the run, or None if there is none."""
         run = self.run
         self.run = None
         return run
@@ -1149,39 +1149,39 @@ class Client(Consumer):
 
     @property
     def slots(self) -> int:
-        """Return the number of its slots."""
+        """Return the number of slots."""
         return int(self.capacity.slots)
 
     @property
     def link(self) -> ClientLink | None:
-        """Return the link on which it was welcomed; None: it is away, or not welcomed yet."""
+        """Return the link on which the client was welcomed; None: it is away, or not welcomed yet."""
         return self._newest if self._newest and self._newest.client is self else None
 
     @property
     def may_be_served(self) -> bool:
-        """Return True if it may get jobs: it is connected, and not a host of a group."""
+        """Return True if the client may get jobs: it is connected, and not a host of a group."""
         return self.link is not None and not self._memberships
 
     @property
     def silence(self) -> float:
-        """Return the seconds since its last frame, or since its link was lost."""
+        """Return the seconds since the client's last frame, or since the link was lost."""
         return boottime() - (self.link.heard if self.link else self._lost_at)
 
     def is_called(self, host: str) -> bool:
-        """Return True if an entry of host= matches its name or its address."""
+        """Return True if an entry of host= matches the client's name or address."""
         return super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
 
     @property
     def room(self) -> int:
-        """Return the number of further lines that it may have; lines in ENDING do not count.
+        """Return the number of further lines that the client may have; lines in ENDING do not count.
 
-        It may have more lines than slots, because slots out of service can still finish their jobs.
+        A client may have more lines than slots, because slots out of service can still finish their jobs.
         """
         return 2 * self.slots - sum(assignment.is_open for assignment in self.assignments.values())
 
     @property
     def ahead(self) -> int:
-        """Return how many lines it gets before it asks for them, so that short jobs share messages.
+        """Return how many lines the client gets beyond its request, so that short jobs share messages.
 
         One for every four jobs in a row that were done within SOON of being sent.  A job that fails, takes
         longer or is given back ends the row.  If a long job comes then, the client gives the waiting jobs
@@ -1191,13 +1191,13 @@ class Client(Consumer):
 
     @property
     def wanted_slots(self) -> int:
-        """Return the number of slots that get jobs now; 0: it has not asked, or has enough lines."""
+        """Return the number of slots that get jobs now; 0: the client has not asked, or has enough lines."""
         want = min(self.want, self.room)
         return want + self.ahead if want > 0 else 0
 
     @property
     def promised_memory(self) -> int:
-        """Return the bytes of its memory that are allocated to jobs that it runs or was sent."""
+        """Return the bytes of memory that are allocated to jobs that the client runs or was sent."""
         return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.WHOLE))
 
     @property
@@ -1207,7 +1207,7 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def come(self, link: ClientLink, hello: Hello) -> None:
-        """Use this link, on which it has sent hello: an older link is dead, even if we have not noticed."""
+        """Use this link, on which hello has come: an older link is dead, even if we have not noticed."""
         if self._newest and self._newest.gone.done():
             self.server.say(f"client {self.where} came back")
         elif self._newest:
@@ -1226,7 +1226,7 @@ class Client(Consumer):
         self._came.set()
 
     async def live(self) -> None:
-        """Serve it on one link after the other, until it leaves or its grace is over."""
+        """Serve the client on one link after the other, until it leaves or the grace is over."""
         while link := await self._next_link():
             gone = await self._talk(link)
             if self.server.leaving.done():
@@ -1241,7 +1241,7 @@ class Client(Consumer):
             self._expire()
 
     async def _next_link(self) -> ClientLink | None:
-        """Wait for its next hello; return the link.  None: no hello came within the grace."""
+        """Wait for the next hello; return the link.  None: no hello came within the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._came.wait(), self.sessions.grace)
         if not self._came.is_set():
@@ -1250,7 +1250,10 @@ class Client(Consumer):
         return self._newest
 
     async def _talk(self, link: ClientLink) -> Gone:
-        """Settle the changes since it was away, and welcome it.  Return why, once the link is gone."""
+        """Settle the changes since the client was away, and welcome it; wait until the link is gone.
+
+        Return why it is gone.
+        """
         keys = {job.key for job in link.reported}
         self._release_unknown(keys)
         for assignment in self.assignments.values():
@@ -1264,7 +1267,7 @@ class Client(Consumer):
         return await link.gone
 
     def _welcome(self, link: ClientLink, others: dict[NoLine, list[str]]) -> None:
-        """Send it the welcome, with the records to collect and the jobs that it no longer has (others).
+        """Send the welcome, with the records to collect and the jobs that the client lost (others).
 
         A list in a welcome has at most KEYS keys.  Each further lost job gets a separate message.  The client
         learns of further settled jobs when it resends the results.
@@ -1293,10 +1296,10 @@ class Client(Consumer):
             member.group.welcome_back(member)
 
     def _release_unknown(self, keys: set[str]) -> None:
-        """Settle the lines that were sent to it but that it does not have; keys: of the jobs that it has.
+        """Settle the lines that were sent to the client, but that it does not have.
 
-        A line that the client or its group has begun becomes `e`, any other `.`.  A running group sends the
-        line again if it can.
+        keys: of the jobs that the client has.  A line that the client or its group has begun becomes `e`, any
+        other `.`.  A running group sends the line again if it can.
         """
         for assignment in list(self.assignments.values()):
             if assignment.key in keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
@@ -1309,9 +1312,9 @@ class Client(Consumer):
                 self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
 
     def _detach(self) -> list[Assignment]:
-        """Drop its requests, and abort groups that prepare with it: it has no link.
+        """Drop the client's requests, and abort groups that prepare with it: it has no link.
 
-        Return its jobs of groups that have begun.
+        Return the client's jobs of groups that have begun.
         """
         self.want = 0
         self.leaving = False
@@ -1320,18 +1323,18 @@ class Client(Consumer):
         return self.sessions.abort_groups(self.assignments)
 
     def _begin_grace(self, why: str) -> None:
-        """Report that it is lost: its grace begins."""
+        """Report that the client is lost: the grace begins."""
         self._lost_at = boottime()
         self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.assignments)}")
 
     def _part(self, begun: list[Assignment]) -> None:
-        """Settle its lines after it has left.  begun: its jobs of groups that have begun."""
+        """Settle the lines of a client that has left.  begun: jobs of groups that have begun."""
         for assignment in begun:
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
         self._release_unknown(set())
 
     def _expire(self) -> None:
-        """Settle its lines, because it did not come back within the grace."""
+        """Settle the lines of a client that did not come back within the grace."""
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
         written: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
@@ -1343,9 +1346,9 @@ class Client(Consumer):
             watched(self._report_expired(written))
 
     async def _report_expired(self, written: list[tuple[int, Awaitable[bytes]]]) -> None:
-        """Report that it is gone for good, and the new states of its lines.
+        """Report that the client is gone for good, and the new states of the lines.
 
-        written: numbers of lines, each with the awaitable of its written state, as settle() returns it.
+        written: numbers of lines, each with the awaitable of the written state, as settle() returns it.
         """
         states = [(line, await state) for line, state in written]
         who = f"client {self.where}" if self.id else "clients of the server before"
@@ -1358,9 +1361,9 @@ class Client(Consumer):
     # -- requests and jobs -----------------------------------------------------------------------------------
 
     def ask(self, message: Message) -> None:
-        """Note what it asks for; its slots can have changed (--slots @FILE).  Raises WireError."""
+        """Note a request for jobs; the slots can have changed (--slots @FILE).  Raises WireError."""
         self.set_slots(message)
-        # This can be more than its slots: `room` limits the number of jobs.
+        # This can be more than the client's slots: `room` limits the number of jobs.
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
             more = message.whole("memory", least=-runmaker4.WHOLE)
@@ -1372,20 +1375,20 @@ class Client(Consumer):
             self.want = max(self.want, 1)
 
     def set_slots(self, message: Message) -> None:
-        """Note the number of its slots, if the message has it.  Raises WireError."""
+        """Note the number of slots, if the message has it.  Raises WireError."""
         if "slots" in message.fields:
             self.capacity = self.capacity._replace(slots=message.whole("slots", 1_000_000))
 
     def add_assignment(self, assignment: Assignment) -> None:
-        """Add a line that was claimed for it."""
+        """Add a line that was claimed for the client."""
         self.assignments[assignment.key] = assignment
 
     def forget(self, assignment: Assignment) -> None:
-        """Remove a line that it no longer has."""
+        """Remove a line that the client no longer has."""
         del self.assignments[assignment.key]
 
     def supply(self, slots: int) -> None:
-        """Note that it gets jobs for `slots` slots, which can be more than it has asked for."""
+        """Note that the client gets jobs for `slots` slots, which can be more than it has asked for."""
         self.want = max(self.want - slots, 0)
 
     def note_pace(self, assignment: Assignment, line_result: LineResult) -> None:
@@ -1394,21 +1397,21 @@ class Client(Consumer):
         self._done_soon = self._done_soon + 1 if soon and line_result.state == DONE else 0
 
     def promise(self, assignment: Assignment) -> None:
-        """Allocate the memory for a job that is sent to it."""
+        """Allocate the memory for a job that is sent to the client."""
         self.free_memory -= int(assignment.job.settings.needs.memory)
 
     def enter_group(self) -> None:
-        """Note that it is a host of a group that has begun to prepare."""
+        """Note that the client is a host of a group that has begun to prepare."""
         self._memberships += 1
 
     def leave_group(self) -> None:
-        """Note that a group that it is in is over, or called off."""
+        """Note that a group of the client is over, or called off."""
         self._memberships -= 1
 
-    # -- messages to it --------------------------------------------------------------------------------------
+    # -- messages to the client ------------------------------------------------------------------------------
 
     def tell_nothing(self, met: WalkReport) -> None:
-        """Report to it that this walk has found no jobs for it, so that it can leave."""
+        """Report to the client that this walk has found no jobs for it, so that it can leave."""
         self.leaving = False
         self.tell(
             type="nothing",
@@ -1418,7 +1421,7 @@ class Client(Consumer):
         )
 
     def tell(self, **message: Any) -> None:
-        """Send it a message, if it is connected."""
+        """Send a message, if the client is connected."""
         if self.link:
             self.link.send(**message)
 
@@ -1443,7 +1446,7 @@ class Client(Consumer):
         self.tell(type="closing", **fields)
 
     def acknowledge(self, leaving: bool = False) -> None:
-        """Acknowledge its events, so that it may send more; not while the disk is too slow.
+        """Acknowledge events, so that the client may send more; not while the disk is too slow.
 
         leaving: the server exits, so it acknowledges even if the disk is too slow.
         """
@@ -1490,7 +1493,7 @@ class ClientLink(Link, asyncio.Protocol):
         return self._guest if self._is_welcome and not self.gone.done() else None
 
     def welcome(self) -> None:
-        """Let in the client that has sent hello."""
+        """Note that the hello is answered: `client` is set from now on."""
         self._is_welcome = True
 
     def leave(self, gone: Gone) -> None:
@@ -1651,8 +1654,9 @@ class Records:
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
         """Return the lines of these runs, by mark, for runs that have no end in the journal.
 
-        None instead of a line: the journal has a later run of that line.  commands: the commands of the runs,
-        by mark.  A run with the mark but another command does not count.  May run in the I/O thread.
+        An end with the cause `lost` does not count.  None instead of a line: the journal has a later run of
+        that line.  commands: the commands of the runs, by mark.  A run with the mark but another command does
+        not count.  May run in the I/O thread.
         """
         if not self._outdir or not commands:
             return {}
@@ -1941,12 +1945,12 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Return True if its job can begin: shell at the gate, clock known, client connected."""
+        """Return True if the job can begin: shell at the gate, clock known, client connected."""
         waits = self.at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
     def on_gate(self) -> None:
-        """Note that the shell of its job waits."""
+        """Note that the shell of the job waits."""
         self.at_gate = True
 
     def take_next(self) -> Assignment | None:
@@ -1975,11 +1979,11 @@ class Member:
             self.queue.remove(assignment)
 
     def lose(self) -> None:
-        """Mark it as lost."""
+        """Mark the host as lost."""
         self.lost = True
 
     def empty_queue(self) -> Sequence[Assignment]:
-        """Send no further job to its client; return the remaining jobs."""
+        """Send no further job to the client; return the remaining jobs."""
         unsent = self.queue
         self.queue = deque()
         return unsent
@@ -2164,7 +2168,7 @@ class Group:
         self._results.append((assignment.number, text))
 
     def _finish(self) -> None:
-        """Print the results of its jobs."""
+        """Print the results of the group."""
         lost = sum(member.lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
         text = (f"{printable(self._name)}: {verdict}: {lost} of {plural(len(self._members), 'host')} lost "
