@@ -6288,6 +6288,7 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 class SlurmLimit:
     """--walltime auto: jobs must end a margin before Slurm kills the Slurm job that the runner is in."""
     PATIENCE = 15.0                     # seconds for squeue: it waits for the controller, which may be busy
+    NO_SLURM = "this is no Slurm job: SLURM_JOB_ID is not set"
     asked: float | None                 # requested margin in seconds; None: 30 more than --kill-after
     margin: float = 0.0                 # seconds; set by find()
     end: float | None = None            # when Slurm kills us (seconds since the epoch); None: not known yet
@@ -6298,6 +6299,11 @@ class SlurmLimit:
         if self.end is None:
             return 0.0
         return self.end - self.margin - time.time()
+
+    def must_be_in_slurm(self) -> None:
+        """Raise UsageError if this is no Slurm job.  squeue is not asked."""
+        if not (os.environ.get("SLURM_JOB_END_TIME") or os.environ.get("SLURM_JOB_ID")):
+            raise UsageError(f"--walltime auto: {self.NO_SLURM} (give a time, such as --walltime 2h)")
 
     def find(self, kill_after: float | None) -> None:
         """Set `margin` and `end`.  kill_after: seconds; None: never.  Raises UsageError."""
@@ -6325,7 +6331,7 @@ class SlurmLimit:
         """Return the end time that squeue reports for our Slurm job.  Raises UsageError."""
         job = os.environ.get("SLURM_JOB_ID")
         if not job:
-            raise UsageError("this is no Slurm job: SLURM_JOB_ID is not set")
+            raise UsageError(self.NO_SLURM)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         try:
             squeue = subprocess.run(
@@ -10061,6 +10067,8 @@ class App(RunnerProgram):
         """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
         options = self.options
         if options.dry_run:
+            if isinstance(options.walltime, SlurmLimit):
+                options.walltime.must_be_in_slurm()
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
             return 0

@@ -129,7 +129,15 @@ class Refusals(SlurmCase):
 
     def test_nobody_is_asked_where_nothing_is_run(self) -> None:
         self.write(". true\n")
-        self.assertEqual(self.run_jobs("--walltime", "auto", "--dry-run").code, 0)
+        self.squeue(HOUR)
+        self.assertEqual(self.run_jobs("--walltime", "auto", "--dry-run", env=self.slurm()).code, 0)
+        self.assertFalse(self.exists("asked"))
+
+    def test_a_dry_run_outside_slurm_is_refused_as_the_run_is(self) -> None:
+        self.write(". true\n")
+        for option in (), ("--dry-run",):
+            ended = self.run_jobs("--walltime", "auto", *option)
+            self.assertRefused(ended, "SLURM_JOB_ID is not set (give a time")
 
 
 class Ends(SlurmCase):
