@@ -3217,7 +3217,7 @@ class Recovery:
                       if job.key not in client.assignments and job.key not in self._settled]
             sought = [job for job in absent if not self._is_anothers(job.key)]
             inherited = {assignment.job: assignment for assignment in self._absent.assignments.values()}
-            answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent if job not in sought}
+            answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent}    # unless it is sought
             answers.update(await self._worker.call(self._claims.find, sought, list(inherited), surely))
             for key, answer in answers.items():
                 if isinstance(answer, Regained):
