@@ -293,7 +293,7 @@ class Scheduler(SshCase):
         self.assertEqual(self.change("--set", "x", "--match", "job_script.sh data_3", "runs.txt").code, 0)
         self.assertEqual(self.change("--list", "runs.txt").out.decode().splitlines(),
                          ["1 r job_script.sh data_1", "2 r job_script.sh data_2",
-                          "3 x job_script.sh data_3", "4 . job_script.sh data_4"])
+                          "3 x (held) job_script.sh data_3", "4 . job_script.sh data_4"])
         status = self.status()
         self.assertEqual((status["running"], status["new"], status["held"]), (2, 1, 1))
         self.assertEqual([job["command"] for job in status["jobs"]], commands[:2])
