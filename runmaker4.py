@@ -4031,9 +4031,11 @@ class Retries:
         self._results = results
         self.renewed = 0                        # the number of lines that were claimed or made new for a pass
         self._passes: dict[Consumer, RetryPass] = {}
-        self._consumers = Consumers(())               # the consumers that have a pass
-        # the last claimed line, its offset and its file then: any difference now means that lines have moved
-        self._anchor: tuple[Job, int, Identity | None] | None = None
+        self._consumers = Consumers(())         # the consumers that have a pass
+        # the line that was claimed last, with its offset then, and the file of the last walk: if one of them
+        # differs now, lines have moved
+        self._anchor: tuple[Job, int] | None = None
+        self._inode: Identity | None = None
 
     @property
     def states(self) -> bytes:
@@ -4098,16 +4100,12 @@ class Retries:
                 its_pass.passed[line.command] += 1
                 its_pass.frontiers[kind] = line.offset + 1
 
-    def on_claim_ahead(self, consumer: Consumer, job: Job) -> None:
-        """Record that a new line was claimed below a due line that could not be claimed."""
-        self._passes[consumer].ahead.add(job.offset)
-
     def on_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
         """Move a consumer's frontiers below a claimed line, and remember that line to detect edits.
 
         Lines are claimed in the order of the file, so above this line none is due, in either state.
         """
-        self._anchor = job, job.offset, self._file.inode
+        self._anchor = job, job.offset
         self._move(consumer, job, [retry_kind(scope.consumer_key, state)
                                 for state in (FAILED, ERROR) if consumer.renews(state)])
 
@@ -4117,9 +4115,16 @@ class Retries:
         self._move(consumer, line, [retry_kind(scope.consumer_key, line.state)])
 
     def on_failure(self, job: Job) -> None:
-        """After an edit: count the line of a failed run as passed if it is above a frontier."""
-        for its_pass in self._passes.values():
-            if its_pass.passed is not None and job.offset < max(its_pass.frontiers.values(), default=0):
+        """Count the line of a failed run as tried, also where a frontier does not tell that.
+
+        After an edit: if the line is above a frontier.  Otherwise: if it was new, and was claimed below a due
+        line that could not be had.
+        """
+        for consumer, its_pass in self._passes.items():
+            if its_pass.passed is None:
+                if consumer is job.consumer and job.offset >= min(its_pass.frontiers.values(), default=0):
+                    its_pass.ahead.add(job.offset)
+            elif job.offset < max(its_pass.frontiers.values(), default=0):
                 its_pass.passed[job.command] += 1
 
     def _move(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
@@ -4150,13 +4155,19 @@ class Retries:
         for its_pass in self._passes.values():
             if its_pass.others_at_start is None:
                 its_pass.others_at_start = self._others()
-        if self._anchor and self._passes:
-            self._check_edits(*self._anchor)
+        before, self._inode = self._inode, self._file.inode
+        if self._passes and (before not in (None, self._inode) or self._has_moved()):
+            self._restart()
 
-    def _check_edits(self, job: Job, offset: int, inode: Identity | None) -> None:
-        """Move all frontiers to the top if a claimed line is not at the offset at which it was claimed."""
-        if self._file.inode == inode and job.offset == offset and self._file.state_at(job) is not None:
-            return
+    def _has_moved(self) -> bool:
+        """Return True if the line that was claimed last is not at the offset at which it was claimed."""
+        if not self._anchor:
+            return False
+        job, offset = self._anchor
+        return job.offset != offset or self._file.state_at(job) is None
+
+    def _restart(self) -> None:
+        """Move all frontiers to the top: an edit has moved lines, or the file is another one."""
         self._anchor = None
         others = self._file.lock_table.others_frontiers()
         for its_pass in self._passes.values():
@@ -4641,11 +4652,8 @@ class Walk:
         """Claim a new line for a consumer; None if that fails.  Raises FileChangedError, OSError."""
         settings = self.above.scope.settings
         job = self._attempt(line, lambda: self._queue.claim(line, consumer, settings)).job
-        if job and consumer in self._passes & self.asked:
-            if self.stuck:
-                self._retries.on_claim_ahead(consumer, job)
-            else:
-                self._on_claim(job, consumer)
+        if job and consumer in self._passes & self.asked and not self.stuck:
+            self._on_claim(job, consumer)
         return job
 
     def _claim_due(self, line: Line, consumer: Consumer) -> Job | None:

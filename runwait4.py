@@ -1092,9 +1092,12 @@ class LineRuns:
 
     def is_certain(self, line: Line) -> bool:
         """Return True if the last run of a line is running, and no earlier part of the log can change that.
+
+        For one of several equal lines it can: numbers in that part decide if they are paired in order.
         """
         run = self.last.get(line.number)
-        return run is not None and run.ended is None and run.line == line.number
+        return (run is not None and run.ended is None and run.line == line.number
+                and len(self._numbers[line.command]) == 1)
 
 
 def of_commands(commands: Iterable[bytes]) -> Wanted:
@@ -1306,9 +1309,9 @@ class Look:
         UsageError.
         """
         lines = [*self.living, *self.snapshot.orphans]
-        known = LineRuns(lines, self._living, self.recent if lines else ())
+        commands = {line.command for line in lines}
+        known = self.line_runs(commands, self.recent if lines else ())
         if self.log.size and not all(map(known.is_certain, lines)):
-            commands = {line.command for line in lines}
             known = self.line_runs(commands, self.log.runs(of_commands(commands)))
         return [self.last_row(line, known) for line in lines]
 

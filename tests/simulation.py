@@ -295,6 +295,7 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r} without a job lock")          # I1
         for run in ended:
             run.written = True
+            run.settle_at = max(run.settle_at, self.now)
 
     def bad_lines(self, states: bytes) -> set[bytes]:
         """The lines that have failed, or are in error, and whose commands stand once, for any host."""
@@ -394,9 +395,13 @@ class History(World):
         )
 
     def check_job_locks(self, me: Process) -> None:
-        """I3: each of a runner's jobs has a job lock of its own."""
+        """I3: each of a runner's jobs has a job lock of its own, until a line has its result."""
+        data = bytes(self.names[PATH].data) if PATH in self.names else b""
         for command in {run.command for run in me.runs}:
-            runs = [run for run in me.runs if run.command == command and not self.is_blind(run)]
+            states = {line[:1] for _, line in lines_of(data) if command_of(line) == command}
+            runs = [run for run in me.runs
+                    if run.command == command and not self.is_blind(run)
+                    and not (run.until <= self.now and run.result in states)]
             owners = {*me.fds.values(), *(owner for run in runs for owner in run.descriptions)}
             if self.job_locks(command, owners) < len(runs):
                 self.fail(
@@ -637,8 +642,8 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     # and who has lost its locks shows others no frontier until it claims again
     unknown = world.hand_set or world.in_place or world.erred or world.disturbed == math.inf
     if not (product.failed or unknown):
-        # also those that ran when it came: an editor had saved an old state over their r
-        tried = {run.command for run in world.runs if run.until >= began}
+        # also those that ran, or had no result, when it came: an editor had saved an old state over their r
+        tried = {run.command for run in world.runs if max(run.until, run.settle_at) >= began}
         for line in due & world.bad_lines(retry):
             if command_of(line) not in tried:
                 world.fail(f"leaves, and has not tried {line!r}")
@@ -1251,7 +1256,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         CORE.Retries, "begin_walk", lambda self, plain=CORE.Retries.begin_walk: (
             plain(self), [vars(one).update(others_at_start={}) for one in self._passes.values()])),
     "kinds not told apart": one(CORE, "retry_kind", lambda key, state: 0),
-    "frontier not moved by edits": one(CORE.Retries, "_check_edits", lambda self, *anchor: None),
+    "frontier not moved by edits": one(CORE.Retries, "_restart", lambda self, *anchor: None),
     "locked lines passed over": one(
         CORE.Walk, "_claim_due", lambda self, line, consumer, plain=CORE.Walk._claim_due: (
             plain(self, line, consumer) or self._retries.on_reset(consumer, line, self.above.scope))),

@@ -699,12 +699,12 @@ class BlockedByACheck(RunCase):
     def test_a_job_that_begins_between_two_steps_of_a_look_has_not_failed(self) -> None:
         patch = (
             "import runmaker4, os\nstall = runmaker4.find_block_reason\n"
-            "def later(file):\n"
+            "def later(*args):\n"
             "    fd = os.open('runs.txt', os.O_RDWR)\n"
             "    if os.pread(fd, 1, 0) == b'.':\n"
             "        runmaker4.lock(runmaker4.open_lock_file_of('runs.txt'), runmaker4.bucket_of(b'a') + 1)\n"
             "        os.pwrite(fd, b'r', 0)\n"
-            "    return block_reason(file)\n"
+            "    return stall(*args)\n"
             "runmaker4.find_block_reason = later\n"
         )
         self.write(". a\n#RUN barrier check\n. b\n")
