@@ -228,8 +228,9 @@ class Cells(unittest.TestCase):
         reached = {following for phases in runmaker4.NEXT_PHASES.values() for following in phases}
         self.assertEqual(reached, set(Phase))
 
-# a process that a shell leaves behind, which prints until it gets TERM
-PRINTS_ON = "(trap ': > term; exit' TERM; while :; do echo x; sleep 0.02; done) &"
+
+# a process that a shell leaves behind: once it can note a TERM it says that it runs, and it prints until then
+PRINTS_ON = f"(trap ': > term; exit' TERM; {UP}; while :; do echo x; sleep 0.02; done) &"
 
 
 class ReadingOn(RunCase):
@@ -237,8 +238,10 @@ class ReadingOn(RunCase):
 
     def start_reading(self, run_result: str) -> subprocess.Popen[bytes]:
         """Start a runner whose job has left such a process behind and ended in this way."""
-        self.jobs(f"{PRINTS_ON} {UP}; echo $$ >pid; {run_result}")
-        runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 60.0", "runs.txt")
+        self.jobs(f"{PRINTS_ON} echo $$ >pid; {run_result}")
+        # On a busy machine a process that prints can be silent for 0.3 s
+        runner = self.start_patched(
+            "from runmaker4 import Pump; Pump.LONGEST = Pump.SILENCE = 60.0", "runs.txt")
         self.wait_up(1, runner=runner)
         return runner
 
