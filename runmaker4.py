@@ -3536,13 +3536,17 @@ class JobQueue:
         running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count(command)
         others = job_locks - sum(job.job_lock is not None for job in ours)
-        unwritten = [job for job in ours if not self._is_written(job)]
-        self._take_back_job_locks(unwritten, len(running) - job_locks)
-        # If the user has set the state of a job's line, or we have, the job gets no other line
-        missing = {job: self.file.state_at(job) or b"" for job in ours
-                   if job.cancelled or job not in unwritten}
-        for job in [job for job in unwritten if job in self.claimed and not job.cancelled
-                    and not running.pop(job.offset, None)]:
+        written = {job for job in ours if self._is_written(job)}
+        self._take_back_job_locks((job for job in ours if job not in written), len(running) - job_locks)
+        missing: dict[Job, bytes] = {}
+        astray: list[Job] = []
+        for job in ours:
+            # If the user has set the state of a job's line, or we have, the job gets no other line
+            if job.cancelled or job in written:
+                missing[job] = self.file.state_at(job) or b""
+            elif job in self.claimed and not running.pop(job.offset, None):
+                astray.append(job)
+        for job in astray:
             line = stand.get(job.offset) if len(stand) > 1 else next(iter(stand.values()), None)
             if running and len(running) > others:
                 line = running.pop(self._likeliest(job, running))
