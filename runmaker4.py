@@ -3982,8 +3982,8 @@ class RetryPass:
     """
     began: float                        # clock
     frontiers: dict[int, int] = field(default_factory=dict)     # failed lines above them were tried
-    # the offsets of new lines that were claimed below a due line that could not be claimed: they are below
-    # the frontier, where a line that fails would be due
+    # the offsets of lines that failed here below the frontier: they were new, and were claimed below a due
+    # line that could not be claimed.  They are not due.
     ahead: set[int] = field(default_factory=set)
     # the frontiers of others when this pass began; None: it has not begun to walk
     others_at_start: dict[int, int] | None = None
@@ -4024,10 +4024,10 @@ class Retries:
       tried twice.
     - *Barriers.*  A due line is unfinished.  For runners without these options it has failed.
     - *Edits.*  Offsets mean nothing after lines have moved.  If the last claimed line is not at its offset,
-      all frontiers go back to the top.  From then on a count decides: of each command, as many failed lines
-      count as tried as runs of it have failed in this process since the pass began.  So a line can be tried
-      twice, if another runner has tried it.  A line can be skipped if lines of equal length change places in
-      a save in place.
+      or the file was replaced, all frontiers go back to the top.  From then on a count decides: of each
+      command, as many failed lines count as tried as runs of it have failed in this process since the pass
+      began.  So a line can be tried twice, if another runner has tried it.  A line can be skipped if lines of
+      equal length change places in a save in place.
     """
 
     def __init__(self, file: JobFile, results: Results) -> None:
@@ -4036,10 +4036,8 @@ class Retries:
         self.renewed = 0                        # the number of lines that were claimed or made new for a pass
         self._passes: dict[Consumer, RetryPass] = {}
         self._consumers = Consumers(())         # the consumers that have a pass
-        # the line that was claimed last, with its offset then, and the file of the last walk: if one of them
-        # differs now, lines have moved
+        # the line that was claimed last, with its offset then: if that differs now, lines have moved
         self._anchor: tuple[Job, int] | None = None
-        self._inode: Identity | None = None
 
     @property
     def states(self) -> bytes:
@@ -4126,7 +4124,8 @@ class Retries:
         """
         for consumer, its_pass in self._passes.items():
             if its_pass.passed is None:
-                if consumer is job.consumer and job.offset >= min(its_pass.frontiers.values(), default=0):
+                was_new = consumer is job.consumer and job.state == NEW
+                if was_new and job.offset >= min(its_pass.frontiers.values(), default=0):
                     its_pass.ahead.add(job.offset)
             elif job.offset < max(its_pass.frontiers.values(), default=0):
                 its_pass.passed[job.command] += 1
@@ -4159,9 +4158,8 @@ class Retries:
         for its_pass in self._passes.values():
             if its_pass.others_at_start is None:
                 its_pass.others_at_start = self._others()
-        before, self._inode = self._inode, self._file.inode
-        if self._passes and (before not in (None, self._inode) or self._has_moved()):
-            self._restart()
+        if self._passes and self._has_moved():
+            self.restart()
 
     def _has_moved(self) -> bool:
         """Return True if the line that was claimed last is not at the offset at which it was claimed."""
@@ -4170,12 +4168,13 @@ class Retries:
         job, offset = self._anchor
         return job.offset != offset or self._file.state_at(job) is None
 
-    def _restart(self) -> None:
-        """Move all frontiers to the top: an edit has moved lines, or the file is another one."""
+    def restart(self) -> None:
+        """Move all frontiers to the top: an edit has moved lines, or the file is another one.
+
+        From now on a pass counts the lines that were tried, and follows no frontiers of others.
+        """
         self._anchor = None
-        others = self._file.lock_table.others_frontiers()
         for its_pass in self._passes.values():
-            its_pass.others_at_start = others
             its_pass.frontiers = {}
             its_pass.ahead = set()
             its_pass.passed = Counter()
@@ -5063,6 +5062,7 @@ class Cursor:
             if now is not None and now != before:
                 self.inode = now
                 if before is not None:
+                    self._retries.restart()
                     self.say("was replaced by another file of this name; going on with that")
 
     def forget(self) -> None:

@@ -1256,7 +1256,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         CORE.Retries, "begin_walk", lambda self, plain=CORE.Retries.begin_walk: (
             plain(self), [vars(one).update(others_at_start={}) for one in self._passes.values()])),
     "kinds not told apart": one(CORE, "retry_kind", lambda key, state: 0),
-    "frontier not moved by edits": one(CORE.Retries, "_restart", lambda self, *anchor: None),
+    "frontier not moved by edits": one(CORE.Retries, "restart", lambda self: None),
     "locked lines passed over": one(
         CORE.Walk, "_claim_due", lambda self, line, consumer, plain=CORE.Walk._claim_due: (
             plain(self, line, consumer) or self._retries.on_reset(consumer, line, self.above.scope))),
