@@ -152,6 +152,7 @@ from runmaker4 import (
     Reader,
     Resources,
     Run,
+    RunnerStats,
     RunResult,
     Say,
     Scan,
@@ -784,6 +785,71 @@ class KeeperLink:
                     self.life.send(data)
 
 
+# ======== The life of the server ============================================================================
+#
+# Each event changes the phase at once; the coroutines that react to the change run a little later:
+#
+#     event                                               SERVING     DRAINING    EXITING
+#     HUP, USR1, QUIT, --exit-when-done, --max-failed,    DRAINING    -           -
+#     an unusable file: drain()
+#     INT, TERM: exit(128 + number)                       EXITING     EXITING     hurry()
+#     a defect: exit(1)                                   EXITING     EXITING     -
+#     all is dealt with, and the file is counted: exit()  -           EXITING     -
+#
+# Running jobs of a server that is told to exit by a signal or a defect remain with the keeper, for the next
+# server.
+
+
+class ServerPhase(enum.Enum):
+    """The progress of the server."""
+    SERVING = enum.auto()               # lines are handed out
+    DRAINING = enum.auto()              # no line is handed out; clients finish those that they have
+    EXITING = enum.auto()               # no message of a client is handled any more
+
+
+class Lifetime:
+    """The phase of the server, and the exit status if a signal or a defect has determined it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.phase = ServerPhase.SERVING
+        self.exit_status: int | None = None     # None: the counts of the file decide
+        self.exiting: asyncio.Future[None] = loop.create_future()       # done: the phase is EXITING
+        self.hurrying: asyncio.Future[None] = loop.create_future()      # done: wait for nothing any more
+        self.progress = asyncio.Event()         # set in DRAINING when perhaps no line and no event is left
+
+    @property
+    def is_serving(self) -> bool:
+        return self.phase is ServerPhase.SERVING
+
+    @property
+    def is_exiting(self) -> bool:
+        return self.phase is ServerPhase.EXITING
+
+    def drain(self) -> None:
+        """Hand out no more lines; exit when nothing is left to wait for."""
+        if self.phase is ServerPhase.SERVING:
+            self.phase = ServerPhase.DRAINING
+            self.progress.set()
+
+    def on_progress(self) -> None:
+        """Note that a line or an event was dealt with: it can have been the last one."""
+        if self.phase is ServerPhase.DRAINING:
+            self.progress.set()
+
+    def exit(self, status: int | None = None) -> None:
+        """Exit.  status: the exit status; None: the counts of the file decide."""
+        if self.phase is not ServerPhase.EXITING:
+            self.phase = ServerPhase.EXITING
+            self.exit_status = status
+            self.exiting.set_result(None)
+
+    def hurry(self) -> None:
+        """Wait for nothing any more while exiting."""
+        assert self.is_exiting
+        if not self.hurrying.done():
+            self.hurrying.set_result(None)
+
+
 # ======== Lines that clients have ===========================================================================
 #
 # A line that was claimed for a client is an `Assignment`, until the result of the line is written.  Several
@@ -1126,7 +1192,6 @@ class Client(Consumer):
     def __init__(self, sessions: Sessions, id: str) -> None:
         super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
-        self.server = sessions.server
         self.id = id
         self.address = "?"
         self.pid = 0
@@ -1187,7 +1252,7 @@ class Client(Consumer):
         longer or is given back ends the row.  If a long job comes then, the client gives the waiting jobs
         back after a second.  0 with --max-failed, because a client starts all jobs that it has.
         """
-        return 0 if self.server.options.max_failed else min(self._done_soon // 4, AHEAD)
+        return 0 if self.sessions.settings.max_failed else min(self._done_soon // 4, AHEAD)
 
     @property
     def wanted_slots(self) -> int:
@@ -1209,7 +1274,7 @@ class Client(Consumer):
     def come(self, link: ClientLink, hello: Hello) -> None:
         """Use this link, on which hello has come: an older link is dead, even if we have not noticed."""
         if self._newest and self._newest.gone.done():
-            self.server.say(f"client {self.where} came back")
+            self.sessions.say(f"client {self.where} came back")
         elif self._newest:
             self._newest.leave(Gone.REPLACED)
             self._newest.drop("it has connected anew")
@@ -1229,21 +1294,21 @@ class Client(Consumer):
         """Serve the client on one link after the other, until it leaves or the grace is over."""
         while link := await self._next_link():
             gone = await self._talk(link)
-            if self.server.leaving.done():
+            if self.sessions.lifetime.is_exiting:
                 return                      # its lines are kept for the next server
             begun = self._detach()
             if gone is Gone.LOST:
                 self._begin_grace(link.why)
-            self.server.leave_if_done()
+            self.sessions.lifetime.on_progress()
             if gone is Gone.PARTED:
                 return self._part(begun)
-        if not self.server.leaving.done():
+        if not self.sessions.lifetime.is_exiting:
             self._expire()
 
     async def _next_link(self) -> ClientLink | None:
         """Wait for the next hello; return the link.  None: no hello came within the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._came.wait(), self.sessions.grace)
+            await asyncio.wait_for(self._came.wait(), self.sessions.settings.grace)
         if not self._came.is_set():
             return None
         self._came.clear()
@@ -1277,8 +1342,8 @@ class Client(Consumer):
         self._on_acknowledged(self.inbox.dealt_with)
         link.send(
             type="welcome",
-            file=to_text(os.fsencode(self.server.path))[-NAME:],
-            grace=sessions.grace,
+            file=to_text(os.fsencode(sessions.settings.path))[-NAME:],
+            grace=sessions.settings.grace,
             seen=self.inbox.acknowledged,
             window=runmaker4.PIECE if sessions.records.behind(Writer.HIGH) else sessions.window(),
             lost=others[NoLine.LOST][:KEYS],
@@ -1319,13 +1384,12 @@ class Client(Consumer):
         self.want = 0
         self.leaving = False
         self.asked = 0
-        self.server.dispatcher.forget(self)
         return self.sessions.abort_groups(self.assignments)
 
     def _begin_grace(self, why: str) -> None:
         """Report that the client is lost: the grace begins."""
         self._lost_at = boottime()
-        self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.assignments)}")
+        self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.assignments)}")
 
     def _part(self, begun: list[Assignment]) -> None:
         """Settle the lines of a client that has left.  begun: jobs of groups that have begun."""
@@ -1352,11 +1416,11 @@ class Client(Consumer):
         """
         states = [(line, await state) for line, state in written]
         who = f"client {self.where}" if self.id else "clients of the server before"
-        text = f"{who} did not come back within {human_time(self.sessions.grace)}"
+        text = f"{who} did not come back within {human_time(self.sessions.settings.grace)}"
         for wanted, what in (ERROR, "marked e"), (NEW, "new again, for a client with --resume"):
             lines = [line for line, state in states if state == wanted]
             text += f"; {name_lines(lines)} {what}" if lines else ""
-        self.server.say(f"{text} (if a client was killed, its jobs may still run)")
+        self.sessions.say(f"{text} (if a client was killed, its jobs may still run)")
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 
@@ -1454,7 +1518,7 @@ class Client(Consumer):
             self._timer.cancel()
             self._timer = None
         sessions = self.sessions
-        if not leaving and (sessions.records.behind(Writer.HIGH) or self.server.leaving.done()):
+        if not leaving and (sessions.records.behind(Writer.HIGH) or self.sessions.lifetime.is_exiting):
             return
         upto = self.inbox.dealt_with
         if not self.link or upto <= self.inbox.acknowledged:
@@ -1468,7 +1532,7 @@ class Client(Consumer):
         The gathered entries of the journal are written first, except on a network file system, where each
         such write costs some six round trips.
         """
-        if not self.server.worker.pool:
+        if not self.sessions.executor.pool:
             self.sessions.records.flush()
         self.inbox.acknowledge(upto)
 
@@ -1476,10 +1540,12 @@ class Client(Consumer):
 class ClientLink(Link, asyncio.Protocol):
     """A connection of the server: passes each message on to the part that deals with it."""
 
-    def __init__(self, sessions: Sessions, token: str, credentials: Credentials) -> None:
+    def __init__(self, sessions: Sessions, dispatcher: Dispatcher, accountant: Accountant, token: str,
+                 credentials: Credentials) -> None:
         super().__init__(ServerChannel(token, credentials), sessions.loop)
         self._sessions = sessions
-        self._server = sessions.server
+        self._dispatcher = dispatcher
+        self._accountant = accountant
         self._guest: Client | None = None       # the client that has sent hello
         self._is_welcome = False                # that hello was answered
         self.gone: asyncio.Future[Gone] = self.loop.create_future()
@@ -1497,9 +1563,12 @@ class ClientLink(Link, asyncio.Protocol):
         self._is_welcome = True
 
     def leave(self, gone: Gone) -> None:
-        """Ignore further messages on this link.  Of several reasons the first is kept."""
+        """Ignore further messages on this link, and forget requests.  Of several reasons the first is kept.
+        """
         if not self.gone.done():
             self.gone.set_result(gone)
+            if self._guest:
+                self._dispatcher.forget(self._guest)
 
     def ask_clock(self, then: Callable[[], None]) -> Clock:
         """Ask the client for its clock.  then: called when the clock is known."""
@@ -1517,7 +1586,7 @@ class ClientLink(Link, asyncio.Protocol):
 
     def handle(self, message: Message) -> None:
         """Pass a message on to the part that deals with it.  Raises WireError."""
-        if self._server.leaving.done():
+        if self._sessions.lifetime.is_exiting:
             # We exit: the client sends unacknowledged events to the next server.
             return
         kind = message.text("type", 16)
@@ -1529,7 +1598,7 @@ class ClientLink(Link, asyncio.Protocol):
                       retry=to_text(client.retry if client else b""))
         elif kind == "claim" and client:
             client.ask(message)
-            self._server.dispatcher.mark_asking(client)
+            self._dispatcher.mark_asking(client)
         elif kind == "sync" and client and self.clock:
             self.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
@@ -1546,9 +1615,9 @@ class ClientLink(Link, asyncio.Protocol):
             self._guest = self._sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
             client.set_slots(message)                  # all slots, also spent ones and ones out of service
-            self._server.accountant.ask(self, leaves=True)
+            self._accountant.ask(self, leaves=True)
         elif kind == "status":
-            self._server.accountant.ask(self, leaves=False)
+            self._accountant.ask(self, leaves=False)
         elif kind == "bye" and client:
             self._sessions.part(client, self)
         else:
@@ -1570,8 +1639,8 @@ class ClientLink(Link, asyncio.Protocol):
             if event is not None:
                 self._sessions.file_away(client, event)
             client.acknowledge_soon()
-        if self._server.dispatcher.wanted:
-            self._server.dispatcher.hand_out()
+        if self._dispatcher.wanted:
+            self._dispatcher.hand_out()
 
     def disconnected(self, why: str) -> None:
         self._sessions.disconnected(self)
@@ -2284,8 +2353,13 @@ class FileCount:
 class Accountant:
     """Counts the file for clients and status requests, and sends them the result."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, services: Services, sessions: Sessions, reader: JobReader, info: ServerInfo) -> None:
+        """reader: used by this part alone.  info: for the status."""
+        self._executor = services.executor
+        self._lifetime = services.lifetime
+        self._sessions = sessions
+        self._reader = reader
+        self._info = info
         # the links that have asked; True: for a summary, because the client exits; False: for a status
         self._asking: dict[tuple[ClientLink, bool], None] = {}
         self._answering: asyncio.Future[None] | None = None     # done: no open request; None: no request yet
@@ -2326,20 +2400,19 @@ class Accountant:
 
         surely: scan again, a few times, if an editor seems about to fill the file, or reading it fails.
         """
-        server = self._server
         looks = 0
         while True:
-            count = await server.worker.call(self._look, Consumers(clients))
+            count = await self._executor.call(self._look, Consumers(clients))
             self._due = count.due
             looks += 1
             unsure = not count.summary or count.summary.half_saved
-            if not surely or not unsure or looks >= server.reader.LOOKS or server.leaving.done():
+            if not surely or not unsure or looks >= self._reader.LOOKS or self._lifetime.is_exiting:
                 return count
-            await asyncio.sleep(server.reader.interval)
+            await asyncio.sleep(self._reader.interval)
 
     def _look(self, clients: Consumers) -> FileCount:
         """Scan the file.  Called by the file executor."""
-        file = self._server.reader
+        file = self._reader
         throttle = Throttle()
         try:
             with throttle:
@@ -2354,22 +2427,21 @@ class Accountant:
 
     def _report(self, link: ClientLink, count: FileCount) -> None:
         """Send a status, in messages of bounded length."""
-        server = self._server
         clock = boottime()
         now = count.summary.now if count.summary else None
         link.send(
             type="summary",
-            file=to_text(os.fsencode(server.path)),
+            file=to_text(os.fsencode(self._sessions.settings.path)),
             host=os.uname().nodename,
-            port=server.port,
+            port=self._info.port,
             pid=os.getpid(),
-            since=round(clock - server.began, 1),
-            grace=server.sessions.grace,
+            since=round(clock - self._info.began, 1),
+            grace=self._sessions.settings.grace,
             fault=count.fault,
             counts=dict(now._asdict(), total=now.all + now.held) if now else {},
             waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting],
         )
-        for client in server.sessions.clients.values():
+        for client in self._sessions.clients.values():
             # skip `absent` once no line of the previous server waits for its client
             if client.id or client.assignments:
                 self._report_client(link, client, clock)
@@ -2410,6 +2482,35 @@ class Accountant:
 #     part()          handles a bye
 
 
+@dataclass(frozen=True)
+class Services:
+    """The parts that the others use.  All of them exist before any other part."""
+    loop: asyncio.AbstractEventLoop
+    executor: FileExecutor
+    claims: Claims
+    records: Records
+    runner_stats: RunnerStats
+    lifetime: Lifetime
+    say: Say
+    interval: float                     # seconds from one check of the claimed lines to the next
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """The settings of the server that concern clients."""
+    path: str                           # of the job file
+    grace: float                        # seconds in which a lost client can come back
+    max_failed: int                     # 0: no limit
+    max_strangers: int                  # unauthenticated connections at once
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """The parts of a status that do not change."""
+    port: int
+    began: float                        # boottime()
+
+
 class Sessions:
     """The clients that are connected or can come back, their lines, and their messages.
 
@@ -2417,26 +2518,21 @@ class Sessions:
     `assignments`, by its key, and the line is locked.
     """
 
-    def __init__(self, server: Server, trouble: Say, crowd: int, grace: float) -> None:
-        """server: hands out the jobs; the parts of it that are used here must exist already.
-
-        trouble: reports lost events.  crowd: the maximum number of unauthenticated connections.  grace:
-        seconds in which a lost client can come back.
-        """
-        self.server = server
-        self.loop = server.loop
-        self.grace = grace
-        self.say = server.say
-        self._trouble = trouble
-        self._crowd = crowd
-        self._claims = server.claims
-        self._interval = server.interval
-        self._worker = server.worker
-        self.records = server.records
-        self._runner_stats = server.runner_stats
+    def __init__(self, services: Services, settings: SessionSettings, on_error: Say) -> None:
+        """on_error: reports lost events."""
+        self.loop = services.loop
+        self.say = services.say
+        self.lifetime = services.lifetime
+        self.executor = services.executor
+        self.records = services.records
+        self._claims = services.claims
+        self._interval = services.interval
+        self._runner_stats = services.runner_stats
+        self.settings = settings
+        self._on_error = on_error
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Assignment] = {}
-        self.recovery = Recovery(server, self)
+        self.recovery = Recovery(services, self)
         self.links: dict[ClientLink, None] = {}
         # the links that are not authenticated and not dropped, oldest first
         self._strangers: OrderedDict[ClientLink, None] = OrderedDict()
@@ -2488,7 +2584,7 @@ class Sessions:
         if line_result.event is not None:
             assignment.client.inbox.open(line_result.event)
         job = assignment.job
-        write = functools.partial(self._worker.begin, self._claims.finish, job, line_result.state)
+        write = functools.partial(self.executor.begin, self._claims.finish, job, line_result.state)
         written = persist(write, self._interval, self.say, job)
         return watched(self._see_written(assignment, line_result, written))
 
@@ -2510,7 +2606,7 @@ class Sessions:
         elif line_result.event is not None:
             self.recovery.on_settled(assignment)
         self._conclude(assignment, line_result)
-        self.server.stop_after_failures(self._runner_stats.worse)
+        self.drain_after_failures(self._runner_stats.worse)
         if line_result.event is not None:
             client.inbox.close(line_result.event)
         self._on_dealt_with(client)
@@ -2520,7 +2616,7 @@ class Sessions:
         """Follow lines that edits have moved; notify clients of lines that others have taken or set."""
         while True:
             await asyncio.sleep(self._interval / 2)
-            for job, cause in (await self._worker.call(self._claims.check_jobs)).items():
+            for job, cause in (await self.executor.call(self._claims.check_jobs)).items():
                 assignment = next(
                     (assignment for assignment in self.jobs.values() if assignment.job is job), None
                 )
@@ -2551,6 +2647,20 @@ class Sessions:
         else:
             assignment.tell("stop", cancelled=True)
 
+    # -- no more jobs ----------------------------------------------------------------------------------------
+
+    def drain(self, why: str) -> None:
+        """Hand out no more jobs, and report the reason and the number of jobs that clients have."""
+        waiting = plural(len(self.jobs), "job")
+        self.say(f"{why}: handing out no more jobs, waiting for {waiting}")
+        self.lifetime.drain()
+
+    def drain_after_failures(self, count: int) -> None:
+        """Drain if --max-failed is reached.  count: jobs failed or in error that were not so at the start."""
+        if 0 < self.settings.max_failed <= count and self.lifetime.is_serving:
+            self._runner_stats.trouble = True
+            self.drain(too_many_failures(count))
+
     # -- clients that go and come back -----------------------------------------------------------------------
 
     @staticmethod
@@ -2563,7 +2673,7 @@ class Sessions:
     def kept(self, jobs: dict[str, Assignment]) -> str:
         """Return '; lines 3, 5 kept for 60s'; '' if there are none."""
         lines = [assignment.number for assignment in jobs.values() if assignment.is_open]
-        return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
+        return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
         """Return the client, new or known, that sent this hello.  Raises WireError."""
@@ -2603,7 +2713,7 @@ class Sessions:
         try:
             self._apply_event(client, kind, message, number)
         except WireError as error:
-            self._trouble(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
+            self._on_error(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
             raise
 
     def _apply_event(self, client: Client, kind: str, message: Message, number: int) -> None:
@@ -2650,7 +2760,7 @@ class Sessions:
     ) -> None:
         """Pass on an event for the records or the console.  Raises WireError."""
         size = self.records.take(kind, client, assignment, message)
-        if self._worker.pool:
+        if self.executor.pool:
             client.inbox.post(number)
         client.inbox.count(number, size)
 
@@ -2659,12 +2769,12 @@ class Sessions:
         def written(_: object) -> None:
             client.inbox.close(event)
             self._on_dealt_with(client)
-        self._worker.ask(written, int)
+        self.executor.ask(written, int)
 
     def _on_dealt_with(self, client: Client) -> None:
         """Go on after an event of this client is dealt with."""
         client.acknowledge_soon()
-        self.server.leave_if_done()
+        self.lifetime.on_progress()
 
     # -- output that comes faster than it is written ---------------------------------------------------------
 
@@ -2708,11 +2818,11 @@ class Sessions:
     def _limit_strangers(self) -> None:
         """Drop the oldest unauthenticated connections if there are too many.
 
-        Up to `crowd` of them are kept for a second, because many clients can start together.
+        Up to `max_strangers` of them are kept for a second, because many clients can start together.
         """
-        while len(self._strangers) > min(UNAUTHENTICATED, self._crowd):
+        while len(self._strangers) > min(UNAUTHENTICATED, self.settings.max_strangers):
             oldest = next(iter(self._strangers))
-            if len(self._strangers) <= self._crowd and boottime() - oldest.heard < 1.0:
+            if len(self._strangers) <= self.settings.max_strangers and boottime() - oldest.heard < 1.0:
                 return
             del self._strangers[oldest]
             oldest.drop("too many that do not say who they are")
@@ -3113,15 +3223,16 @@ class Recovery:
     """Finds the lines of jobs that clients have but this server has not assigned to them."""
     AGAIN = 0.1                         # intervals from search to search
 
-    def __init__(self, server: Server, sessions: Sessions) -> None:
-        """server: the parts of it that are used here must exist already."""
-        self._server = server
+    def __init__(self, services: Services, sessions: Sessions) -> None:
+        """sessions: can still be incomplete."""
         self._sessions = sessions
-        self._say = server.say
-        self._claims = server.claims
-        self._interval = server.interval
-        self._worker = server.worker
-        self._runner_stats = server.runner_stats
+        self._loop = services.loop
+        self._say = services.say
+        self._lifetime = services.lifetime
+        self._claims = services.claims
+        self._interval = services.interval
+        self._executor = services.executor
+        self._runner_stats = services.runner_stats
         self._absent = Client(sessions, "")     # has the previous server's lines until their clients come
         self.abandoned = False                  # we exited before these lines could be taken over
         # the keys of jobs whose results are written: their clients may not know it yet; oldest first
@@ -3152,7 +3263,7 @@ class Recovery:
             # no client can name a key like this one
             self._sessions.add_assignment(Assignment(f"line {job.number}", self._absent, job, Phase.SENT))
         if jobs:
-            grace = human_time(self._sessions.grace)
+            grace = human_time(self._sessions.settings.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
                      "for the clients")
         if jobs or adopted.has_unclaimed:
@@ -3161,12 +3272,12 @@ class Recovery:
     async def _adopt(self, locks: int) -> Adopted | None:
         """Claim the lines that are locked on this descriptor.  Return None if they cannot be taken over."""
         is_said = False
-        end = self._server.loop.time() + Cursor.TROUBLE
-        while not self._server.leaving.done():
+        end = self._loop.time() + Cursor.TROUBLE
+        while not self._lifetime.is_exiting:
             try:
-                return await self._worker.call(self._claims.adopt, locks)
+                return await self._executor.call(self._claims.adopt, locks)
             except OSError as error:
-                if error.errno == errno.ESTALE or self._server.loop.time() > end:
+                if error.errno == errno.ESTALE or self._loop.time() > end:
                     with contextlib.suppress(OSError):          # EIO: lease and locks are lost
                         unlock(locks, 0, IN_USE_BYTES)         # also for the keeper, which has a copy
                     os.close(locks)
@@ -3182,7 +3293,7 @@ class Recovery:
     async def _await_clients(self) -> None:
         """Wait for the grace, then release the lines and job locks that no client has claimed."""
         await self._sessions.add(self._absent)
-        self._worker.post(self._claims.drop_unclaimed)
+        self._executor.post(self._claims.drop_unclaimed)
 
     # -- jobs that a client names ----------------------------------------------------------------------------
 
@@ -3218,7 +3329,7 @@ class Recovery:
             sought = [job for job in absent if not self._is_anothers(job.key)]
             inherited = {assignment.job: assignment for assignment in self._absent.assignments.values()}
             answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent}    # unless it is sought
-            answers.update(await self._worker.call(self._claims.find, sought, list(inherited), surely))
+            answers.update(await self._executor.call(self._claims.find, sought, list(inherited), surely))
             for key, answer in answers.items():
                 if isinstance(answer, Regained):
                     assignment = Assignment(key, client, answer.job, Phase.BEGUN, began=boottime(),
@@ -3290,16 +3401,18 @@ class Recovery:
 class Dispatcher:
     """Claims lines, hands them out to the clients that wait for jobs, and starts groups."""
 
-    def __init__(self, server: Server) -> None:
-        """server: the parts of it that are used here must exist already."""
-        self._server = server
-        self._loop = server.loop
-        self._say = server.say
-        self._claims = server.claims
-        self._poll = max(POLL, server.interval / 5 if server.mount.network else 0)
-        self._worker = server.worker
-        self._records = server.records
-        self._runner_stats = server.runner_stats
+    def __init__(self, services: Services, sessions: Sessions, stdout: Writer, pause: float) -> None:
+        """stdout: where results of groups are printed.  pause: seconds between scans while clients wait."""
+        self._sessions = sessions
+        self._stdout = stdout
+        self._pause = pause
+        self._loop = services.loop
+        self._say = services.say
+        self._lifetime = services.lifetime
+        self._claims = services.claims
+        self._executor = services.executor
+        self._records = services.records
+        self._runner_stats = services.runner_stats
         # Random keys: a client names the keys of its jobs when it connects.  So a key must be hard to guess,
         # and different from the keys of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
@@ -3315,7 +3428,7 @@ class Dispatcher:
     async def poll(self) -> None:
         """While clients wait, look for new lines.  If the file has not changed, that costs a stat."""
         while True:
-            await asyncio.sleep(self._poll)
+            await asyncio.sleep(self._pause)
             if self.waiting:
                 self.hand_out()
 
@@ -3332,7 +3445,7 @@ class Dispatcher:
     def hand_out(self) -> None:
         """Start to claim lines for the waiting clients; in turn, so that no client gets all."""
         self.wanted = False
-        if self._server.stopping:
+        if not self._lifetime.is_serving:
             return self.answer_waiting()
         if self.claiming or not self.waiting or self._records.behind(Writer.HIGH):
             return
@@ -3352,9 +3465,9 @@ class Dispatcher:
         """Start to claim lines.  turns: the slots and memory that each client offers."""
         self.claiming = True
         leaving = any(client.leaving and (self._met.met_end or not client.follow) for client in turns)
-        away = set(self._server.sessions.clients.values())
+        away = set(self._sessions.clients.values())
         claimed = functools.partial(self._claimed, {consumer: consumer for consumer in turns})
-        self._worker.ask(claimed, self._claims.claim_batch, list(turns.items()), leaving, away)
+        self._executor.ask(claimed, self._claims.claim_batch, list(turns.items()), leaving, away)
 
     def _claimed(self, clients: dict[Consumer, Client], batch: Batch) -> None:
         """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
@@ -3366,13 +3479,13 @@ class Dispatcher:
         for job in batch.got:
             client = clients[job.consumer]
             assignment = Assignment(next(self._keys), client, job)
-            self._server.sessions.add_assignment(assignment)
+            self._sessions.add_assignment(assignment)
             if not self.is_startable(assignment):
-                self._server.sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
-            elif client.link and not self._server.stopping:
+                self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
+            elif client.link and self._lifetime.is_serving:
                 batches.setdefault(client, []).append(assignment)
             else:
-                self._server.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         for client, some in batches.items():
             client.supply(sum(int(assignment.job.settings.needs.slots) for assignment in some))
             self.send_jobs(client, some)
@@ -3380,7 +3493,7 @@ class Dispatcher:
             self._on_no_job(batch.no_job)
         self._arrange(batch)
         self.answer_waiting()
-        self._server.leave_if_done()
+        self._lifetime.on_progress()
         if batch.sliced or (batch.got and self.waiting):
             self._loop.call_soon(self._look_on)
 
@@ -3390,16 +3503,16 @@ class Dispatcher:
             self._met = no_job.report
         if not no_job.sliced:
             self.looking = no_job.again is not None
-        if no_job.failed and not self._server.stopping:
+        if no_job.failed and self._lifetime.is_serving:
             self._say(f"{no_job.failed} (no more jobs are handed out)")
             self._runner_stats.trouble = True
-            self._server.stop()
+            self._lifetime.drain()
 
     def _look_on(self) -> None:
         """Continue to look for lines, even if no client wants any."""
         if self.waiting:
             self.hand_out()
-        elif not self.claiming and not self._server.stopping:
+        elif not self.claiming and self._lifetime.is_serving:
             self.look({})
 
     def is_startable(self, assignment: Assignment) -> bool:
@@ -3436,9 +3549,9 @@ class Dispatcher:
         leaving = [client for client in self.waiting if client.leaving]
         if not leaving:
             return
-        stopping = self._server.stopping
+        stopping = not self._lifetime.is_serving
         soon = boottime() - RETURN
-        jobs = self._server.sessions.jobs.values()
+        jobs = self._sessions.jobs.values()
         if not stopping and any(assignment.may_return(soon) for assignment in jobs):
             return
         for client in leaving:
@@ -3478,7 +3591,7 @@ class Dispatcher:
             if not all(clients.values()):
                 plan.reserve(self._to_be_kept(plan, reserved))
                 reserved |= plan.reserved
-            elif not self.claiming and not self._server.stopping and boottime() >= self._pause_until:
+            elif not self.claiming and self._lifetime.is_serving and boottime() >= self._pause_until:
                 chosen = {host: client for host, client in clients.items() if client}
                 self._begin_group(GroupClaim(plan, chosen))
 
@@ -3492,7 +3605,7 @@ class Dispatcher:
 
         reserved: clients that are kept free for earlier groups of the file.
         """
-        here = [client for client in self._server.sessions.clients.values() if client.link]
+        here = [client for client in self._sessions.clients.values() if client.link]
         chosen = self._choose(plan, {client: client.slots for client in here if client not in reserved})
         clients = {client for client in chosen.values() if client}
         return clients if all(chosen.values()) else set()
@@ -3503,7 +3616,7 @@ class Dispatcher:
         self.claiming = True
         del self._groups[claim.plan.first.offset]
         hosts = [(claim.clients[host], jobs) for host, jobs in claim.plan.hosts.items()]
-        self._worker.ask(functools.partial(self._start_group, claim), self._claims.claim_group, hosts)
+        self._executor.ask(functools.partial(self._start_group, claim), self._claims.claim_group, hosts)
 
     def _choose(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client for each host of a group; None for a host without a client.
@@ -3532,17 +3645,17 @@ class Dispatcher:
             claim.add(host, Assignment(next(self._keys), client, job))
         assignments = [assignment for some in claim.assignments.values() for assignment in some]
         for assignment in assignments:
-            self._server.sessions.add_assignment(assignment)
+            self._sessions.add_assignment(assignment)
         links = {client: client.link for client in claim.clients.values() if client.link}
         all_here = links.keys() == set(claim.clients.values())
-        may_begin = claim.is_whole and all_here and not self._server.stopping
+        may_begin = claim.is_whole and all_here and self._lifetime.is_serving
         if may_begin:
-            Group(self, self._server.sessions, self._server.stdout, claim, links).prepare()
+            Group(self, self._sessions, self._stdout, claim, links).prepare()
         else:
             claim.plan.call_off()
             for assignment in assignments:
-                self._server.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-        self._server.leave_if_done()
+                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+        self._lifetime.on_progress()
         self.look_again(pause=0.0 if may_begin else 1.0)
 
     def say_once(self, text: str) -> None:
@@ -3561,11 +3674,7 @@ class Dispatcher:
 #
 # Options, files, sockets, token and keeper come before the event loop, so that errors appear on the user's
 # terminal.  In the loop the server first takes over the running jobs of the previous server, then accepts
-# clients, and then waits for `leaving`, a reason to exit.  There are two reasons:
-#
-#     No job is handed out any more (`stopping`: a signal that lets jobs finish, --exit-when-done,
-#     --max-failed, a file that cannot be used), no line is held, and all received events are dealt with.
-#     INT or TERM has come, or there is a defect: running jobs remain with the keeper, for the next server.
+# clients, and then waits until the phase is EXITING ("The life of the server").
 
 
 class Server(Program):
@@ -3582,12 +3691,9 @@ class Server(Program):
         if not options.dry_run:
             check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
-        self.stopping = False                   # no more jobs are handed out
         self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between checks of the clients and the file
-        self._counting = False                  # the file is being counted, before we exit
         self._summary: Summary | None = None    # of the file when we exit; None: unknown
         self._orphans: list[int] = []           # the lines of orphans that were marked `e`, set when we exit
-        self._code: int | None = None           # the exit status after a signal or a defect; None: neither
         self.began = boottime()
         self._unaccepted = 0                    # connections that were not accepted since the last report
         self._unaccepted_said = -UNACCEPTED     # when that was last reported, by boottime()
@@ -3638,27 +3744,15 @@ class Server(Program):
 
     async def work(self) -> int:
         """Serve until there is a reason to exit.  Return the exit status."""
-        self.leaving = self.loop.create_future()  # done once there is a reason to exit
-        self._hurry = self.loop.create_future()     # done once another signal came after that
-        say = functools.partial(self.in_loop, self.say)
-        self.reader = JobReader(self.path, say=say, mount=self.mount)      # to count lines
-        self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
-        file = ServedFile(
-            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock, keep=self._keeper.keep
-        )
-        self.claims = Claims(file, self.records, ordinals=bool(self.stores[0]))
-        self.interval = self.reader.interval
-        self.dispatcher = Dispatcher(self)
-        crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        self.sessions = Sessions(self, self._trouble, crowd, self.options.grace)
-        self.accountant = Accountant(self)
-        self.failures = Failures(self.reader, self.worker, self.claims.count_renewed)
+        self.lifetime = Lifetime(self.loop)
+        self._make_parts()
         if self.options.max_failed:
             await self.failures.count()
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
         self.worker.post(self.claims.take_badge)
-        make_link = functools.partial(ClientLink, self.sessions, self._token, self._credentials)
+        make_link = functools.partial(ClientLink, self.sessions, self.dispatcher, self.accountant,
+                                      self._token, self._credentials)
         acceptors = [
             Acceptor(sock, self.loop, make_link, self._say_unaccepted) for sock in self._sockets
         ]
@@ -3666,20 +3760,43 @@ class Server(Program):
             watched(self.dispatcher.poll()),
             watched(self.sessions.check_jobs()),
             watched(self._tick()),
-            watched(self._stop_when_done()),
+            watched(self._drain_when_done()),
             watched(self._watch_failures()),
+            watched(self._exit_when_drained()),
         ]
-        await self.leaving
+        await self.lifetime.exiting
         for chore in chores:
             chore.cancel()
         for acceptor in acceptors:
             acceptor.close()
         await self._close()
-        return self.runner_stats.status(self._summary) if self._code is None else self._code
+        status = self.lifetime.exit_status
+        return self.runner_stats.status(self._summary) if status is None else status
+
+    def _make_parts(self) -> None:
+        """Make the parts of the server: first those that the others use."""
+        options = self.options
+        say = functools.partial(self.in_loop, self.say)
+        reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
+        self.records = Records(self.stores, self.stdout if options.print else None, self.worker)
+        file = ServedFile(
+            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock, keep=self._keeper.keep
+        )
+        self.claims = Claims(file, self.records, ordinals=bool(self.stores[0]))
+        services = Services(self.loop, self.worker, self.claims, self.records, self.runner_stats,
+                            self.lifetime, self.say, reader.interval)
+        strangers = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        settings = SessionSettings(self.path, options.grace, options.max_failed, strangers)
+        self.sessions = Sessions(services, settings, self._trouble)
+        pause = max(POLL, reader.interval / 5 if self.mount.network else 0)
+        self.dispatcher = Dispatcher(services, self.sessions, self.stdout, pause)
+        self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
+        self.failures = Failures(reader, self.worker, self.claims.count_renewed)
 
     async def _close(self) -> None:
         """Write and send everything, close connections and keeper, and print the closing line."""
-        seconds = None if self._code is None else runmaker4.Runner.LAST_TRIES
+        signalled = self.lifetime.exit_status is not None
+        seconds = runmaker4.Runner.LAST_TRIES if signalled else None
         self.sessions.tick()
         self.worker.ask(self._orphans.extend, self.claims.list_orphans)
         await self._in_time(self.worker.flush(), seconds)
@@ -3689,18 +3806,18 @@ class Server(Program):
         await self._let_links_go()
         self._let_keeper_go()
         await self._in_time(self.worker.flush(), seconds)
-        await self.print_rest(self.stdout, lambda: self._code is not None)
+        await self.print_rest(self.stdout, lambda: signalled)
         if self._was_signalled:
             # We do not wait for a file system that does not answer.
             count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
             self._summary = count and count.summary_of_all()
         self._say_summary()
-        await self.print_rest(self.stderr, lambda: self._code is not None)
+        await self.print_rest(self.stderr, lambda: signalled)
 
     @property
     def _was_signalled(self) -> bool:
         """Return True if we exit because of a signal, and there was no defect."""
-        return self._code is not None and not self.defects
+        return self.lifetime.exit_status is not None and not self.defects
 
     async def _let_links_go(self) -> None:
         """End all connections, and wait at most a second for the clients to close them.
@@ -3743,7 +3860,8 @@ class Server(Program):
         seconds: None: there is no limit.
         """
         task = watched(work)
-        await asyncio.wait([task, self._hurry], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        either = [task, self.lifetime.hurrying]
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
 
     def _say_unaccepted(self, error: OSError) -> None:
@@ -3764,77 +3882,56 @@ class Server(Program):
 
     def end_for_defect(self) -> None:
         """Exit at once, as after a signal: running jobs remain for the next server; clients wait for it."""
-        if not self.leaving.done():
-            self._code = 1
-            self.stopping = True
-            self.leaving.set_result(None)
+        self.lifetime.exit(1)
 
     def _end(self, number: int) -> None:
         """Handle INT and TERM: exit, and keep running jobs for the next server.
 
         A second signal ends all waits.
         """
-        if self.leaving.done():
-            if not self._hurry.done():
-                self._hurry.set_result(None)
-            return
-        self._code = 128 + number
-        self.stopping = True
+        if self.lifetime.is_exiting:
+            return self.lifetime.hurry()
         kept = self.sessions.kept(self.sessions.jobs) if self._keeper.life else ""
         self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
-        self.leaving.set_result(None)
+        self.lifetime.exit(128 + number)
 
     def _drain(self, number: int) -> None:
         """Handle HUP, USR1 and QUIT: hand out no more jobs, exit when no job is running."""
-        self._say_draining(signal.Signals(number).name)
-        self.stop()
-
-    def _say_draining(self, why: str) -> None:
-        waiting = plural(len(self.sessions.jobs), "job")
-        self.say(f"{why}: handing out no more jobs, waiting for {waiting}")
+        self.sessions.drain(signal.Signals(number).name)
 
     async def _watch_failures(self) -> None:
         """With --max-failed: count the failures in the whole file now and then."""
         while self.options.max_failed:
             await self.failures.rest()
-            self.stop_after_failures(await self.failures.count())
+            self.sessions.drain_after_failures(await self.failures.count())
 
-    def stop_after_failures(self, count: int) -> None:
-        """Stop if --max-failed is reached.  count: jobs failed or in error that were not so at the start."""
-        if 0 < self.options.max_failed <= count and not self.stopping:
-            self._say_draining(too_many_failures(count))
-            self.runner_stats.trouble = True
-            self.stop()
-
-    def stop(self) -> None:
-        """Hand out no more jobs; exit when no job is running."""
-        self.stopping = True
+    async def _exit_when_drained(self) -> None:
+        """While draining: give up groups that have not begun, and exit when nothing is left to wait for."""
+        progress = self.lifetime.progress
+        await progress.wait()
         self.sessions.abort_groups(self.sessions.jobs)
         self.dispatcher.answer_waiting()
-        self.leave_if_done()
+        while not self.lifetime.is_exiting:
+            progress.clear()
+            if self._is_drained():
+                await self._count_and_exit()
+            await progress.wait()
 
-    def leave_if_done(self) -> None:
-        """Begin to exit if no more jobs are handed out, no job is running, and all events are dealt with."""
-        if not self._counting and self._is_done():
-            self._counting = True
-            watched(self._leave())
-
-    def _is_done(self) -> bool:
-        """Return True if nothing remains to do."""
-        if not self.stopping or self.leaving.done():
-            return False
+    def _is_drained(self) -> bool:
+        """Return True if no line is held or being claimed, and all received events are dealt with."""
         if self.sessions.jobs or self.dispatcher.claiming:
             return False
         here = [client for client in self.sessions.clients.values() if client.link]
         return all(client.inbox.is_dealt_with for client in here)
 
-    async def _leave(self) -> None:
-        """Count the file, then exit: the summary decides our exit status and the exit status of clients."""
+    async def _count_and_exit(self) -> None:
+        """Count the file, then exit: the summary decides our exit status and the exit status of clients.
+
+        If a client came back with a job during the count, do not exit.
+        """
         clients = [client for client in self.sessions.clients.values() if client.link]
         count = await self.accountant.count(clients, surely=True)
-        self._counting = False
-        if not self._is_done():
-            # a client came back with a job, or a signal came
+        if self.lifetime.is_exiting or not self._is_drained():
             return
         if count.summary:
             self._summary = count.summary_of_all()
@@ -3842,7 +3939,7 @@ class Server(Program):
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.sessions.clients.values():
             client.tell_closing(done=True, account=count.summary_for(client))
-        self.leaving.set_result(None)
+        self.lifetime.exit()
 
     # -- the keeper ------------------------------------------------------------------------------------------
 
@@ -3882,21 +3979,21 @@ class Server(Program):
             self.sessions.drop_silent(slept=boottime() - before > 3 * self._pause)
             self.sessions.tick()
             before = boottime()
-            if not (self.stopping or self.dispatcher.claiming or self.dispatcher.waiting):
+            if self.lifetime.is_serving and not (self.dispatcher.claiming or self.dispatcher.waiting):
                 self.dispatcher.look({})                # for directives that wait for clients
 
-    async def _stop_when_done(self) -> None:
-        """With --exit-when-done: stop once all jobs have finished, or no more will be started."""
-        while self.options.exit_when_done and not self.stopping:
+    async def _drain_when_done(self) -> None:
+        """With --exit-when-done: drain once all jobs have finished, or no more will be started."""
+        while self.options.exit_when_done and self.lifetime.is_serving:
             await asyncio.sleep(max(self._pause, self.accountant.pause))
-            if self.sessions.jobs or self.stopping:
+            if self.sessions.jobs or not self.lifetime.is_serving:
                 continue
             count = await self.accountant.count()
-            if not count.is_done or self.sessions.jobs or self.stopping or self.dispatcher.looking:
-                continue
-            if count.stopped:
-                self.say(count.stopped)
-            self.stop()
+            is_idle = not self.sessions.jobs and not self.dispatcher.looking
+            if count.is_done and is_idle and self.lifetime.is_serving:
+                if count.stopped:
+                    self.say(count.stopped)
+                self.lifetime.drain()
 
 
 # ======== The certificate ===================================================================================

@@ -1040,14 +1040,12 @@ class LinesOfAClientThatComesBack(JobFileCase):
         records = mock.Mock(**{"log": None, "of.return_value": b"", "find_starts.return_value": {}})
         self.of_worker = server.Claims(file, records, ordinals=False)
         self.served = self.of_worker._queue
-        program = mock.Mock(
-            claims=self.of_worker,
-            interval=file.interval,
-            records=records,
-            worker=runmaker4.FileExecutor(threaded=False),
-            runner_stats=runmaker4.RunnerStats(),
-        )
-        return server.Sessions(program, lambda text: None, 10, 60.0)
+        self.runner_stats = runmaker4.RunnerStats()
+        loop = asyncio.get_running_loop()
+        services = server.Services(loop, runmaker4.FileExecutor(threaded=False), self.of_worker, records,
+                                   self.runner_stats, server.Lifetime(loop), lambda text: None, file.interval)
+        settings = server.SessionSettings(str(self.path), grace=60.0, max_failed=0, max_strangers=10)
+        return server.Sessions(services, settings, lambda text: None)
 
     def claims(self) -> list[ReportedJob]:
         """What the client says: it has both jobs, and a third one whose line is gone."""
@@ -1242,7 +1240,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions = self.sessions()
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
             assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
-            runner_stats = sessions.server.runner_stats
+            runner_stats = self.runner_stats
             runner_stats.count(job, b"e")
             self.assertEqual(runner_stats.worse, 1)
             sessions.recovery._give(assignment, None)
@@ -1257,7 +1255,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions.add_assignment(assignment)
             self.assertIsNotNone(assignment.decide(server.LineResult(server.Cause.RAN, b"d", event=1)))
             sessions._lose(assignment)
-            self.assertEqual(sessions.server.runner_stats.error, 0, "who writes its result counts it")
+            self.assertEqual(self.runner_stats.error, 0, "who writes its result counts it")
             self.assertIn("key", sessions.jobs)
         asyncio.run(come())
 
@@ -1335,7 +1333,7 @@ class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
     """A server counts its file for all that ask, however many they are and whenever they come."""
 
     async def test_who_asks_during_a_count_waits_for_the_next_one(self) -> None:
-        accountant = server.Accountant(mock.Mock())
+        accountant = server.Accountant(*[mock.Mock()] * 4)
         begun: list[str] = []
 
         async def count(*_: object, **__: object) -> None:

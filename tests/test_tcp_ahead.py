@@ -25,8 +25,8 @@ class Throttle(unittest.TestCase):
         self.addCleanup(clock.stop)
 
     def client(self, max_failed: int = 0, slots: int = 2) -> Any:
-        program = SimpleNamespace(options=SimpleNamespace(max_failed=max_failed))
-        client = server.Client(SimpleNamespace(server=program), "c" * 16)
+        sessions = SimpleNamespace(settings=SimpleNamespace(max_failed=max_failed))
+        client = server.Client(sessions, "c" * 16)
         client.capacity = runmaker4.Resources(slots)
         client.want = 1
         return client
