@@ -2549,7 +2549,6 @@ class Sessions:
 
     def add_assignment(self, assignment: Assignment) -> None:
         """Add a line that was claimed for a client."""
-        assignment.job.consumer = assignment.client
         assignment.client.add_assignment(assignment)
         self.jobs[assignment.key] = assignment
 
@@ -2961,8 +2960,14 @@ class Claims:
     """Claims lines for clients, and writes their results: everything that a server does with its job file
     except counting.
 
-    Only the file executor calls the methods, and no other object has this job file, its queue and its cursor.
-    A client is a `Consumer` here; the other parts of the server refer to a claimed line by its job.
+    Only the file executor calls the methods, perhaps in a thread, and no other object has this job file, its
+    queue and its cursor.  Two kinds of objects are known on both sides.  Each attribute is written on one
+    side only, and its values are immutable, so the other side reads the old value or the new one:
+
+        object                  written by Claims                  written in the event loop
+        Job                     all attributes                     none
+        Client, a `Consumer`    `free`; `retry` once it has a      `name`, `address`, `follow`, `capacity`;
+                                pass through the failed lines      `retry` at the first hello
     """
 
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
@@ -3082,9 +3087,9 @@ class Claims:
         """Release the previous server's job locks that no client has claimed."""
         self._file.lock_table.drop_unclaimed()
 
-    def find(self, reported: Sequence[ReportedJob], inherited: Sequence[Job],
+    def find(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
              surely: bool) -> dict[str, Answer]:
-        """Return the answer of the recovery table for each of these jobs, by key.
+        """Claim the lines of jobs that a consumer reports; return the answers of the recovery table, by key.
 
         inherited: jobs of the previous server that no client has claimed.  surely: the file was readable at
         each search for so long that a line that is not in it is gone.
@@ -3101,6 +3106,8 @@ class Claims:
         except OSError as error:
             self._queue.close_if_useless(error)
             why = CannotLook(reason(error))
+        for job in regained.values():
+            job.consumer = consumer
         answers.update(self._describe(regained))
         return {known.key: answers.get(known.key, why) for known in reported}
 
@@ -3329,7 +3336,8 @@ class Recovery:
             sought = [job for job in absent if not self._is_anothers(job.key)]
             inherited = {assignment.job: assignment for assignment in self._absent.assignments.values()}
             answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent}    # unless it is sought
-            answers.update(await self._executor.call(self._claims.find, sought, list(inherited), surely))
+            find = self._claims.find
+            answers.update(await self._executor.call(find, client, sought, list(inherited), surely))
             for key, answer in answers.items():
                 if isinstance(answer, Regained):
                     assignment = Assignment(key, client, answer.job, Phase.BEGUN, began=boottime(),
