@@ -4,61 +4,60 @@ system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-The server claims lines for its clients with the same locks as runmaker4.py, so both can work on one file
+The server claims lines for clients with the same locks as runmaker4.py, so both can work on one file
 together.  Handshake and frames are runmaker4.py's ("The wire").  After the handshake they send:
 
     client                                              server
     have       jobs from an earlier connection
-    hello      who it is, and what it may take          welcome    which file is served, which of these are
-                                                                   not its jobs any more, what output is
-                                                                   collected, the number of the last event
-    claim      for how many slots, and how much         jobs       some, as soon as there are any; a few
-               memory, it wants jobs, besides what                 ahead, if its jobs are short
-               it has asked for and has not got; how    nothing    there are none: the answer to `last`,
-               many slots it has (last: it will leave              after another look at the file
-               if there are no jobs)
-    ping       every five seconds                       pong       and which failed lines are still to be run
-                                                                   again for it (-r, --resume)
-    ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
-                                                                   clock
-    sync       what its clock says                      sync       what does your clock say?
-                                                        stop       end this job, or do not begin it
+    hello      name, slots, memory and options of the   welcome    the served file, which of these jobs the
+               client                                              client has lost, which records and output
+                                                                   to send, the number of the last event
+    claim      a request for jobs: additional slots     jobs       some, as soon as there are any; a few
+               and memory; the number of all slots                 ahead if the jobs are short
+               (last: the client exits if there are     nothing    there are none: the answer to `last`,
+               no jobs)                                            after another scan of the file
+    ping       every five seconds                       pong       and which failed lines the client still
+                                                                   runs again (-r, --resume)
+    ready      the shell of a job waits at the gate     go         the job begins at this time of the
+                                                                   client's clock
+    sync       the time of the client's clock           sync       a question for that time
+                                                        stop       kill this job, or do not begin it
     begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt
-    of a job; these are events, numbered from 1,                   with: what they said is in the files (up to
-    sent again after a new connection until acked                  a second later for runs that go on in a log
-                                                                   file, and for a journal on a network file
-                                                                   system)
+    of a job; these are events, numbered from 1,                   with: their contents are in the files (up
+    sent again after a new connection until acked                  to a second later for the log file while
+                                                                   the run goes on, and for a journal on a
+                                                                   network file system)
                                                         fault      a result could not be written
-                                                        lost       somebody else has this line now: stop the
-                                                                   job
-    account    what does the file hold?                 account    how many jobs in each state; whether new
-                                                                   ones are left that it could have run
-    bye        it leaves and has no more jobs           closing    the server leaves (done: nothing is handed
-                                                                   out any more; with the account)
+                                                        lost       another runner has this line now: kill
+                                                                   the job
+    account    a request for the counts of the file     account    how many jobs in each state; are there
+                                                                   new ones that the client could run?
+    bye        the client exits and has no more jobs    closing    the server exits (done: no more jobs are
+                                                                   handed out; with the account)
     status     (without hello)                          summary, client, job, ..., end
 
-What keeps jobs from being lost or run twice:
+These rules keep jobs from being lost or run twice:
 
- 1. A client is lost when its connection is closed, or when it was silent for 15 s.  It has --grace to come
-    back.  Meanwhile the lines of a lost client stay `r` and locked.  After the grace they become `e`, even
-    if the client has not reported the start of their jobs: the server cannot know.
+ 1. A client is lost when the connection is closed, or after 15 s of silence.  It has --grace to come back.
+    During the grace the lines of a lost client stay `r` and locked.  After the grace they become `e`, even
+    if the client has not reported the start of these jobs: the server cannot know.
  2. A client starts a job only if the server has answered a request that the client sent less than half the
     grace (and less than 15 s) ago.  Otherwise the line can have become `e` while the client slept, and
     another runner can have it by now.
  3. A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
-    and stops its copy of any other.  While the server cannot read the file, it does not answer, and after
+    and kills the copy of any other.  While the server cannot read the file, it does not answer, and after
     a while drops the connection: the client keeps all jobs and connects again.  Jobs that it does not
     list were not started, and become `.`; so do jobs that it gives back because it had not begun them
     when it lost the server.  For running jobs, a client also resends events that another server has
     acknowledged: `begin`, and unfinished output lines.  A client can lie: a job has the number that the
     server finds in the journal or in the file, not the one that the client names.  After a restart of the
     server a client can also name a running line of another client: the new server knows the running lines,
-    not their clients.  To bind a line to its client would need a secret that clients do not know, in a file
-    that outlives the server.  Such a secret would not help: a client that lies knows the token, so it can
-    pass for the server and stop the job of the other client.
+    but not which client has which line.  To bind a line to a client would need a secret that clients do not
+    know, in a file that outlives the server.  Such a secret would not help: a client that lies knows the
+    token, so it can pass for the server and stop the job of the other client.
  4. All job locks are on one open file description, shared with a keeper: a small process that only outlives
     the server by the grace.  The next server gets the description, and with it the job locks, from the
-    keeper.  Clients that come back name their lines; lines that no client has named become `e` after the
+    keeper.  Clients that come back name the lines; lines that no client has named become `e` after the
     grace.
 """
 
@@ -231,9 +230,9 @@ CROWD = 1000
 BACKLOG = CROWD                 # connections that wait for accept(2)
 LEAST_DESCRIPTORS = 64          # open files: some 20 for the server, 16 for strangers, the rest for clients
 UNACCEPTED = 60.0               # seconds between messages about connections that were not accepted
-BATCH = 64                      # lines claimed in one go; then other work has its turn
+BATCH = 64                      # lines claimed in one go; then other work follows
 AHEAD = 16                      # most lines that a client gets before it asks for them: see Client.ahead
-SOON = 0.1                      # seconds from the sending of such a line to its result
+SOON = 0.1                      # seconds from sending a line to the result of a short job
 POLL = 0.1                      # seconds between scans of a local file, while clients wait
 WINDOW = 1 << 20                # bytes of unacknowledged output that a client may send
 WINDOWS = 1 << 24               # bytes of unacknowledged output that all clients together may send
@@ -796,14 +795,13 @@ class KeeperLink:
 #     a defect: exit(1)                                   EXITING     EXITING     -
 #     all is dealt with, and the file is counted: exit()  -           EXITING     -
 #
-# Running jobs of a server that is told to exit by a signal or a defect remain with the keeper, for the next
-# server.
+# If a signal or a defect ends the server, running jobs remain with the keeper, for the next server.
 
 
 class ServerPhase(enum.Enum):
     """The progress of the server."""
     SERVING = enum.auto()               # lines are handed out
-    DRAINING = enum.auto()              # no line is handed out; clients finish those that they have
+    DRAINING = enum.auto()              # no line is handed out; running jobs finish
     EXITING = enum.auto()               # no message of a client is handled any more
 
 
@@ -860,20 +858,21 @@ class Lifetime:
 
 # A line that a client has is in one of these phases.  Only methods of Assignment change the phase:
 #
-#     phase     what is known of the line                        what comes next
-#     CLAIMED   its client was not told of it yet: the message   SENT by hand(), ENDING, OVER
-#               is about to go, or the line waits for its turn
-#               in a group
-#     SENT      its client was told, and may have begun it       BEGUN by begin(), ENDING, OVER; CLAIMED by
-#                                                                requeue(), when the message was lost
-#     BEGUN     its client has it, or its group let it begin     ENDING, OVER
-#     ENDING    end() has said what becomes of it, and its       OVER
-#               state is being written
-#     OVER      nobody has it any more                           nothing: forget() is the last call
+#     phase     meaning                                      next phase
+#     CLAIMED   the client does not know the line yet: the   SENT by hand(), ENDING, OVER
+#               message is about to go, or the line waits
+#               for other lines of a group
+#     SENT      the client was sent the line, and can have   BEGUN by begin(), ENDING, OVER; CLAIMED by
+#               begun the job                                requeue(), if the message was lost
+#     BEGUN     the client has the line, or the group has    ENDING, OVER
+#               let it begin
+#     ENDING    decide() has set the result, which is now    OVER
+#               being written
+#     OVER      no client has the line                       none: forget() is the last call
 #
 # A line of the previous server is SENT, because no more is known.  A line that a client has brought back is
-# BEGUN.  OVER follows without ENDING in two cases: another runner has taken the line, or the line was
-# inherited and its client has come.
+# BEGUN.  OVER follows without ENDING in two cases: another runner has taken the line, or a client has come
+# for an inherited line.
 
 
 class Phase(enum.Enum):
@@ -904,7 +903,7 @@ class Cause(enum.Enum):
         return self in (Cause.TIMEOUT, Cause.UNSTARTED, Cause.VANISHED, Cause.TAKEN)
 
 
-# The causes that a client reports for the end of a job, in addition to its state
+# The causes that a client reports for the end of a job, in addition to the state
 CAUSES = {
     "": Cause.RAN,
     "timeout": Cause.TIMEOUT,
@@ -937,8 +936,8 @@ class Assignment:
     phase: Phase = Phase.CLAIMED
     handed: float | None = None         # when the client was sent the job, or `go`; boottime()
     began: float | None = None          # when the job began, as far as we know; boottime()
-    pid: int = 0                        # of its shell; 0: unknown
-    member: Member | None = None        # the host in its group that it is for; None: it is in no group
+    pid: int = 0                        # of the shell; 0: unknown
+    member: Member | None = None        # the host of the group; None: it is in no group
     run: Run | None = None              # the current run; None: no run, or no records are kept
     # The next two are for a job that a client has brought back.
     record: bytes | None = None         # the job's record in the log file
@@ -1021,8 +1020,8 @@ class Assignment:
         If the job ends without a result of its own, earlier decisions about the line have more weight:
 
         - If a user has set the state, that state stays.
-        - If the group was stopped, that is the cause: the client was told to stop the job, and therefore has
-          exited or given the job back.
+        - If the group was stopped, that is the cause: the client was ordered to stop the job, and has
+          therefore exited or given the job back.
         - If the group has begun, a host that gives a line back is lost: the others do not wait for it.
         """
         if not self.is_open:
@@ -1050,7 +1049,7 @@ class Assignment:
         self.member = member
 
     def leave_group(self) -> None:
-        """Remove the line from its group, which was called off."""
+        """Remove the line from the group, which was called off."""
         self.member = None
 
     def begin_run(self, run: Run) -> None:
@@ -1065,7 +1064,7 @@ class Assignment:
         return run
 
 
-# ======== Clients and their connections =====================================================================
+# ======== Clients and connections ===========================================================================
 #
 # A `Client` outlives its connections: it has one `ClientLink` after the other.  Messages that must not be
 # lost come as events, which have numbers and come again after a new connection.  The `Inbox` drops events
@@ -1146,10 +1145,10 @@ class Inbox:
 
 @dataclass(frozen=True)
 class Hello:
-    """What a client reports about itself, and the jobs that it may get."""
-    client: str                         # its random identifier, drawn when it started
+    """The properties of a client, which decide what jobs it gets."""
+    client: str                         # a random identifier, drawn at the start of the client
     name: str                           # of its host
-    directory: bytes                    # where its jobs run
+    directory: bytes                    # where the jobs run
     retry: bytes                        # as Consumer.retry
     follow: bool
     pid: int
@@ -1176,9 +1175,9 @@ class Hello:
 
 class Gone(enum.Enum):
     """Why messages on a link do not count any more."""
-    LOST = enum.auto()                  # its client has the grace to come back
-    REPLACED = enum.auto()              # its client has a new connection
-    PARTED = enum.auto()                # its client has sent bye
+    LOST = enum.auto()                  # the client has the grace to come back
+    REPLACED = enum.auto()              # the client has a new connection
+    PARTED = enum.auto()                # the client has sent bye
 
 
 class Client(Consumer):
@@ -1195,17 +1194,17 @@ class Client(Consumer):
         self.id = id
         self.address = "?"
         self.pid = 0
-        self.directory = b""            # where its jobs run
-        self._newest: ClientLink | None = None  # the link of its last hello
+        self.directory = b""            # where the jobs run
+        self._newest: ClientLink | None = None  # the link of the last hello
         self._came = asyncio.Event()    # set until live() has dealt with that hello
         self._lost_at = boottime()      # when the last link was lost
         self.assignments: dict[str, Assignment] = {}
-        self._memberships = 0           # groups that it is a host of: it gets no other jobs meanwhile
+        self._memberships = 0           # groups that it is a host of; if any, it gets no other jobs
         self.want = 0                   # slots for which it waits for jobs
-        self.free_memory = 0            # bytes for these jobs; negative: its memory has shrunk since
-        self.asked = 0                  # the number of its last claim, which answers repeat
+        self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk since
+        self.asked = 0                  # the number of the last claim, which answers repeat
         self.asked_at = 0.0             # when that claim came, by boottime()
-        self.leaving = False            # its last claim said that it will leave if there are no jobs
+        self.leaving = False            # the last claim: it exits if there are no jobs
         self._done_soon = 0             # jobs in a row, up to the last one, that were done within SOON
         self.inbox = Inbox()
         self._timer: asyncio.TimerHandle | None = None      # acknowledges events
@@ -1240,13 +1239,13 @@ class Client(Consumer):
     def room(self) -> int:
         """Return the number of further lines that the client may have; lines in ENDING do not count.
 
-        A client may have more lines than slots, because slots out of service can still finish their jobs.
+        A client may have more lines than slots, because slots out of service can still finish jobs.
         """
         return 2 * self.slots - sum(assignment.is_open for assignment in self.assignments.values())
 
     @property
     def ahead(self) -> int:
-        """Return how many lines the client gets beyond its request, so that short jobs share messages.
+        """Return the number of lines that the client gets in addition, so that short jobs share messages.
 
         One for every four jobs in a row that were done within SOON of being sent.  A job that fails, takes
         longer or is given back ends the row.  If a long job comes then, the client gives the waiting jobs
@@ -1295,7 +1294,7 @@ class Client(Consumer):
         while link := await self._next_link():
             gone = await self._talk(link)
             if self.sessions.lifetime.is_exiting:
-                return                      # its lines are kept for the next server
+                return                      # the lines are kept for the next server
             begun = self._detach()
             if gone is Gone.LOST:
                 self._begin_grace(link.why)
@@ -1456,7 +1455,7 @@ class Client(Consumer):
         self.want = max(self.want - slots, 0)
 
     def note_pace(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Note whether a job was done, and within SOON."""
+        """Count jobs in a row that were done within SOON."""
         soon = assignment.handed is not None and boottime() - assignment.handed < SOON
         self._done_soon = self._done_soon + 1 if soon and line_result.state == DONE else 0
 
@@ -1571,7 +1570,7 @@ class ClientLink(Link, asyncio.Protocol):
                 self._dispatcher.forget(self._guest)
 
     def ask_clock(self, then: Callable[[], None]) -> Clock:
-        """Ask the client for its clock.  then: called when the clock is known."""
+        """Ask the client for the time of its clock.  then: called when the clock is known."""
         self.clock = Clock(self, then)
         return self.clock
 
@@ -1603,7 +1602,7 @@ class ClientLink(Link, asyncio.Protocol):
             self.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
             assignment = client.assignments.get(message.text("id", 16))
-            if assignment and assignment.is_open:                 # otherwise the line was settled meanwhile
+            if assignment and assignment.is_open:                 # otherwise the line is settled already
                 self._on_ready(assignment)
         elif kind == "have" and not self._guest:
             jobs = [ReportedJob.read(item) for item in message.objects("jobs")]
@@ -1625,7 +1624,7 @@ class ClientLink(Link, asyncio.Protocol):
 
     @staticmethod
     def _on_ready(assignment: Assignment) -> None:
-        """Tell the group that the shell of a job waits.  Raises WireError."""
+        """Notify the group that the shell of a job waits.  Raises WireError."""
         member = assignment.member
         if not member or assignment is not member.current:
             raise WireError("nobody has asked it to hold that job")
@@ -1663,7 +1662,7 @@ class ClientLink(Link, asyncio.Protocol):
 # ======== Records ===========================================================================================
 #
 # Events of clients' runs go to the sinks that a runner uses: --print, -l, --outdir, --joblog.  A `Run` is
-# created when its `begin` comes, and abandoned if its end will never be reported.  The records of a run that
+# created for a `begin`, and abandoned if no `end` can come.  The records of a run that
 # began under the previous server continue in that server's files: its `begin` has the flag `again`, and the
 # journal shows the line and the files of the run.
 
@@ -1690,7 +1689,7 @@ class RemoteStream(Stream):
 
 
 class Records:
-    """Feeds the sinks of the server (its files and its console) with the events of clients' runs."""
+    """Feeds the sinks of the server (files and console) with the events of clients' runs."""
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  worker: FileExecutor) -> None:
@@ -1703,7 +1702,7 @@ class Records:
         self._printed = Console(console, with_output=True, colour=False) if console else None
 
     def wanted(self) -> dict[str, bool]:
-        """Return what clients must send: begin and end of runs (records), and job output (output)."""
+        """Return which events clients must send: begin and end of runs (records), job output (output)."""
         output = bool(self.log or self._printed or self._outdir)
         return dict(records=output or bool(self._joblog), output=output)
 
@@ -1856,7 +1855,7 @@ class Records:
 
     @staticmethod
     def abandon(assignment: Assignment) -> None:
-        """End the records of the current run, if any: its end will never be reported."""
+        """End the records of the current run, if any: the end will never be reported."""
         run = assignment.end_run()
         if run:
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
@@ -1958,10 +1957,10 @@ def count_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
 
 @dataclass(eq=False)
 class Plan:
-    """A group that waits for its hosts."""
+    """A group that waits for hosts."""
     met: PendingGroup
     hosts: dict[str, GroupJobs]                 # by entry of host=
-    # kept free for it, because all its hosts are connected, but busy
+    # kept free for it, because all hosts are connected, but some are busy
     reserved: set[Client] = field(default_factory=set)
 
     @property
@@ -1973,11 +1972,11 @@ class Plan:
         self.reserved = clients
 
     def begin(self) -> None:
-        """Note that its lines will be claimed now: walks do not report it any more."""
+        """Note that the lines will be claimed now: walks do not report it any more."""
         self.met.started = True
 
     def call_off(self) -> None:
-        """Note that its lines could not be claimed, or it could not begin: walks report it again."""
+        """Note that the group could not begin: walks report it again."""
         self.met.started = False
 
 
@@ -2001,15 +2000,15 @@ class GroupClaim:
 
 @dataclass(eq=False)
 class Member:
-    """A host of a group that runs or will run, with its client and jobs."""
+    """A host of a group that runs or will run, with client and jobs."""
     group: Group
     host: str
     client: Client
     clock: Clock                                # of the client
     queue: deque[Assignment]                         # jobs that were not sent to the client
-    # the job that was sent to the client, and has not ended
+    # the unfinished job that was sent to the client
     current: Assignment | None = None
-    at_gate: bool = False                       # the shell of its first job waits, or has waited
+    at_gate: bool = False                       # the shell of the first job waits, or has waited
     lost: bool = False                          # it counts as lost, see Cause.loses_host
 
     @property
@@ -2025,7 +2024,7 @@ class Member:
     def take_next(self) -> Assignment | None:
         """Return the next job to send to the client; None: there is none, or the client is away.
 
-        Jobs that were cancelled meanwhile are skipped: the group is notified when they are settled.
+        Jobs that were cancelled by now are skipped: the group is notified when they are settled.
         """
         while self.queue and not self.queue[0].is_open:
             self.queue.popleft()
@@ -2058,7 +2057,7 @@ class Member:
         return unsent
 
     def stop(self) -> None:
-        """Tell the client to stop the current job, or not to begin it."""
+        """Order the client to stop the current job, or not to begin it."""
         if self.current:
             self.current.tell("stop", cancelled=False)
 
@@ -2072,7 +2071,7 @@ class Stage(enum.Enum):
 
 
 class Group:
-    """A group whose lines are claimed."""
+    """A group with claimed lines."""
     HOSTS = 500
     PREPARING = 10.0                            # seconds that clients may take to get ready
     LEAD = 0.01                                 # seconds from `go` to the start, plus the longest round trip
@@ -2080,7 +2079,7 @@ class Group:
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
                  links: dict[Client, ClientLink]) -> None:
-        """stdout: where the results are printed.  claim: a complete one.  links: of its clients."""
+        """stdout: where the results are printed.  claim: a complete one.  links: of the clients."""
         self._dispatcher = dispatcher
         self._loop = sessions.loop
         self._sessions = sessions
@@ -2101,7 +2100,7 @@ class Group:
         self._results: list[tuple[int, bytes]] = []
 
     def prepare(self) -> None:
-        """Send each host its first job, for which the shell must wait at the gate."""
+        """Send each host the first job, for which the shell must wait at the gate."""
         self._timer = self._loop.call_later(self.PREPARING, self._give_up)
         for member in self._members:
             member.client.enter_group()
@@ -2173,7 +2172,7 @@ class Group:
         return True
 
     def _send_next(self, member: Member) -> None:
-        """Send a client its next job, if it is connected."""
+        """Send a client the next job, if it is connected."""
         assignment = member.take_next()
         if not assignment:
             return
@@ -2449,7 +2448,7 @@ class Accountant:
 
     @staticmethod
     def _report_client(link: ClientLink, client: Client, clock: float) -> None:
-        """Send the part of a status for a client and its jobs.  clock: the time now."""
+        """Send the part of a status for a client and the jobs there.  clock: the time now."""
         link.send(
             type="client",
             name=client.name,
@@ -2512,7 +2511,7 @@ class ServerInfo:
 
 
 class Sessions:
-    """The clients that are connected or can come back, their lines, and their messages.
+    """The clients that are connected or can come back, with lines and messages.
 
     From add_assignment() to forget(), the assignment of a line is in `jobs` and in the client's
     `assignments`, by its key, and the line is locked.
@@ -2553,7 +2552,7 @@ class Sessions:
         self.jobs[assignment.key] = assignment
 
     def forget(self, assignment: Assignment) -> bool:
-        """Remove this line from its client.  Return False if that was done before."""
+        """Remove this line from the client.  Return False if that was done before."""
         if assignment.phase is Phase.OVER:
             return False
         assignment.forget()
@@ -2565,7 +2564,7 @@ class Sessions:
         return True
 
     def _conclude(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Remove this line from its client, and notify the job's group, if any, of the result."""
+        """Remove this line from the client, and notify the job's group, if any, of the result."""
         if self.forget(assignment) and assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
@@ -2620,7 +2619,7 @@ class Sessions:
                     (assignment for assignment in self.jobs.values() if assignment.job is job), None
                 )
                 if not assignment:
-                    continue            # the line was settled meanwhile
+                    continue            # the line is settled by now
                 if cause == "cancelled":
                     self.cancel(assignment)
                 else:
@@ -2636,9 +2635,9 @@ class Sessions:
         self._conclude(assignment, LineResult(Cause.TAKEN, ERROR))
 
     def cancel(self, assignment: Assignment) -> None:
-        """Stop a job whose line was set to another state in the file, by a message to its client.
+        """Stop a job after a user has set the state of the line, by a message to the client.
 
-        A lost client gets the message when it comes back.  A line that was not yet sent to its client is
+        A lost client gets the message when it comes back.  A line that was not yet sent to the client is
         settled at once.
         """
         if assignment.phase is Phase.CLAIMED:
@@ -2689,7 +2688,7 @@ class Sessions:
         return client
 
     def add(self, client: Client) -> asyncio.Future[None]:
-        """Add a client.  Return its live() task, which is done when the client is gone for good."""
+        """Add a client.  Return the live() task, which is done when the client is gone for good."""
         self.clients[client.id] = client
         return watched(client.live())
 
@@ -2716,7 +2715,7 @@ class Sessions:
             raise
 
     def _apply_event(self, client: Client, kind: str, message: Message, number: int) -> None:
-        """Settle a line, or keep records of a run, as an event says.  Raises WireError.
+        """Apply an event: settle a line, or keep records of a run.  Raises WireError.
 
         An event of a line that is settled or lost changes nothing: the client was notified, or will be.
         """
@@ -2829,12 +2828,12 @@ class Sessions:
 
 # ======== Recovery ==========================================================================================
 #
-# A client can have jobs that this server has not assigned to it: an earlier server has, or their lines became
+# A client can have jobs that this server has not assigned to it: an earlier server has, or the lines became
 # `e` when the grace of the client was over.  The client gets back the lines that are still available:
 #
 #     1. A server that takes over gets from the keeper an open file description of the lock file, which holds
 #        the job locks of the previous server: inherit().  Job locks show which lines run, but not which
-#        client has them.  So these lines belong to a client that never comes, `absent`, whose grace begins
+#        client has them.  So these lines belong to a client that never comes, `absent`; the grace begins
 #        with the server.
 #     2. Each client that connects names its jobs, and reclaim() answers.  It deals with one client after the
 #        other, because two clients can name one line.
@@ -2845,15 +2844,15 @@ class Sessions:
 # and by the count of job locks.  So no second copy can start because of this, and a copy that gets no line is
 # killed.
 #
-#     the client says        what stands there                                     the answer
-#     anything               this server has written its result                    settled
-#     anything               another client has that job                           lost
-#     ended, given back      that very state in its place, or in a moved line      settled
-#     anything               `r`, inherited from the server before                 it has that line
-#     anything               no `r`, but an inherited job lock of the command          it has that job lock
-#     runs, or ended         `e`, `.` in its very own line, which nobody has       it has that line
-#     anything               `r` without a job lock: an orphan                         it has that line
-#     runs                   a state that is held, in its place                    cancelled
+#     reported as            in the file                                           answer
+#     anything               the result, written by this server                    settled
+#     anything               any state, and another client has that job            lost
+#     ended, given back      that very state at the offset, or in a moved line     settled
+#     anything               `r`, inherited from the previous server               it has that line
+#     anything               no `r`, but an inherited job lock of the command      it has that job lock
+#     runs, or ended         `e` or `.` in the job's own line, which is free       it has that line
+#     anything               `r` without a job lock: an orphan                     it has that line
+#     runs                   a state that is held, at the offset                   cancelled
 #     anything               another's `r`, another state, no such line            lost
 #
 # If the file cannot be read now, or may be half saved, or another process changes a line of the command at
@@ -2876,7 +2875,7 @@ class Sessions:
 
 class Progress(enum.IntEnum):
     """The progress that a client reports of a job, in the order in which jobs choose lines."""
-    ENDED = 0                           # it has a result of its own
+    ENDED = 0                           # it has a result
     RUNS = 1                            # or is about to run
     GIVEN_BACK = 2                      # or was interrupted
 
@@ -2930,17 +2929,17 @@ Answer = Union["Regained", NoLine, CannotLook]      # for a reported job
 
 @dataclass(frozen=True)
 class Regained:
-    """A reported job whose line is locked for the client again."""
+    """A reported job with a line that is locked for the client again."""
     job: Job
-    record: bytes                       # its record in the log file
-    keeps_files: bool                   # the files of its run in the output directory still belong to it
+    record: bytes                       # the job's record in the log file
+    keeps_files: bool                   # the output directory still has the files of this run
 
 
 @dataclass(frozen=True)
 class Adopted:
     """The jobs taken over from the previous server."""
     jobs: list[Job]
-    has_unclaimed: bool                 # it also had job locks whose lines are not known
+    has_unclaimed: bool                 # it also had job locks of unknown lines
 
 
 @dataclass(eq=False)
@@ -3002,7 +3001,7 @@ class Claims:
         """Claim up to BATCH lines, one for each consumer in turn.
 
         offers: the slots and memory that each consumer offers.  leaving: one of them exits if there is no
-        job.  away: all consumers, including busy ones and those that can come back.
+        job.  away: all consumers, also busy ones and lost ones that can come back.
         """
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
@@ -3024,7 +3023,7 @@ class Claims:
 
     @staticmethod
     def _charge(job: Job, consumers: Consumers) -> None:
-        """Subtract a job's needs from its consumer, which is then last in turn if it still has slots."""
+        """Subtract a job's needs from the consumer, which is then last in turn if it still has slots."""
         job.consumer.free -= job.settings.needs
         del consumers.all[job.consumer]
         if job.consumer.free.slots > 0:
@@ -3113,7 +3112,7 @@ class Claims:
 
     def _find_lines(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
                     surely: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | CannotLook]]:
-        """Yield each of these jobs with its answer, as find() does; a Job: its line is locked again.
+        """Yield each of these jobs with the answer, as find() does; a Job: the line is locked again.
 
         Raises OSError: nothing is known about the jobs that were not yielded.
         """
@@ -3134,7 +3133,7 @@ class Claims:
             unknown = dict.fromkeys(searched, CannotLook("the file may be half saved", is_read=True))
         # If a command is in the file once, that line is the job's own, wherever it is.
         number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
-        # Among jobs with the same progress, jobs whose own lines were moved by an edit choose last.
+        # Among jobs with the same progress, jobs choose last if an edit has moved their own lines.
         reported = sorted(reported, key=lambda known: known.line.number not in free[known.line.command])
         for known in sorted(reported, key=lambda known: known.progress):
             command = known.line.command
@@ -3158,7 +3157,7 @@ class Claims:
                 yield known, NoLine.CANCELLED if is_held else NoLine.LOST
 
     def _search(self, commands: Collection[bytes]) -> tuple[dict[bytes, list[Line]], bool]:
-        """Return the lines of these commands, and whether the file surely was complete meanwhile.
+        """Return the lines of these commands, and True if the file surely was complete during the search.
 
         Raises OSError.
         """
@@ -3171,7 +3170,7 @@ class Claims:
 
     @staticmethod
     def _to_be_searched(here: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
-        """Return the commands whose lines must be searched for in the whole file.
+        """Return the commands to search for in the whole file.
 
         here: the state at each job's position.  A command need not be searched for if there are as many
         inherited jobs of it, and each position has `r` or the job's result.
@@ -3183,7 +3182,7 @@ class Claims:
 
     @staticmethod
     def _is_written(result: bytes, here: bytes | None, alike: Iterable[Line]) -> bool:
-        """Return True if a result is in its line already: the previous server had no time to report it.
+        """Return True if a result is in the line already: the previous server had no time to report it.
 
         here: the state at the line's position; None: an edit has moved the line.  Then any line of the
         command with this result counts.  If that is wrong, a line becomes `e`; that is better than a result
@@ -3196,7 +3195,7 @@ class Claims:
         return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
     def _describe(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
-        """Restore the numbers of jobs that were taken back; return the jobs with their records, by key.
+        """Restore the numbers of jobs that were taken back; return the jobs and records, by key.
 
         A client can lie about numbers.  So use the number that the journal has for that run, or otherwise the
         number of the line that the job has now.
@@ -3240,17 +3239,17 @@ class Recovery:
         self._interval = services.interval
         self._executor = services.executor
         self._runner_stats = services.runner_stats
-        self._absent = Client(sessions, "")     # has the previous server's lines until their clients come
+        self._absent = Client(sessions, "")     # has the previous server's lines until clients come for them
         self.abandoned = False                  # we exited before these lines could be taken over
-        # the keys of jobs whose results are written: their clients may not know it yet; oldest first
+        # the keys of jobs with written results, oldest first: perhaps the clients do not know yet
         self._settled: OrderedDict[str, None] = OrderedDict()
         self._one_by_one = asyncio.Lock()       # held while searching for the lines of one client
 
-    # -- what is remembered ----------------------------------------------------------------------------------
+    # -- settled jobs ----------------------------------------------------------------------------------
 
     def on_settled(self, assignment: Assignment) -> None:
-        """Remember a job whose result is written: its client may never be notified."""
-        # An OrderedDict, because a dict needs more and more time to find its first key.
+        """Remember a job with a written result: perhaps the client was not notified."""
+        # An OrderedDict, because a dict needs more and more time to find the first key.
         self._settled[assignment.key] = None
         if len(self._settled) > SETTLED:
             self._settled.popitem(last=False)
@@ -3361,7 +3360,7 @@ class Recovery:
         return keys
 
     def _is_anothers(self, key: str) -> bool:
-        """Return True if another client has this job: then its line is not searched for.
+        """Return True if another client has this job: then the line is not searched for.
 
         A job that the other client is about to lose does not count, because this client may have it: both can
         be the same program, the other one from before its grace was over.
@@ -3403,7 +3402,7 @@ class Recovery:
 #        line can still come back unstarted.
 #     5. For each group that a walk has met there is a plan: which host gets which jobs.  Once all its hosts
 #        have a free slot, its lines are claimed, all or none.  If all its hosts are connected but some are
-#        busy, these hosts get no other jobs meanwhile.
+#        busy, these hosts get no other jobs until then.
 
 
 class Dispatcher:
@@ -3421,13 +3420,13 @@ class Dispatcher:
         self._executor = services.executor
         self._records = services.records
         self._runner_stats = services.runner_stats
-        # Random keys: a client names the keys of its jobs when it connects.  So a key must be hard to guess,
+        # Random keys: a client names the keys of jobs when it connects.  So a key must be hard to guess,
         # and different from the keys of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
         self.waiting: dict[Client, None] = {}   # clients that want jobs; the client served last is last
         self._met = WalkReport()                # of the last complete walk that found nothing
         self.looking = True                     # it is too early to report that there are no jobs
-        self._groups: dict[int, Plan] = {}      # groups that wait for hosts, by the offset of their first job
+        self._groups: dict[int, Plan] = {}      # groups that wait for hosts, by the offset of the first job
         self._said: set[str] = set()            # messages that must not be repeated
         self._pause_until = 0.0                 # no group is started before, by boottime()
         self.wanted = False                     # a client has just asked for jobs
@@ -3581,7 +3580,7 @@ class Dispatcher:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _arrange(self, batch: Batch) -> None:
-        """Start groups whose hosts all have a free slot; else reserve the hosts if all are connected."""
+        """Start each group if all hosts have a free slot; else reserve the hosts if all are connected."""
         if not (batch.plans or self._groups):
             return
         found = {plan.first.offset: plan for plan in batch.plans}
@@ -3643,9 +3642,9 @@ class Dispatcher:
         return chosen
 
     def _start_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
-        """Prepare a group whose lines were claimed.
+        """Prepare a group after claiming the lines.
 
-        Give the lines back if some could not be claimed, a client was lost meanwhile, or the server stops.
+        Give the lines back if some could not be claimed, a client was lost since, or the server drains.
         """
         self.claiming = False
         places = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
@@ -3782,7 +3781,7 @@ class Server(Program):
         return self.runner_stats.status(self._summary) if status is None else status
 
     def _make_parts(self) -> None:
-        """Make the parts of the server: first those that the others use."""
+        """Make the parts of the server, the shared ones first."""
         options = self.options
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
@@ -4024,7 +4023,7 @@ BASE = (0x6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,
 # DER before and after the 64 bytes of the public key, and before and after the 32 bytes of the key: a type,
 # a length in bytes (preceded by 81 if it is 128 or more), the contents
 CERTIFICATE = bytes.fromhex(
-    "3081d9 3081bf"                                         # certificate: what is signed,
+    "3081d9 3081bf"                                         # certificate: the signed part,
     "a003 020102 020101"                                    # which is version 3, serial number 1,
     "300a 06082a8648ce3d040302"                             # signed by ECDSA with SHA-256,
     "3014 3112 3010 0603550403 0c0972756e6d616b657234"      # by the common name "runmaker4",
@@ -4157,7 +4156,7 @@ def make_id(id_file: str) -> str:
     """Write a new id to a file, which may exist already.  Return the id.  Raises OSError.
 
     Only one server of this host does that at a time: the server with the keeper.  If another host does it at
-    the same moment, one of the two ids is lost, and clients with that id wait when their server is restarted.
+    the same moment, one of the two ids is lost, and clients with that id wait when the server is restarted.
     """
     file_id = secrets.token_hex(16)
     fd = os.open(id_file, os.O_WRONLY | os.O_CREAT | runmaker4.LOCK_FILE_FLAGS, 0o644)
@@ -4174,11 +4173,14 @@ def make_id(id_file: str) -> str:
 #
 # All servers of a user have one token.  It is in a file that only the user can read, unless $RUNMAKER4_TOKEN
 # gives it.  One socket accepts IPv6 and IPv4 if the system allows that.  Otherwise, and with --host, each
-# address has its own socket, all on one port.
+# address has a socket, all on one port.
 
 
 def choose_token(new: bool) -> tuple[str, str]:
-    """Return the token, and its text for the first line of output.  new: make one.  Raises UsageError."""
+    """Return the token, and the text about it for the first line of output.  Raises UsageError.
+
+    new: make a new token.
+    """
     given = token_of_environment()
     if given:
         if new:
@@ -4210,7 +4212,7 @@ def make_token(path: str, new: bool) -> str:
                         return read_token(path, follow=False)
                 return _write_token(path, os.replace)
             except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):      # another server was faster: use its token
+                with contextlib.suppress(FileExistsError):      # another server was faster: use that token
                     return _write_token(path, os.link)
             except OSError as error:
                 if error.errno != errno.ELOOP:                  # it has just become a link: try again
