@@ -1,0 +1,88 @@
+"""Promise: what an event means for a server depends on its phase, and on nothing else."""
+import asyncio
+import importlib
+import unittest
+from typing import Any, Callable
+
+server: Any = importlib.import_module("runmaker4-server")
+Phase = server.ServerPhase
+SIGNAL = 143                # the exit status after TERM
+
+# The table of "The life of the server": for each event the next phase, by the phase in which it happens
+TABLE: dict[str, tuple[Any, Any, Any]] = {
+    "drain": (Phase.DRAINING, Phase.DRAINING, Phase.EXITING),
+    "a signal": (Phase.EXITING, Phase.EXITING, Phase.EXITING),
+    "a defect": (Phase.EXITING, Phase.EXITING, Phase.EXITING),
+    "all is counted": (Phase.EXITING, Phase.EXITING, Phase.EXITING),
+    "progress": (Phase.SERVING, Phase.DRAINING, Phase.EXITING),
+}
+EVENTS: dict[str, Callable[[Any], None]] = {
+    "drain": lambda life: life.drain(),
+    "a signal": lambda life: life.exit(SIGNAL),
+    "a defect": lambda life: life.exit(1),
+    "all is counted": lambda life: life.exit(),
+    "progress": lambda life: life.on_progress(),
+}
+
+
+class Cells(unittest.IsolatedAsyncioTestCase):
+    """A server is in a phase, and something happens."""
+
+    def life(self, phase: Any) -> Any:
+        """A server that has come to this phase; all that it did there is forgotten."""
+        life = server.Lifetime(asyncio.get_running_loop())
+        if phase is Phase.DRAINING:
+            life.drain()
+        elif phase is Phase.EXITING:
+            life.exit(SIGNAL)
+        life.progress.clear()
+        return life
+
+    async def test_each_event_leads_from_each_phase_where_the_table_says(self) -> None:
+        for event, phases in TABLE.items():
+            for before, after in zip(Phase, phases):
+                with self.subTest(event=event, before=before.name):
+                    life = self.life(before)
+                    EVENTS[event](life)
+                    self.assertIs(life.phase, after)
+                    self.assertEqual(life.exiting.done(), after is Phase.EXITING)
+                    self.assertEqual(life.is_serving, after is Phase.SERVING)
+
+    async def test_the_first_reason_to_exit_decides_the_exit_status(self) -> None:
+        for event, status in ("a signal", SIGNAL), ("a defect", 1), ("all is counted", None):
+            for later, happen_later in EVENTS.items():
+                with self.subTest(event=event, later=later):
+                    life = self.life(Phase.DRAINING)
+                    EVENTS[event](life)
+                    happen_later(life)
+                    self.assertEqual(life.exit_status, status)
+
+    async def test_progress_wakes_who_drains_and_nobody_else(self) -> None:
+        for phase in Phase:
+            with self.subTest(phase=phase.name):
+                life = self.life(phase)
+                life.on_progress()
+                self.assertEqual(life.progress.is_set(), phase is Phase.DRAINING)
+
+    async def test_only_the_first_order_to_drain_wakes_who_drains(self) -> None:
+        for phase in Phase:
+            with self.subTest(phase=phase.name):
+                life = self.life(phase)
+                life.drain()
+                self.assertEqual(life.progress.is_set(), phase is Phase.SERVING)
+
+    async def test_a_second_signal_ends_all_waits_once(self) -> None:
+        life = self.life(Phase.EXITING)
+        self.assertFalse(life.hurrying.done())
+        life.hurry()
+        life.hurry()
+        self.assertTrue(life.hurrying.done())
+
+    async def test_a_server_that_serves_has_nothing_to_hurry_with(self) -> None:
+        for phase in Phase.SERVING, Phase.DRAINING:
+            with self.subTest(phase=phase.name), self.assertRaises(AssertionError):
+                self.life(phase).hurry()
+
+
+if __name__ == "__main__":
+    unittest.main()
