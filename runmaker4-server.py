@@ -2062,6 +2062,25 @@ class Member:
             self.current.tell("stop", cancelled=False)
 
 
+# A group is in one of these stages.  Only methods of Group change the stage:
+#
+#     event                          PREPARING             RUNNING                         STOPPED
+#     all hosts are ready            RUNNING: `go`         -                               -
+#     10 s have passed               CALLED_OFF            -                               -
+#     a client is lost, or the       CALLED_OFF            -                               -
+#     server drains: abort()
+#     a job is finished, and not     CALLED_OFF            the host gets the next job      -
+#     in error
+#     a job is in error              the host is lost      the host is lost for some       -
+#                                                          causes, else: the next job
+#     fewer hosts than min-hosts     STOPPED               STOPPED: running jobs are       -
+#     remain                                               stopped, the others are `e`
+#     a client comes back            impossible            it gets the next job            its job is stopped
+#
+# A host is ready when its shell waits at the gate and the offset of its clock is known.  RUNNING and STOPPED
+# end when all jobs are finished; then the results are printed.  In CALLED_OFF no line belongs to the group.
+
+
 class Stage(enum.Enum):
     """The progress of a group."""
     PREPARING = enum.auto()                     # shells start and wait at the gate

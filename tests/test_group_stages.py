@@ -1,0 +1,233 @@
+"""Promise: what an event means for a group depends on its stage, and on nothing else."""
+import importlib
+import unittest
+from collections import deque
+from types import SimpleNamespace
+from typing import Any, Optional
+from unittest import mock
+
+import runmaker4
+
+server: Any = importlib.import_module("runmaker4-server")
+Stage, Phase, Cause = server.Stage, server.Phase, server.Cause
+HOSTS = "alice", "bob", "carol"
+FAILED = server.LineResult(Cause.RAN, b"!")
+TIMEOUT = server.LineResult(Cause.TIMEOUT, b"e")
+KILLED = server.LineResult(Cause.OOM, b"e")         # in error, but its host is not lost
+
+
+class FakeSessions:
+    """Settles lines at once, as Sessions does a little later."""
+
+    def __init__(self) -> None:
+        self.loop = mock.Mock(**{"time.return_value": 0.0})
+        self.states: dict[int, bytes] = {}
+        self._settled: deque[tuple[Any, Any]] = deque()
+
+    def settle(self, assignment: Any, wanted: Any) -> None:
+        line_result = assignment.decide(wanted)
+        if line_result:
+            self.states[assignment.number] = line_result.state
+            self._settled.append((assignment, line_result))
+
+    def conclude(self) -> None:
+        """Tell the group of all that was settled."""
+        while self._settled:
+            assignment, line_result = self._settled.popleft()
+            assignment.forget()
+            if assignment.member:
+                assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
+
+
+class Cells(unittest.TestCase):
+    """Three hosts, each with two jobs, the first in lines 1, 3 and 5; and the group is in a stage."""
+
+    def make_group(self, stage: Any, least: Optional[int]) -> None:
+        self.sessions = FakeSessions()
+        self.dispatcher = mock.Mock(**{"is_startable.return_value": True})
+        self.dispatcher.send_jobs.side_effect = lambda client, some: [each.hand() for each in some]
+        self.printed: list[bytes] = []
+        stdout = SimpleNamespace(terminal=False, write=self.printed.append)
+        settings = runmaker4.JobSettings(together="g", min_hosts=least)
+        numbers = iter(range(1, 7))
+        self.jobs: dict[str, list[Any]] = {}
+        clients = {host: mock.Mock(name=host) for host in HOSTS}
+        for host, client in clients.items():
+            lines = [runmaker4.Job(number, 0, 0, b".", b" true") for number in (next(numbers), next(numbers))]
+            self.jobs[host] = [server.Assignment(str(job.number), client, job) for job in lines]
+        met = runmaker4.PendingGroup("g", jobs=[(self.jobs["alice"][0].job, settings)])
+        claim = server.GroupClaim(server.Plan(met, {}), clients, self.jobs)
+        clock = SimpleNamespace(is_known=True, trip=0.0, offset=0.0)
+        links = {client: SimpleNamespace(ask_clock=lambda then: clock) for client in clients.values()}
+        self.group = server.Group(self.dispatcher, self.sessions, stdout, claim, links)
+        self.members = {host: assignments[0].member for host, assignments in self.jobs.items()}
+        self.clients = clients
+        self.group.prepare()
+        if stage is not Stage.PREPARING:
+            self.be_ready()
+        if stage is Stage.STOPPED:
+            self.group._stop()
+            self.sessions.conclude()
+
+    def be_ready(self) -> None:
+        for member in self.members.values():
+            self.group.on_ready(member)
+
+    def finish(self, *hosts: str, line_result: Any = FAILED) -> None:
+        """The job ends that was sent to each of these hosts."""
+        for host in hosts:
+            self.sessions.settle(self.members[host].current, line_result)
+        self.sessions.conclude()
+
+    def sent(self) -> list[int]:
+        """The lines that were sent to clients, in order; forgets them."""
+        calls = [each for call in self.dispatcher.send_jobs.call_args_list for each in call.args[1]]
+        self.dispatcher.send_jobs.reset_mock()
+        return [assignment.number for assignment in calls]
+
+    def told(self, host: str) -> list[str]:
+        """What the client of a host was told of its jobs; forgets it."""
+        kinds = [call.kwargs["type"] for call in self.clients[host].tell.call_args_list]
+        self.clients[host].tell.reset_mock()
+        return kinds
+
+    def put_into(self, stage: Any, least: Optional[int] = None) -> None:
+        """A new group in this stage, with all that it has said forgotten."""
+        self.make_group(stage, least)
+        self.sent()
+        for host in HOSTS:
+            self.told(host)
+
+    def test_each_host_prepares_its_first_job(self) -> None:
+        self.make_group(Stage.PREPARING, None)
+        self.assertEqual(self.sent(), [1, 3, 5])
+        self.assertTrue(all(assignments[0].is_gated for assignments in self.jobs.values()))
+
+    def test_once_all_are_ready_all_begin(self) -> None:
+        self.put_into(Stage.PREPARING)
+        for host in "alice", "bob":
+            self.group.on_ready(self.members[host])
+            self.assertIs(self.group.stage, Stage.PREPARING)
+        self.group.on_ready(self.members["carol"])
+        self.assertIs(self.group.stage, Stage.RUNNING)
+        self.assertEqual([self.told(host) for host in HOSTS], [["go"]] * 3)
+        self.assertEqual({assignments[0].phase for assignments in self.jobs.values()}, {Phase.BEGUN})
+
+    def test_readiness_means_nothing_later(self) -> None:
+        for stage in Stage.RUNNING, Stage.STOPPED:
+            with self.subTest(stage=stage.name):
+                self.put_into(stage)
+                self.be_ready()
+                self.assertIs(self.group.stage, stage)
+                self.assertEqual([self.told(host) for host in HOSTS], [[]] * 3)
+
+    def test_only_a_group_that_prepares_is_called_off(self) -> None:
+        """By a lost client, by a server that drains, or after ten seconds."""
+        for event in "abort", "_give_up":
+            for stage in Stage.PREPARING, Stage.RUNNING, Stage.STOPPED:
+                with self.subTest(event=event, stage=stage.name):
+                    self.put_into(stage)
+                    before = dict(self.sessions.states)
+                    getattr(self.group, event)()
+                    self.sessions.conclude()
+                    if stage is Stage.PREPARING:
+                        self.assertIs(self.group.stage, Stage.CALLED_OFF)
+                        self.assertEqual(self.sessions.states, dict.fromkeys(range(1, 7), b"."))
+                        self.assertEqual([self.told(host) for host in HOSTS], [["stop"]] * 3)
+                        self.assertEqual(self.printed, [])
+                    else:
+                        self.assertIs(self.group.stage, stage)
+                        self.assertEqual(self.sessions.states, before)
+
+    def test_a_job_that_finishes_while_others_prepare_calls_the_group_off(self) -> None:
+        self.put_into(Stage.PREPARING)
+        self.finish("bob")
+        self.assertIs(self.group.stage, Stage.CALLED_OFF)
+        self.assertEqual(self.sessions.states, {3: b"!", 1: b".", 2: b".", 4: b".", 5: b".", 6: b"."})
+
+    def test_a_job_that_finishes_is_followed_by_the_next_one_of_its_host(self) -> None:
+        for line_result in FAILED, KILLED:
+            with self.subTest(line_result=line_result):
+                self.put_into(Stage.RUNNING)
+                self.finish("bob", line_result=line_result)
+                self.assertEqual((self.group.stage, self.sent()), (Stage.RUNNING, [4]))
+
+    def test_an_error_drops_a_host_that_prepares(self) -> None:
+        for line_result in TIMEOUT, KILLED:
+            with self.subTest(line_result=line_result):
+                self.put_into(Stage.PREPARING, least=2)
+                self.finish("bob", line_result=line_result)
+                self.assertIs(self.group.stage, Stage.PREPARING)
+                self.assertEqual(self.sessions.states, {3: b"e", 4: b"e"})
+                for host in "alice", "carol":
+                    self.group.on_ready(self.members[host])
+                self.assertIs(self.group.stage, Stage.RUNNING)
+                self.assertEqual([self.told(host) for host in HOSTS], [["go"], [], ["go"]])
+
+    def test_a_loss_of_a_host_that_runs_leaves_the_others_alone(self) -> None:
+        self.put_into(Stage.RUNNING, least=2)
+        self.finish("bob", line_result=TIMEOUT)
+        self.assertIs(self.group.stage, Stage.RUNNING)
+        self.assertTrue(self.members["bob"].lost)
+        self.assertEqual([self.told(host) for host in HOSTS], [[]] * 3)
+
+    def test_too_few_hosts_stop_what_runs_and_what_has_not_begun(self) -> None:
+        for stage in Stage.PREPARING, Stage.RUNNING:
+            with self.subTest(stage=stage.name):
+                self.put_into(stage, least=3)
+                self.finish("bob", line_result=TIMEOUT)
+                self.assertIs(self.group.stage, Stage.STOPPED)
+                self.assertEqual(self.sessions.states, {3: b"e", 2: b"e", 4: b"e", 6: b"e"})
+                self.assertEqual([self.told(host) for host in HOSTS], [["stop"], [], ["stop"]])
+
+    def test_a_result_in_a_stopped_group_is_recorded_and_the_last_one_prints_them_all(self) -> None:
+        self.put_into(Stage.STOPPED)
+        self.finish("alice", "bob")
+        self.assertEqual((self.sent(), self.printed), ([], []))
+        self.finish("carol", line_result=TIMEOUT)
+        self.assertEqual(len(self.printed), 1)
+        self.assertEqual(len(self.printed[0].splitlines()), 1 + 6)
+        self.assertIn(b"failed", self.printed[0].splitlines()[0])
+
+    def test_an_error_of_a_stopped_group_is_told_as_stopped(self) -> None:
+        self.put_into(Stage.STOPPED)
+        self.finish("alice", "bob", "carol", line_result=TIMEOUT)
+        self.assertEqual(self.printed[0].count(b"stopped"), 6)
+
+    def test_a_client_that_comes_back_gets_the_next_job_or_the_order_to_stop(self) -> None:
+        self.put_into(Stage.RUNNING)
+        self.clients["bob"].link = None
+        self.finish("bob")
+        self.assertEqual(self.sent(), [])
+        self.clients["bob"].link = object()
+        self.group.welcome_back(self.members["bob"])
+        self.assertEqual((self.sent(), self.told("bob")), ([4], []))
+        self.put_into(Stage.STOPPED)
+        self.group.welcome_back(self.members["bob"])
+        self.assertEqual((self.sent(), self.told("bob")), ([], ["stop"]))
+
+    def test_a_client_that_comes_back_while_its_job_runs_is_told_nothing(self) -> None:
+        self.put_into(Stage.RUNNING)
+        self.group.welcome_back(self.members["bob"])
+        self.assertEqual((self.sent(), self.told("bob")), ([], []))
+
+    def test_a_job_that_did_not_arrive_is_sent_again_in_a_running_group_only(self) -> None:
+        for stage in Stage.PREPARING, Stage.RUNNING, Stage.STOPPED:
+            with self.subTest(stage=stage.name):
+                self.put_into(stage)
+                assignment = self.jobs["bob"][0]
+                assignment.phase = Phase.SENT
+                again = self.group.requeue(self.members["bob"], assignment)
+                self.assertEqual(again, stage is Stage.RUNNING)
+                self.assertIs(assignment.phase, Phase.CLAIMED if again else Phase.SENT)
+
+    def test_the_end_of_all_jobs_of_a_running_group_prints_them(self) -> None:
+        self.put_into(Stage.RUNNING)
+        self.finish(*HOSTS)
+        self.finish(*HOSTS)
+        self.assertEqual(len(self.printed), 1)
+        self.assertIn(b"succeeded", self.printed[0].splitlines()[0])
+
+
+if __name__ == "__main__":
+    unittest.main()
