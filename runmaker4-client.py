@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""runmaker4-client - run jobs that a runmaker4-server.py hands out, on hosts that do not share its file
+"""runmaker4-client - run jobs that a runmaker4-server.py hands out, on hosts that do not share the file
 system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
@@ -84,6 +84,7 @@ from runmaker4 import (
     UsageError,
     WireError,
     add_background,
+    add_general,
     add_limits,
     add_running_options,
     add_verbosity,
@@ -150,16 +151,16 @@ def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(
         PROG,
-        purpose="Run jobs that runmaker4-server.py hands out to hosts without its file system.",
+        purpose="Run jobs that runmaker4-server.py hands out over TCP.",
         usage="[options] SERVER",
-        examples=f"Run four jobs at a time; see what waits, and what all clients do:\n"
+        examples=f"Run four jobs at a time; show the waiting jobs and all clients:\n"
                  f"    {PROG} -j4 alice          (where runmaker4-server.py runs)\n"
                  f"    {PROG} --status alice",
         notes={"Signals": SIGNALS,
                "Variables": f"{JOB_VARIABLES}; the client's: NO_COLOR, RUNMAKER4_TOKEN."},
         statuses={
             "0": "nothing in the file is !, e, r without a runner, or left for this client",
-            "1": "something is, whoever ran it; results are not written",
+            "1": "a job is, on any runner; or results are not written",
             "2": "bad usage, or no server",
             "130, 143": "ended by a signal",
         },
@@ -168,21 +169,23 @@ def make_parser() -> Parser:
     add("server", metavar="SERVER", type=server_address,
         help="the host where runmaker4-server.py runs, or HOST:PORT")
     add_running_options(add)
+    add("--follow", action="store_true", help="wait for more jobs")
     add_limits(parser.add_argument_group("limits").add_argument)
-    add = parser.add_argument_group("connection").add_argument
-    add("--token", metavar="X", help="the server's token (others on this host see it), or a file with it "
-                                     "[$RUNMAKER4_TOKEN, ~/.runmaker4.token, or asked]")
+    add = parser.add_argument_group("connection and status of the server").add_argument
+    add("--token", metavar="TOKEN", help="the token of the server, or a file with it [$RUNMAKER4_TOKEN, "
+                                         "~/.runmaker4.token, or asked]")
     add("--port", type=whole_number(1, 65535), metavar="N", help=f"the server's port [{PORT}]")
     add("--give-up", type=duration_or_zero, metavar="T",
-        help="end if there is no server for T; 0: at once [never]")
+        help="exit if there is no server for T; 0: at once [never]")
+    add("--status", action="store_true", help="print the waiting jobs and all clients, and exit")
+    add("--json", action="store_true", help="with --status: as JSON")
     add = parser.add_argument_group("output").add_argument
     add_verbosity(add)
-    add("--status", action="store_true", help="print what waits, and what all clients do, and exit")
-    add("--json", action="store_true", help="with --status: as JSON")
     add = parser.add_argument_group("hosts and background").add_argument
     add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses @FILE: any file system will do")
     add_background(add)
+    add_general(parser)
     parser.set_defaults(slot_errors=0, max_failed=0)        # the server has --max-failed
     return parser
 
@@ -194,10 +197,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     host, port = options.server
     options.server = host
     if port and options.port and options.port != port:
-        parser.error(f"--port {options.port} and SERVER:{port} do not go together")
+        parser.error(f"give only one of --port {options.port} and SERVER:{port}")
     options.port = options.port or port or PORT
     if options.json and not options.status:
-        parser.error("--json goes with --status")
+        parser.error("--json requires --status")
     return options
 
 
@@ -247,7 +250,7 @@ def asked_token() -> str:
     except EOFError:
         token = ""
     if not HEX.fullmatch(token):
-        raise UsageError("that is none (32 hexadecimal digits)")
+        raise UsageError("not a token (32 hexadecimal digits)")
     return token
 
 
@@ -313,14 +316,14 @@ class Endpoint:
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
             text = "no answer"
-        return f"port {self.port}: {text} (does runmaker4-server.py run there?)"
+        return f"port {self.port}: {text} (is runmaker4-server.py running on that host?)"
 
     def rejection(self, error: WireError) -> str:
         """Return the reason why the handshake failed, and a remedy."""
         if str(error) == "wrong token":
             return (
-                f"wrong token, from {printable(self.token.source)} (the server's first line says where the "
-                "right one is; --token gives it)"
+                f"wrong token, from {printable(self.token.source)} (the first line that the server printed "
+                "names the file with the right one; give it with --token)"
             )
         if isinstance(error, Refused):
             return f"{error} (use the same release on both ends)"
@@ -332,7 +335,7 @@ class Endpoint:
         try:
             yield
         except (socket.gaierror, UnicodeError) as error:
-            text = reason(error) if isinstance(error, OSError) else "no name of a host"
+            text = reason(error) if isinstance(error, OSError) else "not a host name"
             raise UsageError(f"{self.host}: unknown host: {text}") from None
         except WireError as error:
             raise UsageError(f"{self.host}: {self.rejection(error)}") from None
@@ -818,7 +821,7 @@ class LinkLife:
                 link.drop("no answer")
         error = link.channel.error
         if isinstance(error, OtherFile):
-            return f"another file is served there; waiting for the server of {self.file}"
+            return f"the server has another file; waiting for the server of {self.file}"
         return self._endpoint.rejection(error) if isinstance(error, Refused) else link.gone.result()
 
     async def pause(self) -> float | None:
@@ -1041,7 +1044,7 @@ class Connection:
         await self._hand_in(runner)
         unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
-            self._say(f"the server could not be told how {plural(len(unwritten), 'job')} ended")
+            self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten += unwritten
         await runner.in_time(self._ask_summary())
         self.life.on(LinkEvent.CONCLUDE)
@@ -1164,8 +1167,8 @@ class Connection:
         if job.result is None:
             self._to_end.put_nowait((job, "lost"))
         elif job.result != NEW:
-            self._on_unwritten(job, "was taken by another runner meanwhile; "
-                                      f"its result {text_of(job.result)} is not written")
+            self._on_unwritten(job, "another runner took over this job; "
+                                      f"the result {text_of(job.result)} is not written")
 
     def _on_unwritten(self, job: RemoteJob, fault: str) -> None:
         """Report and count a result that is not written to its line."""
@@ -1280,7 +1283,7 @@ class Connection:
         elif kind == "closing":
             self._on_closing(link, message)
         else:
-            raise WireError(f"what is {kind!a}?")
+            raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
         """Drop jobs that we lost or that are settled, send unacknowledged events again, and go on."""
@@ -1559,8 +1562,8 @@ class ClientProgram(RunnerProgram):
         """Warn that other users can see a token on the command line."""
         if self.options.token and HEX.fullmatch(self.options.token):
             self.say(
-                "others on this host see the token in the list of processes (give --token a file, or set "
-                "$RUNMAKER4_TOKEN)"
+                "other users of this host can see the token in the list of processes (give --token a file, "
+                "or set $RUNMAKER4_TOKEN)"
             )
 
     def _connect_first(self) -> tuple[socket.socket, ClientChannel] | None:
@@ -1646,7 +1649,7 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
                     line=message.whole("line"), command=message.text("command"),
                     pid=message.process("pid"), since=since))
             else:
-                raise WireError(f"what is {kind!a}?")
+                raise WireError(f"an unknown message {kind!a}")
 
 
 def summary(message: Message) -> dict[str, Any]:
@@ -1698,7 +1701,7 @@ def status_lines(status: dict[str, Any], width: float) -> list[str]:
         seen = f"{'lost' if client['lost'] else 'seen'} {human_time(client['seen'])} ago"
         memory = ""
         if client["promised"]:
-            memory = f"{memory_text(client['promised'])} of {memory_text(client['memory'])} promised, "
+            memory = f"{memory_text(client['promised'])} of {memory_text(client['memory'])} allocated, "
         slots = plural(client["slots"], "slot")
         lines.append(f"  {client['name']} ({client['address']}), {slots}, {memory}{seen}")
         for job in client["jobs"]:

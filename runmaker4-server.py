@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""runmaker4-server - hand out the jobs of a file to runmaker4-client.py on hosts that do not share its file
+"""runmaker4-server - hand out the jobs of a file to runmaker4-client.py on hosts that do not share the file
 system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
@@ -168,6 +168,7 @@ from runmaker4 import (
     WireError,
     Writer,
     add_background,
+    add_general,
     add_max_failed,
     add_records,
     allow_descriptors,
@@ -253,27 +254,29 @@ def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(
         PROG,
-        purpose="Hand out the jobs of a text file to hosts that do not share its file system.",
+        purpose="Hand out the jobs of a text file to hosts that do not share the file system.",
         usage="[options] FILE",
         examples=f"Serve the jobs in runs.txt from one host, run them on another:\n"
                  f"    alice$ {PROG} runs.txt\n"
                  f"    bob$   runmaker4-client.py -j4 alice    (asks for the token printed here)",
         notes={
-            "Signals": "INT and TERM stop the server; what runs is kept for --grace, for the next server on "
-                       "this file.  HUP, USR1 and QUIT (Ctrl-\\) hand out nothing more and wait for what "
-                       "runs.",
+            "Signals": "INT and TERM stop the server; running jobs are kept for --grace, for the next "
+                       "server on this file.  HUP, USR1 and QUIT (Ctrl-\\) hand out no more jobs and wait "
+                       "for running ones.",
         },
         statuses={
             "0": "nothing in the file is new, !, e, or r without a runner",
-            "1": "something is, whoever ran it; output, records or results are not written",
+            "1": "a job is, on any runner; or output, records or results are not written",
             "2": "bad usage, or the file cannot be used",
             "130, 143": "ended by a signal",
         },
     )
-    add = parser.add_argument_group("what is handed out, and until when").add_argument
-    add("file", metavar="FILE", type=file_of_jobs, help="the job file; runmaker4.py may work on it, too")
-    add("--exit-when-done", action="store_true", help="leave when all jobs have ended; clients leave, too")
-    add("--dry-run", action="store_true", help="print what would start where, touch nothing")
+    add = parser.add_argument_group("jobs to hand out").add_argument
+    add("file", metavar="FILE", type=file_of_jobs,
+        help="the job file; runmaker4.py can work on it at the same time")
+    add("--exit-when-done", action="store_true",
+        help="exit when all jobs have finished; clients exit as well")
+    add("--dry-run", action="store_true", help="print which jobs would start where, and change nothing")
     add("--grace", type=duration, default=60.0, metavar="T",
         help="keep the jobs of a lost client, or server, for T [60s]")
     add(
@@ -296,15 +299,16 @@ def make_parser() -> Parser:
     add(
         "--new-token",
         action="store_true",
-        help="make a new token; clients with the old one are not let in any more",
+        help="make a new token; clients with the old one are refused",
     )
     add = parser.add_argument_group(
         "output and records of all clients",
-        "for -l, --outdir and --print they send all that their jobs print",
+        "for -l, --outdir and --print clients send all job output",
     ).add_argument
     add_records(add)
-    add("--print", action="store_true", help="print what the clients print")
+    add("--print", action="store_true", help="print the job output of all clients")
     add_background(parser.add_argument_group("background").add_argument)
+    add_general(parser)
     return parser
 
 
@@ -313,7 +317,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     if options.grace is None:
-        parser.error("--grace: lines cannot be kept for ever (give a time)")
+        parser.error("--grace: lines cannot be kept without a limit (give a time)")
     return options
 
 
@@ -391,7 +395,7 @@ class SharedLockTable(LockTable):
         ESTALE: the lock file of the description was removed.
         """
         if identity_of(fd) != self.inode:
-            raise OSError(errno.ESTALE, "its lock file was removed")
+            raise OSError(errno.ESTALE, "the lock file was removed")
         # A range that also covers a command mutex is not a job lock: a program that edits the file holds it.
         ranges = [
             some for some in other_locks(self.fd, 0, IN_USE_BYTES) if some.start | MUTEX_OFFSET not in some
@@ -754,13 +758,13 @@ class KeeperLink:
         """Start another keeper after one has died.  Raises OSError."""
         self._close()
         if time.monotonic() - self._since < 1.0:
-            raise OSError(errno.ECHILD, "it dies at once")
+            raise OSError(errno.ECHILD, "it exits at once")
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
         end = time.monotonic() + self.CLOSING
         while not self._start():
             if time.monotonic() > end:
-                raise OSError(errno.EADDRINUSE, "another has taken its name")
+                raise OSError(errno.EADDRINUSE, "another process has taken the name")
             time.sleep(0.01)
 
     def dismiss(self) -> None:
@@ -1161,7 +1165,7 @@ class Hello:
         retry = message.data("retry")
         known = retry in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING)
         if not known or len(client) != 16 or not client.isalnum() or not client.isascii():
-            raise WireError("a hello that makes no sense")
+            raise WireError("an invalid hello")
         return cls(
             client,
             name,
@@ -1276,7 +1280,7 @@ class Client(Consumer):
             self.sessions.say(f"client {self.where} came back")
         elif self._newest:
             self._newest.leave(Gone.REPLACED)
-            self._newest.drop("it has connected anew")
+            self._newest.drop("it has a new connection")
         self.name = hello.name
         self.address = link.address
         self.pid = hello.pid
@@ -1325,7 +1329,7 @@ class Client(Consumer):
                 assignment.begin()
         others = await self.sessions.recovery.reclaim(self, link.reported)
         if isinstance(others, CannotLook):
-            link.drop(f"its jobs cannot be looked for now ({others.why})")
+            link.drop(f"cannot look for the jobs now ({others.why})")
         elif not link.gone.done():
             self._welcome(link, others)
         return await link.gone
@@ -1414,7 +1418,7 @@ class Client(Consumer):
         written: numbers of lines, each with the awaitable of the written state, as settle() returns it.
         """
         states = [(line, await state) for line, state in written]
-        who = f"client {self.where}" if self.id else "clients of the server before"
+        who = f"client {self.where}" if self.id else "clients of the previous server"
         text = f"{who} did not come back within {human_time(self.sessions.settings.grace)}"
         for wanted, what in (ERROR, "marked e"), (NEW, "new again, for a client with --resume"):
             lines = [line for line, state in states if state == wanted]
@@ -1620,14 +1624,14 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "bye" and client:
             self._sessions.part(client, self)
         else:
-            raise WireError(f"what is {kind!a} at this moment?")
+            raise WireError(f"an unexpected message {kind!a}")
 
     @staticmethod
     def _on_ready(assignment: Assignment) -> None:
         """Notify the group that the shell of a job waits.  Raises WireError."""
         member = assignment.member
         if not member or assignment is not member.current:
-            raise WireError("nobody has asked it to hold that job")
+            raise WireError("that job does not wait at a gate")
         member.group.on_ready(member)
 
     def handled(self) -> None:
@@ -1654,7 +1658,7 @@ class ClientLink(Link, asyncio.Protocol):
         """Drop it if it was silent for too long."""
         silence = boottime() - self.heard
         if not self.channel.authenticated and silence > runmaker4.HANDSHAKE:
-            self.drop("it does not say who it is")
+            self.drop("it does not authenticate")
         elif silence > runmaker4.SILENCE:
             self.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
 
@@ -1759,7 +1763,7 @@ class Records:
         elif kind == "end":
             self._end(assignment, message)
         else:
-            raise WireError(f"what is {kind!a}?")
+            raise WireError(f"an unknown message {kind!a}")
         return 0
 
     def _begin(self, client: Client, assignment: Assignment, message: Message) -> None:
@@ -1772,10 +1776,10 @@ class Records:
         pid = message.process("pid")
         again = message.flag("again")
         if assignment.run:
-            raise WireError("its run goes on")
+            raise WireError("the run goes on already")
         before = assignment.record if again else None
         if again and before is None:
-            raise WireError("it is new here")
+            raise WireError("the run is not known here")
         run = Run(
             assignment.job,
             [Slot(message.text("slot", 255))],
@@ -2314,7 +2318,7 @@ def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
         most = f"{PendingGroup.LONGEST:,} jobs or {Group.HOSTS} hosts"
         yield f"# {first.together}: never, for it has more than {most}"
         return
-    yield f"# {first.together}: together, once all of {', '.join(hosts)} are there (min-hosts {least})"
+    yield f"# {first.together}: together, once all of {', '.join(hosts)} are connected (min-hosts {least})"
     for host, lines in hosts.items():
         yield f"# {host}"
         yield from (
@@ -2648,7 +2652,7 @@ class Sessions:
         """Remove a line that another runner took over; if a result is being written, finish() reports it."""
         if not assignment.is_open:
             return
-        self.say(f"line {assignment.number}: was lost to another runner")
+        self.say(f"line {assignment.number}: another runner took over this job")
         self._runner_stats.count(assignment.job, ERROR)
         assignment.tell("lost")
         self._conclude(assignment, LineResult(Cause.TAKEN, ERROR))
@@ -2730,7 +2734,7 @@ class Sessions:
         try:
             self._apply_event(client, kind, message, number)
         except WireError as error:
-            self._on_error(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
+            self._on_error(f"client {client.where}: invalid event '{printable(kind)}', not handled: {error}")
             raise
 
     def _apply_event(self, client: Client, kind: str, message: Message, number: int) -> None:
@@ -2756,7 +2760,7 @@ class Sessions:
     def _begin_job(assignment: Assignment, message: Message) -> None:
         """Mark a job as started.  Raises WireError."""
         if assignment.is_gated:
-            raise WireError("it was to hold that job")
+            raise WireError("that job must wait at the gate")
         assignment.begin(message.process("pid"))
 
     @staticmethod
@@ -2769,7 +2773,7 @@ class Sessions:
         elif state not in (DONE, FAILED, ERROR):
             cause = None
         if not cause:
-            raise WireError("no end of a job")
+            raise WireError("not the end of a job")
         return LineResult(cause, state, printable(message.text("how", 64)), event)
 
     def _add_run(
@@ -2842,7 +2846,7 @@ class Sessions:
             if len(self._strangers) <= self.settings.max_strangers and boottime() - oldest.heard < 1.0:
                 return
             del self._strangers[oldest]
-            oldest.drop("too many that do not say who they are")
+            oldest.drop("too many unauthenticated connections")
 
 
 # ======== Recovery ==========================================================================================
@@ -3289,7 +3293,7 @@ class Recovery:
             self._sessions.add_assignment(Assignment(f"line {job.number}", self._absent, job, Phase.SENT))
         if jobs:
             grace = human_time(self._sessions.settings.grace)
-            self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
+            self._say(f"took over {plural(len(jobs), 'running job')} of the previous server; waiting {grace} "
                      "for the clients")
         if jobs or adopted.has_unclaimed:
             watched(self._await_clients())
@@ -3306,7 +3310,7 @@ class Recovery:
                     with contextlib.suppress(OSError):          # EIO: lease and locks are lost
                         unlock(locks, 0, IN_USE_BYTES)         # also for the keeper, which has a copy
                     os.close(locks)
-                    self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
+                    self._say(f"{reason(error)}; the lines of the previous server cannot be taken over")
                     return None
                 if not is_said:
                     is_said = True
@@ -3748,7 +3752,7 @@ class Server(Program):
             raise UsageError(f"{self.path}: {problem}") from None
         except NameTaken:
             self._say_unkept(
-                "somebody else has taken the name of its keeper's socket: serving without a keeper"
+                "another user's process has the name of the keeper's socket: serving without a keeper"
             )
         except OSError as error:
             raise UsageError(f"the keeper cannot be started: {reason(error)}") from None
@@ -3896,7 +3900,7 @@ class Server(Program):
         now = boottime()
         if now - self._unaccepted_said <= UNACCEPTED:
             return
-        often = f" ({self._unaccepted} times since that was said last)" if self._unaccepted > 1 else ""
+        often = f" ({self._unaccepted} times since the last report)" if self._unaccepted > 1 else ""
         self.say(f"a connection was not accepted: {reason(error)}{often}")
         self._unaccepted = 0
         self._unaccepted_said = now
@@ -3962,7 +3966,7 @@ class Server(Program):
         if count.summary:
             self._summary = count.summary_of_all()
         elif not self.runner_stats.trouble:
-            self.say(f"{count.fault}; nobody knows what it holds now")
+            self.say(f"{count.fault}; the state of the jobs is unknown")
         for client in self.sessions.clients.values():
             client.tell_closing(done=True, account=count.summary_for(client))
         self.lifetime.exit()
@@ -3983,7 +3987,7 @@ class Server(Program):
             self.loop.add_reader(life, self._keeper_died, life)
 
     def _say_unkept(self, why: str) -> None:
-        self.say(f"{why} (when the server ends, others may take the lines of running jobs)")
+        self.say(f"{why} (when the server exits, other runners can take the lines of running jobs)")
 
     def _keeper_died(self, life: socket.socket) -> None:
         """Start another keeper, because this one was killed."""
@@ -4100,7 +4104,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     try:
         context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
     except OSError as error:
-        raise UsageError(f"OpenSSL refuses our certificate: {reason(error)} (see its openssl.cnf)") from None
+        raise UsageError(f"OpenSSL refuses our certificate: {reason(error)} (see openssl.cnf)") from None
     finally:
         close_all(*pipes)
     return Credentials(context, hashlib.sha256(certificate).hexdigest(), file_id)
@@ -4161,7 +4165,7 @@ def read_id(id_file: str, owners: set[int]) -> str:
         os.close(fd)
     match = re.fullmatch(rb"runmaker4 ([0-9a-f]{32}) ([0-9]+)\n", text)
     if not stat.S_ISREG(info.st_mode):
-        raise OSError(errno.EEXIST, "is no regular file")
+        raise OSError(errno.EEXIST, "not a regular file")
     if info.st_nlink > 1:
         raise OSError(errno.EEXIST, "has several names (hard links)")
     if info.st_uid not in owners:
@@ -4204,7 +4208,7 @@ def choose_token(new: bool) -> tuple[str, str]:
     if given:
         if new:
             raise UsageError(
-                "--new-token: the token is that of $RUNMAKER4_TOKEN (unset that, or leave the option out)"
+                "--new-token: $RUNMAKER4_TOKEN is set (unset it, or omit --new-token)"
             )
         return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
@@ -4223,7 +4227,7 @@ def make_token(path: str, new: bool) -> str:
             try:
                 info = os.lstat(path)
                 if stat.S_ISREG(info.st_mode) and info.st_uid != os.geteuid():
-                    raise UsageError(f"{path}: belongs to somebody else (move it away)")
+                    raise UsageError(f"{path}: belongs to another user (move it away)")
                 if stat.S_ISDIR(info.st_mode):
                     raise UsageError(f"{path}: is a directory (move it away)")
                 if not new and stat.S_ISREG(info.st_mode):
@@ -4237,7 +4241,7 @@ def make_token(path: str, new: bool) -> str:
                 if error.errno != errno.ELOOP:                  # it has just become a link: try again
                     raise
     except OSError as error:
-        raise UsageError(f"{path}: {reason(error)} (the token must be written there)") from None
+        raise UsageError(f"{path}: {reason(error)} (the token must be written to this file)") from None
 
 
 def _write_token(path: str, place: Callable[[str, str], None]) -> str:
@@ -4332,7 +4336,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
             port = sockets[0].getsockname()[1]          # if 0 (any free port) was given: the port chosen
         return sockets
     except UnicodeError:
-        raise UsageError(f"{where}: no name of a host (see --host)") from None
+        raise UsageError(f"{where}: not a host name (see --host)") from None
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
         hint = "is another server running? --port gives another one" if in_use else "see --host, --port"

@@ -388,7 +388,8 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         width = max(shutil.get_terminal_size().columns - 2, 20)
-        parts = [filled(self.purpose, width), "", super().format_help()]
+        usage, _, options = super().format_help().partition("\n\n")
+        parts = [usage, "", filled(self.purpose, width), "", options]
         for title, text in self.notes.items():
             parts.append(filled(f"{title}: {text}", width))
         parts.append("Exit status:")
@@ -677,7 +678,7 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
     """
     info = os.fstat(fd)
     if not info.st_nlink:
-        raise OSError(errno.ENOENT, "was removed meanwhile")
+        raise OSError(errno.ENOENT, "was removed")
     if not info.st_size:
         return 0, b""
     with Reader.of(fd, network) as reader:
@@ -781,7 +782,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
             raise OSError(
                 errno.EPERM,
                 f"belongs to {user_name(info.st_uid)}, who could remove it while jobs run "
-                "(it must be removed: it is made anew)",
+                "(remove it: a new one is created)",
             )
         if file and os.geteuid() in (0, info.st_uid):
             share_lock_file(fd, info, file)
@@ -799,7 +800,7 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
-        raise OSError(errno.EEXIST, "is no regular file")
+        raise OSError(errno.EEXIST, "not a regular file")
     if info.st_nlink > 1:
         raise OSError(errno.EEXIST, "has several names (hard links)")
     with Reader.of(fd, network) as reader:
@@ -994,7 +995,7 @@ def refresh_file(path: str, mount: Mount) -> None:
     except PermissionError:
         raise OSError(
             errno.EACCES,
-            "you may not list its folder, which is needed here to see what other hosts have written",
+            "no permission to list the directory, which is needed to see the writes of other hosts",
         ) from None
     try:
         os.listdir(fd)
@@ -1038,7 +1039,7 @@ class Reading(enum.Enum):
     """The way in which a Reader reads."""
     CACHED = "with pread(2): this host alone uses the file"
     DIRECT = "with O_DIRECT"
-    DROPPED = "with pread(2), once the kernel was asked to drop the pages: its file system refuses O_DIRECT"
+    DROPPED = "with pread(2), after asking the kernel to drop the pages: the file system refuses O_DIRECT"
 
 
 class Reader(Opened):
@@ -1230,17 +1231,17 @@ def mount_fault(mount: Mount) -> str:
     if kind == "nfs":                       # version 3 or older; version 4 is nfs4, and ignores these options
         for option in ("nolock", "local_lock=posix", "local_lock=all"):
             if option in options:
-                return f"is on NFS mounted with {option}: its locks do not reach other hosts"
+                return f"is on NFS mounted with {option}: locks do not reach other hosts"
     if kind == "lustre" and options & {"localflock", "noflock"}:
-        return "is on Lustre mounted without flock: its locks do not reach other hosts"
+        return "is on Lustre mounted without flock: locks do not reach other hosts"
     if kind == "ocfs2" and "cluster_stack=pcmk" not in options:
-        return "is on OCFS2 with the cluster stack o2cb: its locks do not reach other hosts"
+        return "is on OCFS2 with the cluster stack o2cb: locks do not reach other hosts"
     if kind in ("9p", "fuse.sshfs"):
-        return f"is on {kind}: its locks do not reach other hosts"
+        return f"is on {kind}: locks do not reach other hosts"
     if kind in ("cifs", "smb3"):
         if "nobrl" in options:
-            return f"is on {kind}: its locks do not reach other hosts"
-        return f"is on {kind}: its locks keep others from reading, too"
+            return f"is on {kind}: locks do not reach other hosts"
+        return f"is on {kind}: locks keep other hosts from reading"
     return ""
 
 
@@ -1304,13 +1305,13 @@ def command_fault(command: bytes) -> str:
     """Return the reason why no runner can start a command; '' if the command is valid."""
     if len(command) > LONGEST_COMMAND:
         return "the command is longer than 128 KiB (put it into a script)"
-    return "" if command.strip() else "there is no command behind the state"
+    return "" if command.strip() else "no command after the state"
 
 
 class FileChangedError(OSError):
     """A line has moved, or the lock file is another one: the file was edited or replaced."""
 
-    def __init__(self, what: str = "was replaced by another file meanwhile") -> None:
+    def __init__(self, what: str = "was replaced by another file") -> None:
         super().__init__(errno.ESTALE, what)
 
 
@@ -1585,7 +1586,7 @@ def open_job_file(path: str, flags: int) -> int:
         mode = lstat_no_link(path).st_mode
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise UsageError(f"{path}: is {kind} (a job file is wanted)")
+            raise UsageError(f"{path}: is {kind} (expected a job file)")
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             first_line(Reader(fd))
@@ -1714,7 +1715,8 @@ class Directive:
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
 KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots", "memory", "shell")
 SETTINGS_ARE = (
-    f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check, end stand alone"
+    f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check and end have "
+    "none"
 )
 
 
@@ -1781,7 +1783,7 @@ def parse_settings(text: bytes) -> Directive:
     """
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
-        raise ValueError("looks like a directive, and is none (write #RUN, a blank, and what it says)")
+        raise ValueError("looks like a directive, but is none (write #RUN, a blank, and the settings)")
     if " ".join(words) in KNOWN_DIRECTIVES:
         return Directive(" ".join(words))
     given: dict[str, str] = {}
@@ -1789,9 +1791,9 @@ def parse_settings(text: bytes) -> Directive:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
             fault = printable(word if equals else " ".join(words))
-            raise ValueError(f"'{fault}' makes no sense here ({SETTINGS_ARE})")
+            raise ValueError(f"unknown setting '{fault}' ({SETTINGS_ARE})")
         if name in given:
-            raise ValueError(f"{name}= stands there twice")
+            raise ValueError(f"{name}= is given twice")
         if "" in (value.split(",") if name == "host" else [value]):
             raise ValueError(f"{name}= has an empty value")
         given[name] = value
@@ -1805,14 +1807,14 @@ def _job_settings(given: dict[str, str]) -> JobSettings:
         try:
             fnmatch.fnmatchcase("", host)
         except re.error:                        # [z-a], before Python 3.10
-            raise ValueError(f"host= has a pattern that makes no sense: '{printable(host)}'") from None
+            raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
     if "together" in given and not hosts:
-        raise ValueError("together= needs host=")
+        raise ValueError("together= requires host=")
     if "min-hosts" in given and "together" not in given:
-        raise ValueError("min-hosts= needs together=")
+        raise ValueError("min-hosts= requires together=")
     for name in "slots", "memory":
         if name in given and "together" in given:
-            raise ValueError(f"{name}= and together= do not go together")
+            raise ValueError(f"{name}= cannot be used with together=")
     needs = _needs(given)
     shell = given.get("shell", SHELL)
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
@@ -1854,7 +1856,7 @@ def stopping(bad: Line, check: Line) -> str:
     """Return the message for a barrier check that stops the jobs below it.  bad: a job failed or in error."""
     how = "failed" if bad.state == FAILED else "ended in error"
     return (
-        f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops what is below it"
+        f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops the jobs below it"
     )
 
 
@@ -1915,9 +1917,9 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
         has_job = Scan(file, first_line(file)).next() is not None
         count, first = count_strays(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
         if count and refuse and not has_job:
-            which = "line that is" if count == 1 else "lines that are"
+            which = "line is" if count == 1 else "lines are"
             raise UsageError(
-                f"{path}: has no job, but {count} {which} no comment, the first is line {first} (a job is "
+                f"{path}: no jobs; {count} {which} plain text, the first is line {first} (a job is "
                 f"'. COMMAND'; runset4.py NEW --add-list {shlex.quote(as_argument(path))} makes jobs of them)"
             )
     if count:
@@ -2023,12 +2025,12 @@ NOBODY = Consumer("")              # the consumer of a job that a server takes b
 
 class Tracking(enum.Enum):
     """Our knowledge about the place of a claimed line."""
-    FOUND = "it stands where we know it to be, as `r`"
-    MISSED = "a look, or its result, has not found it"
-    GONE = "it was missed for so long that it is not in the file any more, which was said"
-    DELETED = "the file was shorter by just this line, so states of equal lines are none of its own"
-    SET = "the last look has found another state in its place"
-    CANCELLED = "two looks in a row have: somebody has set that state"
+    FOUND = "the line is at the known offset, as `r`"
+    MISSED = "a check, or the result, has not found it"
+    GONE = "it was missed for so long that it counts as removed, which was reported"
+    DELETED = "the file was shorter by exactly this line, so equal lines are other jobs"
+    SET = "the last check has found another state at the offset"
+    CANCELLED = "two checks in a row have: a user has set that state"
 
 
 @dataclass(eq=False, repr=False)
@@ -2091,11 +2093,11 @@ class NoFile(TemporaryError):
 
 class LineCheck(enum.Enum):
     """The result of checking a line while holding the command mutex."""
-    OPEN = "the line stands as it was found, and nobody is in the way"
-    CHANGED = "another state stands there"
-    LOCKED = "another process keeps its command locked (lslocks names it)"
+    OPEN = "the line is as it was found, and can be claimed"
+    CHANGED = "the line has another state"
+    LOCKED = "another process holds the command mutex (lslocks names it)"
     APPENDING = "lines are being appended to the file"
-    NO_JOB_LOCK = "a copy of its command runs, and has no line r"
+    NO_JOB_LOCK = "a copy of the command is running without a line r"
 
 
 @dataclass(eq=False, repr=False)
@@ -2244,7 +2246,7 @@ class PresenceLock:
 class OtherUsers(enum.Enum):
     """Other users of a lock file, if its length cannot exclude them."""
     NOT_ASKED = "we have claimed no line yet"
-    OTHERS = "they do, or we had to open it anew, and they may"
+    OTHERS = "they do, or can do since the file was reopened"
 
 
 class Changed(enum.Flag):
@@ -2301,7 +2303,7 @@ class LockTableReader(Opened):
         try:
             self._fd, self.inode = self._open()
         except OSError as error:
-            raise OSError(error.errno, f"its lock file {self.path}: {reason(error)}") from None
+            raise OSError(error.errno, f"lock file {self.path}: {reason(error)}") from None
         close_all(old)
         return self.is_open
 
@@ -2319,7 +2321,7 @@ class LockTableReader(Opened):
         except PermissionError:
             self.hidden = True
             if not was_hidden:
-                self.say("whether a line r still runs cannot be known: only who may write to it may read "
+                self.say("cannot tell whether jobs marked r are still running: no permission to read "
                          f"{self.path}")
             return None, None
         try:
@@ -2426,7 +2428,7 @@ class LockTable(LockTableReader):
     def must_be_alive(self) -> None:
         """Raise OSError(EIO) if the locks are lost: another process can have held our command mutex."""
         if not self.is_alive():
-            raise OSError(errno.EIO, "its locks were lost")
+            raise OSError(errno.EIO, "the locks were lost")
 
     def is_alive(self) -> bool:
         """Return True if this host still has its locks: it was not cut off for too long.
@@ -2459,7 +2461,7 @@ class LockTable(LockTableReader):
             if opened:
                 self.refresh()
                 if not self.is_current():
-                    raise FileChangedError("its lock file was removed meanwhile")
+                    raise FileChangedError("the lock file was removed")
             yield opened
         finally:
             if opened and self.is_open:                 # close() in the block has unlocked everything
@@ -2470,7 +2472,7 @@ class LockTable(LockTableReader):
         """Lock a byte; return True on success.  Raises FileChangedError, OSError."""
         self.must_be_alive()
         if not self.is_open:
-            raise FileChangedError("its lock file is not open")
+            raise FileChangedError("the lock file is not open")
         return lock(self.fd, offset)
 
     # -- frontiers (see Retries) -----------------------------------------------------------------------------
@@ -2887,7 +2889,7 @@ class JobReader(Opened):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
                 if not stat.S_ISREG(info.st_mode):
-                    raise OSError(errno.EINVAL, "is no regular file any more")
+                    raise OSError(errno.EINVAL, "is no longer a regular file")
                 self._open()
                 changed |= Changed.FILE
         if self.lock_table.follow():
@@ -2954,7 +2956,7 @@ def lock_all(fd: int) -> None:
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
-            errno.EBUSY, "another process has places in it locked (an older runmaker4? lslocks names it)"
+            errno.EBUSY, "another process locks bytes of it (an older runmaker4? lslocks names the process)"
         )
 
 
@@ -3043,8 +3045,8 @@ class JobFile(JobReader):
             if not is_free(fd, first, behind - first):
                 raise OSError(
                     errno.EBUSY,
-                    "is in use with another lock file (use one name for it; or a process that may only "
-                    "read it keeps it locked: lslocks names that)",
+                    "is in use with another lock file (use one name for it; or a process without write "
+                    "permission keeps it locked: lslocks names it)",
                 )
         self._named = self.reader, inode
 
@@ -3200,8 +3202,8 @@ class JobQueue:
             self._cut_off_since = None
             self._say_reading()
         if changed & Changed.LOCK_FILE and before not in (None, self.file.lock_table.inode):
-            self.say(f"its lock file {self.file.lock_table.path} was removed, and is made and locked again "
-                     "(leave it there)")
+            self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
+                     "again (do not remove it)")
             self.file.lock_table.free_job_locks()
         self.file.lock_table.keep_presence_lock()
         self._forget_job_locks()
@@ -3215,8 +3217,8 @@ class JobQueue:
         self._how = self.file.reader.how
         if self._how is Reading.DROPPED and how is not Reading.DROPPED:
             self.say(
-                f"its file system ({self.file.mount.kind}) refuses O_DIRECT, so other hosts' results may be "
-                "read late (runwait4.py --check-locks DIR tells)"
+                f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts can "
+                "be read late (test it with runwait4.py --check-locks DIR)"
             )
 
     def close_if_useless(self, error: OSError) -> None:
@@ -3333,9 +3335,9 @@ class JobQueue:
             self.close_if_useless(error)
             if self._is_cut_off():
                 self.give_up(job)
-                return (f"its file system's client has died ({reason(error)}); its result {text_of(state)} "
-                        "is not written")
-            raise TemporaryError(f"its result {text_of(state)} cannot be written: {reason(error)}") from None
+                return (f"the client of the file system has died ({reason(error)}); the result "
+                        f"{text_of(state)} is not written")
+            raise TemporaryError(f"the result {text_of(state)} cannot be written: {reason(error)}") from None
 
     def _finish_if_there(self, job: Job, state: bytes) -> str:
         """Write a result if the file exists; return the same as finish().  Raises TemporaryError, OSError."""
@@ -3353,9 +3355,9 @@ class JobQueue:
             now = self.file.clock()
             self._no_file_since = now if self._no_file_since is None else self._no_file_since
             if now - self._no_file_since < (self.file.LOOKS - 1) * self.file.interval:
-                raise NoFile("its file is not there") from None
+                raise NoFile("the file does not exist") from None
             self.give_up(job)
-            return f"the file is gone; its result {text_of(state)} is not written"
+            return f"the file is gone; the result {text_of(state)} is not written"
 
     def _finish(self, job: Job, state: bytes) -> str:
         """Write a result over the `r` at the job's offset; return the same as finish().
@@ -3364,7 +3366,7 @@ class JobQueue:
         """
         with self.file.command_mutex(job.command, self.file.patience) as opened:
             if not opened:
-                raise LockedNow("another process keeps its command locked")
+                raise LockedNow("another process holds the command mutex")
             self.file.must_be_at_path()
             if self._is_written(job):
                 self.give_up(job)
@@ -3372,9 +3374,9 @@ class JobQueue:
             if not self.still_has(job):
                 # This host was cut off, so another runner can have claimed the line and written this `r`.
                 # The caller checks that without this command mutex, which can also be lost.
-                raise FileChangedError("its lock was lost")
+                raise FileChangedError("the job lock was lost")
             if self.file.state_at(job) != RUNNING:
-                raise FileChangedError("its line is not where it was")
+                raise FileChangedError("the line is not where it was")
             job.unconfirmed = state
             self.file.write(job, state)
             # While still holding the command mutex: its next holder must find as many job locks as lines `r`
@@ -3388,17 +3390,17 @@ class JobQueue:
             state_now = b""
         if job not in self.claimed:
             self.give_up(job)                   # so that no look reports it lost again
-            return f"another runner has taken it meanwhile; its result {text_of(state)} is not written"
+            return f"another runner took over this job; the result {text_of(state)} is not written"
         if state_now is None:
             return self._finish(job, state)
         # If no other state is at the job's offset, an editor is perhaps about to write more
         if self.file.state_at(job) in (None, RUNNING) and not self._is_gone(job):
-            raise TemporaryError("its line is not where it was")
+            raise TemporaryError("the line is not where it was")
         self.give_up(job)
         if state_now and state in (state_now, NEW):
             return ""                           # the user set the same state, or the job was not started
-        why = f"its state was set to '{text_of(state_now)}' meanwhile" if state_now else "its line is gone"
-        return f"{why}; its result {text_of(state)} is not written"
+        why = f"a user set the state '{text_of(state_now)}'" if state_now else "the line is gone"
+        return f"{why}; the result {text_of(state)} is not written"
 
     def _is_written(self, job: Job) -> bool:
         """Return True if a job's line has the job's result though the write failed.
@@ -3572,7 +3574,7 @@ class JobQueue:
             if spare + is_new > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
                 spare += is_new - 1
-                self.say(f"line {job.number}: is locked anew")
+                self.say(f"line {job.number}: locked again")
             else:
                 self.give_up(job)
                 self._to_end[job] = "lost"
@@ -3594,8 +3596,8 @@ class JobQueue:
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
-                f"line {line.number}: its job runs, so the {text_of(line.state)} that was saved over its r "
-                "is r again (runset4.py --edit keeps states)"
+                f"line {line.number}: the job is running, so the {text_of(line.state)} that an editor saved "
+                "over r is r again (runset4.py --edit keeps states)"
             )
             line.state = RUNNING
 
@@ -3645,20 +3647,20 @@ class JobQueue:
 
     def _say_gone(self, job: Job) -> None:
         """Report that a line is not in the file any more."""
-        self.say(f"line {job.number}: is not in the file any more; its job runs on")
+        self.say(f"line {job.number}: no longer in the file; the job runs on")
 
 
 def lock_hint(number: int | None) -> str:
     """Return a remedy for an error of locks or of the lock file.  number: the errno."""
     if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-        return "Linux 3.15 or newer, and a file system with locks, are needed"
+        return "requires Linux 3.15 or newer, and a file system with locks"
     if number == errno.ENOLCK:
-        return "its file system grants no lock: on NFS, do rpc.statd and lockd run here and on the server"
+        return "the file system grants no lock: on NFS, rpc.statd and lockd must run on both hosts"
     if number == errno.EAGAIN:
-        return "its file system does not answer now: try again"
+        return "the file system does not answer: try again"
     if number == errno.ELOOP:
-        return "jobs are locked there: remove the link, and a file is made"
-    return "jobs are locked there: create an empty file of this name that all users may write"
+        return "jobs are locked in this file: remove the link, and a file is created"
+    return "jobs are locked in this file: create an empty file of this name that all users may write"
 
 
 def check_lock_file(path: str, mount: Mount) -> None:
@@ -3670,15 +3672,16 @@ def check_lock_file(path: str, mount: Mount) -> None:
     end = time.monotonic() + 3.0
     if not sys.platform.startswith("linux"):
         raise UsageError(
-            f"{path}: no open-file-description locks on this system (Linux 3.15 or newer is needed)"
+            f"{path}: no open-file-description locks on this system (requires Linux 3.15 or newer)"
         )
     if os.path.exists(path) and os.stat(path).st_nlink > 1:
         raise UsageError(
-            f"{path}: has several names (hard links), whose users would not see each other (keep one)"
+            f"{path}: has several names (hard links), and runners of different names would not see each "
+            "other (keep one)"
         )
     if mount.point == os.path.realpath(path):
         raise UsageError(
-            f"{path}: is a mount of its own, whose users would not see others (mount its directory)"
+            f"{path}: is a mount point, and runners on it would not see the others (mount the directory)"
         )
     try:
         _try_locks(path, lock_table)
@@ -3703,7 +3706,8 @@ def _try_locks(path: str, lock_table: str) -> None:
     with open(lock_table, "rb+", buffering=0) as first, open(lock_table, "rb+", buffering=0) as second:
         if is_free(second.fileno(), take_probe(first.fileno())):
             raise UsageError(
-                f"{lock_table}: record locks on this file system do not exclude (use another one)"
+                f"{lock_table}: record locks on this file system do not exclude other processes (use "
+                "another one)"
             )
 
 
@@ -3819,8 +3823,8 @@ class Throttle:
 class Why(enum.Enum):
     """Why jobs below a line may not be claimed for now."""
     WAITS = "a barrier waits for the first unfinished job above it"
-    STOPPED = "a barrier check has met a failure; only consumers that follow wait for its end"
-    FAULTY = "nobody knows what is meant: a directive makes no sense, or a group is too big"
+    STOPPED = "a barrier check has met a failure; only consumers that follow wait for `#RUN end`"
+    FAULTY = "the meaning is unknown: a directive is invalid, or a group is too big"
 
 
 class Block(NamedTuple):
@@ -3885,8 +3889,8 @@ def first_bad(file: JobReader, check: Line, states: bytes, checked: int) -> Line
 def not_for_groups(line: Line, settings: JobSettings) -> str:
     """Return the message about a job of a group if this process starts no groups."""
     return (
-        f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone "
-        f"here ({settings.where})"
+        f"line {line.number}: only runmaker4-server.py starts jobs with together=; skipping them "
+        f"({settings.where})"
     )
 
 
@@ -4186,7 +4190,7 @@ class Retries:
 class Suspicion(enum.Enum):
     """How sure it is that a line `r` is an orphan."""
     NONE = "it has a runner, or a job"
-    SOME = "it looks like one; if locks may be lost without an error, a later look must find it so, too"
+    SOME = "it looks like one; if locks can be lost without an error, a later check must find the same"
     PROVED = "it is one"
 
 
@@ -4254,15 +4258,14 @@ class Orphans:
         self._named += 1
         if self._named > self.NAMED:
             return
-        text = "is r, but nobody runs it any more; "
+        text = "is r, but has neither runner nor job; "
         if state == NEW:
             text += "is new again"
         elif state == ERROR:
             text += f"marked e (--resume runs it again{self._hint(line)})"
         else:
-            text = (f"an editor has brought back its r; it is {text_of(state)} again, as its run here has "
-                    "ended")
-        more = "; more lines like this one are not named" if self._named == self.NAMED else ""
+            text = f"an editor restored an old r; it is {text_of(state)} again, the result of the run here"
+        more = "; further lines are not reported" if self._named == self.NAMED else ""
         self._file.say(f"line {line.number}: {text}{more}")
 
     def _hint(self, line: Line) -> str:
@@ -4273,7 +4276,7 @@ class Orphans:
         result = self._results[line.command].state
         if not result:
             return ""
-        return f"; an editor may have brought back its r: a run here has ended, {text_of(result)}"
+        return f"; perhaps an editor restored an old r: a run here has finished, {text_of(result)}"
 
 
 # ---- one walk ----------------------------------------------------------------------------------------------
@@ -4282,12 +4285,12 @@ class Orphans:
 class Stop(enum.Enum):
     """The reason why a walk stopped without a job."""
     END = "it has met the end of the file"
-    CUT = "it has met a last line without a newline, which somebody may be writing"
-    OVER = "nothing below can matter to its consumers"
+    CUT = "it has met a last line without a newline, which can be incomplete"
+    OVER = "nothing below can matter to the consumers"
     BARRIER = "if a barrier can be passed at all, then only by another walk"
-    SHORT = "each of its consumers has too little free for a job; it goes on once one has enough"
-    SLICED = "the time that it was given is over; it can go on"
-    RESTART = "the file was edited meanwhile"
+    SHORT = "each consumer has too little free for a job; the walk goes on once one has enough"
+    SLICED = "the time slice is over; the walk can go on"
+    RESTART = "the file was edited during the walk"
 
 
 @dataclass(frozen=True)
@@ -4428,7 +4431,7 @@ class Walk:
         return not self.scan.last or self.scan.refresh(self.scan.last)
 
     def _change_consumers(self, consumers: Consumers) -> bool:
-        """Go on for other consumers.  Return False if the file was edited meanwhile."""
+        """Go on for other consumers.  Return False if the file was edited during the walk."""
         self._consumers = consumers
         self._only_running = False
         self.asked = self.asked.intersection(consumers.all)
@@ -4696,7 +4699,7 @@ class Walk:
             return Attempt(self._closed[line.command])
         made = attempt()
         if not self.scan.refresh(line, made.data or None):
-            raise FileChangedError                       # the file was edited meanwhile
+            raise FileChangedError                       # the file was edited during the walk
         if not (made.job or made.became):
             self.try_again = True
             if made.met is not LineCheck.CHANGED:
@@ -5090,8 +5093,8 @@ class Cursor:
         if job.state == NEW and known.state and known.number == job.number:
             self._say_once(
                 "again",
-                f"line {job.number}: was {text_of(known.state)} here, and is new again; it runs once more "
-                "(an editor has saved what it had read before, or somebody has set it; others are not named)",
+                f"line {job.number}: finished here as {text_of(known.state)}, and is new again; it will run "
+                "once more (an editor saved an old state, or a user set it; further lines are not reported)",
             )
         self._results.forget(job.command)
 
@@ -5183,9 +5186,9 @@ class Cursor:
 
 
 def new_jobs_wait(count: int, path: str) -> str:
-    """Return the message, for example '3 new jobs wait: runwait4.py --status runs.txt tells why'."""
+    """Return the message, for example '3 new jobs wait: runwait4.py --status runs.txt shows why'."""
     return (f"{plural(count, 'new job')} {'waits' if count == 1 else 'wait'}: runwait4.py --status "
-            f"{shlex.quote(as_argument(path))} tells why")
+            f"{shlex.quote(as_argument(path))} shows why")
 
 
 # an unknown runner: of host= only `*` matches it, it has one slot, and any amount of memory
@@ -5265,8 +5268,8 @@ def _awaited(settings: JobSettings) -> str:
 def _awaited_behind(command: bytes, file: JobReader) -> str:
     """Return what every runner must wait for to claim a line of a command; '' if nothing.  Raises OSError."""
     if file.lock_table.is_shut(command):
-        return "another process, which keeps its command locked (lslocks names it)"
-    return "" if file.has_room(command) else "a copy of its command that runs already, and has no line r"
+        return "another process, which holds the command mutex (lslocks names it)"
+    return "" if file.has_room(command) else "a copy of the command that is running without a line r"
 
 
 def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Line]:
@@ -5713,7 +5716,7 @@ class FileJobs:
                 if error.errno == errno.ENOENT and runner.options.follow and not self._file.is_open:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))        # the file never came
                 if runner.killed or runner.failed or look == self._reader.LOOKS:
-                    runner.say(f"{reason(error)}; nobody knows what it holds now")
+                    runner.say(f"{reason(error)}; the state of the jobs is unknown")
                     return None
             await asyncio.sleep(self.interval)
         return None
@@ -6250,9 +6253,9 @@ def available_memory() -> Memory:
     """
     return min(
         Memory(host_memory(), "all of this host's"),
-        Memory(cgroup_memory(), "the limit of its control group"),
+        Memory(cgroup_memory(), "the limit of the control group"),
         Memory(slurm_memory(os.environ), "the limit of Slurm"),
-        Memory(promised_memory(os.environ), "what the runner above has promised to this one"),
+        Memory(promised_memory(os.environ), "the memory that the outer runner has allocated to this one"),
         key=lambda memory: memory.size,
     )
 
@@ -7125,7 +7128,7 @@ class Plain(Sink):
 
     def _on_loss(self, job: Job, why: str) -> None:
         self.trouble(
-            f"line {job.number}: {why} in a temporary file (its output is incomplete; the jobs go on)"
+            f"line {job.number}: {why} in a temporary file (the output is incomplete; the jobs go on)"
         )
 
 
@@ -7250,7 +7253,7 @@ def open_record(path: str, flags: int) -> int:
             fd = open_or_make(path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise UsageError(f"{path}: is not a regular file (give another name)")
+            raise UsageError(f"{path}: not a regular file (give another name)")
         return fd
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
@@ -7335,7 +7338,7 @@ class RecordFile:
             free = is_free(self.fd, offset, self._length(offset, data))
         except OSError as error:
             return reason(error)
-        return "the file system grants no lock" if free else "another process has it locked (see lslocks)"
+        return "the file system grants no lock" if free else "locked by another process (see lslocks)"
 
     @staticmethod
     def _length(offset: int, data: bytearray) -> int:
@@ -7774,8 +7777,8 @@ class Use(enum.Enum):
     IDLE = "nothing"
     BUSY = "it has a job, or is about to get one"
     ELSEWHERE = "another runner has a job on it"
-    SPENT = "nothing any more: it has had its one job (-1)"
-    BROKEN = "nothing: its last jobs could not reach its host"
+    SPENT = "nothing: it has run one job (-1)"
+    BROKEN = "nothing: the last jobs could not reach the host"
 
 
 @dataclass(eq=False, repr=False)
@@ -7843,9 +7846,9 @@ class SlotFile:
                 time.sleep(0.05)
                 self.names = self._read()
             if not self.names:
-                raise OSError(errno.EINVAL, "there is no name in it")
+                raise OSError(errno.EINVAL, "contains no name")
         except OSError as error:
-            raise UsageError(f"{path}: {reason(error)} (a file of names, one per line, is wanted)") from None
+            raise UsageError(f"{path}: {reason(error)} (expected a file of names, one per line)") from None
         self._make_room()
 
     def prepare(self) -> None:
@@ -7854,8 +7857,7 @@ class SlotFile:
             os.close(open_lock_file_of(self._target))
         except OSError as error:
             raise UsageError(
-                f"{self.lock_table}: {reason(error)} (it must be a file that can be written: names "
-                "are locked there)"
+                f"{self.lock_table}: {reason(error)} (it must be a writable file: names are locked in it)"
             ) from None
 
     def look(self) -> Sequence[str] | None:
@@ -7894,7 +7896,7 @@ class SlotFile:
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.EINVAL, "is no regular file")
+                raise OSError(errno.EINVAL, "not a regular file")
             with Reader.of(fd, self.network) as reader:
                 data = reader.pread(self.LONGEST + 1, first_line(reader))
         finally:
@@ -8027,7 +8029,7 @@ class RunnerStats:
             text += (f"; the output of {plural(len(self.incomplete), 'job')} is incomplete "
                      f"({name_lines(self.incomplete)})")
         if not summary:
-            return f"{text}; what the file holds now is not known"
+            return f"{text}; the state of the file is unknown"
         now = summary.now
         ours = self.done, self.failed, error, self.cancelled
         is_said = ours == (now.done, now.failed, now.error, now.held) and now.processed == now.all
@@ -8040,7 +8042,7 @@ class RunnerStats:
             text += f"; {retry} runs them again"
         if summary.strays:
             text += f"; {name_strays(summary.strays, summary.first_stray)}"
-        return text + (f"; {why} tells why" if why and now.bad else "")
+        return text + (f"; {why} shows why" if why and now.bad else "")
 
 
 def why_command(options: argparse.Namespace) -> str:
@@ -8285,13 +8287,13 @@ class StopSignals:
 
 class Phase(enum.Enum):
     """Names the phases of a job of this runner."""
-    STARTING = "its slots, its lock and its shell are being got"
-    AT_GATE = "its shell waits until all jobs of its group may begin"
-    RUNNING = "its shell runs"
-    READING_ON = "its shell has exited; processes that the shell has left behind may still print"
+    STARTING = "slots, job lock and shell are being acquired"
+    AT_GATE = "the shell waits until all jobs of the group can begin"
+    RUNNING = "the shell runs"
+    READING_ON = "the shell has exited; processes that it left can still print"
     WAITING = "it has failed, and runs again after --retry-delay"
     GROWING = "it had too little memory, and runs again once more is free"
-    SETTLING = "nothing more of it begins; its line gets its state"
+    SETTLING = "nothing more of the job begins; the line gets a state"
 
 
 NEXT_PHASES = {
@@ -8584,7 +8586,7 @@ class JobTask:
                 self._spawn(lent)
             return "", False
         except ValueError:
-            return "there is a NUL in the command", False
+            return "the command contains a NUL byte", False
         except OSError as error:
             if error.errno in self.BUSY_ERRORS:
                 return reason(error), True
@@ -8896,8 +8898,8 @@ class Runner:
         self.killed = self.killed or number
         self.signals.add(kills=True)
         if is_first:
-            again = " (Ctrl-C again: kill them)" if number == signal.SIGINT and self.runs else ""
-            self.say(f"{signal.Signals(number).name}: ending {plural(self._unsettled, 'job')}{again}")
+            again = " (Ctrl-C again: at once)" if number == signal.SIGINT and self.runs else ""
+            self.say(f"{signal.Signals(number).name}: killing {plural(self._unsettled, 'job')}{again}")
             self.kill_jobs()
             watched(self._last_resort())
         elif number == signal.SIGINT:
@@ -8905,7 +8907,7 @@ class Runner:
 
     async def _watch_wall_time(self) -> None:
         await asyncio.sleep(self.wall_end - self.loop.time())
-        self.say(f"the wall time is over, ending {plural(self._unsettled, 'job')}")
+        self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
         self.wall_over = True
         self.kill_jobs()
 
@@ -8969,7 +8971,7 @@ class Runner:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
                 if cause == "lost":
-                    self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
+                    self.say(f"line {job.number}: another runner took over this job; stopping our copy")
                 self.kill_job(job, cause)
 
     async def _tick(self) -> None:
@@ -9121,8 +9123,8 @@ class Runner:
         if BACKGROUND.match(job.command):
             self._say_once(
                 "background",
-                f"line {job.number}: ends in &, so it is done as soon as it has begun, and what it prints "
-                "later may be lost (leave the & out: -j runs jobs side by side)",
+                f"line {job.number}: ends in &, so it is done at once, and later output can be lost (omit "
+                "the &: -j runs jobs in parallel)",
             )
 
     async def _hand_out(self) -> None:
@@ -9211,7 +9213,7 @@ class Runner:
                 never = " (it never fits: give --walltime more)"
             if rest > 0:                        # otherwise _watch_wall_time() reports that it is over
                 self.say(
-                    f"line {job.number}: its timeout is {human_time(limit)}, and the wall time is over in "
+                    f"line {job.number}: the timeout is {human_time(limit)}, and the wall time is over in "
                     f"{human_time(rest)}: starting no more jobs{never}"
                 )
             self.wall_over = True
@@ -9424,7 +9426,7 @@ def runner_words(text: str) -> str:
     if takes_a_command(words):
         # `bash -c /bin/sh -c JOB` runs a /bin/sh without a command, which ends with status 0
         raise argparse.ArgumentTypeError(
-            f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes behind that, so no job "
+            f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes after that, so no job "
             "would run (for bash write #RUN shell=bash above the jobs)"
         )
     if words and not re.search(r"[\0\n]", text):
@@ -9445,7 +9447,7 @@ def takes_a_command(words: Sequence[str]) -> bool:
 def nonempty(text: str) -> str:
     """Check an option value (argparse type): any name that is not empty, as "$UNSET" would be."""
     if not text:
-        raise argparse.ArgumentTypeError("is empty (a name is wanted)")
+        raise argparse.ArgumentTypeError("is empty (give a name)")
     return text
 
 
@@ -9462,8 +9464,7 @@ def output_path(text: str) -> str:
     for path in nonempty(text), os.path.realpath(text):
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
             raise argparse.ArgumentTypeError(
-                f"'{printable(text)}' is the name of a lock file, that of {printable(match[1])} "
-                "(give another name)"
+                f"'{printable(text)}' is the lock file of {printable(match[1])} (give another name)"
             )
     return text
 
@@ -9491,7 +9492,7 @@ def file_of_jobs(text: str) -> str:
     """Check an argument (argparse type): the path of a job file, not of a lock file."""
     if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
         raise argparse.ArgumentTypeError(
-            f"'{printable(text)}' is no job file: the commands of {printable(match[1])} are locked there"
+            f"'{printable(text)}' is not a job file, but the lock file of {printable(match[1])}"
         )
     return text
 
@@ -9504,8 +9505,8 @@ def slot_names(text: str) -> str:
 
 
 # Parts of the help of runner and client
-SIGNALS = "INT, TERM end the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
-JOB_VARIABLES = ("of a job: JOB_ID (its line), RUNMAKER4_SLOT, SLAVE_IP (its slot), RUNMAKER4_SLOTS (all), "
+SIGNALS = "INT, TERM kill the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
+JOB_VARIABLES = ("of a job: JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slot), RUNMAKER4_SLOTS (all), "
                  "RUNMAKER4_MEMORY (bytes), RUNMAKER4_JOB")
 
 
@@ -9513,9 +9514,6 @@ def add_running_options(add: Add) -> None:
     """Add the options of runner and client that select jobs and their number."""
     add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
-    add("--runner", type=runner_words, metavar="CMD",
-        help="run `CMD /bin/sh -c JOB`: nice -n 19, ssh \"$SLAVE_IP\"")
-    add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add("-r", "--retry", action="store_true", help="as --resume; also run jobs that failed (!)")
     add("--resume", action="store_true", help="also run jobs in error (e), or r without a runner")
     add(
@@ -9526,15 +9524,17 @@ def add_running_options(add: Add) -> None:
         help="run a failing job up to N more times, at once",
     )
     add("--retry-delay", type=retry_delay, metavar="T",
-        help="... after T, 2T, 4T, ... (up to 1h); its slot waits")
-    add("--follow", action="store_true", help="wait for more jobs, and for a file not there yet")
+        help="... after T, 2T, 4T, ... (up to 1h); the slot waits")
+    add("--runner", type=runner_words, metavar="CMD",
+        help="run `CMD /bin/sh -c JOB`: nice -n 19, ssh \"$SLAVE_IP\"")
+    add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add(
         "--slots",
         type=slot_names,
         metavar="A,B",
         help="instead of -j: a slot per name (@FILE: one a line)",
     )
-    add("--memory", type=memory_size, metavar="SIZE", help="what jobs with memory= may take (60G) [all]")
+    add("--memory", type=memory_size, metavar="SIZE", help="memory for jobs with memory= (60G) [all]")
 
 
 def add_limits(add: Add) -> None:
@@ -9544,15 +9544,14 @@ def add_limits(add: Add) -> None:
         "--walltime",
         type=wall_time,
         metavar="T",
-        help="after T (auto, auto-5m: before Slurm ends us) kill what runs, and exit; start no job that may "
-             "not fit",
+        help="kill the jobs and exit after T (auto: before Slurm does)",
     )
     add(
         "--kill-after",
         type=duration,
         default=GRACE,
         metavar="T",
-        help="time from TERM to KILL, when jobs are ended [10s]",
+        help="time from TERM to KILL, when jobs are killed [10s]",
     )
 
 
@@ -9587,21 +9586,21 @@ def add_max_failed(add: Add) -> None:
 def add_verbosity(add: Add) -> None:
     """Add the options that control the amount of output."""
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
-    add("--plain", action="store_true", help="print what jobs print and no more, job by job")
-    add("-k", "--keep-order", action="store_true", help="with --plain: in the order of their starts")
+    add("--plain", action="store_true", help="print job output only, one job after the other")
+    add("-k", "--keep-order", action="store_true", help="with --plain: in the order of starts")
     add("-v", "--verbose", action="store_true", help="print more")
 
 
 def add_background(add: Add) -> None:
-    """Add the options for the background, and those of add_help()."""
+    """Add the options for the background."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
-    add("--pidfile", type=output_path, metavar="FILE", help="write the process number there")
-    add("--errors", type=output_path, metavar="FILE", help="append there what would go to stderr")
-    add_help(add)
+    add("--pidfile", type=output_path, metavar="FILE", help="write the process ID to FILE")
+    add("--errors", type=output_path, metavar="FILE", help="append messages to FILE instead of stderr")
 
 
-def add_help(add: Add) -> None:
-    """Add the options that are last in the help of every script."""
+def add_general(parser: Parser) -> None:
+    """Add the group of options that is the last one in the help of every script."""
+    add = parser.add_argument_group("general").add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}", help="print the version")
     add("-h", "--help", action="help", help="print this help")
 
@@ -9610,15 +9609,15 @@ def make_parser() -> Parser:
     """Return the parser of runmaker4.py's command line."""
     parser = Parser(
         PROG,
-        purpose="Run the jobs of a text file on any number of hosts: lines '. COMMAND', whose dot becomes r "
-                "(running), then d (done), ! (failed) or e (error).",
+        purpose="Run the jobs of a text file on any number of hosts.  A job is a line '. COMMAND'; the dot "
+                "becomes r (running), then d (done), ! (failed) or e (error).",
         usage="[options] FILE",
         examples="Run the jobs in runs.txt, four at a time (the same on any other host):\n"
                  f"    {PROG} -j4 runs.txt",
         notes={"Signals": SIGNALS, "Variables": f"{JOB_VARIABLES}; of the runner: NO_COLOR."},
         statuses={
             "0": "nothing in the file is !, e, r without a runner, or left for this one",
-            "1": "something is, whoever ran it; output, records or results are not written",
+            "1": "a job is, on any runner; or output, records or results are not written",
             "2": "bad usage, or the file cannot be used",
             "130, 143": "ended by a signal",
         },
@@ -9626,9 +9625,10 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", type=file_of_jobs, help="the job file")
     add_running_options(add)
+    add("--follow", action="store_true", help="wait for more jobs, and for a file that does not exist yet")
+    add("--dry-run", action="store_true", help="print which jobs would run, and change nothing")
     add("--slot-errors", type=whole_number(1), default=0, metavar="N",
         help="retire a slot after N jobs in a row with status 255")
-    add("--dry-run", action="store_true", help="print what would be run, touch nothing")
     add = parser.add_argument_group("limits").add_argument
     add_limits(add)
     add_max_failed(add)
@@ -9639,6 +9639,7 @@ def make_parser() -> Parser:
     add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_background(add)
+    add_general(parser)
     return parser
 
 
@@ -9685,7 +9686,7 @@ def refuse_as_output(path: str) -> None:
         with contextlib.suppress(OSError):          # the stream is closed, or the file does not exist yet
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 raise UsageError(
-                    f"{path}: {name} goes there, and what jobs print would become jobs (take another file)"
+                    f"{path}: {name} goes to this file, and output would become jobs (give another file)"
                 )
 
 
@@ -9792,7 +9793,8 @@ class Program:
         elif kept:
             where = "where stderr goes"
         self.say(
-            f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its jobs end); messages go {where}"
+            f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
+            f"{where}"
         )
 
     async def _run(self) -> int:
@@ -9888,7 +9890,7 @@ class Program:
         """Do nothing: no stream remains to report it on."""
 
     def _stdout_broken(self, error: OSError) -> None:
-        self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
+        self.say(f"stdout: {reason(error)}; the jobs go on, but job output is no longer shown")
         # the reader has exited: no trouble, because the output is not missed
         unheard = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
         self.runner_stats.trouble |= not unheard
@@ -9912,11 +9914,11 @@ class RunnerProgram(Program):
         elif options.resume:
             self.retry = ERROR + RUNNING
         if options.keep_order and not options.plain:
-            raise UsageError("-k goes with --plain (see --help)")
+            raise UsageError("-k requires --plain")
         if options.retry_delay and not options.retries:
-            raise UsageError("--retry-delay goes with --retries N (see --help)")
+            raise UsageError("--retry-delay requires --retries N")
         if options.daemon and options.plain:
-            raise UsageError("--plain prints on stdout, and -d prints nothing there (see --outdir)")
+            raise UsageError("--plain prints to stdout, and -d has none (see --outdir)")
         options.quiet |= options.plain
 
     def _slot_names(self) -> Sequence[str]:
@@ -9926,7 +9928,7 @@ class RunnerProgram(Program):
         if not names:
             return [str(slot + 1) for slot in range(1 if count is None else count or available_cpus())]
         if count is not None:
-            raise UsageError("-j and --slots exclude each other (see --help)")
+            raise UsageError("give only one of -j and --slots")
         if not names.startswith("@"):
             return [name.strip() for name in names.split(",")]
         mount = check_mount(names[1:], self.options.single_host, self.say)
@@ -10013,7 +10015,7 @@ class RunnerProgram(Program):
     def _introduce_to_terminal(self) -> None:
         """Print the first hints for a user at a terminal."""
         options = self.options
-        self.say("Ctrl-C ends the jobs; Ctrl-\\ starts no more")
+        self.say("Ctrl-C kills the jobs; Ctrl-\\ starts no more")
         if options.jobs is None and not options.slots and not options.one_only:
             self.say("one at a time (-j0: as many as CPUs)")
 
@@ -10073,7 +10075,7 @@ class App(RunnerProgram):
         super()._introduce()
         outdir = self.options.outdir
         if not self.options.quiet and outdir == default_outdir(self.path):
-            self.say(f"what jobs print goes to {outdir}/ (--outdir DIR: elsewhere)")
+            self.say(f"job output goes to {outdir}/ (--outdir DIR: elsewhere)")
 
     def main(self) -> int:
         """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
@@ -10217,7 +10219,7 @@ def to_bytes(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise WireError("text that stands for no bytes") from None
+        raise WireError("invalid text") from None
 
 
 def _bounded_int(digits: str) -> int:
@@ -10250,7 +10252,7 @@ def decode(frame: bytes) -> dict[str, Any]:
             frame.decode("utf-8"), parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite
         )
     except (ValueError, RecursionError):
-        raise WireError("no JSON that can be read") from None
+        raise WireError("invalid JSON") from None
     if not isinstance(message, dict):
         raise WireError("no message")
     return message
@@ -10261,13 +10263,13 @@ class Message:
 
     def __init__(self, fields: Any) -> None:
         if not isinstance(fields, dict):
-            raise WireError("no object where one is wanted")
+            raise WireError("not an object")
         self.fields = fields
 
     def _string(self, name: str, longest: int) -> str:
         value = self.fields.get(name)
         if not isinstance(value, str) or len(value) > longest:
-            raise WireError(f"{name}: no text that will do")
+            raise WireError(f"{name}: invalid text")
         return value
 
     def text(self, name: str, longest: int = FRAME) -> str:
@@ -10289,7 +10291,7 @@ class Message:
     def whole(self, name: str, most: int = WHOLE, least: int = 0) -> int:
         value = self.fields.get(name)
         if type(value) is not int or not least <= value <= most:
-            raise WireError(f"{name}: no whole number that will do")
+            raise WireError(f"{name}: not a valid whole number")
         return value
 
     def whole_or_none(self, name: str) -> int | None:
@@ -10303,7 +10305,7 @@ class Message:
         """Return a time of any clock, or a duration."""
         value = self.fields.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= SECONDS:
-            raise WireError(f"{name}: no time that will do")
+            raise WireError(f"{name}: not a valid time")
         return float(value)
 
     def seconds_or_none(self, name: str) -> float | None:
@@ -10330,9 +10332,9 @@ class Message:
         """Return a list of texts (str), integers from 0 to WHOLE (int) or objects (dict)."""
         value = self.fields.get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
-            raise WireError(f"{name}: no list that will do")
+            raise WireError(f"{name}: not a valid list")
         if kind is int and not all(0 <= item <= WHOLE for item in value):
-            raise WireError(f"{name}: no whole numbers that will do")
+            raise WireError(f"{name}: not valid whole numbers")
         return value
 
     def objects(self, name: str) -> list[Message]:
@@ -10353,7 +10355,7 @@ def tls_context(server_side: bool) -> ssl.SSLContext:
     except ImportError:
         is_there = False
     if not is_there:
-        raise UsageError("this Python has no TLS 1.3 (use one whose module ssl has OpenSSL 1.1.1 or later)")
+        raise UsageError("this Python has no TLS 1.3 (use one with OpenSSL 1.1.1 or later)")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.maximum_version = ssl.TLSVersion.TLSv1_3
@@ -10709,7 +10711,7 @@ class Link:
         if data and not self.closing and not self.transport.is_closing():
             self.transport.write(data)
             if self.transport.get_write_buffer_size() > UNREAD:
-                self.drop("it does not read what it is sent")
+                self.drop("it does not read messages")
 
     def end(self) -> None:
         """Send no more messages.  Once the other end has read everything, it closes the connection."""
@@ -10780,7 +10782,7 @@ def token_of_environment() -> str | None:
     token = os.environ.get("RUNMAKER4_TOKEN")
     if token and not HEX.fullmatch(token):
         raise UsageError(
-            "$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)"
+            "$RUNMAKER4_TOKEN: not a token (32 hexadecimal digits in small letters; or unset it)"
         )
     return token or None
 
@@ -10797,16 +10799,16 @@ def read_token(path: str, follow: bool = True) -> str:
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise UsageError(f"{path}: is not a regular file")
+            raise UsageError(f"{path}: not a regular file")
         if info.st_uid != os.geteuid():
-            raise UsageError(f"{path}: belongs to somebody else (chown it)")
+            raise UsageError(f"{path}: belongs to another user (chown it)")
         if info.st_mode & 0o077:
             raise UsageError(
-                f"{path}: others can get at it, permissions {info.st_mode & 0o777:04o} (chmod 600 it)"
+                f"{path}: other users have access, permissions {info.st_mode & 0o777:04o} (chmod 600 it)"
             )
         text = os.read(fd, 100).decode("ascii", "replace").strip()
     finally:
         os.close(fd)
     if not HEX.fullmatch(text):
-        raise UsageError(f"{path}: has no token in it (32 hexadecimal digits; the server makes one)")
+        raise UsageError(f"{path}: contains no token (32 hexadecimal digits; the server makes one)")
     return text

@@ -73,7 +73,7 @@ from runmaker4 import (
     Shell,
     TreeEnder,
     UsageError,
-    add_help,
+    add_general,
     append_locked,
     bucket_of,
     check_lines,
@@ -581,7 +581,7 @@ def cancel(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> 
     """Cancel the selected jobs: write x over `r` and `.`, and wait until running jobs have exited.
 
     A named line in another state is waited for if its job runs. A job that finishes at this moment can get
-    its result first: then the line keeps the result, and we report that.
+    the result first: then the line keeps the result, and we report that.
     """
     missing = selection.singles()
     waiting: list[Line] = []
@@ -2118,10 +2118,10 @@ def make_parser() -> Parser:
         help="#RUN end: idle runners exit when no job above remains",
     )
     add("--reopen", action="store_true", help="undo each #RUN end (it becomes #off end, a comment)")
-    add = parser.add_argument_group("general").add_argument
+    add = parser.add_argument_group("file system and output").add_argument
     add("--single-host", action="store_true", help="no other host uses the file: accept any file system")
     add("-q", "--quiet", action="store_true", help="do not report the changes")
-    add_help(add)
+    add_general(parser)
     return parser
 
 

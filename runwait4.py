@@ -75,7 +75,7 @@ from runmaker4 import (
     Throttle,
     UsageError,
     WireError,
-    add_help,
+    add_general,
     as_argument,
     check_lines,
     check_mount,
@@ -205,7 +205,7 @@ def make_parser() -> Parser:
     add("--check-locks", type=nonempty, metavar="DIR",
         help="test for a minute that hosts can share job files in this directory; start it\n"
              "on all of them at the same time")
-    add_help(parser.add_argument_group("general").add_argument)
+    add_general(parser)
     return parser
 
 

@@ -529,8 +529,8 @@ class RunCase(Case):
         self.assertEqual((ended.code, ended.out), (0, b""))
         self.assertRegex(
             ended.err,
-            rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets its jobs "
-            rb"end\); messages go %b\n(\S+: \S+: what jobs print goes to [^\n]*\n)?\Z" % messages.encode(),
+            rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets running jobs "
+            rb"finish\); messages go %b\n(\S+: \S+: job output goes to [^\n]*\n)?\Z" % messages.encode(),
         )
 
     def bound_by_permissions(self) -> dict[str, Any]:

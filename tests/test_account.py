@@ -203,7 +203,7 @@ class NoFile(RunCase):
         ended = self.finish(runner)
         self.assertEqual(ended.code, 1)
         self.assertIn(b"nobody knows what it holds now", ended.err)
-        self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
+        self.assertTrue(closing(ended).endswith("; the state of the file is unknown"), ended.err)
 
     def test_a_file_without_jobs_is_said_to_have_none(self) -> None:
         self.jobs(": >runs.txt")
@@ -236,7 +236,7 @@ runmaker4.Runner.LAST_LOOK = 0.1
         runner.send_signal(signal.SIGINT)
         ended = self.finish(runner, timeout=20)
         self.assertEqual(
-            (ended.code, closing(ended)), (130, "1 done in T; what the file holds now is not known")
+            (ended.code, closing(ended)), (130, "1 done in T; the state of the file is unknown")
         )
 
 
@@ -309,7 +309,7 @@ class LeavingServer(TcpCase):
         self.open_gate()
         ended = self.finish(client)
         self.assertEqual(ended.code, 1)
-        self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
+        self.assertTrue(closing(ended).endswith("; the state of the file is unknown"), ended.err)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_is_stopped_before_it_is_welcome_asks_all_the_same(self) -> None:

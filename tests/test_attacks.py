@@ -57,7 +57,7 @@ class ReturningClient(AttackCase):
         """It says that its job, line 3, has this number."""
         self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS)
         self.assertEqual(self.attack("returning_client", self.server, number, *settings.values()), "done\n")
-        wait_until(lambda: self.states() == "rd", what="its result is written")
+        wait_until(lambda: self.states() == "rd", what="the result is written")
         record = f".-> {WAITING}".encode()[:runmaker4.LogFile.WIDTH - 4]
         wait_until(lambda: self.read("log").startswith(record), what="the first record is of the first job")
         self.assertIn(b"\t: its own\n", self.read("joblog"))

@@ -56,7 +56,7 @@ class CommandBytes(RunCase):
         self.assertEqual((self.states(), ended.code), ("ded", 1))
         self.assertEqual(ended.err.count(b"\n"), 2, ended.err)
         self.assertIn(
-            b"runmaker4.py: runs.txt: line 2: cannot be started: there is a NUL in the command\n", ended.err
+            b"runmaker4.py: runs.txt: line 2: cannot be started: the command contains a NUL byte\n", ended.err
         )
         lines = console_lines(ended.out)
         self.assertEqual(printed(lines), [b"a", b"d"])
@@ -94,7 +94,7 @@ class LongCommands(RunCase):
         said = self.run_to_end()
         self.assertEqual(self.states(), "edex")
         for line in 1, 3:
-            fault = b": line %d: cannot be started: there is no command behind the state\n" % line
+            fault = b": line %d: cannot be started: no command after the state\n" % line
             self.assertIn(fault, said)
 
     def run_to_end(self) -> bytes:

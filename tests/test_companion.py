@@ -70,14 +70,14 @@ class LockTable(RunCase):
         if probe.returncode:
             self.skipTest(f"no file can be mounted here: {probe.stderr.decode().strip()}")
         ended = self.run_script(*mount, *self.command(RUNMAKER, "runs.txt"))
-        self.assertRefused(ended, "mount of its own", "mount its directory")
+        self.assertRefused(ended, "mount point", "mount the directory")
 
     def test_a_companion_that_is_no_file_is_refused(self) -> None:
         lock_table(self.path).mkdir()
         self.assertAllRefuse(".runs.txt.lock", "is a directory")
 
     def test_a_pipe_or_a_file_of_contents_by_its_name_is_refused_and_left_as_it_is(self) -> None:
-        words = {"mkfifo -m 600": "is no regular file", "umask 77; echo private >": "is a file with contents",
+        words = {"mkfifo -m 600": "not a regular file", "umask 77; echo private >": "is a file with contents",
                  "touch other; chmod 600 other; ln other": "has several names"}
         for number, make in enumerate(words):
             self.write(". echo ran >>ran\n", f"{number}").chmod(0o666)
@@ -102,7 +102,7 @@ class LockTable(RunCase):
 
     def test_a_dry_run_refuses_what_is_no_lock_file(self) -> None:
         ways: dict[str, Callable[[pathlib.Path], object]] = {
-            "is no regular file": pathlib.Path.mkdir,
+            "not a regular file": pathlib.Path.mkdir,
             "is a symbolic link": lambda lock_file: lock_file.symlink_to("runs.txt"),
             "is a file with contents": lambda lock_file: lock_file.write_text("some text\n"),
         }
@@ -133,7 +133,7 @@ class LockTable(RunCase):
         (self.dir / "pipe").rename(lock_table(self.path))
         self.write(". true\n")
         said = present(runner.stderr).readline()
-        self.assertIn(b"its lock file .runs.txt.lock: is no regular file; trying again", said)
+        self.assertIn(b"its lock file .runs.txt.lock: not a regular file; trying again", said)
         lock_table(self.path).unlink()
         self.wait_states("d")
         runner.terminate()
@@ -176,7 +176,7 @@ class LockTable(RunCase):
         for call, ended in self.run_all(((*call, "runs.txt") for call in calls), **bound):
             with self.subTest(call):
                 self.assertEqual(ended.code, 0, ended.err)
-                unknown = b"whether a line r still runs cannot be known: only who may write to it may read"
+                unknown = b"cannot tell whether jobs marked r are still running: no permission to read"
                 self.assertIn(b"runs.txt: " + unknown, ended.err)
                 self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
         ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
@@ -209,7 +209,7 @@ class LockTable(RunCase):
             with deadline(runner, 30):
                 self.assertIn(b": 1 new job waits: ", present(runner.stderr).readline())
             told = self.run_script(RUNWAIT, "--status", "runs.txt").out
-            self.assertIn(b"line 1 waits for another process, which keeps its command locked", told)
+            self.assertIn(b"line 1 waits for another process, which holds the command mutex", told)
         self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
 
     def test_a_lock_on_a_byte_of_the_file_that_names_companions_is_refused(self) -> None:

@@ -395,7 +395,7 @@ class Orphans(DirectiveCase):
             (others, "--resume", 1, "ed", [5])] * FULL)
         self.assertTold("line 1", "barrier check", "line 2")
         if FULL:
-            self.assertTold("1.txt", "line 1", "nobody runs it any more", "marked e")
+            self.assertTold("1.txt", "line 1", "has neither runner nor job", "marked e")
 
     @spared
     def test_a_job_that_outlives_its_runner_is_waited_for(self) -> None:
@@ -559,7 +559,7 @@ class Together(DirectiveCase):
 
 
 class Stalls(DirectiveCase):
-    """That jobs wait for long is said once, with what tells why."""
+    """That jobs wait for long is said once, with what shows why."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_barrier_that_waits_for_a_line_of_another_host(self) -> None:

@@ -431,7 +431,7 @@ class Walltimes(RunCase):
         ended = self.run_jobs("--walltime", "30", "--timeout", "60", timeout=20)
         self.assertEnded(ended, 1, ".")
         self.assertFalse(self.exists("never"))
-        self.assertComplains(ended, "line 1: its timeout is 1m 00s, and the wall time is over in ")
+        self.assertComplains(ended, "line 1: the timeout is 1m 00s, and the wall time is over in ")
 
     def test_a_job_is_not_retried_whose_timeout_does_not_fit_any_more(self) -> None:
         self.jobs("echo >> runs; sleep 1.2; false")

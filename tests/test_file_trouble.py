@@ -66,7 +66,7 @@ class FileCase(RunCase):
 
 
 class Deleted(FileCase):
-    """The job file is deleted: what runs may end, and its result is said."""
+    """The job file is deleted: what runs may end, and the result is said."""
 
     def test_the_running_job_ends_and_its_result_is_said(self) -> None:
         self.wait_at_gate("touch never", first=f"{WAITING}; touch finished", quick=True)
@@ -332,7 +332,7 @@ os.pwrite = pwrite
     def test_a_result_that_finds_no_room_is_written_as_soon_as_there_is(self) -> None:
         self.jobs("touch ran", "touch second")
         runner = self.start_patched(self.SETUP, "-j1", "runs.txt")
-        wait_until(lambda: self.exists("tried"), what="the first job has run, and its result finds no room")
+        wait_until(lambda: self.exists("tried"), what="the first job has run, and the result finds no room")
         self.assertEqual(
             self.run_jobs("--dry-run", "--resume").out, b"2 . touch second\n", "line 1 is locked"
         )

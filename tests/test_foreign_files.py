@@ -91,7 +91,7 @@ class LockFiles(ForeignCase):
             calls = [(*words, name, "runs.txt") for words in self.OPTIONS for name in names]
             for call, ended in self.run_all(calls):
                 with self.subTest(call=call, made=made):
-                    self.assertRefused(ended, f"'{call[-2]}' is the name of a lock file, that of runs.txt")
+                    self.assertRefused(ended, f"'{call[-2]}' is the lock file of runs.txt")
             self.assertEqual(self.exists(".runs.txt.lock"), made)
         self.assertEqual((self.read(".runs.txt.lock"), self.states()), (b"", "."))
 

@@ -41,8 +41,8 @@ class WhyJobsFailed(TcpCase):
         self.write(". echo bad >&2; exit 3\n", self.NAME)
 
     def check(self, ended: Ended, *words: str, **settings: Any) -> None:
-        """These are the words of the command, and it tells why the job failed."""
-        command = present(re.search(r"; (runwait4\.py .*) tells why\n", ended.err.decode()))[1]
+        """These are the words of the command, and it shows why the job failed."""
+        command = present(re.search(r"; (runwait4\.py .*) shows why\n", ended.err.decode()))[1]
         self.assertEqual(shlex.split(command), ["runwait4.py", "--failed", *words])
         told = self.run_script(RUNWAIT, *shlex.split(command)[1:], **settings)
         self.assertIn(b"line 1: exit 3 ", told.out, told.err)
@@ -66,7 +66,7 @@ class WhyJobsFailed(TcpCase):
         self.check(self.stop(server), "--outdir", "out", "runs.txt")
 
     def test_without_a_journal_there_is_none(self) -> None:
-        self.assertNotIn(b"tells why", self.run_script(RUNMAKER, "-q", "--", self.NAME).err)
+        self.assertNotIn(b"shows why", self.run_script(RUNMAKER, "-q", "--", self.NAME).err)
 
 
 class Times(RunCase):

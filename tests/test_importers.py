@@ -74,8 +74,8 @@ class Lists(ImportCase):
     def test_directives_that_make_no_sense_are_refused_with_all_else(self) -> None:
         self.write("echo 1\n#RUN barier\n", "list")
         self.assertAllRefused({
-            ("--add-list", "list"): "list: line 2: 'barier' makes no sense here (",
-            ("--add-list", "list", "--template", "run {}"): "list: line 2: 'barier' makes no sense here (",
+            ("--add-list", "list"): "list: line 2: unknown setting 'barier' (",
+            ("--add-list", "list", "--template", "run {}"): "list: line 2: unknown setting 'barier' (",
             ("--add", "echo 1", "#RUN slots=x"): "slots= is not a whole number from 1 to 100000: 'x'; ",
             ("--add", "#RUNNING"): "looks like a directive",
             ("--add", "#RUN barrier\n. echo 1"): "not a directive: '#RUN barrier?. echo 1' (one ",
@@ -476,7 +476,7 @@ class Tables(ImportCase):
             ("a\n1\n", "n {2}", "line 2: no value for {2} (1 column)"),
             ("a\n1\n", "n '{a}'", "line 1: --template: {1} is quoted already (remove your"),
             ("a\n1\n", "n ${a}", "line 1: --template: {1} is in or after ${...}, where"),
-            ("a\n1\n#RUN nonsense\n", "n {a}", "line 3: 'nonsense' makes no sense here"),
+            ("a\n1\n#RUN nonsense\n", "n {a}", "line 3: unknown setting 'nonsense'"),
             ("a\n", "n {a}", "no rows below the names of the columns (nothing to add)"),
             ("", "n {a}", "no rows below the names of the columns (nothing to add)"),
         ):

@@ -131,7 +131,7 @@ class Runs(JournalCase):
     def test_the_closing_line_names_what_says_why(self) -> None:
         self.jobs("false")
         ended = self.run_jobs("--outdir", "out")
-        self.assertIn(b"; runwait4.py --failed --outdir out runs.txt tells why\n", ended.err)
+        self.assertIn(b"; runwait4.py --failed --outdir out runs.txt shows why\n", ended.err)
         self.jobs("true")
         self.assertNotIn(b"why", self.run_jobs("--outdir", "out").err)
 

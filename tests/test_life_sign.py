@@ -69,7 +69,7 @@ class LifeSign(RunCase):
         """A runner has met an orphan, and says so."""
         start = f"runmaker4.py: runs.txt: line {line}: "
         said = [text for text in ended.err.decode().splitlines()
-                if text.startswith(start) and "is r, but nobody runs it any more" in text]
+                if text.startswith(start) and "is r, but has neither runner nor job" in text]
         self.assertEqual(len(said), 1, ended.err)
         self.assertEqual(ended.code, 1)
 
@@ -176,8 +176,8 @@ class BroughtBack(LifeSign):
         self.assertEqual((ended.code, self.states()), (1, "d!d"))
         for number, state in (1, "d"), (2, "!"):
             self.assertIn(
-                f"line {number}: an editor has brought back its r; it is {state} again, as its run here has "
-                "ended\n",
+                f"line {number}: an editor restored an old r; it is {state} again, the result of the run "
+                "here\n",
                 ended.err.decode(),
             )
 
@@ -196,8 +196,8 @@ class BroughtBack(LifeSign):
         ended = self.save_old_states(meanwhile=claim)
         self.assertEqual((ended.code, self.states()), (1, "eedd"))
         self.assertIn(
-            b"line 1: is r, but nobody runs it any more; marked e (--resume runs it again; an editor may "
-            b"have brought back its r: a run here has ended, d)\n",
+            b"line 1: is r, but has neither runner nor job; marked e (--resume runs it again; perhaps "
+            b"an editor restored an old r: a run here has finished, d)\n",
             ended.err,
         )
 
@@ -239,7 +239,7 @@ class Orphans(LifeSign):
         self.write("# comment\n" + "r true\n" * 12)
         ended = self.run_script(RUNMAKER, "runs.txt")
         *said, closing = ended.err.decode().splitlines()
-        named = [line.split(": ")[2] for line in said if "nobody runs it any more" in line]
+        named = [line.split(": ")[2] for line in said if "has neither runner nor job" in line]
         self.assertEqual(named, [f"line {number}" for number in range(2, 12)])
         self.assertIn("12 error", closing)
         self.assertEqual((ended.code, self.states()), (1, "e" * 12))
@@ -322,7 +322,7 @@ class EditedHelpers(LifeSign):
 
 
 class EditedFile(EditedHelpers):
-    """The file changes under a running job: its result finds the line, and nobody runs the job again."""
+    """The file changes under a running job: the result finds the line, and nobody runs the job again."""
     ABOVE = b"# a note\nx held\n"
 
     def start_with_job(self) -> subprocess.Popen[bytes]:

@@ -80,7 +80,7 @@ class Available(RunCase):
         self.assertEqual(self.memory(), (64, "all of this host's"))
 
     def test_cgroup_v2_limits_of_the_group_and_of_those_above(self) -> None:
-        group, whence = "0::/user.slice/job.scope\n", "the limit of its control group"
+        group, whence = "0::/user.slice/job.scope\n", "the limit of the control group"
         for limits, size in (
             ({"user.slice/job.scope/memory.max": str(3 * GIB)}, 3),
             ({"user.slice/job.scope/memory.max": "max", "user.slice/memory.max": str(2 * GIB)}, 2),

@@ -116,7 +116,7 @@ class Status(MemoryCase):
         (told,) = self.status(server)["clients"]
         self.assertEqual((told["memory"], told["promised"]), (1024 * MIB, 120 * MIB))
         shown = self.run_script(RUNCLIENT, "--status", "--port", server.port, self.HOST).out
-        self.assertIn(b", 3 slots, 120M of 1G promised, seen ", shown)
+        self.assertIn(b", 3 slots, 120M of 1G allocated, seen ", shown)
         self.write("", "go")
         self.assertEqual(self.finish(client).code, 0)
 

@@ -50,7 +50,7 @@ class PlainCommands(MisreadCase):
                 self.assertRefused(ended)
                 self.assertEqual(
                     ended.err.decode(),
-                    f"{call[0]}: runs.txt: has no job, but 3 lines that are no comment, the first "
+                    f"{call[0]}: runs.txt: no jobs; 3 lines are plain text, the first "
                     "is line 3 (a job is '. COMMAND'; runset4.py NEW --add-list runs.txt makes jobs of "
                     "them)\n",
                 )
@@ -60,7 +60,7 @@ class PlainCommands(MisreadCase):
         for text in "echo a", "echo a\r\n", ".echo", " . a\n", "\t/bin/true\n", b"\xef\xbb\xbfx\n", "\0\0":
             with self.subTest(text=text):
                 said, = self.said(runmaker4.check_lines, text)
-                self.assertIn(": has no job, but 1 line that is no comment, the first is line 1 (", said)
+                self.assertIn(": no jobs; 1 line is plain text, the first is line 1 (", said)
 
     def test_commands_that_begin_with_a_path_are_refused_like_any(self) -> None:
         self.write("# mine\n\n/bin/echo a\n/bin/echo b\n")
@@ -168,8 +168,8 @@ class LookAlikes(MisreadCase):
         self.assertEqual(self.read(), b"d true\n#off end\n")
 
     def test_mistakes_among_settings_are_refused(self) -> None:
-        mistakes = {"retries=3": "'retries=3' makes no sense here (settings are timeout= host= ",
-                    "timeout 3m": "'timeout 3m' makes no sense here (settings are ",
+        mistakes = {"retries=3": "unknown setting 'retries=3' (settings are timeout= host= ",
+                    "timeout 3m": "unknown setting 'timeout 3m' (settings are ",
                     "memory=1GB": "memory= is not a size: '1GB' (such as 512M, 4G, 1.5T)",
                     "timeout=3minutes": "timeout= is not a duration: '3minutes' (such as 90, 90s, 5m, "}
         for words, said in mistakes.items():

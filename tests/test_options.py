@@ -116,7 +116,7 @@ class Waiting(RunCase):
 
 class Background(RunCase):
     """-d: start-up errors come first, then the runner leaves the terminal and goes on."""
-    KEPT = rb"[^\n]*: what jobs print goes to [^\n]*\n"        # said where it was not asked for
+    KEPT = rb"[^\n]*: job output goes to [^\n]*\n"        # said where it was not asked for
 
     def start_daemon(self, *options: str) -> int:
         """Start a runner with -d whose first job waits at the gate; its pid."""
@@ -133,7 +133,7 @@ class Background(RunCase):
                 self.jobs("echo said")
                 ended = self.run_jobs("-d", *options.split())
                 self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
-                self.assertEqual(b"what jobs print goes to runs.txt.out/ (" in ended.err, options == "")
+                self.assertEqual(b"job output goes to runs.txt.out/ (" in ended.err, options == "")
                 self.wait_states("d")
                 self.assertEqual(self.exists("runs.txt.out"), kept)
                 if kept:
@@ -363,10 +363,10 @@ class Help(RunCase):
                     self.assertLessEqual(len(lines), 60)
                     self.assertLess(max(map(len, lines)), int(columns or 80))
 
-    def test_it_opens_with_what_the_program_is_then_usage_then_examples(self) -> None:
+    def test_it_opens_with_the_usage_then_what_the_program_is_then_examples(self) -> None:
         for script, lines in self.help(scripts=SCRIPTS):
             with self.subTest(script=script):
-                purpose, usage, examples, *_ = "\n".join(lines).split("\n\n")
+                usage, purpose, examples, *_ = "\n".join(lines).split("\n\n")
                 self.assertRegex(purpose, r"\A[A-Z][^\n]*\.\Z|\A[A-Z][^\n]*\n[^\n]*\.\Z|\A(.*\n){2}.*\.\Z")
                 self.assertRegex(usage, rf"\Ausage: {script} \[options\] [A-Z]+")
                 self.assertRegex(examples, rf"(?m)^    (alice\$ )?{script} [^\[\n]*(runs\.txt|alice)")

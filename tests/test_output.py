@@ -404,7 +404,7 @@ class Terminal(Case):
         piped = self.run_script(RUNMAKER, "--name", "alice", "-l", "log", "runs.txt").out
         wanted = self.plain_lines(piped)[:-1]
         first, second, *lines = self.plain_lines(shown)
-        self.assertRegex(first, rb"Ctrl-C ends the jobs; Ctrl-\\ starts no more")
+        self.assertRegex(first, rb"Ctrl-C kills the jobs; Ctrl-\\ starts no more")
         self.assertEqual(second.rstrip(), b"runmaker4.py: runs.txt: one at a time (-j0: as many as CPUs)")
         self.assertEqual(lines[:len(wanted)], wanted)
 

@@ -355,7 +355,7 @@ class DeadClients(JobFileCase):
     def test_a_result_is_given_up_after_a_minute(self) -> None:
         self.fail_for(60)
         with self.cut_off():
-            self.assertIn("client has died", self.cursor.finish(self.job, b"d"))
+            self.assertIn("client of the file system has died", self.cursor.finish(self.job, b"d"))
         self.assertEqual(self.cursor.queue.claimed, {})
 
     def test_one_that_comes_back_gets_its_result(self) -> None:
@@ -577,15 +577,15 @@ class SetByHand(JobFileCase):
                     with self.path.open("ab") as file:
                         file.write(added)
                     self.assertEqual(self.look(cursor), {})
-                self.assertEqual(said, [f"line {job.number}: is not in the file any more; its job runs on"])
-                self.assertIn("its line is gone; its result d is not written", cursor.finish(job, b"d"))
+                self.assertEqual(said, [f"line {job.number}: no longer in the file; the job runs on"])
+                self.assertIn("its line is gone; the result d is not written", cursor.finish(job, b"d"))
                 self.assertEqual(self.path.read_bytes(), after + b". c\n")
 
     def test_a_job_whose_line_is_deleted_just_before_it_ends_has_no_result(self) -> None:
         cursor = self.jobs(b". a\nd a\n")
         job = job_of(cursor.claim())
         self.path.write_bytes(b"d a\n")
-        self.assertIn("its line is gone; its result ! is not written", cursor.finish(job, b"!"))
+        self.assertIn("its line is gone; the result ! is not written", cursor.finish(job, b"!"))
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
@@ -1255,7 +1255,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions.add_assignment(assignment)
             self.assertIsNotNone(assignment.decide(server.LineResult(server.Cause.RAN, b"d", event=1)))
             sessions._lose(assignment)
-            self.assertEqual(self.runner_stats.error, 0, "who writes its result counts it")
+            self.assertEqual(self.runner_stats.error, 0, "who writes the result counts it")
             self.assertIn("key", sessions.jobs)
         asyncio.run(come())
 

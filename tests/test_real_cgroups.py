@@ -80,7 +80,7 @@ class InAGroup(GroupsCase, unittest.TestCase):
         return self.machine.run(f"{enter} && exec runmaker4.py {options} runs.txt", SLOW, check=False)
 
     def test_it_has_the_memory_of_the_group_above(self) -> None:
-        text = b"400M of memory for jobs with memory= (the limit of its control group)\n"
+        text = b"400M of memory for jobs with memory= (the limit of the control group)\n"
         self.jobs("#RUN memory=400M", ". true", "#RUN memory=401M", ". false")
         told = self.run_jobs("--dry-run")
         self.assertEqual(told.out, b"2 . true\n", str(told))

@@ -355,8 +355,9 @@ class OnGluster(Hosts):
         self.wait_marks("^start 1 .*B$", timeout=100)
         time.sleep(max(0.0, begin + 60 - time.monotonic()))
         self.alice.join()
-        wait_until(lambda: b"was lost to another runner, our copy is stopped" in runner.err, 60, str(runner))
-        wait_until(lambda: b"line 2: is locked anew" in runner.err, 60, str(runner))
+        stopped = b"another runner took over this job; stopping our copy"
+        wait_until(lambda: stopped in runner.err, 60, str(runner))
+        wait_until(lambda: b"line 2: locked again" in runner.err, 60, str(runner))
         self.open_gate(self.bob)
         self.wait_states("dr")          # else the first cannot know how line 1 will end, and says 1
         self.open_gate(self.alice)
@@ -373,7 +374,7 @@ class OnGluster(Hosts):
         other = self.start(self.bob, "runmaker4.py -j3 --resume --follow runs.txt")
         self.wait_marks("^start .*B$", 3, timeout=100)
         self.alice.join()
-        wait_until(lambda: runner.err.count(b"was lost to another runner, our copy is stopped") == 3, 60,
+        wait_until(lambda: runner.err.count(b"another runner took over this job; stopping our copy") == 3, 60,
                    str(runner))
         self.open_gate(self.bob)
         self.wait_states("ddd")

@@ -123,7 +123,7 @@ class OnOcfs2(unittest.TestCase):
             host.run("mount -t ocfs2 /dev/vdc /ocfs2; echo . true >/ocfs2/runs.txt")
         refused = hosts[0].run("runmaker4.py /ocfs2/runs.txt", check=False)
         self.assertEqual(refused.code, 2, str(refused))
-        self.assertIn(b"o2cb: its locks do not reach other hosts", refused.err)
+        self.assertIn(b"o2cb: locks do not reach other hosts", refused.err)
         checks = [host.popen("runwait4.py --check-locks /ocfs2") for host in hosts]
         for check, other in zip(checks, hosts[::-1]):
             check.wait(SLOW)

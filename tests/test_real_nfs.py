@@ -344,8 +344,8 @@ class Disasters(NfsCase):
             self.wait_states("dd")
             self.assertRanOnce(2)
         else:
-            self.wait_until_said(runner, "was lost to another runner, our copy is stopped")
-            self.wait_until_said(runner, "line 2: is locked anew")
+            self.wait_until_said(runner, "another runner took over this job; stopping our copy")
+            self.wait_until_said(runner, "line 2: locked again")
             self.open_gate(self.bob)
             self.wait_states("dr")      # else the first cannot know how line 1 will end, and says 1
             self.open_gate(self.alice)

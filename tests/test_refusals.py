@@ -62,7 +62,8 @@ class JobFiles(RefusalCase):
         self.write("", ".runs.txt.lock")
         calls = *self.CALLS, (RUNMAKER, "--follow"), (RUNSERVER,), (RUNSET, "--end")
         for name in ".runs.txt.lock", f"{self.dir}/.runs.txt.lock":
-            self.refuse_all([(*call, name) for call in calls], ".lock' is no job file: runs.txt locked")
+            self.refuse_all([(*call, name) for call in calls],
+                            ".lock' is not a job file, but the lock file of runs.txt")
 
     def test_a_file_that_one_may_not_read(self) -> None:
         bound = self.bound_by_permissions()
@@ -164,7 +165,7 @@ class Outputs(RefusalCase):
             with self.subTest(script, stream=name, how=how), open(self.dir / "runs.txt", "ab") as file:
                 streams: dict[str, Any] = {name: file}
                 ended = self.finish(self.start(script, *how, "runs.txt", **streams))
-                said = f"{script}: runs.txt: {name} goes there".encode()
+                said = f"{script}: runs.txt: {name} goes to this file".encode()
                 self.assertEqual(ended.code, 2)
                 self.assertIn(said, self.read() if name == "stderr" else ended.err)
                 self.assertFalse(self.exists("ran"))

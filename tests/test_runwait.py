@@ -111,7 +111,7 @@ runmaker4.JobReader.snapshot = stop_and_survey
         self.assertEqual(self.finish(waiter, 5).code, 0)
 
     def test_who_waits_for_new_jobs_is_told_once_who_knows_more(self) -> None:
-        said = "runwait4.py: runs.txt: 2 new jobs wait: runwait4.py --status runs.txt tells why"
+        said = "runwait4.py: runs.txt: 2 new jobs wait: runwait4.py --status runs.txt shows why"
         self.write(". a\n. b\nd c\n")
         hasty = "import runwait4; runwait4.Watcher.IDLE = 0.3"
         for options in ["--progress"], ["-e"]:

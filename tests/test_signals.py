@@ -84,7 +84,7 @@ class Interrupted(RunCase):
         runner.send_signal(signal.SIGINT)
         ended = self.finish(runner)
         self.assertEnded(ended, 130, "ee")
-        self.assertIn(b": SIGINT: ending 2 jobs (Ctrl-C again: kill them)\n", ended.err)
+        self.assertIn(b": SIGINT: killing 2 jobs (Ctrl-C again: at once)\n", ended.err)
         self.assertLess(time.monotonic() - start, 6, "KILL did not come before its time, which is after 10 s")
 
     def test_nothing_is_left_running_when_int_comes_amid_short_jobs(self) -> None:
@@ -378,7 +378,7 @@ class StoppedAtTerminal(RunCase):
 
         wait_until(lambda: has_shown(b"progress: ") and self.exists("up.1"), what="the job runs")
         self.assertRegex(
-            shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C ends the jobs; Ctrl-\\ starts no more"
+            shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C kills the jobs; Ctrl-\\ starts no more"
         )
         os.write(master, b"\x1c")
         wait_until(lambda: has_shown(b"SIGQUIT: "), what="the key is obeyed")

@@ -165,7 +165,7 @@ class SshCase(RunCase):
         return int(self.wait_file(f"remote/pid.data_{number}"))
 
     def worker_of(self, number: int) -> str:
-        """Who did a job; its result is right."""
+        """Who did a job; the result is right."""
         *counts, worker = self.read(f"data_{number}.out").decode().split()
         self.assertEqual(counts, [str(number), str(2 * number), str(11 * number)])
         return worker

@@ -256,7 +256,7 @@ class Waiting(OverTcp, test_options.Waiting):
 )
 class Background(OverTcp, test_options.Background):
     """-d: the client goes on in the background."""
-    KEPT = b""          # what jobs print goes to the server
+    KEPT = b""          # job output goes to the server
 
     def test_the_errors_file_has_what_the_client_says(self) -> None:
         self.jobs(f"{WAITING}; exit 1", "true")

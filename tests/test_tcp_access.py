@@ -221,8 +221,8 @@ class TokenOfTheClient(TokenCase):
         started = [self.start_client(self.server, "--status", *options, env=env) for options, env in calls]
         return [(call, self.finish(client, timeout=20)) for call, client in zip(calls, started)]
 
-    SEEN = (b"runmaker4-client.py: 127.0.0.1: others on this host see the token in the list of processes "
-            b"(give --token a file, or set $RUNMAKER4_TOKEN)\n")
+    SEEN = (b"runmaker4-client.py: 127.0.0.1: other users of this host can see the token in the list of "
+            b"processes (give --token a file, or set $RUNMAKER4_TOKEN)\n")
 
     def assertRight(self, *calls: Call, said: bytes = b"") -> None:
         for call, ended in self.ask(calls):
@@ -343,8 +343,8 @@ class RefusedClients(RefusalCase):
         self.start_server("--port", port)
         ended = self.finish(client, timeout=20)
         said = (
-            f"{RUNCLIENT}: {self.HOST}: wrong token, from $RUNMAKER4_TOKEN (the server's first line says "
-            "where the right one is; --token gives it)\n"
+            f"{RUNCLIENT}: {self.HOST}: wrong token, from $RUNMAKER4_TOKEN (the first line that the server "
+            "printed names the file with the right one; give it with --token)\n"
         )
         self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
         wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
@@ -765,7 +765,7 @@ class Address(TcpCase):
         for text in "alice:", "alice:x", "alice:0", "alice:65536", ":9998", "[::1", "[::1]", "a b:c":
             self.assertRefused(self.run_script(RUNCLIENT, text), "argument SERVER: not HOST or HOST:PORT: ")
         ended = self.run_script(RUNCLIENT, "--port=1", "alice:2")
-        self.assertRefused(ended, "--port 1 and SERVER:2 do not go together")
+        self.assertRefused(ended, "give only one of --port 1 and SERVER:2")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class OtherServers(LossCase):
         self.assertTrue(alive(self.pids()[0]))
 
     def assert_handed_in(self, client: Program) -> None:
-        """The only run of the job has its result in runs.txt; the client has ended well, and said little."""
+        """The only run of the job has the result in runs.txt; the client has ended well, and said little."""
         self.assert_each_ran_once(client, "d")
         self.assertEqual(client.err.count(b"waiting for"), 1, client.err)
         self.assertFalse(self.exists("never"))

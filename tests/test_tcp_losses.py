@@ -530,7 +530,7 @@ class MissingFile(LossCase):
         self.PATCH = ("import runmaker4; runmaker4.JobReader.LOOKS = 1; "
                       "runmaker4.Cursor._may_come = lambda *args: True")
         server, client = self.lose_file()
-        self.wait_said(server, "bob", "is lost", "cannot be looked for now (no such file")
+        self.wait_said(server, "bob", "is lost", "cannot look for the jobs now (no such file")
         self.check_return(client)
 
 

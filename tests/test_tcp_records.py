@@ -708,7 +708,7 @@ class Nonsense(TcpCase):
         again.hear("closing")
         again.close()
         self.assertEqual((self.finish(server).code, self.states()), (1, "d"))
-        self.assertEqual(server.err.count(b"'end' makes no sense, and is lost"), 1)
+        self.assertEqual(server.err.count(b"invalid event 'end', not handled"), 1)
 
 
 class Refused(TcpCase):

@@ -174,13 +174,13 @@ class Status(TellingCase):
         self.hold_line(1)
         self.assertEqual(
             self.status()["waits"],
-            "line 1 waits for a copy of its command that runs already, and has no line r",
+            "line 1 waits for a copy of the command that is running without a line r",
         )
 
     def test_what_keeps_new_jobs_from_being_started_is_told_at_once(self) -> None:
         bob, check = (
             "host bob (#RUN in line 1)",
-            "and the #RUN barrier check in line 2 stops what is below it",
+            "and the #RUN barrier check in line 2 stops the jobs below it",
         )
         for text, trouble in (
                 ("! a\n#RUN barrier check\n. b\n", f"line 1 failed, {check}"),

@@ -179,7 +179,7 @@ class StatusLine(ConsoleCase):
         os.write(terminal.master, b"\x03")
         self.assertEqual(self.lines_of(terminal, runner), [f"[1] signal 15 in T: {SLEEPING}"])
         lines = terminal.screen.lines()
-        self.assertEqual(lines[1], "runmaker4.py: runs.txt: SIGINT: ending 1 job (Ctrl-C again: kill them)")
+        self.assertEqual(lines[1], "runmaker4.py: runs.txt: SIGINT: killing 1 job (Ctrl-C again: at once)")
         self.assertTrue(lines[-1].startswith("runmaker4.py: runs.txt: 0 done, 1 error in "), lines)
 
     def test_it_comes_back_after_ctrl_z_and_fg_and_not_in_the_background(self) -> None:

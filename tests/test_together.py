@@ -1121,7 +1121,7 @@ class Beside(GroupCase):
         self.assertEqual((ended.code, self.read()), (0, before), ended.err)
         self.assertFalse(self.exists(".runmaker4.token"))
         self.assertEqual(ended.out.decode().splitlines(), [
-            "1 . echo plain", "# pair: together, once all of alice, b* are there (min-hosts 1)",
+            "1 . echo plain", "# pair: together, once all of alice, b* are connected (min-hosts 1)",
             "# alice", "3 . echo first", "5 . echo third", "# b*", "4 . echo second"])
 
     def test_dry_run_prints_a_heading_only_where_a_job_is_below_it(self) -> None:
@@ -1130,7 +1130,7 @@ class Beside(GroupCase):
         ended = self.run_script(RUNSERVER, "--dry-run", "runs.txt", timeout=20)
         self.assertEqual(ended.out.decode().splitlines(), [
             "# barrier (line 4)", "# alice, timeout 3.0s", "5 . echo b", "6 . echo c",
-            "# one: together, once all of bob are there (min-hosts all)", "# bob", "8 . echo d"])
+            "# one: together, once all of bob are connected (min-hosts all)", "# bob", "8 . echo d"])
 
     def test_a_terminal_gets_no_control_characters_of_commands_and_a_program_their_bytes(self) -> None:
         command = "true '\x1b[31m\u202e'"
