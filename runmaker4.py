@@ -7278,6 +7278,11 @@ class RecordFile:
     lock is only tried, never waited for.  A record that cannot be written is kept, and the FileExecutor tries
     it again.  No record is dropped while there is memory for it.
 
+    A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
+    locked file current, size and contents, and of no other file.  So a runner would append at an old size,
+    over lines of other hosts.  And records would wait all the same, for a host that is cut off under the lock
+    or for a file server that is away.
+
     On a file system of one host, write(2) with O_APPEND finds the end and writes there in one step (open(2)),
     and a write at a fixed offset changes no bytes around it.  There, a lock only prevents two runners from
     writing two headers, or one newline too many after a line; so after PATIENCE seconds a record is written
