@@ -7379,6 +7379,7 @@ class RecordFile:
         finally:
             if not waits:               # also after a defect, which would happen again
                 del self.kept[offset]
+                self._doubtful = b""
             if locked and not self.kept:
                 self._refused = math.inf
                 self._said = False

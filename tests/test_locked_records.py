@@ -3,15 +3,19 @@
 A shared record lock wants no more than a descriptor for reading (fcntl(2)).
 """
 import contextlib
+import errno
 import json
+import os
 import signal
 import time
 import unittest
 import unittest.mock
 from collections.abc import Iterator
+from typing import Any
 
 import runmaker4
 from tests.support import RUNMAKER, WAITING, RunCase, wait_until
+from tests.test_units import FileCase
 from tests.values import present
 
 FILES = "out/journal", "joblog", "log"
@@ -181,6 +185,50 @@ class OverANetwork(LockedCase):
             self.assertEqual(self.read("log")[size:2 * size].strip(b"\0"), b"")
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.read("log").count(b"): exit 0 "), 3)
+
+
+class AfterALoss(FileCase):
+    """On a network file system, lines whose append fails may be in the file, and are not appended again."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.said: list[str] = []
+        mount = runmaker4.Mount("nfs4", frozenset())
+        with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
+            self.file = runmaker4.RecordFile(str(self.path), "journal", os.O_RDWR | os.O_APPEND,
+                                             runmaker4.FileExecutor(threaded=False), self.said.append)
+        self.addCleanup(os.close, self.file.fd)
+
+    def append_badly(self, lines: bytes, arrives: bool) -> None:
+        """Append lines, and get an error, although they may have arrived."""
+        append = runmaker4.append_locked
+
+        def fail(*args: Any) -> None:
+            if arrives:
+                append(*args)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with unittest.mock.patch.object(runmaker4, "append_locked", fail):
+            self.file.append(lines)
+
+    def test_lines_that_came_meanwhile_are_appended_in_both_cases(self) -> None:
+        for arrives in (True, False):
+            with self.subTest(arrives=arrives):
+                self.path.write_bytes(b"")
+                self.append_badly(b"first\n", arrives)
+                self.file.append(b"second\n")
+                self.assertEqual(self.path.read_bytes(), b"first\nsecond\n")
+        self.assertEqual((self.said, self.file.kept), ([], {}))
+
+    def test_lines_that_were_given_up_cost_the_next_ones_nothing(self) -> None:
+        self.append_badly(b"first\n", arrives=True)
+        away = self.path.with_name("away")
+        self.path.rename(away)
+        self.file.write_kept()
+        self.assertEqual(len(self.said), 1, "the file cannot be opened, and that is said")
+        away.rename(self.path)
+        self.file.append(b"second\n")
+        self.assertEqual(self.path.read_bytes(), b"first\nsecond\n")
 
 
 if __name__ == "__main__":
