@@ -7269,6 +7269,31 @@ def read_head(fd: int, path: str, size: int) -> bytes:
         raise UsageError(f"{path}: {reason(error)}") from None
 
 
+# A RecordFile keeps each record that cannot be written yet, and tries it again.  What a try has found, and
+# what the next try of any record in the file does:
+#
+#             found                                             next try
+#   READY     the lock was granted, or nothing was tried yet    locks, writes
+#   REFUSED   another process has the bytes locked, or the      locks, writes; on a file system of one host
+#             file system has no locks left                     after PATIENCE it writes without the lock
+#   LOST      the network file system was away, and the         opens the file again, locks, writes
+#             descriptor is no longer usable
+#
+# - A record remains in `kept` until it is written or given up, because the event loop looks there while the
+#   I/O thread writes.
+# - `kept` has either lines at APPEND_BYTE (journal, job log) or records at offsets (log file).
+# - The first `_doubtful` bytes of these lines may be in the file already, because an append of them failed.
+# - A wait begins when the first record is kept, and ends when a lock is granted and no record is kept.  While
+#   records are written without the lock, it goes on, so only the first of them costs PATIENCE.
+
+
+class Access(enum.Enum):
+    """What the last try of a record has found: the table above."""
+    READY = enum.auto()
+    REFUSED = enum.auto()
+    LOST = enum.auto()
+
+
 class RecordFile:
     """A file for records of all runners and hosts that use it.  All methods run in the I/O thread.
 
@@ -7296,143 +7321,136 @@ class RecordFile:
 
     def __init__(self, path: str, kind: str, flags: int, worker: FileExecutor, trouble: Say,
                  header: bytes = b"") -> None:
-        """kind: for messages, such as 'journal'.  header: an empty file gets it first.  Raises UsageError."""
+        """Open or create the file.  Raises UsageError.
+
+        kind: for messages, such as 'journal'.  flags: for open(2).  trouble: gets a message about each record
+        that is given up.  header: an empty file gets it first.
+        """
         self.path = path
         self.kind = kind
-        self.worker = worker
-        self.trouble = trouble
-        self._header = header
         self._flags = flags
+        self._worker = worker
+        self._trouble = trouble
+        self._header = header
         self.fd = open_record(path, flags)
         self._mount = find_mount(path)
-        # why the file must be reopened ('': it need not), and the data that was being appended at the error
-        self._fault = ""
-        self._doubtful = b""
-        self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the data to append
-        self._refused = math.inf                    # since when (monotonic seconds) records wait
-        self._said = False                          # the reason was reported
+        self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the lines to append
+        self._doubtful = 0
+        self._access = Access.READY
+        self.obstacle = ""                          # why the last try that failed did so
+        self._waiting_since = math.inf              # monotonic seconds; inf: no record has to wait
+        self._report_at = math.inf                  # when to report the obstacle; inf: it was reported
         worker.files.append(self)
 
-    def append(self, data: bytes) -> None:
+    def append(self, lines: bytes) -> None:
         """Append lines."""
-        self.kept.setdefault(APPEND_BYTE, bytearray()).extend(data)
+        self.kept.setdefault(APPEND_BYTE, bytearray()).extend(lines)
         self._try(APPEND_BYTE)
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write a record at an offset."""
-        self.kept[offset] = bytearray(data)
+    def write(self, offset: int, record: bytes) -> None:
+        """Write a record at an offset, instead of one that waits there."""
+        self.kept[offset] = bytearray(record)
         self._try(offset)
 
     def write_kept(self) -> None:
-        """Retry to write the kept records, and report the reason if they wait for long."""
+        """Try the kept records again, and report the obstacle once if it has lasted for SAY_AFTER seconds."""
         for offset in list(self.kept):
             self._try(offset)
-        if self.kept and not self._said and time.monotonic() - self._refused > self.SAY_AFTER:
-            self._said = True
-            self.worker.say(
-                f"{self.path}: {self.obstacle()} (the {self.kind}'s records are kept until they can "
+        if self.kept and time.monotonic() > self._report_at:
+            self._report_at = math.inf
+            self._worker.say(
+                f"{self.path}: {self.obstacle} (the {self.kind}'s records are kept until they can "
                 "be written)"
             )
 
-    def obstacle(self) -> str:
-        """Return the reason why the first kept record waits."""
-        if self._fault:
-            return self._fault
-        offset, data = next(iter(self.kept.items()))
-        try:
-            free = is_free(self.fd, offset, self._length(offset, data))
-        except OSError as error:
-            return reason(error)
-        return "the file system grants no lock" if free else "locked by another process (see lslocks)"
-
-    @staticmethod
-    def _length(offset: int, data: bytearray) -> int:
-        """Return the number of bytes to lock for a record."""
-        return 1 if offset == APPEND_BYTE else len(data)
-
     def _try(self, offset: int) -> None:
-        """Write the record kept for an offset, or keep it for a retry.
+        """Write the record kept for an offset; keep it if a later try can succeed, and otherwise give it up.
 
-        Keep it if the record's lock is taken (at most PATIENCE seconds on a file system of one host), or if
-        the network file system is away.  Any other error is reported, and the record dropped.  After an error
-        of a network append the bytes may have arrived: remember them for _reopen().
+        A later try can succeed if the lock was refused, or if the network file system was away.
         """
-        data = self.kept[offset]
-        locked = False
-        waits = False
+        waits = False                   # also after a defect, which would happen again
         try:
-            if self._fault:
-                self._reopen()
-            locked = self._lock(offset, self._length(offset, data))
-            waits = not locked and (self._mount.network or time.monotonic() - self._refused < self.PATIENCE)
-            if not waits:
-                self._write(offset, data, locked)
+            waits = not self._write_now(offset)
         except OSError as error:
             waits = self._mount.network and error.errno in LOCKS_LOST
             if waits:
-                if offset == APPEND_BYTE and not self._fault:
-                    self._doubtful = bytes(data)
-                self._fault = reason(error)
-                self._refused = min(self._refused, time.monotonic())
+                self._on_obstacle(Access.LOST, reason(error))
             else:
-                self.trouble(f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)")
+                self._trouble(
+                    f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)"
+                )
         finally:
-            if not waits:               # also after a defect, which would happen again
+            if not waits:
                 del self.kept[offset]
-                self._doubtful = b""
-            if locked and not self.kept:
-                self._refused = math.inf
-                self._said = False
+                self._doubtful = 0
+            if self._access is Access.READY and not self.kept:
+                self._waiting_since = math.inf
+
+    def _write_now(self, offset: int) -> bool:
+        """Write the record kept for an offset; return False if it must wait for its lock.  Raises OSError."""
+        if self._access is Access.LOST:
+            self._reopen()
+        record = self.kept[offset]
+        length = 1 if offset == APPEND_BYTE else len(record)
+        if self._lock(offset, length):
+            try:
+                self._put(offset, record)
+            finally:
+                unlock(self.fd, offset, length)
+            return True
+        if self._mount.network or time.monotonic() - self._waiting_since < self.PATIENCE:
+            return False
+        self._put(offset, record)
+        return True
 
     def _reopen(self) -> None:
-        """Reopen the file because the descriptor is no longer usable: the file server was away.
-
-        Data of the append that failed may have been written; do not append it twice.  Raises OSError.
-        """
+        """Open the file again, and forget the doubtful lines if they are near its end.  Raises OSError."""
         fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
         if self._doubtful:
+            lines = self.kept[APPEND_BYTE]
             with Reader.of(self.fd, True) as reader:
                 end = os.fstat(self.fd).st_size
                 begin = max(end - self.TAIL, 0)
-                if self._doubtful in reader.pread(end - begin, begin):
-                    del self.kept[APPEND_BYTE][:len(self._doubtful)]
-        self._doubtful = b""
-        self._fault = ""
+                if lines[:self._doubtful] in reader.pread(end - begin, begin):
+                    del lines[:self._doubtful]
+        self._doubtful = 0
+        self._access = Access.READY
 
     def _lock(self, offset: int, length: int) -> bool:
-        """Lock the bytes of a record; return False if that is not possible at once.  Raises OSError."""
+        """Lock bytes; return False if that is not possible now.  Raises OSError."""
         try:
             if lock(self.fd, offset, length):
+                self._access = Access.READY
                 return True
+            self._on_obstacle(Access.REFUSED, "locked by another process (see lslocks)")
         except OSError as error:
             if error.errno != errno.ENOLCK:         # ENOLCK: the file system or its server is out of locks
                 raise
-        self._refused = min(self._refused, time.monotonic())
+            self._on_obstacle(Access.REFUSED, "the file system grants no lock")
         return False
 
-    def _write(self, offset: int, data: bytearray, locked: bool) -> None:
-        """Write a record, and unlock its bytes.  locked: we hold that lock.  Raises OSError."""
-        try:
-            self._put(offset, data)
-        finally:
-            if locked:
-                unlock(self.fd, offset, self._length(offset, data))
+    def _on_obstacle(self, access: Access, obstacle: str) -> None:
+        """Store the reason why records wait, and begin the wait unless it has begun."""
+        self._access = access
+        self.obstacle = obstacle
+        if self._waiting_since == math.inf:
+            self._waiting_since = time.monotonic()
+            self._report_at = self._waiting_since + self.SAY_AFTER
 
-    def _put(self, offset: int, data: bytearray) -> None:
-        """Write a record.  Raises OSError."""
+    def _put(self, offset: int, record: bytearray) -> None:
+        """Write a record, on a network file system to the disk.  Raises OSError."""
         if offset != APPEND_BYTE:
-            pwrite_all(self.fd, data, offset)
+            pwrite_all(self.fd, record, offset)
             if self._mount.network:
                 os.fsync(self.fd)
-        elif not data:
-            return                      # it was written before the file had to be reopened
         elif self._mount.network:
-            append_locked(self.fd, self.path, self._mount, (bytes(data),), self._header)
+            self._doubtful = len(record)
+            append_locked(self.fd, self.path, self._mount, [bytes(record)], self._header)
         else:
             _, lead = end_of(self.fd, self.path, self._mount, self._header)
-            write_all(self.fd, lead + data)
+            write_all(self.fd, lead + record)
 
 
 class OutFile:
@@ -9781,7 +9799,7 @@ class Program:
                 remove_pid(options.pidfile)
         for file in self.worker.files:
             if file.kept:               # after a signal we exit before all records are written
-                why = "the file system does not answer" if self.worker.pending else file.obstacle()
+                why = "the file system does not answer" if self.worker.pending else file.obstacle
                 warn(f"{self.prog}: {file.path}: {why} (the {file.kind} is incomplete)")
         if self.worker.pending:
             leave_without_waiting(code)

@@ -187,17 +187,86 @@ class OverANetwork(LockedCase):
         self.assertEqual(self.read("log").count(b"): exit 0 "), 3)
 
 
-class AfterALoss(FileCase):
+class RecordFileCase(FileCase):
+    """A file for records, and what it says."""
+
+    def make(self, kind: str) -> None:
+        """Make a file on a file system of this kind."""
+        self.said: list[str] = []
+        worker = runmaker4.FileExecutor(threaded=False, say=self.said.append)
+        mount = runmaker4.Mount(kind, frozenset())
+        with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
+            self.file = runmaker4.RecordFile(str(self.path), "journal", os.O_RDWR | os.O_APPEND, worker,
+                                             self.said.append)
+        self.addCleanup(os.close, self.file.fd)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the file locked by somebody who may only read it."""
+        with open(self.path, "rb") as file:
+            self.assertTrue(runmaker4.lock(file.fileno(), 0, 0, shared=True))
+            yield
+
+
+class Waits(RecordFileCase):
+    """The table in front of Access: what is found, and what the next try does."""
+
+    def test_on_one_host_only_the_first_record_waits_until_a_lock_is_granted(self) -> None:
+        self.make("ext4")
+        with unittest.mock.patch.object(runmaker4.RecordFile, "PATIENCE", 0.1):
+            with self.locked():
+                self.file.append(b"1\n")
+                self.assertEqual(self.path.read_bytes(), b"")
+                wait_until(self.writes_all, what="it is written anyway")
+                self.file.append(b"2\n")
+                self.assertEqual(self.path.read_bytes(), b"1\n2\n")
+            self.file.append(b"3\n")
+            with self.locked():
+                self.file.append(b"4\n")
+                self.assertEqual(self.path.read_bytes(), b"1\n2\n3\n", "the first one of another wait")
+        self.file.write_kept()
+        self.assertEqual((self.path.read_bytes(), self.file.kept), (b"1\n2\n3\n4\n", {}))
+
+    def test_over_a_network_records_wait_and_each_wait_is_said_once(self) -> None:
+        self.make("nfs4")
+        refusals = {"another process has it locked": lambda *args: False, "grants no lock": self.out_of_locks}
+        with unittest.mock.patch.multiple(runmaker4.RecordFile, PATIENCE=0.0, SAY_AFTER=0.0):
+            for text, refuse in refusals.items():
+                with self.subTest(text=text), unittest.mock.patch.object(runmaker4, "lock", refuse):
+                    self.said.clear()
+                    self.path.write_bytes(b"")
+                    for line in b"1\n", b"2\n":
+                        self.file.append(line)
+                        self.file.write_kept()
+                    self.assertEqual((len(self.said), self.path.read_bytes()), (1, b""), self.said)
+                    self.assertIn(text, self.said[0])
+                    self.assertIn(text, self.file.obstacle)
+                self.file.write_kept()
+                self.assertEqual((self.path.read_bytes(), self.file.kept), (b"1\n2\n", {}))
+
+    def writes_all(self) -> bool:
+        self.file.write_kept()
+        return not self.file.kept
+
+    @staticmethod
+    def out_of_locks(*args: Any) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def test_a_defect_ends_the_record_and_no_other(self) -> None:
+        self.make("nfs4")
+        with unittest.mock.patch.object(runmaker4.RecordFile, "_put", side_effect=ZeroDivisionError), \
+                self.assertRaises(ZeroDivisionError):
+            self.file.append(b"1\n")
+        self.file.append(b"2\n")
+        self.assertEqual((self.path.read_bytes(), self.file.kept, self.said), (b"2\n", {}, []))
+
+
+class AfterALoss(RecordFileCase):
     """On a network file system, lines whose append fails may be in the file, and are not appended again."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.said: list[str] = []
-        mount = runmaker4.Mount("nfs4", frozenset())
-        with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
-            self.file = runmaker4.RecordFile(str(self.path), "journal", os.O_RDWR | os.O_APPEND,
-                                             runmaker4.FileExecutor(threaded=False), self.said.append)
-        self.addCleanup(os.close, self.file.fd)
+        self.make("nfs4")
 
     def append_badly(self, lines: bytes, arrives: bool) -> None:
         """Append lines, and get an error, although they may have arrived."""
@@ -221,14 +290,14 @@ class AfterALoss(FileCase):
         self.assertEqual((self.said, self.file.kept), ([], {}))
 
     def test_lines_that_were_given_up_cost_the_next_ones_nothing(self) -> None:
-        self.append_badly(b"first\n", arrives=True)
+        self.append_badly(b"1\n", arrives=True)
         away = self.path.with_name("away")
         self.path.rename(away)
         self.file.write_kept()
         self.assertEqual(len(self.said), 1, "the file cannot be opened, and that is said")
         away.rename(self.path)
-        self.file.append(b"second\n")
-        self.assertEqual(self.path.read_bytes(), b"first\nsecond\n")
+        self.file.append(b"1\n2\n")
+        self.assertEqual(self.path.read_bytes(), b"1\n1\n2\n")
 
 
 if __name__ == "__main__":
