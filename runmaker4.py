@@ -862,12 +862,14 @@ def user_name(uid: int) -> str:
 # Reader bypasses this host's page cache, and lost_locks() finds lost locks.
 
 MOUNTINFO = "/proc/self/mountinfo"
-# Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others count as
-# network file systems, also unknown kinds: a new kind must be slow and right, not fast and wrong.
+# Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  Only one host can use
+# the upper directory of an overlay.  All others count as network file systems, also unknown kinds: a new kind
+# must be slow and right, not fast and wrong.
 LOCAL_KINDS = {
     "", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
     "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
-    "ntfs3", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat", "xfs", "zfs",
+    "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat",
+    "xfs", "zfs",
 }
 # Kinds on which tests/test_real_nfs.py, test_real_fs.py and test_real_machines.py test the whole protocol
 # with several hosts
@@ -908,12 +910,7 @@ LOCAL = Mount("", frozenset())
 
 
 def find_mount(path: str) -> Mount:
-    """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that cannot be read.
-
-    The files of an overlay are on the mount of the upper directory (kernel:
-    Documentation/filesystems/overlayfs.rst).  If that directory is not visible, as in a container, the
-    overlay counts as local, because only one host can have it.
-    """
+    """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that cannot be read."""
     found = LOCAL
     try:
         path = os.path.realpath(path) + "/"
@@ -926,7 +923,7 @@ def find_mount(path: str) -> Mount:
                     found = described_mount(line)
     except OSError:
         pass                            # not Linux, or no current directory: no mount will be refused
-    return below_overlay(found) if found.kind == "overlay" else found
+    return found
 
 
 def described_mount(line: str) -> Mount:
@@ -944,24 +941,6 @@ def described_mount(line: str) -> Mount:
 def unescaped(field: str) -> str:
     """Decode a field of /proc/self/mountinfo, which has blanks as \\040."""
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)
-
-
-def below_overlay(overlay: Mount) -> Mount:
-    """Return the mount of an overlay's upper directory, with the overlay's mount point.
-
-    It is LOCAL if that directory is not visible.
-    """
-    upper = ""
-    for option in overlay.options:
-        name, _, value = option.partition("=")
-        if name == "upperdir":
-            upper = unescaped(value)
-    if not upper.startswith("/") or not os.path.isdir(upper):
-        return LOCAL
-    mount = find_mount(upper)
-    if mount.point == overlay.point:
-        return LOCAL
-    return mount._replace(point=overlay.point)
 
 
 def refresh_names(path: str) -> None:

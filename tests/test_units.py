@@ -288,6 +288,7 @@ class Mounts(FileCase):
 35 22 0:45 / /mfs rw - fuse mfs\04310.0.0.1:9421 rw
 36 22 0:46 / /bind rw - fuse /some/folder rw
 37 22 0:47 / /without/source rw - nfs  rw,vers=3,nolock
+38 32 0:48 / /home/over/lay rw - overlay overlay rw,lowerdir=/a,upperdir=/home/upper,workdir=/home/work
 """
 
     def test_the_innermost_mount_counts_and_the_last_one_there(self) -> None:
@@ -297,6 +298,7 @@ class Mounts(FileCase):
                                ("/home/with blank/runs.txt", "nfs"), ("/home/with", "nfs4"),
                                ("/homes/runs.txt", "tmpfs"), ("/homeless/runs.txt", "ext4"),
                                ("/home/over/a/runs.txt", "fuse.sshfs"), ("/mfs/runs.txt", "fuse.mfs"),
+                               ("/home/over/lay/runs.txt", "overlay"),
                                ("/bind/runs.txt", "fuse"), ("/without/source/runs.txt", "nfs")):
                 with self.subTest(path=path):
                     self.assertEqual(runmaker4.find_mount(path).kind, kind)
@@ -304,23 +306,10 @@ class Mounts(FileCase):
             self.assertIn("nolock", runmaker4.find_mount("/without/source/runs.txt").options)
 
     def test_all_that_is_not_known_to_be_of_one_host_is_a_network_file_system(self) -> None:
-        for kind in "ext4", "xfs", "btrfs", "tmpfs", "zfs", "fuseblk", "":
+        for kind in "ext4", "xfs", "btrfs", "tmpfs", "zfs", "overlay", "fuseblk", "":
             self.assertFalse(runmaker4.Mount(kind, frozenset()).network, kind)
         for kind in "nfs nfs4 lustre ceph gpfs ocfs2 gfs2 9p virtiofs fuse fuse.mfs fuse.new new".split():
             self.assertTrue(runmaker4.Mount(kind, frozenset()).network, kind)
-
-    def test_an_overlay_is_what_its_upper_directory_is_on(self) -> None:
-        upper = self.path.parent / "upper dir"
-        upper.mkdir()
-        for kind, at in ("fuse.glusterfs", self.path.parent), ("ext4", self.path.parent), ("", "/nowhere"):
-            table = [
-                f"22 1 8:1 / / rw - {kind or 'nfs4'} /dev/sda1 rw",
-                "23 22 0:9 / /work rw - overlay overlay "
-                f"rw,lowerdir=/a,upperdir={at}/upper\\040dir,workdir=/c",
-            ]
-            self.path.write_text("\n".join(table) + "\n")
-            with self.subTest(kind=kind), mock.patch.object(runmaker4, "MOUNTINFO", str(self.path)):
-                self.assertEqual(runmaker4.find_mount("/work/runs.txt").kind, kind)
 
 
 class ProgressLines(unittest.TestCase):
