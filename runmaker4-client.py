@@ -1553,7 +1553,7 @@ class ClientProgram(RunnerProgram):
             self.slot_file.prepare()
             self.worker = FileExecutor(self.slot_file.network, self.relieved)
         allow_descriptors(32 + 4 * len(self.slots))
-        self.find_wall_time()               # squeue may take longer than a server waits for us
+        self.find_wall_time()
         self._first = self._connect_first()
         self._warn_of_token()
         return super().main()

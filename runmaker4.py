@@ -150,14 +150,12 @@ if TYPE_CHECKING:
     import asyncio
     import queue
     import socket
-    import subprocess
     from concurrent import futures
     from typing import ParamSpec  # Python 3.10
     P = ParamSpec("P")
 else:
     asyncio = when_used("asyncio")
     socket = when_used("socket")
-    subprocess = when_used("subprocess")
 
 VERSION = "4.1"
 NEW = b"."
@@ -6274,30 +6272,21 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 
 # ---- until when --------------------------------------------------------------------------------------------
 #
-# With --walltime auto, jobs end a margin before Slurm kills the runner.  SLURM_JOB_END_TIME is the time of
-# that.  If it is not set, or is in the past because the limit was extended, the runner asks squeue.
+# With --walltime auto, jobs end a margin before Slurm kills the runner.  Since Slurm 23.02 each Slurm job has
+# the time of that in SLURM_JOB_END_TIME.
 
 
 @dataclass
 class SlurmLimit:
     """--walltime auto: jobs must end a margin before Slurm kills the Slurm job that the runner is in."""
-    PATIENCE = 15.0                     # seconds for squeue: it waits for the controller, which may be busy
-    NO_SLURM = "this is no Slurm job: SLURM_JOB_ID is not set"
     asked: float | None                 # requested margin in seconds; None: 30 more than --kill-after
     margin: float = 0.0                 # seconds; set by find()
-    end: float | None = None            # when Slurm kills us (seconds since the epoch); None: not known yet
+    end: float = math.inf               # when Slurm kills us (seconds since the epoch); set by find()
 
     @property
     def seconds_left(self) -> float:
-        """Return the seconds until jobs must have ended; 0 while unknown."""
-        if self.end is None:
-            return 0.0
+        """Return the seconds until jobs must have ended."""
         return self.end - self.margin - time.time()
-
-    def must_be_in_slurm(self) -> None:
-        """Raise UsageError if this is no Slurm job.  squeue is not asked."""
-        if not (os.environ.get("SLURM_JOB_END_TIME") or os.environ.get("SLURM_JOB_ID")):
-            raise UsageError(f"--walltime auto: {self.NO_SLURM} (give a time, such as --walltime 2h)")
 
     def find(self, kill_after: float | None) -> None:
         """Set `margin` and `end`.  kill_after: seconds; None: never.  Raises UsageError."""
@@ -6305,48 +6294,13 @@ class SlurmLimit:
             self.margin = 30.0 + (kill_after or 0.0)
         else:
             self.margin = self.asked
-        try:
-            text = os.environ.get("SLURM_JOB_END_TIME")
-            if text:
-                self._take(text)
-            if self.seconds_left <= 0:                  # the variable is not set, or the limit was extended
-                self._take(self._ask())
-        except UsageError as problem:
-            if self.end is None:
-                raise UsageError(f"--walltime auto: {problem} (give a time, such as --walltime 2h)") from None
-
-    def _take(self, text: str) -> None:
-        """Set `end` from a time that Slurm reported.  Raises UsageError."""
-        if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):
-            raise UsageError(f"the time when Slurm ends this job is not understood: '{printable(text)}'")
-        self.end = math.inf if text == "NONE" else float(text)
-
-    def _ask(self) -> str:
-        """Return the end time that squeue reports for our Slurm job.  Raises UsageError."""
-        job = os.environ.get("SLURM_JOB_ID")
-        if not job:
-            raise UsageError(self.NO_SLURM)
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
-        try:
-            squeue = subprocess.run(
-                ("squeue", "-h", "-t", "all", "-j", job, "-o", "%A %e"),
-                env={**environ, "SLURM_TIME_FORMAT": "%s"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=self.PATIENCE,
+        text = os.environ.get("SLURM_JOB_END_TIME", "")
+        if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):         # squeue prints NONE for no limit
+            why = f"is not a time: '{printable(text)}'" if text else "is not set"
+            raise UsageError(
+                f"--walltime auto: SLURM_JOB_END_TIME {why} (give a time, such as --walltime 2h)"
             )
-        except subprocess.TimeoutExpired:
-            raise UsageError(f"squeue has not answered within {human_time(self.PATIENCE)}") from None
-        except OSError as error:
-            raise UsageError(f"squeue: {reason(error)}") from None
-        answer = os.fsdecode(squeue.stdout).strip()
-        # -j shows all tasks of a job array
-        ours = re.search(rf"^{re.escape(job)} +(.*?) *$", answer, re.MULTILINE)
-        if not ours:
-            last = printable(answer.rpartition("\n")[2])
-            raise UsageError(f"squeue does not tell when job {job} ends: '{last[:200]}'")
-        return ours[1]
+        self.end = math.inf if text == "NONE" else float(text)
 
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
@@ -9939,7 +9893,7 @@ class RunnerProgram(Program):
         return self.slot_file.names
 
     def find_wall_time(self) -> None:
-        """Ask Slurm for the wall time if --walltime auto is given.  Raises UsageError."""
+        """Find the end of our Slurm job if --walltime auto is given.  Raises UsageError."""
         limit = self.options.walltime
         if isinstance(limit, SlurmLimit):
             limit.find(self.options.kill_after)
@@ -10083,13 +10037,11 @@ class App(RunnerProgram):
     def main(self) -> int:
         """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
         options = self.options
+        self.find_wall_time()
         if options.dry_run:
-            if isinstance(options.walltime, SlurmLimit):
-                options.walltime.must_be_in_slurm()
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
             return 0
-        self.find_wall_time()
         if self.slot_file:
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))

@@ -1,5 +1,5 @@
 """The batch scripts of docs/clusters.md, word for word, on a real Slurm cluster of two nodes
-(tests/rigs/slurm.py).
+(tests/rigs/slurm.py), with what the document adds for a Slurm older than 23.02.
 
     RUNMAKER4_TEST_REAL=1 python3 -m unittest tests.test_real_slurm
 
@@ -8,14 +8,16 @@ a step (proctrack/cgroup, as most sites have it), or all their children, too (pr
 depends on that is tested with both; what does not, with the first one that can be had here.
 """
 import contextlib
+import functools
 import os
 import pathlib
 import re
 import signal
+import subprocess
 import unittest
 from typing import Optional
 
-from tests.rigs import REAL
+from tests.rigs import PATH, REAL
 from tests.rigs.slurm import FREEZER, Cluster, missing
 from tests.support import (
     GATE,
@@ -32,6 +34,7 @@ from tests.support import (
     wait_until,
 )
 from tests.test_documents import read_pieces
+from tests.values import present
 
 DOCUMENT = "docs/clusters.md"
 FOREVER = "sleep 1000"
@@ -40,11 +43,22 @@ STRIKES = 50                                # seconds: Slurm looks at time limit
 
 
 def block(beginning: str) -> str:
-    """The commands in the document that begin so, or the script of that name."""
+    """The commands in the document that begin so, or the script of that name, as this Slurm needs it."""
     texts = [piece.text for piece in read_pieces(DOCUMENT) if piece.kind == "sh"]
     found = [text for text in texts if text.startswith((beginning, f"#!/bin/bash\n# {beginning}: "))]
     assert len(found) == 1, f"{len(found)} blocks of {DOCUMENT} are {beginning}"
-    return found[0] + "\n"
+    if "--walltime auto" not in found[0] or sets_end_time():
+        return found[0] + "\n"
+    comments = present(re.match(r"(#.*\n)+", found[0]))[0]
+    return comments + block("export SLURM_JOB_END_TIME") + found[0][len(comments):] + "\n"
+
+
+@functools.cache
+def sets_end_time() -> bool:
+    """Whether this Slurm sets SLURM_JOB_END_TIME."""
+    version = subprocess.run(["sbatch", "--version"], env={"PATH": PATH}, capture_output=True, check=True)
+    year, month = present(re.search(rb"(\d+)\.(\d+)", version.stdout)).groups()
+    return (int(year), int(month)) >= (23, 2)
 
 
 @unittest.skipUnless(REAL, "a real Slurm: RUNMAKER4_TEST_REAL=1 turns it on")
