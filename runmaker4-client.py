@@ -475,7 +475,7 @@ class RemoteJob(Job):
         """Keep a stream's incomplete line, unless it is too long: servers do not wait for its end."""
         whole = event.data.rfind(b"\n") + 1
         begun = [other for other in self.replay if other.stream == event.stream]
-        if whole or sum(other.size for other in begun) > Lines.LONGEST:
+        if whole or sum(other.size for other in begun) > Lines.MAX_PIECE_BYTES:
             self.replay = [other for other in self.replay if other not in begun]
         if whole < len(event.data):
             event.cut(whole)
@@ -866,7 +866,7 @@ class Requests:
     def hello(self, slots: int, memory: float) -> dict[str, int]:
         """Return the slots and memory for a `hello`."""
         self._reported_slots = slots
-        self._offered = int(min(memory, runmaker4.WHOLE))
+        self._offered = int(min(memory, runmaker4.MAX_INTEGER))
         return dict(slots=slots, memory=self._offered)
 
     def claim(self, want: int, memory: float, slots: int, last: bool) -> dict[str, Any] | None:
@@ -875,7 +875,7 @@ class Requests:
         want: slots to ask jobs for.  memory: bytes that no job has.  slots: slots in service.  last: we exit
         if there is no job; this remains set until the request is answered.
         """
-        more = int(min(max(memory, 0), runmaker4.WHOLE)) - self._offered
+        more = int(min(max(memory, 0), runmaker4.MAX_INTEGER)) - self._offered
         begins_to_leave = last and self._leave_request is None
         if not want and not more and not begins_to_leave and self._reported_slots == slots:
             return None
@@ -1426,7 +1426,7 @@ class Connection:
 
 class ServerSink(Sink):
     """Reports the start, the output and the end of runs to the server."""
-    DELAY = 0.05                    # seconds before a run is reported to a server without records
+    RUN_DELAY = 0.05                # seconds before a run is reported to a server without records
 
     def __init__(self, connection: Connection, records: bool, output: bool) -> None:
         """records: the server keeps records.  output: it also wants the output of runs."""
@@ -1441,7 +1441,7 @@ class ServerSink(Sink):
             return self._begin(run)
         self._young[run] = None
         if not self._timer:
-            self._timer = self._connection.loop.call_later(self.DELAY, self._begin_young)
+            self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._begin_young)
 
     def unstarted(self, run: Run) -> None:
         self._end_run(run, "unstarted")

@@ -238,7 +238,7 @@ POLL = 0.1                      # seconds between scans of a local file, while c
 WINDOW = 1 << 20                # bytes of unacknowledged output that a client may send
 WINDOWS = 1 << 24               # bytes of unacknowledged output that all clients together may send
 REPORTED = 1 << 25              # bytes of jobs that a client may report
-LONGEST = 128 << 10             # bytes of several jobs in a message
+MAX_JOBS_BYTES = 128 << 10      # of several jobs in a message
 ACKNOWLEDGE = 0.01              # seconds in which events are gathered for one acknowledgement
 RETURN = 5.0                    # seconds within which a client normally starts a job or gives it back
 SETTLED = 10_000                # finished jobs that are remembered
@@ -635,7 +635,7 @@ class KeeperLink:
     """The server's end: gives the keeper the descriptor that must outlive us, and fetches the one of the
     previous server.
     """
-    PATIENCE = 2.0                      # seconds to wait for a server that is about to exit
+    MAX_EXIT_SECONDS = 2.0              # seconds to wait for a server that is about to exit
     # seconds for the kernel to close all sockets of a killed keeper: the socket that shows us its death can
     # be closed before the socket that has its name
     CLOSING = 0.5
@@ -662,7 +662,7 @@ class KeeperLink:
 
         Raises UsageError, NameTaken, OSError.
         """
-        end = time.monotonic() + self.PATIENCE
+        end = time.monotonic() + self.MAX_EXIT_SECONDS
         while not self._start():
             answer = self._visit()
             if self.life:
@@ -682,7 +682,7 @@ class KeeperLink:
         """
         answer = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(self.PATIENCE)
+        sock.settimeout(self.MAX_EXIT_SECONDS)
         with contextlib.suppress(OSError):      # that process is exiting, was stopped, or is not a keeper
             sock.connect(self.name)
             if same_user(sock):
@@ -1266,7 +1266,7 @@ class Client(Consumer):
     @property
     def promised_memory(self) -> int:
         """Return the bytes of memory that are allocated to jobs that the client runs or was sent."""
-        return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.WHOLE))
+        return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.MAX_INTEGER))
 
     @property
     def where(self) -> str:
@@ -1433,7 +1433,7 @@ class Client(Consumer):
         # This can be more than the client's slots: `room` limits the number of jobs.
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
-            more = message.whole("memory", least=-runmaker4.WHOLE)
+            more = message.whole("memory", least=-runmaker4.MAX_INTEGER)
             self.free_memory = min(self.free_memory + more, int(self.capacity.memory))
         self.asked = message.whole("request")
         self.asked_at = boottime()
@@ -2314,8 +2314,8 @@ def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
     hosts = jobs_by_host(file, jobs)
     first = jobs[0][1]
     least = "all" if first.min_hosts is None else first.min_hosts
-    if len(jobs) > PendingGroup.LONGEST or len(hosts) > Group.HOSTS:
-        most = f"{PendingGroup.LONGEST:,} jobs or {Group.HOSTS} hosts"
+    if len(jobs) > PendingGroup.MAX_GROUP_JOBS or len(hosts) > Group.HOSTS:
+        most = f"{PendingGroup.MAX_GROUP_JOBS:,} jobs or {Group.HOSTS} hosts"
         yield f"# {first.together}: never, for it has more than {most}"
         return
     yield f"# {first.together}: together, once all of {', '.join(hosts)} are connected (min-hosts {least})"
@@ -3301,7 +3301,7 @@ class Recovery:
     async def _adopt(self, locks: int) -> Adopted | None:
         """Claim the lines that are locked on this descriptor.  Return None if they cannot be taken over."""
         is_said = False
-        end = self._loop.time() + Cursor.TROUBLE
+        end = self._loop.time() + Cursor.MAX_ERROR_SECONDS
         while not self._lifetime.is_exiting:
             try:
                 return await self._executor.call(self._claims.adopt, locks)
@@ -3553,7 +3553,7 @@ class Dispatcher:
         return not fault
 
     def send_jobs(self, client: Client, batch: list[Assignment]) -> None:
-        """Send jobs to a client, in messages with at most LONGEST bytes of text unless one job has more."""
+        """Send jobs to a client, in messages with at most MAX_JOBS_BYTES of text unless one job has more."""
         self.waiting.pop(client, None)
         if client.want > 0:
             self.waiting[client] = None
@@ -3563,7 +3563,7 @@ class Dispatcher:
             assignment.hand()
             client.promise(assignment)
             length = len(assignment.job.text)
-            if jobs and size + length > LONGEST:
+            if jobs and size + length > MAX_JOBS_BYTES:
                 client.tell(type="jobs", request=client.asked, jobs=jobs)
                 jobs = []
                 size = 0

@@ -2951,9 +2951,9 @@ class JobFile(JobReader):
     ACCESS = os.O_RDWR
     lock_table: LockTable
     # seconds to wait for a command mutex, for a program that does nothing else meanwhile
-    LONG = 2.0
-    CLAIM = 0.2                 # as LONG, for a claim: there are other lines to claim
-    BRIEF = 0.01                # as LONG, for runners and servers on a local file system
+    MUTEX_SECONDS = 2.0
+    MUTEX_SECONDS_CLAIM = 0.2   # for a claim: there are other lines to claim
+    MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
                  presence_lock: PresenceLock | None = None) -> None:
@@ -2974,7 +2974,7 @@ class JobFile(JobReader):
         On a local file system the event loop makes the calls: while it waits, it reads no output and applies
         no timeout.  On a network file system a thread makes the calls, and each attempt is a round trip.
         """
-        return self.LONG if self.network else self.BRIEF
+        return self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
 
     def sync(self) -> None:
         """Sync all writes to disk."""
@@ -2985,7 +2985,7 @@ class JobFile(JobReader):
     # -- while holding the command mutex ---------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def command_mutex(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
+    def command_mutex(self, command: bytes, patience: float = MUTEX_SECONDS) -> Iterator[bool]:
         """Lock the mutex of a command for the `with` block; yield True on success within `patience` seconds.
 
         Raises FileChangedError if the path no longer names the open lock file, or if FUSE has forgotten the
@@ -3146,7 +3146,7 @@ class JobQueue:
     A job is in `claimed` from claim() to give_up(); its job lock belongs to the lock file.  A queue does not
     wait for jobs, and a `Cursor` chooses the next line.
     """
-    FEW = 16                    # up to so many lines of a command are read one by one
+    MAX_SINGLE_READS = 16       # up to so many lines of a command are read one by one
     CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client counts as dead
 
     def __init__(self, file: JobFile) -> None:
@@ -3260,7 +3260,8 @@ class JobQueue:
 
         settings: of the directives above the line.  Raises FileChangedError, OSError.
         """
-        with self.file.command_mutex(line.command, min(self.file.CLAIM, self.file.patience)) as opened:
+        patience = min(self.file.MUTEX_SECONDS_CLAIM, self.file.patience)
+        with self.file.command_mutex(line.command, patience) as opened:
             attempt = Attempt(LineCheck.LOCKED)
             if opened:
                 attempt = self.file.check_claimable(line, settings, True, self._search_from(line.command))
@@ -3495,10 +3496,11 @@ class JobQueue:
     def _lines_now(self, command: bytes, lines: Sequence[Line]) -> list[Line]:
         """Return the lines of a command as of now.  Call it while holding the command mutex.
 
-        lines: as they were read earlier.  Up to FEW are read one by one, which takes a round trip each on a
-        network file system.  If there are more, or one has moved, the whole file is read again.
+        lines: as they were read earlier.  Up to MAX_SINGLE_READS are read one by one, which takes a round
+        trip each on a network file system.  If there are more, or one has moved, the whole file is read
+        again.
         """
-        if len(lines) <= self.FEW:
+        if len(lines) <= self.MAX_SINGLE_READS:
             now = [replace(line, state=state) for line in lines if (state := self.file.state_at(line))]
             if len(now) == len(lines):
                 return now
@@ -3741,7 +3743,7 @@ class Throttle:
     does not answer for a while, the machine is busy, or this process is stopped.  Then the rest is longer as
     well, but never minutes.
     """
-    LONGEST = 3.0               # the maximum rest, in seconds, for time that was not spent on the CPU
+    MAX_REST_SECONDS = 3.0      # the maximum rest, in seconds, for time that was not spent on the CPU
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -3781,10 +3783,10 @@ class Throttle:
     def rest(self, times: float) -> float:
         """Return the seconds to rest: `times` the CPU time of the look.
 
-        It is `times` the elapsed time if that is longer, but for this reason never more than LONGEST.
+        It is `times` the elapsed time if that is longer, but for this reason at most MAX_REST_SECONDS.
         """
         took, worked = self._spent()
-        return max(times * worked, min(times * took, self.LONGEST))
+        return max(times * worked, min(times * took, self.MAX_REST_SECONDS))
 
     def until_due(self, times: float, least: float = 0.0) -> float:
         """Return the seconds until the next look is due.
@@ -3884,7 +3886,7 @@ def unfinished(line: Line, settings: JobSettings) -> str:
 @dataclass(eq=False, repr=False)
 class PendingGroup:
     """The new jobs of a group that a walk has found, each with its settings."""
-    LONGEST = 10_000            # jobs
+    MAX_GROUP_JOBS = 10_000     # jobs
 
     name: str
     below_end: bool = False     # the group is below `#RUN end`
@@ -4696,13 +4698,13 @@ class Walk:
         self.above.add_unfinished(line)
         group = self._group()
         group.jobs.append((line, self.above.scope.settings))
-        if len(group.jobs) > PendingGroup.LONGEST:
+        if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
             group.waits = True
             self.above.block = Block(
                 Why.FAULTY,
                 line,
                 f"line {line.number}: the group {printable(group.name)} has more than "
-                f"{PendingGroup.LONGEST:,} jobs; it and the jobs below wait",
+                f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
             )
 
     def end_group(self, waits: bool = False) -> None:
@@ -4782,7 +4784,7 @@ class Rewalk:
           has ended                                     after a rest as long as itself
         met the end; a consumer asks for the last time  at once, unless it waits for jobs
     """
-    SOON = 0.05                     # intervals
+    FIRST_RETRY_INTERVALS = 0.05    # from the first walk that must try again to the next one
 
     def __init__(self, file: JobReader) -> None:
         self._file = file
@@ -4818,7 +4820,7 @@ class Rewalk:
         self._refusals = self._refusals + 1 if walk.try_again else 0
         due = [walk.doubt] if walk.doubt else []
         if walk.try_again:
-            due.append(self._file.interval * (self.SOON if self._refusals == 1 else 1))
+            due.append(self._file.interval * (self.FIRST_RETRY_INTERVALS if self._refusals == 1 else 1))
         return max(min(due), self.throttle.rest(20), 0.01) if due else None
 
     @property
@@ -4848,10 +4850,10 @@ class Rewalk:
 
 class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many."""
-    TROUBLE = 30.0              # seconds for which errors of a network file system are tolerated
-    PATIENCE = 30.0             # seconds without any change after which the cursor reports that new jobs wait
+    MAX_ERROR_SECONDS = 30.0    # seconds for which errors of a network file system are tolerated
+    MIN_IDLE_SECONDS = 30.0     # seconds without any change after which the cursor reports that new jobs wait
     STALE = 0.002, 1.0          # seconds: see _stale_after()
-    PAUSE = 0.25                # seconds at most between looks at a barrier
+    MAX_BARRIER_PAUSE = 0.25    # seconds at most between looks at a barrier
     SLICE = 0.05                # seconds after which a claim of a server returns, to let it serve clients
 
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
@@ -4985,7 +4987,7 @@ class Cursor:
             return NoJob(report=walk.report())
         if stop is Stop.BARRIER:
             pause = self._rewalk.until_next(walk)
-            return NoJob(min(self.PAUSE, pause), report=walk.report()) if pause else None
+            return NoJob(min(self.MAX_BARRIER_PAUSE, pause), report=walk.report()) if pause else None
         if walk.is_followed:
             return None
         return self._end_walk(walk, stop)
@@ -5095,7 +5097,7 @@ class Cursor:
             self._say_once(text, text)
 
     def _say_waiting(self) -> None:
-        """Report once that new jobs wait: nothing runs, and no runner has claimed a job for PATIENCE seconds.
+        """Report once that new jobs wait: nothing runs, and no runner has claimed one for MIN_IDLE_SECONDS.
 
         The signature of the file shows that, because each claim and each result changes the file.
         `runwait4.py --status` finds the reason.  Raises OSError.
@@ -5103,7 +5105,7 @@ class Cursor:
         now = self.clock()
         if self._still != self._rewalk.signature:
             self._still = self._rewalk.signature
-            self._still_until = now + self.PATIENCE
+            self._still_until = now + self.MIN_IDLE_SECONDS
         elif now >= self._still_until:
             self._still_until = math.inf
             reader = JobReader(self.file.path, say=self.say, mount=self.file.mount, clock=self.clock)
@@ -5150,7 +5152,7 @@ class Cursor:
         if self._trouble_since is None:
             self._trouble_since = now
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
-        patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.interval
+        patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.LOOKS * self.interval
         if now - self._trouble_since >= patience and not self._may_come(error):
             return NoJob(failed=reason(error))
         return NoJob(self.interval)
@@ -5287,7 +5289,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
 # end.  A caller that needs the answer uses call(), begin() or ask(); one that does not, post().
 #
 # A record that cannot be written yet, because another process holds a lock, remains in its RecordFile.  The
-# worker tries such records again every AGAIN seconds.
+# worker tries such records again every RETRY_SECONDS.
 #
 # FileJobs calls a JobQueue and its Cursor through a worker.  A Runner gets its jobs from there: see Jobs.
 
@@ -5345,9 +5347,9 @@ class FileExecutor:
     An NFS server that does not answer blocks every call until it does.  Meanwhile output, timeouts and
     signals are processed; claims, results and records wait.
     """
-    AGAIN = 0.02                    # seconds until records are tried again
-    AGAIN_FAR = 0.5                 # as AGAIN, if each attempt is a round trip
-    PATIENCE = 1.0                  # seconds to wait for unfinished calls when the program exits
+    RETRY_SECONDS = 0.02            # seconds until records are tried again
+    RETRY_SECONDS_FAR = 0.5         # as RETRY_SECONDS, if each attempt is a round trip
+    MAX_CLOSING_SECONDS = 1.0       # seconds to wait for unfinished calls when the program exits
 
     def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
@@ -5428,7 +5430,7 @@ class FileExecutor:
     def _come_back(self) -> None:
         """Schedule another try of the kept records, if there are any."""
         if self.keeps_records and self._tries and not self._timer:
-            pause = self.AGAIN_FAR if self.pool else self.AGAIN
+            pause = self.RETRY_SECONDS_FAR if self.pool else self.RETRY_SECONDS
             self._timer = asyncio.get_running_loop().call_later(pause, self._try_again)
 
     def _try_again(self) -> None:
@@ -5438,20 +5440,20 @@ class FileExecutor:
                 self.post(file.write_kept)
 
     async def leave(self) -> None:
-        """Stop trying kept records, and wait for pending calls, for PATIENCE seconds at most.
+        """Stop trying kept records, and wait for pending calls, for MAX_CLOSING_SECONDS seconds at most.
 
         This is the last thing that happens in the loop.  On Python 3.9 an answer that comes to a closed loop
         causes a traceback.  A call that is pending after this waits for a file system that does not answer.
         """
         self._tries = False
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.call(int), self.PATIENCE)
+            await asyncio.wait_for(self.call(int), self.MAX_CLOSING_SECONDS)
 
     async def flush(self) -> None:
         """Wait until all calls are done, all answers have come, and all records are written."""
         await self.call(int)
         while self.keeps_records:
-            await asyncio.sleep(self.AGAIN)
+            await asyncio.sleep(self.RETRY_SECONDS)
         await asyncio.sleep(0)
 
 
@@ -5497,8 +5499,8 @@ class FileCounter:
     count can make a number slightly wrong until the next count.
     """
     TIMES = 50                          # counting takes at most 1/50 of a CPU's time
-    LEAST = 2.0                         # seconds from one count to the next, at least
-    LEAST_FAR = 15.0                    # as LEAST, on a network file system
+    MIN_COUNT_SECONDS = 2.0             # seconds from one count to the next, at least
+    MIN_COUNT_SECONDS_FAR = 15.0        # as MIN_COUNT_SECONDS, on a network file system
 
     def __init__(self, file: JobReader | None, worker: FileExecutor) -> None:
         self._file = file
@@ -5513,7 +5515,7 @@ class FileCounter:
         """Request a count of the file if one is due."""
         if not self._file or self._asked is not None:
             return
-        least = self.LEAST_FAR if self._file.network else self.LEAST
+        least = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._throttle.until_due(self.TIMES, least):
             self._asked = Counter(self._moved)
             self._worker.ask(self._take, self._count, self._file)
@@ -6335,7 +6337,7 @@ class Writer:
     LOW = 1 << 18                       # bytes of backlog below which job output is read again
     HIGH = 1 << 20                      # bytes of backlog above which job output is not read
     DELAY = 0.02                        # seconds for which lines are gathered
-    AT_ONCE = 1 << 16                   # bytes: more than this is written at once
+    MAX_GATHERED_BYTES = 1 << 16        # bytes: more than this is written at once
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
                  relieved: Callable[[], None] = lambda: None) -> None:
@@ -6376,7 +6378,7 @@ class Writer:
         self.backlog += len(data)
         if not self.timer:
             self.timer = self.loop.call_later(self._delay(), self.flush)
-        if self.size > self.AT_ONCE:
+        if self.size > self.MAX_GATHERED_BYTES:
             self.flush()
 
     def _delay(self) -> float:
@@ -6463,7 +6465,7 @@ class Terminal(Writer):
     parts follow the cursor and are erased; a typed `^C` overwrites the line.  While the runner is in the
     background, the cursor is in a line of the shell, and nothing is erased or drawn.
     """
-    PAUSE = 0.1                         # minimum seconds from one drawing of the line to the next
+    MIN_DRAWING_PAUSE = 0.1             # minimum seconds from one drawing of the line to the next
     ERASE = b"\r\x1b[J"                 # from the beginning of this line to the end of the screen
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
@@ -6492,7 +6494,7 @@ class Terminal(Writer):
 
     def _until_due(self) -> float:
         """Return the seconds until the status line may be drawn again; <= 0: now."""
-        return self._drawn_at + self.PAUSE - self.loop.time()
+        return self._drawn_at + self.MIN_DRAWING_PAUSE - self.loop.time()
 
     def _delay(self) -> float:
         return max(self.DELAY, self._until_due())
@@ -6764,7 +6766,7 @@ class ProgressBar:
 
 class Lines:
     """Splits a stream into pieces that end with a newline; a line over 1 MiB is split into several."""
-    LONGEST = 1 << 20
+    MAX_PIECE_BYTES = 1 << 20
 
     def __init__(self) -> None:
         self.rest = bytearray()
@@ -6779,7 +6781,7 @@ class Lines:
         end = data.rfind(b"\n") + 1
         if not end:
             self.rest += data
-            self.cut = len(self.rest) >= self.LONGEST
+            self.cut = len(self.rest) >= self.MAX_PIECE_BYTES
             return self.end() if self.cut else b""
         piece = bytes(self.rest) + data[:end] if self.rest else data[:end]
         self.rest[:] = data[end:]
@@ -6953,7 +6955,7 @@ class Spool:
     at one time.  The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share
     no position.
     """
-    BLOCK = 1 << 20                     # bytes
+    BLOCK_BYTES = 1 << 20               # bytes
 
     def __init__(self) -> None:
         self.file: Any = None           # without a name; made when needed, and deleted when we exit
@@ -6967,13 +6969,13 @@ class Spool:
             self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (it stays open until we exit)
         if not self.free:
             self.free.append(self.end)
-            self.end += self.BLOCK
+            self.end += self.BLOCK_BYTES
         pwrite_all(self.file.fileno(), block, self.free[0])         # if this raises, the offset stays free
         return self.free.popleft()
 
     def take(self, offset: int) -> bytes:
         """Read a block, and free its space.  Raises OSError."""
-        block = os.pread(self.file.fileno(), self.BLOCK, offset)
+        block = os.pread(self.file.fileno(), self.BLOCK_BYTES, offset)
         self.free.append(offset)
         return block
 
@@ -6989,14 +6991,14 @@ class PendingOutput:
     @property
     def size(self) -> int:
         """Return the size in bytes."""
-        return len(self.blocks) * Spool.BLOCK + len(self.rest)
+        return len(self.blocks) * Spool.BLOCK_BYTES + len(self.rest)
 
     def add(self, data: bytes) -> None:
         """Add job output.  Raises OSError; then some of the output is lost."""
         self.rest += data
-        while len(self.rest) >= Spool.BLOCK:
-            block = bytes(self.rest[:Spool.BLOCK])
-            del self.rest[:Spool.BLOCK]
+        while len(self.rest) >= Spool.BLOCK_BYTES:
+            block = bytes(self.rest[:Spool.BLOCK_BYTES])
+            del self.rest[:Spool.BLOCK_BYTES]
             self.blocks.append(self.spool.store(block))
 
     def pieces(self, lost: Say) -> Iterator[bytes]:
@@ -7780,7 +7782,7 @@ class SlotFile:
     runners share names even if they use different paths to the file.
     """
     INTERVAL = 0.1                      # seconds from poll to poll (network file system: 1)
-    LONGEST = 1 << 20                   # maximum bytes of the file
+    MAX_FILE_BYTES = 1 << 20            # maximum bytes of the file
     DESCRIPTORS = 9                     # for each name: one for the lock, the others for a job
 
     def __init__(self, path: str, mount: Mount, say: Say) -> None:
@@ -7855,10 +7857,10 @@ class SlotFile:
             if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             with Reader.of(fd, self.network) as reader:
-                data = reader.pread(self.LONGEST + 1, first_line(reader))
+                data = reader.pread(self.MAX_FILE_BYTES + 1, first_line(reader))
         finally:
             os.close(fd)
-        if len(data) > self.LONGEST or b"\0" in data:
+        if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
         whole = self._whole_lines(data, info)
         lines = [line.strip() for line in whole.splitlines()]
@@ -8036,8 +8038,8 @@ class Pump:
     """
     YOUNG = 0.01                        # seconds
     READ = 1 << 18  # bytes
-    SILENCE = 0.3                       # seconds without output: processes left by a shell print no more
-    LONGEST = 5.0                       # maximum seconds of reading after the exit of a shell
+    QUIET_SECONDS = 0.3                 # seconds without output: processes left by a shell print no more
+    MAX_READING_SECONDS = 5.0           # maximum seconds of reading after the exit of a shell
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  resumed: Callable[[], None]) -> None:
@@ -8674,9 +8676,9 @@ class JobTask:
         """Read the output of processes that outlive the shell, for a while.
 
         For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Stop
-        after Pump.SILENCE without output, after Pump.LONGEST in all, or when these processes are killed.
-        Only time in which output is read counts, so no output is lost while a slow console or an unreachable
-        server holds up all reading.
+        after Pump.QUIET_SECONDS without output, after Pump.MAX_READING_SECONDS in all, or when these
+        processes are killed.  Only time in which output is read counts, so no output is lost while a slow
+        console or an unreachable server holds up all reading.
         """
         pump, run = self._runner.pump, self.run
         if not pump.may_get_more(run):
@@ -8684,10 +8686,10 @@ class JobTask:
         pump.listen(run, self._woken)
         began = heard_at = pump.reading_time()
         while run.is_open and not self._killer and (
-                pump.reading_time() < min(began + pump.LONGEST, heard_at + pump.SILENCE)):
+                pump.reading_time() < min(began + pump.MAX_READING_SECONDS, heard_at + pump.QUIET_SECONDS)):
             self._woken.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), pump.SILENCE)
+                await asyncio.wait_for(self._woken.wait(), pump.QUIET_SECONDS)
                 heard_at = pump.reading_time()
 
     def takes_too_much(self, table: ProcessTable) -> bool:
@@ -9649,7 +9651,7 @@ def refuse_as_output(path: str) -> None:
 
 class Program:
     """The common part of runner, server and client: messages, records, the background, the event loop."""
-    TROUBLES = 10               # messages of one kind that are printed at most
+    MAX_ALIKE_MESSAGES = 10     # messages of one kind that are printed at most
     loop: asyncio.AbstractEventLoop
     stdout: Writer
     stderr: Writer
@@ -9786,7 +9788,7 @@ class Program:
         self.defects += 1
         self.runner_stats.trouble = True
         self.end_for_defect()
-        if self.defects <= self.TROUBLES:
+        if self.defects <= self.MAX_ALIKE_MESSAGES:
             self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
             self.stderr.write(
                 os.fsencode("".join(traceback.format_exception(type(error), error, error.__traceback__)))
@@ -9832,11 +9834,11 @@ class Program:
             function(*args)
 
     def _trouble(self, text: str) -> None:
-        """Record that output or records were lost, and report the first TROUBLES times."""
+        """Record that output or records were lost, and report the first MAX_ALIKE_MESSAGES times."""
         self.runner_stats.trouble = True
         self._troubles += 1
-        if self._troubles <= self.TROUBLES:
-            more = " (more such messages are left out)" if self._troubles == self.TROUBLES else ""
+        if self._troubles <= self.MAX_ALIKE_MESSAGES:
+            more = " (more such messages are left out)" if self._troubles == self.MAX_ALIKE_MESSAGES else ""
             self.say_as_is(text + more)
 
     def say_as_is(self, text: str) -> None:
@@ -10152,9 +10154,9 @@ SILENCE = 15.0                              # seconds without a frame after whic
 HANDSHAKE = 10.0                            # seconds within which the other end must be authenticated
 HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
 UNREAD = 1 << 24                            # unread bytes after which the other end is dropped
-WHOLE = 1 << 62                             # the largest integer, for lines, bytes, requests, ...
-SECONDS = 1e11                              # the largest time: about 3,000 years
-PID = (1 << 31) - 1                         # the largest process id: pid_t is an int
+MAX_INTEGER = 1 << 62                       # the largest integer, for lines, bytes, requests, ...
+MAX_TIME = 1e11                             # the largest time: about 3,000 years
+MAX_PID = (1 << 31) - 1                     # the largest process id: pid_t is an int
 
 
 class WireError(Exception):
@@ -10243,7 +10245,7 @@ class Message:
             raise WireError(f"{name}: not {digits} hexadecimal digits")
         return value
 
-    def whole(self, name: str, most: int = WHOLE, least: int = 0) -> int:
+    def whole(self, name: str, most: int = MAX_INTEGER, least: int = 0) -> int:
         value = self.fields.get(name)
         if type(value) is not int or not least <= value <= most:
             raise WireError(f"{name}: not a valid whole number")
@@ -10254,12 +10256,12 @@ class Message:
 
     def process(self, name: str) -> int:
         """Return a process id; 0: none."""
-        return self.whole(name, PID)
+        return self.whole(name, MAX_PID)
 
     def seconds(self, name: str) -> float:
         """Return a time of any clock, or a duration."""
         value = self.fields.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= SECONDS:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_TIME:
             raise WireError(f"{name}: not a valid time")
         return float(value)
 
@@ -10284,11 +10286,11 @@ class Message:
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:
-        """Return a list of texts (str), integers from 0 to WHOLE (int) or objects (dict)."""
+        """Return a list of texts (str), integers from 0 to MAX_INTEGER (int) or objects (dict)."""
         value = self.fields.get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
             raise WireError(f"{name}: not a valid list")
-        if kind is int and not all(0 <= item <= WHOLE for item in value):
+        if kind is int and not all(0 <= item <= MAX_INTEGER for item in value):
             raise WireError(f"{name}: not valid whole numbers")
         return value
 

@@ -437,7 +437,7 @@ class Selection:
 
 def await_committed(file: JobFile, line: Line) -> bool:
     """Wait a while until the process that appended a line can no longer remove it; return True if so."""
-    return keep_trying(lambda: file.is_committed(line), file.LONG, 0.01)
+    return keep_trying(lambda: file.is_committed(line), file.MUTEX_SECONDS, 0.01)
 
 
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
@@ -902,7 +902,7 @@ def end_unsupervised(jobs: Iterable[Shell]) -> None:
 # makes a new file, by rename; a line that `echo >>` appended to the old file at that moment is copied to the
 # new one.
 
-AT_ONCE = 1.0                       # seconds: an editor that exits sooner has not shown the copy to a person
+MIN_EDITOR_SECONDS = 1.0            # seconds: an editor that exits sooner has not shown the copy to a person
 MAX_REASONS = 20                    # reasons for refusing an edit that are printed at most
 MUTEX_PATIENCE = 10.0                # seconds to wait for processes that hold a command mutex
 
@@ -1251,7 +1251,7 @@ def edit(file: JobFile, quiet: bool) -> int:
     while True:
         began = time.monotonic()
         failure = run_editor(copy)
-        early = not failure and time.monotonic() - began < AT_ONCE
+        early = not failure and time.monotonic() - began < MIN_EDITOR_SECONDS
         theirs = read_copy(copy)
         if theirs is None:
             file.say(failure or "the copy was removed")

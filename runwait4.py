@@ -287,7 +287,7 @@ WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: 
 
 
 def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
-    """Make a method of a Watcher try again while the job file is missing, for PATIENCE seconds at most.
+    """Make a method of a Watcher try again while the job file is missing, for MAX_MISSING_SECONDS at most.
 
     Then the method raises UsageError.
     """
@@ -298,7 +298,7 @@ def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[
             try:
                 return read(self, *args, **kwargs)
             except OSError as error:
-                if time.monotonic() - start > self.PATIENCE:
+                if time.monotonic() - start > self.MAX_MISSING_SECONDS:
                     raise UsageError(f"{self.path}: {reason(error)}") from None
             time.sleep(0.1)
     return tried
@@ -306,7 +306,7 @@ def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[
 
 class Watcher:
     """Polls the job file, but never spends more than a twentieth of the CPU time on that."""
-    PATIENCE = 5.0              # seconds to wait for a missing file: editors replace it
+    MAX_MISSING_SECONDS = 5.0   # seconds to wait for a missing file: editors replace it
     IDLE = 30.0                 # seconds without a claim or result until wait() reports that new jobs wait
 
     def __init__(self, path: str) -> None:
@@ -644,8 +644,8 @@ class Log:
     """A file with one line per event of a run.  It is read as it was when it was opened; see LogPass."""
     KIND = ""
     PASS = LogPass
-    LONGEST = 1 << 23           # bytes of a line: commands are shorter
-    BLOCK = 1 << 18             # bytes to read at a time
+    MAX_LINE_BYTES = 1 << 23    # commands are shorter
+    READ_BYTES = 1 << 18        # bytes to read at a time
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
         """Raises UsageError."""
@@ -671,7 +671,7 @@ class Log:
     def _size(self) -> int:
         """Return the size.  NFS can report an old size, but reads beyond it."""
         size = os.fstat(self.file.fd).st_size
-        while found := self.file.pread(self.BLOCK, size):
+        while found := self.file.pread(self.READ_BYTES, size):
             size += len(found)
         return size
 
@@ -693,14 +693,15 @@ class Log:
         partial = b""
         skips = begin > 0                       # `begin` can be inside a line
         dropped = False                         # a line is too long, and was dropped so far
-        while offset < self.size and (data := self.file.pread(min(self.BLOCK, self.size - offset), offset)):
+        while offset < self.size and (
+                data := self.file.pread(min(self.READ_BYTES, self.size - offset), offset)):
             offset += len(data)
             *lines, partial = (partial + data).split(b"\n")
             if lines and (skips or dropped):
                 lines[:1] = [b"\n"] if dropped and not skips else []
                 skips = dropped = False
             yield from lines
-            if len(partial) >= self.LONGEST:
+            if len(partial) >= self.MAX_LINE_BYTES:
                 partial = b""
                 dropped = True
         if (partial or dropped) and not skips:
@@ -1908,8 +1909,8 @@ class CommandStats:
 
 class Commands:
     """Runs grouped by command: those that begin with the same word, apart from numbers in it, are similar."""
-    MOST = 1000                 # groups; all other commands make one more
-    SHOWN = 20                  # groups
+    MAX_GROUPS = 1000           # groups; all other commands make one more
+    SHOWN_GROUPS = 20
     NUMBER = re.compile(NUMBER.pattern.encode())
     MARK = "…".encode()         # replaces the difference
 
@@ -1920,7 +1921,7 @@ class Commands:
         """Count a finished run."""
         words = run.command.split()
         first = self.NUMBER.sub(self.MARK, words[0]) if words else b""
-        if first not in self._groups and len(self._groups) >= self.MOST:
+        if first not in self._groups and len(self._groups) >= self.MAX_GROUPS:
             first = self.MARK
         if first not in self._groups:
             self._groups[first] = CommandStats(first)
@@ -1974,14 +1975,14 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
     yield ""
     commands = stats["commands"]
     rows = [["command", *head, "too little", "memory="]]
-    for alike in commands[:Commands.SHOWN]:
+    for alike in commands[:Commands.SHOWN_GROUPS]:
         enough = memory_text(alike["enough"]) if alike["enough"] is not None else "-"
         rows.append([*stats_row(alike["command"], alike), str(alike["too_little"]), enough])
     if not any(alike["too_little"] for alike in commands):
         rows = [[*row[:-2], row[-1]] for row in rows]
     yield from table(rows, columns, right=range(1, 9))
-    if len(commands) > Commands.SHOWN:
-        yield f"and {plural(len(commands) - Commands.SHOWN, 'command')} more, which took less memory"
+    if len(commands) > Commands.SHOWN_GROUPS:
+        yield f"and {plural(len(commands) - Commands.SHOWN_GROUPS, 'command')} more, which took less memory"
 
 
 def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
@@ -2058,7 +2059,7 @@ class JobLogReader(Log):
     """A job log, of runmaker4.py or of GNU parallel."""
     KIND = "job log"
     PASS = JobLogPass
-    LONGEST = 1 << 20           # bytes of a line: commands are shorter
+    MAX_LINE_BYTES = 1 << 20    # commands are shorter
 
 
 # ======== The timeline ======================================================================================
@@ -2297,7 +2298,7 @@ END_UNKNOWN = {"e": "lost", "?": "unknown"}     # names in the legend of runs th
 class Gathered:
     """The results of one pass through a log."""
     DRAWN = 60_000              # finished runs in the pictures, besides all unfinished ones
-    SHOWN = 200                 # of the slowest and of the largest runs
+    SHOWN_RUNS = 200            # of the slowest and of the largest runs
     FAILURES = 2000             # failed runs with their output
     BATCH = 10_000
 
@@ -2353,12 +2354,12 @@ class Gathered:
         self.largest = self._most(self.largest, [run for run in ended if run.memory], "memory")
 
     def _most(self, found: list[RunRecord], more: list[RunRecord], name: str) -> list[RunRecord]:
-        """Return the SHOWN runs with the largest values of a field; of equal ones the latest, by `at`."""
-        if len(found) == self.SHOWN:
+        """Return SHOWN_RUNS runs with the largest values of a field; of equal ones the latest, by `at`."""
+        if len(found) == self.SHOWN_RUNS:
             least = getattr(found[-1], name)
             more = [run for run in more if getattr(run, name) >= least]
         # The latest come first, so equal ones before them never enter the heap
-        return heapq.nlargest(self.SHOWN, (found + more)[::-1], operator.attrgetter(name, "at"))
+        return heapq.nlargest(self.SHOWN_RUNS, (found + more)[::-1], operator.attrgetter(name, "at"))
 
     @property
     def count(self) -> int:
@@ -2439,8 +2440,8 @@ class Pictures:
     time.
     """
     BINS = 1000
-    LONGEST = 1000              # characters of a command
-    CHARACTERS = 6_000_000      # of all commands
+    MAX_COMMAND_CHARACTERS = 1000
+    MAX_COMMANDS_CHARACTERS = 6_000_000     # of all commands
 
     def __init__(self, report: Report) -> None:
         self.runs = report.found.drawn
@@ -2449,9 +2450,9 @@ class Pictures:
         for run in self.runs:
             self.spans.add(run, report.found.drawn_seconds(run), on_track=not end_unknown(run))
         # characters of a command that can be searched
-        self.longest = self.LONGEST
-        if sum(min(len(run.command), self.LONGEST) for run in self.runs) > self.CHARACTERS:
-            self.longest = self.CHARACTERS // len(self.runs)
+        self.longest = self.MAX_COMMAND_CHARACTERS
+        if sum(min(len(run.command), self.longest) for run in self.runs) > self.MAX_COMMANDS_CHARACTERS:
+            self.longest = self.MAX_COMMANDS_CHARACTERS // len(self.runs)
         self.slots = list(self.spans.slots())
         # runs on no track
         self.loose = [number for number, run in enumerate(self.runs) if end_unknown(run)]
@@ -2571,8 +2572,8 @@ class FailuresByWords:
 
     Lines that differ only in numbers are the same words: `step 341: no convergence`.
     """
-    LONGEST = 200               # characters of a line that count
-    SHOWN = 20                  # groups
+    MAX_LINE_CHARACTERS = 200   # that count
+    SHOWN_GROUPS = 20
 
     def __init__(self, rows: Sequence[Row], total: int, others: Sequence[Row], outputs: Outputs) -> None:
         """rows: some of the failures; total: the number of all.  others: earlier ones, which a search finds
@@ -2582,7 +2583,7 @@ class FailuresByWords:
         self.total = total
         groups: dict[str, SameWords] = {}
         for index, row in enumerate([*rows, *others]):
-            words = self._words(row, outputs)[:self.LONGEST]
+            words = self._words(row, outputs)[:self.MAX_LINE_CHARACTERS]
             alike = NUMBER.sub("…", words)
             group = groups.setdefault(alike, SameWords(words))
             if group.words != words:
@@ -2609,11 +2610,11 @@ class FailuresByWords:
         if not counted:
             return ""
         note = plural(len(counted), "group")
-        if len(counted) > self.SHOWN:
-            note = f"{self.SHOWN} of {note}"
+        if len(counted) > self.SHOWN_GROUPS:
+            note = f"{self.SHOWN_GROUPS} of {note}"
         if self.total > self.count:
             note += f", of {self.count:,} of {self.total:,} {unit}s"
-        items = [self._item(number, group, unit) for number, group in enumerate(counted[:self.SHOWN])]
+        items = [self._item(number, group, unit) for number, group in enumerate(counted[:self.SHOWN_GROUPS])]
         return section("Failures by their last words", note, tag("ul", *items, class_="groups"), id="groups")
 
     def _item(self, number: int, group: SameWords, unit: str) -> str:
@@ -2630,9 +2631,9 @@ class FailuresByWords:
 class Table:
     """A table of the page."""
     title: str
-    rows: Sequence[Row]         # the first SHOWN are shown
+    rows: Sequence[Row]         # the first SHOWN_ROWS are shown
     total: int                  # rows that there would be without a limit
-    SHOWN = 200
+    SHOWN_ROWS = 200
 
 
 Cell = tuple[str, object]       # content, and sort key
@@ -2661,14 +2662,15 @@ class Tables:
 
     def html(self, tables: Iterable[Table]) -> str:
         """Return the tables that have rows, as HTML."""
-        cells = [(table, list(map(self._cells, table.rows[:Table.SHOWN]))) for table in tables if table.rows]
+        shown = Table.SHOWN_ROWS
+        cells = [(table, list(map(self._cells, table.rows[:shown]))) for table in tables if table.rows]
         known = [index for index, _ in enumerate(self.HEAD)
                  if any(row[index][0] for _, rows in cells for row in rows)]
         return "".join(self._table(table, rows, known) for table, rows in cells)
 
     def _table(self, table: Table, cells: Sequence[Sequence[Cell]], known: Sequence[int]) -> str:
         count = len(cells)
-        note = f"{count:,} of {table.total:,}" if table.total > count == Table.SHOWN else f"{count:,}"
+        note = f"{count:,} of {table.total:,}" if table.total > count == Table.SHOWN_ROWS else f"{count:,}"
         heads = [tag("th", name, class_=kind) for name, kind in (self.HEAD[index] for index in known)]
         bodies = [self._body(row, [(*all_cells[index], self.HEAD[index][1]) for index in known])
                   for row, all_cells in zip(table.rows, cells)]
@@ -2776,7 +2778,7 @@ class Report:
         """Yield the tables, the lines that remain to be fixed first."""
         ended = len(self.found.stats.seconds)
         if self.now and self.look.watcher:
-            held = self.look.watcher.held_lines(self.look.snapshot, Table.SHOWN)
+            held = self.look.watcher.held_lines(self.look.snapshot, Table.SHOWN_ROWS)
             yield Table("Left to fix", self.to_fix, len(self.look.lines))
             yield Table("Other runs that failed or ended in error", self.failed, self.failed_count)
             yield Table("Held lines", [Row(line, "held") for line in held], self.now.held)
@@ -2789,13 +2791,13 @@ class Report:
         """Return the lines that remain to be fixed, by last words; without a job file, the failed runs."""
         if not self.now:
             return FailuresByWords(self.failed, self.failed_count, (), outputs)
-        others = self.failed[:max(Table.SHOWN, Gathered.FAILURES - len(self.to_fix))]
+        others = self.failed[:max(Table.SHOWN_ROWS, Gathered.FAILURES - len(self.to_fix))]
         return FailuresByWords(self.to_fix, len(self.look.lines), others, outputs)
 
 
 class Reporter:
     """Writes the page, once or repeatedly."""
-    LEAST = 10.0                # seconds between two pages, at least
+    MIN_PAGE_SECONDS = 10.0     # seconds between two pages, at least
     KIND = "report", b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"      # and the first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
@@ -2811,7 +2813,7 @@ class Reporter:
         if options.file is not None and os.path.realpath(options.report) == os.path.realpath(options.file):
             raise UsageError(f"{options.report}: is the job file (give another name)")
         self.next = 0.0
-        self.pause = self.LEAST
+        self.pause = self.MIN_PAGE_SECONDS
         self._error = ""            # why the last page could not be written
 
     def update(self) -> str:
@@ -2833,7 +2835,7 @@ class Reporter:
 
     def _pause_after(self, start: float) -> float:
         """Return the seconds between two pages, if one begun at `start` (monotonic) is written now."""
-        return max(self.LEAST, 20 * (time.monotonic() - start))
+        return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
     @without_collector()
     def write(self, live: bool = False) -> None:
@@ -2885,7 +2887,7 @@ class Reporter:
         drawn = len(pictures.runs)
         if drawn < report.found.count:
             yield f"the pictures show the last {drawn:,} runs of {report.found.count:,}"
-        if pictures.longest < Pictures.LONGEST:
+        if pictures.longest < Pictures.MAX_COMMAND_CHARACTERS:
             yield f"only the first {pictures.longest} characters of a command are searched"
         if wrong := sorted(report.wrong_clocks):
             names = cut(", ".join(wrong), 80)
@@ -3039,10 +3041,10 @@ class Host:
 class LockCheck:
     """Tests, with all hosts that run this check in the directory, if runners can rely on the locks."""
     MINUTE = 60.0               # seconds of the check on a network file system
-    PAUSE = 1.0                 # seconds between two numbers on a network file system
-    LEAST = 4                   # numbers after which a host has tested all on itself
-    SILENCE = 60.0              # more seconds until we report that the file system does not answer
-    PATIENCE = 2.0              # seconds for an interrupted check to remove its file
+    NUMBER_PAUSE = 1.0          # seconds between two numbers on a network file system
+    MIN_NUMBERS = 4             # numbers after which a host has tested all on itself
+    MAX_SILENT_SECONDS = 60.0   # more seconds until we report that the file system does not answer
+    MAX_CLEANUP_SECONDS = 2.0   # seconds for an interrupted check to remove its file
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -3089,10 +3091,10 @@ class LockCheck:
             with self.noting():
                 self.take_locks(fd, reading)
             started = time.monotonic()
-            while self.number < self.LEAST or (
+            while self.number < self.MIN_NUMBERS or (
                 self.mount.network and time.monotonic() < started + self.MINUTE
             ):
-                time.sleep(self.PAUSE if self.mount.network else 0.1)
+                time.sleep(self.NUMBER_PAUSE if self.mount.network else 0.1)
                 self.number += 1
                 with self.noting():
                     self.visit_all()
@@ -3252,10 +3254,10 @@ def check_locks(folder: str) -> int:
             return bool(os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
         try:
-            end = keep_trying(has_ended, LockCheck.MINUTE + LockCheck.SILENCE)
+            end = keep_trying(has_ended, LockCheck.MINUTE + LockCheck.MAX_SILENT_SECONDS)
         finally:
             os.kill(child, signal.SIGTERM)      # the kernel does not reuse its pid until we wait for it
-            keep_trying(has_ended, LockCheck.PATIENCE)
+            keep_trying(has_ended, LockCheck.MAX_CLEANUP_SECONDS)
         if end:
             put(os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0))
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -85,7 +85,7 @@ class BigJobs(TcpCase):
         self.write("#RUN slots=3\n. true\n")
         with open(self.dir / "told", "wb") as told:
             runner = self.start_patched(
-                "import runmaker4\nrunmaker4.Cursor.PATIENCE = 0.2",
+                "import runmaker4\nrunmaker4.Cursor.MIN_IDLE_SECONDS = 0.2",
                 "--follow", "-j2", "runs.txt", stderr=told,
             )
         wait_until(lambda: b": 1 new job waits: " in self.read("told"), what="that is said")

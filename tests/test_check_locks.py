@@ -87,7 +87,7 @@ def visit_until_the_end(self):
         if os.path.exists({str(self.dir / "end")!r}):
             self.MINUTE = 0
 class Patched(runwait4.LockCheck):
-    MINUTE, PAUSE, SILENCE = {minute}, {pause}, {silence}
+    MINUTE, NUMBER_PAUSE, MAX_SILENT_SECONDS = {minute}, {pause}, {silence}
     visit_all = visit_until_the_end
 runwait4.LockCheck = Patched
 """

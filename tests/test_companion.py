@@ -205,7 +205,9 @@ class LockTable(RunCase):
             self.assertTrue(
                 runmaker4.lock(file.fileno(), runmaker4.bucket_of(b"echo ran >>ran") + runmaker4.MUTEX_OFFSET)
             )
-            runner = self.start_patched("import runmaker4; runmaker4.Cursor.PATIENCE = 0.3", "-q", "runs.txt")
+            runner = self.start_patched(
+                "import runmaker4; runmaker4.Cursor.MIN_IDLE_SECONDS = 0.3", "-q", "runs.txt"
+            )
             with deadline(runner, 30):
                 self.assertIn(b": 1 new job waits: ", present(runner.stderr).readline())
             told = self.run_script(RUNWAIT, "--status", "runs.txt").out

@@ -36,7 +36,7 @@ from tests.support import (
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
 NOTED = "echo $JOB_ID >>$NOTES"                         # so does this one, for one runner of several
 # says after 0.1 s, not 30 s, that jobs wait
-IMPATIENT = HASTY + "runmaker4.Cursor.PATIENCE = 0.1\n"
+IMPATIENT = HASTY + "runmaker4.Cursor.MIN_IDLE_SECONDS = 0.1\n"
 spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: others go most of this way")
 LAST = "until [ -e last ]; do sleep 0.02; done"         # a job that runs until the file `last` is there
 
@@ -579,7 +579,7 @@ class Stalls(DirectiveCase):
         self.lines("#RUN host=bob", f". {RAN}", "#RUN", "#RUN barrier", f". {RAN}")
         runner = self.start(RUNMAKER, "--name", "alice", "runs.txt")
         time.sleep(0.6)
-        self.assertEqual((self.told(), runmaker4.Cursor.PATIENCE), (b"", 30.0))
+        self.assertEqual((self.told(), runmaker4.Cursor.MIN_IDLE_SECONDS), (b"", 30.0))
         self.finish(self.start(RUNMAKER, "-1", "--name", "bob", "runs.txt"))
         self.assertLeft(runner, 0, "dd")
 

@@ -207,7 +207,7 @@ class WorstMoments(EditCase):
         self.assertEqual((os.pread(self.old, 100, 0), self.read()), (b"r a\n. b\n! c\n", b"r b\nr a\n! c\n"))
 
     def test_nobody_is_behind_a_door_meanwhile(self) -> None:
-        with mock.patch.object(runmaker4.JobFile, "LONG", 0.0):
+        with mock.patch.object(runmaker4.JobFile, "MUTEX_SECONDS", 0.0):
             self.apply(b". b\nr a\n! c\n", lambda: self.assertRaises(
                 runmaker4.TemporaryError, self.runner_jobs.finish, self.job, b"d"))
 

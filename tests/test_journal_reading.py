@@ -251,7 +251,7 @@ class Trouble(JournalCase):
         """However they lie in the blocks that are read at a time."""
         for size in 300, 936, 1065, 5000:
             self.journal(start(1, 1), b" " * size, b"\n", end(1, 1), end(2, 2), b" " * size)
-            with unittest.mock.patch.multiple(runwait4.JournalReader, LONGEST=1000, BLOCK=64):
+            with unittest.mock.patch.multiple(runwait4.JournalReader, MAX_LINE_BYTES=1000, READ_BYTES=64):
                 runs, (said,) = self.runs()
             self.assertEqual([run.line for run in runs], [1, 2])
             self.assertIn("2 lines skipped: truncated, or not lines of a journal (lines 2, 5)", said)

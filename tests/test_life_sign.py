@@ -120,7 +120,7 @@ class KilledRunner(LifeSign):
 
 class SavedAsNew(LifeSign):
     """An editor saves the `.` that it has read over the `r` of a job whose runner is dead."""
-    HASTY = HASTY + "runmaker4.Cursor.PATIENCE = 0.5\n"
+    HASTY = HASTY + "runmaker4.Cursor.MIN_IDLE_SECONDS = 0.5\n"
 
     def start_hasty(self, *args: object, patience: str = "", **settings: Any) -> subprocess.Popen[bytes]:
         return self.start_patched(patience or self.HASTY, *args, **settings)

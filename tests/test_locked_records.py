@@ -22,7 +22,7 @@ FILES = "out/journal", "joblog", "log"
 RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
 FAR = ("import runmaker4\n"
        "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
-       "runmaker4.RecordFile.SAY_AFTER, runmaker4.FileExecutor.AGAIN_FAR = 0.2, 0.05\n")
+       "runmaker4.RecordFile.SAY_AFTER, runmaker4.FileExecutor.RETRY_SECONDS_FAR = 0.2, 0.05\n")
 # The file goes bad now and then, also once a record was written, and stays so until it is opened anew
 BAD = """
 import errno, os
@@ -146,7 +146,7 @@ class OverANetwork(LockedCase):
         self.assertComplete(12)
         lines = self.read("said").decode().splitlines()
         for name, line in zip(sorted(FILES), sorted(lines)):
-            self.assertIn(f"runmaker4.py: {name}: another process has it locked (", line)
+            self.assertIn(f"runmaker4.py: {name}: locked by another process (", line)
         self.assertIn("12 done", lines[-1])
 
     def test_a_journal_whose_file_goes_bad_is_opened_anew_and_has_each_entry_once(self) -> None:
@@ -172,7 +172,7 @@ class OverANetwork(LockedCase):
         self.assertEqual((ended.code, self.states()), (143, "de"), ended.err)
         self.assertRegex(
             ended.err.decode(),
-            r"\nrunmaker4.py: joblog: another process has it locked .*\(the job log is incomplete\)\n$",
+            r"\nrunmaker4.py: joblog: locked by another process .*\(the job log is incomplete\)\n$",
         )
 
     def test_one_record_that_is_locked_holds_up_no_other(self) -> None:
@@ -229,7 +229,7 @@ class Waits(RecordFileCase):
 
     def test_over_a_network_records_wait_and_each_wait_is_said_once(self) -> None:
         self.make("nfs4")
-        refusals = {"another process has it locked": lambda *args: False, "grants no lock": self.out_of_locks}
+        refusals = {"locked by another process": lambda *args: False, "grants no lock": self.out_of_locks}
         with unittest.mock.patch.multiple(runmaker4.RecordFile, PATIENCE=0.0, SAY_AFTER=0.0):
             for text, refuse in refusals.items():
                 with self.subTest(text=text), unittest.mock.patch.object(runmaker4, "lock", refuse):

@@ -207,7 +207,7 @@ class Plain(Case):
                 held.add(data[at:at + 65_536])
             self.assertEqual(held.size, len(data))
             self.assertTrue(b"".join(held.pieces(self.fail)) == data)
-        self.assertEqual(os.fstat(spool.file.fileno()).st_size, 2 * spool.BLOCK)
+        self.assertEqual(os.fstat(spool.file.fileno()).st_size, 2 * spool.BLOCK_BYTES)
         spool.file.close()
 
     def test_what_is_left_to_do_is_said_all_the_same(self) -> None:
@@ -590,7 +590,7 @@ class ReadOn(RunCase):
 
     def test_one_that_prints_for_ever_does_not_keep_a_job(self) -> None:
         self.jobs("while :; do echo x; sleep 0.05; done &")
-        runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 2.0", "runs.txt")
+        runner = self.start_patched("import runmaker4; runmaker4.Pump.MAX_READING_SECONDS = 2.0", "runs.txt")
         ended = self.finish(runner, 30)
         self.assertEnded(ended, 0, "d")
         self.assertGreater(len(printed(console_lines(ended.out))), 2)
@@ -601,7 +601,7 @@ class ReadOnWhileAWriterIsBehind(RunCase):
 
     def test_a_console_that_is_blocked_for_long_loses_no_line(self) -> None:
         self.jobs("{ seq 300000; : > printed; } & : > left")
-        runner = self.start_patched("import runmaker4; runmaker4.Pump.LONGEST = 0.5", "runs.txt")
+        runner = self.start_patched("import runmaker4; runmaker4.Pump.MAX_READING_SECONDS = 0.5", "runs.txt")
         wait_until((self.dir / "left").exists, what="the shell has left a process behind")
         time.sleep(1.5)                     # longer than output is read
         self.assertFalse(self.exists("printed"), "the console is not blocked")

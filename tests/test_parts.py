@@ -856,7 +856,7 @@ class Paces(unittest.TestCase):
 
     def test_a_rest_is_so_many_times_as_long_as_the_look_kept_the_cpu_busy_and_else_short(self) -> None:
         for seconds, worked, rest in ((2.0, 2.0, 40.0), (0.1, 0.1, 2.0), (0.1, 0.01, 2.0),
-                                      (19.0, 0.01, runmaker4.Throttle.LONGEST)):
+                                      (19.0, 0.01, runmaker4.Throttle.MAX_REST_SECONDS)):
             self.assertAlmostEqual(self.throttle(seconds, worked).rest(20), rest)
 
     def test_it_is_early_until_that_is_over_since_the_look_began(self) -> None:

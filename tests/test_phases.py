@@ -173,7 +173,7 @@ class Cells(unittest.TestCase):
             runner.tasks[job].kill_run("timeout")
 
         self.assertEqual(self.play(Phase.RUNNING, end, command=b"sleep 60"), b"!")
-        with mock.patch.object(runmaker4.Pump, "LONGEST", 60.0):
+        with mock.patch.object(runmaker4.Pump, "MAX_READING_SECONDS", 60.0):
             self.assertEqual(self.play(Phase.READING_ON, end), b"!")
         for phase, becomes in ((Phase.STARTING, BACK), (Phase.AT_GATE, BACK), (Phase.WAITING, b"!"),
                                (Phase.GROWING, b"!"), (Phase.SETTLING, b"!")):
@@ -185,11 +185,11 @@ class Cells(unittest.TestCase):
             runner.tasks[job].kill_run("memory")
 
         self.assertEqual(self.play(Phase.RUNNING, end, command=b"sleep 60"), b"!")
-        with mock.patch.object(runmaker4.Pump, "LONGEST", 0.5):
+        with mock.patch.object(runmaker4.Pump, "MAX_READING_SECONDS", 0.5):
             self.assertEqual(self.play(Phase.READING_ON, end, command=COMMANDS[Phase.READING_ON]), b"!")
 
     def test_a_drain_lets_a_job_go_on_that_still_prints(self) -> None:
-        with mock.patch.object(runmaker4.Pump, "LONGEST", 0.5):
+        with mock.patch.object(runmaker4.Pump, "MAX_READING_SECONDS", 0.5):
             self.assertEqual(self.play(Phase.READING_ON, self.event("drain")), b"!")
 
     def test_a_gate_is_opened_once_or_refused_for_good(self) -> None:
@@ -241,7 +241,7 @@ class ReadingOn(RunCase):
         self.jobs(f"{PRINTS_ON} echo $$ >pid; {run_result}")
         # On a busy machine a process that prints can be silent for 0.3 s
         runner = self.start_patched(
-            "from runmaker4 import Pump; Pump.LONGEST = Pump.SILENCE = 60.0", "runs.txt")
+            "from runmaker4 import Pump; Pump.MAX_READING_SECONDS = Pump.QUIET_SECONDS = 60.0", "runs.txt")
         self.wait_up(1, runner=runner)
         return runner
 

@@ -460,7 +460,7 @@ class Writing(ReportCase):
     def test_a_page_that_cannot_be_written_is_reported_once_and_the_waiting_goes_on(self) -> None:
         self.start_to_gate(f". {GATE}\n", "--outdir", "out")
         self.wait_file("out/journal")
-        hasty = "import runwait4\nrunwait4.Reporter.LEAST = 0.1\n"
+        hasty = "import runwait4\nrunwait4.Reporter.MIN_PAGE_SECONDS = 0.1\n"
         with open(self.dir / "said", "wb") as said:
             waiter = self.start_patched(hasty, "--progress", "--report", "out.html", "--outdir", "out",
                                         "runs.txt", script=RUNWAIT, stderr=said)
@@ -620,7 +620,7 @@ class InABrowser(ReportCase):
 
     def test_of_commands_that_are_too_long_for_the_page_the_beginning_is_searched(self) -> None:
         self.journal(*(journal_end(number, 0.5, command=f"{number} {'x' * 50}") for number in range(1, 11)))
-        patch = "import runwait4\nrunwait4.Pictures.CHARACTERS = 200\n"
+        patch = "import runwait4\nrunwait4.Pictures.MAX_COMMANDS_CHARACTERS = 200\n"
         self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", script=RUNWAIT))
         self.assertIn(" · only the first 20 characters of a command are searched", self.page().when)
         self.assertEqual({len(command) for command in self.page().data["commands"]}, {23})

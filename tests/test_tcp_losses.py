@@ -1000,7 +1000,7 @@ class WithoutServer(LossCase):
 
 class LeftBehind(LossCase):
     """The shell of a job has exited and has left a process behind that prints on."""
-    PATCH = "import runmaker4; runmaker4.Pump.SILENCE = runmaker4.Pump.LONGEST = 1.0"
+    PATCH = "import runmaker4; runmaker4.Pump.QUIET_SECONDS = runmaker4.Pump.MAX_READING_SECONDS = 1.0"
 
     def test_no_output_is_lost_while_the_server_is_away(self) -> None:
         server = self.serve(f"{{ until [ -e away ]; do sleep 0.02; done; seq 400000; }} & {UP}")

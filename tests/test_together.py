@@ -389,7 +389,7 @@ class Long(GroupCase):
         self.assertIn("failed", self.said(server, "long", 601)[0])
 
     def test_one_that_is_too_long_waits_which_is_said(self) -> None:
-        count = runmaker4.PendingGroup.LONGEST + 1
+        count = runmaker4.PendingGroup.MAX_GROUP_JOBS + 1
         self.assertEqual(count, 10_001)
         server = self.serve_lines(f". {RAN}", "#RUN together=long host=alice", *[f". {RAN}"] * count, "#RUN",
                                   f". {RAN}")
@@ -403,7 +403,7 @@ class Long(GroupCase):
 
 class Patience(GroupCase):
     """A group that waits for a host keeps nobody else waiting."""
-    PATCH = "import runmaker4; runmaker4.Cursor.PATIENCE = 0.3"
+    PATCH = "import runmaker4; runmaker4.Cursor.MIN_IDLE_SECONDS = 0.3"
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_other_lines_are_handed_out_while_a_group_waits_which_is_said_after_a_while(self) -> None:
