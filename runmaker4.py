@@ -7794,21 +7794,27 @@ class SlotFile:
         self._target = os.path.realpath(path)
         self.lock_table = lock_file_of(self._target)
         self.interval = 1.0 if self.network else self.INTERVAL
-        self.names: list[str] = []
         # of a file whose last line has no newline: its signature, and since when (monotonic seconds)
         self._last: tuple[tuple[int, ...], float] | None = None
         self._faults: dict[str, str] = {}               # the last reported fault of each subject
+        self.names = self._read_at_start()
+        self._make_room()
+
+    def _read_at_start(self) -> list[str]:
+        """Return the names, at least one; wait for a file that is just being saved.  Raises UsageError."""
+        end = time.monotonic() + 1.0                    # an editor that saves in place truncates it first
         try:
-            end = time.monotonic() + 1.0                # an editor that saves in place truncates it first
-            self.names = self._read()
-            while not self.names and (self._last or time.monotonic() < end):
+            names = self._read()
+            while not names and (self._last or time.monotonic() < end):
                 time.sleep(0.05)
-                self.names = self._read()
-            if not self.names:
+                names = self._read()
+            if not names:
                 raise OSError(errno.EINVAL, "contains no name")
         except OSError as error:
-            raise UsageError(f"{path}: {reason(error)} (expected a file of names, one per line)") from None
-        self._make_room()
+            raise UsageError(
+                f"{self.path}: {reason(error)} (expected a file of names, one per line)"
+            ) from None
+        return names
 
     def prepare(self) -> None:
         """Make sure that names can be locked.  Raises UsageError."""
