@@ -4435,7 +4435,7 @@ class Walk:
                 return None
             self.scan.put_back(line)            # to meet it again if this walk goes on
             return Stop.BARRIER
-        job = self._consider(line)
+        job = self._claim_or_skip(line)
         if job:
             self.is_followed = True
             return job
@@ -4505,22 +4505,22 @@ class Walk:
 
     # -- jobs that are met -----------------------------------------------------------------------------------
 
-    def _consider(self, line: Line) -> Job | None:
-        """Claim a job if it may be taken now, by one of the consumers.
+    def _claim_or_skip(self, line: Line) -> Job | None:
+        """Claim a job for a consumer that may have it now.
 
         Otherwise note its meaning for consumers and barriers, and return None.  Raises FileChangedError,
         OSError.
         """
-        if line.state == RUNNING:
-            if not self.above.block:
-                self._consider_running(line)
-            return None
-        if line.state != NEW:
-            due = self._retries.find_consumers(line, self.above.scope)
-            if due:
-                return self._consider_due(line, due)
-            self._retries.pass_over(line, self.above.scope)
-            return None
+        if line.state == NEW:
+            return self._claim_or_skip_new(line)
+        if line.state != RUNNING:
+            return self._claim_or_skip_failed(line)
+        if not self.above.block:
+            self._on_running(line)
+        return None
+
+    def _claim_or_skip_new(self, line: Line) -> Job | None:
+        """Claim a new line for a consumer that may have it now, or skip it; as _claim_or_skip()."""
         if self.above.block:
             self._on_job_below_block(line)
             return None
@@ -4528,25 +4528,26 @@ class Walk:
         together = self.above.scope.settings.together
         if consumer and not together:
             self.above.add_unfinished(line)
-            return self._claim(line, consumer)
+            return self._claim_new(line, consumer)
         if self._short and not together:
             self._skip(line)                    # a consumer that comes later must begin here, not below
         else:
             self._skip_new(line)
         return None
 
-    def _consider_due(self, line: Line, due: set[Consumer]) -> Job | None:
-        """Claim a failed line if it may be taken now.  Otherwise note that consumers wait, and return None.
-
-        due: the consumers, present or not, for which the line is due.  Raises FileChangedError, OSError.
-        """
+    def _claim_or_skip_failed(self, line: Line) -> Job | None:
+        """Claim a failed line that is due for a consumer, or note who waits for it; as _claim_or_skip()."""
+        due = self._retries.find_consumers(line, self.above.scope)      # present or not
+        if not due:
+            self._retries.pass_over(line, self.above.scope)
+            return None
         self.above.add_unfinished(line)
         here = due & self._consumers.all.keys()
         if here and not self.stuck and not self.above.block:
             chosen = self._choose_consumer(line, due)
             if chosen:
                 return self._claim_due(line, chosen)
-        for consumer in due - (here - self._short.keys()):
+        for consumer in due - (here - self._short.keys()):              # absent, or with too little free
             self._missed.setdefault(consumer, (line, self.above.scope))
             self.has_skipped = True
         self.waiting |= here
@@ -4554,20 +4555,23 @@ class Walk:
             self._below = self._below or line
         return None
 
-    def _consider_running(self, line: Line) -> None:
-        """Note a running job, or give an orphan its next state.
-
-        An orphan gets the result of its last run here if that result is certain.  Otherwise it becomes new
-        if a consumer, present or not, runs orphans again, and `e` if none does.  Raises FileChangedError,
-        OSError.
-        """
+    def _on_running(self, line: Line) -> None:
+        """Note a job that runs, or may run; settle an orphan.  Raises FileChangedError, OSError."""
         suspicion = self._orphans.suspect(line)
-        if suspicion is not Suspicion.PROVED:
-            self.try_again |= suspicion is Suspicion.SOME
-            self.above.add_unfinished(line)
-            if suspicion is Suspicion.NONE and self.above.scope.settings.together:
-                self._group().waits = True
+        if suspicion is Suspicion.PROVED:
+            self._settle_orphan(line)
             return
+        self.try_again |= suspicion is Suspicion.SOME
+        self.above.add_unfinished(line)
+        if suspicion is Suspicion.NONE and self.above.scope.settings.together:
+            self._group().waits = True
+
+    def _settle_orphan(self, line: Line) -> None:
+        """Give an orphan its next state: the result of its last run here if that result is certain.
+
+        Otherwise it becomes new if a consumer, present or not, runs orphans again, and `e` if none does.
+        Raises FileChangedError, OSError.
+        """
         state = NEW if self._is_resumed() else ERROR
         attempt = self._attempt(line, lambda: self._orphans.settle(line, state))
         if not attempt.became:
@@ -4633,10 +4637,11 @@ class Walk:
 
     # -- claims ----------------------------------------------------------------------------------------------
 
-    def _claim(self, line: Line, consumer: Consumer) -> Job | None:
+    def _claim_new(self, line: Line, consumer: Consumer) -> Job | None:
         """Claim a new line for a consumer; None if that fails.  Raises FileChangedError, OSError."""
         settings = self.above.scope.settings
         job = self._attempt(line, lambda: self._queue.claim(line, consumer, settings)).job
+        # the pass of a consumer has come here only if it has missed no due line above
         if job and consumer in self._passes & self.asked and not self.stuck:
             self._on_claim(job, consumer)
         return job
