@@ -4937,24 +4937,42 @@ class Cursor:
         return result
 
     def _claim(self, last: bool, consumers: Consumers, away: Collection[Consumer]) -> Job | NoJob:
+        """Walk on to the next job, or return the last result again if no walk is due.  Raises OSError.
+
+        The parameters are those of claim().
+        """
         self._notice_replaced()
-        before = self._retries.consumers
-        self._retries.admit(consumers.all, away)
-        if not before.issuperset(self._retries.consumers):
-            self.forget()                       # failed lines from the top on are due
-        self.consumers = consumers
-        self._resuming = Consumers(
-            consumer for consumer in (*consumers.all, *away) if consumer.renews(RUNNING)
-        )
-        if self._last and not self._walk and (not last or self._last.waiting) and (
-                not self._rewalk.is_due(self._last, consumers, self.no_job.again)):
-            soon = self._last.outdated or self._last.has_room()
-            return replace(self.no_job, again=self._rewalk.until_next(self._last)) if soon else self.no_job
+        self._set_consumers(consumers, away)
+        if self._last and not self._walk and not self._is_walk_due(self._last, last):
+            return self._repeat_no_job(self._last)
         self.throttle.go_on()
         try:
             return self._walk_on(consumers)
         finally:
             self.throttle.pause()
+
+    def _set_consumers(self, consumers: Consumers, away: Collection[Consumer]) -> None:
+        """Claim for these consumers from now on; from the top if failed lines are due for one of them."""
+        before = self._retries.consumers
+        self._retries.admit(consumers.all, away)
+        if not before.issuperset(self._retries.consumers):
+            self.forget()
+        self.consumers = consumers
+        self._resuming = Consumers(
+            consumer for consumer in (*consumers.all, *away) if consumer.renews(RUNNING)
+        )
+
+    def _is_walk_due(self, walk: Walk, last: bool) -> bool:
+        """Return True if another walk is due after one that has found nothing.  last: see claim()."""
+        if last and not walk.waiting:
+            return True
+        return self._rewalk.is_due(walk, self.consumers, self.no_job.again)
+
+    def _repeat_no_job(self, walk: Walk) -> NoJob:
+        """Return the last result again; the next walk is sooner if a barrier or a big job waits for it."""
+        if walk.outdated or walk.has_room():
+            return replace(self.no_job, again=self._rewalk.until_next(walk))
+        return self.no_job
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk, or begin another one, up to the next job."""
@@ -5012,7 +5030,7 @@ class Cursor:
         """Note that a walk is over and has found nothing."""
         self._walk = None
         self._last = walk
-        walk.end_group(waits=stop is Stop.CUT or self._is_being_appended(walk))
+        self._end_last_group(walk, stop)
         again = self._rewalk.end(walk)
         if stop is Stop.END and not (walk.doubt or walk.try_again or walk.above.block):
             self._retries.end(walk.asked - walk.waiting)
@@ -5021,15 +5039,16 @@ class Cursor:
         self._say_waiting()
         return NoJob(again, report=walk.report(), whole=True)
 
-    def _is_being_appended(self, walk: Walk) -> bool:
-        """Return True if the walk may have met only part of a group at the end of the file."""
+    def _end_last_group(self, walk: Walk, stop: Stop) -> None:
+        """Mark the last group as complete; it must wait if the walk may have met only a part of it."""
         if not walk.groups or walk.groups[-1].whole:
-            return False
-        # Check this before the size: if no process is appending, the size includes all appended lines.
-        if self.file.lock_table.is_appended_to():
-            walk.try_again = True
-            return True
-        return self.file.signature()[2] != self._rewalk.signature[2]
+            return
+        waits = stop is Stop.CUT
+        if not waits:
+            # Check this before the size: if no process is appending, the size includes all appended lines.
+            waits = self.file.lock_table.is_appended_to()
+            walk.try_again |= waits
+        walk.end_group(waits=waits or self.file.signature()[2] != self._rewalk.signature[2])
 
     def _stale_after(self) -> float:
         """Return the seconds after which a chunk that was read ahead is too old to claim from.
