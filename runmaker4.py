@@ -3372,8 +3372,10 @@ class JobQueue:
         if state_now is None:
             return self._finish(job, state)
         # If no other state is at the job's offset, an editor is perhaps about to write more
-        if self.file.state_at(job) in (None, RUNNING) and not self._is_gone(job):
-            raise TemporaryError("the line is not where it was")
+        if self.file.state_at(job) in (None, RUNNING):
+            self._mark_absent(job)
+            if not self._is_gone(job):
+                raise TemporaryError("the line is not where it was")
         self.give_up(job)
         if state_now and state in (state_now, NEW):
             return ""                           # the user set the same state, or the job was not started
@@ -3513,8 +3515,8 @@ class JobQueue:
         holding the mutex.  Return the jobs that have no line now, each with the state that replaced its `r`;
         b"": the line is missing, or an `r` there belongs to another job.
         """
-        stand = {line.offset: line for line in lines}
-        running = {offset: line for offset, line in stand.items() if line.state == RUNNING}
+        by_offset = {line.offset: line for line in lines}
+        running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count(command)
         others = job_locks - sum(job.job_lock is not None for job in ours)
         written = {job for job in ours if self._is_written(job)}
@@ -3528,11 +3530,7 @@ class JobQueue:
             elif job in self.claimed and not running.pop(job.offset, None):
                 astray.append(job)
         for job in astray:
-            line = stand.get(job.offset) if len(stand) > 1 else next(iter(stand.values()), None)
-            if running and len(running) > others:
-                line = running.pop(self._likeliest(job, running))
-            elif not line or line.state == RUNNING:
-                line = next((other for other in stand.values() if other.state == NEW), None)
+            line = self._pick_line(job, by_offset, running, others)
             if line and line.state in (RUNNING, NEW):
                 self._bring_back(line)
                 job.move_to(line)
@@ -3540,6 +3538,22 @@ class JobQueue:
             else:
                 missing[job] = line.state if line else b""
         return missing
+
+    def _pick_line(self, job: Job, by_offset: Mapping[int, Line], running: dict[int, Line],
+                   others: int) -> Line | None:
+        """Return the line for a job that is astray (steps 3 and 4); None if no line is left for it.
+
+        A line of any other state than `r` and new means that this state replaced the job's `r`.
+
+        by_offset: the lines of the command.  running: those `r` that none of our jobs has; the returned line
+        is removed.  others: the number of job locks that others hold.
+        """
+        if running and len(running) > others:
+            return running.pop(self._likeliest(job, running))
+        line = by_offset.get(job.offset) if len(by_offset) > 1 else next(iter(by_offset.values()), None)
+        if line and line.state != RUNNING:
+            return line
+        return next((other for other in by_offset.values() if other.state == NEW), None)
 
     def _take_back_job_locks(self, ours: Iterable[Job], spare: int) -> None:
         """Take a job lock again for each job that has lost its own, unless another runner claimed the line.
@@ -3580,15 +3594,16 @@ class JobQueue:
             )
             line.state = RUNNING
 
-    def _is_gone(self, job: Job) -> bool:
-        """Record that a job's line is missing; return True if that lasts longer than saving a file can take.
-        """
-        now = self.file.clock()
+    def _mark_absent(self, job: Job) -> None:
+        """Record that a job's line is missing, and since when."""
         if job.tracking is Tracking.FOUND:
             job.tracking = Tracking.MISSED
-            job.absent_since = now
+            job.absent_since = self.file.clock()
+
+    def _is_gone(self, job: Job) -> bool:
+        """Return True if a job's line has been missing for longer than saving a file can take."""
         patience = self.file.SAVING if self.file.is_held_up() else (self.file.LOOKS - 1) * self.file.interval
-        return now - job.absent_since >= patience
+        return self.file.clock() - job.absent_since >= patience
 
     def _on_missing(self, job: Job, state: bytes) -> None:
         """Record that a look has not found a job's line (step 5).
@@ -3604,6 +3619,7 @@ class JobQueue:
             self._say_gone(job)
             return
         before = job.tracking
+        self._mark_absent(job)
         job.tracking = Tracking.GONE if self._is_gone(job) else Tracking.MISSED
         if state:
             job.tracking = Tracking.CANCELLED if before is Tracking.SET else Tracking.SET
