@@ -7399,7 +7399,7 @@ class RecordFile:
             if lock(self.fd, offset, length):
                 self._access = Access.READY
                 return True
-            self._on_obstacle(Access.REFUSED, "locked by another process (see lslocks)")
+            self._on_obstacle(Access.REFUSED, "locked by another process, see lslocks")
         except OSError as error:
             if error.errno != errno.ENOLCK:         # ENOLCK: the file system or its server is out of locks
                 raise

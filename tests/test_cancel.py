@@ -71,7 +71,7 @@ class OnTheFile(CancelCase):
         self.set_state(1, "x")
         ended = self.finish(runner)
         self.assertEqual(self.states(), "x")
-        self.assertTrue(b"was set to 'x' meanwhile" in ended.err or b"1 cancelled" in ended.err, ended.err)
+        self.assertTrue(b"a user set the state 'x'" in ended.err or b"1 cancelled" in ended.err, ended.err)
 
 
 class Clients(CancelCase):

@@ -115,7 +115,8 @@ class Merging(EditCase):
     def test_a_faulty_directive_is_refused_and_all_with_it(self) -> None:
         self.write(". a\n")
         self.assertRefuses(self.edit("text += '#RUN timeot=3\\n. b\\n# RUN barrier\\n'"),
-                           b"line 2 of the copy: 'timeot=3'", b"line 4 of the copy: looks like a directive")
+                           b"line 2 of the copy: unknown setting 'timeot=3'",
+                           b"line 4 of the copy: looks like a directive")
         self.assertEqual(self.read(), b". a\n")
 
     def test_editors_that_fail_are_empty_or_come_back_at_once_change_nothing(self) -> None:

@@ -146,7 +146,7 @@ class OverANetwork(LockedCase):
         self.assertComplete(12)
         lines = self.read("said").decode().splitlines()
         for name, line in zip(sorted(FILES), sorted(lines)):
-            self.assertIn(f"runmaker4.py: {name}: locked by another process (", line)
+            self.assertIn(f"runmaker4.py: {name}: locked by another process, ", line)
         self.assertIn("12 done", lines[-1])
 
     def test_a_journal_whose_file_goes_bad_is_opened_anew_and_has_each_entry_once(self) -> None:
@@ -172,7 +172,7 @@ class OverANetwork(LockedCase):
         self.assertEqual((ended.code, self.states()), (143, "de"), ended.err)
         self.assertRegex(
             ended.err.decode(),
-            r"\nrunmaker4.py: joblog: locked by another process .*\(the job log is incomplete\)\n$",
+            r"\nrunmaker4.py: joblog: locked by another process, .*\(the job log is incomplete\)\n$",
         )
 
     def test_one_record_that_is_locked_holds_up_no_other(self) -> None:

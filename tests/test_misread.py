@@ -65,7 +65,7 @@ class PlainCommands(MisreadCase):
     def test_commands_that_begin_with_a_path_are_refused_like_any(self) -> None:
         self.write("# mine\n\n/bin/echo a\n/bin/echo b\n")
         ended = self.run_script(RUNMAKER, "runs.txt")
-        self.assertRefused(ended, "has no job, but 2 lines", "the first is line 3", "NEW --add-list")
+        self.assertRefused(ended, "no jobs; 2 lines", "the first is line 3", "NEW --add-list")
         self.assertEqual(self.run_script(RUNSET, "-q", "NEW", "--add-list", "runs.txt").code, 0)
         ended = self.run_script(RUNMAKER, "--plain", "NEW")
         self.assertEqual((ended.code, ended.out), (0, b"a\nb\n"))

@@ -505,7 +505,7 @@ class Background(Case):
         self.write(". true && sleep 0 &\n. sleep 0 & \n. true\n")
         ended = self.run_script(RUNMAKER, "-q", "runs.txt")
         self.assertEqual(ended.code, 0)
-        self.assertEqual(ended.err.count(b"ends in &, so it is done as soon as it has begun"), 1, ended.err)
+        self.assertEqual(ended.err.count(b"ends in &, so it is done at once"), 1, ended.err)
         self.assertIn(b"line 1: ends in &", ended.err)
 
     def test_what_only_looks_like_it_is_not_named(self) -> None:

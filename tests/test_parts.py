@@ -296,7 +296,7 @@ class OldEnds(FileCase):
         def refresh_file(path: str, mount: runmaker4.Mount) -> None:
             self.assertEqual((path, mount), (str(self.path), self.MOUNT))
             if not may_list:
-                raise OSError(errno.EACCES, "you may not list its folder")
+                raise OSError(errno.EACCES, "no permission to list the directory")
             kept.clear()
 
         def old_size(fd: int) -> os.stat_result:
@@ -414,7 +414,7 @@ class JobLocksTakenBack(JobFileCase):
     def test_that_another_has_taken_a_line_is_said_once(self) -> None:
         self.path.write_bytes(b"d a\nr b\n")
         os.unlink(self.queue.file.lock_table.path)
-        self.assertIn("another runner has taken it", self.queue.finish(self.first, b"d"))
+        self.assertIn("another runner took over this job", self.queue.finish(self.first, b"d"))
         self.assertEqual(self.queue.check_jobs(), {})
 
     def test_who_only_looks_takes_no_job_for_an_orphan_meanwhile(self) -> None:
@@ -578,14 +578,14 @@ class SetByHand(JobFileCase):
                         file.write(added)
                     self.assertEqual(self.look(cursor), {})
                 self.assertEqual(said, [f"line {job.number}: no longer in the file; the job runs on"])
-                self.assertIn("its line is gone; the result d is not written", cursor.finish(job, b"d"))
+                self.assertIn("the line is gone; the result d is not written", cursor.finish(job, b"d"))
                 self.assertEqual(self.path.read_bytes(), after + b". c\n")
 
     def test_a_job_whose_line_is_deleted_just_before_it_ends_has_no_result(self) -> None:
         cursor = self.jobs(b". a\nd a\n")
         job = job_of(cursor.claim())
         self.path.write_bytes(b"d a\n")
-        self.assertIn("its line is gone; the result ! is not written", cursor.finish(job, b"!"))
+        self.assertIn("the line is gone; the result ! is not written", cursor.finish(job, b"!"))
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
@@ -1184,7 +1184,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             ("follow", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
             ("by_command", OSError(errno.EIO, "Input/output error"), "input/output error"),
             ("claim", runmaker4.FileChangedError("edited"), "edited"),
-            ("claim", locked, "keeps its command locked"),
+            ("claim", locked, "holds the command mutex"),
         ):
             with self.subTest(function=function, why=why):
                 answer, lines = self.come_in_vain(function, trouble)
@@ -1227,7 +1227,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             plain = self.of_worker.find
 
             def find(*args: Any) -> Any:
-                sessions.forget(assignment)              # as when another runner has taken it
+                sessions.forget(assignment)              # as when another runner took over this job
                 return plain(*args)
             with mock.patch.object(self.of_worker, "find", find):
                 others = await sessions.recovery.reclaim(client, [ours, sought])
@@ -1405,7 +1405,8 @@ class RetriesOfMany(JobFileCase):
                 self.clock.now += 10.0
         self.assertEqual(self.path.read_bytes(), b"! a\nr b\n! c\n#RUN barrier\n. d\n")
         self.assertEqual(len(said), 1)
-        self.assertIn("line 1: is !, and waits to be run again: another process keeps its command", said[0])
+        waits = "line 1: is !, and waits to be run again: another process holds the command mutex"
+        self.assertIn(waits, said[0])
         self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"c"])
 
     def test_a_line_waits_while_lines_are_appended_and_that_is_said(self) -> None:

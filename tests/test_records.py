@@ -412,8 +412,8 @@ class JobLog(Case):
         self.write(". rm joblog out/journal\n")
         ended = self.run_script(RUNMAKER, "--joblog", "joblog", "--outdir", "out", "runs.txt")
         self.assertEqual((ended.code, self.states()), (1, "d"))
-        self.assertIn(b"joblog: was removed meanwhile", ended.err)
-        self.assertIn(b"journal: was removed meanwhile", ended.err)
+        self.assertIn(b"joblog: was removed", ended.err)
+        self.assertIn(b"journal: was removed", ended.err)
 
     def test_commands_are_written_as_they_are_but_for_tabs_which_would_make_columns(self) -> None:
         commands = [b": '\"'", b"\"echo\" \"a\"", b":\ta\tb", b": \xff\xe2\x82\xac", b": \\t \\n"]

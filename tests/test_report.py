@@ -503,7 +503,7 @@ class Writing(ReportCase):
         self.journal(end(1, 1))
         for options in ("--report", "out.html"), ("--report", "out.html", "--progress"), ("--stats",):
             self.assertRefused(
-                self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt"), "has no job, but 2"
+                self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt"), "no jobs; 2"
             )
 
     def test_only_an_older_report_and_an_empty_file_are_replaced(self) -> None:

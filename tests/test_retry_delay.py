@@ -73,7 +73,7 @@ class Delays(DelayCase):
 
     def test_a_delay_without_retries_is_refused_as_is_one_over_an_hour(self) -> None:
         self.jobs("true")
-        self.assertRefused(self.run_jobs("--retry-delay", "30s"), "--retry-delay goes with --retries")
+        self.assertRefused(self.run_jobs("--retry-delay", "30s"), "--retry-delay requires --retries")
         self.assertRefused(self.run_jobs("--retries", 1, "--retry-delay", "61m"), "longer than 1h")
 
 
@@ -132,7 +132,7 @@ class Ends(WaitingCase):
                 (self.dir / "runs.1").unlink(missing_ok=True)
                 runner = self.start_waiting()
                 runner.send_signal(number)
-                self.assertWasEnded(runner, code, "e", "ending 1 job")
+                self.assertWasEnded(runner, code, "e", "killing 1 job")
 
     def test_hup_usr1_and_quit_leave_it_as_failed_and_wait_for_what_runs(self) -> None:
         runner = self.start_waiting(WAITING, "touch never", options=("-j2",))

@@ -178,7 +178,7 @@ runmaker4.JobReader.LOOKS = 2
                 runner = self.start_full(1_000_000)
                 self.write(line)
                 runner.send_signal(signal.SIGTERM)
-                self.assertIn(b"line 1: its line is gone", self.assertSaid(runner, 143))
+                self.assertIn(b"line 1: the line is gone", self.assertSaid(runner, 143))
                 self.assertEqual(self.read(), line)
 
 

@@ -19,7 +19,7 @@ NOBODY = 65534                              # some user other than root
 class OtherServers(LossCase):
     """A client with a job of runs.txt comes to the server of another file of the same user."""
     PATCH = "import random; random.uniform = lambda low, high: 0.02"    # it connects again soon
-    WAITING = "another file is served", "waiting for the server of ", "runs.txt; 1 job not handed in yet"
+    WAITING = "the server has another file", "waiting for the server of ", "runs.txt; 1 job not handed in yet"
 
     def serve_other(self, port: int = 0, file: str = "other.txt") -> Server:
         """Serve another file, with a job of its own."""
