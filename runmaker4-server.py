@@ -2679,7 +2679,7 @@ class Sessions:
     def drain_after_failures(self, count: int) -> None:
         """Drain if --max-failed is reached.  count: jobs failed or in error that were not so at the start."""
         if 0 < self.settings.max_failed <= count and self.lifetime.is_serving:
-            self._runner_stats.trouble = True
+            self._runner_stats.had_errors = True
             self.drain(too_many_failures(count))
 
     # -- clients that go and come back -----------------------------------------------------------------------
@@ -3169,8 +3169,8 @@ class Claims:
             try:
                 if command not in unknown:
                     found = queue.take_back(line, free[command], alike, OWN[known.progress])
-            except TemporaryError as trouble:
-                unknown[command] = CannotLook(str(trouble), is_read=True)
+            except TemporaryError as error:
+                unknown[command] = CannotLook(str(error), is_read=True)
             if command in unknown:
                 yield known, unknown[command]
             elif found:
@@ -3535,7 +3535,7 @@ class Dispatcher:
             self.looking = no_job.again is not None
         if no_job.failed and self._lifetime.is_serving:
             self._say(f"{no_job.failed} (no more jobs are handed out)")
-            self._runner_stats.trouble = True
+            self._runner_stats.had_errors = True
             self._lifetime.drain()
 
     def _look_on(self) -> None:
@@ -3817,7 +3817,7 @@ class Server(Program):
                             self.lifetime, self.say, reader.interval)
         strangers = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         settings = SessionSettings(self.path, options.grace, options.max_failed, strangers)
-        self.sessions = Sessions(services, settings, self._trouble)
+        self.sessions = Sessions(services, settings, self._on_error)
         pause = max(POLL, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, pause)
         self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
@@ -3965,7 +3965,7 @@ class Server(Program):
             return
         if count.summary:
             self._summary = count.summary_of_all()
-        elif not self.runner_stats.trouble:
+        elif not self.runner_stats.had_errors:
             self.say(f"{count.fault}; the state of the jobs is unknown")
         for client in self.sessions.clients.values():
             client.tell_closing(done=True, account=count.summary_for(client))

@@ -4905,7 +4905,7 @@ class Cursor:
         self._claimed = 0.0                     # when the last claim was (clock)
         # the last claim returned in the middle of a walk, and must be repeated
         self.sliced = False
-        self._trouble_since: float | None = None
+        self._errors_since: float | None = None
         self._still: tuple[int, ...] = ()       # signature of the last walk that found nothing
         self._still_until = math.inf            # when (clock) to report waiting jobs if `_still` stays
         self._said: set[str] = set()            # subjects of one-time messages that were printed
@@ -4943,7 +4943,7 @@ class Cursor:
         result: Job | NoJob
         try:
             result = self._claim(last, consumers or self.consumers, away)
-            self._trouble_since = None
+            self._errors_since = None
             if self._unchecked:
                 self._check_late()
         except OSError as error:
@@ -5189,11 +5189,11 @@ class Cursor:
         self.forget()
         self.queue.close_if_useless(error)
         now = self.clock()
-        if self._trouble_since is None:
-            self._trouble_since = now
+        if self._errors_since is None:
+            self._errors_since = now
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
         patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.LOOKS * self.interval
-        if now - self._trouble_since >= patience and not self._may_come(error):
+        if now - self._errors_since >= patience and not self._may_come(error):
             return NoJob(failed=reason(error))
         return NoJob(self.interval)
 
@@ -5370,11 +5370,11 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
     while True:
         try:
             return await attempt
-        except TemporaryError as trouble:
-            if isinstance(trouble, NoFile):     # the file may come back for a moment only
+        except TemporaryError as error:
+            if isinstance(error, NoFile):       # the file may come back for a moment only
                 pause = interval / 10
-            if not is_said and (waited >= interval or not isinstance(trouble, LockedNow)):
-                say(f"line {job.number}: {trouble}; trying again")
+            if not is_said and (waited >= interval or not isinstance(error, LockedNow)):
+                say(f"line {job.number}: {error}; trying again")
                 is_said = True
         await asyncio.sleep(pause)
         waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
@@ -5420,8 +5420,8 @@ class FileExecutor:
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
             answer.set_result(function(*args, **named))
-        except TemporaryError as trouble:           # any other exception is a defect, and ends the program
-            answer.set_exception(trouble)
+        except TemporaryError as error:             # any other exception is a defect, and ends the program
+            answer.set_exception(error)
         return answer
 
     def ask(self, then: Callable[[T], object], function: Callable[P, T], *args: P.args,
@@ -7058,11 +7058,11 @@ class Plain(Sink):
     stderr.
     """
 
-    def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, trouble: Say) -> None:
+    def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
         """writers: by the name of the stream.  in_order: print jobs in the order in which they started."""
         self.writers = writers
         self.in_order = in_order
-        self.trouble = trouble
+        self.on_error = on_error
         self.spool = Spool()
         # jobs in the order of starts; outputs by the name of the stream
         self.kept: dict[Job, dict[bytes, PendingOutput]] = {}
@@ -7102,7 +7102,7 @@ class Plain(Sink):
         writer.loop.call_soon_threadsafe(self._on_loss, job, why)
 
     def _on_loss(self, job: Job, why: str) -> None:
-        self.trouble(
+        self.on_error(
             f"line {job.number}: {why} in a temporary file (the output is incomplete; the jobs go on)"
         )
 
@@ -7445,7 +7445,7 @@ class OutFile:
         self.name = os.path.join(journal.folder, name)
         self._is_new = is_new
         self.journal = journal
-        self.trouble = journal.trouble
+        self.on_error = journal.trouble
         self._fd: int | None = None         # None: no file yet
         self.size = 0                       # the end of the file, as far as known
         self.broken = False                 # a write has failed: no more writes
@@ -7457,7 +7457,7 @@ class OutFile:
             may_be_taken = self.journal.network or os.path.lexists(self.name)
             kept = keep_older(self.name) if may_be_taken else ""
         except OSError as error:            # our file gets another name, if there is room at all
-            self.trouble(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
+            self.on_error(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
             return
         if kept:
             moved = {"from": os.path.basename(self.name), "to": os.path.basename(kept)}
@@ -7505,7 +7505,7 @@ class OutFile:
 
     def _give_up(self, error: OSError) -> None:
         self.broken = True
-        self.trouble(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
+        self.on_error(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
 
 
 def numbered(name: str, number: int) -> str:
@@ -7639,7 +7639,7 @@ class OutDir(Sink):
         self,
         path: str,
         worker: FileExecutor,
-        trouble: Say,
+        on_error: Say,
         incomplete: Callable[[int], None] = lambda line: None,
         presence_lock: PresenceLock | None = None,
     ) -> None:
@@ -7660,7 +7660,7 @@ class OutDir(Sink):
             raise UsageError(
                 f"{path}: {reason(error)} (it must be a directory that can be written)"
             ) from None
-        self.journal = Journal(path, worker, trouble)
+        self.journal = Journal(path, worker, on_error)
 
     def started(self, run: Run) -> None:
         for stream in run.streams:
@@ -7982,7 +7982,7 @@ class RunnerStats:
     failed: int = 0
     error: int = 0
     cancelled: int = 0                  # killed because a user has changed the state
-    trouble: bool = False               # output or records were lost, or file or slots could not be used
+    had_errors: bool = False            # output or records were lost, or file or slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines with a result that could not be written
     bad_lines: list[int] = field(default_factory=list)
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
@@ -8008,7 +8008,7 @@ class RunnerStats:
         """
         if summary is None or summary.now.bad or summary.left:
             return 1
-        if self.unwritten or self.trouble:
+        if self.unwritten or self.had_errors:
             return 1
         # Other runners may now run the jobs that we left in error.
         return int(bool(self.error and summary.now.running))
@@ -8857,13 +8857,13 @@ class Runner:
         """Report why jobs remain."""
         if self.failed:
             self.say(f"{self.failed} (no more jobs were started)")
-            self.runner_stats.trouble = True
+            self.runner_stats.had_errors = True
         elif self._nothing.stopped:
             if not self.options.follow:         # with --follow it was reported when it happened
                 self.say(self._nothing.stopped)
         elif not self.draining and self._is_broken():
             self.say("no slot is left in service (no more jobs were started)")
-            self.runner_stats.trouble = True
+            self.runner_stats.had_errors = True
 
     def _is_broken(self) -> bool:
         """Return True if all slots are broken.
@@ -9018,7 +9018,7 @@ class Runner:
                 f"{too_many_failures(count)}: starting no more jobs, waiting for "
                 f"{plural(len(self.runs), 'job')}"
             )
-            self.runner_stats.trouble = True
+            self.runner_stats.had_errors = True
             self.drain()
 
     # -- slots -----------------------------------------------------------------------------------------------
@@ -9711,7 +9711,7 @@ class Program:
         self._loop_runs = False     # the event loop and the attributes declared above exist
         self.worker = FileExecutor(False, self.relieved)
         self.runner_stats = RunnerStats()
-        self._troubles = 0
+        self._error_count = 0
         self.defects = 0            # number of defects of this program that have occurred
         try:
             self.directory = os.getcwdb()       # the name now; the directory can be removed later
@@ -9742,15 +9742,15 @@ class Program:
             self.relieved,
             functools.partial(self.in_loop, self.say_as_is),
         )
-        trouble = functools.partial(self.in_loop, self._trouble)
+        on_error = functools.partial(self.in_loop, self._on_error)
         incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
-            logfile = LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
+            logfile = LogFile(options.logfile, options.loglines, self.directory, self.worker, on_error)
         if options.outdir:
-            outdir = OutDir(options.outdir, self.worker, trouble, incomplete, presence_lock)
+            outdir = OutDir(options.outdir, self.worker, on_error, incomplete, presence_lock)
         if options.joblog:
-            joblog = JobLog(options.joblog, self.worker, trouble)
+            joblog = JobLog(options.joblog, self.worker, on_error)
         return logfile, outdir, joblog
 
     def main(self) -> int:
@@ -9832,7 +9832,7 @@ class Program:
             return loop.default_exception_handler(context)
         import traceback
         self.defects += 1
-        self.runner_stats.trouble = True
+        self.runner_stats.had_errors = True
         self.end_for_defect()
         if self.defects <= self.MAX_ALIKE_MESSAGES:
             self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
@@ -9879,13 +9879,13 @@ class Program:
         else:
             function(*args)
 
-    def _trouble(self, text: str) -> None:
+    def _on_error(self, text: str) -> None:
         """Record that output or records were lost, and report the first MAX_ALIKE_MESSAGES times."""
-        self.runner_stats.trouble = True
-        self._troubles += 1
-        if self._troubles <= self.MAX_ALIKE_MESSAGES:
-            more = " (more such messages are left out)" if self._troubles == self.MAX_ALIKE_MESSAGES else ""
-            self.say_as_is(text + more)
+        self.runner_stats.had_errors = True
+        self._error_count += 1
+        if self._error_count <= self.MAX_ALIKE_MESSAGES:
+            is_last = self._error_count == self.MAX_ALIKE_MESSAGES
+            self.say_as_is(text + (" (more such messages are left out)" if is_last else ""))
 
     def say_as_is(self, text: str) -> None:
         """Print a message of one line that already names a file."""
@@ -9896,9 +9896,9 @@ class Program:
 
     def _stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {reason(error)}; the jobs go on, but job output is no longer shown")
-        # the reader has exited: no trouble, because the output is not missed
+        # the reader has exited: no error, because the output is not missed
         unheard = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
-        self.runner_stats.trouble |= not unheard
+        self.runner_stats.had_errors |= not unheard
 
 
 class RunnerProgram(Program):
@@ -9956,7 +9956,7 @@ class RunnerProgram(Program):
         options, dumb = self.options, os.environ.get("TERM") == "dumb"
         if options.plain:
             writers = {b"stdout": self.stdout, b"stderr": self.stderr}
-            return [Plain(writers, options.keep_order, self._trouble)]
+            return [Plain(writers, options.keep_order, self._on_error)]
         if options.quiet or options.daemon:
             return []
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and not dumb

@@ -948,16 +948,16 @@ class LastOutput:
         """Return the last lines of a run's stderr, or otherwise of stdout; or the reason why they cannot be
         read.
         """
-        trouble = []
+        errors = []
         for name in sorted(run.files, key=lambda name: ".err" not in name):
             try:
                 if lines := self._tail(name):
                     return [printable(to_text(line[:4 * self.WIDTH])) for line in lines]
             except OSError as error:
-                trouble.append(f"({name}: {reason(error)})")
+                errors.append(f"({name}: {reason(error)})")
             except ValueError:
-                trouble.append(f"({name}: not an output file)")
-        return trouble
+                errors.append(f"({name}: not an output file)")
+        return errors
 
     def _tail(self, name: str) -> list[bytes]:
         """Return the last lines of a file that are not blank.  Raises OSError, ValueError."""
