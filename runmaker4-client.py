@@ -238,8 +238,8 @@ def find_token(given: str | None) -> Token:
             raise UsageError(
                 "--token: neither a token (32 hexadecimal digits) nor a file that can be read"
             ) from None
-        fault = reason(error) if isinstance(error, OSError) else str(error)
-        raise UsageError(f"no token: {path}: {fault} (--token gives it; the server prints it)") from None
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise UsageError(f"no token: {path}: {why} (--token gives it; the server prints it)") from None
 
 
 def asked_token() -> str:
@@ -1170,9 +1170,9 @@ class Connection:
             self._on_unwritten(job, "another runner took over this job; "
                                       f"the result {text_of(job.result)} is not written")
 
-    def _on_unwritten(self, job: RemoteJob, fault: str) -> None:
+    def _on_unwritten(self, job: RemoteJob, error: str) -> None:
         """Report and count a result that is not written to its line."""
-        self._say(f"line {job.number}: {fault}")
+        self._say(f"line {job.number}: {error}")
         self._program.runner_stats.unwritten.append(job.number)
 
     # -- connecting ------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ from runmaker4 import (
     check_lock_file,
     check_mount,
     close_all,
-    command_fault,
+    command_error,
     duration,
     encode_timeout,
     file_of_jobs,
@@ -2292,8 +2292,8 @@ def preview(file: JobReader) -> Iterator[str]:
             yield bytes(line).decode(errors="surrogateescape")
             continue
         above, scope = scope, scope.below(line)
-        if scope.fault:
-            raise ValueError(scope.fault)
+        if scope.error:
+            raise ValueError(scope.error)
         if scope.has_same_group(above) and scope.settings.together:
             continue
         yield from preview_group(file.reader, group)
@@ -3547,7 +3547,7 @@ class Dispatcher:
 
     def is_startable(self, assignment: Assignment) -> bool:
         """Return True if a client could start a job; otherwise report why not."""
-        fault = command_fault(assignment.command)
+        fault = command_error(assignment.command)
         if fault:
             self._say(f"line {assignment.number}: cannot be started: {fault}")
         return not fault

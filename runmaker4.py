@@ -1201,7 +1201,7 @@ def are_same(one: int, other: int) -> bool:
     return known == inode_of(other)
 
 
-def mount_fault(mount: Mount) -> str:
+def mount_error(mount: Mount) -> str:
     """Return the reason why locks on this mount do not exclude other hosts; '' if no such reason is known."""
     kind = mount.kind
     options = mount.options
@@ -1228,10 +1228,10 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
     single_host: no other host uses the file, so every file system is accepted.
     """
     mount = find_mount(path)
-    fault = "" if single_host else mount_fault(mount)
-    if fault:
+    why = "" if single_host else mount_error(mount)
+    if why:
         raise UsageError(
-            f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)"
+            f"{path}: {why} (use another file system, or --single-host if no other host uses the file)"
         )
     untested = mount.network and mount.kind not in TESTED_KINDS
     if untested and not single_host:
@@ -1278,7 +1278,7 @@ class Line:
 LONGEST_COMMAND = (128 << 10) - 14
 
 
-def command_fault(command: bytes) -> str:
+def command_error(command: bytes) -> str:
     """Return the reason why no runner can start a command; '' if the command is valid."""
     if len(command) > LONGEST_COMMAND:
         return "the command is longer than 128 KiB (put it into a script)"
@@ -1709,7 +1709,7 @@ class Directives(NamedTuple):
     barrier: Line | None = None             # the last one
     check: bool = False                     # it is a `#RUN barrier check`
     end: Line | None = None                 # the last `#RUN end`
-    fault: str = ""                         # the error in the first malformed directive: jobs below it wait
+    error: str = ""                         # the error in the first malformed directive: jobs below it wait
 
     @property
     def below_end(self) -> bool:
@@ -1729,9 +1729,9 @@ class Directives(NamedTuple):
         """
         try:
             directive = parse_settings(line.text)
-        except ValueError as fault:
-            first_fault = self.fault or f"line {line.number}: {fault}"
-            return self._replace(settings=NO_SETTINGS, fault=first_fault)
+        except ValueError as error:
+            first_error = self.error or f"line {line.number}: {error}"
+            return self._replace(settings=NO_SETTINGS, error=first_error)
         if directive.kind == "settings":
             return self._replace(settings=directive.settings.at(line))
         if directive.kind == "end":
@@ -1745,7 +1745,7 @@ class Directives(NamedTuple):
             self.settings.together == above.settings.together
             and self.barrier is above.barrier
             and self.end is above.end
-            and self.fault == above.fault
+            and self.error == above.error
         )
 
 
@@ -1767,8 +1767,8 @@ def parse_settings(text: bytes) -> Directive:
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
-            fault = printable(word if equals else " ".join(words))
-            raise ValueError(f"unknown setting '{fault}' ({SETTINGS_ARE})")
+            unknown = printable(word if equals else " ".join(words))
+            raise ValueError(f"unknown setting '{unknown}' ({SETTINGS_ARE})")
         if name in given:
             raise ValueError(f"{name}= is given twice")
         if "" in (value.split(",") if name == "host" else [value]):
@@ -1825,8 +1825,8 @@ def _value(given: Mapping[str, str], name: str, parse: Callable[[str], T], defau
     """Return the value of a setting, or the default.  Raises a ValueError that names the setting."""
     try:
         return parse(given[name]) if name in given else default
-    except argparse.ArgumentTypeError as fault:
-        raise ValueError(f"{name}= is {fault}") from None
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{name}= is {error}") from None
 
 
 def stopping(bad: Line, check: Line) -> str:
@@ -1911,8 +1911,8 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
     check_lines(path, network, say)
     with job_file(path, network) as file:
         for line in Scan(file, first_line(file), b"", directives=True):
-            if fault := TOP.below(line).fault:
-                raise UsageError(f"{path}: {fault}")
+            if error := TOP.below(line).error:
+                raise UsageError(f"{path}: {error}")
 
 
 # ======== The job file ======================================================================================
@@ -3819,7 +3819,7 @@ class Why(enum.Enum):
     """Why jobs below a line may not be claimed for now."""
     WAITS = "a barrier waits for the first unfinished job above it"
     STOPPED = "a barrier check has met a failure; only consumers that follow wait for `#RUN end`"
-    FAULTY = "the meaning is unknown: a directive is invalid, or a group is too big"
+    INVALID = "the meaning is unknown: a directive is invalid, or a group is too big"
 
 
 class Block(NamedTuple):
@@ -3854,8 +3854,8 @@ class Above:
 
         bad: the states that make a barrier check fail.
         """
-        if self.scope.fault:
-            return Block(Why.FAULTY, line, f"{self.scope.fault}; the jobs below it wait")
+        if self.scope.error:
+            return Block(Why.INVALID, line, f"{self.scope.error}; the jobs below it wait")
         if self.scope.barrier is not line:
             return None
         if self.unfinished:
@@ -4073,7 +4073,7 @@ class Retries:
 
     def find_consumers(self, line: Line, scope: Directives) -> set[Consumer]:
         """Return the consumers, present or away, for which a failed line is due."""
-        if scope.fault or scope.settings.together:
+        if scope.error or scope.settings.together:
             return set()
         kind = retry_kind(scope.consumer_key, line.state)
         asking = {
@@ -4598,7 +4598,7 @@ class Walk:
     def _is_resumed(self) -> bool:
         """Return True if an orphan becomes new again for a consumer, present or not."""
         scope = self.above.scope
-        if scope.fault or scope.settings.together:
+        if scope.error or scope.settings.together:
             return False
         return self._resuming.include(scope)
 
@@ -4722,7 +4722,7 @@ class Walk:
         if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
             group.waits = True
             self.above.block = Block(
-                Why.FAULTY,
+                Why.INVALID,
                 line,
                 f"line {line.number}: the group {printable(group.name)} has more than "
                 f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
@@ -4743,7 +4743,7 @@ class Walk:
         self.above.enter(line)
         if self.groups and not self.above.scope.has_same_group(scope):
             # below an invalid directive it is unknown whether jobs belong to the group above
-            self.end_group(waits=self.above.scope.fault != "")
+            self.end_group(waits=self.above.scope.error != "")
         self._only_running = False
         if self.above.block:
             return True
@@ -5169,11 +5169,11 @@ class Cursor:
 
         Raises TemporaryError.
         """
-        fault = self.queue.finish(job, state)
+        error = self.queue.finish(job, state)
         self._results.add(job, state, self.clock())
         if state in (FAILED, ERROR):
             self._retries.on_failure(job)
-        return fault
+        return error
 
     def release(self, job: Job) -> str:
         """Make a claimed job that was not started new again, unless it was cancelled.
@@ -7836,7 +7836,7 @@ class SlotFile:
         self.interval = 1.0 if self.network else self.INTERVAL
         # of a file whose last line has no newline: its signature, and since when (monotonic seconds)
         self._last: tuple[tuple[int, ...], float] | None = None
-        self._faults: dict[str, str] = {}               # the last reported fault of each subject
+        self._complaints: dict[str, str] = {}           # the last one of each subject
         self.names = self._read_at_start()
         self._make_room()
 
@@ -7872,11 +7872,11 @@ class SlotFile:
         """
         try:
             names = self._read()
-            fault = "" if names else "is empty"
+            why = "" if names else "is empty"
         except OSError as error:
             names = []
-            fault = reason(error)
-        self._complain("names", fault and f"{fault}; going on with the slots known so far")
+            why = reason(error)
+        self._complain("names", why and f"{why}; going on with the slots known so far")
         if not names or names == self.names:
             return None
         self.names = names
@@ -7953,11 +7953,11 @@ class SlotFile:
             os.close(slot.fd)
         slot.fd = None
 
-    def _complain(self, what: str, fault: str) -> None:
-        """Report a fault ('': none) of a subject, unless it is the last one reported for that subject."""
-        if fault and fault != self._faults.get(what):
-            self.say(f"{self.path}: {fault}")
-        self._faults[what] = fault
+    def _complain(self, what: str, why: str) -> None:
+        """Report why a subject cannot be used ('': it can), unless that is the last report on the subject."""
+        if why and why != self._complaints.get(what):
+            self.say(f"{self.path}: {why}")
+        self._complaints[what] = why
 
 
 # ======== The runner ========================================================================================
@@ -8487,15 +8487,15 @@ class JobTask:
     async def _write_state(self) -> None:
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
-            fault = await persist(
+            error = await persist(
                 lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
                 jobs.interval, runner.say, job,
             )
         except asyncio.CancelledError:          # Runner._last_resort() has given up
             runner.runner_stats.unwritten.append(job.number)
             raise
-        if fault:
-            self._say(fault)
+        if error:
+            self._say(error)
             runner.runner_stats.unwritten.append(job.number)
 
     def _say(self, text: str) -> None:
@@ -8560,20 +8560,20 @@ class JobTask:
         """
         if not self.job.gated:
             self._announce()
-        fault = command_fault(self.job.command)
+        error = command_error(self.job.command)
         pause = 0.1
-        while not fault and self._may_begin:
-            fault, is_passing = await self._try_to_start()
+        while not error and self._may_begin:
+            error, is_passing = await self._try_to_start()
             if is_passing:
                 if pause == 0.1:
-                    self._say(f"cannot be started: {fault}; trying again")
-                fault = ""
+                    self._say(f"cannot be started: {error}; trying again")
+                error = ""
                 await self._rest(pause)
                 pause = min(2 * pause, self.MAX_PAUSE)
-            elif not fault:
+            elif not error:
                 return
-        if fault:
-            self._say(f"cannot be started: {fault}")
+        if error:
+            self._say(f"cannot be started: {error}")
             self.state = ERROR
             for sink in self.run.sinks:
                 sink.unstarted(self.run)
@@ -8597,7 +8597,7 @@ class JobTask:
                 return reason(error), True
             if error.errno == errno.E2BIG:
                 return "environment, or --runner and command, are too long", False
-            return shell_fault(error, self._runner.host) if error.filename else reason(error), False
+            return shell_error(error, self._runner.host) if error.filename else reason(error), False
         finally:
             if lent is not None:
                 jobs.reclaim(lent)
@@ -9266,7 +9266,7 @@ class Runner:
         return self._use_after_a_job() if begun else Use.IDLE
 
 
-def shell_fault(error: OSError, host: bytes) -> str:
+def shell_error(error: OSError, host: bytes) -> str:
     """Return the reason why the shell that the error names cannot be started on this host."""
     shell = os.fsdecode(error.filename)
     is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)

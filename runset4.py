@@ -79,7 +79,7 @@ from runmaker4 import (
     check_lines,
     check_lock_file,
     check_mount,
-    command_fault,
+    command_error,
     duration,
     file_of_jobs,
     first_line,
@@ -132,7 +132,7 @@ def job(command: bytes) -> bytes:
     """Return the line of a new job.  Raises ValueError with the reason if the command cannot be a job."""
     if b"\n" in command or b"\0" in command or not command.strip():
         raise ValueError(f"not a command: '{text_of(command[:80])}' (one line, not empty, no NUL)")
-    if why := command_fault(command):
+    if why := command_error(command):
         raise ValueError(why)
     return b". %s\n" % command
 

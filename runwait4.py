@@ -100,7 +100,7 @@ from runmaker4 import (
     lock,
     memory_size,
     memory_text,
-    mount_fault,
+    mount_error,
     name_lines,
     new_jobs_wait,
     nonempty,
@@ -3054,20 +3054,20 @@ class LockCheck:
         self.path = os.path.join(folder, f"runmaker4-check-{name}")
         self.number = 0
         self.hosts: dict[str, Host] = {}        # by path; we are one of them
-        fault = mount_fault(self.mount)
-        self.faults = [f"{self.name}: {fault}"] if fault else []
+        error = mount_error(self.mount)
+        self.errors = [f"{self.name}: {error}"] if error else []
 
     @contextlib.contextmanager
     def noting(self, *expected: int) -> Iterator[None]:
-        """Add an error to `faults`, unless its number is in `expected`: these mean that a host has exited, or
+        """Add an error to `errors`, unless its number is in `expected`: these mean that a host has exited, or
         was none.
         """
         try:
             yield
         except OSError as error:
-            fault = ": ".join(filter(None, [self.name, error.filename, reason(error)]))
-            if error.errno not in expected and fault not in self.faults:
-                self.faults.append(fault)
+            text = ": ".join(filter(None, [self.name, error.filename, reason(error)]))
+            if error.errno not in expected and text not in self.errors:
+                self.errors.append(text)
 
     def run(self) -> int:
         """Run all trials, and print the observations; return the exit status."""
@@ -3173,22 +3173,22 @@ class LockCheck:
         lines = [
             f"{self.folder}: {self.name} has seen:",
             *table(rows, math.inf, ()),
-            *(f"NO   {fault}" for fault in self.faults),
+            *(f"NO   {error}" for error in self.errors),
             *self.verdict(untried, alone),
         ]
         put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return 1 if self.faults or untried or alone else 0
+        return 1 if self.errors or untried or alone else 0
 
     def judge(self, hosts: Sequence[Host], here: str) -> None:
-        """Complete `faults`, after all trials.  here: our boot_id()."""
+        """Complete `errors`, after all trials.  here: our boot_id()."""
         machines = {(self.name, here), *((host.name, host.boot) for host in hosts)}
         names = Counter(name for name, _ in machines)
-        self.faults += [f"{name}: several hosts have this name: an NFSv4 server takes them for one that "
+        self.errors += [f"{name}: several hosts have this name: an NFSv4 server takes them for one that "
                         "was rebooted, and drops the locks (EIO); rename them before the mount (hostnamectl)"
                         for name in names if names[name] > 1]
         for trial, text in TRIALS.items():
             if bad := [host.name for host in hosts if host.results.get(trial) is False]:
-                self.faults.append(f"{trial}: failed for {', '.join(bad)} ({text})")
+                self.errors.append(f"{trial}: failed for {', '.join(bad)} ({text})")
 
     def verdict(self, untried: Sequence[str], alone: bool) -> Iterator[str]:
         """Yield the conclusion for users who want to share job files.
@@ -3196,7 +3196,7 @@ class LockCheck:
         untried: hosts for which a trial is missing.  alone: other hosts can use this directory, but none has
         come.
         """
-        if self.faults:
+        if self.errors:
             cure = next((text for kind, text in CURES.items() if self.mount.kind.startswith(kind)), "")
             if cure:
                 yield f"To change: {cure}."
