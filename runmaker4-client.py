@@ -1488,7 +1488,7 @@ class ServerSink(Sink):
             slot=in_records(run.slot.name),
             pid=pid,
             mark=mark,
-            promised=run.promised,
+            promised=run.requested_memory,
             output=self._wants_output,
             again=False,
         )

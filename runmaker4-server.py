@@ -1787,7 +1787,7 @@ class Records:
             began=message.seconds("time"),
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
             streams=(RemoteStream(b"stdout", again=again), RemoteStream(b"stderr", again=again)),
-            promised=message.whole("promised"),
+            requested_memory=message.whole("promised"),
             sinks=self._sinks(with_output=message.flag("output")),
             directory=client.directory,
         )

@@ -5926,8 +5926,8 @@ class ProcessTable:
                 todo.extendleft(self.children.get(pid, []))
         return list(tree)
 
-    def memory(self, shell: Child, promised: float) -> float:
-        """Return the resident memory of a job, in bytes.  Below 3/4 of `promised` it is an upper bound.
+    def memory(self, shell: Child, requested: float) -> float:
+        """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
 
         The table counts shared pages once for each process, so its sum is an upper bound.  The sum may be
         some MB too small, because the kernel adds up its counters late.  The share of each process is read
@@ -5935,7 +5935,7 @@ class ProcessTable:
         """
         tree = self.tree(shell)
         bound = sum(self._resident.get(pid, 0) for pid in tree) * PAGE
-        return bound if bound < promised * 0.75 else float(sum(map(resident_memory, tree)))
+        return bound if bound < requested * 0.75 else float(sum(map(resident_memory, tree)))
 
     def process_id(self, pid: int) -> ProcessId:
         """Return the ProcessId of a pid.
@@ -6274,7 +6274,7 @@ def available_memory() -> Memory:
         Memory(host_memory(), "all of this host's"),
         Memory(cgroup_memory(), "the limit of the control group"),
         Memory(slurm_memory(os.environ), "the limit of Slurm"),
-        Memory(promised_memory(os.environ), "the memory that the outer runner has allocated to this one"),
+        Memory(allocated_memory(os.environ), "the memory that the outer runner has allocated to this one"),
         key=lambda memory: memory.size,
     )
 
@@ -6292,7 +6292,7 @@ def cgroup_memory() -> float:
     return min([math.inf, *(int(text) for text in cgroup_texts("memory.max") if text.strip().isdigit())])
 
 
-def promised_memory(environ: Mapping[str, str]) -> float:
+def allocated_memory(environ: Mapping[str, str]) -> float:
     """Return the bytes that a runner has allocated to this process; infinite if it is no such job."""
     text = environ.get("RUNMAKER4_MEMORY", "")
     return float(text) if text.isascii() and text.isdigit() else math.inf
@@ -6636,7 +6636,7 @@ class Run:
     sinks: Sequence[Sink] = ()          # they receive the run's events
     directory: bytes = b""              # where the run has its own working directory; b"": ours
     cause: str = ""                     # why the run is being killed, or was; see RunResult
-    promised: int = 0                   # bytes of memory allocated; 0: none
+    requested_memory: int = 0           # bytes, by memory=; 0: none
     peak: int = 0                       # the most bytes of memory that a poll found in use
 
     @property
@@ -7709,7 +7709,7 @@ class OutDir(Sink):
 
     def _entry(self, run: Run, event: str) -> dict[str, Any]:
         """Return the fields that the `start` and `end` events of a run have in common."""
-        promised = {"promised": run.promised} if run.promised else {}
+        requested = {"promised": run.requested_memory} if run.requested_memory else {}
         return {
             "time": round(run.began + run.took, 3),
             "event": event,
@@ -7720,7 +7720,7 @@ class OutDir(Sink):
             "slot": run.slot.name,
             "pid": run.pid,
             "runner": self._presence_lock.offset if self._presence_lock else None,
-            **promised,
+            **requested,
         }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
@@ -8339,7 +8339,7 @@ class JobTask:
     def _new_run(self) -> Run:
         runner = self._runner
         return Run(self.job, self.slots, runner.host, sinks=tuple(runner.sinks),
-                   promised=int(self.job.needs.memory))
+                   requested_memory=int(self.job.needs.memory))
 
     def _enter(self, phase: Phase) -> None:
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
@@ -8645,8 +8645,8 @@ class JobTask:
         names = [os.fsencode(slot.name) for slot in self.run.slots]
         environ = {b"JOB_ID": b"%d" % self.job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
-        if self.run.promised:
-            environ[b"RUNMAKER4_MEMORY"] = b"%d" % self.run.promised
+        if self.run.requested_memory:
+            environ[b"RUNMAKER4_MEMORY"] = b"%d" % self.run.requested_memory
         return environ
 
     def _shell_and_command(self) -> tuple[str, bytes]:
@@ -8714,7 +8714,7 @@ class JobTask:
     def _judge(self, status: int, timeout: float) -> RunResult:
         """Return the result of the run.  status: of its shell.  timeout: in seconds; 0: none."""
         cause = self.run.cause
-        limit = self.run.promised if cause == "memory" else timeout
+        limit = self.run.requested_memory if cause == "memory" else timeout
         # a cancelled job counts as killed by SIGTERM, no matter how its shell reacted to the signal
         return RunResult(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
 
@@ -8741,9 +8741,9 @@ class JobTask:
     def takes_too_much(self, table: ProcessTable) -> bool:
         """Measure the memory of the run and record the peak.  Return True if it is more than requested."""
         assert self._shell
-        size = int(table.memory(self._shell, self.run.promised))
+        size = int(table.memory(self._shell, self.run.requested_memory))
         self.run.peak = max(self.run.peak, size)
-        return size > self.run.promised
+        return size > self.run.requested_memory
 
 
 class Leaving(enum.IntEnum):
@@ -8992,8 +8992,10 @@ class Runner:
         throttle = Throttle(self.loop.time)
         while True:
             await asyncio.sleep(throttle.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
-            tasks = [task for task in self.tasks.values()
-                     if task.phase is Phase.RUNNING and task.run.promised and not task.is_being_killed]
+            tasks = [
+                task for task in self.tasks.values()
+                if task.phase is Phase.RUNNING and task.run.requested_memory and not task.is_being_killed
+            ]
             exceeding_now: set[Run] = set()
             with throttle:
                 if tasks:
@@ -9080,10 +9082,10 @@ class Runner:
 
     def _free_for(self, slots: Sequence[Slot]) -> Resources:
         """Return the free resources for a job, including `slots`, which were taken for it."""
-        promised = sum(
+        allocated = sum(
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
         )
-        return Resources(len(slots) + len(self._idle), self.options.memory - promised)
+        return Resources(len(slots) + len(self._idle), self.options.memory - allocated)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
         """Take idle slots until `slots` has `count`.  Return False if other runners use too many of them."""
