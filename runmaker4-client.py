@@ -1551,7 +1551,7 @@ class ClientProgram(RunnerProgram):
             return code
         if self.slot_file:
             self.slot_file.prepare()
-            self.worker = FileExecutor(self.slot_file.network, self.relieved)
+            self.executor = FileExecutor(self.slot_file.network, self.relieved)
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()
         self._first = self._connect_first()

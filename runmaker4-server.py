@@ -3780,7 +3780,7 @@ class Server(Program):
             await self.failures.count()
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
-        self.worker.post(self.claims.take_badge)
+        self.executor.post(self.claims.take_badge)
         make_link = functools.partial(ClientLink, self.sessions, self.dispatcher, self.accountant,
                                       self._token, self._credentials)
         acceptors = [
@@ -3808,12 +3808,12 @@ class Server(Program):
         options = self.options
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
-        self.records = Records(self.stores, self.stdout if options.print else None, self.worker)
+        self.records = Records(self.stores, self.stdout if options.print else None, self.executor)
         file = ServedFile(
             self.path, say=say, mount=self.mount, presence_lock=self._presence_lock, keep=self._keeper.keep
         )
         self.claims = Claims(file, self.records, ordinals=bool(self.stores[0]))
-        services = Services(self.loop, self.worker, self.claims, self.records, self.runner_stats,
+        services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
                             self.lifetime, self.say, reader.interval)
         strangers = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         settings = SessionSettings(self.path, options.grace, options.max_failed, strangers)
@@ -3821,21 +3821,21 @@ class Server(Program):
         pause = max(POLL, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, pause)
         self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
-        self.failures = Failures(reader, self.worker, self.claims.count_renewed)
+        self.failures = Failures(reader, self.executor, self.claims.count_renewed)
 
     async def _close(self) -> None:
         """Write and send everything, close connections and keeper, and print the closing line."""
         signalled = self.lifetime.exit_status is not None
         seconds = runmaker4.Runner.LAST_TRIES if signalled else None
         self.sessions.tick()
-        self.worker.ask(self._orphans.extend, self.claims.list_orphans)
-        await self._in_time(self.worker.flush(), seconds)
+        self.executor.ask(self._orphans.extend, self.claims.list_orphans)
+        await self._in_time(self.executor.flush(), seconds)
         if self._was_signalled:
             self._hand_over()
-        self.worker.ask(lambda done: None, self.claims.sync)
+        self.executor.ask(lambda done: None, self.claims.sync)
         await self._let_links_go()
         self._let_keeper_go()
-        await self._in_time(self.worker.flush(), seconds)
+        await self._in_time(self.executor.flush(), seconds)
         await self.print_rest(self.stdout, lambda: signalled)
         if self._was_signalled:
             # We do not wait for a file system that does not answer.

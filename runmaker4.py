@@ -64,7 +64,7 @@ but programs other than ours do not write to it within the microseconds between 
 step 2; jobs keep descriptor 64 open, or have a shell that does.
 
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
-work, the worker, processes, output, slots, the runner, background, command line; and after main() the wire,
+work, the executor, processes, output, slots, the runner, background, command line; and after main() the wire,
 which only server and client need.  runset4.py needs the sections up to the job file, and the code that kills
 processes.  runwait4.py needs these sections, `find_block_reason`, the formats of records and the progress
 bar.  `Runner` leaves the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of
@@ -5321,17 +5321,17 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
             yield line
 
 
-# ======== The worker ========================================================================================
+# ======== The executor ======================================================================================
 #
-# An event loop must not wait for a file system.  So every file operation goes through a FileExecutor, the
-# worker.  On a local file system the worker makes a call at once; on a network file system one thread makes
-# all calls.  Calls are made in the order in which they come, so the start of a job is recorded before its
-# end.  A caller that needs the answer uses call(), begin() or ask(); one that does not, post().
+# An event loop must not wait for a file system.  So every file operation goes through a FileExecutor.  On a
+# local file system it makes a call at once; on a network file system one thread makes all calls.  Calls are
+# made in the order in which they come, so the start of a job is recorded before its end.  A caller that needs
+# the answer uses call(), begin() or ask(); one that does not, post().
 #
 # A record that cannot be written yet, because another process holds a lock, remains in its RecordFile.  The
-# worker tries such records again every RETRY_SECONDS.
+# executor tries such records again every RETRY_SECONDS.
 #
-# FileJobs calls a JobQueue and its Cursor through a worker.  A Runner gets its jobs from there: see Jobs.
+# FileJobs calls a JobQueue and its Cursor through an executor.  A Runner gets its jobs from there: see Jobs.
 
 
 def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
@@ -5500,10 +5500,10 @@ class FileExecutor:
 class Failures:
     """Counts the jobs of a file that have failed, or are in error, since the start, on any runner."""
 
-    def __init__(self, file: JobReader, worker: FileExecutor, renewed: Callable[[], int]) -> None:
-        """renewed: returns the number of failed lines that we run again; the worker calls it."""
+    def __init__(self, file: JobReader, executor: FileExecutor, renewed: Callable[[], int]) -> None:
+        """renewed: returns the number of failed lines that we run again; the executor calls it."""
         self.file = file
-        self.worker = worker
+        self.executor = executor
         self._renewed = renewed
         self._at_start: int | None = None   # failed jobs at the start; None: not counted yet
         self._throttle = Throttle()
@@ -5515,7 +5515,7 @@ class Failures:
         number rises only if that line fails again.
         """
         try:
-            now = await self.worker.call(self._look)
+            now = await self.executor.call(self._look)
         except OSError:                     # the file does not exist yet, or is away for a moment
             return 0
         if self._at_start is None:
@@ -5542,9 +5542,9 @@ class FileCounter:
     MIN_COUNT_SECONDS = 2.0             # seconds from one count to the next, at least
     MIN_COUNT_SECONDS_FAR = 15.0        # as MIN_COUNT_SECONDS, on a network file system
 
-    def __init__(self, file: JobReader | None, worker: FileExecutor) -> None:
+    def __init__(self, file: JobReader | None, executor: FileExecutor) -> None:
         self._file = file
-        self._worker = worker
+        self._executor = executor
         self.counted: Counter[bytes] | None = None      # the result of the last count; None: there was none
         self._moved: Counter[bytes] = Counter()         # changes by our jobs since; may be negative
         # `_moved` when the current count was requested; None: no count is in progress
@@ -5558,7 +5558,7 @@ class FileCounter:
         least = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._throttle.until_due(self.TIMES, least):
             self._asked = Counter(self._moved)
-            self._worker.ask(self._take, self._count, self._file)
+            self._executor.ask(self._take, self._count, self._file)
 
     def _count(self, file: JobReader) -> Counter[bytes] | None:
         """Return the number of lines in each state; None: the file does not exist yet, or is away."""
@@ -5647,22 +5647,22 @@ class Jobs(Protocol):
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and its queue."""
 
-    def __init__(self, cursor: Cursor, reader: JobReader, worker: FileExecutor, consumer: Consumer) -> None:
+    def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
         """reader: reads the same file, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
         self._reader = reader
-        self.worker = worker
+        self.executor = executor
         self._consumer = consumer
         self.interval = cursor.interval
         self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
-        self.failures: Failures | None = Failures(reader, worker, lambda: cursor.renewed)
+        self.failures: Failures | None = Failures(reader, executor, lambda: cursor.renewed)
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Return a job, if there is one; see Jobs."""
-        result = await self.worker.call(self._claim, last, free, capacity)
+        result = await self.executor.call(self._claim, last, free, capacity)
         if isinstance(result, Job):
             return result
         met = result.report
@@ -5677,26 +5677,26 @@ class FileJobs:
         return self._cursor.claim(last)
 
     async def lend(self, job: Job) -> int | None:
-        """Return a copy, because the worker can close or exchange the job lock's descriptor at any time."""
-        return await self.worker.call(self._queue.lend, job)
+        """Return a copy, because the executor can close or exchange the job lock's descriptor at any time."""
+        return await self.executor.call(self._queue.lend, job)
 
     async def still_has(self, job: Job) -> bool:
-        return await self.worker.call(self._queue.still_has, job)
+        return await self.executor.call(self._queue.still_has, job)
 
     def reclaim(self, fd: int) -> None:
-        self.worker.post(self._queue.reclaim, fd)
+        self.executor.post(self._queue.reclaim, fd)
 
     def on_at_gate(self, job: Job) -> None:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        return await self.worker.call(self._cursor.finish, job, state)
+        return await self.executor.call(self._cursor.finish, job, state)
 
     async def release(self, job: Job) -> str:
-        return await self.worker.call(self._cursor.release, job)
+        return await self.executor.call(self._cursor.release, job)
 
     async def check_jobs(self) -> dict[Job, str]:
-        return await self.worker.call(self._cursor.check_jobs)
+        return await self.executor.call(self._cursor.check_jobs)
 
     async def leave(self, runner: Runner) -> Summary | None:
         """Sync the file, and return a summary of it; None if it cannot be known.
@@ -5719,14 +5719,14 @@ class FileJobs:
 
     async def _leave(self, runner: Runner) -> Summary | None:
         if not runner.killed:
-            await self.worker.call(self._file.sync)
-            await self.worker.flush()
+            await self.executor.call(self._file.sync)
+            await self.executor.flush()
         for look in range(1, self._reader.LOOKS + 1):
             consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
             # A job that does not fit only because slots are out of service counts as left.
             self._consumer.capacity = runner.full_capacity
             try:
-                summary = await self.worker.call(self._summary, consumers)
+                summary = await self.executor.call(self._summary, consumers)
                 # Other runners with --resume may be about to take these orphans.
                 resumed = summary.orphans and self._consumer.renews(RUNNING)
                 if runner.killed or look == self._reader.LOOKS or not (summary.half_saved or resumed):
@@ -7638,7 +7638,7 @@ class OutDir(Sink):
     def __init__(
         self,
         path: str,
-        worker: FileExecutor,
+        executor: FileExecutor,
         on_error: Say,
         incomplete: Callable[[int], None] = lambda line: None,
         presence_lock: PresenceLock | None = None,
@@ -7648,7 +7648,7 @@ class OutDir(Sink):
         incomplete: called with the line number of each run whose output could not be written completely.
         presence_lock: that of our runner or server.
         """
-        self.worker = worker
+        self.executor = executor
         self._incomplete = incomplete
         self._files: dict[Stream, OutFile] = {}
         self._presence_lock = presence_lock
@@ -7660,12 +7660,12 @@ class OutDir(Sink):
             raise UsageError(
                 f"{path}: {reason(error)} (it must be a directory that can be written)"
             ) from None
-        self.journal = Journal(path, worker, on_error)
+        self.journal = Journal(path, executor, on_error)
 
     def started(self, run: Run) -> None:
         for stream in run.streams:
-            self.worker.post(self._file(run, stream, is_new=True).prepare)
-        self.worker.post(self.journal.add, self._entry(run, "start"))
+            self.executor.post(self._file(run, stream, is_new=True).prepare)
+        self.executor.post(self.journal.add, self._entry(run, "start"))
 
     def unstarted(self, run: Run) -> None:
         self._end(run, None)
@@ -7673,7 +7673,7 @@ class OutDir(Sink):
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         file = self._files.get(stream) or self._file(run, stream, is_new=False)
         offset = stream.received - len(data)
-        self.worker.post(file.store, offset, data, size=len(data))
+        self.executor.post(file.store, offset, data, size=len(data))
 
     def ended(self, run: Run, run_result: RunResult) -> None:
         self._end(run, run_result)
@@ -7682,10 +7682,10 @@ class OutDir(Sink):
         """Close the files of a run, and write the `end` event.  run_result: None: it will never be known."""
         files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
         for file in files:
-            self.worker.post(file.close)
+            self.executor.post(file.close)
         shell = run.shell
         state = (run_result or RunResult(0, run.cause or "lost")).state
-        self.worker.post(
+        self.executor.post(
             self._write_end,
             {
                 **self._entry(run, "end"),
@@ -7703,7 +7703,7 @@ class OutDir(Sink):
         )
 
     def tick(self) -> None:
-        self.worker.post(self.journal.flush)
+        self.executor.post(self.journal.flush)
 
     leaving = tick                          # writes the gathered events
 
@@ -8792,12 +8792,12 @@ class Runner:
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, runner_stats: RunnerStats,
-                 names: Sequence[str], slot_file: SlotFile | None, worker: FileExecutor) -> None:
+                 names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor) -> None:
         """sinks: for runs that start from now on; the list can change.  writers: those of the console and of
         files (see Pump).  host: the name of this host, for the sinks.
 
         names: of the slots.  slot_file: the file with these names, which can change and which other runners
-        can share; None: the names are not from a file.  worker: makes the calls of the slot file.
+        can share; None: the names are not from a file.  executor: makes the calls of the slot file.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8807,7 +8807,7 @@ class Runner:
         self.options = options
         self._names = names
         self._slot_file = slot_file
-        self.worker = worker
+        self.executor = executor
         self.slots: dict[tuple[str, int], Slot] = {}        # by name and copy
         self._idle: list[tuple[int, Slot]] = []     # a heap of slots that could get a job now, by place
         self.in_service = 0                 # number of slots that get jobs, now or once others free them
@@ -9057,7 +9057,7 @@ class Runner:
         while self._slot_file:
             # a random part, so that runners that need the same names do not try at the same times
             await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
-            names = await self.worker.call(self._slot_file.look)
+            names = await self.executor.call(self._slot_file.look)
             if names is not None and not self.draining:
                 self._set_slots(names)
             for slot in self.slots.values():
@@ -9100,13 +9100,13 @@ class Runner:
 
     async def _seize(self, slot: Slot) -> bool:
         """Lock a shared slot for a job.  Return False if another runner has a job there."""
-        return not self._slot_file or await self.worker.call(self._slot_file.seize, slot)
+        return not self._slot_file or await self.executor.call(self._slot_file.seize, slot)
 
     async def _free(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
         """Free slots, for other runners also.  use: the use of the slots from now on."""
         for slot in slots:
             if self._slot_file and self._leaving is not Leaving.HOPELESS:
-                await self.worker.call(self._slot_file.free, slot)
+                await self.executor.call(self._slot_file.free, slot)
             slot.use = use
             if slot.idle:
                 heapq.heappush(self._idle, (slot.place, slot))
@@ -9418,7 +9418,7 @@ def leave_without_waiting(code: int) -> None:
 # ======== Command line ======================================================================================
 #
 # parse() reads the options.  App checks everything that can be checked before any job starts, and creates the
-# parts: the job file, the cursor, the worker, the sinks and the runner.
+# parts: the job file, the cursor, the executor, the sinks and the runner.
 
 PROG = "runmaker4.py"
 Add = Callable[..., Any]        # an argument group's add_argument
@@ -9711,7 +9711,7 @@ class Program:
         self.label = label
         self.options = options
         self._loop_runs = False     # the event loop and the attributes declared above exist
-        self.worker = FileExecutor(False, self.relieved)
+        self.executor = FileExecutor(False, self.relieved)
         self.runner_stats = RunnerStats()
         self._error_count = 0
         self.defects = 0            # number of defects of this program that have occurred
@@ -9722,7 +9722,7 @@ class Program:
 
     def open_stores(self, network: bool, presence_lock: PresenceLock,
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """Open the outputs for -l, --outdir and --joblog, and make the worker that writes to them.
+        """Open the outputs for -l, --outdir and --joblog, and make the executor that writes to them.
 
         network: the inputs are on a network file system, which can stop answering.  presence_lock: ours; the
         journal records its number.  inputs: the job file and the other files that are read.  Raises
@@ -9739,7 +9739,7 @@ class Program:
                 raise UsageError(f"{path}: is also {uses[real]} (give another name)")
             uses[real] = use
         paths = options.logfile, options.outdir, options.joblog
-        self.worker = FileExecutor(
+        self.executor = FileExecutor(
             network or any(find_mount(path).network for path in paths if path),
             self.relieved,
             functools.partial(self.in_loop, self.say_as_is),
@@ -9748,11 +9748,11 @@ class Program:
         incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
-            logfile = LogFile(options.logfile, options.loglines, self.directory, self.worker, on_error)
+            logfile = LogFile(options.logfile, options.loglines, self.directory, self.executor, on_error)
         if options.outdir:
-            outdir = OutDir(options.outdir, self.worker, on_error, incomplete, presence_lock)
+            outdir = OutDir(options.outdir, self.executor, on_error, incomplete, presence_lock)
         if options.joblog:
-            joblog = JobLog(options.joblog, self.worker, on_error)
+            joblog = JobLog(options.joblog, self.executor, on_error)
         return logfile, outdir, joblog
 
     def main(self) -> int:
@@ -9780,11 +9780,11 @@ class Program:
         finally:
             if pidfile is not None:
                 remove_pid(options.pidfile)
-        for file in self.worker.files:
+        for file in self.executor.files:
             if file.kept:               # after a signal we exit before all records are written
-                why = "the file system does not answer" if self.worker.pending else file.obstacle
+                why = "the file system does not answer" if self.executor.pending else file.obstacle
                 warn(f"{self.prog}: {file.path}: {why} (the {file.kind} is incomplete)")
-        if self.worker.pending:
+        if self.executor.pending:
             leave_without_waiting(code)
         return code
 
@@ -9817,7 +9817,7 @@ class Program:
         try:
             return await self.work()
         finally:
-            await self.worker.leave()
+            await self.executor.leave()
             self.signals.ignore_from_now_on()
 
     async def work(self) -> int:
@@ -9875,8 +9875,8 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
-        """Call a function in the loop's thread; the caller can be the worker's thread."""
-        if self.worker.pool:
+        """Call a function in the loop's thread; the caller can be the executor's thread."""
+        if self.executor.pool:
             self.loop.call_soon_threadsafe(function, *args)
         else:
             function(*args)
@@ -9964,7 +9964,7 @@ class RunnerProgram(Program):
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and not dumb
         if isinstance(self.stdout, Terminal) and with_output:
             bar = None if dumb else ProgressBar(self.loop.time)
-            file_counter = FileCounter(file, self.worker)
+            file_counter = FileCounter(file, self.executor)
             return [TerminalConsole(self.stdout, file_counter, bar, colour, tries=1 + options.retries)]
         return [Console(self.stdout, with_output, colour)]
 
@@ -9987,7 +9987,7 @@ class RunnerProgram(Program):
             verbose=options.verbose,
         )
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
-                                      self.runner_stats, self.slots, self.slot_file, self.worker)
+                                      self.runner_stats, self.slots, self.slot_file, self.executor)
         self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
         self._handle_stop()
         return runner
@@ -10037,8 +10037,8 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.leaving()
         summary = await jobs.leave(runner)
-        if self.worker.keeps_records:           # after a signal they have not been flushed yet
-            await runner.in_time(self.worker.flush())
+        if self.executor.keeps_records:         # after a signal they have not been flushed yet
+            await runner.in_time(self.executor.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
         code = 128 + runner.killed if runner.killed else self.runner_stats.status(summary)
@@ -10125,9 +10125,9 @@ class App(RunnerProgram):
         """Run the jobs of the file."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
-        jobs = FileJobs(self._cursor(say), reader, self.worker, self._consumer)
+        jobs = FileJobs(self._cursor(say), reader, self.executor, self._consumer)
         sinks = [*self.console(reader, with_output=not self._stores[0]), *filter(None, self._stores)]
-        self.make_runner(jobs, sinks, self.worker)
+        self.make_runner(jobs, sinks, self.executor)
         return await self.run_to_end(jobs)
 
 
