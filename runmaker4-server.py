@@ -1264,7 +1264,7 @@ class Client(Consumer):
         return want + self.ahead if want > 0 else 0
 
     @property
-    def promised_memory(self) -> int:
+    def allocated_memory(self) -> int:
         """Return the bytes of memory that are allocated to jobs that the client runs or was sent."""
         return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.MAX_INTEGER))
 
@@ -1696,13 +1696,13 @@ class Records:
     """Feeds the sinks of the server (files and console) with the events of clients' runs."""
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
-                 worker: FileExecutor) -> None:
+                 executor: FileExecutor) -> None:
         log, outdir, joblog = stores
         self.log = log
         self._outdir = outdir
         self._joblog = joblog
         self._console = console
-        self._worker = worker
+        self._executor = executor
         self._printed = Console(console, with_output=True, colour=False) if console else None
 
     def wanted(self) -> dict[str, bool]:
@@ -1712,7 +1712,7 @@ class Records:
 
     def behind(self, limit: int) -> bool:
         """Return True if more bytes than this wait to be written."""
-        return self._worker.backlog > limit or (self._console is not None and self._console.backlog > limit)
+        return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def of(self, job: Job) -> bytes:
         """Return a job's record in the log file; b"": none of its command.  May run in the I/O thread."""
@@ -2342,7 +2342,7 @@ def manner(settings: JobSettings) -> str:
 @dataclass(frozen=True)
 class FileCount:
     """A count of the jobs in the file."""
-    fault: str = ""                     # why the file cannot be read
+    error: str = ""                     # why the file cannot be read
     summary: Summary | None = None      # None: the file cannot be read
     # leaving clients for which no new job remains
     for_none: Consumers = field(default_factory=lambda: Consumers(()))
@@ -2459,7 +2459,7 @@ class Accountant:
             pid=os.getpid(),
             since=round(clock - self._info.began, 1),
             grace=self._sessions.settings.grace,
-            fault=count.fault,
+            fault=count.error,
             counts=dict(now._asdict(), total=now.all + now.held) if now else {},
             waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting],
         )
@@ -2479,7 +2479,7 @@ class Accountant:
             pid=client.pid,
             slots=client.slots,
             memory=int(client.capacity.memory),
-            promised=client.promised_memory,
+            promised=client.allocated_memory,
             seen=round(max(client.silence, 0.0), 1),
             lost=client.link is None,
         )
@@ -2616,14 +2616,14 @@ class Sessions:
 
         Return the state, or b"" if it cannot be written.
         """
-        fault = await written
+        error = await written
         client = assignment.client
         number = assignment.number
         self._runner_stats.count(assignment.job, line_result.state)
-        if fault:
-            self.say(f"line {number}: {fault}")
+        if error:
+            self.say(f"line {number}: {error}")
             self._runner_stats.unwritten.append(number)
-            assignment.tell("fault", text=fault[:200])
+            assignment.tell("fault", text=error[:200])
         elif line_result.event is not None:
             self.recovery.on_settled(assignment)
         self._conclude(assignment, line_result)
@@ -2631,7 +2631,7 @@ class Sessions:
         if line_result.event is not None:
             client.inbox.close(line_result.event)
         self._on_dealt_with(client)
-        return b"" if fault else line_result.state
+        return b"" if error else line_result.state
 
     async def check_jobs(self) -> None:
         """Follow lines that edits have moved; notify clients of lines that others have taken or set."""
@@ -3000,7 +3000,7 @@ class Claims:
         self._records = records
         self._urgent_at = 0.0           # when a walk was last urgent, for clients that would exit
 
-    def take_badge(self) -> None:
+    def take_presence_lock(self) -> None:
         """Take the presence lock before the first client comes."""
         with contextlib.suppress(OSError):              # the first claim will report it
             self._queue.follow()
@@ -3547,10 +3547,10 @@ class Dispatcher:
 
     def is_startable(self, assignment: Assignment) -> bool:
         """Return True if a client could start a job; otherwise report why not."""
-        fault = command_error(assignment.command)
-        if fault:
-            self._say(f"line {assignment.number}: cannot be started: {fault}")
-        return not fault
+        error = command_error(assignment.command)
+        if error:
+            self._say(f"line {assignment.number}: cannot be started: {error}")
+        return not error
 
     def send_jobs(self, client: Client, batch: list[Assignment]) -> None:
         """Send jobs to a client, in messages with at most MAX_JOBS_BYTES of text unless one job has more."""
@@ -3780,7 +3780,7 @@ class Server(Program):
             await self.failures.count()
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
-        self.executor.post(self.claims.take_badge)
+        self.executor.post(self.claims.take_presence_lock)
         make_link = functools.partial(ClientLink, self.sessions, self.dispatcher, self.accountant,
                                       self._token, self._credentials)
         acceptors = [
@@ -3966,7 +3966,7 @@ class Server(Program):
         if count.summary:
             self._summary = count.summary_of_all()
         elif not self.runner_stats.had_errors:
-            self.say(f"{count.fault}; the state of the jobs is unknown")
+            self.say(f"{count.error}; the state of the jobs is unknown")
         for client in self.sessions.clients.values():
             client.tell_closing(done=True, account=count.summary_for(client))
         self.lifetime.exit()

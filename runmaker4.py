@@ -7123,14 +7123,15 @@ class LogFile(Sink):
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, path: str, lines: int, directory: bytes, worker: FileExecutor, trouble: Say) -> None:
+    def __init__(self, path: str, lines: int, directory: bytes, executor: FileExecutor,
+                 on_error: Say) -> None:
         """lines: output lines per record.  directory: where jobs run.  Raises UsageError."""
         self.lines = lines
         self._directory = directory
-        self.worker = worker
+        self.executor = executor
         self.size = (1 + lines) * (self.WIDTH + 1)      # of a record
         self.records: dict[Run, Record] = {}
-        self.file = RecordFile(path, "log file", os.O_RDWR, worker, trouble)
+        self.file = RecordFile(path, "log file", os.O_RDWR, executor, on_error)
         head = read_head(self.file.fd, path, 4)
         if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is not yet written
             raise UsageError(f"{path}: is not a log file (give another name)")
@@ -7174,7 +7175,7 @@ class LogFile(Sink):
     def tick(self) -> None:
         for run, record in self.records.items():
             # with more backlog, the file system does not answer
-            if record.changed and self.worker.backlog < Writer.HIGH:
+            if record.changed and self.executor.backlog < Writer.HIGH:
                 self._write(run, record)
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
@@ -7189,7 +7190,7 @@ class LogFile(Sink):
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.lines - len(lines))
         data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
-        self.worker.post(self.file.write, self._place(run.job), data, size=self.size)
+        self.executor.post(self.file.write, self._place(run.job), data, size=self.size)
 
     def _place(self, job: Job) -> int:
         """Return the offset of the record of a job with an ordinal."""
@@ -7294,18 +7295,18 @@ class RecordFile:
     SAY_AFTER = 5.0             # seconds until the reason why records wait is reported
     TAIL = 1 << 20              # bytes at the end in which to look for a record that may have been written
 
-    def __init__(self, path: str, kind: str, flags: int, worker: FileExecutor, trouble: Say,
+    def __init__(self, path: str, kind: str, flags: int, executor: FileExecutor, on_error: Say,
                  header: bytes = b"") -> None:
         """Open or create the file.  Raises UsageError.
 
-        kind: for messages, such as 'journal'.  flags: for open(2).  trouble: gets a message about each record
-        that is given up.  header: an empty file gets it first.
+        kind: for messages, such as 'journal'.  flags: for open(2).  on_error: gets a message about each
+        record that is given up.  header: an empty file gets it first.
         """
         self.path = path
         self.kind = kind
         self._flags = flags
-        self._worker = worker
-        self._trouble = trouble
+        self._executor = executor
+        self._on_error = on_error
         self._header = header
         self.fd = open_record(path, flags)
         self._mount = find_mount(path)
@@ -7315,7 +7316,7 @@ class RecordFile:
         self.obstacle = ""                          # why the last try that failed did so
         self._waiting_since = math.inf              # monotonic seconds; inf: no record has to wait
         self._report_at = math.inf                  # when to report the obstacle; inf: it was reported
-        worker.files.append(self)
+        executor.files.append(self)
 
     def append(self, lines: bytes) -> None:
         """Append lines."""
@@ -7333,7 +7334,7 @@ class RecordFile:
             self._try(offset)
         if self.kept and time.monotonic() > self._report_at:
             self._report_at = math.inf
-            self._worker.say(
+            self._executor.say(
                 f"{self.path}: {self.obstacle} (the {self.kind}'s records are kept until they can "
                 "be written)"
             )
@@ -7351,7 +7352,7 @@ class RecordFile:
             if waits:
                 self._on_obstacle(Access.LOST, reason(error))
             else:
-                self._trouble(
+                self._on_error(
                     f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)"
                 )
         finally:
@@ -7445,7 +7446,7 @@ class OutFile:
         self.name = os.path.join(journal.folder, name)
         self._is_new = is_new
         self.journal = journal
-        self.on_error = journal.trouble
+        self.on_error = journal.on_error
         self._fd: int | None = None         # None: no file yet
         self.size = 0                       # the end of the file, as far as known
         self.broken = False                 # a write has failed: no more writes
@@ -7595,14 +7596,14 @@ class Journal:
     GATHER = 1.0                        # seconds for which events are gathered
     AT_ONCE = 0.05                      # as GATHER, for an end on a file system of one host
 
-    def __init__(self, folder: str, worker: FileExecutor, trouble: Say) -> None:
+    def __init__(self, folder: str, executor: FileExecutor, on_error: Say) -> None:
         """Raises UsageError."""
         import json  # few runners need it, and it takes 3 ms to load
         self.encode = json.JSONEncoder().encode
         self.folder = folder
-        self.trouble = trouble
+        self.on_error = on_error
         path = os.path.join(folder, "journal")
-        self.file = RecordFile(path, "journal", os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, worker, trouble)
+        self.file = RecordFile(path, "journal", os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, executor, on_error)
         if read_head(self.file.fd, path, 1) not in (b"", b"{"):
             raise UsageError(f"{path}: is not a journal (give another --outdir)")
         info = os.fstat(self.file.fd)
@@ -7611,7 +7612,7 @@ class Journal:
                 f"{path}: belongs to {user_name(info.st_uid)}, and all may write to it "
                 "(give another --outdir)"
             )
-        self.network = bool(worker.pool)
+        self.network = bool(executor.pool)
         self._pause = self.GATHER if self.network else self.AT_ONCE
         # encoded together, which is four times as fast as one by one over time
         self._waiting: list[dict[str, Any]] = []
@@ -7740,10 +7741,10 @@ class JobLog(Sink):
     """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog)."""
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
-    def __init__(self, path: str, worker: FileExecutor, trouble: Say) -> None:
+    def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
         """Raises UsageError."""
-        self.worker = worker
-        self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, worker, trouble, self.HEADER)
+        self.executor = executor
+        self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, executor, on_error, self.HEADER)
         head = read_head(self.file.fd, path, len(self.HEADER))
         if head not in (b"", self.HEADER):
             raise UsageError(f"{path}: is not a job log (give another name)")
@@ -7760,7 +7761,7 @@ class JobLog(Sink):
             run_result.signal,
             run.job.command.replace(b"\t", b" "),      # a tab would start another column
         )
-        self.worker.post(self.file.append, line, size=len(line))
+        self.executor.post(self.file.append, line, size=len(line))
 
 
 # ======== Slots =============================================================================================
