@@ -4020,7 +4020,9 @@ class Retries:
       lives.  A line that others have passed since a pass began was tried since then, by the first of them to
       get there.  So once a pass has reached the frontiers that others had when it began, it continues at the
       frontiers that they have now: follow_others().  If the others die or lose their locks, lines can be
-      tried twice.
+      tried twice.  A pass that an edit has moved to the top shows no frontier: it passes lines that it tried
+      long ago.  Limit: a result that is written between the moment when a pass reads the line and its next
+      claim, a few milliseconds later, is missed by a pass that begins just then.
     - *Barriers.*  A due line is unfinished.  For runners without these options it has failed.
     - *Edits.*  Offsets mean nothing after lines have moved.  If the last claimed line is not at its offset,
       or the file was replaced, all frontiers go back to the top.  From then on a count decides: of each
@@ -4134,15 +4136,17 @@ class Retries:
         frontiers = self._passes[consumer].frontiers
         for kind in kinds:
             frontiers[kind] = max(frontiers.get(kind, 0), line.offset + 1)
-        for kind in kinds:
-            self._file.lock_table.show_frontier(kind, frontiers[kind])
+        if self._passes[consumer].passed is None:
+            for kind in kinds:
+                self._file.lock_table.show_frontier(kind, frontiers[kind])
 
     def _others(self) -> dict[int, int]:
         """Return the farthest frontiers by kind, of all passes in this process and in others."""
         others = self._file.lock_table.others_frontiers()
         for its_pass in self._passes.values():
-            for kind, frontier in its_pass.frontiers.items():
-                others[kind] = max(others.get(kind, 0), frontier)
+            if its_pass.passed is None:
+                for kind, frontier in its_pass.frontiers.items():
+                    others[kind] = max(others.get(kind, 0), frontier)
         return others
 
     def follow_others(self) -> None:
@@ -4704,6 +4708,10 @@ class Walk:
             self.try_again = True
             if made.met is not LineCheck.CHANGED:
                 self._closed[line.command] = made.met
+            elif made.data[:1] in self._retries.states and not self.scan.back_to(line):
+                # Another runner has run the line or marked it `e` since the walk met it.  The walk meets it
+                # again, because it can be due: a claim further down would move the frontier past it.
+                raise FileChangedError
         return made
 
     # -- groups ----------------------------------------------------------------------------------------------

@@ -105,6 +105,7 @@ class Process(Actor):
         self.by_force = False
         self.retry = b""            # the states from which it makes lines new
         self.idle_since = 0.0       # since when it has left a job alone that it might take
+        self.left_alone = 0         # how many jobs that are
 
 
 def process(actor: Actor) -> Process:
@@ -153,6 +154,7 @@ class History(World):
         # command mutexes locked: since when, the balance
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the lock file
+        self.renewed: Counter[bytes] = Counter()    # how many orphans of a command became new again
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
     # -- command mutexes and job locks
@@ -236,7 +238,8 @@ class History(World):
             (
                 read[at - start :]
                 for by, start, read, step in reversed(me.reads)
-                if by.inode is inode and start <= at < start + len(read) and step > command_mutex.since
+                if by.inode is inode and start <= at and at + len(line) <= start + len(read)
+                and step > command_mutex.since
             ),
             b"",
         )
@@ -259,7 +262,8 @@ class History(World):
             equal = sum(command_of(other) == command for _, other in lines_of(self.last.data))
             tries = sum(run.runner is me and run.command == command for run in self.runs)
             unknown = self.edits or self.hand_set or self.disturbed == math.inf
-            if line[:1] != b"." and tries >= equal and not unknown:
+            # an orphan that is new again runs as any new line does
+            if line[:1] != b"." and tries >= equal + self.renewed[command] and not unknown:
                 self.fail(f"runs {line!r} again, which it has tried {tries} times already")
             me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
         if not me.runs_jobs:
@@ -274,6 +278,7 @@ class History(World):
                 self.fail(f"makes {line!r} new, which is not for it")
             return
         is_resumed = data == b"." and line[:1] == b"r" and b"r" in me.retry
+        self.renewed[command] += is_resumed
         if data not in b"re" and not (
             back or ended or is_resumed or data == line[:1] or self.is_brought_back(me, line, data)
         ):
@@ -426,7 +431,12 @@ class History(World):
             return
         left = [line for _, line in lines_of(self.last.data) if line[:1] in b".r" and command_of(line) != line
                 and self.balance(command_of(line)) < (line[:1] == b".")]
-        me.idle_since = (me.idle_since or self.now) if left else 0.0
+        # Of equal lines the second can become an orphan long after the first
+        if not left or len(left) < me.left_alone:
+            me.idle_since = 0.0
+        me.left_alone = len(left)
+        if left:
+            me.idle_since = me.idle_since or self.now
         patience = 3 * self.throttle + CORE.Orphans.RELOCKED * self.kind.startswith("fuse")
         since = max(me.idle_since, self.erred)          # after an error a line is doubted anew
         if left and self.now - since > patience:

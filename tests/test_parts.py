@@ -1422,6 +1422,32 @@ class RetriesOfMany(JobFileCase):
             "line 1: is !, and waits to be run again: lines are being appended to the file"])
         self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"b"])
 
+    def test_an_orphan_that_another_marks_at_that_moment_is_not_passed_over(self) -> None:
+        """It is read as an orphan, and is in error once its command is locked."""
+        queue = self.queue_on(b"d a\nr b\n! c\n")
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
+        plain = queue.file.make
+
+        def make(line: runmaker4.Line, *args: bytes) -> runmaker4.Attempt:
+            self.path.write_bytes(b"d a\ne b\n! c\n")
+            return plain(line, *args)
+
+        with mock.patch.object(queue.file, "make", make):
+            self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"b", b"c"])
+
+    def test_a_pass_that_began_anew_after_an_edit_shows_others_no_frontier(self) -> None:
+        """It passes over what it has tried already, perhaps before the pass of another began."""
+        queue = self.queue_on(b"! a\n! b\n! c\n")
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
+        cursor.finish(job_of(cursor.claim()), b"!")
+        self.clock.now += 10.0
+        self.path.write_bytes(b"# new\n! a\n! b\n! c\n")
+        shown: list[int] = []
+        lock_table = queue.file.lock_table
+        with mock.patch.object(lock_table, "show_frontier", lambda _, offset: shown.append(offset)):
+            self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"b", b"c"])
+        self.assertEqual(shown, [])
+
     def test_a_line_whose_copy_lives_becomes_new_and_keeps_no_other_from_its_turn(self) -> None:
         queue = self.queue_on(b"! a\n! b\n", say=self.fail)
         cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
