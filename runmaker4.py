@@ -4019,7 +4019,7 @@ class Retries:
     - *Several passes.*  Each process shows its frontiers to others by locks on bytes, for as long as it
       lives.  A line that others have passed since a pass began was tried since then, by the first of them to
       get there.  So once a pass has reached the frontiers that others had when it began, it continues at the
-      frontiers that they have now: follow_others().  If the others die or lose their locks, lines can be
+      frontiers that they have now: follow_others().  If the others exit or lose their locks, lines can be
       tried twice.  A pass that an edit has moved to the top shows no frontier: it passes lines that it tried
       long ago.  Limit: a result that is written between the moment when a pass reads the line and its next
       claim, a few milliseconds later, is missed by a pass that begins just then.

@@ -567,7 +567,7 @@ class Stalls(DirectiveCase):
             f". {RAN}", "#RUN host=bob,carol", f". {RAN}", "#RUN", f". {RAN}", "#RUN barrier", f". {RAN}"
         )
         runner = self.start_impatient("-j2", "--name", "alice", "runs.txt")
-        self.wait_told("2 new jobs wait: runwait4.py --status runs.txt tells")
+        self.wait_told("2 new jobs wait: runwait4.py --status runs.txt shows why")
         self.assertEqual(self.states(), "d.d.")
         time.sleep(0.3)                                 # more than another look
         self.assertTold("new jobs wait")

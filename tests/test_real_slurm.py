@@ -56,7 +56,7 @@ def block(beginning: str) -> str:
 @functools.cache
 def sets_end_time() -> bool:
     """Whether this Slurm sets SLURM_JOB_END_TIME."""
-    version = subprocess.run(["sbatch", "--version"], env={"PATH": PATH}, capture_output=True, check=True)
+    version = subprocess.run(["slurmd", "-V"], env={"PATH": PATH}, capture_output=True, check=True)
     year, month = present(re.search(rb"(\d+)\.(\d+)", version.stdout)).groups()
     return (int(year), int(month)) >= (23, 2)
 

@@ -15,7 +15,7 @@ server: Any = importlib.import_module("runmaker4-server")
 SLOW_CLOCK = "import runmaker4, time; runmaker4.boottime = lambda: time.monotonic() / 1000"
 
 
-class Throttle(unittest.TestCase):
+class Throttle(unittest.IsolatedAsyncioTestCase):
     """How many lines a client gets that it has not asked for."""
 
     def setUp(self) -> None:
