@@ -501,6 +501,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
 ELSEWHERE = {           # commands that others run
     "pip install .": "tests/test_real_packaging.py",
     "python3 -m tests.rigs tools": ".ci/run",
+    "python3 -m docs.install.make": "tests/test_packaging.py",
     ".ci/run all": "nobody: it takes hours",
 }
 # Programs whose commands users of other tools type, and that nobody runs here
@@ -554,7 +555,6 @@ TEXTS = {  # of several words, and no commands for our users
     "--add-list --template './simulate --in {} --out {/.}.{#}'",
     "ssh -tt \"$SLAVE_IP\"",
     "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'",
-    "ssh -t -t",
     "grep -a",
     "tail -f",
     "tail -F out/7.out",
