@@ -1450,11 +1450,11 @@ class ServerSink(Sink):
             self._end(run, None)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        at = stream.received - len(data)
+        offset = stream.received - len(data)
         for start in range(0, len(data) if self._wants_output else 0, runmaker4.PIECE):
             piece = data[start:start + runmaker4.PIECE]
             self._tell(
-                run, "output", len(piece), stream=to_text(stream.name), at=at + start, data=to_text(piece)
+                run, "output", len(piece), stream=to_text(stream.name), at=offset + start, data=to_text(piece)
             )
 
     def ended(self, run: Run, run_result: RunResult) -> None:

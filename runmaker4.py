@@ -3582,7 +3582,7 @@ class JobQueue:
         if job.job_lock and job.job_lock.offset in own:
             return own[job.job_lock.offset]
         is_held = self.file.lock_table.is_held
-        return next((offset for at, offset in own.items() if not is_held(at)), min(running))
+        return next((offset for lock_offset, offset in own.items() if not is_held(lock_offset)), min(running))
 
     def _bring_back(self, line: Line) -> None:
         """Write `r` over a line again if it is not there.  Call it while holding the command mutex."""

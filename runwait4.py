@@ -531,7 +531,6 @@ class RunRecord:
     """
 
     __slots__ = (
-        "at",
         "began",
         "bytes",
         "cause",
@@ -546,6 +545,7 @@ class RunRecord:
         "memory",
         "memory_below",
         "pid",
+        "position",
         "promised",
         "run",
         "runner",
@@ -571,13 +571,13 @@ class RunRecord:
     cpu: float | None           # seconds; None: unknown
     memory: int | None          # bytes at the peak; None: unknown
     bytes: int                  # of output
-    files: list[str]            # output files: names in DIR, as of `at`, or as of now after name_files()
+    files: list[str]            # output files: names in DIR as of `position`; after name_files() as of now
     incomplete: bool            # some output could not be written
     memory_below: int | None    # an upper bound of the peak, if it could not be measured
     # presence lock of the runner that started the run, or of the server that assigned it; None: unknown
     runner: int | None
     promised: int | None        # bytes of requested memory; None: not requested
-    at: int                     # the position in the log of the line for this run
+    position: int               # the position in the log of the line for this run
 
     @property
     def peak(self) -> str:
@@ -794,7 +794,7 @@ class JournalPass(LogPass):
         if start and start[2] and not line.startswith(start[1][start[2]:-1], line.find(b'"run": ')):
             self._sense(*start)                 # the start is damaged, or differs from the end
         if run.cause == "lost":
-            self._open_runs[run.run] = run.at, line, 0
+            self._open_runs[run.run] = run.position, line, 0
             return None
         self._ended[run.run] = None
         if len(self._ended) > self.RECENT:
@@ -819,7 +819,7 @@ class JournalPass(LogPass):
         for run in {*runs}:
             if run.ended is None:
                 run.files = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
-            run.files = [self.name_now(name, run.at) for name in run.files]
+            run.files = [self.name_now(name, run.position) for name in run.files]
             if run.ended is None:
                 sizes = output.sizes(run)
                 run.files = list(sizes)
@@ -901,7 +901,7 @@ class JournalPass(LogPass):
             # by keyword: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
             runner=runner,
             promised=promised,
-            at=position,
+            position=position,
         )
 
 
@@ -1028,7 +1028,7 @@ def keep_last_runs(last: Last, runs: Iterable[RunRecord]) -> Last:
     """
     for run in runs:
         key = run.command, run.line, run.ended is None
-        if key not in last or run.at > last[key].at:
+        if key not in last or run.position > last[key].position:
             last[key] = run
     return last
 
@@ -1055,7 +1055,7 @@ class LineRuns:
         ranks: dict[int, tuple[float, int]] = {}
         for run in known:
             number = self._number(run)
-            rank = -abs(self._place(run) - number), run.at
+            rank = -abs(self._place(run) - number), run.position
             if rank > ranks.get(number, (-math.inf, 0)):
                 ranks[number] = rank
                 self.last[number] = run
@@ -1089,7 +1089,7 @@ class LineRuns:
 
     def is_last(self, run: RunRecord, line: Line) -> bool:
         """Return True if a run is the last one of this line."""
-        return self.last[line.number].at == run.at
+        return self.last[line.number].position == run.position
 
     def is_certain(self, line: Line) -> bool:
         """Return True if the last run of a line is running, and no earlier part of the log can change that.
@@ -1168,7 +1168,7 @@ class Clocks:
         few.
         """
         self._is_ours_wrong = changed > time.time() + self.APART
-        in_order = sorted(runs, key=operator.attrgetter("at"))
+        in_order = sorted(runs, key=operator.attrgetter("position"))
         fast = {run.host for run in in_order if (run.ended or run.began) > changed + self.APART}
         early: set[str] = set()
         punctual: set[str] = set()
@@ -1348,7 +1348,7 @@ class Look:
         runs = [run for run in found if run.command in commands]
         known = self.line_runs(commands, runs)
         of_line = defaultdict(list)
-        for run in sorted(runs, key=operator.attrgetter("at")):
+        for run in sorted(runs, key=operator.attrgetter("position")):
             if line := known.line_of(run):
                 of_line[line.number].append(run)
         found.name_files(run for line in self.lines for run in of_line[line.number])
@@ -2041,7 +2041,7 @@ class JobLogPass(LogPass):
             None,
             None,
             promised=None,
-            at=position,
+            position=position,
         )
 
     @staticmethod
@@ -2354,12 +2354,12 @@ class Gathered:
         self.largest = self._most(self.largest, [run for run in ended if run.memory], "memory")
 
     def _most(self, found: list[RunRecord], more: list[RunRecord], name: str) -> list[RunRecord]:
-        """Return SHOWN_RUNS runs with the largest values of a field; of equal ones the latest, by `at`."""
+        """Return SHOWN_RUNS runs with the largest values of a field; of equal ones the latest."""
         if len(found) == self.SHOWN_RUNS:
             least = getattr(found[-1], name)
             more = [run for run in more if getattr(run, name) >= least]
         # The latest come first, so equal ones before them never enter the heap
-        return heapq.nlargest(self.SHOWN_RUNS, (found + more)[::-1], operator.attrgetter(name, "at"))
+        return heapq.nlargest(self.SHOWN_RUNS, (found + more)[::-1], operator.attrgetter(name, "position"))
 
     @property
     def count(self) -> int:
@@ -2374,7 +2374,7 @@ class Gathered:
     @property
     def failed(self) -> list[RunRecord]:
         """The last runs that failed or ended in error, the latest first."""
-        return sorted(self._failed, key=lambda run: (run.ended or run.began, run.at), reverse=True)
+        return sorted(self._failed, key=lambda run: (run.ended or run.began, run.position), reverse=True)
 
     def drawn_seconds(self, run: RunRecord) -> float:
         """Return the length of a run in the pictures, in seconds."""

@@ -108,7 +108,7 @@ class Runs(JournalCase):
                 memory_below=None,
                 promised=None,
                 runner=None,
-                at=2,
+                position=2,
             ),
         )
         self.assertEqual(said, [])
@@ -456,7 +456,7 @@ class Random(JournalCase):
     def check(self, rng: random.Random) -> None:
         lines, told, odd = self.make(rng)
         runs, said = self.runs()
-        found = {run.run: (run.line, run.command, run.ended is not None, run.at) for run in runs}
+        found = {run.run: (run.line, run.command, run.ended is not None, run.position) for run in runs}
         self.assertEqual(found, {name: run[:4] for name, run in told.items()})
         self.assertEqual(len(runs), len(told))
         self.assertEqual(bool(said), odd > 0)
