@@ -490,7 +490,7 @@ class ServedQueue(JobQueue):
         """
         self.follow()
         self.lock_table.inherit(fd)
-        lines = self._list_running()
+        lines = self._list_without_runner()
         jobs = []
         for at in sorted(self.lock_table.unclaimed):
             candidates = lines.get(at - at % (JOB_LOCKS + 1))
@@ -500,8 +500,11 @@ class ServedQueue(JobQueue):
                 jobs.append(self._adopt(Job(**vars(own)), at))
         return jobs
 
-    def _list_running(self) -> dict[int, list[Line]]:
-        """Return the lines `r` that no other runner has, by the bucket of the command.  Raises OSError."""
+    def _list_without_runner(self) -> dict[int, list[Line]]:
+        """Return the lines `r` that no other runner has, by the bucket of the command.
+
+        Their own job lock is free, or is one of the previous server.  Raises OSError.
+        """
         lock_table = self.lock_table
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
@@ -1294,11 +1297,15 @@ class Client(Consumer):
         self._came.set()
 
     async def live(self) -> None:
-        """Serve the client on one link after the other, until it leaves or the grace is over."""
+        """Serve the client on one link after the other.
+
+        It ends when the client has sent bye, when the grace passes without a new link, or when the server
+        exits: then the lines are kept for the next server.
+        """
         while link := await self._next_link():
             gone = await self._talk(link)
             if self.sessions.lifetime.is_exiting:
-                return                      # the lines are kept for the next server
+                return
             begun = self._detach()
             if gone is Gone.LOST:
                 self._begin_grace(link.why)
@@ -1405,7 +1412,7 @@ class Client(Consumer):
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
         written: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
-            state = NEW if self.sessions.is_resumed(assignment) else ERROR
+            state = NEW if self.sessions.has_resuming_client(assignment) else ERROR
             settled = self.sessions.settle(assignment, LineResult(Cause.VANISHED, state))
             if settled and not assignment.is_cancelled:
                 written.append((assignment.number, settled))
@@ -2561,13 +2568,13 @@ class Sessions:
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
-    def is_resumed(self, assignment: Assignment) -> bool:
-        """Return True if a connected client runs lost jobs again and may get this one."""
+    def has_resuming_client(self, assignment: Assignment) -> bool:
+        """Return True if a connected client has --resume, and can get the line of this lost job."""
         settings = assignment.job.settings
         if settings.together or assignment.is_cancelled:
             return False
-        here = [client for client in self.clients.values() if client.link]
-        return any(client.renews(RUNNING) and client.fits(settings, False) for client in here)
+        connected = [client for client in self.clients.values() if client.link]
+        return any(client.renews(RUNNING) and client.fits(settings, below_end=False) for client in connected)
 
     def add_assignment(self, assignment: Assignment) -> None:
         """Add a line that was claimed for a client."""
@@ -2765,7 +2772,11 @@ class Sessions:
 
     @staticmethod
     def _result(assignment: Assignment, message: Message, event: int) -> LineResult:
-        """Return the result of a job.  Raises WireError."""
+        """Return the result of a job from a `finish` event.  Raises WireError if it is not valid.
+
+        A held state is valid only if a user has cancelled the job.  event: the number of the event, which is
+        acknowledged once the result is written.
+        """
         state = message.state("state")
         cause = CAUSES.get(message.text("cause", 16))
         if state == HELD and assignment.is_cancelled:
@@ -3130,7 +3141,7 @@ class Claims:
             why = CannotLook(reason(error))
         for job in regained.values():
             job.consumer = consumer
-        answers.update(self._describe(regained))
+        answers.update(self._restore_numbers(regained))
         return {known.key: answers.get(known.key, why) for known in reported}
 
     def _find_lines(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
@@ -3217,26 +3228,26 @@ class Claims:
     def _is_on_hold(here: bytes | None) -> bool:
         return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
-    def _describe(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
-        """Restore the numbers of jobs that were taken back; return the jobs and records, by key.
+    def _restore_numbers(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
+        """Give regained jobs the numbers under which their runs began; return them with records, by key.
 
         A client can lie about numbers.  So use the number that the journal has for that run, or otherwise the
         number of the line that the job has now.
         """
-        commands = {known.mark: job.command for known, job in jobs.items() if known.mark}
-        started = self._records.find_starts(commands)
+        commands = {reported.mark: job.command for reported, job in jobs.items() if reported.mark}
+        numbers_in_journal = self._records.find_starts(commands)
         ordinals = self._ordinals() if jobs and self._records.log else {}
-        taken = {job.number for job in set(self._queue.claimed).difference(jobs.values())}
+        numbers_in_use = {job.number for job in set(self._queue.claimed).difference(jobs.values())}
         regained: dict[str, Regained] = {}
-        for known, job in jobs.items():
+        for reported, job in jobs.items():
             job.state = NEW
             job.ordinal = ordinals.get(job.offset, 0)
             # If two jobs name one run, the second has not run it.
-            number = started.pop(known.mark, job.number)
-            if number is not None and number not in taken:
+            number = numbers_in_journal.pop(reported.mark, job.number)
+            if number is not None and number not in numbers_in_use:
                 job.number = number
-            taken.add(job.number)
-            regained[known.key] = Regained(job, self._records.of(job), number is not None)
+            numbers_in_use.add(job.number)
+            regained[reported.key] = Regained(job, self._records.of(job), number is not None)
         return regained
 
     def _ordinals(self) -> dict[int, int]:
@@ -3279,12 +3290,13 @@ class Recovery:
 
     # -- the server before -----------------------------------------------------------------------------------
 
-    async def inherit(self, locks: int) -> None:
-        """Take over, for the grace, the lines that are locked on this descriptor of the previous server.
+    async def inherit(self, lock_fd: int) -> None:
+        """Take over the lines that the previous server had claimed, until their clients come for them.
 
-        If that fails for good, these locks are released.
+        lock_fd: the descriptor with the job locks of these lines.  If they cannot be taken over, the job
+        locks are released.  After the grace the remaining lines become `e`.
         """
-        adopted = await self._adopt(locks)
+        adopted = await self._adopt(lock_fd)
         if adopted is None:
             return
         jobs = adopted.jobs
@@ -3420,7 +3432,7 @@ class Recovery:
 #        runs at a time.
 #     2. claim_batch() claims lines for all waiting clients, one line for each in turn.  After BATCH lines the
 #        file executor does other work first.
-#     3. _claimed() sends the claimed lines.  If no more were found, it remembers the report of that walk.
+#     3. _on_claimed() sends the claimed lines.  If no more were found, it remembers the report of that walk.
 #     4. A client that would exit gets `nothing` if a walk that began after its request found nothing, and no
 #        line can still come back unstarted.
 #     5. For each group that a walk has met there is a plan: which host gets which jobs.  Once all its hosts
@@ -3496,29 +3508,18 @@ class Dispatcher:
         self.claiming = True
         leaving = any(client.leaving and (self._met.met_end or not client.follow) for client in turns)
         away = set(self._sessions.clients.values())
-        claimed = functools.partial(self._claimed, {consumer: consumer for consumer in turns})
+        claimed = functools.partial(self._on_claimed, {consumer: consumer for consumer in turns})
         self._executor.ask(claimed, self._claims.claim_batch, list(turns.items()), leaving, away)
 
-    def _claimed(self, clients: dict[Consumer, Client], batch: Batch) -> None:
+    def _on_claimed(self, clients: dict[Consumer, Client], batch: Batch) -> None:
         """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
 
-        clients: by consumer.
+        Then look for more lines if the walk has not ended.  clients: by consumer.
         """
         self.claiming = False
-        batches: dict[Client, list[Assignment]] = {}
-        for job in batch.got:
-            client = clients[job.consumer]
-            assignment = Assignment(next(self._keys), client, job)
-            self._sessions.add_assignment(assignment)
-            if not self.is_startable(assignment):
-                self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
-            elif client.link and self._lifetime.is_serving:
-                batches.setdefault(client, []).append(assignment)
-            else:
-                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-        for client, some in batches.items():
-            client.supply(sum(int(assignment.job.settings.needs.slots) for assignment in some))
-            self.send_jobs(client, some)
+        for client, assignments in self._assign(clients, batch.got).items():
+            client.supply(sum(int(assignment.job.settings.needs.slots) for assignment in assignments))
+            self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
         self._arrange(batch)
@@ -3526,6 +3527,24 @@ class Dispatcher:
         self._lifetime.on_progress()
         if batch.sliced or (batch.got and self.waiting):
             self._loop.call_soon(self._look_on)
+
+    def _assign(self, clients: dict[Consumer, Client], jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
+        """Add claimed lines to the clients for which they were claimed; return those to send, by client.
+
+        A line that cannot be started, or has no connected client any more, is settled instead.
+        """
+        to_send: dict[Client, list[Assignment]] = {}
+        for job in jobs:
+            client = clients[job.consumer]
+            assignment = Assignment(next(self._keys), client, job)
+            self._sessions.add_assignment(assignment)
+            if not self.is_startable(assignment):
+                self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
+            elif client.link and self._lifetime.is_serving:
+                to_send.setdefault(client, []).append(assignment)
+            else:
+                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+        return to_send
 
     def _on_no_job(self, no_job: NoJob) -> None:
         """Remember that a claim found no more lines; stop if no line can be claimed any more."""
@@ -3824,7 +3843,12 @@ class Server(Program):
         self.failures = Failures(reader, self.executor, self.claims.count_renewed)
 
     async def _close(self) -> None:
-        """Write and send everything, close connections and keeper, and print the closing line."""
+        """Write and send everything, close connections and keeper, and print the closing line.
+
+        In this order: results and records are written before clients learn that they are dealt with; the
+        last messages are sent before the connections are closed; the keeper exits only if no line is held.
+        After a signal no step waits for long.
+        """
         signalled = self.lifetime.exit_status is not None
         seconds = runmaker4.Runner.LAST_TRIES if signalled else None
         self.sessions.tick()

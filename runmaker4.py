@@ -3991,7 +3991,11 @@ class RetryPass:
     passed: Counter[bytes] | None = None
 
     def follow(self, others: Mapping[int, int]) -> None:
-        """Move each frontier to the current one of others, if it has reached the one they had at the start.
+        """Skip the failed lines that other runners have run again since this pass began.
+
+        They have passed all lines from their frontiers at the start of this pass to their current ones.  So
+        once a frontier of this pass has reached the former, move it to the latter.  others: the current
+        frontiers of others, by kind of line.
         """
         if self.others_at_start is not None and self.passed is None:
             for kind, frontier in others.items():
@@ -4172,9 +4176,10 @@ class Retries:
         return job.offset != offset or self._file.state_at(job) is None
 
     def restart(self) -> None:
-        """Move all frontiers to the top: an edit has moved lines, or the file is another one.
+        """Begin all passes at the top again: an edit has moved lines, or the file is another one.
 
-        From now on a pass counts the lines that were tried, and follows no frontiers of others.
+        Offsets of tried lines mean nothing any more.  From now on a pass counts the tried lines of each
+        command instead (`passed`), and follows no frontiers of others.
         """
         self._anchor = None
         for its_pass in self._passes.values():
@@ -4667,13 +4672,14 @@ class Walk:
         return job
 
     def _claim_due(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a due line for a consumer.  None: that failed for now, or the line was made new.
+        """Claim a failed line that is due for a consumer, and move the consumer's frontier past the line.
 
-        Raises FileChangedError, OSError.
+        Return None if another process has the command mutex now: then this walk claims no due line below
+        (`stuck`).  Return None also if a copy of the command runs, perhaps for hours: then the line is made
+        new, and waits for its turn as such.  Raises FileChangedError, OSError.
         """
         settings = self.above.scope.settings
         attempt = self._attempt(line, lambda: self._queue.claim(line, consumer, settings))
-        # the copy of the command may run for hours; as a new line this one waits for its turn
         if attempt.met is LineCheck.NO_JOB_LOCK:
             attempt = self._file.make(line, NEW)
         if attempt.job or attempt.became:
@@ -4756,13 +4762,13 @@ class Walk:
         if self.above.block:
             return True
         is_barrier = self.above.scope.barrier is line
-        if is_barrier and self.above.unfinished and (self.is_outdated() or self.is_followed):
+        if is_barrier and self.above.unfinished and (self.check_outdated() or self.is_followed):
             return False
         self.above.block = self.above.find_block(line, self._file)
         return True
 
-    def is_outdated(self) -> bool:
-        """Return True if another walk may pass the barrier: the first unfinished job has finished."""
+    def check_outdated(self) -> bool:
+        """Return True, also later, if the first job that a barrier waits for has finished: walk again."""
         waits_for = self.above.unfinished
         if waits_for and not self.outdated:
             state = self._file.state_at(waits_for)
@@ -4868,7 +4874,7 @@ class Rewalk:
         if not is_asked and walk.has_skipped:
             return True
         block = walk.above.block
-        if block and block.why is Why.WAITS and walk.is_outdated():
+        if block and block.why is Why.WAITS and walk.check_outdated():
             return self.until_next(walk) == 0
         if self.throttle.until_due(20) > 0:         # a walk through a huge file is not free
             return False
@@ -4976,7 +4982,11 @@ class Cursor:
             self.throttle.pause()
 
     def _set_consumers(self, consumers: Consumers, away: Collection[Consumer]) -> None:
-        """Claim for these consumers from now on; from the top if failed lines are due for one of them."""
+        """Claim for these consumers from now on.
+
+        If one of them has come with --retry or --resume, begin a new walk at the top, where failed lines can
+        be due.  away: consumers that can return.
+        """
         before = self._retries.consumers
         self._retries.admit(consumers.all, away)
         if not before.issuperset(self._retries.consumers):

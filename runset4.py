@@ -2002,7 +2002,10 @@ def states(text: str) -> bytes:
 
 
 def command_template(text: str) -> bytes:
-    """Parse a command with placeholders, for argparse."""
+    """Parse a command with placeholders, such as 'simulate {1}', for argparse.
+
+    Refuse a directive, column 0, and a placeholder within quotes: raise argparse.ArgumentTypeError.
+    """
     template = os.fsencode(text)
     try:
         line = line_to_add(template)

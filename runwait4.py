@@ -77,6 +77,7 @@ from runmaker4 import (
     WireError,
     add_general,
     as_argument,
+    bucket_of,
     check_lines,
     check_mount,
     close_all,
@@ -108,7 +109,6 @@ from runmaker4 import (
     open_job_file,
     other_locks,
     output_path,
-    own_job_lock,
     plural,
     printable,
     progress_line,
@@ -353,34 +353,45 @@ class Watcher:
 
     @patient
     def cancelled(self, snapshot: Snapshot) -> list[Line]:
-        """Return the held lines with jobs that are still running: more copies of the command run than lines
-        are `r`.
+        """Return the held lines with jobs that still run, for example after `x` was written over `r`.
 
-        survey: the last result of sure_look().
+        A command has such lines if it has more job locks than lines `r`.  snapshot: the last result of
+        sure_look().
         """
-        held = b"".join(snapshot.states.keys() - WORDS.keys())
-        lock_table = self.file.lock_table
-        if not held or not lock_table.is_open:
+        held_states = b"".join(snapshot.states.keys() - WORDS.keys())
+        if not held_states or not self.file.lock_table.is_open:
             return []
+        buckets = self._buckets_with_job_locks()
+        held_lines: dict[bytes, list[Line]] = {}
+        for line in self.file.lines(held_states) if buckets else ():
+            if bucket_of(line.command) in buckets:
+                held_lines.setdefault(line.command, []).append(line)
+        cancelled: list[Line] = []
+        for command, lines in held_lines.items():
+            running = [line for line in snapshot.running + snapshot.orphans if line.command == command]
+            cancelled += self._lines_with_spare_job_locks(lines, running)
+        return sorted(cancelled, key=lambda line: line.number)
+
+    def _buckets_with_job_locks(self) -> set[int]:
+        """Return the buckets in which another process holds a job lock."""
         # A lock that includes the command mutex of a bucket is not a job lock, but `runset4.py --edit`.
-        buckets = {some.start & ~MUTEX_OFFSET for some in other_locks(lock_table.fd, 0, BUCKETS_END)
-                   if some.start | MUTEX_OFFSET not in some}
-        lines: dict[bytes, list[Line]] = {}
-        for line in self.file.lines(held) if buckets else ():
-            if own_job_lock(line) & ~MUTEX_OFFSET in buckets:
-                lines.setdefault(line.command, []).append(line)
-        still = []
-        for command, equal_lines in lines.items():
-            bucket = own_job_lock(equal_lines[0]) & ~MUTEX_OFFSET
-            job_locks = sorted(offset - bucket for some in other_locks(lock_table.fd, bucket, JOB_LOCKS)
-                           for offset in some)
-            for line in snapshot.running + snapshot.orphans:
-                if line.command == command and job_locks:
-                    job_locks.remove(nearest(job_locks, line.number % JOB_LOCKS))
-            held_lines = {line.number % JOB_LOCKS: line for line in equal_lines}
-            for job_lock in job_locks[:len(equal_lines)]:
-                still.append(held_lines.pop(nearest(sorted(held_lines), job_lock)))
-        return sorted(still, key=lambda line: line.number)
+        return {some.start & ~MUTEX_OFFSET for some in other_locks(self.file.lock_table.fd, 0, BUCKETS_END)
+                if some.start | MUTEX_OFFSET not in some}
+
+    def _lines_with_spare_job_locks(self, lines: Iterable[Line], running: Iterable[Line]) -> list[Line]:
+        """Return those of the equal `lines` that have a job lock besides the ones of the `running` lines.
+
+        A job lock has the number of a line, modulo JOB_LOCKS, unless that was taken or the line has moved
+        since.  So each line gets the job lock with the nearest number.
+        """
+        by_number = {line.number % JOB_LOCKS: line for line in lines}
+        bucket = bucket_of(next(iter(by_number.values())).command)
+        spare = sorted(offset - bucket for some in other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS)
+                       for offset in some)
+        for line in running:
+            if spare:
+                spare.remove(nearest(spare, line.number % JOB_LOCKS))
+        return [by_number.pop(nearest(sorted(by_number), number)) for number in spare[:len(by_number)]]
 
     @patient
     def lines_with(self, commands: Collection[bytes]) -> list[Line]:
@@ -815,11 +826,16 @@ class JournalPass(LogPass):
             return None
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
+        """Set the current names of the output files of runs; later runs of a line rename the files.
+
+        For a run without an `end` event, which would have the names, look for the files in the directory.
+        """
         output = LastOutput(os.path.dirname(self.log.path))
         for run in {*runs}:
+            names = run.files
             if run.ended is None:
-                run.files = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
-            run.files = [self.name_now(name, run.position) for name in run.files]
+                names = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
+            run.files = [self.name_now(name, run.position) for name in names]
             if run.ended is None:
                 sizes = output.sizes(run)
                 run.files = list(sizes)
@@ -1344,19 +1360,19 @@ class Look:
         A line without a run also has a row.  Raises UsageError.
         """
         commands = {line.command for line in self.lines}
-        found = self.log.runs(of_commands(commands))
-        runs = [run for run in found if run.command in commands]
-        known = self.line_runs(commands, runs)
-        of_line = defaultdict(list)
+        journal_pass = self.log.runs(of_commands(commands))
+        runs = [run for run in journal_pass if run.command in commands]
+        line_runs = self.line_runs(commands, runs)
+        runs_by_line = defaultdict(list)
         for run in sorted(runs, key=operator.attrgetter("position")):
-            if line := known.line_of(run):
-                of_line[line.number].append(run)
-        found.name_files(run for line in self.lines for run in of_line[line.number])
+            if line := line_runs.line_of(run):
+                runs_by_line[line.number].append(run)
+        journal_pass.name_files(run for line in self.lines for run in runs_by_line[line.number])
         for line in self.lines:
-            for run in of_line[line.number]:
-                yield self.row(run, known)
-            if not of_line[line.number]:
-                yield self.last_row(line, known)
+            for run in runs_by_line[line.number]:
+                yield self.row(run, line_runs)
+            if not runs_by_line[line.number]:
+                yield self.last_row(line, line_runs)
 
     def line_runs(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
         """Return all lines with these commands, and the runs that belong to them.  Raises UsageError."""
@@ -3087,7 +3103,7 @@ class LockCheck:
         reading, writing = os.pipe()            # the job reads from it, and exits when we close it, or die
         try:
             with self.noting():
-                self.introduce(fd)              # first, so that others notice if a lock call never returns
+                self.write_header(fd)              # first, so that others notice if a lock call never returns
             with self.noting():
                 self.take_locks(fd, reading)
             started = time.monotonic()
@@ -3115,8 +3131,11 @@ class LockCheck:
         finally:
             os.close(of_job)
 
-    def introduce(self, fd: int) -> None:
-        """Write the first line of our file."""
+    def write_header(self, fd: int) -> None:
+        """Write the first line of this host's file: version, host name, boot id, and file system.
+
+        The file system is named with the mount options that decide if locks work, such as `nfs4 vers=4.2`.
+        """
         relevant = re.compile("vers=|nolock|local_lock=[^n]")
         options = sorted(filter(relevant.match, self.mount.options))
         kind = " ".join([self.mount.kind or "unknown", *options])
