@@ -133,7 +133,10 @@ from typing import (
 
 
 def when_used(name: str) -> Any:
-    """Return a module that loads when it is first used (documentation of importlib.util.LazyLoader)."""
+    """Return a module that Python loads only when the first of its attributes is used.
+
+    See the documentation of importlib.util.LazyLoader.
+    """
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
@@ -209,12 +212,12 @@ UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 
 
 def printable(text: str) -> str:
-    """Return the text with '?' for each character that could control a terminal, or begin a new line."""
+    """Replace each character that could control a terminal, or begin a new line, by '?'."""
     return UNPRINTABLE.sub("?", text)
 
 
 def text_of(data: bytes) -> str:
-    """Return bytes as printable text for a message.
+    """Decode bytes for a message, without characters that could control a terminal (printable()).
 
     Bytes that are not UTF-8 become the same bytes again when the text is written, except those of C1.
     """
@@ -222,15 +225,12 @@ def text_of(data: bytes) -> str:
 
 
 def to_text(data: bytes) -> str:
-    """Return the text for these bytes in JSON, on the wire and in a journal, in any locale.
-
-    to_bytes() makes the same bytes of it.
-    """
+    """Decode bytes for JSON, the wire or a journal, in any locale, without loss: to_bytes() reverses it."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def one_line(data: bytes) -> bytes:
-    """Make bytes fit for a terminal, or for one line of a file."""
+    """Replace control characters and newlines by '?', so that the bytes fit into one line of a terminal."""
     return os.fsencode(text_of(data))
 
 
@@ -261,7 +261,7 @@ def duration(text: str) -> float | None:
 
 
 def whole_number(least: int, most: int = 1_000_000) -> Callable[[str], int]:
-    """Return an argparse type: an integer from `least` to `most`, in decimal digits."""
+    """Return an argparse type, a function that parses an integer from `least` to `most`."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(
@@ -285,9 +285,12 @@ def memory_size(text: str) -> int:
 
 
 def growing_sizes(text: str) -> tuple[int, ...]:
-    """Return the bytes of each size in '4G,16G,64G'.  Raises argparse.ArgumentTypeError."""
+    """Return the sizes in '4G,16G,64G' in bytes; each must be larger than the one before it.
+
+    Raises argparse.ArgumentTypeError.
+    """
     sizes = tuple(map(memory_size, text.split(",")))
-    if any(size <= before for before, size in zip(sizes, sizes[1:])):
+    if any(size <= previous for previous, size in zip(sizes, sizes[1:])):
         raise argparse.ArgumentTypeError(f"not growing: '{printable(text)}' (such as 4G,16G,64G)")
     return sizes
 
@@ -297,11 +300,11 @@ LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 def line_range(text: str) -> range:
     """Return the line numbers in 'N' or 'FROM-TO'; an empty range if the text is neither."""
-    found = LINES.fullmatch(text)
-    if not found:
+    match = LINES.fullmatch(text)
+    if not match:
         return range(0)
-    first = int(found[1])
-    last = int(found[2] or first)
+    first = int(match[1])
+    last = int(match[2] or first)
     return range(first, last + 1) if first > 0 else range(0)
 
 
@@ -325,11 +328,11 @@ def human_time(seconds: float) -> str:
     """Return a time as '0.4s', '12s', '5m 03s', '3h 12m', '2d 04h'."""
     if seconds < 9.95:
         return f"{seconds:.1f}s"
-    whole = round(seconds)
+    total = round(seconds)
     for unit, inner, size, inner_size in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
-        if whole >= size:
-            return f"{whole // size}{unit} {whole % size // inner_size:02}{inner}"
-    return f"{whole}s"
+        if total >= size:
+            return f"{total // size}{unit} {total % size // inner_size:02}{inner}"
+    return f"{total}s"
 
 
 def plural(count: int, word: str) -> str:
@@ -351,18 +354,18 @@ def name_lines(numbers: Iterable[int]) -> str:
 
 
 def readme_path() -> str:
-    """Return the path of README.md, which links to all other documents; '' if only the scripts were copied.
+    """Return the path of our README.md; '' if only the scripts were copied to this machine.
 
-    It is next to this script, as in a checkout, or where an installer has put it.
+    In a checkout it is next to this script.  pip puts it into share/doc/runmaker4.
     """
     sysconfig = when_used("sysconfig")
-    places = [os.path.dirname(os.path.realpath(__file__))]
-    for data in (sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")):
-        places.append(os.path.join(data, "share/doc/runmaker4"))
-    for place in places:
+    folders = [os.path.dirname(os.path.realpath(__file__))]
+    for data_folder in (sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")):
+        folders.append(os.path.join(data_folder, "share/doc/runmaker4"))
+    for folder in folders:
         # Any project has a README.md; ours is next to the folder of this document
-        if os.path.exists(os.path.join(place, "docs/how-it-works.md")):
-            return os.path.join(place, "README.md")
+        if os.path.exists(os.path.join(folder, "docs/how-it-works.md")):
+            return os.path.join(folder, "README.md")
     return ""
 
 
@@ -385,6 +388,7 @@ class Parser(argparse.ArgumentParser):
         self.notes = notes
 
     def format_help(self) -> str:
+        """Return the text of --help: usage, purpose, examples, options, notes, and exit statuses."""
         width = max(shutil.get_terminal_size().columns - 2, 20)
         usage, _, options = super().format_help().partition("\n\n")
         parts = [usage, "", filled(self.purpose, width), "", options]
@@ -393,9 +397,9 @@ class Parser(argparse.ArgumentParser):
         parts.append("Exit status:")
         for status, text in self.statuses.items():
             parts.append(filled(text, width, f"  {status}  "))
-        more = readme_path()
-        if more:
-            parts.append(f"More: {more}")
+        readme = readme_path()
+        if readme:
+            parts.append(f"More: {readme}")
         return "\n".join(parts) + "\n"
 
     def print_help(self, file: Any = None) -> None:
@@ -412,15 +416,18 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """A formatter that writes `-j, --jobs N` where argparse before Python 3.13 writes `-j N, --jobs N`."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Return '-j, --jobs N' for an option, as the help lists it."""
         text = super()._format_action_invocation(action)
         if len(action.option_strings) < 2 or action.nargs == 0:
             return text
-        *names, last = action.option_strings
-        return ", ".join([*names, text[text.index(last):]])
+        *names, last_option = action.option_strings
+        return ", ".join([*names, text[text.index(last_option):]])
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
-    """Break a paragraph into lines of at most `width` characters, with a hanging indent as wide as `indent`.
+    """Break a paragraph into lines of at most `width` characters.
+
+    The first line begins with `indent`, and the other lines with as many blanks.
     """
     text = " ".join(text.split())
     lines: str = when_used("textwrap").fill(
@@ -439,14 +446,14 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     QUIT remain blocked until they have a handler.
     """
     open_standard_descriptors()
-    for number in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            return 128 + number
+    for signum in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            return 128 + signum
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         return main(sys.argv[1:] if argv is None else argv)
-    except UsageError as problem:
-        warn(f"{prog}: {problem}")
+    except UsageError as error:
+        warn(f"{prog}: {error}")
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -454,16 +461,19 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
         return 0                            # `| head` needs no more
 
 
-def exit_on(*numbers: int) -> None:
+def exit_on(*signums: int) -> None:
     """Make these signals raise SystemExit with status 128 + n, except those that are ignored (nohup)."""
-    for number in numbers:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    for signum in signums:
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
 
 
-def leave(code: int) -> None:
-    """Exit at once: Python's tear-down would take as long as 20 short jobs, and there is nothing to flush."""
-    os._exit(code)
+def leave(status: int) -> None:
+    """Exit with this status, without Python's clean-up, which takes as long as 20 short jobs.
+
+    Nothing is lost, because all our output is unbuffered.
+    """
+    os._exit(status)
 
 
 def warn(text: str) -> None:
@@ -505,9 +515,9 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
 
 
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
-    """Wait until one of these descriptors is ready, and return the ready ones: [] after a timeout.
+    """Wait until at least one descriptor is ready, and return the ready ones; [] after `seconds`.
 
-    event: select.POLLIN or POLLOUT.  seconds: the timeout; None: no timeout.  It uses poll(2), because
+    event: select.POLLIN to read, POLLOUT to write.  seconds: None for no timeout.  It uses poll(2), because
     select(2) takes no descriptor above 1,023.
     """
     poller = select.poll()
@@ -516,10 +526,10 @@ def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[in
     day = UNITS["d"]
     while True:
         # poll(2) takes milliseconds, and at most 24 days at once
-        limit = None if seconds is None else 1000 * min(seconds, day)
-        found = [fd for fd, _ in poller.poll(limit)]
-        if found or seconds is None or seconds <= day:
-            return found
+        timeout_ms = None if seconds is None else 1000 * min(seconds, day)
+        ready = [fd for fd, _ in poller.poll(timeout_ms)]
+        if ready or seconds is None or seconds <= day:
+            return ready
         seconds -= day
 
 
@@ -539,15 +549,18 @@ def put_lines(lines: Iterable[bytes]) -> int:
     If stdout is a terminal, control characters are replaced.  Raises BrokenPipeError, UsageError.
     """
     count = 0
-    rest = map(one_line, lines) if os.isatty(1) else iter(lines)
-    while some := list(itertools.islice(rest, 1000)):
-        put(b"\n".join(some) + b"\n")
-        count += len(some)
+    printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
+    while batch := list(itertools.islice(printed_lines, 1000)):
+        put(b"\n".join(batch) + b"\n")
+        count += len(batch)
     return count
 
 
 def boottime() -> float:
-    """Return the seconds of a clock that runs while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
+    """Return the seconds since the machine was started, with the time in which it was suspended.
+
+    time.monotonic() stops during a suspend; CLOCK_BOOTTIME does not (clock_gettime(2)).
+    """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -598,20 +611,21 @@ def unlock(fd: int, offset: int, length: int = 1) -> None:
 
 
 def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
-    """Return those of these bytes that one lock of another description covers; None: there is no such lock.
+    """Return the part of these bytes that a lock of another open file description covers; None if none does.
 
-    If several locks do, the kernel picks one, not always the first.  A descriptor for reading suffices.
+    If several locks cover bytes, the kernel reports one of them, not always the first.  A descriptor that is
+    open for reading suffices.
     """
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
-    kind, _, start, found, _ = FLOCK.unpack(answer)
+    kind, _, start, locked_length, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
         return None
-    end = offset + length
-    if found:                                   # 0: up to the end of the file
-        end = min(end, start + found)
-    return range(max(start, offset), end)
+    end_offset = offset + length
+    if locked_length:                                   # 0: up to the end of the file
+        end_offset = min(end_offset, start + locked_length)
+    return range(max(start, offset), end_offset)
 
 
 def is_free(fd: int, offset: int, length: int = 1) -> bool:
@@ -624,55 +638,54 @@ def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
 
     The kernel reports one lock at a time, so it is asked again about the bytes left and right of that lock.
     """
-    todo = [(offset, offset + length)]
-    while todo:
-        first, end = todo.pop()
-        if first >= end:
+    unexplored = [(offset, offset + length)]
+    while unexplored:
+        first, stop = unexplored.pop()
+        if first >= stop:
             continue
-        found = other_lock(fd, first, end - first)
-        if found:
-            yield found
-            todo.append((first, found.start))
-            todo.append((found.stop, end))
+        locked = other_lock(fd, first, stop - first)
+        if locked:
+            yield locked
+            unexplored.append((first, locked.start))
+            unexplored.append((locked.stop, stop))
 
 
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
-    """Repeat an attempt until it succeeds, for `patience` seconds at most; return True if it succeeded.
+    """Call `attempt` until it returns True, for `patience` seconds at most; return its last result.
 
-    pause: seconds before the second attempt; each pause is twice as long as the last, up to 0.02.
+    pause: seconds before the second call; each pause is twice as long as the previous one, up to 0.02.
     """
-    end = time.monotonic() + patience
-    while not (done := attempt()) and time.monotonic() < end:
+    deadline = time.monotonic() + patience
+    while not (succeeded := attempt()) and time.monotonic() < deadline:
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
-    return done
+    return succeeded
 
 
 def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
-    """Return the size of a file, and the bytes that must precede a line appended to it.
+    """Return the size of a file, and the bytes to write before the next line that is appended to it.
 
-    An empty file gets `header` first.  A file that does not end with a newline gets that newline first.
+    These are `header` for an empty file, and the missing newline if the last line has none.
 
-    Other hosts also append, and this host can have an older state of the file cached (refresh_file()).  If
-    the cached size is an older one, an earlier line ended at that offset, with a newline, so nothing is
-    added.  If the file seems to be empty, or reads as shorter than its size, the cache is too old to decide,
-    and the file is read again after refresh_file().  If that fails, there can be an empty line too many, or a
-    second header.
+    On a network file system this host can have an older state of the file cached, because other hosts also
+    append.  An older size is harmless: a line ended there, with a newline, so nothing is added.  If the file
+    seems to be empty, or reads as shorter than its size, drop the cache and read once more.  If that fails,
+    the file can get an empty line too many, or a second header.
     """
-    size, last = _size_and_last(fd, mount.network)
-    if mount.network and not last:
+    size, last_byte = _size_and_last(fd, mount.network)
+    if mount.network and not last_byte:
         with contextlib.suppress(OSError):
             refresh_file(path, mount)
-        size, last = _size_and_last(fd, mount.network)
+        size, last_byte = _size_and_last(fd, mount.network)
     if not size:
         return 0, header
-    return size, b"" if last == b"\n" else b"\n"
+    return size, b"" if last_byte == b"\n" else b"\n"
 
 
 def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
-    """Return the size of a file, and its last byte as read, b"" if the read returns nothing.
+    """Return the size of a file and its last byte, or b"" if nothing can be read at that offset.
 
-    Raises OSError(ENOENT) if the file has no name any more.
+    Raises OSError(ENOENT) if the file was removed.
     """
     info = os.fstat(fd)
     if not info.st_nlink:
@@ -692,11 +705,11 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
     fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  pieces: the lines; a piece
     can end in the middle of a line.  header: the first bytes of an empty file.
     """
-    size, lead = end_of(fd, path, mount, header)
+    size, separator = end_of(fd, path, mount, header)
     written = 0
     try:
         for piece in pieces:
-            view = memoryview(piece if written else lead + piece)
+            view = memoryview(piece if written else separator + piece)
             while view:
                 count = os.write(fd, view)
                 view = view[count:]
@@ -710,7 +723,7 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
 
 
 def take_probe(fd: int) -> int:
-    """Lock one of the free PROBE_BYTES, drawn at random, and return its offset."""
+    """Lock a free byte of PROBE_BYTES at random, for a test of locks or a pulse, and return its offset."""
     while not lock(fd, offset := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
     return offset
@@ -768,22 +781,22 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     any byte of it, shared, and so stop all runners.  The owner of the lock file could remove it while jobs
     run.  So it is refused unless it belongs to us, to root, or to the owner of the file.
     """
-    lock_table = lock_file_of(path)
+    lock_path = lock_file_of(path)
     try:
-        fd = open_lock_file(lock_table, os.O_RDWR, network)
+        fd = open_lock_file(lock_path, os.O_RDWR, network)
     except FileNotFoundError:
-        fd = open_or_make(lock_table, os.O_RDWR | LOCK_FILE_FLAGS, 0o600, network)
+        fd = open_or_make(lock_path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600, network)
     try:
-        info = stat_lock_file(fd, network)
-        file = stat_or_none(path)
-        if info.st_uid not in (os.geteuid(), 0, file.st_uid if file else 0):
+        lock_status = stat_lock_file(fd, network)
+        file_status = stat_or_none(path)
+        if lock_status.st_uid not in (os.geteuid(), 0, file_status.st_uid if file_status else 0):
             raise OSError(
                 errno.EPERM,
-                f"belongs to {user_name(info.st_uid)}, who could remove it while jobs run "
+                f"belongs to {user_name(lock_status.st_uid)}, who could remove it while jobs run "
                 "(remove it: a new one is created)",
             )
-        if file and os.geteuid() in (0, info.st_uid):
-            share_lock_file(fd, info, file)
+        if file_status and os.geteuid() in (0, lock_status.st_uid):
+            share_lock_file(fd, lock_status, file_status)
     except OSError:
         os.close(fd)
         raise
@@ -808,10 +821,10 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
 
 
 def may_replace(new: os.stat_result, old: os.stat_result) -> bool:
-    """Return True if a file may replace the job file, which contains commands that we run.
+    """Return True if we trust a new file in place of the job file, whose commands we run.
 
-    It may if it belongs to us, to root or to the owner of the old file; or if all others, or the group that
-    both files have, had write permission for the old file.
+    We do if it belongs to us, to root or to the owner of the old file.  We also do if everybody, or the group
+    of both files, had write permission for the old file: then its author could have written the same into it.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
         return True
@@ -826,21 +839,21 @@ def stat_or_none(path: str) -> os.stat_result | None:
         return None
 
 
-def share_lock_file(fd: int, info: os.stat_result, file: os.stat_result) -> None:
+def share_lock_file(fd: int, lock_status: os.stat_result, file_status: os.stat_result) -> None:
     """Set the group and mode of a lock file so that only users who may write to the file may open it."""
-    wanted = 0o600
-    if file.st_mode & stat.S_IWGRP:
-        wanted |= 0o060
-    if file.st_mode & stat.S_IWOTH:
-        wanted |= 0o006
-    if info.st_gid != file.st_gid:
+    mode = 0o600
+    if file_status.st_mode & stat.S_IWGRP:
+        mode |= 0o060
+    if file_status.st_mode & stat.S_IWOTH:
+        mode |= 0o006
+    if lock_status.st_gid != file_status.st_gid:
         try:
-            os.fchown(fd, -1, file.st_gid)
+            os.fchown(fd, -1, file_status.st_gid)
         except OSError:                         # we are not in that group; our own group gets no rights
-            wanted &= ~0o060
-    if info.st_mode & 0o777 != wanted:
+            mode &= ~0o060
+    if lock_status.st_mode & 0o777 != mode:
         with contextlib.suppress(OSError):      # it was removed, or its file system has no modes
-            os.fchmod(fd, wanted)
+            os.fchmod(fd, mode)
 
 
 def user_name(uid: int) -> str:
@@ -908,24 +921,24 @@ LOCAL = Mount("", frozenset())
 
 
 def find_mount(path: str) -> Mount:
-    """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that cannot be read."""
-    found = LOCAL
+    """Return the mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL if it is unreadable."""
+    mount = LOCAL
     try:
         path = os.path.realpath(path) + "/"
         # In names only blank, tab, newline and backslash are escaped; only a newline ends a line here
-        with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-            for line in lines:
+        with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as mounts:
+            for line in mounts:
                 point = unescaped(line.split(" ")[4])
                 # The longest mount point counts, and of mounts on the same one the last
-                if len(point) >= len(found.point) and path.startswith(point.rstrip("/") + "/"):
-                    found = described_mount(line)
+                if len(point) >= len(mount.point) and path.startswith(point.rstrip("/") + "/"):
+                    mount = described_mount(line)
     except OSError:
         pass                            # not Linux, or no current directory: no mount will be refused
-    return found
+    return mount
 
 
 def described_mount(line: str) -> Mount:
-    """Parse a line of /proc/self/mountinfo."""
+    """Parse a line of /proc/self/mountinfo, such as '36 35 98:0 / /mnt rw,noatime - ext4 /dev/sda rw'."""
     mount, _, system = line.rstrip("\n").partition(" - ")
     point, options = mount.split(" ")[4:6]
     kind, source, super_options = system.split(" ")[:3]         # the source can be empty
@@ -937,7 +950,7 @@ def described_mount(line: str) -> Mount:
 
 
 def unescaped(field: str) -> str:
-    """Decode a field of /proc/self/mountinfo, which has blanks as \\040."""
+    """Decode the octal escapes in a field of /proc/self/mountinfo: '/my\\040disk' becomes '/my disk'."""
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)
 
 
@@ -948,7 +961,7 @@ def refresh_names(path: str) -> None:
 
 
 def open_folder_of(path: str) -> int:
-    """Open the directory of this file."""
+    """Open the directory that contains this path, and return the descriptor."""
     return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -1056,13 +1069,13 @@ class Reader(Opened):
             os.close(fd)
 
     def reopen(self) -> None:
-        """Read through a new open file description of the same file."""
+        """Replace the descriptor by one with a new open file description of the same file."""
         flags = os.O_RDONLY | os.O_CLOEXEC
         if self.how is Reading.DIRECT:
             flags |= os.O_DIRECT
-        old = self.fd
-        self._fd = os.open(f"/proc/self/fd/{old}", flags)
-        os.close(old)
+        old_fd = self.fd
+        self._fd = os.open(f"/proc/self/fd/{old_fd}", flags)
+        os.close(old_fd)
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return `size` bytes from an offset on; fewer only at the end of the file."""
@@ -1082,29 +1095,28 @@ class Reader(Opened):
     def _read_blocks(self, size: int, offset: int) -> bytes:
         """Do pread() with O_DIRECT: read the blocks that contain these bytes, into page-aligned memory."""
         skipped = offset % BLOCK
-        first = offset - skipped
+        first_block = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
-        wanted = blocks * BLOCK
-        with mmap.mmap(-1, max(wanted, BLOCK)) as memory, memoryview(memory) as view:
-            have = 0
-            while have < wanted:
-                with view[have:wanted] as rest:
-                    count = os.preadv(self.fd, [rest], first + have)
-                have += count
+        total = blocks * BLOCK
+        with mmap.mmap(-1, max(total, BLOCK)) as memory, memoryview(memory) as view:
+            bytes_read = 0
+            while bytes_read < total:
+                with view[bytes_read:total] as remaining:
+                    count = os.preadv(self.fd, [remaining], first_block + bytes_read)
+                bytes_read += count
                 if not count or count % BLOCK:          # the end of the file
                     break
-            end = min(skipped + size, have)
-            return bytes(view[skipped:end])
+            stop = min(skipped + size, bytes_read)
+            return bytes(view[skipped:stop])
 
 
 def refresh_reader(file: Reader, mount: Mount) -> None:
-    """Make all reads of a file from now on return the contents as of now or later.
+    """Make later reads of a file return what other hosts had written by now.  Call refresh_file() first.
 
-    Call refresh_file() first.  A FUSE daemon can cache data read through an open file description, even with
-    O_DIRECT, and drop it too late.  MooseFS does, for up to 60 s.  One thread of the MooseFS daemon learns
-    that a file has changed, another that a lock is granted, and the second can be first
-    (mfsclient/extrapackets.c, readdata.c; seen on 3.0.117 with the first thread stopped).  For a new
-    description nothing is cached.
+    A FUSE daemon can cache data for each open file description, even with O_DIRECT, and drop it too late; so
+    the reader gets a new description, for which nothing is cached.  MooseFS caches for up to 60 s.  One
+    thread of its daemon learns that a file has changed, another that a lock is granted, and the second can be
+    first (mfsclient/extrapackets.c, readdata.c; seen on 3.0.117 with the first thread stopped).
     """
     if mount.is_fuse:
         file.reopen()
@@ -1122,10 +1134,10 @@ def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 
 
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
-    """Open a file, or create it; other hosts can do the same at this moment.
+    """Open a file, and create it if it does not exist, even if another host creates it at the same moment.
 
-    If two hosts create it at once, one of them gets EEXIST on MooseFS, although neither used O_EXCL.  The
-    file exists then, or will in a moment, and another attempt opens it.
+    In that case MooseFS gives one of the hosts EEXIST, although neither used O_EXCL.  The file exists then,
+    or will in a moment, so another attempt opens it.
     """
     for _ in range(MAKING):
         with contextlib.suppress(FileExistsError):
@@ -1151,8 +1163,8 @@ def give_rights(new: int, old: os.stat_result) -> None:
 # returns the lost locks.  On NFS neither makes an unnecessary round trip.
 
 
-def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
-    """Return those of these bytes whose locks, made through this descriptor, are lost.
+def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
+    """Return the offsets, out of `offsets`, at which this descriptor has lost the lock that it had.
 
     A host that was cut off for too long loses its locks.  NFS then answers EIO to a read through the locking
     descriptor if the read asks the server, while a lock on it can seem to succeed.  On other network file
@@ -1166,39 +1178,39 @@ def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
         except OSError as error:
             if error.errno not in LOCKS_LOST:
                 raise
-            return set(places)
-    other = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            return set(offsets)
+    second_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return {offset for offset in places if is_free(other, offset) or not is_free(fd, offset)}
+        return {offset for offset in offsets if is_free(second_fd, offset) or not is_free(fd, offset)}
     finally:
-        os.close(other)
+        os.close(second_fd)
 
 
 def inode_of(fd: int) -> list[bytes]:
-    """Return lines that identify an open file, with the mount id and the inode; [] before Linux 5.14.
+    """Return the two lines of proc_pid_fdinfo(5) with the mount id and inode of a file; [] before Linux 5.14.
 
-    They are read from proc_pid_fdinfo(5), because fstat(2) would ask an NFS server after each lock.
+    fstat(2) would ask an NFS server after each lock; reading /proc does not.
     """
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
-        found = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
-    return found if len(found) == 2 else []
+        identity = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
+    return identity if len(identity) == 2 else []
 
 
 def is_at(path: str, fd: int) -> bool:
-    """Return True if a path leads to this open file, as far as this host knows without asking a server."""
-    named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Return True if a path names this open file.  The answer can come from this host's cache of names."""
+    path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return are_same(named, fd)
+        return are_same(path_fd, fd)
     finally:
-        os.close(named)
+        os.close(path_fd)
 
 
-def are_same(one: int, other: int) -> bool:
+def are_same(fd: int, other_fd: int) -> bool:
     """Return True if two descriptors are of one file.  Before Linux 5.14 it asks an NFS server."""
-    known = inode_of(one)
-    if not known:
-        return os.path.sameopenfile(one, other)
-    return known == inode_of(other)
+    inode = inode_of(fd)
+    if not inode:
+        return os.path.sameopenfile(fd, other_fd)
+    return inode == inode_of(other_fd)
 
 
 def mount_error(mount: Mount) -> str:
@@ -1223,9 +1235,10 @@ def mount_error(mount: Mount) -> str:
 
 
 def check_mount(path: str, single_host: bool, say: Say) -> Mount:
-    """Return the mount of a path.  Raises UsageError if its locks do not exclude other hosts.
+    """Return the mount of a path, if locks on it exclude other hosts; otherwise raise UsageError.
 
-    single_host: no other host uses the file, so every file system is accepted.
+    Report a file system with which the program was not tested.  single_host: only this host uses the file,
+    so accept every file system.
     """
     mount = find_mount(path)
     why = "" if single_host else mount_error(mount)
@@ -1307,44 +1320,43 @@ class Scan:
     LARGE = 1 << 20             # bytes up to which chunks grow
 
     def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
-                 counted: Counter[bytes] | None = None, careful: bool = False, directives: bool = False,
-                 until: float = math.inf) -> None:
+                 counted: Counter[bytes] | None = None, check_numbers: bool = False, directives: bool = False,
+                 end_offset: float = math.inf) -> None:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all of them.
 
         counted: gets the number of job lines in each state; lines get ordinals from it.
-        careful: raise FileChangedError if the scan finds that line numbers are wrong.
+        check_numbers: raise FileChangedError if the scan finds that line numbers are wrong.
         directives: also find directives.
-        until: an offset; lines after it are not wanted, but can be found.
+        end_offset: lines after this offset are not wanted, but can be found.
         """
         self.file = file
-        self._careful = careful
-        self._until = until
+        self._checks_numbers = check_numbers
+        self._end_offset = end_offset
         self.pattern = wanted_lines(states, directives)
-        self._only_running = wanted_lines(RUNNING, directives)
-        self.rest = 64 if directives else 2         # bytes at the end of a chunk that can begin a match
-        # buffer[0] is the byte at offset `base`
+        self._running_pattern = wanted_lines(RUNNING, directives)
+        self.overlap = 64 if directives else 2      # bytes at the end of a chunk that can begin a match
         self._buffer = b"\n"
-        self._base = start - 1
-        self._pos = 0                               # buffer[:pos] is searched, and lines in it are counted
-        self.lines = 0                              # the number of lines that begin before buffer[pos]
+        self._base = start - 1  # the offset of buffer[0] in the file
+        self._position = 0      # of the buffer; all before it is searched, and its lines are counted
+        self.lines = 0          # the number of lines that begin before this position
         self.counted = counted
         self.size = self.SMALL
         self.last: Line | None = None
-        self._once_more = False                     # next() must find the last line again
+        self._find_again = False        # next() must find the last line again
         # raise Paused after the first chunk past this time (monotonic)
         self.pause_at = math.inf
 
     def next(self, only_running: bool = False) -> Line | None:
-        """Return the next wanted line; None at the end of the file (call it again when the file has grown).
+        """Return the next wanted line; None at the end of the file.  If the file grows, there can be another.
 
-        only_running: find no jobs but running ones.  Raises FileChangedError, Paused, OSError.
+        only_running: find only running jobs, and directives if wanted.  Raises FileChangedError, Paused.
         """
-        pattern = self._only_running if only_running else self.pattern
+        pattern = self._running_pattern if only_running else self.pattern
         while True:
-            match = pattern.search(self._buffer, self._pos)
+            match = pattern.search(self._buffer, self._position)
             if match:
-                return self._line(match.start() + 1)
-            if not self._more():
+                return self._take_line(match.start() + 1)
+            if not self._read_chunk():
                 return None
 
     def __iter__(self) -> Iterator[Line]:
@@ -1358,94 +1370,97 @@ class Scan:
     def put_back(self, line: Line) -> None:
         """Make next() find the last line, a directive, once more."""
         self.lines -= 1
-        self._once_more = True
+        self._find_again = True
         self.refresh(line)
 
-    def back_to(self, line: Line) -> bool:
-        """Make next() find a job line again and go on from it; False: its text is not at its offset any more.
+    def seek_back(self, line: Line) -> bool:
+        """Go back to a job line, so that next() finds it again, with its current state.
+
+        Return False if its text is not at its offset any more.
         """
         self.last = line
         self.lines = line.number - 1
-        self._once_more = True
+        self._find_again = True
         if self.counted is not None:
             self.counted.clear()
             self.counted[NEW] = line.ordinal - 1        # only the sum is used from here on, for ordinals
         return self.refresh(line)
 
     def refresh(self, last: Line, data: bytes | None = None) -> bool:
-        """Drop the chunk, and read on from the last line; False: its text is not at its offset any more.
+        """Replace the chunk in memory by a fresh one that begins at the last line.
 
-        data: the file from the offset of that line on, if the caller has just read it.
+        Return False if the text of that line is not at its offset any more.  data: the file from that offset
+        on, if the caller has just read it.
         """
         self.size = self.SMALL
         if data is None:
             data = self.file.pread(self.size, last.offset)
         self._buffer = b"\n" + data
         self._base = last.offset - 1
-        self._pos = 0 if self._once_more else 1
+        self._position = 0 if self._find_again else 1
         text = last.text[:self.SMALL - 1]
-        end = 2 + len(text)
-        behind = self._buffer[end:end + 1]
+        text_end = 2 + len(text)
+        next_byte = self._buffer[text_end:text_end + 1]
         is_cut = len(text) < len(last.text)
-        return self._buffer.startswith(text, 2) and (is_cut or behind in (b"\n", b""))
+        return self._buffer.startswith(text, 2) and (is_cut or next_byte in (b"\n", b""))
 
-    def _line(self, begin: int) -> Line:
-        """Return the line with the state at buffer[begin]."""
-        end = self._buffer.find(b"\n", begin)
-        if end < 0:
-            self._drop_lines(begin - 1)
-            begin = 1
-        while end < 0:
-            have = len(self._buffer)
-            self._buffer += self.file.pread(max(self.size, have), self._base + have)
-            if len(self._buffer) == have:
+    def _take_line(self, state_index: int) -> Line:
+        """Return the line whose state is at buffer[state_index]; read the rest of a long line first."""
+        newline = self._buffer.find(b"\n", state_index)
+        if newline < 0:
+            self._drop_buffer_to(state_index - 1)
+            state_index = 1
+        while newline < 0:
+            length = len(self._buffer)
+            self._buffer += self.file.pread(max(self.size, length), self._base + length)
+            if len(self._buffer) == length:
                 break
-            end = self._buffer.find(b"\n", have)
-        self._count(begin)
-        self._once_more = False
-        stop = end if end >= 0 else len(self._buffer)
+            newline = self._buffer.find(b"\n", length)
+        self._count_lines_to(state_index)
+        self._find_again = False
+        stop = newline if newline >= 0 else len(self._buffer)
         ordinal = sum(self.counted.values()) if self.counted else 0
         # A line that only looks like a directive can begin with a blank
-        state = self._buffer[begin:begin + 1].strip(b" \t") or DIRECTIVE
-        text = self._buffer[begin + 1:stop]
-        self.last = Line(self.lines, ordinal, self._base + begin, state, text, end >= 0)
+        state = self._buffer[state_index:state_index + 1].strip(b" \t") or DIRECTIVE
+        text = self._buffer[state_index + 1:stop]
+        self.last = Line(self.lines, ordinal, self._base + state_index, state, text, newline >= 0)
         return self.last
 
-    def _count(self, upto: int) -> None:
-        """Count the lines that begin in buffer[pos:upto], and move on to `upto`."""
-        self.lines += self._buffer.count(b"\n", self._pos, upto)
+    def _count_lines_to(self, stop: int) -> None:
+        """Count the lines that begin in the buffer before `stop`, and move the position there."""
+        self.lines += self._buffer.count(b"\n", self._position, stop)
         if self.counted is not None:
-            self.counted.update(JOB_LINE.findall(self._buffer, self._pos, upto + 2))
-        self._pos = upto
+            self.counted.update(JOB_LINE.findall(self._buffer, self._position, stop + 2))
+        self._position = stop
 
-    def _more(self) -> bool:
-        """Move on to the next chunk; return False if there is none yet.
+    def _read_chunk(self) -> bool:
+        """Read the next chunk of the file; return False at the end of the file.
 
-        Raises FileChangedError, Paused, OSError.
+        Raises FileChangedError, and Paused if the time is over.
         """
-        self._drop_lines(max(self._pos, len(self._buffer) - self.rest))
+        self._drop_buffer_to(max(self._position, len(self._buffer) - self.overlap))
         offset = self._base + len(self._buffer)
-        data = self.file.pread(self.size, offset) if offset < self._until else b""
+        data = self.file.pread(self.size, offset) if offset < self._end_offset else b""
         self._buffer += data
         self.size = min(2 * self.size, self.LARGE)
         if data and time.monotonic() > self.pause_at:
             raise Paused
         return bool(data)
 
-    def _drop_lines(self, upto: int) -> None:
-        """Count the lines of buffer[:upto], and drop them.
+    def _drop_buffer_to(self, stop: int) -> None:
+        """Count the lines of buffer[:stop], and drop this part of the buffer.
 
-        Raises FileChangedError if the last line is not at the same offset any more: then text was inserted
-        above it, and all line numbers are wrong.
+        Raises FileChangedError if the last line that was found has moved: then an editor inserted or removed
+        text above it, and all line numbers would be wrong.
         """
-        if self._careful and self.last:
+        if self._checks_numbers and self.last:
             text = self.last.text[:64]
             if self.file.pread(len(text), self.last.offset + 1) != text:
                 raise FileChangedError
-        self._count(upto)
-        self._buffer = self._buffer[upto:]
-        self._base += upto
-        self._pos = 0
+        self._count_lines_to(stop)
+        self._buffer = self._buffer[stop:]
+        self._base += stop
+        self._position = 0
 
 
 @functools.cache
@@ -1462,67 +1477,66 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
 
 
 def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
-    """Yield the job lines with these commands, from an offset on."""
-    wanted = {command + end for command in commands for end in (b"", b"\r")}
+    """Yield the job lines with one of these commands, in any state, from the offset `start` on."""
+    texts = {command + ending for command in commands for ending in (b"", b"\r")}
     number = 0
     offset = start
-    rest = b""
+    incomplete = b""
     size = Scan.SMALL
     data = b"\n"
-    while wanted and data:
-        data = file.pread(max(size, len(rest)), offset + len(rest))
+    while texts and data:
+        data = file.pread(max(size, len(incomplete)), offset + len(incomplete))
         size = min(2 * size, Scan.LARGE)
-        *lines, rest = (rest + data).split(b"\n")
-        for text in lines if data else [rest]:              # the last line can lack a newline
+        *lines, incomplete = (incomplete + data).split(b"\n")
+        for text in lines if data else [incomplete]:              # the last line can lack a newline
             number += 1
             # Looking up the text after the state is faster than parsing each line
-            if text[2:] in wanted and JOB_LINE.match(b"\n" + text):
+            if text[2:] in texts and JOB_LINE.match(b"\n" + text):
                 line = Line(number, 0, offset, text[:1], text[1:], bool(data))
                 if line.command in commands:
                     yield line
             offset += len(text) + 1
 
 
-def count_lines(file: Reader, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
-    """Return the number of lines of a command in a state between two offsets, at which lines begin.
+def count_lines(file: Reader, start: int, stop: float, state: bytes, command: bytes, limit: int) -> int:
+    """Count the lines of a command in a state between two offsets at which lines begin.
 
-    It stops when it has found `enough` lines.  It searches without parsing, because hundreds can be `r`.
-    Raises OSError.
+    Stop as soon as `enough` lines are counted.  Search without parsing, because hundreds can be `r`.
     """
-    wanted = []
+    matches = []
     for blank in (b" ", b"\t"):
         line = b"\n%b%b%b" % (state, blank, command)
-        wanted += [line + b"\n", line + b"\r\n"]
-    found = 0
-    rest = b""
+        matches += [line + b"\n", line + b"\r\n"]
+    count = 0
+    incomplete = b""
     offset = start
     size = 4096
-    while found < enough:
-        data = file.pread(int(min(size, end - offset)), offset)
+    while count < limit:
+        data = file.pread(int(min(size, stop - offset)), offset)
         if data:
-            lines, _, rest = (rest + data).rpartition(b"\n")
+            lines, _, incomplete = (incomplete + data).rpartition(b"\n")
         else:
-            lines = rest                        # the last line, which has no newline
+            lines = incomplete                        # the last line, which has no newline
         # Each line gets its own two newlines, because count() finds no overlapping matches
         text = b"\n" + lines.replace(b"\n", b"\n\n") + b"\n"
-        found += sum(map(text.count, wanted))
+        count += sum(map(text.count, matches))
         if not data:
             break
         offset += len(data)
         size = min(4 * size, 1 << 20)
-    return found
+    return count
 
 
 def is_utf16(head: bytes) -> bool:
     """Return True if a text is UTF-16.
 
-    UTF-16 has a byte-order mark; or more than half of the bytes at odd places (or even ones) are NUL, and
-    no other byte is.
+    It is if it has a byte-order mark, or if more than half of the bytes at even indexes are NUL and no byte
+    at an odd index, or the other way round: ASCII text in UTF-16 looks like that.
     """
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
-    fewer, more = sorted([head[::2].count(0), head[1::2].count(0)])
-    return len(head) > 3 and not fewer and 4 * more > len(head)
+    low, high = sorted([head[::2].count(0), head[1::2].count(0)])
+    return len(head) > 3 and not low and 4 * high > len(head)
 
 
 def first_line(file: Reader) -> int:
@@ -1537,9 +1551,9 @@ def first_line(file: Reader) -> int:
 
 
 def without_links(path: str) -> str:
-    """Resolve the symbolic links among the directories of a path.
+    """Resolve the symbolic links among the directories of a path, but not one at its end.
 
-    A link can change at any time, and the file and the lock file must remain in the same directory.
+    The file and the lock file must remain in the same directory, even if a link changes while we run.
     """
     folder, name = os.path.split(path)
     real = os.path.realpath(folder or ".")
@@ -1547,9 +1561,10 @@ def without_links(path: str) -> str:
 
 
 def lstat_no_link(path: str) -> os.stat_result:
-    """Return the status of a job file.  Raises OSError, ELOOP for a symbolic link.
+    """Return the status of a job file; raise OSError(ELOOP) if the path is a symbolic link.
 
-    Users of the link and users of the file would look for the lock file in different places.
+    The lock file is named after the path, so a runner that used the link would not see the locks of a runner
+    that uses the file.
     """
     info = os.lstat(path)
     if stat.S_ISLNK(info.st_mode):
@@ -1558,7 +1573,10 @@ def lstat_no_link(path: str) -> os.stat_result:
 
 
 def open_job_file(path: str, flags: int) -> int:
-    """Open a job file.  Raises UsageError with the reason and a hint."""
+    """Open a regular file that is not UTF-16, and return the descriptor.
+
+    Raises UsageError with a hint, for example 'FILE: no such file (make it, ...)'.
+    """
     try:
         mode = lstat_no_link(path).st_mode
         if not stat.S_ISREG(mode):
@@ -1659,8 +1677,8 @@ class JobSettings:
         elif len(self.hosts) == 1:
             names = f"host {self.hosts[0]}"
         else:
-            more = ", ..." if len(self.hosts) > 8 else ""
-            names = f"one of the hosts {', '.join(self.hosts[:8])}{more}"
+            ellipsis = ", ..." if len(self.hosts) > 8 else ""
+            names = f"one of the hosts {', '.join(self.hosts[:8])}{ellipsis}"
         needs = "" if self.needs == ONE_SLOT else f" with {self.needs} or more"
         return printable(f"{names}{needs} ({self.where})")
 
@@ -1674,9 +1692,9 @@ class JobSettings:
         """Return '#RUN in line 4'; 'no #RUN line' for the defaults."""
         return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
 
-    def at(self, line: Line) -> JobSettings:
-        """Return a copy of these settings with this line as the directive."""
-        return replace(self, line=line)
+    def at(self, directive: Line) -> JobSettings:
+        """Return a copy of these settings, with `directive` as the line that they come from."""
+        return replace(self, line=directive)
 
 
 NO_SETTINGS = JobSettings()
@@ -1713,7 +1731,7 @@ class Directives(NamedTuple):
 
     @property
     def below_end(self) -> bool:
-        """Return True if runners with --follow take no jobs here, below a `#RUN end`."""
+        """Return True if a line is below a `#RUN end`, where runners with --follow take no jobs."""
         return self.end is not None
 
     @property
@@ -1739,8 +1757,7 @@ class Directives(NamedTuple):
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
     def has_same_group(self, above: Directives) -> bool:
-        """Return True if jobs above and below a directive are of one group.  above: the directives above it.
-        """
+        """Return True if a directive does not divide a group of jobs (together=).  above: those above it."""
         return (
             self.settings.together == above.settings.together
             and self.barrier is above.barrier
@@ -1763,46 +1780,46 @@ def parse_settings(text: bytes) -> Directive:
         raise ValueError("looks like a directive, but is none (write #RUN, a blank, and the settings)")
     if " ".join(words) in KNOWN_DIRECTIVES:
         return Directive(" ".join(words))
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
             unknown = printable(word if equals else " ".join(words))
             raise ValueError(f"unknown setting '{unknown}' ({SETTINGS_ARE})")
-        if name in given:
+        if name in values:
             raise ValueError(f"{name}= is given twice")
         if "" in (value.split(",") if name == "host" else [value]):
             raise ValueError(f"{name}= has an empty value")
-        given[name] = value
-    return Directive("settings", _job_settings(given))
+        values[name] = value
+    return Directive("settings", _job_settings(values))
 
 
-def _job_settings(given: dict[str, str]) -> JobSettings:
+def _job_settings(values: dict[str, str]) -> JobSettings:
     """Parse the values of a settings directive.  Raises ValueError."""
-    hosts = tuple(given["host"].lower().split(",")) if "host" in given else ()
+    hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
     for host in (host for host in hosts if "[" in host):
         try:
             fnmatch.fnmatchcase("", host)
         except re.error:                        # [z-a], before Python 3.10
             raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
-    if "together" in given and not hosts:
+    if "together" in values and not hosts:
         raise ValueError("together= requires host=")
-    if "min-hosts" in given and "together" not in given:
+    if "min-hosts" in values and "together" not in values:
         raise ValueError("min-hosts= requires together=")
     for name in "slots", "memory":
-        if name in given and "together" in given:
+        if name in values and "together" in values:
             raise ValueError(f"{name}= cannot be used with together=")
-    needs = _needs(given)
-    shell = given.get("shell", SHELL)
+    needs = _needs(values)
+    shell = values.get("shell", SHELL)
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
         raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, busybox "
                          "(a job may call others itself: . fish -c 'COMMANDS')")
     return JobSettings(
-        timeout=_value(given, "timeout", duration, NO_SETTINGS.timeout),
+        timeout=_value(values, "timeout", duration, NO_SETTINGS.timeout),
         hosts=hosts,
-        together=given.get("together", ""),
+        together=values.get("together", ""),
         min_hosts=_value(
-            given, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None
+            values, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None
         ),
         needs=needs[0],
         more=needs[1:],
@@ -1810,30 +1827,34 @@ def _job_settings(given: dict[str, str]) -> JobSettings:
     )
 
 
-def _needs(given: Mapping[str, str]) -> tuple[Resources, ...]:
-    """Return the needs of a job's first run, and of each next run after one without enough memory.
+def _needs(values: Mapping[str, str]) -> tuple[Resources, ...]:
+    """Return the resources for a job's first run, and for each further run after one that lacked memory.
 
-    Raises ValueError.
+    For example memory=4G,16G gives two: 1 slot and 4 GiB, 1 slot and 16 GiB.  Raises ValueError.
     """
-    slots = _value(given, "slots", whole_number(1, 100_000), 1)
+    slots = _value(values, "slots", whole_number(1, 100_000), 1)
     no_memory: tuple[int, ...] = (0,)
-    sizes = _value(given, "memory", growing_sizes, no_memory)
+    sizes = _value(values, "memory", growing_sizes, no_memory)
     return tuple(Resources(slots, size) for size in sizes)
 
 
-def _value(given: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
-    """Return the value of a setting, or the default.  Raises a ValueError that names the setting."""
+def _value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
+    """Return the parsed value of the setting `name`, or `default` if it is not in `values`.
+
+    Raises a ValueError that names the setting.
+    """
     try:
-        return parse(given[name]) if name in given else default
+        return parse(values[name]) if name in values else default
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"{name}= is {error}") from None
 
 
-def stopping(bad: Line, check: Line) -> str:
+def stopping(failed_line: Line, check: Line) -> str:
     """Return the message for a barrier check that stops the jobs below it.  bad: a job failed or in error."""
-    how = "failed" if bad.state == FAILED else "ended in error"
+    what_happened = "failed" if failed_line.state == FAILED else "ended in error"
     return (
-        f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops the jobs below it"
+        f"line {failed_line.number} {what_happened}, and the #RUN barrier check in line {check.number} "
+        "stops the jobs below it"
     )
 
 
@@ -1852,62 +1873,63 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
-    """Yield the file from an offset on, in pieces of complete lines; the last line can lack a newline."""
-    begun: list[bytes] = []                     # the pieces of an incomplete line
+    """Yield the file from an offset on, in pieces that end where a line ends; the last can lack a newline."""
+    incomplete: list[bytes] = []                # the parts of a line that continues in the next read
     while data := file.pread(1 << 20, offset):
         offset += len(data)
         lines, newline, rest = data.rpartition(b"\n")
         if newline:
-            yield b"".join((*begun, lines, newline))
-            begun = []
-        begun.append(rest)
-    yield b"".join(begun)
+            yield b"".join((*incomplete, lines, newline))
+            incomplete = []
+        incomplete.append(rest)
+    yield b"".join(incomplete)
 
 
 def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
-    """Return the number of strays in a file, and the line number of the first stray, 0 if there is none."""
+    """Count the strays, lines that are neither a job nor a comment.
+
+    Return their number, and the line number of the first one, or 0 if there is none.
+    """
     count = 0
-    first = 0
-    before = 0                                  # lines
+    first_number = 0
+    lines_above = 0                                  # lines
     for lines in whole_lines(file, first_line(file)):
         text = b"\n" + lines                   # each line begins with a newline, as in a Scan
-        found = [match.start() for match in stray.finditer(text)]
-        if found and not count:
-            first = before + text.count(b"\n", 0, found[0] + 1)
-        count += len(found)
-        before += lines.count(b"\n")
-    return count, first
+        positions = [match.start() for match in stray.finditer(text)]
+        if positions and not count:
+            first_number = lines_above + text.count(b"\n", 0, positions[0] + 1)
+        count += len(positions)
+        lines_above += lines.count(b"\n")
+    return count, first_number
 
 
-def name_strays(count: int, first: int) -> str:
+def name_strays(count: int, first_number: int) -> str:
     """Return 'line 4 is neither a job nor a comment, nor are 2 more'."""
-    more = f", nor {'is' if count == 2 else 'are'} {count - 1} more" if count > 1 else ""
-    return f"line {first} is neither a job nor a comment{more}"
+    others = f", nor {'is' if count == 2 else 'are'} {count - 1} more" if count > 1 else ""
+    return f"line {first_number} is neither a job nor a comment{others}"
 
 
 def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
-    """Refuse a file with strays and no job, such as a list of commands; otherwise report its first stray.
+    """Report the first stray, a line that is neither a job nor a comment.
 
-    refuse: False: only report.  Raises UsageError.
+    Raises UsageError if the file has strays and no job, such as a plain list of commands, unless `refuse` is
+    False.
     """
     with job_file(path, network) as file:
         has_job = Scan(file, first_line(file)).next() is not None
-        count, first = count_strays(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
+        count, first_number = count_strays(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
         if count and refuse and not has_job:
-            which = "line is" if count == 1 else "lines are"
+            subject = "line is" if count == 1 else "lines are"
             raise UsageError(
-                f"{path}: no jobs; {count} {which} plain text, the first is line {first} (a job is "
+                f"{path}: no jobs; {count} {subject} plain text, the first is line {first_number} (a job is "
                 f"'. COMMAND'; runset4.py NEW --add-list {shlex.quote(as_argument(path))} makes jobs of them)"
             )
     if count:
-        say(f"{name_strays(count, first)} ({JOB_OR_COMMENT})")
+        say(f"{name_strays(count, first_number)} ({JOB_OR_COMMENT})")
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Refuse a file with strays and no job, or with a malformed directive, before jobs start.
-
-    Raises UsageError.
-    """
+    """Raise UsageError for a file that no job may start from: with strays and no job, or a malformed #RUN."""
     check_lines(path, network, say)
     with job_file(path, network) as file:
         for line in Scan(file, first_line(file), b"", directives=True):
@@ -3875,7 +3897,7 @@ def first_bad(file: JobReader, check: Line, states: bytes, checked: int) -> Line
     """
     # the first search is fast if there is no such line; only the second, from the start, gets line numbers
     for start in max(checked, file.start), file.start:
-        bad = Scan(file.reader, start, states, until=check.offset).next()
+        bad = Scan(file.reader, start, states, end_offset=check.offset).next()
         if not bad or bad.offset > check.offset:
             return None
     return bad
@@ -4397,7 +4419,9 @@ class Walk:
         retries.begin_walk()
         counted: Counter[bytes] | None = Counter() if ordinals else None
         states = NEW + RUNNING + retries.states
-        self.scan = Scan(file.reader, file.start, states, counted=counted, careful=True, directives=True)
+        self.scan = Scan(
+            file.reader, file.start, states, counted=counted, check_numbers=True, directives=True
+        )
 
     @property
     def met_end(self) -> bool:
@@ -4440,7 +4464,7 @@ class Walk:
         self._only_running = False
         self.asked = self.asked.intersection(consumers.all)
         line = self._go_back()
-        return line is None or self.scan.back_to(line)
+        return line is None or self.scan.seek_back(line)
 
     def _step(self) -> Job | Stop | None:
         """Process the next line.  None: go on.  Raises Paused, FileChangedError, OSError."""
@@ -4466,7 +4490,7 @@ class Walk:
             return job
         if self._all_wait():
             # to meet it again when a consumer has enough free: a new walk from the top to here takes long
-            return Stop.SHORT if self.scan.back_to(line) else Stop.RESTART
+            return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
         return None
 
     def _is_over(self) -> bool:
@@ -4601,7 +4625,7 @@ class Walk:
         attempt = self._attempt(line, lambda: self._orphans.settle(line, state))
         if not attempt.became:
             self.above.add_unfinished(line)
-        elif attempt.became == NEW and not self.scan.back_to(line):
+        elif attempt.became == NEW and not self.scan.seek_back(line):
             raise FileChangedError
 
     def _is_resumed(self) -> bool:
@@ -4714,7 +4738,7 @@ class Walk:
             self.try_again = True
             if made.met is not LineCheck.CHANGED:
                 self._closed[line.command] = made.met
-            elif made.data[:1] in self._retries.states and not self.scan.back_to(line):
+            elif made.data[:1] in self._retries.states and not self.scan.seek_back(line):
                 # Another runner has run the line or marked it `e` since the walk met it.  The walk meets it
                 # again, because it can be due: a claim further down would move the frontier past it.
                 raise FileChangedError
