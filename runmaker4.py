@@ -2000,13 +2000,19 @@ class Consumer:
     capacity: Resources = UNBOUNDED
     free: Resources = UNBOUNDED         # the free part of its capacity
 
-    def is_called(self, host: str) -> bool:
-        """Return True if an entry of host=, a name or a pattern, matches this consumer's host."""
+    def is_called(self, pattern: str) -> bool:
+        """Return True if a pattern of host=, for example 'node*', matches this consumer's host name.
+
+        Its name up to the first dot counts as well.
+        """
         name = self.name.lower()
-        return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
+        return any(fnmatch.fnmatchcase(host_name, pattern) for host_name in (name, name.partition(".")[0]))
 
     def fits(self, settings: JobSettings, below_end: bool) -> bool:
-        """Return True if the consumer may take jobs with these settings.  below_end: below `#RUN end`."""
+        """Return True if host= and the capacity let the consumer take jobs with these settings.
+
+        below_end: the jobs are below a `#RUN end`, where a consumer with --follow takes none.
+        """
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
@@ -2015,7 +2021,7 @@ class Consumer:
         return state in self.retry
 
     def mark_retried(self) -> None:
-        """Run only orphans again from now on: each failed line was tried for this consumer."""
+        """Stop retrying failed lines for this consumer, because each was tried once; still retry orphans."""
         self.retry = RUNNING
 
 
@@ -2053,7 +2059,8 @@ class Job(Line):
 
     @property
     def more(self) -> Resources | None:
-        """Return the resources for the run after that if the memory is not enough; None: it cannot grow."""
+        """Return the resources for one more run, if the next run lacks memory; None: its request cannot grow.
+        """
         return next(iter(self.settings.more[self.grown:]), None)
 
     @property
@@ -2067,7 +2074,7 @@ class Job(Line):
         return 1 + len(self.text) + self.whole
 
     def move_to(self, line: Line) -> None:
-        """Take over offset, number and text of this line, where the job was found."""
+        """Copy offset, number and text of the line at which the job was found after an edit."""
         self.offset = line.offset
         self.number = line.number
         self.text = line.text
@@ -2141,9 +2148,9 @@ class Counts(NamedTuple):
 
 
 def held_in(states: Counter[bytes]) -> int:
-    """Return the number of lines that are neither new, running, done, failed nor in error."""
-    ours = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
-    return sum(states.values()) - ours
+    """Count the lines on hold: those that are neither new, running, done, failed nor in error."""
+    not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
+    return sum(states.values()) - not_held
 
 
 def name_counts(**numbers: int) -> list[str]:
@@ -2178,17 +2185,17 @@ class Summary:
 
     def describe(self, with_lines: bool) -> str:
         """Return the summary for a closing line: for example '31 done, 2 failed (lines 3, 5), 9 new'."""
-        now = self.now
-        processed = name_counts(done=now.done, failed=now.failed, error=now.error)
-        if now.bad and self.bad and with_lines:     # `now` was counted a moment before `bad` was read
+        counted = self.now
+        processed = name_counts(done=counted.done, failed=counted.failed, error=counted.error)
+        if counted.bad and self.bad and with_lines:     # `now` was counted a moment before `bad` was read
             processed[-1] += f" ({name_lines(self.bad)})"
-        rest = name_counts(running=now.running, new=now.new, held=now.held)
-        return ", ".join(processed + rest) or "no jobs"
+        unprocessed = name_counts(running=counted.running, new=counted.new, held=counted.held)
+        return ", ".join(processed + unprocessed) or "no jobs"
 
 
 def close_all(*fds: int | None) -> None:
     """Close the descriptors that are not None."""
-    different = set(fds)                        # some can be equal
+    different = set(fds)                        # one descriptor can be given twice
     for fd in {fd for fd in different if fd is not None}:
         # EIO: the lease was lost, and so were writes that had not reached the server yet
         with contextlib.suppress(OSError):
@@ -2202,7 +2209,10 @@ def identity_of(fd: int) -> Identity:
 
 
 def own_job_lock(line: Line) -> int:
-    """Return the offset of the job lock that a line's job prefers.  It distinguishes equal lines."""
+    """Return the offset of the job lock that a job takes if it is free: the one with its line's number.
+
+    So jobs of lines with the same command have different locks.
+    """
     return bucket_of(line.command) + line.number % JOB_LOCKS
 
 
@@ -2230,11 +2240,15 @@ class PresenceLock:
         self.is_held = False                # it is locked on the description of the last take()
 
     def _draw(self) -> int:
+        """Return the offset of a presence lock at random, from the half for servers or that for runners."""
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
-        """Lock it on this description of a lock file; after TRIES bytes that are taken, give up."""
+        """Lock the byte through `fd`, a descriptor of the lock file.
+
+        If another process has locked that byte, draw another one.  Give up after TRIES bytes.
+        """
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
             if self.is_held:
@@ -2283,7 +2297,10 @@ class LockTableReader(Opened):
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Return True if the path names the open lock file, or if none is open and the path names nothing."""
+        """Return True if the path still names the lock file that is open.
+
+        If none is open, return True if the path names no file.
+        """
         if not self.is_open:
             return not os.path.lexists(self.path)
         try:
@@ -2295,15 +2312,18 @@ class LockTableReader(Opened):
             return False
 
     def follow(self) -> bool:
-        """Open the lock file that the path names now, if it is not open; return True if it was opened."""
+        """Open the lock file that the path names now, in place of the old one.
+
+        Return False if that file is open already, or if there is none.
+        """
         if self.is_open and self.is_current():
             return False
-        old = self._fd
+        old_fd = self._fd
         try:
             self._fd, self.inode = self._open()
         except OSError as error:
             raise OSError(error.errno, f"lock file {self.path}: {reason(error)}") from None
-        close_all(old)
+        close_all(old_fd)
         return self.is_open
 
     def _open(self) -> tuple[int | None, Identity | None]:
@@ -2340,14 +2360,14 @@ class LockTableReader(Opened):
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
 
     def count(self, command: bytes) -> int:
-        """Return the number of held job locks of a command, ours included."""
+        """Return the number of job locks of a command that are held, by any process."""
         if not self.is_open:
             return 0
         held = other_locks(self.fd, bucket_of(command), JOB_LOCKS)
         return sum(map(len, held))
 
     def is_held(self, offset: int) -> bool:
-        """Return True if a job lock is held, by us or by others."""
+        """Return True if any process, also this one, holds the job lock at this offset."""
         return not is_free(self.fd, offset)
 
     def is_appended_to(self) -> bool:
@@ -2355,13 +2375,16 @@ class LockTableReader(Opened):
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """Return the presence locks of others, as PresenceLock.offset; None if the lock file is hidden."""
+        """Return the presence locks that other runners and servers hold, as PresenceLock.offset.
+
+        Return None if we may not read the lock file.
+        """
         if self.hidden:
             return None
         if not self.is_open:
             return set()
-        found = other_locks(self.fd, PRESENCE_BYTES, PresenceLock.COUNT)
-        return {offset - PRESENCE_BYTES for some in found for offset in some}
+        ranges = other_locks(self.fd, PRESENCE_BYTES, PresenceLock.COUNT)
+        return {offset - PRESENCE_BYTES for locked in ranges for offset in locked}
 
 
 class LockTable(LockTableReader):
@@ -2379,7 +2402,7 @@ class LockTable(LockTableReader):
     detects that.  On all others `fd` has one more byte locked for as long as it is open, the pulse: if the
     pulse is lost, so are all locks of this host.
     """
-    KIND = 1 << 40              # bytes for the frontiers of a kind: the maximum size of a job file
+    KIND_BYTES = 1 << 40              # bytes for the frontiers of a kind: the maximum size of a job file
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
@@ -2394,13 +2417,13 @@ class LockTable(LockTableReader):
         self.pulse = 0                          # its offset, see above; 0: none
         self._frontiers: dict[int, int] = {}    # by kind: the offsets that locks on `fd` show to others
         self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
-        self._counted = False                   # we have made the lock file longer since we opened it
+        self._lengthened = False                   # we have made the lock file longer since we opened it
         # The length of the lock file after we first made it longer, if no other process used it then
         self._length_alone: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int | None, Identity | None]:
         """Open or create the lock file; return its descriptor and identity."""
-        asked_at = self.clock()                 # the lease can be lost before this returns
+        opened_at = self.clock()                 # the lease can be lost before this returns
         fd = open_lock_file_of(self._file, self.network)
         try:
             # Also, an NFS client that holds a lock on a file needs fewer round trips for the next lock.
@@ -2414,9 +2437,9 @@ class LockTable(LockTableReader):
         except OSError:
             os.close(fd)
             raise
-        self._alive_at = asked_at
+        self._alive_at = opened_at
         self._frontiers.clear()
-        self._counted = False
+        self._lengthened = False
         return fd, inode
 
     def keep_presence_lock(self) -> None:
@@ -2425,14 +2448,14 @@ class LockTable(LockTableReader):
             self.presence_lock.take(self.fd)
 
     def must_be_alive(self) -> None:
-        """Raise OSError(EIO) if the locks are lost: another process can have held our command mutex."""
+        """Raise OSError(EIO) if this host has lost its locks, so that another can hold our command mutex."""
         if not self.is_alive():
             raise OSError(errno.EIO, "the locks were lost")
 
     def is_alive(self) -> bool:
-        """Return True if this host still has its locks: it was not cut off for too long.
+        """Return True if this host still has its locks, which it loses if it is cut off for too long.
 
-        True holds for an interval; then the file system is asked again.
+        The file system is asked at most once per `interval`; until then the last answer counts.
         """
         now = self.clock()
         if not self.network or not self.is_open or now - self._alive_at <= self.interval:
@@ -2443,32 +2466,36 @@ class LockTable(LockTableReader):
         return True
 
     def ask_again(self) -> None:
-        """Make the next is_alive() ask the file system, even if it did a moment ago."""
+        """Make the next is_alive() ask the file system, whenever it was asked last."""
         self._alive_at = -math.inf
 
     # -- command mutexes -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def locking(self, offset: int, patience: float) -> Iterator[bool]:
-        """Lock a byte for the `with` block; yield True if that succeeded within `patience` seconds.
+        """Lock the byte at `offset` for the `with` block, and drop this host's cache.
 
-        Raises FileChangedError if the path no longer names this lock file; OSError.
+        Yield False if another process has that byte locked for `patience` seconds.  Raises FileChangedError
+        if the path no longer names this lock file.
         """
         pause = 0.01 if self.network else 0.0005
-        opened = keep_trying(lambda: self._lock(offset), patience, pause)
+        locked = keep_trying(lambda: self._lock(offset), patience, pause)
         try:
-            if opened:
+            if locked:
                 self.refresh()
                 if not self.is_current():
                     raise FileChangedError("the lock file was removed")
-            yield opened
+            yield locked
         finally:
-            if opened and self.is_open:                 # close() in the block has unlocked everything
+            if locked and self.is_open:                 # close() in the block has unlocked everything
                 with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; all writes were synced
                     unlock(self.fd, offset)
 
     def _lock(self, offset: int) -> bool:
-        """Lock a byte; return True on success.  Raises FileChangedError, OSError."""
+        """Lock a byte of the open lock file; return False if another process has it locked.
+
+        Raises FileChangedError if no lock file is open, OSError(EIO) if the locks of this host are lost.
+        """
         self.must_be_alive()
         if not self.is_open:
             raise FileChangedError("the lock file is not open")
@@ -2477,29 +2504,32 @@ class LockTable(LockTableReader):
     # -- frontiers (see Retries) -----------------------------------------------------------------------------
 
     def show_frontier(self, kind: int, offset: int) -> None:
-        """Show others, by a shared lock on a byte, how far we have retried failed lines of a kind."""
-        before = self._frontiers.get(kind, 0)
-        if offset <= before:
+        """Show other runners that we have retried the failed lines of a kind up to this offset.
+
+        For that, lock the byte with that number in the kind's range, and unlock the one before.
+        """
+        shown = self._frontiers.get(kind, 0)
+        if offset <= shown:
             return
-        if before:
-            unlock(self.fd, FRONTIER_BYTES + kind * self.KIND + before)
+        if shown:
+            unlock(self.fd, FRONTIER_BYTES + kind * self.KIND_BYTES + shown)
         self._frontiers[kind] = offset
-        lock(self.fd, FRONTIER_BYTES + kind * self.KIND + offset, shared=True)
+        lock(self.fd, FRONTIER_BYTES + kind * self.KIND_BYTES + offset, shared=True)
 
     def others_frontiers(self) -> dict[int, int]:
-        """Return the farthest offset, by kind, up to which others show that they retried failed lines."""
+        """Return, for each kind, the farthest offset up to which another runner has retried failed lines."""
         frontiers: dict[int, int] = {}
-        for found in other_locks(self.fd, FRONTIER_BYTES, 1 << 60):
-            kind, offset = divmod(found.stop - 1 - FRONTIER_BYTES, self.KIND)
+        for locked in other_locks(self.fd, FRONTIER_BYTES, 1 << 60):
+            kind, offset = divmod(locked.stop - 1 - FRONTIER_BYTES, self.KIND_BYTES)
             frontiers[kind] = max(frontiers.get(kind, 0), offset)
         return frontiers
 
     # -- job locks -------------------------------------------------------------------------------------------
 
     def is_ours(self, offset: int) -> bool:
-        """Return True if this process holds a job lock.
+        """Return True if this process holds the job lock at this offset.
 
-        To lock the byte is no test: on the same description that succeeds again.
+        An attempt to lock the byte would not show that: through the same descriptor it succeeds again.
         """
         return offset in self.job_locks
 
@@ -2508,19 +2538,19 @@ class LockTable(LockTableReader):
         return open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
 
     def close_job_lock(self, fd: int) -> None:
-        """Close a descriptor on which this process holds no job lock any more."""
+        """Close the descriptor of a job lock that is unlocked or lost."""
         close_all(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Lock a job lock for a line: own_job_lock() if that is free, otherwise any of its command.
+        """Lock and return a free job lock of a line's command: own_job_lock() if possible, or else the next.
 
-        Call it while holding the line's command mutex.  Raises OSError; ENOLCK: all are taken.
+        Call it while holding the command mutex.  Raises OSError(ENOLCK) if none of the 65,535 is free.
         """
-        start = bucket_of(line.command)
-        own = own_job_lock(line)
+        bucket = bucket_of(line.command)
+        preferred = own_job_lock(line)
         fd = self.open_job_lock()
         try:
-            for offset in itertools.chain(range(own, start + JOB_LOCKS), range(start, own)):
+            for offset in itertools.chain(range(preferred, bucket + JOB_LOCKS), range(bucket, preferred)):
                 if not self.is_ours(offset) and lock(fd, offset):
                     job_lock = JobLock(fd, offset)
                     self.job_locks[offset] = job_lock
@@ -2543,42 +2573,42 @@ class LockTable(LockTableReader):
         self.close_job_lock(job_lock.fd)
 
     def drop_lost_job_locks(self) -> bool:
-        """Give up the job locks that a network file system has dropped; return True if there were any.
+        """Forget the job locks that a network file system has dropped; return True if there were any.
 
-        A description whose locks were lost stays useless, even if a lock on it seems to succeed.  To close it
-        here is not enough: the job has a copy, and this host remembers the locks of that description, which
-        would refuse our new ones.  So all its locks are unlocked first (seen on NFS v4.2).
+        An open file description whose locks were lost stays useless, even if a lock on it seems to succeed.
+        Unlock all of it before closing our descriptor: the job has a copy, and this host still remembers the
+        lost locks, which would conflict with our new ones (seen on NFS v4.2).
         """
         if not self.network:
             return False
-        places = defaultdict(list)              # the offsets of job locks, by descriptor
+        offsets = defaultdict(list)              # the offsets of job locks, by descriptor
         for job_lock in self.job_locks.values():
-            places[job_lock.fd].append(job_lock.offset)
-        lost = [fd for fd in places if lost_locks(fd, places[fd], self._mount)]
-        for fd in lost:
+            offsets[job_lock.fd].append(job_lock.offset)
+        lost_fds = [fd for fd in offsets if lost_locks(fd, offsets[fd], self._mount)]
+        for fd in lost_fds:
             with contextlib.suppress(OSError):
                 unlock(fd, 0, 0)
-            for offset in places[fd]:
+            for offset in offsets[fd]:
                 del self.job_locks[offset]
             self.discard(fd)
-        return bool(lost)
+        return bool(lost_fds)
 
     def discard(self, fd: int) -> None:
-        """Close a description whose locks were lost."""
+        """Close a descriptor whose locks were lost."""
         self.close_job_lock(fd)
 
     # -- other processes that claim lines --------------------------------------------------------------------
 
     def count_in(self) -> None:
-        """Before our first claim: make the lock file one byte longer, permanently.
+        """Make the lock file one byte longer, once, before our first claim, so that is_alone() can answer.
 
-        Each later runner makes it longer still, and the file keeps that length when the runner dies.  A
-        runner that started before us either still holds HERE_BYTE, which we see; or it has lost that lock.
-        Then it must call count_in() again before its next claim, which makes the file longer than we
-        remember.  A runner that starts at this moment locks HERE_BYTE first.  So either we find that byte
-        locked, or that runner sees the length that we have given the lock file.
+        Each runner does that, and the file keeps its length when a runner dies.  So if the length is still
+        ours, no runner has started to claim after us.  What about the others?  A runner that started before
+        us either still holds HERE_BYTE, which we see; or it has lost that lock and must call this again
+        before its next claim.  A runner that starts at this moment locks HERE_BYTE first.  So either we find
+        that byte locked, or that runner makes the file longer than we have made it.
         """
-        if self._counted:
+        if self._lengthened:
             return
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
@@ -2586,14 +2616,14 @@ class LockTable(LockTableReader):
             self._length_alone = length
         else:
             self._length_alone = OtherUsers.OTHERS
-        self._counted = True
+        self._lengthened = True
 
     def is_alone(self) -> bool:
-        """Return True if certainly no other process has claimed a line since our first claim.
+        """Return True if no other process can have claimed a line since our first claim: see count_in().
 
         Call it while holding the command mutex.
         """
-        return self._counted and self._length_alone == os.fstat(self.fd).st_size
+        return self._lengthened and self._length_alone == os.fstat(self.fd).st_size
 
 
 class JobReader(Opened):
@@ -2625,30 +2655,30 @@ class JobReader(Opened):
         self.reader = Reader(None)              # the open file, to read
         self.inode: Identity | None = None      # None: no file is open
         # stat(2) of the file that was opened last; None: none was
-        self._before: os.stat_result | None = None
+        self._opened_stat: os.stat_result | None = None
         self.lock_table = LockTableReader(self.real, mount, say)
 
     @property
     def start(self) -> int:
-        """Return the offset of the first line as of now: an editor can add or remove a byte-order mark."""
+        """Return the offset of the first line now: an editor can add or remove a byte-order mark."""
         return first_line(self.reader)
 
     def lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
-        """Return a new scan of all job lines, or of the lines in some states."""
+        """Follow the path, and start a scan of the job lines in some states; None: in all states."""
         self.follow()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
     def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
-        """Return the lines of each of these commands."""
-        found: dict[bytes, list[Line]] = {command: [] for command in commands}
+        """Read the file, and return the job lines of each of these commands."""
+        lines_of_command: dict[bytes, list[Line]] = {command: [] for command in commands}
         for line in lines_of(self.reader, self.start, commands):
-            found[line.command].append(line)
-        return found
+            lines_of_command[line.command].append(line)
+        return lines_of_command
 
     def snapshot(self) -> Snapshot:
-        """Count the states, and separate orphans from running jobs."""
+        """Read the whole file: count the lines in each state, and separate orphans from running jobs."""
         snapshot = Snapshot(Counter())
         scan = self.lines(RUNNING, snapshot.states)
         for line in scan:
@@ -2660,21 +2690,19 @@ class JobReader(Opened):
         return snapshot
 
     def doubt(self, size: int) -> float:
-        """Return 0 if a scan of the file can be believed; otherwise the seconds until the next look.
+        """Return the seconds to wait before the caller may trust a scan that has read `size` bytes.
 
-        An editor that saves a file in place empties it first, and another process can be in the middle of the
-        last line.  So size and last byte must stay the same for a while.  A file that ends with a newline at
-        the first look is believed at once.  On a network file system an editor can be held up for SAVING
-        seconds.
-
-        size: the offset up to which the file was read.
+        0: it may trust the scan now.  An editor that saves a file in place empties it first, and another
+        process can be in the middle of the last line.  So size and last byte must stay the same for a while,
+        on a network file system for up to SAVING seconds.  A file that ends with a newline when it is read
+        for the first time needs no wait.
         """
         now = self.clock()
-        end = size, self.reader.pread(1, max(size - 1, 0))
-        if end != self._tail:
-            is_whole = self._tail is None and end[1] == b"\n"
-            self._tail = end
-            self._tail_since = -math.inf if is_whole else now
+        tail = size, self.reader.pread(1, max(size - 1, 0))
+        if tail != self._tail:
+            is_complete = self._tail is None and tail[1] == b"\n"
+            self._tail = tail
+            self._tail_since = -math.inf if is_complete else now
         patience = self.SAVING if self.is_held_up() else self.interval
         wait = self._tail_since + patience - now
         if wait > 0:
@@ -2683,95 +2711,100 @@ class JobReader(Opened):
         return 0.0
 
     def is_held_up(self) -> bool:
-        """Return True if the file seems cut off: its former last byte is missing or NUL.
+        """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
-        That is so while a network file system holds up an editor that saves the file in place.  A NUL counts
-        as missing: a state that is written just after the file was emptied lands after the new end, and the
-        gap before that state reads as NULs.
+        Then the file is cut off: its former last byte is missing, or reads as NUL.  It is NUL if one of us
+        has written a state just after the editor emptied the file: the gap before that state reads as NULs.
         """
         return (self.network and self.reader.is_open and self._full_size > 0
                 and self.reader.pread(1, self._full_size - 1) in (b"", b"\0"))
 
     def summary(self, consumers: Consumers, groups: bool = False) -> Summary:
-        """Return a summary of the file when some consumers exit.
+        """Count the jobs and find the failed ones, for the closing message of consumers that exit.
 
-        consumers: the ones that exit; each that could run a remaining new job is removed from them.
-        groups: they also run groups.
+        consumers: those that exit; remove from them each one that could run a remaining new job.
+        groups: they also run groups (together=).
         """
         snapshot = self.snapshot()
-        now = counts(snapshot)
-        bad, again = self._bad_lines()
-        numbers = [line.number for line in snapshot.orphans] + bad
+        counted = counts(snapshot)
+        bad_numbers, can_retry = self._find_bad_lines()
+        numbers = [line.number for line in snapshot.orphans] + bad_numbers
         strays, first_stray = count_strays(self.reader, STRAY)
-        everybody = len(consumers.all)
-        if now.new and consumers.all:
-            self._take_out(consumers, groups)
+        consumer_count = len(consumers.all)
+        if counted.new and consumers.all:
+            self._remove_takers_of_new_jobs(consumers, groups)
         return Summary(
-            now,
+            counted,
             half_saved=snapshot.half_saved,
             bad=tuple(sorted(numbers)[:self.BAD]),
-            again=bool(snapshot.orphans) or again,
-            left=len(consumers.all) < everybody,
+            again=bool(snapshot.orphans) or can_retry,
+            left=len(consumers.all) < consumer_count,
             orphans=len(snapshot.orphans),
             strays=strays,
             first_stray=first_stray,
         )
 
-    def _bad_lines(self) -> tuple[list[int], bool]:
-        """Return the numbers of the first lines `!` or `e`, and True if any such line belongs to no group."""
-        bad: list[int] = []
+    def _find_bad_lines(self) -> tuple[list[int], bool]:
+        """Return the numbers of the first BAD lines that are `!` or `e`.
 
-        def tells(scope: Directives) -> bool:
-            """Return True if a line under these directives can change the answer."""
-            return len(bad) < self.BAD or not scope.settings.together
+        Also return True if one such line, not only among these, belongs to no group: then -r can retry it.
+        """
+        numbers: list[int] = []
 
-        again = False
-        for line, scope in self._lines_under(FAILED + ERROR, tells):
-            if len(bad) < self.BAD:
-                bad.append(line.number)
-            again |= not scope.settings.together
-            if again and len(bad) == self.BAD:
+        def is_needed(scope: Directives) -> bool:
+            """Return True if a failed line under these directives could change the answer."""
+            return len(numbers) < self.BAD or not scope.settings.together
+
+        has_ungrouped = False
+        for line, scope in self._lines_with_directives(FAILED + ERROR, is_needed):
+            if len(numbers) < self.BAD:
+                numbers.append(line.number)
+            has_ungrouped |= not scope.settings.together
+            if has_ungrouped and len(numbers) == self.BAD:
                 break
-        return bad, again
+        return numbers, has_ungrouped
 
     def has_nobody_else(self) -> bool:
         """Return True if certainly no other runner or server uses the file."""
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
-    def _take_out(self, consumers: Consumers, groups: bool) -> None:
-        """Remove the consumers that could run a remaining new job."""
-        def fits(scope: Directives) -> bool:
+    def _remove_takers_of_new_jobs(self, consumers: Consumers, groups: bool) -> None:
+        """Remove from `consumers` each one that could run a new job of the file.  groups: see summary()."""
+        def has_taker(scope: Directives) -> bool:
+            """Return True if a consumer could run jobs under these directives."""
             return (groups or not scope.settings.together) and consumers.include(scope)
 
-        for _, scope in self._lines_under(NEW, fits):
-            if fits(scope):
+        for _, scope in self._lines_with_directives(NEW, has_taker):
+            if has_taker(scope):
                 for consumer in list(consumers.fitting(scope)):
                     del consumers.all[consumer]
 
-    def _lines_under(
-        self, states: bytes, wanted: Callable[[Directives], bool]
+    def _lines_with_directives(
+        self, states: bytes, is_wanted: Callable[[Directives], bool]
     ) -> Iterator[tuple[Line, Directives]]:
-        """Yield the lines in some states under wanted directives, each with these directives."""
+        """Yield each line in one of `states`, with the directives above it, if is_wanted() accepts these."""
         scope = TOP
         scan = self.lines(states, directives=True)
-        while line := scan.next(only_running=not wanted(scope)):
+        while line := scan.next(only_running=not is_wanted(scope)):
             if line.state == DIRECTIVE:
                 scope = scope.below(line)
             elif line.state in states:          # only_running finds lines `r` even if `states` has no `r`
                 yield line, scope
 
-    def read_line(self, line: Line, ahead: int = 1) -> bytes:
-        """Return the bytes from a line's state to `ahead` bytes after its text; b'' if the line is not there.
+    def read_line(self, line: Line, after: int = 1) -> bytes:
+        """Read a line again, and return it from its state to `after` bytes behind its text.
+
+        Return b'' if another line, or none, is at its offset now.
         """
-        before = min(line.offset, len(UTF8_MARK))
-        end = 1 + len(line.text)
-        data = self.reader.pread(before + end + ahead, line.offset - before)
-        lead = data[:before]
-        is_first = not lead or (line.offset == before and lead == UTF8_MARK)
-        if not (is_first or lead.endswith(b"\n")):
+        margin = min(line.offset, len(UTF8_MARK))
+        text_end = 1 + len(line.text)
+        data = self.reader.pread(margin + text_end + after, line.offset - margin)
+        preceding = data[:margin]
+        is_first = not preceding or (line.offset == margin and preceding == UTF8_MARK)
+        if not (is_first or preceding.endswith(b"\n")):
             return b""
-        data = data[before:]
-        if data[1:end] != line.text or data[end:end + 1] not in (b"\n", b""):
+        data = data[margin:]
+        if data[1:text_end] != line.text or data[text_end:text_end + 1] not in (b"\n", b""):
             return b""
         return data
 
@@ -2782,18 +2815,19 @@ class JobReader(Opened):
     # -- held locks ------------------------------------------------------------------------------------------
 
     def is_orphan(self, line: Line) -> bool:
-        """Return True if a line `r` has neither a runner nor a job.
+        """Return True if a line `r` is an orphan: it has neither a runner nor a job any more.
 
-        The answer is a hint: make() checks again while holding the command mutex.
+        The answer is a hint, because a runner can claim a line at this moment.  make() checks again while
+        holding the command mutex.
         """
         lock_table = self.lock_table
-        first = bucket_of(line.command)
+        bucket = bucket_of(line.command)
         if lock_table.hidden:
             return False
         if lock_table.is_open:
             if lock_table.is_held(own_job_lock(line)):
                 return False
-            if not is_free(lock_table.fd, first, JOB_LOCKS) and self._has_job_lock_for_each(line.command):
+            if not is_free(lock_table.fd, bucket, JOB_LOCKS) and self._has_job_lock_for_each(line.command):
                 return False
         self.refresh()
         self.refresh_reader()
@@ -2805,10 +2839,10 @@ class JobReader(Opened):
         return lock_table.is_current()
 
     def _has_job_lock_for_each(self, command: bytes) -> bool:
-        """Return True if a command has at least as many held job locks as lines `r`.
+        """Return True if at least as many job locks of a command are held as it has lines `r`: no orphan.
 
-        The job locks are counted again after the lines: a job that was claimed in between has added one to
-        both.
+        A claim adds one to both.  So if the first count of job locks is too small, count again after the
+        lines were counted.
         """
         job_locks = self.lock_table.count(command)
         if not job_locks:
@@ -2826,13 +2860,13 @@ class JobReader(Opened):
         job_locks = self.lock_table.count(command)
         return not job_locks or self._are_running(command, job_locks + orphan, near)
 
-    def _are_running(self, command: bytes, least: int, near: int | None = None) -> bool:
-        """Return True if at least so many lines of a command are `r`; near: see has_room()."""
-        first = self.start if near is None else near
-        found = count_lines(self.reader, first, math.inf, RUNNING, command, least)
-        if found < least:
-            found += count_lines(self.reader, self.start, first, RUNNING, command, least - found)
-        return found >= least
+    def _are_running(self, command: bytes, minimum: int, near: int | None = None) -> bool:
+        """Return True if at least `minimum` lines of a command are `r`; near: see has_room()."""
+        middle = self.start if near is None else near
+        count = count_lines(self.reader, middle, math.inf, RUNNING, command, minimum)
+        if count < minimum:
+            count += count_lines(self.reader, self.start, middle, RUNNING, command, minimum - count)
+        return count >= minimum
 
     # -- the current file ------------------------------------------------------------------------------------
 
@@ -2841,20 +2875,22 @@ class JobReader(Opened):
         self.lock_table.refresh()
 
     def refresh_reader(self) -> None:
-        """Make all later reads of `reader` return data as of now or later.  Raises FileChangedError, OSError.
+        """Make later reads of `reader` return what other hosts had written by now.
+
+        Raises FileChangedError if the file was replaced, so that the FUSE daemon no longer knows it.
         """
         try:
             refresh_reader(self.reader, self.mount)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
-            raise FileChangedError from None             # it was replaced, and the daemon has forgotten it
+            raise FileChangedError from None
 
     def _stat(self) -> os.stat_result:
-        """Return stat(2) of the file that the path names now.  Raises OSError; ELOOP: it is a symbolic link.
+        """Return stat(2) of the file that the path names now.  Raises OSError(ELOOP) for a symbolic link.
 
-        On a network file system the file is opened, because then NFS asks the server for the size and times
-        (nfs(5), close-to-open).
+        On a network file system open the file for that: then NFS asks the server for size and times (nfs(5),
+        close-to-open).
         """
         self.refresh()
         info = lstat_no_link(self.real)
@@ -2867,24 +2903,26 @@ class JobReader(Opened):
             os.close(fd)
 
     def signature(self) -> tuple[int, ...]:
+        """Return device, inode, size and mtime of the file at the path: equal if nothing was written."""
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
-    def _is_same(self, fd: int | None) -> bool:
-        """Return True if the path names this open file, as far as this host knows without asking the server.
+    def _is_at_path_cached(self, fd: int | None) -> bool:
+        """Return True if the path names this open file, according to this host's cache of names.
 
-        False on a local file system.
+        It is a cheap first test for network file systems.  On a local file system it is always False.
         """
         return self.network and fd is not None and is_at(self.real, fd)
 
     def follow(self) -> Changed:
-        """Switch to the file and the lock file that the paths name now; return what was opened.
+        """Open the job file and the lock file that the path names now, if they are not the open ones.
 
-        Raises OSError; EPERM: the new file's owner could not write to the old file.
+        Return which of the two was opened.  Raises OSError(EPERM) if the new job file belongs to a user who
+        could not write to the old one.
         """
         changed = Changed.NOTHING
         self.refresh()
-        if not self._is_same(self._fd):
+        if not self._is_at_path_cached(self._fd):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
                 if not stat.S_ISREG(info.st_mode):
@@ -2907,25 +2945,25 @@ class JobReader(Opened):
                 reader = Reader.of(fd, True)
             first_line(reader)                  # raises OSError for UTF-16
             info = os.fstat(fd)
-            self._must_be_followed(info)
+            self._check_replacement(info)
             if self.ACCESS == os.O_RDWR:
                 lock_all(fd)
         except OSError:
             close_all(fd, reader.detach())
             raise
-        self._before = info
+        self._opened_stat = info
         close_all(self._fd, self.reader.detach())
         self._fd = fd
         self.reader = reader
         self.inode = info.st_dev, info.st_ino
         self._full_size = self._full_size or info.st_size
 
-    def _must_be_followed(self, info: os.stat_result) -> None:
-        """Raise OSError(EPERM) if this file may not replace the file that was open last."""
+    def _check_replacement(self, info: os.stat_result) -> None:
+        """Raise OSError(EPERM) if we do not trust this file in place of the one that was open last."""
         if self.is_open:
             with contextlib.suppress(OSError):  # owner and mode can have changed; the server can have lost it
-                self._before = os.fstat(self.fd)
-        if self._before and not may_replace(info, self._before):
+                self._opened_stat = os.fstat(self.fd)
+        if self._opened_stat and not may_replace(info, self._opened_stat):
             raise OSError(
                 errno.EPERM,
                 f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
@@ -2985,9 +3023,9 @@ class JobFile(JobReader):
             self.real, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
         # the file when it was last seen with no process appending to it, and its size then
-        self._appended: tuple[Reader, int] | None = None
+        self._committed: tuple[Reader, int] | None = None
         # the file in which name_lock_file() last locked a byte, and the lock file that it named; None: none
-        self._named: tuple[Reader, Identity | None] | None = None
+        self._marked_in_use: tuple[Reader, Identity | None] | None = None
 
     @property
     def patience(self) -> float:
@@ -3008,26 +3046,27 @@ class JobFile(JobReader):
 
     @contextlib.contextmanager
     def command_mutex(self, command: bytes, patience: float = MUTEX_SECONDS) -> Iterator[bool]:
-        """Lock the mutex of a command for the `with` block; yield True on success within `patience` seconds.
+        """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
-        Raises FileChangedError if the path no longer names the open lock file, or if FUSE has forgotten the
-        job file; OSError.  The path of the job file is checked by writable(), not here.
+        Yield False if another process holds the mutex for `patience` seconds.  Raises FileChangedError if the
+        lock file was replaced; writable() checks the same for the job file.
         """
-        with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as opened:
-            if opened:
+        with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as locked:
+            if locked:
                 self.refresh_reader()
-            yield opened
+            yield locked
 
     def name_lock_file(self) -> None:
-        """Lock, if that is not done yet, the byte of the job file that identifies the lock file in use.
+        """Lock the byte of the job file that identifies our lock file, unless it is locked already.
 
-        Raises OSError; EBUSY: other processes use another lock file.
+        So processes that reach one job file by two names, and so use two lock files, notice each other.
+        Raises OSError(EBUSY) if another process uses another lock file.
         """
         fd = self.fd
         inode = self.lock_table.inode
-        if inode is None or (self._named and self._named[0] is self.reader and self._named[1] == inode):
+        if inode is None or self._marked_in_use == (self.reader, inode):
             return
-        self._named = None
+        self._marked_in_use = None
         # The pulse covers only locks that were taken after it.  So take the in-use lock again.
         unlock(fd, 0, IN_USE_BYTES)
         try:
@@ -3036,43 +3075,46 @@ class JobFile(JobReader):
             self.close_files()                  # nothing may be written without the in-use lock
             raise
         unlock(fd, USER_BYTES, USERS)
-        mine = USER_BYTES + inode[1] % USERS
-        lock(fd, mine, shared=True)
-        below = USER_BYTES, mine
-        above = mine + 1, USER_BYTES + USERS
-        for first, behind in (below, above):
-            if not is_free(fd, first, behind - first):
+        our_byte = USER_BYTES + inode[1] % USERS
+        lock(fd, our_byte, shared=True)
+        bytes_below = USER_BYTES, our_byte
+        bytes_above = our_byte + 1, USER_BYTES + USERS
+        for start, stop in (bytes_below, bytes_above):
+            if not is_free(fd, start, stop - start):
                 raise OSError(
                     errno.EBUSY,
                     "is in use with another lock file (use one name for it; or a process without write "
                     "permission keeps it locked: lslocks names it)",
                 )
-        self._named = self.reader, inode
+        self._marked_in_use = self.reader, inode
 
     def open_to_write(self) -> None:
-        """Call follow() and name_lock_file(), for a process that claims no lines."""
+        """Open the current job file and lock file, and mark the lock file as in use: follow(),
+        name_lock_file().  It is for a process that claims no lines.
+        """
         self.follow()
         self.name_lock_file()
 
     def must_be_at_path(self) -> int:
-        """Return the descriptor of the job file.  Raises FileChangedError if the path names another; OSError.
+        """Return the descriptor of the job file; raise FileChangedError if the path no longer names it.
 
         Call it while holding the command mutex.
         """
         if not self.is_open:
             raise FileChangedError
         try:
-            here = self._is_same(self.fd) or self.signature()[:2] == self.inode
+            is_at_path = self._is_at_path_cached(self.fd) or self.signature()[:2] == self.inode
         except FileNotFoundError:
-            here = False                        # an editor is about to create a new one
-        if not here:
+            is_at_path = False                        # an editor is about to create a new one
+        if not is_at_path:
             raise FileChangedError
         return self.fd
 
     def writable(self) -> int:
-        """Return the descriptor of the job file, to write new states to it now.
+        """Check that a state may be written to the job file now, and return the descriptor for it.
 
-        Call it while holding the command mutex.  Raises the same as must_be_at_path() and name_lock_file().
+        Call it while holding the command mutex.  Raises FileChangedError if the path no longer names the
+        file, OSError(EBUSY) if another process uses another lock file.
         """
         fd = self.must_be_at_path()
         self.name_lock_file()
@@ -3082,7 +3124,7 @@ class JobFile(JobReader):
         """Return True if the path names this open file now."""
         try:
             self.refresh()
-            return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
+            return self._is_at_path_cached(fd) or self.signature()[:2] == identity_of(fd)
         except FileNotFoundError:
             return False                        # an editor is about to create a new one
 
@@ -3096,15 +3138,15 @@ class JobFile(JobReader):
         return self.size()
 
     def make(self, line: Line, state: bytes, result: bytes = b"") -> Attempt:
-        """Give an orphan or a finished line another state, if the line is unchanged since it was found.
+        """Write `state` over the state of an orphan or a finished line, unless the line has changed.
 
-        result: for an orphan, the state after the last run of its command in this process; b"": unknown.  The
-        orphan gets `result` instead of `state` if no other process can have started a run since.  Raises
-        FileChangedError, OSError.
+        result: the result of this process's last run of an orphan's command; b"": none.  An orphan gets it
+        instead of `state` if no other process can have started a run since: then an editor has saved an old
+        `r` over our result.  Raises FileChangedError.
         """
-        with self.command_mutex(line.command, self.patience) as opened:
+        with self.command_mutex(line.command, self.patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
-            if opened:
+            if locked:
                 attempt = self.check_claimable(line, NO_SETTINGS, line.state == RUNNING)
             if attempt.met is LineCheck.OPEN:
                 attempt.became = result if result and self.lock_table.is_alone() else state
@@ -3113,10 +3155,10 @@ class JobFile(JobReader):
 
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool,
                          near: int | None = None) -> Attempt:
-        """Check while holding the command mutex if a line can be claimed; return the answer as an Attempt.
+        """Check, while holding the command mutex, if a line can be claimed; return the answer in `met`.
 
-        needs_room: answer NO_JOB_LOCK if has_room() is False.  near: see has_room().  Raises
-        FileChangedError, OSError.
+        needs_room: require that one more copy of the command may run, see has_room(), also for `near`.
+        Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
         """
         self.writable()
         committed = self.is_committed(line)
@@ -3135,26 +3177,28 @@ class JobFile(JobReader):
         return Attempt(LineCheck.OPEN, data)
 
     def is_committed(self, line: Line) -> bool:
-        """Return True if a line is in the file for good: append_locked() will not cut it off any more.
+        """Return True if the append of a line is complete, so that append_locked() will not cut it off again.
 
-        Call it while holding the command mutex, when FUSE knows the size as of now.  NFS can know an older,
-        smaller size; then the line waits.  On a network file system each check is a round trip, so an answer
-        holds until the file is replaced or gets shorter.  An editor on another host can shorten the file
-        without this host's knowledge.  Then this can return True for a line that is cut off again, if the
-        disk is full at the same moment.
+        Call it while holding the command mutex: then FUSE knows the current size.  NFS can know an older,
+        smaller size; then the line waits.  On a network file system each check is a round trip, so the size
+        up to which lines are complete is kept until the file is replaced or gets shorter.  If an editor on
+        another host shortens the file, and the disk is full when lines are appended again, this can return
+        True for a line that is cut off.
         """
         size = self.size()
-        known = 0
-        if self.network and self._appended and self._appended[0] is self.reader and self._appended[1] <= size:
-            known = self._appended[1]
-        if line.offset >= known:
+        committed = 0
+        if self.network and self._committed:
+            reader, committed_size = self._committed
+            if reader is self.reader and committed_size <= size:
+                committed = committed_size
+        if line.offset >= committed:
             if self.lock_table.is_appended_to() or self._size_now() != size:
                 return False
-            self._appended = self.reader, size
+            self._committed = self.reader, size
         return line.offset < size
 
     def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line that was verified while holding its command mutex."""
+        """Write the state of a line.  The caller holds its command mutex and has verified the line."""
         self.lock_table.must_be_alive()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
