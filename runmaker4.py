@@ -3213,7 +3213,7 @@ class JobQueue:
     wait for jobs, and a `Cursor` chooses the next line.
     """
     MAX_SINGLE_READS = 16       # up to so many lines of a command are read one by one
-    CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client counts as dead
+    MAX_CUT_OFF_SECONDS = 60.0  # after so long with ENOTCONN the client of the file system counts as dead
 
     def __init__(self, file: JobFile) -> None:
         """file: only this queue may call its follow()."""
@@ -3221,30 +3221,30 @@ class JobQueue:
         self.say = file.say
         self.claimed: dict[Job, None] = {}      # in the order in which they were claimed
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
-        self._to_end: dict[Job, str] = {}
+        self._to_kill: dict[Job, str] = {}
         self._searched_at = -math.inf           # when check_jobs() last searched the file (clock)
-        self._how = Reading.CACHED              # how the last file was read
+        self._read_mode = Reading.CACHED              # how the last file was read
         # time of the first ENOTCONN (clock); None: the file was opened since
         self._cut_off_since: float | None = None
         # when the path first named no file (clock); None: it named a file at the last look
         self._no_file_since: float | None = None
 
     def follow(self) -> Changed:
-        """Switch to the file and the lock file that the paths name now; return what was opened.
+        """Open the current job file and lock file; in a new lock file, lock job locks for all claimed jobs.
 
-        Jobs get job locks in a new lock file before name_lock_file() marks it as in use: until then no other
-        runner can take the lines of these jobs for orphans.  Raises OSError; EBUSY: another process uses
-        another lock file for this job file.  Then the jobs have their job locks all the same, but no new line
-        may be claimed.
+        Return which of the two was opened.  The job locks come before name_lock_file(), which marks the lock
+        file as in use: until then no other runner can take the lines of these jobs for orphans.  Raises
+        OSError(EBUSY) if another process uses another lock file.  Then the jobs have their job locks all the
+        same, but no new line may be claimed.
         """
-        before = self.file.lock_table.inode
+        old_inode = self.file.lock_table.inode
         changed = self.file.follow()
         self._no_file_since = None
         if changed & Changed.FILE:
             self._searched_at = -math.inf       # missing lines can be in this file
             self._cut_off_since = None
             self._say_reading()
-        if changed & Changed.LOCK_FILE and before not in (None, self.file.lock_table.inode):
+        if changed & Changed.LOCK_FILE and old_inode not in (None, self.file.lock_table.inode):
             self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
                      "again (do not remove it)")
             self.file.lock_table.free_job_locks()
@@ -3255,19 +3255,19 @@ class JobQueue:
         return changed
 
     def _say_reading(self) -> None:
-        """Report that the file cannot be read with O_DIRECT, unless that was already so for the last file."""
-        how = self._how
-        self._how = self.file.reader.how
-        if self._how is Reading.DROPPED and how is not Reading.DROPPED:
+        """Report that the open file cannot be read with O_DIRECT, unless that was so for the last file."""
+        last_mode = self._read_mode
+        self._read_mode = self.file.reader.how
+        if self._read_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
             self.say(
                 f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts can "
                 "be read late (test it with runwait4.py --check-locks DIR)"
             )
 
     def close_if_useless(self, error: OSError) -> None:
-        """Close the job file and its lock file if this error can mean that the locks were lost.
+        """Close the job file and its lock file after an error that can mean that their locks were lost.
 
-        The next follow() opens both again.
+        The next follow() opens both again.  Other errors change nothing.
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
@@ -3275,16 +3275,16 @@ class JobQueue:
             self.file.close_files()
 
     def _is_cut_off(self) -> bool:
-        """Return True if the file system's client on this host must be dead.
+        """Return True if the process that serves a FUSE file system on this host must be dead.
 
-        After the client process was killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also
-        does so while its servers do not answer, and recovers; so the decision takes a minute.
+        Then every call fails with ENOTCONN for ever.  GlusterFS also fails so while its servers do not
+        answer, and recovers; so this is True only after a minute of such errors.
         """
         return (self._cut_off_since is not None
-                and self.file.clock() - self._cut_off_since >= self.CUT_OFF)
+                and self.file.clock() - self._cut_off_since >= self.MAX_CUT_OFF_SECONDS)
 
     def _forget_job_locks(self) -> None:
-        """Remove from jobs the job locks that the lock table has given up."""
+        """Clear `job_lock` of each claimed job whose job lock the lock table does not hold any more."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
@@ -3297,13 +3297,16 @@ class JobQueue:
 
     @staticmethod
     def lend(job: Job) -> int | None:
-        """Return a copy of the descriptor of a job's job lock, for the shell; None if it has no job lock."""
+        """Return a copy of the descriptor with a job's job lock, which the shell of the job will inherit.
+
+        None: the job has lost its job lock.  The caller closes the copy with reclaim().
+        """
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
     def still_has(self, job: Job) -> bool:
-        """Return True if a job's job lock is certainly held; a host that was cut off can have lost it.
+        """Return True if we certainly still hold a job's job lock: a host that was cut off loses it.
 
-        This changes nothing; check_jobs() takes a lost job lock again.
+        Only check_jobs() takes a lost job lock again.
         """
         if not job.job_lock:
             return False
@@ -3316,28 +3319,29 @@ class JobQueue:
 
     @staticmethod
     def reclaim(fd: int) -> None:
-        """Close a descriptor from lend(), once the shell has its own copy."""
+        """Close a descriptor from lend(), after the shell has inherited its own copy."""
         close_all(fd)
 
     # -- claiming a line -------------------------------------------------------------------------------------
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
-        """Claim a line for a consumer, if the line is unchanged since a scan found it.
+        """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
 
-        settings: of the directives above the line.  Raises FileChangedError, OSError.
+        Return the new job, or why the line cannot be claimed now (LineCheck), as an Attempt.
+        settings: of the directives above the line.  Raises FileChangedError if the line or the file moved.
         """
         patience = min(self.file.MUTEX_SECONDS_CLAIM, self.file.patience)
-        with self.file.command_mutex(line.command, patience) as opened:
+        with self.file.command_mutex(line.command, patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
-            if opened:
-                attempt = self.file.check_claimable(line, settings, True, self._search_from(line.command))
+            if locked:
+                attempt = self.file.check_claimable(line, settings, True, self._search_offset(line.command))
             if attempt.met is LineCheck.OPEN:
                 self.file.lock_table.count_in()
-                attempt.job = self._mark(line, consumer, settings)
+                attempt.job = self._lock_and_mark(line, consumer, settings)
             return attempt
 
-    def _mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
-        """Take a job lock, then write `r` if it is not there, and add the job to `claimed`."""
+    def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
+        """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`."""
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.mark_found(self.file.size())
         job.job_lock = self.file.lock_table.take_job_lock(job)
@@ -3345,7 +3349,7 @@ class JobQueue:
             if line.state != RUNNING:
                 self.file.write(line, RUNNING)
         except OSError:
-            # If the disk is full, no `r` may remain.  After a lost lease one may: it is an orphan.
+            # If the disk is full, no `r` may remain.  After a lost lease one can: it is an orphan.
             with contextlib.suppress(OSError):
                 if self.file.state_at(line) == RUNNING:              # an editor can have saved meanwhile
                     self.file.write(line, line.state)
@@ -3354,21 +3358,22 @@ class JobQueue:
         self.claimed[job] = None
         return job
 
-    def _search_from(self, command: bytes) -> int | None:
-        """Return the offset of our first claimed line of a command: most running lines are below it.
+    def _search_offset(self, command: bytes) -> int | None:
+        """Return the offset at which to begin a search for running lines of a command.
 
-        None if we have claimed none, or that line was edited.
+        It is our first claimed line of it, because most running lines are below; None: begin at the top.
         """
-        first = next((job for job in self.claimed if job.command == command), None)
-        return first.offset if first and self.file.state_at(first) is not None else None
+        first_job = next((job for job in self.claimed if job.command == command), None)
+        return first_job.offset if first_job and self.file.state_at(first_job) is not None else None
 
     # -- results ---------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give up its line; return '', or why the result will never be written.
+        """Write the result of a job over its `r`, and remove the job from `claimed`.
 
-        state: HELD: the job was cancelled, so its line already has the state that the user set.
-        Raises TemporaryError.
+        Return '', or the reason why the result will never be written, for example that a user set another
+        state.  Raises TemporaryError if the caller must try again.  state: HELD: the job was cancelled, so
+        its line already has the state that the user set.
         """
         if state == HELD:
             self.give_up(job)
@@ -3384,7 +3389,10 @@ class JobQueue:
             raise TemporaryError(f"the result {text_of(state)} cannot be written: {reason(error)}") from None
 
     def _finish_if_there(self, job: Job, state: bytes) -> str:
-        """Write a result if the file exists; return the same as finish().  Raises TemporaryError, OSError."""
+        """Write a result at the job's offset, or else search for its line; give up if the file was deleted.
+
+        Return the same as finish().  Raises TemporaryError.
+        """
         try:
             try:
                 return self._finish(job, state)
@@ -3394,7 +3402,7 @@ class JobQueue:
                 # file that is another mutex.
                 self._drop_lost_job_locks()
                 self.follow()
-                return self._finish_astray(job, state)
+                return self._search_and_finish(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to create a new one
             now = self.file.clock()
             self._no_file_since = now if self._no_file_since is None else self._no_file_since
@@ -3404,12 +3412,13 @@ class JobQueue:
             return f"the file is gone; the result {text_of(state)} is not written"
 
     def _finish(self, job: Job, state: bytes) -> str:
-        """Write a result over the `r` at the job's offset; return the same as finish().
+        """Write a result over the `r` at the job's offset; return ''.
 
-        Raises TemporaryError, OSError; FileChangedError: the line was moved or changed, or the job lock lost.
+        Raises LockedNow if another process holds the command mutex, FileChangedError if the line was moved or
+        changed, or the job lock was lost.
         """
-        with self.file.command_mutex(job.command, self.file.patience) as opened:
-            if not opened:
+        with self.file.command_mutex(job.command, self.file.patience) as locked:
+            if not locked:
                 raise LockedNow("another process holds the command mutex")
             self.file.must_be_at_path()
             if self._is_written(job):
@@ -3427,8 +3436,11 @@ class JobQueue:
             self.give_up(job)
             return ""
 
-    def _finish_astray(self, job: Job, state: bytes) -> str:
-        """Find the job's `r` and write a result over it; return the same as finish()."""
+    def _search_and_finish(self, job: Job, state: bytes) -> str:
+        """Write a result after the job's line was not at its offset: search for the line first.
+
+        Return the same as finish().  Raises TemporaryError if an editor could still be saving the file.
+        """
         state_now = self._reconcile_all([job]).get(job)
         if state_now and self._is_deleted(job):
             state_now = b""
@@ -3449,17 +3461,17 @@ class JobQueue:
         return f"{why}; the result {text_of(state)} is not written"
 
     def _is_written(self, job: Job) -> bool:
-        """Return True if a job's line has the job's result though the write failed.
+        """Return True if a job's line already has its result, although an earlier write() raised an error.
 
-        An fsync(2) can fail after the server has received the byte.  Without this check, another line `r` of
-        the same command would be taken for the job's line.
+        For example, an fsync(2) can fail after the file server has received the byte.  Without this check the
+        result would be written over another line `r` of the same command.
         """
         return job.unconfirmed != b"" and self.file.state_at(job) == job.unconfirmed
 
     def give_up(self, job: Job) -> None:
         """Remove a job from `claimed` and free its job lock, without writing anything."""
         self.claimed.pop(job, None)
-        self._to_end.pop(job, None)
+        self._to_kill.pop(job, None)
         self._free_job_lock(job)
 
     # -- checking claimed lines ------------------------------------------------------------------------------
@@ -3489,14 +3501,14 @@ class JobQueue:
         Return the jobs that the caller must stop, with the reason: "lost" if another runner has claimed the
         line, "cancelled" if the user has set its state.
         """
-        if not self.claimed and not self._to_end:
+        if not self.claimed and not self._to_kill:
             return {}
         try:
             self._drop_lost_job_locks()
             self.follow()
             now = self.file.clock()
-            astray = self._astray()
-            if any(self._is_due(job, now) for job in astray):
+            astray = self._find_astray()
+            if any(self._is_search_due(job, now) for job in astray):
                 for job, state in self._reconcile_all(astray).items():
                     self._on_missing(job, state)
                 self._searched_at = now
@@ -3506,30 +3518,33 @@ class JobQueue:
         assert self.file.lock_table.job_locks == {
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
-        to_end = self._to_end
-        self._to_end = {}
-        return to_end
+        to_kill = self._to_kill
+        self._to_kill = {}
+        return to_kill
 
-    def _astray(self) -> list[Job]:
-        """Return the jobs, except cancelled ones, whose lines are not at their offsets as `r`."""
+    def _find_astray(self) -> list[Job]:
+        """Return the claimed jobs that are astray: their lines are not at their offsets as `r`.
+
+        Mark the other ones as found.  Leave out cancelled jobs, and those whose result is written.
+        """
         astray = []
         size = self.file.size()
         # the offsets of other jobs: after the file was replaced, two jobs can seem to have the same line
-        places: set[int] = set()
+        used_offsets: set[int] = set()
         for job in self.claimed:
             if job.cancelled or self._is_written(job):
                 continue
-            if job.offset not in places and self.file.state_at(job) == RUNNING:
+            if job.offset not in used_offsets and self.file.state_at(job) == RUNNING:
                 job.mark_found(size)
-                places.add(job.offset)
+                used_offsets.add(job.offset)
             else:
                 astray.append(job)
         return astray
 
-    def _is_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search for a line that is astray.
+    def _is_search_due(self, job: Job, now: float) -> bool:
+        """Return True if it is time to search the file for the line of a job.
 
-        Searches become less and less frequent: to search a long file each second would cost half a core.
+        Searches for a missing line become less frequent: a long file each second would cost half a core.
         """
         if job.tracking in (Tracking.FOUND, Tracking.SET):
             return True
@@ -3537,7 +3552,9 @@ class JobQueue:
         return now - self._searched_at >= pause
 
     def _drop_lost_job_locks(self) -> None:
-        """Give up the job locks that are lost; close the files if any lock on a network file system is lost.
+        """Forget the job locks that this host has lost.  If it has lost any lock, close both files.
+
+        The next follow() then opens them with new locks.
         """
         if not self.file.lock_table.is_alive():
             self.file.close_files()
@@ -3546,112 +3563,123 @@ class JobQueue:
             self.file.close_files()                  # all other locks are lost as well
 
     def _reconcile_all(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
-        """Call _reconcile() for each command of these jobs; return the same as it does."""
-        ours: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
-        if not ours:
+        """Give these jobs, and all others of the same commands, their lines and job locks again.
+
+        Return the jobs that have no line now: see _reconcile(), which does it for one command.
+        """
+        our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
+        if not our_jobs:
             return {}
         for job in self.claimed:
-            if job.command in ours:
-                ours[job.command].append(job)
+            if job.command in our_jobs:
+                our_jobs[job.command].append(job)
         missing: dict[Job, bytes] = {}
-        for command, lines in self.file.by_command(ours).items():
-            with self.file.command_mutex(command, self.file.patience) as opened:
-                if opened:
+        for command, known_lines in self.file.by_command(our_jobs).items():
+            with self.file.command_mutex(command, self.file.patience) as locked:
+                if locked:
                     self.file.must_be_at_path()
-                    missing.update(self._reconcile(command, ours[command], self._lines_now(command, lines)))
+                    lines = self._reread_lines(command, known_lines)
+                    missing.update(self._reconcile(command, our_jobs[command], lines))
         return missing
 
-    def _lines_now(self, command: bytes, lines: Sequence[Line]) -> list[Line]:
-        """Return the lines of a command as of now.  Call it while holding the command mutex.
+    def _reread_lines(self, command: bytes, known_lines: Sequence[Line]) -> list[Line]:
+        """Return the current lines of a command.  Call it while holding the command mutex.
 
-        lines: as they were read earlier.  Up to MAX_SINGLE_READS are read one by one, which takes a round
-        trip each on a network file system.  If there are more, or one has moved, the whole file is read
-        again.
+        known_lines: the lines as they were read before the mutex was locked.  Read up to MAX_SINGLE_READS of
+        them one by one, which takes a round trip each on a network file system.  If there are more, or one
+        has moved, read the whole file again.
         """
-        if len(lines) <= self.MAX_SINGLE_READS:
-            now = [replace(line, state=state) for line in lines if (state := self.file.state_at(line))]
-            if len(now) == len(lines):
-                return now
+        if len(known_lines) <= self.MAX_SINGLE_READS:
+            reread = [
+                replace(line, state=state) for line in known_lines if (state := self.file.state_at(line))
+            ]
+            if len(reread) == len(known_lines):
+                return reread
         return list(lines_of(self.file.reader, self.file.start, {command}))
 
-    def _reconcile(self, command: bytes, ours: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
+    def _reconcile(self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again (steps 1 to 4 above).
 
-        Call it while holding the command mutex, after must_be_at_path().  lines: of the command, read while
-        holding the mutex.  Return the jobs that have no line now, each with the state that replaced its `r`;
-        b"": the line is missing, or an `r` there belongs to another job.
+        Call it while holding the command mutex, after must_be_at_path().  lines: all of the command, from
+        _reread_lines().  Return the jobs that have no line now, each with the state that replaced its `r`;
+        b"": the line is missing, or an `r` at its offset belongs to another job.
         """
         by_offset = {line.offset: line for line in lines}
-        running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
+        free_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count(command)
-        others = job_locks - sum(job.job_lock is not None for job in ours)
-        written = {job for job in ours if self._is_written(job)}
-        self._take_back_job_locks((job for job in ours if job not in written), len(running) - job_locks)
+        locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
+        written = {job for job in our_jobs if self._is_written(job)}
+        unwritten = (job for job in our_jobs if job not in written)
+        self._take_back_job_locks(unwritten, len(free_running) - job_locks)
         missing: dict[Job, bytes] = {}
         astray: list[Job] = []
-        for job in ours:
+        for job in our_jobs:
             # If the user has set the state of a job's line, or we have, the job gets no other line
             if job.cancelled or job in written:
                 missing[job] = self.file.state_at(job) or b""
-            elif job in self.claimed and not running.pop(job.offset, None):
+            elif job in self.claimed and not free_running.pop(job.offset, None):
                 astray.append(job)
         for job in astray:
-            line = self._pick_line(job, by_offset, running, others)
+            line = self._pick_line(job, by_offset, free_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
-                self._bring_back(line)
+                self._restore_running(line)
                 job.move_to(line)
                 job.mark_found(self.file.size())
             else:
                 missing[job] = line.state if line else b""
         return missing
 
-    def _pick_line(self, job: Job, by_offset: Mapping[int, Line], running: dict[int, Line],
-                   others: int) -> Line | None:
+    def _pick_line(self, job: Job, by_offset: Mapping[int, Line], free_running: dict[int, Line],
+                   locks_of_others: int) -> Line | None:
         """Return the line for a job that is astray (steps 3 and 4); None if no line is left for it.
 
-        A line of any other state than `r` and new means that this state replaced the job's `r`.
+        If that line is neither `r` nor new, its state has replaced the job's `r`.
 
-        by_offset: the lines of the command.  running: those `r` that none of our jobs has; the returned line
-        is removed.  others: the number of job locks that others hold.
+        by_offset: the lines of the command.  free_running: those `r` that none of our jobs has; remove the
+        returned line from it.  locks_of_others: the number of job locks that other processes hold.
         """
-        if running and len(running) > others:
-            return running.pop(self._likeliest(job, running))
+        if free_running and len(free_running) > locks_of_others:
+            return free_running.pop(self._pick_likeliest(job, free_running))
         line = by_offset.get(job.offset) if len(by_offset) > 1 else next(iter(by_offset.values()), None)
         if line and line.state != RUNNING:
             return line
-        return next((other for other in by_offset.values() if other.state == NEW), None)
+        return next((new_line for new_line in by_offset.values() if new_line.state == NEW), None)
 
-    def _take_back_job_locks(self, ours: Iterable[Job], spare: int) -> None:
-        """Take a job lock again for each job that has lost its own, unless another runner claimed the line.
+    def _take_back_job_locks(self, our_jobs: Iterable[Job], unlocked_lines: int) -> None:
+        """Lock a job lock again for each job that has lost its own, unless another runner claimed the line.
 
-        spare: the number of lines `r` of the command minus the number of held job locks.
+        In that case give up the job.  unlocked_lines: the number of lines `r` of the command minus the number
+        of held job locks: so many lines `r` can be ours.
         """
-        for job in ours:
+        for job in our_jobs:
             if job.job_lock:
                 continue
             is_new = self.file.state_at(job) == NEW              # an editor has overwritten the `r`
-            if spare + is_new > 0:
+            if unlocked_lines + is_new > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
-                spare += is_new - 1
+                unlocked_lines += is_new - 1
                 self.say(f"line {job.number}: locked again")
             else:
                 self.give_up(job)
-                self._to_end[job] = "lost"
+                self._to_kill[job] = "lost"
 
-    def _likeliest(self, job: Job, running: Mapping[int, Line]) -> int:
-        """Return the offset of the line `r` that most likely belongs to a job.
+    def _pick_likeliest(self, job: Job, free_running: Mapping[int, Line]) -> int:
+        """Return the offset of the line `r`, out of `free_running`, that most likely belongs to a job.
 
-        That is the line whose own job lock the job has, otherwise one whose own job lock is free, otherwise
-        the first.
+        That is the line whose own_job_lock() the job has, otherwise one whose own_job_lock() is free,
+        otherwise the first.
         """
-        own = {own_job_lock(line): offset for offset, line in running.items()}
-        if job.job_lock and job.job_lock.offset in own:
-            return own[job.job_lock.offset]
+        offset_by_lock = {own_job_lock(line): offset for offset, line in free_running.items()}
+        if job.job_lock and job.job_lock.offset in offset_by_lock:
+            return offset_by_lock[job.job_lock.offset]
         is_held = self.file.lock_table.is_held
-        return next((offset for lock_offset, offset in own.items() if not is_held(lock_offset)), min(running))
+        for lock_offset, offset in offset_by_lock.items():
+            if not is_held(lock_offset):
+                return offset
+        return min(free_running)
 
-    def _bring_back(self, line: Line) -> None:
-        """Write `r` over a line again if it is not there.  Call it while holding the command mutex."""
+    def _restore_running(self, line: Line) -> None:
+        """Write `r` again over the new line of a running job.  Call it while holding the command mutex."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -3672,10 +3700,10 @@ class JobQueue:
         return self.file.clock() - job.absent_since >= patience
 
     def _on_missing(self, job: Job, state: bytes) -> None:
-        """Record that a look has not found a job's line (step 5).
+        """Update the tracking of a job whose line a search has not found (step 5), and report lines removed.
 
-        state: from _reconcile().  A job is cancelled only if two looks in a row find another state, because
-        an editor can be about to write more.
+        state: the one that replaced its `r`, or b"", from _reconcile().  Only two searches in a row that find
+        another state cancel a job, because an editor can be in the middle of saving.
         """
         if job.cancelled or job.tracking is Tracking.DELETED:
             return
@@ -3684,19 +3712,18 @@ class JobQueue:
             job.absent_since = self.file.clock()
             self._say_gone(job)
             return
-        before = job.tracking
+        earlier = job.tracking
         self._mark_absent(job)
         job.tracking = Tracking.GONE if self._is_gone(job) else Tracking.MISSED
         if state:
-            job.tracking = Tracking.CANCELLED if before is Tracking.SET else Tracking.SET
+            job.tracking = Tracking.CANCELLED if earlier is Tracking.SET else Tracking.SET
         if job.cancelled:
-            self._to_end[job] = "cancelled"
-        elif job.tracking is Tracking.GONE and before is not Tracking.GONE:
+            self._to_kill[job] = "cancelled"
+        elif job.tracking is Tracking.GONE and earlier is not Tracking.GONE:
             self._say_gone(job)
 
     def _is_deleted(self, job: Job) -> bool:
-        """Return True if a job's line was deleted: the file is shorter by exactly this line than when it was
-        found.
+        """Return True if a job's line was deleted: the file has become shorter by exactly its length.
 
         Without this check the job of a deleted line would count as cancelled if an equal line is done.  If
         several lines are deleted at a time, or others are appended meanwhile, the job becomes GONE or
@@ -3711,26 +3738,26 @@ class JobQueue:
         self.say(f"line {job.number}: no longer in the file; the job runs on")
 
 
-def lock_hint(number: int | None) -> str:
-    """Return a remedy for an error of locks or of the lock file.  number: the errno."""
-    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+def lock_hint(error_number: int | None) -> str:
+    """Return the remedy to print in parentheses after an error of the lock file.  error_number: an errno."""
+    if error_number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return "requires Linux 3.15 or newer, and a file system with locks"
-    if number == errno.ENOLCK:
+    if error_number == errno.ENOLCK:
         return "the file system grants no lock: on NFS, rpc.statd and lockd must run on both hosts"
-    if number == errno.EAGAIN:
+    if error_number == errno.EAGAIN:
         return "the file system does not answer: try again"
-    if number == errno.ELOOP:
+    if error_number == errno.ELOOP:
         return "jobs are locked in this file: remove the link, and a file is created"
     return "jobs are locked in this file: create an empty file of this name that all users may write"
 
 
 def check_lock_file(path: str, mount: Mount) -> None:
-    """Before any job runs: raise UsageError if users of the job file would not all use one lock file.
+    """Check before the first job that all users of a job file will use one lock file, and that locks work.
 
-    Also raise it if locks do not work: two descriptors must exclude each other.
+    Raises UsageError otherwise, for example for a file with two names.
     """
-    lock_table = lock_file_of(path)
-    end = time.monotonic() + 3.0
+    lock_path = lock_file_of(path)
+    deadline = time.monotonic() + 3.0
     if not sys.platform.startswith("linux"):
         raise UsageError(
             f"{path}: no open-file-description locks on this system (requires Linux 3.15 or newer)"
@@ -3745,29 +3772,29 @@ def check_lock_file(path: str, mount: Mount) -> None:
             f"{path}: is a mount point, and runners on it would not see the others (mount the directory)"
         )
     try:
-        _try_locks(path, lock_table)
+        _try_locks(path, lock_path)
     except OSError as error:
-        raise UsageError(f"{lock_table}: {reason(error)} ({lock_hint(error.errno)})") from None
+        raise UsageError(f"{lock_path}: {reason(error)} ({lock_hint(error.errno)})") from None
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
         try:
             return file.open_to_write()
         except OSError as error:
             # EBUSY: users of a lock file that was removed switch to the new one within a moment
-            if error.errno != errno.EBUSY or time.monotonic() > end:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise UsageError(f"{path}: {reason(error)}") from None
             time.sleep(0.1)
         finally:
             file.close_files()
 
 
-def _try_locks(path: str, lock_table: str) -> None:
-    """Raise UsageError if the locks of two descriptors do not exclude each other.  Raises OSError."""
+def _try_locks(path: str, lock_path: str) -> None:
+    """Raise UsageError if a lock of one descriptor does not keep another descriptor from locking the byte."""
     os.close(open_lock_file_of(path))
-    with open(lock_table, "rb+", buffering=0) as first, open(lock_table, "rb+", buffering=0) as second:
+    with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
         if is_free(second.fileno(), take_probe(first.fileno())):
             raise UsageError(
-                f"{lock_table}: record locks on this file system do not exclude other processes (use "
+                f"{lock_path}: record locks on this file system do not exclude other processes (use "
                 "another one)"
             )
 

@@ -1226,7 +1226,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             plain(self, ours, spare + 1))),
     "job locks of others not counted": job_locks_counted(lambda job_locks, ours: ours),
     "a job lock too many counted": job_locks_counted(lambda job_locks, ours: job_locks + 1),
-    "not brought back": one(QUEUE, "_bring_back", lambda self, line: None),
+    "not brought back": one(QUEUE, "_restore_running", lambda self, line: None),
     "lost command mutex believed in": one(LOCK_TABLES, "must_be_alive", lambda self: None),
     # Who asks for the command mutex need not ask for the job lock, unless its clock stood still: its host was
     # suspended

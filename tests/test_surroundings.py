@@ -29,7 +29,7 @@ class Descriptors(RunCase):
     # number
     EXCHANGE = """
 import os, runmaker4
-marked, mark, start = [], runmaker4.JobQueue._mark, runmaker4.Processes.start
+marked, mark, start = [], runmaker4.JobQueue._lock_and_mark, runmaker4.Processes.start
 def note(*args, **options):
     marked.append(mark(*args, **options))
     return marked[-1]
@@ -42,7 +42,7 @@ def start_amid(*args, **options):
         return start(*args, **options)
     finally:
         os.dup2(kept, fd, inheritable=False)
-runmaker4.JobQueue._mark, runmaker4.Processes.start = note, start_amid
+runmaker4.JobQueue._lock_and_mark, runmaker4.Processes.start = note, start_amid
 """
 
     def test_a_job_gets_its_own_lock_although_the_number_is_another_file_s_by_then(self) -> None:
