@@ -3824,18 +3824,18 @@ class Consumers:
         self.by_key: dict[ConsumerKey, set[Consumer]] = {}    # by Directives.consumer_key
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
-        """Return the consumers that may have jobs under these directives."""
+        """Return the consumers, in their order, that may take jobs below these directives."""
         settings = scope.settings
         if settings.suits_all and not scope.end:
             return iter(self.all)
-        # files can have many directives, and servers many clients
+        # keep the answer: files can have many directives, and servers many clients
         key = scope.consumer_key
         if key not in self.by_key:
             self.by_key[key] = {consumer for consumer in self.all if consumer.fits(settings, scope.below_end)}
         return filter(self.by_key[key].__contains__, self.all) if self.by_key[key] else iter(())
 
     def include(self, scope: Directives) -> bool:
-        """Return True if a consumer may have jobs under these directives."""
+        """Return True if at least one consumer may take jobs below these directives."""
         return any(self.fitting(scope))
 
 
@@ -3846,11 +3846,11 @@ class BlockReason(NamedTuple):
 
 
 class Throttle:
-    """A stopwatch that computes the rest between looks at a file, so that looks take only part of the time.
+    """A stopwatch for a repeated task, a "look" at a file, that computes the rest between two looks.
 
-    The rest depends on the CPU time of a look.  A look can take much longer than that, because a file system
-    does not answer for a while, the machine is busy, or this process is stopped.  Then the rest is longer as
-    well, but never minutes.
+    The rest is a multiple of the CPU time of the last look, so looks take only a part of the time.  A look
+    can take much longer than its CPU time, because a file system does not answer for a while, the machine is
+    busy, or this process is stopped.  Then the rest is longer as well, but never minutes.
     """
     MAX_REST_SECONDS = 3.0      # the maximum rest, in seconds, for time that was not spent on the CPU
 
@@ -3858,49 +3858,51 @@ class Throttle:
         self.clock = clock
         self.began = -math.inf          # when the last look began, by the clock
         # the time of the finished parts of the look: seconds, and seconds on the CPU
-        self._took = 0.0
-        self._worked = 0.0
+        self._seconds = 0.0
+        self._cpu_seconds = 0.0
         # when the current part began, by the clock and by this thread's CPU time; None: no current part
-        self._since: tuple[float, float] | None = None
+        self._part_start: tuple[float, float] | None = None
 
     def begin(self) -> None:
         """Start the measurement of another look."""
-        self._took = 0.0
-        self._worked = 0.0
+        self._seconds = 0.0
+        self._cpu_seconds = 0.0
         self.began = self.clock()
-        self._since = self.began, time.thread_time()
+        self._part_start = self.began, time.thread_time()
 
     def go_on(self) -> None:
-        """Resume the measurement.  Call it in the thread that will call pause(): CPU times are per thread."""
-        self._since = self.clock(), time.thread_time()
+        """Resume the measurement after pause(), in the same thread: CPU times are per thread."""
+        self._part_start = self.clock(), time.thread_time()
 
     def pause(self) -> None:
-        """Pause the measurement: the look is interrupted or finished."""
-        self._took, self._worked = self._spent()
-        self._since = None
+        """Stop the clock, because the look is interrupted or finished."""
+        self._seconds, self._cpu_seconds = self._time_spent()
+        self._part_start = None
 
     __enter__ = begin
 
     def __exit__(self, *_: object) -> None:
         self.pause()
 
-    def _spent(self) -> tuple[float, float]:
-        if not self._since:
-            return self._took, self._worked
-        return self._took + self.clock() - self._since[0], self._worked + time.thread_time() - self._since[1]
+    def _time_spent(self) -> tuple[float, float]:
+        """Return the seconds, and the seconds of CPU time, that the look has taken so far."""
+        if not self._part_start:
+            return self._seconds, self._cpu_seconds
+        part_start, cpu_start = self._part_start
+        return self._seconds + self.clock() - part_start, self._cpu_seconds + time.thread_time() - cpu_start
 
     def rest(self, times: float) -> float:
-        """Return the seconds to rest: `times` the CPU time of the look.
+        """Return the seconds to rest after the look: its CPU time, multiplied by `times`.
 
-        It is `times` the elapsed time if that is longer, but for this reason at most MAX_REST_SECONDS.
+        If its elapsed time, multiplied by `times`, is more, return that, but at most MAX_REST_SECONDS.
         """
-        took, worked = self._spent()
-        return max(times * worked, min(times * took, self.MAX_REST_SECONDS))
+        seconds, cpu_seconds = self._time_spent()
+        return max(times * cpu_seconds, min(times * seconds, self.MAX_REST_SECONDS))
 
     def until_due(self, times: float, least: float = 0.0) -> float:
-        """Return the seconds until the next look is due.
+        """Return the seconds from now until the next look is due; 0 if it is due now.
 
-        least: the minimum time from the beginning of one look to the beginning of the next, in seconds.
+        times: see rest().  least: the minimum of seconds from the start of one look to the start of the next.
         """
         return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
 
@@ -3939,13 +3941,13 @@ class Above:
             self.unfinished_by = self.scope.settings
 
     def enter(self, line: Line) -> None:
-        """Apply a directive to the lines that follow."""
+        """Apply a directive, a line `#RUN ...`, to the lines that follow."""
         self.scope = self.scope.below(line)
 
     def find_block(self, line: Line, file: JobReader, bad: bytes = FAILED + ERROR) -> Block | None:
-        """Return the block that an entered directive causes for the jobs below it; None if it causes none.
+        """Return the Block that keeps the jobs below a directive from starting; None if they may start.
 
-        bad: the states that make a barrier check fail.
+        Call enter() with the directive first.  bad: the states that make a barrier check fail.
         """
         if self.scope.error:
             return Block(Why.INVALID, line, f"{self.scope.error}; the jobs below it wait")
@@ -3961,17 +3963,17 @@ class Above:
         return None
 
 
-def first_bad(file: JobReader, check: Line, states: bytes, checked: int) -> Line | None:
-    """Return the first line above a barrier check in one of these states, or None.
+def first_bad(file: JobReader, check: Line, bad_states: bytes, checked_offset: int) -> Line | None:
+    """Return the first line above a barrier check that is in one of `bad_states`; None if there is none.
 
-    checked: no such line begins before this offset.
+    checked_offset: no such line begins before this offset.
     """
-    # the first search is fast if there is no such line; only the second, from the start, gets line numbers
-    for start in max(checked, file.start), file.start:
-        bad = Scan(file.reader, start, states, end_offset=check.offset).next()
-        if not bad or bad.offset > check.offset:
+    # Only a scan from the top knows line numbers.  It is needed only if the short one has found a line.
+    for start in max(checked_offset, file.start), file.start:
+        line = Scan(file.reader, start, bad_states, end_offset=check.offset).next()
+        if not line or line.offset > check.offset:
             return None
-    return bad
+    return line
 
 
 def not_for_groups(line: Line, settings: JobSettings) -> str:
@@ -3983,7 +3985,7 @@ def not_for_groups(line: Line, settings: JobSettings) -> str:
 
 
 def unfinished(line: Line, settings: JobSettings) -> str:
-    """Return the name of a job that a barrier waits for, with the reason if that job must wait as well."""
+    """Describe the job that a barrier waits for: 'line 3', or 'line 3, which waits for host bob (...)'."""
     if settings.together:
         return (f"line {line.number}, which is of the group {printable(settings.together)} "
                 f"({settings.where})")
@@ -4005,7 +4007,7 @@ class PendingGroup:
     started: bool = False       # a server has begun to start it
 
     def begins_above(self, line: Line) -> bool:
-        """Return True if a job of the group is above a line."""
+        """Return True if the first job of the group is above this line."""
         return bool(self.jobs) and self.jobs[0][0].offset < line.offset
 
 
@@ -4022,38 +4024,38 @@ class Result(NamedTuple):
 
 class Results:
     """The results of the last runs in this process, by command."""
-    MAX = 100_000               # commands
+    MAX_COMMANDS = 100_000               # commands
 
     def __init__(self) -> None:
-        self._known: OrderedDict[bytes, Result] = OrderedDict()
+        self._by_command: OrderedDict[bytes, Result] = OrderedDict()
 
     def __getitem__(self, command: bytes) -> Result:
-        return self._known.get(command, Result(b"", 0, 0, math.inf))
+        return self._by_command.get(command, Result(b"", 0, 0, math.inf))
 
     def add(self, job: Job, state: bytes, now: float) -> None:
-        """Record the state that a job's line gets."""
-        known = self[job.command]
+        """Record the result of a job's run: the state that its line gets."""
+        result = self[job.command]
         if state in (FAILED, ERROR):
-            known = known._replace(failures=known.failures + 1, since=min(known.since, now))
-        self._known.pop(job.command, None)      # so that it becomes the last
-        self._known[job.command] = known._replace(
+            result = result._replace(failures=result.failures + 1, since=min(result.since, now))
+        self._by_command.pop(job.command, None)      # so that it becomes the last
+        self._by_command[job.command] = result._replace(
             state=state if state in (DONE, FAILED) else b"", number=job.number
         )
-        if len(self._known) > self.MAX:
-            self._known.popitem(last=False)
+        if len(self._by_command) > self.MAX_COMMANDS:
+            self._by_command.popitem(last=False)
 
     def forget(self, command: bytes) -> None:
         """Forget the state of a command, because a run of it starts or can start."""
-        if command in self._known:
-            self._known[command] = self._known[command]._replace(state=b"")
+        if command in self._by_command:
+            self._by_command[command] = self._by_command[command]._replace(state=b"")
 
     def count_failures(self, command: bytes, began: float) -> int:
-        """Return the number of runs of a command that failed in this process since `began` (clock).
+        """Return how many runs of a command have failed in this process since the time `began` (clock).
 
-        Return 0 if runs also failed before that: then it is unknown which lines were tried since.
+        Return 0 if a run also failed before that: then the number since is unknown.
         """
-        known = self[command]
-        return known.failures if known.since >= began else 0
+        result = self[command]
+        return result.failures if result.since >= began else 0
 
 
 # ---- failed lines that are run again -----------------------------------------------------------------------
@@ -4061,9 +4063,9 @@ class Results:
 
 @functools.lru_cache(maxsize=1000)
 def retry_kind(key: ConsumerKey, state: bytes) -> int:
-    """Return a number below 2^20 for failed lines of one state for the same consumers.
+    """Return a number below 2^20, the same in all processes, for all failed lines of one kind.
 
-    It is the same in all processes.
+    Lines are of one kind if they have the same state, and directives give them to the same consumers.
     """
     return int.from_bytes(blake2b(repr((key, state)).encode(), digest_size=4).digest(), "big") >> 12
 
@@ -4076,25 +4078,25 @@ class RetryPass:
     frontiers: dict[int, int] = field(default_factory=dict)     # failed lines above them were tried
     # the offsets of lines that failed here below the frontier: they were new, and were claimed below a due
     # line that could not be claimed.  They are not due.
-    ahead: set[int] = field(default_factory=set)
+    tried_ahead: set[int] = field(default_factory=set)
     # the frontiers of others when this pass began; None: it has not begun to walk
     others_at_start: dict[int, int] | None = None
     # since an edit moved lines: the number of failed lines of a command that were passed and not claimed;
     # None: no edit has moved lines
     passed: Counter[bytes] | None = None
 
-    def follow(self, others: Mapping[int, int]) -> None:
+    def follow(self, other_frontiers: Mapping[int, int]) -> None:
         """Skip the failed lines that other runners have run again since this pass began.
 
-        They have passed all lines from their frontiers at the start of this pass to their current ones.  So
-        once a frontier of this pass has reached the former, move it to the latter.  others: the current
-        frontiers of others, by kind of line.
+        A frontier is the offset up to which failed lines of a kind were tried.  During this pass others have
+        tried all lines from their frontier at its start to `other_frontiers`, their current ones.  So if our
+        frontier has reached the former, move it to the latter.
         """
         if self.others_at_start is not None and self.passed is None:
-            for kind, frontier in others.items():
-                own = self.frontiers.get(kind, 0)
-                if self.others_at_start.get(kind, 0) <= own < frontier:
-                    self.frontiers[kind] = frontier
+            for kind, other_frontier in other_frontiers.items():
+                our_frontier = self.frontiers.get(kind, 0)
+                if self.others_at_start.get(kind, 0) <= our_frontier < other_frontier:
+                    self.frontiers[kind] = other_frontier
 
 
 class Retries:
@@ -4135,101 +4137,115 @@ class Retries:
         self._passes: dict[Consumer, RetryPass] = {}
         self._consumers = Consumers(())         # the consumers that have a pass
         # the line that was claimed last, with its offset then: if that differs now, lines have moved
-        self._anchor: tuple[Job, int] | None = None
+        self._last_claim: tuple[Job, int] | None = None
 
     @property
     def states(self) -> bytes:
-        """Return the states of lines that can be due."""
-        asked = {state for consumer in self._passes for state in (FAILED, ERROR) if consumer.renews(state)}
-        return b"".join(asked)
+        """Return the states, `!` or `e` or both, of the lines that some consumer wants to run again."""
+        retried_states = {
+            state for consumer in self._passes for state in (FAILED, ERROR) if consumer.renews(state)
+        }
+        return b"".join(retried_states)
 
     @property
     def consumers(self) -> frozenset[Consumer]:
         """Return the consumers that have a pass."""
         return frozenset(self._passes)
 
-    def admit(self, here: Iterable[Consumer], away: Collection[Consumer]) -> None:
-        """Begin a pass for each consumer in `here` that wants failed lines; end the passes of all others.
+    def admit(self, present: Iterable[Consumer], absent: Collection[Consumer]) -> None:
+        """Begin a pass for each present consumer that runs failed lines again and has no pass yet.
 
-        away: consumers that can return; they keep their passes.
+        absent: consumers that can return; they keep their passes.  End the passes of all other consumers.
         """
-        known = {*here, *away}
-        gone = [consumer for consumer in self._passes if consumer not in known]
-        new = [consumer for consumer in here if consumer.renews(ERROR) and consumer not in self._passes]
-        for consumer in gone:
+        known = {*present, *absent}
+        departed = [consumer for consumer in self._passes if consumer not in known]
+        arrived = [
+            consumer for consumer in present if consumer.renews(ERROR) and consumer not in self._passes
+        ]
+        for consumer in departed:
             del self._passes[consumer]
-        for consumer in new:
+        for consumer in arrived:
             self._passes[consumer] = RetryPass(self._file.clock())
-        if gone or new:
+        if departed or arrived:
             self._consumers = Consumers(self._passes)
 
     def end(self, consumers: Iterable[Consumer]) -> None:
-        """End the passes of these consumers: no failed line is due for them any more."""
+        """End the passes of these consumers, which have reached the end of the file."""
         for consumer in consumers:
             if self._passes.pop(consumer, None):
                 consumer.mark_retried()
         self._consumers = Consumers(self._passes)
 
     def find_consumers(self, line: Line, scope: Directives) -> set[Consumer]:
-        """Return the consumers, present or away, for which a failed line is due."""
+        """Return the consumers, present or absent, that must still run this failed line again.
+
+        They have not tried it in their pass: it is below their frontier, and no other runner has tried it.
+        """
         if scope.error or scope.settings.together:
             return set()
         kind = retry_kind(scope.consumer_key, line.state)
-        asking = {
+        candidates = {
             consumer: self._passes[consumer]
             for consumer in self._consumers.fitting(scope)
             if consumer.renews(line.state) and line.offset >= self._passes[consumer].frontiers.get(kind, 0)
         }
-        if asking:
+        if candidates:
             self.follow_others()
-        return {consumer for consumer, its_pass in asking.items()
-                if line.offset >= its_pass.frontiers.get(kind, 0) and not self._was_tried(line, its_pass)}
+        return {consumer for consumer, retry_pass in candidates.items()
+                if line.offset >= retry_pass.frontiers.get(kind, 0) and not self._was_tried(line, retry_pass)}
 
-    def _was_tried(self, line: Line, its_pass: RetryPass) -> bool:
-        """Return True if a line below the frontier was tried: claimed when new, or moved there by an edit."""
-        if its_pass.passed is None:
-            return line.offset in its_pass.ahead
-        tried = self._results.count_failures(line.command, its_pass.began)
-        return its_pass.passed[line.command] < tried
+    def _was_tried(self, line: Line, retry_pass: RetryPass) -> bool:
+        """Return True if a line below the frontier of a pass was tried all the same.
+
+        The runner claimed it when it was new; or it was tried before an edit moved it there.
+        """
+        if retry_pass.passed is None:
+            return line.offset in retry_pass.tried_ahead
+        failed_runs = self._results.count_failures(line.command, retry_pass.began)
+        return retry_pass.passed[line.command] < failed_runs
 
     def pass_over(self, line: Line, scope: Directives) -> None:
-        """Record that a walk has passed a failed line that is due for no consumer."""
+        """Record that a walk has passed a failed line that no consumer must run again.
+
+        Only passes after an edit need that: they count the tried lines of each command.
+        """
         kind = retry_kind(scope.consumer_key, line.state)
-        for its_pass in self._passes.values():
-            if its_pass.passed is not None and line.offset >= its_pass.frontiers.get(kind, 0):
-                its_pass.passed[line.command] += 1
-                its_pass.frontiers[kind] = line.offset + 1
+        for retry_pass in self._passes.values():
+            if retry_pass.passed is not None and line.offset >= retry_pass.frontiers.get(kind, 0):
+                retry_pass.passed[line.command] += 1
+                retry_pass.frontiers[kind] = line.offset + 1
 
     def on_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
-        """Move a consumer's frontiers below a claimed line, and remember that line to detect edits.
+        """Move the frontiers of a consumer's pass below the line that it has claimed.
 
-        Lines are claimed in the order of the file, so above this line none is due, in either state.
+        Lines are claimed in the order of the file, so above this line the consumer has none left to try, in
+        either state.  Remember the line: if it moves, an edit has moved lines.
         """
-        self._anchor = job, job.offset
-        self._move(consumer, job, [retry_kind(scope.consumer_key, state)
+        self._last_claim = job, job.offset
+        self._advance(consumer, job, [retry_kind(scope.consumer_key, state)
                                 for state in (FAILED, ERROR) if consumer.renews(state)])
 
     def on_reset(self, consumer: Consumer, line: Line, scope: Directives) -> None:
-        """Move a consumer's frontier below a failed line that was made new for that consumer."""
+        """Move the frontier of a consumer's pass below a failed line that was made new instead of claimed."""
         self._results.forget(line.command)
-        self._move(consumer, line, [retry_kind(scope.consumer_key, line.state)])
+        self._advance(consumer, line, [retry_kind(scope.consumer_key, line.state)])
 
     def on_failure(self, job: Job) -> None:
-        """Count the line of a failed run as tried, also where a frontier does not tell that.
+        """Record that the line of a failed run was tried, in each pass whose frontier does not show that.
 
-        After an edit: if the line is above a frontier.  Otherwise: if it was new, and was claimed below a due
-        line that could not be had.
+        That is so for a new line that was claimed below the frontier, because a due line above it could not
+        be claimed.  After an edit, a pass counts the failed lines of each command instead.
         """
-        for consumer, its_pass in self._passes.items():
-            if its_pass.passed is None:
+        for consumer, retry_pass in self._passes.items():
+            if retry_pass.passed is None:
                 was_new = consumer is job.consumer and job.state == NEW
-                if was_new and job.offset >= min(its_pass.frontiers.values(), default=0):
-                    its_pass.ahead.add(job.offset)
-            elif job.offset < max(its_pass.frontiers.values(), default=0):
-                its_pass.passed[job.command] += 1
+                if was_new and job.offset >= min(retry_pass.frontiers.values(), default=0):
+                    retry_pass.tried_ahead.add(job.offset)
+            elif job.offset < max(retry_pass.frontiers.values(), default=0):
+                retry_pass.passed[job.command] += 1
 
-    def _move(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
-        """Move a consumer's frontiers below a line, then show them to others."""
+    def _advance(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
+        """Move a consumer's frontiers for these kinds of lines below a line; show them to other runners."""
         frontiers = self._passes[consumer].frontiers
         for kind in kinds:
             frontiers[kind] = max(frontiers.get(kind, 0), line.offset + 1)
@@ -4237,35 +4253,38 @@ class Retries:
             for kind in kinds:
                 self._file.lock_table.show_frontier(kind, frontiers[kind])
 
-    def _others(self) -> dict[int, int]:
-        """Return the farthest frontiers by kind, of all passes in this process and in others."""
-        others = self._file.lock_table.others_frontiers()
-        for its_pass in self._passes.values():
-            if its_pass.passed is None:
-                for kind, frontier in its_pass.frontiers.items():
-                    others[kind] = max(others.get(kind, 0), frontier)
-        return others
+    def _all_frontiers(self) -> dict[int, int]:
+        """Return for each kind of line the farthest frontier of all passes, in this process and in others."""
+        frontiers = self._file.lock_table.others_frontiers()
+        for retry_pass in self._passes.values():
+            if retry_pass.passed is None:
+                for kind, frontier in retry_pass.frontiers.items():
+                    frontiers[kind] = max(frontiers.get(kind, 0), frontier)
+        return frontiers
 
     def follow_others(self) -> None:
-        """Move the frontiers of passes to those of others: see RetryPass.follow()."""
+        """Let each pass skip the failed lines that other passes have tried meanwhile: RetryPass.follow()."""
         if self._passes and self._file.lock_table.is_open:
-            others = self._others()
-            for its_pass in self._passes.values():
-                its_pass.follow(others)
+            frontiers = self._all_frontiers()
+            for retry_pass in self._passes.values():
+                retry_pass.follow(frontiers)
 
     def begin_walk(self) -> None:
-        """Record the frontiers of others for passes that begin now; check if edits have moved lines."""
-        for its_pass in self._passes.values():
-            if its_pass.others_at_start is None:
-                its_pass.others_at_start = self._others()
+        """Prepare the passes for a walk from the top of the file.
+
+        A new pass records the frontiers of others.  If an edit has moved lines, all passes start again.
+        """
+        for retry_pass in self._passes.values():
+            if retry_pass.others_at_start is None:
+                retry_pass.others_at_start = self._all_frontiers()
         if self._passes and self._has_moved():
             self.restart()
 
     def _has_moved(self) -> bool:
         """Return True if the line that was claimed last is not at the offset at which it was claimed."""
-        if not self._anchor:
+        if not self._last_claim:
             return False
-        job, offset = self._anchor
+        job, offset = self._last_claim
         return job.offset != offset or self._file.state_at(job) is None
 
     def restart(self) -> None:
@@ -4274,11 +4293,11 @@ class Retries:
         Offsets of tried lines mean nothing any more.  From now on a pass counts the tried lines of each
         command instead (`passed`), and follows no frontiers of others.
         """
-        self._anchor = None
-        for its_pass in self._passes.values():
-            its_pass.frontiers = {}
-            its_pass.ahead = set()
-            its_pass.passed = Counter()
+        self._last_claim = None
+        for retry_pass in self._passes.values():
+            retry_pass.frontiers = {}
+            retry_pass.tried_ahead = set()
+            retry_pass.passed = Counter()
 
 
 # ---- orphans -----------------------------------------------------------------------------------------------
@@ -4293,44 +4312,47 @@ class Suspicion(enum.Enum):
 
 class Orphans:
     """Finds the orphans among lines `r`, and gives each its next state."""
-    NAMED = 10                  # orphans that are reported one by one
+    MAX_REPORTED = 10                  # orphans that are reported one by one
     # On file systems that can lose locks without an error: seconds from the first to the last look that must
     # find a line `r` without a lock.  By then all runners have noticed lost locks and locked them again.
-    RELOCKED = 15.0
+    MIN_UNLOCKED_SECONDS = 15.0
 
     def __init__(self, file: JobFile, results: Results) -> None:
         self._file = file
         self._results = results
         self.marked: list[int] = []             # line numbers of the orphans that were marked `e`
-        self._named = 0
+        self._reported = 0
         # when (clock) a line `r` was first seen without a lock, by the pulse of our own locks, line number,
         # and command
-        self._unlocked: dict[tuple[int, int, bytes], float] = {}
+        self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
 
-    def suspect(self, line: Line) -> Suspicion:
-        """Check if a line `r` has neither runner nor job."""
-        is_free = self._file.is_orphan(line)
+    def check_orphan(self, line: Line) -> Suspicion:
+        """Return how certain it is that a line `r` is an orphan, with neither runner nor job.
+
+        On a file system that can lose locks, it is PROVED only if the line had no lock in checks at least
+        MIN_UNLOCKED_SECONDS apart.  Raises OSError(EIO) if our own locks are lost.
+        """
+        looks_orphaned = self._file.is_orphan(line)
         if not self._file.mount.forgets_locks:
-            return Suspicion.PROVED if is_free else Suspicion.NONE
+            return Suspicion.PROVED if looks_orphaned else Suspicion.NONE
         lock_table = self._file.lock_table
         key = lock_table.pulse, line.number, line.command
-        if not is_free:
-            self._unlocked.pop(key, None)
+        if not looks_orphaned:
+            self._unlocked_since.pop(key, None)
             return Suspicion.NONE
-        # The line may have run since it was first seen without a lock, and may have lost its lock when we
-        # lost ours.
+        # If this host has lost its locks meanwhile, the first check proves nothing.
         lock_table.ask_again()
         lock_table.must_be_alive()
         now = self._file.clock()
-        if now - self._unlocked.setdefault(key, now) < self.RELOCKED:
+        if now - self._unlocked_since.setdefault(key, now) < self.MIN_UNLOCKED_SECONDS:
             return Suspicion.SOME
-        del self._unlocked[key]
+        del self._unlocked_since[key]
         return Suspicion.PROVED
 
     def settle(self, line: Line, state: bytes) -> Attempt:
-        """Give an orphan this state, or the result of its last run here if that result is certain.
+        """Write `state` over an orphan, or the result of its last run here if that is certain; report it.
 
-        Raises FileChangedError, OSError.
+        Raises FileChangedError.
         """
         attempt = self._file.make(line, state, self._known_result(line))
         if attempt.became:
@@ -4338,22 +4360,22 @@ class Orphans:
         return attempt
 
     def _known_result(self, line: Line) -> bytes:
-        """Return the result of the last run here of an orphan's command.
+        """Return the result of the last run of an orphan's command in this process.
 
-        b'' if there is none, or if two lines have this command.
+        b'' if it has not run here, or if another line has the same command.
         """
         result = self._results[line.command].state
         if not result:
             return b""
-        equal = itertools.islice(lines_of(self._file.reader, self._file.start, {line.command}), 2)
-        return result if len(list(equal)) == 1 else b""
+        equal_lines = itertools.islice(lines_of(self._file.reader, self._file.start, {line.command}), 2)
+        return result if len(list(equal_lines)) == 1 else b""
 
     def _say_became(self, line: Line, state: bytes) -> None:
-        """Report the new state of an orphan; only the first NAMED orphans are reported."""
+        """Report the new state of an orphan, for the first MAX_REPORTED orphans only."""
         if state == ERROR:
             self.marked.append(line.number)
-        self._named += 1
-        if self._named > self.NAMED:
+        self._reported += 1
+        if self._reported > self.MAX_REPORTED:
             return
         text = "is r, but has neither runner nor job; "
         if state == NEW:
@@ -4362,13 +4384,13 @@ class Orphans:
             text += f"marked e (--resume runs it again{self._hint(line)})"
         else:
             text = f"an editor restored an old r; it is {text_of(state)} again, the result of the run here"
-        more = "; further lines are not reported" if self._named == self.NAMED else ""
-        self._file.say(f"line {line.number}: {text}{more}")
+        ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
+        self._file.say(f"line {line.number}: {text}{ending}")
 
     def _hint(self, line: Line) -> str:
-        """Return a hint at the result of a run here of an orphan's command; '' if there is none.
+        """Return a hint for the message about an orphan whose command has finished here; '' if it has not.
 
-        Only the user can know whether another runner has started the command since.
+        Then an editor has perhaps restored an old `r`; or another runner has started the command since.
         """
         result = self._results[line.command].state
         if not result:
@@ -4424,8 +4446,8 @@ class Walk:
       only a walk that has met no unfinished job passes.
     - A walk that has claimed a job does not pass either, because that job runs now: the walk stops at the
       barrier.
-    - A walk that has claimed nothing reads on below the barrier.  It claims nothing there, but notes which
-      consumers have jobs there: these consumers must wait, the others may leave.
+    - A walk that has claimed nothing reads on below the barrier.  It claims nothing there, but records which
+      consumers have jobs there: these consumers must wait, the others can exit.
     """
 
     def __init__(
@@ -4456,9 +4478,9 @@ class Walk:
         self._serving = serving
         self.began = began
         # the walk has claimed a job, or the file is being edited: another walk follows in any case
-        self.is_followed = after_edit
-        self.asked = frozenset(consumers.all)      # the consumers that were present during the whole walk
-        self._passes = retries.consumers           # the consumers whose due lines were met from the top on
+        self.needs_another = after_edit
+        self.always_present = frozenset(consumers.all)  # consumers that were present during the whole walk
+        self._retrying = retries.consumers           # the consumers whose due lines were met from the top on
         self.above = Above()
         # `above.unfinished` has finished by now: another walk must check the other jobs
         self.outdated = False
@@ -4470,19 +4492,19 @@ class Walk:
         # a due line that could not be claimed, and why: no due line below it is claimed
         self.stuck: tuple[Line, LineCheck] | None = None
         # commands of which no line can be claimed for now, and why
-        self._closed: dict[bytes, LineCheck] = {}
+        self._refused_commands: dict[bytes, LineCheck] = {}
         self.has_skipped = False                # new jobs of groups, or jobs of other consumers, were skipped
         # for each Directives.consumer_key the first skipped job and its directives: a consumer that comes
         # later begins there
         self._skipped: dict[ConsumerKey, tuple[Line, Directives]] = {}
         # for each consumer that was absent, or had too little free: the first skipped due line and its
         # directives
-        self._missed: dict[Consumer, tuple[Line, Directives]] = {}
+        self._skipped_due: dict[Consumer, tuple[Line, Directives]] = {}
         # consumers with jobs that they cannot take now, but perhaps later
         self.waiting: set[Consumer] = set()
-        self._below: Line | None = None         # the first job below the block that a consumer waits for
+        self._first_blocked: Line | None = None     # the first job below the block that a consumer waits for
         # for consumers that had too little free for a job: that job and its needs
-        self._short: dict[Consumer, tuple[Line, Resources]] = {}
+        self._lacking_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
         self.foreign_group: Line | None = None      # the first job of a group, if this process starts none
         self.foreign_settings = NO_SETTINGS
@@ -4503,42 +4525,49 @@ class Walk:
         """Return what the walk has found so far."""
         block = self.above.block
         stopped_by = block.text if block and block.why is Why.STOPPED else ""
-        return WalkReport(self.asked, self.began, self.met_end, frozenset(self.waiting), stopped_by)
+        return WalkReport(self.always_present, self.began, self.met_end, frozenset(self.waiting), stopped_by)
 
     def next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
-        """Claim the next job that one of these consumers may have.
+        """Walk on, and claim the next job that one of these consumers may take; or return why it stopped.
 
         consumers: between calls with the same object, consumers may be removed from it, but none added.
-        pause_at: when to pause (time.monotonic()).  Raises OSError.
+        pause_at: the time (time.monotonic()) after which it returns Stop.SLICED.
         """
         self.scan.pause_at = pause_at
         try:
-            self._let_go_on(consumers.all)
+            self._release_consumers(consumers.all)
             if consumers is not self._consumers and not self._change_consumers(consumers):
                 return Stop.RESTART
-            found = None
-            while found is None:
-                found = self._step()
-            return found
+            result = None
+            while result is None:
+                result = self._process_next_line()
+            return result
         except Paused:
             return Stop.SLICED
         except FileChangedError:
             return Stop.RESTART
 
-    def is_where_it_was(self) -> bool:
-        """Read on from the last line.  Return False if that line is no longer in its place."""
+    def is_unmoved(self) -> bool:
+        """Read the last line again.  Return False if an edit has moved it."""
         return not self.scan.last or self.scan.refresh(self.scan.last)
 
     def _change_consumers(self, consumers: Consumers) -> bool:
-        """Go on for other consumers.  Return False if the file was edited during the walk."""
+        """Continue the walk for other consumers, at the first skipped line that one of them may take.
+
+        Return False if an edit has moved that line.
+        """
         self._consumers = consumers
         self._only_running = False
-        self.asked = self.asked.intersection(consumers.all)
-        line = self._go_back()
+        self.always_present = self.always_present.intersection(consumers.all)
+        line = self._rewind_to_skipped()
         return line is None or self.scan.seek_back(line)
 
-    def _step(self) -> Job | Stop | None:
-        """Process the next line.  None: go on.  Raises Paused, FileChangedError, OSError."""
+    def _process_next_line(self) -> Job | Stop | None:
+        """Read the next line and apply, claim or skip it.
+
+        Return the job that was claimed, the reason why the walk stops here, or None: the walk continues.
+        Raises Paused, FileChangedError.
+        """
         line = self.scan.next(self._only_running)
         if line is None:
             self.doubt = self._file.doubt(self.scan.end)
@@ -4546,26 +4575,26 @@ class Walk:
         if self._is_over():
             return Stop.OVER
         if not line.whole:
-            # a last line that may be half written is left to the next walk
+            # the last line has no newline: perhaps a process is still writing it
             self.doubt = self._file.doubt(self.scan.end)
             if self.doubt:
                 return Stop.CUT
         if line.state == DIRECTIVE:
-            if self._obey(line):
+            if self._apply_directive(line):
                 return None
-            self.scan.put_back(line)            # to meet it again if this walk goes on
+            self.scan.put_back(line)            # this walk can continue here
             return Stop.BARRIER
         job = self._claim_or_skip(line)
         if job:
-            self.is_followed = True
+            self.needs_another = True
             return job
-        if self._all_wait():
-            # to meet it again when a consumer has enough free: a new walk from the top to here takes long
+        if self._all_lack_capacity():
+            # This walk continues here when a consumer has enough free: one from the top would take long
             return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
         return None
 
     def _is_over(self) -> bool:
-        """Return True if nothing below can matter to the consumers: all must wait, or leave at `#RUN end`."""
+        """Return True if no line below can matter: all consumers must wait, or exit at `#RUN end`."""
         consumers = self._consumers.all
         if not consumers:
             return False
@@ -4575,61 +4604,65 @@ class Walk:
         if not block and not self.met_end:
             return False
         if block and block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
-            return False                        # `#RUN end` may follow
-        return self._below is not None and consumers.keys() <= self.waiting
+            return False                        # there can be a `#RUN end` below
+        return self._first_blocked is not None and consumers.keys() <= self.waiting
 
     # -- consumers with too little free
     # -------------------------------------------------------------------------
 
-    def _all_wait(self) -> bool:
-        """Return True if each consumer has too little free for a job above."""
-        return bool(self._consumers.all) and self._consumers.all.keys() <= self._short.keys()
+    def _all_lack_capacity(self) -> bool:
+        """Return True if each consumer waits until it has enough slots or memory for a job above."""
+        return bool(self._consumers.all) and self._consumers.all.keys() <= self._lacking_capacity.keys()
 
-    def _let_go_on(self, consumers: Mapping[Consumer, None]) -> None:
-        """Let a consumer go on if it now has enough free for the job that it waits for, or if that job's
+    def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
+        """End the wait of each consumer that now has enough slots and memory for its job, or whose job's
         line has changed.
         """
-        states: dict[int, bytes | None] = {}
-        for consumer in self._short.keys() & consumers.keys():
-            line, needs = self._short[consumer]
-            if line.offset not in states:
-                states[line.offset] = self._file.state_at(line)
-            if consumer.free.holds(needs) or states[line.offset] != line.state:
-                del self._short[consumer]
+        state_at_offset: dict[int, bytes | None] = {}
+        for consumer in self._lacking_capacity.keys() & consumers.keys():
+            line, needs = self._lacking_capacity[consumer]
+            if line.offset not in state_at_offset:
+                state_at_offset[line.offset] = self._file.state_at(line)
+            if consumer.free.holds(needs) or state_at_offset[line.offset] != line.state:
+                del self._lacking_capacity[consumer]
 
     def has_room(self) -> bool:
-        """Return True if a consumer now has enough free for the job that it waits for."""
-        return any(consumer.free.holds(needs) for consumer, (_, needs) in self._short.items())
+        """Return True if a consumer that waited now has enough slots and memory for its job."""
+        return any(consumer.free.holds(needs) for consumer, (_, needs) in self._lacking_capacity.items())
 
-    def _go_back(self) -> Line | None:
-        """Forget all lines from the first skipped line on that one of the consumers may have.
+    def _rewind_to_skipped(self) -> Line | None:
+        """Return the first skipped line that one of the consumers may take, and forget all lines below it.
 
-        Return that line; None if there is none, and then nothing is forgotten.  Consumers that have too
-        little free do not count: they were present when the walk met the line.
+        None: there is no such line, and nothing is forgotten.  Ignore consumers that lack capacity: they were
+        present when the walk reached the line.
         """
-        lines = [
+        skipped_lines = [
             (line, scope) for line, scope in self._skipped.values()
-            if any(consumer not in self._short for consumer in self._consumers.fitting(scope))
+            if any(consumer not in self._lacking_capacity for consumer in self._consumers.fitting(scope))
         ]
-        lines += [missed for consumer, missed in self._missed.items()
-                  if consumer in self._consumers.all and consumer not in self._short]
-        if not lines:
+        skipped_lines += [missed for consumer, missed in self._skipped_due.items()
+                  if consumer in self._consumers.all and consumer not in self._lacking_capacity]
+        if not skipped_lines:
             return None
-        line, self.above.scope = min(lines, key=lambda skipped: skipped[0].offset)
+        line, self.above.scope = min(skipped_lines, key=lambda skipped: skipped[0].offset)
         self.above.block = None
-        self._below = None
-        self._skipped = {key: value for key, value in self._skipped.items() if value[0].offset < line.offset}
-        self._missed = {key: value for key, value in self._missed.items() if value[0].offset < line.offset}
+        self._first_blocked = None
+        self._skipped = {
+            key: skipped for key, skipped in self._skipped.items() if skipped[0].offset < line.offset
+        }
+        self._skipped_due = {
+            key: skipped for key, skipped in self._skipped_due.items() if skipped[0].offset < line.offset
+        }
         self.groups = [group for group in self.groups if group.begins_above(line)]
         return line
 
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a job for a consumer that may have it now.
+        """Claim a line for a consumer that may take it now, and return the job.
 
-        Otherwise note its meaning for consumers and barriers, and return None.  Raises FileChangedError,
-        OSError.
+        Otherwise record what the line means for barriers, and who waits for it; return None.
+        Raises FileChangedError.
         """
         if line.state == NEW:
             return self._claim_or_skip_new(line)
@@ -4640,7 +4673,7 @@ class Walk:
         return None
 
     def _claim_or_skip_new(self, line: Line) -> Job | None:
-        """Claim a new line for a consumer that may have it now, or skip it; as _claim_or_skip()."""
+        """Do _claim_or_skip() for a new line."""
         if self.above.block:
             self._on_job_below_block(line)
             return None
@@ -4649,93 +4682,93 @@ class Walk:
         if consumer and not together:
             self.above.add_unfinished(line)
             return self._claim_new(line, consumer)
-        if self._short and not together:
-            self._skip(line)                    # a consumer that comes later must begin here, not below
+        if self._lacking_capacity and not together:
+            self._record_skipped(line)      # a consumer that comes later must begin here, not below
         else:
             self._skip_new(line)
         return None
 
     def _claim_or_skip_failed(self, line: Line) -> Job | None:
-        """Claim a failed line that is due for a consumer, or note who waits for it; as _claim_or_skip()."""
-        due = self._retries.find_consumers(line, self.above.scope)      # present or not
-        if not due:
+        """Do _claim_or_skip() for a failed line, which consumers with --retry or --resume run once again."""
+        due_consumers = self._retries.find_consumers(line, self.above.scope)      # present or not
+        if not due_consumers:
             self._retries.pass_over(line, self.above.scope)
             return None
         self.above.add_unfinished(line)
-        here = due & self._consumers.all.keys()
-        if here and not self.stuck and not self.above.block:
-            chosen = self._choose_consumer(line, due)
+        present_due = due_consumers & self._consumers.all.keys()
+        if present_due and not self.stuck and not self.above.block:
+            chosen = self._choose_consumer(line, due_consumers)
             if chosen:
                 return self._claim_due(line, chosen)
-        for consumer in due - (here - self._short.keys()):              # absent, or with too little free
-            self._missed.setdefault(consumer, (line, self.above.scope))
+        able = present_due - self._lacking_capacity.keys()
+        for consumer in due_consumers - able:
+            self._skipped_due.setdefault(consumer, (line, self.above.scope))
             self.has_skipped = True
-        self.waiting |= here
-        if here and self.above.block:
-            self._below = self._below or line
+        self.waiting |= present_due
+        if present_due and self.above.block:
+            self._first_blocked = self._first_blocked or line
         return None
 
     def _on_running(self, line: Line) -> None:
-        """Note a job that runs, or may run; settle an orphan.  Raises FileChangedError, OSError."""
-        suspicion = self._orphans.suspect(line)
+        """Record a running job as unfinished; or give an orphan its next state."""
+        suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
             self._settle_orphan(line)
             return
         self.try_again |= suspicion is Suspicion.SOME
         self.above.add_unfinished(line)
         if suspicion is Suspicion.NONE and self.above.scope.settings.together:
-            self._group().waits = True
+            self._current_group().waits = True
 
     def _settle_orphan(self, line: Line) -> None:
         """Give an orphan its next state: the result of its last run here if that result is certain.
 
         Otherwise it becomes new if a consumer, present or not, runs orphans again, and `e` if none does.
-        Raises FileChangedError, OSError.
         """
         state = NEW if self._is_resumed() else ERROR
-        attempt = self._attempt(line, lambda: self._orphans.settle(line, state))
+        attempt = self._try_change(line, lambda: self._orphans.settle(line, state))
         if not attempt.became:
             self.above.add_unfinished(line)
         elif attempt.became == NEW and not self.scan.seek_back(line):
             raise FileChangedError
 
     def _is_resumed(self) -> bool:
-        """Return True if an orphan becomes new again for a consumer, present or not."""
+        """Return True if a consumer, present or not, runs orphans again (--resume) and may take this line."""
         scope = self.above.scope
         if scope.error or scope.settings.together:
             return False
         return self._resuming.include(scope)
 
-    def _choose_consumer(self, line: Line, among: Collection[Consumer]) -> Consumer | None:
-        """Return the first consumer that may have a line and has enough free for it; None if there is none.
+    def _choose_consumer(self, line: Line, candidates: Collection[Consumer]) -> Consumer | None:
+        """Return the first candidate that may take a line and has enough free slots and memory; or None.
 
-        A consumer with too little free waits until it has enough, and takes nothing below meanwhile.
-        Otherwise small jobs could delay a big one for ever.
+        A candidate without enough waits until it has enough, and takes nothing below meanwhile.  Otherwise
+        small jobs could delay a big one for ever.
         """
         needs = self.above.scope.settings.needs
         for consumer in self._consumers.fitting(self.above.scope):
-            if consumer in among and consumer not in self._short:
+            if consumer in candidates and consumer not in self._lacking_capacity:
                 if consumer.free.holds(needs):
                     return consumer
-                self._short[consumer] = line, needs
+                self._lacking_capacity[consumer] = line, needs
                 self.waiting.add(consumer)
         return None
 
-    def _skip(self, line: Line) -> None:
-        """Skip a new job that no present consumer may have, or only consumers that have too little free."""
+    def _record_skipped(self, line: Line) -> None:
+        """Record a new job that no present consumer may take, or only consumers that lack capacity."""
         self.above.add_unfinished(line)
         self._skipped.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _skip_new(self, line: Line) -> None:
-        """Skip a new job of a group, or one that no consumer gets now."""
+        """Skip a new job of a group (together=), or one that no consumer may take now."""
         settings = self.above.scope.settings
-        # all jobs of a group must be met, and failed lines may be due here
-        self._only_running = not (settings.together and self._serving) and not self._passes
+        # Up to the next directive new lines do not matter, except jobs of a group; failed lines can be due.
+        self._only_running = not (settings.together and self._serving) and not self._retrying
         self.has_skipped = True
         if not settings.together:
-            self._skip(line)
+            self._record_skipped(line)
         elif self._serving:
-            self._join_group(line)
+            self._add_to_group(line)
             self._add_waiting()
         else:
             self.above.add_unfinished(line)
@@ -4743,14 +4776,14 @@ class Walk:
                 self.foreign_group, self.foreign_settings = line, settings
 
     def _on_job_below_block(self, line: Line) -> None:
-        """Note a new job below a block: consumers that may have it must wait."""
-        served = self._serving or not self.above.scope.settings.together
-        if served and self._add_waiting() and not self._below:
-            self._below = line
-        self._only_running = not self._passes
+        """Record a new job below a barrier that waits: the consumers that may take it must wait as well."""
+        may_start_here = self._serving or not self.above.scope.settings.together
+        if may_start_here and self._add_waiting() and not self._first_blocked:
+            self._first_blocked = line
+        self._only_running = not self._retrying
 
     def _add_waiting(self) -> bool:
-        """Note that all consumers that may have jobs here wait.  Return True if there are any."""
+        """Record that each consumer that may take jobs here waits.  Return True if there is any."""
         consumers = set(self._consumers.fitting(self.above.scope))
         self.waiting |= consumers
         return bool(consumers)
@@ -4758,23 +4791,23 @@ class Walk:
     # -- claims ----------------------------------------------------------------------------------------------
 
     def _claim_new(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a new line for a consumer; None if that fails.  Raises FileChangedError, OSError."""
+        """Claim a new line for a consumer, and return the job; None if that fails."""
         settings = self.above.scope.settings
-        job = self._attempt(line, lambda: self._queue.claim(line, consumer, settings)).job
-        # the pass of a consumer has come here only if it has missed no due line above
-        if job and consumer in self._passes & self.asked and not self.stuck:
+        job = self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
+        # The pass of a consumer has reached this line only if the walk has skipped no due line above.
+        if job and consumer in self._retrying & self.always_present and not self.stuck:
             self._on_claim(job, consumer)
         return job
 
     def _claim_due(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a failed line that is due for a consumer, and move the consumer's frontier past the line.
+        """Claim a failed line that a consumer must run again, and record that it was tried.
 
-        Return None if another process has the command mutex now: then this walk claims no due line below
-        (`stuck`).  Return None also if a copy of the command runs, perhaps for hours: then the line is made
-        new, and waits for its turn as such.  Raises FileChangedError, OSError.
+        Return None if another process holds the command mutex now: then this walk claims no failed line below
+        (`stuck`).  Also return None if a copy of the command runs, perhaps for hours: then the line is made
+        new, and waits like any new line.
         """
         settings = self.above.scope.settings
-        attempt = self._attempt(line, lambda: self._queue.claim(line, consumer, settings))
+        attempt = self._try_change(line, lambda: self._queue.claim(line, consumer, settings))
         if attempt.met is LineCheck.NO_JOB_LOCK:
             attempt = self._file.make(line, NEW)
         if attempt.job or attempt.became:
@@ -4789,44 +4822,45 @@ class Walk:
         return attempt.job
 
     def _on_claim(self, job: Job, consumer: Consumer) -> None:
-        """Note that the pass of a consumer has reached a claimed job."""
-        # the next claim will get the same error; another runner may try a line twice
+        """Record that a consumer's pass through the failed lines has reached a claimed job."""
+        # The next claim will get the same error.  Until then another runner can try a line twice.
         with contextlib.suppress(OSError):
             self._retries.on_claim(consumer, job, self.above.scope)
 
-    def _attempt(self, line: Line, attempt: Callable[[], Attempt]) -> Attempt:
-        """Attempt to claim a line or to change its state, unless this walk has found its command closed.
+    def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
+        """Call `change`, which claims a line or changes its state, and read on from that line.
 
-        Raises FileChangedError, OSError.
+        Do not call it if this walk was refused another line of the same command.  Raises FileChangedError if
+        the file was edited during the walk.
         """
-        if line.command in self._closed:
+        if line.command in self._refused_commands:
             self.try_again = True
-            return Attempt(self._closed[line.command])
-        made = attempt()
-        if not self.scan.refresh(line, made.data or None):
-            raise FileChangedError                       # the file was edited during the walk
-        if not (made.job or made.became):
+            return Attempt(self._refused_commands[line.command])
+        attempt = change()
+        if not self.scan.refresh(line, attempt.data or None):
+            raise FileChangedError
+        if not (attempt.job or attempt.became):
             self.try_again = True
-            if made.met is not LineCheck.CHANGED:
-                self._closed[line.command] = made.met
-            elif made.data[:1] in self._retries.states and not self.scan.seek_back(line):
-                # Another runner has run the line or marked it `e` since the walk met it.  The walk meets it
-                # again, because it can be due: a claim further down would move the frontier past it.
+            if attempt.met is not LineCheck.CHANGED:
+                self._refused_commands[line.command] = attempt.met
+            elif attempt.data[:1] in self._retries.states and not self.scan.seek_back(line):
+                # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again
+                # as a failed line: a claim further down would move the frontier past it.
                 raise FileChangedError
-        return made
+        return attempt
 
     # -- groups ----------------------------------------------------------------------------------------------
 
-    def _group(self) -> PendingGroup:
-        """Return the current group; a new one if the last is complete."""
+    def _current_group(self) -> PendingGroup:
+        """Return the group that the walk is in; begin a new one if the last is complete."""
         if not self.groups or self.groups[-1].whole:
             self.groups.append(PendingGroup(self.above.scope.settings.together, self.met_end))
         return self.groups[-1]
 
-    def _join_group(self, line: Line) -> None:
-        """Note a new job of a group."""
+    def _add_to_group(self, line: Line) -> None:
+        """Add a new job to the current group.  If that has too many jobs, block it and all below."""
         self.above.add_unfinished(line)
-        group = self._group()
+        group = self._current_group()
         group.jobs.append((line, self.above.scope.settings))
         if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
             group.waits = True
@@ -4838,7 +4872,7 @@ class Walk:
             )
 
     def end_group(self, waits: bool = False) -> None:
-        """Note that the last group is complete.  waits: it cannot be started."""
+        """Mark the last group as complete: no job below belongs to it.  waits: it cannot be started."""
         if self.groups and not self.groups[-1].whole:
             self.groups[-1].whole = True
             if waits:
@@ -4846,29 +4880,35 @@ class Walk:
 
     # -- directives ------------------------------------------------------------------------------------------
 
-    def _obey(self, line: Line) -> bool:
-        """Apply a directive.  Return False if another walk must check the lines above it first."""
-        scope = self.above.scope
+    def _apply_directive(self, line: Line) -> bool:
+        """Apply a directive to the lines below it.
+
+        Return False at a barrier if another walk must first check the jobs above it once more.
+        """
+        directives_above = self.above.scope
         self.above.enter(line)
-        if self.groups and not self.above.scope.has_same_group(scope):
-            # below an invalid directive it is unknown whether jobs belong to the group above
+        if self.groups and not self.above.scope.has_same_group(directives_above):
+            # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(waits=self.above.scope.error != "")
         self._only_running = False
         if self.above.block:
             return True
         is_barrier = self.above.scope.barrier is line
-        if is_barrier and self.above.unfinished and (self.check_outdated() or self.is_followed):
+        if is_barrier and self.above.unfinished and (self.check_outdated() or self.needs_another):
             return False
         self.above.block = self.above.find_block(line, self._file)
         return True
 
     def check_outdated(self) -> bool:
-        """Return True, also later, if the first job that a barrier waits for has finished: walk again."""
-        waits_for = self.above.unfinished
-        if waits_for and not self.outdated:
-            state = self._file.state_at(waits_for)
-            # a due line keeps its failed state until it is claimed
-            self.outdated = state is not None and state not in (NEW, RUNNING, waits_for.state)
+        """Return True if the first job that a barrier waits for has finished, so that another walk is due.
+
+        Once True, it stays True for this walk.
+        """
+        unfinished = self.above.unfinished
+        if unfinished and not self.outdated:
+            state = self._file.state_at(unfinished)
+            # a failed line that is to run again keeps its state until it is claimed
+            self.outdated = state is not None and state not in (NEW, RUNNING, unfinished.state)
         return self.outdated
 
 
@@ -4920,62 +4960,63 @@ class Rewalk:
         self._file = file
         self.throttle = Throttle(file.clock)            # of walks, without the pauses between claims
         self.signature: tuple[int, ...] = ()    # of the file, at the start of the last walk
-        self._quiet: tuple[int, ...] | None = None      # the same, of the last walk that found nothing
+        # the same, of the last walk that found no job; None: another walk is due
+        self._idle_signature: tuple[int, ...] | None = None
         self._refusals = 0                      # how many such walks in a row had `try_again`
 
     def begin(self) -> None:
-        """Note that a walk begins.  Raises OSError."""
+        """Record the signature of the file when a walk begins."""
         self.signature = self._file.signature()
 
     def forget(self) -> None:
-        """Have the next claim begin a new walk: what the last walk found is no longer valid."""
-        self._quiet = None
+        """Forget that the last walk found no job, so that another one is due."""
+        self._idle_signature = None
 
     def is_overdue(self) -> bool:
         """Return True if the current walk is so old that another one must begin."""
         return self.throttle.until_due(100, self._file.interval) == 0
 
-    def until_next(self, walk: Walk) -> float:
-        """Return the seconds until another walk may begin that can pass a barrier, or claim a big job."""
+    def seconds_until_next(self, walk: Walk) -> float:
+        """Return the seconds until a new walk may begin, after one that stopped at a barrier or a big job."""
         if walk.outdated:
             return self.throttle.until_due(1)
         return self.throttle.until_due(20, 0.0 if walk.has_room() else self._file.interval)
 
     def end(self, walk: Walk) -> float | None:
-        """Note that a walk has found nothing.
+        """Record that a walk has found no job.
 
-        Return the seconds after which another one is certainly due; None if that depends on changes.
+        Return the seconds after which another walk is certainly due; None: only after a change of the file.
         """
-        self._quiet = self.signature
+        self._idle_signature = self.signature
         self._refusals = self._refusals + 1 if walk.try_again else 0
-        due = [walk.doubt] if walk.doubt else []
+        waits = [walk.doubt] if walk.doubt else []
         if walk.try_again:
-            due.append(self._file.interval * (self.FIRST_RETRY_INTERVALS if self._refusals == 1 else 1))
-        return max(min(due), self.throttle.rest(20), 0.01) if due else None
+            waits.append(self._file.interval * (self.FIRST_RETRY_INTERVALS if self._refusals == 1 else 1))
+        return max(min(waits), self.throttle.rest(20), 0.01) if waits else None
 
     @property
     def is_refused(self) -> bool:
-        """True if several walks in a row met lines that may be claimable soon."""
+        """Return True if two or more walks in a row have met only lines that can be claimable soon."""
         return self._refusals > 1
 
     def is_due(self, walk: Walk, consumers: Consumers, again: float | None) -> bool:
-        """Return True if another walk is due after one that has found nothing.
+        """Return True if another walk is due after one that has found no job: see the table above.
 
-        again: the result of end().  Raises OSError.
+        again: the result of end() for that walk, in seconds, or None.
         """
-        if not self._quiet:
+        if not self._idle_signature:
             return True
-        is_asked = walk.asked.issuperset(consumers.all)
-        if not is_asked and walk.has_skipped:
+        was_present = walk.always_present.issuperset(consumers.all)
+        if not was_present and walk.has_skipped:
             return True
         block = walk.above.block
         if block and block.why is Why.WAITS and walk.check_outdated():
-            return self.until_next(walk) == 0
+            return self.seconds_until_next(walk) == 0
         if self.throttle.until_due(20) > 0:         # a walk through a huge file is not free
             return False
-        if not is_asked or again is not None or walk.waiting:
+        if not was_present or again is not None or walk.waiting:
             return True
-        return self.is_overdue() or self._file.signature() != self._quiet
+        return self.is_overdue() or self._file.signature() != self._idle_signature
 
 
 class Cursor:
@@ -5008,46 +5049,47 @@ class Cursor:
         self._orphans = Orphans(file, self._results)
         self._rewalk = Rewalk(file)
         self._walk: Walk | None = None          # the current walk
-        self._last: Walk | None = None          # the last walk that found nothing
+        self._idle_walk: Walk | None = None          # the last walk that found nothing
         self.no_job = NoJob()                   # the result of the last claim that found no job
         self.inode = file.inode                 # of the file of the walk
-        self._claimed = 0.0                     # when the last claim was (clock)
+        self._last_claim_at = 0.0                     # when the last claim was (clock)
         # the last claim returned in the middle of a walk, and must be repeated
         self.sliced = False
         self._errors_since: float | None = None
-        self._still: tuple[int, ...] = ()       # signature of the last walk that found nothing
-        self._still_until = math.inf            # when (clock) to report waiting jobs if `_still` stays
-        self._said: set[str] = set()            # subjects of one-time messages that were printed
-        self._said_block = ""                   # the block that was reported last
+        self._waiting_signature: tuple[int, ...] = ()   # of the file, after the last walk that found no job
+        # when (clock) to report waiting jobs if the file still has that signature
+        self._report_waiting_at = math.inf
+        self._printed_subjects: set[str] = set()        # subjects of one-time messages that were printed
+        self._printed_block = ""                        # the text of the block that was reported last
 
     @property
     def orphans(self) -> list[int]:
-        """The line numbers of orphans that were marked `e`."""
+        """Return the line numbers of the orphans that were marked `e`."""
         return self._orphans.marked
 
     @property
     def renewed(self) -> int:
-        """The number of failed lines that were claimed, or made new, because of --retry or --resume."""
+        """Return the number of lines that were claimed or made new because of --retry or --resume."""
         return self._retries.renewed
 
     @property
     def throttle(self) -> Throttle:
-        """The throttle of walks."""
+        """Return the throttle that measures the walks."""
         return self._rewalk.throttle
 
     @property
     def groups(self) -> list[PendingGroup]:
-        """The groups that the current walk, or else the last one, has met so far."""
-        walk = self._walk or self._last
+        """Return the groups that the current walk, or else the last one, has found so far."""
+        walk = self._walk or self._idle_walk
         return walk.groups if walk else []
 
     def claim(self, last: bool = False, consumers: Consumers | None = None,
               away: Collection[Consumer] = ()) -> Job | NoJob:
-        """Claim the next job for the first of the consumers that may have it.
+        """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        last: nothing runs here, and the caller will leave if it gets no job; so make a walk, unless there
-        are jobs to wait for.  consumers: between calls with the same object, consumers may be removed from
-        it, but none added.  away: consumers that are busy, or may come back.
+        last: the caller has no running job, and will exit if it gets none; so walk through the file once
+        more, unless there are jobs to wait for.  consumers: between calls with the same object, consumers may
+        be removed from it, but none added.  away: consumers that are busy, or can return.
         """
         result: Job | NoJob
         try:
@@ -5056,80 +5098,83 @@ class Cursor:
             if self._unchecked:
                 self._check_late()
         except OSError as error:
-            result = self._bear(error)
+            result = self._tolerate(error)
         if isinstance(result, NoJob):
             self.no_job = result
         return result
 
     def _claim(self, last: bool, consumers: Consumers, away: Collection[Consumer]) -> Job | NoJob:
-        """Walk on to the next job, or return the last result again if no walk is due.  Raises OSError.
+        """Do claim() without the treatment of errors: walk on to the next job, if a walk is due.
 
-        The parameters are those of claim().
+        Otherwise return the last result again.
         """
-        self._notice_replaced()
+        self._check_replaced()
         self._set_consumers(consumers, away)
-        if self._last and not self._walk and not self._is_walk_due(self._last, last):
-            return self._repeat_no_job(self._last)
+        if self._idle_walk and not self._walk and not self._is_walk_due(self._idle_walk, last):
+            return self._repeat_no_job(self._idle_walk)
         self.throttle.go_on()
         try:
             return self._walk_on(consumers)
         finally:
             self.throttle.pause()
 
-    def _set_consumers(self, consumers: Consumers, away: Collection[Consumer]) -> None:
+    def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
         """Claim for these consumers from now on.
 
         If one of them has come with --retry or --resume, begin a new walk at the top, where failed lines can
         be due.  away: consumers that can return.
         """
-        before = self._retries.consumers
-        self._retries.admit(consumers.all, away)
-        if not before.issuperset(self._retries.consumers):
+        earlier = self._retries.consumers
+        self._retries.admit(consumers.all, absent)
+        if not earlier.issuperset(self._retries.consumers):
             self.forget()
         self.consumers = consumers
         self._resuming = Consumers(
-            consumer for consumer in (*consumers.all, *away) if consumer.renews(RUNNING)
+            consumer for consumer in (*consumers.all, *absent) if consumer.renews(RUNNING)
         )
 
     def _is_walk_due(self, walk: Walk, last: bool) -> bool:
-        """Return True if another walk is due after one that has found nothing.  last: see claim()."""
+        """Return True if another walk is due after one that has found no job.  last: see claim()."""
         if last and not walk.waiting:
             return True
         return self._rewalk.is_due(walk, self.consumers, self.no_job.again)
 
     def _repeat_no_job(self, walk: Walk) -> NoJob:
-        """Return the last result again; the next walk is sooner if a barrier or a big job waits for it."""
+        """Return the result of the last walk again.
+
+        The time until the next walk is computed anew if a barrier, or a job that needs much, waits for it.
+        """
         if walk.outdated or walk.has_room():
-            return replace(self.no_job, again=self._rewalk.until_next(walk))
+            return replace(self.no_job, again=self._rewalk.seconds_until_next(walk))
         return self.no_job
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk, or begin another one, up to the next job."""
         now = self.clock()
-        is_old = now - self._claimed > self._stale_after()
+        is_stale = now - self._last_claim_at > self._stale_after()
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
-        goes_on = self.sliced
-        self._claimed = now
+        was_sliced = self.sliced
+        self._last_claim_at = now
         self.sliced = False
         after_edit = False
-        if self._walk and not goes_on:
-            after_edit = is_old and not self._walk.is_where_it_was()
+        if self._walk and not was_sliced:
+            after_edit = is_stale and not self._walk.is_unmoved()
             if after_edit or self._rewalk.is_overdue():
                 self._walk = None
         while True:
             walk = self._walk or self._begin_walk(consumers, after_edit)
-            found = walk.next(consumers, pause_at)
-            if isinstance(found, Job):
-                self._on_claim(found)
-                return found
-            answer = self._answer(walk, found)
+            result = walk.next(consumers, pause_at)
+            if isinstance(result, Job):
+                self._on_claim(result)
+                return result
+            answer = self._result_of_stop(walk, result)
             if answer is not None:
                 return answer
             self._walk = None
-            after_edit = found is Stop.RESTART
+            after_edit = result is Stop.RESTART
 
-    def _answer(self, walk: Walk, stop: Stop) -> NoJob | None:
-        """Return the result of a claim whose walk has stopped; None: begin another walk."""
+    def _result_of_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
+        """Return the NoJob for a walk that has stopped for this reason; None: begin another walk now."""
         if stop is Stop.RESTART:
             return None
         if stop is Stop.SLICED:
@@ -5138,9 +5183,9 @@ class Cursor:
         if stop is Stop.SHORT:
             return NoJob(report=walk.report())
         if stop is Stop.BARRIER:
-            pause = self._rewalk.until_next(walk)
+            pause = self._rewalk.seconds_until_next(walk)
             return NoJob(min(self.MAX_BARRIER_PAUSE, pause), report=walk.report()) if pause else None
-        if walk.is_followed:
+        if walk.needs_another:
             return None
         return self._end_walk(walk, stop)
 
@@ -5148,7 +5193,7 @@ class Cursor:
         """Begin a walk from the top, with fresh reads."""
         self.throttle.begin()
         self.queue.follow()
-        self._notice_replaced()
+        self._check_replaced()
         self._rewalk.begin()
         self._walk = Walk(self.queue, consumers, self._resuming, self._retries, self._orphans, self._results,
                           ordinals=self._ordinals, serving=self._serving, began=self.throttle.began,
@@ -5156,20 +5201,23 @@ class Cursor:
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
-        """Note that a walk is over and has found nothing."""
+        """Record that a walk is over and has found no job, and report what keeps jobs from starting."""
         self._walk = None
-        self._last = walk
+        self._idle_walk = walk
         self._end_last_group(walk, stop)
         again = self._rewalk.end(walk)
         if stop is Stop.END and not (walk.doubt or walk.try_again or walk.above.block):
-            self._retries.end(walk.asked - walk.waiting)
+            self._retries.end(walk.always_present - walk.waiting)
         self._say_block(walk)
         self._say_stuck(walk)
         self._say_waiting()
         return NoJob(again, report=walk.report(), whole=True)
 
     def _end_last_group(self, walk: Walk, stop: Stop) -> None:
-        """Mark the last group as complete; it must wait if the walk may have met only a part of it."""
+        """Mark the last group as complete at the end of the file.
+
+        The group must wait if the walk can have met only a part of it, because lines are being appended.
+        """
         if not walk.groups or walk.groups[-1].whole:
             return
         waits = stop is Stop.CUT
@@ -5180,28 +5228,28 @@ class Cursor:
         walk.end_group(waits=waits or self.file.signature()[2] != self._rewalk.signature[2])
 
     def _stale_after(self) -> float:
-        """Return the seconds after which a chunk that was read ahead is too old to claim from.
+        """Return the seconds after which the part of the file that was read ahead must be read again.
 
         On a network file system this is longer, because each read is a round trip.  But once the walk has
-        met another runner, it is as short as on a local file system, because lines change all the time.
+        noticed another runner, it is as short as on a local file system, because lines change all the time.
         """
         return self.STALE[self.file.network and not (self._walk and self._walk.try_again)]
 
-    def _notice_replaced(self) -> None:
-        """Begin a new walk if the job file was opened again, or is another one."""
-        before = self.inode
-        now = self.file.inode
-        if now != before or (self._walk and self._walk.scan.file is not self.file.reader):
+    def _check_replaced(self) -> None:
+        """Drop the current walk if the job file was opened again, or was replaced by another file."""
+        old_inode = self.inode
+        new_inode = self.file.inode
+        if new_inode != old_inode or (self._walk and self._walk.scan.file is not self.file.reader):
             self.forget()
             # None: the next walk opens the file; the old inode: it was reopened after an error
-            if now is not None and now != before:
-                self.inode = now
-                if before is not None:
+            if new_inode is not None and new_inode != old_inode:
+                self.inode = new_inode
+                if old_inode is not None:
                     self._retries.restart()
                     self.say("was replaced by another file of this name; going on with that")
 
     def forget(self) -> None:
-        """Have the next claim begin a new walk: what the last walk found is no longer valid."""
+        """Drop the current walk and the result of the last one, so that the next claim begins a new walk."""
         self._walk = None
         self._rewalk.forget()
 
@@ -5214,19 +5262,20 @@ class Cursor:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _say_once(self, subject: str, text: str) -> None:
-        """Print a text, unless a message on this subject was printed before."""
-        if subject not in self._said:
-            self._said.add(subject)
+        """Print a message, unless one with the same subject was printed before."""
+        if subject not in self._printed_subjects:
+            self._printed_subjects.add(subject)
             self.say(text)
 
     def _on_claim(self, job: Job) -> None:
-        """Report a claim of a line that already got a result here; only the first is reported."""
-        known = self._results[job.command]
-        if job.state == NEW and known.state and known.number == job.number:
+        """Report, once, that a claimed line already has a result from this process and will run again."""
+        last_result = self._results[job.command]
+        if job.state == NEW and last_result.state and last_result.number == job.number:
             self._say_once(
                 "again",
-                f"line {job.number}: finished here as {text_of(known.state)}, and is new again; it will run "
-                "once more (an editor saved an old state, or a user set it; further lines are not reported)",
+                f"line {job.number}: finished here as {text_of(last_result.state)}, and is new again; it "
+                "will run once more (an editor saved an old state, or a user set it; further lines are not "
+                "reported)",
             )
         self._results.forget(job.command)
 
@@ -5235,52 +5284,58 @@ class Cursor:
         block = walk.above.block
         text = block.text if block else ""
         if block and block.why is Why.STOPPED and not any(consumer.follow for consumer in walk.waiting):
-            text = ""                           # a runner that leaves because of it will report it
-        if text and text != self._said_block:
+            text = ""                           # a runner that exits because of it reports it itself
+        if text and text != self._printed_block:
             self.say(text)
-        self._said_block = text
+        self._printed_block = text
         if walk.foreign_group:
             self._say_once("groups", not_for_groups(walk.foreign_group, walk.foreign_settings))
 
     def _say_stuck(self, walk: Walk) -> None:
-        """Report why a failed line is not run again yet, if that lasts; once for each line and reason."""
+        """Report why a failed line cannot be run again yet, if two walks in a row could not claim it.
+
+        Report each line and reason once.
+        """
         if walk.stuck and self._rewalk.is_refused:
-            line, met = walk.stuck
-            text = f"line {line.number}: is {text_of(line.state)}, and waits to be run again: {met.value}"
+            line, check = walk.stuck
+            text = f"line {line.number}: is {text_of(line.state)}, and waits to be run again: {check.value}"
             self._say_once(text, text)
 
     def _say_waiting(self) -> None:
-        """Report once that new jobs wait: nothing runs, and no runner has claimed one for MIN_IDLE_SECONDS.
+        """Report once that new jobs wait although no job has run for MIN_IDLE_SECONDS.
 
-        The signature of the file shows that, because each claim and each result changes the file.
-        `runwait4.py --status` finds the reason.  Raises OSError.
+        The signature of the file shows that, because each claim and each result changes the file.  The
+        message names `runwait4.py --status`, which finds the reason.
         """
         now = self.clock()
-        if self._still != self._rewalk.signature:
-            self._still = self._rewalk.signature
-            self._still_until = now + self.MIN_IDLE_SECONDS
-        elif now >= self._still_until:
-            self._still_until = math.inf
+        if self._waiting_signature != self._rewalk.signature:
+            self._waiting_signature = self._rewalk.signature
+            self._report_waiting_at = now + self.MIN_IDLE_SECONDS
+        elif now >= self._report_waiting_at:
+            self._report_waiting_at = math.inf
             reader = JobReader(self.file.path, say=self.say, mount=self.file.mount, clock=self.clock)
             snapshot = reader.snapshot()
             reader.close_files()
-            new = snapshot.states[NEW]
-            if new and not snapshot.running:
-                self.say(new_jobs_wait(new, self.file.path))
+            new_count = snapshot.states[NEW]
+            if new_count and not snapshot.running:
+                self.say(new_jobs_wait(new_count, self.file.path))
 
     # -- results ---------------------------------------------------------------------------------------------
 
     def check_jobs(self) -> dict[Job, str]:
-        """Call JobQueue.check_jobs(), then read how far other runners have run failed lines again."""
-        to_end = self.queue.check_jobs()
+        """Check the claimed lines, and return the jobs that the caller must stop: JobQueue.check_jobs().
+
+        Also read how far other runners have run failed lines again.
+        """
+        to_kill = self.queue.check_jobs()
         with contextlib.suppress(OSError):      # the next claim will get the same error
             self._retries.follow_others()
-        return to_end
+        return to_kill
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give the line up.  Return the permanent error, or ''.
+        """Write the result of a job: JobQueue.finish().  Return '', or why it will never be written.
 
-        Raises TemporaryError.
+        Raises TemporaryError if the caller must try again.
         """
         error = self.queue.finish(job, state)
         self._results.add(job, state, self.clock())
@@ -5289,28 +5344,33 @@ class Cursor:
         return error
 
     def release(self, job: Job) -> str:
-        """Make a claimed job that was not started new again, unless it was cancelled.
+        """Make a job that was claimed but not started new again, unless a user has cancelled it.
 
-        Returns and raises as finish().
+        Return '', or why the state will never be written.  Raises TemporaryError.
         """
         return self.finish(job, HELD if job.cancelled else NEW)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
-    def _bear(self, error: OSError) -> NoJob:
-        """Tolerate an error of the file system for a while, then fail for good."""
+    def _tolerate(self, error: OSError) -> NoJob:
+        """Return a NoJob after an error of the file system: try again in a while, or fail for good.
+
+        It fails if errors have lasted for MAX_ERROR_SECONDS, on a local file system for three intervals.
+        """
         self.forget()
         self.queue.close_if_useless(error)
         now = self.clock()
         if self._errors_since is None:
             self._errors_since = now
-            self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
+            plan = "waiting for it" if self._waits_for_file(error) else "trying again"
+            self.say(f"{reason(error)}; {plan}")
         patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.LOOKS * self.interval
-        if now - self._errors_since >= patience and not self._may_come(error):
+        if now - self._errors_since >= patience and not self._waits_for_file(error):
             return NoJob(failed=reason(error))
         return NoJob(self.interval)
 
-    def _may_come(self, error: OSError) -> bool:
+    def _waits_for_file(self, error: OSError) -> bool:
+        """Return True if the file does not exist, and the cursor was told to wait until it does."""
         return self._wait_for_file and error.errno == errno.ENOENT
 
 
@@ -5328,14 +5388,15 @@ ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 
 
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
-    """Return the reason why no runner can take a new job; None if one can, or if no job is new.
+    """Return the reason why no runner can take any of the new jobs; None if one can, or if no job is new.
 
-    hosts: the names of hosts that are known to have a runner at work.  Raises OSError.
+    For example 'line 7 waits for host bob (#RUN in line 4)'.  hosts: the names of hosts that are known to
+    have a runner.
     """
-    at_work: set[tuple[str, ...]] | None = None
+    busy_host_lists: set[tuple[str, ...]] | None = None
     above = Above()
-    first: BlockReason | None = None          # of the first line that no runner can take
-    closed: dict[bytes, str] = {}       # why no line of a command can be claimed now; '': one can
+    first_reason: BlockReason | None = None          # of the first line that no runner can take
+    refused_commands: dict[bytes, str] = {}       # why no line of a command can be claimed now; '': one can
     only_running = False                # up to the next directive only running jobs matter
     scan = file.lines(NEW + RUNNING, directives=True)
     while line := scan.next(only_running):
@@ -5352,85 +5413,88 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
         else:
             settings = above.scope.settings
             if settings.hosts:
-                at_work = at_work or _hosts_at_work(file)
-                known = (host for name in hosts for host in settings.hosts if Consumer(name).is_called(host))
-                if settings.hosts in at_work or any(known):
+                busy_host_lists = busy_host_lists or _hosts_at_work(file)
+                matches = (Consumer(name).is_called(pattern) for name in hosts for pattern in settings.hosts)
+                if settings.hosts in busy_host_lists or any(matches):
                     settings = replace(settings, hosts=())      # one of them has a runner, perhaps busy
-            what = _awaited(settings)
-            only_running = what != ""
-            if not what:
-                if line.command not in closed:
-                    closed[line.command] = _awaited_behind(line.command, file)
-                what = closed[line.command]
-            if not what:
+            awaited = _needs_of_job(settings)
+            only_running = awaited != ""
+            if not awaited:
+                if line.command not in refused_commands:
+                    refused_commands[line.command] = _reason_command_waits(line.command, file)
+                awaited = refused_commands[line.command]
+            if not awaited:
                 return None
-            first = first or BlockReason(f"line {line.number} waits for {what}")
+            first_reason = first_reason or BlockReason(f"line {line.number} waits for {awaited}")
             above.add_unfinished(line)
-    return first
+    return first_reason
 
 
 def _hosts_at_work(file: JobReader) -> set[tuple[str, ...]]:
-    """Return the `host=` of all running jobs: of each, one host has a runner at work.  Raises OSError."""
-    found = set()
+    """Return the values of host= that running jobs have: one host of each value has a runner."""
+    host_lists = set()
     scope = TOP
     for line in file.lines(RUNNING, directives=True):
         if line.state == DIRECTIVE:
             scope = scope.below(line)
-        elif scope.settings.hosts not in found and not file.is_orphan(line):
-            found.add(scope.settings.hosts)
-    return found
+        elif scope.settings.hosts not in host_lists and not file.is_orphan(line):
+            host_lists.add(scope.settings.hosts)
+    return host_lists
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return the reason why a job below a block cannot start.  above: the state above that job."""
+    """Return the reason why a job below a barrier or an invalid directive cannot start.
+
+    above: the directives and unfinished jobs above that job.
+    """
     if block.why is not Why.WAITS or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
     return BlockReason(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
                  f"{unfinished(above.unfinished, above.unfinished_by)}")
 
 
-def _awaited(settings: JobSettings) -> str:
-    """Return what a job with these settings waits for; '' if any runner may take the job."""
+def _needs_of_job(settings: JobSettings) -> str:
+    """Return the kind of runner that a job requires, such as 'host bob (#RUN in line 4)'; '': any runner."""
     if settings.together:
         return (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                 "runmaker4-server.py starts it)")
     return "" if ANYBODY.fits(settings, False) else str(settings)
 
 
-def _awaited_behind(command: bytes, file: JobReader) -> str:
-    """Return what every runner must wait for to claim a line of a command; '' if nothing.  Raises OSError."""
+def _reason_command_waits(command: bytes, file: JobReader) -> str:
+    """Return what keeps every runner from claiming a line of this command now; '' if nothing does."""
     if file.lock_table.is_shut(command):
         return "another process, which holds the command mutex (lslocks names it)"
     return "" if file.has_room(command) else "a copy of the command that is running without a line r"
 
 
 def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Line]:
-    """Yield the lines that a cursor would claim for this consumer in the end, without changing anything.
+    """Yield the lines that this consumer would run if it were alone, without changing anything.
 
-    memory: the limit for jobs here, reported if a directive has memory=.  Raises OSError.
+    memory: the limit for jobs here, which is reported if a directive has memory=.
     """
     consumers = Consumers([consumer])
     above = Above()
-    memory_met = False
-    fits = consumers.include(above.scope)
-    groups_named = False
+    memory_reported = False
+    may_take_jobs = consumers.include(above.scope)
+    groups_reported = False
     # failed lines that are retried will have run again when a check is made
-    bad = (FAILED + ERROR).translate(None, consumer.retry)
+    bad_states = (FAILED + ERROR).translate(None, consumer.retry)
     for line in file.lines(NEW + consumer.retry, directives=True):
         if line.state == DIRECTIVE:
-            # When a barrier is passed, all jobs above it have finished: note none as unfinished.
+            # When a barrier is passed, all jobs above it have finished, so none is recorded as unfinished.
             above.enter(line)
-            if above.find_block(line, file, bad):
+            if above.find_block(line, file, bad_states):
                 return
-            fits = consumers.include(above.scope)
-            if above.scope.settings.needs.memory and not memory_met:
-                memory_met = True
+            may_take_jobs = consumers.include(above.scope)
+            if above.scope.settings.needs.memory and not memory_reported:
+                memory_reported = True
                 file.say(str(memory))
         elif above.scope.settings.together:
-            if line.state == NEW and not groups_named:
-                groups_named = True
+            if line.state == NEW and not groups_reported:
+                groups_reported = True
                 file.say(not_for_groups(line, above.scope.settings))
-        elif fits and (line.state != RUNNING or file.is_orphan(line)):
+        elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
             yield line
 
 

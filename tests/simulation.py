@@ -437,7 +437,7 @@ class History(World):
         me.left_alone = len(left)
         if left:
             me.idle_since = me.idle_since or self.now
-        patience = 3 * self.throttle + CORE.Orphans.RELOCKED * self.kind.startswith("fuse")
+        patience = 3 * self.throttle + CORE.Orphans.MIN_UNLOCKED_SECONDS * self.kind.startswith("fuse")
         since = max(me.idle_since, self.erred)          # after an error a line is doubted anew
         if left and self.now - since > patience:
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
@@ -1260,8 +1260,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "read through an old description": one(FILE, "refresh_reader", lambda self: None),
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         plain(fd, places, mount) if mount.is_nfs else set())),
-    "orphan at the first look": one(CORE.Orphans, "RELOCKED", 0.0),
-    "failed lines tried for ever": one(CORE.Retries, "_move", lambda self, consumer, line, kinds: None),
+    "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
+    "failed lines tried for ever": one(CORE.Retries, "_advance", lambda self, consumer, line, kinds: None),
     "tried before it began": one(
         CORE.Retries, "begin_walk", lambda self, plain=CORE.Retries.begin_walk: (
             plain(self), [vars(one).update(others_at_start={}) for one in self._passes.values()])),

@@ -834,7 +834,7 @@ class IdleLooks(JobFileCase):
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
         self.assertFalse(jobs.claim())
-        jobs.throttle._worked = 60.0                        # as if that round had taken a minute
+        jobs.throttle._cpu_seconds = 60.0                        # as if that round had taken a minute
         with open(self.path, "ab") as file:
             file.write(b". b\n")
         self.assertFalse(jobs.claim())

@@ -528,7 +528,7 @@ class MissingFile(LossCase):
     def test_if_not_the_connection_is_dropped_and_the_client_comes_back_later(self) -> None:
         # one look; and the server does not end for want of a file
         self.PATCH = ("import runmaker4; runmaker4.JobReader.LOOKS = 1; "
-                      "runmaker4.Cursor._may_come = lambda *args: True")
+                      "runmaker4.Cursor._waits_for_file = lambda *args: True")
         server, client = self.lose_file()
         self.wait_said(server, "bob", "is lost", "cannot look for the jobs now (no such file")
         self.check_return(client)
