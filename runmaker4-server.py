@@ -372,14 +372,14 @@ class SharedLockTable(LockTable):
         close_all(fd)
         self._shared = -1
 
-    def count(self, command: bytes) -> int:
+    def count_job_locks(self, command: bytes) -> int:
         """Return how many job locks of a command are held.
 
         Our own are not asked of the kernel: they can be hundreds.
         """
         first = bucket_of(command)
         if not self._is_shared:
-            return super().count(command)
+            return super().count_job_locks(command)
         if is_free(self.fd, first, JOB_LOCKS):
             return 0
         ours = sum(first <= at < first + JOB_LOCKS for at in itertools.chain(self.job_locks, self.unclaimed))

@@ -1367,7 +1367,7 @@ class Scan:
         """Return the offset up to which the file was read: the file size, after next() returned None."""
         return self._base + len(self._buffer)
 
-    def put_back(self, line: Line) -> None:
+    def find_again(self, line: Line) -> None:
         """Make next() find the last line, a directive, once more."""
         self.lines -= 1
         self._find_again = True
@@ -2020,7 +2020,7 @@ class Consumer:
         """Return True if this consumer runs lines in this state again."""
         return state in self.retry
 
-    def mark_retried(self) -> None:
+    def stop_retrying(self) -> None:
         """Stop retrying failed lines for this consumer, because each was tried once; still retry orphans."""
         self.retry = RUNNING
 
@@ -2112,7 +2112,7 @@ class Attempt:
     met: LineCheck
     data: bytes = b""           # a piece of the file that begins with the line's state; b"": nothing was read
     job: Job | None = None      # the claimed line
-    became: bytes = b""         # the line was not claimed, but got this state
+    new_state: bytes = b""         # the line was not claimed, but got this state
 
 
 @dataclass(eq=False, repr=False)
@@ -2355,11 +2355,11 @@ class LockTableReader(Opened):
         close_all(self._fd)
         self._fd = None
 
-    def is_shut(self, command: bytes) -> bool:
+    def is_mutex_held(self, command: bytes) -> bool:
         """Return True if another process holds the mutex of a command now."""
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
 
-    def count(self, command: bytes) -> int:
+    def count_job_locks(self, command: bytes) -> int:
         """Return the number of job locks of a command that are held, by any process."""
         if not self.is_open:
             return 0
@@ -2442,7 +2442,7 @@ class LockTable(LockTableReader):
         self._lengthened = False
         return fd, inode
 
-    def keep_presence_lock(self) -> None:
+    def ensure_presence_lock(self) -> None:
         """Lock the presence lock if that failed when the lock file was opened."""
         if self.presence_lock and not self.presence_lock.is_held:
             self.presence_lock.take(self.fd)
@@ -2600,7 +2600,7 @@ class LockTable(LockTableReader):
     # -- other processes that claim lines --------------------------------------------------------------------
 
     def count_in(self) -> None:
-        """Make the lock file one byte longer, once, before our first claim, so that is_alone() can answer.
+        """Make the lock file one byte longer, once, before our first claim, for is_only_claimer().
 
         Each runner does that, and the file keeps its length when a runner dies.  So if the length is still
         ours, no runner has started to claim after us.  What about the others?  A runner that started before
@@ -2618,7 +2618,7 @@ class LockTable(LockTableReader):
             self._length_alone = OtherUsers.OTHERS
         self._lengthened = True
 
-    def is_alone(self) -> bool:
+    def is_only_claimer(self) -> bool:
         """Return True if no other process can have claimed a line since our first claim: see count_in().
 
         Call it while holding the command mutex.
@@ -2764,7 +2764,7 @@ class JobReader(Opened):
                 break
         return numbers, has_ungrouped
 
-    def has_nobody_else(self) -> bool:
+    def has_no_other_users(self) -> bool:
         """Return True if certainly no other runner or server uses the file."""
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
@@ -2817,8 +2817,8 @@ class JobReader(Opened):
     def is_orphan(self, line: Line) -> bool:
         """Return True if a line `r` is an orphan: it has neither a runner nor a job any more.
 
-        The answer is a hint, because a runner can claim a line at this moment.  make() checks again while
-        holding the command mutex.
+        The answer is a hint, because a runner can claim a line at this moment.  change_state() checks again
+        while holding the command mutex.
         """
         lock_table = self.lock_table
         bucket = bucket_of(line.command)
@@ -2844,12 +2844,12 @@ class JobReader(Opened):
         A claim adds one to both.  So if the first count of job locks is too small, count again after the
         lines were counted.
         """
-        job_locks = self.lock_table.count(command)
+        job_locks = self.lock_table.count_job_locks(command)
         if not job_locks:
             return False
         if not self._are_running(command, job_locks + 1):
             return True
-        return not self._are_running(command, self.lock_table.count(command) + 1)
+        return not self._are_running(command, self.lock_table.count_job_locks(command) + 1)
 
     def has_room(self, command: bytes, orphan: bool = False, near: int | None = None) -> bool:
         """Return True if one more copy of a command can run: fewer job locks are held than lines will be `r`.
@@ -2857,7 +2857,7 @@ class JobReader(Opened):
         orphan: the copy is for a line that is already `r`, otherwise for a new line.  near: the offset of a
         line at which the search for lines `r` begins; None: at the top.
         """
-        job_locks = self.lock_table.count(command)
+        job_locks = self.lock_table.count_job_locks(command)
         return not job_locks or self._are_running(command, job_locks + orphan, near)
 
     def _are_running(self, command: bytes, minimum: int, near: int | None = None) -> bool:
@@ -3137,7 +3137,7 @@ class JobFile(JobReader):
         self.refresh()
         return self.size()
 
-    def make(self, line: Line, state: bytes, result: bytes = b"") -> Attempt:
+    def change_state(self, line: Line, state: bytes, result: bytes = b"") -> Attempt:
         """Write `state` over the state of an orphan or a finished line, unless the line has changed.
 
         result: the result of this process's last run of an orphan's command; b"": none.  An orphan gets it
@@ -3149,8 +3149,8 @@ class JobFile(JobReader):
             if locked:
                 attempt = self.check_claimable(line, NO_SETTINGS, line.state == RUNNING)
             if attempt.met is LineCheck.OPEN:
-                attempt.became = result if result and self.lock_table.is_alone() else state
-                self.write(line, attempt.became)
+                attempt.new_state = result if result and self.lock_table.is_only_claimer() else state
+                self.write(line, attempt.new_state)
             return attempt
 
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool,
@@ -3248,7 +3248,7 @@ class JobQueue:
             self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
                      "again (do not remove it)")
             self.file.lock_table.free_job_locks()
-        self.file.lock_table.keep_presence_lock()
+        self.file.lock_table.ensure_presence_lock()
         self._forget_job_locks()
         self._reconcile_all([job for job in self.claimed if not job.job_lock])
         self.file.name_lock_file()
@@ -3606,7 +3606,7 @@ class JobQueue:
         """
         by_offset = {line.offset: line for line in lines}
         free_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
-        job_locks = self.file.lock_table.count(command)
+        job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_written(job)}
         unwritten = (job for job in our_jobs if job not in written)
@@ -3863,14 +3863,14 @@ class Throttle:
         # when the current part began, by the clock and by this thread's CPU time; None: no current part
         self._part_start: tuple[float, float] | None = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the measurement of another look."""
         self._seconds = 0.0
         self._cpu_seconds = 0.0
         self.began = self.clock()
         self._part_start = self.began, time.thread_time()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Resume the measurement after pause(), in the same thread: CPU times are per thread."""
         self._part_start = self.clock(), time.thread_time()
 
@@ -3879,7 +3879,7 @@ class Throttle:
         self._seconds, self._cpu_seconds = self._time_spent()
         self._part_start = None
 
-    __enter__ = begin
+    __enter__ = start
 
     def __exit__(self, *_: object) -> None:
         self.pause()
@@ -3930,15 +3930,15 @@ class Above:
     """The directives and the first unfinished job from the top of a file to the walk's last line."""
     scope: Directives = TOP                      # of the last line
     unfinished: Line | None = None          # the first job that was unfinished when the walk reached it
-    unfinished_by: JobSettings = NO_SETTINGS    # the settings of `unfinished`
+    unfinished_settings: JobSettings = NO_SETTINGS    # the settings of `unfinished`
     block: Block | None = None              # blocks all further jobs
-    checked: int = 0                        # no line before this offset makes a barrier check fail
+    checked_offset: int = 0                        # no line before this offset makes a barrier check fail
 
     def add_unfinished(self, line: Line) -> None:
         """Record a job that is not finished: barriers below it must wait."""
         if not self.unfinished:
             self.unfinished = line
-            self.unfinished_by = self.scope.settings
+            self.unfinished_settings = self.scope.settings
 
     def enter(self, line: Line) -> None:
         """Apply a directive, a line `#RUN ...`, to the lines that follow."""
@@ -3956,10 +3956,10 @@ class Above:
         if self.unfinished:
             return Block(Why.WAITS, line)
         if self.scope.check:
-            failure = first_bad(file, line, bad, self.checked)
+            failure = first_bad(file, line, bad, self.checked_offset)
             if failure:
                 return Block(Why.STOPPED, line, stopping(failure, line))
-            self.checked = line.offset
+            self.checked_offset = line.offset
         return None
 
 
@@ -4044,7 +4044,7 @@ class Results:
         if len(self._by_command) > self.MAX_COMMANDS:
             self._by_command.popitem(last=False)
 
-    def forget(self, command: bytes) -> None:
+    def forget_state(self, command: bytes) -> None:
         """Forget the state of a command, because a run of it starts or can start."""
         if command in self._by_command:
             self._by_command[command] = self._by_command[command]._replace(state=b"")
@@ -4074,16 +4074,16 @@ def retry_kind(key: ConsumerKey, state: bytes) -> int:
 class RetryPass:
     """The progress of one consumer that runs failed lines again.  Frontiers are offsets by kind: see Retries.
     """
-    began: float                        # clock
+    began_at: float                        # clock
     frontiers: dict[int, int] = field(default_factory=dict)     # failed lines above them were tried
     # the offsets of lines that failed here below the frontier: they were new, and were claimed below a due
     # line that could not be claimed.  They are not due.
-    tried_ahead: set[int] = field(default_factory=set)
+    failed_ahead: set[int] = field(default_factory=set)
     # the frontiers of others when this pass began; None: it has not begun to walk
     others_at_start: dict[int, int] | None = None
     # since an edit moved lines: the number of failed lines of a command that were passed and not claimed;
     # None: no edit has moved lines
-    passed: Counter[bytes] | None = None
+    passed_counts: Counter[bytes] | None = None
 
     def follow(self, other_frontiers: Mapping[int, int]) -> None:
         """Skip the failed lines that other runners have run again since this pass began.
@@ -4092,7 +4092,7 @@ class RetryPass:
         tried all lines from their frontier at its start to `other_frontiers`, their current ones.  So if our
         frontier has reached the former, move it to the latter.
         """
-        if self.others_at_start is not None and self.passed is None:
+        if self.others_at_start is not None and self.passed_counts is None:
             for kind, other_frontier in other_frontiers.items():
                 our_frontier = self.frontiers.get(kind, 0)
                 if self.others_at_start.get(kind, 0) <= our_frontier < other_frontier:
@@ -4152,7 +4152,7 @@ class Retries:
         """Return the consumers that have a pass."""
         return frozenset(self._passes)
 
-    def admit(self, present: Iterable[Consumer], absent: Collection[Consumer]) -> None:
+    def set_consumers(self, present: Iterable[Consumer], absent: Collection[Consumer]) -> None:
         """Begin a pass for each present consumer that runs failed lines again and has no pass yet.
 
         absent: consumers that can return; they keep their passes.  End the passes of all other consumers.
@@ -4169,11 +4169,11 @@ class Retries:
         if departed or arrived:
             self._consumers = Consumers(self._passes)
 
-    def end(self, consumers: Iterable[Consumer]) -> None:
+    def end_passes(self, consumers: Iterable[Consumer]) -> None:
         """End the passes of these consumers, which have reached the end of the file."""
         for consumer in consumers:
             if self._passes.pop(consumer, None):
-                consumer.mark_retried()
+                consumer.stop_retrying()
         self._consumers = Consumers(self._passes)
 
     def find_consumers(self, line: Line, scope: Directives) -> set[Consumer]:
@@ -4199,10 +4199,10 @@ class Retries:
 
         The runner claimed it when it was new; or it was tried before an edit moved it there.
         """
-        if retry_pass.passed is None:
-            return line.offset in retry_pass.tried_ahead
-        failed_runs = self._results.count_failures(line.command, retry_pass.began)
-        return retry_pass.passed[line.command] < failed_runs
+        if retry_pass.passed_counts is None:
+            return line.offset in retry_pass.failed_ahead
+        failed_runs = self._results.count_failures(line.command, retry_pass.began_at)
+        return retry_pass.passed_counts[line.command] < failed_runs
 
     def pass_over(self, line: Line, scope: Directives) -> None:
         """Record that a walk has passed a failed line that no consumer must run again.
@@ -4211,8 +4211,8 @@ class Retries:
         """
         kind = retry_kind(scope.consumer_key, line.state)
         for retry_pass in self._passes.values():
-            if retry_pass.passed is not None and line.offset >= retry_pass.frontiers.get(kind, 0):
-                retry_pass.passed[line.command] += 1
+            if retry_pass.passed_counts is not None and line.offset >= retry_pass.frontiers.get(kind, 0):
+                retry_pass.passed_counts[line.command] += 1
                 retry_pass.frontiers[kind] = line.offset + 1
 
     def on_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
@@ -4227,7 +4227,7 @@ class Retries:
 
     def on_reset(self, consumer: Consumer, line: Line, scope: Directives) -> None:
         """Move the frontier of a consumer's pass below a failed line that was made new instead of claimed."""
-        self._results.forget(line.command)
+        self._results.forget_state(line.command)
         self._advance(consumer, line, [retry_kind(scope.consumer_key, line.state)])
 
     def on_failure(self, job: Job) -> None:
@@ -4237,19 +4237,19 @@ class Retries:
         be claimed.  After an edit, a pass counts the failed lines of each command instead.
         """
         for consumer, retry_pass in self._passes.items():
-            if retry_pass.passed is None:
+            if retry_pass.passed_counts is None:
                 was_new = consumer is job.consumer and job.state == NEW
                 if was_new and job.offset >= min(retry_pass.frontiers.values(), default=0):
-                    retry_pass.tried_ahead.add(job.offset)
+                    retry_pass.failed_ahead.add(job.offset)
             elif job.offset < max(retry_pass.frontiers.values(), default=0):
-                retry_pass.passed[job.command] += 1
+                retry_pass.passed_counts[job.command] += 1
 
     def _advance(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
         """Move a consumer's frontiers for these kinds of lines below a line; show them to other runners."""
         frontiers = self._passes[consumer].frontiers
         for kind in kinds:
             frontiers[kind] = max(frontiers.get(kind, 0), line.offset + 1)
-        if self._passes[consumer].passed is None:
+        if self._passes[consumer].passed_counts is None:
             for kind in kinds:
                 self._file.lock_table.show_frontier(kind, frontiers[kind])
 
@@ -4257,7 +4257,7 @@ class Retries:
         """Return for each kind of line the farthest frontier of all passes, in this process and in others."""
         frontiers = self._file.lock_table.others_frontiers()
         for retry_pass in self._passes.values():
-            if retry_pass.passed is None:
+            if retry_pass.passed_counts is None:
                 for kind, frontier in retry_pass.frontiers.items():
                     frontiers[kind] = max(frontiers.get(kind, 0), frontier)
         return frontiers
@@ -4291,13 +4291,13 @@ class Retries:
         """Begin all passes at the top again: an edit has moved lines, or the file is another one.
 
         Offsets of tried lines mean nothing any more.  From now on a pass counts the tried lines of each
-        command instead (`passed`), and follows no frontiers of others.
+        command instead (`passed_counts`), and follows no frontiers of others.
         """
         self._last_claim = None
         for retry_pass in self._passes.values():
             retry_pass.frontiers = {}
-            retry_pass.tried_ahead = set()
-            retry_pass.passed = Counter()
+            retry_pass.failed_ahead = set()
+            retry_pass.passed_counts = Counter()
 
 
 # ---- orphans -----------------------------------------------------------------------------------------------
@@ -4349,14 +4349,14 @@ class Orphans:
         del self._unlocked_since[key]
         return Suspicion.PROVED
 
-    def settle(self, line: Line, state: bytes) -> Attempt:
+    def resolve(self, line: Line, state: bytes) -> Attempt:
         """Write `state` over an orphan, or the result of its last run here if that is certain; report it.
 
         Raises FileChangedError.
         """
-        attempt = self._file.make(line, state, self._known_result(line))
-        if attempt.became:
-            self._say_became(line, attempt.became)
+        attempt = self._file.change_state(line, state, self._known_result(line))
+        if attempt.new_state:
+            self._say_became(line, attempt.new_state)
         return attempt
 
     def _known_result(self, line: Line) -> bytes:
@@ -4582,7 +4582,7 @@ class Walk:
         if line.state == DIRECTIVE:
             if self._apply_directive(line):
                 return None
-            self.scan.put_back(line)            # this walk can continue here
+            self.scan.find_again(line)            # this walk can continue here
             return Stop.BARRIER
         job = self._claim_or_skip(line)
         if job:
@@ -4713,23 +4713,23 @@ class Walk:
         """Record a running job as unfinished; or give an orphan its next state."""
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
-            self._settle_orphan(line)
+            self._resolve_orphan(line)
             return
         self.try_again |= suspicion is Suspicion.SOME
         self.above.add_unfinished(line)
         if suspicion is Suspicion.NONE and self.above.scope.settings.together:
             self._current_group().waits = True
 
-    def _settle_orphan(self, line: Line) -> None:
+    def _resolve_orphan(self, line: Line) -> None:
         """Give an orphan its next state: the result of its last run here if that result is certain.
 
         Otherwise it becomes new if a consumer, present or not, runs orphans again, and `e` if none does.
         """
         state = NEW if self._is_resumed() else ERROR
-        attempt = self._try_change(line, lambda: self._orphans.settle(line, state))
-        if not attempt.became:
+        attempt = self._try_change(line, lambda: self._orphans.resolve(line, state))
+        if not attempt.new_state:
             self.above.add_unfinished(line)
-        elif attempt.became == NEW and not self.scan.seek_back(line):
+        elif attempt.new_state == NEW and not self.scan.seek_back(line):
             raise FileChangedError
 
     def _is_resumed(self) -> bool:
@@ -4809,12 +4809,12 @@ class Walk:
         settings = self.above.scope.settings
         attempt = self._try_change(line, lambda: self._queue.claim(line, consumer, settings))
         if attempt.met is LineCheck.NO_JOB_LOCK:
-            attempt = self._file.make(line, NEW)
-        if attempt.job or attempt.became:
+            attempt = self._file.change_state(line, NEW)
+        if attempt.job or attempt.new_state:
             self._retries.renewed += 1
         if attempt.job:
             self._on_claim(attempt.job, consumer)
-        elif attempt.became:
+        elif attempt.new_state:
             self._retries.on_reset(consumer, line, self.above.scope)
         elif attempt.met is not LineCheck.CHANGED:
             self.stuck = line, attempt.met
@@ -4839,7 +4839,7 @@ class Walk:
         attempt = change()
         if not self.scan.refresh(line, attempt.data or None):
             raise FileChangedError
-        if not (attempt.job or attempt.became):
+        if not (attempt.job or attempt.new_state):
             self.try_again = True
             if attempt.met is not LineCheck.CHANGED:
                 self._refused_commands[line.command] = attempt.met
@@ -4964,11 +4964,11 @@ class Rewalk:
         self._idle_signature: tuple[int, ...] | None = None
         self._refusals = 0                      # how many such walks in a row had `try_again`
 
-    def begin(self) -> None:
+    def on_walk_begin(self) -> None:
         """Record the signature of the file when a walk begins."""
         self.signature = self._file.signature()
 
-    def forget(self) -> None:
+    def expire(self) -> None:
         """Forget that the last walk found no job, so that another one is due."""
         self._idle_signature = None
 
@@ -4982,7 +4982,7 @@ class Rewalk:
             return self.throttle.until_due(1)
         return self.throttle.until_due(20, 0.0 if walk.has_room() else self._file.interval)
 
-    def end(self, walk: Walk) -> float | None:
+    def on_walk_end(self, walk: Walk) -> float | None:
         """Record that a walk has found no job.
 
         Return the seconds after which another walk is certainly due; None: only after a change of the file.
@@ -5112,7 +5112,7 @@ class Cursor:
         self._set_consumers(consumers, away)
         if self._idle_walk and not self._walk and not self._is_walk_due(self._idle_walk, last):
             return self._repeat_no_job(self._idle_walk)
-        self.throttle.go_on()
+        self.throttle.resume()
         try:
             return self._walk_on(consumers)
         finally:
@@ -5125,7 +5125,7 @@ class Cursor:
         be due.  away: consumers that can return.
         """
         earlier = self._retries.consumers
-        self._retries.admit(consumers.all, absent)
+        self._retries.set_consumers(consumers.all, absent)
         if not earlier.issuperset(self._retries.consumers):
             self.forget()
         self.consumers = consumers
@@ -5191,10 +5191,10 @@ class Cursor:
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Begin a walk from the top, with fresh reads."""
-        self.throttle.begin()
+        self.throttle.start()
         self.queue.follow()
         self._check_replaced()
-        self._rewalk.begin()
+        self._rewalk.on_walk_begin()
         self._walk = Walk(self.queue, consumers, self._resuming, self._retries, self._orphans, self._results,
                           ordinals=self._ordinals, serving=self._serving, began=self.throttle.began,
                           after_edit=after_edit)
@@ -5205,9 +5205,9 @@ class Cursor:
         self._walk = None
         self._idle_walk = walk
         self._end_last_group(walk, stop)
-        again = self._rewalk.end(walk)
+        again = self._rewalk.on_walk_end(walk)
         if stop is Stop.END and not (walk.doubt or walk.try_again or walk.above.block):
-            self._retries.end(walk.always_present - walk.waiting)
+            self._retries.end_passes(walk.always_present - walk.waiting)
         self._say_block(walk)
         self._say_stuck(walk)
         self._say_waiting()
@@ -5251,7 +5251,7 @@ class Cursor:
     def forget(self) -> None:
         """Drop the current walk and the result of the last one, so that the next claim begins a new walk."""
         self._walk = None
-        self._rewalk.forget()
+        self._rewalk.expire()
 
     def _check_late(self) -> None:
         """Report invalid lines of a file that did not exist at the start, and so could not be refused."""
@@ -5277,7 +5277,7 @@ class Cursor:
                 "will run once more (an editor saved an old state, or a user set it; further lines are not "
                 "reported)",
             )
-        self._results.forget(job.command)
+        self._results.forget_state(job.command)
 
     def _say_block(self, walk: Walk) -> None:
         """Report once a problem in the file that keeps jobs from starting."""
@@ -5450,7 +5450,7 @@ def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
     if block.why is not Why.WAITS or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
     return BlockReason(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
-                 f"{unfinished(above.unfinished, above.unfinished_by)}")
+                 f"{unfinished(above.unfinished, above.unfinished_settings)}")
 
 
 def _needs_of_job(settings: JobSettings) -> str:
@@ -5463,7 +5463,7 @@ def _needs_of_job(settings: JobSettings) -> str:
 
 def _reason_command_waits(command: bytes, file: JobReader) -> str:
     """Return what keeps every runner from claiming a line of this command now; '' if nothing does."""
-    if file.lock_table.is_shut(command):
+    if file.lock_table.is_mutex_held(command):
         return "another process, which holds the command mutex (lslocks names it)"
     return "" if file.has_room(command) else "a copy of the command that is running without a line r"
 
@@ -5889,9 +5889,9 @@ class FileJobs:
         """
         # Look for other runners before and after the count: a runner that exits in between had lines `r`
         # before it, and one that starts may have some after it.
-        nobody = self._file.has_nobody_else()
+        nobody = self._file.has_no_other_users()
         summary = self._reader.summary(consumers)
-        unsupervised = summary.now.running > 0 and nobody and self._file.has_nobody_else()
+        unsupervised = summary.now.running > 0 and nobody and self._file.has_no_other_users()
         return replace(summary, left=summary.left or unsupervised)
 
     async def _leave(self, runner: Runner) -> Summary | None:

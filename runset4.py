@@ -506,7 +506,7 @@ def set_states(
     for line in selection.lines(file):
         missing.discard(line.number)
         done = change_counts.count(file, line, set_state(file, line, state, force))
-        if done and force and line.state == RUNNING and file.lock_table.count(line.command):
+        if done and force and line.state == RUNNING and file.lock_table.count_job_locks(line.command):
             change_counts.alive.append(line.number)
     for number in sorted(missing):
         change_counts.refuse(file, number, selection.why_refused)
@@ -685,7 +685,7 @@ def unsupervised_jobs(
             return []
         file.writable()
         running = [line for line in file.by_command({command})[command] if line.state == RUNNING]
-        alive = file.lock_table.count(command)
+        alive = file.lock_table.count_job_locks(command)
     kept = {own_job_lock(line) for line in running}
     free = {job_lock: job for job_lock, job in jobs.items() if job_lock not in kept}
     found: list[tuple[Line, Shell]] = []

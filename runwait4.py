@@ -456,7 +456,7 @@ class Watcher:
     @patient
     def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
         """Return the reason why new jobs cannot start, if there is one.  hosts: some of the hosts at work."""
-        self._throttle.go_on()
+        self._throttle.resume()
         try:
             return find_block_reason(self.file, hosts)
         finally:

@@ -1188,7 +1188,7 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
     def reconcile(self: Any, command: bytes, ours: Any, lines: Any) -> dict[Any, bytes]:
         lock_table = self.file.lock_table
         job_locks = count(lock_table.count(command), sum(job.job_lock is not None for job in ours))
-        with mock.patch.object(lock_table, "count", lambda command: job_locks):
+        with mock.patch.object(lock_table, "count_job_locks", lambda command: job_locks):
             missing: dict[Any, bytes] = plain(self, command, ours, lines)
             return missing
 
@@ -1248,7 +1248,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "edited without the command mutexes": one(SETTER, "alone", lambda file: nullcontext(file.lock_table.fd)),
     "states as the person read them": one(
         SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base)),
-    "alone though others claim": one(LOCK_TABLES, "is_alone", lambda self: True),
+    "alone though others claim": one(LOCK_TABLES, "is_only_claimer", lambda self: True),
     "alone since before others came": one(
         LOCK_TABLES, "count_in", lambda self, plain=LOCK_TABLES.count_in: (
             plain(self), self.__dict__.update(_length_alone=CORE.os.fstat(self.fd).st_size))),

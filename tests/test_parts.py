@@ -1426,13 +1426,13 @@ class RetriesOfMany(JobFileCase):
         """It is read as an orphan, and is in error once its command is locked."""
         queue = self.queue_on(b"d a\nr b\n! c\n")
         cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
-        plain = queue.file.make
+        plain = queue.file.change_state
 
         def make(line: runmaker4.Line, *args: bytes) -> runmaker4.Attempt:
             self.path.write_bytes(b"d a\ne b\n! c\n")
             return plain(line, *args)
 
-        with mock.patch.object(queue.file, "make", make):
+        with mock.patch.object(queue.file, "change_state", make):
             self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"b", b"c"])
 
     def test_a_pass_that_began_anew_after_an_edit_shows_others_no_frontier(self) -> None:
