@@ -5512,54 +5512,55 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
 
 
 def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """Return a task that is never awaited.
+    """Start a task that is never awaited, and return it.
 
-    An exception of the task is a defect; the loop's exception handler gets it at once.
+    An exception in the task is a defect; the loop's exception handler gets it as soon as the task is done.
     """
-    def pass_on(task: asyncio.Future[Any]) -> None:
+    def raise_error(task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
             task.result()                       # raises the exception of the task
 
     task = asyncio.ensure_future(work)
-    task.add_done_callback(pass_on)
+    task.add_done_callback(raise_error)
     return task
 
 
-FIRST_PAUSE = 0.05              # seconds from the first attempt to write a result to the second
+FIRST_RETRY_SECONDS = 0.05      # seconds from the first attempt to write a result to the second
 LONGEST_PAUSE = 30.0            # each further pause is twice as long, up to this
 
 
 def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
     """Call write() until it does not raise TemporaryError, with exponential back-off.
 
-    The awaitable's result is the permanent error, or ''.  write: attempts to write a job's result.  The first
-    call is made before persist() returns.  interval: seconds after which a message reports that another
-    process keeps the command locked; other reasons are reported at once.  While there is no file, all pauses
-    are a tenth of the interval.
+    write: attempts to write a job's result, and returns the permanent error, or ''; so does the awaitable.
+    The first call is made before persist() returns.  interval: seconds after which a message reports that
+    another process keeps the command locked; other reasons are reported at once.  While there is no file, all
+    pauses are a tenth of the interval.
     """
     return _persist(write(), write, interval, say, job)
 
 
 async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]], interval: float, say: Say,
                    job: Job) -> str:
-    waited, pause = 0.0, FIRST_PAUSE
-    is_said = False
+    """Await an attempt to write a job's result, and make more attempts while it raises TemporaryError."""
+    waited, pause = 0.0, FIRST_RETRY_SECONDS
+    is_reported = False
     while True:
         try:
             return await attempt
         except TemporaryError as error:
             if isinstance(error, NoFile):       # the file may come back for a moment only
                 pause = interval / 10
-            if not is_said and (waited >= interval or not isinstance(error, LockedNow)):
+            if not is_reported and (waited >= interval or not isinstance(error, LockedNow)):
                 say(f"line {job.number}: {error}; trying again")
-                is_said = True
+                is_reported = True
         await asyncio.sleep(pause)
         waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
         attempt = write()
 
 
 class FileExecutor:
-    """Makes file operations in the order they come: at once, or in one thread if the file system may block.
+    """Makes file operations in the order they come: at once, or in one thread if the file system can block.
 
     An NFS server that does not answer blocks every call until it does.  Meanwhile output, timeouts and
     signals are processed; claims, results and records wait.
@@ -5568,50 +5569,53 @@ class FileExecutor:
     RETRY_SECONDS_FAR = 0.5         # as RETRY_SECONDS, if each attempt is a round trip
     MAX_CLOSING_SECONDS = 1.0       # seconds to wait for unfinished calls when the program exits
 
-    def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None,
+    def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """threaded: the file system may block.  relieved: called when the thread has made a posted call.
+        """threaded: the file system can block.  on_relieved: called when the thread has made a posted call.
 
         say: gets messages about records that wait.
         """
         from concurrent import futures  # which asyncio has loaded
         self.pool = futures.ThreadPoolExecutor(1) if threaded else None
-        self._relieved = relieved
+        self._on_relieved = on_relieved
         self.say = say
         self.backlog = 0            # bytes posted and not yet written
-        self.files: list[RecordFile] = []       # the files that may have kept records
+        self.files: list[RecordFile] = []       # all record files; each adds itself
         self._timer: asyncio.TimerHandle | None = None      # of the next try of kept records
-        self._tries = True          # kept records are tried again; False once the program exits
+        self._retries_allowed = True            # kept records are tried again; False once the program exits
         self.pending: set[futures.Future[Any]] = set()      # calls in the queue or in progress
 
-    async def call(self, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call and wait for its answer."""
         if not self.pool:
-            return function(*args, **named)
-        return await asyncio.wrap_future(self._submit(self.pool, function, *args, **named))
+            return function(*args, **kwargs)
+        return await asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
 
-    def begin(self, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> asyncio.Future[T]:
-        """Make a call, or put it into the queue, at once.  Return a future of the answer."""
+    def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Make a call now, or put it into the thread's queue.  Return a future of the answer.
+
+        Unlike call(), this keeps the call's place in the queue even if the caller awaits the answer later.
+        """
         if self.pool:
-            return asyncio.wrap_future(self._submit(self.pool, function, *args, **named))
+            return asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
-            answer.set_result(function(*args, **named))
+            answer.set_result(function(*args, **kwargs))
         except TemporaryError as error:             # any other exception is a defect, and ends the program
             answer.set_exception(error)
         return answer
 
-    def ask(self, then: Callable[[T], object], function: Callable[P, T], *args: P.args,
-            **named: P.kwargs) -> None:
-        """Make a call, and later, in the event loop, call `then` with the answer.
+    def ask(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
+            **kwargs: P.kwargs) -> None:
+        """Make a call, and later, in the event loop, call on_answer() with the answer.
 
-        An exception of either is a defect.
+        An exception in either is a defect.
         """
         if not self.pool:
-            asyncio.get_running_loop().call_soon(then, function(*args, **named))
+            asyncio.get_running_loop().call_soon(on_answer, function(*args, **kwargs))
             return
-        done = asyncio.wrap_future(self._submit(self.pool, function, *args, **named))
-        done.add_done_callback(lambda future: then(future.result()))
+        waiting_future = asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
+        waiting_future.add_done_callback(lambda future: on_answer(future.result()))
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
         """Make a call that handles all errors itself, and ignore the answer.
@@ -5620,39 +5624,42 @@ class FileExecutor:
         """
         if not self.pool:
             function(*args)
-            self._come_back()
+            self._schedule_retry()
             return
         self.backlog += size
-        done = asyncio.wrap_future(self._submit(self.pool, function, *args))
-        done.add_done_callback(functools.partial(self._written, size))
+        waiting_future = asyncio.wrap_future(self._submit(self.pool, function, *args))
+        waiting_future.add_done_callback(functools.partial(self._on_posted_call_done, size))
 
     def _submit(self, pool: futures.ThreadPoolExecutor, function: Callable[P, T], *args: P.args,
-                **named: P.kwargs) -> futures.Future[T]:
-        future = pool.submit(function, *args, **named)
+                **kwargs: P.kwargs) -> futures.Future[T]:
+        """Put a call into the thread's queue, and add it to `pending` until it is done."""
+        future = pool.submit(function, *args, **kwargs)
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)
         return future
 
-    def _written(self, size: int, done: asyncio.Future[object]) -> None:
+    def _on_posted_call_done(self, size: int, answer: asyncio.Future[object]) -> None:
+        """Subtract the bytes of a posted call from the backlog, and raise the exception of the call."""
         self.backlog -= size
-        self._relieved()
-        self._come_back()
-        done.result()               # an exception is a defect, for the loop's exception handler
+        self._on_relieved()
+        self._schedule_retry()
+        answer.result()               # an exception is a defect, for the loop's exception handler
 
     @property
-    def keeps_records(self) -> bool:
+    def has_kept_records(self) -> bool:
         """True if there are records that could not be written yet."""
         return any(file.kept for file in self.files)
 
-    def _come_back(self) -> None:
+    def _schedule_retry(self) -> None:
         """Schedule another try of the kept records, if there are any."""
-        if self.keeps_records and self._tries and not self._timer:
-            pause = self.RETRY_SECONDS_FAR if self.pool else self.RETRY_SECONDS
-            self._timer = asyncio.get_running_loop().call_later(pause, self._try_again)
+        if self.has_kept_records and self._retries_allowed and not self._timer:
+            delay = self.RETRY_SECONDS_FAR if self.pool else self.RETRY_SECONDS
+            self._timer = asyncio.get_running_loop().call_later(delay, self._retry_kept_records)
 
-    def _try_again(self) -> None:
+    def _retry_kept_records(self) -> None:
+        """Try to write the kept records of all files."""
         self._timer = None
-        if self._tries:
+        if self._retries_allowed:
             for file in self.files:
                 self.post(file.write_kept)
 
@@ -5662,46 +5669,48 @@ class FileExecutor:
         This is the last thing that happens in the loop.  On Python 3.9 an answer that comes to a closed loop
         causes a traceback.  A call that is pending after this waits for a file system that does not answer.
         """
-        self._tries = False
+        self._retries_allowed = False
         with contextlib.suppress(asyncio.TimeoutError):
+            # int() does nothing; as the last call in the queue it is done when all others are
             await asyncio.wait_for(self.call(int), self.MAX_CLOSING_SECONDS)
 
     async def flush(self) -> None:
         """Wait until all calls are done, all answers have come, and all records are written."""
-        await self.call(int)
-        while self.keeps_records:
+        await self.call(int)                    # does nothing, after all other calls
+        while self.has_kept_records:
             await asyncio.sleep(self.RETRY_SECONDS)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)                  # lets the loop make the callbacks of these calls
 
 
 class Failures:
     """Counts the jobs of a file that have failed, or are in error, since the start, on any runner."""
 
-    def __init__(self, file: JobReader, executor: FileExecutor, renewed: Callable[[], int]) -> None:
-        """renewed: returns the number of failed lines that we run again; the executor calls it."""
+    def __init__(self, file: JobReader, executor: FileExecutor, count_rerun_lines: Callable[[], int]) -> None:
+        """count_rerun_lines: returns how many failed lines we have run again; the executor calls it."""
         self.file = file
         self.executor = executor
-        self._renewed = renewed
-        self._at_start: int | None = None   # failed jobs at the start; None: not counted yet
+        self._count_rerun_lines = count_rerun_lines
+        self._count_at_start: int | None = None   # failed jobs at the start; None: not counted yet
         self._throttle = Throttle()
 
     async def count(self) -> int:
         """Return the number of new failures since the first count; 0 if the file cannot be read.
 
-        A failed line that we run again is not in the file's count any more, so `renewed` is added: the
-        number rises only if that line fails again.
+        A failed line that we run again (--retry) no longer counts as failed in the file.  Such lines are
+        added, so the number rises only if they fail again.
         """
         try:
-            now = await self.executor.call(self._look)
+            failed_count = await self.executor.call(self._count_failed_lines)
         except OSError:                     # the file does not exist yet, or is away for a moment
             return 0
-        if self._at_start is None:
-            self._at_start = now
-        return now - self._at_start
+        if self._count_at_start is None:
+            self._count_at_start = failed_count
+        return failed_count - self._count_at_start
 
-    def _look(self) -> int:
+    def _count_failed_lines(self) -> int:
+        """Return the failed lines in the file, and those that we have run again. Raises OSError."""
         with self._throttle:
-            return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._renewed()
+            return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._count_rerun_lines()
 
     async def rest(self) -> None:
         """Wait until another count is due."""
@@ -5715,29 +5724,30 @@ class FileCounter:
     Without a file (the server has it), only our own jobs are counted.  Jobs that start or finish during a
     count can make a number slightly wrong until the next count.
     """
-    TIMES = 50                          # counting takes at most 1/50 of a CPU's time
+    PAUSE_FACTOR = 50                   # a pause is 50 times as long as a count: at most 1/50 of a CPU's time
     MIN_COUNT_SECONDS = 2.0             # seconds from one count to the next, at least
     MIN_COUNT_SECONDS_FAR = 15.0        # as MIN_COUNT_SECONDS, on a network file system
 
     def __init__(self, file: JobReader | None, executor: FileExecutor) -> None:
         self._file = file
         self._executor = executor
-        self.counted: Counter[bytes] | None = None      # the result of the last count; None: there was none
-        self._moved: Counter[bytes] = Counter()         # changes by our jobs since; may be negative
+        self.counted: Counter[bytes] | None = None      # lines by state; None: no count yet
+        # changes by our jobs that the last count does not contain; a number can be negative
+        self._own_changes: Counter[bytes] = Counter()
         # `_moved` when the current count was requested; None: no count is in progress
-        self._asked: Counter[bytes] | None = None
+        self._changes_at_request: Counter[bytes] | None = None
         self._throttle = Throttle()
 
-    def look(self) -> None:
+    def request_count_if_due(self) -> None:
         """Request a count of the file if one is due."""
-        if not self._file or self._asked is not None:
+        if not self._file or self._changes_at_request is not None:
             return
-        least = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
-        if not self._throttle.until_due(self.TIMES, least):
-            self._asked = Counter(self._moved)
-            self._executor.ask(self._take, self._count, self._file)
+        min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
+        if not self._throttle.until_due(self.PAUSE_FACTOR, min_seconds):
+            self._changes_at_request = Counter(self._own_changes)
+            self._executor.ask(self._on_counted, self._count_states, self._file)
 
-    def _count(self, file: JobReader) -> Counter[bytes] | None:
+    def _count_states(self, file: JobReader) -> Counter[bytes] | None:
         """Return the number of lines in each state; None: the file does not exist yet, or is away."""
         counted: Counter[bytes] = Counter()
         with self._throttle, contextlib.suppress(OSError):
@@ -5746,29 +5756,30 @@ class FileCounter:
             return counted
         return None
 
-    def _take(self, states: Counter[bytes] | None) -> None:
-        if states is not None and self._asked is not None:
+    def _on_counted(self, states: Counter[bytes] | None) -> None:
+        """Store the result of a count (None: it failed), and drop the changes that it contains."""
+        if states is not None and self._changes_at_request is not None:
             self.counted = states
-            self._moved.subtract(self._asked)
-        self._asked = None
+            self._own_changes.subtract(self._changes_at_request)
+        self._changes_at_request = None
 
-    def begin(self, before: bytes) -> None:
-        """Note that one of our jobs runs now.  before: the previous state of its line."""
-        self._moved[RUNNING] += 1
+    def on_job_started(self, previous_state: bytes) -> None:
+        """Count one of our jobs as running.  previous_state: the state of its line before the claim."""
+        self._own_changes[RUNNING] += 1
         if self._file:
-            self._moved[before] -= 1
+            self._own_changes[previous_state] -= 1
 
-    def end(self, after: bytes) -> None:
-        """Note that one of our jobs is over.  after: the state of its line now."""
-        self._moved[RUNNING] -= 1
-        self._moved[after] += 1
+    def on_job_over(self, new_state: bytes) -> None:
+        """Count one of our running jobs in its new state."""
+        self._own_changes[RUNNING] -= 1
+        self._own_changes[new_state] += 1
 
     @property
-    def now(self) -> Counts:
-        """The number of jobs in each state; without a file, of our own jobs."""
+    def counts(self) -> Counts:
+        """Return the number of jobs in each state; without a file, of our own jobs."""
         states = Counter(self.counted)
-        states.update(self._moved)
-        states = +states
+        states.update(self._own_changes)
+        states = +states                # without negative numbers
         return Counts(
             states[NEW], states[RUNNING], states[DONE], states[FAILED], states[ERROR], held_in(states)
         )
@@ -5782,7 +5793,7 @@ class Jobs(Protocol):
     failures: Failures | None           # counts the failures of the whole file; None: the server does
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, if there is one.  last: the runner will exit if there is none.
+        """Return a job, or the reason why there is none.  last: the runner will exit if there is none.
 
         capacity: all resources of the runner.  free: its free resources.
         """
@@ -5794,7 +5805,7 @@ class Jobs(Protocol):
         """
 
     async def still_has(self, job: Job) -> bool:
-        """Return True if a job may run here again after a pause: surely no other runner has its line.
+        """Return True if a job can run here again after a pause: surely no other runner has its line.
 
         If another runner has taken it, check_jobs() will report the job soon.
         """
@@ -5803,7 +5814,8 @@ class Jobs(Protocol):
         """Close a descriptor from lend(): the job's shell has its own copy."""
 
     def on_at_gate(self, job: Job) -> None:
-        """Note that the shell of a job waits at its gate."""
+        """Handle a shell that waits at its gate: it will start the command when the server starts the group.
+        """
 
     async def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give the line up.  Return the permanent error, or ''.
@@ -5825,7 +5837,7 @@ class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and its queue."""
 
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
-        """reader: reads the same file, to count lines."""
+        """cursor: finds and claims lines.  reader: reads the same file, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
@@ -5838,15 +5850,16 @@ class FileJobs:
         self.failures: Failures | None = Failures(reader, executor, lambda: cursor.renewed)
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, if there is one; see Jobs."""
+        """Return a job, or the reason why there is none; see Jobs."""
         result = await self.executor.call(self._claim, last, free, capacity)
         if isinstance(result, Job):
             return result
-        met = result.report
-        again = self.poll if result.again is None and met.waits_for(self._consumer) else result.again
-        return replace(result, again=again, met_end=met.met_end, stopped=met.stopped(self._consumer))
+        report = result.report
+        seconds = self.poll if result.again is None and report.waits_for(self._consumer) else result.again
+        return replace(result, again=seconds, met_end=report.met_end, stopped=report.stopped(self._consumer))
 
     def _claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        """Claim a job, in the I/O thread."""
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
             self._cursor.consumers.by_key.clear()      # other settings may fit now
@@ -5854,7 +5867,7 @@ class FileJobs:
         return self._cursor.claim(last)
 
     async def lend(self, job: Job) -> int | None:
-        """Return a copy, because the executor can close or exchange the job lock's descriptor at any time."""
+        """Return a copy of the job lock's descriptor: the executor can close the original at any time."""
         return await self.executor.call(self._queue.lend, job)
 
     async def still_has(self, job: Job) -> bool:
@@ -5880,38 +5893,39 @@ class FileJobs:
 
         A runner that killed its jobs after a signal does not wait for a file system that may not answer.
         """
-        return await runner.in_time(self._leave(runner))
+        return await runner.in_time(self._summarize_at_exit(runner))
 
     def _summary(self, consumers: Consumers) -> Summary:
-        """Return a summary of the file.
+        """Return a summary of the file.  Raises OSError.
 
-        An unsupervised job counts as left, because no runner will see its exit status.  Raises OSError.
+        An unsupervised job (its runner is dead) counts as left, because no runner will see its exit status.
         """
         # Look for other runners before and after the count: a runner that exits in between had lines `r`
         # before it, and one that starts may have some after it.
-        nobody = self._file.has_no_other_users()
+        is_only_runner = self._file.has_no_other_users()
         summary = self._reader.summary(consumers)
-        unsupervised = summary.now.running > 0 and nobody and self._file.has_no_other_users()
+        unsupervised = summary.now.running > 0 and is_only_runner and self._file.has_no_other_users()
         return replace(summary, left=summary.left or unsupervised)
 
-    async def _leave(self, runner: Runner) -> Summary | None:
+    async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
+        """Sync the file, and summarize it up to LOOKS times, until no editor seems to be saving it."""
         if not runner.killed:
             await self.executor.call(self._file.sync)
             await self.executor.flush()
-        for look in range(1, self._reader.LOOKS + 1):
+        for attempt in range(1, self._reader.LOOKS + 1):
             consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
             # A job that does not fit only because slots are out of service counts as left.
             self._consumer.capacity = runner.full_capacity
             try:
                 summary = await self.executor.call(self._summary, consumers)
                 # Other runners with --resume may be about to take these orphans.
-                resumed = summary.orphans and self._consumer.renews(RUNNING)
-                if runner.killed or look == self._reader.LOOKS or not (summary.half_saved or resumed):
+                resumable = summary.orphans and self._consumer.renews(RUNNING)
+                if runner.killed or attempt == self._reader.LOOKS or not (summary.half_saved or resumable):
                     return summary
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.options.follow and not self._file.is_open:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))        # the file never came
-                if runner.killed or runner.failed or look == self._reader.LOOKS:
+                if runner.killed or runner.failed or attempt == self._reader.LOOKS:
                     runner.say(f"{reason(error)}; the state of the jobs is unknown")
                     return None
             await asyncio.sleep(self.interval)
@@ -5954,14 +5968,14 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 class Shell:
     """The shell of a running job, as far as records need it."""
     pid: int                        # also the number of its session
-    mark: bytes
+    mark: bytes                     # identifies the job in the environment of its processes; see MARK
     # CPU seconds, user and system, of the shell and its waited-for children; None: not known, or not yet
     cpu: float | None = None
     memory: int | None = None       # peak of these processes, in bytes; None: not known, or not yet
     memory_below: int | None = None         # upper bound of the peak, in bytes, if the peak is not known
 
     def add_memory(self, size: int) -> None:
-        """Note that the job's processes together had this many bytes, maybe more than any one at its peak."""
+        """Raise the peak to the memory that the job's processes used together, in bytes."""
         self.memory = max(self.memory or 0, size)
         self.memory_below = None
 
@@ -5974,14 +5988,14 @@ class Child(Shell):
         """on_exit: called with the wait status at the moment when the shell is waited for."""
         super().__init__(pid, mark)
         self.exited = exited            # the wait status (waitpid(2))
-        self._on_exit = on_exit
-        self.session_ended = False      # after the exit, no process of the session was alive
+        self._exit_callback = on_exit
+        self.session_ended = False      # True: after the exit, no process of the session was alive
 
     def on_exit(self, status: int) -> None:
-        """Note that the shell has exited, unless that is known."""
+        """Store the shell's wait status, unless that is known, and call the callback."""
         if not self.exited.done():
             self.exited.set_result(status)
-            self._on_exit(status)
+            self._exit_callback(status)
 
 
 class ProcessId(NamedTuple):
@@ -5991,10 +6005,10 @@ class ProcessId(NamedTuple):
 
     @classmethod
     def latest(cls) -> ProcessId:
-        """Return the latest ProcessId that can exist now: pids are given in turn (proc(5): loadavg)."""
+        """Return the latest ProcessId that can exist now: the kernel assigns pids in rising order."""
         try:
             with open("/proc/loadavg", "rb") as file:
-                pid = int(file.read().split()[4])
+                pid = int(file.read().split()[4])       # the latest pid
             return cls(int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS), pid)
         except (OSError, ValueError, IndexError):       # no /proc, or fewer fields
             return cls(sys.maxsize, sys.maxsize)
@@ -6002,7 +6016,7 @@ class ProcessId(NamedTuple):
     def is_after(self, other: ProcessId) -> bool:
         """Return True if this process surely started later than `other`.
 
-        That is unsure once pids have wrapped around to small numbers.
+        Within one tick the pids decide.  Once pids have wrapped around to small numbers, the result is False.
         """
         return self.ticks >= other.ticks and self.pid > other.pid
 
@@ -6012,32 +6026,32 @@ class ProcessTable:
     MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
 
     def __init__(
-        self, names: Iterable[str], marks_before: Mapping[ProcessId, Sequence[bytes]] | None = None
+        self, pid_names: Iterable[str], earlier_marks: Mapping[ProcessId, Sequence[bytes]] | None = None
     ) -> None:
-        """names: the numeric entries of /proc.  marks_before: see read()."""
-        self._marks_before = marks_before or {}
-        self._old = ProcessId.latest().ticks - TICKS
+        """pid_names: the numeric entries of /proc.  earlier_marks: see read()."""
+        self._earlier_marks = earlier_marks or {}
+        self._one_second_ago = ProcessId.latest().ticks - TICKS
         # the jobs that a process belongs to; only of processes that are older than a second
         self.marks: dict[ProcessId, Sequence[bytes]] = {}
-        self.births: dict[int, ProcessId] = {}
-        self._resident: dict[int, int] = {}     # pages
+        self.births: dict[int, ProcessId] = {}          # by pid, as the next two
+        self._resident_pages: dict[int, int] = {}
         self.parents: dict[int, int] = {}
-        self.children: dict[int, list[int]] = {}
-        self.sessions: dict[int, list[int]] = {}
-        self.marked: dict[bytes, list[int]] = {}
-        for name in names:
+        self.children: dict[int, list[int]] = {}        # pids by the pid of the parent
+        self.sessions: dict[int, list[int]] = {}        # pids by session number
+        self.marked: dict[bytes, list[int]] = {}        # pids by the mark of each job that they belong to
+        for name in pid_names:
             with contextlib.suppress(OSError):      # the process has exited meanwhile
                 self._add(name)
 
     @classmethod
-    def read(cls, marks_before: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
+    def read(cls, earlier_marks: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
         """Return the current table; without /proc it is empty, and so false.
 
-        marks_before: the `marks` of an earlier table, which are not read again: reading marks takes most of
+        earlier_marks: the `marks` of an earlier table, which are not read again: reading marks takes most of
         the time.  Only for a caller that kills no process, because execve(2) can change a mark.
         """
         try:
-            return cls(filter(str.isdigit, os.listdir("/proc")), marks_before)
+            return cls(filter(str.isdigit, os.listdir("/proc")), earlier_marks)
         except OSError:
             return cls([])
 
@@ -6046,40 +6060,43 @@ class ProcessTable:
 
     @classmethod
     def marks_of(cls, name: str) -> list[bytes]:
-        """Return the marks of the jobs that a process belongs to, the outermost first.
+        """Return the marks of the jobs that a process belongs to: those of outer jobs, whose command starts a
+        runner, come first.
 
-        Raises OSError: PermissionError if the process belongs to another user.
+        name: the pid.  Raises OSError: PermissionError if the process belongs to another user.
         """
         with open(f"/proc/{name}/environ", "rb") as file:
-            mark = cls.MARKED.search(file.read())
-        return mark[1].split(b"/") if mark else []
+            match = cls.MARKED.search(file.read())
+        return match[1].split(b"/") if match else []
 
     def _add(self, name: str) -> None:
+        """Add a process, unless it is a zombie. name: the pid. Raises OSError."""
         fd = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
             os.close(fd)
+        # the numbers in proc(5) are 7 larger than these indices: num_threads, starttime, rss
         threads = int(fields[13])       # a process whose first thread has exited also shows Z, but lives
         if state in (b"Z", b"X") and threads <= 1:
             return
         process_id = self.births[int(name)] = ProcessId(int(fields[15]), int(name))
-        self._resident[int(name)] = int(fields[17])
+        self._resident_pages[int(name)] = int(fields[17])
         self.parents[int(name)] = int(parent)
         self.children.setdefault(int(parent), []).append(int(name))
         self.sessions.setdefault(int(session), []).append(int(name))
-        marks = self._marks_before.get(process_id)
+        marks = self._earlier_marks.get(process_id)
         if marks is None:
             marks = []
             with contextlib.suppress(PermissionError):
                 marks = self.marks_of(name)
-        if process_id.ticks < self._old:
+        if process_id.ticks < self._one_second_ago:
             self.marks[process_id] = marks
-        for part in marks:
-            self.marked.setdefault(part, []).append(int(name))
+        for mark in marks:
+            self.marked.setdefault(mark, []).append(int(name))
 
     def session(self, shell: Shell) -> list[int]:
-        """Return the living processes of the session that has the shell's number."""
+        """Return the living processes of the shell's session; without /proc, [-pid] for its process group."""
         if self:
             return self.sessions.get(shell.pid, [])
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -6111,8 +6128,8 @@ class ProcessTable:
         only if it matters, because that takes the kernel a while.
         """
         tree = self.tree(shell)
-        bound = sum(self._resident.get(pid, 0) for pid in tree) * PAGE
-        return bound if bound < requested * 0.75 else float(sum(map(resident_memory, tree)))
+        upper_bound = sum(self._resident_pages.get(pid, 0) for pid in tree) * PAGE
+        return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, tree)))
 
     def process_id(self, pid: int) -> ProcessId:
         """Return the ProcessId of a pid.
@@ -6122,19 +6139,19 @@ class ProcessTable:
         return self.births.get(pid, ProcessId(0, pid))
 
     def unsignalled(self, tree: Iterable[int], signalled: Mapping[ProcessId, ProcessId]) -> list[int]:
-        """Return the processes of a tree that must get TERM: not `signalled` and not started by these since.
+        """Return the processes of a tree that must get TERM: not `signalled`, and not started by these later.
 
         signalled: the processes that got TERM, each with ProcessId.latest() of that moment.
         """
         unsignalled: list[int] = []
-        own: set[int] = set()           # descendants that processes have started after they got TERM
+        cleanup_pids: set[int] = set()  # descendants that processes have started after they got TERM
         for pid in tree:                # parents come before their children
             parent = self.parents.get(pid, 0)
-            moment = signalled.get(self.process_id(parent))
+            parent_term = signalled.get(self.process_id(parent))        # when the parent got TERM
             if self.process_id(pid) in signalled:
                 continue
-            if parent in own or (moment and self.process_id(pid).is_after(moment)):
-                own.add(pid)
+            if parent in cleanup_pids or (parent_term and self.process_id(pid).is_after(parent_term)):
+                cleanup_pids.add(pid)
             else:
                 unsignalled.append(pid)
         return unsignalled
@@ -6162,16 +6179,16 @@ class OomKills:
     """Counts the processes that the kernel's OOM killer has killed in our control group and the groups below:
     see docs/architecture.md.
     """
-    FRESH = 0.05                # seconds for which recent() gives the same number
+    MAX_AGE_SECONDS = 0.05      # seconds for which recent_count() returns the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
     def __init__(self) -> None:
         self._count = 0
         self._read_at = -math.inf       # when `_count` was read (monotonic)
 
-    def recent(self) -> int:
-        """Return the count of at most FRESH seconds ago: many short jobs start, and few are killed."""
-        return self._count if time.monotonic() - self._read_at < self.FRESH else self.count()
+    def recent_count(self) -> int:
+        """Return the count of at most MAX_AGE_SECONDS ago: many short jobs start, and few are killed."""
+        return self._count if time.monotonic() - self._read_at < self.MAX_AGE_SECONDS else self.count()
 
     def count(self) -> int:
         """Return the count; 0 if the kernel provides none."""
@@ -6190,15 +6207,17 @@ class Signals:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._handlers: dict[int, Callable[[], None]] = {}
-        self.pipe, feed = os.pipe()
-        os.set_blocking(feed, False)
+        """Make `loop` call dispatch() whenever a signal has come."""
+        self._handlers: dict[int, Callable[[], None]] = {}      # by signal number
+        self.read_fd, write_fd = os.pipe()
+        os.set_blocking(write_fd, False)
         # a full pipe will be read, and one byte of SIGCHLD is enough for reap()
-        signal.set_wakeup_fd(feed, warn_on_full_buffer=False)
-        os.set_blocking(self.pipe, False)
-        loop.add_reader(self.pipe, self.look)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        os.set_blocking(self.read_fd, False)
+        loop.add_reader(self.read_fd, self.dispatch)
 
     def handle(self, number: int, handler: Callable[[], None]) -> None:
+        """Call `handler` in the event loop whenever this signal comes."""
         self._handlers[number] = handler
         signal.signal(number, lambda *_: None)      # only the byte in the pipe matters
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
@@ -6212,10 +6231,10 @@ class Signals:
         for number in self._handlers:
             signal.signal(number, signal.SIG_IGN)
 
-    def look(self) -> None:
+    def dispatch(self) -> None:
         """Call the handlers of the signals that have come."""
         try:
-            numbers = set(os.read(self.pipe, 1 << 16))
+            numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:             # no signal has come
             return
         for number in numbers & self._handlers.keys():
@@ -6232,8 +6251,8 @@ def shell_words(shell: str) -> list[bytes]:
 
 class TreeEnder:
     """Kills process trees."""
-    # this many looks in a row must find no process of a job: during execve(2) a process shows no mark
-    EMPTY = 2
+    # so many readings in a row must find no process of a job: during execve(2) a process shows no mark
+    EMPTY_READINGS = 2
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
@@ -6242,7 +6261,7 @@ class TreeEnder:
         self.impatient = False      # KILL now, without grace
         # the next reading of the table, which all waiting callers share; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
-        self._rested = 0.0          # when the next reading may begin (event loop's time)
+        self._next_reading_at = 0.0     # when the next reading can begin, at the earliest (event loop's time)
 
     async def end(self, shell: Child) -> list[int]:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return the processes that do not die.
@@ -6253,45 +6272,45 @@ class TreeEnder:
         """
         start = self._loop.time()
         signalled: dict[ProcessId, ProcessId] = {}
-        empty = 0
+        empty_readings = 0
         pause = 0.005
         while True:
-            has_ended = shell.exited.done()         # checked before the look, which takes a while
-            table = await self._look()
-            if has_ended and not table.session(shell):
+            has_exited = shell.exited.done()        # checked before the reading, which takes a while
+            table = await self._fresh_table()
+            if has_exited and not table.session(shell):
                 shell.session_ended = True
             alive = table.tree(shell)
-            looked = self._loop.time()
-            empty = 0 if alive else empty + 1
-            if empty >= self.EMPTY and shell.exited.done():
+            read_at = self._loop.time()
+            empty_readings = 0 if alive else empty_readings + 1
+            if empty_readings >= self.EMPTY_READINGS and shell.exited.done():
                 return []
-            if looked - start > self.grace + 5:
+            if read_at - start > self.grace + 5:    # 5 seconds after KILL
                 return alive                        # in a system call that does not return
-            if self.impatient or looked - start > self.grace:
+            if self.impatient or read_at - start > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
-                new = table.unsignalled(alive, signalled)
-                self._signal(new, signal.SIGTERM)
+                unsignalled = table.unsignalled(alive, signalled)
+                self._signal(unsignalled, signal.SIGTERM)
                 latest = ProcessId.latest()
-                self._signal(new, signal.SIGCONT)   # not before all have got TERM
-                signalled.update((table.process_id(pid), latest) for pid in new)
-            await asyncio.sleep(0.02 if empty else pause)
+                self._signal(unsignalled, signal.SIGCONT)   # not before all have got TERM
+                signalled.update((table.process_id(pid), latest) for pid in unsignalled)
+            await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
 
-    async def _look(self) -> ProcessTable:
+    async def _fresh_table(self) -> ProcessTable:
         """Return a table that is read after this call.  All waiting callers share one table."""
         if not self._reading:
-            self._reading = asyncio.ensure_future(self._read())
+            self._reading = asyncio.ensure_future(self._read_after_pause())
         return await asyncio.shield(self._reading)
 
-    async def _read(self) -> ProcessTable:
+    async def _read_after_pause(self) -> ProcessTable:
         """Read the table, after a pause twice as long as the last reading took."""
-        await asyncio.sleep(self._rested - self._loop.time())
+        await asyncio.sleep(self._next_reading_at - self._loop.time())
         self._reading = None                        # another call needs another reading
-        began = self._loop.time()
+        started_at = self._loop.time()
         table = ProcessTable.read()
-        now = self._loop.time()
-        self._rested = now + 2 * (now - began)
+        finished_at = self._loop.time()
+        self._next_reading_at = finished_at + 2 * (finished_at - started_at)
         return table
 
     @staticmethod
@@ -6306,61 +6325,62 @@ class Processes(TreeEnder):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)
-        self.running: dict[int, Child] = {}
-        unique = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
-        self._marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
+        self.running: dict[int, Child] = {}             # by pid
+        id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
+        self._new_marks = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
-        # the token is not for jobs; and memory that another runner has allocated to us is not for each job
+        # the token is secret; and memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
-        outer = self.environ.get(MARK)              # if we are a job ourselves, our jobs are part of that job
-        self.chain = outer + b"/" if outer else b""
+        own_marks = self.environ.get(MARK)          # if we are a job ourselves, our jobs are part of that job
+        self.outer_marks = own_marks + b"/" if own_marks else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
-    def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out: int | None,
-              err: int | None, inherited: Sequence[int], on_exit: Callable[[int], None],
-              gate: int | None = None) -> Child:
+    def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
+              err_fd: int | None, inherited_fds: Sequence[int], on_exit: Callable[[int], None],
+              gate_fd: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name that is looked up in our own PATH.  out, err: None: /dev/null.  inherited:
-        descriptors that the shell holds as long as it lives.  on_exit: called with the wait status at the
-        moment when the shell is waited for.  gate: a descriptor from which the shell first reads a line; at
-        end of file the shell exits.
+        shell: a path, or a name that is looked up in our own PATH.  out_fd, err_fd: None: /dev/null.
+        inherited_fds: descriptors that the shell holds as long as it lives.  on_exit: called with the wait
+        status at the moment when the shell is waited for.  gate_fd: the shell first reads a line from this
+        descriptor; at end of file the shell exits.
 
         The `exit` at the end keeps the shell alive during the last command.  Without it shells exec that
         command; and if the command closes all descriptors above 2, as ssh does, the job lock would be lost.
         The empty line is for a command that ends with a backslash.  The braces are for a command that is cut
         off after `&&` or `|`, which `exit` would complete.
         """
-        mark = next(self._marks)
-        # The shell's numbers are none of `inherited`: some C libraries leave close-on-exec set if dup2(2)
+        mark = next(self._new_marks)
+        # The shell's numbers are none of `inherited_fds`: some C libraries leave close-on-exec set if dup2(2)
         # gets one number twice.
-        numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited)
-        pairs: list[tuple[int | None, int]] = [*zip((gate, out, err), range(3)), *zip(inherited, numbers)]
+        free_numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited_fds)
+        standard = zip((gate_fd, out_fd, err_fd), range(3))
+        pairs: list[tuple[int | None, int]] = [*standard, *zip(inherited_fds, free_numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
-        command = (b"" if gate is None else GATE) + b"{ :; %s\n\n}\nexit" % command
-        environ = {**self.environ, **environ, MARK: self.chain + mark}
+        command = (b"" if gate_fd is None else GATE) + b"{ :; %s\n\n}\nexit" % command
+        environ = {**self.environ, **environ, MARK: self.outer_marks + mark}
         pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
         child = self.running[pid] = Child(pid, mark, self._loop.create_future(), on_exit)
         return child
 
     def reap(self) -> None:
-        """Wait for the children that have exited."""
+        """Collect the wait status and the resource usage of the children that have exited."""
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.wait4(-1, os.WNOHANG))[0]:
-                pid, status, usage = ended
+            while (waited := os.wait4(-1, os.WNOHANG))[0]:
+                pid, status, usage = waited
                 shell = self.running.pop(pid, None)
                 # None: a child that this process had before execve(2)
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
-                    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                    own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     # a smaller peak may be ours: ru_maxrss is kept over execve(2)
-                    if usage.ru_maxrss > own:
+                    if usage.ru_maxrss > own_peak:
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     else:
-                        shell.memory_below = own * MAXRSS_UNIT
+                        shell.memory_below = own_peak * MAXRSS_UNIT
                     shell.on_exit(status)
 
 
@@ -6373,13 +6393,16 @@ CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def available_cpus() -> int:
-    """Return the CPUs that this process may use: the least of affinity, cgroup and Slurm; at least 1."""
-    affinity = len(os.sched_getaffinity(0))
-    return max(1, int(min(affinity, cgroup_cpus(), slurm_cpus(os.environ))))
+    """Return the number of CPUs for this process: the least of affinity, cgroup and Slurm; at least 1."""
+    scheduled_cpus = len(os.sched_getaffinity(0))
+    return max(1, int(min(scheduled_cpus, cgroup_cpus(), slurm_cpus(os.environ))))
 
 
 def cgroup_texts(name: str) -> Iterator[str]:
-    """Yield the text of a file of our control group, then of each group above (cgroups(7), version 2)."""
+    """Yield the text of a file of our control group, then of each group above (cgroups(7), version 2).
+
+    name: for example 'cpu.max'.  Files that cannot be read are left out.
+    """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
             group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
@@ -6395,8 +6418,8 @@ def cgroup_texts(name: str) -> Iterator[str]:
 def cgroup_cpus() -> float:
     """Return the lowest CPU limit of our control groups; infinite if there is none."""
     # quota and period; or `max`, period
-    found = (re.match("([0-9]+) ([1-9][0-9]*)", text) for text in cgroup_texts("cpu.max"))
-    return min([math.inf, *(int(limit[1]) / int(limit[2]) for limit in found if limit)])
+    limits = (re.match("([0-9]+) ([1-9][0-9]*)", text) for text in cgroup_texts("cpu.max"))
+    return min([math.inf, *(int(limit[1]) / int(limit[2]) for limit in limits if limit)])
 
 
 def slurm_cpus(environ: Mapping[str, str]) -> float:
@@ -6407,8 +6430,8 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
     Unless tasks are bound to CPUs, only these variables show the number.  A value that is not a number is
     ignored.
     """
-    each = slurm_number(environ, "SLURM_CPUS_PER_TASK")
-    return each if each < math.inf else slurm_number(environ, "SLURM_CPUS_ON_NODE") / slurm_tasks(environ)
+    own = slurm_number(environ, "SLURM_CPUS_PER_TASK")
+    return own if own < math.inf else slurm_number(environ, "SLURM_CPUS_ON_NODE") / slurm_tasks(environ)
 
 
 def slurm_number(environ: Mapping[str, str], name: str) -> float:
@@ -6419,10 +6442,10 @@ def slurm_number(environ: Mapping[str, str], name: str) -> float:
 
 def slurm_tasks(environ: Mapping[str, str]) -> int:
     """Return the number of tasks that share the resources of a node; 1 if Slurm does not set it."""
-    per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
+    layout = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
     # `2(x3),1`: two on each of three nodes, one on the last
-    tasks = re.findall(r"\b[0-9]+", per_node, re.ASCII)
-    return max([1, *map(int, tasks)])
+    task_counts = re.findall(r"\b[0-9]+", layout, re.ASCII)
+    return max([1, *map(int, task_counts)])
 
 
 # ---- how much memory ---------------------------------------------------------------------------------------
@@ -6498,28 +6521,31 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 @dataclass
 class SlurmLimit:
     """--walltime auto: jobs must end a margin before Slurm kills the Slurm job that the runner is in."""
-    asked: float | None                 # requested margin in seconds; None: 30 more than --kill-after
-    margin: float = 0.0                 # seconds; set by find()
-    end: float = math.inf               # when Slurm kills us (seconds since the epoch); set by find()
+    requested_margin: float | None      # seconds; None: 30 more than --kill-after
+    margin: float = 0.0                 # seconds; set by read_environment()
+    kill_time: float = math.inf         # when Slurm kills us (seconds since the epoch); set as `margin`
 
     @property
     def seconds_left(self) -> float:
-        """Return the seconds until jobs must have ended."""
-        return self.end - self.margin - time.time()
+        """Return the seconds until jobs must have finished."""
+        return self.kill_time - self.margin - time.time()
 
-    def find(self, kill_after: float | None) -> None:
-        """Set `margin` and `end`.  kill_after: seconds; None: never.  Raises UsageError."""
-        if self.asked is None:
+    def read_environment(self, kill_after: float | None) -> None:
+        """Set `margin` and `kill_time`.  kill_after: seconds from TERM to KILL; None: no KILL.
+
+        Raises UsageError if Slurm has not set the end time.
+        """
+        if self.requested_margin is None:
             self.margin = 30.0 + (kill_after or 0.0)
         else:
-            self.margin = self.asked
+            self.margin = self.requested_margin
         text = os.environ.get("SLURM_JOB_END_TIME", "")
         if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):         # squeue prints NONE for no limit
-            why = f"is not a time: '{printable(text)}'" if text else "is not set"
+            problem = f"is not a time: '{printable(text)}'" if text else "is not set"
             raise UsageError(
-                f"--walltime auto: SLURM_JOB_END_TIME {why} (give a time, such as --walltime 2h)"
+                f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
             )
-        self.end = math.inf if text == "NONE" else float(text)
+        self.kill_time = math.inf if text == "NONE" else float(text)
 
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
@@ -7082,7 +7108,7 @@ class TerminalConsole(Sink):
 
     def _status(self, columns: int) -> str:
         """Return the status line of the file, or of our jobs if the file was not counted; "": none yet."""
-        now = self._file_counter.now
+        now = self._file_counter.counts
         if self._bar and self._file_counter.counted is not None:
             return self._bar.line(now, columns)
         ours = name_counts(done=now.done, failed=now.failed, error=now.error, running=now.running)
@@ -7095,7 +7121,7 @@ class TerminalConsole(Sink):
         self._begin(run.job)
         self._begun[run.job] += 1
         if self._bar:
-            self._file_counter.look()
+            self._file_counter.request_count_if_due()
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         self._print(run, stream, self._lines[stream].feed(data))
@@ -7122,11 +7148,11 @@ class TerminalConsole(Sink):
     def over(self, job: Job, state: bytes) -> None:
         if job in self._begun:
             del self._begun[job]
-            self._file_counter.end(state)
+            self._file_counter.on_job_over(state)
 
     def tick(self) -> None:
         if self._bar:
-            self._file_counter.look()
+            self._file_counter.request_count_if_due()
             self._terminal.redraw()          # the window size may have changed, or Ctrl-Z stopped us
 
     def leaving(self) -> None:
@@ -7136,7 +7162,7 @@ class TerminalConsole(Sink):
         """Count a job as running, once."""
         if job not in self._begun:
             self._begun[job] = 0
-            self._file_counter.begin(job.state)
+            self._file_counter.on_job_started(job.state)
 
     def _end_lines(self, run: Run) -> None:
         """Print the incomplete lines of a run."""
@@ -8801,7 +8827,7 @@ class JobTask:
             inherited = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
             child = runner.processes.start(shell, command, self._environ(), theirs.get(b"stdout"),
                                            theirs.get(b"stderr"), inherited, self._on_exit,
-                                           gate=theirs.get(b"gate"))
+                                           gate_fd=theirs.get(b"gate"))
         except (OSError, ValueError):
             close_all(*itertools.chain.from_iterable(pipes.values()))
             raise
@@ -8816,7 +8842,7 @@ class JobTask:
         """Record the start time of the run and the number of OOM kills so far."""
         self.run.began = time.time()
         self.run.started = self._runner.loop.time()
-        self._oom_kills = self._runner.oom_kills.recent()
+        self._oom_kills = self._runner.oom_kills.recent_count()
 
     def _environ(self) -> dict[bytes, bytes]:
         """Return the environment variables with the job's number, slots and memory."""
@@ -10034,7 +10060,7 @@ class Program:
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)
                     self.signals.handle(number, functools.partial(action, number))
-        self.signals.look()                 # signals that were blocked until now, before any job is started
+        self.signals.dispatch()             # signals that were blocked until now, before any job is started
 
     async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
         """Wait until everything is printed; once hurried() is true (after a signal), two seconds at most."""
@@ -10124,7 +10150,7 @@ class RunnerProgram(Program):
         """Find the end of our Slurm job if --walltime auto is given.  Raises UsageError."""
         limit = self.options.walltime
         if isinstance(limit, SlurmLimit):
-            limit.find(self.options.kill_after)
+            limit.read_environment(self.options.kill_after)
             if limit.seconds_left <= 0:
                 self.say(
                     f"Slurm ends this job in {human_time(max(limit.seconds_left + limit.margin, 0))}, and "
@@ -10215,7 +10241,7 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.leaving()
         summary = await jobs.leave(runner)
-        if self.executor.keeps_records:         # after a signal they have not been flushed yet
+        if self.executor.has_kept_records:         # after a signal they have not been flushed yet
             await runner.in_time(self.executor.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began

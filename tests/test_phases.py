@@ -116,7 +116,7 @@ class Cells(unittest.TestCase):
         jobs.go_on.set()
         await asyncio.wait_for(work, 20)
         os.close(signal.set_wakeup_fd(-1))
-        os.close(signals.pipe)
+        os.close(signals.read_fd)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return jobs.written
 

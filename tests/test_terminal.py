@@ -134,10 +134,10 @@ class StatusLine(ConsoleCase):
         """As a client has it, with --retry and --resume."""
         file_counter = runmaker4.FileCounter(None, mock.Mock())
         for before, after in (b"!", b"!"), (b"!", b"d"), (b"r", b"e"):
-            file_counter.begin(before)
-            self.assertEqual(file_counter.now.running, 1)
-            file_counter.end(after)
-        now = file_counter.now
+            file_counter.on_job_started(before)
+            self.assertEqual(file_counter.counts.running, 1)
+            file_counter.on_job_over(after)
+        now = file_counter.counts
         self.assertEqual((now.done, now.failed, now.error, now.running), (1, 1, 1, 0))
 
     def test_on_40_columns_it_is_shorter(self) -> None:
