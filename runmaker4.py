@@ -6579,36 +6579,39 @@ class Writer:
     """
     LOW = 1 << 18                       # bytes of backlog below which job output is read again
     HIGH = 1 << 20                      # bytes of backlog above which job output is not read
-    DELAY = 0.02                        # seconds for which lines are gathered
+    GATHER_SECONDS = 0.02               # seconds for which lines are gathered
     MAX_GATHERED_BYTES = 1 << 16        # bytes: more than this is written at once
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
-                 relieved: Callable[[], None] = lambda: None) -> None:
-        """broken: called once, when a write has failed; all later data is dropped.
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
+                 on_relieved: Callable[[], None] = lambda: None) -> None:
+        """on_broken: called once, when a write has failed; all later data is dropped.
 
-        relieved: called after each write that leaves a backlog below LOW.
+        on_relieved: called after each write that leaves a backlog below LOW.
         """
         self.fd = fd
         self.loop = loop
-        self.broken = broken
-        self.relieved = relieved
+        self.on_broken = on_broken
+        self.on_relieved = on_relieved
         self.terminal = os.isatty(fd)
-        self.gathered: list[bytes] = []
-        self.size = 0                   # bytes gathered
+        self.gathered: list[bytes] = []     # data that waits for more data, to be written together
+        self.gathered_bytes = 0
         self.backlog = 0                # bytes not yet written
-        self.closed = False
-        self.drained = asyncio.Event()
-        self.timer: asyncio.TimerHandle | None = None
+        self.closed = False                 # after an error nothing is written
+        self.drained = asyncio.Event()      # the backlog is empty
+        self.timer: asyncio.TimerHandle | None = None       # calls flush()
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.queue = None if is_file else self._start_thread()
 
     def _start_thread(self) -> queue.SimpleQueue[tuple[int, Iterable[bytes]]]:
-        """Start the thread that writes, and return its queue.  The program exits without waiting for it."""
+        """Start the thread that writes, and return its queue: (bytes in all, chunks) per write.
+
+        The program exits without waiting for the thread.
+        """
         import queue
         import threading
-        waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]] = queue.SimpleQueue()
-        threading.Thread(target=self._write_all, args=(waiting,), daemon=True).start()
-        return waiting
+        write_queue: queue.SimpleQueue[tuple[int, Iterable[bytes]]] = queue.SimpleQueue()
+        threading.Thread(target=self._write_all, args=(write_queue,), daemon=True).start()
+        return write_queue
 
     def write(self, data: bytes) -> None:
         """Write data, together with data that follows within a moment: waking the thread costs as much as
@@ -6617,83 +6620,85 @@ class Writer:
         if self.closed or not data:
             return
         self.gathered.append(data)
-        self.size += len(data)
+        self.gathered_bytes += len(data)
         self.backlog += len(data)
         if not self.timer:
-            self.timer = self.loop.call_later(self._delay(), self.flush)
-        if self.size > self.MAX_GATHERED_BYTES:
+            self.timer = self.loop.call_later(self._gather_seconds(), self.flush)
+        if self.gathered_bytes > self.MAX_GATHERED_BYTES:
             self.flush()
 
-    def _delay(self) -> float:
+    def _gather_seconds(self) -> float:
         """Return the seconds for which to gather lines from now on."""
-        return self.DELAY
+        return self.GATHER_SECONDS
 
     def flush(self) -> None:
         """Write the gathered data as soon as possible."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
-        data = self._framed(b"".join(self.gathered))
+        data = self._bytes_to_write(b"".join(self.gathered))
         self.gathered.clear()
-        self.backlog += len(data) - self.size
-        self.size = 0
-        self._post(len(data), [data])
+        self.backlog += len(data) - self.gathered_bytes
+        self.gathered_bytes = 0
+        self._enqueue(len(data), [data])
 
-    def _framed(self, data: bytes) -> bytes:
-        """Return the bytes to write for gathered data."""
+    def _bytes_to_write(self, data: bytes) -> bytes:
+        """Return the bytes to write for gathered data; a subclass can add to them."""
         return data
 
-    def write_pieces(self, size: int, pieces: Iterable[bytes]) -> None:
-        """Write pieces, each produced only when its turn comes.  size: total bytes of the pieces."""
+    def write_chunks(self, size: int, chunks: Iterable[bytes]) -> None:
+        """Write chunks, each produced only when it is written. size: total bytes of the chunks."""
         self.flush()
         self.backlog += size
-        self._post(size, pieces)
+        self._enqueue(size, chunks)
 
-    def _post(self, size: int, pieces: Iterable[bytes]) -> None:
+    def _enqueue(self, size: int, chunks: Iterable[bytes]) -> None:
+        """Let the thread write chunks; without a thread, write them now."""
         if self.queue:
-            self.queue.put((size, pieces))
+            self.queue.put((size, chunks))
         else:
-            self._written(size, self._try_to_write(pieces))
+            self._on_written(size, self._write_chunks(chunks))
 
-    def _write_all(self, waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]]) -> None:
-        """Write the data of a queue, in the thread; drop all data after the first error."""
+    def _write_all(self, write_queue: queue.SimpleQueue[tuple[int, Iterable[bytes]]]) -> None:
+        """Write what the queue contains, forever, in the thread; drop all data after the first error."""
         error = None
         with contextlib.suppress(RuntimeError):             # the event loop is closed: the program exits
             while True:
-                size, pieces = waiting.get()
-                error = error or self._try_to_write(pieces)
-                self.loop.call_soon_threadsafe(self._written, size, error)
+                size, chunks = write_queue.get()
+                error = error or self._write_chunks(chunks)
+                self.loop.call_soon_threadsafe(self._on_written, size, error)
 
-    def _try_to_write(self, pieces: Iterable[bytes]) -> OSError | None:
+    def _write_chunks(self, chunks: Iterable[bytes]) -> OSError | None:
+        """Write chunks; return the error that stopped it, or None."""
         try:
-            for piece in pieces:
-                write_all(self.fd, piece)
+            for chunk in chunks:
+                write_all(self.fd, chunk)
         except OSError as error:
             return error
         return None
 
-    def _written(self, size: int, error: OSError | None) -> None:
+    def _on_written(self, size: int, error: OSError | None) -> None:
         """Subtract bytes that were written, or never will be, from the backlog."""
         self.backlog -= size
         if error and not self.closed:
             self.closed = True
-            self.broken(error)
+            self.on_broken(error)
         if self.backlog < self.LOW:
-            self.relieved()
+            self.on_relieved()
         if not self.backlog:
             self.drained.set()
 
-    async def drain(self, patience: float) -> None:
-        """Wait until everything is written, for `patience` seconds at most."""
+    async def drain(self, max_seconds: float) -> None:
+        """Wait until everything is written, for `max_seconds` at most."""
         self.flush()
         self.drained.clear()
         if self.backlog:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.drained.wait(), patience)
+                await asyncio.wait_for(self.drained.wait(), max_seconds)
 
 
 def no_status(columns: int) -> str:
-    """Return no status line."""
+    """Return no status line: the `status` of a Terminal that shows none."""
     return ""
 
 
@@ -6711,16 +6716,16 @@ class Terminal(Writer):
     MIN_DRAWING_PAUSE = 0.1             # minimum seconds from one drawing of the line to the next
     ERASE = b"\r\x1b[J"                 # from the beginning of this line to the end of the screen
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
-                 relieved: Callable[[], None] = lambda: None) -> None:
-        super().__init__(fd, loop, broken, relieved)
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
+                 on_relieved: Callable[[], None] = lambda: None) -> None:
+        super().__init__(fd, loop, on_broken, on_relieved)
         self.status: Callable[[int], str] = no_status       # the line for a number of columns; "": none
-        self._drawn = False             # the terminal shows a status line
+        self._is_drawn = False          # the terminal shows a status line
         self._drawn_at = -math.inf      # when a status line was last drawn (event loop's time)
 
     def redraw(self) -> None:
         """Redraw the status line, unless it is too early or other data is waiting to be written."""
-        if not self.closed and not self.backlog and self._until_due() <= 0:
+        if not self.closed and not self.backlog and self._seconds_until_due() <= 0:
             self.flush()
 
     def erase(self) -> None:
@@ -6735,28 +6740,31 @@ class Terminal(Writer):
         self.status = no_status
         self.flush()
 
-    def _until_due(self) -> float:
-        """Return the seconds until the status line may be drawn again; <= 0: now."""
+    def _seconds_until_due(self) -> float:
+        """Return the seconds until the status line can be drawn again; <= 0: now."""
         return self._drawn_at + self.MIN_DRAWING_PAUSE - self.loop.time()
 
-    def _delay(self) -> float:
-        return max(self.DELAY, self._until_due())
+    def _gather_seconds(self) -> float:
+        """Return the seconds for which to gather lines from now on: not less than until the next drawing."""
+        return max(self.GATHER_SECONDS, self._seconds_until_due())
 
-    def _framed(self, data: bytes) -> bytes:
-        """Return data, followed by the status line if that may be drawn now."""
-        is_ours = in_foreground(self.fd)
-        is_behind = self.backlog > self.size
-        is_early = bool(data) and self._until_due() > 0
-        line = b""
-        if is_ours and not is_behind and not is_early:
-            line = os.fsencode(self.status(self._columns()))
-        if self._drawn and is_ours:
+    def _bytes_to_write(self, data: bytes) -> bytes:
+        """Return the bytes that erase the status line and print data, and redraw the status line if it is
+        due.
+        """
+        may_draw = in_foreground(self.fd)
+        has_backlog = self.backlog > self.gathered_bytes
+        is_too_early = bool(data) and self._seconds_until_due() > 0
+        status_line = b""
+        if may_draw and not has_backlog and not is_too_early:
+            status_line = os.fsencode(self.status(self._columns()))
+        if self._is_drawn and may_draw:
             data = self.ERASE + data
-        self._drawn = bool(line)
-        if not line:
+        self._is_drawn = bool(status_line)
+        if not status_line:
             return data
         self._drawn_at = self.loop.time()
-        return data + line + b"\r"
+        return data + status_line + b"\r"
 
     def _columns(self) -> int:
         try:
@@ -6766,17 +6774,17 @@ class Terminal(Writer):
 
 
 def in_foreground(fd: int) -> bool:
-    """Return True if we may draw on a terminal: the shell has not put us into the background."""
+    """Return True if we can draw on a terminal: the shell has not put us into the background."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:                     # not our controlling terminal: no shell puts us into its background
         return True
 
 
-TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
-# causes that make a job failed: it ran too long, used more memory than allocated, or more than there was
+KILL_SIGNALS, DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
+# causes that make a job failed: it ran too long, used more memory than allocated to it, or the host had none
 FAILING = "timeout", "memory", "oom"
-STOP_SIGNALS = TO_END + TO_DRAIN        # signals that tell a runner to stop
+STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills its jobs, or starts no more jobs
 
 
 class RunResult(NamedTuple):
@@ -6789,10 +6797,12 @@ class RunResult(NamedTuple):
 
     @property
     def code(self) -> int:
+        """Return the exit status; 0 if a signal killed the shell."""
         return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else 0
 
     @property
     def signal(self) -> int:
+        """Return the signal that killed the shell; 0 if it exited."""
         return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
 
     @property
@@ -6805,24 +6815,25 @@ class RunResult(NamedTuple):
         return FAILED if self.status else DONE
 
     @property
-    def died_of(self) -> int:
+    def fatal_signal(self) -> int:
         """Return the signal that killed the shell or the last command (exit status 128 + n); 0: unknown."""
         return self.signal or max(self.code - 128, 0)
 
     @property
-    def by_stop_signal(self) -> bool:
-        """Return True if the run died of a signal that tells a runner to stop; see died_of."""
-        return self.died_of in STOP_SIGNALS
+    def died_of_stop_signal(self) -> bool:
+        """Return True if the run died of a signal that also stops a runner; see fatal_signal."""
+        return self.fatal_signal in STOP_SIGNALS
 
     def __str__(self) -> str:
+        """Return, for example, 'exit 3', 'signal 9', 'timeout after 60s', or 'cancelled'."""
         if self.cause == "timeout":
             return f"timeout after {self.limit:.12g}s"
         if self.cause == "memory":
             return f"took {memory_text(self.peak)} of {memory_text(self.limit)}"
         if self.cause == "cancelled":
             return "cancelled"
-        how = f"signal {self.signal}" if self.signal else f"exit {self.code}"
-        return f"out of memory, {how}" if self.cause == "oom" else how
+        text = f"signal {self.signal}" if self.signal else f"exit {self.code}"
+        return f"out of memory, {text}" if self.cause == "oom" else text
 
 
 @dataclass(eq=False, repr=False)
@@ -6831,9 +6842,9 @@ class Run:
     job: Job
     slots: Sequence[Slot]               # the job's
     host: bytes
-    began: float = field(default_factory=time.time)     # wall clock, seconds
-    started: float = 0.0                # monotonic
-    took: float = 0.0                   # seconds
+    began: float = field(default_factory=time.time)     # seconds since the epoch
+    started: float = 0.0                # the same moment by the monotonic clock, once the shell was started
+    took: float = 0.0                   # seconds from the start to the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
     sinks: Sequence[Sink] = ()          # they receive the run's events
@@ -6866,10 +6877,10 @@ class Run:
 @dataclass(eq=False, repr=False)
 class Stream:
     """One of the two pipes that a job writes to."""
-    name: bytes
+    name: bytes                         # b"stdout" or b"stderr"
     fd: int | None                      # None: read to the end
-    received: int = 0
-    watched: bool = False
+    received: int = 0                   # bytes
+    watched: bool = False               # the event loop calls us when data comes
 
 
 class Sink:
@@ -6886,7 +6897,9 @@ class Sink:
         """Handle the start of a run's shell."""
 
     def unstarted(self, run: Run) -> None:
-        """Handle a run that could not be started, or whose result will never be known: its last event."""
+        """Handle a run that could not be started, or whose result will never be known: the last event of the
+        run.
+        """
 
     def resumed(self, run: Run, record: bytes) -> None:
         """Handle a run, on a server, that was started under the previous server.
@@ -6901,7 +6914,7 @@ class Sink:
         """Handle the end of a run, after all output of the run."""
 
     def over(self, job: Job, state: bytes) -> None:
-        """Handle the end of a job: no more runs from us; `state` is the new state of the line."""
+        """Handle the end of a job: this runner will not run it again. state: the new state of the line."""
 
     def tick(self) -> None:
         """Do what is due once a second."""
@@ -6913,24 +6926,25 @@ class Sink:
 # ---- how far it is -----------------------------------------------------------------------------------------
 
 
-def bar(now: Counts, width: int) -> str:
-    """Return a bar such as '========>>>>    ': done =, error e, failed !, running >."""
+def bar(counts: Counts, width: int) -> str:
+    """Return a bar of `width` characters: done =, error e, failed !, running >; for example '=====e!>> '."""
     text = ""
-    seen = 0
-    for count, mark in ((now.done, "="), (now.error, "e"), (now.failed, "!"), (now.running, ">")):
-        seen += count
-        end = seen * width // max(now.all, 1)
-        text += mark * (end - len(text))
+    jobs_so_far = 0
+    parts = (counts.done, "="), (counts.error, "e"), (counts.failed, "!"), (counts.running, ">")
+    for count, character in parts:
+        jobs_so_far += count
+        end_column = jobs_so_far * width // max(counts.all, 1)
+        text += character * (end_column - len(text))
     return text.ljust(width)
 
 
-def progress_line(now: Counts, width: int = 16) -> str:
+def progress_line(counts: Counts, width: int = 16) -> str:
     """Return 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'; errors include failed jobs.
 
     Scripts parse this format.
     """
-    counted = f"{now.processed:3} of {now.all:3} jobs processed, {now.bad} errors"
-    return f"progress: {counted} [{bar(now, width)}]"
+    summary = f"{counts.processed:3} of {counts.all:3} jobs processed, {counts.bad} errors"
+    return f"progress: {summary} [{bar(counts, width)}]"
 
 
 def columns_of(fd: int) -> int:
@@ -6940,17 +6954,17 @@ def columns_of(fd: int) -> int:
 
 class Rate:
     """The rate at which jobs are processed: over the last five minutes, or the last 20 changes if longer."""
-    WINDOW = 300.0              # minimum seconds that the rate covers, once so many have passed
-    CHANGES = 20                # minimum changes that the rate covers, once there were so many
+    MIN_SECONDS = 300.0         # minimum seconds that the rate covers, once so many have passed
+    MIN_CHANGES = 20            # minimum changes that the rate covers, once there were so many
 
     def __init__(self) -> None:
         # (time, number of processed jobs); an entry per change
         self._changes: deque[tuple[float, int]] = deque()
 
-    def note(self, when: float, processed: int) -> None:
-        """Add a count of processed jobs, if it has changed."""
+    def note(self, timestamp: float, processed: int) -> None:
+        """Add the number of jobs processed so far, if it has changed."""
         if not self._changes or processed != self._changes[-1][1]:
-            self._changes.append((when, processed))
+            self._changes.append((timestamp, processed))
 
     @property
     def changed(self) -> float | None:
@@ -6958,83 +6972,86 @@ class Rate:
         return self._changes[-1][0] if len(self._changes) > 1 else None
 
     def per_second(self, now: float) -> float:
-        """Return the jobs processed per second; 0: unknown."""
-        while len(self._changes) > self.CHANGES and now - self._changes[0][0] > self.WINDOW:
+        """Return the jobs processed per second, up to `now`; 0: unknown."""
+        while len(self._changes) > self.MIN_CHANGES and now - self._changes[0][0] > self.MIN_SECONDS:
             self._changes.popleft()
-        first, before = self._changes[0]
-        last, processed = self._changes[-1]
-        seconds = max(now, last) - first            # `last` can come from the clock of another host
-        return max(processed - before, 0) / seconds if seconds > 0 else 0.0
+        first_time, first_processed = self._changes[0]
+        last_time, last_processed = self._changes[-1]
+        seconds = max(now, last_time) - first_time      # `last_time` can come from the clock of another host
+        return max(last_processed - first_processed, 0) / seconds if seconds > 0 else 0.0
 
 
 class ProgressBar:
     """A status line as wide as fits: a bar, the recent rate and the time left; at the end, the time taken."""
-    WIDEST = 60                 # characters of the bar
+    MAX_BAR_COLUMNS = 60
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._rate = Rate()
         self._start = clock()
 
-    def line(self, now: Counts, columns: int) -> str:
+    def line(self, counts: Counts, columns: int) -> str:
         """Return the status line for a terminal with this number of columns."""
-        self._rate.note(self._clock(), now.processed)
-        return self._fitted(now, columns)
+        self._rate.note(self._clock(), counts.processed)
+        return self._fit_line(counts, columns)
 
-    def _fitted(self, now: Counts, columns: int) -> str:
-        """Return the longest text that fits, with a bar that fills the remaining columns."""
-        bad = "".join(f", {text}" for text in name_counts(failed=now.failed, error=now.error))
-        without_rate = f"progress: {now.processed:3} of {now.all:3} jobs processed{bad} []"
-        shortest = f"{now.processed}/{now.all}{bad} []"
-        texts = (without_rate + self._estimate(now), without_rate)
+    def _fit_line(self, counts: Counts, columns: int) -> str:
+        """Return the longest text that fits, with a bar that fills the remaining columns.
+
+        For example: 'progress:   2 of   4 jobs processed, 1 failed [=====!>>  ] 1.2/s, 3m 20s left'.
+        """
+        bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
+        without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
+        shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
+        texts = (without_rate + self._estimate(counts), without_rate)
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
-        width = min(columns - 1 - len(text), self.WIDEST)
-        drawn = f"[{bar(now, width)}]" if width > 0 else ""
-        return text.replace("[]", drawn)[:columns - 1]
+        width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
+        drawn_bar = f"[{bar(counts, width)}]" if width > 0 else ""
+        return text.replace("[]", drawn_bar)[:columns - 1]
 
-    def _estimate(self, now: Counts) -> str:
+    def _estimate(self, counts: Counts) -> str:
         """Return ' 1.2/s, 3m 20s left'; at the end ' took 4m 07s'; '' if the rate is unknown."""
-        if now.processed == now.all and (ended := self._rate.changed) is not None:
-            return f" took {human_time(ended - self._start)}"
+        if counts.processed == counts.all and (finished_at := self._rate.changed) is not None:
+            return f" took {human_time(finished_at - self._start)}"
         rate = self._rate.per_second(self._clock())
         if not rate:
             return ""
-        throttle = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
-        time_left = human_time((now.all - now.processed) / rate)
-        return f" {throttle}, {time_left} left"
+        rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
+        time_left = human_time((counts.all - counts.processed) / rate)
+        return f" {rate_text}, {time_left} left"
 
 
 # ---- the console -------------------------------------------------------------------------------------------
 
 
 class Lines:
-    """Splits a stream into pieces that end with a newline; a line over 1 MiB is split into several."""
+    """Splits a stream into chunks that end with a newline; a line over 1 MiB is split into several."""
     MAX_PIECE_BYTES = 1 << 20
 
     def __init__(self) -> None:
-        self.rest = bytearray()
-        self.cut = False                # the last piece ended in the middle of a line
+        self.incomplete_line = bytearray()
+        self.was_cut = False            # feed() returned the beginning of a long line, with a newline added
 
     def feed(self, data: bytes) -> bytes:
-        """Return all complete lines so far as one piece."""
-        if self.cut and data:
-            self.cut = False
-            if data.startswith(b"\n"):
+        """Add data, and return all complete lines so far; b"" if there are none."""
+        if self.was_cut and data:
+            self.was_cut = False
+            if data.startswith(b"\n"):      # this newline was added already
                 data = data[1:]
-        end = data.rfind(b"\n") + 1
-        if not end:
-            self.rest += data
-            self.cut = len(self.rest) >= self.MAX_PIECE_BYTES
-            return self.end() if self.cut else b""
-        piece = bytes(self.rest) + data[:end] if self.rest else data[:end]
-        self.rest[:] = data[end:]
-        return piece
+        end_offset = data.rfind(b"\n") + 1
+        if not end_offset:
+            self.incomplete_line += data
+            self.was_cut = len(self.incomplete_line) >= self.MAX_PIECE_BYTES
+            return self.take_incomplete_line() if self.was_cut else b""
+        lines = bytes(self.incomplete_line) + data[:end_offset] if self.incomplete_line else data[:end_offset]
+        self.incomplete_line[:] = data[end_offset:]
+        return lines
 
-    def end(self) -> bytes:
-        """Return the remaining data as a line."""
-        piece = bytes(self.rest) + b"\n" if self.rest else b""
-        self.rest.clear()
-        return piece
+    def take_incomplete_line(self) -> bytes:
+        """Return the remaining data as a line, with a newline added, and forget it; b"" if there is none."""
+        line = bytes(self.incomplete_line) + b"\n" if self.incomplete_line else b""
+        self.incomplete_line.clear()
+        return line
 
 
 class Console(Sink):
@@ -7050,33 +7067,34 @@ class Console(Sink):
         self.colour = colour
         self.lines: defaultdict[Stream, Lines] = defaultdict(Lines)
 
-    def _command(self, run: Run) -> bytes:
+    def _command_of(self, run: Run) -> bytes:
         """Return the command of a run; for a terminal, without control characters."""
         return one_line(run.job.command) if self.writer.terminal else run.job.command
 
     def starting(self, run: Run) -> None:
-        self.writer.write(b"executing `%s'\n" % self._command(run))
+        self.writer.write(b"executing `%s'\n" % self._command_of(run))
 
     def started(self, run: Run) -> None:
-        self.writer.write(b'status %s: forked "%s"\n' % (run.where, self._command(run)))
+        self.writer.write(b'status %s: forked "%s"\n' % (run.where, self._command_of(run)))
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         if self.with_output:
-            self._print(run, stream, self.lines[stream].feed(data))
+            self._print_lines(run, stream, self.lines[stream].feed(data))
 
     def unstarted(self, run: Run) -> None:
         for stream in run.streams:
-            self._print(run, stream, self.lines.pop(stream, Lines()).end())
+            self._print_lines(run, stream, self.lines.pop(stream, Lines()).take_incomplete_line())
 
     def ended(self, run: Run, run_result: RunResult) -> None:
         self.unstarted(run)                     # prints incomplete lines
-        how = str(run_result).encode()
-        line = b'status %s: %s "%s"' % (run.where, how, self._command(run))
+        result_text = str(run_result).encode()
+        line = b'status %s: %s "%s"' % (run.where, result_text, self._command_of(run))
         if self.colour and run_result.state != DONE:
             line = self.RED + line + self.PLAIN
         self.writer.write(line + b"\n")
 
-    def _print(self, run: Run, stream: Stream, lines: bytes) -> None:
+    def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
+        """Print complete lines, each after a prefix such as b'stdout (alice,601): '."""
         if lines:
             prefix = b"%s %s: " % (stream.name, run.where)
             body = lines[:-1].replace(b"\n", b"\n" + prefix)
@@ -7090,64 +7108,66 @@ class TerminalConsole(Sink):
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
     PLAIN = b"\x1b[0m"
-    # the invisible part of a line: everything up to the last carriage return, and carriage returns at the end
-    OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
+    # what a terminal overwrites: everything up to the last carriage return; and carriage returns at the end
+    INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 
     def __init__(self, terminal: Terminal, file_counter: FileCounter, bar: ProgressBar | None, colour: bool,
-                 tries: int) -> None:
-        """bar: None: no status line.  tries: the number of runs of a job if each fails."""
+                 max_runs: int) -> None:
+        """bar: None: no status line. max_runs: the number of runs of a job if each fails."""
         self._terminal = terminal
         self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
-        self._tries = tries
+        self._max_runs = max_runs
         self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
-        self._begun: Counter[Job] = Counter()   # runs started so far of each job that is not over
+        self._runs_started: Counter[Job] = Counter()   # of each job that is not over
         if bar:
-            terminal.status = self._status
+            terminal.status = self._status_line
 
-    def _status(self, columns: int) -> str:
+    def _status_line(self, columns: int) -> str:
         """Return the status line of the file, or of our jobs if the file was not counted; "": none yet."""
-        now = self._file_counter.counts
+        counts = self._file_counter.counts
         if self._bar and self._file_counter.counted is not None:
-            return self._bar.line(now, columns)
-        ours = name_counts(done=now.done, failed=now.failed, error=now.error, running=now.running)
-        if not ours:
+            return self._bar.line(counts, columns)
+        parts = name_counts(
+            done=counts.done, failed=counts.failed, error=counts.error, running=counts.running
+        )
+        if not parts:
             return ""
-        text = f"progress: {', '.join(ours)}"
+        text = f"progress: {', '.join(parts)}"
         return text[:columns - 1]
 
     def starting(self, run: Run) -> None:
-        self._begin(run.job)
-        self._begun[run.job] += 1
+        self._count_as_running(run.job)
+        self._runs_started[run.job] += 1
         if self._bar:
             self._file_counter.request_count_if_due()
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        self._print(run, stream, self._lines[stream].feed(data))
+        self._print_lines(run, stream, self._lines[stream].feed(data))
 
     def unstarted(self, run: Run) -> None:
         """Count the job, and print incomplete lines; the runner reports the reason."""
-        self._begin(run.job)
-        self._end_lines(run)
+        self._count_as_running(run.job)
+        self._print_incomplete_lines(run)
 
     def ended(self, run: Run, run_result: RunResult) -> None:
-        self._end_lines(run)
-        tries = self._begun[run.job]
-        good = run_result.state == DONE
-        how = "done" if good else str(run_result)
+        self._print_incomplete_lines(run)
+        run_number = self._runs_started[run.job]
+        is_done = run_result.state == DONE
+        result_text = "done" if is_done else str(run_result)
         if run_result.cause != "timeout":
-            how += f" in {human_time(run.took)}"
-        if tries > 1 or not (good or self._tries == 1):
-            how += f", try {tries}"
-            if tries <= self._tries:            # otherwise the job got another run with more memory
-                how += f" of {self._tries}"
-        line = b"[%d] %s: %s\n" % (run.job.number, how.encode(), one_line(run.job.command))
-        self._terminal.write(line if good else self._in_colour(self.RED, line))
+            result_text += f" in {human_time(run.took)}"
+        if run_number > 1 or not (is_done or self._max_runs == 1):
+            result_text += f", try {run_number}"
+            if run_number <= self._max_runs:            # otherwise the job ran again with more memory
+                result_text += f" of {self._max_runs}"
+        line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
+        self._terminal.write(line if is_done else self._in_colour(self.RED, line))
 
     def over(self, job: Job, state: bytes) -> None:
-        if job in self._begun:
-            del self._begun[job]
+        if job in self._runs_started:
+            del self._runs_started[job]
             self._file_counter.on_job_over(state)
 
     def tick(self) -> None:
@@ -7158,31 +7178,31 @@ class TerminalConsole(Sink):
     def leaving(self) -> None:
         self._terminal.end_status()
 
-    def _begin(self, job: Job) -> None:
-        """Count a job as running, once."""
-        if job not in self._begun:
-            self._begun[job] = 0
+    def _count_as_running(self, job: Job) -> None:
+        """Count a job as running, unless an earlier run of it was counted."""
+        if job not in self._runs_started:
+            self._runs_started[job] = 0
             self._file_counter.on_job_started(job.state)
 
-    def _end_lines(self, run: Run) -> None:
+    def _print_incomplete_lines(self, run: Run) -> None:
         """Print the incomplete lines of a run."""
         for stream in run.streams:
-            self._print(run, stream, self._lines.pop(stream, Lines()).end())
+            self._print_lines(run, stream, self._lines.pop(stream, Lines()).take_incomplete_line())
 
-    def _print(self, run: Run, stream: Stream, lines: bytes) -> None:
+    def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         """Print lines of a job; reset the colour at the end of each line."""
         if not lines:
             return
         if b"\r" in lines:
-            lines = self.OVERWRITTEN.sub(b"", lines)
-        begin = b"[%d] " % run.job.number
+            lines = self.INVISIBLE.sub(b"", lines)
+        prefix = b"[%d] " % run.job.number
         if self._colour and stream.name == b"stderr":
-            begin = self.MAGENTA + begin
-        end = b"\n"
-        if b"\x1b" in begin or b"\x1b" in lines:
-            end = self.PLAIN + b"\n"
-        body = lines[:-1].replace(b"\n", end + begin)
-        self._terminal.write(begin + body + end)
+            prefix = self.MAGENTA + prefix
+        line_end = b"\n"
+        if b"\x1b" in prefix or b"\x1b" in lines:
+            line_end = self.PLAIN + b"\n"
+        body = lines[:-1].replace(b"\n", line_end + prefix)
+        self._terminal.write(prefix + body + line_end)
 
     def _in_colour(self, colour: bytes, line: bytes) -> bytes:
         """Return a line, which ends with a newline, in this colour if colours are on."""
@@ -7198,28 +7218,28 @@ class Spool:
     at one time.  The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share
     no position.
     """
-    BLOCK_BYTES = 1 << 20               # bytes
+    BLOCK_BYTES = 1 << 20
 
     def __init__(self) -> None:
         self.file: Any = None           # without a name; made when needed, and deleted when we exit
-        self.free: deque[int] = deque()         # offsets of blocks that were read
-        self.end = 0
+        self.free_offsets: deque[int] = deque()     # offsets of blocks that were read
+        self.end_offset = 0             # the size of the file
 
     def store(self, block: bytes) -> int:
         """Store a block, and return its offset.  Raises OSError."""
         if self.file is None:
             import tempfile
             self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (it stays open until we exit)
-        if not self.free:
-            self.free.append(self.end)
-            self.end += self.BLOCK_BYTES
-        pwrite_all(self.file.fileno(), block, self.free[0])         # if this raises, the offset stays free
-        return self.free.popleft()
+        if not self.free_offsets:
+            self.free_offsets.append(self.end_offset)
+            self.end_offset += self.BLOCK_BYTES
+        pwrite_all(self.file.fileno(), block, self.free_offsets[0])  # if this raises, the offset stays free
+        return self.free_offsets.popleft()
 
     def take(self, offset: int) -> bytes:
-        """Read a block, and free its space.  Raises OSError."""
+        """Read the block at an offset, and free its space. Raises OSError."""
         block = os.pread(self.file.fileno(), self.BLOCK_BYTES, offset)
-        self.free.append(offset)
+        self.free_offsets.append(offset)
         return block
 
 
@@ -7229,31 +7249,31 @@ class PendingOutput:
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
         self.blocks: list[int] = []     # offsets in the spool
-        self.rest = bytearray()
+        self.tail = bytearray()         # less than a block
 
     @property
     def size(self) -> int:
         """Return the size in bytes."""
-        return len(self.blocks) * Spool.BLOCK_BYTES + len(self.rest)
+        return len(self.blocks) * Spool.BLOCK_BYTES + len(self.tail)
 
     def add(self, data: bytes) -> None:
         """Add job output.  Raises OSError; then some of the output is lost."""
-        self.rest += data
-        while len(self.rest) >= Spool.BLOCK_BYTES:
-            block = bytes(self.rest[:Spool.BLOCK_BYTES])
-            del self.rest[:Spool.BLOCK_BYTES]
+        self.tail += data
+        while len(self.tail) >= Spool.BLOCK_BYTES:
+            block = bytes(self.tail[:Spool.BLOCK_BYTES])
+            del self.tail[:Spool.BLOCK_BYTES]
             self.blocks.append(self.spool.store(block))
 
-    def pieces(self, lost: Say) -> Iterator[bytes]:
-        """Yield all output except unreadable blocks.  lost: called with the reason, in any thread."""
+    def pieces(self, on_unreadable: Say) -> Iterator[bytes]:
+        """Yield all output except unreadable blocks. on_unreadable: gets the reason, in any thread."""
         for offset in self.blocks:
             try:
                 block = self.spool.take(offset)
             except OSError as error:            # an error of the spool, not of the writer
-                lost(reason(error))
+                on_unreadable(reason(error))
             else:
                 yield block
-        yield bytes(self.rest)
+        yield bytes(self.tail)
 
 
 class Plain(Sink):
@@ -7267,44 +7287,48 @@ class Plain(Sink):
         self.in_order = in_order
         self.on_error = on_error
         self.spool = Spool()
-        # jobs in the order of starts; outputs by the name of the stream
-        self.kept: dict[Job, dict[bytes, PendingOutput]] = {}
-        self.ready: set[Job] = set()                    # jobs that are over but wait for earlier ones
+        # jobs in the order in which they started; their output by the name of the stream
+        self.pending: dict[Job, dict[bytes, PendingOutput]] = {}
+        self.finished: set[Job] = set()                 # jobs that are over but wait for earlier ones
 
     def starting(self, run: Run) -> None:
-        self.kept.setdefault(run.job, {})
+        self.pending.setdefault(run.job, {})
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         try:
-            self.kept[run.job].setdefault(stream.name, PendingOutput(self.spool)).add(data)
+            self.pending[run.job].setdefault(stream.name, PendingOutput(self.spool)).add(data)
         except OSError as error:
             self._on_loss(run.job, reason(error))
 
     def over(self, job: Job, state: bytes) -> None:
-        if job in self.kept:                # otherwise the job was not started
-            self.ready.add(job)
+        if job in self.pending:             # otherwise the job was not started
+            self.finished.add(job)
         if not self.in_order:
-            self._print(job)
+            self._print_job(job)
             return
-        turns = list(itertools.takewhile(self.ready.__contains__, self.kept))
-        for turn in turns:
-            self._print(turn)
+        # every job before the first unfinished one; a list, because _print_job() changes `pending`
+        printable = list(itertools.takewhile(self.finished.__contains__, self.pending))
+        for next_job in printable:
+            self._print_job(next_job)
 
     def leaving(self) -> None:
-        for job in list(self.kept):
-            self._print(job)
+        for job in list(self.pending):
+            self._print_job(job)
 
-    def _print(self, job: Job) -> None:
-        self.ready.discard(job)
-        for name, output in self.kept.pop(job, {}).items():
+    def _print_job(self, job: Job) -> None:
+        """Print all output of a job, which is then forgotten."""
+        self.finished.discard(job)
+        for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
-            writer.write_pieces(output.size, output.pieces(functools.partial(self._mark_unread, writer, job)))
+            on_unreadable = functools.partial(self._report_unreadable, writer, job)
+            writer.write_chunks(output.size, output.pieces(on_unreadable))
 
-    def _mark_unread(self, writer: Writer, job: Job, why: str) -> None:
+    def _report_unreadable(self, writer: Writer, job: Job, why: str) -> None:
         """Report, from the writer's thread, that some output of a job cannot be read back."""
         writer.loop.call_soon_threadsafe(self._on_loss, job, why)
 
     def _on_loss(self, job: Job, why: str) -> None:
+        """Report that some output of a job is lost."""
         self.on_error(
             f"line {job.number}: {why} in a temporary file (the output is incomplete; the jobs go on)"
         )
@@ -7314,7 +7338,7 @@ class Plain(Sink):
 class Record:
     """The content of a record in the log file: the last lines of a run."""
     lines: deque[bytes]
-    rests: dict[Stream, bytes] = field(default_factory=dict)    # incomplete lines
+    incomplete_lines: dict[Stream, bytes] = field(default_factory=dict)
     changed: bool = True                # since the last write
 
 
@@ -7326,13 +7350,13 @@ class LogFile(Sink):
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, path: str, lines: int, directory: bytes, executor: FileExecutor,
+    def __init__(self, path: str, max_lines: int, directory: bytes, executor: FileExecutor,
                  on_error: Say) -> None:
-        """lines: output lines per record.  directory: where jobs run.  Raises UsageError."""
-        self.lines = lines
+        """max_lines: output lines per record. directory: where jobs run. Raises UsageError."""
+        self.max_lines = max_lines
         self._directory = directory
         self.executor = executor
-        self.size = (1 + lines) * (self.WIDTH + 1)      # of a record
+        self.record_bytes = (1 + max_lines) * (self.WIDTH + 1)      # with the heading and newlines
         self.records: dict[Run, Record] = {}
         self.file = RecordFile(path, "log file", os.O_RDWR, executor, on_error)
         head = read_head(self.file.fd, path, 4)
@@ -7340,80 +7364,84 @@ class LogFile(Sink):
             raise UsageError(f"{path}: is not a log file (give another name)")
 
     def started(self, run: Run) -> None:
-        record = self.records[run] = Record(deque(maxlen=self.lines))
-        self._line(run, record, b"status", b'forked "%s"' % run.job.command)
+        record = self.records[run] = Record(deque(maxlen=self.max_lines))
+        self._add_line(run, record, b"status", b'forked "%s"' % run.job.command)
 
     def resumed(self, run: Run, record: bytes) -> None:
         lines = (line.rstrip() for line in record.split(b"\n")[1:])
-        self.records[run] = Record(deque(filter(None, lines), self.lines))
+        self.records[run] = Record(deque(filter(None, lines), self.max_lines))
 
     def unstarted(self, run: Run) -> None:
         record = self.records.pop(run, None)
         if record:
-            self._write(run, record)
+            self._write_record(run, record)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         record = self.records[run]
         record.changed = True
-        begun = record.rests.get(stream, b"")
-        *lines, rest = data.rsplit(b"\n", self.lines + 1)
+        previous_part = record.incomplete_lines.get(stream, b"")
+        *lines, last_part = data.rsplit(b"\n", self.max_lines + 1)
         if lines:
-            # the first line continues the incomplete line of the previous piece
-            if len(lines) <= self.lines:
-                lines[0] = begun + lines[0]
-            for line in lines[-self.lines:]:
-                self._line(run, record, stream.name, line)
+            # the first line continues the incomplete line of the previous data
+            if len(lines) <= self.max_lines:
+                lines[0] = previous_part + lines[0]
+            for line in lines[-self.max_lines:]:
+                self._add_line(run, record, stream.name, line)
         else:
-            rest = begun + rest
-        record.rests[stream] = rest[:self.WIDTH + 4]            # a record cannot show more of it
+            last_part = previous_part + last_part
+        record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]      # a record shows no more; see fit()
 
     def ended(self, run: Run, run_result: RunResult) -> None:
         record = self.records.pop(run)
-        for stream, rest in record.rests.items():
-            if rest:
-                self._line(run, record, stream.name, rest)
-        self._line(run, record, b"status", b'%s "%s"' % (str(run_result).encode(), run.job.command))
-        self._write(run, record)
+        for stream, incomplete_line in record.incomplete_lines.items():
+            if incomplete_line:
+                self._add_line(run, record, stream.name, incomplete_line)
+        self._add_line(run, record, b"status", b'%s "%s"' % (str(run_result).encode(), run.job.command))
+        self._write_record(run, record)
 
     def tick(self) -> None:
         for run, record in self.records.items():
             # with more backlog, the file system does not answer
             if record.changed and self.executor.backlog < Writer.HIGH:
-                self._write(run, record)
+                self._write_record(run, record)
 
-    def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
+    def _add_line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
+        """Add a line to a record: for example b': stdout (alice,601): text'.  name: of the stream, or
+        b"status".
+        """
         shown = text[:self.WIDTH + 4]
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, shown))
 
-    def _write(self, run: Run, record: Record) -> None:
+    def _write_record(self, run: Run, record: Record) -> None:
+        """Write the record of a run to the file, padded to the fixed size."""
         record.changed = False
         if not run.job.ordinal:
-            return                          # the jobs above it were not counted
+            return                          # the jobs above were not counted, so the record has no place
         directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
-        lines += [b""] * (1 + self.lines - len(lines))
+        lines += [b""] * (1 + self.max_lines - len(lines))
         data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
-        self.executor.post(self.file.write, self._place(run.job), data, size=self.size)
+        self.executor.post(self.file.write, self._offset_of(run.job), data, size=self.record_bytes)
 
-    def _place(self, job: Job) -> int:
+    def _offset_of(self, job: Job) -> int:
         """Return the offset of the record of a job with an ordinal."""
-        return (job.ordinal - 1) * self.size
+        return (job.ordinal - 1) * self.record_bytes
 
     def get(self, job: Job) -> bytes:
-        """Return the record of a job; b"" if it has no ordinal.  In the I/O thread.  Raises OSError."""
+        """Return the record of a job; b"" if it has no ordinal. Runs in the I/O thread. Raises OSError."""
         if not job.ordinal:
             return b""
-        return os.pread(self.file.fd, self.size, self._place(job))
+        return os.pread(self.file.fd, self.record_bytes, self._offset_of(job))
 
 
 def fit(line: bytes, width: int) -> bytes:
     """Return a line cut between UTF-8 characters, or padded, to exactly `width` bytes."""
     if len(line) <= width:
         return line.ljust(width)
-    for cut in range(width, width - 5, -1):
-        is_continuation = line[cut] & 0xC0 == 0x80
+    for end_offset in range(width, width - 5, -1):
+        is_continuation = line[end_offset] & 0xC0 == 0x80       # not the first byte of a character
         if not is_continuation:
-            return line[:cut].ljust(width)
+            return line[:end_offset].ljust(width)
     return line[:width]                         # not UTF-8
 
 
@@ -7441,7 +7469,7 @@ def open_record(path: str, flags: int) -> int:
 
 
 def read_head(fd: int, path: str, size: int) -> bytes:
-    """Return the first bytes of a file with records.  Raises UsageError."""
+    """Return the first `size` bytes of a file with records. Raises UsageError."""
     try:
         return os.pread(fd, size, 0)
     except OSError as error:
@@ -7454,20 +7482,20 @@ def read_head(fd: int, path: str, size: int) -> bytes:
 #             found                                             next try
 #   READY     the lock was granted, or nothing was tried yet    locks, writes
 #   REFUSED   another process has the bytes locked, or the      locks, writes; on a file system of one host
-#             file system has no locks left                     after PATIENCE it writes without the lock
+#             file system has no locks left                     after MAX_LOCK_WAIT_SECONDS without the lock
 #   LOST      the network file system was away, and the         opens the file again, locks, writes
 #             descriptor is no longer usable
 #
 # - A record remains in `kept` until it is written or given up, because the event loop looks there while the
 #   I/O thread writes.
 # - `kept` has either lines at APPEND_BYTE (journal, job log) or records at offsets (log file).
-# - The first `_doubtful` bytes of these lines may be in the file already, because an append of them failed.
+# - The first `_doubtful_bytes` of these lines may be in the file already, because an append of them failed.
 # - A wait begins when the first record is kept, and ends when a lock is granted and no record is kept.  While
-#   records are written without the lock, it goes on, so only the first of them costs PATIENCE.
+#   records are written without the lock, it goes on, so only the first of them has to wait.
 
 
 class Access(enum.Enum):
-    """What the last try of a record has found: the table above."""
+    """The result of the last try of a record: the table above."""
     READY = enum.auto()
     REFUSED = enum.auto()
     LOST = enum.auto()
@@ -7489,14 +7517,14 @@ class RecordFile:
 
     On a file system of one host, write(2) with O_APPEND finds the end and writes there in one step (open(2)),
     and a write at a fixed offset changes no bytes around it.  There, a lock only prevents two runners from
-    writing two headers, or one newline too many after a line; so after PATIENCE seconds a record is written
-    without a lock.  Therefore nothing is truncated there after an error, as append_locked() does: another
-    runner may have written those bytes.  If a record did not fit on the disk, a part of it may remain.  The
-    next record starts with a newline to separate the two.
+    writing two headers, or one newline too many after a line; so after MAX_LOCK_WAIT_SECONDS a record is
+    written without a lock.  Therefore nothing is truncated there after an error, as append_locked() does:
+    another runner can have written those bytes.  If a record did not fit on the disk, a part of it can
+    remain.  The next record starts with a newline to separate the two.
     """
-    PATIENCE = 1.0              # seconds to wait for a lock on a file system of one host
-    SAY_AFTER = 5.0             # seconds until the reason why records wait is reported
-    TAIL = 1 << 20              # bytes at the end in which to look for a record that may have been written
+    MAX_LOCK_WAIT_SECONDS = 1.0         # on a file system of one host
+    REPORT_AFTER_SECONDS = 5.0  # seconds until the reason why records wait is reported
+    TAIL_BYTES = 1 << 20                # bytes at the end in which to look for a record after a failed append
 
     def __init__(self, path: str, kind: str, flags: int, executor: FileExecutor, on_error: Say,
                  header: bytes = b"") -> None:
@@ -7514,7 +7542,7 @@ class RecordFile:
         self.fd = open_record(path, flags)
         self._mount = find_mount(path)
         self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the lines to append
-        self._doubtful = 0
+        self._doubtful_bytes = 0
         self._access = Access.READY
         self.obstacle = ""                          # why the last try that failed did so
         self._waiting_since = math.inf              # monotonic seconds; inf: no record has to wait
@@ -7522,19 +7550,22 @@ class RecordFile:
         executor.files.append(self)
 
     def append(self, lines: bytes) -> None:
-        """Append lines."""
+        """Append lines; keep them if they cannot be written now."""
         self.kept.setdefault(APPEND_BYTE, bytearray()).extend(lines)
-        self._try(APPEND_BYTE)
+        self._try_to_write(APPEND_BYTE)
 
     def write(self, offset: int, record: bytes) -> None:
-        """Write a record at an offset, instead of one that waits there."""
+        """Write a record at an offset, instead of a kept one for this offset; keep it if it cannot be written
+        now.
+        """
         self.kept[offset] = bytearray(record)
-        self._try(offset)
+        self._try_to_write(offset)
 
     def write_kept(self) -> None:
-        """Try the kept records again, and report the obstacle once if it has lasted for SAY_AFTER seconds."""
+        """Try the kept records again, and report the obstacle once if it has lasted for REPORT_AFTER_SECONDS.
+        """
         for offset in list(self.kept):
-            self._try(offset)
+            self._try_to_write(offset)
         if self.kept and time.monotonic() > self._report_at:
             self._report_at = math.inf
             self._executor.say(
@@ -7542,94 +7573,101 @@ class RecordFile:
                 "be written)"
             )
 
-    def _try(self, offset: int) -> None:
+    def _try_to_write(self, offset: int) -> None:
         """Write the record kept for an offset; keep it if a later try can succeed, and otherwise give it up.
 
         A later try can succeed if the lock was refused, or if the network file system was away.
         """
-        waits = False                   # also after a defect, which would happen again
+        must_wait = False               # also after a defect, which would happen again
         try:
-            waits = not self._write_now(offset)
+            must_wait = not self._write_unless_locked(offset)
         except OSError as error:
-            waits = self._mount.network and error.errno in LOCKS_LOST
-            if waits:
-                self._on_obstacle(Access.LOST, reason(error))
+            must_wait = self._mount.network and error.errno in LOCKS_LOST
+            if must_wait:
+                self._store_obstacle(Access.LOST, reason(error))
             else:
                 self._on_error(
                     f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)"
                 )
         finally:
-            if not waits:
+            if not must_wait:
                 del self.kept[offset]
-                self._doubtful = 0
+                self._doubtful_bytes = 0
             if self._access is Access.READY and not self.kept:
                 self._waiting_since = math.inf
 
-    def _write_now(self, offset: int) -> bool:
-        """Write the record kept for an offset; return False if it must wait for its lock.  Raises OSError."""
+    def _write_unless_locked(self, offset: int) -> bool:
+        """Write the record kept for an offset; return False if it must wait for its lock.  Raises OSError.
+
+        On a file system of one host, it waits for MAX_LOCK_WAIT_SECONDS at most.
+        """
         if self._access is Access.LOST:
             self._reopen()
         record = self.kept[offset]
         length = 1 if offset == APPEND_BYTE else len(record)
-        if self._lock(offset, length):
+        if self._try_to_lock(offset, length):
             try:
-                self._put(offset, record)
+                self._write_record(offset, record)
             finally:
                 unlock(self.fd, offset, length)
             return True
-        if self._mount.network or time.monotonic() - self._waiting_since < self.PATIENCE:
+        if self._mount.network or time.monotonic() - self._waiting_since < self.MAX_LOCK_WAIT_SECONDS:
             return False
-        self._put(offset, record)
+        self._write_record(offset, record)
         return True
 
     def _reopen(self) -> None:
-        """Open the file again, and forget the doubtful lines if they are near its end.  Raises OSError."""
+        """Open the file again after the network file system was away.  Raises OSError.
+
+        An append that failed can have reached the server: if the doubtful lines are near the end of the file,
+        drop them from the lines to append.
+        """
         fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
-        if self._doubtful:
+        if self._doubtful_bytes:
             lines = self.kept[APPEND_BYTE]
             with Reader.of(self.fd, True) as reader:
-                end = os.fstat(self.fd).st_size
-                begin = max(end - self.TAIL, 0)
-                if lines[:self._doubtful] in reader.pread(end - begin, begin):
-                    del lines[:self._doubtful]
-        self._doubtful = 0
+                file_size = os.fstat(self.fd).st_size
+                tail_offset = max(file_size - self.TAIL_BYTES, 0)
+                if lines[:self._doubtful_bytes] in reader.pread(file_size - tail_offset, tail_offset):
+                    del lines[:self._doubtful_bytes]
+        self._doubtful_bytes = 0
         self._access = Access.READY
 
-    def _lock(self, offset: int, length: int) -> bool:
-        """Lock bytes; return False if that is not possible now.  Raises OSError."""
+    def _try_to_lock(self, offset: int, length: int) -> bool:
+        """Lock bytes; return False if that is not possible now. Raises OSError."""
         try:
             if lock(self.fd, offset, length):
                 self._access = Access.READY
                 return True
-            self._on_obstacle(Access.REFUSED, "locked by another process, see lslocks")
+            self._store_obstacle(Access.REFUSED, "locked by another process, see lslocks")
         except OSError as error:
             if error.errno != errno.ENOLCK:         # ENOLCK: the file system or its server is out of locks
                 raise
-            self._on_obstacle(Access.REFUSED, "the file system grants no lock")
+            self._store_obstacle(Access.REFUSED, "the file system grants no lock")
         return False
 
-    def _on_obstacle(self, access: Access, obstacle: str) -> None:
+    def _store_obstacle(self, access: Access, obstacle: str) -> None:
         """Store the reason why records wait, and begin the wait unless it has begun."""
         self._access = access
         self.obstacle = obstacle
         if self._waiting_since == math.inf:
             self._waiting_since = time.monotonic()
-            self._report_at = self._waiting_since + self.SAY_AFTER
+            self._report_at = self._waiting_since + self.REPORT_AFTER_SECONDS
 
-    def _put(self, offset: int, record: bytearray) -> None:
+    def _write_record(self, offset: int, record: bytearray) -> None:
         """Write a record, on a network file system to the disk.  Raises OSError."""
         if offset != APPEND_BYTE:
             pwrite_all(self.fd, record, offset)
             if self._mount.network:
                 os.fsync(self.fd)
         elif self._mount.network:
-            self._doubtful = len(record)
+            self._doubtful_bytes = len(record)
             append_locked(self.fd, self.path, self._mount, [bytes(record)], self._header)
         else:
-            _, lead = end_of(self.fd, self.path, self._mount, self._header)
-            write_all(self.fd, lead + record)
+            _, prefix = end_of(self.fd, self.path, self._mount, self._header)
+            write_all(self.fd, prefix + record)
 
 
 class OutFile:
@@ -7639,9 +7677,9 @@ class OutFile:
     a short job (several round trips on NFS).
 
     The name contains the line number of the job at the start of the run, regardless of later edits.  A later
-    run with that line number gives the file the next numbered name (numbered()), permanently, so the plain
-    name is the file of the latest run.  No run ever writes to or removes the file of another run: files are
-    created with O_EXCL only.
+    run with that line number gives the file the next numbered name, permanently, so the plain name is the
+    file of the latest run: see numbered_name().  No run ever writes to or removes the file of another run:
+    files are created with O_EXCL only.
     """
 
     def __init__(self, name: str, is_new: bool, journal: Journal) -> None:
@@ -7652,28 +7690,28 @@ class OutFile:
         self.on_error = journal.on_error
         self._fd: int | None = None         # None: no file yet
         self.size = 0                       # the end of the file, as far as known
-        self.broken = False                 # a write has failed: no more writes
+        self.has_failed = False             # True: no more writes
 
     def prepare(self) -> None:
         """Rename the file of an older run, and write the new name to the journal."""
         try:
-            # few names are taken, and one lstat(2) shows that, unless this host must first drop its cache
-            may_be_taken = self.journal.network or os.path.lexists(self.name)
-            kept = keep_older(self.name) if may_be_taken else ""
+            # mostly no file has the name, and one lstat(2) shows that, unless this host caches names
+            can_exist = self.journal.network or os.path.lexists(self.name)
+            new_name = keep_older(self.name) if can_exist else ""
         except OSError as error:            # our file gets another name, if there is room at all
             self.on_error(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
             return
-        if kept:
-            moved = {"from": os.path.basename(self.name), "to": os.path.basename(kept)}
-            self.journal.add({"time": round(time.time(), 3), "event": "moved", **moved})
+        if new_name:
+            names = {"from": os.path.basename(self.name), "to": os.path.basename(new_name)}
+            self.journal.add({"time": round(time.time(), 3), "event": "moved", **names})
 
     def store(self, offset: int, data: bytes) -> None:
         """Write data at an offset of the stream.  Idempotent: a client can send the same data twice."""
-        if self.broken:
+        if self.has_failed:
             return
         try:
             if self._fd is None:
-                self._fd = self._make()
+                self._fd = self._create()
             if offset > self.size and offset > os.fstat(self._fd).st_size:
                 raise OSError(errno.EINVAL, "a piece is missing")
             pwrite_all(self._fd, data, offset)
@@ -7681,7 +7719,7 @@ class OutFile:
         except OSError as error:            # later data would leave a hole before it: the file ends here
             self._give_up(error)
 
-    def _make(self) -> int:
+    def _create(self) -> int:
         """Create the file, under a numbered name if the plain name is not available.  Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         flags |= os.O_NONBLOCK              # if a FIFO has the name: fail instead of waiting for a reader
@@ -7690,7 +7728,7 @@ class OutFile:
         try:
             return os.open(self.name, flags | os.O_EXCL, 0o666)
         except OSError:                     # the name is taken: prepare() failed, or a newer file has it
-            fd, self.name = make_numbered(self.name)
+            fd, self.name = create_numbered(self.name)
             return fd
 
     def close(self) -> None:
@@ -7699,7 +7737,7 @@ class OutFile:
             return
         try:
             try:
-                self.name = name_now(self.name, os.fstat(self._fd))
+                self.name = current_name(self.name, os.fstat(self._fd))
                 if self.journal.network:    # GlusterFS reports a full disk only here
                     os.fsync(self._fd)
             finally:
@@ -7708,46 +7746,47 @@ class OutFile:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self.broken = True
+        """Stop writing, and report the error."""
+        self.has_failed = True
         self.on_error(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
 
 
-def numbered(name: str, number: int) -> str:
-    """Return the name of an older file in the form of cp --backup=numbered: 'name.~2~'."""
+def numbered_name(name: str, number: int) -> str:
+    """Return the name of an older file in the form of cp --backup=numbered, for example 'name.~2~'."""
     return f"{name}.~{number}~"
 
 
 def free_number(name: str) -> int:
-    """Return an unused number that is one above a used number, or 1.
+    """Return an unused number that is one above a used number, or 1; see numbered_name().
 
     A binary search: few lstat(2) calls even among thousands of files.
     """
     used = 0
     free = 1
-    while os.path.lexists(numbered(name, free)):
+    while os.path.lexists(numbered_name(name, free)):
         used = free
         free = 2 * free
     while free - used > 1:
         middle = (used + free) // 2
-        if os.path.lexists(numbered(name, middle)):
+        if os.path.lexists(numbered_name(name, middle)):
             used = middle
         else:
             free = middle
     return free
 
 
-def make_numbered(name: str) -> tuple[int, str]:
+def create_numbered(name: str) -> tuple[int, str]:
     """Create an empty file under the next numbered name; return its descriptor and name.  Raises OSError."""
     number = free_number(name)
     while True:
-        kept = numbered(name, number)
+        new_name = numbered_name(name, number)
         with contextlib.suppress(FileExistsError):      # another process was faster
-            return os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), kept
+            return os.open(new_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), new_name
         number += 1
 
 
 def keep_older(name: str) -> str:
-    """Give a file the next numbered name, and return that name; '' if there is no file.  Raises OSError.
+    """Rename a file to the next numbered name, and return that name; '' if there is no file.  Raises OSError.
 
     rename(2) replaces a file with the new name, and other processes can rename files at the same moment.  So
     reserve the new name with an empty file first.
@@ -7755,33 +7794,36 @@ def keep_older(name: str) -> str:
     refresh_names(name)
     if not os.path.lexists(name):
         return ""
-    fd, kept = make_numbered(name)
+    fd, new_name = create_numbered(name)
     os.close(fd)
     try:
-        os.rename(name, kept)
+        os.rename(name, new_name)
     except OSError as error:
-        refresh_names(kept)
-        if not os.stat(kept).st_size:       # NFS can report ENOENT although it has renamed the file
-            os.unlink(kept)
-            kept = ""
+        refresh_names(new_name)
+        if not os.stat(new_name).st_size:   # NFS can report ENOENT although it has renamed the file
+            os.unlink(new_name)
+            new_name = ""
         if not isinstance(error, FileNotFoundError):    # otherwise another process was faster
             raise
-    return kept
+    return new_name
 
 
-def name_now(name: str, info: os.stat_result) -> str:
-    """Return the current name of a file that had `name`: this or a numbered one.  Raises OSError."""
+def current_name(name: str, info: os.stat_result) -> str:
+    """Return the current name of a file that had `name`: this or a numbered one.  Raises OSError.
+
+    info: identifies the file.
+    """
     if is_file(name, info):
         return name
     for number in range(free_number(name) - 1, 0, -1):      # the latest first
-        kept = numbered(name, number)
-        if is_file(kept, info):
-            return kept
+        older_name = numbered_name(name, number)
+        if is_file(older_name, info):
+            return older_name
     return name                                 # another program has deleted or renamed the file
 
 
 def is_file(name: str, info: os.stat_result) -> bool:
-    """Return True if a name refers to this file.  Raises OSError."""
+    """Return True if a name refers to the file that `info` describes. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.lstat(name), info)
     return False
@@ -7796,11 +7838,11 @@ class Journal:
     round trips.  `start` and `moved` events are only informative.  They, and `end` events that were not
     written at once, wait for the next write, one second at most.
     """
-    GATHER = 1.0                        # seconds for which events are gathered
-    AT_ONCE = 0.05                      # as GATHER, for an end on a file system of one host
+    GATHER_SECONDS = 1.0                # seconds for which events are gathered
+    END_GATHER_SECONDS = 0.05           # as GATHER_SECONDS, for an `end` event on a file system of one host
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say) -> None:
-        """Raises UsageError."""
+        """Open or create the journal of an output directory. Raises UsageError."""
         import json  # few runners need it, and it takes 3 ms to load
         self.encode = json.JSONEncoder().encode
         self.folder = folder
@@ -7816,23 +7858,25 @@ class Journal:
                 "(give another --outdir)"
             )
         self.network = bool(executor.pool)
-        self._pause = self.GATHER if self.network else self.AT_ONCE
-        # encoded together, which is four times as fast as one by one over time
-        self._waiting: list[dict[str, Any]] = []
-        self._flushed = -math.inf           # when the last write was (monotonic seconds)
+        self._end_gather_seconds = self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS
+        # events, encoded together later: four times as fast as one by one
+        self._gathered: list[dict[str, Any]] = []
+        self._flushed_at = -math.inf        # when the last write was (monotonic seconds)
 
-    def add(self, entry: dict[str, Any], end: bool = False) -> None:
-        self._waiting.append(entry)
-        if time.monotonic() - self._flushed > (self._pause if end else self.GATHER):
+    def add(self, entry: dict[str, Any], is_end: bool = False) -> None:
+        """Add an event. is_end: it is an `end` event, which is written at once if possible."""
+        self._gathered.append(entry)
+        seconds = self._end_gather_seconds if is_end else self.GATHER_SECONDS
+        if time.monotonic() - self._flushed_at > seconds:
             self.flush()
 
     def flush(self) -> None:
         """Write the gathered events."""
-        if self._waiting:
-            data = "".join(f"{self.encode(entry)}\n" for entry in self._waiting).encode()
-            self._waiting.clear()
+        if self._gathered:
+            data = "".join(f"{self.encode(entry)}\n" for entry in self._gathered).encode()
+            self._gathered.clear()
             self.file.append(data)
-            self._flushed = time.monotonic()
+            self._flushed_at = time.monotonic()
 
 
 class OutDir(Sink):
@@ -7844,16 +7888,16 @@ class OutDir(Sink):
         path: str,
         executor: FileExecutor,
         on_error: Say,
-        incomplete: Callable[[int], None] = lambda line: None,
+        on_incomplete: Callable[[int], None] = lambda line: None,
         presence_lock: PresenceLock | None = None,
     ) -> None:
         """Create the directory if necessary.  Raises UsageError.
 
-        incomplete: called with the line number of each run whose output could not be written completely.
+        on_incomplete: called with the line number of each run whose output could not be written completely.
         presence_lock: that of our runner or server.
         """
         self.executor = executor
-        self._incomplete = incomplete
+        self._on_incomplete = on_incomplete
         self._files: dict[Stream, OutFile] = {}
         self._presence_lock = presence_lock
         try:
@@ -7868,21 +7912,21 @@ class OutDir(Sink):
 
     def started(self, run: Run) -> None:
         for stream in run.streams:
-            self.executor.post(self._file(run, stream, is_new=True).prepare)
+            self.executor.post(self._new_file(run, stream, is_new=True).prepare)
         self.executor.post(self.journal.add, self._entry(run, "start"))
 
     def unstarted(self, run: Run) -> None:
-        self._end(run, None)
+        self._close_run(run, None)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        file = self._files.get(stream) or self._file(run, stream, is_new=False)
+        file = self._files.get(stream) or self._new_file(run, stream, is_new=False)
         offset = stream.received - len(data)
         self.executor.post(file.store, offset, data, size=len(data))
 
     def ended(self, run: Run, run_result: RunResult) -> None:
-        self._end(run, run_result)
+        self._close_run(run, run_result)
 
-    def _end(self, run: Run, run_result: RunResult | None) -> None:
+    def _close_run(self, run: Run, run_result: RunResult | None) -> None:
         """Close the files of a run, and write the `end` event.  run_result: None: it will never be known."""
         files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
         for file in files:
@@ -7928,13 +7972,16 @@ class OutDir(Sink):
         }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
+        """Write the `end` event after the files are closed: `files` with the names of those that have output.
+        """
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]
-        if any(file.broken for file in files):
+        if any(file.has_failed for file in files):
             entry["incomplete"] = True
-            self._incomplete(entry["line"])
-        self.journal.add(entry, end=True)
+            self._on_incomplete(entry["line"])
+        self.journal.add(entry, is_end=True)
 
-    def _file(self, run: Run, stream: Stream, is_new: bool) -> OutFile:
+    def _new_file(self, run: Run, stream: Stream, is_new: bool) -> OutFile:
+        """Return the file for a stream of a run, for example DIR/12.out. is_new: see OutFile."""
         name = f"{run.job.number}{self.SUFFIX[stream.name]}"
         file = self._files[stream] = OutFile(name, is_new, self.journal)
         return file
@@ -7945,7 +7992,7 @@ class JobLog(Sink):
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
-        """Raises UsageError."""
+        """Open or create the job log. Raises UsageError."""
         self.executor = executor
         self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, executor, on_error, self.HEADER)
         head = read_head(self.file.fd, path, len(self.HEADER))
@@ -8442,7 +8489,7 @@ class StopSignals:
         near = [(offset, kills) for offset, kills in self._came if abs(offset - exited_at) <= self.TOGETHER]
         return (
             bool(near)
-            if run_result.by_stop_signal
+            if run_result.died_of_stop_signal
             else any(kills and offset <= exited_at for offset, kills in near)
         )
 
@@ -8450,7 +8497,7 @@ class StopSignals:
         """Return explain(); if the run died of a stop signal, first wait for the runner's own signal."""
         rest = exited_at + self.TOGETHER - self._loop.time()
         if (
-            run_result.by_stop_signal
+            run_result.died_of_stop_signal
             and not run_result.cause
             and rest > 0
             and not self.explain(run_result, exited_at)
@@ -8610,7 +8657,7 @@ class JobTask:
         if self.phase is Phase.AT_GATE:
             self._enter(Phase.SETTLING)
             return
-        is_killed = not run.cause and RunResult(status).died_of == signal.SIGKILL
+        is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
         if is_killed and self._runner.oom_kills.count() > self._oom_kills:
             run.cause = "oom"
         self._enter(Phase.READING_ON)
@@ -10056,7 +10103,7 @@ class Program:
 
     def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
         """Make INT and TERM call end(number), and HUP, USR1 and QUIT drain(number)."""
-        for action, numbers in ((end, TO_END), (drain, TO_DRAIN)):
+        for action, numbers in ((end, KILL_SIGNALS), (drain, DRAIN_SIGNALS)):
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)
                     self.signals.handle(number, functools.partial(action, number))
@@ -10169,7 +10216,7 @@ class RunnerProgram(Program):
         if isinstance(self.stdout, Terminal) and with_output:
             bar = None if dumb else ProgressBar(self.loop.time)
             file_counter = FileCounter(file, self.executor)
-            return [TerminalConsole(self.stdout, file_counter, bar, colour, tries=1 + options.retries)]
+            return [TerminalConsole(self.stdout, file_counter, bar, colour, max_runs=1 + options.retries)]
         return [Console(self.stdout, with_output, colour)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
@@ -10906,7 +10953,7 @@ class Link:
             return False                    # disconnected() will handle that
         self.channel.send(message)
         if not self._timer and not self._flushing:
-            self._timer = self.loop.call_later(Writer.DELAY, self.flush)
+            self._timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
         return True
 
     def flush(self) -> None:

@@ -137,7 +137,8 @@ class Runs(JournalCase):
 
     def test_what_has_gathered_is_written_when_the_runner_leaves(self) -> None:
         self.jobs(*["true"] * 5)
-        slow = "import runmaker4\nrunmaker4.Journal.AT_ONCE = runmaker4.Journal.GATHER = 60.0\n"
+        slow = ("import runmaker4\n"
+                "runmaker4.Journal.END_GATHER_SECONDS = runmaker4.Journal.GATHER_SECONDS = 60.0\n")
         self.finish(self.start_patched(slow, "--outdir", "out", "runs.txt"))
         self.assertWhole()
         self.assertEqual(sorted(self.ends()), [1, 2, 3, 4, 5])
@@ -171,7 +172,7 @@ class Trouble(JournalCase):
         self.jobs("true", "true")
         full = ("import errno, runmaker4\n"
                 "def put(*args): raise OSError(errno.ENOSPC, 'No space left on device')\n"
-                "runmaker4.RecordFile._put = put")
+                "runmaker4.RecordFile._write_record = put")
         ended = self.finish(self.start_patched(full, "--outdir", "out", "runs.txt"))
         self.assertEqual((self.states(), ended.code), ("dd", 1))
         self.assertComplains(ended, "no space left", "journal is incomplete")

@@ -22,7 +22,7 @@ FILES = "out/journal", "joblog", "log"
 RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
 FAR = ("import runmaker4\n"
        "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
-       "runmaker4.RecordFile.SAY_AFTER, runmaker4.FileExecutor.RETRY_SECONDS_FAR = 0.2, 0.05\n")
+       "runmaker4.RecordFile.REPORT_AFTER_SECONDS, runmaker4.FileExecutor.RETRY_SECONDS_FAR = 0.2, 0.05\n")
 # The file goes bad now and then, also once a record was written, and stays so until it is opened anew
 BAD = """
 import errno, os
@@ -41,7 +41,7 @@ def dup2_well(*args, **named):
     bad.clear()
     return dup2(*args, **named)
 runmaker4.append_locked, os.dup2 = append_badly, dup2_well
-runmaker4.Journal.GATHER = 0.0
+runmaker4.Journal.GATHER_SECONDS = 0.0
 """
 # It is always trying while it leaves
 SLOW_TRIES = """
@@ -213,7 +213,7 @@ class Waits(RecordFileCase):
 
     def test_on_one_host_only_the_first_record_waits_until_a_lock_is_granted(self) -> None:
         self.make("ext4")
-        with unittest.mock.patch.object(runmaker4.RecordFile, "PATIENCE", 0.1):
+        with unittest.mock.patch.object(runmaker4.RecordFile, "MAX_LOCK_WAIT_SECONDS", 0.1):
             with self.locked():
                 self.file.append(b"1\n")
                 self.assertEqual(self.path.read_bytes(), b"")
@@ -230,7 +230,8 @@ class Waits(RecordFileCase):
     def test_over_a_network_records_wait_and_each_wait_is_said_once(self) -> None:
         self.make("nfs4")
         refusals = {"locked by another process": lambda *args: False, "grants no lock": self.out_of_locks}
-        with unittest.mock.patch.multiple(runmaker4.RecordFile, PATIENCE=0.0, SAY_AFTER=0.0):
+        limits: dict[str, Any] = dict(MAX_LOCK_WAIT_SECONDS=0.0, REPORT_AFTER_SECONDS=0.0)
+        with unittest.mock.patch.multiple(runmaker4.RecordFile, **limits):
             for text, refuse in refusals.items():
                 with self.subTest(text=text), unittest.mock.patch.object(runmaker4, "lock", refuse):
                     self.said.clear()
@@ -254,7 +255,8 @@ class Waits(RecordFileCase):
 
     def test_a_defect_ends_the_record_and_no_other(self) -> None:
         self.make("nfs4")
-        with unittest.mock.patch.object(runmaker4.RecordFile, "_put", side_effect=ZeroDivisionError), \
+        file = runmaker4.RecordFile
+        with unittest.mock.patch.object(file, "_write_record", side_effect=ZeroDivisionError), \
                 self.assertRaises(ZeroDivisionError):
             self.file.append(b"1\n")
         self.file.append(b"2\n")

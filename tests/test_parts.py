@@ -1632,7 +1632,7 @@ class RecordsInMemory(FileCase):
                 log.output(run, stream, data)
         record = log.records[run]
         self.assertEqual(len(record.lines), 5)          # forked, and two of each stream
-        for text in [*record.lines, *record.rests.values()]:
+        for text in [*record.lines, *record.incomplete_lines.values()]:
             self.assertLessEqual(len(text), log.WIDTH + 40)
 
 

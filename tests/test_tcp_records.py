@@ -663,7 +663,7 @@ class Acknowledged(TcpCase):
     def test_the_journal_has_an_end_that_was_acknowledged(self) -> None:
         self.jobs("true", "true")
         server = self.start_server(
-            "--outdir", "out", patch="import runmaker4\nrunmaker4.Journal.AT_ONCE = 1000"
+            "--outdir", "out", patch="import runmaker4\nrunmaker4.Journal.END_GATHER_SECONDS = 1000"
         )
         with Peer.of(server.port, server.token) as peer:
             peer.hello().hear("welcome")
