@@ -5925,7 +5925,7 @@ class FileJobs:
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.options.follow and not self._file.is_open:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))        # the file never came
-                if runner.killed or runner.failed or attempt == self._reader.LOOKS:
+                if runner.killed or runner.claim_error or attempt == self._reader.LOOKS:
                     runner.say(f"{reason(error)}; the state of the jobs is unknown")
                     return None
             await asyncio.sleep(self.interval)
@@ -8033,22 +8033,22 @@ class Use(enum.Enum):
 
 @dataclass(eq=False, repr=False)
 class Slot:
-    """Runs one job at a time.  The name is the job's own resource (a host, a GPU)."""
+    """Runs one job at a time. The name is for the job: it can be a host, or a GPU."""
     name: str
     copy: int = 0                       # number of a slot among those of the same name, from 0
-    place: int = 0                      # the idle slot with the lowest place gets the next job
+    rank: int = 0                       # the idle slot with the lowest rank gets the next job
     fd: int | None = None               # holds the lock of a shared name while a job runs, which inherits it
     use: Use = Use.IDLE
     listed: bool = True                 # it is in the list of names; otherwise it gets no more jobs
-    errors: int = 0                     # how many of the last jobs in a row exited with status 255
+    unreachable_jobs: int = 0           # so many of the last jobs in a row exited with status 255 (ssh)
 
     @property
     def busy(self) -> bool:
         return self.use is Use.BUSY
 
     @property
-    def retired(self) -> bool:
-        """Return True if the slot will get no more jobs."""
+    def is_retired(self) -> bool:
+        """Return True if the slot will get no more jobs from now on."""
         return not self.listed or self.use in (Use.SPENT, Use.BROKEN)
 
     @property
@@ -8057,7 +8057,7 @@ class Slot:
         return self.listed and self.use is Use.IDLE
 
     @property
-    def byte(self) -> int:
+    def lock_offset(self) -> int:
         """Return the offset of the byte to lock for the slot in the lock file of NAMES."""
         key = b"%d %s" % (self.copy, os.fsencode(self.name))
         return int.from_bytes(blake2b(key, digest_size=7).digest(), "big")
@@ -8073,11 +8073,11 @@ class SlotFile:
     runners share names even if they use different paths to the file.
     """
     INTERVAL = 0.1                      # seconds from poll to poll (network file system: 1)
-    MAX_FILE_BYTES = 1 << 20            # maximum bytes of the file
-    DESCRIPTORS = 9                     # for each name: one for the lock, the others for a job
+    MAX_FILE_BYTES = 1 << 20
+    DESCRIPTORS_PER_NAME = 9            # one for the lock, the others for a job
 
     def __init__(self, path: str, mount: Mount, say: Say) -> None:
-        """mount: of the file.  Raises UsageError."""
+        """Read the names, at least one. mount: of the file. Raises UsageError."""
         self.path = path
         self.mount = mount
         self.network = mount.network
@@ -8085,20 +8085,20 @@ class SlotFile:
         self._target = os.path.realpath(path)
         self.lock_table = lock_file_of(self._target)
         self.interval = 1.0 if self.network else self.INTERVAL
-        # of a file whose last line has no newline: its signature, and since when (monotonic seconds)
-        self._last: tuple[tuple[int, ...], float] | None = None
-        self._complaints: dict[str, str] = {}           # the last one of each subject
+        # of a file whose last line has no newline: its stat(2) values, and since when (monotonic seconds)
+        self._incomplete: tuple[tuple[int, ...], float] | None = None
+        self._last_problems: dict[str, str] = {}        # the last reported problem of each subject
         self.names = self._read_at_start()
-        self._make_room()
+        self._raise_descriptor_limit()
 
     def _read_at_start(self) -> list[str]:
         """Return the names, at least one; wait for a file that is just being saved.  Raises UsageError."""
-        end = time.monotonic() + 1.0                    # an editor that saves in place truncates it first
+        deadline = time.monotonic() + 1.0               # an editor that saves in place truncates it first
         try:
-            names = self._read()
-            while not names and (self._last or time.monotonic() < end):
+            names = self._read_names()
+            while not names and (self._incomplete or time.monotonic() < deadline):
                 time.sleep(0.05)
-                names = self._read()
+                names = self._read_names()
             if not names:
                 raise OSError(errno.EINVAL, "contains no name")
         except OSError as error:
@@ -8108,7 +8108,7 @@ class SlotFile:
         return names
 
     def prepare(self) -> None:
-        """Make sure that names can be locked.  Raises UsageError."""
+        """Make sure that names can be locked: create the lock file. Raises UsageError."""
         try:
             os.close(open_lock_file_of(self._target))
         except OSError as error:
@@ -8116,35 +8116,36 @@ class SlotFile:
                 f"{self.lock_table}: {reason(error)} (it must be a writable file: names are locked in it)"
             ) from None
 
-    def look(self) -> Sequence[str] | None:
-        """Return the names if they have changed, otherwise None.
+    def changed_names(self) -> Sequence[str] | None:
+        """Return the names if they have changed; otherwise None.
 
         If the file is empty or cannot be read, the last names stay in use.
         """
         try:
-            names = self._read()
-            why = "" if names else "is empty"
+            names = self._read_names()
+            problem = "" if names else "is empty"
         except OSError as error:
             names = []
-            why = reason(error)
-        self._complain("names", why and f"{why}; going on with the slots known so far")
+            problem = reason(error)
+        self._report_problem("names", problem and f"{problem}; going on with the slots known so far")
         if not names or names == self.names:
             return None
         self.names = names
-        self._make_room()
+        self._raise_descriptor_limit()
         return names
 
-    def _make_room(self) -> None:
-        """Raise the soft limit of open files, which jobs inherit, to the need of all names, as far as the
-        hard limit allows.
+    def _raise_descriptor_limit(self) -> None:
+        """Raise the soft limit of open files, which jobs inherit, to the need of all names.
+
+        The hard limit bounds it.
         """
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        wanted = 32 + len(self.names) * self.DESCRIPTORS
+        needed = 32 + len(self.names) * self.DESCRIPTORS_PER_NAME
         if hard != resource.RLIM_INFINITY:
-            wanted = min(wanted, hard)
-        allow_descriptors(wanted)
+            needed = min(needed, hard)
+        allow_descriptors(needed)
 
-    def _read(self) -> list[str]:
+    def _read_names(self) -> list[str]:
         """Return the current names: opening a file makes NFS ask the server (nfs(5)).  Raises OSError."""
         if self.network:
             refresh_file(self._target, self.mount)
@@ -8159,22 +8160,24 @@ class SlotFile:
             os.close(fd)
         if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
-        whole = self._whole_lines(data, info)
-        lines = [line.strip() for line in whole.splitlines()]
+        complete = self._complete_lines(data, info)
+        lines = [line.strip() for line in complete.splitlines()]
         return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
 
-    def _whole_lines(self, data: bytes, info: os.stat_result) -> bytes:
-        """Return the data, without a last line that has no newline until the file is unchanged for a second.
+    def _complete_lines(self, data: bytes, info: os.stat_result) -> bytes:
+        """Return the data, without a last line that has no newline.
+
+        Once the file is unchanged for a second, that line counts as complete.
         """
         if not data or data.endswith(b"\n"):
-            self._last = None
+            self._incomplete = None
             return data
         now = time.monotonic()
         signature = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
-        if not self._last or self._last[0] != signature:
-            self._last = signature, now
-        if now - self._last[1] < 1.0:
-            return data[:data.rfind(b"\n") + 1]         # an editor may still be writing the line
+        if not self._incomplete or self._incomplete[0] != signature:
+            self._incomplete = signature, now
+        if now - self._incomplete[1] < 1.0:
+            return data[:data.rfind(b"\n") + 1]         # an editor can still be writing the line
         return data
 
     def seize(self, slot: Slot) -> bool:
@@ -8184,10 +8187,10 @@ class SlotFile:
         assert slot.fd is None
         try:
             slot.fd = open_lock_file_of(self._target)
-            if lock(slot.fd, slot.byte):
+            if lock(slot.fd, slot.lock_offset):
                 return True
         except OSError as error:
-            self._complain("locks", f"names cannot be locked: {reason(error)}")
+            self._report_problem("locks", f"names cannot be locked: {reason(error)}")
         self._close(slot)
         return False
 
@@ -8195,20 +8198,23 @@ class SlotFile:
         """Unlock the name of a slot, if we hold the lock."""
         if slot.fd is not None:
             with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
-                unlock(slot.fd, slot.byte)
+                unlock(slot.fd, slot.lock_offset)
             self._close(slot)
 
     @staticmethod
     def _close(slot: Slot) -> None:
+        """Close the descriptor of a slot, which also frees its lock."""
         if slot.fd is not None:
             os.close(slot.fd)
         slot.fd = None
 
-    def _complain(self, what: str, why: str) -> None:
-        """Report why a subject cannot be used ('': it can), unless that is the last report on the subject."""
-        if why and why != self._complaints.get(what):
-            self.say(f"{self.path}: {why}")
-        self._complaints[what] = why
+    def _report_problem(self, subject: str, problem: str) -> None:
+        """Report a problem of a subject, unless the last report on the subject was the same; problem: '':
+        none.
+        """
+        if problem and problem != self._last_problems.get(subject):
+            self.say(f"{self.path}: {problem}")
+        self._last_problems[subject] = problem
 
 
 # ======== The runner ========================================================================================
@@ -8228,17 +8234,18 @@ class SlotFile:
 
 @dataclass(eq=False, repr=False)
 class RunnerStats:
-    """The results of a runner's jobs."""
+    """Counts the results of a runner's jobs."""
     done: int = 0
     failed: int = 0
     error: int = 0
     cancelled: int = 0                  # killed because a user has changed the state
     had_errors: bool = False            # output or records were lost, or file or slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines with a result that could not be written
-    bad_lines: list[int] = field(default_factory=list)
+    bad_lines: list[int] = field(default_factory=list)      # lines that are failed or in error
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def count(self, job: Job, state: bytes) -> None:
+        """Count the result of a job."""
         self.done += state == DONE
         self.failed += state == FAILED
         self.error += state == ERROR
@@ -8252,33 +8259,34 @@ class RunnerStats:
         return self.failed + self.error
 
     def status(self, summary: Summary | None) -> int:
-        """Return the exit status: 1 if the file has bad jobs, or new jobs for us, or after an error of ours;
-        otherwise 0.
+        """Return the exit status of the runner.  summary: None if the state of the file is unknown.
 
-        summary: None if the state of the file is unknown; then the exit status is 1.
+        It is 1 if that is so, if the file has bad jobs or more jobs for us, or after an error of ours;
+        otherwise 0.
         """
         if summary is None or summary.now.bad or summary.left:
             return 1
         if self.unwritten or self.had_errors:
             return 1
-        # Other runners may now run the jobs that we left in error.
+        # another runner can be running the jobs that we left in error
         return int(bool(self.error and summary.now.running))
 
     def summary(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
-                why: str) -> str:
+                reasons_command: str) -> str:
         """Return the closing line: our results, the state of the file unless all is done, and the next step.
 
-        summary: None if the state of the file is unknown.  orphans: orphaned lines that were marked `e`.
-        retry: the option that runs jobs again.  why: the command that shows why jobs failed; '': none.
+        For example: '3 done, 1 failed in 12s (line 4); -r runs them again'.  summary: None if the state of
+        the file is unknown.  orphans: orphaned lines that were marked `e`.  retry: the option that runs jobs
+        again. reasons_command: the command that shows why jobs failed; '': none.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
-        idle = not (self.done or self.cancelled or lines)
+        did_nothing = not (self.done or self.cancelled or lines)
         text = "nothing done" if not summary or summary.left else "nothing to do"
-        if not idle:
-            ends = ((self.failed, "failed"), (error, "error"), (self.cancelled, "cancelled"),
+        if not did_nothing:
+            counts = ((self.failed, "failed"), (error, "error"), (self.cancelled, "cancelled"),
                     (len(self.unwritten), "not written down"))
-            text = ", ".join([f"{self.done} done", *(f"{count} {word}" for count, word in ends if count)])
+            text = ", ".join([f"{self.done} done", *(f"{count} {word}" for count, word in counts if count)])
             text += f" in {human_time(seconds)}"
             text += f" ({name_lines(lines)})" if lines else ""
         if self.incomplete:
@@ -8287,9 +8295,10 @@ class RunnerStats:
         if not summary:
             return f"{text}; the state of the file is unknown"
         now = summary.now
-        ours = self.done, self.failed, error, self.cancelled
-        is_said = ours == (now.done, now.failed, now.error, now.held) and now.processed == now.all
-        if not is_said and (lines or now.done < now.all or now.held):
+        own_results = self.done, self.failed, error, self.cancelled
+        file_results = now.done, now.failed, now.error, now.held
+        is_repetition = own_results == file_results and now.processed == now.all
+        if not is_repetition and (lines or now.done < now.all or now.held):
             text += (
                 f"{':' if text == 'nothing to do' else '; in all'} {summary.describe(with_lines=not lines)}"
             )
@@ -8298,7 +8307,7 @@ class RunnerStats:
             text += f"; {retry} runs them again"
         if summary.strays:
             text += f"; {name_strays(summary.strays, summary.first_stray)}"
-        return text + (f"; {why} shows why" if why and now.bad else "")
+        return text + (f"; {reasons_command} shows why" if reasons_command and now.bad else "")
 
 
 def why_command(options: argparse.Namespace) -> str:
@@ -8309,9 +8318,9 @@ def why_command(options: argparse.Namespace) -> str:
     outdir = getattr(options, "outdir", None)               # a client has none
     if not outdir:
         return ""
-    is_known = outdir == (os.environ.get("RUNMAKER4_OUTDIR") or default_outdir(options.file))
-    named = [] if is_known else ["--outdir", as_argument(outdir)]
-    return shlex.join(["runwait4.py", "--failed", *named, as_argument(options.file)])
+    is_default = outdir == (os.environ.get("RUNMAKER4_OUTDIR") or default_outdir(options.file))
+    outdir_option = [] if is_default else ["--outdir", as_argument(outdir)]
+    return shlex.join(["runwait4.py", "--failed", *outdir_option, as_argument(options.file)])
 
 
 def too_many_failures(count: int) -> str:
@@ -8320,7 +8329,7 @@ def too_many_failures(count: int) -> str:
 
 
 class Backlogged(Protocol):
-    """A writer that can have a backlog."""
+    """Anything with a backlog, for example a Writer."""
 
     @property
     def backlog(self) -> int:
@@ -8330,25 +8339,25 @@ class Backlogged(Protocol):
 class Pump:
     """Moves job output from the pipes to the sinks; reads nothing while a writer's backlog is large.
 
-    The pipes of a job are watched only once it is 10 ms old, because most short jobs have ended by then; the
-    pipes of a short job are read at its end.
+    The pipes of a job are watched only once it is 10 ms old: most short jobs have ended by then, and the rest
+    of the output is read when a job ends.
     """
-    YOUNG = 0.01                        # seconds
-    READ = 1 << 18  # bytes
-    QUIET_SECONDS = 0.3                 # seconds without output: processes left by a shell print no more
-    MAX_READING_SECONDS = 5.0           # maximum seconds of reading after the exit of a shell
+    WATCH_AFTER_SECONDS = 0.01
+    MAX_READ_BYTES = 1 << 18            # by one read(2)
+    QUIET_SECONDS = 0.3                 # without output for so long, processes left by a shell print no more
+    MAX_READING_SECONDS = 5.0           # of reading after the exit of a shell
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
-                 resumed: Callable[[], None]) -> None:
-        """resumed: called when job output is read again after a pause."""
+                 on_resumed: Callable[[], None]) -> None:
+        """writers: reading pauses while one of them has a large backlog. on_resumed: called after a pause."""
         self._loop = loop
         self._writers = writers
-        self._resumed = resumed
+        self._on_resumed = on_resumed
         self.runs: set[Run] = set()         # that have started and not ended
-        # since when no output is read, because of a writer's backlog (loop's time); inf: output is read
+        # since when no job output is read, because of a writer's backlog (loop's time); inf: it is read
         self._paused_at = math.inf
         self._paused_for = 0.0              # seconds that all earlier pauses took
-        self._heard: dict[Run, asyncio.Event] = {}      # see listen()
+        self._data_events: dict[Run, asyncio.Event] = {}        # see watch_with_event()
         self._timer: asyncio.TimerHandle | None = None      # until the next run is old enough to be watched
 
     @property
@@ -8356,28 +8365,29 @@ class Pump:
         """Return the largest backlog of a writer, in bytes."""
         return max(writer.backlog for writer in self._writers)
 
-    def begin(self, run: Run) -> None:
+    def watch_soon(self, run: Run) -> None:
         """Watch the pipes of a run that has started, once it is old enough."""
         self.runs.add(run)
         if not self._timer:
-            self._timer = self._loop.call_later(self.YOUNG, self._watch_older)
+            self._timer = self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_older)
 
     @staticmethod
-    def may_get_more(run: Run) -> bool:
-        """Return True if a process has the other end of a pipe of the run open (poll(2): POLLHUP)."""
+    def has_writers(run: Run) -> bool:
+        """Return True if a process still has the other end of a pipe of the run open: more output can come.
+        """
         poll = select.poll()
         fds = [stream.fd for stream in run.streams if stream.fd is not None]
         for fd in fds:
-            poll.register(fd, 0)                # HUP is reported without being asked for
+            poll.register(fd, 0)                # poll(2) always reports HUP: no process can write any more
         return len(poll.poll(0)) < len(fds)
 
-    def listen(self, run: Run, heard: asyncio.Event) -> None:
-        """Watch the pipes of a run, and set the event `heard` whenever one of them is readable."""
-        self._heard[run] = heard
+    def watch_with_event(self, run: Run, on_data: asyncio.Event) -> None:
+        """Watch the pipes of a run, and set the event `on_data` whenever one of them is readable."""
+        self._data_events[run] = on_data
         self._watch(run)
 
     def reading_time(self) -> float:
-        """Return the seconds of a clock that stops while no job output is read."""
+        """Return the time, in seconds, of a clock that stands still while no job output is read."""
         return min(self._loop.time(), self._paused_at) - self._paused_for
 
     @property
@@ -8385,18 +8395,19 @@ class Pump:
         """Return True while no job output is read."""
         return self._paused_at < math.inf
 
-    def finish(self, run: Run) -> None:
+    def finish_reading(self, run: Run) -> None:
         """Read the remaining data from the pipes of a run that has ended, and close the pipes.
 
         A pipe need not be at the end: background processes can keep it open.
         """
         self.runs.discard(run)
-        self._heard.pop(run, None)
+        self._data_events.pop(run, None)
         for stream in run.streams:
             if stream.fd is not None:
-                waiting = int.from_bytes(fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-                if waiting:
-                    self._feed(run, stream, os.read(stream.fd, waiting))
+                answer = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
+                unread_bytes = int.from_bytes(answer, sys.byteorder)
+                if unread_bytes:
+                    self._pass_to_sinks(run, stream, os.read(stream.fd, unread_bytes))
                 self._close(stream)
 
     def resume(self) -> None:
@@ -8406,43 +8417,48 @@ class Pump:
             self._paused_at = math.inf
             for run in self.runs:
                 self._watch(run)
-            self._resumed()
+            self._on_resumed()
 
     def _watch_older(self) -> None:
         """Watch the runs that are old enough; one timer serves many short jobs."""
         now = self._loop.time()
-        young = [run.started for run in self.runs if now - run.started < self.YOUNG]
+        start_times = [run.started for run in self.runs if now - run.started < self.WATCH_AFTER_SECONDS]
         self._timer = None
-        if young:
-            self._timer = self._loop.call_later(min(young) + self.YOUNG - now, self._watch_older)
+        if start_times:
+            delay = min(start_times) + self.WATCH_AFTER_SECONDS - now
+            self._timer = self._loop.call_later(delay, self._watch_older)
         for run in self.runs:
-            if now - run.started >= self.YOUNG:
+            if now - run.started >= self.WATCH_AFTER_SECONDS:
                 self._watch(run)
 
     def _watch(self, run: Run) -> None:
+        """Let the loop call _on_readable() for each open pipe of a run, unless reading is paused."""
         for stream in run.streams:
             if stream.fd is not None and not stream.watched and not self._paused:
                 stream.watched = True
-                self._loop.add_reader(stream.fd, self._readable, run, stream, stream.fd)
+                self._loop.add_reader(stream.fd, self._on_readable, run, stream, stream.fd)
 
     def _unwatch(self, stream: Stream) -> None:
+        """Stop watching a pipe."""
         if stream.watched and stream.fd is not None:
             stream.watched = False
             self._loop.remove_reader(stream.fd)
 
-    def _readable(self, run: Run, stream: Stream, fd: int) -> None:
-        if run in self._heard:
-            self._heard[run].set()
-        data = os.read(fd, self.READ)
+    def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
+        """Read from a pipe, or close it at the end of file; pause all reading if a backlog is now large."""
+        if run in self._data_events:
+            self._data_events[run].set()
+        data = os.read(fd, self.MAX_READ_BYTES)
         if not data:
             return self._close(stream)
-        self._feed(run, stream, data)
+        self._pass_to_sinks(run, stream, data)
         if self.backlog > Writer.HIGH and not self._paused:
             self._paused_at = self._loop.time()
-            for other in itertools.chain.from_iterable(run.streams for run in self.runs):
-                self._unwatch(other)
+            for paused_stream in itertools.chain.from_iterable(run.streams for run in self.runs):
+                self._unwatch(paused_stream)
 
-    def _feed(self, run: Run, stream: Stream, data: bytes) -> None:
+    def _pass_to_sinks(self, run: Run, stream: Stream, data: bytes) -> None:
+        """Count job output, and pass it to the sinks of the run."""
         stream.received += len(data)
         for sink in run.sinks:
             sink.output(run, stream, data)
@@ -8459,51 +8475,60 @@ class StopSignals:
 
     A process cannot see which other processes got a signal.  Slurm, systemd and Ctrl-C in some programs send
     it to the runner and to the jobs, in any order, within a moment.  So a job counts as interrupted rather
-    than failed if, within TOGETHER of a stop signal of the runner, it dies of such a signal or exits with 128
-    plus the signal number (as srun does).  Any failure within TOGETHER after a signal that kills all jobs
-    counts as interrupted.  While the runner only drains, jobs run to completion and can fail.
+    than failed if, within TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits
+    with 128 plus the signal number (as srun does).  Any failure within TOGETHER_SECONDS after a signal that
+    kills all jobs counts as interrupted.  While the runner only drains, jobs run to completion and can fail.
     """
-    TOGETHER = 1.0                      # seconds
+    TOGETHER_SECONDS = 1.0
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         # for each signal: when it came (loop's time), and True if all jobs had to be killed by then
-        self._came: list[tuple[float, bool]] = []
-        self._next: asyncio.Future[None] = loop.create_future()
+        self._signals: list[tuple[float, bool]] = []
+        self._next_signal: asyncio.Future[None] = loop.create_future()
 
-    def add(self, kills: bool) -> None:
-        """Add a signal that came just now.  kills: the runner must kill all jobs."""
-        self._came.append((self._loop.time(), kills))
-        self._next.set_result(None)
-        self._next = self._loop.create_future()
+    def add_signal(self, kills_jobs: bool) -> None:
+        """Add a signal that came just now. kills_jobs: the runner must kill all jobs."""
+        self._signals.append((self._loop.time(), kills_jobs))
+        self._next_signal.set_result(None)
+        self._next_signal = self._loop.create_future()
 
-    async def wait_for_next(self, seconds: float | None, *others: asyncio.Future[Any]) -> None:
-        """Wait until the next signal comes or one of `others` is done.  seconds: None: without a limit."""
-        first: list[asyncio.Future[Any]] = [self._next, *others]
-        await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    async def wait_for_next(self, seconds: float | None, *futures: asyncio.Future[Any]) -> None:
+        """Wait until the next signal comes or one of `futures` is done. seconds: None: without a limit."""
+        awaited: list[asyncio.Future[Any]] = [self._next_signal, *futures]
+        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
-    def explain(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a run was interrupted.  exited_at: when its shell exited (loop's time)."""
+    def was_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
+        """Return True if a run was interrupted, so that it has not failed.
+
+        exited_at: when its shell exited (loop's time).
+        """
         if run_result.cause or not run_result.status:
             return False
-        near = [(offset, kills) for offset, kills in self._came if abs(offset - exited_at) <= self.TOGETHER]
+        signals_near = [
+            (came_at, kills_jobs) for came_at, kills_jobs in self._signals
+            if abs(came_at - exited_at) <= self.TOGETHER_SECONDS
+        ]
         return (
-            bool(near)
+            bool(signals_near)
             if run_result.died_of_stop_signal
-            else any(kills and offset <= exited_at for offset, kills in near)
+            else any(kills_jobs and came_at <= exited_at for came_at, kills_jobs in signals_near)
         )
 
-    async def explain_soon(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return explain(); if the run died of a stop signal, first wait for the runner's own signal."""
-        rest = exited_at + self.TOGETHER - self._loop.time()
+    async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
+        """Return was_interrupted(); if the run died of a stop signal, first wait for the runner's own signal.
+
+        That signal can come up to TOGETHER_SECONDS after the exit of the shell.
+        """
+        seconds_left = exited_at + self.TOGETHER_SECONDS - self._loop.time()
         if (
             run_result.died_of_stop_signal
             and not run_result.cause
-            and rest > 0
-            and not self.explain(run_result, exited_at)
+            and seconds_left > 0
+            and not self.was_interrupted(run_result, exited_at)
         ):
-            await self.wait_for_next(rest)
-        return self.explain(run_result, exited_at)
+            await self.wait_for_next(seconds_left)
+        return self.was_interrupted(run_result, exited_at)
 
 
 # ---- one job -----------------------------------------------------------------------------------------------
@@ -8542,7 +8567,7 @@ class StopSignals:
 
 
 class Phase(enum.Enum):
-    """Names the phases of a job of this runner."""
+    """The phases of a job of this runner."""
     STARTING = "slots, job lock and shell are being acquired"
     AT_GATE = "the shell waits until all jobs of the group can begin"
     RUNNING = "the shell runs"
@@ -8571,7 +8596,7 @@ class JobTask:
     MAX_PAUSE = 5.0                     # seconds between two attempts to start a shell after BUSY_ERRORS
 
     def __init__(self, runner: Runner, job: Job, slots: Sequence[Slot]) -> None:
-        """slots: of the job; the caller can append more until start()."""
+        """slots: of the job; the caller can append more before start()."""
         self._runner = runner
         self.job = job
         self.slots = slots
@@ -8581,58 +8606,60 @@ class JobTask:
         self.run = self._new_run()      # the last run, perhaps not started yet
         self.run_result: RunResult | None = None       # of that run; None: it has not finished
         self._shell: Child | None = None        # of that run, from start to finish
-        self._gate: int | None = None           # our end of the pipe on which that shell waits
-        self._killer: asyncio.Future[None] | None = None    # kills the processes of that run
+        self._gate_fd: int | None = None        # our end of the pipe on which that shell waits
+        self._kill_task: asyncio.Future[None] | None = None     # kills the processes of that run
         self._exited_at = 0.0           # when that shell exited (loop's time)
         self._oom_kills = 0             # the count of OomKills when that run began
-        self._woken = asyncio.Event()   # set on each change of phase or cause, on drain(), and on output
+        self._wake_event = asyncio.Event()  # set on each change of phase or cause, on drain(), and on output
 
     def _new_run(self) -> Run:
         runner = self._runner
         return Run(self.job, self.slots, runner.host, sinks=tuple(runner.sinks),
                    requested_memory=int(self.job.needs.memory))
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter_phase(self, phase: Phase) -> None:
+        """Change the phase, as NEXT_PHASES allows, and wake the coroutine that waits for it."""
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
-        self._woken.set()
+        self._wake_event.set()
 
     @property
-    def _may_begin(self) -> bool:
-        """Return True if the job may start (again)."""
+    def _can_start(self) -> bool:
+        """Return True if the job can start (again): the runner does not drain, and nothing has forbidden it.
+        """
         return not (self._runner.draining or self.cause)
 
     @property
     def is_being_killed(self) -> bool:
         """Return True if the processes of the run are being killed, or have been."""
-        return self._killer is not None
+        return self._kill_task is not None
 
     # -- events ----------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Keep the job from starting (again), because the runner drains."""
-        self._shut_gate()
-        self._woken.set()
+        """Keep the job from starting (again), because the runner drains. A running job goes on."""
+        self._close_gate()
+        self._wake_event.set()
 
     def refuse_gate(self) -> None:
-        """Keep the job from starting if it has not passed its gate: the gate will never open."""
+        """Keep the job from starting if it has not passed its gate: the server has given the group up."""
         if self.job.gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
-            self._stop("refused")
+            self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Start the job if its shell waits at its gate."""
+        """Start the command if the shell waits at its gate."""
         self._runner.processes.reap()
-        if self.phase is Phase.AT_GATE and self._gate is not None:
+        if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
-                os.write(self._gate, b"\n")
-            self._on_start()
-            self._enter(Phase.RUNNING)
-            self._shut_gate()
+                os.write(self._gate_fd, b"\n")
+            self._record_start()
+            self._enter_phase(Phase.RUNNING)
+            self._close_gate()
 
     def kill(self, cause: str) -> None:
         """Kill the processes of the job and keep it from starting (again).
 
-        cause: "stopped", "cancelled" or "lost".
+        cause: "stopped", "cancelled" or "lost" (to another runner).
         """
         self._runner.processes.reap()
         if self.phase is Phase.SETTLING:
@@ -8641,7 +8668,7 @@ class JobTask:
             self._kill_processes(cause)
         elif cause == "stopped" and self.state != NEW:
             self.state = ERROR                  # the job had to run again
-        self._stop(cause)
+        self._forbid_start(cause)
 
     def kill_run(self, cause: str) -> None:
         """Kill the run; the job can run again.  cause: "timeout" or "memory"."""
@@ -8650,46 +8677,47 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell, at the moment when it is reaped."""
+        """Record the exit of the shell, at the moment when it is reaped. status: the wait status."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.took = self._exited_at - run.started
         if self.phase is Phase.AT_GATE:
-            self._enter(Phase.SETTLING)
+            self._enter_phase(Phase.SETTLING)
             return
         is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
         if is_killed and self._runner.oom_kills.count() > self._oom_kills:
             run.cause = "oom"
-        self._enter(Phase.READING_ON)
+        self._enter_phase(Phase.READING_ON)
 
-    def take_memory(self, free: Resources) -> bool:
-        """Let a GROWING job run again.  Return False if less memory is free than the job needs."""
+    def start_if_memory_is_free(self, free: Resources) -> bool:
+        """Let a GROWING job run again. Return False if less memory is free than the job needs."""
         if free.memory < self.job.needs.memory:
             return False
-        self._enter(Phase.STARTING)
+        self._enter_phase(Phase.STARTING)
         return True
 
-    def _stop(self, cause: str) -> None:
+    def _forbid_start(self, cause: str) -> None:
         """Keep the job from starting (again), for this cause or the stronger one that it has already."""
         self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
-        self._shut_gate()
-        self._woken.set()
+        self._close_gate()
+        self._wake_event.set()
 
-    def _shut_gate(self) -> None:
+    def _close_gate(self) -> None:
         """Close our end of the pipe.  A shell that waits on the pipe reads end-of-file and exits."""
-        close_all(self._gate)
-        self._gate = None
+        close_all(self._gate_fd)
+        self._gate_fd = None
 
     def _kill_processes(self, cause: str) -> None:
         """Kill the processes of the run.  If its shell still runs, `cause` becomes the cause of the run."""
         assert self._shell
-        if not self._killer:
+        if not self._kill_task:
             if self.phase is Phase.RUNNING:
                 self.run.cause = cause
-            self._killer = watched(self._kill_tree(self._shell))
-            self._woken.set()
+            self._kill_task = watched(self._kill_tree(self._shell))
+            self._wake_event.set()
 
     async def _kill_tree(self, shell: Child) -> None:
+        """Kill the processes of the run. If some do not die, report them and count the shell as killed."""
         undying = await self._runner.processes.end(shell)
         if undying:
             self._say(f"these processes do not die: {', '.join(map(str, undying))}")
@@ -8697,35 +8725,36 @@ class JobTask:
 
     # -- the life of a job -----------------------------------------------------------------------------------
 
-    async def go(self) -> None:
+    async def run_until_settled(self) -> None:
         """Handle the job after start(): its runs, the waits between them, and its result."""
         failures = 0
         while self._shell:
-            await self._accompany(self._shell)
-            if self.phase is Phase.SETTLING or self._is_final():
+            await self._follow_run(self._shell)
+            if self.phase is Phase.SETTLING or self._must_not_run_again():
                 break
-            if self.run.cause in ("memory", "oom") and self.job.more:
-                is_repeated = self._grow(self.job.more) and await self._wait(Phase.GROWING, None)
+            if self.run.cause in ("memory", "oom") and self.job.more:       # memory= lists a larger size
+                can_grow = self._request_more_memory(self.job.more)
+                is_repeated = can_grow and await self._wait_for_next_run(Phase.GROWING, None)
             else:
                 failures += 1
                 is_repeated = await self._wait_to_retry(failures)
             if not is_repeated:
                 break
             if self.phase is not Phase.STARTING:
-                self._enter(Phase.STARTING)
+                self._enter_phase(Phase.STARTING)
             self.run = self._new_run()
-            self.run_result = self._killer = None
+            self.run_result = self._kill_task = None
             await self.start()
         await self.settle()
 
-    def _is_final(self) -> bool:
+    def _must_not_run_again(self) -> bool:
         """Return True if the job must not run again, whatever --retries says."""
-        return self.state == DONE or not self._may_begin or self.run.cause not in ("", *FAILING)
+        return self.state == DONE or not self._can_start or self.run.cause not in ("", *FAILING)
 
     async def settle(self) -> None:
         """Enter SETTLING and write the job's state, however long that takes."""
         if self.phase is not Phase.SETTLING:
-            self._enter(Phase.SETTLING)
+            self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
             self.state = ERROR                  # another runner has the line now
         elif self.cause == "cancelled" and self.state != DONE:
@@ -8736,6 +8765,9 @@ class JobTask:
             await self._write_state()
 
     async def _write_state(self) -> None:
+        """Write the state, or give the line up if it is still NEW; retry until that succeeds or has a
+        permanent error.
+        """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
             error = await persist(
@@ -8750,6 +8782,7 @@ class JobTask:
             runner.runner_stats.unwritten.append(job.number)
 
     def _say(self, text: str) -> None:
+        """Print a message about this job."""
         self._runner.say(f"line {self.job.number}: {text}")
 
     # -- running again ---------------------------------------------------------------------------------------
@@ -8760,47 +8793,50 @@ class JobTask:
         if failures > runner.options.retries:
             return False
         if not runner.options.retry_delay:
-            return runner.fits(self.job)
+            return runner.can_start(self.job)
         delay = min(math.ldexp(runner.options.retry_delay, min(failures - 1, 60)), LONGEST_RETRY_DELAY)
-        if delay + (runner.limit(self.job) or 0.0) <= runner.wall_end - runner.loop.time():
-            return await self._wait(Phase.WAITING, delay)
+        if delay + (runner.timeout_of(self.job) or 0.0) <= runner.wall_end - runner.loop.time():
+            return await self._wait_for_next_run(Phase.WAITING, delay)
         self._say(f"does not run again in {human_time(delay)}: that may not fit into the wall time")
         return False
 
-    def _grow(self, more: Resources) -> bool:
-        """Request more memory for the next run.  Return False if the job must not run again."""
-        if more.memory > self._runner.options.memory:
-            size, here = memory_text(more.memory), memory_text(self._runner.options.memory)
-            self._say(f"{self.job.how}; does not run again with {size}: there are {here} here")
+    def _request_more_memory(self, needs: Resources) -> bool:
+        """Request more memory for the next run.  Return False if the job must not run again.
+
+        needs: the resources for the next run.
+        """
+        if needs.memory > self._runner.options.memory:
+            size, available = memory_text(needs.memory), memory_text(self._runner.options.memory)
+            self._say(f"{self.job.how}; does not run again with {size}: there are {available} here")
             return False
         self.job.grown += 1
-        return self._runner.fits(self.job)
+        return self._runner.can_start(self.job)
 
-    async def _wait(self, phase: Phase, seconds: float | None) -> bool:
+    async def _wait_for_next_run(self, phase: Phase, seconds: float | None) -> bool:
         """Wait for the next run, in this phase.  Return False if the job must not run again.
 
-        The job keeps its slots.  seconds: None: until take_memory() lets it run.
+        The job keeps its slots.  seconds: None: until start_if_memory_is_free() lets it run.
         """
         if self._runner.options.verbose:
-            how = f"with {memory_text(self.job.needs.memory)}"
-            self._say(f"again {how if seconds is None else f'in {human_time(seconds)}'}")
-        self._enter(phase)
+            memory = f"with {memory_text(self.job.needs.memory)}"
+            self._say(f"again {memory if seconds is None else f'in {human_time(seconds)}'}")
+        self._enter_phase(phase)
         self._runner.changed.set()              # the memory of its last run is free
         if seconds is None:
-            while self.phase is phase and self._may_begin:
-                await self._rest(None)
+            while self.phase is phase and self._can_start:
+                await self._wait_for_event(None)
         else:
-            await self._rest(seconds)
-        while self._may_begin and not await self._runner.jobs.still_has(self.job):
-            await self._rest(1.0)
-        return self._may_begin and self._runner.fits(self.job)
+            await self._wait_for_event(seconds)
+        while self._can_start and not await self._runner.jobs.still_has(self.job):
+            await self._wait_for_event(1.0)
+        return self._can_start and self._runner.can_start(self.job)
 
-    async def _rest(self, seconds: float | None) -> None:
-        """Wait for `seconds` (None: no limit), or until an event; not at all if the job must not start."""
-        self._woken.clear()
-        if self._may_begin:
+    async def _wait_for_event(self, seconds: float | None) -> None:
+        """Wait for an event, `seconds` at most (None: no limit); not at all if the job must not start."""
+        self._wake_event.clear()
+        if self._can_start:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), seconds)
+                await asyncio.wait_for(self._wake_event.wait(), seconds)
 
     # -- starting a shell ------------------------------------------------------------------------------------
 
@@ -8810,16 +8846,16 @@ class JobTask:
         If the shell cannot be started, report the reason and set the state to ERROR.
         """
         if not self.job.gated:
-            self._announce()
+            self._announce_start()
         error = command_error(self.job.command)
         pause = 0.1
-        while not error and self._may_begin:
-            error, is_passing = await self._try_to_start()
-            if is_passing:
+        while not error and self._can_start:
+            error, is_temporary = await self._try_to_start()
+            if is_temporary:
                 if pause == 0.1:
                     self._say(f"cannot be started: {error}; trying again")
                 error = ""
-                await self._rest(pause)
+                await self._wait_for_event(pause)
                 pause = min(2 * pause, self.MAX_PAUSE)
             elif not error:
                 return
@@ -8834,12 +8870,12 @@ class JobTask:
 
         Return the reason of a failure ('': no failure), and True if another attempt can succeed.
         """
-        lent = None
+        lock_fd = None
         jobs = self._runner.jobs
         try:
-            lent = await jobs.lend(self.job)
-            if self._may_begin:                 # the file system can have answered late
-                self._spawn(lent)
+            lock_fd = await jobs.lend(self.job)
+            if self._can_start:                 # the file system can have answered late
+                self._spawn_shell(lock_fd)
             return "", False
         except ValueError:
             return "the command contains a NUL byte", False
@@ -8850,42 +8886,43 @@ class JobTask:
                 return "environment, or --runner and command, are too long", False
             return shell_error(error, self._runner.host) if error.filename else reason(error), False
         finally:
-            if lent is not None:
-                jobs.reclaim(lent)
+            if lock_fd is not None:
+                jobs.reclaim(lock_fd)
 
-    def _announce(self) -> None:
+    def _announce_start(self) -> None:
+        """Report the run to the sinks before it starts."""
         for sink in self.run.sinks:
             sink.starting(self.run)
 
-    def _spawn(self, lent: int | None) -> None:
-        """Make the pipes and start the shell.  lent: a descriptor of the job lock; None: the job has none.
+    def _spawn_shell(self, lock_fd: int | None) -> None:
+        """Make the pipes and start the shell.  lock_fd: a descriptor of the job lock; None: the job has none.
 
         Without sinks the output needs no pipes.  Raises OSError, ValueError.
         """
-        runner, run, gated = self._runner, self.run, self.job.gated
+        runner, run, has_gate = self._runner, self.run, self.job.gated
         names = [b"stdout", b"stderr"] if run.sinks else []
         pipes: dict[bytes, tuple[int, int]] = {}        # the end to read from, the end to write to
         try:
-            for name in [*names, b"gate"] if gated else names:
+            for name in [*names, b"gate"] if has_gate else names:
                 pipes[name] = os.pipe()
-            theirs = {name: ends[name != b"gate"] for name, ends in pipes.items()}
+            shell_fds = {name: ends[name != b"gate"] for name, ends in pipes.items()}
             shell, command = self._shell_and_command()
-            self._on_start()
-            inherited = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
-            child = runner.processes.start(shell, command, self._environ(), theirs.get(b"stdout"),
-                                           theirs.get(b"stderr"), inherited, self._on_exit,
-                                           gate_fd=theirs.get(b"gate"))
+            self._record_start()
+            inherited_fds = [fd for fd in (lock_fd, *(slot.fd for slot in run.slots)) if fd is not None]
+            child = runner.processes.start(shell, command, self._environ(), shell_fds.get(b"stdout"),
+                                           shell_fds.get(b"stderr"), inherited_fds, self._on_exit,
+                                           gate_fd=shell_fds.get(b"gate"))
         except (OSError, ValueError):
             close_all(*itertools.chain.from_iterable(pipes.values()))
             raise
         run.shell = self._shell = child
-        close_all(*theirs.values())
+        close_all(*shell_fds.values())
         run.streams = tuple(Stream(name, pipes[name][0]) for name in names)
-        if gated:
-            self._gate = pipes[b"gate"][1]
-        self._enter(Phase.AT_GATE if gated else Phase.RUNNING)
+        if has_gate:
+            self._gate_fd = pipes[b"gate"][1]
+        self._enter_phase(Phase.AT_GATE if has_gate else Phase.RUNNING)
 
-    def _on_start(self) -> None:
+    def _record_start(self) -> None:
         """Record the start time of the run and the number of OOM kills so far."""
         self.run.began = time.time()
         self.run.started = self._runner.loop.time()
@@ -8910,66 +8947,71 @@ class JobTask:
 
     # -- one run ---------------------------------------------------------------------------------------------
 
-    async def _accompany(self, shell: Child) -> None:
-        """Follow the run until it finishes.  If the gate stays shut, the run has no result."""
+    async def _follow_run(self, shell: Child) -> None:
+        """Follow the run until it finishes. If the gate stays shut, the run has no result."""
         try:
             if not self.job.gated or await self._pass_gate():
-                await self._attend(shell)
+                await self._wait_for_result(shell)
             else:
-                self._runner.pump.finish(self.run)
+                self._runner.pump.finish_reading(self.run)
         finally:
             if self.run in self._runner.runs:   # after a defect: otherwise the exit status would be lost
                 self._runner.runs.discard(self.run)
                 self._kill_processes("stopped")
-                await asyncio.wait([self._killer or shell.exited])
+                await asyncio.wait([self._kill_task or shell.exited])
             self._shell = None
 
     async def _pass_gate(self) -> bool:
-        """Wait at the gate.  Return False if the job must not start; its shell has then exited."""
+        """Wait at the gate until the server starts the group.  Return False if it does not; the shell has
+        then exited.
+        """
         self._runner.jobs.on_at_gate(self.job)
         while self.phase is Phase.AT_GATE:
-            self._woken.clear()
-            await self._woken.wait()
+            self._wake_event.clear()
+            await self._wake_event.wait()
         if self.phase is Phase.SETTLING:
             return False
         self.job.gated = False
-        self._announce()
+        self._announce_start()
         return True
 
-    async def _attend(self, shell: Child) -> None:
-        """Wait until the shell exits, read the remaining output, and determine the result of the run."""
+    async def _wait_for_result(self, shell: Child) -> None:
+        """Wait until the shell exits, read the remaining output, determine the result, and report it to the
+        sinks.
+        """
         runner, run = self._runner, self.run
-        runner.pump.begin(run)
+        runner.pump.watch_soon(run)
         for sink in run.sinks:
             sink.started(run)
-        limit = runner.limit(self.job)
-        timer = runner.loop.call_later(limit, self.kill_run, "timeout") if limit else None
+        timeout = runner.timeout_of(self.job)
+        timer = runner.loop.call_later(timeout, self.kill_run, "timeout") if timeout else None
         status = await shell.exited
-        await self._read_on()
-        was_interrupted = await runner.signals.explain_soon(RunResult(status, run.cause), self._exited_at)
-        if self._killer:
-            await self._killer
+        await self._read_remaining_output()
+        run_result = RunResult(status, run.cause)
+        was_interrupted = await runner.signals.find_out_if_interrupted(run_result, self._exited_at)
+        if self._kill_task:
+            await self._kill_task
         if timer:
             timer.cancel()
-        runner.pump.finish(run)
+        runner.pump.finish_reading(run)
         if was_interrupted:
             run.cause = "stopped"
         if run.peak:
             shell.add_memory(run.peak)
-        self.run_result = self._judge(status, limit or 0.0)
+        self.run_result = self._result_of_run(status, timeout or 0.0)
         self.state = self.run_result.state
         self.job.how = str(self.run_result)
         for sink in run.sinks:
             sink.ended(run, self.run_result)
 
-    def _judge(self, status: int, timeout: float) -> RunResult:
-        """Return the result of the run.  status: of its shell.  timeout: in seconds; 0: none."""
+    def _result_of_run(self, status: int, timeout: float) -> RunResult:
+        """Return the result of the run. status: of its shell. timeout: in seconds; 0: none."""
         cause = self.run.cause
         limit = self.run.requested_memory if cause == "memory" else timeout
         # a cancelled job counts as killed by SIGTERM, no matter how its shell reacted to the signal
         return RunResult(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
 
-    async def _read_on(self) -> None:
+    async def _read_remaining_output(self) -> None:
         """Read the output of processes that outlive the shell, for a while.
 
         For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Stop
@@ -8978,30 +9020,30 @@ class JobTask:
         console or an unreachable server holds up all reading.
         """
         pump, run = self._runner.pump, self.run
-        if not pump.may_get_more(run):
+        if not pump.has_writers(run):
             return
-        pump.listen(run, self._woken)
-        began = heard_at = pump.reading_time()
-        while run.is_open and not self._killer and (
-                pump.reading_time() < min(began + pump.MAX_READING_SECONDS, heard_at + pump.QUIET_SECONDS)):
-            self._woken.clear()
+        pump.watch_with_event(run, self._wake_event)
+        started_at = last_output_at = pump.reading_time()
+        while run.is_open and not self._kill_task and pump.reading_time() < min(
+                started_at + pump.MAX_READING_SECONDS, last_output_at + pump.QUIET_SECONDS):
+            self._wake_event.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), pump.QUIET_SECONDS)
-                heard_at = pump.reading_time()
+                await asyncio.wait_for(self._wake_event.wait(), pump.QUIET_SECONDS)
+                last_output_at = pump.reading_time()
 
-    def takes_too_much(self, table: ProcessTable) -> bool:
-        """Measure the memory of the run and record the peak.  Return True if it is more than requested."""
+    def uses_too_much_memory(self, table: ProcessTable) -> bool:
+        """Measure the memory of the run and record the peak. Return True if it is more than requested."""
         assert self._shell
-        size = int(table.memory(self._shell, self.run.requested_memory))
-        self.run.peak = max(self.run.peak, size)
-        return size > self.run.requested_memory
+        used = int(table.memory(self._shell, self.run.requested_memory))
+        self.run.peak = max(self.run.peak, used)
+        return used > self.run.requested_memory
 
 
-class Leaving(enum.IntEnum):
-    """Names the steps of a runner towards its exit.  A runner never goes back."""
-    NOT = 0             # it starts jobs
+class ExitStep(enum.IntEnum):
+    """The steps of a runner towards its exit. A runner never goes back."""
+    NONE = 0            # it starts jobs
     DRAINING = 1        # it starts no more jobs and waits for running jobs
-    HOPELESS = 2        # it no longer waits for any file system: its exit frees all locks
+    GIVEN_UP = 2        # it no longer waits for any file system: its exit frees all locks
 
 
 class RunnerOptions(NamedTuple):
@@ -9034,12 +9076,12 @@ class Runner:
     ends when the runner drains, no jobs remain, or no slot will get a job any more.  Then the runner waits
     for its running jobs.
     """
-    HOLD = 1 << 24                      # bytes of a writer's backlog from which on no jobs are started
-    UNREACHABLE = 255                   # exit status of ssh if it cannot reach the host, or loses it
+    MAX_BACKLOG_BYTES = 1 << 24         # above this backlog of a writer no jobs are started
+    UNREACHABLE_STATUS = 255            # exit status of ssh if it cannot reach the host, or loses it
     LAST_TRIES = 10.0                   # seconds for writing the states of jobs after a kill signal
     LAST_LOOK = 2.0                     # seconds after a kill signal for an answer, for example the summary
-    MEMORY_LOOKS = 1.0                  # seconds between two measurements of the memory of jobs
-    MEMORY_TIMES = 99                   # a pause is this many times as long as a measurement: see Throttle
+    MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of the memory of jobs
+    MEASURING_PAUSE_FACTOR = 99         # a pause is this many times as long as a measurement: see Throttle
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, runner_stats: RunnerStats,
@@ -9060,29 +9102,29 @@ class Runner:
         self._slot_file = slot_file
         self.executor = executor
         self.slots: dict[tuple[str, int], Slot] = {}        # by name and copy
-        self._idle: list[tuple[int, Slot]] = []     # a heap of slots that could get a job now, by place
+        self._idle: list[tuple[int, Slot]] = []     # a heap of slots that could get a job now, by rank
         self.in_service = 0                 # number of slots that get jobs, now or once others free them
-        self._places = itertools.count()
-        self._handing_out: asyncio.Future[None] | None = None       # the loop that starts jobs
+        self._next_rank = itertools.count()     # ranks of slots
+        self._starting_jobs: asyncio.Future[None] | None = None     # the loop that starts jobs
         self.tasks: dict[Job, JobTask] = {}     # of the jobs whose lines are claimed here
-        self._works: set[asyncio.Future[None]] = set()      # the coroutines of the started tasks
-        self._said: set[str] = set()        # subjects of messages that are printed once, and have been
+        self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each started job
+        self._printed_subjects: set[str] = set()    # of messages that are printed only once
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
-        self.changed = asyncio.Event()      # an event that concerns _hand_out()
+        self.changed = asyncio.Event()      # an event that concerns _start_jobs()
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
-        self._nothing = NoJob()             # the result of the last claim that got no job
-        self.failed = ""                    # why no more jobs can be claimed
-        self._leaving = Leaving.NOT
+        self._last_no_job = NoJob()         # the result of the last claim that got no job
+        self.claim_error = ""               # why no more jobs can be claimed
+        self._exit_step = ExitStep.NONE
         self.wall_over = False              # the runner exits because the wall time is over, or too near
         self.killed = 0                     # the signal that made the runner kill its jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
-        limit = options.walltime
+        walltime = options.walltime
         self.wall_end = self.began + (
-            limit.seconds_left if isinstance(limit, SlurmLimit) else limit or math.inf
+            walltime.seconds_left if isinstance(walltime, SlurmLimit) else walltime or math.inf
         )
 
     # -- from start to end -----------------------------------------------------------------------------------
@@ -9092,37 +9134,37 @@ class Runner:
         if self.jobs.failures and self.options.max_failed:
             await self.jobs.failures.count()
         chores = [watched(chore) for chore in (
-            self._watch_wall_time(), self._check_jobs(), self._tick(), self._follow_slots(),
+            self._watch_wall_time(), self._check_jobs(), self._tick_sinks(), self._follow_slots(),
             self._watch_failures(), self._watch_memory())]
         self._set_slots(self._names)
-        self._handing_out = watched(self._hand_out())
-        await asyncio.wait([self._handing_out])
-        if self._works:
-            await asyncio.wait(self._works)
+        self._starting_jobs = watched(self._start_jobs())
+        await asyncio.wait([self._starting_jobs])
+        if self._job_runs:
+            await asyncio.wait(self._job_runs)
         for chore in chores:
             chore.cancel()
         if not self.killed:
-            self._name_rest()
+            self._report_why_jobs_remain()
 
-    def _name_rest(self) -> None:
+    def _report_why_jobs_remain(self) -> None:
         """Report why jobs remain."""
-        if self.failed:
-            self.say(f"{self.failed} (no more jobs were started)")
+        if self.claim_error:
+            self.say(f"{self.claim_error} (no more jobs were started)")
             self.runner_stats.had_errors = True
-        elif self._nothing.stopped:
+        elif self._last_no_job.stopped:
             if not self.options.follow:         # with --follow it was reported when it happened
-                self.say(self._nothing.stopped)
-        elif not self.draining and self._is_broken():
+                self.say(self._last_no_job.stopped)
+        elif not self.draining and self._has_only_broken_slots():
             self.say("no slot is left in service (no more jobs were started)")
             self.runner_stats.had_errors = True
 
-    def _is_broken(self) -> bool:
+    def _has_only_broken_slots(self) -> bool:
         """Return True if all slots are broken.
 
         A slot that is no longer listed counts only if it has had its one job (-1).
         """
-        there = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
-        return all(slot.use is Use.BROKEN for slot in there)
+        slots = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
+        return all(slot.use is Use.BROKEN for slot in slots)
 
     @property
     def each_slot_had_job(self) -> bool:
@@ -9131,17 +9173,17 @@ class Runner:
             slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
         )
 
-    async def in_time(self, asked: Awaitable[T]) -> T | None:
-        """Wait for an answer.  Return None if it takes longer than LAST_LOOK after a kill signal."""
-        answer = asyncio.ensure_future(asked)
-        while not answer.done() and not self.killed:
-            await self.signals.wait_for_next(None, answer)
-        await asyncio.wait([answer], timeout=self.LAST_LOOK)
-        return answer.result() if answer.done() else None
+    async def in_time(self, awaitable: Awaitable[T]) -> T | None:
+        """Wait for an answer. Return None if it takes longer than LAST_LOOK seconds after a kill signal."""
+        future = asyncio.ensure_future(awaitable)
+        while not future.done() and not self.killed:
+            await self.signals.wait_for_next(None, future)
+        await asyncio.wait([future], timeout=self.LAST_LOOK)
+        return future.result() if future.done() else None
 
     def on_drain_signal(self, number: int) -> None:
         """Start no more jobs and wait for running jobs, because of signal `number`."""
-        self.signals.add(kills=self.killed != 0)
+        self.signals.add_signal(kills_jobs=self.killed != 0)
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
             f"{plural(len(self.runs), 'job')}"
@@ -9152,16 +9194,17 @@ class Runner:
         """Kill the jobs and exit, because of signal `number`.  A later INT ends the grace period."""
         is_first = not self.killed
         self.killed = self.killed or number
-        self.signals.add(kills=True)
+        self.signals.add_signal(kills_jobs=True)
         if is_first:
-            again = " (Ctrl-C again: at once)" if number == signal.SIGINT and self.runs else ""
-            self.say(f"{signal.Signals(number).name}: killing {plural(self._unsettled, 'job')}{again}")
+            hint = " (Ctrl-C again: at once)" if number == signal.SIGINT and self.runs else ""
+            self.say(f"{signal.Signals(number).name}: killing {plural(self._unsettled, 'job')}{hint}")
             self.kill_jobs()
-            watched(self._last_resort())
+            watched(self._give_up_results())
         elif number == signal.SIGINT:
             self.processes.impatient = True
 
     async def _watch_wall_time(self) -> None:
+        """Kill all jobs when the wall time is over."""
         await asyncio.sleep(self.wall_end - self.loop.time())
         self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
         self.wall_over = True
@@ -9169,24 +9212,24 @@ class Runner:
 
     @property
     def _unsettled(self) -> int:
-        """The number of jobs that run, or wait to run."""
+        """Return the number of jobs that run, or wait to run."""
         return sum(task.phase is not Phase.SETTLING for task in self.tasks.values())
 
     @property
     def draining(self) -> bool:
         """Return True if the runner starts no more jobs."""
-        return self._leaving >= Leaving.DRAINING
+        return self._exit_step >= ExitStep.DRAINING
 
     def drain(self) -> None:
         """Start no more jobs."""
-        self._leaving = max(self._leaving, Leaving.DRAINING)
+        self._exit_step = max(self._exit_step, ExitStep.DRAINING)
         self.changed.set()
         for task in self.tasks.values():
             task.drain()
 
     def fail(self, why: str) -> None:
         """Start no more jobs, because none can be claimed any more."""
-        self.failed = why
+        self.claim_error = why
         self.drain()
 
     def kill_job(self, job: Job, cause: str = "stopped") -> None:
@@ -9210,14 +9253,18 @@ class Runner:
         for task in self.tasks.values():
             task.kill("stopped")
 
-    async def _last_resort(self) -> None:
-        """Exit even if results cannot be written because the file system does not answer."""
+    async def _give_up_results(self) -> None:
+        """Exit even if results cannot be written because the file system does not answer.
+
+        LAST_TRIES seconds after the last run has finished, cancel the coroutines that wait for the file
+        system.
+        """
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
-        self._leaving = Leaving.HOPELESS
-        for work in filter(None, (self._handing_out, *self._works)):
-            work.cancel()
+        self._exit_step = ExitStep.GIVEN_UP
+        for future in filter(None, (self._starting_jobs, *self._job_runs)):
+            future.cancel()
 
     async def _check_jobs(self) -> None:
         """Check the lines of running jobs, again and again.  Kill a job if another runner took over its line,
@@ -9230,7 +9277,8 @@ class Runner:
                     self.say(f"line {job.number}: another runner took over this job; stopping our copy")
                 self.kill_job(job, cause)
 
-    async def _tick(self) -> None:
+    async def _tick_sinks(self) -> None:
+        """Call the tick() of all sinks once a second."""
         while True:
             await asyncio.sleep(1.0)
             for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
@@ -9242,7 +9290,7 @@ class Runner:
         table = ProcessTable([])
         throttle = Throttle(self.loop.time)
         while True:
-            await asyncio.sleep(throttle.until_due(self.MEMORY_TIMES, self.MEMORY_LOOKS))
+            await asyncio.sleep(throttle.until_due(self.MEASURING_PAUSE_FACTOR, self.MIN_MEASURING_PAUSE))
             tasks = [
                 task for task in self.tasks.values()
                 if task.phase is Phase.RUNNING and task.run.requested_memory and not task.is_being_killed
@@ -9251,7 +9299,7 @@ class Runner:
             with throttle:
                 if tasks:
                     table = ProcessTable.read(table.marks)
-                    exceeding_now = {task.run for task in tasks if task.takes_too_much(table)}
+                    exceeding_now = {task.run for task in tasks if task.uses_too_much_memory(table)}
             for task in tasks:
                 if task.run in exceeding_now & exceeding:
                     task.kill_run("memory")
@@ -9277,7 +9325,9 @@ class Runner:
     # -- slots -----------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Make a slot for each name; slots with other names get no more jobs."""
+        """Make a slot for each name; slots with other names get no more jobs.  A name can occur several
+        times.
+        """
         copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         listed = dict.fromkeys((name, next(copies[name])) for name in names)
         for key, slot in self.slots.items():
@@ -9285,22 +9335,22 @@ class Runner:
             slot.listed = key in listed
             if slot.use is Use.BROKEN and not stays:
                 # a name that returns to the file is in service again; with -1 it has had its one job
-                slot.use = self._use_after_a_job()
+                slot.use = self._use_if_reachable()
         for key, slot in list(self.slots.items()):
             if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
                 del self.slots[key]
         for key in listed:
-            self.slots.setdefault(key, Slot(*key, next(self._places)))
-        self._idle = [(slot.place, slot) for slot in self.slots.values() if slot.idle]
+            self.slots.setdefault(key, Slot(*key, next(self._next_rank)))
+        self._idle = [(slot.rank, slot) for slot in self.slots.values() if slot.idle]
         self._count_slots()
         self.changed.set()
 
     def _count_slots(self) -> None:
-        """Count the slots in service, after slots were added or retired."""
-        self.in_service = sum(not slot.retired for slot in self.slots.values())
+        """Set `in_service`, after slots were added or retired."""
+        self.in_service = sum(not slot.is_retired for slot in self.slots.values())
 
-    def _use_after_a_job(self) -> Use:
-        """Return the use of a slot that has had a job and is not broken."""
+    def _use_if_reachable(self) -> Use:
+        """Return the use of a slot that has had a job and is not broken: SPENT with -1, otherwise IDLE."""
         return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _follow_slots(self) -> None:
@@ -9308,66 +9358,66 @@ class Runner:
         while self._slot_file:
             # a random part, so that runners that need the same names do not try at the same times
             await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
-            names = await self.executor.call(self._slot_file.look)
+            names = await self.executor.call(self._slot_file.changed_names)
             if names is not None and not self.draining:
                 self._set_slots(names)
             for slot in self.slots.values():
-                if slot.use is Use.ELSEWHERE and await self._seize(slot):
-                    await self._free([slot])
+                if slot.use is Use.ELSEWHERE and await self._lock_slot(slot):
+                    await self._free_slots([slot])
                     self.changed.set()
 
     @property
     def size(self) -> int:
-        """The number of listed slots, in service or not."""
+        """Return the number of listed slots, in service or not."""
         return sum(slot.listed for slot in self.slots.values())
 
     @property
     def full_capacity(self) -> Resources:
-        """The resources of the runner if all slots were in service."""
+        """Return the resources of the runner as if all slots were in service."""
         return Resources(self.size, self.options.memory)
 
     @property
     def capacity(self) -> Resources:
-        """The resources that jobs can have, now or when other jobs free them."""
+        """Return the resources that jobs can have, now or when other jobs free them."""
         return Resources(self.in_service, self.options.memory)
 
-    def _free_for(self, slots: Sequence[Slot]) -> Resources:
-        """Return the free resources for a job, including `slots`, which were taken for it."""
+    def _free_resources(self, slots: Sequence[Slot]) -> Resources:
+        """Return the free resources for a job, including `slots`, which are reserved for it."""
         allocated = sum(
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
         )
         return Resources(len(slots) + len(self._idle), self.options.memory - allocated)
 
-    async def _take(self, slots: list[Slot], count: float) -> bool:
-        """Take idle slots until `slots` has `count`.  Return False if other runners use too many of them."""
+    async def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
+        """Add idle slots until `slots` has `count`. Return False if other runners use too many of them."""
         while len(slots) < count and self._idle:
             _, slot = heapq.heappop(self._idle)
             slot.use = Use.BUSY                 # before the await: its name can be removed meanwhile
-            if await self._seize(slot):
+            if await self._lock_slot(slot):
                 slots.append(slot)
             else:
                 slot.use = Use.ELSEWHERE
         return len(slots) == count
 
-    async def _seize(self, slot: Slot) -> bool:
+    async def _lock_slot(self, slot: Slot) -> bool:
         """Lock a shared slot for a job.  Return False if another runner has a job there."""
         return not self._slot_file or await self.executor.call(self._slot_file.seize, slot)
 
-    async def _free(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
+    async def _free_slots(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
         """Free slots, for other runners also.  use: the use of the slots from now on."""
         for slot in slots:
-            if self._slot_file and self._leaving is not Leaving.HOPELESS:
+            if self._slot_file and self._exit_step is not ExitStep.GIVEN_UP:
                 await self.executor.call(self._slot_file.free, slot)
             slot.use = use
             if slot.idle:
-                heapq.heappush(self._idle, (slot.place, slot))
-            elif slot.retired:
+                heapq.heappush(self._idle, (slot.rank, slot))
+            elif slot.is_retired:
                 self._count_slots()
 
     def _say_once(self, subject: str, text: str) -> None:
         """Print a message, unless one about this subject was printed before."""
-        if subject not in self._said:
-            self._said.add(subject)
+        if subject not in self._printed_subjects:
+            self._printed_subjects.add(subject)
             self.say(text)
 
     def _say_slots_busy(self) -> None:
@@ -9385,56 +9435,59 @@ class Runner:
                 "the &: -j runs jobs in parallel)",
             )
 
-    async def _hand_out(self) -> None:
+    async def _start_jobs(self) -> None:
         """Start jobs on idle slots, until no slot will get a job any more."""
         while not self._is_finished():
             self.changed.clear()                # before the claim, so that no event during it is missed
-            pause = await self._give_job()
+            pause = await self._start_next_job()
             if pause == 0:
                 await asyncio.sleep(0)          # signals, and the job that was just started, come first
                 continue
-            alarm = self.loop.call_later(pause, self.changed.set) if pause else None
+            timer = self.loop.call_later(pause, self.changed.set) if pause else None
             await self.changed.wait()
-            if alarm:
-                alarm.cancel()
+            if timer:
+                timer.cancel()
 
     def _is_finished(self) -> bool:
         """Return True if no slot will get a job any more."""
         may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
-        return self.draining or (not may_get_slots and all(slot.retired for slot in self.slots.values()))
+        return self.draining or (not may_get_slots and all(slot.is_retired for slot in self.slots.values()))
 
-    async def _give_job(self) -> float | None:
+    async def _start_next_job(self) -> float | None:
         """Start a job on idle slots, if a slot is idle and a job can be claimed.
 
         Return the seconds until the next attempt; None: wait for `changed`.
         """
         slots: list[Slot] = []
-        if self.pump.backlog > self.HOLD:
+        if self.pump.backlog > self.MAX_BACKLOG_BYTES:
             return 1.0
-        growing = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
-        if growing:                     # no other job is started until the next run of this one can start
-            return 0.0 if growing.take_memory(self._free_for(())) else None
-        if not await self._take(slots, 1):
+        growing_task = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
+        if growing_task:                # no other job is started until the next run of this one can start
+            return 0.0 if growing_task.start_if_memory_is_free(self._free_resources(())) else None
+        if not await self._add_idle_slots(slots, 1):
             self._say_slots_busy()
             return None
-        result = await self.jobs.claim(self._may_leave(), self._free_for(slots), self.capacity)
-        if not isinstance(result, NoJob):
-            self._nothing = NoJob(met_end=self._nothing.met_end)
-            return await self._begin(result, slots)
-        self._nothing = result
-        await self._free(slots)
-        if result.failed:
-            self.fail(result.failed)
-        elif result.again is None and self._may_leave():
+        claimed = await self.jobs.claim(self._exits_without_job(), self._free_resources(slots), self.capacity)
+        if not isinstance(claimed, NoJob):
+            self._last_no_job = NoJob(met_end=self._last_no_job.met_end)
+            return await self._start_claimed_job(claimed, slots)
+        self._last_no_job = claimed
+        await self._free_slots(slots)
+        if claimed.failed:
+            self.fail(claimed.failed)
+        elif claimed.again is None and self._exits_without_job():
             self.drain()
-        return self.jobs.poll if result.again is None else min(self.jobs.poll, result.again)
+        return self.jobs.poll if claimed.again is None else min(self.jobs.poll, claimed.again)
 
-    async def _begin(self, job: Job, slots: list[Slot]) -> float | None:
-        """Start a claimed job on these slots and as many more as it needs.  Return as _give_job() does."""
+    async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
+        """Start a claimed job on these slots and as many more as it needs.
+
+        Return the seconds until the next job can be started (0), or None: wait for `changed`.
+        """
         task = self.tasks[job] = JobTask(self, job, slots)
-        if not await self._take(slots, job.needs.slots) or not self.fits(job):
+        if not await self._add_idle_slots(slots, job.needs.slots) or not self.can_start(job):
             # the runner drains since a signal during the claim, or time or shared slots do not suffice
-            await self._free(slots)
+            await self._free_slots(slots)
             await task.settle()
             del self.tasks[job]
             return 0.0
@@ -9442,37 +9495,37 @@ class Runner:
             self.say(f"line {job.number}: claimed")
         self._say_background(job)
         await task.start()
-        work = watched(self._see_through(task))
-        self._works.add(work)
-        work.add_done_callback(self._works.discard)
+        job_run = watched(self._run_to_end(task))
+        self._job_runs.add(job_run)
+        job_run.add_done_callback(self._job_runs.discard)
         return 0.0 if self._idle else None
 
-    def _may_leave(self) -> bool:
+    def _exits_without_job(self) -> bool:
         """Return True if the runner must exit when no job can be claimed."""
-        return not self.tasks and (not self.options.follow or self._nothing.met_end)
+        return not self.tasks and (not self.options.follow or self._last_no_job.met_end)
 
-    def limit(self, job: Job) -> float | None:
+    def timeout_of(self, job: Job) -> float | None:
         """Return the timeout of a job in seconds; None: no limit."""
-        own = job.settings.timeout
-        return self.options.timeout if own is Unset.UNSET else own
+        job_timeout = job.settings.timeout
+        return self.options.timeout if job_timeout is Unset.UNSET else job_timeout
 
-    def fits(self, job: Job) -> bool:
-        """Return True if a job may start: the runner does not drain, and the wall time suffices.
+    def can_start(self, job: Job) -> bool:
+        """Return True if a job can start: the runner does not drain, and the wall time suffices.
 
         If the wall time does not suffice, report that and drain.
         """
-        limit = self.limit(job) or 0.0
-        rest = self.wall_end - self.loop.time()
-        if limit > rest and not self.draining:
+        timeout = self.timeout_of(job) or 0.0
+        seconds_left = self.wall_end - self.loop.time()
+        if timeout > seconds_left and not self.draining:
             walltime = self.options.walltime
-            never = ""
+            hint = ""
             # with --walltime auto the next Slurm job can have more time
-            if isinstance(walltime, float) and limit >= walltime:
-                never = " (it never fits: give --walltime more)"
-            if rest > 0:                        # otherwise _watch_wall_time() reports that it is over
+            if isinstance(walltime, float) and timeout >= walltime:
+                hint = " (it never fits: give --walltime more)"
+            if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
                 self.say(
-                    f"line {job.number}: the timeout is {human_time(limit)}, and the wall time is over in "
-                    f"{human_time(rest)}: starting no more jobs{never}"
+                    f"line {job.number}: the timeout is {human_time(timeout)}, and the wall time is over in "
+                    f"{human_time(seconds_left)}: starting no more jobs{hint}"
                 )
             self.wall_over = True
             self.drain()
@@ -9480,47 +9533,52 @@ class Runner:
 
     # -- finished jobs ---------------------------------------------------------------------------------------
 
-    async def _see_through(self, task: JobTask) -> None:
+    async def _run_to_end(self, task: JobTask) -> None:
         """Run a started job until it is settled, count it, and free its slots.
 
         If a defect raises an exception here, the slots stay busy: otherwise the loop could start another job
         before everything is stopped.
         """
-        await task.go()
+        await task.run_until_settled()
         if task.state != NEW:
             self.runner_stats.count(task.job, task.state)
             self._stop_after_failures(self.runner_stats.worse)
             self._count_errors(task)
         for slot in task.slots:
-            await self._free([slot], self._use_after(slot, task.state != NEW))
+            await self._free_slots([slot], self._use_after_job(slot, task.state != NEW))
         del self.tasks[task.job]
         self.changed.set()
 
     def _count_errors(self, task: JobTask) -> None:
-        """Count the consecutive jobs of a slot with exit status 255: ssh(1) could not reach the host."""
+        """Count the consecutive jobs of a slot with exit status 255 (ssh(1) could not reach the host); report
+        a limit.
+        """
         slot = task.run.slot
-        unreachable = (
-            task.run_result and not task.run_result.cause and task.run_result.code == self.UNREACHABLE
+        is_unreachable = (
+            task.run_result and not task.run_result.cause and task.run_result.code == self.UNREACHABLE_STATUS
         )
-        slot.errors = slot.errors + 1 if unreachable else 0
-        if self._breaks(slot):
-            self.say(f"slot {slot.name}: {plural(slot.errors, 'job')} in a row ended with exit status "
-                     f"{self.UNREACHABLE}; it gets no more")
+        slot.unreachable_jobs = slot.unreachable_jobs + 1 if is_unreachable else 0
+        if self._is_unreachable(slot):
+            self.say(
+                f"slot {slot.name}: {plural(slot.unreachable_jobs, 'job')} in a row ended with exit status "
+                f"{self.UNREACHABLE_STATUS}; it gets no more"
+            )
 
-    def _breaks(self, slot: Slot) -> bool:
+    def _is_unreachable(self, slot: Slot) -> bool:
         """Return True if too many consecutive jobs of the slot could not reach its host."""
-        return 0 < self.options.slot_errors <= slot.errors
+        return 0 < self.options.slot_errors <= slot.unreachable_jobs
 
-    def _use_after(self, slot: Slot, begun: bool) -> Use:
-        """Return the use of a slot after its job.  begun: the job was started."""
-        if self._breaks(slot):
-            slot.errors = 0
+    def _use_after_job(self, slot: Slot, was_started: bool) -> Use:
+        """Return the use of a slot after its job. was_started: the job has run."""
+        if self._is_unreachable(slot):
+            slot.unreachable_jobs = 0
             return Use.BROKEN
-        return self._use_after_a_job() if begun else Use.IDLE
+        return self._use_if_reachable() if was_started else Use.IDLE
 
 
 def shell_error(error: OSError, host: bytes) -> str:
-    """Return the reason why the shell that the error names cannot be started on this host."""
+    """Return the reason why the shell that the error names cannot be started, for example 'no fish on alice'.
+    """
     shell = os.fsdecode(error.filename)
     is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
     return f"{shell}: {reason(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
@@ -9535,8 +9593,8 @@ def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [*shell_words(shell), b"-c", job]
-    is_ssh = re.compile("([^=]*/)?ssh").fullmatch
-    for _ in ("sh", *filter(is_ssh, shlex.split(os.fsdecode(runner)))):
+    is_ssh_path = re.compile("([^=]*/)?ssh").fullmatch
+    for _ in ("sh", *filter(is_ssh_path, shlex.split(os.fsdecode(runner)))):
         words = list(map(quote, words))
     return b" ".join([runner, *words])
 

@@ -21,7 +21,8 @@ from tests.values import present
 
 GIB = 1 << 30
 # A runner, or a client, that looks five times a second how much memory its jobs have, not once
-WATCHFUL = "import runmaker4; runmaker4.Runner.MEMORY_LOOKS, runmaker4.Runner.MEMORY_TIMES = 0.2, 9"
+WATCHFUL = ("import runmaker4; "
+            "runmaker4.Runner.MIN_MEASURING_PAUSE, runmaker4.Runner.MEASURING_PAUSE_FACTOR = 0.2, 9")
 
 
 class Sizes(unittest.TestCase):

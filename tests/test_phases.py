@@ -134,7 +134,7 @@ class Cells(unittest.TestCase):
         runner = Runner(jobs, processes, [runmaker4.Sink()], [Idle()], b"host", options,  # type: ignore[arg-type]
                         said.append, runmaker4.RunnerStats(), ["1"], None, runmaker4.FileExecutor(False))
         if phase is Phase.GROWING:          # others have all memory
-            mock.patch.object(runner, "_free_for", lambda slots: Resources(len(slots) + 1, 0.0)).start()
+            mock.patch.object(runner, "_free_resources", lambda slots: Resources(len(slots) + 1, 0.0)).start()
         return runner, signals
 
     async def reach(self, job: Job, phase: Phase) -> None:

@@ -636,9 +636,9 @@ class LockTable(SlotCase):
         self.write("elsewhere\n", "other")
         (self.dir / "new").symlink_to("other")
         (self.dir / "new").rename(self.dir / "link")
-        self.assertIsNone(file.look())
+        self.assertIsNone(file.changed_names())
         self.names("c\n")                      # what has the locks is what has the names
-        self.assertEqual(file.look(), ["c"])
+        self.assertEqual(file.changed_names(), ["c"])
 
     def test_one_that_cannot_be_made_is_refused(self) -> None:
         self.lock_table.mkdir()
@@ -668,7 +668,7 @@ class LockTable(SlotCase):
         with mock.patch.object(runmaker4, "lock", side_effect=OSError(errno.ENOLCK, "No locks available")):
             for _ in range(20):
                 self.assertFalse(file.seize(runmaker4.Slot("b")))
-                file.look()
+                file.changed_names()
         self.assertEqual((len(os.listdir("/proc/self/fd")), len(self.said)), (before, 1), self.said)
         self.assertEqual(names_taken(self.lock_table), 1)
         self.assertTrue(self.seize(file, "b"))
