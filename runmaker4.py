@@ -8794,7 +8794,7 @@ class JobTask:
             return False
         if not runner.options.retry_delay:
             return runner.can_start(self.job)
-        delay = min(math.ldexp(runner.options.retry_delay, min(failures - 1, 60)), LONGEST_RETRY_DELAY)
+        delay = min(math.ldexp(runner.options.retry_delay, min(failures - 1, 60)), MAX_RETRY_DELAY_SECONDS)
         if delay + (runner.timeout_of(self.job) or 0.0) <= runner.wall_end - runner.loop.time():
             return await self._wait_for_next_run(Phase.WAITING, delay)
         self._say(f"does not run again in {human_time(delay)}: that may not fit into the wall time")
@@ -9607,7 +9607,7 @@ def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
 
 
 def open_descriptors() -> list[int]:
-    """Return the open descriptors; without /proc and /dev/fd, all numbers up to 1023."""
+    """Return the open descriptors; without /proc and /dev/fd, the numbers 0 to 1023."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(FileNotFoundError):
             return [int(name) for name in os.listdir(folder)]
@@ -9615,12 +9615,14 @@ def open_descriptors() -> list[int]:
 
 
 def hold_signals() -> None:
-    """Block signals until the handlers are installed, which shut down all that was started by then."""
+    """Block the stop signals until their handlers are installed, so that none ends a program that is half
+    started.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def keep_descriptors_from_jobs() -> None:
-    """Keep jobs from inheriting descriptors above 2 that we inherited (for example of `flock 9` or make)."""
+    """Keep jobs from inheriting descriptors above 2 that we inherited, for example of `flock 9` or make."""
     for fd in open_descriptors():
         if fd > 2:
             with contextlib.suppress(OSError):          # the descriptor that listed them is closed by now
@@ -9630,26 +9632,27 @@ def keep_descriptors_from_jobs() -> None:
 def go_into_background() -> int:
     """Leave terminal and session (daemon(7)), but not the directory, in which the jobs must run.
 
-    The original process waits until detach() is called with the returned descriptor.  If the original process
-    leads its session (ssh -t), its exit would otherwise send us SIGHUP before we have left that session.
+    The original process waits until detach() is called with the returned descriptor; if we exit before, it
+    exits with status 2.  If the original process leads its session (ssh -t), its exit would otherwise send us
+    SIGHUP before we have left that session.
     """
-    watch, ready = os.pipe()
+    read_fd, ready_fd = os.pipe()
     # pending signals are meant for the process that runs the jobs, but a child does not inherit them
-    waiting = signal.sigpending()
+    pending_signals = signal.sigpending()
     if os.fork():
-        os.close(ready)
-        os._exit(0 if os.read(watch, 1) else 2)
-    os.close(watch)
+        os.close(ready_fd)
+        os._exit(0 if os.read(read_fd, 1) else 2)
+    os.close(read_fd)
     os.setsid()
     if os.fork():
         os._exit(0)
-    for number in waiting:
+    for number in pending_signals:
         os.kill(os.getpid(), number)
-    return ready
+    return ready_fd
 
 
-def detach(ready: int) -> None:
-    """Let the process that waits in go_into_background() exit with status 0.
+def detach(ready_fd: int) -> None:
+    """Let the original process, which waits in go_into_background(), exit with status 0.
 
     Redirect descriptors 0 to 2 to /dev/null, except regular files.
     """
@@ -9657,28 +9660,28 @@ def detach(ready: int) -> None:
     for fd in (0, 1, 2):
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose reader waits for its end
             os.dup2(null, fd)
-    os.write(ready, b"+")
-    os.close(ready)
+    os.write(ready_fd, b"+")
+    os.close(ready_fd)
 
 
-def open_pid(path: str) -> int:
-    """Open or create the pid file, and lock it until we exit.
+def open_pid_file(path: str) -> int:
+    """Open or create the pid file, and lock it until we exit.  Return the descriptor.
 
     Raise UsageError also if the file holds more than a number, which would be lost, or if it is the pid file
     of a live process, which could not be found any more.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
-    content = read_head(fd, path, 32)
-    if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", content):
+    head = read_head(fd, path, 32)
+    if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", head):
         raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
     with contextlib.suppress(OSError):      # on a file system without locks this cannot be checked
         if not lock(fd, 0):
-            number = text_of(content.strip())
+            number = text_of(head.strip())
             raise UsageError(f"{path}: is the pid file of process {number}, which lives (give another name)")
     return fd
 
 
-def write_pid(path: str, fd: int) -> None:
+def write_pid_file(path: str, fd: int) -> None:
     """Write our process id to the pid file.  Raises UsageError."""
     try:
         os.ftruncate(fd, 0)
@@ -9687,24 +9690,27 @@ def write_pid(path: str, fd: int) -> None:
         raise UsageError(f"{path}: {reason(error)} (the process number must be written)") from None
 
 
-def remove_pid(path: str) -> None:
+def remove_pid_file(path: str) -> None:
     """Remove the pid file, unless another process has written its own id there while our last jobs ran."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:
-            ours = file.read(20) == b"%d\n" % os.getpid()
-        if ours:
+            is_ours = file.read(20) == b"%d\n" % os.getpid()
+        if is_ours:
             os.unlink(path)
 
 
 def fork_quietly() -> int:
-    """Fork although there are threads, without Python's warning: children need no lock of a thread."""
+    """Fork although there are threads, without Python's warning: the child needs no lock of a thread.
+
+    Return as os.fork().
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
-def leave_without_waiting(code: int) -> None:
+def exit_without_waiting(exit_status: int) -> None:
     """Exit although a thread waits for a file system that does not answer.
 
     Python's exit would wait for the thread.  The kernel would also wait: on NFS the last close of a locked
@@ -9721,7 +9727,7 @@ def leave_without_waiting(code: int) -> None:
         while os.getppid() == parent:
             time.sleep(0.02)
         os._exit(0)
-    os._exit(code)
+    os._exit(exit_status)
 
 
 # ======== Command line ======================================================================================
@@ -9730,16 +9736,16 @@ def leave_without_waiting(code: int) -> None:
 # parts: the job file, the cursor, the executor, the sinks and the runner.
 
 PROG = "runmaker4.py"
-Add = Callable[..., Any]        # an argument group's add_argument
+Add = Callable[..., Any]        # the type of an argument group's add_argument()
 
 
 def runner_words(text: str) -> str:
-    """Check an option value (argparse type): a command that runs another."""
+    """Check an option value (argparse type): a command that runs another, for example 'nice -n 19'."""
     try:
         words = shlex.split(text)
     except ValueError:                      # an open quote
         words = []
-    if takes_a_command(words):
+    if ends_with_shell_option(words):
         # `bash -c /bin/sh -c JOB` runs a /bin/sh without a command, which ends with status 0
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes after that, so no job "
@@ -9750,18 +9756,22 @@ def runner_words(text: str) -> str:
     raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
 
 
-def takes_a_command(words: Sequence[str]) -> bool:
-    """Return True if the words end with a shell and `-c`, which takes the next word as the whole command."""
+def ends_with_shell_option(words: Sequence[str]) -> bool:
+    """Return True if the words end with a shell and `-c`: then the shell takes the next word as its whole
+    command.
+    """
     shells = [index for index, word in enumerate(words) if ANY_SHELL.fullmatch(os.path.basename(word))]
     if not shells:
         return words[-1:] == ["-c"]
     options = words[shells[-1] + 1:]
-    given = [option for option in options if re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", option)]
-    return bool(given) and (given[-1] == options[-1] or all(option.startswith("-") for option in options))
+    c_options = [option for option in options if re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", option)]
+    if not c_options:
+        return False
+    return c_options[-1] == options[-1] or all(option.startswith("-") for option in options)
 
 
 def nonempty(text: str) -> str:
-    """Check an option value (argparse type): any name that is not empty, as "$UNSET" would be."""
+    """Check an option value (argparse type): any text that is not empty, as "$UNSET" would be."""
     if not text:
         raise argparse.ArgumentTypeError("is empty (give a name)")
     return text
@@ -9773,7 +9783,7 @@ def default_outdir(path: str) -> str:
 
 
 def output_path(text: str) -> str:
-    """Check an option value (argparse type): a file to write, but no lock file.
+    """Check an option value (argparse type): a file to write, but no lock file of a job file.
 
     Every program refuses a lock file with contents, and its job file.
     """
@@ -9785,15 +9795,15 @@ def output_path(text: str) -> str:
     return text
 
 
-LONGEST_RETRY_DELAY = 3600.0            # seconds
+MAX_RETRY_DELAY_SECONDS = 3600.0
 
 
 def retry_delay(text: str) -> float | None:
     """Convert an option value (argparse type): a duration of at most an hour."""
     seconds = duration(text)
-    if seconds and seconds > LONGEST_RETRY_DELAY:
-        longest = human_time(LONGEST_RETRY_DELAY)
-        raise argparse.ArgumentTypeError(f"longer than {longest}: '{printable(text)}'")
+    if seconds and seconds > MAX_RETRY_DELAY_SECONDS:
+        limit = human_time(MAX_RETRY_DELAY_SECONDS)
+        raise argparse.ArgumentTypeError(f"longer than {limit}: '{printable(text)}'")
     return seconds
 
 
@@ -9814,7 +9824,7 @@ def file_of_jobs(text: str) -> str:
 
 
 def slot_names(text: str) -> str:
-    """Check an option value (argparse type): names, or @ and a file."""
+    """Check an option value (argparse type): names such as 'a,b', or @ and a file."""
     if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
         raise argparse.ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
     return text
@@ -9968,9 +9978,9 @@ def parse_running(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """Return the options of runner or client.  Raises UsageError."""
     options, unknown = parser.parse_known_args(argv)
     if unknown:
-        pairs = zip(argv, argv[1:])
-        counts = [word for option, word in pairs if option in ("-r", "--retry") and word.isdigit()]
-        hint = f"; --retry takes no number, --retries {counts[0]} does" if counts else ""
+        neighbours = zip(argv, argv[1:])
+        numbers = [word for option, word in neighbours if option in ("-r", "--retry") and word.isdigit()]
+        hint = f"; --retry takes no number, --retries {numbers[0]} does" if numbers else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
 
@@ -9980,13 +9990,13 @@ def as_argument(path: str) -> str:
     return f"./{path}" if path.startswith("-") else path
 
 
-def run_loop(main: Coroutine[Any, Any, int]) -> int:
+def run_loop(coroutine: Coroutine[Any, Any, int]) -> int:
     """Run a coroutine like asyncio.run(), but do not wait at the end for a name resolver that hangs."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     gc.enable()
     try:
-        return loop.run_until_complete(main)
+        return loop.run_until_complete(coroutine)
     finally:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
@@ -10007,23 +10017,25 @@ def refuse_as_output(path: str) -> None:
 
 
 class Program:
-    """The common part of runner, server and client: messages, records, the background, the event loop."""
-    MAX_ALIKE_MESSAGES = 10     # messages of one kind that are printed at most
+    """The common part of runner, server and client: messages, records, background and event loop."""
+    MAX_MESSAGES_OF_A_KIND = 10
     loop: asyncio.AbstractEventLoop
     stdout: Writer
     stderr: Writer
     signals: Signals
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """label: the job file, or the server, for messages.  Raises UsageError."""
+        """prog: the name of the program.  label: the job file, or the server, for messages.  Raises
+        UsageError.
+        """
         self.prog = prog
         self.label = label
         self.options = options
-        self._loop_runs = False     # the event loop and the attributes declared above exist
+        self._is_loop_running = False   # the event loop and the attributes declared above exist
         self.executor = FileExecutor(False, self.relieved)
         self.runner_stats = RunnerStats()
         self._error_count = 0
-        self.defects = 0            # number of defects of this program that have occurred
+        self.defects = 0            # exceptions that are defects of this program
         try:
             self.directory = os.getcwdb()       # the name now; the directory can be removed later
         except OSError:
@@ -10038,28 +10050,28 @@ class Program:
         UsageError.
         """
         options = self.options
-        written = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
-        given = [(path, "read") for path in inputs]
-        given += [(path, "written by another option") for path in written]
+        output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
+        paths_and_uses = [(path, "read") for path in inputs]
+        paths_and_uses += [(path, "written by another option") for path in output_paths]
         uses: dict[str, str] = {}
-        for path, use in given:
-            real = os.path.realpath(path)
-            if real in uses:
-                raise UsageError(f"{path}: is also {uses[real]} (give another name)")
-            uses[real] = use
-        paths = options.logfile, options.outdir, options.joblog
+        for path, use in paths_and_uses:
+            real_path = os.path.realpath(path)
+            if real_path in uses:
+                raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
+            uses[real_path] = use
+        record_paths = options.logfile, options.outdir, options.joblog
         self.executor = FileExecutor(
-            network or any(find_mount(path).network for path in paths if path),
+            network or any(find_mount(path).network for path in record_paths if path),
             self.relieved,
-            functools.partial(self.in_loop, self.say_as_is),
+            functools.partial(self.in_loop, self.say_without_label),
         )
         on_error = functools.partial(self.in_loop, self._on_error)
-        incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
+        on_incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
             logfile = LogFile(options.logfile, options.loglines, self.directory, self.executor, on_error)
         if options.outdir:
-            outdir = OutDir(options.outdir, self.executor, on_error, incomplete, presence_lock)
+            outdir = OutDir(options.outdir, self.executor, on_error, on_incomplete, presence_lock)
         if options.joblog:
             joblog = JobLog(options.joblog, self.executor, on_error)
         return logfile, outdir, joblog
@@ -10067,61 +10079,63 @@ class Program:
     def main(self) -> int:
         """Go into the background with -d, and work.  Return the exit status.  Raises UsageError."""
         options = self.options
-        errors = pidfile = ready = None
+        errors_fd = pid_fd = ready_fd = None
         if options.errors:
-            errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
+            errors_fd = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
         if options.pidfile:
-            pidfile = open_pid(options.pidfile)
+            pid_fd = open_pid_file(options.pidfile)
         hold_signals()
         if options.daemon:
-            ready = go_into_background()
-        if pidfile is not None:
-            write_pid(options.pidfile, pidfile)
-        if ready is not None:
-            self._introduce()
-        if errors is not None:
-            os.dup2(errors, 2)              # not earlier: messages of the start go to the original stderr
-        if ready is not None:
-            detach(ready)
+            ready_fd = go_into_background()
+        if pid_fd is not None:
+            write_pid_file(options.pidfile, pid_fd)
+        if ready_fd is not None:
+            self._print_background_hint()
+        if errors_fd is not None:
+            os.dup2(errors_fd, 2)           # not earlier: messages of the start go to the original stderr
+        if ready_fd is not None:
+            detach(ready_fd)
         keep_descriptors_from_jobs()
         try:
-            code = run_loop(self._run())
+            exit_status = run_loop(self._run())
         finally:
-            if pidfile is not None:
-                remove_pid(options.pidfile)
+            if pid_fd is not None:
+                remove_pid_file(options.pidfile)
         for file in self.executor.files:
             if file.kept:               # after a signal we exit before all records are written
-                why = "the file system does not answer" if self.executor.pending else file.obstacle
-                warn(f"{self.prog}: {file.path}: {why} (the {file.kind} is incomplete)")
+                problem = "the file system does not answer" if self.executor.pending else file.obstacle
+                warn(f"{self.prog}: {file.path}: {problem} (the {file.kind} is incomplete)")
         if self.executor.pending:
-            leave_without_waiting(code)
-        return code
+            exit_without_waiting(exit_status)
+        return exit_status
 
-    def _introduce(self) -> None:
+    def _print_background_hint(self) -> None:
         """Report the process id of the background process, how to stop it, and where messages go."""
         if getattr(self.options, "quiet", False):       # a server has no -q
             return
         pid = os.getpid()
-        kept = stat.S_ISREG(os.fstat(2).st_mode)
-        where = "nowhere (see --errors)"
+        is_file = stat.S_ISREG(os.fstat(2).st_mode)
+        destination = "nowhere (see --errors)"
         if self.options.errors:
-            where = f"to {self.options.errors}"
-        elif kept:
-            where = "where stderr goes"
+            destination = f"to {self.options.errors}"
+        elif is_file:
+            destination = "where stderr goes"
         self.say(
             f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
-            f"{where}"
+            f"{destination}"
         )
 
     async def _run(self) -> int:
         """Do everything that happens inside the event loop.  Return the exit status."""
         self.loop = asyncio.get_running_loop()
-        kind = Terminal if os.isatty(1) else Writer
-        self.stdout = kind(1, self.loop, self._stdout_broken, self.relieved)
-        same = os.path.sameopenfile(1, 2)       # then one Writer for both, so that lines do not mix
-        self.stderr = self.stdout if same else Writer(2, self.loop, self._stderr_broken, self.relieved)
+        writer_class = Terminal if os.isatty(1) else Writer
+        self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.relieved)
+        is_same_file = os.path.sameopenfile(1, 2)   # then one Writer for both, so that lines do not mix
+        self.stderr = (
+            self.stdout if is_same_file else Writer(2, self.loop, self._on_stderr_broken, self.relieved)
+        )
         self.signals = Signals(self.loop)
-        self._loop_runs = True
+        self._is_loop_running = True
         self.loop.set_exception_handler(self._on_exception)
         try:
             return await self.work()
@@ -10136,16 +10150,16 @@ class Program:
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Shut the program down because of a defect: a callback or a `watched` task raised an exception.
 
-        If the program went on, only the user would notice the missing task (a chore, the search for jobs).
+        Otherwise the program would go on without the failed task, for example without the search for jobs.
         """
         error = context.get("exception")
-        if error is None or "never retrieved" in context["message"]:        # asyncio's own; known already
+        if error is None or "never retrieved" in context["message"]:  # not an exception; or known
             return loop.default_exception_handler(context)
         import traceback
         self.defects += 1
         self.runner_stats.had_errors = True
         self.end_for_defect()
-        if self.defects <= self.MAX_ALIKE_MESSAGES:
+        if self.defects <= self.MAX_MESSAGES_OF_A_KIND:
             self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
             self.stderr.write(
                 os.fsencode("".join(traceback.format_exception(type(error), error, error.__traceback__)))
@@ -10159,27 +10173,28 @@ class Program:
         """Resume the work that was held back, because a writer has caught up."""
         raise NotImplementedError
 
-    def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
-        """Make INT and TERM call end(number), and HUP, USR1 and QUIT drain(number)."""
-        for action, numbers in ((end, KILL_SIGNALS), (drain, DRAIN_SIGNALS)):
+    def handle_signals(self, on_kill: Callable[[int], None], on_drain: Callable[[int], None]) -> None:
+        """Make INT and TERM call on_kill(number), and HUP, USR1 and QUIT on_drain(number)."""
+        for handler, numbers in ((on_kill, KILL_SIGNALS), (on_drain, DRAIN_SIGNALS)):
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)
-                    self.signals.handle(number, functools.partial(action, number))
+                    self.signals.handle(number, functools.partial(handler, number))
         self.signals.dispatch()             # signals that were blocked until now, before any job is started
 
-    async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
-        """Wait until everything is printed; once hurried() is true (after a signal), two seconds at most."""
-        while writer.backlog and not hurried():
+    async def print_rest(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
+        """Wait until everything is printed; once is_hurried() is true (after a signal), two seconds at most.
+        """
+        while writer.backlog and not is_hurried():
             await writer.drain(0.5)
         await writer.drain(2.0)
 
     # -- messages --------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Print a message of one line, with the label."""
+        """Print a message of one line, for example 'runmaker4.py: runs.txt: TEXT'."""
         line = f"{self.label}: {text}"
-        if self._loop_runs:
-            self.say_as_is(line)
+        if self._is_loop_running:
+            self.say_without_label(line)
         else:
             warn(f"{self.prog}: {line}")
 
@@ -10191,38 +10206,39 @@ class Program:
             function(*args)
 
     def _on_error(self, text: str) -> None:
-        """Record that output or records were lost, and report the first MAX_ALIKE_MESSAGES times."""
+        """Record that output or records were lost, and report that the first MAX_MESSAGES_OF_A_KIND times."""
         self.runner_stats.had_errors = True
         self._error_count += 1
-        if self._error_count <= self.MAX_ALIKE_MESSAGES:
-            is_last = self._error_count == self.MAX_ALIKE_MESSAGES
-            self.say_as_is(text + (" (more such messages are left out)" if is_last else ""))
+        if self._error_count <= self.MAX_MESSAGES_OF_A_KIND:
+            is_last = self._error_count == self.MAX_MESSAGES_OF_A_KIND
+            self.say_without_label(text + (" (more such messages are left out)" if is_last else ""))
 
-    def say_as_is(self, text: str) -> None:
+    def say_without_label(self, text: str) -> None:
         """Print a message of one line that already names a file."""
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
-    def _stderr_broken(self, error: OSError) -> None:
+    def _on_stderr_broken(self, error: OSError) -> None:
         """Do nothing: no stream remains to report it on."""
 
-    def _stdout_broken(self, error: OSError) -> None:
+    def _on_stdout_broken(self, error: OSError) -> None:
+        """Report that stdout cannot be written."""
         self.say(f"stdout: {reason(error)}; the jobs go on, but job output is no longer shown")
-        # the reader has exited: no error, because the output is not missed
-        unheard = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
-        self.runner_stats.had_errors |= not unheard
+        # if the reader has exited, nothing misses the output, and that is no error
+        has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
+        self.runner_stats.had_errors |= not has_no_reader
 
 
 class RunnerProgram(Program):
     """The common part of runmaker4.py and runmaker4-client.py: a Runner, for any source of jobs."""
-    CLEANING = 0.2              # seconds for a terminal to receive the erasing of the status line
+    MAX_ERASE_SECONDS = 0.2     # seconds to wait until a terminal has erased the status line
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """Raises UsageError."""
+        """Check the options that runner and client share. Raises UsageError."""
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._slot_names()
-        given = options.memory
-        self.memory = Memory(given, "--memory") if given else available_memory()
+        size = options.memory
+        self.memory = Memory(size, "--memory") if size else available_memory()
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = b""                        # as Consumer.retry
         if options.retry:
@@ -10253,26 +10269,30 @@ class RunnerProgram(Program):
 
     def find_wall_time(self) -> None:
         """Find the end of our Slurm job if --walltime auto is given.  Raises UsageError."""
-        limit = self.options.walltime
-        if isinstance(limit, SlurmLimit):
-            limit.read_environment(self.options.kill_after)
-            if limit.seconds_left <= 0:
+        walltime = self.options.walltime
+        if isinstance(walltime, SlurmLimit):
+            walltime.read_environment(self.options.kill_after)
+            if walltime.seconds_left <= 0:
+                seconds = max(walltime.seconds_left + walltime.margin, 0)
                 self.say(
-                    f"Slurm ends this job in {human_time(max(limit.seconds_left + limit.margin, 0))}, and "
-                    f"the margin is {human_time(limit.margin)}: no job is started"
+                    f"Slurm ends this job in {human_time(seconds)}, and the margin is "
+                    f"{human_time(walltime.margin)}: no job is started"
                 )
 
     def console(self, file: JobReader | None, with_output: bool) -> list[Sink]:
-        """Return the sinks that print output and results.  file: the job file; None: the server has it."""
-        options, dumb = self.options, os.environ.get("TERM") == "dumb"
+        """Return the sinks that print output and results.  file: the job file; None: the server has it.
+
+        with_output: print job output as well.
+        """
+        options, is_dumb = self.options, os.environ.get("TERM") == "dumb"
         if options.plain:
             writers = {b"stdout": self.stdout, b"stderr": self.stderr}
             return [Plain(writers, options.keep_order, self._on_error)]
         if options.quiet or options.daemon:
             return []
-        colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and not dumb
+        colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and not is_dumb
         if isinstance(self.stdout, Terminal) and with_output:
-            bar = None if dumb else ProgressBar(self.loop.time)
+            bar = None if is_dumb else ProgressBar(self.loop.time)
             file_counter = FileCounter(file, self.executor)
             return [TerminalConsole(self.stdout, file_counter, bar, colour, max_runs=1 + options.retries)]
         return [Console(self.stdout, with_output, colour)]
@@ -10298,27 +10318,28 @@ class RunnerProgram(Program):
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
                                       self.runner_stats, self.slots, self.slot_file, self.executor)
         self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
-        self._handle_stop()
+        self._handle_ctrl_z()
         return runner
 
-    def _handle_stop(self) -> None:
+    def _handle_ctrl_z(self) -> None:
         """Make Ctrl-Z erase the status line, if there is one."""
-        terminal, ignored = self.stdout, signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
-        if isinstance(terminal, Terminal) and terminal.status is not no_status and not ignored:
-            self.signals.handle(signal.SIGTSTP, functools.partial(self._stop, terminal))
+        terminal, is_ignored = self.stdout, signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
+        if isinstance(terminal, Terminal) and terminal.status is not no_status and not is_ignored:
+            self.signals.handle(signal.SIGTSTP, functools.partial(self._on_ctrl_z, terminal))
 
-    def _stop(self, terminal: Terminal) -> None:
-        watched(self._stop_at(terminal))
+    def _on_ctrl_z(self, terminal: Terminal) -> None:
+        """Handle SIGTSTP in a task, because the terminal must first be written to."""
+        watched(self._suspend(terminal))
 
-    async def _stop_at(self, terminal: Terminal) -> None:
+    async def _suspend(self, terminal: Terminal) -> None:
         """Erase the status line, stop like any process on Ctrl-Z, and redraw the line after `fg`."""
         import threading
         terminal.erase()
-        await terminal.drain(self.CLEANING)
+        await terminal.drain(self.MAX_ERASE_SECONDS)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         # not os.kill(): only a signal to this thread stops us before the call returns
         signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)
-        self._handle_stop()
+        self._handle_ctrl_z()
         terminal.redraw()
 
     def relieved(self) -> None:
@@ -10328,7 +10349,7 @@ class RunnerProgram(Program):
         """Start no more jobs; running jobs can finish, and their results are written."""
         self.runner.drain()
 
-    def _introduce_to_terminal(self) -> None:
+    def _print_terminal_hint(self) -> None:
         """Print the first hints for a user at a terminal."""
         options = self.options
         self.say("Ctrl-C kills the jobs; Ctrl-\\ starts no more")
@@ -10339,7 +10360,7 @@ class RunnerProgram(Program):
         """Run the jobs and print everything.  Return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
-            self._introduce_to_terminal()
+            self._print_terminal_hint()
         if self.options.verbose:
             self.say(str(self.memory))
         await runner.run()
@@ -10350,19 +10371,19 @@ class RunnerProgram(Program):
             await runner.in_time(self.executor.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
-        code = 128 + runner.killed if runner.killed else self.runner_stats.status(summary)
-        if code or not self.options.plain or summary is None or summary.now.new:
-            why = why_command(self.options)
-            self.say(self.runner_stats.summary(summary, jobs.orphans, seconds, "-r", why))
+        exit_status = 128 + runner.killed if runner.killed else self.runner_stats.status(summary)
+        if exit_status or not self.options.plain or summary is None or summary.now.new:
+            reasons_command = why_command(self.options)
+            self.say(self.runner_stats.summary(summary, jobs.orphans, seconds, "-r", reasons_command))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
-        return code
+        return exit_status
 
 
 class App(RunnerProgram):
     """The program runmaker4.py: checks everything that can be checked, then makes the parts and runs them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Raises UsageError."""
+        """Check the options, the file systems and the job file. Raises UsageError."""
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # for lines of records; a client refuses other names
         self.path = options.file
@@ -10379,16 +10400,17 @@ class App(RunnerProgram):
         if self.slot_file:
             self.network |= self.slot_file.network
             self._inputs += [self.slot_file.path, self.slot_file.lock_table]
-        self._checked = not options.follow or os.path.lexists(self.path)
-        if self._checked:
+        # False: with --follow, the file need not exist yet; then the cursor checks it
+        self._is_checked = not options.follow or os.path.lexists(self.path)
+        if self._is_checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)
             if not options.dry_run:
                 check_lock_file(self.path, self._mount)
             check_job_file(self.path, self.network, self.say)
 
-    def _introduce(self) -> None:
-        super()._introduce()
+    def _print_background_hint(self) -> None:
+        super()._print_background_hint()
         outdir = self.options.outdir
         if not self.options.quiet and outdir == default_outdir(self.path):
             self.say(f"job output goes to {outdir}/ (--outdir DIR: elsewhere)")
@@ -10404,7 +10426,7 @@ class App(RunnerProgram):
         if self.slot_file:
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
-        self._stores = self.open_stores(self.network, self._presence_lock, *self._inputs)
+        self._record_sinks = self.open_stores(self.network, self._presence_lock, *self._inputs)
         return super().main()
 
     def _print_dry_run(self) -> None:
@@ -10421,21 +10443,24 @@ class App(RunnerProgram):
         except OSError as error:
             raise UsageError(f"{self.path}: {reason(error)}") from None
 
-    def _cursor(self, say: Say) -> Cursor:
+    def _make_cursor(self, say: Say) -> Cursor:
+        """Return the cursor that finds and claims the lines of the job file."""
         return Cursor(
             JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
             [self._consumer],
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,
-            unchecked=not self._checked,
+            unchecked=not self._is_checked,
         )
 
     async def work(self) -> int:
-        """Run the jobs of the file."""
+        """Run the jobs of the file. Return the exit status."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
-        jobs = FileJobs(self._cursor(say), reader, self.executor, self._consumer)
-        sinks = [*self.console(reader, with_output=not self._stores[0]), *filter(None, self._stores)]
+        jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
+        logfile, outdir, joblog = self._record_sinks
+        console = self.console(reader, with_output=not logfile)
+        sinks: list[Sink] = [*console, *filter(None, (logfile, outdir, joblog))]
         self.make_runner(jobs, sinks, self.executor)
         return await self.run_to_end(jobs)
 
@@ -10502,18 +10527,17 @@ else:
 
 WIRE_VERSION = 10
 PORT = 9998
-UNAUTHENTICATED_FRAME = 1 << 10             # bytes of JSON until the other end is authenticated
-FRAME = 1 << 20                             # bytes of JSON from then on
+MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
+MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
 PIECE = 1 << 16                             # bytes of output in a message; JSON can need six for each
-# seconds between two pings of a client; the server answers each
-KEEP_ALIVE = 5.0
+KEEP_ALIVE = 5.0                            # seconds between two pings of a client; the server answers each
 SILENCE = 15.0                              # seconds without a frame after which the other end is lost
 HANDSHAKE = 10.0                            # seconds within which the other end must be authenticated
 HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
-UNREAD = 1 << 24                            # unread bytes after which the other end is dropped
-MAX_INTEGER = 1 << 62                       # the largest integer, for lines, bytes, requests, ...
-MAX_TIME = 1e11                             # the largest time: about 3,000 years
-MAX_PID = (1 << 31) - 1                     # the largest process id: pid_t is an int
+MAX_UNREAD_BYTES = 1 << 24                  # with more unread bytes the other end is dropped
+MAX_INTEGER = 1 << 62                       # for lines, bytes, requests, ...
+MAX_TIME_SECONDS = 1e11                     # about 3,000 years
+MAX_PID = (1 << 31) - 1                     # pid_t is an int
 
 
 class WireError(Exception):
@@ -10537,12 +10561,14 @@ def to_bytes(text: str) -> bytes:
 
 
 def _bounded_int(digits: str) -> int:
+    """Convert the digits of an integer in JSON; raise ValueError if there are more than 19."""
     if len(digits) > 19:        # 2^63 has 19 digits; for thousands of digits int() takes long
         raise ValueError("a huge number")
     return int(digits)
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
+    """Convert a number in JSON; raise ValueError if it is infinite or NaN."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number that is not finite")
@@ -10550,7 +10576,7 @@ def _finite(text: str) -> float:
 
 
 def encode_timeout(timeout: float | Unset | None) -> float | None:
-    """Return the form of a job's timeout in a message: 0 if the settings have none, null for no limit."""
+    """Return a job's timeout as in a message: seconds; 0: the settings have none; None (null): no limit."""
     return 0.0 if timeout is Unset.UNSET else timeout
 
 
@@ -10563,7 +10589,10 @@ def decode(frame: bytes) -> dict[str, Any]:
     """Return the message in a frame.  Raises WireError."""
     try:
         message = json.loads(
-            frame.decode("utf-8"), parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite
+            frame.decode("utf-8"),
+            parse_int=_bounded_int,
+            parse_float=_finite_float,
+            parse_constant=_finite_float,
         )
     except (ValueError, RecursionError):
         raise WireError("invalid JSON") from None
@@ -10573,27 +10602,32 @@ def decode(frame: bytes) -> dict[str, Any]:
 
 
 class Message:
-    """Reads and checks the fields of a message: each getter raises WireError."""
+    """Reads and checks the fields of a message; each method with the name of a field raises WireError if it
+    is bad.
+    """
 
     def __init__(self, fields: Any) -> None:
         if not isinstance(fields, dict):
             raise WireError("not an object")
         self.fields = fields
 
-    def _string(self, name: str, longest: int) -> str:
+    def _string(self, name: str, max_length: int) -> str:
+        """Return a text field of at most `max_length` characters."""
         value = self.fields.get(name)
-        if not isinstance(value, str) or len(value) > longest:
+        if not isinstance(value, str) or len(value) > max_length:
             raise WireError(f"{name}: invalid text")
         return value
 
-    def text(self, name: str, longest: int = FRAME) -> str:
-        value = self._string(name, longest)
+    def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
+        """Return a text field that to_bytes() can convert."""
+        value = self._string(name, max_length)
         if not value.isascii():
             to_bytes(value)
         return value
 
     def data(self, name: str) -> bytes:
-        return to_bytes(self._string(name, FRAME))
+        """Return the bytes that a text field stands for; see to_bytes()."""
+        return to_bytes(self._string(name, MAX_FRAME_BYTES))
 
     def hexadecimal(self, name: str, digits: int = 32) -> str:
         """Return a text of exactly `digits` hexadecimal digits."""
@@ -10603,12 +10637,14 @@ class Message:
         return value
 
     def whole(self, name: str, most: int = MAX_INTEGER, least: int = 0) -> int:
+        """Return a field that is an integer from `least` to `most`."""
         value = self.fields.get(name)
         if type(value) is not int or not least <= value <= most:
             raise WireError(f"{name}: not a valid whole number")
         return value
 
     def whole_or_none(self, name: str) -> int | None:
+        """Return an integer field, or None for null."""
         return None if self.fields.get(name, 0) is None else self.whole(name)
 
     def process(self, name: str) -> int:
@@ -10618,11 +10654,13 @@ class Message:
     def seconds(self, name: str) -> float:
         """Return a time of any clock, or a duration."""
         value = self.fields.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_TIME:
+        if (isinstance(value, bool) or not isinstance(value, (int, float))
+                or not 0 <= value <= MAX_TIME_SECONDS):
             raise WireError(f"{name}: not a valid time")
         return float(value)
 
     def seconds_or_none(self, name: str) -> float | None:
+        """Return a time, or None for null."""
         return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def timeout(self, name: str) -> float | Unset | None:
@@ -10631,19 +10669,21 @@ class Message:
         return Unset.UNSET if seconds == 0 else seconds
 
     def flag(self, name: str) -> bool:
+        """Return a field that is true or false."""
         value = self.fields.get(name)
         if not isinstance(value, bool):
             raise WireError(f"{name}: neither true nor false")
         return value
 
     def state(self, name: str) -> bytes:
+        """Return the state of a line, one byte."""
         value = self.data(name)
         if len(value) != 1 or value in b"#/" or not b"!" <= value <= b"~":
             raise WireError(f"{name}: no state")
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:
-        """Return a list of texts (str), integers from 0 to MAX_INTEGER (int) or objects (dict)."""
+        """Return a list of which all items have the type `kind`: str, dict, or int (0 to MAX_INTEGER)."""
         value = self.fields.get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
             raise WireError(f"{name}: not a valid list")
@@ -10665,10 +10705,10 @@ def tls_context(server_side: bool) -> ssl.SSLContext:
     """
     try:
         import ssl
-        is_there = ssl.HAS_TLSv1_3
+        has_tls13 = ssl.HAS_TLSv1_3
     except ImportError:
-        is_there = False
-    if not is_there:
+        has_tls13 = False
+    if not has_tls13:
         raise UsageError("this Python has no TLS 1.3 (use one with OpenSSL 1.1.1 or later)")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -10682,14 +10722,14 @@ def tls_context(server_side: bool) -> ssl.SSLContext:
 
 
 class ClearText:
-    """Leaves the bytes of a connection unchanged, until TLS starts."""
+    """The encryption of a connection before TLS starts: none."""
 
     def decrypt(self, data: bytes) -> bytes:
-        """Return the text in received bytes."""
+        """Return received bytes in clear."""
         return data
 
     def encrypt(self, text: bytes) -> bytes:
-        """Return the bytes to send for a text."""
+        """Return the bytes to send for bytes in clear."""
         return text
 
     def certificate_hash(self) -> str | None:
@@ -10698,8 +10738,8 @@ class ClearText:
 
 
 class Tls(ClearText):
-    """Encrypts and decrypts the bytes of a connection from step 4 on."""
-    RECORD = 1 << 14                    # most bytes of text in a record (RFC 8446, 5.1)
+    """The encryption of a connection from step 4 on, without I/O."""
+    MAX_RECORD_BYTES = 1 << 14          # without encryption (RFC 8446, 5.1)
 
     def __init__(self, context: ssl.SSLContext, server_side: bool) -> None:
         import ssl
@@ -10715,10 +10755,10 @@ class Tls(ClearText):
         try:
             self._connection.do_handshake()             # does nothing once the handshake is complete
             while self._received.pending:
-                part = self._connection.read(self.RECORD)
-                if not part:
+                chunk = self._connection.read(self.MAX_RECORD_BYTES)
+                if not chunk:
                     raise WireError("TLS was closed")   # our ends never do that
-                text += part
+                text += chunk
         except ssl.SSLWantReadError:                    # the next record is not complete
             pass
         except ssl.SSLError as error:
@@ -10741,7 +10781,7 @@ class Tls(ClearText):
 
 
 class State(enum.Enum):
-    """Names the steps that an end waits for.  The numbers are those of the steps above.
+    """The steps that an end waits for.  The numbers are those of the steps above.
 
     The tables STEPS of the two ends give, for each state, the method that handles the received message and
     the next state.  Any other message breaks the connection for good.
@@ -10757,23 +10797,23 @@ class State(enum.Enum):
 
 class Channel:
     """One end of a connection, without I/O: converts bytes to messages, and messages to bytes."""
-    LENGTH = struct.Struct(">I")
+    LENGTH_PREFIX = struct.Struct(">I")
     STEPS: Mapping[State, tuple[Callable[[Any, Message], None], State]]
     REFUSALS = {"token": "wrong token", "version": "another version of the protocol"}
 
     def __init__(self, token: str, context: ssl.SSLContext, state: State) -> None:
-        """state: the first one."""
+        """token: the shared secret. state: the first one."""
         self._token = token.encode()
         self._context = context
         self._state = state
         self.error = WireError()                    # why the state is BROKEN
         self._nonce = secrets.token_hex(16)         # our challenge
         self._nonces = ""                           # both challenges, the server's first
-        self._certified = ""                        # D + F from step 3 on
-        self._layer = ClearText()
-        self._buffer = bytearray()                  # received text without a complete frame
+        self._certificate_and_file = ""             # D + F from step 3 on
+        self._encryption = ClearText()
+        self._buffer = bytearray()                  # received bytes, decrypted, without a complete frame
         self._frames: list[bytes] = []              # to encrypt and send
-        self._unsent = b""                          # to send before these frames, unchanged
+        self._clear_text = b""                      # to send before these frames, not encrypted
 
     @property
     def authenticated(self) -> bool:
@@ -10782,32 +10822,32 @@ class Channel:
 
     def outgoing(self) -> bytes:
         """Remove and return the bytes to send."""
-        data = self._unsent + self._layer.encrypt(b"".join(self._frames))
-        self._unsent = b""
+        data = self._clear_text + self._encryption.encrypt(b"".join(self._frames))
+        self._clear_text = b""
         self._frames.clear()
         return data
 
     def send(self, message: dict[str, Any]) -> None:
         """Add a message to outgoing().  Raise ValueError before authentication, or if it is too long."""
         body = encode(message)
-        if not self.authenticated or len(body) > FRAME:
+        if not self.authenticated or len(body) > MAX_FRAME_BYTES:
             raise ValueError("a message too early, or too long")
-        self._write(body)
+        self._add_frame(body)
 
     def receive(self, data: bytes) -> list[dict[str, Any]]:
-        """Return the messages that these bytes complete.
+        """Return the messages that received bytes complete.
 
-        Raise WireError, and again at each later call.
+        Raise WireError if they violate the protocol, and again at each later call.
         """
         if self._state is State.BROKEN:
             raise self.error
         messages: list[dict[str, Any]] = []
         try:
-            self._buffer += self._layer.decrypt(data)
+            self._buffer += self._encryption.decrypt(data)
             while self._state is not State.OPEN:
                 if not self._take_step():
                     return messages
-            while message := self._next_message(FRAME):
+            while message := self._next_message(MAX_FRAME_BYTES):
                 messages.append(message.fields)
         except WireError as error:
             self._state = State.BROKEN
@@ -10817,54 +10857,54 @@ class Channel:
         return messages
 
     def _take_step(self) -> bool:
-        """Take the next step of the handshake.  Return False if it is incomplete.  Raises WireError."""
-        take, following = self.STEPS[self._state]
+        """Handle the next message of the handshake. Return False if it is incomplete. Raises WireError."""
+        handle_message, next_state = self.STEPS[self._state]
         if self._state is State.TLS:
-            found = self._layer.certificate_hash()
-            message = found and Message({"certificate": found})
+            certificate_hash = self._encryption.certificate_hash()
+            message = certificate_hash and Message({"certificate": certificate_hash})
         else:
-            message = self._next_message(UNAUTHENTICATED_FRAME)
+            message = self._next_message(MAX_EARLY_FRAME_BYTES)
         if not message:
             return False
-        take(self, message)
-        self._state = following
+        handle_message(self, message)
+        self._state = next_state
         return True
 
-    def _next_message(self, longest: int) -> Message | None:
-        """Remove and return the next message; None: incomplete.  longest: in bytes.  Raises WireError."""
-        if len(self._buffer) < self.LENGTH.size:
+    def _next_message(self, max_bytes: int) -> Message | None:
+        """Remove and return the next message; None: incomplete. max_bytes: of its JSON. Raises WireError."""
+        if len(self._buffer) < self.LENGTH_PREFIX.size:
             return None
-        length, = self.LENGTH.unpack_from(self._buffer)
-        if length > longest:
+        length, = self.LENGTH_PREFIX.unpack_from(self._buffer)
+        if length > max_bytes:
             raise WireError("a frame that is too long")
-        end = self.LENGTH.size + length
-        if len(self._buffer) < end:
+        frame_end = self.LENGTH_PREFIX.size + length
+        if len(self._buffer) < frame_end:
             return None
-        frame = bytes(self._buffer[self.LENGTH.size:end])
-        del self._buffer[:end]
+        frame = bytes(self._buffer[self.LENGTH_PREFIX.size:frame_end])
+        del self._buffer[:frame_end]
         return Message(decode(frame))
 
-    def _write(self, body: bytes) -> None:
+    def _add_frame(self, body: bytes) -> None:
         """Add a frame to outgoing()."""
-        self._frames += (self.LENGTH.pack(len(body)), body)
+        self._frames += (self.LENGTH_PREFIX.pack(len(body)), body)
 
-    def _say(self, **fields: object) -> None:
-        """Add a step of the handshake to outgoing()."""
-        self._write(encode(fields))
+    def _add_step(self, **fields: object) -> None:
+        """Add a message of the handshake to outgoing()."""
+        self._add_frame(encode(fields))
 
     def _start_tls(self, server_side: bool) -> None:
-        """Decrypt all bytes after the last step, and encrypt all further frames.  Raises WireError."""
-        self._unsent = self.outgoing()
-        self._layer = Tls(self._context, server_side)
-        self._buffer[:] = self._layer.decrypt(bytes(self._buffer))
+        """Decrypt all bytes after the last step, and encrypt all further frames. Raises WireError."""
+        self._clear_text = self.outgoing()
+        self._encryption = Tls(self._context, server_side)
+        self._buffer[:] = self._encryption.decrypt(bytes(self._buffer))
 
     def _proof(self, label: str) -> str:
-        """Return H(label)."""
-        text = f"runmaker4 {WIRE_VERSION} {label}\n{self._nonces}{self._certified}"
+        """Return the proof H(label), as the comment at the top of this section defines it."""
+        text = f"runmaker4 {WIRE_VERSION} {label}\n{self._nonces}{self._certificate_and_file}"
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
     def _is_proved(self, message: Message, label: str) -> bool:
-        """Return True if the proof in a message is correct.  Raises WireError."""
+        """Return True if the proof in a message is the one for this label. Raises WireError."""
         return hmac.compare_digest(self._proof(label).encode("ascii"), message.data("proof"))
 
 
@@ -10882,10 +10922,10 @@ class ServerChannel(Channel):
     def __init__(self, token: str, credentials: Credentials) -> None:
         super().__init__(token, credentials.context, State.KNOCK)
         self._credentials = credentials
-        self._say(runmaker4=WIRE_VERSION, nonce=self._nonce)
+        self._add_step(runmaker4=WIRE_VERSION, nonce=self._nonce)
 
     def _take_knock(self, message: Message) -> None:
-        """Take step 2: start TLS for a client that knows the token.  Raises WireError."""
+        """Handle step 2: start TLS for a client that knows the token. Raises WireError."""
         if message.whole("runmaker4") != WIRE_VERSION:
             self._refuse("version")
         self._nonces = self._nonce + message.hexadecimal("nonce")
@@ -10893,18 +10933,18 @@ class ServerChannel(Channel):
             self._refuse("token")
         certificate = self._credentials.certificate
         file_id = self._credentials.file_id
-        self._certified = certificate + file_id
-        self._say(certificate=certificate, file=file_id, proof=self._proof("server"))
+        self._certificate_and_file = certificate + file_id
+        self._add_step(certificate=certificate, file=file_id, proof=self._proof("server"))
         self._start_tls(server_side=True)
 
     def _refuse(self, cause: str) -> NoReturn:
         """Send the cause to the client, and raise Refused."""
-        self._say(error=cause)
-        self._unsent = self.outgoing()
+        self._add_step(error=cause)
+        self._clear_text = self.outgoing()
         raise Refused(self.REFUSALS[cause])
 
     def _take_confirmation(self, message: Message) -> None:
-        """Take step 5: make sure that TLS ends at the client.  Raises WireError."""
+        """Handle step 5: make sure that TLS ends at the client. Raises WireError."""
         if not self._is_proved(message, "confirmed"):
             raise WireError("TLS does not end at a client that knows the token")
 
@@ -10917,41 +10957,41 @@ class ServerChannel(Channel):
 class ClientChannel(Channel):
     """The client's end of a connection."""
 
-    def __init__(self, token: str, context: ssl.SSLContext, wanted: str = "") -> None:
-        """wanted: the id of the file that the server must have; '': any file."""
+    def __init__(self, token: str, context: ssl.SSLContext, required_file_id: str = "") -> None:
+        """required_file_id: the id of the file that the server must have; '': any file."""
         super().__init__(token, context, State.GREETING)
-        self._wanted = wanted
+        self._required_file_id = required_file_id
         self._certificate = ""                      # D
         self.file_id = ""                           # F
 
     def _take_greeting(self, message: Message) -> None:
-        """Take step 1: answer the server's challenge.  Raises WireError."""
+        """Handle step 1: answer the server's challenge. Raises WireError."""
         self._check_refusal(message)
         version = message.whole("runmaker4")
         if version != WIRE_VERSION:
             raise Refused(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
         self._nonces = message.hexadecimal("nonce") + self._nonce
-        self._say(runmaker4=WIRE_VERSION, nonce=self._nonce, proof=self._proof("client"))
+        self._add_step(runmaker4=WIRE_VERSION, nonce=self._nonce, proof=self._proof("client"))
 
     def _take_credentials(self, message: Message) -> None:
-        """Take step 3: start TLS if the server knows the token and has the file.  Raises WireError."""
+        """Handle step 3: start TLS if the server knows the token and has the file. Raises WireError."""
         self._check_refusal(message)
         certificate = message.hexadecimal("certificate", 64)
         file_id = message.hexadecimal("file")
-        self._certified = certificate + file_id
+        self._certificate_and_file = certificate + file_id
         if not self._is_proved(message, "server"):
             raise Refused(self.REFUSALS["token"])
-        if self._wanted not in ("", file_id):
+        if self._required_file_id not in ("", file_id):
             raise OtherFile("another file is served")
         self._certificate = certificate
         self.file_id = file_id
         self._start_tls(server_side=False)
 
     def _take_certificate(self, message: Message) -> None:
-        """Take step 4, and confirm it: TLS must end at the server.  Raises WireError."""
+        """Handle step 4, and confirm it: TLS must end at the server. Raises WireError."""
         if message.hexadecimal("certificate", 64) != self._certificate:
             raise WireError("TLS does not end at the server")
-        self._say(proof=self._proof("confirmed"))
+        self._add_step(proof=self._proof("confirmed"))
 
     def _check_refusal(self, message: Message) -> None:
         """Raise Refused if the server has sent an error."""
@@ -10977,21 +11017,21 @@ class Link:
         self.transport: Any = None
         self.heard = boottime()          # when the last message came; at first, when the Link was made
         self.why = ""                       # why the connection was dropped
-        self._flushing = False              # flush() will be called in this or the next loop iteration
-        self.closing = False
-        self._timer: asyncio.TimerHandle | None = None      # until posted messages are sent
+        self._is_flush_scheduled = False    # flush() will be called in this or the next loop iteration
+        self.closing = False                # end() was called
+        self._flush_timer: asyncio.TimerHandle | None = None    # until posted messages are sent
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
     def authenticated(self) -> None:
-        """Handle the authentication of the other end."""
+        """Handle the authentication of the other end; called once."""
 
     def handle(self, message: Message) -> None:
         """Handle a received message.  Raises WireError."""
         raise NotImplementedError
 
     def handled(self) -> None:
-        """Finish after handle() was called for all messages that were received together."""
+        """Handle the end of a batch: handle() was called for all messages that were received together."""
 
     def disconnected(self, why: str) -> None:
         """Handle the loss of the connection."""
@@ -11001,8 +11041,8 @@ class Link:
 
     def send(self, **message: Any) -> None:
         """Send a message, together with others of this iteration of the loop."""
-        if self.post(message) and not self._flushing:
-            self._flushing = True
+        if self.post(message) and not self._is_flush_scheduled:
+            self._is_flush_scheduled = True
             self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
@@ -11010,21 +11050,21 @@ class Link:
         if self.closing or self.transport.is_closing():
             return False                    # disconnected() will handle that
         self.channel.send(message)
-        if not self._timer and not self._flushing:
-            self._timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
+        if not self._flush_timer and not self._is_flush_scheduled:
+            self._flush_timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
         return True
 
     def flush(self) -> None:
         """Write all pending messages.  Drop the connection if the other end does not read."""
-        self._flushing = False
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+        self._is_flush_scheduled = False
+        if self._flush_timer:
+            self._flush_timer.cancel()
+            self._flush_timer = None
         data = self.channel.outgoing()
         # answers to messages that come after end() are not sent
         if data and not self.closing and not self.transport.is_closing():
             self.transport.write(data)
-            if self.transport.get_write_buffer_size() > UNREAD:
+            if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
                 self.drop("it does not read messages")
 
     def end(self) -> None:
@@ -11043,6 +11083,7 @@ class Link:
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
+        """Send the first message, if this end has one, without the delay of Nagle's algorithm."""
         self.transport = transport
         with contextlib.suppress(OSError):  # the connection is already closed
             # With Nagle's algorithm a second small frame waits for the other end's delayed acknowledgement:
@@ -11052,6 +11093,9 @@ class Link:
         self.flush()
 
     def data_received(self, data: bytes) -> None:
+        """Handle the messages that received bytes complete; close the connection if they violate the
+        protocol.
+        """
         was_authenticated = self.channel.authenticated
         try:
             messages = self.channel.receive(data)
@@ -11067,7 +11111,7 @@ class Link:
             self.flush()
             self.transport.close()          # once the refusal with its cause is written
             return
-        if self._flushing or not was_authenticated:
+        if self._is_flush_scheduled or not was_authenticated:
             self.flush()
 
     def eof_received(self) -> None:
@@ -11079,6 +11123,7 @@ class Link:
     resume_writing = pause_writing
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Report the loss to the subclass, with the first known reason."""
         why = reason(error) if isinstance(error, OSError) else "the connection was closed"
         self.disconnected(self.why or why)
 

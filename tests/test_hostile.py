@@ -545,7 +545,7 @@ class Insiders(Attack):
 class Greedy(Stage):
     """A client that asks for much; the others are served meanwhile."""
     LINES = 200_000 if ALL else 50_000      # of a file which it is dear to look at
-    UNREAD = "" if ALL else "import runmaker4; runmaker4.UNREAD = 1 << 18"
+    UNREAD = "" if ALL else "import runmaker4; runmaker4.MAX_UNREAD_BYTES = 1 << 18"
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_answers_that_it_does_not_read(self) -> None:

@@ -61,7 +61,7 @@ class Delays(DelayCase):
         self.assertEqual(self.delays(), [b"0.1s", b"0.2s", b"0.4s", b"0.8s"])
 
     def test_it_waits_no_longer_than_the_longest_delay(self) -> None:
-        self.assertEqual(self.delays(patch="import runmaker4; runmaker4.LONGEST_RETRY_DELAY = 0.3"),
+        self.assertEqual(self.delays(patch="import runmaker4; runmaker4.MAX_RETRY_DELAY_SECONDS = 0.3"),
                          [b"0.1s", b"0.2s", b"0.3s", b"0.3s"])
 
     def test_each_run_has_its_records(self) -> None:
