@@ -5542,7 +5542,7 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
 
 async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]], interval: float, say: Say,
                    job: Job) -> str:
-    """Await an attempt to write a job's result, and make more attempts while it raises TemporaryError."""
+    """Await an attempt, and make more attempts while it raises TemporaryError."""
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
     while True:
@@ -5592,10 +5592,7 @@ class FileExecutor:
         return await asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
 
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Make a call now, or put it into the thread's queue.  Return a future of the answer.
-
-        Unlike call(), this keeps the call's place in the queue even if the caller awaits the answer later.
-        """
+        """Make a call now, or put it into the thread's queue. Return a future of the answer."""
         if self.pool:
             return asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -5632,14 +5629,14 @@ class FileExecutor:
 
     def _submit(self, pool: futures.ThreadPoolExecutor, function: Callable[P, T], *args: P.args,
                 **kwargs: P.kwargs) -> futures.Future[T]:
-        """Put a call into the thread's queue, and add it to `pending` until it is done."""
+        """Put a call into the thread's queue."""
         future = pool.submit(function, *args, **kwargs)
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)
         return future
 
     def _on_posted_call_done(self, size: int, answer: asyncio.Future[object]) -> None:
-        """Subtract the bytes of a posted call from the backlog, and raise the exception of the call."""
+        """Subtract the bytes of a call from the backlog, and raise the exception of the call."""
         self.backlog -= size
         self._on_relieved()
         self._schedule_retry()
@@ -5657,7 +5654,6 @@ class FileExecutor:
             self._timer = asyncio.get_running_loop().call_later(delay, self._retry_kept_records)
 
     def _retry_kept_records(self) -> None:
-        """Try to write the kept records of all files."""
         self._timer = None
         if self._retries_allowed:
             for file in self.files:
@@ -5708,7 +5704,7 @@ class Failures:
         return failed_count - self._count_at_start
 
     def _count_failed_lines(self) -> int:
-        """Return the failed lines in the file, and those that we have run again. Raises OSError."""
+        """Return the failed lines, with those that we have run again. Raises OSError."""
         with self._throttle:
             return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._count_rerun_lines()
 
@@ -5757,7 +5753,7 @@ class FileCounter:
         return None
 
     def _on_counted(self, states: Counter[bytes] | None) -> None:
-        """Store the result of a count (None: it failed), and drop the changes that it contains."""
+        """Store a count (None: it failed), and drop the changes that it contains."""
         if states is not None and self._changes_at_request is not None:
             self.counted = states
             self._own_changes.subtract(self._changes_at_request)
@@ -5859,7 +5855,6 @@ class FileJobs:
         return replace(result, again=seconds, met_end=report.met_end, stopped=report.stopped(self._consumer))
 
     def _claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Claim a job, in the I/O thread."""
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
             self._cursor.consumers.by_key.clear()      # other settings may fit now
@@ -6060,10 +6055,9 @@ class ProcessTable:
 
     @classmethod
     def marks_of(cls, name: str) -> list[bytes]:
-        """Return the marks of the jobs that a process belongs to: those of outer jobs, whose command starts a
-        runner, come first.
+        """Return the marks of the jobs that a process belongs to, the outermost first.  name: the pid.
 
-        name: the pid.  Raises OSError: PermissionError if the process belongs to another user.
+        Raises OSError: PermissionError if the process belongs to another user.
         """
         with open(f"/proc/{name}/environ", "rb") as file:
             match = cls.MARKED.search(file.read())
@@ -6217,7 +6211,6 @@ class Signals:
         loop.add_reader(self.read_fd, self.dispatch)
 
     def handle(self, number: int, handler: Callable[[], None]) -> None:
-        """Call `handler` in the event loop whenever this signal comes."""
         self._handlers[number] = handler
         signal.signal(number, lambda *_: None)      # only the byte in the pipe matters
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
@@ -6531,10 +6524,7 @@ class SlurmLimit:
         return self.kill_time - self.margin - time.time()
 
     def read_environment(self, kill_after: float | None) -> None:
-        """Set `margin` and `kill_time`.  kill_after: seconds from TERM to KILL; None: no KILL.
-
-        Raises UsageError if Slurm has not set the end time.
-        """
+        """Set `margin` and `kill_time`. kill_after: seconds; None: never. Raises UsageError."""
         if self.requested_margin is None:
             self.margin = 30.0 + (kill_after or 0.0)
         else:
@@ -6745,7 +6735,6 @@ class Terminal(Writer):
         return self._drawn_at + self.MIN_DRAWING_PAUSE - self.loop.time()
 
     def _gather_seconds(self) -> float:
-        """Return the seconds for which to gather lines from now on: not less than until the next drawing."""
         return max(self.GATHER_SECONDS, self._seconds_until_due())
 
     def _bytes_to_write(self, data: bytes) -> bytes:
@@ -6996,10 +6985,7 @@ class ProgressBar:
         return self._fit_line(counts, columns)
 
     def _fit_line(self, counts: Counts, columns: int) -> str:
-        """Return the longest text that fits, with a bar that fills the remaining columns.
-
-        For example: 'progress:   2 of   4 jobs processed, 1 failed [=====!>>  ] 1.2/s, 3m 20s left'.
-        """
+        """Return the longest text that fits, with a bar that fills the remaining columns."""
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
@@ -7048,7 +7034,7 @@ class Lines:
         return lines
 
     def take_incomplete_line(self) -> bytes:
-        """Return the remaining data as a line, with a newline added, and forget it; b"" if there is none."""
+        """Remove and return the remaining data as a line; b"" if there is none."""
         line = bytes(self.incomplete_line) + b"\n" if self.incomplete_line else b""
         self.incomplete_line.clear()
         return line
@@ -7179,7 +7165,7 @@ class TerminalConsole(Sink):
         self._terminal.end_status()
 
     def _count_as_running(self, job: Job) -> None:
-        """Count a job as running, unless an earlier run of it was counted."""
+        """Count a job as running, once."""
         if job not in self._runs_started:
             self._runs_started[job] = 0
             self._file_counter.on_job_started(job.state)
@@ -7316,7 +7302,6 @@ class Plain(Sink):
             self._print_job(job)
 
     def _print_job(self, job: Job) -> None:
-        """Print all output of a job, which is then forgotten."""
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
@@ -7328,7 +7313,6 @@ class Plain(Sink):
         writer.loop.call_soon_threadsafe(self._on_loss, job, why)
 
     def _on_loss(self, job: Job, why: str) -> None:
-        """Report that some output of a job is lost."""
         self.on_error(
             f"line {job.number}: {why} in a temporary file (the output is incomplete; the jobs go on)"
         )
@@ -7406,14 +7390,12 @@ class LogFile(Sink):
                 self._write_record(run, record)
 
     def _add_line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
-        """Add a line to a record: for example b': stdout (alice,601): text'.  name: of the stream, or
-        b"status".
-        """
+        """Add a line such as b': stdout (alice,601): text'. name: of the stream, or b"status"."""
         shown = text[:self.WIDTH + 4]
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, shown))
 
     def _write_record(self, run: Run, record: Record) -> None:
-        """Write the record of a run to the file, padded to the fixed size."""
+        """Write the record of a run, padded to the fixed size."""
         record.changed = False
         if not run.job.ordinal:
             return                          # the jobs above were not counted, so the record has no place
@@ -7550,14 +7532,12 @@ class RecordFile:
         executor.files.append(self)
 
     def append(self, lines: bytes) -> None:
-        """Append lines; keep them if they cannot be written now."""
+        """Append lines, now or later."""
         self.kept.setdefault(APPEND_BYTE, bytearray()).extend(lines)
         self._try_to_write(APPEND_BYTE)
 
     def write(self, offset: int, record: bytes) -> None:
-        """Write a record at an offset, instead of a kept one for this offset; keep it if it cannot be written
-        now.
-        """
+        """Write a record at an offset, now or later, instead of one that waits there."""
         self.kept[offset] = bytearray(record)
         self._try_to_write(offset)
 
@@ -7597,10 +7577,7 @@ class RecordFile:
                 self._waiting_since = math.inf
 
     def _write_unless_locked(self, offset: int) -> bool:
-        """Write the record kept for an offset; return False if it must wait for its lock.  Raises OSError.
-
-        On a file system of one host, it waits for MAX_LOCK_WAIT_SECONDS at most.
-        """
+        """Write the record kept for an offset; return False if it must wait for its lock. Raises OSError."""
         if self._access is Access.LOST:
             self._reopen()
         record = self.kept[offset]
@@ -7617,10 +7594,7 @@ class RecordFile:
         return True
 
     def _reopen(self) -> None:
-        """Open the file again after the network file system was away.  Raises OSError.
-
-        An append that failed can have reached the server: if the doubtful lines are near the end of the file,
-        drop them from the lines to append.
+        """Open the file again, and drop the lines of a failed append that are near its end.  Raises OSError.
         """
         fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
         os.dup2(fd, self.fd, inheritable=False)
@@ -7746,7 +7720,6 @@ class OutFile:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Stop writing, and report the error."""
         self.has_failed = True
         self.on_error(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
 
@@ -7842,7 +7815,7 @@ class Journal:
     END_GATHER_SECONDS = 0.05           # as GATHER_SECONDS, for an `end` event on a file system of one host
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say) -> None:
-        """Open or create the journal of an output directory. Raises UsageError."""
+        """Open or create the journal. Raises UsageError."""
         import json  # few runners need it, and it takes 3 ms to load
         self.encode = json.JSONEncoder().encode
         self.folder = folder
@@ -7864,7 +7837,7 @@ class Journal:
         self._flushed_at = -math.inf        # when the last write was (monotonic seconds)
 
     def add(self, entry: dict[str, Any], is_end: bool = False) -> None:
-        """Add an event. is_end: it is an `end` event, which is written at once if possible."""
+        """Add an event. is_end: an `end` event, which is written at once if possible."""
         self._gathered.append(entry)
         seconds = self._end_gather_seconds if is_end else self.GATHER_SECONDS
         if time.monotonic() - self._flushed_at > seconds:
@@ -7972,8 +7945,7 @@ class OutDir(Sink):
         }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
-        """Write the `end` event after the files are closed: `files` with the names of those that have output.
-        """
+        """Write the `end` event, with the names of the files that have output."""
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]
         if any(file.has_failed for file in files):
             entry["incomplete"] = True
@@ -7981,7 +7953,7 @@ class OutDir(Sink):
         self.journal.add(entry, is_end=True)
 
     def _new_file(self, run: Run, stream: Stream, is_new: bool) -> OutFile:
-        """Return the file for a stream of a run, for example DIR/12.out. is_new: see OutFile."""
+        """Return the file for a stream of a run, for example DIR/12.out."""
         name = f"{run.job.number}{self.SUFFIX[stream.name]}"
         file = self._files[stream] = OutFile(name, is_new, self.journal)
         return file
@@ -8203,7 +8175,6 @@ class SlotFile:
 
     @staticmethod
     def _close(slot: Slot) -> None:
-        """Close the descriptor of a slot, which also frees its lock."""
         if slot.fd is not None:
             os.close(slot.fd)
         slot.fd = None
@@ -8245,7 +8216,6 @@ class RunnerStats:
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def count(self, job: Job, state: bytes) -> None:
-        """Count the result of a job."""
         self.done += state == DONE
         self.failed += state == FAILED
         self.error += state == ERROR
@@ -8432,20 +8402,19 @@ class Pump:
                 self._watch(run)
 
     def _watch(self, run: Run) -> None:
-        """Let the loop call _on_readable() for each open pipe of a run, unless reading is paused."""
+        """Call _on_readable() when data comes, unless reading is paused."""
         for stream in run.streams:
             if stream.fd is not None and not stream.watched and not self._paused:
                 stream.watched = True
                 self._loop.add_reader(stream.fd, self._on_readable, run, stream, stream.fd)
 
     def _unwatch(self, stream: Stream) -> None:
-        """Stop watching a pipe."""
         if stream.watched and stream.fd is not None:
             stream.watched = False
             self._loop.remove_reader(stream.fd)
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
-        """Read from a pipe, or close it at the end of file; pause all reading if a backlog is now large."""
+        """Read from a pipe, or close it at end of file; pause all reading if the backlog is large."""
         if run in self._data_events:
             self._data_events[run].set()
         data = os.read(fd, self.MAX_READ_BYTES)
@@ -8458,7 +8427,6 @@ class Pump:
                 self._unwatch(paused_stream)
 
     def _pass_to_sinks(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Count job output, and pass it to the sinks of the run."""
         stream.received += len(data)
         for sink in run.sinks:
             sink.output(run, stream, data)
@@ -8517,8 +8485,6 @@ class StopSignals:
 
     async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
         """Return was_interrupted(); if the run died of a stop signal, first wait for the runner's own signal.
-
-        That signal can come up to TOGETHER_SECONDS after the exit of the shell.
         """
         seconds_left = exited_at + self.TOGETHER_SECONDS - self._loop.time()
         if (
@@ -8618,7 +8584,7 @@ class JobTask:
                    requested_memory=int(self.job.needs.memory))
 
     def _enter_phase(self, phase: Phase) -> None:
-        """Change the phase, as NEXT_PHASES allows, and wake the coroutine that waits for it."""
+        """Change the phase, and wake the coroutine that waits for it."""
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
         self._wake_event.set()
@@ -8717,7 +8683,7 @@ class JobTask:
             self._wake_event.set()
 
     async def _kill_tree(self, shell: Child) -> None:
-        """Kill the processes of the run. If some do not die, report them and count the shell as killed."""
+        """Kill the processes of the run. If some do not die, count the shell as killed."""
         undying = await self._runner.processes.end(shell)
         if undying:
             self._say(f"these processes do not die: {', '.join(map(str, undying))}")
@@ -8765,8 +8731,8 @@ class JobTask:
             await self._write_state()
 
     async def _write_state(self) -> None:
-        """Write the state, or give the line up if it is still NEW; retry until that succeeds or has a
-        permanent error.
+        """Write the state, or give the line up if that is NEW; retry until it succeeds or has a permanent
+        error.
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
@@ -8782,7 +8748,6 @@ class JobTask:
             runner.runner_stats.unwritten.append(job.number)
 
     def _say(self, text: str) -> None:
-        """Print a message about this job."""
         self._runner.say(f"line {self.job.number}: {text}")
 
     # -- running again ---------------------------------------------------------------------------------------
@@ -8890,7 +8855,6 @@ class JobTask:
                 jobs.reclaim(lock_fd)
 
     def _announce_start(self) -> None:
-        """Report the run to the sinks before it starts."""
         for sink in self.run.sinks:
             sink.starting(self.run)
 
@@ -9204,7 +9168,6 @@ class Runner:
             self.processes.impatient = True
 
     async def _watch_wall_time(self) -> None:
-        """Kill all jobs when the wall time is over."""
         await asyncio.sleep(self.wall_end - self.loop.time())
         self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
         self.wall_over = True
@@ -9254,11 +9217,7 @@ class Runner:
             task.kill("stopped")
 
     async def _give_up_results(self) -> None:
-        """Exit even if results cannot be written because the file system does not answer.
-
-        LAST_TRIES seconds after the last run has finished, cancel the coroutines that wait for the file
-        system.
-        """
+        """Exit even if results cannot be written because the file system does not answer."""
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
@@ -9278,7 +9237,6 @@ class Runner:
                 self.kill_job(job, cause)
 
     async def _tick_sinks(self) -> None:
-        """Call the tick() of all sinks once a second."""
         while True:
             await asyncio.sleep(1.0)
             for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
@@ -9480,9 +9438,7 @@ class Runner:
         return self.jobs.poll if claimed.again is None else min(self.jobs.poll, claimed.again)
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
-        """Start a claimed job on these slots and as many more as it needs.
-
-        Return the seconds until the next job can be started (0), or None: wait for `changed`.
+        """Start a claimed job on these slots and as many more as it needs.  Return as _start_next_job() does.
         """
         task = self.tasks[job] = JobTask(self, job, slots)
         if not await self._add_idle_slots(slots, job.needs.slots) or not self.can_start(job):
@@ -10221,7 +10177,6 @@ class Program:
         """Do nothing: no stream remains to report it on."""
 
     def _on_stdout_broken(self, error: OSError) -> None:
-        """Report that stdout cannot be written."""
         self.say(f"stdout: {reason(error)}; the jobs go on, but job output is no longer shown")
         # if the reader has exited, nothing misses the output, and that is no error
         has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
@@ -10328,7 +10283,6 @@ class RunnerProgram(Program):
             self.signals.handle(signal.SIGTSTP, functools.partial(self._on_ctrl_z, terminal))
 
     def _on_ctrl_z(self, terminal: Terminal) -> None:
-        """Handle SIGTSTP in a task, because the terminal must first be written to."""
         watched(self._suspend(terminal))
 
     async def _suspend(self, terminal: Terminal) -> None:
@@ -10444,7 +10398,6 @@ class App(RunnerProgram):
             raise UsageError(f"{self.path}: {reason(error)}") from None
 
     def _make_cursor(self, say: Say) -> Cursor:
-        """Return the cursor that finds and claims the lines of the job file."""
         return Cursor(
             JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
             [self._consumer],
@@ -10561,14 +10514,13 @@ def to_bytes(text: str) -> bytes:
 
 
 def _bounded_int(digits: str) -> int:
-    """Convert the digits of an integer in JSON; raise ValueError if there are more than 19."""
+    """Convert the digits of an integer in JSON; raise ValueError if it is huge."""
     if len(digits) > 19:        # 2^63 has 19 digits; for thousands of digits int() takes long
         raise ValueError("a huge number")
     return int(digits)
 
 
 def _finite_float(text: str) -> float:
-    """Convert a number in JSON; raise ValueError if it is infinite or NaN."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number that is not finite")
@@ -10602,9 +10554,7 @@ def decode(frame: bytes) -> dict[str, Any]:
 
 
 class Message:
-    """Reads and checks the fields of a message; each method with the name of a field raises WireError if it
-    is bad.
-    """
+    """Reads and checks the fields of a message: each getter raises WireError."""
 
     def __init__(self, fields: Any) -> None:
         if not isinstance(fields, dict):
@@ -10612,7 +10562,6 @@ class Message:
         self.fields = fields
 
     def _string(self, name: str, max_length: int) -> str:
-        """Return a text field of at most `max_length` characters."""
         value = self.fields.get(name)
         if not isinstance(value, str) or len(value) > max_length:
             raise WireError(f"{name}: invalid text")
@@ -10626,7 +10575,7 @@ class Message:
         return value
 
     def data(self, name: str) -> bytes:
-        """Return the bytes that a text field stands for; see to_bytes()."""
+        """Return the bytes of a text field; see to_bytes()."""
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
 
     def hexadecimal(self, name: str, digits: int = 32) -> str:
@@ -10644,7 +10593,6 @@ class Message:
         return value
 
     def whole_or_none(self, name: str) -> int | None:
-        """Return an integer field, or None for null."""
         return None if self.fields.get(name, 0) is None else self.whole(name)
 
     def process(self, name: str) -> int:
@@ -10660,7 +10608,6 @@ class Message:
         return float(value)
 
     def seconds_or_none(self, name: str) -> float | None:
-        """Return a time, or None for null."""
         return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def timeout(self, name: str) -> float | Unset | None:
@@ -10669,14 +10616,12 @@ class Message:
         return Unset.UNSET if seconds == 0 else seconds
 
     def flag(self, name: str) -> bool:
-        """Return a field that is true or false."""
         value = self.fields.get(name)
         if not isinstance(value, bool):
             raise WireError(f"{name}: neither true nor false")
         return value
 
     def state(self, name: str) -> bytes:
-        """Return the state of a line, one byte."""
         value = self.data(name)
         if len(value) != 1 or value in b"#/" or not b"!" <= value <= b"~":
             raise WireError(f"{name}: no state")
@@ -10899,7 +10844,7 @@ class Channel:
         self._buffer[:] = self._encryption.decrypt(bytes(self._buffer))
 
     def _proof(self, label: str) -> str:
-        """Return the proof H(label), as the comment at the top of this section defines it."""
+        """Return H(label); see the top of this section."""
         text = f"runmaker4 {WIRE_VERSION} {label}\n{self._nonces}{self._certificate_and_file}"
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
@@ -11083,7 +11028,7 @@ class Link:
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
-        """Send the first message, if this end has one, without the delay of Nagle's algorithm."""
+        """Send the first message, without the delay of Nagle's algorithm."""
         self.transport = transport
         with contextlib.suppress(OSError):  # the connection is already closed
             # With Nagle's algorithm a second small frame waits for the other end's delayed acknowledgement:
@@ -11093,9 +11038,7 @@ class Link:
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        """Handle the messages that received bytes complete; close the connection if they violate the
-        protocol.
-        """
+        """Handle the received messages; close the connection if they violate the protocol."""
         was_authenticated = self.channel.authenticated
         try:
             messages = self.channel.receive(data)
@@ -11123,7 +11066,6 @@ class Link:
     resume_writing = pause_writing
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Report the loss to the subclass, with the first known reason."""
         why = reason(error) if isinstance(error, OSError) else "the connection was closed"
         self.disconnected(self.why or why)
 
