@@ -5549,7 +5549,7 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
         try:
             return await attempt
         except TemporaryError as error:
-            if isinstance(error, NoFile):       # the file may come back for a moment only
+            if isinstance(error, NoFile):       # the file can come back for a moment only
                 pause = interval / 10
             if not is_reported and (waited >= interval or not isinstance(error, LockedNow)):
                 say(f"line {job.number}: {error}; trying again")
@@ -5582,7 +5582,7 @@ class FileExecutor:
         self.backlog = 0            # bytes posted and not yet written
         self.files: list[RecordFile] = []       # all record files; each adds itself
         self._timer: asyncio.TimerHandle | None = None      # of the next try of kept records
-        self._retries_allowed = True            # kept records are tried again; False once the program exits
+        self._retries_allowed = True    # kept records are tried again; False once the program exits
         self.pending: set[futures.Future[Any]] = set()      # calls in the queue or in progress
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -5592,7 +5592,7 @@ class FileExecutor:
         return await asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
 
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Make a call now, or put it into the thread's queue. Return a future of the answer."""
+        """Make a call now, or put it into the thread's queue.  Return a future of the answer."""
         if self.pool:
             return asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -5640,11 +5640,11 @@ class FileExecutor:
         self.backlog -= size
         self._on_relieved()
         self._schedule_retry()
-        answer.result()               # an exception is a defect, for the loop's exception handler
+        answer.result()             # an exception is a defect, for the loop's exception handler
 
     @property
     def has_kept_records(self) -> bool:
-        """True if there are records that could not be written yet."""
+        """Return True if there are records that could not be written yet."""
         return any(file.kept for file in self.files)
 
     def _schedule_retry(self) -> None:
@@ -5686,7 +5686,7 @@ class Failures:
         self.file = file
         self.executor = executor
         self._count_rerun_lines = count_rerun_lines
-        self._count_at_start: int | None = None   # failed jobs at the start; None: not counted yet
+        self._count_at_start: int | None = None     # failed jobs at the start; None: not counted yet
         self._throttle = Throttle()
 
     async def count(self) -> int:
@@ -5704,7 +5704,7 @@ class Failures:
         return failed_count - self._count_at_start
 
     def _count_failed_lines(self) -> int:
-        """Return the failed lines, with those that we have run again. Raises OSError."""
+        """Return the failed lines, with those that we have run again.  Raises OSError."""
         with self._throttle:
             return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._count_rerun_lines()
 
@@ -5730,7 +5730,7 @@ class FileCounter:
         self.counted: Counter[bytes] | None = None      # lines by state; None: no count yet
         # changes by our jobs that the last count does not contain; a number can be negative
         self._own_changes: Counter[bytes] = Counter()
-        # `_moved` when the current count was requested; None: no count is in progress
+        # `_own_changes` when the current count was requested; None: no count is in progress
         self._changes_at_request: Counter[bytes] | None = None
         self._throttle = Throttle()
 
@@ -5810,8 +5810,7 @@ class Jobs(Protocol):
         """Close a descriptor from lend(): the job's shell has its own copy."""
 
     def on_at_gate(self, job: Job) -> None:
-        """Handle a shell that waits at its gate: it will start the command when the server starts the group.
-        """
+        """Handle a shell that waits at its gate, until the server starts the group."""
 
     async def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give the line up.  Return the permanent error, or ''.
@@ -5857,7 +5856,7 @@ class FileJobs:
     def _claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
-            self._cursor.consumers.by_key.clear()      # other settings may fit now
+            self._cursor.consumers.by_key.clear()      # other settings can fit now
         self._consumer.free = free
         return self._cursor.claim(last)
 
@@ -5886,7 +5885,7 @@ class FileJobs:
     async def leave(self, runner: Runner) -> Summary | None:
         """Sync the file, and return a summary of it; None if it cannot be known.
 
-        A runner that killed its jobs after a signal does not wait for a file system that may not answer.
+        A runner that killed its jobs after a signal does not wait for a file system that might not answer.
         """
         return await runner.in_time(self._summarize_at_exit(runner))
 
@@ -5896,7 +5895,7 @@ class FileJobs:
         An unsupervised job (its runner is dead) counts as left, because no runner will see its exit status.
         """
         # Look for other runners before and after the count: a runner that exits in between had lines `r`
-        # before it, and one that starts may have some after it.
+        # before it, and one that starts can have some after it.
         is_only_runner = self._file.has_no_other_users()
         summary = self._reader.summary(consumers)
         unsupervised = summary.now.running > 0 and is_only_runner and self._file.has_no_other_users()
@@ -5936,7 +5935,7 @@ class FileJobs:
 # To kill a job is to kill its tree: the processes of its session, all processes with its mark, and their
 # descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
 #
-# The tree is read again and again, because a process may have been forked during a look: that process also
+# The tree is read again and again, because a process can have been forked meanwhile: that process also
 # gets TERM.  But processes that a process starts after it got TERM are its way to exit: the commands of a
 # trap that cleans up, or of a loop that goes on.  They get no TERM as long as their parent lives; otherwise
 # none of them would run for more than some milliseconds.  The job is dead when two looks in a row have found
@@ -6064,7 +6063,7 @@ class ProcessTable:
         return match[1].split(b"/") if match else []
 
     def _add(self, name: str) -> None:
-        """Add a process, unless it is a zombie. name: the pid. Raises OSError."""
+        """Add a process, unless it is a zombie.  name: the pid.  Raises OSError."""
         fd = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
@@ -6213,7 +6212,7 @@ class Signals:
     def handle(self, number: int, handler: Callable[[], None]) -> None:
         self._handlers[number] = handler
         signal.signal(number, lambda *_: None)      # only the byte in the pipe matters
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, can have blocked it
 
     def ignore_from_now_on(self) -> None:
         """Ignore all handled signals, because we are about to exit.
@@ -6369,7 +6368,7 @@ class Processes(TreeEnder):
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                    # a smaller peak may be ours: ru_maxrss is kept over execve(2)
+                    # a smaller peak can be ours: ru_maxrss is kept over execve(2)
                     if usage.ru_maxrss > own_peak:
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     else:
@@ -6423,8 +6422,10 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
     Unless tasks are bound to CPUs, only these variables show the number.  A value that is not a number is
     ignored.
     """
-    own = slurm_number(environ, "SLURM_CPUS_PER_TASK")
-    return own if own < math.inf else slurm_number(environ, "SLURM_CPUS_ON_NODE") / slurm_tasks(environ)
+    task_cpus = slurm_number(environ, "SLURM_CPUS_PER_TASK")
+    if task_cpus < math.inf:
+        return task_cpus
+    return slurm_number(environ, "SLURM_CPUS_ON_NODE") / slurm_tasks(environ)
 
 
 def slurm_number(environ: Mapping[str, str], name: str) -> float:
@@ -6524,7 +6525,7 @@ class SlurmLimit:
         return self.kill_time - self.margin - time.time()
 
     def read_environment(self, kill_after: float | None) -> None:
-        """Set `margin` and `kill_time`. kill_after: seconds; None: never. Raises UsageError."""
+        """Set `margin` and `kill_time`.  kill_after: seconds; None: never.  Raises UsageError."""
         if self.requested_margin is None:
             self.margin = 30.0 + (kill_after or 0.0)
         else:
@@ -6637,7 +6638,7 @@ class Writer:
         return data
 
     def write_chunks(self, size: int, chunks: Iterable[bytes]) -> None:
-        """Write chunks, each produced only when it is written. size: total bytes of the chunks."""
+        """Write chunks, each produced only when it is written.  size: total bytes of the chunks."""
         self.flush()
         self.backlog += size
         self._enqueue(size, chunks)
@@ -6903,7 +6904,7 @@ class Sink:
         """Handle the end of a run, after all output of the run."""
 
     def over(self, job: Job, state: bytes) -> None:
-        """Handle the end of a job: this runner will not run it again. state: the new state of the line."""
+        """Handle the end of a job: this runner will not run it again.  state: the new state of the line."""
 
     def tick(self) -> None:
         """Do what is due once a second."""
@@ -7099,7 +7100,7 @@ class TerminalConsole(Sink):
 
     def __init__(self, terminal: Terminal, file_counter: FileCounter, bar: ProgressBar | None, colour: bool,
                  max_runs: int) -> None:
-        """bar: None: no status line. max_runs: the number of runs of a job if each fails."""
+        """bar: None: no status line.  max_runs: the number of runs of a job if each fails."""
         self._terminal = terminal
         self._file_counter = file_counter
         self._bar = bar
@@ -7159,7 +7160,7 @@ class TerminalConsole(Sink):
     def tick(self) -> None:
         if self._bar:
             self._file_counter.request_count_if_due()
-            self._terminal.redraw()          # the window size may have changed, or Ctrl-Z stopped us
+            self._terminal.redraw()          # the window size can have changed, or Ctrl-Z stopped us
 
     def leaving(self) -> None:
         self._terminal.end_status()
@@ -7223,7 +7224,7 @@ class Spool:
         return self.free_offsets.popleft()
 
     def take(self, offset: int) -> bytes:
-        """Read the block at an offset, and free its space. Raises OSError."""
+        """Read the block at an offset, and free its space.  Raises OSError."""
         block = os.pread(self.file.fileno(), self.BLOCK_BYTES, offset)
         self.free_offsets.append(offset)
         return block
@@ -7251,7 +7252,7 @@ class PendingOutput:
             self.blocks.append(self.spool.store(block))
 
     def pieces(self, on_unreadable: Say) -> Iterator[bytes]:
-        """Yield all output except unreadable blocks. on_unreadable: gets the reason, in any thread."""
+        """Yield all output except unreadable blocks.  on_unreadable: gets the reason, in any thread."""
         for offset in self.blocks:
             try:
                 block = self.spool.take(offset)
@@ -7336,7 +7337,7 @@ class LogFile(Sink):
 
     def __init__(self, path: str, max_lines: int, directory: bytes, executor: FileExecutor,
                  on_error: Say) -> None:
-        """max_lines: output lines per record. directory: where jobs run. Raises UsageError."""
+        """max_lines: output lines per record.  directory: where jobs run.  Raises UsageError."""
         self.max_lines = max_lines
         self._directory = directory
         self.executor = executor
@@ -7390,7 +7391,7 @@ class LogFile(Sink):
                 self._write_record(run, record)
 
     def _add_line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
-        """Add a line such as b': stdout (alice,601): text'. name: of the stream, or b"status"."""
+        """Add a line such as b': stdout (alice,601): text'.  name: of the stream, or b"status"."""
         shown = text[:self.WIDTH + 4]
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, shown))
 
@@ -7410,7 +7411,7 @@ class LogFile(Sink):
         return (job.ordinal - 1) * self.record_bytes
 
     def get(self, job: Job) -> bytes:
-        """Return the record of a job; b"" if it has no ordinal. Runs in the I/O thread. Raises OSError."""
+        """Return the record of a job; b"" if it has no ordinal.  Runs in the I/O thread.  Raises OSError."""
         if not job.ordinal:
             return b""
         return os.pread(self.file.fd, self.record_bytes, self._offset_of(job))
@@ -7451,7 +7452,7 @@ def open_record(path: str, flags: int) -> int:
 
 
 def read_head(fd: int, path: str, size: int) -> bytes:
-    """Return the first `size` bytes of a file with records. Raises UsageError."""
+    """Return the first `size` bytes of a file with records.  Raises UsageError."""
     try:
         return os.pread(fd, size, 0)
     except OSError as error:
@@ -7471,7 +7472,7 @@ def read_head(fd: int, path: str, size: int) -> bytes:
 # - A record remains in `kept` until it is written or given up, because the event loop looks there while the
 #   I/O thread writes.
 # - `kept` has either lines at APPEND_BYTE (journal, job log) or records at offsets (log file).
-# - The first `_doubtful_bytes` of these lines may be in the file already, because an append of them failed.
+# - The first `_doubtful_bytes` of these lines can be in the file already, because an append of them failed.
 # - A wait begins when the first record is kept, and ends when a lock is granted and no record is kept.  While
 #   records are written without the lock, it goes on, so only the first of them has to wait.
 
@@ -7577,7 +7578,7 @@ class RecordFile:
                 self._waiting_since = math.inf
 
     def _write_unless_locked(self, offset: int) -> bool:
-        """Write the record kept for an offset; return False if it must wait for its lock. Raises OSError."""
+        """Write the record kept for an offset; return False if it must wait for its lock.  Raises OSError."""
         if self._access is Access.LOST:
             self._reopen()
         record = self.kept[offset]
@@ -7610,7 +7611,7 @@ class RecordFile:
         self._access = Access.READY
 
     def _try_to_lock(self, offset: int, length: int) -> bool:
-        """Lock bytes; return False if that is not possible now. Raises OSError."""
+        """Lock bytes; return False if that is not possible now.  Raises OSError."""
         try:
             if lock(self.fd, offset, length):
                 self._access = Access.READY
@@ -7796,7 +7797,7 @@ def current_name(name: str, info: os.stat_result) -> str:
 
 
 def is_file(name: str, info: os.stat_result) -> bool:
-    """Return True if a name refers to the file that `info` describes. Raises OSError."""
+    """Return True if a name refers to the file that `info` describes.  Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.lstat(name), info)
     return False
@@ -7815,7 +7816,7 @@ class Journal:
     END_GATHER_SECONDS = 0.05           # as GATHER_SECONDS, for an `end` event on a file system of one host
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say) -> None:
-        """Open or create the journal. Raises UsageError."""
+        """Open or create the journal.  Raises UsageError."""
         import json  # few runners need it, and it takes 3 ms to load
         self.encode = json.JSONEncoder().encode
         self.folder = folder
@@ -7837,7 +7838,7 @@ class Journal:
         self._flushed_at = -math.inf        # when the last write was (monotonic seconds)
 
     def add(self, entry: dict[str, Any], is_end: bool = False) -> None:
-        """Add an event. is_end: an `end` event, which is written at once if possible."""
+        """Add an event.  is_end: an `end` event, which is written at once if possible."""
         self._gathered.append(entry)
         seconds = self._end_gather_seconds if is_end else self.GATHER_SECONDS
         if time.monotonic() - self._flushed_at > seconds:
@@ -7964,7 +7965,7 @@ class JobLog(Sink):
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
-        """Open or create the job log. Raises UsageError."""
+        """Open or create the job log.  Raises UsageError."""
         self.executor = executor
         self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, executor, on_error, self.HEADER)
         head = read_head(self.file.fd, path, len(self.HEADER))
@@ -8005,7 +8006,7 @@ class Use(enum.Enum):
 
 @dataclass(eq=False, repr=False)
 class Slot:
-    """Runs one job at a time. The name is for the job: it can be a host, or a GPU."""
+    """Runs one job at a time.  The name is for the job: it can be a host, or a GPU."""
     name: str
     copy: int = 0                       # number of a slot among those of the same name, from 0
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
@@ -8049,7 +8050,7 @@ class SlotFile:
     DESCRIPTORS_PER_NAME = 9            # one for the lock, the others for a job
 
     def __init__(self, path: str, mount: Mount, say: Say) -> None:
-        """Read the names, at least one. mount: of the file. Raises UsageError."""
+        """Read the names, at least one.  mount: of the file.  Raises UsageError."""
         self.path = path
         self.mount = mount
         self.network = mount.network
@@ -8080,7 +8081,7 @@ class SlotFile:
         return names
 
     def prepare(self) -> None:
-        """Make sure that names can be locked: create the lock file. Raises UsageError."""
+        """Make sure that names can be locked: create the lock file.  Raises UsageError."""
         try:
             os.close(open_lock_file_of(self._target))
         except OSError as error:
@@ -8319,7 +8320,7 @@ class Pump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  on_resumed: Callable[[], None]) -> None:
-        """writers: reading pauses while one of them has a large backlog. on_resumed: called after a pause."""
+        """writers: reading pauses while one has a large backlog. on_resumed: called after a pause."""
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
@@ -8357,7 +8358,7 @@ class Pump:
         self._watch(run)
 
     def reading_time(self) -> float:
-        """Return the time, in seconds, of a clock that stands still while no job output is read."""
+        """Return the time, in seconds, of a clock that stops while no job output is read."""
         return min(self._loop.time(), self._paused_at) - self._paused_for
 
     @property
@@ -8456,13 +8457,13 @@ class StopSignals:
         self._next_signal: asyncio.Future[None] = loop.create_future()
 
     def add_signal(self, kills_jobs: bool) -> None:
-        """Add a signal that came just now. kills_jobs: the runner must kill all jobs."""
+        """Add a signal that came just now.  kills_jobs: the runner must kill all jobs."""
         self._signals.append((self._loop.time(), kills_jobs))
         self._next_signal.set_result(None)
         self._next_signal = self._loop.create_future()
 
     async def wait_for_next(self, seconds: float | None, *futures: asyncio.Future[Any]) -> None:
-        """Wait until the next signal comes or one of `futures` is done. seconds: None: without a limit."""
+        """Wait until the next signal comes or one of `futures` is done.  seconds: None: without a limit."""
         awaited: list[asyncio.Future[Any]] = [self._next_signal, *futures]
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
@@ -8603,7 +8604,7 @@ class JobTask:
     # -- events ----------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Keep the job from starting (again), because the runner drains. A running job goes on."""
+        """Keep the job from starting (again), because the runner drains.  A running job goes on."""
         self._close_gate()
         self._wake_event.set()
 
@@ -8643,7 +8644,7 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell, at the moment when it is reaped. status: the wait status."""
+        """Record the exit of the shell, at the moment when it is reaped.  status: the wait status."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.took = self._exited_at - run.started
@@ -8656,7 +8657,7 @@ class JobTask:
         self._enter_phase(Phase.READING_ON)
 
     def start_if_memory_is_free(self, free: Resources) -> bool:
-        """Let a GROWING job run again. Return False if less memory is free than the job needs."""
+        """Let a GROWING job run again.  Return False if less memory is free than the job needs."""
         if free.memory < self.job.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
@@ -8683,7 +8684,7 @@ class JobTask:
             self._wake_event.set()
 
     async def _kill_tree(self, shell: Child) -> None:
-        """Kill the processes of the run. If some do not die, count the shell as killed."""
+        """Kill the processes of the run.  If some do not die, count the shell as killed."""
         undying = await self._runner.processes.end(shell)
         if undying:
             self._say(f"these processes do not die: {', '.join(map(str, undying))}")
@@ -8740,7 +8741,7 @@ class JobTask:
                 lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
                 jobs.interval, runner.say, job,
             )
-        except asyncio.CancelledError:          # Runner._last_resort() has given up
+        except asyncio.CancelledError:          # by Runner._give_up_results()
             runner.runner_stats.unwritten.append(job.number)
             raise
         if error:
@@ -8912,7 +8913,7 @@ class JobTask:
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _follow_run(self, shell: Child) -> None:
-        """Follow the run until it finishes. If the gate stays shut, the run has no result."""
+        """Follow the run until it finishes.  If the gate stays shut, the run has no result."""
         try:
             if not self.job.gated or await self._pass_gate():
                 await self._wait_for_result(shell)
@@ -8969,7 +8970,7 @@ class JobTask:
             sink.ended(run, self.run_result)
 
     def _result_of_run(self, status: int, timeout: float) -> RunResult:
-        """Return the result of the run. status: of its shell. timeout: in seconds; 0: none."""
+        """Return the result of the run.  status: of its shell.  timeout: in seconds; 0: none."""
         cause = self.run.cause
         limit = self.run.requested_memory if cause == "memory" else timeout
         # a cancelled job counts as killed by SIGTERM, no matter how its shell reacted to the signal
@@ -8996,7 +8997,7 @@ class JobTask:
                 last_output_at = pump.reading_time()
 
     def uses_too_much_memory(self, table: ProcessTable) -> bool:
-        """Measure the memory of the run and record the peak. Return True if it is more than requested."""
+        """Measure the memory of the run and record the peak.  Return True if it is more than requested."""
         assert self._shell
         used = int(table.memory(self._shell, self.run.requested_memory))
         self.run.peak = max(self.run.peak, used)
@@ -9004,7 +9005,7 @@ class JobTask:
 
 
 class ExitStep(enum.IntEnum):
-    """The steps of a runner towards its exit. A runner never goes back."""
+    """The steps of a runner towards its exit.  A runner never goes back."""
     NONE = 0            # it starts jobs
     DRAINING = 1        # it starts no more jobs and waits for running jobs
     GIVEN_UP = 2        # it no longer waits for any file system: its exit frees all locks
@@ -9012,7 +9013,7 @@ class ExitStep(enum.IntEnum):
 
 class RunnerOptions(NamedTuple):
     """The options that control how jobs run; see --help."""
-    timeout: float | None       # seconds that a job may run, unless a directive differs; None: no limit
+    timeout: float | None       # seconds that a job can run, unless a directive differs; None: no limit
     walltime: float | SlurmLimit | None     # seconds until all jobs are killed; None: no limit
     retries: int                # of a failed job
     retry_delay: float | None   # seconds until the first retry; None: at once
@@ -9031,7 +9032,7 @@ class Runner:
     A Jobs object is the source of jobs and keeps their results; the sinks receive the output.  The only file
     that a Runner reads itself is the list of its slots, a SlotFile.
 
-    One loop starts all jobs (`_hand_out`), so one claim is under way at a time, and only this loop makes
+    One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
     slots busy.  The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
     starts the shell; a job that cannot get all its slots is released.  Each job is in `tasks` from its claim
     until its slots are free again.  Every event that concerns the loop sets `changed`: a job has finished,
@@ -9138,7 +9139,7 @@ class Runner:
         )
 
     async def in_time(self, awaitable: Awaitable[T]) -> T | None:
-        """Wait for an answer. Return None if it takes longer than LAST_LOOK seconds after a kill signal."""
+        """Wait for an answer.  Return None if it takes longer than LAST_LOOK seconds after a kill signal."""
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.killed:
             await self.signals.wait_for_next(None, future)
@@ -9347,7 +9348,7 @@ class Runner:
         return Resources(len(slots) + len(self._idle), self.options.memory - allocated)
 
     async def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
-        """Add idle slots until `slots` has `count`. Return False if other runners use too many of them."""
+        """Add idle slots until `slots` has `count`.  Return False if other runners use too many of them."""
         while len(slots) < count and self._idle:
             _, slot = heapq.heappop(self._idle)
             slot.use = Use.BUSY                 # before the await: its name can be removed meanwhile
@@ -9412,7 +9413,7 @@ class Runner:
         return self.draining or (not may_get_slots and all(slot.is_retired for slot in self.slots.values()))
 
     async def _start_next_job(self) -> float | None:
-        """Start a job on idle slots, if a slot is idle and a job can be claimed.
+        """Claim a job and start it, if a slot is idle.
 
         Return the seconds until the next attempt; None: wait for `changed`.
         """
@@ -9525,7 +9526,7 @@ class Runner:
         return 0 < self.options.slot_errors <= slot.unreachable_jobs
 
     def _use_after_job(self, slot: Slot, was_started: bool) -> Use:
-        """Return the use of a slot after its job. was_started: the job has run."""
+        """Return the use of a slot after its job.  was_started: the job has run."""
         if self._is_unreachable(slot):
             slot.unreachable_jobs = 0
             return Use.BROKEN
@@ -10109,7 +10110,7 @@ class Program:
         Otherwise the program would go on without the failed task, for example without the search for jobs.
         """
         error = context.get("exception")
-        if error is None or "never retrieved" in context["message"]:  # not an exception; or known
+        if error is None or "never retrieved" in context["message"]:    # not an exception; or known
             return loop.default_exception_handler(context)
         import traceback
         self.defects += 1
@@ -10188,7 +10189,7 @@ class RunnerProgram(Program):
     MAX_ERASE_SECONDS = 0.2     # seconds to wait until a terminal has erased the status line
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """Check the options that runner and client share. Raises UsageError."""
+        """Check the options that runner and client share.  Raises UsageError."""
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._slot_names()
@@ -10321,7 +10322,7 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.leaving()
         summary = await jobs.leave(runner)
-        if self.executor.has_kept_records:         # after a signal they have not been flushed yet
+        if self.executor.has_kept_records:      # after a signal they have not been flushed yet
             await runner.in_time(self.executor.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
@@ -10337,7 +10338,7 @@ class App(RunnerProgram):
     """The program runmaker4.py: checks everything that can be checked, then makes the parts and runs them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Check the options, the file systems and the job file. Raises UsageError."""
+        """Check the options, the file systems and the job file.  Raises UsageError."""
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # for lines of records; a client refuses other names
         self.path = options.file
@@ -10407,7 +10408,7 @@ class App(RunnerProgram):
         )
 
     async def work(self) -> int:
-        """Run the jobs of the file. Return the exit status."""
+        """Run the jobs of the file.  Return the exit status."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
         jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
@@ -10747,7 +10748,7 @@ class Channel:
     REFUSALS = {"token": "wrong token", "version": "another version of the protocol"}
 
     def __init__(self, token: str, context: ssl.SSLContext, state: State) -> None:
-        """token: the shared secret. state: the first one."""
+        """token: the shared secret.  state: the first one."""
         self._token = token.encode()
         self._context = context
         self._state = state
@@ -10802,7 +10803,7 @@ class Channel:
         return messages
 
     def _take_step(self) -> bool:
-        """Handle the next message of the handshake. Return False if it is incomplete. Raises WireError."""
+        """Handle the next message of the handshake.  Return False if it is incomplete.  Raises WireError."""
         handle_message, next_state = self.STEPS[self._state]
         if self._state is State.TLS:
             certificate_hash = self._encryption.certificate_hash()
@@ -10816,7 +10817,7 @@ class Channel:
         return True
 
     def _next_message(self, max_bytes: int) -> Message | None:
-        """Remove and return the next message; None: incomplete. max_bytes: of its JSON. Raises WireError."""
+        """Remove and return the next message; None: incomplete.  max_bytes: of its JSON. Raises WireError."""
         if len(self._buffer) < self.LENGTH_PREFIX.size:
             return None
         length, = self.LENGTH_PREFIX.unpack_from(self._buffer)
@@ -10838,7 +10839,7 @@ class Channel:
         self._add_frame(encode(fields))
 
     def _start_tls(self, server_side: bool) -> None:
-        """Decrypt all bytes after the last step, and encrypt all further frames. Raises WireError."""
+        """Decrypt all bytes after the last step, and encrypt all further frames.  Raises WireError."""
         self._clear_text = self.outgoing()
         self._encryption = Tls(self._context, server_side)
         self._buffer[:] = self._encryption.decrypt(bytes(self._buffer))
@@ -10849,7 +10850,7 @@ class Channel:
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
     def _is_proved(self, message: Message, label: str) -> bool:
-        """Return True if the proof in a message is the one for this label. Raises WireError."""
+        """Return True if the proof in a message is the one for this label.  Raises WireError."""
         return hmac.compare_digest(self._proof(label).encode("ascii"), message.data("proof"))
 
 
@@ -10870,7 +10871,7 @@ class ServerChannel(Channel):
         self._add_step(runmaker4=WIRE_VERSION, nonce=self._nonce)
 
     def _take_knock(self, message: Message) -> None:
-        """Handle step 2: start TLS for a client that knows the token. Raises WireError."""
+        """Handle step 2: start TLS for a client that knows the token.  Raises WireError."""
         if message.whole("runmaker4") != WIRE_VERSION:
             self._refuse("version")
         self._nonces = self._nonce + message.hexadecimal("nonce")
@@ -10889,7 +10890,7 @@ class ServerChannel(Channel):
         raise Refused(self.REFUSALS[cause])
 
     def _take_confirmation(self, message: Message) -> None:
-        """Handle step 5: make sure that TLS ends at the client. Raises WireError."""
+        """Handle step 5: make sure that TLS ends at the client.  Raises WireError."""
         if not self._is_proved(message, "confirmed"):
             raise WireError("TLS does not end at a client that knows the token")
 
@@ -10910,7 +10911,7 @@ class ClientChannel(Channel):
         self.file_id = ""                           # F
 
     def _take_greeting(self, message: Message) -> None:
-        """Handle step 1: answer the server's challenge. Raises WireError."""
+        """Handle step 1: answer the server's challenge.  Raises WireError."""
         self._check_refusal(message)
         version = message.whole("runmaker4")
         if version != WIRE_VERSION:
@@ -10919,7 +10920,7 @@ class ClientChannel(Channel):
         self._add_step(runmaker4=WIRE_VERSION, nonce=self._nonce, proof=self._proof("client"))
 
     def _take_credentials(self, message: Message) -> None:
-        """Handle step 3: start TLS if the server knows the token and has the file. Raises WireError."""
+        """Handle step 3: start TLS if the server knows the token and has the file.  Raises WireError."""
         self._check_refusal(message)
         certificate = message.hexadecimal("certificate", 64)
         file_id = message.hexadecimal("file")
@@ -10933,7 +10934,7 @@ class ClientChannel(Channel):
         self._start_tls(server_side=False)
 
     def _take_certificate(self, message: Message) -> None:
-        """Handle step 4, and confirm it: TLS must end at the server. Raises WireError."""
+        """Handle step 4, and confirm it: TLS must end at the server.  Raises WireError."""
         if message.hexadecimal("certificate", 64) != self._certificate:
             raise WireError("TLS does not end at the server")
         self._add_step(proof=self._proof("confirmed"))
@@ -11089,7 +11090,7 @@ def token_of_environment() -> str | None:
 
 
 def read_token(path: str, follow: bool = True) -> str:
-    """Return the token in a file that only we can access.  follow: the path may be a symbolic link.
+    """Return the token in a file that only we can access.  follow: the path can be a symbolic link.
 
     Raises UsageError, OSError.
     """
