@@ -8248,7 +8248,7 @@ class RunnerStats:
 
         For example: '3 done, 1 failed in 12s (line 4); -r runs them again'.  summary: None if the state of
         the file is unknown.  orphans: orphaned lines that were marked `e`.  retry: the option that runs jobs
-        again. reasons_command: the command that shows why jobs failed; '': none.
+        again.  reasons_command: the command that shows why jobs failed; '': none.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
@@ -8320,7 +8320,7 @@ class Pump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  on_resumed: Callable[[], None]) -> None:
-        """writers: reading pauses while one has a large backlog. on_resumed: called after a pause."""
+        """writers: reading pauses while one has a large backlog.  on_resumed: called after a pause."""
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
