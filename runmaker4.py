@@ -1387,17 +1387,17 @@ class Scan:
         return self.refresh(line)
 
     def refresh(self, last: Line, data: bytes | None = None) -> bool:
-        """Replace the chunk in memory by a fresh one that begins at the last line.
+        """Replace the buffer by a fresh read that begins at the last line; return True if that is unmoved.
 
-        Return False if the text of that line is not at its offset any more.  data: the file from that offset
-        on, if the caller has just read it.
+        So next() does not find lines as they were a while ago.  The line is unmoved if its text, in any
+        state, is still at its offset.  data: the file from that offset on, if the caller has just read it.
         """
         self.size = self.SMALL
         if data is None:
             data = self.file.pread(self.size, last.offset)
-        self._buffer = b"\n" + data
+        self._buffer = b"\n" + data             # newline, state, text: the text begins at index 2
         self._base = last.offset - 1
-        self._position = 0 if self._find_again else 1
+        self._position = 0 if self._find_again else 1       # find this line once more, or go on below it
         text = last.text[:self.SMALL - 1]
         text_end = 2 + len(text)
         next_byte = self._buffer[text_end:text_end + 1]
@@ -1405,11 +1405,14 @@ class Scan:
         return self._buffer.startswith(text, 2) and (is_cut or next_byte in (b"\n", b""))
 
     def _take_line(self, state_index: int) -> Line:
-        """Return the line whose state is at buffer[state_index]; read the rest of a long line first."""
+        """Return the line whose state is at buffer[state_index], and move the position to it.
+
+        If the line ends after the buffer, drop all before it, and read on up to its end.  It becomes `last`.
+        """
         newline = self._buffer.find(b"\n", state_index)
         if newline < 0:
             self._drop_buffer_to(state_index - 1)
-            state_index = 1
+            state_index = 1                     # after the newline that precedes the line
         while newline < 0:
             length = len(self._buffer)
             self._buffer += self.file.pread(max(self.size, length), self._base + length)
@@ -2422,15 +2425,19 @@ class LockTable(LockTableReader):
         self._length_alone: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int | None, Identity | None]:
-        """Open or create the lock file; return its descriptor and identity."""
-        opened_at = self.clock()                 # the lease can be lost before this returns
+        """Open or create the lock file, and lock the bytes that show others that this process uses it.
+
+        Return its descriptor and identity, never None.
+        """
+        opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
-            # Also, an NFS client that holds a lock on a file needs fewer round trips for the next lock.
+            # "This process can claim lines": see count_in().  Also, an NFS client that holds a lock on a file
+            # needs fewer round trips for the next lock.
             lock(fd, HERE_BYTE, shared=True)
             self.pulse = 0
             if self.network and not self._mount.is_nfs:
-                self.pulse = take_probe(fd)
+                self.pulse = take_probe(fd)     # if this lock is lost, so are all: see the class
             if self.presence_lock:
                 self.presence_lock.take(fd)
             inode = identity_of(fd)
@@ -2517,9 +2524,13 @@ class LockTable(LockTableReader):
         lock(self.fd, FRONTIER_BYTES + kind * self.KIND_BYTES + offset, shared=True)
 
     def others_frontiers(self) -> dict[int, int]:
-        """Return, for each kind, the farthest offset up to which another runner has retried failed lines."""
+        """Return, for each kind of failed lines, the offset up to which other runners have retried them.
+
+        Each has locked the byte of its offset (show_frontier()).  The farthest counts; of adjacent locked
+        bytes, which the kernel reports as one range, that is the last.
+        """
         frontiers: dict[int, int] = {}
-        for locked in other_locks(self.fd, FRONTIER_BYTES, 1 << 60):
+        for locked in other_locks(self.fd, FRONTIER_BYTES, 1 << 60):        # all kinds
             kind, offset = divmod(locked.stop - 1 - FRONTIER_BYTES, self.KIND_BYTES)
             frontiers[kind] = max(frontiers.get(kind, 0), offset)
         return frontiers
@@ -3177,25 +3188,31 @@ class JobFile(JobReader):
         return Attempt(LineCheck.OPEN, data)
 
     def is_committed(self, line: Line) -> bool:
-        """Return True if the append of a line is complete, so that append_locked() will not cut it off again.
+        """Return True if a line will stay: no append is in progress that could cut it off after an error.
 
         Call it while holding the command mutex: then FUSE knows the current size.  NFS can know an older,
-        smaller size; then the line waits.  On a network file system each check is a round trip, so the size
-        up to which lines are complete is kept until the file is replaced or gets shorter.  If an editor on
-        another host shortens the file, and the disk is full when lines are appended again, this can return
-        True for a line that is cut off.
+        smaller size; then the line waits.  If an editor on another host shortens the file, and the disk is
+        full when lines are appended again, this can return True for a line that is cut off.
         """
         size = self.size()
-        committed = 0
-        if self.network and self._committed:
-            reader, committed_size = self._committed
-            if reader is self.reader and committed_size <= size:
-                committed = committed_size
-        if line.offset >= committed:
-            if self.lock_table.is_appended_to() or self._size_now() != size:
-                return False
-            self._committed = self.reader, size
+        if line.offset < self._committed_size(size):
+            return True
+        # Ask for the append lock before the size: if it is free, that size includes all appended lines.
+        if self.lock_table.is_appended_to() or self._size_now() != size:
+            return False
+        self._committed = self.reader, size
         return line.offset < size
+
+    def _committed_size(self, size: int) -> int:
+        """Return the size up to which is_committed() has found lines complete; 0 if it must check again.
+
+        Only a network file system needs that, where each check is a round trip.  size: the current one; if it
+        is smaller, the file was edited.
+        """
+        if not self.network or not self._committed:
+            return 0
+        reader, committed_size = self._committed
+        return committed_size if reader is self.reader and committed_size <= size else 0
 
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line.  The caller holds its command mutex and has verified the line."""
@@ -3405,7 +3422,8 @@ class JobQueue:
                 return self._search_and_finish(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to create a new one
             now = self.file.clock()
-            self._no_file_since = now if self._no_file_since is None else self._no_file_since
+            if self._no_file_since is None:
+                self._no_file_since = now
             if now - self._no_file_since < (self.file.LOOKS - 1) * self.file.interval:
                 raise NoFile("the file does not exist") from None
             self.give_up(job)
@@ -3631,13 +3649,15 @@ class JobQueue:
 
     def _pick_line(self, job: Job, by_offset: Mapping[int, Line], free_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
-        """Return the line for a job that is astray (steps 3 and 4); None if no line is left for it.
+        """Return the line for a running job whose line is not at its offset as `r`; None if there is none.
 
-        If that line is neither `r` nor new, its state has replaced the job's `r`.
+        It is one that is `r`, one that is new (an editor saved an old `.` over the `r`), or one whose other
+        state has replaced the job's `r`.
 
         by_offset: the lines of the command.  free_running: those `r` that none of our jobs has; remove the
         returned line from it.  locks_of_others: the number of job locks that other processes hold.
         """
+        # Each job lock of another process belongs to a line `r` of that process.  Any surplus is ours.
         if free_running and len(free_running) > locks_of_others:
             return free_running.pop(self._pick_likeliest(job, free_running))
         line = by_offset.get(job.offset) if len(by_offset) > 1 else next(iter(by_offset.values()), None)
@@ -4216,10 +4236,11 @@ class Retries:
                 retry_pass.frontiers[kind] = line.offset + 1
 
     def on_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
-        """Move the frontiers of a consumer's pass below the line that it has claimed.
+        """Record that a consumer has tried all failed lines down to the line that it has claimed.
 
-        Lines are claimed in the order of the file, so above this line the consumer has none left to try, in
-        either state.  Remember the line: if it moves, an edit has moved lines.
+        That is so because it claims lines in the order of the file.  The offset up to which lines were tried
+        is the frontier; failed lines and lines in error have one each.  Also remember the claimed line: if
+        it moves later, an edit has moved lines, and frontiers mean nothing any more.
         """
         self._last_claim = job, job.offset
         self._advance(consumer, job, [retry_kind(scope.consumer_key, state)
@@ -4270,9 +4291,10 @@ class Retries:
                 retry_pass.follow(frontiers)
 
     def begin_walk(self) -> None:
-        """Prepare the passes for a walk from the top of the file.
+        """Prepare the passes through the failed lines for a walk from the top of the file.
 
-        A new pass records the frontiers of others.  If an edit has moved lines, all passes start again.
+        A new pass records how far other runners have come by now: what they try later, it can skip.  If an
+        edit has moved lines, all passes start again.
         """
         for retry_pass in self._passes.values():
             if retry_pass.others_at_start is None:
@@ -4710,7 +4732,11 @@ class Walk:
         return None
 
     def _on_running(self, line: Line) -> None:
-        """Record a running job as unfinished; or give an orphan its next state."""
+        """Record a running job as unfinished, for barriers below it; or give an orphan its next state.
+
+        A line that could be an orphan counts as running until a later walk (`try_again`).  A group with a
+        running job waits: a server starts all of its jobs together.
+        """
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
             self._resolve_orphan(line)
@@ -5149,29 +5175,42 @@ class Cursor:
         return self.no_job
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk, or begin another one, up to the next job."""
+        """Continue the current walk, or begin another one, until it claims a job or has to stop.
+
+        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work; the next claim
+        continues it at that line.
+        """
         now = self.clock()
         is_stale = now - self._last_claim_at > self._stale_after()
-        pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         was_sliced = self.sliced
         self._last_claim_at = now
         self.sliced = False
-        after_edit = False
-        if self._walk and not was_sliced:
-            after_edit = is_stale and not self._walk.is_unmoved()
-            if after_edit or self._rewalk.is_overdue():
-                self._walk = None
+        after_edit = not was_sliced and self._drop_old_walk(is_stale)
+        pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
             walk = self._walk or self._begin_walk(consumers, after_edit)
             result = walk.next(consumers, pause_at)
             if isinstance(result, Job):
                 self._on_claim(result)
                 return result
-            answer = self._result_of_stop(walk, result)
-            if answer is not None:
-                return answer
-            self._walk = None
+            no_job = self._result_of_stop(walk, result)
+            if no_job is not None:
+                return no_job
+            self._walk = None                   # the walk is over, and another one is due at once
             after_edit = result is Stop.RESTART
+
+    def _drop_old_walk(self, is_stale: bool) -> bool:
+        """Drop the current walk if another one is overdue, or if an edit has moved the line it has reached.
+
+        Return True if there was such an edit.  is_stale: the part of the file that was read ahead must be
+        read again; otherwise no edit is noticed.
+        """
+        if not self._walk:
+            return False
+        was_edited = is_stale and not self._walk.is_unmoved()
+        if was_edited or self._rewalk.is_overdue():
+            self._walk = None
+        return was_edited
 
     def _result_of_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
         """Return the NoJob for a walk that has stopped for this reason; None: begin another walk now."""
@@ -5190,10 +5229,13 @@ class Cursor:
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Begin a walk from the top, with fresh reads."""
+        """Begin a walk at the top of the file that the path names now.
+
+        after_edit: the previous walk ended because of an edit, so another walk will follow this one.
+        """
         self.throttle.start()
         self.queue.follow()
-        self._check_replaced()
+        self._check_replaced()                  # after follow(), which opens the new file
         self._rewalk.on_walk_begin()
         self._walk = Walk(self.queue, consumers, self._resuming, self._retries, self._orphans, self._results,
                           ordinals=self._ordinals, serving=self._serving, began=self.throttle.began,
@@ -5241,7 +5283,7 @@ class Cursor:
         new_inode = self.file.inode
         if new_inode != old_inode or (self._walk and self._walk.scan.file is not self.file.reader):
             self.forget()
-            # None: the next walk opens the file; the old inode: it was reopened after an error
+            # None: the file is closed, and the next walk opens it.  An equal inode: it was only reopened.
             if new_inode is not None and new_inode != old_inode:
                 self.inode = new_inode
                 if old_inode is not None:
@@ -5302,17 +5344,18 @@ class Cursor:
             self._say_once(text, text)
 
     def _say_waiting(self) -> None:
-        """Report once that new jobs wait although no job has run for MIN_IDLE_SECONDS.
+        """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
 
-        The signature of the file shows that, because each claim and each result changes the file.  The
-        message names `runwait4.py --status`, which finds the reason.
+        It is called after each walk that found no job.  The signature of the file has the size and time of
+        the last write, and each claim and each result writes to the file; so an equal signature means that no
+        job was claimed or finished.  The message names `runwait4.py --status`, which finds the reason.
         """
         now = self.clock()
         if self._waiting_signature != self._rewalk.signature:
             self._waiting_signature = self._rewalk.signature
             self._report_waiting_at = now + self.MIN_IDLE_SECONDS
         elif now >= self._report_waiting_at:
-            self._report_waiting_at = math.inf
+            self._report_waiting_at = math.inf  # reported, until the file changes
             reader = JobReader(self.file.path, say=self.say, mount=self.file.mount, clock=self.clock)
             snapshot = reader.snapshot()
             reader.close_files()
@@ -5431,7 +5474,10 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
 
 def _hosts_at_work(file: JobReader) -> set[tuple[str, ...]]:
-    """Return the values of host= that running jobs have: one host of each value has a runner."""
+    """Return the values of host= of the jobs that run now, each a tuple of names and patterns.
+
+    So at least one host of each value has a runner.  Orphans do not count, because theirs is gone.
+    """
     host_lists = set()
     scope = TOP
     for line in file.lines(RUNNING, directives=True):
