@@ -225,29 +225,29 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-UNAUTHENTICATED = 100           # connections at once that are not authenticated yet
+MAX_UNAUTHENTICATED = 100           # connections at once that are not authenticated yet
 # the same limit while each of them is less than a second old: clients that start together
-CROWD = 1000
-BACKLOG = CROWD                 # connections that wait for accept(2)
-LEAST_DESCRIPTORS = 64          # open files: some 20 for the server, 16 for strangers, the rest for clients
-UNACCEPTED = 60.0               # seconds between messages about connections that were not accepted
-BATCH = 64                      # lines claimed in one go; then other work follows
-AHEAD = 16                      # most lines that a client gets before it asks for them: see Client.ahead
-SOON = 0.1                      # seconds from sending a line to the result of a short job
-POLL = 0.1                      # seconds between scans of a local file, while clients wait
-WINDOW = 1 << 20                # bytes of unacknowledged output that a client may send
-WINDOWS = 1 << 24               # bytes of unacknowledged output that all clients together may send
-REPORTED = 1 << 25              # bytes of jobs that a client may report
+MAX_UNAUTHENTICATED_BURST = 1000
+BACKLOG = MAX_UNAUTHENTICATED_BURST                 # connections that wait for accept(2)
+MIN_DESCRIPTORS = 64          # open files: some 20 for the server, 16 for strangers, the rest for clients
+UNACCEPTED_REPORT_SECONDS = 60.0               # seconds between messages about connections that were not accepted
+MAX_BATCH_LINES = 64                      # lines claimed in one go; then other work follows
+MAX_LINES_AHEAD = 16                      # most lines that a client gets before it asks for them: see Client.ahead
+SHORT_JOB_SECONDS = 0.1                      # seconds from sending a line to the result of a short job
+POLL_SECONDS = 0.1                      # seconds between scans of a local file, while clients wait
+MAX_WINDOW_BYTES = 1 << 20                # bytes of unacknowledged output that a client may send
+MAX_ALL_WINDOWS_BYTES = 1 << 24               # bytes of unacknowledged output that all clients together may send
+MAX_REPORTED_BYTES = 1 << 25              # bytes of jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # of several jobs in a message
-ACKNOWLEDGE = 0.01              # seconds in which events are gathered for one acknowledgement
-RETURN = 5.0                    # seconds within which a client normally starts a job or gives it back
-SETTLED = 10_000                # finished jobs that are remembered
-KEY = re.compile(r"[0-9a-f]{16}")       # of a job
-KEYS = 10_000                   # in a list of a message
-NAME = 200                      # last characters of the job file's name that a welcome contains
-COMMAND = 4096                  # bytes of a command in a status
-SHOWN = 10                      # waiting jobs in a status
-JOURNAL = 1 << 24               # bytes at the end of the journal that are searched for starts of runs
+ACKNOWLEDGE_SECONDS = 0.01              # seconds in which events are gathered for one acknowledgement
+RETURN_SECONDS = 5.0                    # seconds within which a client normally starts a job or gives it back
+MAX_SETTLED_KEYS = 10_000                # finished jobs that are remembered
+KEY_PATTERN = re.compile(r"[0-9a-f]{16}")       # of a job
+MAX_LIST_KEYS = 10_000                   # in a list of a message
+MAX_NAME_CHARS = 200                      # last characters of the job file's name that a welcome contains
+MAX_COMMAND_BYTES = 4096                  # bytes of a command in a status
+MAX_WAITING_JOBS = 10                      # waiting jobs in a status
+MAX_JOURNAL_BYTES = 1 << 24               # bytes at the end of the journal that are searched for starts of runs
 
 
 def make_parser() -> Parser:
@@ -347,8 +347,8 @@ class SharedLockTable(LockTable):
                  presence_lock: PresenceLock | None, keep: Callable[[int], None]) -> None:
         """keep: called with each new description, because the keeper must also hold it."""
         super().__init__(file, mount, say=say, clock=clock, interval=interval, presence_lock=presence_lock)
-        self._keep = keep
-        self._shared = -1                       # the description; -1: none
+        self._give_to_keeper = keep
+        self._shared_fd = -1                       # the description; -1: none
         self._shared_inode: tuple[int, int] | None = None       # the lock file that it is a description of
         # job locks of the previous server that have no line yet
         self.unclaimed: set[int] = set()
@@ -356,21 +356,21 @@ class SharedLockTable(LockTable):
     @property
     def _is_shared(self) -> bool:
         """Return True if there is a description of the lock file that is in use now."""
-        return self._shared >= 0 and self._shared_inode == self.inode
+        return self._shared_fd >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
         if not self._is_shared:
-            self._shared = super().open_job_lock()
-            self._shared_inode = identity_of(self._shared)
-            self._keep(self._shared)
-        return self._shared
+            self._shared_fd = super().open_job_lock()
+            self._shared_inode = identity_of(self._shared_fd)
+            self._give_to_keeper(self._shared_fd)
+        return self._shared_fd
 
     def close_job_lock(self, fd: int) -> None:
         """Leave the description open: other job locks can be on it."""
 
     def discard(self, fd: int) -> None:
         close_all(fd)
-        self._shared = -1
+        self._shared_fd = -1
 
     def count_job_locks(self, command: bytes) -> int:
         """Return how many job locks of a command are held.
@@ -383,7 +383,7 @@ class SharedLockTable(LockTable):
         if is_free(self.fd, first, JOB_LOCKS):
             return 0
         ours = sum(first <= at < first + JOB_LOCKS for at in itertools.chain(self.job_locks, self.unclaimed))
-        return ours + sum(map(len, other_locks(self._shared, first, JOB_LOCKS)))
+        return ours + sum(map(len, other_locks(self._shared_fd, first, JOB_LOCKS)))
 
     def is_ours(self, at: int) -> bool:
         return at in self.job_locks or at in self.unclaimed
@@ -408,13 +408,13 @@ class SharedLockTable(LockTable):
             if lock(fd, at, shared=True) and lock(fd, at):
                 found.add(at)
         self.unclaimed = found
-        self._shared = fd
+        self._shared_fd = fd
         self._shared_inode = self.inode
 
     def adopt(self, at: int) -> JobLock:
         """Return the JobLock of an unclaimed job lock, which has a claimed line from now on."""
         self.unclaimed.remove(at)
-        job_lock = JobLock(self._shared, at)
+        job_lock = JobLock(self._shared_fd, at)
         self.job_locks[at] = job_lock
         return job_lock
 
@@ -422,7 +422,7 @@ class SharedLockTable(LockTable):
         """Unlock the unclaimed job locks of the previous server: no client will come for them."""
         for at in self.unclaimed:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and with it the locks
-                unlock(self._shared, at)
+                unlock(self._shared_fd, at)
         self.unclaimed.clear()
 
 
@@ -550,10 +550,10 @@ class Keeper:
     def __init__(self, listener: socket.socket, life: socket.socket) -> None:
         """listener: where the next server connects; life: closed when the present server dies."""
         self._listener = listener
-        self._life = life
-        self._locks = -1                # the descriptor; -1: none was sent yet
+        self._server_sock = life
+        self._locks_fd = -1                # the descriptor; -1: none was sent yet
         self._grace = 0.0               # seconds
-        self._server = b""              # the process ID of the server
+        self._server_pid = b""              # the process ID of the server
         self._deadline: float | None = None     # when the grace is over; None: the server lives
 
     def run(self) -> None:
@@ -564,72 +564,72 @@ class Keeper:
         runner may start the running jobs.
         """
         try:
-            while self._serve():
+            while self._handle_event():
                 pass
         finally:
             if self._deadline is not None:
                 time.sleep(max(0.0, self._deadline - time.monotonic()))
 
-    def _serve(self) -> bool:
+    def _handle_event(self) -> bool:
         """Handle the next event; return True to continue."""
         dead = self._deadline is not None
         patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        socks = [self._listener] if dead else [self._listener, self._life]
+        socks = [self._listener] if dead else [self._listener, self._server_sock]
         found = wait_ready([sock.fileno() for sock in socks], select.POLLIN, patience)
         if not found and dead:
             return False
-        if self._life.fileno() in found and not self._listen():
+        if self._server_sock.fileno() in found and not self._receive_from_server():
             self._deadline = time.monotonic() + self._grace
-            if not self._needed():
+            if not self._has_job_locks():
                 self._deadline = None
                 return False
         if self._listener.fileno() in found:
-            self._receive_visitor()
+            self._answer_new_server()
         return True
 
-    def _needed(self) -> bool:
+    def _has_job_locks(self) -> bool:
         """Return True if job locks are locked.  Those of runners also count: they look like ours."""
-        if self._locks < 0:
+        if self._locks_fd < 0:
             return False
         try:
             # open() makes another description, which our locks exclude.
-            with open(f"/proc/self/fd/{self._locks}", "rb") as other:
+            with open(f"/proc/self/fd/{self._locks_fd}", "rb") as other:
                 return not is_free(other.fileno(), 0, IN_USE_BYTES)
         except OSError:                 # error of the file system: rather hold locks in vain than lose one
             return True
 
-    def _listen(self) -> bool:
+    def _receive_from_server(self) -> bool:
         """Receive a descriptor, or grace and process ID, from the server; return True if it lives."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._life, 64, 1)
+            data, fds, _, _ = socket.recv_fds(self._server_sock, 64, 1)
         except OSError:
             return False
         if fds:
-            if self._locks >= 0:
-                os.close(self._locks)
-            self._locks = fds[0]
+            if self._locks_fd >= 0:
+                os.close(self._locks_fd)
+            self._locks_fd = fds[0]
         elif data:
             grace, server = data.split()
             self._grace = float(grace)
-            self._server = server
+            self._server_pid = server
         return bool(data)
 
-    def _receive_visitor(self) -> None:
+    def _answer_new_server(self) -> None:
         """Send the descriptor to a new server if the old one is dead, and serve the new one from then on."""
         visitor, _ = self._listener.accept()
         with contextlib.suppress(OSError):
             if same_user(visitor):
-                if self._deadline is not None and self._locks >= 0:
-                    socket.send_fds(visitor, [self.KEPT], [self._locks])
-                    self._life.close()
-                    self._life = visitor
+                if self._deadline is not None and self._locks_fd >= 0:
+                    socket.send_fds(visitor, [self.KEPT], [self._locks_fd])
+                    self._server_sock.close()
+                    self._server_sock = visitor
                     self._deadline = None
                     return
-                visitor.send(self.BUSY + self._server)
+                visitor.send(self.BUSY + self._server_pid)
         visitor.close()
 
 
-class NameTaken(Exception):
+class NameTakenError(Exception):
     """Another process has the name of the keeper's socket: any user on this host can bind an abstract name.
     """
 
@@ -641,7 +641,7 @@ class KeeperLink:
     MAX_EXIT_SECONDS = 2.0              # seconds to wait for a server that is about to exit
     # seconds for the kernel to close all sockets of a killed keeper: the socket that shows us its death can
     # be closed before the socket that has its name
-    CLOSING = 0.5
+    MAX_CLOSING_SECONDS = 0.5
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file.  Raises OSError.
@@ -656,9 +656,9 @@ class KeeperLink:
         file = hashlib.sha256(name).hexdigest()
         self.name = f"\0runmaker4.{os.geteuid()}.{place.st_dev:x}.{place.st_ino:x}.{file[:32]}"
         self._grace = grace
-        self.life: socket.socket | None = None      # closed when the keeper dies; None: no keeper
-        self._since = 0.0                   # when the keeper was started, by time.monotonic()
-        self.locks = -1                     # the descriptor with the job locks; -1: none yet
+        self.keeper_sock: socket.socket | None = None      # closed when the keeper dies; None: no keeper
+        self._started_at = 0.0                   # when the keeper was started, by time.monotonic()
+        self.locks_fd = -1                     # the descriptor with the job locks; -1: none yet
 
     def open(self) -> None:
         """Get the job locks from the keeper of the previous server, or start a keeper.
@@ -666,19 +666,19 @@ class KeeperLink:
         Raises UsageError, NameTaken, OSError.
         """
         end = time.monotonic() + self.MAX_EXIT_SECONDS
-        while not self._start():
-            answer = self._visit()
-            if self.life:
-                return self.introduce()
+        while not self._start_keeper():
+            answer = self._request_locks()
+            if self.keeper_sock:
+                return self.introduce_server()
             if time.monotonic() > end:
                 if answer is None:
-                    raise NameTaken
+                    raise NameTakenError
                 raise UsageError(
                     f"is served already, by process {text_of(answer[1:]) or '?'} (use that one, or stop it)"
                 )
             time.sleep(0.05)
 
-    def _visit(self) -> bytes | None:
+    def _request_locks(self) -> bytes | None:
         """Ask the process that has the name for the job locks; return the answer.
 
         b"": a process of this user has the name but does not answer; None: no process of this user has it.
@@ -693,13 +693,13 @@ class KeeperLink:
                 answer, fds, _, _ = socket.recv_fds(sock, 64, 1)
                 if fds:
                     sock.settimeout(None)
-                    self.life = sock
-                    self.locks = fds[0]
+                    self.keeper_sock = sock
+                    self.locks_fd = fds[0]
                     return answer
         sock.close()
         return answer
 
-    def _start(self) -> bool:
+    def _start_keeper(self) -> bool:
         """Start a keeper; return False if another process has the name.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -711,16 +711,16 @@ class KeeperLink:
                 raise
             return False
         listener.listen(8)
-        self._since = time.monotonic()
+        self._started_at = time.monotonic()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if fork_quietly() == 0:
             self._become_keeper(listener, theirs)
         listener.close()
         theirs.close()
-        self.life = ours
-        self.introduce()
-        if self.locks >= 0:
-            self.keep(self.locks)
+        self.keeper_sock = ours
+        self.introduce_server()
+        if self.locks_fd >= 0:
+            self.give_locks(self.locks_fd)
         return True
 
     @staticmethod
@@ -745,50 +745,50 @@ class KeeperLink:
         finally:
             os._exit(code)
 
-    def introduce(self) -> None:
+    def introduce_server(self) -> None:
         """Send the keeper the grace and our process ID.
 
         A fork (--background) changes the process ID, so the server calls this again.
         """
         self._send(b"%f %d" % (self._grace, os.getpid()))
 
-    def keep(self, fd: int) -> None:
+    def give_locks(self, fd: int) -> None:
         """Make the keeper hold this descriptor, in place of the one that it has."""
-        self.locks = fd
+        self.locks_fd = fd
         self._send(b"locks", fd)
 
-    def revive(self) -> None:
+    def restart_keeper(self) -> None:
         """Start another keeper after one has died.  Raises OSError."""
         self._close()
-        if time.monotonic() - self._since < 1.0:
+        if time.monotonic() - self._started_at < 1.0:
             raise OSError(errno.ECHILD, "it exits at once")
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
-        end = time.monotonic() + self.CLOSING
-        while not self._start():
+        end = time.monotonic() + self.MAX_CLOSING_SECONDS
+        while not self._start_keeper():
             if time.monotonic() > end:
                 raise OSError(errno.EADDRINUSE, "another process has taken the name")
             time.sleep(0.01)
 
-    def dismiss(self) -> None:
+    def dismiss_keeper(self) -> None:
         """Let the keeper exit: nothing remains that must outlive us."""
         self._grace = 0.0
-        self.introduce()
+        self.introduce_server()
         self._close()
 
     def _close(self) -> None:
         """Close our end; the keeper takes this for our death."""
-        if self.life:
-            self.life.close()
-            self.life = None
+        if self.keeper_sock:
+            self.keeper_sock.close()
+            self.keeper_sock = None
 
     def _send(self, data: bytes, *fds: int) -> None:
-        if self.life:
+        if self.keeper_sock:
             with contextlib.suppress(OSError):          # the keeper has died; _keeper_died() will notice
                 if fds:
-                    socket.send_fds(self.life, [data], fds)
+                    socket.send_fds(self.keeper_sock, [data], fds)
                 else:
-                    self.life.send(data)
+                    self.keeper_sock.send(data)
 
 
 # ======== The life of the server ============================================================================
@@ -926,12 +926,12 @@ class LineResult:
     """The result of a line."""
     cause: Cause
     state: bytes                        # the new state of the line
-    how: str = ""                       # how the job ended, for messages: "exit 0"
+    how_ended: str = ""                       # how the job ended, for messages: "exit 0"
     event: int | None = None            # the client's event to acknowledge once the state is written
 
     @property
     def text(self) -> str:
-        return self.how or self.cause.value
+        return self.how_ended or self.cause.value
 
 
 @dataclass(eq=False)
@@ -941,8 +941,8 @@ class Assignment:
     client: Client
     job: Job
     phase: Phase = Phase.CLAIMED
-    handed: float | None = None         # when the client was sent the job, or `go`; boottime()
-    began: float | None = None          # when the job began, as far as we know; boottime()
+    sent_at: float | None = None         # when the client was sent the job, or `go`; boottime()
+    began_at: float | None = None          # when the job began, as far as we know; boottime()
     pid: int = 0                        # of the shell; 0: unknown
     member: Member | None = None        # the host of the group; None: it is in no group
     run: Run | None = None              # the current run; None: no run, or no records are kept
@@ -974,19 +974,19 @@ class Assignment:
         """Return True if the shell must wait, because the group prepares."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
-    def tell(self, type: str, **fields: Any) -> None:
+    def send_message(self, type: str, **fields: Any) -> None:
         """Send the client a message about the job, if the client is connected."""
-        self.client.tell(type=type, id=self.key, **fields)
+        self.client.send_message(type=type, id=self.key, **fields)
 
     @property
-    def is_open(self) -> bool:
+    def is_undecided(self) -> bool:
         """Return True if the result is not decided yet."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
-    def may_return(self, since: float) -> bool:
+    def can_come_back_unstarted(self, since: float) -> bool:
         """Return True if the job can come back unbegun: the connected client was sent it after `since`."""
-        handed = self.handed is not None and self.handed > since
-        return handed and self.began is None and self.client.link is not None
+        handed = self.sent_at is not None and self.sent_at > since
+        return handed and self.began_at is None and self.client.link is not None
 
     def describe(self) -> dict[str, Any]:
         """Return the job's entry in a `jobs` message."""
@@ -1005,20 +1005,20 @@ class Assignment:
             hold=self.is_gated,
         )
 
-    def hand(self) -> None:
+    def mark_sent(self) -> None:
         """Note that the client is sent the job, or `go`."""
         self.phase = Phase.SENT
-        self.handed = boottime()
+        self.sent_at = boottime()
 
-    def requeue(self) -> None:
+    def mark_unsent(self) -> None:
         """Note that the client was sent the job, but does not know it."""
         self.phase = Phase.CLAIMED
-        self.handed = None
+        self.sent_at = None
 
-    def begin(self, pid: int = 0) -> None:
+    def mark_begun(self, pid: int = 0) -> None:
         """Note that the job has begun, or begins again."""
         self.phase = Phase.BEGUN
-        self.began = boottime()
+        self.began_at = boottime()
         self.pid = pid
 
     def decide(self, line_result: LineResult) -> LineResult | None:
@@ -1031,7 +1031,7 @@ class Assignment:
           therefore exited or given the job back.
         - If the group has begun, a host that gives a line back is lost: the others do not wait for it.
         """
-        if not self.is_open:
+        if not self.is_undecided:
             return None
         self.phase = Phase.ENDING
         cancelled = self.is_cancelled
@@ -1039,7 +1039,7 @@ class Assignment:
         if line_result.cause is Cause.RETURNED and stage in (Stage.RUNNING, Stage.STOPPED) and not cancelled:
             line_result = replace(line_result, cause=Cause.VANISHED, state=ERROR)
         if line_result.state == ERROR and stage is Stage.STOPPED:
-            line_result = replace(line_result, cause=Cause.STOPPED, how="")
+            line_result = replace(line_result, cause=Cause.STOPPED, how_ended="")
         if line_result.state in (NEW, ERROR) and cancelled:
             unbegun = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
             line_result = replace(
@@ -1047,11 +1047,11 @@ class Assignment:
             )
         return line_result
 
-    def forget(self) -> None:
+    def mark_over(self) -> None:
         """Note that no client has the line any more."""
         self.phase = Phase.OVER
 
-    def join(self, member: Member) -> None:
+    def join_group(self, member: Member) -> None:
         """Add the line to a group that is about to begin, for this host of the group."""
         self.member = member
 
@@ -1088,72 +1088,72 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._newest = 0                # the last event that has come
-        self.acknowledged = 0           # the last event that was acknowledged to the client
+        self._newest_event = 0                # the last event that has come
+        self.last_acknowledged = 0           # the last event that was acknowledged to the client
         # the first event that was posted to the FileExecutor since take_posted(); None: none was
-        self._posted: int | None = None
-        self.unacknowledged = 0         # bytes of output in events that are not acknowledged
-        self._open: set[int] = set()
-        self._sizes: deque[tuple[int, int]] = deque()   # of the output: event, bytes
+        self._first_posted: int | None = None
+        self.unacknowledged_bytes = 0         # bytes of output in events that are not acknowledged
+        self._open_events: set[int] = set()
+        self._output_sizes: deque[tuple[int, int]] = deque()   # of the output: event, bytes
 
     @property
-    def is_dealt_with(self) -> bool:
+    def is_all_dealt_with(self) -> bool:
         """Return True if no event is open."""
-        return not self._open
+        return not self._open_events
 
     @property
-    def dealt_with(self) -> int:
+    def last_dealt_with(self) -> int:
         """Return the number up to which all events are dealt with."""
-        return min(self._open) - 1 if self._open else self._newest
+        return min(self._open_events) - 1 if self._open_events else self._newest_event
 
-    def take(self, event: int) -> bool:
+    def receive_event(self, event: int) -> bool:
         """Note that an event has come; return True if it is new."""
-        if event <= self._newest:
+        if event <= self._newest_event:
             return False
-        self._newest = event
+        self._newest_event = event
         return True
 
-    def open(self, event: int) -> None:
+    def open_event(self, event: int) -> None:
         """Mark an event as not dealt with until it is closed."""
-        self._open.add(event)
+        self._open_events.add(event)
 
-    def close(self, event: int) -> None:
+    def close_event(self, event: int) -> None:
         """Mark an event as dealt with."""
-        self._open.discard(event)
+        self._open_events.discard(event)
 
-    def post(self, event: int) -> None:
+    def post_event(self, event: int) -> None:
         """Note that an event was posted to the FileExecutor.
 
         It deals with events in order, so only the first one is marked as open.
         """
-        if self._posted is None:
-            self._posted = event
-            self.open(event)
+        if self._first_posted is None:
+            self._first_posted = event
+            self.open_event(event)
 
-    def take_posted(self) -> int | None:
+    def pop_first_posted(self) -> int | None:
         """Return the first event that was posted since the last call; None: none was."""
-        event = self._posted
-        self._posted = None
+        event = self._first_posted
+        self._first_posted = None
         return event
 
-    def count(self, event: int, size: int) -> None:
+    def add_output_size(self, event: int, size: int) -> None:
         """Add the output in an event (bytes).  Raises WireError if too much is unacknowledged."""
-        self.unacknowledged += size
-        self._sizes.append((event, size))
-        if self.unacknowledged > 4 * WINDOW:
+        self.unacknowledged_bytes += size
+        self._output_sizes.append((event, size))
+        if self.unacknowledged_bytes > 4 * MAX_WINDOW_BYTES:
             raise WireError("more output than was asked for")
 
-    def acknowledge(self, upto: int) -> None:
+    def mark_acknowledged(self, upto: int) -> None:
         """Note that the client is sent the acknowledgement of all events up to this one."""
-        self.acknowledged = upto
-        while self._sizes and self._sizes[0][0] <= upto:
-            self.unacknowledged -= self._sizes.popleft()[1]
+        self.last_acknowledged = upto
+        while self._output_sizes and self._output_sizes[0][0] <= upto:
+            self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
 
 
 @dataclass(frozen=True)
 class Hello:
     """The properties of a client, which decide what jobs it gets."""
-    client: str                         # a random identifier, drawn at the start of the client
+    client_id: str                         # a random identifier, drawn at the start of the client
     name: str                           # of its host
     directory: bytes                    # where the jobs run
     retry: bytes                        # as Consumer.retry
@@ -1180,11 +1180,11 @@ class Hello:
         )
 
 
-class Gone(enum.Enum):
+class DetachReason(enum.Enum):
     """Why messages on a link do not count any more."""
     LOST = enum.auto()                  # the client has the grace to come back
     REPLACED = enum.auto()              # the client has a new connection
-    PARTED = enum.auto()                # the client has sent bye
+    BYE = enum.auto()                # the client has sent bye
 
 
 class Client(Consumer):
@@ -1202,19 +1202,19 @@ class Client(Consumer):
         self.address = "?"
         self.pid = 0
         self.directory = b""            # where the jobs run
-        self._newest: ClientLink | None = None  # the link of the last hello
-        self._came = asyncio.Event()    # set until live() has dealt with that hello
+        self._newest_link: ClientLink | None = None  # the link of the last hello
+        self._hello_came = asyncio.Event()    # set until live() has dealt with that hello
         self._lost_at = boottime()      # when the last link was lost
         self.assignments: dict[str, Assignment] = {}
-        self._memberships = 0           # groups that it is a host of; if any, it gets no other jobs
-        self.want = 0                   # slots for which it waits for jobs
+        self._group_count = 0           # groups that it is a host of; if any, it gets no other jobs
+        self.requested_slots = 0                   # slots for which it waits for jobs
         self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk since
-        self.asked = 0                  # the number of the last claim, which answers repeat
-        self.asked_at = 0.0             # when that claim came, by boottime()
-        self.leaving = False            # the last claim: it exits if there are no jobs
-        self._done_soon = 0             # jobs in a row, up to the last one, that were done within SOON
+        self.request_number = 0                  # the number of the last claim, which answers repeat
+        self.requested_at = 0.0             # when that claim came, by boottime()
+        self.exits_without_jobs = False            # the last claim: it exits if there are no jobs
+        self._short_jobs_in_row = 0             # jobs in a row, up to the last one, that were done within SOON
         self.inbox = Inbox()
-        self._timer: asyncio.TimerHandle | None = None      # acknowledges events
+        self._ack_timer: asyncio.TimerHandle | None = None      # acknowledges events
 
     # -- properties ------------------------------------------------------------------------------------------
 
@@ -1226,15 +1226,15 @@ class Client(Consumer):
     @property
     def link(self) -> ClientLink | None:
         """Return the link on which the client was welcomed; None: it is away, or not welcomed yet."""
-        return self._newest if self._newest and self._newest.client is self else None
+        return self._newest_link if self._newest_link and self._newest_link.client is self else None
 
     @property
-    def may_be_served(self) -> bool:
+    def can_get_jobs(self) -> bool:
         """Return True if the client may get jobs: it is connected, and not a host of a group."""
-        return self.link is not None and not self._memberships
+        return self.link is not None and not self._group_count
 
     @property
-    def silence(self) -> float:
+    def silent_seconds(self) -> float:
         """Return the seconds since the client's last frame, or since the link was lost."""
         return boottime() - (self.link.heard if self.link else self._lost_at)
 
@@ -1243,28 +1243,28 @@ class Client(Consumer):
         return super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
 
     @property
-    def room(self) -> int:
+    def line_allowance(self) -> int:
         """Return the number of further lines that the client may have; lines in ENDING do not count.
 
         A client may have more lines than slots, because slots out of service can still finish jobs.
         """
-        return 2 * self.slots - sum(assignment.is_open for assignment in self.assignments.values())
+        return 2 * self.slots - sum(assignment.is_undecided for assignment in self.assignments.values())
 
     @property
-    def ahead(self) -> int:
+    def lines_ahead(self) -> int:
         """Return the number of lines that the client gets in addition, so that short jobs share messages.
 
         One for every four jobs in a row that were done within SOON of being sent.  A job that fails, takes
         longer or is given back ends the row.  If a long job comes then, the client gives the waiting jobs
         back after a second.  0 with --max-failed, because a client starts all jobs that it has.
         """
-        return 0 if self.sessions.settings.max_failed else min(self._done_soon // 4, AHEAD)
+        return 0 if self.sessions.settings.max_failed else min(self._short_jobs_in_row // 4, MAX_LINES_AHEAD)
 
     @property
-    def wanted_slots(self) -> int:
+    def slots_to_fill(self) -> int:
         """Return the number of slots that get jobs now; 0: the client has not asked, or has enough lines."""
-        want = min(self.want, self.room)
-        return want + self.ahead if want > 0 else 0
+        want = min(self.requested_slots, self.line_allowance)
+        return want + self.lines_ahead if want > 0 else 0
 
     @property
     def allocated_memory(self) -> int:
@@ -1277,69 +1277,69 @@ class Client(Consumer):
 
     # -- connections -----------------------------------------------------------------------------------------
 
-    def come(self, link: ClientLink, hello: Hello) -> None:
+    def use_link(self, link: ClientLink, hello: Hello) -> None:
         """Use this link, on which hello has come: an older link is dead, even if we have not noticed."""
-        if self._newest and self._newest.gone.done():
+        if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
-        elif self._newest:
-            self._newest.leave(Gone.REPLACED)
-            self._newest.drop("it has a new connection")
+        elif self._newest_link:
+            self._newest_link.detach(DetachReason.REPLACED)
+            self._newest_link.drop("it has a new connection")
         self.name = hello.name
         self.address = link.address
         self.pid = hello.pid
         self.directory = hello.directory
         self.follow = hello.follow
-        if not self._newest:                    # a client that comes back continues where it was
+        if not self._newest_link:                    # a client that comes back continues where it was
             self.retry = hello.retry
         self.capacity = hello.capacity
         self.free_memory = int(hello.capacity.memory)   # until it asks for jobs
-        self._newest = link
-        self._came.set()
+        self._newest_link = link
+        self._hello_came.set()
 
-    async def live(self) -> None:
+    async def serve_client(self) -> None:
         """Serve the client on one link after the other.
 
         It ends when the client has sent bye, when the grace passes without a new link, or when the server
         exits: then the lines are kept for the next server.
         """
         while link := await self._next_link():
-            gone = await self._talk(link)
+            gone = await self._serve_link(link)
             if self.sessions.lifetime.is_exiting:
                 return
-            begun = self._detach()
-            if gone is Gone.LOST:
+            begun = self._drop_requests()
+            if gone is DetachReason.LOST:
                 self._begin_grace(link.why)
             self.sessions.lifetime.on_progress()
-            if gone is Gone.PARTED:
-                return self._part(begun)
+            if gone is DetachReason.BYE:
+                return self._settle_after_bye(begun)
         if not self.sessions.lifetime.is_exiting:
-            self._expire()
+            self._settle_after_grace()
 
     async def _next_link(self) -> ClientLink | None:
         """Wait for the next hello; return the link.  None: no hello came within the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._came.wait(), self.sessions.settings.grace)
-        if not self._came.is_set():
+            await asyncio.wait_for(self._hello_came.wait(), self.sessions.settings.grace)
+        if not self._hello_came.is_set():
             return None
-        self._came.clear()
-        return self._newest
+        self._hello_came.clear()
+        return self._newest_link
 
-    async def _talk(self, link: ClientLink) -> Gone:
+    async def _serve_link(self, link: ClientLink) -> DetachReason:
         """Settle the changes since the client was away, and welcome it; wait until the link is gone.
 
         Return why it is gone.
         """
-        keys = {job.key for job in link.reported}
-        self._release_unknown(keys)
+        keys = {job.key for job in link.reported_jobs}
+        self._settle_unknown(keys)
         for assignment in self.assignments.values():
             if assignment.key in keys and assignment.phase is Phase.SENT:
-                assignment.begin()
-        others = await self.sessions.recovery.reclaim(self, link.reported)
-        if isinstance(others, CannotLook):
+                assignment.mark_begun()
+        others = await self.sessions.recovery.reclaim(self, link.reported_jobs)
+        if isinstance(others, Undetermined):
             link.drop(f"cannot look for the jobs now ({others.why})")
-        elif not link.gone.done():
+        elif not link.detached.done():
             self._welcome(link, others)
-        return await link.gone
+        return await link.detached
 
     def _welcome(self, link: ClientLink, others: dict[NoLine, list[str]]) -> None:
         """Send the welcome, with the records to collect and the jobs that the client lost (others).
@@ -1347,30 +1347,30 @@ class Client(Consumer):
         A list in a welcome has at most KEYS keys.  Each further lost job gets a separate message.  The client
         learns of further settled jobs when it resends the results.
         """
-        link.welcome()
+        link.mark_welcomed()
         sessions = self.sessions
-        self._on_acknowledged(self.inbox.dealt_with)
+        self._on_acknowledged(self.inbox.last_dealt_with)
         link.send(
             type="welcome",
-            file=to_text(os.fsencode(sessions.settings.path))[-NAME:],
+            file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
             grace=sessions.settings.grace,
-            seen=self.inbox.acknowledged,
-            window=runmaker4.PIECE if sessions.records.behind(Writer.HIGH) else sessions.window(),
-            lost=others[NoLine.LOST][:KEYS],
-            settled=others[NoLine.SETTLED][:KEYS],
-            **sessions.records.wanted(),
+            seen=self.inbox.last_acknowledged,
+            window=runmaker4.PIECE if sessions.records.is_behind(Writer.HIGH) else sessions.window_size(),
+            lost=others[NoLine.LOST][:MAX_LIST_KEYS],
+            settled=others[NoLine.SETTLED][:MAX_LIST_KEYS],
+            **sessions.records.wanted_events(),
         )
-        for key in others[NoLine.LOST][KEYS:]:
+        for key in others[NoLine.LOST][MAX_LIST_KEYS:]:
             link.send(type="lost", id=key)
         for key in others[NoLine.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
         for assignment in list(self.assignments.values()):
             if assignment.is_cancelled:
-                sessions.cancel(assignment)
+                sessions.cancel_job(assignment)
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.welcome_back(member)
 
-    def _release_unknown(self, keys: set[str]) -> None:
+    def _settle_unknown(self, keys: set[str]) -> None:
         """Settle the lines that were sent to the client, but that it does not have.
 
         keys: of the jobs that the client has.  A line that the client or its group has begun becomes `e`, any
@@ -1379,35 +1379,35 @@ class Client(Consumer):
         for assignment in list(self.assignments.values()):
             if assignment.key in keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            if assignment.member and assignment.member.group.requeue(assignment.member, assignment):
+            if assignment.member and assignment.member.group.requeue_job(assignment.member, assignment):
                 continue
             if assignment.member or assignment.phase is Phase.BEGUN:
                 self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
             else:
                 self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
 
-    def _detach(self) -> list[Assignment]:
+    def _drop_requests(self) -> list[Assignment]:
         """Drop the client's requests, and abort groups that prepare with it: it has no link.
 
         Return the client's jobs of groups that have begun.
         """
-        self.want = 0
-        self.leaving = False
-        self.asked = 0
+        self.requested_slots = 0
+        self.exits_without_jobs = False
+        self.request_number = 0
         return self.sessions.abort_groups(self.assignments)
 
     def _begin_grace(self, why: str) -> None:
         """Report that the client is lost: the grace begins."""
         self._lost_at = boottime()
-        self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.assignments)}")
+        self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept_text(self.assignments)}")
 
-    def _part(self, begun: list[Assignment]) -> None:
+    def _settle_after_bye(self, begun: list[Assignment]) -> None:
         """Settle the lines of a client that has left.  begun: jobs of groups that have begun."""
         for assignment in begun:
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
-        self._release_unknown(set())
+        self._settle_unknown(set())
 
-    def _expire(self) -> None:
+    def _settle_after_grace(self) -> None:
         """Settle the lines of a client that did not come back within the grace."""
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
         written: list[tuple[int, Awaitable[bytes]]] = []
@@ -1434,19 +1434,19 @@ class Client(Consumer):
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 
-    def ask(self, message: Message) -> None:
+    def on_claim_message(self, message: Message) -> None:
         """Note a request for jobs; the slots can have changed (--slots @FILE).  Raises WireError."""
         self.set_slots(message)
         # This can be more than the client's slots: `room` limits the number of jobs.
-        self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
+        self.requested_slots = min(self.requested_slots + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
             more = message.whole("memory", least=-runmaker4.MAX_INTEGER)
             self.free_memory = min(self.free_memory + more, int(self.capacity.memory))
-        self.asked = message.whole("request")
-        self.asked_at = boottime()
-        self.leaving = message.flag("last")
-        if self.leaving:
-            self.want = max(self.want, 1)
+        self.request_number = message.whole("request")
+        self.requested_at = boottime()
+        self.exits_without_jobs = message.flag("last")
+        if self.exits_without_jobs:
+            self.requested_slots = max(self.requested_slots, 1)
 
     def set_slots(self, message: Message) -> None:
         """Note the number of slots, if the message has it.  Raises WireError."""
@@ -1457,44 +1457,44 @@ class Client(Consumer):
         """Add a line that was claimed for the client."""
         self.assignments[assignment.key] = assignment
 
-    def forget(self, assignment: Assignment) -> None:
+    def remove_assignment(self, assignment: Assignment) -> None:
         """Remove a line that the client no longer has."""
         del self.assignments[assignment.key]
 
-    def supply(self, slots: int) -> None:
+    def subtract_requested(self, slots: int) -> None:
         """Note that the client gets jobs for `slots` slots, which can be more than it has asked for."""
-        self.want = max(self.want - slots, 0)
+        self.requested_slots = max(self.requested_slots - slots, 0)
 
-    def note_pace(self, assignment: Assignment, line_result: LineResult) -> None:
+    def count_short_jobs(self, assignment: Assignment, line_result: LineResult) -> None:
         """Count jobs in a row that were done within SOON."""
-        soon = assignment.handed is not None and boottime() - assignment.handed < SOON
-        self._done_soon = self._done_soon + 1 if soon and line_result.state == DONE else 0
+        soon = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
+        self._short_jobs_in_row = self._short_jobs_in_row + 1 if soon and line_result.state == DONE else 0
 
-    def promise(self, assignment: Assignment) -> None:
+    def allocate_memory(self, assignment: Assignment) -> None:
         """Allocate the memory for a job that is sent to the client."""
         self.free_memory -= int(assignment.job.settings.needs.memory)
 
     def enter_group(self) -> None:
         """Note that the client is a host of a group that has begun to prepare."""
-        self._memberships += 1
+        self._group_count += 1
 
     def leave_group(self) -> None:
         """Note that a group of the client is over, or called off."""
-        self._memberships -= 1
+        self._group_count -= 1
 
     # -- messages to the client ------------------------------------------------------------------------------
 
-    def tell_nothing(self, met: WalkReport) -> None:
+    def send_nothing(self, met: WalkReport) -> None:
         """Report to the client that this walk has found no jobs for it, so that it can leave."""
-        self.leaving = False
-        self.tell(
+        self.exits_without_jobs = False
+        self.send_message(
             type="nothing",
-            request=self.asked,
+            request=self.request_number,
             ended=met.met_end,
             left=met.stopped(self)[:1000],
         )
 
-    def tell(self, **message: Any) -> None:
+    def send_message(self, **message: Any) -> None:
         """Send a message, if the client is connected."""
         if self.link:
             self.link.send(**message)
@@ -1509,32 +1509,32 @@ class Client(Consumer):
 
         At once if the client can be waiting for the acknowledgement.
         """
-        if not self.assignments or self.inbox.unacknowledged > WINDOW // 8:
+        if not self.assignments or self.inbox.unacknowledged_bytes > MAX_WINDOW_BYTES // 8:
             self.acknowledge()
-        elif not self._timer:
-            self._timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
+        elif not self._ack_timer:
+            self._ack_timer = self.sessions.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
 
-    def tell_closing(self, **fields: Any) -> None:
+    def send_closing(self, **fields: Any) -> None:
         """Acknowledge all events dealt with by now, and send `closing`."""
         self.acknowledge(leaving=True)
-        self.tell(type="closing", **fields)
+        self.send_message(type="closing", **fields)
 
     def acknowledge(self, leaving: bool = False) -> None:
         """Acknowledge events, so that the client may send more; not while the disk is too slow.
 
         leaving: the server exits, so it acknowledges even if the disk is too slow.
         """
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+        if self._ack_timer:
+            self._ack_timer.cancel()
+            self._ack_timer = None
         sessions = self.sessions
-        if not leaving and (sessions.records.behind(Writer.HIGH) or self.sessions.lifetime.is_exiting):
+        if not leaving and (sessions.records.is_behind(Writer.HIGH) or self.sessions.lifetime.is_exiting):
             return
-        upto = self.inbox.dealt_with
-        if not self.link or upto <= self.inbox.acknowledged:
+        upto = self.inbox.last_dealt_with
+        if not self.link or upto <= self.inbox.last_acknowledged:
             return
         self._on_acknowledged(upto)
-        self.link.send(type="ack", n=upto, window=sessions.window())
+        self.link.send(type="ack", n=upto, window=sessions.window_size())
 
     def _on_acknowledged(self, upto: int) -> None:
         """Note that the events up to this one are acknowledged.
@@ -1543,8 +1543,8 @@ class Client(Consumer):
         such write costs some six round trips.
         """
         if not self.sessions.executor.pool:
-            self.sessions.records.flush()
-        self.inbox.acknowledge(upto)
+            self.sessions.records.flush_journal()
+        self.inbox.mark_acknowledged(upto)
 
 
 class ClientLink(Link, asyncio.Protocol):
@@ -1556,29 +1556,29 @@ class ClientLink(Link, asyncio.Protocol):
         self._sessions = sessions
         self._dispatcher = dispatcher
         self._accountant = accountant
-        self._guest: Client | None = None       # the client that has sent hello
-        self._is_welcome = False                # that hello was answered
-        self.gone: asyncio.Future[Gone] = self.loop.create_future()
-        self.reported: list[ReportedJob] = []   # the jobs that the client reports
+        self._greeted_client: Client | None = None       # the client that has sent hello
+        self._is_welcomed = False                # that hello was answered
+        self.detached: asyncio.Future[DetachReason] = self.loop.create_future()
+        self.reported_jobs: list[ReportedJob] = []   # the jobs that the client reports
         self._reported_size = 0                 # bytes of these jobs
         self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
     def client(self) -> Client | None:
         """Return the client that was welcomed on this link; None: no client was, or the link is gone."""
-        return self._guest if self._is_welcome and not self.gone.done() else None
+        return self._greeted_client if self._is_welcomed and not self.detached.done() else None
 
-    def welcome(self) -> None:
+    def mark_welcomed(self) -> None:
         """Note that the hello is answered: `client` is set from now on."""
-        self._is_welcome = True
+        self._is_welcomed = True
 
-    def leave(self, gone: Gone) -> None:
+    def detach(self, gone: DetachReason) -> None:
         """Ignore further messages on this link, and forget requests.  Of several reasons the first is kept.
         """
-        if not self.gone.done():
-            self.gone.set_result(gone)
-            if self._guest:
-                self._dispatcher.forget(self._guest)
+        if not self.detached.done():
+            self.detached.set_result(gone)
+            if self._greeted_client:
+                self._dispatcher.remove_client(self._greeted_client)
 
     def ask_clock(self, then: Callable[[], None]) -> Clock:
         """Ask the client for the time of its clock.  then: called when the clock is known."""
@@ -1589,10 +1589,10 @@ class ClientLink(Link, asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: the peer is already gone
         super().connection_made(transport)
-        self._sessions.connected(self)
+        self._sessions.add_link(self)
 
     def authenticated(self) -> None:
-        self._sessions.admit(self)
+        self._sessions.mark_authenticated(self)
 
     def handle(self, message: Message) -> None:
         """Pass a message on to the part that deals with it.  Raises WireError."""
@@ -1602,34 +1602,34 @@ class ClientLink(Link, asyncio.Protocol):
         kind = message.text("type", 16)
         client = self.client
         if client and "n" in message.fields:
-            self._sessions.take_event(client, kind, message)
+            self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
             self.send(type="pong", request=message.whole("request"),
                       retry=to_text(client.retry if client else b""))
         elif kind == "claim" and client:
-            client.ask(message)
-            self._dispatcher.mark_asking(client)
+            client.on_claim_message(message)
+            self._dispatcher.enqueue_client(client)
         elif kind == "sync" and client and self.clock:
-            self.clock.answer(message.seconds("clock"))
+            self.clock.on_answer(message.seconds("clock"))
         elif kind == "ready" and client:
             assignment = client.assignments.get(message.text("id", 16))
-            if assignment and assignment.is_open:                 # otherwise the line is settled already
+            if assignment and assignment.is_undecided:                 # otherwise the line is settled already
                 self._on_ready(assignment)
-        elif kind == "have" and not self._guest:
+        elif kind == "have" and not self._greeted_client:
             jobs = [ReportedJob.read(item) for item in message.objects("jobs")]
-            self.reported += jobs
+            self.reported_jobs += jobs
             self._reported_size += sum(200 + len(job.line.text) for job in jobs)
-            if self._reported_size > REPORTED:
+            if self._reported_size > MAX_REPORTED_BYTES:
                 raise WireError("more jobs than it can have")
-        elif kind == "hello" and not self._guest:
-            self._guest = self._sessions.greet(self, Hello.read(message))
+        elif kind == "hello" and not self._greeted_client:
+            self._greeted_client = self._sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
             client.set_slots(message)                  # all slots, also spent ones and ones out of service
-            self._accountant.ask(self, leaves=True)
+            self._accountant.add_request(self, leaves=True)
         elif kind == "status":
-            self._accountant.ask(self, leaves=False)
+            self._accountant.add_request(self, leaves=False)
         elif kind == "bye" and client:
-            self._sessions.part(client, self)
+            self._sessions.on_bye(client, self)
         else:
             raise WireError(f"an unexpected message {kind!a}")
 
@@ -1645,19 +1645,19 @@ class ClientLink(Link, asyncio.Protocol):
         """Answer the messages that have come together, after all of them were handled."""
         client = self.client
         if client:
-            event = client.inbox.take_posted()
+            event = client.inbox.pop_first_posted()
             if event is not None:
-                self._sessions.file_away(client, event)
+                self._sessions.acknowledge_when_written(client, event)
             client.acknowledge_soon()
-        if self._dispatcher.wanted:
-            self._dispatcher.hand_out()
+        if self._dispatcher.has_new_request:
+            self._dispatcher.hand_out_lines()
 
     def disconnected(self, why: str) -> None:
-        self._sessions.disconnected(self)
+        self._sessions.remove_link(self)
         self.why = why
-        self.leave(Gone.LOST)
+        self.detach(DetachReason.LOST)
 
-    def forgive(self) -> None:
+    def extend_silence(self) -> None:
         """Do not drop it within the next SILENCE / 2 seconds: perhaps we could not receive."""
         self.heard = max(self.heard, boottime() - runmaker4.SILENCE / 2)
 
@@ -1679,7 +1679,7 @@ class ClientLink(Link, asyncio.Protocol):
 
 
 # An entry of the journal about a run, as OutDir writes it: event, run, line
-ENTRY = re.compile(rb'\{"time": [\d.]+, "event": "(start|end)", "run": "((?:[^"\\]|\\.)*)", "line": (\d+), ')
+RUN_ENTRY = re.compile(rb'\{"time": [\d.]+, "event": "(start|end)", "run": "((?:[^"\\]|\\.)*)", "line": (\d+), ')
 
 
 class RemoteStream(Stream):
@@ -1688,14 +1688,14 @@ class RemoteStream(Stream):
     def __init__(self, name: bytes, *, again: bool) -> None:
         """again: another server received the earlier output, so the offset of the first piece is unknown."""
         super().__init__(name, -1)              # -1: no descriptor
-        self._next_at: int | None = None if again else 0
+        self._next_offset: int | None = None if again else 0
 
-    def take(self, at: int, data: bytes) -> None:
+    def receive(self, at: int, data: bytes) -> None:
         """Receive a piece.  Raises WireError if it is not the next one."""
-        if self._next_at is not None and at != self._next_at:
+        if self._next_offset is not None and at != self._next_offset:
             raise WireError("a piece is missing")
-        self._next_at = at + len(data)
-        self.received = self._next_at
+        self._next_offset = at + len(data)
+        self.received = self._next_offset
 
 
 
@@ -1710,18 +1710,18 @@ class Records:
         self._joblog = joblog
         self._console = console
         self._executor = executor
-        self._printed = Console(console, with_output=True, colour=False) if console else None
+        self._print_sink = Console(console, with_output=True, colour=False) if console else None
 
-    def wanted(self) -> dict[str, bool]:
+    def wanted_events(self) -> dict[str, bool]:
         """Return which events clients must send: begin and end of runs (records), job output (output)."""
-        output = bool(self.log or self._printed or self._outdir)
+        output = bool(self.log or self._print_sink or self._outdir)
         return dict(records=output or bool(self._joblog), output=output)
 
-    def behind(self, limit: int) -> bool:
+    def is_behind(self, limit: int) -> bool:
         """Return True if more bytes than this wait to be written."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
-    def of(self, job: Job) -> bytes:
+    def record_of(self, job: Job) -> bytes:
         """Return a job's record in the log file; b"": none of its command.  May run in the I/O thread."""
         record = b""
         with contextlib.suppress(OSError):      # then a new record begins
@@ -1746,8 +1746,8 @@ class Records:
         latest: dict[int, bytes] = {}               # the run of each line that started last
         with contextlib.suppress(OSError):          # then no entry is found
             size = os.fstat(journal.file.fd).st_size
-            for entry in os.pread(journal.file.fd, JOURNAL, max(size - JOURNAL, 0)).split(b"\n"):
-                match = ENTRY.match(entry)
+            for entry in os.pread(journal.file.fd, MAX_JOURNAL_BYTES, max(size - MAX_JOURNAL_BYTES, 0)).split(b"\n"):
+                match = RUN_ENTRY.match(entry)
                 if not match:
                     continue
                 event, run, line = match[1], match[2], int(match[3])
@@ -1761,19 +1761,19 @@ class Records:
                     found.pop(mark, None)
         return {mark: line if wanted.get(latest[line]) == mark else None for mark, line in found.items()}
 
-    def take(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
+    def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
         """Handle an event of a run; return the bytes of output in it.  Raises WireError."""
         if kind == "begin":
-            self._begin(client, assignment, message)
+            self._begin_run(client, assignment, message)
         elif kind == "output":
-            return self._output(assignment.run, message)
+            return self._pass_output(assignment.run, message)
         elif kind == "end":
-            self._end(assignment, message)
+            self._end_run(assignment, message)
         else:
             raise WireError(f"an unknown message {kind!a}")
         return 0
 
-    def _begin(self, client: Client, assignment: Assignment, message: Message) -> None:
+    def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Start the records of a run that has begun, or could not be started (no process).
 
         `again` in the message: another server has already received this event.  Then this must be our first
@@ -1795,7 +1795,7 @@ class Records:
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
             streams=(RemoteStream(b"stdout", again=again), RemoteStream(b"stderr", again=again)),
             requested_memory=message.whole("promised"),
-            sinks=self._sinks(with_output=message.flag("output")),
+            sinks=self._sinks_of_run(with_output=message.flag("output")),
             directory=client.directory,
         )
         assignment.begin_run(run)
@@ -1807,16 +1807,16 @@ class Records:
             if run.shell:
                 sink.started(run)
 
-    def _sinks(self, *, with_output: bool) -> list[Sink]:
+    def _sinks_of_run(self, *, with_output: bool) -> list[Sink]:
         """Return the sinks of a run.  with_output: the client sends the job output.
 
         A client sends none if the run began under a previous server that wanted none.
         """
-        of_output = (self._printed, self._outdir, self.log) if with_output else ()
+        of_output = (self._print_sink, self._outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *of_output))]
 
     @staticmethod
-    def _output(run: Run | None, message: Message) -> int:
+    def _pass_output(run: Run | None, message: Message) -> int:
         """Pass a piece of a stream to the sinks; return its length.  Raises WireError."""
         name = message.text("stream", 16).encode()
         at = message.whole("at")
@@ -1826,13 +1826,13 @@ class Records:
         stream = next((stream for stream in run.streams if stream.name == name), None)
         if not isinstance(stream, RemoteStream):
             raise WireError("a piece of no stream")
-        stream.take(at, data)
+        stream.receive(at, data)
         for sink in run.sinks:
             sink.output(run, stream, data)
         return len(data)
 
     @staticmethod
-    def _end(assignment: Assignment, message: Message) -> None:
+    def _end_run(assignment: Assignment, message: Message) -> None:
         """End the records of a run that has ended, or could not be started (no status).  Raises WireError."""
         run = assignment.run
         if not run:
@@ -1842,7 +1842,7 @@ class Records:
         for stream in run.streams:
             stream.received = message.whole(stream.name.decode())
         has_ended = message.fields.get("status") is not None
-        run_result = Records._run_result(run, message) if has_ended else None
+        run_result = Records._read_run_result(run, message) if has_ended else None
         # Not before the message was read: after a WireError above abandon() must still find the run.
         assignment.end_run()
         for sink in run.sinks:
@@ -1852,7 +1852,7 @@ class Records:
                 sink.unstarted(run)
 
     @staticmethod
-    def _run_result(run: Run, message: Message) -> RunResult:
+    def _read_run_result(run: Run, message: Message) -> RunResult:
         """Return how the shell of a run has ended, with the resources used.  Raises WireError."""
         if not run.shell:
             raise WireError("the exit status of no process")
@@ -1865,7 +1865,7 @@ class Records:
         return run_result
 
     @staticmethod
-    def abandon(assignment: Assignment) -> None:
+    def abandon_run(assignment: Assignment) -> None:
         """End the records of the current run, if any: the end will never be reported."""
         run = assignment.end_run()
         if run:
@@ -1874,7 +1874,7 @@ class Records:
             for sink in run.sinks:
                 sink.unstarted(run)
 
-    def flush(self) -> None:
+    def flush_journal(self) -> None:
         """Write the gathered entries of the journal."""
         if self._outdir:
             self._outdir.tick()
@@ -1908,35 +1908,35 @@ class Clock:
         """then: called when all questions are answered."""
         self._link = link
         self._loop = link.loop
-        self._then = then
-        self.trip = float("inf")        # seconds of the round trip with the quickest answer
+        self._on_known = then
+        self.round_trip = float("inf")        # seconds of the round trip with the quickest answer
         self.offset = 0.0               # the client's time when the event loop's is 0
         self._unanswered = self.QUESTIONS
-        self._ask()
+        self._ask_time()
 
     @property
     def is_known(self) -> bool:
         """Return True if all questions are answered."""
         return not self._unanswered
 
-    def _ask(self) -> None:
-        self._asked = self._loop.time()
+    def _ask_time(self) -> None:
+        self._asked_at = self._loop.time()
         self._link.send(type="sync")
         self._link.flush()
 
-    def answer(self, theirs: float) -> None:
+    def on_answer(self, theirs: float) -> None:
         """Use the client's time `theirs`, the answer to the last question."""
         if not self._unanswered:
             return
         now = self._loop.time()
-        if now - self._asked < self.trip:
-            self.trip = now - self._asked
-            self.offset = theirs - (self._asked + now) / 2
+        if now - self._asked_at < self.round_trip:
+            self.round_trip = now - self._asked_at
+            self.offset = theirs - (self._asked_at + now) / 2
         self._unanswered -= 1
         if self._unanswered:
-            self._ask()
+            self._ask_time()
         else:
-            self._then()
+            self._on_known()
 
 
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
@@ -1949,7 +1949,7 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     last = {settings: line.offset for line, settings in jobs}
     for line, settings in jobs:
         if settings.line and settings not in turns and len(settings.hosts) > 1:
-            turns[settings] = count_below(file, settings.line, last[settings])
+            turns[settings] = index_jobs_below(file, settings.line, last[settings])
         turn = turns[settings].get(line.offset) if settings in turns else 0
         if turn is None:
             raise FileChangedError
@@ -1957,7 +1957,7 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     return hosts
 
 
-def count_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
+def index_jobs_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
     """Count the job lines between a directive and each job line below it; return them by the job's offset.
 
     last: the offset of the last line that counts.  Raises OSError.
@@ -1967,44 +1967,44 @@ def count_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
 
 
 @dataclass(eq=False)
-class Plan:
+class GroupPlan:
     """A group that waits for hosts."""
-    met: PendingGroup
+    pending: PendingGroup
     hosts: dict[str, GroupJobs]                 # by entry of host=
     # kept free for it, because all hosts are connected, but some are busy
     reserved: set[Client] = field(default_factory=set)
 
     @property
-    def first(self) -> Line:
-        return self.met.jobs[0][0]
+    def first_line(self) -> Line:
+        return self.pending.jobs[0][0]
 
-    def reserve(self, clients: set[Client]) -> None:
+    def reserve_clients(self, clients: set[Client]) -> None:
         """Keep these clients free for it from now on, and no others."""
         self.reserved = clients
 
-    def begin(self) -> None:
+    def mark_started(self) -> None:
         """Note that the lines will be claimed now: walks do not report it any more."""
-        self.met.started = True
+        self.pending.started = True
 
-    def call_off(self) -> None:
+    def mark_called_off(self) -> None:
         """Note that the group could not begin: walks report it again."""
-        self.met.started = False
+        self.pending.started = False
 
 
 @dataclass(eq=False)
 class GroupClaim:
     """An attempt to claim all lines of a group."""
-    plan: Plan
+    plan: GroupPlan
     clients: dict[str, Client]                  # by entry of host=
     # claimed lines, by entry of host=
     assignments: dict[str, list[Assignment]] = field(default_factory=dict)
 
-    def add(self, host: str, assignment: Assignment) -> None:
+    def add_assignment(self, host: str, assignment: Assignment) -> None:
         """Add a claimed line."""
         self.assignments.setdefault(host, []).append(assignment)
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Return True if all lines were claimed."""
         return sum(map(len, self.assignments.values())) == sum(map(len, self.plan.hosts.values()))
 
@@ -2019,47 +2019,47 @@ class Member:
     queue: deque[Assignment]                         # jobs that were not sent to the client
     # the unfinished job that was sent to the client
     current: Assignment | None = None
-    at_gate: bool = False                       # the shell of the first job waits, or has waited
-    lost: bool = False                          # it counts as lost, see Cause.loses_host
+    is_at_gate: bool = False                       # the shell of the first job waits, or has waited
+    is_lost: bool = False                          # it counts as lost, see Cause.loses_host
 
     @property
     def is_ready(self) -> bool:
         """Return True if the job can begin: shell at the gate, clock known, client connected."""
-        waits = self.at_gate and self.current is not None and self.current.phase is Phase.SENT
+        waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
-    def on_gate(self) -> None:
+    def mark_at_gate(self) -> None:
         """Note that the shell of the job waits."""
-        self.at_gate = True
+        self.is_at_gate = True
 
-    def take_next(self) -> Assignment | None:
+    def take_next_job(self) -> Assignment | None:
         """Return the next job to send to the client; None: there is none, or the client is away.
 
         Jobs that were cancelled by now are skipped: the group is notified when they are settled.
         """
-        while self.queue and not self.queue[0].is_open:
+        while self.queue and not self.queue[0].is_undecided:
             self.queue.popleft()
         if not self.queue or not self.client.link:
             return None
         self.current = self.queue.popleft()
         return self.current
 
-    def requeue(self, assignment: Assignment) -> None:
+    def requeue_job(self, assignment: Assignment) -> None:
         """Make a job the next one again: it was sent to the client, but the client does not know it."""
-        assignment.requeue()
+        assignment.mark_unsent()
         self.queue.appendleft(assignment)
         self.current = None
 
-    def forget(self, assignment: Assignment) -> None:
+    def remove_job(self, assignment: Assignment) -> None:
         """Remove a job that has ended, perhaps before it was sent to the client."""
         if self.current is assignment:
             self.current = None
         elif assignment in self.queue:
             self.queue.remove(assignment)
 
-    def lose(self) -> None:
+    def mark_lost(self) -> None:
         """Mark the host as lost."""
-        self.lost = True
+        self.is_lost = True
 
     def empty_queue(self) -> Sequence[Assignment]:
         """Send no further job to the client; return the remaining jobs."""
@@ -2067,10 +2067,10 @@ class Member:
         self.queue = deque()
         return unsent
 
-    def stop(self) -> None:
+    def stop_current(self) -> None:
         """Order the client to stop the current job, or not to begin it."""
         if self.current:
-            self.current.tell("stop", cancelled=False)
+            self.current.send_message("stop", cancelled=False)
 
 
 # A group is in one of these stages.  Only methods of Group change the stage:
@@ -2102,10 +2102,10 @@ class Stage(enum.Enum):
 
 class Group:
     """A group with claimed lines."""
-    HOSTS = 500
-    PREPARING = 10.0                            # seconds that clients may take to get ready
-    LEAD = 0.01                                 # seconds from `go` to the start, plus the longest round trip
-    LEAD_OF_HOST = 0.0005                       # seconds more for each host
+    MAX_HOSTS = 500
+    MAX_PREPARING_SECONDS = 10.0                            # seconds that clients may take to get ready
+    LEAD_SECONDS = 0.01                                 # seconds from `go` to the start, plus the longest round trip
+    LEAD_SECONDS_PER_HOST = 0.0005                       # seconds more for each host
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
                  links: dict[Client, ClientLink]) -> None:
@@ -2114,24 +2114,24 @@ class Group:
         self._loop = sessions.loop
         self._sessions = sessions
         self._stdout = stdout
-        self._name = claim.plan.met.name
-        least = claim.plan.met.jobs[0][1].min_hosts
-        clocks = {client: link.ask_clock(self._release_if_ready) for client, link in links.items()}
+        self._name = claim.plan.pending.name
+        least = claim.plan.pending.jobs[0][1].min_hosts
+        clocks = {client: link.ask_clock(self._start_if_ready) for client, link in links.items()}
         self._members: list[Member] = []
         for host, assignments in claim.assignments.items():
             client = claim.clients[host]
             member = Member(self, host, client, clocks[client], deque(assignments))
             self._members.append(member)
             for assignment in assignments:
-                assignment.join(member)
-        self._least = len(self._members) if least is None else min(least, len(self._members))
+                assignment.join_group(member)
+        self._min_hosts = len(self._members) if least is None else min(least, len(self._members))
         self.stage = Stage.PREPARING
-        self._unended = {assignment for member in self._members for assignment in member.queue}
-        self._results: list[tuple[int, bytes]] = []
+        self._unfinished = {assignment for member in self._members for assignment in member.queue}
+        self._result_lines: list[tuple[int, bytes]] = []
 
     def prepare(self) -> None:
         """Send each host the first job, for which the shell must wait at the gate."""
-        self._timer = self._loop.call_later(self.PREPARING, self._give_up)
+        self._prepare_timer = self._loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
             member.client.enter_group()
         for member in self._members:
@@ -2139,35 +2139,35 @@ class Group:
 
     def on_ready(self, member: Member) -> None:
         """Note that the shell of a host waits."""
-        member.on_gate()
-        self._release_if_ready()
+        member.mark_at_gate()
+        self._start_if_ready()
 
-    def _release_if_ready(self) -> None:
-        if self.stage is Stage.PREPARING and all(member.lost or member.is_ready for member in self._members):
-            self._release()
+    def _start_if_ready(self) -> None:
+        if self.stage is Stage.PREPARING and all(member.is_lost or member.is_ready for member in self._members):
+            self._start_all()
 
-    def _give_up(self) -> None:
+    def _on_prepare_timeout(self) -> None:
         """Report hosts that are not ready in time, and end the attempt."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
-            f"group {printable(self._name)}: not ready within {human_time(self.PREPARING)}: "
+            f"group {printable(self._name)}: not ready within {human_time(self.MAX_PREPARING_SECONDS)}: "
             f"{printable(hosts)}; trying again"
         )
         self.abort()
 
-    def _release(self) -> None:
+    def _start_all(self) -> None:
         """Let all hosts begin at one moment."""
         self.stage = Stage.RUNNING
-        self._timer.cancel()
-        here = [member for member in self._members if not member.lost]
+        self._prepare_timer.cancel()
+        here = [member for member in self._members if not member.is_lost]
         at_gates = [(member, member.current) for member in here if member.current]
-        trips = [member.clock.trip for member, _ in at_gates]
-        lead = max(trips, default=0.0) + self.LEAD + self.LEAD_OF_HOST * len(at_gates)
+        trips = [member.clock.round_trip for member, _ in at_gates]
+        lead = max(trips, default=0.0) + self.LEAD_SECONDS + self.LEAD_SECONDS_PER_HOST * len(at_gates)
         at = self._loop.time() + lead
         for member, assignment in at_gates:
-            assignment.hand()
-            assignment.begin()
-            assignment.tell("go", at=at + member.clock.offset)
+            assignment.mark_sent()
+            assignment.mark_begun()
+            assignment.send_message("go", at=at + member.clock.offset)
             member.client.flush()
 
     def abort(self) -> None:
@@ -2175,42 +2175,42 @@ class Group:
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
-        self._timer.cancel()
+        self._prepare_timer.cancel()
         for member in self._members:
             member.client.leave_group()
-            member.stop()
-        for assignment in self._unended:
+            member.stop_current()
+        for assignment in self._unfinished:
             assignment.leave_group()
             self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-        self._dispatcher.look_again(pause=1.0)
+        self._dispatcher.hand_out_soon(pause=1.0)
 
     def welcome_back(self, member: Member) -> None:
         """Send a client that was away the next job, or the order to stop."""
         if not member.current:
             self._send_next(member)
         elif self.stage is Stage.STOPPED:
-            member.stop()
+            member.stop_current()
 
-    def requeue(self, member: Member, assignment: Assignment) -> bool:
+    def requeue_job(self, member: Member, assignment: Assignment) -> bool:
         """Queue a job again that a client does not know; return False if it cannot be sent again.
 
         In a running group, a client that came back and does not know a SENT job did not get the message.
         """
         if self.stage is not Stage.RUNNING or assignment.phase is not Phase.SENT:
             return False
-        member.requeue(assignment)
+        member.requeue_job(assignment)
         return True
 
     def _send_next(self, member: Member) -> None:
         """Send a client the next job, if it is connected."""
-        assignment = member.take_next()
+        assignment = member.take_next_job()
         if not assignment:
             return
         if not self._dispatcher.is_startable(assignment):
             self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
             return
         if self.stage is Stage.PREPARING:                   # the client has not asked for later jobs
-            member.client.supply(1)
+            member.client.subtract_requested(1)
         self._dispatcher.send_jobs(member.client, [assignment])
 
     def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
@@ -2222,32 +2222,32 @@ class Group:
         preparing = self.stage is Stage.PREPARING
         if preparing and line_result.state != ERROR:
             return self.abort()
-        self._unended.discard(assignment)
+        self._unfinished.discard(assignment)
         self._add_result(member, assignment, line_result)
-        member.forget(assignment)
+        member.remove_job(assignment)
         if preparing or line_result.cause.loses_host:
-            member.lose()
-        self._go_on(member)
-        if not self._unended:
-            self._finish()
+            member.mark_lost()
+        self._advance(member)
+        if not self._unfinished:
+            self._print_results()
 
-    def _go_on(self, member: Member) -> None:
+    def _advance(self, member: Member) -> None:
         """Stop the group if too few hosts remain; otherwise take the next step for this host."""
-        if self.stage is not Stage.STOPPED and sum(not member.lost for member in self._members) < self._least:
-            self._stop()
+        if self.stage is not Stage.STOPPED and sum(not member.is_lost for member in self._members) < self._min_hosts:
+            self._stop_group()
         elif self.stage is Stage.PREPARING:
             self._drop_queue(member)
-            self._release_if_ready()
+            self._start_if_ready()
         elif not member.current:
             self._send_next(member)
 
-    def _stop(self) -> None:
+    def _stop_group(self) -> None:
         """Stop running jobs, and begin no more: too many hosts are lost."""
         self.stage = Stage.STOPPED
-        self._timer.cancel()
+        self._prepare_timer.cancel()
         for member in self._members:
-            if member.current and member.current.is_open:
-                member.stop()
+            if member.current and member.current.is_undecided:
+                member.stop_current()
         for member in self._members:
             self._drop_queue(member)
 
@@ -2257,24 +2257,24 @@ class Group:
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        took = "" if assignment.handed is None else human_time(boottime() - assignment.handed)
+        took = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
         # As on the console: a program gets the raw bytes of a command, a terminal gets no control characters.
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
         host = os.fsencode(printable(member.host))
         how = os.fsencode(line_result.text)
         text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
-        self._results.append((assignment.number, text))
+        self._result_lines.append((assignment.number, text))
 
-    def _finish(self) -> None:
+    def _print_results(self) -> None:
         """Print the results of the group."""
-        lost = sum(member.lost for member in self._members)
+        lost = sum(member.is_lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
         text = (f"{printable(self._name)}: {verdict}: {lost} of {plural(len(self._members), 'host')} lost "
-                f"(min-hosts {self._least})\n")
-        self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._results)))
+                f"(min-hosts {self._min_hosts})\n")
+        self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
         for member in self._members:
             member.client.leave_group()
-        self._dispatcher.look_again()
+        self._dispatcher.hand_out_soon()
 
 
 # ---- --dry-run ---------------------------------------------------------------------------------------------
@@ -2310,7 +2310,7 @@ def preview(file: JobReader) -> Iterator[str]:
         elif scope.end is line:
             yield f"# end (line {line.number})"
         else:
-            heading = f"# {', '.join(scope.settings.hosts) or 'any host'}{manner(scope.settings)}"
+            heading = f"# {', '.join(scope.settings.hosts) or 'any host'}{settings_suffix(scope.settings)}"
     yield from preview_group(file.reader, group)
 
 
@@ -2321,19 +2321,19 @@ def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
     hosts = jobs_by_host(file, jobs)
     first = jobs[0][1]
     least = "all" if first.min_hosts is None else first.min_hosts
-    if len(jobs) > PendingGroup.MAX_GROUP_JOBS or len(hosts) > Group.HOSTS:
-        most = f"{PendingGroup.MAX_GROUP_JOBS:,} jobs or {Group.HOSTS} hosts"
+    if len(jobs) > PendingGroup.MAX_GROUP_JOBS or len(hosts) > Group.MAX_HOSTS:
+        most = f"{PendingGroup.MAX_GROUP_JOBS:,} jobs or {Group.MAX_HOSTS} hosts"
         yield f"# {first.together}: never, for it has more than {most}"
         return
     yield f"# {first.together}: together, once all of {', '.join(hosts)} are connected (min-hosts {least})"
     for host, lines in hosts.items():
         yield f"# {host}"
         yield from (
-            bytes(line).decode(errors="surrogateescape") + manner(settings) for line, settings in lines
+            bytes(line).decode(errors="surrogateescape") + settings_suffix(settings) for line, settings in lines
         )
 
 
-def manner(settings: JobSettings) -> str:
+def settings_suffix(settings: JobSettings) -> str:
     """Return ', timeout 30s, shell bash': a timeout and a shell other than the default, if set."""
     timeout = f", timeout {human_time(settings.timeout)}" if isinstance(settings.timeout, float) else ""
     return timeout + (f", shell {settings.shell}" if settings.shell != SHELL else "")
@@ -2352,10 +2352,10 @@ class FileCount:
     error: str = ""                     # why the file cannot be read
     summary: Summary | None = None      # None: the file cannot be read
     # leaving clients for which no new job remains
-    for_none: Consumers = field(default_factory=lambda: Consumers(()))
-    waiting: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
-    stopped: str = ""                   # why these jobs will not be started
-    due: float = 0.0                    # when the file may be counted again, by boottime()
+    clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
+    waiting_jobs: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
+    why_stopped: str = ""                   # why these jobs will not be started
+    next_count_at: float = 0.0                    # when the file may be counted again, by boottime()
 
     @property
     def is_done(self) -> bool:
@@ -2363,7 +2363,7 @@ class FileCount:
         summary = self.summary
         if not summary or summary.half_saved or summary.now.running:
             return False
-        return not summary.now.new or bool(self.stopped)
+        return not summary.now.new or bool(self.why_stopped)
 
     def summary_of_all(self) -> Summary | None:
         """Return the summary for the server, for which any new job counts as left."""
@@ -2374,7 +2374,7 @@ class FileCount:
         summary = self.summary
         if not summary:
             return None
-        left = summary.now.new > 0 and client not in self.for_none.all
+        left = summary.now.new > 0 and client not in self.clients_without_jobs.all
         return dict(now=summary.now._asdict(), bad=summary.bad, again=summary.again, left=left,
                     strays=summary.strays, first_stray=summary.first_stray)
 
@@ -2388,28 +2388,28 @@ class Accountant:
         self._lifetime = services.lifetime
         self._sessions = sessions
         self._reader = reader
-        self._info = info
+        self._server_info = info
         # the links that have asked; True: for a summary, because the client exits; False: for a status
-        self._asking: dict[tuple[ClientLink, bool], None] = {}
-        self._answering: asyncio.Future[None] | None = None     # done: no open request; None: no request yet
-        self._due = 0.0                         # when the file may be counted again, by boottime()
+        self._requests: dict[tuple[ClientLink, bool], None] = {}
+        self._answer_task: asyncio.Future[None] | None = None     # done: no open request; None: no request yet
+        self._next_count_at = 0.0                         # when the file may be counted again, by boottime()
 
     @property
-    def pause(self) -> float:
+    def pause_seconds(self) -> float:
         """Return the seconds until the next count is allowed: counting takes a fifth of the time at most."""
-        return max(self._due - boottime(), 0.0)
+        return max(self._next_count_at - boottime(), 0.0)
 
-    def ask(self, link: ClientLink, leaves: bool) -> None:
+    def add_request(self, link: ClientLink, leaves: bool) -> None:
         """Answer a request for a summary (`leaves`) or a status, by a count that starts after it."""
-        self._asking[link, leaves] = None
-        if not self._answering or self._answering.done():
-            self._answering = watched(self._answer_all())
+        self._requests[link, leaves] = None
+        if not self._answer_task or self._answer_task.done():
+            self._answer_task = watched(self._answer_all())
 
     async def _answer_all(self) -> None:
-        while self._asking:
-            await asyncio.sleep(self.pause)
-            asking = self._asking
-            self._asking = {}
+        while self._requests:
+            await asyncio.sleep(self.pause_seconds)
+            asking = self._requests
+            self._requests = {}
             await self._answer(asking)
 
     async def _answer(self, asking: Iterable[tuple[ClientLink, bool]]) -> None:
@@ -2420,7 +2420,7 @@ class Accountant:
             if link.transport.is_closing():
                 continue
             if not leaves:
-                self._report(link, count)
+                self._send_status(link, count)
             elif link.client:
                 link.send(type="account", account=count.summary_for(link.client))
 
@@ -2431,30 +2431,30 @@ class Accountant:
         """
         looks = 0
         while True:
-            count = await self._executor.call(self._look, Consumers(clients))
-            self._due = count.due
+            count = await self._executor.call(self._scan_file, Consumers(clients))
+            self._next_count_at = count.next_count_at
             looks += 1
             unsure = not count.summary or count.summary.half_saved
             if not surely or not unsure or looks >= self._reader.LOOKS or self._lifetime.is_exiting:
                 return count
             await asyncio.sleep(self._reader.interval)
 
-    def _look(self, clients: Consumers) -> FileCount:
+    def _scan_file(self, clients: Consumers) -> FileCount:
         """Scan the file.  Called by the file executor."""
         file = self._reader
         throttle = Throttle()
         try:
             with throttle:
                 summary = file.summary(clients, groups=True)
-                first = itertools.islice(file.lines(NEW), SHOWN)
-                waiting = [(line.number, line.command[:COMMAND]) for line in first]
+                first = itertools.islice(file.lines(NEW), MAX_WAITING_JOBS)
+                waiting = [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first]
                 block_reason = find_block_reason(file) if waiting and not summary.now.running else None
         except OSError as error:
-            return FileCount(reason(error), due=boottime() + throttle.rest(4))
+            return FileCount(reason(error), next_count_at=boottime() + throttle.rest(4))
         stopped = block_reason.text if block_reason and block_reason.stops else ""
         return FileCount("", summary, clients, waiting, stopped, boottime() + throttle.rest(4))
 
-    def _report(self, link: ClientLink, count: FileCount) -> None:
+    def _send_status(self, link: ClientLink, count: FileCount) -> None:
         """Send a status, in messages of bounded length."""
         clock = boottime()
         now = count.summary.now if count.summary else None
@@ -2462,22 +2462,22 @@ class Accountant:
             type="summary",
             file=to_text(os.fsencode(self._sessions.settings.path)),
             host=os.uname().nodename,
-            port=self._info.port,
+            port=self._server_info.port,
             pid=os.getpid(),
-            since=round(clock - self._info.began, 1),
+            since=round(clock - self._server_info.began, 1),
             grace=self._sessions.settings.grace,
             fault=count.error,
             counts=dict(now._asdict(), total=now.all + now.held) if now else {},
-            waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting],
+            waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting_jobs],
         )
         for client in self._sessions.clients.values():
             # skip `absent` once no line of the previous server waits for its client
             if client.id or client.assignments:
-                self._report_client(link, client, clock)
+                self._send_client_status(link, client, clock)
         link.send(type="end")
 
     @staticmethod
-    def _report_client(link: ClientLink, client: Client, clock: float) -> None:
+    def _send_client_status(link: ClientLink, client: Client, clock: float) -> None:
         """Send the part of a status for a client and the jobs there.  clock: the time now."""
         link.send(
             type="client",
@@ -2487,7 +2487,7 @@ class Accountant:
             slots=client.slots,
             memory=int(client.capacity.memory),
             promised=client.allocated_memory,
-            seen=round(max(client.silence, 0.0), 1),
+            seen=round(max(client.silent_seconds, 0.0), 1),
             lost=client.link is None,
         )
         for assignment in client.assignments.values():
@@ -2495,8 +2495,8 @@ class Accountant:
                 type="job",
                 line=assignment.number,
                 pid=assignment.pid,
-                since=None if assignment.began is None else round(clock - assignment.began, 1),
-                command=to_text(assignment.command[:COMMAND]),
+                since=None if assignment.began_at is None else round(clock - assignment.began_at, 1),
+                command=to_text(assignment.command[:MAX_COMMAND_BYTES]),
             )
 
 
@@ -2560,7 +2560,7 @@ class Sessions:
         self.settings = settings
         self._on_error = on_error
         self.clients: dict[str, Client] = {}
-        self.jobs: dict[str, Assignment] = {}
+        self.assignments: dict[str, Assignment] = {}
         self.recovery = Recovery(services, self)
         self.links: dict[ClientLink, None] = {}
         # the links that are not authenticated and not dropped, oldest first
@@ -2579,23 +2579,23 @@ class Sessions:
     def add_assignment(self, assignment: Assignment) -> None:
         """Add a line that was claimed for a client."""
         assignment.client.add_assignment(assignment)
-        self.jobs[assignment.key] = assignment
+        self.assignments[assignment.key] = assignment
 
-    def forget(self, assignment: Assignment) -> bool:
+    def remove_assignment(self, assignment: Assignment) -> bool:
         """Remove this line from the client.  Return False if that was done before."""
         if assignment.phase is Phase.OVER:
             return False
-        assignment.forget()
+        assignment.mark_over()
         # otherwise the client is back and has a new assignment for the job
-        if self.jobs.get(assignment.key) is assignment:
-            del self.jobs[assignment.key]
-        assignment.client.forget(assignment)
-        self.records.abandon(assignment)
+        if self.assignments.get(assignment.key) is assignment:
+            del self.assignments[assignment.key]
+        assignment.client.remove_assignment(assignment)
+        self.records.abandon_run(assignment)
         return True
 
-    def _conclude(self, assignment: Assignment, line_result: LineResult) -> None:
+    def _remove_and_notify_group(self, assignment: Assignment, line_result: LineResult) -> None:
         """Remove this line from the client, and notify the job's group, if any, of the result."""
-        if self.forget(assignment) and assignment.member:
+        if self.remove_assignment(assignment) and assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, wanted: LineResult) -> Awaitable[bytes] | None:
@@ -2608,15 +2608,15 @@ class Sessions:
         line_result = assignment.decide(wanted)
         if not line_result:
             return None
-        assignment.client.note_pace(assignment, line_result)
+        assignment.client.count_short_jobs(assignment, line_result)
         if line_result.event is not None:
-            assignment.client.inbox.open(line_result.event)
+            assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.begin, self._claims.finish, job, line_result.state)
         written = persist(write, self._interval, self.say, job)
-        return watched(self._see_written(assignment, line_result, written))
+        return watched(self._finish_settling(assignment, line_result, written))
 
-    async def _see_written(
+    async def _finish_settling(
         self, assignment: Assignment, line_result: LineResult, written: Awaitable[str]
     ) -> bytes:
         """Wait until a line's state is written, or writing has failed for good; then go on after it.
@@ -2630,14 +2630,14 @@ class Sessions:
         if error:
             self.say(f"line {number}: {error}")
             self._runner_stats.unwritten.append(number)
-            assignment.tell("fault", text=error[:200])
+            assignment.send_message("fault", text=error[:200])
         elif line_result.event is not None:
             self.recovery.on_settled(assignment)
-        self._conclude(assignment, line_result)
+        self._remove_and_notify_group(assignment, line_result)
         self.drain_after_failures(self._runner_stats.worse)
         if line_result.event is not None:
-            client.inbox.close(line_result.event)
-        self._on_dealt_with(client)
+            client.inbox.close_event(line_result.event)
+        self._on_event_dealt_with(client)
         return b"" if error else line_result.state
 
     async def check_jobs(self) -> None:
@@ -2646,25 +2646,25 @@ class Sessions:
             await asyncio.sleep(self._interval / 2)
             for job, cause in (await self.executor.call(self._claims.check_jobs)).items():
                 assignment = next(
-                    (assignment for assignment in self.jobs.values() if assignment.job is job), None
+                    (assignment for assignment in self.assignments.values() if assignment.job is job), None
                 )
                 if not assignment:
                     continue            # the line is settled by now
                 if cause == "cancelled":
-                    self.cancel(assignment)
+                    self.cancel_job(assignment)
                 else:
-                    self._lose(assignment)
+                    self._on_taken_over(assignment)
 
-    def _lose(self, assignment: Assignment) -> None:
+    def _on_taken_over(self, assignment: Assignment) -> None:
         """Remove a line that another runner took over; if a result is being written, finish() reports it."""
-        if not assignment.is_open:
+        if not assignment.is_undecided:
             return
         self.say(f"line {assignment.number}: another runner took over this job")
         self._runner_stats.count(assignment.job, ERROR)
-        assignment.tell("lost")
-        self._conclude(assignment, LineResult(Cause.TAKEN, ERROR))
+        assignment.send_message("lost")
+        self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
 
-    def cancel(self, assignment: Assignment) -> None:
+    def cancel_job(self, assignment: Assignment) -> None:
         """Stop a job after a user has set the state of the line, by a message to the client.
 
         A lost client gets the message when it comes back.  A line that was not yet sent to the client is
@@ -2673,13 +2673,13 @@ class Sessions:
         if assignment.phase is Phase.CLAIMED:
             self.settle(assignment, LineResult(Cause.CANCELLED, HELD))
         else:
-            assignment.tell("stop", cancelled=True)
+            assignment.send_message("stop", cancelled=True)
 
     # -- no more jobs ----------------------------------------------------------------------------------------
 
     def drain(self, why: str) -> None:
         """Hand out no more jobs, and report the reason and the number of jobs that clients have."""
-        waiting = plural(len(self.jobs), "job")
+        waiting = plural(len(self.assignments), "job")
         self.say(f"{why}: handing out no more jobs, waiting for {waiting}")
         self.lifetime.drain()
 
@@ -2698,45 +2698,45 @@ class Sessions:
             group.abort()
         return [assignment for assignment in jobs.values() if assignment.group]
 
-    def kept(self, jobs: dict[str, Assignment]) -> str:
+    def kept_text(self, jobs: dict[str, Assignment]) -> str:
         """Return '; lines 3, 5 kept for 60s'; '' if there are none."""
-        lines = [assignment.number for assignment in jobs.values() if assignment.is_open]
+        lines = [assignment.number for assignment in jobs.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
         """Return the client, new or known, that sent this hello.  Raises WireError."""
-        if len({job.key for job in link.reported}) < len(link.reported):
+        if len({job.key for job in link.reported_jobs}) < len(link.reported_jobs):
             raise WireError("one job twice")
-        client = self.clients.get(hello.client)
+        client = self.clients.get(hello.client_id)
         if client:
-            client.come(link, hello)
+            client.use_link(link, hello)
             return client
-        client = Client(self, hello.client)
-        client.come(link, hello)
+        client = Client(self, hello.client_id)
+        client.use_link(link, hello)
         self.say(f"client {client.where} came")
-        self.add(client)
+        self.add_client(client)
         return client
 
-    def add(self, client: Client) -> asyncio.Future[None]:
+    def add_client(self, client: Client) -> asyncio.Future[None]:
         """Add a client.  Return the live() task, which is done when the client is gone for good."""
         self.clients[client.id] = client
-        return watched(client.live())
+        return watched(client.serve_client())
 
-    def part(self, client: Client, link: ClientLink) -> None:
+    def on_bye(self, client: Client, link: ClientLink) -> None:
         """Remove a client that has sent bye."""
         self.say(f"client {client.where} left")
         del self.clients[client.id]
-        link.leave(Gone.PARTED)
+        link.detach(DetachReason.BYE)
 
     # -- events ----------------------------------------------------------------------------------------------
 
-    def take_event(self, client: Client, kind: str, message: Message) -> None:
+    def receive_event(self, client: Client, kind: str, message: Message) -> None:
         """Apply an event, unless it was received before.  Raises WireError.
 
         An invalid event also counts as received: it would be invalid the next time.
         """
         number = message.whole("n")
-        if not client.inbox.take(number):
+        if not client.inbox.receive_event(number):
             return
         try:
             self._apply_event(client, kind, message, number)
@@ -2750,28 +2750,28 @@ class Sessions:
         An event of a line that is settled or lost changes nothing: the client was notified, or will be.
         """
         assignment = client.assignments.get(message.text("id", 16))
-        if assignment is None or not assignment.is_open:
+        if assignment is None or not assignment.is_undecided:
             return
         if assignment.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
-            self.settle(assignment, self._result(assignment, message, number))
+            self.settle(assignment, self._read_result(assignment, message, number))
         elif kind == "release":
             self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=number))
         else:
             if kind == "begin":
-                self._begin_job(assignment, message)
-            self._add_run(client, kind, assignment, message, number)
+                self._mark_begun(assignment, message)
+            self._record_event(client, kind, assignment, message, number)
 
     @staticmethod
-    def _begin_job(assignment: Assignment, message: Message) -> None:
+    def _mark_begun(assignment: Assignment, message: Message) -> None:
         """Mark a job as started.  Raises WireError."""
         if assignment.is_gated:
             raise WireError("that job must wait at the gate")
-        assignment.begin(message.process("pid"))
+        assignment.mark_begun(message.process("pid"))
 
     @staticmethod
-    def _result(assignment: Assignment, message: Message, event: int) -> LineResult:
+    def _read_result(assignment: Assignment, message: Message, event: int) -> LineResult:
         """Return the result of a job from a `finish` event.  Raises WireError if it is not valid.
 
         A held state is valid only if a user has cancelled the job.  event: the number of the event, which is
@@ -2787,50 +2787,50 @@ class Sessions:
             raise WireError("not the end of a job")
         return LineResult(cause, state, printable(message.text("how", 64)), event)
 
-    def _add_run(
+    def _record_event(
         self, client: Client, kind: str, assignment: Assignment, message: Message, number: int
     ) -> None:
         """Pass on an event for the records or the console.  Raises WireError."""
-        size = self.records.take(kind, client, assignment, message)
+        size = self.records.handle_event(kind, client, assignment, message)
         if self.executor.pool:
-            client.inbox.post(number)
-        client.inbox.count(number, size)
+            client.inbox.post_event(number)
+        client.inbox.add_output_size(number, size)
 
-    def file_away(self, client: Client, event: int) -> None:
+    def acknowledge_when_written(self, client: Client, event: int) -> None:
         """Acknowledge this event, and later ones posted by now, once the executor has written them."""
         def written(_: object) -> None:
-            client.inbox.close(event)
-            self._on_dealt_with(client)
+            client.inbox.close_event(event)
+            self._on_event_dealt_with(client)
         self.executor.ask(written, int)
 
-    def _on_dealt_with(self, client: Client) -> None:
+    def _on_event_dealt_with(self, client: Client) -> None:
         """Go on after an event of this client is dealt with."""
         client.acknowledge_soon()
         self.lifetime.on_progress()
 
     # -- output that comes faster than it is written ---------------------------------------------------------
 
-    def window(self) -> int:
+    def window_size(self) -> int:
         """Return the bytes of output that each client may have in flight."""
-        return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
+        return max(runmaker4.PIECE, min(MAX_WINDOW_BYTES, MAX_ALL_WINDOWS_BYTES // (len(self.clients) or 1)))
 
-    def tick(self) -> None:
+    def flush_records(self) -> None:
         """Flush the records.  Called about once a second."""
-        self.records.flush()
+        self.records.flush_journal()
         if self.records.log:
             self.records.log.tick()
 
-    def connected(self, link: ClientLink) -> None:
+    def add_link(self, link: ClientLink) -> None:
         """Add a connection, which is not authenticated yet."""
         self.links[link] = None
         self._strangers[link] = None
         self._limit_strangers()
 
-    def admit(self, link: ClientLink) -> None:
+    def mark_authenticated(self, link: ClientLink) -> None:
         """Mark a connection as authenticated."""
         self._strangers.pop(link, None)
 
-    def disconnected(self, link: ClientLink) -> None:
+    def remove_link(self, link: ClientLink) -> None:
         """Remove a connection."""
         del self.links[link]
         self._strangers.pop(link, None)
@@ -2842,7 +2842,7 @@ class Sessions:
         """
         for link in list(self.links):
             if slept:
-                link.forgive()
+                link.extend_silence()
             else:
                 link.drop_if_silent()
         self._limit_strangers()
@@ -2852,7 +2852,7 @@ class Sessions:
 
         Up to `max_strangers` of them are kept for a second, because many clients can start together.
         """
-        while len(self._strangers) > min(UNAUTHENTICATED, self.settings.max_strangers):
+        while len(self._strangers) > min(MAX_UNAUTHENTICATED, self.settings.max_strangers):
             oldest = next(iter(self._strangers))
             if len(self._strangers) <= self.settings.max_strangers and boottime() - oldest.heard < 1.0:
                 return
@@ -2915,7 +2915,7 @@ class Progress(enum.IntEnum):
 
 
 # The states, besides `r`, in which a job gets its own line back
-OWN = {Progress.ENDED: ERROR + NEW, Progress.RUNS: ERROR + NEW, Progress.GIVEN_BACK: b""}
+OWN_LINE_STATES = {Progress.ENDED: ERROR + NEW, Progress.RUNS: ERROR + NEW, Progress.GIVEN_BACK: b""}
 
 
 @dataclass(frozen=True)
@@ -2924,14 +2924,14 @@ class ReportedJob:
     key: str
     line: Line
     result: bytes | None                # None: it has not finished
-    mark: str                           # the job tag of its last run; "": no run was reported to a server yet
+    job_tag: str                           # the job tag of its last run; "": no run was reported to a server yet
 
     @classmethod
     def read(cls, item: Message) -> ReportedJob:
         """Return the job that an item of `have` describes.  Raises WireError."""
         result = None if item.fields.get("result") is None else item.state("result")
         key, text = item.text("id", 16), item.data("text")
-        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
+        if not KEY_PATTERN.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
             raise WireError("no job")
         line = Line(item.whole("number"), 0, item.whole("offset"), NEW, text)
         return cls(key, line, result, item.text("run", 512))
@@ -2952,13 +2952,13 @@ class NoLine(enum.Enum):
 
 
 @dataclass(frozen=True)
-class CannotLook:
+class Undetermined:
     """The answer if a reported job's line cannot be determined now."""
     why: str
     is_read: bool = False               # the file could be read, but may be half saved
 
 
-Answer = Union["Regained", NoLine, CannotLook]      # for a reported job
+Answer = Union["Regained", NoLine, Undetermined]      # for a reported job
 
 
 @dataclass(frozen=True)
@@ -2970,21 +2970,21 @@ class Regained:
 
 
 @dataclass(frozen=True)
-class Adopted:
+class AdoptedJobs:
     """The jobs taken over from the previous server."""
     jobs: list[Job]
     has_unclaimed: bool                 # it also had job locks of unknown lines
 
 
 @dataclass(eq=False)
-class Batch:
+class ClaimedBatch:
     """The result of an attempt to claim lines."""
-    got: list[Job]
-    plans: list[Plan]                   # of groups that the walk has met
+    jobs: list[Job]
+    plans: list[GroupPlan]                   # of groups that the walk has met
     no_job: NoJob | None                # why there are no more jobs; None: enough were claimed
 
     @property
-    def sliced(self) -> bool:
+    def must_continue(self) -> bool:
         """Return True if the walk must continue."""
         return self.no_job is not None and self.no_job.sliced
 
@@ -3009,7 +3009,7 @@ class Claims:
         self._queue = ServedQueue(file)
         self._cursor = Cursor(self._queue, ordinals=ordinals, serving=True)
         self._records = records
-        self._urgent_at = 0.0           # when a walk was last urgent, for clients that would exit
+        self._last_urgent_at = 0.0           # when a walk was last urgent, for clients that would exit
 
     def take_presence_lock(self) -> None:
         """Take the presence lock before the first client comes."""
@@ -3031,7 +3031,7 @@ class Claims:
     # -- new lines -------------------------------------------------------------------------------------------
 
     def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], leaving: bool,
-                    away: Collection[Consumer]) -> Batch:
+                    away: Collection[Consumer]) -> ClaimedBatch:
         """Claim up to BATCH lines, one for each consumer in turn.
 
         offers: the slots and memory that each consumer offers.  leaving: one of them exits if there is no
@@ -3040,11 +3040,11 @@ class Claims:
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
             consumer.free = free
-        urgent = leaving and self._may_hurry()
+        urgent = leaving and self._can_walk_urgently()
         got: list[Job] = []
         no_job: NoJob | None = None
         met: dict[int, PendingGroup] = {}
-        while (consumers.all or not offers) and len(got) < BATCH:
+        while (consumers.all or not offers) and len(got) < MAX_BATCH_LINES:
             result = self._cursor.claim(urgent, consumers, away)
             met.update((group.jobs[0][0].offset, group) for group in self._cursor.groups
                        if group.jobs and group.whole and not group.started)
@@ -3052,29 +3052,29 @@ class Claims:
                 no_job = result
                 break
             got.append(result)
-            self._charge(result, consumers)
-        return Batch(got, self._plan(met.values()), no_job)
+            self._subtract_needs(result, consumers)
+        return ClaimedBatch(got, self._plan_groups(met.values()), no_job)
 
     @staticmethod
-    def _charge(job: Job, consumers: Consumers) -> None:
+    def _subtract_needs(job: Job, consumers: Consumers) -> None:
         """Subtract a job's needs from the consumer, which is then last in turn if it still has slots."""
         job.consumer.free -= job.settings.needs
         del consumers.all[job.consumer]
         if job.consumer.free.slots > 0:
             consumers.all[job.consumer] = None
 
-    def _may_hurry(self) -> bool:
+    def _can_walk_urgently(self) -> bool:
         """Return True if a walk may be urgent again.  Not too often: complete walks take time."""
         now = boottime()
-        if now - self._urgent_at < self._cursor.throttle.rest(20):
+        if now - self._last_urgent_at < self._cursor.throttle.rest(20):
             return False
-        self._urgent_at = now
+        self._last_urgent_at = now
         return True
 
-    def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
+    def _plan_groups(self, groups: Iterable[PendingGroup]) -> list[GroupPlan]:
         """Return a plan for each group: which host gets which jobs."""
         try:
-            return [Plan(met, jobs_by_host(self._file.reader, met.jobs)) for met in groups]
+            return [GroupPlan(met, jobs_by_host(self._file.reader, met.jobs)) for met in groups]
         except OSError:                                 # the file was edited at this moment
             self._cursor.forget()
             return []
@@ -3111,16 +3111,16 @@ class Claims:
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
-    def adopt(self, locks: int) -> Adopted:
+    def adopt(self, locks: int) -> AdoptedJobs:
         """Take over the locks of this descriptor, as ServedQueue.adopt().  Raises OSError."""
         jobs = self._queue.adopt(locks)
-        return Adopted(jobs, bool(self._file.lock_table.unclaimed))
+        return AdoptedJobs(jobs, bool(self._file.lock_table.unclaimed))
 
     def drop_unclaimed(self) -> None:
         """Release the previous server's job locks that no client has claimed."""
         self._file.lock_table.drop_unclaimed()
 
-    def find(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
+    def find_lines(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
              surely: bool) -> dict[str, Answer]:
         """Claim the lines of jobs that a consumer reports; return the answers of the recovery table, by key.
 
@@ -3129,23 +3129,23 @@ class Claims:
         """
         regained: dict[ReportedJob, Job] = {}
         answers: dict[str, Answer] = {}
-        why = CannotLook("")
+        why = Undetermined("")
         try:
-            for known, answer in self._find_lines(reported, inherited, surely):
+            for known, answer in self._answer_jobs(reported, inherited, surely):
                 if isinstance(answer, Job):
                     regained[known] = answer
                 else:
                     answers[known.key] = answer
         except OSError as error:
             self._queue.close_if_useless(error)
-            why = CannotLook(reason(error))
+            why = Undetermined(reason(error))
         for job in regained.values():
             job.consumer = consumer
         answers.update(self._restore_numbers(regained))
         return {known.key: answers.get(known.key, why) for known in reported}
 
-    def _find_lines(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
-                    surely: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | CannotLook]]:
+    def _answer_jobs(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
+                    surely: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | Undetermined]]:
         """Yield each of these jobs with the answer, as find() does; a Job: the line is locked again.
 
         Raises OSError: nothing is known about the jobs that were not yielded.
@@ -3159,12 +3159,12 @@ class Claims:
         free: dict[bytes, dict[int, Job]] = {known.line.command: {} for known in reported}
         for job in inherited:
             free.setdefault(job.command, {})[job.number] = job
-        searched = self._to_be_searched(here, inherited)
-        lines, is_whole = self._search(searched)
+        searched = self._commands_to_search(here, inherited)
+        lines, is_whole = self._search_commands(searched)
         # If one job of a command has no answer, later jobs of it have none: earlier jobs choose first
-        unknown: dict[bytes, CannotLook] = {}
+        unknown: dict[bytes, Undetermined] = {}
         if not (is_whole or (surely and not file.is_held_up())):
-            unknown = dict.fromkeys(searched, CannotLook("the file may be half saved", is_read=True))
+            unknown = dict.fromkeys(searched, Undetermined("the file may be half saved", is_read=True))
         # If a command is in the file once, that line is the job's own, wherever it is.
         number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
         # Among jobs with the same progress, jobs choose last if an edit has moved their own lines.
@@ -3173,24 +3173,24 @@ class Claims:
             command = known.line.command
             alike = lines.get(command, [])
             line = replace(known.line, number=number.get(command, known.line.number))
-            if known.result is not None and self._is_written(known.result, here[known], alike):
+            if known.result is not None and self._is_result_in_file(known.result, here[known], alike):
                 yield known, NoLine.SETTLED
                 continue
             found: Job | None = None
             try:
                 if command not in unknown:
-                    found = queue.take_back(line, free[command], alike, OWN[known.progress])
+                    found = queue.take_back(line, free[command], alike, OWN_LINE_STATES[known.progress])
             except TemporaryError as error:
-                unknown[command] = CannotLook(str(error), is_read=True)
+                unknown[command] = Undetermined(str(error), is_read=True)
             if command in unknown:
                 yield known, unknown[command]
             elif found:
                 yield known, found
             else:
-                is_held = known.progress is Progress.RUNS and self._is_on_hold(here[known])
+                is_held = known.progress is Progress.RUNS and self._is_held_state(here[known])
                 yield known, NoLine.CANCELLED if is_held else NoLine.LOST
 
-    def _search(self, commands: Collection[bytes]) -> tuple[dict[bytes, list[Line]], bool]:
+    def _search_commands(self, commands: Collection[bytes]) -> tuple[dict[bytes, list[Line]], bool]:
         """Return the lines of these commands, and True if the file surely was complete during the search.
 
         Raises OSError.
@@ -3203,7 +3203,7 @@ class Claims:
         return lines, file.signature() == before and not file.doubt(before[2])
 
     @staticmethod
-    def _to_be_searched(here: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
+    def _commands_to_search(here: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
         """Return the commands to search for in the whole file.
 
         here: the state at each job's position.  A command need not be searched for if there are as many
@@ -3215,7 +3215,7 @@ class Claims:
                 if spare[known.line.command] < 0 or state not in (RUNNING, known.result)}
 
     @staticmethod
-    def _is_written(result: bytes, here: bytes | None, alike: Iterable[Line]) -> bool:
+    def _is_result_in_file(result: bytes, here: bytes | None, alike: Iterable[Line]) -> bool:
         """Return True if a result is in the line already: the previous server had no time to report it.
 
         here: the state at the line's position; None: an edit has moved the line.  Then any line of the
@@ -3225,7 +3225,7 @@ class Claims:
         return here == result if here is not None else any(line.state == result for line in alike)
 
     @staticmethod
-    def _is_on_hold(here: bytes | None) -> bool:
+    def _is_held_state(here: bytes | None) -> bool:
         return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
 
     def _restore_numbers(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
@@ -3234,23 +3234,23 @@ class Claims:
         A client can lie about numbers.  So use the number that the journal has for that run, or otherwise the
         number of the line that the job has now.
         """
-        commands = {reported.mark: job.command for reported, job in jobs.items() if reported.mark}
+        commands = {reported.job_tag: job.command for reported, job in jobs.items() if reported.job_tag}
         numbers_in_journal = self._records.find_starts(commands)
-        ordinals = self._ordinals() if jobs and self._records.log else {}
+        ordinals = self._count_ordinals() if jobs and self._records.log else {}
         numbers_in_use = {job.number for job in set(self._queue.claimed).difference(jobs.values())}
         regained: dict[str, Regained] = {}
         for reported, job in jobs.items():
             job.state = NEW
             job.ordinal = ordinals.get(job.offset, 0)
             # If two jobs name one run, the second has not run it.
-            number = numbers_in_journal.pop(reported.mark, job.number)
+            number = numbers_in_journal.pop(reported.job_tag, job.number)
             if number is not None and number not in numbers_in_use:
                 job.number = number
             numbers_in_use.add(job.number)
-            regained[reported.key] = Regained(job, self._records.of(job), number is not None)
+            regained[reported.key] = Regained(job, self._records.record_of(job), number is not None)
         return regained
 
-    def _ordinals(self) -> dict[int, int]:
+    def _count_ordinals(self) -> dict[int, int]:
         """Return the ordinals of running lines, by offset; {} if they cannot be counted."""
         with contextlib.suppress(OSError):
             file = self._file
@@ -3261,7 +3261,7 @@ class Claims:
 
 class Recovery:
     """Finds the lines of jobs that clients have but this server has not assigned to them."""
-    AGAIN = 0.1                         # intervals from search to search
+    RETRY_INTERVALS = 0.1                         # intervals from search to search
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
         """sessions: can still be incomplete."""
@@ -3273,20 +3273,20 @@ class Recovery:
         self._interval = services.interval
         self._executor = services.executor
         self._runner_stats = services.runner_stats
-        self._absent = Client(sessions, "")     # has the previous server's lines until clients come for them
-        self.abandoned = False                  # we exited before these lines could be taken over
+        self._absent_client = Client(sessions, "")     # has the previous server's lines until clients come for them
+        self.has_abandoned_lines = False                  # we exited before these lines could be taken over
         # the keys of jobs with written results, oldest first: perhaps the clients do not know yet
-        self._settled: OrderedDict[str, None] = OrderedDict()
-        self._one_by_one = asyncio.Lock()       # held while searching for the lines of one client
+        self._settled_keys: OrderedDict[str, None] = OrderedDict()
+        self._search_lock = asyncio.Lock()       # held while searching for the lines of one client
 
     # -- settled jobs ----------------------------------------------------------------------------------
 
     def on_settled(self, assignment: Assignment) -> None:
         """Remember a job with a written result: perhaps the client was not notified."""
         # An OrderedDict, because a dict needs more and more time to find the first key.
-        self._settled[assignment.key] = None
-        if len(self._settled) > SETTLED:
-            self._settled.popitem(last=False)
+        self._settled_keys[assignment.key] = None
+        if len(self._settled_keys) > MAX_SETTLED_KEYS:
+            self._settled_keys.popitem(last=False)
 
     # -- the server before -----------------------------------------------------------------------------------
 
@@ -3296,13 +3296,13 @@ class Recovery:
         lock_fd: the descriptor with the job locks of these lines.  If they cannot be taken over, the job
         locks are released.  After the grace the remaining lines become `e`.
         """
-        adopted = await self._adopt(lock_fd)
+        adopted = await self._adopt_lines(lock_fd)
         if adopted is None:
             return
         jobs = adopted.jobs
         for job in jobs:
             # no client can name a key like this one
-            self._sessions.add_assignment(Assignment(f"line {job.number}", self._absent, job, Phase.SENT))
+            self._sessions.add_assignment(Assignment(f"line {job.number}", self._absent_client, job, Phase.SENT))
         if jobs:
             grace = human_time(self._sessions.settings.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the previous server; waiting {grace} "
@@ -3310,7 +3310,7 @@ class Recovery:
         if jobs or adopted.has_unclaimed:
             watched(self._await_clients())
 
-    async def _adopt(self, locks: int) -> Adopted | None:
+    async def _adopt_lines(self, locks: int) -> AdoptedJobs | None:
         """Claim the lines that are locked on this descriptor.  Return None if they cannot be taken over."""
         is_said = False
         end = self._loop.time() + Cursor.MAX_ERROR_SECONDS
@@ -3328,18 +3328,18 @@ class Recovery:
                     is_said = True
                     self._say(f"{reason(error)}; trying again")
             await asyncio.sleep(0.1)
-        self.abandoned = True
+        self.has_abandoned_lines = True
         return None
 
     async def _await_clients(self) -> None:
         """Wait for the grace, then release the lines and job locks that no client has claimed."""
-        await self._sessions.add(self._absent)
+        await self._sessions.add_client(self._absent_client)
         self._executor.post(self._claims.drop_unclaimed)
 
     # -- jobs that a client names ----------------------------------------------------------------------------
 
     async def reclaim(self, client: Client,
-                      reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | CannotLook:
+                      reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | Undetermined:
         """Give a client the lines of these jobs back, unless it has them on this server already.
 
         Return the keys of all jobs that still have no line, by the reason; CannotLook if the line of a job
@@ -3349,37 +3349,37 @@ class Recovery:
         is_read = True                  # each search so far could read the file
         while True:
             is_last = boottime() >= deadline
-            answers = await self._look_for(client, reported, surely=is_last and is_read)
-            unknown = [answer for answer in answers.values() if isinstance(answer, CannotLook)]
+            answers = await self._search_for_jobs(client, reported, surely=is_last and is_read)
+            unknown = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
             if not unknown:
-                return self._sort_keys(client, reported, answers)
+                return self._keys_without_line(client, reported, answers)
             if is_last:
                 return unknown[0]
             is_read = is_read and all(answer.is_read for answer in unknown)
-            await asyncio.sleep(self.AGAIN * self._interval)
+            await asyncio.sleep(self.RETRY_INTERVALS * self._interval)
 
-    async def _look_for(self, client: Client, reported: Sequence[ReportedJob],
+    async def _search_for_jobs(self, client: Client, reported: Sequence[ReportedJob],
                         surely: bool) -> dict[str, Answer]:
         """Search once for the lines of these jobs, and give the lines found to the client.
 
         Return the answers for jobs that the client does not have here, by key.  surely: see Claims.find().
         """
-        async with self._one_by_one:
+        async with self._search_lock:
             absent = [job for job in reported
-                      if job.key not in client.assignments and job.key not in self._settled]
-            sought = [job for job in absent if not self._is_anothers(job.key)]
-            inherited = {assignment.job: assignment for assignment in self._absent.assignments.values()}
+                      if job.key not in client.assignments and job.key not in self._settled_keys]
+            sought = [job for job in absent if not self._is_assigned_elsewhere(job.key)]
+            inherited = {assignment.job: assignment for assignment in self._absent_client.assignments.values()}
             answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent}    # unless it is sought
-            find = self._claims.find
+            find = self._claims.find_lines
             answers.update(await self._executor.call(find, client, sought, list(inherited), surely))
             for key, answer in answers.items():
                 if isinstance(answer, Regained):
-                    assignment = Assignment(key, client, answer.job, Phase.BEGUN, began=boottime(),
+                    assignment = Assignment(key, client, answer.job, Phase.BEGUN, began_at=boottime(),
                                   record=answer.record, keeps_files=answer.keeps_files)
-                    self._give(assignment, inherited.get(answer.job))
+                    self._give_back(assignment, inherited.get(answer.job))
             return answers
 
-    def _sort_keys(self, client: Client, reported: Iterable[ReportedJob],
+    def _keys_without_line(self, client: Client, reported: Iterable[ReportedJob],
                    answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
         """Return the keys of the jobs for which a client has no line, by the reason.
 
@@ -3388,31 +3388,31 @@ class Recovery:
         keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
         for job in reported:
             answer = answers.get(job.key)
-            if job.key in self._settled:            # perhaps only since the search
+            if job.key in self._settled_keys:            # perhaps only since the search
                 keys[NoLine.SETTLED].append(job.key)
             elif job.key not in client.assignments:
                 keys[answer if isinstance(answer, NoLine) else NoLine.LOST].append(job.key)
         return keys
 
-    def _is_anothers(self, key: str) -> bool:
+    def _is_assigned_elsewhere(self, key: str) -> bool:
         """Return True if another client has this job: then the line is not searched for.
 
         A job that the other client is about to lose does not count, because this client may have it: both can
         be the same program, the other one from before its grace was over.
         """
-        assignment = self._sessions.jobs.get(key)
-        return assignment is not None and assignment.is_open
+        assignment = self._sessions.assignments.get(key)
+        return assignment is not None and assignment.is_undecided
 
-    def _give(self, assignment: Assignment, before: Assignment | None) -> None:
+    def _give_back(self, assignment: Assignment, before: Assignment | None) -> None:
         """Give a line back to its client, unless the line was inherited and has been lost since.
 
         before: the assignment to `absent`, if the line was inherited.
         """
         number = assignment.number
-        if before and not before.is_open:
+        if before and not before.is_undecided:
             return
         if before:
-            self._sessions.forget(before)
+            self._sessions.remove_assignment(before)
         else:
             was_bad = number in self._runner_stats.bad_lines
             self._say(f"line {number}: was taken back" + (" from e" if was_bad else ""))
@@ -3447,7 +3447,7 @@ class Dispatcher:
         """stdout: where results of groups are printed.  pause: seconds between scans while clients wait."""
         self._sessions = sessions
         self._stdout = stdout
-        self._pause = pause
+        self._poll_seconds = pause
         self._loop = services.loop
         self._say = services.say
         self._lifetime = services.lifetime
@@ -3458,77 +3458,77 @@ class Dispatcher:
         # Random keys: a client names the keys of jobs when it connects.  So a key must be hard to guess,
         # and different from the keys of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
-        self.waiting: dict[Client, None] = {}   # clients that want jobs; the client served last is last
-        self._met = WalkReport()                # of the last complete walk that found nothing
-        self.looking = True                     # it is too early to report that there are no jobs
-        self._groups: dict[int, Plan] = {}      # groups that wait for hosts, by the offset of the first job
-        self._said: set[str] = set()            # messages that must not be repeated
-        self._pause_until = 0.0                 # no group is started before, by boottime()
-        self.wanted = False                     # a client has just asked for jobs
-        self.claiming = False                   # lines, or a group, are being claimed
+        self.waiting_clients: dict[Client, None] = {}   # clients that want jobs; the client served last is last
+        self._last_report = WalkReport()                # of the last complete walk that found nothing
+        self.is_searching = True                     # it is too early to report that there are no jobs
+        self._group_plans: dict[int, GroupPlan] = {}      # groups that wait for hosts, by the offset of the first job
+        self._printed_texts: set[str] = set()            # messages that must not be repeated
+        self._groups_paused_until = 0.0                 # no group is started before, by boottime()
+        self.has_new_request = False                     # a client has just asked for jobs
+        self.is_claiming = False                   # lines, or a group, are being claimed
 
-    async def poll(self) -> None:
+    async def poll_file(self) -> None:
         """While clients wait, look for new lines.  If the file has not changed, that costs a stat."""
         while True:
-            await asyncio.sleep(self._pause)
-            if self.waiting:
-                self.hand_out()
+            await asyncio.sleep(self._poll_seconds)
+            if self.waiting_clients:
+                self.hand_out_lines()
 
-    def mark_asking(self, client: Client) -> None:
+    def enqueue_client(self, client: Client) -> None:
         """Queue a client that asked for jobs.  It gets them after all messages of this read are handled."""
-        if client.want:
-            self.waiting.setdefault(client, None)
-        self.wanted = True
+        if client.requested_slots:
+            self.waiting_clients.setdefault(client, None)
+        self.has_new_request = True
 
-    def forget(self, client: Client) -> None:
+    def remove_client(self, client: Client) -> None:
         """Remove a client that is not connected any more."""
-        self.waiting.pop(client, None)
+        self.waiting_clients.pop(client, None)
 
-    def hand_out(self) -> None:
+    def hand_out_lines(self) -> None:
         """Start to claim lines for the waiting clients; in turn, so that no client gets all."""
-        self.wanted = False
+        self.has_new_request = False
         if not self._lifetime.is_serving:
-            return self.answer_waiting()
-        if self.claiming or not self.waiting or self._records.behind(Writer.HIGH):
+            return self.answer_exiting_clients()
+        if self.is_claiming or not self.waiting_clients or self._records.is_behind(Writer.HIGH):
             return
-        reserved = self._reserved()
+        reserved = self._reserved_clients()
         turns: dict[Client, Resources] = {}
-        for client in self.waiting:
-            want = client.wanted_slots
-            if want and client.may_be_served and client not in reserved:
+        for client in self.waiting_clients:
+            want = client.slots_to_fill
+            if want and client.can_get_jobs and client not in reserved:
                 turns[client] = Resources(want, client.free_memory)
-        self.look(turns)
+        self.start_claiming(turns)
 
-    def _reserved(self) -> set[Client]:
+    def _reserved_clients(self) -> set[Client]:
         """Return the clients that are kept free for groups."""
-        return set().union(*(plan.reserved for plan in self._groups.values()))
+        return set().union(*(plan.reserved for plan in self._group_plans.values()))
 
-    def look(self, turns: dict[Client, Resources]) -> None:
+    def start_claiming(self, turns: dict[Client, Resources]) -> None:
         """Start to claim lines.  turns: the slots and memory that each client offers."""
-        self.claiming = True
-        leaving = any(client.leaving and (self._met.met_end or not client.follow) for client in turns)
+        self.is_claiming = True
+        leaving = any(client.exits_without_jobs and (self._last_report.met_end or not client.follow) for client in turns)
         away = set(self._sessions.clients.values())
         claimed = functools.partial(self._on_claimed, {consumer: consumer for consumer in turns})
         self._executor.ask(claimed, self._claims.claim_batch, list(turns.items()), leaving, away)
 
-    def _on_claimed(self, clients: dict[Consumer, Client], batch: Batch) -> None:
+    def _on_claimed(self, clients: dict[Consumer, Client], batch: ClaimedBatch) -> None:
         """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
 
         Then look for more lines if the walk has not ended.  clients: by consumer.
         """
-        self.claiming = False
-        for client, assignments in self._assign(clients, batch.got).items():
-            client.supply(sum(int(assignment.job.settings.needs.slots) for assignment in assignments))
+        self.is_claiming = False
+        for client, assignments in self._assign_jobs(clients, batch.jobs).items():
+            client.subtract_requested(sum(int(assignment.job.settings.needs.slots) for assignment in assignments))
             self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
-        self._arrange(batch)
-        self.answer_waiting()
+        self._start_or_reserve(batch)
+        self.answer_exiting_clients()
         self._lifetime.on_progress()
-        if batch.sliced or (batch.got and self.waiting):
-            self._loop.call_soon(self._look_on)
+        if batch.must_continue or (batch.jobs and self.waiting_clients):
+            self._loop.call_soon(self._continue_claiming)
 
-    def _assign(self, clients: dict[Consumer, Client], jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
+    def _assign_jobs(self, clients: dict[Consumer, Client], jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
         """Add claimed lines to the clients for which they were claimed; return those to send, by client.
 
         A line that cannot be started, or has no connected client any more, is settled instead.
@@ -3549,20 +3549,20 @@ class Dispatcher:
     def _on_no_job(self, no_job: NoJob) -> None:
         """Remember that a claim found no more lines; stop if no line can be claimed any more."""
         if no_job.whole:
-            self._met = no_job.report
+            self._last_report = no_job.report
         if not no_job.sliced:
-            self.looking = no_job.again is not None
+            self.is_searching = no_job.again is not None
         if no_job.failed and self._lifetime.is_serving:
             self._say(f"{no_job.failed} (no more jobs are handed out)")
             self._runner_stats.had_errors = True
             self._lifetime.drain()
 
-    def _look_on(self) -> None:
+    def _continue_claiming(self) -> None:
         """Continue to look for lines, even if no client wants any."""
-        if self.waiting:
-            self.hand_out()
-        elif not self.claiming and self._lifetime.is_serving:
-            self.look({})
+        if self.waiting_clients:
+            self.hand_out_lines()
+        elif not self.is_claiming and self._lifetime.is_serving:
+            self.start_claiming({})
 
     def is_startable(self, assignment: Assignment) -> bool:
         """Return True if a client could start a job; otherwise report why not."""
@@ -3573,106 +3573,106 @@ class Dispatcher:
 
     def send_jobs(self, client: Client, batch: list[Assignment]) -> None:
         """Send jobs to a client, in messages with at most MAX_JOBS_BYTES of text unless one job has more."""
-        self.waiting.pop(client, None)
-        if client.want > 0:
-            self.waiting[client] = None
+        self.waiting_clients.pop(client, None)
+        if client.requested_slots > 0:
+            self.waiting_clients[client] = None
         jobs: list[dict[str, Any]] = []
         size = 0
         for assignment in batch:
-            assignment.hand()
-            client.promise(assignment)
+            assignment.mark_sent()
+            client.allocate_memory(assignment)
             length = len(assignment.job.text)
             if jobs and size + length > MAX_JOBS_BYTES:
-                client.tell(type="jobs", request=client.asked, jobs=jobs)
+                client.send_message(type="jobs", request=client.request_number, jobs=jobs)
                 jobs = []
                 size = 0
             jobs.append(assignment.describe())
             size += length
-        client.tell(type="jobs", request=client.asked, jobs=jobs)
+        client.send_message(type="jobs", request=client.request_number, jobs=jobs)
 
-    def answer_waiting(self) -> None:
+    def answer_exiting_clients(self) -> None:
         """Send `nothing` to clients that would exit, but not while lines can come back unstarted.
 
         When the server is stopping, send it in any case.
         """
-        leaving = [client for client in self.waiting if client.leaving]
+        leaving = [client for client in self.waiting_clients if client.exits_without_jobs]
         if not leaving:
             return
         stopping = not self._lifetime.is_serving
-        soon = boottime() - RETURN
-        jobs = self._sessions.jobs.values()
-        if not stopping and any(assignment.may_return(soon) for assignment in jobs):
+        soon = boottime() - RETURN_SECONDS
+        jobs = self._sessions.assignments.values()
+        if not stopping and any(assignment.can_come_back_unstarted(soon) for assignment in jobs):
             return
         for client in leaving:
-            if client.may_be_served and (stopping or self._may_leave(client)):
-                client.tell_nothing(self._met)
+            if client.can_get_jobs and (stopping or self._can_exit(client)):
+                client.send_nothing(self._last_report)
 
-    def _may_leave(self, client: Client) -> bool:
+    def _can_exit(self, client: Client) -> bool:
         """Return True if a client may exit: a complete walk, begun after its request, found nothing for it.
 
         It must not exit while it is kept free for a group, or if the walk met jobs that it waits for.
         """
-        met = self._met
-        if client not in met.consumers or met.began < client.asked_at:
+        met = self._last_report
+        if client not in met.consumers or met.began < client.requested_at:
             return False
         if client.follow and not met.met_end:
             return False
-        return not self.looking and client not in self._reserved() and not met.waits_for(client)
+        return not self.is_searching and client not in self._reserved_clients() and not met.waits_for(client)
 
     # -- groups ----------------------------------------------------------------------------------------------
 
-    def _arrange(self, batch: Batch) -> None:
+    def _start_or_reserve(self, batch: ClaimedBatch) -> None:
         """Start each group if all hosts have a free slot; else reserve the hosts if all are connected."""
-        if not (batch.plans or self._groups):
+        if not (batch.plans or self._group_plans):
             return
-        found = {plan.first.offset: plan for plan in batch.plans}
-        has_seen_all = batch.no_job is not None and not batch.sliced
-        self._groups = found if has_seen_all else {**self._groups, **found}
+        found = {plan.first_line.offset: plan for plan in batch.plans}
+        has_seen_all = batch.no_job is not None and not batch.must_continue
+        self._group_plans = found if has_seen_all else {**self._group_plans, **found}
         reserved: set[Client] = set()
-        for _, plan in sorted(self._groups.items()):
-            if plan.met.waits:
+        for _, plan in sorted(self._group_plans.items()):
+            if plan.pending.waits:
                 continue                                # the previous server may have started it
-            if len(plan.hosts) > Group.HOSTS:
-                self.say_once(f"line {plan.first.number}: the group {printable(plan.met.name)} has more than "
-                              f"{Group.HOSTS} hosts; it waits")
+            if len(plan.hosts) > Group.MAX_HOSTS:
+                self.say_once(f"line {plan.first_line.number}: the group {printable(plan.pending.name)} has more than "
+                              f"{Group.MAX_HOSTS} hosts; it waits")
                 continue
-            clients = self._choose(plan, self._free_slots(reserved))
+            clients = self._choose_clients(plan, self._free_slots(reserved))
             if not all(clients.values()):
-                plan.reserve(self._to_be_kept(plan, reserved))
+                plan.reserve_clients(self._clients_to_reserve(plan, reserved))
                 reserved |= plan.reserved
-            elif not self.claiming and self._lifetime.is_serving and boottime() >= self._pause_until:
+            elif not self.is_claiming and self._lifetime.is_serving and boottime() >= self._groups_paused_until:
                 chosen = {host: client for host, client in clients.items() if client}
-                self._begin_group(GroupClaim(plan, chosen))
+                self._claim_group(GroupClaim(plan, chosen))
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
         """Return the number of slots for which each client that is not reserved waits."""
-        able = [client for client in self.waiting if client.may_be_served]
-        return {client: min(client.want, client.room) for client in able if client not in reserved}
+        able = [client for client in self.waiting_clients if client.can_get_jobs]
+        return {client: min(client.requested_slots, client.line_allowance) for client in able if client not in reserved}
 
-    def _to_be_kept(self, plan: Plan, reserved: set[Client]) -> set[Client]:
+    def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
         """Return the clients to keep free for a group: all that it needs; none if one is not connected.
 
         reserved: clients that are kept free for earlier groups of the file.
         """
         here = [client for client in self._sessions.clients.values() if client.link]
-        chosen = self._choose(plan, {client: client.slots for client in here if client not in reserved})
+        chosen = self._choose_clients(plan, {client: client.slots for client in here if client not in reserved})
         clients = {client for client in chosen.values() if client}
         return clients if all(chosen.values()) else set()
 
-    def _begin_group(self, claim: GroupClaim) -> None:
+    def _claim_group(self, claim: GroupClaim) -> None:
         """Start to claim all lines of a group; then _start_group() is called."""
-        claim.plan.begin()
-        self.claiming = True
-        del self._groups[claim.plan.first.offset]
+        claim.plan.mark_started()
+        self.is_claiming = True
+        del self._group_plans[claim.plan.first_line.offset]
         hosts = [(claim.clients[host], jobs) for host, jobs in claim.plan.hosts.items()]
-        self._executor.ask(functools.partial(self._start_group, claim), self._claims.claim_group, hosts)
+        self._executor.ask(functools.partial(self._on_group_claimed, claim), self._claims.claim_group, hosts)
 
-    def _choose(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
+    def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client for each host of a group; None for a host without a client.
 
         The hosts with the fewest slots to choose from choose first.  free: the free slots of each client.
         """
-        clients = [client for client in free if not (plan.met.below_end and client.follow)]
+        clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         able = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
         free_slots = dict(free)
         chosen: dict[str, Client | None] = dict.fromkeys(plan.hosts)
@@ -3683,40 +3683,40 @@ class Dispatcher:
                 free_slots[client] -= 1
         return chosen
 
-    def _start_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
+    def _on_group_claimed(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
         """Prepare a group after claiming the lines.
 
         Give the lines back if some could not be claimed, a client was lost since, or the server drains.
         """
-        self.claiming = False
+        self.is_claiming = False
         places = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
         for (host, client), job in zip(places, claimed):
-            claim.add(host, Assignment(next(self._keys), client, job))
+            claim.add_assignment(host, Assignment(next(self._keys), client, job))
         assignments = [assignment for some in claim.assignments.values() for assignment in some]
         for assignment in assignments:
             self._sessions.add_assignment(assignment)
         links = {client: client.link for client in claim.clients.values() if client.link}
         all_here = links.keys() == set(claim.clients.values())
-        may_begin = claim.is_whole and all_here and self._lifetime.is_serving
+        may_begin = claim.is_complete and all_here and self._lifetime.is_serving
         if may_begin:
             Group(self, self._sessions, self._stdout, claim, links).prepare()
         else:
-            claim.plan.call_off()
+            claim.plan.mark_called_off()
             for assignment in assignments:
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._lifetime.on_progress()
-        self.look_again(pause=0.0 if may_begin else 1.0)
+        self.hand_out_soon(pause=0.0 if may_begin else 1.0)
 
     def say_once(self, text: str) -> None:
         """Print a message, but only once."""
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._printed_texts:
+            self._printed_texts.add(text)
             self._say(text)
 
-    def look_again(self, pause: float = 0.0) -> None:
+    def hand_out_soon(self, pause: float = 0.0) -> None:
         """Look for lines soon.  Do not start a group for `pause` seconds."""
-        self._pause_until = max(self._pause_until, boottime() + pause)
-        self._loop.call_soon(self.hand_out)
+        self._groups_paused_until = max(self._groups_paused_until, boottime() + pause)
+        self._loop.call_soon(self.hand_out_lines)
 
 
 # ======== The server ========================================================================================
@@ -3740,12 +3740,12 @@ class Server(Program):
         if not options.dry_run:
             check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
-        self._pause = min(1.0, runmaker4.SILENCE / 5)   # seconds between checks of the clients and the file
+        self._check_seconds = min(1.0, runmaker4.SILENCE / 5)   # seconds between checks of the clients and the file
         self._summary: Summary | None = None    # of the file when we exit; None: unknown
         self._orphans: list[int] = []           # the lines of orphans that were marked `e`, set when we exit
         self.began = boottime()
-        self._unaccepted = 0                    # connections that were not accepted since the last report
-        self._unaccepted_said = -UNACCEPTED     # when that was last reported, by boottime()
+        self._unaccepted_count = 0                    # connections that were not accepted since the last report
+        self._unaccepted_reported_at = -UNACCEPTED_REPORT_SECONDS     # when that was last reported, by boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -3753,7 +3753,7 @@ class Server(Program):
         """Check and open everything, then serve.  Return the exit status.  Raises UsageError."""
         if self.options.dry_run:
             return self._print_preview()
-        allow_descriptors(LEAST_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
+        allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
         self.stores = self.open_stores(self.mount.network, self._presence_lock, self.path)
@@ -3769,8 +3769,8 @@ class Server(Program):
             self._keeper.open()
         except UsageError as problem:
             raise UsageError(f"{self.path}: {problem}") from None
-        except NameTaken:
-            self._say_unkept(
+        except NameTakenError:
+            self._say_no_keeper(
                 "another user's process has the name of the keeper's socket: serving without a keeper"
             )
         except OSError as error:
@@ -3797,7 +3797,7 @@ class Server(Program):
         self._make_parts()
         if self.options.max_failed:
             await self.failures.count()
-        self.handle_signals(self._end, self._drain)
+        self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         await self._set_up_keeper()
         self.executor.post(self.claims.take_presence_lock)
         make_link = functools.partial(ClientLink, self.sessions, self.dispatcher, self.accountant,
@@ -3806,9 +3806,9 @@ class Server(Program):
             Acceptor(sock, self.loop, make_link, self._say_unaccepted) for sock in self._sockets
         ]
         chores = [
-            watched(self.dispatcher.poll()),
+            watched(self.dispatcher.poll_file()),
             watched(self.sessions.check_jobs()),
-            watched(self._tick()),
+            watched(self._check_clients_and_file()),
             watched(self._drain_when_done()),
             watched(self._watch_failures()),
             watched(self._exit_when_drained()),
@@ -3818,7 +3818,7 @@ class Server(Program):
             chore.cancel()
         for acceptor in acceptors:
             acceptor.close()
-        await self._close()
+        await self._shut_down()
         status = self.lifetime.exit_status
         return self.runner_stats.status(self._summary) if status is None else status
 
@@ -3829,20 +3829,20 @@ class Server(Program):
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
         self.records = Records(self.stores, self.stdout if options.print else None, self.executor)
         file = ServedFile(
-            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock, keep=self._keeper.keep
+            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock, keep=self._keeper.give_locks
         )
         self.claims = Claims(file, self.records, ordinals=bool(self.stores[0]))
         services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
                             self.lifetime, self.say, reader.interval)
-        strangers = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        strangers = max_stranger_count(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         settings = SessionSettings(self.path, options.grace, options.max_failed, strangers)
         self.sessions = Sessions(services, settings, self._on_error)
-        pause = max(POLL, reader.interval / 5 if self.mount.network else 0)
+        pause = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, pause)
         self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
         self.failures = Failures(reader, self.executor, self.claims.count_renewed)
 
-    async def _close(self) -> None:
+    async def _shut_down(self) -> None:
         """Write and send everything, close connections and keeper, and print the closing line.
 
         In this order: results and records are written before clients learn that they are dealt with; the
@@ -3851,19 +3851,19 @@ class Server(Program):
         """
         signalled = self.lifetime.exit_status is not None
         seconds = runmaker4.Runner.LAST_TRIES if signalled else None
-        self.sessions.tick()
+        self.sessions.flush_records()
         self.executor.ask(self._orphans.extend, self.claims.list_orphans)
-        await self._in_time(self.executor.flush(), seconds)
+        await self._await_in_time(self.executor.flush(), seconds)
         if self._was_signalled:
-            self._hand_over()
+            self._send_closing_to_all()
         self.executor.ask(lambda done: None, self.claims.sync)
-        await self._let_links_go()
-        self._let_keeper_go()
-        await self._in_time(self.executor.flush(), seconds)
+        await self._end_links()
+        self._dismiss_keeper()
+        await self._await_in_time(self.executor.flush(), seconds)
         await self.print_rest(self.stdout, lambda: signalled)
         if self._was_signalled:
             # We do not wait for a file system that does not answer.
-            count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
+            count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
             self._summary = count and count.summary_of_all()
         self._say_summary()
         await self.print_rest(self.stderr, lambda: signalled)
@@ -3873,7 +3873,7 @@ class Server(Program):
         """Return True if we exit because of a signal, and there was no defect."""
         return self.lifetime.exit_status is not None and not self.defects
 
-    async def _let_links_go(self) -> None:
+    async def _end_links(self) -> None:
         """End all connections, and wait at most a second for the clients to close them.
 
         If we closed a connection with unread data, our last messages would be lost.
@@ -3884,12 +3884,12 @@ class Server(Program):
         while self.sessions.links and self.loop.time() < end:
             await asyncio.sleep(0.01)
 
-    def _let_keeper_go(self) -> None:
+    def _dismiss_keeper(self) -> None:
         """Let the keeper exit, unless lines are held, or unknown lines may be held."""
-        unknown = self.defects or self.sessions.recovery.abandoned
-        if self._keeper.life and not self.sessions.jobs and not unknown:
-            self.loop.remove_reader(self._keeper.life)
-            self._keeper.dismiss()
+        unknown = self.defects or self.sessions.recovery.has_abandoned_lines
+        if self._keeper.keeper_sock and not self.sessions.assignments and not unknown:
+            self.loop.remove_reader(self._keeper.keeper_sock)
+            self._keeper.dismiss_keeper()
 
     def _say_summary(self) -> None:
         """Print the closing line."""
@@ -3899,16 +3899,16 @@ class Server(Program):
             self.runner_stats.summary(self._summary, self._orphans, seconds, "runmaker4-client.py -r", why)
         )
 
-    def _hand_over(self) -> None:
+    def _send_closing_to_all(self) -> None:
         """After a signal: acknowledge the events dealt with, and have clients wait for the next server.
 
         An event from before the signal may have been dealt with only after it.  If it were not acknowledged,
         the client would send the output after it, which is written here, to the next server as well.
         """
         for client in self.sessions.clients.values():
-            client.tell_closing(done=False)
+            client.send_closing(done=False)
 
-    async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
+    async def _await_in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result of this work; None after `seconds`, another signal or an exception.
 
         seconds: None: there is no limit.
@@ -3920,17 +3920,17 @@ class Server(Program):
 
     def _say_unaccepted(self, error: OSError) -> None:
         """Report, once a minute at most, that a connection was not accepted: descriptors may run out."""
-        self._unaccepted += 1
+        self._unaccepted_count += 1
         now = boottime()
-        if now - self._unaccepted_said <= UNACCEPTED:
+        if now - self._unaccepted_reported_at <= UNACCEPTED_REPORT_SECONDS:
             return
-        often = f" ({self._unaccepted} times since the last report)" if self._unaccepted > 1 else ""
+        often = f" ({self._unaccepted_count} times since the last report)" if self._unaccepted_count > 1 else ""
         self.say(f"a connection was not accepted: {reason(error)}{often}")
-        self._unaccepted = 0
-        self._unaccepted_said = now
+        self._unaccepted_count = 0
+        self._unaccepted_reported_at = now
 
     def relieved(self) -> None:
-        if not self.records.behind(Writer.LOW):
+        if not self.records.is_behind(Writer.LOW):
             for client in self.sessions.clients.values():
                 client.acknowledge()
 
@@ -3938,18 +3938,18 @@ class Server(Program):
         """Exit at once, as after a signal: running jobs remain for the next server; clients wait for it."""
         self.lifetime.exit(1)
 
-    def _end(self, number: int) -> None:
+    def _on_stop_signal(self, number: int) -> None:
         """Handle INT and TERM: exit, and keep running jobs for the next server.
 
         A second signal ends all waits.
         """
         if self.lifetime.is_exiting:
             return self.lifetime.hurry()
-        kept = self.sessions.kept(self.sessions.jobs) if self._keeper.life else ""
+        kept = self.sessions.kept_text(self.sessions.assignments) if self._keeper.keeper_sock else ""
         self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
         self.lifetime.exit(128 + number)
 
-    def _drain(self, number: int) -> None:
+    def _on_drain_signal(self, number: int) -> None:
         """Handle HUP, USR1 and QUIT: hand out no more jobs, exit when no job is running."""
         self.sessions.drain(signal.Signals(number).name)
 
@@ -3963,8 +3963,8 @@ class Server(Program):
         """While draining: give up groups that have not begun, and exit when nothing is left to wait for."""
         progress = self.lifetime.progress
         await progress.wait()
-        self.sessions.abort_groups(self.sessions.jobs)
-        self.dispatcher.answer_waiting()
+        self.sessions.abort_groups(self.sessions.assignments)
+        self.dispatcher.answer_exiting_clients()
         while not self.lifetime.is_exiting:
             progress.clear()
             if self._is_drained():
@@ -3973,10 +3973,10 @@ class Server(Program):
 
     def _is_drained(self) -> bool:
         """Return True if no line is held or being claimed, and all received events are dealt with."""
-        if self.sessions.jobs or self.dispatcher.claiming:
+        if self.sessions.assignments or self.dispatcher.is_claiming:
             return False
         here = [client for client in self.sessions.clients.values() if client.link]
-        return all(client.inbox.is_dealt_with for client in here)
+        return all(client.inbox.is_all_dealt_with for client in here)
 
     async def _count_and_exit(self) -> None:
         """Count the file, then exit: the summary decides our exit status and the exit status of clients.
@@ -3992,61 +3992,61 @@ class Server(Program):
         elif not self.runner_stats.had_errors:
             self.say(f"{count.error}; the state of the jobs is unknown")
         for client in self.sessions.clients.values():
-            client.tell_closing(done=True, account=count.summary_for(client))
+            client.send_closing(done=True, account=count.summary_for(client))
         self.lifetime.exit()
 
     # -- the keeper ------------------------------------------------------------------------------------------
 
     async def _set_up_keeper(self) -> None:
         """Take over the running jobs of the previous server, before clients can connect."""
-        self._keeper.introduce()
-        if self._keeper.locks >= 0:
-            await self.sessions.recovery.inherit(self._keeper.locks)
+        self._keeper.introduce_server()
+        if self._keeper.locks_fd >= 0:
+            await self.sessions.recovery.inherit(self._keeper.locks_fd)
         self._watch_keeper()
 
     def _watch_keeper(self) -> None:
         """Notice when the keeper dies."""
-        life = self._keeper.life
+        life = self._keeper.keeper_sock
         if life:
-            self.loop.add_reader(life, self._keeper_died, life)
+            self.loop.add_reader(life, self._on_keeper_died, life)
 
-    def _say_unkept(self, why: str) -> None:
+    def _say_no_keeper(self, why: str) -> None:
         self.say(f"{why} (when the server exits, other runners can take the lines of running jobs)")
 
-    def _keeper_died(self, life: socket.socket) -> None:
+    def _on_keeper_died(self, life: socket.socket) -> None:
         """Start another keeper, because this one was killed."""
         self.loop.remove_reader(life)
         try:
-            self._keeper.revive()
+            self._keeper.restart_keeper()
         except OSError as error:
-            self._say_unkept(f"the keeper has died and cannot be started again: {reason(error)}")
+            self._say_no_keeper(f"the keeper has died and cannot be started again: {reason(error)}")
             return
         self._watch_keeper()
 
     # -- every second ----------------------------------------------------------------------------------------
 
-    async def _tick(self) -> None:
+    async def _check_clients_and_file(self) -> None:
         """Drop silent clients, flush the records, and look at the file."""
         before = boottime()
         while True:
-            await asyncio.sleep(self._pause)
-            self.sessions.drop_silent(slept=boottime() - before > 3 * self._pause)
-            self.sessions.tick()
+            await asyncio.sleep(self._check_seconds)
+            self.sessions.drop_silent(slept=boottime() - before > 3 * self._check_seconds)
+            self.sessions.flush_records()
             before = boottime()
-            if self.lifetime.is_serving and not (self.dispatcher.claiming or self.dispatcher.waiting):
-                self.dispatcher.look({})                # for directives that wait for clients
+            if self.lifetime.is_serving and not (self.dispatcher.is_claiming or self.dispatcher.waiting_clients):
+                self.dispatcher.start_claiming({})                # for directives that wait for clients
 
     async def _drain_when_done(self) -> None:
         """With --exit-when-done: drain once all jobs have finished, or no more will be started."""
         while self.options.exit_when_done and self.lifetime.is_serving:
-            await asyncio.sleep(max(self._pause, self.accountant.pause))
-            if self.sessions.jobs or not self.lifetime.is_serving:
+            await asyncio.sleep(max(self._check_seconds, self.accountant.pause_seconds))
+            if self.sessions.assignments or not self.lifetime.is_serving:
                 continue
             count = await self.accountant.count()
-            is_idle = not self.sessions.jobs and not self.dispatcher.looking
+            is_idle = not self.sessions.assignments and not self.dispatcher.is_searching
             if count.is_done and is_idle and self.lifetime.is_serving:
-                if count.stopped:
-                    self.say(count.stopped)
+                if count.why_stopped:
+                    self.say(count.why_stopped)
                 self.lifetime.drain()
 
 
@@ -4296,8 +4296,8 @@ class Acceptor:
     0.4 ms.  So a flood of them delays a client's message by 1 ms, and not by 100 ms as with asyncio's own
     server, which accepts 256 connections in a turn (docs/who-can-do-what.md has the figures).
     """
-    AT_ONCE = 2
-    PAUSE = 1.0                         # seconds without a new attempt after an error
+    MAX_ACCEPTS_PER_TURN = 2
+    ERROR_PAUSE_SECONDS = 1.0                         # seconds without a new attempt after an error
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop,
                  make_link: Callable[[], ClientLink], failed: Callable[[OSError], None]) -> None:
@@ -4305,40 +4305,40 @@ class Acceptor:
         self._sock = sock
         self._loop = loop
         self._make_link = make_link
-        self._failed = failed
+        self._on_error = failed
         sock.setblocking(False)
-        self._opening: asyncio.Handle = loop.call_soon(self._open)
+        self._open_handle: asyncio.Handle = loop.call_soon(self._start_accepting)
 
-    def _open(self) -> None:
-        self._loop.add_reader(self._sock, self._accept)
+    def _start_accepting(self) -> None:
+        self._loop.add_reader(self._sock, self._accept_waiting)
 
-    def _accept(self) -> None:
+    def _accept_waiting(self) -> None:
         """Accept up to AT_ONCE of the waiting connections."""
-        for _ in range(self.AT_ONCE):
+        for _ in range(self.MAX_ACCEPTS_PER_TURN):
             try:
                 connection, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
                 self._loop.remove_reader(self._sock)
-                self._opening = self._loop.call_later(self.PAUSE, self._open)
-                return self._failed(error)
+                self._open_handle = self._loop.call_later(self.ERROR_PAUSE_SECONDS, self._start_accepting)
+                return self._on_error(error)
             watched(self._loop.connect_accepted_socket(self._make_link, connection))
 
     def close(self) -> None:
         """Accept no more connections."""
-        self._opening.cancel()
+        self._open_handle.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
 
 
-def room_for_strangers(descriptors: int) -> int:
+def max_stranger_count(descriptors: int) -> int:
     """Return the maximum number of strangers: they use a quarter of the descriptors, clients the rest.
 
     asyncio passes an accepted connection to us, and closes a dropped one, some turns of the loop later.  So
     besides the strangers, up to four times as many connections can be open as are accepted in one turn.
     """
-    return min(CROWD, descriptors // 4 - 4 * Acceptor.AT_ONCE)
+    return min(MAX_UNAUTHENTICATED_BURST, descriptors // 4 - 4 * Acceptor.MAX_ACCEPTS_PER_TURN)
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:

@@ -164,7 +164,7 @@ class Accepting(unittest.IsolatedAsyncioTestCase):
         before = 0
         while before < len(peers):
             await asyncio.sleep(0)
-            self.assertLessEqual(len(made) - before, acceptor.AT_ONCE)
+            self.assertLessEqual(len(made) - before, acceptor.MAX_ACCEPTS_PER_TURN)
             before = len(made)
         acceptor.close()
         for peer in peers:
@@ -183,7 +183,7 @@ class Accepting(unittest.IsolatedAsyncioTestCase):
             return asyncio.Protocol()
 
         loop = asyncio.get_running_loop()
-        with mock.patch.object(server_module.Acceptor, "PAUSE", 0.3):
+        with mock.patch.object(server_module.Acceptor, "ERROR_PAUSE_SECONDS", 0.3):
             acceptor = server_module.Acceptor(listener, loop, make, errors.append)
             with socket.create_connection(listener.getsockname()):
                 await asyncio.sleep(0.1)

@@ -34,7 +34,7 @@ class FakeSessions:
         """Tell the group of all that was settled."""
         while self._settled:
             assignment, line_result = self._settled.popleft()
-            assignment.forget()
+            assignment.mark_over()
             if assignment.member:
                 assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
@@ -45,7 +45,7 @@ class Cells(unittest.TestCase):
     def make_group(self, stage: Any, least: Optional[int]) -> None:
         self.sessions = FakeSessions()
         self.dispatcher = mock.Mock(**{"is_startable.return_value": True})
-        self.dispatcher.send_jobs.side_effect = lambda client, some: [each.hand() for each in some]
+        self.dispatcher.send_jobs.side_effect = lambda client, some: [each.mark_sent() for each in some]
         self.printed: list[bytes] = []
         stdout = SimpleNamespace(terminal=False, write=self.printed.append)
         settings = runmaker4.JobSettings(together="g", min_hosts=least)
@@ -56,8 +56,8 @@ class Cells(unittest.TestCase):
             lines = [runmaker4.Job(number, 0, 0, b".", b" true") for number in (next(numbers), next(numbers))]
             self.jobs[host] = [server.Assignment(str(job.number), client, job) for job in lines]
         met = runmaker4.PendingGroup("g", jobs=[(self.jobs["alice"][0].job, settings)])
-        claim = server.GroupClaim(server.Plan(met, {}), clients, self.jobs)
-        clock = SimpleNamespace(is_known=True, trip=0.0, offset=0.0)
+        claim = server.GroupClaim(server.GroupPlan(met, {}), clients, self.jobs)
+        clock = SimpleNamespace(is_known=True, round_trip=0.0, offset=0.0)
         links = {client: SimpleNamespace(ask_clock=lambda then: clock) for client in clients.values()}
         self.group = server.Group(self.dispatcher, self.sessions, stdout, claim, links)
         self.members = {host: assignments[0].member for host, assignments in self.jobs.items()}
@@ -66,7 +66,7 @@ class Cells(unittest.TestCase):
         if stage is not Stage.PREPARING:
             self.be_ready()
         if stage is Stage.STOPPED:
-            self.group._stop()
+            self.group._stop_group()
             self.sessions.conclude()
 
     def be_ready(self) -> None:
@@ -87,8 +87,8 @@ class Cells(unittest.TestCase):
 
     def told(self, host: str) -> list[str]:
         """What the client of a host was told of its jobs; forgets it."""
-        kinds = [call.kwargs["type"] for call in self.clients[host].tell.call_args_list]
-        self.clients[host].tell.reset_mock()
+        kinds = [call.kwargs["type"] for call in self.clients[host].send_message.call_args_list]
+        self.clients[host].send_message.reset_mock()
         return kinds
 
     def put_into(self, stage: Any, least: Optional[int] = None) -> None:
@@ -123,7 +123,7 @@ class Cells(unittest.TestCase):
 
     def test_only_a_group_that_prepares_is_called_off(self) -> None:
         """By a lost client, by a server that drains, or after ten seconds."""
-        for event in "abort", "_give_up":
+        for event in "abort", "_on_prepare_timeout":
             for stage in Stage.PREPARING, Stage.RUNNING, Stage.STOPPED:
                 with self.subTest(event=event, stage=stage.name):
                     self.put_into(stage)
@@ -168,7 +168,7 @@ class Cells(unittest.TestCase):
         self.put_into(Stage.RUNNING, least=2)
         self.finish("bob", line_result=TIMEOUT)
         self.assertIs(self.group.stage, Stage.RUNNING)
-        self.assertTrue(self.members["bob"].lost)
+        self.assertTrue(self.members["bob"].is_lost)
         self.assertEqual([self.told(host) for host in HOSTS], [[]] * 3)
 
     def test_too_few_hosts_stop_what_runs_and_what_has_not_begun(self) -> None:
@@ -217,7 +217,7 @@ class Cells(unittest.TestCase):
                 self.put_into(stage)
                 assignment = self.jobs["bob"][0]
                 assignment.phase = Phase.SENT
-                again = self.group.requeue(self.members["bob"], assignment)
+                again = self.group.requeue_job(self.members["bob"], assignment)
                 self.assertEqual(again, stage is Stage.RUNNING)
                 self.assertIs(assignment.phase, Phase.CLAIMED if again else Phase.SENT)
 

@@ -950,7 +950,7 @@ class WhatBecomesOfALine(unittest.TestCase):
                     job.tracking = runmaker4.Tracking.CANCELLED
                 assignment = server.Assignment("key", mock.Mock(), job)
                 if stage:
-                    assignment.join(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
+                    assignment.join_group(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
                 line_result = assignment.decide(server.LineResult(server.Cause[said], state.encode()))
                 second = assignment.decide(server.LineResult(server.Cause.RAN, b"d"))
                 self.assertIsNone(second, "the first one counts")
@@ -1037,7 +1037,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         self.path.write_bytes(lines)
         file = server.ServedFile(str(self.path), say=lambda text: None)
         self.addCleanup(file.close_files)
-        records = mock.Mock(**{"log": None, "of.return_value": b"", "find_starts.return_value": {}})
+        records = mock.Mock(**{"log": None, "record_of.return_value": b"", "find_starts.return_value": {}})
         self.of_worker = server.Claims(file, records, ordinals=False)
         self.served = self.of_worker._queue
         self.runner_stats = runmaker4.RunnerStats()
@@ -1188,7 +1188,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         ):
             with self.subTest(function=function, why=why):
                 answer, lines = self.come_in_vain(function, trouble)
-                self.assertIsInstance(answer, server.CannotLook)
+                self.assertIsInstance(answer, server.Undetermined)
                 self.assertIn(why, answer.why.lower())
                 self.assertEqual(lines, [])
 
@@ -1201,7 +1201,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
 
         plain = server.ServedQueue.take_back
         answer, lines = self.come_in_vain("take_back", second_in_vain)
-        self.assertIsInstance(answer, server.CannotLook)
+        self.assertIsInstance(answer, server.Undetermined)
         self.assertEqual(lines, [1])
 
     def test_a_line_that_is_not_in_a_file_that_is_being_saved_is_sought_again(self) -> None:
@@ -1224,12 +1224,12 @@ class LinesOfAClientThatComesBack(JobFileCase):
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=ours.line.text)
             assignment = server.Assignment(ours.key, client, job, server.Phase.BEGUN)
             sessions.add_assignment(assignment)
-            plain = self.of_worker.find
+            plain = self.of_worker.find_lines
 
             def find(*args: Any) -> Any:
-                sessions.forget(assignment)              # as when another runner took over this job
+                sessions.remove_assignment(assignment)              # as when another runner took over this job
                 return plain(*args)
-            with mock.patch.object(self.of_worker, "find", find):
+            with mock.patch.object(self.of_worker, "find_lines", find):
                 others = await sessions.recovery.reclaim(client, [ours, sought])
             self.assertEqual(self.told(others), {"LOST": [1]})
             self.assertEqual([assignment.job.number for assignment in client.assignments.values()], [2])
@@ -1243,7 +1243,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             runner_stats = self.runner_stats
             runner_stats.count(job, b"e")
             self.assertEqual(runner_stats.worse, 1)
-            sessions.recovery._give(assignment, None)
+            sessions.recovery._give_back(assignment, None)
             self.assertEqual((runner_stats.worse, runner_stats.bad_lines), (0, []))
         asyncio.run(come())
 
@@ -1254,9 +1254,9 @@ class LinesOfAClientThatComesBack(JobFileCase):
             assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
             sessions.add_assignment(assignment)
             self.assertIsNotNone(assignment.decide(server.LineResult(server.Cause.RAN, b"d", event=1)))
-            sessions._lose(assignment)
+            sessions._on_taken_over(assignment)
             self.assertEqual(self.runner_stats.error, 0, "who writes the result counts it")
-            self.assertIn("key", sessions.jobs)
+            self.assertIn("key", sessions.assignments)
         asyncio.run(come())
 
     def test_the_end_of_an_old_grant_leaves_the_new_one_of_its_key(self) -> None:
@@ -1269,11 +1269,11 @@ class LinesOfAClientThatComesBack(JobFileCase):
                         for name, job in zip("ab", jobs))
             sessions.add_assignment(old)
             sessions.add_assignment(new)
-            self.assertTrue(sessions.forget(old))
-            self.assertIs(sessions.jobs["key"], new)
-            self.assertFalse(sessions.forget(old))
-            self.assertTrue(sessions.forget(new))
-            self.assertEqual(sessions.jobs, {})
+            self.assertTrue(sessions.remove_assignment(old))
+            self.assertIs(sessions.assignments["key"], new)
+            self.assertFalse(sessions.remove_assignment(old))
+            self.assertTrue(sessions.remove_assignment(new))
+            self.assertEqual(sessions.assignments, {})
         asyncio.run(come())
 
 
@@ -1282,17 +1282,17 @@ class StreamsOfAClient(unittest.TestCase):
 
     def test_pieces_follow_each_other(self) -> None:
         stream = server.RemoteStream(b"stdout", again=False)
-        stream.take(0, b"one")
+        stream.receive(0, b"one")
         for at in 0, 2, 4:
-            self.assertRaises(runmaker4.WireError, stream.take, at, b"two")
-        stream.take(3, b"two")
+            self.assertRaises(runmaker4.WireError, stream.receive, at, b"two")
+        stream.receive(3, b"two")
         self.assertEqual(stream.received, 6)
 
     def test_of_a_run_that_began_under_another_server_the_first_one_may_stand_anywhere(self) -> None:
         stream = server.RemoteStream(b"stdout", again=True)
         self.assertEqual(stream.received, 0)            # as the journal has it if nothing comes
-        stream.take(100, b"one")
-        self.assertRaises(runmaker4.WireError, stream.take, 100, b"two")
+        stream.receive(100, b"one")
+        self.assertRaises(runmaker4.WireError, stream.receive, 100, b"two")
         self.assertEqual(stream.received, 103)
 
 
@@ -1341,9 +1341,9 @@ class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
             await asyncio.sleep(0.02)
             begun.append("end")
 
-        with mock.patch.multiple(accountant, count=count, _report=mock.Mock()):
+        with mock.patch.multiple(accountant, count=count, _send_status=mock.Mock()):
             for _ in range(3):
-                accountant.ask(mock.Mock(), False)
+                accountant.add_request(mock.Mock(), False)
                 await asyncio.sleep(0.005)
             await asyncio.sleep(0.1)
         self.assertEqual(begun, ["count", "end", "count", "end"])

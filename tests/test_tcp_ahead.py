@@ -28,55 +28,55 @@ class Throttle(unittest.IsolatedAsyncioTestCase):
         sessions = SimpleNamespace(settings=SimpleNamespace(max_failed=max_failed))
         client = server.Client(sessions, "c" * 16)
         client.capacity = runmaker4.Resources(slots)
-        client.want = 1
+        client.requested_slots = 1
         return client
 
     def end(self, client: Any, state: bytes = b"d", after: float = 0.0) -> int:
         """A job ends so many seconds after it was sent.  How many lines the client gets ahead from now on."""
         job = runmaker4.Job(1, 0, 0, b".", b" true")
         assignment = server.Assignment("key", client, job)
-        assignment.hand()
+        assignment.mark_sent()
         self.now += after
-        client.note_pace(assignment, server.LineResult(server.Cause.RAN, state))
-        ahead: int = client.ahead
+        client.count_short_jobs(assignment, server.LineResult(server.Cause.RAN, state))
+        ahead: int = client.lines_ahead
         return ahead
 
     def ready(self, **settings: int) -> Any:
         """A client that gets as many as it can."""
         client = self.client(**settings)
-        for _ in range(4 * server.AHEAD):
+        for _ in range(4 * server.MAX_LINES_AHEAD):
             self.end(client)
         return client
 
     def test_one_more_for_each_four_short_jobs_and_no_more_than_some(self) -> None:
         client = self.client()
         self.assertEqual([self.end(client) for _ in range(9)], [0, 0, 0, 1, 1, 1, 1, 2, 2])
-        self.assertEqual(self.ready().ahead, server.AHEAD)
+        self.assertEqual(self.ready().lines_ahead, server.MAX_LINES_AHEAD)
         client = self.ready()
-        self.assertEqual(self.end(client), server.AHEAD)
+        self.assertEqual(self.end(client), server.MAX_LINES_AHEAD)
 
     def test_a_job_that_takes_longer_or_fails_or_comes_back_ends_that(self) -> None:
-        self.assertEqual(self.end(self.ready(), after=server.SOON), 0)
+        self.assertEqual(self.end(self.ready(), after=server.SHORT_JOB_SECONDS), 0)
         for state in b"!", b"e", b".", b"x":
             self.assertEqual(self.end(self.ready(), state), 0, state)
 
     def test_a_line_that_was_never_sent_ends_it_too(self) -> None:
         client = self.ready()
         assignment = server.Assignment("key", client, runmaker4.Job(1, 0, 0, b".", b" true"))
-        client.note_pace(assignment, server.LineResult(server.Cause.RAN, b"d"))
-        self.assertEqual(client.ahead, 0)
+        client.count_short_jobs(assignment, server.LineResult(server.Cause.RAN, b"d"))
+        self.assertEqual(client.lines_ahead, 0)
 
     def test_there_are_none_with_a_limit_to_failures(self) -> None:
-        self.assertEqual(self.ready(max_failed=1).ahead, 0)
+        self.assertEqual(self.ready(max_failed=1).lines_ahead, 0)
 
     def test_only_who_asks_gets_lines(self) -> None:
         client = self.ready()
-        self.assertEqual(client.wanted_slots, 1 + server.AHEAD)
-        client.supply(1 + server.AHEAD)
-        self.assertEqual((client.want, client.wanted_slots), (0, 0))
-        client.want = 1
-        client.assignments = {str(number): SimpleNamespace(is_open=True) for number in range(4)}
-        self.assertEqual(client.wanted_slots, 0)            # it has two lines for each slot
+        self.assertEqual(client.slots_to_fill, 1 + server.MAX_LINES_AHEAD)
+        client.subtract_requested(1 + server.MAX_LINES_AHEAD)
+        self.assertEqual((client.requested_slots, client.slots_to_fill), (0, 0))
+        client.requested_slots = 1
+        client.assignments = {str(number): SimpleNamespace(is_undecided=True) for number in range(4)}
+        self.assertEqual(client.slots_to_fill, 0)            # it has two lines for each slot
 
 
 class LinesAhead(TcpCase):
