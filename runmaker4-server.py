@@ -225,29 +225,29 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-MAX_UNAUTHENTICATED = 100           # connections at once that are not authenticated yet
+MAX_UNAUTHENTICATED = 100       # connections at once that are not authenticated yet
 # the same limit while each of them is less than a second old: clients that start together
 MAX_UNAUTHENTICATED_BURST = 1000
-BACKLOG = MAX_UNAUTHENTICATED_BURST                 # connections that wait for accept(2)
-MIN_DESCRIPTORS = 64          # open files: some 20 for the server, 16 for strangers, the rest for clients
-UNACCEPTED_REPORT_SECONDS = 60.0               # seconds between messages about connections that were not accepted
-MAX_BATCH_LINES = 64                      # lines claimed in one go; then other work follows
-MAX_LINES_AHEAD = 16                      # most lines that a client gets before it asks for them: see Client.ahead
-SHORT_JOB_SECONDS = 0.1                      # seconds from sending a line to the result of a short job
-POLL_SECONDS = 0.1                      # seconds between scans of a local file, while clients wait
-MAX_WINDOW_BYTES = 1 << 20                # bytes of unacknowledged output that a client may send
-MAX_ALL_WINDOWS_BYTES = 1 << 24               # bytes of unacknowledged output that all clients together may send
-MAX_REPORTED_BYTES = 1 << 25              # bytes of jobs that a client may report
-MAX_JOBS_BYTES = 128 << 10      # of several jobs in a message
-ACKNOWLEDGE_SECONDS = 0.01              # seconds in which events are gathered for one acknowledgement
-RETURN_SECONDS = 5.0                    # seconds within which a client normally starts a job or gives it back
-MAX_SETTLED_KEYS = 10_000                # finished jobs that are remembered
-KEY_PATTERN = re.compile(r"[0-9a-f]{16}")       # of a job
-MAX_LIST_KEYS = 10_000                   # in a list of a message
-MAX_NAME_CHARS = 200                      # last characters of the job file's name that a welcome contains
-MAX_COMMAND_BYTES = 4096                  # bytes of a command in a status
-MAX_WAITING_JOBS = 10                      # waiting jobs in a status
-MAX_JOURNAL_BYTES = 1 << 24               # bytes at the end of the journal that are searched for starts of runs
+BACKLOG = MAX_UNAUTHENTICATED_BURST     # connections that wait for accept(2)
+MIN_DESCRIPTORS = 64            # open files: some 20 for the server, 16 for strangers, the rest for clients
+UNACCEPTED_REPORT_SECONDS = 60.0        # between messages about connections that were not accepted
+MAX_BATCH_LINES = 64            # lines claimed in one go; then other work follows
+MAX_LINES_AHEAD = 16            # lines that a client gets before it requests them: see Client.lines_ahead
+SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
+POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
+MAX_WINDOW_BYTES = 1 << 20      # unacknowledged output that a client may send
+MAX_ALL_WINDOWS_BYTES = 1 << 24     # unacknowledged output that all clients together may send
+MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
+MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
+ACKNOWLEDGE_SECONDS = 0.01      # time in which events are gathered for one acknowledgement
+RETURN_SECONDS = 5.0            # time within which a client normally starts a job or gives it back
+MAX_SETTLED_KEYS = 10_000       # finished jobs that are remembered
+KEY_PATTERN = re.compile(r"[0-9a-f]{16}")       # the key of a job
+MAX_LIST_KEYS = 10_000          # in a list of a message
+MAX_NAME_CHARS = 200            # last characters of the job file's name that a welcome contains
+MAX_COMMAND_BYTES = 4096        # of a command in a status
+MAX_WAITING_JOBS = 10           # in a status
+MAX_JOURNAL_BYTES = 1 << 24     # at the end of the journal, searched for starts of runs
 
 
 def make_parser() -> Parser:
@@ -313,7 +313,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options.  Raises UsageError."""
+    """Return the options in these command-line arguments.  Raises UsageError."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     if options.grace is None:
@@ -340,16 +340,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 class SharedLockTable(LockTable):
     """A lock file with all job locks on one description, which outlives the server.
 
-    The description is replaced only after its lease was lost, or the lock file removed.  `job_locks` and
-    `unclaimed` are the job locks on it.  `fd` is another description, which these locks exclude.
+    A description is what open(2) makes; fcntl locks are bound to it.  It is replaced only after its lease was
+    lost, or the lock file removed.  `job_locks` and `unclaimed` are the job locks on it.  `fd` is another
+    description, which these locks exclude.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
-                 presence_lock: PresenceLock | None, keep: Callable[[int], None]) -> None:
-        """keep: called with each new description, because the keeper must also hold it."""
+                 presence_lock: PresenceLock | None, give_to_keeper: Callable[[int], None]) -> None:
+        """give_to_keeper: called with each new description, because the keeper process must also hold it."""
         super().__init__(file, mount, say=say, clock=clock, interval=interval, presence_lock=presence_lock)
-        self._give_to_keeper = keep
-        self._shared_fd = -1                       # the description; -1: none
-        self._shared_inode: tuple[int, int] | None = None       # the lock file that it is a description of
+        self._give_to_keeper = give_to_keeper
+        self._shared_fd = -1                    # the description with the job locks; -1: none
+        self._shared_inode: tuple[int, int] | None = None       # device and inode of its lock file
         # job locks of the previous server that have no line yet
         self.unclaimed: set[int] = set()
 
@@ -359,6 +360,7 @@ class SharedLockTable(LockTable):
         return self._shared_fd >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
+        """Return the descriptor that all job locks are on; open one first if the lock file is a new one."""
         if not self._is_shared:
             self._shared_fd = super().open_job_lock()
             self._shared_inode = identity_of(self._shared_fd)
@@ -369,65 +371,69 @@ class SharedLockTable(LockTable):
         """Leave the description open: other job locks can be on it."""
 
     def discard(self, fd: int) -> None:
+        """Close the shared descriptor, which is useless: the locks on it are lost."""
         close_all(fd)
         self._shared_fd = -1
 
     def count_job_locks(self, command: bytes) -> int:
-        """Return how many job locks of a command are held.
+        """Return how many job locks of a command are held, by any runner or server.
 
-        Our own are not asked of the kernel: they can be hundreds.
+        The server knows which locks are its own.  Do not ask the kernel about those: they can be hundreds.
         """
-        first = bucket_of(command)
+        bucket_offset = bucket_of(command)
         if not self._is_shared:
             return super().count_job_locks(command)
-        if is_free(self.fd, first, JOB_LOCKS):
+        if is_free(self.fd, bucket_offset, JOB_LOCKS):
             return 0
-        ours = sum(first <= at < first + JOB_LOCKS for at in itertools.chain(self.job_locks, self.unclaimed))
-        return ours + sum(map(len, other_locks(self._shared_fd, first, JOB_LOCKS)))
+        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
+        our_count = sum(offset in bucket for offset in itertools.chain(self.job_locks, self.unclaimed))
+        return our_count + sum(map(len, other_locks(self._shared_fd, bucket_offset, JOB_LOCKS)))
 
-    def is_ours(self, at: int) -> bool:
-        return at in self.job_locks or at in self.unclaimed
+    def is_ours(self, offset: int) -> bool:
+        """Return True if the job lock at this offset of the lock file is held by this server."""
+        return offset in self.job_locks or offset in self.unclaimed
 
-    def inherit(self, fd: int) -> None:
-        """Use the description of a server that has died; the job locks on it become unclaimed.
+    def inherit(self, shared_fd: int) -> None:
+        """Take over the job locks of a dead server, which are held by `shared_fd`; they become unclaimed.
 
-        A job lock is ours if another description finds it locked, and this one does not.  Raises OSError;
-        ESTALE: the lock file of the description was removed.
+        To find them, try to lock every byte that is locked as seen from `self.fd`: `shared_fd` can lock only
+        bytes that it already holds.  Raises OSError; ESTALE: the lock file of `shared_fd` was removed.
         """
-        if identity_of(fd) != self.inode:
+        if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
-        # A range that also covers a command mutex is not a job lock: a program that edits the file holds it.
+        # A range that also covers a command mutex is not a job lock: an editing `runset4.py` holds it.
         ranges = [
-            some for some in other_locks(self.fd, 0, IN_USE_BYTES) if some.start | MUTEX_OFFSET not in some
+            locked for locked in other_locks(self.fd, 0, IN_USE_BYTES)
+            if locked.start | MUTEX_OFFSET not in locked
         ]
         self.count_in()
-        found: set[int] = set()
-        for at in itertools.chain.from_iterable(ranges):
+        inherited_offsets: set[int] = set()
+        for offset in itertools.chain.from_iterable(ranges):
             # Most job locks are already locked exclusively on this description, and lock() must not lock a
             # byte twice in the same way.  So set a shared lock first.
-            if lock(fd, at, shared=True) and lock(fd, at):
-                found.add(at)
-        self.unclaimed = found
-        self._shared_fd = fd
+            if lock(shared_fd, offset, shared=True) and lock(shared_fd, offset):
+                inherited_offsets.add(offset)
+        self.unclaimed = inherited_offsets
+        self._shared_fd = shared_fd
         self._shared_inode = self.inode
 
-    def adopt(self, at: int) -> JobLock:
-        """Return the JobLock of an unclaimed job lock, which has a claimed line from now on."""
-        self.unclaimed.remove(at)
-        job_lock = JobLock(self._shared_fd, at)
-        self.job_locks[at] = job_lock
+    def adopt(self, offset: int) -> JobLock:
+        """Return the JobLock of the unclaimed job lock at this offset: it has a claimed line from now on."""
+        self.unclaimed.remove(offset)
+        job_lock = JobLock(self._shared_fd, offset)
+        self.job_locks[offset] = job_lock
         return job_lock
 
     def drop_unclaimed(self) -> None:
         """Unlock the unclaimed job locks of the previous server: no client will come for them."""
-        for at in self.unclaimed:
+        for offset in self.unclaimed:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and with it the locks
-                unlock(self._shared_fd, at)
+                unlock(self._shared_fd, offset)
         self.unclaimed.clear()
 
 
 class ServedFile(JobFile):
-    """The job file of a server: all job locks are on one description of the lock file."""
+    """The job file of a server: all job locks are on one open file description of the lock file."""
     lock_table: SharedLockTable
 
     def __init__(
@@ -437,12 +443,12 @@ class ServedFile(JobFile):
         say: Say,
         mount: Mount = LOCAL,
         presence_lock: PresenceLock | None = None,
-        keep: Callable[[int], None] = lambda fd: None,
+        give_to_keeper: Callable[[int], None] = lambda fd: None,
     ) -> None:
-        """presence_lock: the server's.  keep: see SharedLockTable."""
+        """presence_lock: the server's.  give_to_keeper: see SharedLockTable."""
         super().__init__(path, say=say, mount=mount)
         self.lock_table = SharedLockTable(self.real, mount, say=say, clock=self.clock, interval=self.interval,
-                                         presence_lock=presence_lock, keep=keep)
+                                         presence_lock=presence_lock, give_to_keeper=give_to_keeper)
 
 
 class ServedQueue(JobQueue):
@@ -453,69 +459,71 @@ class ServedQueue(JobQueue):
         super().__init__(file)
         self.lock_table = file.lock_table
 
-    def take_back(self, line: Line, inherited: dict[int, Job], alike: list[Line],
+    def take_back(self, line: Line, inherited: dict[int, Job], candidates: list[Line],
                   states: bytes) -> Job | None:
-        """Claim a line again that a client reports; None: there is no line for it.  Raises OSError.
+        """Claim a line again for a client that reports a job of it; return None if no line is available.
 
-        inherited: the inherited jobs of the command that no client has claimed, by number.  alike: the
-        command's lines in the file, if they were searched for.  The line used is removed from them.  Any free
-        `r` will do, preferably the line of that number; of lines in `states` only the one of that number will
-        do.  Raises TemporaryError if it is unknown at present who has a line.
+        inherited: jobs of the command from the previous server that no client has claimed, by number.
+        candidates: the command's lines in the file, if they were searched for; the line used is removed from
+        both.  Any line `r` without a runner is good, preferably the one with the same number; a line in one
+        of `states` must have the same number.  Raises OSError; TemporaryError: it is unknown now which runner
+        has a line.
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
-        first = bucket_of(line.command)
-        at = next((at for at in self.lock_table.unclaimed if first <= at < first + JOB_LOCKS), None)
-        if at is not None:                      # check_jobs() will find the offset of its line
-            return self._adopt(Job(**vars(line)), at)
-        for there in sorted(alike, key=lambda there: there.number != line.number):
-            if there.state not in (RUNNING + states if there.number == line.number else RUNNING):
+        bucket_offset = bucket_of(line.command)
+        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
+        offset = next((offset for offset in self.lock_table.unclaimed if offset in bucket), None)
+        if offset is not None:                      # check_jobs() will find the offset of its line
+            return self._adopt(Job(**vars(line)), offset)
+        for candidate in sorted(candidates, key=lambda candidate: candidate.number != line.number):
+            if candidate.state not in (RUNNING + states if candidate.number == line.number else RUNNING):
                 continue
-            attempt = self.claim(there)
+            attempt = self.claim(candidate)
             if attempt.job:
-                alike.remove(there)
+                candidates.remove(candidate)
                 return attempt.job
-            is_anothers = attempt.met is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-            if not is_anothers and attempt.met is not LineCheck.NO_JOB_LOCK:
+            has_other_runner = attempt.met is LineCheck.CHANGED and attempt.data[:1] == RUNNING
+            if not has_other_runner and attempt.met is not LineCheck.NO_JOB_LOCK:
                 raise TemporaryError(attempt.met.value)
         return None
 
-    def adopt(self, fd: int) -> list[Job]:
-        """Take over the job locks of a server that has died; return their lines, which are now claimed here.
+    def adopt(self, shared_fd: int) -> list[Job]:
+        """Take over the job locks of a dead server; return the jobs of their lines, which are claimed now.
 
-        fd: the description of the lock file that the job locks are on.  A job lock gets a line `r` of its
-        command: the one that it was locked for, or otherwise any free one.  Only clients know which lines
-        they have, and the earlier states of these lines.  Raises OSError; the caller may then call it again,
-        but not after ESTALE.
+        shared_fd: the descriptor that the job locks are on.  A job lock gets a line `r` of its command: the
+        line that it was locked for, or otherwise any free one.  Only clients know which lines they have, and
+        the earlier states of these lines.  Raises OSError; the caller may try again, but not after ESTALE.
         """
         self.follow()
-        self.lock_table.inherit(fd)
+        self.lock_table.inherit(shared_fd)
         lines = self._list_without_runner()
         jobs = []
-        for at in sorted(self.lock_table.unclaimed):
-            candidates = lines.get(at - at % (JOB_LOCKS + 1))
+        for offset in sorted(self.lock_table.unclaimed):
+            # a bucket is JOB_LOCKS job locks and a command mutex
+            candidates = lines.get(offset - offset % (JOB_LOCKS + 1))
             if candidates:
-                own = next((line for line in candidates if own_job_lock(line) == at), candidates[-1])
-                candidates.remove(own)
-                jobs.append(self._adopt(Job(**vars(own)), at))
+                own_line = next((line for line in candidates if own_job_lock(line) == offset), candidates[-1])
+                candidates.remove(own_line)
+                jobs.append(self._adopt(Job(**vars(own_line)), offset))
         return jobs
 
     def _list_without_runner(self) -> dict[int, list[Line]]:
-        """Return the lines `r` that no other runner has, by the bucket of the command.
+        """Return the lines `r` that no other runner has, by the bucket (range of job locks) of the command.
 
-        Their own job lock is free, or is one of the previous server.  Raises OSError.
+        The job lock that such a line prefers is free, or is held by the previous server.  Raises OSError.
         """
         lock_table = self.lock_table
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
-            own = own_job_lock(line)
-            if own in lock_table.unclaimed or not lock_table.is_held(own):
+            own_offset = own_job_lock(line)
+            if own_offset in lock_table.unclaimed or not lock_table.is_held(own_offset):
                 lines.setdefault(bucket_of(line.command), []).append(line)
         return lines
 
-    def _adopt(self, job: Job, at: int) -> Job:
-        """Give a job this job lock, which is already locked."""
-        job.job_lock = self.lock_table.adopt(at)
+    def _adopt(self, job: Job, offset: int) -> Job:
+        """Note that a job is claimed, and that its job lock is the unclaimed one at this offset."""
+        job.job_lock = self.lock_table.adopt(offset)
         self.claimed[job] = None
         return job
 
@@ -544,24 +552,24 @@ def same_user(sock: socket.socket) -> bool:
 
 
 class Keeper:
-    """The keeper process: holds the descriptor that it received last, and sends it to the next server."""
-    KEPT, BUSY = b"k", b"b"             # answers to a visitor
+    """The keeper process: holds the descriptor with the job locks, and sends it to the next server."""
+    KEPT, BUSY = b"k", b"b"             # answers to a new server: gets the descriptor; the old server lives
 
-    def __init__(self, listener: socket.socket, life: socket.socket) -> None:
-        """listener: where the next server connects; life: closed when the present server dies."""
+    def __init__(self, listener: socket.socket, server_sock: socket.socket) -> None:
+        """listener: where the next server connects; server_sock: closed when the present server dies."""
         self._listener = listener
-        self._server_sock = life
-        self._locks_fd = -1                # the descriptor; -1: none was sent yet
+        self._server_sock = server_sock
+        self._locks_fd = -1             # the descriptor with the job locks; -1: none was sent yet
         self._grace = 0.0               # seconds
-        self._server_pid = b""              # the process ID of the server
+        self._server_pid = b""          # in decimal
         self._deadline: float | None = None     # when the grace is over; None: the server lives
 
     def run(self) -> None:
-        """Serve until the server has been dead for the grace, or dies while nothing is locked.
+        """Serve until the server has been dead for the grace time, or dies while nothing is locked.
 
-        If a defect ends this sooner, a server that lives starts another keeper.  If the server is dead, the
-        keeper still holds the locks until the grace is over, although it lets no next server in: no other
-        runner may start the running jobs.
+        If a defect ends this sooner while the server lives, the server starts another keeper.  If the server
+        is dead, hold the locks until the grace is over, even if no next server can get them: no other runner
+        may start the running jobs.
         """
         try:
             while self._handle_event():
@@ -571,35 +579,38 @@ class Keeper:
                 time.sleep(max(0.0, self._deadline - time.monotonic()))
 
     def _handle_event(self) -> bool:
-        """Handle the next event; return True to continue."""
-        dead = self._deadline is not None
-        patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        socks = [self._listener] if dead else [self._listener, self._server_sock]
-        found = wait_ready([sock.fileno() for sock in socks], select.POLLIN, patience)
-        if not found and dead:
+        """Wait for an event and handle it; return False if the keeper must exit.
+
+        Events: the server sends something or dies, a new server connects, the grace is over.
+        """
+        is_server_dead = self._deadline is not None
+        timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        socks = [self._listener] if is_server_dead else [self._listener, self._server_sock]
+        ready_fds = wait_ready([sock.fileno() for sock in socks], select.POLLIN, timeout)
+        if not ready_fds and is_server_dead:
             return False
-        if self._server_sock.fileno() in found and not self._receive_from_server():
+        if self._server_sock.fileno() in ready_fds and not self._receive_from_server():
             self._deadline = time.monotonic() + self._grace
             if not self._has_job_locks():
                 self._deadline = None
                 return False
-        if self._listener.fileno() in found:
+        if self._listener.fileno() in ready_fds:
             self._answer_new_server()
         return True
 
     def _has_job_locks(self) -> bool:
-        """Return True if job locks are locked.  Those of runners also count: they look like ours."""
+        """Return True if job locks are locked, by us or by runners: they look the same."""
         if self._locks_fd < 0:
             return False
         try:
             # open() makes another description, which our locks exclude.
-            with open(f"/proc/self/fd/{self._locks_fd}", "rb") as other:
-                return not is_free(other.fileno(), 0, IN_USE_BYTES)
-        except OSError:                 # error of the file system: rather hold locks in vain than lose one
+            with open(f"/proc/self/fd/{self._locks_fd}", "rb") as lock_file:
+                return not is_free(lock_file.fileno(), 0, IN_USE_BYTES)
+        except OSError:                 # of the file system: rather hold locks in vain than lose one
             return True
 
     def _receive_from_server(self) -> bool:
-        """Receive a descriptor, or grace and process ID, from the server; return True if it lives."""
+        """Receive a descriptor, or grace and process ID, from the server; return False if it is dead."""
         try:
             data, fds, _, _ = socket.recv_fds(self._server_sock, 64, 1)
         except OSError:
@@ -609,24 +620,27 @@ class Keeper:
                 os.close(self._locks_fd)
             self._locks_fd = fds[0]
         elif data:
-            grace, server = data.split()
+            grace, server_pid = data.split()
             self._grace = float(grace)
-            self._server_pid = server
+            self._server_pid = server_pid
         return bool(data)
 
     def _answer_new_server(self) -> None:
-        """Send the descriptor to a new server if the old one is dead, and serve the new one from then on."""
-        visitor, _ = self._listener.accept()
+        """Accept a new server.  Send it the descriptor if the old server is dead, and serve the new one then.
+
+        If the old server lives, answer with its process ID.  Other users get no answer.
+        """
+        new_server, _ = self._listener.accept()
         with contextlib.suppress(OSError):
-            if same_user(visitor):
+            if same_user(new_server):
                 if self._deadline is not None and self._locks_fd >= 0:
-                    socket.send_fds(visitor, [self.KEPT], [self._locks_fd])
+                    socket.send_fds(new_server, [self.KEPT], [self._locks_fd])
                     self._server_sock.close()
-                    self._server_sock = visitor
+                    self._server_sock = new_server
                     self._deadline = None
                     return
-                visitor.send(self.BUSY + self._server_pid)
-        visitor.close()
+                new_server.send(self.BUSY + self._server_pid)
+        new_server.close()
 
 
 class NameTakenError(Exception):
@@ -635,16 +649,17 @@ class NameTakenError(Exception):
 
 
 class KeeperLink:
-    """The server's end: gives the keeper the descriptor that must outlive us, and fetches the one of the
-    previous server.
+    """The server's end of the connection to the keeper process.
+
+    It gives the keeper the descriptor that must outlive us, and fetches the one of the previous server.
     """
-    MAX_EXIT_SECONDS = 2.0              # seconds to wait for a server that is about to exit
-    # seconds for the kernel to close all sockets of a killed keeper: the socket that shows us its death can
-    # be closed before the socket that has its name
+    MAX_EXIT_SECONDS = 2.0              # to wait for a server that is about to exit
+    # to wait until the kernel has closed all sockets of a killed keeper: the socket that shows us its death
+    # can be closed before the socket that has its name
     MAX_CLOSING_SECONDS = 0.5
 
     def __init__(self, path: str, grace: float) -> None:
-        """path: of the job file.  Raises OSError.
+        """path: of the job file.  grace: seconds.  Raises OSError.
 
         In two containers that share abstract names (a network namespace), one path can lead to two files, and
         two paths to one file.  So the socket's name contains the device and inode of the job file's
@@ -652,25 +667,26 @@ class KeeperLink:
         again, and then the next server would not find the keeper.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
-        place = os.stat(folder)
-        file = hashlib.sha256(name).hexdigest()
-        self.name = f"\0runmaker4.{os.geteuid()}.{place.st_dev:x}.{place.st_ino:x}.{file[:32]}"
+        folder_info = os.stat(folder)
+        name_hash = hashlib.sha256(name).hexdigest()
+        folder_id = f"{folder_info.st_dev:x}.{folder_info.st_ino:x}"
+        self.name = f"\0runmaker4.{os.geteuid()}.{folder_id}.{name_hash[:32]}"
         self._grace = grace
-        self.keeper_sock: socket.socket | None = None      # closed when the keeper dies; None: no keeper
-        self._started_at = 0.0                   # when the keeper was started, by time.monotonic()
-        self.locks_fd = -1                     # the descriptor with the job locks; -1: none yet
+        self.keeper_sock: socket.socket | None = None   # closed when the keeper dies; None: no keeper
+        self._started_at = 0.0              # when the keeper was started, by time.monotonic()
+        self.locks_fd = -1                  # the descriptor with the job locks; -1: none yet
 
     def open(self) -> None:
         """Get the job locks from the keeper of the previous server, or start a keeper.
 
-        Raises UsageError, NameTaken, OSError.
+        Raises UsageError: the previous server lives; NameTakenError; OSError.
         """
-        end = time.monotonic() + self.MAX_EXIT_SECONDS
+        deadline = time.monotonic() + self.MAX_EXIT_SECONDS
         while not self._start_keeper():
             answer = self._request_locks()
             if self.keeper_sock:
                 return self.introduce_server()
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 if answer is None:
                     raise NameTakenError
                 raise UsageError(
@@ -679,9 +695,10 @@ class KeeperLink:
             time.sleep(0.05)
 
     def _request_locks(self) -> bytes | None:
-        """Ask the process that has the name for the job locks; return the answer.
+        """Request the job locks from the process that has the keeper's name; return the answer.
 
         b"": a process of this user has the name but does not answer; None: no process of this user has it.
+        If the answer contains the job locks, that process is our keeper from now on (`keeper_sock`).
         """
         answer = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -700,10 +717,10 @@ class KeeperLink:
         return answer
 
     def _start_keeper(self) -> bool:
-        """Start a keeper; return False if another process has the name.  Raises OSError."""
+        """Start a keeper process; return False if another process has the name.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            # A visitor that connects between bind() and listen() is refused, and tries again.
+            # A server that connects between bind() and listen() is refused, and tries again.
             listener.bind(self.name)
         except OSError as error:
             listener.close()
@@ -712,38 +729,41 @@ class KeeperLink:
             return False
         listener.listen(8)
         self._started_at = time.monotonic()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        our_end, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if fork_quietly() == 0:
-            self._become_keeper(listener, theirs)
+            self._become_keeper(listener, keeper_end)
         listener.close()
-        theirs.close()
-        self.keeper_sock = ours
+        keeper_end.close()
+        self.keeper_sock = our_end
         self.introduce_server()
         if self.locks_fd >= 0:
             self.give_locks(self.locks_fd)
         return True
 
     @staticmethod
-    def _become_keeper(listener: socket.socket, life: socket.socket) -> None:
-        """In the child: be the keeper, with these descriptors and the received ones.  Never returns."""
-        code = 1
+    def _become_keeper(listener: socket.socket, server_sock: socket.socket) -> None:
+        """Run the keeper in the child process, then exit the process.  Never returns.
+
+        Close all descriptors but these, and ignore the signals that stop a server.
+        """
+        exit_status = 1
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
-            for number in (*runmaker4.STOP_SIGNALS, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_IGN)   # a signal for the server is not for us
-            null = os.open(os.devnull, os.O_RDWR)
+            for signum in (*runmaker4.STOP_SIGNALS, signal.SIGPIPE):
+                signal.signal(signum, signal.SIG_IGN)   # a signal for the server is not for us
+            null_fd = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
-                os.dup2(null, fd)
-            ours = {0, 1, 2, listener.fileno(), life.fileno()}
+                os.dup2(null_fd, fd)
+            needed_fds = {0, 1, 2, listener.fileno(), server_sock.fileno()}
             for fd in open_descriptors():               # client connections must close with the server
-                if fd not in ours:
+                if fd not in needed_fds:
                     with contextlib.suppress(OSError):  # the descriptor that listed them is already closed
                         os.close(fd)
-            Keeper(listener, life).run()
-            code = 0
+            Keeper(listener, server_sock).run()
+            exit_status = 0
         finally:
-            os._exit(code)
+            os._exit(exit_status)
 
     def introduce_server(self) -> None:
         """Send the keeper the grace and our process ID.
@@ -753,25 +773,25 @@ class KeeperLink:
         self._send(b"%f %d" % (self._grace, os.getpid()))
 
     def give_locks(self, fd: int) -> None:
-        """Make the keeper hold this descriptor, in place of the one that it has."""
+        """Send the keeper the descriptor with the job locks, to hold instead of the one that it has."""
         self.locks_fd = fd
         self._send(b"locks", fd)
 
     def restart_keeper(self) -> None:
-        """Start another keeper after one has died.  Raises OSError."""
+        """Start another keeper after one has died.  Raises OSError, also if the last one died at once."""
         self._close()
         if time.monotonic() - self._started_at < 1.0:
             raise OSError(errno.ECHILD, "it exits at once")
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
-        end = time.monotonic() + self.MAX_CLOSING_SECONDS
+        deadline = time.monotonic() + self.MAX_CLOSING_SECONDS
         while not self._start_keeper():
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise OSError(errno.EADDRINUSE, "another process has taken the name")
             time.sleep(0.01)
 
     def dismiss_keeper(self) -> None:
-        """Let the keeper exit: nothing remains that must outlive us."""
+        """Let the keeper exit: nothing remains that must outlive the server."""
         self._grace = 0.0
         self.introduce_server()
         self._close()
@@ -783,8 +803,9 @@ class KeeperLink:
             self.keeper_sock = None
 
     def _send(self, data: bytes, *fds: int) -> None:
+        """Send the keeper, if there is one, a message with these descriptors."""
         if self.keeper_sock:
-            with contextlib.suppress(OSError):          # the keeper has died; _keeper_died() will notice
+            with contextlib.suppress(OSError):          # the keeper has died; _on_keeper_died() will notice
                 if fds:
                     socket.send_fds(self.keeper_sock, [data], fds)
                 else:
@@ -814,7 +835,6 @@ class ServerPhase(enum.Enum):
 
 class Lifetime:
     """The phase of the server, and the exit status if a signal or a defect has determined it."""
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.phase = ServerPhase.SERVING
         self.exit_status: int | None = None     # None: the counts of the file decide
@@ -837,7 +857,7 @@ class Lifetime:
             self.progress.set()
 
     def on_progress(self) -> None:
-        """Note that a line or an event was dealt with: it can have been the last one."""
+        """Note that a line or an event was dealt with: a draining server exits after the last one."""
         if self.phase is ServerPhase.DRAINING:
             self.progress.set()
 
@@ -983,10 +1003,10 @@ class Assignment:
         """Return True if the result is not decided yet."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
-    def can_come_back_unstarted(self, since: float) -> bool:
+    def can_come_back_unstarted(self, sent_after: float) -> bool:
         """Return True if the job can come back unbegun: the connected client was sent it after `since`."""
-        handed = self.sent_at is not None and self.sent_at > since
-        return handed and self.began_at is None and self.client.link is not None
+        was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
+        return was_sent_recently and self.began_at is None and self.client.link is not None
 
     def describe(self) -> dict[str, Any]:
         """Return the job's entry in a `jobs` message."""
@@ -1041,9 +1061,9 @@ class Assignment:
         if line_result.state == ERROR and stage is Stage.STOPPED:
             line_result = replace(line_result, cause=Cause.STOPPED, how_ended="")
         if line_result.state in (NEW, ERROR) and cancelled:
-            unbegun = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
+            never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
             line_result = replace(
-                line_result, cause=Cause.CANCELLED if unbegun else line_result.cause, state=HELD
+                line_result, cause=Cause.CANCELLED if never_ran else line_result.cause, state=HELD
             )
         return line_result
 
@@ -1143,10 +1163,10 @@ class Inbox:
         if self.unacknowledged_bytes > 4 * MAX_WINDOW_BYTES:
             raise WireError("more output than was asked for")
 
-    def mark_acknowledged(self, upto: int) -> None:
+    def mark_acknowledged(self, last_event: int) -> None:
         """Note that the client is sent the acknowledgement of all events up to this one."""
-        self.last_acknowledged = upto
-        while self._output_sizes and self._output_sizes[0][0] <= upto:
+        self.last_acknowledged = last_event
+        while self._output_sizes and self._output_sizes[0][0] <= last_event:
             self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
 
 
@@ -1166,8 +1186,8 @@ class Hello:
         """Return the hello in a message.  Raises WireError."""
         client, name = message.text("client", 16), message.text("name", 255)
         retry = message.data("retry")
-        known = retry in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING)
-        if not known or len(client) != 16 or not client.isalnum() or not client.isascii():
+        is_known_retry = retry in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING)
+        if not is_known_retry or len(client) != 16 or not client.isalnum() or not client.isascii():
             raise WireError("an invalid hello")
         return cls(
             client,
@@ -1212,7 +1232,7 @@ class Client(Consumer):
         self.request_number = 0                  # the number of the last claim, which answers repeat
         self.requested_at = 0.0             # when that claim came, by boottime()
         self.exits_without_jobs = False            # the last claim: it exits if there are no jobs
-        self._short_jobs_in_row = 0             # jobs in a row, up to the last one, that were done within SOON
+        self._short_jobs_in_row = 0     # short jobs in a row, up to the last one, see count_short_jobs()
         self.inbox = Inbox()
         self._ack_timer: asyncio.TimerHandle | None = None      # acknowledges events
 
@@ -1303,15 +1323,15 @@ class Client(Consumer):
         exits: then the lines are kept for the next server.
         """
         while link := await self._next_link():
-            gone = await self._serve_link(link)
+            detach_reason = await self._serve_link(link)
             if self.sessions.lifetime.is_exiting:
                 return
-            begun = self._drop_requests()
-            if gone is DetachReason.LOST:
+            group_jobs = self._drop_requests()
+            if detach_reason is DetachReason.LOST:
                 self._begin_grace(link.why)
             self.sessions.lifetime.on_progress()
-            if gone is DetachReason.BYE:
-                return self._settle_after_bye(begun)
+            if detach_reason is DetachReason.BYE:
+                return self._settle_after_bye(group_jobs)
         if not self.sessions.lifetime.is_exiting:
             self._settle_after_grace()
 
@@ -1329,19 +1349,19 @@ class Client(Consumer):
 
         Return why it is gone.
         """
-        keys = {job.key for job in link.reported_jobs}
-        self._settle_unknown(keys)
+        reported_keys = {job.key for job in link.reported_jobs}
+        self._settle_unknown(reported_keys)
         for assignment in self.assignments.values():
-            if assignment.key in keys and assignment.phase is Phase.SENT:
+            if assignment.key in reported_keys and assignment.phase is Phase.SENT:
                 assignment.mark_begun()
-        others = await self.sessions.recovery.reclaim(self, link.reported_jobs)
-        if isinstance(others, Undetermined):
-            link.drop(f"cannot look for the jobs now ({others.why})")
+        keys_without_line = await self.sessions.recovery.reclaim(self, link.reported_jobs)
+        if isinstance(keys_without_line, Undetermined):
+            link.drop(f"cannot look for the jobs now ({keys_without_line.why})")
         elif not link.detached.done():
-            self._welcome(link, others)
+            self._welcome(link, keys_without_line)
         return await link.detached
 
-    def _welcome(self, link: ClientLink, others: dict[NoLine, list[str]]) -> None:
+    def _welcome(self, link: ClientLink, keys_without_line: dict[NoLine, list[str]]) -> None:
         """Send the welcome, with the records to collect and the jobs that the client lost (others).
 
         A list in a welcome has at most KEYS keys.  Each further lost job gets a separate message.  The client
@@ -1356,13 +1376,13 @@ class Client(Consumer):
             grace=sessions.settings.grace,
             seen=self.inbox.last_acknowledged,
             window=runmaker4.PIECE if sessions.records.is_behind(Writer.HIGH) else sessions.window_size(),
-            lost=others[NoLine.LOST][:MAX_LIST_KEYS],
-            settled=others[NoLine.SETTLED][:MAX_LIST_KEYS],
+            lost=keys_without_line[NoLine.LOST][:MAX_LIST_KEYS],
+            settled=keys_without_line[NoLine.SETTLED][:MAX_LIST_KEYS],
             **sessions.records.wanted_events(),
         )
-        for key in others[NoLine.LOST][MAX_LIST_KEYS:]:
+        for key in keys_without_line[NoLine.LOST][MAX_LIST_KEYS:]:
             link.send(type="lost", id=key)
-        for key in others[NoLine.CANCELLED]:
+        for key in keys_without_line[NoLine.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
         for assignment in list(self.assignments.values()):
             if assignment.is_cancelled:
@@ -1370,14 +1390,14 @@ class Client(Consumer):
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.welcome_back(member)
 
-    def _settle_unknown(self, keys: set[str]) -> None:
+    def _settle_unknown(self, reported_keys: set[str]) -> None:
         """Settle the lines that were sent to the client, but that it does not have.
 
         keys: of the jobs that the client has.  A line that the client or its group has begun becomes `e`, any
         other `.`.  A running group sends the line again if it can.
         """
         for assignment in list(self.assignments.values()):
-            if assignment.key in keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
+            if assignment.key in reported_keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
             if assignment.member and assignment.member.group.requeue_job(assignment.member, assignment):
                 continue
@@ -1401,32 +1421,32 @@ class Client(Consumer):
         self._lost_at = boottime()
         self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept_text(self.assignments)}")
 
-    def _settle_after_bye(self, begun: list[Assignment]) -> None:
+    def _settle_after_bye(self, group_jobs: list[Assignment]) -> None:
         """Settle the lines of a client that has left.  begun: jobs of groups that have begun."""
-        for assignment in begun:
+        for assignment in group_jobs:
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
         self._settle_unknown(set())
 
     def _settle_after_grace(self) -> None:
         """Settle the lines of a client that did not come back within the grace."""
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
-        written: list[tuple[int, Awaitable[bytes]]] = []
+        writes: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
             state = NEW if self.sessions.has_resuming_client(assignment) else ERROR
             settled = self.sessions.settle(assignment, LineResult(Cause.VANISHED, state))
             if settled and not assignment.is_cancelled:
-                written.append((assignment.number, settled))
-        if written:
-            watched(self._report_expired(written))
+                writes.append((assignment.number, settled))
+        if writes:
+            watched(self._report_expired(writes))
 
-    async def _report_expired(self, written: list[tuple[int, Awaitable[bytes]]]) -> None:
+    async def _report_expired(self, writes: list[tuple[int, Awaitable[bytes]]]) -> None:
         """Report that the client is gone for good, and the new states of the lines.
 
         written: numbers of lines, each with the awaitable of the written state, as settle() returns it.
         """
-        states = [(line, await state) for line, state in written]
-        who = f"client {self.where}" if self.id else "clients of the previous server"
-        text = f"{who} did not come back within {human_time(self.sessions.settings.grace)}"
+        states = [(line, await state) for line, state in writes]
+        subject = f"client {self.where}" if self.id else "clients of the previous server"
+        text = f"{subject} did not come back within {human_time(self.sessions.settings.grace)}"
         for wanted, what in (ERROR, "marked e"), (NEW, "new again, for a client with --resume"):
             lines = [line for line, state in states if state == wanted]
             text += f"; {name_lines(lines)} {what}" if lines else ""
@@ -1440,8 +1460,8 @@ class Client(Consumer):
         # This can be more than the client's slots: `room` limits the number of jobs.
         self.requested_slots = min(self.requested_slots + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
-            more = message.whole("memory", least=-runmaker4.MAX_INTEGER)
-            self.free_memory = min(self.free_memory + more, int(self.capacity.memory))
+            more_memory = message.whole("memory", least=-runmaker4.MAX_INTEGER)
+            self.free_memory = min(self.free_memory + more_memory, int(self.capacity.memory))
         self.request_number = message.whole("request")
         self.requested_at = boottime()
         self.exits_without_jobs = message.flag("last")
@@ -1467,8 +1487,9 @@ class Client(Consumer):
 
     def count_short_jobs(self, assignment: Assignment, line_result: LineResult) -> None:
         """Count jobs in a row that were done within SOON."""
-        soon = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
-        self._short_jobs_in_row = self._short_jobs_in_row + 1 if soon and line_result.state == DONE else 0
+        was_short = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
+        is_in_row = was_short and line_result.state == DONE
+        self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
 
     def allocate_memory(self, assignment: Assignment) -> None:
         """Allocate the memory for a job that is sent to the client."""
@@ -1484,14 +1505,14 @@ class Client(Consumer):
 
     # -- messages to the client ------------------------------------------------------------------------------
 
-    def send_nothing(self, met: WalkReport) -> None:
+    def send_nothing(self, report: WalkReport) -> None:
         """Report to the client that this walk has found no jobs for it, so that it can leave."""
         self.exits_without_jobs = False
         self.send_message(
             type="nothing",
             request=self.request_number,
-            ended=met.met_end,
-            left=met.stopped(self)[:1000],
+            ended=report.met_end,
+            left=report.stopped(self)[:1000],
         )
 
     def send_message(self, **message: Any) -> None:
@@ -1516,10 +1537,10 @@ class Client(Consumer):
 
     def send_closing(self, **fields: Any) -> None:
         """Acknowledge all events dealt with by now, and send `closing`."""
-        self.acknowledge(leaving=True)
+        self.acknowledge(is_exiting=True)
         self.send_message(type="closing", **fields)
 
-    def acknowledge(self, leaving: bool = False) -> None:
+    def acknowledge(self, is_exiting: bool = False) -> None:
         """Acknowledge events, so that the client may send more; not while the disk is too slow.
 
         leaving: the server exits, so it acknowledges even if the disk is too slow.
@@ -1528,15 +1549,15 @@ class Client(Consumer):
             self._ack_timer.cancel()
             self._ack_timer = None
         sessions = self.sessions
-        if not leaving and (sessions.records.is_behind(Writer.HIGH) or self.sessions.lifetime.is_exiting):
+        if not is_exiting and (sessions.records.is_behind(Writer.HIGH) or self.sessions.lifetime.is_exiting):
             return
-        upto = self.inbox.last_dealt_with
-        if not self.link or upto <= self.inbox.last_acknowledged:
+        last_event = self.inbox.last_dealt_with
+        if not self.link or last_event <= self.inbox.last_acknowledged:
             return
-        self._on_acknowledged(upto)
-        self.link.send(type="ack", n=upto, window=sessions.window_size())
+        self._on_acknowledged(last_event)
+        self.link.send(type="ack", n=last_event, window=sessions.window_size())
 
-    def _on_acknowledged(self, upto: int) -> None:
+    def _on_acknowledged(self, last_event: int) -> None:
         """Note that the events up to this one are acknowledged.
 
         The gathered entries of the journal are written first, except on a network file system, where each
@@ -1544,7 +1565,7 @@ class Client(Consumer):
         """
         if not self.sessions.executor.pool:
             self.sessions.records.flush_journal()
-        self.inbox.mark_acknowledged(upto)
+        self.inbox.mark_acknowledged(last_event)
 
 
 class ClientLink(Link, asyncio.Protocol):
@@ -1572,22 +1593,23 @@ class ClientLink(Link, asyncio.Protocol):
         """Note that the hello is answered: `client` is set from now on."""
         self._is_welcomed = True
 
-    def detach(self, gone: DetachReason) -> None:
+    def detach(self, detach_reason: DetachReason) -> None:
         """Ignore further messages on this link, and forget requests.  Of several reasons the first is kept.
         """
         if not self.detached.done():
-            self.detached.set_result(gone)
+            self.detached.set_result(detach_reason)
             if self._greeted_client:
                 self._dispatcher.remove_client(self._greeted_client)
 
-    def ask_clock(self, then: Callable[[], None]) -> Clock:
+    def ask_clock(self, on_known: Callable[[], None]) -> Clock:
         """Ask the client for the time of its clock.  then: called when the clock is known."""
-        self.clock = Clock(self, then)
+        self.clock = Clock(self, on_known)
         return self.clock
 
     def connection_made(self, transport: Any) -> None:
-        name = transport.get_extra_info("peername")
-        self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: the peer is already gone
+        peer_name = transport.get_extra_info("peername")
+        # None: the peer has closed the connection already.  ::ffff: is the prefix of an IPv4 address in IPv6.
+        self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
         super().connection_made(transport)
         self._sessions.add_link(self)
 
@@ -1625,9 +1647,9 @@ class ClientLink(Link, asyncio.Protocol):
             self._greeted_client = self._sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
             client.set_slots(message)                  # all slots, also spent ones and ones out of service
-            self._accountant.add_request(self, leaves=True)
+            self._accountant.add_request(self, wants_summary=True)
         elif kind == "status":
-            self._accountant.add_request(self, leaves=False)
+            self._accountant.add_request(self, wants_summary=False)
         elif kind == "bye" and client:
             self._sessions.on_bye(client, self)
         else:
@@ -1679,22 +1701,24 @@ class ClientLink(Link, asyncio.Protocol):
 
 
 # An entry of the journal about a run, as OutDir writes it: event, run, line
-RUN_ENTRY = re.compile(rb'\{"time": [\d.]+, "event": "(start|end)", "run": "((?:[^"\\]|\\.)*)", "line": (\d+), ')
+RUN_ENTRY = re.compile(
+    rb'\{"time": [\d.]+, "event": "(start|end)", "run": "((?:[^"\\]|\\.)*)", "line": (\d+), '
+)
 
 
 class RemoteStream(Stream):
     """A stream of a client's run."""
 
-    def __init__(self, name: bytes, *, again: bool) -> None:
+    def __init__(self, name: bytes, *, is_resumed: bool) -> None:
         """again: another server received the earlier output, so the offset of the first piece is unknown."""
         super().__init__(name, -1)              # -1: no descriptor
-        self._next_offset: int | None = None if again else 0
+        self._next_offset: int | None = None if is_resumed else 0
 
-    def receive(self, at: int, data: bytes) -> None:
+    def receive(self, offset: int, data: bytes) -> None:
         """Receive a piece.  Raises WireError if it is not the next one."""
-        if self._next_offset is not None and at != self._next_offset:
+        if self._next_offset is not None and offset != self._next_offset:
             raise WireError("a piece is missing")
-        self._next_offset = at + len(data)
+        self._next_offset = offset + len(data)
         self.received = self._next_offset
 
 
@@ -1727,8 +1751,8 @@ class Records:
         with contextlib.suppress(OSError):      # then a new record begins
             record = self.log.get(job) if self.log else b""
         heading = b".-> %s (in " % job.command
-        whole = heading[:LogFile.WIDTH - 4]     # fit() cuts up to four bytes more off a long heading
-        return record if record.startswith(whole) else b""
+        heading_start = heading[:LogFile.WIDTH - 4]     # fit() cuts up to four bytes more off a long heading
+        return record if record.startswith(heading_start) else b""
 
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
         """Return the lines of these runs, by mark, for runs that have no end in the journal.
@@ -1741,25 +1765,27 @@ class Records:
             return {}
         journal = self._outdir.journal
         journal.flush()
-        wanted = {json.dumps(mark)[1:-1].encode(): mark for mark in commands}
-        found: dict[str, int] = {}
-        latest: dict[int, bytes] = {}               # the run of each line that started last
+        searched_tags = {json.dumps(job_tag)[1:-1].encode(): job_tag for job_tag in commands}
+        lines: dict[str, int] = {}
+        latest_runs: dict[int, bytes] = {}               # the run of each line that started last
         with contextlib.suppress(OSError):          # then no entry is found
             size = os.fstat(journal.file.fd).st_size
-            for entry in os.pread(journal.file.fd, MAX_JOURNAL_BYTES, max(size - MAX_JOURNAL_BYTES, 0)).split(b"\n"):
+            tail = os.pread(journal.file.fd, MAX_JOURNAL_BYTES, max(size - MAX_JOURNAL_BYTES, 0))
+            for entry in tail.split(b"\n"):
                 match = RUN_ENTRY.match(entry)
                 if not match:
                     continue
                 event, run, line = match[1], match[2], int(match[3])
-                mark = wanted.get(run)
+                job_tag = searched_tags.get(run)
                 if event == b"start":
-                    latest[line] = run
-                    if mark is not None and entry[match.end():].startswith(b'"command": %s, ' % json.dumps(
-                            to_text(commands[mark])).encode()):
-                        found[mark] = line
-                elif mark is not None and b'"cause": "lost"' not in entry:
-                    found.pop(mark, None)
-        return {mark: line if wanted.get(latest[line]) == mark else None for mark, line in found.items()}
+                    latest_runs[line] = run
+                    if job_tag is not None and entry[match.end():].startswith(b'"command": %s, ' % json.dumps(
+                            to_text(commands[job_tag])).encode()):
+                        lines[job_tag] = line
+                elif job_tag is not None and b'"cause": "lost"' not in entry:
+                    lines.pop(job_tag, None)
+        return {job_tag: line if searched_tags.get(latest_runs[line]) == job_tag else None
+                for job_tag, line in lines.items()}
 
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
         """Handle an event of a run; return the bytes of output in it.  Raises WireError."""
@@ -1781,11 +1807,11 @@ class Records:
         has stopped, but in the output directory only if the files there are still of this run.
         """
         pid = message.process("pid")
-        again = message.flag("again")
+        is_resumed = message.flag("again")
         if assignment.run:
             raise WireError("the run goes on already")
-        before = assignment.record if again else None
-        if again and before is None:
+        earlier_record = assignment.record if is_resumed else None
+        if is_resumed and earlier_record is None:
             raise WireError("the run is not known here")
         run = Run(
             assignment.job,
@@ -1793,15 +1819,16 @@ class Records:
             to_bytes(printable(client.name)),
             began=message.seconds("time"),
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
-            streams=(RemoteStream(b"stdout", again=again), RemoteStream(b"stderr", again=again)),
+            streams=(RemoteStream(b"stdout", is_resumed=is_resumed),
+                     RemoteStream(b"stderr", is_resumed=is_resumed)),
             requested_memory=message.whole("promised"),
             sinks=self._sinks_of_run(with_output=message.flag("output")),
             directory=client.directory,
         )
         assignment.begin_run(run)
         for sink in run.sinks:
-            if before is not None and (sink is not self._outdir or assignment.keeps_files):
-                sink.resumed(run, before)
+            if earlier_record is not None and (sink is not self._outdir or assignment.keeps_files):
+                sink.resumed(run, earlier_record)
                 continue
             sink.starting(run)
             if run.shell:
@@ -1812,21 +1839,21 @@ class Records:
 
         A client sends none if the run began under a previous server that wanted none.
         """
-        of_output = (self._print_sink, self._outdir, self.log) if with_output else ()
-        return [*filter(None, (self._joblog, *of_output))]
+        output_sinks = (self._print_sink, self._outdir, self.log) if with_output else ()
+        return [*filter(None, (self._joblog, *output_sinks))]
 
     @staticmethod
     def _pass_output(run: Run | None, message: Message) -> int:
         """Pass a piece of a stream to the sinks; return its length.  Raises WireError."""
         name = message.text("stream", 16).encode()
-        at = message.whole("at")
+        offset = message.whole("at")
         data = message.data("data")
         if not run or not run.shell:
             raise WireError("output of no run")
         stream = next((stream for stream in run.streams if stream.name == name), None)
         if not isinstance(stream, RemoteStream):
             raise WireError("a piece of no stream")
-        stream.receive(at, data)
+        stream.receive(offset, data)
         for sink in run.sinks:
             sink.output(run, stream, data)
         return len(data)
@@ -1856,9 +1883,9 @@ class Records:
         """Return how the shell of a run has ended, with the resources used.  Raises WireError."""
         if not run.shell:
             raise WireError("the exit status of no process")
-        status, peak = message.whole("status", 0xFFFF), message.whole("taken")
+        status, peak_memory = message.whole("status", 0xFFFF), message.whole("taken")
         limit = message.whole("limit") if run.cause == "memory" else message.seconds("limit")
-        run_result = RunResult(status, run.cause, limit, peak)
+        run_result = RunResult(status, run.cause, limit, peak_memory)
         run.shell.cpu = message.seconds_or_none("cpu")
         run.shell.memory = message.whole_or_none("memory")
         run.shell.memory_below = message.whole_or_none("memory_below")
@@ -1904,11 +1931,11 @@ class Clock:
     """The offset of a client's clock from ours: the quickest of several answers is the best."""
     QUESTIONS = 8
 
-    def __init__(self, link: ClientLink, then: Callable[[], None]) -> None:
+    def __init__(self, link: ClientLink, on_known: Callable[[], None]) -> None:
         """then: called when all questions are answered."""
         self._link = link
         self._loop = link.loop
-        self._on_known = then
+        self._on_known = on_known
         self.round_trip = float("inf")        # seconds of the round trip with the quickest answer
         self.offset = 0.0               # the client's time when the event loop's is 0
         self._unanswered = self.QUESTIONS
@@ -1924,14 +1951,14 @@ class Clock:
         self._link.send(type="sync")
         self._link.flush()
 
-    def on_answer(self, theirs: float) -> None:
+    def on_answer(self, client_time: float) -> None:
         """Use the client's time `theirs`, the answer to the last question."""
         if not self._unanswered:
             return
         now = self._loop.time()
         if now - self._asked_at < self.round_trip:
             self.round_trip = now - self._asked_at
-            self.offset = theirs - (self._asked_at + now) / 2
+            self.offset = client_time - (self._asked_at + now) / 2
         self._unanswered -= 1
         if self._unanswered:
             self._ask_time()
@@ -1945,25 +1972,25 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     Raises FileChangedError if the file was edited since the jobs were read; OSError.
     """
     hosts: dict[str, GroupJobs] = {}
-    turns: dict[JobSettings, dict[int, int]] = {}
-    last = {settings: line.offset for line, settings in jobs}
+    job_indexes: dict[JobSettings, dict[int, int]] = {}
+    last_offsets = {settings: line.offset for line, settings in jobs}
     for line, settings in jobs:
-        if settings.line and settings not in turns and len(settings.hosts) > 1:
-            turns[settings] = index_jobs_below(file, settings.line, last[settings])
-        turn = turns[settings].get(line.offset) if settings in turns else 0
-        if turn is None:
+        if settings.line and settings not in job_indexes and len(settings.hosts) > 1:
+            job_indexes[settings] = index_jobs_below(file, settings.line, last_offsets[settings])
+        job_index = job_indexes[settings].get(line.offset) if settings in job_indexes else 0
+        if job_index is None:
             raise FileChangedError
-        hosts.setdefault(settings.hosts[turn % len(settings.hosts)], []).append((line, settings))
+        hosts.setdefault(settings.hosts[job_index % len(settings.hosts)], []).append((line, settings))
     return hosts
 
 
-def index_jobs_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
+def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[int, int]:
     """Count the job lines between a directive and each job line below it; return them by the job's offset.
 
     last: the offset of the last line that counts.  Raises OSError.
     """
-    below = itertools.takewhile(lambda line: line.offset <= last, Scan(file, directive.offset))
-    return {line.offset: turn for turn, line in enumerate(below)}
+    job_lines = itertools.takewhile(lambda line: line.offset <= last_offset, Scan(file, directive.offset))
+    return {line.offset: index for index, line in enumerate(job_lines)}
 
 
 @dataclass(eq=False)
@@ -2103,9 +2130,9 @@ class Stage(enum.Enum):
 class Group:
     """A group with claimed lines."""
     MAX_HOSTS = 500
-    MAX_PREPARING_SECONDS = 10.0                            # seconds that clients may take to get ready
-    LEAD_SECONDS = 0.01                                 # seconds from `go` to the start, plus the longest round trip
-    LEAD_SECONDS_PER_HOST = 0.0005                       # seconds more for each host
+    MAX_PREPARING_SECONDS = 10.0                # until all clients must be ready
+    LEAD_SECONDS = 0.01                         # from `go` to the start, plus the longest round trip,
+    LEAD_SECONDS_PER_HOST = 0.0005              # plus this for each host
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
                  links: dict[Client, ClientLink]) -> None:
@@ -2115,7 +2142,7 @@ class Group:
         self._sessions = sessions
         self._stdout = stdout
         self._name = claim.plan.pending.name
-        least = claim.plan.pending.jobs[0][1].min_hosts
+        min_hosts = claim.plan.pending.jobs[0][1].min_hosts
         clocks = {client: link.ask_clock(self._start_if_ready) for client, link in links.items()}
         self._members: list[Member] = []
         for host, assignments in claim.assignments.items():
@@ -2124,7 +2151,7 @@ class Group:
             self._members.append(member)
             for assignment in assignments:
                 assignment.join_group(member)
-        self._min_hosts = len(self._members) if least is None else min(least, len(self._members))
+        self._min_hosts = len(self._members) if min_hosts is None else min(min_hosts, len(self._members))
         self.stage = Stage.PREPARING
         self._unfinished = {assignment for member in self._members for assignment in member.queue}
         self._result_lines: list[tuple[int, bytes]] = []
@@ -2143,7 +2170,9 @@ class Group:
         self._start_if_ready()
 
     def _start_if_ready(self) -> None:
-        if self.stage is Stage.PREPARING and all(member.is_lost or member.is_ready for member in self._members):
+        """Start the jobs if the group prepares and no host must be waited for."""
+        preparing = self.stage is Stage.PREPARING
+        if preparing and all(member.is_lost or member.is_ready for member in self._members):
             self._start_all()
 
     def _on_prepare_timeout(self) -> None:
@@ -2159,15 +2188,16 @@ class Group:
         """Let all hosts begin at one moment."""
         self.stage = Stage.RUNNING
         self._prepare_timer.cancel()
-        here = [member for member in self._members if not member.is_lost]
-        at_gates = [(member, member.current) for member in here if member.current]
-        trips = [member.clock.round_trip for member, _ in at_gates]
-        lead = max(trips, default=0.0) + self.LEAD_SECONDS + self.LEAD_SECONDS_PER_HOST * len(at_gates)
-        at = self._loop.time() + lead
-        for member, assignment in at_gates:
+        present = [member for member in self._members if not member.is_lost]
+        waiting_jobs = [(member, member.current) for member in present if member.current]
+        round_trips = [member.clock.round_trip for member, _ in waiting_jobs]
+        longest_trip = max(round_trips, default=0.0)
+        lead = longest_trip + self.LEAD_SECONDS + self.LEAD_SECONDS_PER_HOST * len(waiting_jobs)
+        start_time = self._loop.time() + lead
+        for member, assignment in waiting_jobs:
             assignment.mark_sent()
             assignment.mark_begun()
-            assignment.send_message("go", at=at + member.clock.offset)
+            assignment.send_message("go", at=start_time + member.clock.offset)
             member.client.flush()
 
     def abort(self) -> None:
@@ -2219,13 +2249,13 @@ class Group:
         While preparing: an error drops the host, any other result cancels the attempt.  Later: a loss drops
         the host.
         """
-        preparing = self.stage is Stage.PREPARING
-        if preparing and line_result.state != ERROR:
+        was_preparing = self.stage is Stage.PREPARING
+        if was_preparing and line_result.state != ERROR:
             return self.abort()
         self._unfinished.discard(assignment)
         self._add_result(member, assignment, line_result)
         member.remove_job(assignment)
-        if preparing or line_result.cause.loses_host:
+        if was_preparing or line_result.cause.loses_host:
             member.mark_lost()
         self._advance(member)
         if not self._unfinished:
@@ -2233,7 +2263,8 @@ class Group:
 
     def _advance(self, member: Member) -> None:
         """Stop the group if too few hosts remain; otherwise take the next step for this host."""
-        if self.stage is not Stage.STOPPED and sum(not member.is_lost for member in self._members) < self._min_hosts:
+        host_count = sum(not member.is_lost for member in self._members)
+        if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
             self._stop_group()
         elif self.stage is Stage.PREPARING:
             self._drop_queue(member)
@@ -2257,19 +2288,20 @@ class Group:
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        took = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
+        elapsed = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
         # As on the console: a program gets the raw bytes of a command, a terminal gets no control characters.
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
         host = os.fsencode(printable(member.host))
-        how = os.fsencode(line_result.text)
-        text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
+        ending = os.fsencode(line_result.text)
+        text = b"  %-20s %-20s %8s  %s\n" % (host, ending, elapsed.encode(), command)
         self._result_lines.append((assignment.number, text))
 
     def _print_results(self) -> None:
         """Print the results of the group."""
-        lost = sum(member.is_lost for member in self._members)
+        lost_count = sum(member.is_lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
-        text = (f"{printable(self._name)}: {verdict}: {lost} of {plural(len(self._members), 'host')} lost "
+        hosts = plural(len(self._members), "host")
+        text = (f"{printable(self._name)}: {verdict}: {lost_count} of {hosts} lost "
                 f"(min-hosts {self._min_hosts})\n")
         self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
         for member in self._members:
@@ -2285,33 +2317,34 @@ def preview(file: JobReader) -> Iterator[str]:
 
     Raises OSError, ValueError.
     """
-    group: GroupJobs = []
-    scope = TOP
+    group_jobs: GroupJobs = []
+    directives = TOP
     heading = ""                    # of the settings, until a job below them follows
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
-            if scope.settings.together:
-                group.append((line, scope.settings))
+            if directives.settings.together:
+                group_jobs.append((line, directives.settings))
                 continue
             if heading:
                 yield heading
                 heading = ""
             yield bytes(line).decode(errors="surrogateescape")
             continue
-        above, scope = scope, scope.below(line)
-        if scope.error:
-            raise ValueError(scope.error)
-        if scope.has_same_group(above) and scope.settings.together:
+        directives_above, directives = directives, directives.below(line)
+        if directives.error:
+            raise ValueError(directives.error)
+        if directives.has_same_group(directives_above) and directives.settings.together:
             continue
-        yield from preview_group(file.reader, group)
-        group = []
-        if scope.barrier is line:
-            yield f"# barrier{' check' if scope.check else ''} (line {line.number})"
-        elif scope.end is line:
+        yield from preview_group(file.reader, group_jobs)
+        group_jobs = []
+        if directives.barrier is line:
+            yield f"# barrier{' check' if directives.check else ''} (line {line.number})"
+        elif directives.end is line:
             yield f"# end (line {line.number})"
         else:
-            heading = f"# {', '.join(scope.settings.hosts) or 'any host'}{settings_suffix(scope.settings)}"
-    yield from preview_group(file.reader, group)
+            settings = directives.settings
+            heading = f"# {', '.join(settings.hosts) or 'any host'}{settings_suffix(settings)}"
+    yield from preview_group(file.reader, group_jobs)
 
 
 def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
@@ -2319,18 +2352,19 @@ def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
     if not jobs:
         return
     hosts = jobs_by_host(file, jobs)
-    first = jobs[0][1]
-    least = "all" if first.min_hosts is None else first.min_hosts
+    group_settings = jobs[0][1]
+    name = group_settings.together
+    min_hosts = "all" if group_settings.min_hosts is None else group_settings.min_hosts
     if len(jobs) > PendingGroup.MAX_GROUP_JOBS or len(hosts) > Group.MAX_HOSTS:
-        most = f"{PendingGroup.MAX_GROUP_JOBS:,} jobs or {Group.MAX_HOSTS} hosts"
-        yield f"# {first.together}: never, for it has more than {most}"
+        limits = f"{PendingGroup.MAX_GROUP_JOBS:,} jobs or {Group.MAX_HOSTS} hosts"
+        yield f"# {name}: never, for it has more than {limits}"
         return
-    yield f"# {first.together}: together, once all of {', '.join(hosts)} are connected (min-hosts {least})"
+    name = group_settings.together
+    yield f"# {name}: together, once all of {', '.join(hosts)} are connected (min-hosts {min_hosts})"
     for host, lines in hosts.items():
         yield f"# {host}"
-        yield from (
-            bytes(line).decode(errors="surrogateescape") + settings_suffix(settings) for line, settings in lines
-        )
+        for line, settings in lines:
+            yield bytes(line).decode(errors="surrogateescape") + settings_suffix(settings)
 
 
 def settings_suffix(settings: JobSettings) -> str:
@@ -2353,9 +2387,10 @@ class FileCount:
     summary: Summary | None = None      # None: the file cannot be read
     # leaving clients for which no new job remains
     clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
-    waiting_jobs: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
-    why_stopped: str = ""                   # why these jobs will not be started
-    next_count_at: float = 0.0                    # when the file may be counted again, by boottime()
+    # the first new jobs: line number, command
+    waiting_jobs: list[tuple[int, bytes]] = field(default_factory=list)
+    why_stopped: str = ""               # why these jobs will not be started; '': they will be
+    next_count_at: float = 0.0          # when the file may be counted again, by boottime()
 
     @property
     def is_done(self) -> bool:
@@ -2374,8 +2409,8 @@ class FileCount:
         summary = self.summary
         if not summary:
             return None
-        left = summary.now.new > 0 and client not in self.clients_without_jobs.all
-        return dict(now=summary.now._asdict(), bad=summary.bad, again=summary.again, left=left,
+        has_jobs_left = summary.now.new > 0 and client not in self.clients_without_jobs.all
+        return dict(now=summary.now._asdict(), bad=summary.bad, again=summary.again, left=has_jobs_left,
                     strays=summary.strays, first_stray=summary.first_stray)
 
 
@@ -2391,51 +2426,52 @@ class Accountant:
         self._server_info = info
         # the links that have asked; True: for a summary, because the client exits; False: for a status
         self._requests: dict[tuple[ClientLink, bool], None] = {}
-        self._answer_task: asyncio.Future[None] | None = None     # done: no open request; None: no request yet
-        self._next_count_at = 0.0                         # when the file may be counted again, by boottime()
+        # answers all requests; done: there are none; None: there was none yet
+        self._answer_task: asyncio.Future[None] | None = None
+        self._next_count_at = 0.0               # when the file may be counted again, by boottime()
 
     @property
     def pause_seconds(self) -> float:
         """Return the seconds until the next count is allowed: counting takes a fifth of the time at most."""
         return max(self._next_count_at - boottime(), 0.0)
 
-    def add_request(self, link: ClientLink, leaves: bool) -> None:
+    def add_request(self, link: ClientLink, wants_summary: bool) -> None:
         """Answer a request for a summary (`leaves`) or a status, by a count that starts after it."""
-        self._requests[link, leaves] = None
+        self._requests[link, wants_summary] = None
         if not self._answer_task or self._answer_task.done():
             self._answer_task = watched(self._answer_all())
 
     async def _answer_all(self) -> None:
         while self._requests:
             await asyncio.sleep(self.pause_seconds)
-            asking = self._requests
+            requests = self._requests
             self._requests = {}
-            await self._answer(asking)
+            await self._answer(requests)
 
-    async def _answer(self, asking: Iterable[tuple[ClientLink, bool]]) -> None:
+    async def _answer(self, requests: Iterable[tuple[ClientLink, bool]]) -> None:
         """Count the file, and send the result to these links."""
-        leaving = [link.client for link, leaves in asking if leaves and link.client]
-        count = await self.count(leaving, surely=bool(leaving))
-        for link, leaves in asking:
+        exiting_clients = [link.client for link, wants_summary in requests if wants_summary and link.client]
+        count = await self.count(exiting_clients, recheck=bool(exiting_clients))
+        for link, wants_summary in requests:
             if link.transport.is_closing():
                 continue
-            if not leaves:
+            if not wants_summary:
                 self._send_status(link, count)
             elif link.client:
                 link.send(type="account", account=count.summary_for(link.client))
 
-    async def count(self, clients: Sequence[Client] = (), surely: bool = False) -> FileCount:
+    async def count(self, clients: Sequence[Client] = (), recheck: bool = False) -> FileCount:
         """Count the file.  clients: the clients that exit.
 
         surely: scan again, a few times, if an editor seems about to fill the file, or reading it fails.
         """
-        looks = 0
+        scan_count = 0
         while True:
             count = await self._executor.call(self._scan_file, Consumers(clients))
             self._next_count_at = count.next_count_at
-            looks += 1
-            unsure = not count.summary or count.summary.half_saved
-            if not surely or not unsure or looks >= self._reader.LOOKS or self._lifetime.is_exiting:
+            scan_count += 1
+            is_unsure = not count.summary or count.summary.half_saved
+            if not recheck or not is_unsure or scan_count >= self._reader.LOOKS or self._lifetime.is_exiting:
                 return count
             await asyncio.sleep(self._reader.interval)
 
@@ -2446,8 +2482,8 @@ class Accountant:
         try:
             with throttle:
                 summary = file.summary(clients, groups=True)
-                first = itertools.islice(file.lines(NEW), MAX_WAITING_JOBS)
-                waiting = [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first]
+                first_lines = itertools.islice(file.lines(NEW), MAX_WAITING_JOBS)
+                waiting = [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first_lines]
                 block_reason = find_block_reason(file) if waiting and not summary.now.running else None
         except OSError as error:
             return FileCount(reason(error), next_count_at=boottime() + throttle.rest(4))
@@ -2457,7 +2493,7 @@ class Accountant:
     def _send_status(self, link: ClientLink, count: FileCount) -> None:
         """Send a status, in messages of bounded length."""
         clock = boottime()
-        now = count.summary.now if count.summary else None
+        counts = count.summary.now if count.summary else None
         link.send(
             type="summary",
             file=to_text(os.fsencode(self._sessions.settings.path)),
@@ -2467,7 +2503,7 @@ class Accountant:
             since=round(clock - self._server_info.began, 1),
             grace=self._sessions.settings.grace,
             fault=count.error,
-            counts=dict(now._asdict(), total=now.all + now.held) if now else {},
+            counts=dict(counts._asdict(), total=counts.all + counts.held) if counts else {},
             waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting_jobs],
         )
         for client in self._sessions.clients.values():
@@ -2598,14 +2634,14 @@ class Sessions:
         if self.remove_assignment(assignment) and assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
-    def settle(self, assignment: Assignment, wanted: LineResult) -> Awaitable[bytes] | None:
+    def settle(self, assignment: Assignment, proposed_result: LineResult) -> Awaitable[bytes] | None:
         """Write the result of a line to the file, however long that takes.
 
         The first attempt goes to the file executor before settle() returns.  If it succeeds, all later calls
         of the executor find the line in its new state.  The awaitable returns that state, once it is in the
         file; b"" if it cannot be written.  Return None instead if the line's result was decided before.
         """
-        line_result = assignment.decide(wanted)
+        line_result = assignment.decide(proposed_result)
         if not line_result:
             return None
         assignment.client.count_short_jobs(assignment, line_result)
@@ -2613,17 +2649,17 @@ class Sessions:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.begin, self._claims.finish, job, line_result.state)
-        written = persist(write, self._interval, self.say, job)
-        return watched(self._finish_settling(assignment, line_result, written))
+        pending_error = persist(write, self._interval, self.say, job)
+        return watched(self._finish_settling(assignment, line_result, pending_error))
 
     async def _finish_settling(
-        self, assignment: Assignment, line_result: LineResult, written: Awaitable[str]
+        self, assignment: Assignment, line_result: LineResult, pending_error: Awaitable[str]
     ) -> bytes:
         """Wait until a line's state is written, or writing has failed for good; then go on after it.
 
         Return the state, or b"" if it cannot be written.
         """
-        error = await written
+        error = await pending_error
         client = assignment.client
         number = assignment.number
         self._runner_stats.count(assignment.job, line_result.state)
@@ -2679,8 +2715,8 @@ class Sessions:
 
     def drain(self, why: str) -> None:
         """Hand out no more jobs, and report the reason and the number of jobs that clients have."""
-        waiting = plural(len(self.assignments), "job")
-        self.say(f"{why}: handing out no more jobs, waiting for {waiting}")
+        job_count = plural(len(self.assignments), "job")
+        self.say(f"{why}: handing out no more jobs, waiting for {job_count}")
         self.lifetime.drain()
 
     def drain_after_failures(self, count: int) -> None:
@@ -2692,15 +2728,15 @@ class Sessions:
     # -- clients that go and come back -----------------------------------------------------------------------
 
     @staticmethod
-    def abort_groups(jobs: dict[str, Assignment]) -> list[Assignment]:
+    def abort_groups(assignments: dict[str, Assignment]) -> list[Assignment]:
         """Abort those groups of these jobs that have not started.  Return the jobs of started groups."""
-        for group in {assignment.group for assignment in jobs.values() if assignment.group}:
+        for group in {assignment.group for assignment in assignments.values() if assignment.group}:
             group.abort()
-        return [assignment for assignment in jobs.values() if assignment.group]
+        return [assignment for assignment in assignments.values() if assignment.group]
 
-    def kept_text(self, jobs: dict[str, Assignment]) -> str:
+    def kept_text(self, assignments: dict[str, Assignment]) -> str:
         """Return '; lines 3, 5 kept for 60s'; '' if there are none."""
-        lines = [assignment.number for assignment in jobs.values() if assignment.is_undecided]
+        lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
@@ -2735,16 +2771,16 @@ class Sessions:
 
         An invalid event also counts as received: it would be invalid the next time.
         """
-        number = message.whole("n")
-        if not client.inbox.receive_event(number):
+        event = message.whole("n")
+        if not client.inbox.receive_event(event):
             return
         try:
-            self._apply_event(client, kind, message, number)
+            self._apply_event(client, kind, message, event)
         except WireError as error:
             self._on_error(f"client {client.where}: invalid event '{printable(kind)}', not handled: {error}")
             raise
 
-    def _apply_event(self, client: Client, kind: str, message: Message, number: int) -> None:
+    def _apply_event(self, client: Client, kind: str, message: Message, event: int) -> None:
         """Apply an event: settle a line, or keep records of a run.  Raises WireError.
 
         An event of a line that is settled or lost changes nothing: the client was notified, or will be.
@@ -2755,13 +2791,13 @@ class Sessions:
         if assignment.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
-            self.settle(assignment, self._read_result(assignment, message, number))
+            self.settle(assignment, self._read_result(assignment, message, event))
         elif kind == "release":
-            self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=number))
+            self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=event))
         else:
             if kind == "begin":
                 self._mark_begun(assignment, message)
-            self._record_event(client, kind, assignment, message, number)
+            self._record_event(client, kind, assignment, message, event)
 
     @staticmethod
     def _mark_begun(assignment: Assignment, message: Message) -> None:
@@ -2788,13 +2824,13 @@ class Sessions:
         return LineResult(cause, state, printable(message.text("how", 64)), event)
 
     def _record_event(
-        self, client: Client, kind: str, assignment: Assignment, message: Message, number: int
+        self, client: Client, kind: str, assignment: Assignment, message: Message, event: int
     ) -> None:
         """Pass on an event for the records or the console.  Raises WireError."""
         size = self.records.handle_event(kind, client, assignment, message)
         if self.executor.pool:
-            client.inbox.post_event(number)
-        client.inbox.add_output_size(number, size)
+            client.inbox.post_event(event)
+        client.inbox.add_output_size(event, size)
 
     def acknowledge_when_written(self, client: Client, event: int) -> None:
         """Acknowledge this event, and later ones posted by now, once the executor has written them."""
@@ -2924,7 +2960,7 @@ class ReportedJob:
     key: str
     line: Line
     result: bytes | None                # None: it has not finished
-    job_tag: str                           # the job tag of its last run; "": no run was reported to a server yet
+    job_tag: str                        # of its last run; "": no run was reported to a server yet
 
     @classmethod
     def read(cls, item: Message) -> ReportedJob:
@@ -3030,8 +3066,8 @@ class Claims:
 
     # -- new lines -------------------------------------------------------------------------------------------
 
-    def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], leaving: bool,
-                    away: Collection[Consumer]) -> ClaimedBatch:
+    def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], any_exits: bool,
+                    all_consumers: Collection[Consumer]) -> ClaimedBatch:
         """Claim up to BATCH lines, one for each consumer in turn.
 
         offers: the slots and memory that each consumer offers.  leaving: one of them exits if there is no
@@ -3040,20 +3076,20 @@ class Claims:
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
             consumer.free = free
-        urgent = leaving and self._can_walk_urgently()
-        got: list[Job] = []
+        urgent = any_exits and self._can_walk_urgently()
+        jobs: list[Job] = []
         no_job: NoJob | None = None
-        met: dict[int, PendingGroup] = {}
-        while (consumers.all or not offers) and len(got) < MAX_BATCH_LINES:
-            result = self._cursor.claim(urgent, consumers, away)
-            met.update((group.jobs[0][0].offset, group) for group in self._cursor.groups
+        pending_groups: dict[int, PendingGroup] = {}
+        while (consumers.all or not offers) and len(jobs) < MAX_BATCH_LINES:
+            result = self._cursor.claim(urgent, consumers, all_consumers)
+            pending_groups.update((group.jobs[0][0].offset, group) for group in self._cursor.groups
                        if group.jobs and group.whole and not group.started)
             if isinstance(result, NoJob):
                 no_job = result
                 break
-            got.append(result)
+            jobs.append(result)
             self._subtract_needs(result, consumers)
-        return ClaimedBatch(got, self._plan_groups(met.values()), no_job)
+        return ClaimedBatch(jobs, self._plan_groups(pending_groups.values()), no_job)
 
     @staticmethod
     def _subtract_needs(job: Job, consumers: Consumers) -> None:
@@ -3074,7 +3110,7 @@ class Claims:
     def _plan_groups(self, groups: Iterable[PendingGroup]) -> list[GroupPlan]:
         """Return a plan for each group: which host gets which jobs."""
         try:
-            return [GroupPlan(met, jobs_by_host(self._file.reader, met.jobs)) for met in groups]
+            return [GroupPlan(group, jobs_by_host(self._file.reader, group.jobs)) for group in groups]
         except OSError:                                 # the file was edited at this moment
             self._cursor.forget()
             return []
@@ -3111,9 +3147,9 @@ class Claims:
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
-    def adopt(self, locks: int) -> AdoptedJobs:
+    def adopt(self, lock_fd: int) -> AdoptedJobs:
         """Take over the locks of this descriptor, as ServedQueue.adopt().  Raises OSError."""
-        jobs = self._queue.adopt(locks)
+        jobs = self._queue.adopt(lock_fd)
         return AdoptedJobs(jobs, bool(self._file.lock_table.unclaimed))
 
     def drop_unclaimed(self) -> None:
@@ -3121,7 +3157,7 @@ class Claims:
         self._file.lock_table.drop_unclaimed()
 
     def find_lines(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
-             surely: bool) -> dict[str, Answer]:
+             is_final: bool) -> dict[str, Answer]:
         """Claim the lines of jobs that a consumer reports; return the answers of the recovery table, by key.
 
         inherited: jobs of the previous server that no client has claimed.  surely: the file was readable at
@@ -3129,104 +3165,112 @@ class Claims:
         """
         regained: dict[ReportedJob, Job] = {}
         answers: dict[str, Answer] = {}
-        why = Undetermined("")
+        undetermined = Undetermined("")
         try:
-            for known, answer in self._answer_jobs(reported, inherited, surely):
+            for reported_job, answer in self._answer_jobs(reported, inherited, is_final):
                 if isinstance(answer, Job):
-                    regained[known] = answer
+                    regained[reported_job] = answer
                 else:
-                    answers[known.key] = answer
+                    answers[reported_job.key] = answer
         except OSError as error:
             self._queue.close_if_useless(error)
-            why = Undetermined(reason(error))
+            undetermined = Undetermined(reason(error))
         for job in regained.values():
             job.consumer = consumer
         answers.update(self._restore_numbers(regained))
-        return {known.key: answers.get(known.key, why) for known in reported}
+        return {reported_job.key: answers.get(reported_job.key, undetermined) for reported_job in reported}
 
     def _answer_jobs(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
-                    surely: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | Undetermined]]:
-        """Yield each of these jobs with the answer, as find() does; a Job: the line is locked again.
+                    is_final: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | Undetermined]]:
+        """Yield each of these jobs with the answer, as find_lines() does; a Job: the line is locked again.
 
-        Raises OSError: nothing is known about the jobs that were not yielded.
+        Jobs with a result choose first, then running jobs, see Progress.  Raises OSError: nothing is known
+        about the jobs that were not yielded.
         """
         queue = self._queue
         file = self._file
         if reported:
             queue.follow()
-        here = {known: file.state_at(known.line) for known in reported}
+        states = {reported_job: file.state_at(reported_job.line) for reported_job in reported}
         inherited = [job for job in inherited if job in queue.claimed]   # the others have just been lost
-        free: dict[bytes, dict[int, Job]] = {known.line.command: {} for known in reported}
+        free_inherited: dict[bytes, dict[int, Job]] = {job.line.command: {} for job in reported}
         for job in inherited:
-            free.setdefault(job.command, {})[job.number] = job
-        searched = self._commands_to_search(here, inherited)
-        lines, is_whole = self._search_commands(searched)
+            free_inherited.setdefault(job.command, {})[job.number] = job
+        searched_commands = self._commands_to_search(states, inherited)
+        lines_by_command, is_complete = self._search_commands(searched_commands)
         # If one job of a command has no answer, later jobs of it have none: earlier jobs choose first
         unknown: dict[bytes, Undetermined] = {}
-        if not (is_whole or (surely and not file.is_held_up())):
-            unknown = dict.fromkeys(searched, Undetermined("the file may be half saved", is_read=True))
+        if not (is_complete or (is_final and not file.is_held_up())):
+            half_saved = Undetermined("the file may be half saved", is_read=True)
+            unknown = dict.fromkeys(searched_commands, half_saved)
         # If a command is in the file once, that line is the job's own, wherever it is.
-        number = {command: alike[0].number for command, alike in lines.items() if len(alike) == 1}
+        only_numbers = {
+            command: lines[0].number for command, lines in lines_by_command.items() if len(lines) == 1
+        }
         # Among jobs with the same progress, jobs choose last if an edit has moved their own lines.
-        reported = sorted(reported, key=lambda known: known.line.number not in free[known.line.command])
-        for known in sorted(reported, key=lambda known: known.progress):
-            command = known.line.command
-            alike = lines.get(command, [])
-            line = replace(known.line, number=number.get(command, known.line.number))
-            if known.result is not None and self._is_result_in_file(known.result, here[known], alike):
-                yield known, NoLine.SETTLED
+        reported = sorted(reported, key=lambda job: job.line.number not in free_inherited[job.line.command])
+        for reported_job in sorted(reported, key=lambda job: job.progress):
+            command = reported_job.line.command
+            same_lines = lines_by_command.get(command, [])
+            line = replace(reported_job.line, number=only_numbers.get(command, reported_job.line.number))
+            result, state = reported_job.result, states[reported_job]
+            if result is not None and self._is_result_in_file(result, state, same_lines):
+                yield reported_job, NoLine.SETTLED
                 continue
-            found: Job | None = None
+            regained_job: Job | None = None
             try:
                 if command not in unknown:
-                    found = queue.take_back(line, free[command], alike, OWN_LINE_STATES[known.progress])
+                    own_states = OWN_LINE_STATES[reported_job.progress]
+                    regained_job = queue.take_back(line, free_inherited[command], same_lines, own_states)
             except TemporaryError as error:
                 unknown[command] = Undetermined(str(error), is_read=True)
             if command in unknown:
-                yield known, unknown[command]
-            elif found:
-                yield known, found
+                yield reported_job, unknown[command]
+            elif regained_job:
+                yield reported_job, regained_job
             else:
-                is_held = known.progress is Progress.RUNS and self._is_held_state(here[known])
-                yield known, NoLine.CANCELLED if is_held else NoLine.LOST
+                is_held = reported_job.progress is Progress.RUNS and self._is_held_state(state)
+                yield reported_job, NoLine.CANCELLED if is_held else NoLine.LOST
 
     def _search_commands(self, commands: Collection[bytes]) -> tuple[dict[bytes, list[Line]], bool]:
-        """Return the lines of these commands, and True if the file surely was complete during the search.
+        """Return the lines of these commands, and False if the file was perhaps half saved during the search.
 
         Raises OSError.
         """
         if not commands:
             return {}, True
         file = self._file
-        before = file.signature()
+        signature = file.signature()
         lines = file.by_command(commands)
-        return lines, file.signature() == before and not file.doubt(before[2])
+        return lines, file.signature() == signature and not file.doubt(signature[2])
 
     @staticmethod
-    def _commands_to_search(here: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
+    def _commands_to_search(states: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
         """Return the commands to search for in the whole file.
 
-        here: the state at each job's position.  A command need not be searched for if there are as many
-        inherited jobs of it, and each position has `r` or the job's result.
+        states: the state at each job's offset; None: the line has moved.  A command need not be searched for
+        if it has an inherited job for each reported one, and each offset has `r` or the job's result.
         """
-        spare = Counter(job.command for job in inherited)
-        spare.subtract(known.line.command for known in here)
-        return {known.line.command for known, state in here.items()
-                if spare[known.line.command] < 0 or state not in (RUNNING, known.result)}
+        spare_count = Counter(job.command for job in inherited)
+        spare_count.subtract(reported_job.line.command for reported_job in states)
+        return {job.line.command for job, state in states.items()
+                if spare_count[job.line.command] < 0 or state not in (RUNNING, job.result)}
 
     @staticmethod
-    def _is_result_in_file(result: bytes, here: bytes | None, alike: Iterable[Line]) -> bool:
+    def _is_result_in_file(result: bytes, state: bytes | None, same_lines: Iterable[Line]) -> bool:
         """Return True if a result is in the line already: the previous server had no time to report it.
 
-        here: the state at the line's position; None: an edit has moved the line.  Then any line of the
-        command with this result counts.  If that is wrong, a line becomes `e`; that is better than a result
-        in another job's line.
+        state: the state at the line's offset; None: an edit has moved the line.  Then any line of the command
+        (same_lines) with this result counts.  If that is wrong, a line becomes `e`; that is better than a
+        result in another job's line.
         """
-        return here == result if here is not None else any(line.state == result for line in alike)
+        if state is not None:
+            return state == result
+        return any(line.state == result for line in same_lines)
 
     @staticmethod
-    def _is_held_state(here: bytes | None) -> bool:
-        return here is not None and here not in NEW + RUNNING + DONE + FAILED + ERROR
+    def _is_held_state(state: bytes | None) -> bool:
+        return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
     def _restore_numbers(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
         """Give regained jobs the numbers under which their runs began; return them with records, by key.
@@ -3234,20 +3278,22 @@ class Claims:
         A client can lie about numbers.  So use the number that the journal has for that run, or otherwise the
         number of the line that the job has now.
         """
-        commands = {reported.job_tag: job.command for reported, job in jobs.items() if reported.job_tag}
+        commands = {
+            reported_job.job_tag: job.command for reported_job, job in jobs.items() if reported_job.job_tag
+        }
         numbers_in_journal = self._records.find_starts(commands)
         ordinals = self._count_ordinals() if jobs and self._records.log else {}
         numbers_in_use = {job.number for job in set(self._queue.claimed).difference(jobs.values())}
         regained: dict[str, Regained] = {}
-        for reported, job in jobs.items():
+        for reported_job, job in jobs.items():
             job.state = NEW
             job.ordinal = ordinals.get(job.offset, 0)
             # If two jobs name one run, the second has not run it.
-            number = numbers_in_journal.pop(reported.job_tag, job.number)
+            number = numbers_in_journal.pop(reported_job.job_tag, job.number)
             if number is not None and number not in numbers_in_use:
                 job.number = number
             numbers_in_use.add(job.number)
-            regained[reported.key] = Regained(job, self._records.record_of(job), number is not None)
+            regained[reported_job.key] = Regained(job, self._records.record_of(job), number is not None)
         return regained
 
     def _count_ordinals(self) -> dict[int, int]:
@@ -3273,7 +3319,8 @@ class Recovery:
         self._interval = services.interval
         self._executor = services.executor
         self._runner_stats = services.runner_stats
-        self._absent_client = Client(sessions, "")     # has the previous server's lines until clients come for them
+        # has the previous server's lines until clients come for them
+        self._absent_client = Client(sessions, "")
         self.has_abandoned_lines = False                  # we exited before these lines could be taken over
         # the keys of jobs with written results, oldest first: perhaps the clients do not know yet
         self._settled_keys: OrderedDict[str, None] = OrderedDict()
@@ -3302,7 +3349,8 @@ class Recovery:
         jobs = adopted.jobs
         for job in jobs:
             # no client can name a key like this one
-            self._sessions.add_assignment(Assignment(f"line {job.number}", self._absent_client, job, Phase.SENT))
+            assignment = Assignment(f"line {job.number}", self._absent_client, job, Phase.SENT)
+            self._sessions.add_assignment(assignment)
         if jobs:
             grace = human_time(self._sessions.settings.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the previous server; waiting {grace} "
@@ -3310,22 +3358,22 @@ class Recovery:
         if jobs or adopted.has_unclaimed:
             watched(self._await_clients())
 
-    async def _adopt_lines(self, locks: int) -> AdoptedJobs | None:
+    async def _adopt_lines(self, lock_fd: int) -> AdoptedJobs | None:
         """Claim the lines that are locked on this descriptor.  Return None if they cannot be taken over."""
-        is_said = False
-        end = self._loop.time() + Cursor.MAX_ERROR_SECONDS
+        is_reported = False
+        deadline = self._loop.time() + Cursor.MAX_ERROR_SECONDS
         while not self._lifetime.is_exiting:
             try:
-                return await self._executor.call(self._claims.adopt, locks)
+                return await self._executor.call(self._claims.adopt, lock_fd)
             except OSError as error:
-                if error.errno == errno.ESTALE or self._loop.time() > end:
+                if error.errno == errno.ESTALE or self._loop.time() > deadline:
                     with contextlib.suppress(OSError):          # EIO: lease and locks are lost
-                        unlock(locks, 0, IN_USE_BYTES)         # also for the keeper, which has a copy
-                    os.close(locks)
+                        unlock(lock_fd, 0, IN_USE_BYTES)         # also for the keeper, which has a copy
+                    os.close(lock_fd)
                     self._say(f"{reason(error)}; the lines of the previous server cannot be taken over")
                     return None
-                if not is_said:
-                    is_said = True
+                if not is_reported:
+                    is_reported = True
                     self._say(f"{reason(error)}; trying again")
             await asyncio.sleep(0.1)
         self.has_abandoned_lines = True
@@ -3349,7 +3397,7 @@ class Recovery:
         is_read = True                  # each search so far could read the file
         while True:
             is_last = boottime() >= deadline
-            answers = await self._search_for_jobs(client, reported, surely=is_last and is_read)
+            answers = await self._search_for_jobs(client, reported, is_final=is_last and is_read)
             unknown = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
             if not unknown:
                 return self._keys_without_line(client, reported, answers)
@@ -3359,19 +3407,22 @@ class Recovery:
             await asyncio.sleep(self.RETRY_INTERVALS * self._interval)
 
     async def _search_for_jobs(self, client: Client, reported: Sequence[ReportedJob],
-                        surely: bool) -> dict[str, Answer]:
+                        is_final: bool) -> dict[str, Answer]:
         """Search once for the lines of these jobs, and give the lines found to the client.
 
         Return the answers for jobs that the client does not have here, by key.  surely: see Claims.find().
         """
         async with self._search_lock:
-            absent = [job for job in reported
+            unassigned = [job for job in reported
                       if job.key not in client.assignments and job.key not in self._settled_keys]
-            sought = [job for job in absent if not self._is_assigned_elsewhere(job.key)]
-            inherited = {assignment.job: assignment for assignment in self._absent_client.assignments.values()}
-            answers: dict[str, Answer] = {job.key: NoLine.LOST for job in absent}    # unless it is sought
-            find = self._claims.find_lines
-            answers.update(await self._executor.call(find, client, sought, list(inherited), surely))
+            to_search = [job for job in unassigned if not self._is_assigned_elsewhere(job.key)]
+            absent_assignments = self._absent_client.assignments.values()
+            inherited = {assignment.job: assignment for assignment in absent_assignments}
+            # a job that is not searched for is lost: another client has it
+            answers: dict[str, Answer] = {job.key: NoLine.LOST for job in unassigned}
+            answers.update(await self._executor.call(
+                self._claims.find_lines, client, to_search, list(inherited), is_final
+            ))
             for key, answer in answers.items():
                 if isinstance(answer, Regained):
                     assignment = Assignment(key, client, answer.job, Phase.BEGUN, began_at=boottime(),
@@ -3403,16 +3454,16 @@ class Recovery:
         assignment = self._sessions.assignments.get(key)
         return assignment is not None and assignment.is_undecided
 
-    def _give_back(self, assignment: Assignment, before: Assignment | None) -> None:
+    def _give_back(self, assignment: Assignment, inherited: Assignment | None) -> None:
         """Give a line back to its client, unless the line was inherited and has been lost since.
 
         before: the assignment to `absent`, if the line was inherited.
         """
         number = assignment.number
-        if before and not before.is_undecided:
+        if inherited and not inherited.is_undecided:
             return
-        if before:
-            self._sessions.remove_assignment(before)
+        if inherited:
+            self._sessions.remove_assignment(inherited)
         else:
             was_bad = number in self._runner_stats.bad_lines
             self._say(f"line {number}: was taken back" + (" from e" if was_bad else ""))
@@ -3458,10 +3509,12 @@ class Dispatcher:
         # Random keys: a client names the keys of jobs when it connects.  So a key must be hard to guess,
         # and different from the keys of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
-        self.waiting_clients: dict[Client, None] = {}   # clients that want jobs; the client served last is last
+        # clients that want jobs, by turns: the client served last is last
+        self.waiting_clients: dict[Client, None] = {}
         self._last_report = WalkReport()                # of the last complete walk that found nothing
         self.is_searching = True                     # it is too early to report that there are no jobs
-        self._group_plans: dict[int, GroupPlan] = {}      # groups that wait for hosts, by the offset of the first job
+        # groups that wait for hosts, by the offset of the first job
+        self._group_plans: dict[int, GroupPlan] = {}
         self._printed_texts: set[str] = set()            # messages that must not be repeated
         self._groups_paused_until = 0.0                 # no group is started before, by boottime()
         self.has_new_request = False                     # a client has just asked for jobs
@@ -3492,33 +3545,35 @@ class Dispatcher:
         if self.is_claiming or not self.waiting_clients or self._records.is_behind(Writer.HIGH):
             return
         reserved = self._reserved_clients()
-        turns: dict[Client, Resources] = {}
+        offers: dict[Client, Resources] = {}
         for client in self.waiting_clients:
-            want = client.slots_to_fill
-            if want and client.can_get_jobs and client not in reserved:
-                turns[client] = Resources(want, client.free_memory)
-        self.start_claiming(turns)
+            slots = client.slots_to_fill
+            if slots and client.can_get_jobs and client not in reserved:
+                offers[client] = Resources(slots, client.free_memory)
+        self.start_claiming(offers)
 
     def _reserved_clients(self) -> set[Client]:
         """Return the clients that are kept free for groups."""
         return set().union(*(plan.reserved for plan in self._group_plans.values()))
 
-    def start_claiming(self, turns: dict[Client, Resources]) -> None:
+    def start_claiming(self, offers: dict[Client, Resources]) -> None:
         """Start to claim lines.  turns: the slots and memory that each client offers."""
         self.is_claiming = True
-        leaving = any(client.exits_without_jobs and (self._last_report.met_end or not client.follow) for client in turns)
-        away = set(self._sessions.clients.values())
-        claimed = functools.partial(self._on_claimed, {consumer: consumer for consumer in turns})
-        self._executor.ask(claimed, self._claims.claim_batch, list(turns.items()), leaving, away)
+        met_end = self._last_report.met_end
+        any_exits = any(client.exits_without_jobs and (met_end or not client.follow) for client in offers)
+        all_clients = set(self._sessions.clients.values())
+        on_claimed = functools.partial(self._on_claimed, {consumer: consumer for consumer in offers})
+        self._executor.ask(on_claimed, self._claims.claim_batch, list(offers.items()), any_exits, all_clients)
 
-    def _on_claimed(self, clients: dict[Consumer, Client], batch: ClaimedBatch) -> None:
+    def _on_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
         """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
 
         Then look for more lines if the walk has not ended.  clients: by consumer.
         """
         self.is_claiming = False
-        for client, assignments in self._assign_jobs(clients, batch.jobs).items():
-            client.subtract_requested(sum(int(assignment.job.settings.needs.slots) for assignment in assignments))
+        for client, assignments in self._assign_jobs(clients_by_consumer, batch.jobs).items():
+            slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
+            client.subtract_requested(slots)
             self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
@@ -3528,14 +3583,15 @@ class Dispatcher:
         if batch.must_continue or (batch.jobs and self.waiting_clients):
             self._loop.call_soon(self._continue_claiming)
 
-    def _assign_jobs(self, clients: dict[Consumer, Client], jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
+    def _assign_jobs(self, clients_by_consumer: dict[Consumer, Client],
+                     jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
         """Add claimed lines to the clients for which they were claimed; return those to send, by client.
 
         A line that cannot be started, or has no connected client any more, is settled instead.
         """
         to_send: dict[Client, list[Assignment]] = {}
         for job in jobs:
-            client = clients[job.consumer]
+            client = clients_by_consumer[job.consumer]
             assignment = Assignment(next(self._keys), client, job)
             self._sessions.add_assignment(assignment)
             if not self.is_startable(assignment):
@@ -3571,40 +3627,41 @@ class Dispatcher:
             self._say(f"line {assignment.number}: cannot be started: {error}")
         return not error
 
-    def send_jobs(self, client: Client, batch: list[Assignment]) -> None:
+    def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:
         """Send jobs to a client, in messages with at most MAX_JOBS_BYTES of text unless one job has more."""
         self.waiting_clients.pop(client, None)
         if client.requested_slots > 0:
             self.waiting_clients[client] = None
-        jobs: list[dict[str, Any]] = []
-        size = 0
-        for assignment in batch:
+        entries: list[dict[str, Any]] = []
+        message_bytes = 0
+        for assignment in assignments:
             assignment.mark_sent()
             client.allocate_memory(assignment)
-            length = len(assignment.job.text)
-            if jobs and size + length > MAX_JOBS_BYTES:
-                client.send_message(type="jobs", request=client.request_number, jobs=jobs)
-                jobs = []
-                size = 0
-            jobs.append(assignment.describe())
-            size += length
-        client.send_message(type="jobs", request=client.request_number, jobs=jobs)
+            job_bytes = len(assignment.job.text)
+            if entries and message_bytes + job_bytes > MAX_JOBS_BYTES:
+                client.send_message(type="jobs", request=client.request_number, jobs=entries)
+                entries = []
+                message_bytes = 0
+            entries.append(assignment.describe())
+            message_bytes += job_bytes
+        client.send_message(type="jobs", request=client.request_number, jobs=entries)
 
     def answer_exiting_clients(self) -> None:
         """Send `nothing` to clients that would exit, but not while lines can come back unstarted.
 
         When the server is stopping, send it in any case.
         """
-        leaving = [client for client in self.waiting_clients if client.exits_without_jobs]
-        if not leaving:
+        exiting_clients = [client for client in self.waiting_clients if client.exits_without_jobs]
+        if not exiting_clients:
             return
-        stopping = not self._lifetime.is_serving
-        soon = boottime() - RETURN_SECONDS
-        jobs = self._sessions.assignments.values()
-        if not stopping and any(assignment.can_come_back_unstarted(soon) for assignment in jobs):
+        is_stopping = not self._lifetime.is_serving
+        sent_after = boottime() - RETURN_SECONDS
+        assignments = self._sessions.assignments.values()
+        can_return = (assignment.can_come_back_unstarted(sent_after) for assignment in assignments)
+        if not is_stopping and any(can_return):
             return
-        for client in leaving:
-            if client.can_get_jobs and (stopping or self._can_exit(client)):
+        for client in exiting_clients:
+            if client.can_get_jobs and (is_stopping or self._can_exit(client)):
                 client.send_nothing(self._last_report)
 
     def _can_exit(self, client: Client) -> bool:
@@ -3612,12 +3669,14 @@ class Dispatcher:
 
         It must not exit while it is kept free for a group, or if the walk met jobs that it waits for.
         """
-        met = self._last_report
-        if client not in met.consumers or met.began < client.requested_at:
+        report = self._last_report
+        if client not in report.consumers or report.began < client.requested_at:
             return False
-        if client.follow and not met.met_end:
+        if client.follow and not report.met_end:
             return False
-        return not self.is_searching and client not in self._reserved_clients() and not met.waits_for(client)
+        if self.is_searching or client in self._reserved_clients():
+            return False
+        return not report.waits_for(client)
 
     # -- groups ----------------------------------------------------------------------------------------------
 
@@ -3625,37 +3684,42 @@ class Dispatcher:
         """Start each group if all hosts have a free slot; else reserve the hosts if all are connected."""
         if not (batch.plans or self._group_plans):
             return
-        found = {plan.first_line.offset: plan for plan in batch.plans}
-        has_seen_all = batch.no_job is not None and not batch.must_continue
-        self._group_plans = found if has_seen_all else {**self._group_plans, **found}
+        new_plans = {plan.first_line.offset: plan for plan in batch.plans}
+        is_walk_complete = batch.no_job is not None and not batch.must_continue
+        self._group_plans = new_plans if is_walk_complete else {**self._group_plans, **new_plans}
         reserved: set[Client] = set()
         for _, plan in sorted(self._group_plans.items()):
             if plan.pending.waits:
                 continue                                # the previous server may have started it
             if len(plan.hosts) > Group.MAX_HOSTS:
-                self.say_once(f"line {plan.first_line.number}: the group {printable(plan.pending.name)} has more than "
+                name = printable(plan.pending.name)
+                self.say_once(f"line {plan.first_line.number}: the group {name} has more than "
                               f"{Group.MAX_HOSTS} hosts; it waits")
                 continue
             clients = self._choose_clients(plan, self._free_slots(reserved))
             if not all(clients.values()):
                 plan.reserve_clients(self._clients_to_reserve(plan, reserved))
                 reserved |= plan.reserved
-            elif not self.is_claiming and self._lifetime.is_serving and boottime() >= self._groups_paused_until:
+                continue
+            is_paused = boottime() < self._groups_paused_until
+            if not self.is_claiming and self._lifetime.is_serving and not is_paused:
                 chosen = {host: client for host, client in clients.items() if client}
                 self._claim_group(GroupClaim(plan, chosen))
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
         """Return the number of slots for which each client that is not reserved waits."""
-        able = [client for client in self.waiting_clients if client.can_get_jobs]
-        return {client: min(client.requested_slots, client.line_allowance) for client in able if client not in reserved}
+        available = [client for client in self.waiting_clients if client.can_get_jobs]
+        return {client: min(client.requested_slots, client.line_allowance)
+                for client in available if client not in reserved}
 
     def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
         """Return the clients to keep free for a group: all that it needs; none if one is not connected.
 
         reserved: clients that are kept free for earlier groups of the file.
         """
-        here = [client for client in self._sessions.clients.values() if client.link]
-        chosen = self._choose_clients(plan, {client: client.slots for client in here if client not in reserved})
+        connected = [client for client in self._sessions.clients.values() if client.link]
+        all_slots = {client: client.slots for client in connected if client not in reserved}
+        chosen = self._choose_clients(plan, all_slots)
         clients = {client for client in chosen.values() if client}
         return clients if all(chosen.values()) else set()
 
@@ -3673,14 +3737,14 @@ class Dispatcher:
         The hosts with the fewest slots to choose from choose first.  free: the free slots of each client.
         """
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
-        able = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
-        free_slots = dict(free)
+        matching = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
+        remaining = dict(free)
         chosen: dict[str, Client | None] = dict.fromkeys(plan.hosts)
-        for host in sorted(able, key=lambda host: sum(free[client] for client in able[host])):
-            client = next((client for client in able[host] if free_slots[client] > 0), None)
+        for host in sorted(matching, key=lambda host: sum(free[client] for client in matching[host])):
+            client = next((client for client in matching[host] if remaining[client] > 0), None)
             if client:
                 chosen[host] = client
-                free_slots[client] -= 1
+                remaining[client] -= 1
         return chosen
 
     def _on_group_claimed(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
@@ -3689,23 +3753,23 @@ class Dispatcher:
         Give the lines back if some could not be claimed, a client was lost since, or the server drains.
         """
         self.is_claiming = False
-        places = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
-        for (host, client), job in zip(places, claimed):
+        hosts_of_jobs = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
+        for (host, client), job in zip(hosts_of_jobs, claimed):
             claim.add_assignment(host, Assignment(next(self._keys), client, job))
-        assignments = [assignment for some in claim.assignments.values() for assignment in some]
+        assignments = list(itertools.chain.from_iterable(claim.assignments.values()))
         for assignment in assignments:
             self._sessions.add_assignment(assignment)
         links = {client: client.link for client in claim.clients.values() if client.link}
-        all_here = links.keys() == set(claim.clients.values())
-        may_begin = claim.is_complete and all_here and self._lifetime.is_serving
-        if may_begin:
+        all_connected = links.keys() == set(claim.clients.values())
+        can_start = claim.is_complete and all_connected and self._lifetime.is_serving
+        if can_start:
             Group(self, self._sessions, self._stdout, claim, links).prepare()
         else:
             claim.plan.mark_called_off()
             for assignment in assignments:
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._lifetime.on_progress()
-        self.hand_out_soon(pause=0.0 if may_begin else 1.0)
+        self.hand_out_soon(pause=0.0 if can_start else 1.0)
 
     def say_once(self, text: str) -> None:
         """Print a message, but only once."""
@@ -3740,12 +3804,13 @@ class Server(Program):
         if not options.dry_run:
             check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
-        self._check_seconds = min(1.0, runmaker4.SILENCE / 5)   # seconds between checks of the clients and the file
+        # between checks of the clients and the file
+        self._check_seconds = min(1.0, runmaker4.SILENCE / 5)
         self._summary: Summary | None = None    # of the file when we exit; None: unknown
         self._orphans: list[int] = []           # the lines of orphans that were marked `e`, set when we exit
         self.began = boottime()
-        self._unaccepted_count = 0                    # connections that were not accepted since the last report
-        self._unaccepted_reported_at = -UNACCEPTED_REPORT_SECONDS     # when that was last reported, by boottime()
+        self._unaccepted_count = 0              # connections that were not accepted since the last report
+        self._unaccepted_reported_at = -UNACCEPTED_REPORT_SECONDS   # the time of that report, by boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -3757,18 +3822,18 @@ class Server(Program):
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
         self.stores = self.open_stores(self.mount.network, self._presence_lock, self.path)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._sockets = listen(self.options.host, self.options.port)
         self.port = self._sockets[0].getsockname()[1]
-        token, shown = choose_token(self.options.new_token)
+        token, token_text = choose_token(self.options.new_token)
         self._token = token
         hold_signals()                          # otherwise the keeper could survive a signal
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
             self._keeper.open()
-        except UsageError as problem:
-            raise UsageError(f"{self.path}: {problem}") from None
+        except UsageError as usage_error:
+            raise UsageError(f"{self.path}: {usage_error}") from None
         except NameTakenError:
             self._say_no_keeper(
                 "another user's process has the name of the keeper's socket: serving without a keeper"
@@ -3776,7 +3841,7 @@ class Server(Program):
         except OSError as error:
             raise UsageError(f"the keeper cannot be started: {reason(error)}") from None
         self._credentials = make_credentials(context, find_file_id(self.path))
-        put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
+        put(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
 
@@ -3828,14 +3893,15 @@ class Server(Program):
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
         self.records = Records(self.stores, self.stdout if options.print else None, self.executor)
-        file = ServedFile(
-            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock, keep=self._keeper.give_locks
+        served_file = ServedFile(
+            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock,
+            give_to_keeper=self._keeper.give_locks
         )
-        self.claims = Claims(file, self.records, ordinals=bool(self.stores[0]))
+        self.claims = Claims(served_file, self.records, ordinals=bool(self.stores[0]))
         services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
                             self.lifetime, self.say, reader.interval)
-        strangers = max_stranger_count(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        settings = SessionSettings(self.path, options.grace, options.max_failed, strangers)
+        max_strangers = max_stranger_count(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        settings = SessionSettings(self.path, options.grace, options.max_failed, max_strangers)
         self.sessions = Sessions(services, settings, self._on_error)
         pause = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, pause)
@@ -3850,16 +3916,16 @@ class Server(Program):
         After a signal no step waits for long.
         """
         signalled = self.lifetime.exit_status is not None
-        seconds = runmaker4.Runner.LAST_TRIES if signalled else None
+        max_seconds = runmaker4.Runner.LAST_TRIES if signalled else None
         self.sessions.flush_records()
         self.executor.ask(self._orphans.extend, self.claims.list_orphans)
-        await self._await_in_time(self.executor.flush(), seconds)
+        await self._await_in_time(self.executor.flush(), max_seconds)
         if self._was_signalled:
             self._send_closing_to_all()
         self.executor.ask(lambda done: None, self.claims.sync)
         await self._end_links()
         self._dismiss_keeper()
-        await self._await_in_time(self.executor.flush(), seconds)
+        await self._await_in_time(self.executor.flush(), max_seconds)
         await self.print_rest(self.stdout, lambda: signalled)
         if self._was_signalled:
             # We do not wait for a file system that does not answer.
@@ -3880,8 +3946,8 @@ class Server(Program):
         """
         for link in list(self.sessions.links):
             link.end()
-        end = self.loop.time() + 1.0
-        while self.sessions.links and self.loop.time() < end:
+        deadline = self.loop.time() + 1.0
+        while self.sessions.links and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
 
     def _dismiss_keeper(self) -> None:
@@ -3908,14 +3974,14 @@ class Server(Program):
         for client in self.sessions.clients.values():
             client.send_closing(done=False)
 
-    async def _await_in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
+    async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result of this work; None after `seconds`, another signal or an exception.
 
         seconds: None: there is no limit.
         """
-        task = watched(work)
-        either = [task, self.lifetime.hurrying]
-        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        task = watched(awaitable)
+        awaited = [task, self.lifetime.hurrying]
+        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
 
     def _say_unaccepted(self, error: OSError) -> None:
@@ -3924,8 +3990,9 @@ class Server(Program):
         now = boottime()
         if now - self._unaccepted_reported_at <= UNACCEPTED_REPORT_SECONDS:
             return
-        often = f" ({self._unaccepted_count} times since the last report)" if self._unaccepted_count > 1 else ""
-        self.say(f"a connection was not accepted: {reason(error)}{often}")
+        count = self._unaccepted_count
+        repeats = f" ({count} times since the last report)" if count > 1 else ""
+        self.say(f"a connection was not accepted: {reason(error)}{repeats}")
         self._unaccepted_count = 0
         self._unaccepted_reported_at = now
 
@@ -3938,20 +4005,21 @@ class Server(Program):
         """Exit at once, as after a signal: running jobs remain for the next server; clients wait for it."""
         self.lifetime.exit(1)
 
-    def _on_stop_signal(self, number: int) -> None:
+    def _on_stop_signal(self, signum: int) -> None:
         """Handle INT and TERM: exit, and keep running jobs for the next server.
 
         A second signal ends all waits.
         """
         if self.lifetime.is_exiting:
             return self.lifetime.hurry()
-        kept = self.sessions.kept_text(self.sessions.assignments) if self._keeper.keeper_sock else ""
-        self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
-        self.lifetime.exit(128 + number)
+        kept_text = self.sessions.kept_text(self.sessions.assignments) if self._keeper.keeper_sock else ""
+        name = signal.Signals(signum).name
+        self.say(f"{name}: stopping{kept_text}" + (", for the next server" if kept_text else ""))
+        self.lifetime.exit(128 + signum)
 
-    def _on_drain_signal(self, number: int) -> None:
+    def _on_drain_signal(self, signum: int) -> None:
         """Handle HUP, USR1 and QUIT: hand out no more jobs, exit when no job is running."""
-        self.sessions.drain(signal.Signals(number).name)
+        self.sessions.drain(signal.Signals(signum).name)
 
     async def _watch_failures(self) -> None:
         """With --max-failed: count the failures in the whole file now and then."""
@@ -3975,8 +4043,8 @@ class Server(Program):
         """Return True if no line is held or being claimed, and all received events are dealt with."""
         if self.sessions.assignments or self.dispatcher.is_claiming:
             return False
-        here = [client for client in self.sessions.clients.values() if client.link]
-        return all(client.inbox.is_all_dealt_with for client in here)
+        connected = [client for client in self.sessions.clients.values() if client.link]
+        return all(client.inbox.is_all_dealt_with for client in connected)
 
     async def _count_and_exit(self) -> None:
         """Count the file, then exit: the summary decides our exit status and the exit status of clients.
@@ -3984,7 +4052,7 @@ class Server(Program):
         If a client came back with a job during the count, do not exit.
         """
         clients = [client for client in self.sessions.clients.values() if client.link]
-        count = await self.accountant.count(clients, surely=True)
+        count = await self.accountant.count(clients, recheck=True)
         if self.lifetime.is_exiting or not self._is_drained():
             return
         if count.summary:
@@ -4006,16 +4074,16 @@ class Server(Program):
 
     def _watch_keeper(self) -> None:
         """Notice when the keeper dies."""
-        life = self._keeper.keeper_sock
-        if life:
-            self.loop.add_reader(life, self._on_keeper_died, life)
+        keeper_sock = self._keeper.keeper_sock
+        if keeper_sock:
+            self.loop.add_reader(keeper_sock, self._on_keeper_died, keeper_sock)
 
     def _say_no_keeper(self, why: str) -> None:
         self.say(f"{why} (when the server exits, other runners can take the lines of running jobs)")
 
-    def _on_keeper_died(self, life: socket.socket) -> None:
+    def _on_keeper_died(self, keeper_sock: socket.socket) -> None:
         """Start another keeper, because this one was killed."""
-        self.loop.remove_reader(life)
+        self.loop.remove_reader(keeper_sock)
         try:
             self._keeper.restart_keeper()
         except OSError as error:
@@ -4027,14 +4095,15 @@ class Server(Program):
 
     async def _check_clients_and_file(self) -> None:
         """Drop silent clients, flush the records, and look at the file."""
-        before = boottime()
+        last_check_at = boottime()
         while True:
             await asyncio.sleep(self._check_seconds)
-            self.sessions.drop_silent(slept=boottime() - before > 3 * self._check_seconds)
+            self.sessions.drop_silent(slept=boottime() - last_check_at > 3 * self._check_seconds)
             self.sessions.flush_records()
-            before = boottime()
-            if self.lifetime.is_serving and not (self.dispatcher.is_claiming or self.dispatcher.waiting_clients):
-                self.dispatcher.start_claiming({})                # for directives that wait for clients
+            last_check_at = boottime()
+            is_busy = self.dispatcher.is_claiming or self.dispatcher.waiting_clients
+            if self.lifetime.is_serving and not is_busy:
+                self.dispatcher.start_claiming({})      # for directives that wait for clients
 
     async def _drain_when_done(self) -> None:
         """With --exit-when-done: drain once all jobs have finished, or no more will be started."""
@@ -4088,10 +4157,10 @@ PRIVATE_KEY = bytes.fromhex("3031 020101 0420")             # a key for an ellip
 CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
 
 
-def add_points(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[int, int]:
     """Return the sum of two points; one must not be the negative of the other."""
-    (x1, y1), (x2, y2) = one, other
-    if one == other:
+    (x1, y1), (x2, y2) = point, other_point
+    if point == other_point:
         slope = 3 * (x1 * x1 - 1) * pow(2 * y1, -1, FIELD)
     else:
         slope = (y2 - y1) * pow(x2 - x1, -1, FIELD)
@@ -4109,12 +4178,13 @@ def multiply_base(factor: int) -> bytes:
     return b"".join(number.to_bytes(32, "big") for number in point)
 
 
-def pipe_of_pem(kind: bytes, data: bytes) -> int:
+def pipe_of_pem(label: bytes, data: bytes) -> int:
     """Return the read end of a pipe that contains this data as PEM."""
-    reader, writer = os.pipe()
-    write_all(writer, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (kind, base64.encodebytes(data), kind))
-    os.close(writer)
-    return reader
+    read_fd, write_fd = os.pipe()
+    text = base64.encodebytes(data)
+    write_all(write_fd, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, text, label))
+    os.close(write_fd)
+    return read_fd
 
 
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
@@ -4223,25 +4293,25 @@ def make_id(id_file: str) -> str:
 # address has a socket, all on one port.
 
 
-def choose_token(new: bool) -> tuple[str, str]:
+def choose_token(make_new: bool) -> tuple[str, str]:
     """Return the token, and the text about it for the first line of output.  Raises UsageError.
 
     new: make a new token.
     """
-    given = token_of_environment()
-    if given:
-        if new:
+    token_in_environment = token_of_environment()
+    if token_in_environment:
+        if make_new:
             raise UsageError(
                 "--new-token: $RUNMAKER4_TOKEN is set (unset it, or omit --new-token)"
             )
-        return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
+        return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
-    token = make_token(path, new)
+    token = make_token(path, make_new)
     # Others may be able to read output that is not to a terminal: for example a log of Slurm, or `| tee log`.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
-def make_token(path: str, new: bool) -> str:
+def make_token(path: str, make_new: bool) -> str:
     """Return the token in the file, or a new one.  Raises UsageError.
 
     A link, or a file that others could read or that has no token, is replaced.  Links are never followed.
@@ -4254,7 +4324,7 @@ def make_token(path: str, new: bool) -> str:
                     raise UsageError(f"{path}: belongs to another user (move it away)")
                 if stat.S_ISDIR(info.st_mode):
                     raise UsageError(f"{path}: is a directory (move it away)")
-                if not new and stat.S_ISREG(info.st_mode):
+                if not make_new and stat.S_ISREG(info.st_mode):
                     with contextlib.suppress(UsageError):
                         return read_token(path, follow=False)
                 return _write_token(path, os.replace)
@@ -4268,24 +4338,24 @@ def make_token(path: str, new: bool) -> str:
         raise UsageError(f"{path}: {reason(error)} (the token must be written to this file)") from None
 
 
-def _write_token(path: str, place: Callable[[str, str], None]) -> str:
+def _write_token(path: str, move: Callable[[str, str], None]) -> str:
     """Write a new token to a file that no other user can read at any time.  Return the token.
 
     place: moves the new file to `path`: os.replace, or os.link to keep an existing file.  Raises OSError.
     """
     token = secrets.token_hex(16)
-    draft = f"{path}.{secrets.token_hex(4)}"
+    temporary_path = f"{path}.{secrets.token_hex(4)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(draft, flags, 0o600)
+    fd = os.open(temporary_path, flags, 0o600)
     try:
         os.fchmod(fd, 0o600)                # the umask may have removed bits
         write_all(fd, token.encode() + b"\n")
         os.fsync(fd)
-        place(draft, path)
+        move(temporary_path, path)
     finally:
         os.close(fd)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
+            os.unlink(temporary_path)
     return token
 
 
@@ -4300,12 +4370,12 @@ class Acceptor:
     ERROR_PAUSE_SECONDS = 1.0                         # seconds without a new attempt after an error
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop,
-                 make_link: Callable[[], ClientLink], failed: Callable[[OSError], None]) -> None:
+                 make_link: Callable[[], ClientLink], on_error: Callable[[OSError], None]) -> None:
         """failed: called if a connection could not be accepted."""
         self._sock = sock
         self._loop = loop
         self._make_link = make_link
-        self._on_error = failed
+        self._on_error = on_error
         sock.setblocking(False)
         self._open_handle: asyncio.Handle = loop.call_soon(self._start_accepting)
 
@@ -4332,13 +4402,13 @@ class Acceptor:
         self._sock.close()
 
 
-def max_stranger_count(descriptors: int) -> int:
+def max_stranger_count(max_descriptors: int) -> int:
     """Return the maximum number of strangers: they use a quarter of the descriptors, clients the rest.
 
     asyncio passes an accepted connection to us, and closes a dropped one, some turns of the loop later.  So
     besides the strangers, up to four times as many connections can be open as are accepted in one turn.
     """
-    return min(MAX_UNAUTHENTICATED_BURST, descriptors // 4 - 4 * Acceptor.MAX_ACCEPTS_PER_TURN)
+    return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - 4 * Acceptor.MAX_ACCEPTS_PER_TURN)
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:
@@ -4346,25 +4416,25 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
 
     Raises UsageError.
     """
-    where = f"{host or 'all addresses'}, port {port}"
+    address_text = f"{host or 'all addresses'}, port {port}"
     try:
         if not host and socket.has_dualstack_ipv6():
             with contextlib.suppress(PermissionError):
                 family = socket.AF_INET6
                 return [socket.create_server(("", port), family=family, dualstack_ipv6=True, backlog=BACKLOG)]
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         sockets: list[socket.socket] = []
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            place = (address[0], port, *address[2:])
-            sockets.append(socket.create_server(place, family=family, backlog=BACKLOG))
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
+            socket_address = (address[0], port, *address[2:])
+            sockets.append(socket.create_server(socket_address, family=family, backlog=BACKLOG))
             port = sockets[0].getsockname()[1]          # if 0 (any free port) was given: the port chosen
         return sockets
     except UnicodeError:
-        raise UsageError(f"{where}: not a host name (see --host)") from None
+        raise UsageError(f"{address_text}: not a host name (see --host)") from None
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
         hint = "is another server running? --port gives another one" if in_use else "see --host, --port"
-        raise UsageError(f"{where}: {reason(error)} ({hint})") from None
+        raise UsageError(f"{address_text}: {reason(error)} ({hint})") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

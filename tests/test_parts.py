@@ -1227,7 +1227,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             plain = self.of_worker.find_lines
 
             def find(*args: Any) -> Any:
-                sessions.remove_assignment(assignment)              # as when another runner took over this job
+                sessions.remove_assignment(assignment)      # as when another runner took over this job
                 return plain(*args)
             with mock.patch.object(self.of_worker, "find_lines", find):
                 others = await sessions.recovery.reclaim(client, [ours, sought])
@@ -1281,7 +1281,7 @@ class StreamsOfAClient(unittest.TestCase):
     """Output of a run at a client."""
 
     def test_pieces_follow_each_other(self) -> None:
-        stream = server.RemoteStream(b"stdout", again=False)
+        stream = server.RemoteStream(b"stdout", is_resumed=False)
         stream.receive(0, b"one")
         for at in 0, 2, 4:
             self.assertRaises(runmaker4.WireError, stream.receive, at, b"two")
@@ -1289,7 +1289,7 @@ class StreamsOfAClient(unittest.TestCase):
         self.assertEqual(stream.received, 6)
 
     def test_of_a_run_that_began_under_another_server_the_first_one_may_stand_anywhere(self) -> None:
-        stream = server.RemoteStream(b"stdout", again=True)
+        stream = server.RemoteStream(b"stdout", is_resumed=True)
         self.assertEqual(stream.received, 0)            # as the journal has it if nothing comes
         stream.receive(100, b"one")
         self.assertRaises(runmaker4.WireError, stream.receive, 100, b"two")
