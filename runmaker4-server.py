@@ -886,16 +886,16 @@ class Lifetime:
 # A line that a client has is in one of these phases.  Only methods of Assignment change the phase:
 #
 #     phase     meaning                                      next phase
-#     CLAIMED   the client does not know the line yet: the   SENT by hand(), ENDING, OVER
+#     CLAIMED   the client does not know the line yet: the   SENT by mark_sent(), ENDING, OVER
 #               message is about to go, or the line waits
 #               for other lines of a group
-#     SENT      the client was sent the line, and can have   BEGUN by begin(), ENDING, OVER; CLAIMED by
-#               begun the job                                requeue(), if the message was lost
+#     SENT      the client was sent the line, and can have   BEGUN by mark_begun(), ENDING, OVER; CLAIMED
+#               begun the job                                by mark_unsent(), if the message was lost
 #     BEGUN     the client has the line, or the group has    ENDING, OVER
 #               let it begin
 #     ENDING    decide() has set the result, which is now    OVER
 #               being written
-#     OVER      no client has the line                       none: forget() is the last call
+#     OVER      no client has the line                       none: mark_over() is the last call
 #
 # A line of the previous server is SENT, because no more is known.  A line that a client has brought back is
 # BEGUN.  OVER follows without ENDING in two cases: another runner has taken the line, or a client has come
@@ -946,23 +946,24 @@ class LineResult:
     """The result of a line."""
     cause: Cause
     state: bytes                        # the new state of the line
-    how_ended: str = ""                       # how the job ended, for messages: "exit 0"
+    how_ended: str = ""                 # for messages, for example "exit 0"; "": as the cause says
     event: int | None = None            # the client's event to acknowledge once the state is written
 
     @property
     def text(self) -> str:
+        """Return how the job ended, for a message: for example "exit 0", or "timeout"."""
         return self.how_ended or self.cause.value
 
 
 @dataclass(eq=False)
 class Assignment:
     """A line that was claimed for a client."""
-    key: str
+    key: str                            # identifies the job in messages to and from the client
     client: Client
     job: Job
     phase: Phase = Phase.CLAIMED
-    sent_at: float | None = None         # when the client was sent the job, or `go`; boottime()
-    began_at: float | None = None          # when the job began, as far as we know; boottime()
+    sent_at: float | None = None        # when the client was sent the job, or `go`; boottime()
+    began_at: float | None = None       # when the job began, as far as we know; boottime()
     pid: int = 0                        # of the shell; 0: unknown
     member: Member | None = None        # the host of the group; None: it is in no group
     run: Run | None = None              # the current run; None: no run, or no records are kept
@@ -991,7 +992,7 @@ class Assignment:
 
     @property
     def is_gated(self) -> bool:
-        """Return True if the shell must wait, because the group prepares."""
+        """Return True if the job's shell must wait at the gate, because the group prepares to start."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def send_message(self, type: str, **fields: Any) -> None:
@@ -1000,11 +1001,15 @@ class Assignment:
 
     @property
     def is_undecided(self) -> bool:
-        """Return True if the result is not decided yet."""
+        """Return True if no result of the line was decided yet, and the client still has the line."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def can_come_back_unstarted(self, sent_after: float) -> bool:
-        """Return True if the job can come back unbegun: the connected client was sent it after `since`."""
+        """Return True if the client can still give the job back unstarted.
+
+        That is: the client is connected, was sent the job later than `sent_after` (boottime()), and has not
+        reported the start.
+        """
         was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
         return was_sent_recently and self.began_at is None and self.client.link is not None
 
@@ -1026,25 +1031,26 @@ class Assignment:
         )
 
     def mark_sent(self) -> None:
-        """Note that the client is sent the job, or `go`."""
+        """Note that the client is sent the job now, or the order to start it (`go`)."""
         self.phase = Phase.SENT
         self.sent_at = boottime()
 
     def mark_unsent(self) -> None:
-        """Note that the client was sent the job, but does not know it."""
+        """Note that the message with the job did not reach the client: the job must be sent again."""
         self.phase = Phase.CLAIMED
         self.sent_at = None
 
     def mark_begun(self, pid: int = 0) -> None:
-        """Note that the job has begun, or begins again."""
+        """Note that the job begins now.  pid: of the shell; 0: unknown."""
         self.phase = Phase.BEGUN
         self.began_at = boottime()
         self.pid = pid
 
     def decide(self, line_result: LineResult) -> LineResult | None:
-        """Decide the result; return the final one, or None if the line is no longer open.
+        """Decide the result of the line from this proposed one; return the final result.
 
-        If the job ends without a result of its own, earlier decisions about the line have more weight:
+        Return None if the result was decided before, or no client has the line any more.  If the job ends
+        without a result of its own, earlier decisions about the line have more weight:
 
         - If a user has set the state, that state stays.
         - If the group was stopped, that is the cause: the client was ordered to stop the job, and has
@@ -1108,13 +1114,13 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._newest_event = 0                # the last event that has come
-        self.last_acknowledged = 0           # the last event that was acknowledged to the client
-        # the first event that was posted to the FileExecutor since take_posted(); None: none was
+        self._newest_event = 0          # the number of the last event that has come; 0: none has
+        self.last_acknowledged = 0      # the last event that was acknowledged to the client
+        # the first event that was posted to the FileExecutor since pop_first_posted(); None: none was
         self._first_posted: int | None = None
-        self.unacknowledged_bytes = 0         # bytes of output in events that are not acknowledged
-        self._open_events: set[int] = set()
-        self._output_sizes: deque[tuple[int, int]] = deque()   # of the output: event, bytes
+        self.unacknowledged_bytes = 0   # output in events that are not acknowledged
+        self._open_events: set[int] = set()     # events that are not dealt with
+        self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output in it
 
     @property
     def is_all_dealt_with(self) -> bool:
@@ -1123,11 +1129,11 @@ class Inbox:
 
     @property
     def last_dealt_with(self) -> int:
-        """Return the number up to which all events are dealt with."""
+        """Return the last event up to which all events are dealt with; 0: none is."""
         return min(self._open_events) - 1 if self._open_events else self._newest_event
 
     def receive_event(self, event: int) -> bool:
-        """Note that an event has come; return True if it is new."""
+        """Note that an event has come; return False if it came before: then it must be ignored."""
         if event <= self._newest_event:
             return False
         self._newest_event = event
@@ -1142,29 +1148,29 @@ class Inbox:
         self._open_events.discard(event)
 
     def post_event(self, event: int) -> None:
-        """Note that an event was posted to the FileExecutor.
+        """Note that an event was posted to the FileExecutor, which will write its contents.
 
-        It deals with events in order, so only the first one is marked as open.
+        The executor writes events in order, so it is enough to mark the first one as not dealt with.
         """
         if self._first_posted is None:
             self._first_posted = event
             self.open_event(event)
 
     def pop_first_posted(self) -> int | None:
-        """Return the first event that was posted since the last call; None: none was."""
+        """Return the first event that was posted since the last call, and forget it; None: none was."""
         event = self._first_posted
         self._first_posted = None
         return event
 
     def add_output_size(self, event: int, size: int) -> None:
-        """Add the output in an event (bytes).  Raises WireError if too much is unacknowledged."""
+        """Count the bytes of output in an event.  Raises WireError if too many are unacknowledged."""
         self.unacknowledged_bytes += size
         self._output_sizes.append((event, size))
         if self.unacknowledged_bytes > 4 * MAX_WINDOW_BYTES:
             raise WireError("more output than was asked for")
 
     def mark_acknowledged(self, last_event: int) -> None:
-        """Note that the client is sent the acknowledgement of all events up to this one."""
+        """Note that all events up to this one are acknowledged to the client."""
         self.last_acknowledged = last_event
         while self._output_sizes and self._output_sizes[0][0] <= last_event:
             self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
@@ -1173,7 +1179,7 @@ class Inbox:
 @dataclass(frozen=True)
 class Hello:
     """The properties of a client, which decide what jobs it gets."""
-    client_id: str                         # a random identifier, drawn at the start of the client
+    client_id: str                      # a random identifier, drawn at the start of the client
     name: str                           # of its host
     directory: bytes                    # where the jobs run
     retry: bytes                        # as Consumer.retry
@@ -1201,46 +1207,47 @@ class Hello:
 
 
 class DetachReason(enum.Enum):
-    """Why messages on a link do not count any more."""
+    """Why the server handles no more messages from a link."""
     LOST = enum.auto()                  # the client has the grace to come back
     REPLACED = enum.auto()              # the client has a new connection
-    BYE = enum.auto()                # the client has sent bye
+    BYE = enum.auto()                   # the client has sent bye
 
 
 class Client(Consumer):
     """A client, as long as it is connected or can come back.
 
-    One coroutine, live(), serves the client on one link after the other, until the client has sent bye, or
-    was away for the grace.  A closed link sets its future `gone`.  The property `link` checks that future,
-    because the coroutine runs only a little later.
+    One coroutine, serve_client(), serves the client on one link (connection) after the other, until the
+    client has sent bye, or was away for the grace.  A closed link sets its future `detached`.  The property
+    `link` checks that future, because the coroutine runs only a little later.
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
+        """id: as in the hello; "": the client that stands for all clients of the previous server."""
         super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
         self.id = id
         self.address = "?"
         self.pid = 0
         self.directory = b""            # where the jobs run
-        self._newest_link: ClientLink | None = None  # the link of the last hello
-        self._hello_came = asyncio.Event()    # set until live() has dealt with that hello
+        self._newest_link: ClientLink | None = None     # the link of the last hello
+        self._hello_came = asyncio.Event()      # set until serve_client() has dealt with that hello
         self._lost_at = boottime()      # when the last link was lost
-        self.assignments: dict[str, Assignment] = {}
+        self.assignments: dict[str, Assignment] = {}    # the lines that it has, by key
         self._group_count = 0           # groups that it is a host of; if any, it gets no other jobs
-        self.requested_slots = 0                   # slots for which it waits for jobs
+        self.requested_slots = 0        # slots for which it waits for jobs
         self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk since
-        self.request_number = 0                  # the number of the last claim, which answers repeat
-        self.requested_at = 0.0             # when that claim came, by boottime()
-        self.exits_without_jobs = False            # the last claim: it exits if there are no jobs
+        self.request_number = 0         # the number of the last `claim` message, which answers repeat
+        self.requested_at = 0.0         # when that message came, by boottime()
+        self.exits_without_jobs = False     # that message was marked `last`: it exits if there are no jobs
         self._short_jobs_in_row = 0     # short jobs in a row, up to the last one, see count_short_jobs()
         self.inbox = Inbox()
-        self._ack_timer: asyncio.TimerHandle | None = None      # acknowledges events
+        self._ack_timer: asyncio.TimerHandle | None = None      # runs until gathered events are acknowledged
 
     # -- properties ------------------------------------------------------------------------------------------
 
     @property
     def slots(self) -> int:
-        """Return the number of slots."""
+        """Return the number of jobs that the client can run at once."""
         return int(self.capacity.slots)
 
     @property
@@ -1264,27 +1271,28 @@ class Client(Consumer):
 
     @property
     def line_allowance(self) -> int:
-        """Return the number of further lines that the client may have; lines in ENDING do not count.
+        """Return the number of further lines that the client may get.
 
-        A client may have more lines than slots, because slots out of service can still finish jobs.
+        A client may have two lines for each slot, because slots out of service can still finish jobs.  Lines
+        with a decided result do not count.
         """
         return 2 * self.slots - sum(assignment.is_undecided for assignment in self.assignments.values())
 
     @property
     def lines_ahead(self) -> int:
-        """Return the number of lines that the client gets in addition, so that short jobs share messages.
+        """Return the number of lines that the client gets before it requests them.
 
-        One for every four jobs in a row that were done within SOON of being sent.  A job that fails, takes
-        longer or is given back ends the row.  If a long job comes then, the client gives the waiting jobs
-        back after a second.  0 with --max-failed, because a client starts all jobs that it has.
+        Then several short jobs share a message.  It is one line for every four short jobs in a row, see
+        count_short_jobs().  If a long job comes, the client gives the waiting jobs back after a second.
+        0 with --max-failed, because a client starts all jobs that it has.
         """
         return 0 if self.sessions.settings.max_failed else min(self._short_jobs_in_row // 4, MAX_LINES_AHEAD)
 
     @property
     def slots_to_fill(self) -> int:
-        """Return the number of slots that get jobs now; 0: the client has not asked, or has enough lines."""
-        want = min(self.requested_slots, self.line_allowance)
-        return want + self.lines_ahead if want > 0 else 0
+        """Return the number of lines to send now; 0: the client has requested none, or has enough lines."""
+        requested = min(self.requested_slots, self.line_allowance)
+        return requested + self.lines_ahead if requested > 0 else 0
 
     @property
     def allocated_memory(self) -> int:
@@ -1293,12 +1301,16 @@ class Client(Consumer):
 
     @property
     def where(self) -> str:
+        """Return the client's name and address, for example 'bob (10.0.0.2)'."""
         return f"{printable(self.name)} ({self.address})"
 
     # -- connections -----------------------------------------------------------------------------------------
 
     def use_link(self, link: ClientLink, hello: Hello) -> None:
-        """Use this link, on which hello has come: an older link is dead, even if we have not noticed."""
+        """Use this link from now on, and take over the properties of the client from its hello.
+
+        An older link is dead, even if the server has not noticed.
+        """
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
         elif self._newest_link:
@@ -1317,9 +1329,9 @@ class Client(Consumer):
         self._hello_came.set()
 
     async def serve_client(self) -> None:
-        """Serve the client on one link after the other.
+        """Serve the client on one link after the other; settle the remaining lines at the end.
 
-        It ends when the client has sent bye, when the grace passes without a new link, or when the server
+        Return when the client has sent bye, when the grace passes without a new link, or when the server
         exits: then the lines are kept for the next server.
         """
         while link := await self._next_link():
@@ -1345,9 +1357,10 @@ class Client(Consumer):
         return self._newest_link
 
     async def _serve_link(self, link: ClientLink) -> DetachReason:
-        """Settle the changes since the client was away, and welcome it; wait until the link is gone.
+        """Welcome the client on a new link, then wait until the link is detached; return the reason.
 
-        Return why it is gone.
+        Before the welcome: settle the lines that the client no longer has, and give it back lines of other
+        jobs that it reports.  If their state cannot be determined, drop the link: the client tries again.
         """
         reported_keys = {job.key for job in link.reported_jobs}
         self._settle_unknown(reported_keys)
@@ -1362,10 +1375,10 @@ class Client(Consumer):
         return await link.detached
 
     def _welcome(self, link: ClientLink, keys_without_line: dict[NoLine, list[str]]) -> None:
-        """Send the welcome, with the records to collect and the jobs that the client lost (others).
+        """Send the welcome, with the records to collect and the reported jobs that have no line.
 
-        A list in a welcome has at most KEYS keys.  Each further lost job gets a separate message.  The client
-        learns of further settled jobs when it resends the results.
+        A list in a welcome has at most MAX_LIST_KEYS keys.  Each further lost job gets a separate message.
+        The client learns of further settled jobs when it resends the results.
         """
         link.mark_welcomed()
         sessions = self.sessions
@@ -1391,10 +1404,10 @@ class Client(Consumer):
             member.group.welcome_back(member)
 
     def _settle_unknown(self, reported_keys: set[str]) -> None:
-        """Settle the lines that were sent to the client, but that it does not have.
+        """Settle the lines that were sent to the client, but that it does not know.
 
-        keys: of the jobs that the client has.  A line that the client or its group has begun becomes `e`, any
-        other `.`.  A running group sends the line again if it can.
+        reported_keys: of the jobs that the client has.  A line of which the job or the group has begun
+        becomes `e`, any other `.`.  A running group sends the line again if it can.
         """
         for assignment in list(self.assignments.values()):
             if assignment.key in reported_keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
@@ -1407,9 +1420,9 @@ class Client(Consumer):
                 self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
 
     def _drop_requests(self) -> list[Assignment]:
-        """Drop the client's requests, and abort groups that prepare with it: it has no link.
+        """Forget what the client has requested, and abort groups that prepare with it: it has no link.
 
-        Return the client's jobs of groups that have begun.
+        Return the client's jobs in groups that have begun.
         """
         self.requested_slots = 0
         self.exits_without_jobs = False
@@ -1422,13 +1435,16 @@ class Client(Consumer):
         self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept_text(self.assignments)}")
 
     def _settle_after_bye(self, group_jobs: list[Assignment]) -> None:
-        """Settle the lines of a client that has left.  begun: jobs of groups that have begun."""
+        """Settle the lines of a client that has sent bye.  group_jobs: its jobs in groups that have begun."""
         for assignment in group_jobs:
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
         self._settle_unknown(set())
 
     def _settle_after_grace(self) -> None:
-        """Settle the lines of a client that did not come back within the grace."""
+        """Settle the lines of a client that did not come back within the grace; then report them.
+
+        A line becomes `.` if a client with --resume can take it, otherwise `e`.
+        """
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
         writes: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
@@ -1442,22 +1458,25 @@ class Client(Consumer):
     async def _report_expired(self, writes: list[tuple[int, Awaitable[bytes]]]) -> None:
         """Report that the client is gone for good, and the new states of the lines.
 
-        written: numbers of lines, each with the awaitable of the written state, as settle() returns it.
+        writes: numbers of lines, each with the awaitable of the written state, as settle() returns it.
         """
         states = [(line, await state) for line, state in writes]
         subject = f"client {self.where}" if self.id else "clients of the previous server"
         text = f"{subject} did not come back within {human_time(self.sessions.settings.grace)}"
-        for wanted, what in (ERROR, "marked e"), (NEW, "new again, for a client with --resume"):
-            lines = [line for line, state in states if state == wanted]
-            text += f"; {name_lines(lines)} {what}" if lines else ""
+        for new_state, meaning in (ERROR, "marked e"), (NEW, "new again, for a client with --resume"):
+            lines = [line for line, state in states if state == new_state]
+            text += f"; {name_lines(lines)} {meaning}" if lines else ""
         self.sessions.say(f"{text} (if a client was killed, its jobs may still run)")
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 
     def on_claim_message(self, message: Message) -> None:
-        """Note a request for jobs; the slots can have changed (--slots @FILE).  Raises WireError."""
+        """Note a request for jobs (a `claim` message).  Raises WireError.
+
+        The number of slots can have changed (--slots @FILE).
+        """
         self.set_slots(message)
-        # This can be more than the client's slots: `room` limits the number of jobs.
+        # This can be more than the client's slots: `line_allowance` limits the number of jobs.
         self.requested_slots = min(self.requested_slots + message.whole("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
             more_memory = message.whole("memory", least=-runmaker4.MAX_INTEGER)
@@ -1469,7 +1488,7 @@ class Client(Consumer):
             self.requested_slots = max(self.requested_slots, 1)
 
     def set_slots(self, message: Message) -> None:
-        """Note the number of slots, if the message has it.  Raises WireError."""
+        """Update the client's number of slots if the message contains it.  Raises WireError."""
         if "slots" in message.fields:
             self.capacity = self.capacity._replace(slots=message.whole("slots", 1_000_000))
 
@@ -1482,11 +1501,14 @@ class Client(Consumer):
         del self.assignments[assignment.key]
 
     def subtract_requested(self, slots: int) -> None:
-        """Note that the client gets jobs for `slots` slots, which can be more than it has asked for."""
+        """Note that the client gets jobs for this many slots; that can be more than it has requested."""
         self.requested_slots = max(self.requested_slots - slots, 0)
 
     def count_short_jobs(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Count jobs in a row that were done within SOON."""
+        """Count this job if it was short: done within SHORT_JOB_SECONDS of being sent.
+
+        A job that fails, takes longer or is given back sets the count to 0.
+        """
         was_short = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         is_in_row = was_short and line_result.state == DONE
         self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
@@ -1506,7 +1528,7 @@ class Client(Consumer):
     # -- messages to the client ------------------------------------------------------------------------------
 
     def send_nothing(self, report: WalkReport) -> None:
-        """Report to the client that this walk has found no jobs for it, so that it can leave."""
+        """Answer a client that would exit: this walk through the file has found no jobs for it."""
         self.exits_without_jobs = False
         self.send_message(
             type="nothing",
@@ -1526,9 +1548,9 @@ class Client(Consumer):
             self.link.flush()
 
     def acknowledge_soon(self) -> None:
-        """Acknowledge within 10 ms, so that many events share a message.
+        """Acknowledge events within ACKNOWLEDGE_SECONDS, so that many events share a message.
 
-        At once if the client can be waiting for the acknowledgement.
+        Do so at once if the client can be waiting: it has no job, or much output is unacknowledged.
         """
         if not self.assignments or self.inbox.unacknowledged_bytes > MAX_WINDOW_BYTES // 8:
             self.acknowledge()
@@ -1536,14 +1558,14 @@ class Client(Consumer):
             self._ack_timer = self.sessions.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
 
     def send_closing(self, **fields: Any) -> None:
-        """Acknowledge all events dealt with by now, and send `closing`."""
+        """Acknowledge all events dealt with by now, and send `closing`: the server exits."""
         self.acknowledge(is_exiting=True)
         self.send_message(type="closing", **fields)
 
     def acknowledge(self, is_exiting: bool = False) -> None:
-        """Acknowledge events, so that the client may send more; not while the disk is too slow.
+        """Acknowledge the events that are dealt with, so that the client may send more output.
 
-        leaving: the server exits, so it acknowledges even if the disk is too slow.
+        Do nothing while the disk is too slow, unless the server exits (is_exiting).
         """
         if self._ack_timer:
             self._ack_timer.cancel()
@@ -1560,8 +1582,8 @@ class Client(Consumer):
     def _on_acknowledged(self, last_event: int) -> None:
         """Note that the events up to this one are acknowledged.
 
-        The gathered entries of the journal are written first, except on a network file system, where each
-        such write costs some six round trips.
+        Write the gathered entries of the journal first, except on a network file system (there is a thread
+        pool), where each such write costs some six round trips.
         """
         if not self.sessions.executor.pool:
             self.sessions.records.flush_journal()
@@ -1573,15 +1595,16 @@ class ClientLink(Link, asyncio.Protocol):
 
     def __init__(self, sessions: Sessions, dispatcher: Dispatcher, accountant: Accountant, token: str,
                  credentials: Credentials) -> None:
+        """token, credentials: the secret and the certificate of the handshake."""
         super().__init__(ServerChannel(token, credentials), sessions.loop)
         self._sessions = sessions
         self._dispatcher = dispatcher
         self._accountant = accountant
-        self._greeted_client: Client | None = None       # the client that has sent hello
-        self._is_welcomed = False                # that hello was answered
+        self._greeted_client: Client | None = None      # the client that has sent hello
+        self._is_welcomed = False               # that hello was answered
         self.detached: asyncio.Future[DetachReason] = self.loop.create_future()
-        self.reported_jobs: list[ReportedJob] = []   # the jobs that the client reports
-        self._reported_size = 0                 # bytes of these jobs
+        self.reported_jobs: list[ReportedJob] = []      # the jobs that the client has when it connects
+        self._reported_bytes = 0                # the size of these jobs, roughly
         self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
@@ -1594,7 +1617,9 @@ class ClientLink(Link, asyncio.Protocol):
         self._is_welcomed = True
 
     def detach(self, detach_reason: DetachReason) -> None:
-        """Ignore further messages on this link, and forget requests.  Of several reasons the first is kept.
+        """Ignore further messages on this link, and forget the client's requests; set `detached`.
+
+        The first call counts.
         """
         if not self.detached.done():
             self.detached.set_result(detach_reason)
@@ -1602,11 +1627,12 @@ class ClientLink(Link, asyncio.Protocol):
                 self._dispatcher.remove_client(self._greeted_client)
 
     def ask_clock(self, on_known: Callable[[], None]) -> Clock:
-        """Ask the client for the time of its clock.  then: called when the clock is known."""
+        """Ask the client several times for the time of its clock.  on_known: called after the last answer."""
         self.clock = Clock(self, on_known)
         return self.clock
 
     def connection_made(self, transport: Any) -> None:
+        """Note the address of the client, which is not authenticated yet."""
         peer_name = transport.get_extra_info("peername")
         # None: the peer has closed the connection already.  ::ffff: is the prefix of an IPv4 address in IPv6.
         self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
@@ -1617,9 +1643,11 @@ class ClientLink(Link, asyncio.Protocol):
         self._sessions.mark_authenticated(self)
 
     def handle(self, message: Message) -> None:
-        """Pass a message on to the part that deals with it.  Raises WireError."""
+        """Pass a message on to the part that deals with it.  Raises WireError.
+
+        Ignore it if the server exits: the client sends unacknowledged events to the next server.
+        """
         if self._sessions.lifetime.is_exiting:
-            # We exit: the client sends unacknowledged events to the next server.
             return
         kind = message.text("type", 16)
         client = self.client
@@ -1640,8 +1668,8 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "have" and not self._greeted_client:
             jobs = [ReportedJob.read(item) for item in message.objects("jobs")]
             self.reported_jobs += jobs
-            self._reported_size += sum(200 + len(job.line.text) for job in jobs)
-            if self._reported_size > MAX_REPORTED_BYTES:
+            self._reported_bytes += sum(200 + len(job.line.text) for job in jobs)
+            if self._reported_bytes > MAX_REPORTED_BYTES:
                 raise WireError("more jobs than it can have")
         elif kind == "hello" and not self._greeted_client:
             self._greeted_client = self._sessions.greet(self, Hello.read(message))
@@ -1657,7 +1685,7 @@ class ClientLink(Link, asyncio.Protocol):
 
     @staticmethod
     def _on_ready(assignment: Assignment) -> None:
-        """Notify the group that the shell of a job waits.  Raises WireError."""
+        """Notify the group that the shell of a job waits at the gate.  Raises WireError."""
         member = assignment.member
         if not member or assignment is not member.current:
             raise WireError("that job does not wait at a gate")
@@ -1675,16 +1703,17 @@ class ClientLink(Link, asyncio.Protocol):
             self._dispatcher.hand_out_lines()
 
     def disconnected(self, why: str) -> None:
+        """Remove the link, which was closed; the client can come back on another one."""
         self._sessions.remove_link(self)
         self.why = why
         self.detach(DetachReason.LOST)
 
     def extend_silence(self) -> None:
-        """Do not drop it within the next SILENCE / 2 seconds: perhaps we could not receive."""
+        """Do not drop the link within the next SILENCE / 2 seconds: perhaps we could not receive."""
         self.heard = max(self.heard, boottime() - runmaker4.SILENCE / 2)
 
     def drop_if_silent(self) -> None:
-        """Drop it if it was silent for too long."""
+        """Drop the link if it was silent for too long, or does not authenticate soon."""
         silence = boottime() - self.heard
         if not self.channel.authenticated and silence > runmaker4.HANDSHAKE:
             self.drop("it does not authenticate")
@@ -1707,20 +1736,19 @@ RUN_ENTRY = re.compile(
 
 
 class RemoteStream(Stream):
-    """A stream of a client's run."""
+    """The stdout or stderr of a client's run."""
 
     def __init__(self, name: bytes, *, is_resumed: bool) -> None:
-        """again: another server received the earlier output, so the offset of the first piece is unknown."""
+        """is_resumed: another server received the earlier output: the first piece can have any offset."""
         super().__init__(name, -1)              # -1: no descriptor
         self._next_offset: int | None = None if is_resumed else 0
 
     def receive(self, offset: int, data: bytes) -> None:
-        """Receive a piece.  Raises WireError if it is not the next one."""
+        """Count a piece of output at this offset.  Raises WireError if it is not the next one."""
         if self._next_offset is not None and offset != self._next_offset:
             raise WireError("a piece is missing")
         self._next_offset = offset + len(data)
         self.received = self._next_offset
-
 
 
 class Records:
@@ -1728,6 +1756,7 @@ class Records:
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  executor: FileExecutor) -> None:
+        """stores: the files of -l, --outdir and --joblog.  console: where --print prints; None: nowhere."""
         log, outdir, joblog = stores
         self.log = log
         self._outdir = outdir
@@ -1742,11 +1771,14 @@ class Records:
         return dict(records=output or bool(self._joblog), output=output)
 
     def is_behind(self, limit: int) -> bool:
-        """Return True if more bytes than this wait to be written."""
+        """Return True if more than `limit` bytes wait to be written: the disk or the terminal is too slow."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def record_of(self, job: Job) -> bytes:
-        """Return a job's record in the log file; b"": none of its command.  May run in the I/O thread."""
+        """Return a job's record in the log file; b"" if there is none of this command.
+
+        Can run in the I/O thread.
+        """
         record = b""
         with contextlib.suppress(OSError):      # then a new record begins
             record = self.log.get(job) if self.log else b""
@@ -1755,19 +1787,20 @@ class Records:
         return record if record.startswith(heading_start) else b""
 
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
-        """Return the lines of these runs, by mark, for runs that have no end in the journal.
+        """Return the line numbers of runs that have a start but no end in the journal, by job tag.
 
-        An end with the cause `lost` does not count.  None instead of a line: the journal has a later run of
-        that line.  commands: the commands of the runs, by mark.  A run with the mark but another command does
-        not count.  May run in the I/O thread.
+        None instead of a number: the journal has a later run of that line.  commands: the commands of the
+        runs to find, by job tag; a run with the tag but another command is ignored.  An end with the cause
+        `lost` does not count as an end.  Can run in the I/O thread.
         """
         if not self._outdir or not commands:
             return {}
         journal = self._outdir.journal
         journal.flush()
+        # [1:-1]: without the quotes, as RUN_ENTRY matches
         searched_tags = {json.dumps(job_tag)[1:-1].encode(): job_tag for job_tag in commands}
         lines: dict[str, int] = {}
-        latest_runs: dict[int, bytes] = {}               # the run of each line that started last
+        latest_runs: dict[int, bytes] = {}          # the run of each line that started last
         with contextlib.suppress(OSError):          # then no entry is found
             size = os.fstat(journal.file.fd).st_size
             tail = os.pread(journal.file.fd, MAX_JOURNAL_BYTES, max(size - MAX_JOURNAL_BYTES, 0))
@@ -1779,8 +1812,10 @@ class Records:
                 job_tag = searched_tags.get(run)
                 if event == b"start":
                     latest_runs[line] = run
-                    if job_tag is not None and entry[match.end():].startswith(b'"command": %s, ' % json.dumps(
-                            to_text(commands[job_tag])).encode()):
+                    if job_tag is None:
+                        continue
+                    command = json.dumps(to_text(commands[job_tag])).encode()
+                    if entry.startswith(b'"command": %s, ' % command, match.end()):
                         lines[job_tag] = line
                 elif job_tag is not None and b'"cause": "lost"' not in entry:
                     lines.pop(job_tag, None)
@@ -1788,7 +1823,7 @@ class Records:
                 for job_tag, line in lines.items()}
 
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
-        """Handle an event of a run; return the bytes of output in it.  Raises WireError."""
+        """Pass an event of a run to the sinks; return the bytes of output in it.  Raises WireError."""
         if kind == "begin":
             self._begin_run(client, assignment, message)
         elif kind == "output":
@@ -1802,9 +1837,9 @@ class Records:
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Start the records of a run that has begun, or could not be started (no process).
 
-        `again` in the message: another server has already received this event.  Then this must be our first
-        event of a run of a job that the client has brought back.  The records continue where the other server
-        has stopped, but in the output directory only if the files there are still of this run.
+        `again` in the message: another server has already received this event.  Then this must be the first
+        event of a job that the client has brought back.  The records continue where the other server has
+        stopped, but in the output directory only if the files there are still of this run.  Raises WireError.
         """
         pid = message.process("pid")
         is_resumed = message.flag("again")
@@ -1835,16 +1870,17 @@ class Records:
                 sink.started(run)
 
     def _sinks_of_run(self, *, with_output: bool) -> list[Sink]:
-        """Return the sinks of a run.  with_output: the client sends the job output.
+        """Return the sinks of a run: the parts that record or print it.
 
-        A client sends none if the run began under a previous server that wanted none.
+        with_output: the client sends the job output.  It sends none if the run began under a previous server
+        that had no use for it.
         """
         output_sinks = (self._print_sink, self._outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *output_sinks))]
 
     @staticmethod
     def _pass_output(run: Run | None, message: Message) -> int:
-        """Pass a piece of a stream to the sinks; return its length.  Raises WireError."""
+        """Pass a piece of output to the sinks of a run; return the number of bytes.  Raises WireError."""
         name = message.text("stream", 16).encode()
         offset = message.whole("at")
         data = message.data("data")
@@ -1860,7 +1896,10 @@ class Records:
 
     @staticmethod
     def _end_run(assignment: Assignment, message: Message) -> None:
-        """End the records of a run that has ended, or could not be started (no status).  Raises WireError."""
+        """End the records of a run that has ended, or could not be started (no exit status in the message).
+
+        Raises WireError.
+        """
         run = assignment.run
         if not run:
             raise WireError("the end of no run")
@@ -1880,7 +1919,7 @@ class Records:
 
     @staticmethod
     def _read_run_result(run: Run, message: Message) -> RunResult:
-        """Return how the shell of a run has ended, with the resources used.  Raises WireError."""
+        """Return how the shell of a run has ended; note its CPU time and memory.  Raises WireError."""
         if not run.shell:
             raise WireError("the exit status of no process")
         status, peak_memory = message.whole("status", 0xFFFF), message.whole("taken")
@@ -1893,7 +1932,7 @@ class Records:
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
-        """End the records of the current run, if any: the end will never be reported."""
+        """End the records of the current run, if any: the client will never report the end."""
         run = assignment.end_run()
         if run:
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
@@ -1932,12 +1971,12 @@ class Clock:
     QUESTIONS = 8
 
     def __init__(self, link: ClientLink, on_known: Callable[[], None]) -> None:
-        """then: called when all questions are answered."""
+        """on_known: called when all questions are answered."""
         self._link = link
         self._loop = link.loop
         self._on_known = on_known
-        self.round_trip = float("inf")        # seconds of the round trip with the quickest answer
-        self.offset = 0.0               # the client's time when the event loop's is 0
+        self.round_trip = float("inf")  # seconds from a question to the quickest answer
+        self.offset = 0.0               # the client's time when the time of our event loop is 0
         self._unanswered = self.QUESTIONS
         self._ask_time()
 
@@ -1947,12 +1986,16 @@ class Clock:
         return not self._unanswered
 
     def _ask_time(self) -> None:
+        """Send the next question to the client, at once."""
         self._asked_at = self._loop.time()
         self._link.send(type="sync")
         self._link.flush()
 
     def on_answer(self, client_time: float) -> None:
-        """Use the client's time `theirs`, the answer to the last question."""
+        """Use the client's answer to the last question if it is the quickest so far; ask the next question.
+
+        Assume that the client read its clock half a round trip after the question.
+        """
         if not self._unanswered:
             return
         now = self._loop.time()
@@ -1967,9 +2010,10 @@ class Clock:
 
 
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
-    """Return the jobs of a group by host: the jobs below one directive go to the directive's hosts in turn.
+    """Return the jobs of a group by host: the jobs below a directive go to the hosts that it names in turn.
 
-    Raises FileChangedError if the file was edited since the jobs were read; OSError.
+    For example, below `#RUN host=alice,bob` the first job goes to alice, the second to bob, the third to
+    alice.  Raises FileChangedError if the file was edited since the jobs were read; OSError.
     """
     hosts: dict[str, GroupJobs] = {}
     job_indexes: dict[JobSettings, dict[int, int]] = {}
@@ -1985,9 +2029,9 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
 
 
 def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[int, int]:
-    """Count the job lines between a directive and each job line below it; return them by the job's offset.
+    """Return the index of each job line below a directive, by offset: 0 for the first job line.
 
-    last: the offset of the last line that counts.  Raises OSError.
+    last_offset: of the last job line that counts.  Raises OSError.
     """
     job_lines = itertools.takewhile(lambda line: line.offset <= last_offset, Scan(file, directive.offset))
     return {line.offset: index for index, line in enumerate(job_lines)}
@@ -1995,26 +2039,27 @@ def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[in
 
 @dataclass(eq=False)
 class GroupPlan:
-    """A group that waits for hosts."""
-    pending: PendingGroup
+    """A group that waits for hosts, with the jobs of each host."""
+    pending: PendingGroup                       # as a walk through the file has found it
     hosts: dict[str, GroupJobs]                 # by entry of host=
-    # kept free for it, because all hosts are connected, but some are busy
+    # clients that get no other jobs, because all hosts are connected, but some are busy
     reserved: set[Client] = field(default_factory=set)
 
     @property
     def first_line(self) -> Line:
+        """Return the line of the group's first job."""
         return self.pending.jobs[0][0]
 
     def reserve_clients(self, clients: set[Client]) -> None:
-        """Keep these clients free for it from now on, and no others."""
+        """Keep these clients free for the group from now on, and no others."""
         self.reserved = clients
 
     def mark_started(self) -> None:
-        """Note that the lines will be claimed now: walks do not report it any more."""
+        """Note that the lines will be claimed now: walks do not report the group any more."""
         self.pending.started = True
 
     def mark_called_off(self) -> None:
-        """Note that the group could not begin: walks report it again."""
+        """Note that the group could not begin: walks report the group again."""
         self.pending.started = False
 
 
@@ -2043,26 +2088,27 @@ class Member:
     host: str
     client: Client
     clock: Clock                                # of the client
-    queue: deque[Assignment]                         # jobs that were not sent to the client
+    queue: deque[Assignment]                    # jobs that were not sent to the client
     # the unfinished job that was sent to the client
     current: Assignment | None = None
-    is_at_gate: bool = False                       # the shell of the first job waits, or has waited
-    is_lost: bool = False                          # it counts as lost, see Cause.loses_host
+    is_at_gate: bool = False                    # the shell of the first job waits, or has waited
+    is_lost: bool = False                       # the host counts as lost, see Cause.loses_host
 
     @property
     def is_ready(self) -> bool:
-        """Return True if the job can begin: shell at the gate, clock known, client connected."""
+        """Return True if the first job can begin: shell at the gate, clock known, client connected."""
         waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
     def mark_at_gate(self) -> None:
-        """Note that the shell of the job waits."""
+        """Note that the shell of the first job waits at the gate, for the order to begin."""
         self.is_at_gate = True
 
     def take_next_job(self) -> Assignment | None:
         """Return the next job to send to the client; None: there is none, or the client is away.
 
-        Jobs that were cancelled by now are skipped: the group is notified when they are settled.
+        The job becomes the current one.  Skip jobs that were cancelled by now: the group is notified when
+        they are settled.
         """
         while self.queue and not self.queue[0].is_undecided:
             self.queue.popleft()
@@ -2089,7 +2135,7 @@ class Member:
         self.is_lost = True
 
     def empty_queue(self) -> Sequence[Assignment]:
-        """Send no further job to the client; return the remaining jobs."""
+        """Remove and return the jobs that were not sent to the client."""
         unsent = self.queue
         self.queue = deque()
         return unsent
@@ -2136,7 +2182,7 @@ class Group:
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
                  links: dict[Client, ClientLink]) -> None:
-        """stdout: where the results are printed.  claim: a complete one.  links: of the clients."""
+        """stdout: where the results are printed.  claim: all lines are claimed.  links: of the clients."""
         self._dispatcher = dispatcher
         self._loop = sessions.loop
         self._sessions = sessions
@@ -2154,10 +2200,10 @@ class Group:
         self._min_hosts = len(self._members) if min_hosts is None else min(min_hosts, len(self._members))
         self.stage = Stage.PREPARING
         self._unfinished = {assignment for member in self._members for assignment in member.queue}
-        self._result_lines: list[tuple[int, bytes]] = []
+        self._result_lines: list[tuple[int, bytes]] = []        # to print at the end: line number, text
 
     def prepare(self) -> None:
-        """Send each host the first job, for which the shell must wait at the gate."""
+        """Send each host the first job.  The shells must be ready within MAX_PREPARING_SECONDS."""
         self._prepare_timer = self._loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
             member.client.enter_group()
@@ -2165,7 +2211,7 @@ class Group:
             self._send_next(member)
 
     def on_ready(self, member: Member) -> None:
-        """Note that the shell of a host waits."""
+        """Note that the shell of a host waits at the gate; start the jobs if it was the last one."""
         member.mark_at_gate()
         self._start_if_ready()
 
@@ -2176,7 +2222,7 @@ class Group:
             self._start_all()
 
     def _on_prepare_timeout(self) -> None:
-        """Report hosts that are not ready in time, and end the attempt."""
+        """Report the hosts that are not ready in time, and give all lines back."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.MAX_PREPARING_SECONDS)}: "
@@ -2185,7 +2231,10 @@ class Group:
         self.abort()
 
     def _start_all(self) -> None:
-        """Let all hosts begin at one moment."""
+        """Let all hosts begin at one moment: send `go` with that time by the clock of each client.
+
+        The moment is far enough ahead for the message to reach each client.
+        """
         self.stage = Stage.RUNNING
         self._prepare_timer.cancel()
         present = [member for member in self._members if not member.is_lost]
@@ -2201,7 +2250,7 @@ class Group:
             member.client.flush()
 
     def abort(self) -> None:
-        """Give all lines back if no job has begun.  A group that has begun continues."""
+        """Give all lines back if no job of the group has begun.  A group that has begun continues."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
@@ -2215,16 +2264,16 @@ class Group:
         self._dispatcher.hand_out_soon(pause=1.0)
 
     def welcome_back(self, member: Member) -> None:
-        """Send a client that was away the next job, or the order to stop."""
+        """Send a client that has come back the next job, or the order to stop the current one."""
         if not member.current:
             self._send_next(member)
         elif self.stage is Stage.STOPPED:
             member.stop_current()
 
     def requeue_job(self, member: Member, assignment: Assignment) -> bool:
-        """Queue a job again that a client does not know; return False if it cannot be sent again.
+        """Queue a job again that a client does not know after it came back; return False if that is too late.
 
-        In a running group, a client that came back and does not know a SENT job did not get the message.
+        In a running group, such a client did not get the message with the job: it can be sent again.
         """
         if self.stage is not Stage.RUNNING or assignment.phase is not Phase.SENT:
             return False
@@ -2232,7 +2281,7 @@ class Group:
         return True
 
     def _send_next(self, member: Member) -> None:
-        """Send a client the next job, if it is connected."""
+        """Send a host the next job if there is one and the client is connected."""
         assignment = member.take_next_job()
         if not assignment:
             return
@@ -2262,7 +2311,11 @@ class Group:
             self._print_results()
 
     def _advance(self, member: Member) -> None:
-        """Stop the group if too few hosts remain; otherwise take the next step for this host."""
+        """Stop the group if too few hosts remain; otherwise go on with this host, of which a job finished.
+
+        While preparing, the host is lost: give up its jobs, and start the others if they are ready.  Later:
+        send it the next job.
+        """
         host_count = sum(not member.is_lost for member in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
             self._stop_group()
@@ -2288,6 +2341,7 @@ class Group:
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
+        """Add a line to the results: host, how the job ended, elapsed time, command."""
         elapsed = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
         # As on the console: a program gets the raw bytes of a command, a terminal gets no control characters.
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
@@ -2297,7 +2351,7 @@ class Group:
         self._result_lines.append((assignment.number, text))
 
     def _print_results(self) -> None:
-        """Print the results of the group."""
+        """Print the results of the group, in the order of the lines; the clients can get other jobs now."""
         lost_count = sum(member.is_lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
         hosts = plural(len(self._members), "host")
@@ -2315,11 +2369,12 @@ class Group:
 def preview(file: JobReader) -> Iterator[str]:
     """Yield the job lines that would start, as in the file, below headings that begin with #.
 
-    Raises OSError, ValueError.
+    For example '# bob, timeout 30s', then the jobs for bob.  Raises OSError; ValueError: the message says
+    which directive is invalid.
     """
     group_jobs: GroupJobs = []
     directives = TOP
-    heading = ""                    # of the settings, until a job below them follows
+    heading = ""                    # of the settings; '' once a job below them was yielded
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
             if directives.settings.together:
@@ -2348,7 +2403,7 @@ def preview(file: JobReader) -> Iterator[str]:
 
 
 def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
-    """Yield the preview of a group.  Raises OSError."""
+    """Yield the preview of a group: the jobs of each host below headings.  Raises OSError."""
     if not jobs:
         return
     hosts = jobs_by_host(file, jobs)
@@ -2368,24 +2423,24 @@ def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
 
 
 def settings_suffix(settings: JobSettings) -> str:
-    """Return ', timeout 30s, shell bash': a timeout and a shell other than the default, if set."""
+    """Return, for example, ', timeout 30s, shell bash': the timeout, and a shell other than the default."""
     timeout = f", timeout {human_time(settings.timeout)}" if isinstance(settings.timeout, float) else ""
     return timeout + (f", shell {settings.shell}" if settings.shell != SHELL else "")
 
 
 # ======== Counting ==========================================================================================
 #
-# Three parties ask for a count of the file: clients that leave, users who want a status, and the server,
+# Three parties request a count of the file: clients that exit, users who want a status, and the server,
 # which exits when all jobs have ended.  Counting a long file takes a while.  So one count answers all earlier
 # requests, and the next count begins only after a pause of four times the duration of the last.
 
 
 @dataclass(frozen=True)
 class FileCount:
-    """A count of the jobs in the file."""
-    error: str = ""                     # why the file cannot be read
+    """A count of the jobs in the file, by state."""
+    error: str = ""                     # why the file cannot be read; "": it was read
     summary: Summary | None = None      # None: the file cannot be read
-    # leaving clients for which no new job remains
+    # exiting clients for which no new job remains
     clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
     # the first new jobs: line number, command
     waiting_jobs: list[tuple[int, bytes]] = field(default_factory=list)
@@ -2394,18 +2449,18 @@ class FileCount:
 
     @property
     def is_done(self) -> bool:
-        """Return True if all jobs have ended, or no more will be started."""
+        """Return True if all jobs have ended, or no more will be started; False if the file was not read."""
         summary = self.summary
         if not summary or summary.half_saved or summary.now.running:
             return False
         return not summary.now.new or bool(self.why_stopped)
 
     def summary_of_all(self) -> Summary | None:
-        """Return the summary for the server, for which any new job counts as left."""
+        """Return the summary for the server, for which any new job counts as left; None: no summary."""
         return self.summary and replace(self.summary, left=self.summary.now.new > 0)
 
     def summary_for(self, client: Client) -> dict[str, Any] | None:
-        """Return the summary for a client that leaves, in the form of a message; None: no summary."""
+        """Return the summary for a client that exits, in the form of a message; None: no summary."""
         summary = self.summary
         if not summary:
             return None
@@ -2415,16 +2470,16 @@ class FileCount:
 
 
 class Accountant:
-    """Counts the file for clients and status requests, and sends them the result."""
+    """Counts the jobs in the file for clients and status requests, and sends them the result."""
 
     def __init__(self, services: Services, sessions: Sessions, reader: JobReader, info: ServerInfo) -> None:
-        """reader: used by this part alone.  info: for the status."""
+        """reader: no other part uses it.  info: for the status."""
         self._executor = services.executor
         self._lifetime = services.lifetime
         self._sessions = sessions
         self._reader = reader
         self._server_info = info
-        # the links that have asked; True: for a summary, because the client exits; False: for a status
+        # links with an open request; True: for a summary, because the client exits; False: for a status
         self._requests: dict[tuple[ClientLink, bool], None] = {}
         # answers all requests; done: there are none; None: there was none yet
         self._answer_task: asyncio.Future[None] | None = None
@@ -2436,12 +2491,13 @@ class Accountant:
         return max(self._next_count_at - boottime(), 0.0)
 
     def add_request(self, link: ClientLink, wants_summary: bool) -> None:
-        """Answer a request for a summary (`leaves`) or a status, by a count that starts after it."""
+        """Answer a request for a summary (wants_summary) or else a status, by a count that starts later."""
         self._requests[link, wants_summary] = None
         if not self._answer_task or self._answer_task.done():
             self._answer_task = watched(self._answer_all())
 
     async def _answer_all(self) -> None:
+        """Answer requests until there are none: one count for all requests that came before it."""
         while self._requests:
             await asyncio.sleep(self.pause_seconds)
             requests = self._requests
@@ -2449,7 +2505,7 @@ class Accountant:
             await self._answer(requests)
 
     async def _answer(self, requests: Iterable[tuple[ClientLink, bool]]) -> None:
-        """Count the file, and send the result to these links."""
+        """Count the file, and send the result to the links of these requests, unless they are closed."""
         exiting_clients = [link.client for link, wants_summary in requests if wants_summary and link.client]
         count = await self.count(exiting_clients, recheck=bool(exiting_clients))
         for link, wants_summary in requests:
@@ -2461,9 +2517,9 @@ class Accountant:
                 link.send(type="account", account=count.summary_for(link.client))
 
     async def count(self, clients: Sequence[Client] = (), recheck: bool = False) -> FileCount:
-        """Count the file.  clients: the clients that exit.
+        """Return a count of the jobs in the file.  clients: the clients that exit.
 
-        surely: scan again, a few times, if an editor seems about to fill the file, or reading it fails.
+        recheck: scan again, a few times, if an editor seems about to fill the file, or reading it fails.
         """
         scan_count = 0
         while True:
@@ -2476,7 +2532,10 @@ class Accountant:
             await asyncio.sleep(self._reader.interval)
 
     def _scan_file(self, clients: Consumers) -> FileCount:
-        """Scan the file.  Called by the file executor."""
+        """Scan the file once, and count the jobs.  Runs in the I/O thread, if there is one.
+
+        clients: those that exit; on return only those for which no new job remains.
+        """
         file = self._reader
         throttle = Throttle()
         try:
@@ -2491,7 +2550,7 @@ class Accountant:
         return FileCount("", summary, clients, waiting, stopped, boottime() + throttle.rest(4))
 
     def _send_status(self, link: ClientLink, count: FileCount) -> None:
-        """Send a status, in messages of bounded length."""
+        """Send a status: messages about the file, each client and its jobs, each of bounded length."""
         clock = boottime()
         counts = count.summary.now if count.summary else None
         link.send(
@@ -2507,14 +2566,14 @@ class Accountant:
             waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting_jobs],
         )
         for client in self._sessions.clients.values():
-            # skip `absent` once no line of the previous server waits for its client
+            # skip the client without an id once no line of the previous server waits for its client
             if client.id or client.assignments:
                 self._send_client_status(link, client, clock)
         link.send(type="end")
 
     @staticmethod
     def _send_client_status(link: ClientLink, client: Client, clock: float) -> None:
-        """Send the part of a status for a client and the jobs there.  clock: the time now."""
+        """Send the part of a status for a client and the jobs there.  clock: the time by boottime()."""
         link.send(
             type="client",
             name=client.name,
@@ -2541,15 +2600,15 @@ class Accountant:
 # Messages from clients are applied to the lines that the clients have:
 #
 #     greet()         handles a hello: the client is new, or it is back within the grace
-#     take_event()    handles an event: settle() deals with a result, `Records` with the progress of a run
+#     receive_event() handles an event: settle() deals with a result, `Records` with the progress of a run
 #     settle()        writes the new state of a line to the file; then the event is dealt with
 #     check_jobs()    notifies clients of lines that others have changed in the file
-#     part()          handles a bye
+#     on_bye()        handles a bye
 
 
 @dataclass(frozen=True)
 class Services:
-    """The parts that the others use.  All of them exist before any other part."""
+    """The parts of the server that other parts use.  All of them exist before any other part."""
     loop: asyncio.AbstractEventLoop
     executor: FileExecutor
     claims: Claims
@@ -2579,8 +2638,8 @@ class ServerInfo:
 class Sessions:
     """The clients that are connected or can come back, with lines and messages.
 
-    From add_assignment() to forget(), the assignment of a line is in `jobs` and in the client's
-    `assignments`, by its key, and the line is locked.
+    From add_assignment() to remove_assignment(), the assignment of a line is in `assignments` here and in
+    the client's, by its key, and the line is locked.
     """
 
     def __init__(self, services: Services, settings: SessionSettings, on_error: Say) -> None:
@@ -2599,7 +2658,7 @@ class Sessions:
         self.assignments: dict[str, Assignment] = {}
         self.recovery = Recovery(services, self)
         self.links: dict[ClientLink, None] = {}
-        # the links that are not authenticated and not dropped, oldest first
+        # the links that are neither authenticated nor dropped, oldest first
         self._strangers: OrderedDict[ClientLink, None] = OrderedDict()
 
     # -- lines that clients have -----------------------------------------------------------------------------
@@ -2618,7 +2677,7 @@ class Sessions:
         self.assignments[assignment.key] = assignment
 
     def remove_assignment(self, assignment: Assignment) -> bool:
-        """Remove this line from the client.  Return False if that was done before."""
+        """Remove this line from its client, and end the records.  Return False if that was done before."""
         if assignment.phase is Phase.OVER:
             return False
         assignment.mark_over()
@@ -2630,16 +2689,16 @@ class Sessions:
         return True
 
     def _remove_and_notify_group(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Remove this line from the client, and notify the job's group, if any, of the result."""
+        """Remove this line from its client, and notify the job's group, if any, of the result."""
         if self.remove_assignment(assignment) and assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> Awaitable[bytes] | None:
-        """Write the result of a line to the file, however long that takes.
+        """Decide the result of a line, and write it to the file, however long that takes.
 
-        The first attempt goes to the file executor before settle() returns.  If it succeeds, all later calls
-        of the executor find the line in its new state.  The awaitable returns that state, once it is in the
-        file; b"" if it cannot be written.  Return None instead if the line's result was decided before.
+        Return None if the result was decided before.  Otherwise return an awaitable of the new state, which
+        is done once that is in the file; b"" if it cannot be written.  The first attempt goes to the file
+        executor before settle() returns: if it succeeds, all later calls of the executor find the new state.
         """
         line_result = assignment.decide(proposed_result)
         if not line_result:
@@ -2655,9 +2714,10 @@ class Sessions:
     async def _finish_settling(
         self, assignment: Assignment, line_result: LineResult, pending_error: Awaitable[str]
     ) -> bytes:
-        """Wait until a line's state is written, or writing has failed for good; then go on after it.
+        """Wait until a line's result is written, or writing has failed for good; then forget the line.
 
-        Return the state, or b"" if it cannot be written.
+        Count the result, notify the group, and acknowledge the event.  Return the state, or b"" if it cannot
+        be written.  pending_error: why it cannot; '': it is written.
         """
         error = await pending_error
         client = assignment.client
@@ -2677,7 +2737,10 @@ class Sessions:
         return b"" if error else line_result.state
 
     async def check_jobs(self) -> None:
-        """Follow lines that edits have moved; notify clients of lines that others have taken or set."""
+        """Every few seconds follow lines that edits have moved, and find lines that are no longer ours.
+
+        Notify their clients: another runner took over the line, or a user has set the state.  Never returns.
+        """
         while True:
             await asyncio.sleep(self._interval / 2)
             for job, cause in (await self.executor.call(self._claims.check_jobs)).items():
@@ -2692,7 +2755,10 @@ class Sessions:
                     self._on_taken_over(assignment)
 
     def _on_taken_over(self, assignment: Assignment) -> None:
-        """Remove a line that another runner took over; if a result is being written, finish() reports it."""
+        """Remove a line that another runner took over, and notify the client.
+
+        Do nothing if a result is being written: writing will fail and report that.
+        """
         if not assignment.is_undecided:
             return
         self.say(f"line {assignment.number}: another runner took over this job")
@@ -2701,10 +2767,10 @@ class Sessions:
         self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
 
     def cancel_job(self, assignment: Assignment) -> None:
-        """Stop a job after a user has set the state of the line, by a message to the client.
+        """Stop a job after a user has set the state of the line in the file.
 
-        A lost client gets the message when it comes back.  A line that was not yet sent to the client is
-        settled at once.
+        Send the client a message; a lost client gets it when it comes back.  A line that was not yet sent to
+        the client is settled at once.
         """
         if assignment.phase is Phase.CLAIMED:
             self.settle(assignment, LineResult(Cause.CANCELLED, HELD))
@@ -2714,13 +2780,16 @@ class Sessions:
     # -- no more jobs ----------------------------------------------------------------------------------------
 
     def drain(self, why: str) -> None:
-        """Hand out no more jobs, and report the reason and the number of jobs that clients have."""
+        """Hand out no more jobs; print the reason, and the number of jobs that clients still have."""
         job_count = plural(len(self.assignments), "job")
         self.say(f"{why}: handing out no more jobs, waiting for {job_count}")
         self.lifetime.drain()
 
     def drain_after_failures(self, count: int) -> None:
-        """Drain if --max-failed is reached.  count: jobs failed or in error that were not so at the start."""
+        """Hand out no more jobs if --max-failed is reached.
+
+        count: jobs that are failed or in error, and were not at the start.
+        """
         if 0 < self.settings.max_failed <= count and self.lifetime.is_serving:
             self._runner_stats.had_errors = True
             self.drain(too_many_failures(count))
@@ -2729,18 +2798,21 @@ class Sessions:
 
     @staticmethod
     def abort_groups(assignments: dict[str, Assignment]) -> list[Assignment]:
-        """Abort those groups of these jobs that have not started.  Return the jobs of started groups."""
+        """Call off the groups of these jobs that have not started.  Return the jobs of started groups."""
         for group in {assignment.group for assignment in assignments.values() if assignment.group}:
             group.abort()
         return [assignment for assignment in assignments.values() if assignment.group]
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
-        """Return '; lines 3, 5 kept for 60s'; '' if there are none."""
+        """Return the lines that are kept for a lost client: '; lines 3, 5 kept for 60s', '' if none are."""
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
-        """Return the client, new or known, that sent this hello.  Raises WireError."""
+        """Return the client that sent this hello on a link: a new one, or one that came back.
+
+        Raises WireError.
+        """
         if len({job.key for job in link.reported_jobs}) < len(link.reported_jobs):
             raise WireError("one job twice")
         client = self.clients.get(hello.client_id)
@@ -2754,7 +2826,7 @@ class Sessions:
         return client
 
     def add_client(self, client: Client) -> asyncio.Future[None]:
-        """Add a client.  Return the live() task, which is done when the client is gone for good."""
+        """Add a client, and serve it.  Return that task, done when the client will not come back."""
         self.clients[client.id] = client
         return watched(client.serve_client())
 
@@ -2826,7 +2898,7 @@ class Sessions:
     def _record_event(
         self, client: Client, kind: str, assignment: Assignment, message: Message, event: int
     ) -> None:
-        """Pass on an event for the records or the console.  Raises WireError."""
+        """Pass an event of a run on to the records, and count the output in it.  Raises WireError."""
         size = self.records.handle_event(kind, client, assignment, message)
         if self.executor.pool:
             client.inbox.post_event(event)
@@ -2834,30 +2906,30 @@ class Sessions:
 
     def acknowledge_when_written(self, client: Client, event: int) -> None:
         """Acknowledge this event, and later ones posted by now, once the executor has written them."""
-        def written(_: object) -> None:
+        def on_written(_: object) -> None:
             client.inbox.close_event(event)
             self._on_event_dealt_with(client)
-        self.executor.ask(written, int)
+        self.executor.ask(on_written, int)      # int() does nothing: it only comes after the earlier calls
 
     def _on_event_dealt_with(self, client: Client) -> None:
-        """Go on after an event of this client is dealt with."""
+        """Acknowledge soon, after an event of this client was dealt with; perhaps it was the last event."""
         client.acknowledge_soon()
         self.lifetime.on_progress()
 
     # -- output that comes faster than it is written ---------------------------------------------------------
 
     def window_size(self) -> int:
-        """Return the bytes of output that each client may have in flight."""
+        """Return the bytes of output that each client can send before an acknowledgement."""
         return max(runmaker4.PIECE, min(MAX_WINDOW_BYTES, MAX_ALL_WINDOWS_BYTES // (len(self.clients) or 1)))
 
     def flush_records(self) -> None:
-        """Flush the records.  Called about once a second."""
+        """Write gathered records to the files.  Called about once a second."""
         self.records.flush_journal()
         if self.records.log:
             self.records.log.tick()
 
     def add_link(self, link: ClientLink) -> None:
-        """Add a connection, which is not authenticated yet."""
+        """Add a connection, which is not authenticated yet; drop old ones if there are too many of those."""
         self.links[link] = None
         self._strangers[link] = None
         self._limit_strangers()
@@ -2874,7 +2946,8 @@ class Sessions:
     def drop_silent(self, slept: bool) -> None:
         """Drop connections that were silent for too long.
 
-        slept: this process did not run for a while, so messages from that time arrive only now.
+        slept: this process did not run for a while, and messages from that time arrive only now.  Then drop
+        none.
         """
         for link in list(self.links):
             if slept:
