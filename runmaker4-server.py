@@ -2976,11 +2976,12 @@ class Sessions:
 #
 #     1. A server that takes over gets from the keeper an open file description of the lock file, which holds
 #        the job locks of the previous server: inherit().  Job locks show which lines run, but not which
-#        client has them.  So these lines belong to a client that never comes, `absent`; the grace begins
-#        with the server.
+#        client has them.  So these lines belong to a client that never comes, `_absent_client`; the grace
+#        begins with the server.
 #     2. Each client that connects names its jobs, and reclaim() answers.  It deals with one client after the
 #        other, because two clients can name one line.
-#     3. When the grace of `absent` is over, its lines become `e`, and the remaining job locks are released.
+#     3. When the grace of that client is over, its lines become `e`, and the remaining job locks are
+#        released.
 #
 # A job that a client has on this server already needs no answer.  For every other job the first row that
 # holds counts.  A line without a runner is claimed as any runner claims it: while holding its command mutex,
@@ -2999,7 +3000,7 @@ class Sessions:
 #     anything               another's `r`, another state, no such line            lost
 #
 # If the file cannot be read now, or may be half saved, or another process changes a line of the command at
-# this moment, the answer is `CannotLook`.  The server searches again, for as long as a line must be missing
+# this moment, the answer is `Undetermined`.  The server searches again, for as long as a line must be missing
 # before it counts as gone.  Then it drops the connection, so that the client keeps its jobs and comes back.
 # No job can be called lost because of this: each search answers for each job, with one of three types, and a
 # job without an answer has no default.  `LOST` is written in only three places: another client of this server
@@ -3080,7 +3081,7 @@ class Regained:
 
 @dataclass(frozen=True)
 class AdoptedJobs:
-    """The jobs taken over from the previous server."""
+    """The jobs and job locks taken over from the previous server."""
     jobs: list[Job]
     has_unclaimed: bool                 # it also had job locks of unknown lines
 
@@ -3089,12 +3090,12 @@ class AdoptedJobs:
 class ClaimedBatch:
     """The result of an attempt to claim lines."""
     jobs: list[Job]
-    plans: list[GroupPlan]                   # of groups that the walk has met
+    plans: list[GroupPlan]              # of groups that the walk through the file has met
     no_job: NoJob | None                # why there are no more jobs; None: enough were claimed
 
     @property
     def must_continue(self) -> bool:
-        """Return True if the walk must continue."""
+        """Return True if the walk through the file is not complete: the next claim must continue it."""
         return self.no_job is not None and self.no_job.sliced
 
 
@@ -3113,16 +3114,16 @@ class Claims:
     """
 
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
-        """ordinals: True if lines get ordinals."""
+        """ordinals: True if lines get ordinals, which the log file needs to distinguish equal lines."""
         self._file = file
         self._queue = ServedQueue(file)
         self._cursor = Cursor(self._queue, ordinals=ordinals, serving=True)
         self._records = records
-        self._last_urgent_at = 0.0           # when a walk was last urgent, for clients that would exit
+        self._last_urgent_at = 0.0      # when a walk was last urgent, for clients that would exit; boottime()
 
     def take_presence_lock(self) -> None:
-        """Take the presence lock before the first client comes."""
-        with contextlib.suppress(OSError):              # the first claim will report it
+        """Lock the byte that shows others that this server runs, before the first client comes."""
+        with contextlib.suppress(OSError):              # the first claim will report the error
             self._queue.follow()
 
     def sync(self) -> None:
@@ -3141,10 +3142,11 @@ class Claims:
 
     def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], any_exits: bool,
                     all_consumers: Collection[Consumer]) -> ClaimedBatch:
-        """Claim up to BATCH lines, one for each consumer in turn.
+        """Claim up to MAX_BATCH_LINES lines, one for each consumer (client) in turn.
 
-        offers: the slots and memory that each consumer offers.  leaving: one of them exits if there is no
-        job.  away: all consumers, also busy ones and lost ones that can come back.
+        offers: the slots and memory that each consumer offers; without any, only walk through the file.
+        any_exits: one of them exits if there is no job.  all_consumers: also busy ones, and lost ones that
+        can come back.
         """
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
@@ -3166,22 +3168,25 @@ class Claims:
 
     @staticmethod
     def _subtract_needs(job: Job, consumers: Consumers) -> None:
-        """Subtract a job's needs from the consumer, which is then last in turn if it still has slots."""
+        """Subtract a job's needs from the offer of its consumer, which is last in turn from now on.
+
+        Remove the consumer if it has no slots left.
+        """
         job.consumer.free -= job.settings.needs
         del consumers.all[job.consumer]
         if job.consumer.free.slots > 0:
             consumers.all[job.consumer] = None
 
     def _can_walk_urgently(self) -> bool:
-        """Return True if a walk may be urgent again.  Not too often: complete walks take time."""
+        """Return True if a walk may be urgent (complete, at once) now; not too often, as that takes time."""
         now = boottime()
-        if now - self._last_urgent_at < self._cursor.throttle.rest(20):
+        if now - self._last_urgent_at < self._cursor.throttle.rest(20):     # 20 times as long as a walk
             return False
         self._last_urgent_at = now
         return True
 
     def _plan_groups(self, groups: Iterable[PendingGroup]) -> list[GroupPlan]:
-        """Return a plan for each group: which host gets which jobs."""
+        """Return a plan for each group: which host gets which jobs; [] if the file was just edited."""
         try:
             return [GroupPlan(group, jobs_by_host(self._file.reader, group.jobs)) for group in groups]
         except OSError:                                 # the file was edited at this moment
@@ -3189,7 +3194,8 @@ class Claims:
             return []
 
     def claim_group(self, hosts: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
-        """Claim the lines of a group for these consumers, in order, up to the first failure."""
+        """Claim the lines of a group for these consumers, in order; return the jobs before the first failure.
+        """
         claimed: list[Job] = []
         for consumer, jobs in hosts:
             for line, settings in jobs:
@@ -3200,12 +3206,12 @@ class Claims:
         return claimed
 
     def _claim_line(self, client: Consumer, line: Line, settings: JobSettings) -> Job | None:
-        """Claim one line for a client.  Return None if that fails."""
+        """Claim one line of a group for a client.  Return None if that fails: the file has changed."""
         with contextlib.suppress(OSError):
             job = self._queue.claim(line, client, settings).job
             if job:
                 return job
-        self._cursor.forget()                            # the file has changed
+        self._cursor.forget()                            # the next walk begins at the top
         return None
 
     # -- claimed lines ---------------------------------------------------------------------------------------
@@ -3221,7 +3227,7 @@ class Claims:
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
     def adopt(self, lock_fd: int) -> AdoptedJobs:
-        """Take over the locks of this descriptor, as ServedQueue.adopt().  Raises OSError."""
+        """Take over the job locks that this descriptor holds, as ServedQueue.adopt().  Raises OSError."""
         jobs = self._queue.adopt(lock_fd)
         return AdoptedJobs(jobs, bool(self._file.lock_table.unclaimed))
 
@@ -3233,8 +3239,8 @@ class Claims:
              is_final: bool) -> dict[str, Answer]:
         """Claim the lines of jobs that a consumer reports; return the answers of the recovery table, by key.
 
-        inherited: jobs of the previous server that no client has claimed.  surely: the file was readable at
-        each search for so long that a line that is not in it is gone.
+        The table is above Progress.  inherited: jobs of the previous server that no client has claimed.
+        is_final: the file was readable for so long that a line that is not in it is gone.
         """
         regained: dict[ReportedJob, Job] = {}
         answers: dict[str, Answer] = {}
@@ -3343,6 +3349,7 @@ class Claims:
 
     @staticmethod
     def _is_held_state(state: bytes | None) -> bool:
+        """Return True if a user holds the line: the state is none that runners write.  None: line moved."""
         return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
     def _restore_numbers(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
@@ -3380,10 +3387,10 @@ class Claims:
 
 class Recovery:
     """Finds the lines of jobs that clients have but this server has not assigned to them."""
-    RETRY_INTERVALS = 0.1                         # intervals from search to search
+    RETRY_INTERVALS = 0.1               # from search to search, in intervals of the job file
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
-        """sessions: can still be incomplete."""
+        """sessions: its constructor can still be running."""
         self._sessions = sessions
         self._loop = services.loop
         self._say = services.say
@@ -3394,10 +3401,10 @@ class Recovery:
         self._runner_stats = services.runner_stats
         # has the previous server's lines until clients come for them
         self._absent_client = Client(sessions, "")
-        self.has_abandoned_lines = False                  # we exited before these lines could be taken over
+        self.has_abandoned_lines = False        # we exited before these lines could be taken over
         # the keys of jobs with written results, oldest first: perhaps the clients do not know yet
         self._settled_keys: OrderedDict[str, None] = OrderedDict()
-        self._search_lock = asyncio.Lock()       # held while searching for the lines of one client
+        self._search_lock = asyncio.Lock()      # held while searching for the lines of one client
 
     # -- settled jobs ----------------------------------------------------------------------------------
 
@@ -3432,7 +3439,10 @@ class Recovery:
             watched(self._await_clients())
 
     async def _adopt_lines(self, lock_fd: int) -> AdoptedJobs | None:
-        """Claim the lines that are locked on this descriptor.  Return None if they cannot be taken over."""
+        """Claim the lines of which this descriptor holds the job locks; try again for a while after an error.
+
+        Return None if they cannot be taken over; then the job locks are released, unless the server exits.
+        """
         is_reported = False
         deadline = self._loop.time() + Cursor.MAX_ERROR_SECONDS
         while not self._lifetime.is_exiting:
@@ -3453,7 +3463,10 @@ class Recovery:
         return None
 
     async def _await_clients(self) -> None:
-        """Wait for the grace, then release the lines and job locks that no client has claimed."""
+        """Wait for the grace, then release the job locks of the previous server that no client has claimed.
+
+        The lines become `e` before that, as those of any client that does not come back.
+        """
         await self._sessions.add_client(self._absent_client)
         self._executor.post(self._claims.drop_unclaimed)
 
@@ -3461,10 +3474,10 @@ class Recovery:
 
     async def reclaim(self, client: Client,
                       reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | Undetermined:
-        """Give a client the lines of these jobs back, unless it has them on this server already.
+        """Give a client that comes back the lines of the jobs that it reports.
 
-        Return the keys of all jobs that still have no line, by the reason; CannotLook if the line of a job
-        could not be determined for so long that it would count as gone.  By then the client can be lost.
+        Return the keys of all jobs without a line, by the reason; Undetermined if the line of a job could not
+        be determined for so long that it would count as gone.  By then the client can be lost.
         """
         deadline = boottime() + (JobReader.LOOKS - 1) * self._interval
         is_read = True                  # each search so far could read the file
@@ -3483,7 +3496,8 @@ class Recovery:
                         is_final: bool) -> dict[str, Answer]:
         """Search once for the lines of these jobs, and give the lines found to the client.
 
-        Return the answers for jobs that the client does not have here, by key.  surely: see Claims.find().
+        Return the answers for jobs that the client does not have on this server, by key.  is_final: see
+        Claims.find_lines().
         """
         async with self._search_lock:
             unassigned = [job for job in reported
@@ -3507,7 +3521,8 @@ class Recovery:
                    answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
         """Return the keys of the jobs for which a client has no line, by the reason.
 
-        A line that the client had when it came, or that it was given then, has been lost since.
+        A job without an answer is lost: the client had the line when it came, or was given it, and has lost
+        it since.
         """
         keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
         for job in reported:
@@ -3519,10 +3534,10 @@ class Recovery:
         return keys
 
     def _is_assigned_elsewhere(self, key: str) -> bool:
-        """Return True if another client has this job: then the line is not searched for.
+        """Return True if another client of this server has the job, and the result is not decided.
 
-        A job that the other client is about to lose does not count, because this client may have it: both can
-        be the same program, the other one from before its grace was over.
+        With a decided result the other client is about to lose the line, so it must be searched for: both
+        clients can be the same program, the other one from before its grace was over.
         """
         assignment = self._sessions.assignments.get(key)
         return assignment is not None and assignment.is_undecided
@@ -3530,7 +3545,8 @@ class Recovery:
     def _give_back(self, assignment: Assignment, inherited: Assignment | None) -> None:
         """Give a line back to its client, unless the line was inherited and has been lost since.
 
-        before: the assignment to `absent`, if the line was inherited.
+        inherited: the assignment to `_absent_client`; None: the line was not inherited, but free in the file.
+        Then a line `e` no longer counts as an error.
         """
         number = assignment.number
         if inherited and not inherited.is_undecided:
@@ -3549,12 +3565,12 @@ class Recovery:
 
 # ======== Handing out =======================================================================================
 #
-# Clients that ask for jobs wait here, and get them in turn:
+# Clients that request jobs wait here, and get them in turn:
 #
-#     1. hand_out() starts to claim lines when a client has asked, when a group has started, ended or was
-#        aborted, and while clients wait: every 0.1 s, on a network file system every second.  Only one claim
-#        runs at a time.
-#     2. claim_batch() claims lines for all waiting clients, one line for each in turn.  After BATCH lines the
+#     1. hand_out_lines() starts to claim lines when a client has requested jobs, when a group has started,
+#        ended or was aborted, and while clients wait: every 0.1 s, on a network file system every second.
+#        Only one claim runs at a time.
+#     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
 #        file executor does other work first.
 #     3. _on_claimed() sends the claimed lines.  If no more were found, it remembers the report of that walk.
 #     4. A client that would exit gets `nothing` if a walk that began after its request found nothing, and no
@@ -3565,13 +3581,17 @@ class Recovery:
 
 
 class Dispatcher:
-    """Claims lines, hands them out to the clients that wait for jobs, and starts groups."""
+    """Claims lines, hands them out to the clients that wait for jobs, and starts groups.
 
-    def __init__(self, services: Services, sessions: Sessions, stdout: Writer, pause: float) -> None:
-        """stdout: where results of groups are printed.  pause: seconds between scans while clients wait."""
+    To claim a line means to lock it and mark it `r` in the file.  The file executor does that, perhaps in a
+    thread.  A walk is a scan of the file that finds the lines to claim; it can take several claims.
+    """
+
+    def __init__(self, services: Services, sessions: Sessions, stdout: Writer, poll_seconds: float) -> None:
+        """stdout: where results of groups are printed.  poll_seconds: between scans while clients wait."""
         self._sessions = sessions
         self._stdout = stdout
-        self._poll_seconds = pause
+        self._poll_seconds = poll_seconds
         self._loop = services.loop
         self._say = services.say
         self._lifetime = services.lifetime
@@ -3579,39 +3599,49 @@ class Dispatcher:
         self._executor = services.executor
         self._records = services.records
         self._runner_stats = services.runner_stats
-        # Random keys: a client names the keys of jobs when it connects.  So a key must be hard to guess,
-        # and different from the keys of other servers.
+        # Yields random keys without end, as no key is "".  A client names the keys of jobs when it connects.
+        # So a key must be hard to guess, and different from the keys of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
         # clients that want jobs, by turns: the client served last is last
         self.waiting_clients: dict[Client, None] = {}
-        self._last_report = WalkReport()                # of the last complete walk that found nothing
-        self.is_searching = True                     # it is too early to report that there are no jobs
+        self._last_report = WalkReport()        # of the last complete walk that found nothing
+        self.is_searching = True                # it is too early to report that there are no jobs
         # groups that wait for hosts, by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
-        self._printed_texts: set[str] = set()            # messages that must not be repeated
-        self._groups_paused_until = 0.0                 # no group is started before, by boottime()
-        self.has_new_request = False                     # a client has just asked for jobs
-        self.is_claiming = False                   # lines, or a group, are being claimed
+        self._printed_texts: set[str] = set()   # messages that must not be repeated
+        self._groups_paused_until = 0.0         # no group is started before, by boottime()
+        self.has_new_request = False            # a client has just requested jobs
+        self.is_claiming = False                # the file executor claims lines, or a group, now
 
     async def poll_file(self) -> None:
-        """While clients wait, look for new lines.  If the file has not changed, that costs a stat."""
+        """While clients wait, look for new lines now and then.  Never returns.
+
+        If the file has not changed, that costs a stat(2).
+        """
         while True:
             await asyncio.sleep(self._poll_seconds)
             if self.waiting_clients:
                 self.hand_out_lines()
 
     def enqueue_client(self, client: Client) -> None:
-        """Queue a client that asked for jobs.  It gets them after all messages of this read are handled."""
+        """Queue a client that requested jobs.
+
+        Lines are claimed only after all messages that were read together are handled.
+        """
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
         self.has_new_request = True
 
     def remove_client(self, client: Client) -> None:
-        """Remove a client that is not connected any more."""
+        """Remove a client that is not connected any more from the waiting ones."""
         self.waiting_clients.pop(client, None)
 
     def hand_out_lines(self) -> None:
-        """Start to claim lines for the waiting clients; in turn, so that no client gets all."""
+        """Start to claim lines for the waiting clients, in turn, so that no client gets all.
+
+        Do nothing while lines are being claimed, no client waits, or records are written too slowly.  If the
+        server drains, only answer clients that would exit.
+        """
         self.has_new_request = False
         if not self._lifetime.is_serving:
             return self.answer_exiting_clients()
@@ -3626,11 +3656,14 @@ class Dispatcher:
         self.start_claiming(offers)
 
     def _reserved_clients(self) -> set[Client]:
-        """Return the clients that are kept free for groups."""
+        """Return the clients that get no other jobs, because a group waits for them."""
         return set().union(*(plan.reserved for plan in self._group_plans.values()))
 
     def start_claiming(self, offers: dict[Client, Resources]) -> None:
-        """Start to claim lines.  turns: the slots and memory that each client offers."""
+        """Start to claim lines; _on_claimed() gets the result.
+
+        offers: the slots and memory that each client offers; {}: claim nothing, only walk through the file.
+        """
         self.is_claiming = True
         met_end = self._last_report.met_end
         any_exits = any(client.exits_without_jobs and (met_end or not client.follow) for client in offers)
@@ -3641,7 +3674,8 @@ class Dispatcher:
     def _on_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
         """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
 
-        Then look for more lines if the walk has not ended.  clients: by consumer.
+        Then claim more lines if the walk is not complete, or there can be more.  clients_by_consumer: maps
+        each consumer to itself, as the Client that it is.
         """
         self.is_claiming = False
         for client, assignments in self._assign_jobs(clients_by_consumer, batch.jobs).items():
@@ -3658,9 +3692,10 @@ class Dispatcher:
 
     def _assign_jobs(self, clients_by_consumer: dict[Consumer, Client],
                      jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
-        """Add claimed lines to the clients for which they were claimed; return those to send, by client.
+        """Assign each claimed line to its client; return the assignments to send, by client.
 
-        A line that cannot be started, or has no connected client any more, is settled instead.
+        A line that cannot be started becomes `e`.  A line of which the client is not connected any more, or
+        that was claimed too late because the server drains, becomes `.` again.
         """
         to_send: dict[Client, list[Assignment]] = {}
         for job in jobs:
@@ -3676,7 +3711,7 @@ class Dispatcher:
         return to_send
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """Remember that a claim found no more lines; stop if no line can be claimed any more."""
+        """Remember why a claim found no more lines; drain the server if no line can be claimed any more."""
         if no_job.whole:
             self._last_report = no_job.report
         if not no_job.sliced:
@@ -3687,21 +3722,24 @@ class Dispatcher:
             self._lifetime.drain()
 
     def _continue_claiming(self) -> None:
-        """Continue to look for lines, even if no client wants any."""
+        """Claim more lines, or at least continue the walk if no client waits."""
         if self.waiting_clients:
             self.hand_out_lines()
         elif not self.is_claiming and self._lifetime.is_serving:
             self.start_claiming({})
 
     def is_startable(self, assignment: Assignment) -> bool:
-        """Return True if a client could start a job; otherwise report why not."""
+        """Return True if a client can start the job; otherwise print why the command cannot be started."""
         error = command_error(assignment.command)
         if error:
             self._say(f"line {assignment.number}: cannot be started: {error}")
         return not error
 
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:
-        """Send jobs to a client, in messages with at most MAX_JOBS_BYTES of text unless one job has more."""
+        """Send jobs to a client, in messages of at most MAX_JOBS_BYTES, unless one job has more.
+
+        Put the client last among the waiting ones if it wants more jobs; otherwise it waits no longer.
+        """
         self.waiting_clients.pop(client, None)
         if client.requested_slots > 0:
             self.waiting_clients[client] = None
@@ -3720,9 +3758,10 @@ class Dispatcher:
         client.send_message(type="jobs", request=client.request_number, jobs=entries)
 
     def answer_exiting_clients(self) -> None:
-        """Send `nothing` to clients that would exit, but not while lines can come back unstarted.
+        """Send `nothing` to waiting clients that exit if there are no jobs, where that is certain.
 
-        When the server is stopping, send it in any case.
+        It is not certain while a client can still give lines back unstarted.  If the server drains, send it
+        in any case.
         """
         exiting_clients = [client for client in self.waiting_clients if client.exits_without_jobs]
         if not exiting_clients:
@@ -3738,9 +3777,9 @@ class Dispatcher:
                 client.send_nothing(self._last_report)
 
     def _can_exit(self, client: Client) -> bool:
-        """Return True if a client may exit: a complete walk, begun after its request, found nothing for it.
+        """Return True if a complete walk, begun after the client's last request, found no job for it.
 
-        It must not exit while it is kept free for a group, or if the walk met jobs that it waits for.
+        False also if the client is kept free for a group, or can get jobs later that the walk has met.
         """
         report = self._last_report
         if client not in report.consumers or report.began < client.requested_at:
@@ -3754,7 +3793,11 @@ class Dispatcher:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _start_or_reserve(self, batch: ClaimedBatch) -> None:
-        """Start each group if all hosts have a free slot; else reserve the hosts if all are connected."""
+        """Claim the first group of which all hosts have a free slot; keep hosts free for the other groups.
+
+        Hosts are kept free only if all hosts of the group are connected.  batch: the last claim, with the
+        groups that it has met; they replace the earlier ones if the walk is complete.
+        """
         if not (batch.plans or self._group_plans):
             return
         new_plans = {plan.first_line.offset: plan for plan in batch.plans}
@@ -3763,7 +3806,7 @@ class Dispatcher:
         reserved: set[Client] = set()
         for _, plan in sorted(self._group_plans.items()):
             if plan.pending.waits:
-                continue                                # the previous server may have started it
+                continue                                # perhaps the previous server has started it
             if len(plan.hosts) > Group.MAX_HOSTS:
                 name = printable(plan.pending.name)
                 self.say_once(f"line {plan.first_line.number}: the group {name} has more than "
@@ -3780,7 +3823,7 @@ class Dispatcher:
                 self._claim_group(GroupClaim(plan, chosen))
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
-        """Return the number of slots for which each client that is not reserved waits."""
+        """Return the number of slots for which each waiting client requests jobs; not for reserved ones."""
         available = [client for client in self.waiting_clients if client.can_get_jobs]
         return {client: min(client.requested_slots, client.line_allowance)
                 for client in available if client not in reserved}
@@ -3788,7 +3831,7 @@ class Dispatcher:
     def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
         """Return the clients to keep free for a group: all that it needs; none if one is not connected.
 
-        reserved: clients that are kept free for earlier groups of the file.
+        reserved: clients that are kept free for groups further up in the file, and are not available.
         """
         connected = [client for client in self._sessions.clients.values() if client.link]
         all_slots = {client: client.slots for client in connected if client not in reserved}
@@ -3797,7 +3840,7 @@ class Dispatcher:
         return clients if all(chosen.values()) else set()
 
     def _claim_group(self, claim: GroupClaim) -> None:
-        """Start to claim all lines of a group; then _start_group() is called."""
+        """Start to claim all lines of a group; _on_group_claimed() gets the result."""
         claim.plan.mark_started()
         self.is_claiming = True
         del self._group_plans[claim.plan.first_line.offset]
@@ -3807,7 +3850,8 @@ class Dispatcher:
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client for each host of a group; None for a host without a client.
 
-        The hosts with the fewest slots to choose from choose first.  free: the free slots of each client.
+        Each host needs a slot.  A host that only few slots match chooses first.  free: the number of free
+        slots of each client.
         """
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
@@ -3821,9 +3865,10 @@ class Dispatcher:
         return chosen
 
     def _on_group_claimed(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
-        """Prepare a group after claiming the lines.
+        """Prepare a group whose lines were claimed.  claimed: the jobs, up to the first failure.
 
-        Give the lines back if some could not be claimed, a client was lost since, or the server drains.
+        Give the lines back if some could not be claimed, a client was lost since, or the server drains; then
+        no group is started for a second.
         """
         self.is_claiming = False
         hosts_of_jobs = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
@@ -3845,13 +3890,16 @@ class Dispatcher:
         self.hand_out_soon(pause=0.0 if can_start else 1.0)
 
     def say_once(self, text: str) -> None:
-        """Print a message, but only once."""
+        """Print a message, unless it was printed before."""
         if text not in self._printed_texts:
             self._printed_texts.add(text)
             self._say(text)
 
     def hand_out_soon(self, pause: float = 0.0) -> None:
-        """Look for lines soon.  Do not start a group for `pause` seconds."""
+        """Look for lines to hand out in the next turn of the event loop.
+
+        pause: seconds in which no group is started.
+        """
         self._groups_paused_until = max(self._groups_paused_until, boottime() + pause)
         self._loop.call_soon(self.hand_out_lines)
 
@@ -3867,7 +3915,7 @@ class Server(Program):
     """The program: starts, lets `dispatcher` hand out lines to the clients of `sessions`, and exits."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Raises UsageError."""
+        """argv: the arguments of the command line.  Raises UsageError, also for an unusable job file."""
         options = parse(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
@@ -3895,6 +3943,7 @@ class Server(Program):
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
         self.stores = self.open_stores(self.mount.network, self._presence_lock, self.path)
+        # as many clients as the system allows
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._sockets = listen(self.options.host, self.options.port)
@@ -3919,7 +3968,10 @@ class Server(Program):
         return super().main()
 
     def _print_preview(self) -> int:
-        """Print which jobs would start where; return the exit status.  Raises UsageError, BrokenPipeError."""
+        """Print which jobs would start where, for --dry-run; return the exit status.
+
+        Raises UsageError, BrokenPipeError.
+        """
         file = JobReader(self.path, say=self.say, mount=self.mount)
         try:
             put_lines(map(os.fsencode, preview(file)))
@@ -3930,7 +3982,7 @@ class Server(Program):
         return 0
 
     async def work(self) -> int:
-        """Serve until there is a reason to exit.  Return the exit status."""
+        """Serve until there is a reason to exit, then shut down.  Return the exit status."""
         self.lifetime = Lifetime(self.loop)
         self._make_parts()
         if self.options.max_failed:
@@ -3961,7 +4013,7 @@ class Server(Program):
         return self.runner_stats.status(self._summary) if status is None else status
 
     def _make_parts(self) -> None:
-        """Make the parts of the server, the shared ones first."""
+        """Create the parts of the server, the shared ones first: each part from complete ones."""
         options = self.options
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
@@ -4009,13 +4061,13 @@ class Server(Program):
 
     @property
     def _was_signalled(self) -> bool:
-        """Return True if we exit because of a signal, and there was no defect."""
+        """Return True if the server exits because of a signal, and there was no defect."""
         return self.lifetime.exit_status is not None and not self.defects
 
     async def _end_links(self) -> None:
         """End all connections, and wait at most a second for the clients to close them.
 
-        If we closed a connection with unread data, our last messages would be lost.
+        If the server closed a connection with unread data, its last messages would be lost.
         """
         for link in list(self.sessions.links):
             link.end()
@@ -4024,14 +4076,14 @@ class Server(Program):
             await asyncio.sleep(0.01)
 
     def _dismiss_keeper(self) -> None:
-        """Let the keeper exit, unless lines are held, or unknown lines may be held."""
+        """Let the keeper process exit, unless lines must stay locked, or it is unknown whether some must."""
         unknown = self.defects or self.sessions.recovery.has_abandoned_lines
         if self._keeper.keeper_sock and not self.sessions.assignments and not unknown:
             self.loop.remove_reader(self._keeper.keeper_sock)
             self._keeper.dismiss_keeper()
 
     def _say_summary(self) -> None:
-        """Print the closing line."""
+        """Print the closing line: the counts of jobs, and the elapsed time."""
         seconds = boottime() - self.began
         why = why_command(self.options)
         self.say(
@@ -4039,18 +4091,18 @@ class Server(Program):
         )
 
     def _send_closing_to_all(self) -> None:
-        """After a signal: acknowledge the events dealt with, and have clients wait for the next server.
+        """After a signal: acknowledge the events dealt with, and let clients wait for the next server.
 
-        An event from before the signal may have been dealt with only after it.  If it were not acknowledged,
-        the client would send the output after it, which is written here, to the next server as well.
+        Some events were dealt with only after the signal.  Without an acknowledgement, the client would send
+        their output, which this server has written, to the next server as well.
         """
         for client in self.sessions.clients.values():
             client.send_closing(done=False)
 
     async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
-        """Return the result of this work; None after `seconds`, another signal or an exception.
+        """Return the result of an awaitable; None after `seconds`, another signal or an exception.
 
-        seconds: None: there is no limit.
+        seconds: None: no limit.
         """
         task = watched(awaitable)
         awaited = [task, self.lifetime.hurrying]
@@ -4058,7 +4110,7 @@ class Server(Program):
         return task.result() if task.done() and not task.exception() else None
 
     def _say_unaccepted(self, error: OSError) -> None:
-        """Report, once a minute at most, that a connection was not accepted: descriptors may run out."""
+        """Report, once a minute at most, that a connection was not accepted: perhaps descriptors run out."""
         self._unaccepted_count += 1
         now = boottime()
         if now - self._unaccepted_reported_at <= UNACCEPTED_REPORT_SECONDS:
@@ -4070,12 +4122,13 @@ class Server(Program):
         self._unaccepted_reported_at = now
 
     def relieved(self) -> None:
+        """Let clients send more output once most of the earlier output is written."""
         if not self.records.is_behind(Writer.LOW):
             for client in self.sessions.clients.values():
                 client.acknowledge()
 
     def end_for_defect(self) -> None:
-        """Exit at once, as after a signal: running jobs remain for the next server; clients wait for it."""
+        """Exit at once after a defect, as after a signal: clients keep their jobs for the next server."""
         self.lifetime.exit(1)
 
     def _on_stop_signal(self, signum: int) -> None:
@@ -4091,7 +4144,7 @@ class Server(Program):
         self.lifetime.exit(128 + signum)
 
     def _on_drain_signal(self, signum: int) -> None:
-        """Handle HUP, USR1 and QUIT: hand out no more jobs, exit when no job is running."""
+        """Handle HUP, USR1 and QUIT: hand out no more jobs, and exit when no job is running."""
         self.sessions.drain(signal.Signals(signum).name)
 
     async def _watch_failures(self) -> None:
@@ -4101,7 +4154,8 @@ class Server(Program):
             self.sessions.drain_after_failures(await self.failures.count())
 
     async def _exit_when_drained(self) -> None:
-        """While draining: give up groups that have not begun, and exit when nothing is left to wait for."""
+        """Wait until the server drains; call off groups that have not begun; exit when nothing is left to do.
+        """
         progress = self.lifetime.progress
         await progress.wait()
         self.sessions.abort_groups(self.sessions.assignments)
@@ -4113,16 +4167,16 @@ class Server(Program):
             await progress.wait()
 
     def _is_drained(self) -> bool:
-        """Return True if no line is held or being claimed, and all received events are dealt with."""
+        """Return True if no client has a line, none is being claimed, and all events are dealt with."""
         if self.sessions.assignments or self.dispatcher.is_claiming:
             return False
         connected = [client for client in self.sessions.clients.values() if client.link]
         return all(client.inbox.is_all_dealt_with for client in connected)
 
     async def _count_and_exit(self) -> None:
-        """Count the file, then exit: the summary decides our exit status and the exit status of clients.
+        """Count the file, then exit: the counts decide the exit status of the server and of clients.
 
-        If a client came back with a job during the count, do not exit.
+        Do not exit if a client came back with a job during the count.
         """
         clients = [client for client in self.sessions.clients.values() if client.link]
         count = await self.accountant.count(clients, recheck=True)
@@ -4139,23 +4193,27 @@ class Server(Program):
     # -- the keeper ------------------------------------------------------------------------------------------
 
     async def _set_up_keeper(self) -> None:
-        """Take over the running jobs of the previous server, before clients can connect."""
+        """Take over the running jobs of the previous server, which the keeper process has kept locked.
+
+        Called before clients can connect.
+        """
         self._keeper.introduce_server()
         if self._keeper.locks_fd >= 0:
             await self.sessions.recovery.inherit(self._keeper.locks_fd)
         self._watch_keeper()
 
     def _watch_keeper(self) -> None:
-        """Notice when the keeper dies."""
+        """Call _on_keeper_died() when the keeper process, if there is one, has closed its socket."""
         keeper_sock = self._keeper.keeper_sock
         if keeper_sock:
             self.loop.add_reader(keeper_sock, self._on_keeper_died, keeper_sock)
 
     def _say_no_keeper(self, why: str) -> None:
+        """Warn that no keeper process will hold the locks of running jobs when the server exits."""
         self.say(f"{why} (when the server exits, other runners can take the lines of running jobs)")
 
     def _on_keeper_died(self, keeper_sock: socket.socket) -> None:
-        """Start another keeper, because this one was killed."""
+        """Start another keeper process, because the last one has died: it was killed."""
         self.loop.remove_reader(keeper_sock)
         try:
             self._keeper.restart_keeper()
@@ -4167,7 +4225,7 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _check_clients_and_file(self) -> None:
-        """Drop silent clients, flush the records, and look at the file."""
+        """About once a second drop silent clients, write records, and scan the file.  Never returns."""
         last_check_at = boottime()
         while True:
             await asyncio.sleep(self._check_seconds)
@@ -4231,7 +4289,7 @@ CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
 
 
 def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[int, int]:
-    """Return the sum of two points; one must not be the negative of the other."""
+    """Return the sum of two points of the curve; one must not be the negative of the other."""
     (x1, y1), (x2, y2) = point, other_point
     if point == other_point:
         slope = 3 * (x1 * x1 - 1) * pow(2 * y1, -1, FIELD)
@@ -4242,7 +4300,10 @@ def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[in
 
 
 def multiply_base(factor: int) -> bytes:
-    """Return a multiple of BASE by a factor from 1 to ORDER - 1: both numbers, 32 bytes each."""
+    """Return `factor` times the point BASE: both numbers of the point, 32 bytes each.
+
+    factor: from 1 to ORDER - 1.  Double the point for each binary digit, and add BASE for each 1.
+    """
     point = BASE
     for bit in f"{factor:b}"[1:]:
         point = add_points(point, point)
@@ -4252,7 +4313,7 @@ def multiply_base(factor: int) -> bytes:
 
 
 def pipe_of_pem(label: bytes, data: bytes) -> int:
-    """Return the read end of a pipe that contains this data as PEM."""
+    """Return the read end of a pipe that contains this data as PEM.  label: for example b"CERTIFICATE"."""
     read_fd, write_fd = os.pipe()
     text = base64.encodebytes(data)
     write_all(write_fd, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, text, label))
@@ -4369,7 +4430,7 @@ def make_id(id_file: str) -> str:
 def choose_token(make_new: bool) -> tuple[str, str]:
     """Return the token, and the text about it for the first line of output.  Raises UsageError.
 
-    new: make a new token.
+    make_new: replace the token in the file.
     """
     token_in_environment = token_of_environment()
     if token_in_environment:
@@ -4385,7 +4446,7 @@ def choose_token(make_new: bool) -> tuple[str, str]:
 
 
 def make_token(path: str, make_new: bool) -> str:
-    """Return the token in the file, or a new one.  Raises UsageError.
+    """Return the token in the file; otherwise write a new one.  Raises UsageError.
 
     A link, or a file that others could read or that has no token, is replaced.  Links are never followed.
     """
@@ -4414,7 +4475,8 @@ def make_token(path: str, make_new: bool) -> str:
 def _write_token(path: str, move: Callable[[str, str], None]) -> str:
     """Write a new token to a file that no other user can read at any time.  Return the token.
 
-    place: moves the new file to `path`: os.replace, or os.link to keep an existing file.  Raises OSError.
+    move: gives the new file the name `path`: os.replace, or os.link to keep a file that exists already.
+    Raises OSError.
     """
     token = secrets.token_hex(16)
     temporary_path = f"{path}.{secrets.token_hex(4)}"
@@ -4433,7 +4495,7 @@ def _write_token(path: str, move: Callable[[str, str], None]) -> str:
 
 
 class Acceptor:
-    """Accepts connections, at most AT_ONCE in a turn of the event loop.
+    """Accepts connections, at most MAX_ACCEPTS_PER_TURN in a turn of the event loop.
 
     Each turn handles every connection that has sent data.  A connection of a stranger costs the server about
     0.4 ms.  So a flood of them delays a client's message by 1 ms, and not by 100 ms as with asyncio's own
@@ -4444,7 +4506,7 @@ class Acceptor:
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop,
                  make_link: Callable[[], ClientLink], on_error: Callable[[OSError], None]) -> None:
-        """failed: called if a connection could not be accepted."""
+        """make_link: creates the protocol of a connection.  on_error: called if one was not accepted."""
         self._sock = sock
         self._loop = loop
         self._make_link = make_link
@@ -4453,10 +4515,11 @@ class Acceptor:
         self._open_handle: asyncio.Handle = loop.call_soon(self._start_accepting)
 
     def _start_accepting(self) -> None:
+        """Call _accept_waiting() in each turn of the event loop in which connections wait."""
         self._loop.add_reader(self._sock, self._accept_waiting)
 
     def _accept_waiting(self) -> None:
-        """Accept up to AT_ONCE of the waiting connections."""
+        """Accept up to MAX_ACCEPTS_PER_TURN of the waiting connections; after an error pause for a while."""
         for _ in range(self.MAX_ACCEPTS_PER_TURN):
             try:
                 connection, _ = self._sock.accept()
@@ -4476,10 +4539,11 @@ class Acceptor:
 
 
 def max_stranger_count(max_descriptors: int) -> int:
-    """Return the maximum number of strangers: they use a quarter of the descriptors, clients the rest.
+    """Return the maximum number of unauthenticated connections (strangers) at once.
 
-    asyncio passes an accepted connection to us, and closes a dropped one, some turns of the loop later.  So
-    besides the strangers, up to four times as many connections can be open as are accepted in one turn.
+    They use a quarter of the file descriptors that the process can have open, clients the rest.  asyncio
+    passes an accepted connection to us, and closes a dropped one, some turns of the loop later.  So besides
+    the strangers, up to four times as many connections can be open as are accepted in one turn.
     """
     return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - 4 * Acceptor.MAX_ACCEPTS_PER_TURN)
 
