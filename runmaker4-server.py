@@ -1257,7 +1257,7 @@ class Client(Consumer):
 
     @property
     def can_get_jobs(self) -> bool:
-        """Return True if the client may get jobs: it is connected, and not a host of a group."""
+        """Return True if the client can get jobs: it is connected, and not a host of a group."""
         return self.link is not None and not self._group_count
 
     @property
@@ -1321,7 +1321,7 @@ class Client(Consumer):
         self.pid = hello.pid
         self.directory = hello.directory
         self.follow = hello.follow
-        if not self._newest_link:                    # a client that comes back continues where it was
+        if not self._newest_link:               # a client that comes back continues where it was
             self.retry = hello.retry
         self.capacity = hello.capacity
         self.free_memory = int(hello.capacity.memory)   # until it asks for jobs
@@ -1446,21 +1446,21 @@ class Client(Consumer):
         A line becomes `.` if a client with --resume can take it, otherwise `e`.
         """
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
-        writes: list[tuple[int, Awaitable[bytes]]] = []
+        pending_states: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
             state = NEW if self.sessions.has_resuming_client(assignment) else ERROR
             settled = self.sessions.settle(assignment, LineResult(Cause.VANISHED, state))
             if settled and not assignment.is_cancelled:
-                writes.append((assignment.number, settled))
-        if writes:
-            watched(self._report_expired(writes))
+                pending_states.append((assignment.number, settled))
+        if pending_states:
+            watched(self._report_expired(pending_states))
 
-    async def _report_expired(self, writes: list[tuple[int, Awaitable[bytes]]]) -> None:
+    async def _report_expired(self, pending_states: list[tuple[int, Awaitable[bytes]]]) -> None:
         """Report that the client is gone for good, and the new states of the lines.
 
-        writes: numbers of lines, each with the awaitable of the written state, as settle() returns it.
+        pending_states: numbers of lines, each with the awaitable of the new state that settle() returns.
         """
-        states = [(line, await state) for line, state in writes]
+        states = [(line, await state) for line, state in pending_states]
         subject = f"client {self.where}" if self.id else "clients of the previous server"
         text = f"{subject} did not come back within {human_time(self.sessions.settings.grace)}"
         for new_state, meaning in (ERROR, "marked e"), (NEW, "new again, for a client with --resume"):
@@ -1663,7 +1663,7 @@ class ClientLink(Link, asyncio.Protocol):
             self.clock.on_answer(message.seconds("clock"))
         elif kind == "ready" and client:
             assignment = client.assignments.get(message.text("id", 16))
-            if assignment and assignment.is_undecided:                 # otherwise the line is settled already
+            if assignment and assignment.is_undecided:          # otherwise the line is settled already
                 self._on_ready(assignment)
         elif kind == "have" and not self._greeted_client:
             jobs = [ReportedJob.read(item) for item in message.objects("jobs")]
@@ -1674,7 +1674,7 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "hello" and not self._greeted_client:
             self._greeted_client = self._sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
-            client.set_slots(message)                  # all slots, also spent ones and ones out of service
+            client.set_slots(message)           # all slots, also spent ones and ones out of service
             self._accountant.add_request(self, wants_summary=True)
         elif kind == "status":
             self._accountant.add_request(self, wants_summary=False)
@@ -2237,8 +2237,8 @@ class Group:
         """
         self.stage = Stage.RUNNING
         self._prepare_timer.cancel()
-        present = [member for member in self._members if not member.is_lost]
-        waiting_jobs = [(member, member.current) for member in present if member.current]
+        present_members = [member for member in self._members if not member.is_lost]
+        waiting_jobs = [(member, member.current) for member in present_members if member.current]
         round_trips = [member.clock.round_trip for member, _ in waiting_jobs]
         longest_trip = max(round_trips, default=0.0)
         lead = longest_trip + self.LEAD_SECONDS + self.LEAD_SECONDS_PER_HOST * len(waiting_jobs)
@@ -2999,7 +2999,7 @@ class Sessions:
 #     runs                   a state that is held, at the offset                   cancelled
 #     anything               another's `r`, another state, no such line            lost
 #
-# If the file cannot be read now, or may be half saved, or another process changes a line of the command at
+# If the file cannot be read now, or can be half saved, or another process changes a line of the command at
 # this moment, the answer is `Undetermined`.  The server searches again, for as long as a line must be missing
 # before it counts as gone.  Then it drops the connection, so that the client keeps its jobs and comes back.
 # No job can be called lost because of this: each search answers for each job, with one of three types, and a
@@ -3065,10 +3065,10 @@ class NoLine(enum.Enum):
 class Undetermined:
     """The answer if a reported job's line cannot be determined now."""
     why: str
-    is_read: bool = False               # the file could be read, but may be half saved
+    is_read: bool = False               # the file could be read, but perhaps it is half saved
 
 
-Answer = Union["Regained", NoLine, Undetermined]      # for a reported job
+Answer = Union["Regained", NoLine, Undetermined]        # for a reported job
 
 
 @dataclass(frozen=True)
@@ -3211,7 +3211,7 @@ class Claims:
             job = self._queue.claim(line, client, settings).job
             if job:
                 return job
-        self._cursor.forget()                            # the next walk begins at the top
+        self._cursor.forget()               # the next walk begins at the top
         return None
 
     # -- claimed lines ---------------------------------------------------------------------------------------
@@ -3271,19 +3271,19 @@ class Claims:
         if reported:
             queue.follow()
         states = {reported_job: file.state_at(reported_job.line) for reported_job in reported}
-        inherited = [job for job in inherited if job in queue.claimed]   # the others have just been lost
+        inherited = [job for job in inherited if job in queue.claimed]  # the others have just been lost
         free_inherited: dict[bytes, dict[int, Job]] = {job.line.command: {} for job in reported}
         for job in inherited:
             free_inherited.setdefault(job.command, {})[job.number] = job
         searched_commands = self._commands_to_search(states, inherited)
         lines_by_command, is_complete = self._search_commands(searched_commands)
         # If one job of a command has no answer, later jobs of it have none: earlier jobs choose first
-        unknown: dict[bytes, Undetermined] = {}
+        undetermined: dict[bytes, Undetermined] = {}
         if not (is_complete or (is_final and not file.is_held_up())):
             half_saved = Undetermined("the file may be half saved", is_read=True)
-            unknown = dict.fromkeys(searched_commands, half_saved)
+            undetermined = dict.fromkeys(searched_commands, half_saved)
         # If a command is in the file once, that line is the job's own, wherever it is.
-        only_numbers = {
+        only_line_numbers = {
             command: lines[0].number for command, lines in lines_by_command.items() if len(lines) == 1
         }
         # Among jobs with the same progress, jobs choose last if an edit has moved their own lines.
@@ -3291,20 +3291,20 @@ class Claims:
         for reported_job in sorted(reported, key=lambda job: job.progress):
             command = reported_job.line.command
             same_lines = lines_by_command.get(command, [])
-            line = replace(reported_job.line, number=only_numbers.get(command, reported_job.line.number))
+            line = replace(reported_job.line, number=only_line_numbers.get(command, reported_job.line.number))
             result, state = reported_job.result, states[reported_job]
             if result is not None and self._is_result_in_file(result, state, same_lines):
                 yield reported_job, NoLine.SETTLED
                 continue
             regained_job: Job | None = None
             try:
-                if command not in unknown:
+                if command not in undetermined:
                     own_states = OWN_LINE_STATES[reported_job.progress]
                     regained_job = queue.take_back(line, free_inherited[command], same_lines, own_states)
             except TemporaryError as error:
-                unknown[command] = Undetermined(str(error), is_read=True)
-            if command in unknown:
-                yield reported_job, unknown[command]
+                undetermined[command] = Undetermined(str(error), is_read=True)
+            if command in undetermined:
+                yield reported_job, undetermined[command]
             elif regained_job:
                 yield reported_job, regained_job
             else:
@@ -3451,7 +3451,7 @@ class Recovery:
             except OSError as error:
                 if error.errno == errno.ESTALE or self._loop.time() > deadline:
                     with contextlib.suppress(OSError):          # EIO: lease and locks are lost
-                        unlock(lock_fd, 0, IN_USE_BYTES)         # also for the keeper, which has a copy
+                        unlock(lock_fd, 0, IN_USE_BYTES)        # also for the keeper, which has a copy
                     os.close(lock_fd)
                     self._say(f"{reason(error)}; the lines of the previous server cannot be taken over")
                     return None
@@ -3482,14 +3482,14 @@ class Recovery:
         deadline = boottime() + (JobReader.LOOKS - 1) * self._interval
         is_read = True                  # each search so far could read the file
         while True:
-            is_last = boottime() >= deadline
-            answers = await self._search_for_jobs(client, reported, is_final=is_last and is_read)
-            unknown = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
-            if not unknown:
+            is_last_search = boottime() >= deadline
+            answers = await self._search_for_jobs(client, reported, is_final=is_last_search and is_read)
+            undetermined = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
+            if not undetermined:
                 return self._keys_without_line(client, reported, answers)
-            if is_last:
-                return unknown[0]
-            is_read = is_read and all(answer.is_read for answer in unknown)
+            if is_last_search:
+                return undetermined[0]
+            is_read = is_read and all(answer.is_read for answer in undetermined)
             await asyncio.sleep(self.RETRY_INTERVALS * self._interval)
 
     async def _search_for_jobs(self, client: Client, reported: Sequence[ReportedJob],
@@ -3684,7 +3684,8 @@ class Dispatcher:
             self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
-        self._start_or_reserve(batch)
+        self._remember_groups(batch)
+        self._claim_or_reserve_groups()
         self.answer_exiting_clients()
         self._lifetime.on_progress()
         if batch.must_continue or (batch.jobs and self.waiting_clients):
@@ -3742,7 +3743,7 @@ class Dispatcher:
         """
         self.waiting_clients.pop(client, None)
         if client.requested_slots > 0:
-            self.waiting_clients[client] = None
+            self.waiting_clients[client] = None                 # the last in turn
         entries: list[dict[str, Any]] = []
         message_bytes = 0
         for assignment in assignments:
@@ -3792,19 +3793,22 @@ class Dispatcher:
 
     # -- groups ----------------------------------------------------------------------------------------------
 
-    def _start_or_reserve(self, batch: ClaimedBatch) -> None:
-        """Claim the first group of which all hosts have a free slot; keep hosts free for the other groups.
+    def _remember_groups(self, batch: ClaimedBatch) -> None:
+        """Add the groups that the last claim has met in the file to those that wait for hosts.
 
-        Hosts are kept free only if all hosts of the group are connected.  batch: the last claim, with the
-        groups that it has met; they replace the earlier ones if the walk is complete.
+        They replace the earlier ones if the walk is complete: then it has met all groups.
         """
-        if not (batch.plans or self._group_plans):
-            return
         new_plans = {plan.first_line.offset: plan for plan in batch.plans}
         is_walk_complete = batch.no_job is not None and not batch.must_continue
         self._group_plans = new_plans if is_walk_complete else {**self._group_plans, **new_plans}
+
+    def _claim_or_reserve_groups(self) -> None:
+        """Claim the first group of which all hosts have a free slot; keep hosts free for the other groups.
+
+        Hosts are kept free for a group only if all its hosts are connected.
+        """
         reserved: set[Client] = set()
-        for _, plan in sorted(self._group_plans.items()):
+        for _, plan in sorted(self._group_plans.items()):       # in the order of the file
             if plan.pending.waits:
                 continue                                # perhaps the previous server has started it
             if len(plan.hosts) > Group.MAX_HOSTS:
@@ -3871,12 +3875,7 @@ class Dispatcher:
         no group is started for a second.
         """
         self.is_claiming = False
-        hosts_of_jobs = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
-        for (host, client), job in zip(hosts_of_jobs, claimed):
-            claim.add_assignment(host, Assignment(next(self._keys), client, job))
-        assignments = list(itertools.chain.from_iterable(claim.assignments.values()))
-        for assignment in assignments:
-            self._sessions.add_assignment(assignment)
+        assignments = self._assign_group(claim, claimed)
         links = {client: client.link for client in claim.clients.values() if client.link}
         all_connected = links.keys() == set(claim.clients.values())
         can_start = claim.is_complete and all_connected and self._lifetime.is_serving
@@ -3888,6 +3887,16 @@ class Dispatcher:
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._lifetime.on_progress()
         self.hand_out_soon(pause=0.0 if can_start else 1.0)
+
+    def _assign_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> list[Assignment]:
+        """Assign the claimed jobs of a group to the clients of their hosts, in order."""
+        hosts = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
+        for (host, client), job in zip(hosts, claimed):         # some jobs at the end can be missing
+            claim.add_assignment(host, Assignment(next(self._keys), client, job))
+        assignments = list(itertools.chain.from_iterable(claim.assignments.values()))
+        for assignment in assignments:
+            self._sessions.add_assignment(assignment)
+        return assignments
 
     def say_once(self, text: str) -> None:
         """Print a message, unless it was printed before."""
@@ -4404,7 +4413,7 @@ def read_id(id_file: str, owners: set[int]) -> str:
 
 
 def make_id(id_file: str) -> str:
-    """Write a new id to a file, which may exist already.  Return the id.  Raises OSError.
+    """Write a new id to a file, which can exist already.  Return the id.  Raises OSError.
 
     Only one server of this host does that at a time: the server with the keeper.  If another host does it at
     the same moment, one of the two ids is lost, and clients with that id wait when the server is restarted.
@@ -4441,7 +4450,7 @@ def choose_token(make_new: bool) -> tuple[str, str]:
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
     token = make_token(path, make_new)
-    # Others may be able to read output that is not to a terminal: for example a log of Slurm, or `| tee log`.
+    # Other users can perhaps read output that is not on a terminal: for example a Slurm log, or `| tee log`.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
@@ -4483,7 +4492,7 @@ def _write_token(path: str, move: Callable[[str, str], None]) -> str:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary_path, flags, 0o600)
     try:
-        os.fchmod(fd, 0o600)                # the umask may have removed bits
+        os.fchmod(fd, 0o600)                # perhaps the umask has removed bits
         write_all(fd, token.encode() + b"\n")
         os.fsync(fd)
         move(temporary_path, path)
@@ -4502,7 +4511,7 @@ class Acceptor:
     server, which accepts 256 connections in a turn (docs/who-can-do-what.md has the figures).
     """
     MAX_ACCEPTS_PER_TURN = 2
-    ERROR_PAUSE_SECONDS = 1.0                         # seconds without a new attempt after an error
+    ERROR_PAUSE_SECONDS = 1.0           # without a new attempt after an error
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop,
                  make_link: Callable[[], ClientLink], on_error: Callable[[OSError], None]) -> None:
