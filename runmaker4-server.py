@@ -251,7 +251,6 @@ MAX_JOURNAL_BYTES = 1 << 24     # at the end of the journal, searched for starts
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line."""
     parser = Parser(
         PROG,
         purpose="Hand out the jobs of a text file to hosts that do not share the file system.",
@@ -340,9 +339,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 class SharedLockTable(LockTable):
     """A lock file with all job locks on one description, which outlives the server.
 
-    A description is what open(2) makes; fcntl locks are bound to it.  It is replaced only after its lease was
-    lost, or the lock file removed.  `job_locks` and `unclaimed` are the job locks on it.  `fd` is another
-    description, which these locks exclude.
+    A description is what open(2) makes; it is replaced only after its lease was lost, or the lock file
+    removed.  `job_locks` and `unclaimed` are the job locks on it.  `fd` is another description, which these
+    locks exclude.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None, give_to_keeper: Callable[[int], None]) -> None:
@@ -360,7 +359,7 @@ class SharedLockTable(LockTable):
         return self._shared_fd >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
-        """Return the descriptor that all job locks are on; open one first if the lock file is a new one."""
+        """Return the descriptor that all job locks are on; open one if the lock file is new."""
         if not self._is_shared:
             self._shared_fd = super().open_job_lock()
             self._shared_inode = identity_of(self._shared_fd)
@@ -371,14 +370,14 @@ class SharedLockTable(LockTable):
         """Leave the description open: other job locks can be on it."""
 
     def discard(self, fd: int) -> None:
-        """Close the shared descriptor, which is useless: the locks on it are lost."""
+        """Close the shared descriptor: the locks on it are lost."""
         close_all(fd)
         self._shared_fd = -1
 
     def count_job_locks(self, command: bytes) -> int:
         """Return how many job locks of a command are held, by any runner or server.
 
-        The server knows which locks are its own.  Do not ask the kernel about those: they can be hundreds.
+        Do not ask the kernel about our own: they can be hundreds.
         """
         bucket_offset = bucket_of(command)
         if not self._is_shared:
@@ -390,7 +389,7 @@ class SharedLockTable(LockTable):
         return our_count + sum(map(len, other_locks(self._shared_fd, bucket_offset, JOB_LOCKS)))
 
     def is_ours(self, offset: int) -> bool:
-        """Return True if the job lock at this offset of the lock file is held by this server."""
+        """Return True if this server holds the job lock at this offset."""
         return offset in self.job_locks or offset in self.unclaimed
 
     def inherit(self, shared_fd: int) -> None:
@@ -579,9 +578,9 @@ class Keeper:
                 time.sleep(max(0.0, self._deadline - time.monotonic()))
 
     def _handle_event(self) -> bool:
-        """Wait for an event and handle it; return False if the keeper must exit.
+        """Wait for a message, the death of the server, a new server or the end of the grace; handle it.
 
-        Events: the server sends something or dies, a new server connects, the grace is over.
+        Return False if the keeper must exit.
         """
         is_server_dead = self._deadline is not None
         timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
@@ -626,9 +625,9 @@ class Keeper:
         return bool(data)
 
     def _answer_new_server(self) -> None:
-        """Accept a new server.  Send it the descriptor if the old server is dead, and serve the new one then.
+        """Send a new server the descriptor if the old one is dead, and serve the new one from then on.
 
-        If the old server lives, answer with its process ID.  Other users get no answer.
+        Otherwise answer with the process ID of the old one.
         """
         new_server, _ = self._listener.accept()
         with contextlib.suppress(OSError):
@@ -698,7 +697,7 @@ class KeeperLink:
         """Request the job locks from the process that has the keeper's name; return the answer.
 
         b"": a process of this user has the name but does not answer; None: no process of this user has it.
-        If the answer contains the job locks, that process is our keeper from now on (`keeper_sock`).
+        With the job locks, that process becomes our keeper.
         """
         answer = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -742,10 +741,7 @@ class KeeperLink:
 
     @staticmethod
     def _become_keeper(listener: socket.socket, server_sock: socket.socket) -> None:
-        """Run the keeper in the child process, then exit the process.  Never returns.
-
-        Close all descriptors but these, and ignore the signals that stop a server.
-        """
+        """Run the keeper in the child process, without any other descriptors.  Never returns."""
         exit_status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -803,7 +799,6 @@ class KeeperLink:
             self.keeper_sock = None
 
     def _send(self, data: bytes, *fds: int) -> None:
-        """Send the keeper, if there is one, a message with these descriptors."""
         if self.keeper_sock:
             with contextlib.suppress(OSError):          # the keeper has died; _on_keeper_died() will notice
                 if fds:
@@ -951,7 +946,7 @@ class LineResult:
 
     @property
     def text(self) -> str:
-        """Return how the job ended, for a message: for example "exit 0", or "timeout"."""
+        """Return how the job ended, for example "exit 0" or "timeout"."""
         return self.how_ended or self.cause.value
 
 
@@ -987,7 +982,6 @@ class Assignment:
 
     @property
     def group(self) -> Group | None:
-        """Return the group of the line; None: no group."""
         return self.member.group if self.member else None
 
     @property
@@ -1005,10 +999,9 @@ class Assignment:
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def can_come_back_unstarted(self, sent_after: float) -> bool:
-        """Return True if the client can still give the job back unstarted.
+        """Return True if the connected client can still give the job back unstarted.
 
-        That is: the client is connected, was sent the job later than `sent_after` (boottime()), and has not
-        reported the start.
+        It was sent the job later than `sent_after` (boottime()), and has not reported the start.
         """
         was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
         return was_sent_recently and self.began_at is None and self.client.link is not None
@@ -1074,7 +1067,6 @@ class Assignment:
         return line_result
 
     def mark_over(self) -> None:
-        """Note that no client has the line any more."""
         self.phase = Phase.OVER
 
     def join_group(self, member: Member) -> None:
@@ -1086,7 +1078,6 @@ class Assignment:
         self.member = None
 
     def begin_run(self, run: Run) -> None:
-        """Start to keep records of this run of the job."""
         self.run = run
         self.record = None
 
@@ -1124,7 +1115,6 @@ class Inbox:
 
     @property
     def is_all_dealt_with(self) -> bool:
-        """Return True if no event is open."""
         return not self._open_events
 
     @property
@@ -1140,11 +1130,9 @@ class Inbox:
         return True
 
     def open_event(self, event: int) -> None:
-        """Mark an event as not dealt with until it is closed."""
         self._open_events.add(event)
 
     def close_event(self, event: int) -> None:
-        """Mark an event as dealt with."""
         self._open_events.discard(event)
 
     def post_event(self, event: int) -> None:
@@ -1222,7 +1210,7 @@ class Client(Consumer):
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
-        """id: as in the hello; "": the client that stands for all clients of the previous server."""
+        """id: as in the hello; "": stands for all clients of the previous server."""
         super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
         self.id = id
@@ -1301,7 +1289,7 @@ class Client(Consumer):
 
     @property
     def where(self) -> str:
-        """Return the client's name and address, for example 'bob (10.0.0.2)'."""
+        """Return, for example, 'bob (10.0.0.2)'."""
         return f"{printable(self.name)} ({self.address})"
 
     # -- connections -----------------------------------------------------------------------------------------
@@ -1357,10 +1345,9 @@ class Client(Consumer):
         return self._newest_link
 
     async def _serve_link(self, link: ClientLink) -> DetachReason:
-        """Welcome the client on a new link, then wait until the link is detached; return the reason.
+        """Settle what has changed while the client was away, welcome it, and wait until the link is detached.
 
-        Before the welcome: settle the lines that the client no longer has, and give it back lines of other
-        jobs that it reports.  If their state cannot be determined, drop the link: the client tries again.
+        Return the reason for that.  If the reported jobs cannot be looked up, drop the link instead.
         """
         reported_keys = {job.key for job in link.reported_jobs}
         self._settle_unknown(reported_keys)
@@ -1441,10 +1428,7 @@ class Client(Consumer):
         self._settle_unknown(set())
 
     def _settle_after_grace(self) -> None:
-        """Settle the lines of a client that did not come back within the grace; then report them.
-
-        A line becomes `.` if a client with --resume can take it, otherwise `e`.
-        """
+        """Settle the lines of a client that did not come back within the grace, and report them later."""
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
         pending_states: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
@@ -1493,11 +1477,9 @@ class Client(Consumer):
             self.capacity = self.capacity._replace(slots=message.whole("slots", 1_000_000))
 
     def add_assignment(self, assignment: Assignment) -> None:
-        """Add a line that was claimed for the client."""
         self.assignments[assignment.key] = assignment
 
     def remove_assignment(self, assignment: Assignment) -> None:
-        """Remove a line that the client no longer has."""
         del self.assignments[assignment.key]
 
     def subtract_requested(self, slots: int) -> None:
@@ -1505,16 +1487,12 @@ class Client(Consumer):
         self.requested_slots = max(self.requested_slots - slots, 0)
 
     def count_short_jobs(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Count this job if it was short: done within SHORT_JOB_SECONDS of being sent.
-
-        A job that fails, takes longer or is given back sets the count to 0.
-        """
+        """Count short jobs in a row: done within SHORT_JOB_SECONDS of being sent.  Any other job ends it."""
         was_short = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         is_in_row = was_short and line_result.state == DONE
         self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
 
     def allocate_memory(self, assignment: Assignment) -> None:
-        """Allocate the memory for a job that is sent to the client."""
         self.free_memory -= int(assignment.job.settings.needs.memory)
 
     def enter_group(self) -> None:
@@ -1543,7 +1521,6 @@ class Client(Consumer):
             self.link.send(**message)
 
     def flush(self) -> None:
-        """Send gathered messages at once."""
         if self.link:
             self.link.flush()
 
@@ -1595,7 +1572,6 @@ class ClientLink(Link, asyncio.Protocol):
 
     def __init__(self, sessions: Sessions, dispatcher: Dispatcher, accountant: Accountant, token: str,
                  credentials: Credentials) -> None:
-        """token, credentials: the secret and the certificate of the handshake."""
         super().__init__(ServerChannel(token, credentials), sessions.loop)
         self._sessions = sessions
         self._dispatcher = dispatcher
@@ -1613,7 +1589,6 @@ class ClientLink(Link, asyncio.Protocol):
         return self._greeted_client if self._is_welcomed and not self.detached.done() else None
 
     def mark_welcomed(self) -> None:
-        """Note that the hello is answered: `client` is set from now on."""
         self._is_welcomed = True
 
     def detach(self, detach_reason: DetachReason) -> None:
@@ -1632,7 +1607,6 @@ class ClientLink(Link, asyncio.Protocol):
         return self.clock
 
     def connection_made(self, transport: Any) -> None:
-        """Note the address of the client, which is not authenticated yet."""
         peer_name = transport.get_extra_info("peername")
         # None: the peer has closed the connection already.  ::ffff: is the prefix of an IPv4 address in IPv6.
         self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
@@ -1643,12 +1617,9 @@ class ClientLink(Link, asyncio.Protocol):
         self._sessions.mark_authenticated(self)
 
     def handle(self, message: Message) -> None:
-        """Pass a message on to the part that deals with it.  Raises WireError.
-
-        Ignore it if the server exits: the client sends unacknowledged events to the next server.
-        """
+        """Pass a message on to the part that deals with it.  Raises WireError."""
         if self._sessions.lifetime.is_exiting:
-            return
+            return                      # the client sends unacknowledged events to the next server
         kind = message.text("type", 16)
         client = self.client
         if client and "n" in message.fields:
@@ -1703,7 +1674,7 @@ class ClientLink(Link, asyncio.Protocol):
             self._dispatcher.hand_out_lines()
 
     def disconnected(self, why: str) -> None:
-        """Remove the link, which was closed; the client can come back on another one."""
+        """Remove the closed link; the client can come back on another one."""
         self._sessions.remove_link(self)
         self.why = why
         self.detach(DetachReason.LOST)
@@ -1756,7 +1727,7 @@ class Records:
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  executor: FileExecutor) -> None:
-        """stores: the files of -l, --outdir and --joblog.  console: where --print prints; None: nowhere."""
+        """stores: of -l, --outdir and --joblog.  console: of --print."""
         log, outdir, joblog = stores
         self.log = log
         self._outdir = outdir
@@ -1872,8 +1843,7 @@ class Records:
     def _sinks_of_run(self, *, with_output: bool) -> list[Sink]:
         """Return the sinks of a run: the parts that record or print it.
 
-        with_output: the client sends the job output.  It sends none if the run began under a previous server
-        that had no use for it.
+        with_output: the client sends the job output.  It sends none if the server at the start wanted none.
         """
         output_sinks = (self._print_sink, self._outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *output_sinks))]
@@ -1941,7 +1911,6 @@ class Records:
                 sink.unstarted(run)
 
     def flush_journal(self) -> None:
-        """Write the gathered entries of the journal."""
         if self._outdir:
             self._outdir.tick()
 
@@ -1982,7 +1951,6 @@ class Clock:
 
     @property
     def is_known(self) -> bool:
-        """Return True if all questions are answered."""
         return not self._unanswered
 
     def _ask_time(self) -> None:
@@ -1992,10 +1960,7 @@ class Clock:
         self._link.flush()
 
     def on_answer(self, client_time: float) -> None:
-        """Use the client's answer to the last question if it is the quickest so far; ask the next question.
-
-        Assume that the client read its clock half a round trip after the question.
-        """
+        """Use the client's answer if it is the quickest so far; ask the next question."""
         if not self._unanswered:
             return
         now = self._loop.time()
@@ -2010,10 +1975,9 @@ class Clock:
 
 
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
-    """Return the jobs of a group by host: the jobs below a directive go to the hosts that it names in turn.
+    """Return the jobs of a group by host: below `#RUN host=alice,bob` they go to alice and bob in turn.
 
-    For example, below `#RUN host=alice,bob` the first job goes to alice, the second to bob, the third to
-    alice.  Raises FileChangedError if the file was edited since the jobs were read; OSError.
+    Raises FileChangedError if the file was edited since the jobs were read; OSError.
     """
     hosts: dict[str, GroupJobs] = {}
     job_indexes: dict[JobSettings, dict[int, int]] = {}
@@ -2047,7 +2011,6 @@ class GroupPlan:
 
     @property
     def first_line(self) -> Line:
-        """Return the line of the group's first job."""
         return self.pending.jobs[0][0]
 
     def reserve_clients(self, clients: set[Client]) -> None:
@@ -2072,12 +2035,10 @@ class GroupClaim:
     assignments: dict[str, list[Assignment]] = field(default_factory=dict)
 
     def add_assignment(self, host: str, assignment: Assignment) -> None:
-        """Add a claimed line."""
         self.assignments.setdefault(host, []).append(assignment)
 
     @property
     def is_complete(self) -> bool:
-        """Return True if all lines were claimed."""
         return sum(map(len, self.assignments.values())) == sum(map(len, self.plan.hosts.values()))
 
 
@@ -2101,7 +2062,7 @@ class Member:
         return waits and self.clock.is_known and self.client.link is not None
 
     def mark_at_gate(self) -> None:
-        """Note that the shell of the first job waits at the gate, for the order to begin."""
+        """Note that the shell of the first job waits for the order to begin."""
         self.is_at_gate = True
 
     def take_next_job(self) -> Assignment | None:
@@ -2131,7 +2092,6 @@ class Member:
             self.queue.remove(assignment)
 
     def mark_lost(self) -> None:
-        """Mark the host as lost."""
         self.is_lost = True
 
     def empty_queue(self) -> Sequence[Assignment]:
@@ -2211,12 +2171,12 @@ class Group:
             self._send_next(member)
 
     def on_ready(self, member: Member) -> None:
-        """Note that the shell of a host waits at the gate; start the jobs if it was the last one."""
+        """Note that a host's shell waits at the gate; start all if it was the last one."""
         member.mark_at_gate()
         self._start_if_ready()
 
     def _start_if_ready(self) -> None:
-        """Start the jobs if the group prepares and no host must be waited for."""
+        """Start the jobs if all hosts that are not lost are ready."""
         preparing = self.stage is Stage.PREPARING
         if preparing and all(member.is_lost or member.is_ready for member in self._members):
             self._start_all()
@@ -2231,10 +2191,7 @@ class Group:
         self.abort()
 
     def _start_all(self) -> None:
-        """Let all hosts begin at one moment: send `go` with that time by the clock of each client.
-
-        The moment is far enough ahead for the message to reach each client.
-        """
+        """Let all hosts begin at one moment, far enough ahead for `go` to reach each client."""
         self.stage = Stage.RUNNING
         self._prepare_timer.cancel()
         present_members = [member for member in self._members if not member.is_lost]
@@ -2311,10 +2268,9 @@ class Group:
             self._print_results()
 
     def _advance(self, member: Member) -> None:
-        """Stop the group if too few hosts remain; otherwise go on with this host, of which a job finished.
+        """Stop the group if too few hosts remain; otherwise go on after this host has finished a job.
 
-        While preparing, the host is lost: give up its jobs, and start the others if they are ready.  Later:
-        send it the next job.
+        While preparing, that host is lost: the others can be ready without it.
         """
         host_count = sum(not member.is_lost for member in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
@@ -2341,7 +2297,7 @@ class Group:
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        """Add a line to the results: host, how the job ended, elapsed time, command."""
+        """Add a result line: host, how the job ended, elapsed time, command."""
         elapsed = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
         # As on the console: a program gets the raw bytes of a command, a terminal gets no control characters.
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
@@ -2351,7 +2307,7 @@ class Group:
         self._result_lines.append((assignment.number, text))
 
     def _print_results(self) -> None:
-        """Print the results of the group, in the order of the lines; the clients can get other jobs now."""
+        """Print the results of the group, by line; the clients can get other jobs now."""
         lost_count = sum(member.is_lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
         hosts = plural(len(self._members), "host")
@@ -2369,8 +2325,7 @@ class Group:
 def preview(file: JobReader) -> Iterator[str]:
     """Yield the job lines that would start, as in the file, below headings that begin with #.
 
-    For example '# bob, timeout 30s', then the jobs for bob.  Raises OSError; ValueError: the message says
-    which directive is invalid.
+    For example '# bob, timeout 30s', then the jobs for bob.  Raises OSError, ValueError (bad directive).
     """
     group_jobs: GroupJobs = []
     directives = TOP
@@ -2497,7 +2452,7 @@ class Accountant:
             self._answer_task = watched(self._answer_all())
 
     async def _answer_all(self) -> None:
-        """Answer requests until there are none: one count for all requests that came before it."""
+        """Answer requests until there are none; one count answers all earlier ones."""
         while self._requests:
             await asyncio.sleep(self.pause_seconds)
             requests = self._requests
@@ -2532,9 +2487,9 @@ class Accountant:
             await asyncio.sleep(self._reader.interval)
 
     def _scan_file(self, clients: Consumers) -> FileCount:
-        """Scan the file once, and count the jobs.  Runs in the I/O thread, if there is one.
+        """Scan the file and count the jobs.  Called by the file executor.
 
-        clients: those that exit; on return only those for which no new job remains.
+        clients: those that exit; reduced to those for which no new job remains.
         """
         file = self._reader
         throttle = Throttle()
@@ -2672,7 +2627,6 @@ class Sessions:
         return any(client.renews(RUNNING) and client.fits(settings, below_end=False) for client in connected)
 
     def add_assignment(self, assignment: Assignment) -> None:
-        """Add a line that was claimed for a client."""
         assignment.client.add_assignment(assignment)
         self.assignments[assignment.key] = assignment
 
@@ -2716,8 +2670,7 @@ class Sessions:
     ) -> bytes:
         """Wait until a line's result is written, or writing has failed for good; then forget the line.
 
-        Count the result, notify the group, and acknowledge the event.  Return the state, or b"" if it cannot
-        be written.  pending_error: why it cannot; '': it is written.
+        Return the state, or b"" if it cannot be written.  pending_error: why it cannot; '': it is written.
         """
         error = await pending_error
         client = assignment.client
@@ -2737,9 +2690,9 @@ class Sessions:
         return b"" if error else line_result.state
 
     async def check_jobs(self) -> None:
-        """Every few seconds follow lines that edits have moved, and find lines that are no longer ours.
+        """Now and then follow moved lines, and notify clients of lines that were taken over or cancelled.
 
-        Notify their clients: another runner took over the line, or a user has set the state.  Never returns.
+        Never returns.
         """
         while True:
             await asyncio.sleep(self._interval / 2)
@@ -2757,7 +2710,7 @@ class Sessions:
     def _on_taken_over(self, assignment: Assignment) -> None:
         """Remove a line that another runner took over, and notify the client.
 
-        Do nothing if a result is being written: writing will fail and report that.
+        Do nothing if a result is being written: finish() reports the loss then.
         """
         if not assignment.is_undecided:
             return
@@ -2804,15 +2757,12 @@ class Sessions:
         return [assignment for assignment in assignments.values() if assignment.group]
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
-        """Return the lines that are kept for a lost client: '; lines 3, 5 kept for 60s', '' if none are."""
+        """Return a text for a message: '; lines 3, 5 kept for 60s', or '' if there are none."""
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
-        """Return the client that sent this hello on a link: a new one, or one that came back.
-
-        Raises WireError.
-        """
+        """Return the client, new or come back, that sent this hello.  Raises WireError."""
         if len({job.key for job in link.reported_jobs}) < len(link.reported_jobs):
             raise WireError("one job twice")
         client = self.clients.get(hello.client_id)
@@ -2873,7 +2823,6 @@ class Sessions:
 
     @staticmethod
     def _mark_begun(assignment: Assignment, message: Message) -> None:
-        """Mark a job as started.  Raises WireError."""
         if assignment.is_gated:
             raise WireError("that job must wait at the gate")
         assignment.mark_begun(message.process("pid"))
@@ -2929,17 +2878,15 @@ class Sessions:
             self.records.log.tick()
 
     def add_link(self, link: ClientLink) -> None:
-        """Add a connection, which is not authenticated yet; drop old ones if there are too many of those."""
+        """Add an unauthenticated connection; drop old ones if there are too many."""
         self.links[link] = None
         self._strangers[link] = None
         self._limit_strangers()
 
     def mark_authenticated(self, link: ClientLink) -> None:
-        """Mark a connection as authenticated."""
         self._strangers.pop(link, None)
 
     def remove_link(self, link: ClientLink) -> None:
-        """Remove a connection."""
         del self.links[link]
         self._strangers.pop(link, None)
 
@@ -3048,7 +2995,6 @@ class ReportedJob:
 
     @property
     def progress(self) -> Progress:
-        """Return the progress that the client reports."""
         if self.result is None:
             return Progress.RUNS
         return Progress.GIVEN_BACK if self.result in ERROR + NEW else Progress.ENDED
@@ -3095,7 +3041,7 @@ class ClaimedBatch:
 
     @property
     def must_continue(self) -> bool:
-        """Return True if the walk through the file is not complete: the next claim must continue it."""
+        """Return True if the next claim must continue the walk through the file."""
         return self.no_job is not None and self.no_job.sliced
 
 
@@ -3114,7 +3060,7 @@ class Claims:
     """
 
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
-        """ordinals: True if lines get ordinals, which the log file needs to distinguish equal lines."""
+        """ordinals: True if lines get ordinals, which the log file needs."""
         self._file = file
         self._queue = ServedQueue(file)
         self._cursor = Cursor(self._queue, ordinals=ordinals, serving=True)
@@ -3127,7 +3073,6 @@ class Claims:
             self._queue.follow()
 
     def sync(self) -> None:
-        """Sync the job file to disk."""
         self._file.sync()
 
     def count_renewed(self) -> int:
@@ -3349,7 +3294,7 @@ class Claims:
 
     @staticmethod
     def _is_held_state(state: bytes | None) -> bool:
-        """Return True if a user holds the line: the state is none that runners write.  None: line moved."""
+        """Return True if the line is held: a user has set a state that no runner writes."""
         return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
     def _restore_numbers(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
@@ -3441,7 +3386,7 @@ class Recovery:
     async def _adopt_lines(self, lock_fd: int) -> AdoptedJobs | None:
         """Claim the lines of which this descriptor holds the job locks; try again for a while after an error.
 
-        Return None if they cannot be taken over; then the job locks are released, unless the server exits.
+        Return None if that fails.
         """
         is_reported = False
         deadline = self._loop.time() + Cursor.MAX_ERROR_SECONDS
@@ -3463,10 +3408,7 @@ class Recovery:
         return None
 
     async def _await_clients(self) -> None:
-        """Wait for the grace, then release the job locks of the previous server that no client has claimed.
-
-        The lines become `e` before that, as those of any client that does not come back.
-        """
+        """Wait for the grace, then release the lines and job locks that no client has claimed."""
         await self._sessions.add_client(self._absent_client)
         self._executor.post(self._claims.drop_unclaimed)
 
@@ -3545,8 +3487,7 @@ class Recovery:
     def _give_back(self, assignment: Assignment, inherited: Assignment | None) -> None:
         """Give a line back to its client, unless the line was inherited and has been lost since.
 
-        inherited: the assignment to `_absent_client`; None: the line was not inherited, but free in the file.
-        Then a line `e` no longer counts as an error.
+        inherited: the assignment to `_absent_client`; None: the line was free in the file.
         """
         number = assignment.number
         if inherited and not inherited.is_undecided:
@@ -3583,8 +3524,8 @@ class Recovery:
 class Dispatcher:
     """Claims lines, hands them out to the clients that wait for jobs, and starts groups.
 
-    To claim a line means to lock it and mark it `r` in the file.  The file executor does that, perhaps in a
-    thread.  A walk is a scan of the file that finds the lines to claim; it can take several claims.
+    Claiming locks a line and marks it `r`; the file executor does it, perhaps in a thread.  A walk is a scan
+    of the file that finds the lines to claim; it can take several claims.
     """
 
     def __init__(self, services: Services, sessions: Sessions, stdout: Writer, poll_seconds: float) -> None:
@@ -3639,8 +3580,7 @@ class Dispatcher:
     def hand_out_lines(self) -> None:
         """Start to claim lines for the waiting clients, in turn, so that no client gets all.
 
-        Do nothing while lines are being claimed, no client waits, or records are written too slowly.  If the
-        server drains, only answer clients that would exit.
+        Do nothing during another claim, or while records are written too slowly.
         """
         self.has_new_request = False
         if not self._lifetime.is_serving:
@@ -3674,8 +3614,8 @@ class Dispatcher:
     def _on_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
         """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
 
-        Then claim more lines if the walk is not complete, or there can be more.  clients_by_consumer: maps
-        each consumer to itself, as the Client that it is.
+        Then claim more lines if there can be more.  clients_by_consumer: maps each consumer to itself, as the
+        Client that it is.
         """
         self.is_claiming = False
         for client, assignments in self._assign_jobs(clients_by_consumer, batch.jobs).items():
@@ -3695,8 +3635,8 @@ class Dispatcher:
                      jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
         """Assign each claimed line to its client; return the assignments to send, by client.
 
-        A line that cannot be started becomes `e`.  A line of which the client is not connected any more, or
-        that was claimed too late because the server drains, becomes `.` again.
+        A line that cannot be started becomes `e`.  If the client is not connected any more, or the server
+        drains, the line becomes `.` again.
         """
         to_send: dict[Client, list[Assignment]] = {}
         for job in jobs:
@@ -3739,7 +3679,7 @@ class Dispatcher:
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:
         """Send jobs to a client, in messages of at most MAX_JOBS_BYTES, unless one job has more.
 
-        Put the client last among the waiting ones if it wants more jobs; otherwise it waits no longer.
+        The client waits no longer, or, if it wants more jobs, is last in turn.
         """
         self.waiting_clients.pop(client, None)
         if client.requested_slots > 0:
@@ -3761,8 +3701,7 @@ class Dispatcher:
     def answer_exiting_clients(self) -> None:
         """Send `nothing` to waiting clients that exit if there are no jobs, where that is certain.
 
-        It is not certain while a client can still give lines back unstarted.  If the server drains, send it
-        in any case.
+        It is not while a client can still give lines back unstarted.  When the server drains, it always is.
         """
         exiting_clients = [client for client in self.waiting_clients if client.exits_without_jobs]
         if not exiting_clients:
@@ -3794,19 +3733,13 @@ class Dispatcher:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _remember_groups(self, batch: ClaimedBatch) -> None:
-        """Add the groups that the last claim has met in the file to those that wait for hosts.
-
-        They replace the earlier ones if the walk is complete: then it has met all groups.
-        """
+        """Note the groups that the last claim has met: after a complete walk these are all that wait."""
         new_plans = {plan.first_line.offset: plan for plan in batch.plans}
         is_walk_complete = batch.no_job is not None and not batch.must_continue
         self._group_plans = new_plans if is_walk_complete else {**self._group_plans, **new_plans}
 
     def _claim_or_reserve_groups(self) -> None:
-        """Claim the first group of which all hosts have a free slot; keep hosts free for the other groups.
-
-        Hosts are kept free for a group only if all its hosts are connected.
-        """
+        """Claim a group if its hosts all have a free slot; reserve its hosts if all are only connected."""
         reserved: set[Client] = set()
         for _, plan in sorted(self._group_plans.items()):       # in the order of the file
             if plan.pending.waits:
@@ -3871,8 +3804,7 @@ class Dispatcher:
     def _on_group_claimed(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
         """Prepare a group whose lines were claimed.  claimed: the jobs, up to the first failure.
 
-        Give the lines back if some could not be claimed, a client was lost since, or the server drains; then
-        no group is started for a second.
+        Give the lines back if some could not be claimed, a client was lost since, or the server drains.
         """
         self.is_claiming = False
         assignments = self._assign_group(claim, claimed)
@@ -3924,7 +3856,7 @@ class Server(Program):
     """The program: starts, lets `dispatcher` hand out lines to the clients of `sessions`, and exits."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """argv: the arguments of the command line.  Raises UsageError, also for an unusable job file."""
+        """Raises UsageError: bad options, or an unusable job file."""
         options = parse(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
@@ -4092,7 +4024,6 @@ class Server(Program):
             self._keeper.dismiss_keeper()
 
     def _say_summary(self) -> None:
-        """Print the closing line: the counts of jobs, and the elapsed time."""
         seconds = boottime() - self.began
         why = why_command(self.options)
         self.say(
@@ -4131,7 +4062,7 @@ class Server(Program):
         self._unaccepted_reported_at = now
 
     def relieved(self) -> None:
-        """Let clients send more output once most of the earlier output is written."""
+        """Let clients send more output if most of it is written."""
         if not self.records.is_behind(Writer.LOW):
             for client in self.sessions.clients.values():
                 client.acknowledge()
@@ -4218,7 +4149,7 @@ class Server(Program):
             self.loop.add_reader(keeper_sock, self._on_keeper_died, keeper_sock)
 
     def _say_no_keeper(self, why: str) -> None:
-        """Warn that no keeper process will hold the locks of running jobs when the server exits."""
+        """Warn that no keeper will hold the locks of running jobs when the server exits."""
         self.say(f"{why} (when the server exits, other runners can take the lines of running jobs)")
 
     def _on_keeper_died(self, keeper_sock: socket.socket) -> None:
@@ -4309,10 +4240,7 @@ def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[in
 
 
 def multiply_base(factor: int) -> bytes:
-    """Return `factor` times the point BASE: both numbers of the point, 32 bytes each.
-
-    factor: from 1 to ORDER - 1.  Double the point for each binary digit, and add BASE for each 1.
-    """
+    """Return `factor` (1 to ORDER - 1) times the point BASE: both numbers of the point, 32 bytes each."""
     point = BASE
     for bit in f"{factor:b}"[1:]:
         point = add_points(point, point)
@@ -4524,7 +4452,7 @@ class Acceptor:
         self._open_handle: asyncio.Handle = loop.call_soon(self._start_accepting)
 
     def _start_accepting(self) -> None:
-        """Call _accept_waiting() in each turn of the event loop in which connections wait."""
+        """Call _accept_waiting() whenever connections wait."""
         self._loop.add_reader(self._sock, self._accept_waiting)
 
     def _accept_waiting(self) -> None:
@@ -4541,18 +4469,17 @@ class Acceptor:
             watched(self._loop.connect_accepted_socket(self._make_link, connection))
 
     def close(self) -> None:
-        """Accept no more connections."""
         self._open_handle.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
 
 
 def max_stranger_count(max_descriptors: int) -> int:
-    """Return the maximum number of unauthenticated connections (strangers) at once.
+    """Return the maximum number of strangers: unauthenticated connections at once.
 
-    They use a quarter of the file descriptors that the process can have open, clients the rest.  asyncio
-    passes an accepted connection to us, and closes a dropped one, some turns of the loop later.  So besides
-    the strangers, up to four times as many connections can be open as are accepted in one turn.
+    They use a quarter of the file descriptors, clients the rest.  asyncio passes an accepted connection to
+    us, and closes a dropped one, some turns of the loop later.  So besides the strangers, up to four times as
+    many connections can be open as are accepted in one turn.
     """
     return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - 4 * Acceptor.MAX_ACCEPTS_PER_TURN)
 
