@@ -1487,7 +1487,7 @@ class Client(Consumer):
         self.requested_slots = max(self.requested_slots - slots, 0)
 
     def count_short_jobs(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Count short jobs in a row: done within SHORT_JOB_SECONDS of being sent.  Any other job ends it."""
+        """Count short jobs in a row: done within SHORT_JOB_SECONDS of being sent.  Any other ends the row."""
         was_short = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         is_in_row = was_short and line_result.state == DONE
         self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
