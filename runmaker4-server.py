@@ -395,8 +395,8 @@ class SharedLockTable(LockTable):
     def inherit(self, shared_fd: int) -> None:
         """Take over the job locks of a dead server, which are held by `shared_fd`; they become unclaimed.
 
-        To find them, try to lock every byte that is locked as seen from `self.fd`: `shared_fd` can lock only
-        bytes that it already holds.  Raises OSError; ESTALE: the lock file of `shared_fd` was removed.
+        Of the bytes that `self.fd` finds locked, `shared_fd` can lock only those that it holds already.
+        Raises OSError; ESTALE: the lock file was removed.
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
@@ -462,11 +462,10 @@ class ServedQueue(JobQueue):
                   states: bytes) -> Job | None:
         """Claim a line again for a client that reports a job of it; return None if no line is available.
 
-        inherited: jobs of the command from the previous server that no client has claimed, by number.
-        candidates: the command's lines in the file, if they were searched for; the line used is removed from
-        both.  Any line `r` without a runner is good, preferably the one with the same number; a line in one
-        of `states` must have the same number.  Raises OSError; TemporaryError: it is unknown now which runner
-        has a line.
+        inherited: unclaimed jobs of the command from the previous server, by number.  candidates: the
+        command's lines in the file, if they were searched for.  The line used is removed from both.  Any line
+        `r` without a runner is good, preferably the one with the same number; a line in one of `states` must
+        have that number.  Raises OSError; TemporaryError: cannot tell now if a line has a runner.
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
@@ -490,9 +489,9 @@ class ServedQueue(JobQueue):
     def adopt(self, shared_fd: int) -> list[Job]:
         """Take over the job locks of a dead server; return the jobs of their lines, which are claimed now.
 
-        shared_fd: the descriptor that the job locks are on.  A job lock gets a line `r` of its command: the
-        line that it was locked for, or otherwise any free one.  Only clients know which lines they have, and
-        the earlier states of these lines.  Raises OSError; the caller may try again, but not after ESTALE.
+        shared_fd: holds the job locks.  A job lock gets a line `r` of its command, preferably the line that
+        it was locked for: only clients know which lines they have.  Raises OSError; the caller may try again,
+        but not after ESTALE.
         """
         self.follow()
         self.lock_table.inherit(shared_fd)
@@ -566,9 +565,8 @@ class Keeper:
     def run(self) -> None:
         """Serve until the server has been dead for the grace time, or dies while nothing is locked.
 
-        If a defect ends this sooner while the server lives, the server starts another keeper.  If the server
-        is dead, hold the locks until the grace is over, even if no next server can get them: no other runner
-        may start the running jobs.
+        If a defect ends this sooner, a living server starts another keeper.  After the death of the server,
+        hold the locks until the grace is over all the same: no other runner may start the running jobs.
         """
         try:
             while self._handle_event():
@@ -625,10 +623,7 @@ class Keeper:
         return bool(data)
 
     def _answer_new_server(self) -> None:
-        """Send a new server the descriptor if the old one is dead, and serve the new one from then on.
-
-        Otherwise answer with the process ID of the old one.
-        """
+        """Send a new server the descriptor and serve it; if the old server lives, send its process ID."""
         new_server, _ = self._listener.accept()
         with contextlib.suppress(OSError):
             if same_user(new_server):
@@ -648,9 +643,7 @@ class NameTakenError(Exception):
 
 
 class KeeperLink:
-    """The server's end of the connection to the keeper process.
-
-    It gives the keeper the descriptor that must outlive us, and fetches the one of the previous server.
+    """The server's connection to the keeper process, which gets the descriptor that must outlive the server.
     """
     MAX_EXIT_SECONDS = 2.0              # to wait for a server that is about to exit
     # to wait until the kernel has closed all sockets of a killed keeper: the socket that shows us its death
@@ -661,9 +654,8 @@ class KeeperLink:
         """path: of the job file.  grace: seconds.  Raises OSError.
 
         In two containers that share abstract names (a network namespace), one path can lead to two files, and
-        two paths to one file.  So the socket's name contains the device and inode of the job file's
-        directory.  Those of the lock file would not do: they change when the lock file is removed and created
-        again, and then the next server would not find the keeper.
+        two paths to one file.  So the socket's name contains the device and inode of the directory; those of
+        the lock file change when it is removed and created again.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         folder_info = os.stat(folder)
@@ -1043,11 +1035,10 @@ class Assignment:
         """Decide the result of the line from this proposed one; return the final result.
 
         Return None if the result was decided before, or no client has the line any more.  If the job ends
-        without a result of its own, earlier decisions about the line have more weight:
+        without a result of its own, earlier decisions have more weight:
 
         - If a user has set the state, that state stays.
-        - If the group was stopped, that is the cause: the client was ordered to stop the job, and has
-          therefore exited or given the job back.
+        - If the group was stopped, that is the cause: the client was ordered to stop the job.
         - If the group has begun, a host that gives a line back is lost: the others do not wait for it.
         """
         if not self.is_undecided:
@@ -1136,9 +1127,9 @@ class Inbox:
         self._open_events.discard(event)
 
     def post_event(self, event: int) -> None:
-        """Note that an event was posted to the FileExecutor, which will write its contents.
+        """Note that an event was posted to the FileExecutor to be written.
 
-        The executor writes events in order, so it is enough to mark the first one as not dealt with.
+        The executor writes in order, so it is enough to mark the first one as not dealt with.
         """
         if self._first_posted is None:
             self._first_posted = event
@@ -1261,8 +1252,7 @@ class Client(Consumer):
     def line_allowance(self) -> int:
         """Return the number of further lines that the client may get.
 
-        A client may have two lines for each slot, because slots out of service can still finish jobs.  Lines
-        with a decided result do not count.
+        A client may have two undecided lines for each slot: slots out of service can still finish jobs.
         """
         return 2 * self.slots - sum(assignment.is_undecided for assignment in self.assignments.values())
 
@@ -1270,9 +1260,9 @@ class Client(Consumer):
     def lines_ahead(self) -> int:
         """Return the number of lines that the client gets before it requests them.
 
-        Then several short jobs share a message.  It is one line for every four short jobs in a row, see
-        count_short_jobs().  If a long job comes, the client gives the waiting jobs back after a second.
-        0 with --max-failed, because a client starts all jobs that it has.
+        So short jobs share messages: one line for every four short jobs in a row, see count_short_jobs().
+        If a long job comes, the client gives the waiting jobs back after a second.  0 with --max-failed,
+        because a client starts all jobs that it has.
         """
         return 0 if self.sessions.settings.max_failed else min(self._short_jobs_in_row // 4, MAX_LINES_AHEAD)
 
@@ -1295,10 +1285,7 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def use_link(self, link: ClientLink, hello: Hello) -> None:
-        """Use this link from now on, and take over the properties of the client from its hello.
-
-        An older link is dead, even if the server has not noticed.
-        """
+        """Use this link from now on, with the properties in its hello.  An older link is dead."""
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
         elif self._newest_link:
@@ -1364,8 +1351,8 @@ class Client(Consumer):
     def _welcome(self, link: ClientLink, keys_without_line: dict[NoLine, list[str]]) -> None:
         """Send the welcome, with the records to collect and the reported jobs that have no line.
 
-        A list in a welcome has at most MAX_LIST_KEYS keys.  Each further lost job gets a separate message.
-        The client learns of further settled jobs when it resends the results.
+        A list has at most MAX_LIST_KEYS keys.  Each further lost job gets a separate message.  The client
+        learns of further settled jobs when it resends the results.
         """
         link.mark_welcomed()
         sessions = self.sessions
@@ -1559,8 +1546,8 @@ class Client(Consumer):
     def _on_acknowledged(self, last_event: int) -> None:
         """Note that the events up to this one are acknowledged.
 
-        Write the gathered entries of the journal first, except on a network file system (there is a thread
-        pool), where each such write costs some six round trips.
+        Write the gathered entries of the journal first, except on a network file system (with a pool of
+        threads), where each such write costs some six round trips.
         """
         if not self.sessions.executor.pool:
             self.sessions.records.flush_journal()
@@ -1760,9 +1747,9 @@ class Records:
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
         """Return the line numbers of runs that have a start but no end in the journal, by job tag.
 
-        None instead of a number: the journal has a later run of that line.  commands: the commands of the
-        runs to find, by job tag; a run with the tag but another command is ignored.  An end with the cause
-        `lost` does not count as an end.  Can run in the I/O thread.
+        None instead of a number: the journal has a later run of that line.  commands: of the runs to find, by
+        job tag; a run with the tag but another command is ignored.  An end with the cause `lost` is none.
+        Can run in the I/O thread.
         """
         if not self._outdir or not commands:
             return {}
@@ -1808,9 +1795,9 @@ class Records:
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Start the records of a run that has begun, or could not be started (no process).
 
-        `again` in the message: another server has already received this event.  Then this must be the first
-        event of a job that the client has brought back.  The records continue where the other server has
-        stopped, but in the output directory only if the files there are still of this run.  Raises WireError.
+        `again` in the message: the client has brought the job back from another server.  Then the records
+        continue where that server has stopped, but in the output directory only if the files there are still
+        of this run.  Raises WireError.
         """
         pid = message.process("pid")
         is_resumed = message.flag("again")
@@ -1843,7 +1830,7 @@ class Records:
     def _sinks_of_run(self, *, with_output: bool) -> list[Sink]:
         """Return the sinks of a run: the parts that record or print it.
 
-        with_output: the client sends the job output.  It sends none if the server at the start wanted none.
+        with_output: the client sends the job output.
         """
         output_sinks = (self._print_sink, self._outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *output_sinks))]
@@ -2068,8 +2055,7 @@ class Member:
     def take_next_job(self) -> Assignment | None:
         """Return the next job to send to the client; None: there is none, or the client is away.
 
-        The job becomes the current one.  Skip jobs that were cancelled by now: the group is notified when
-        they are settled.
+        The job becomes the current one.  Skip cancelled jobs: the group is notified when they are settled.
         """
         while self.queue and not self.queue[0].is_undecided:
             self.queue.popleft()
@@ -2171,7 +2157,7 @@ class Group:
             self._send_next(member)
 
     def on_ready(self, member: Member) -> None:
-        """Note that a host's shell waits at the gate; start all if it was the last one."""
+        """Note that a host's shell waits at the gate; start all after the last one."""
         member.mark_at_gate()
         self._start_if_ready()
 
@@ -2228,10 +2214,7 @@ class Group:
             member.stop_current()
 
     def requeue_job(self, member: Member, assignment: Assignment) -> bool:
-        """Queue a job again that a client does not know after it came back; return False if that is too late.
-
-        In a running group, such a client did not get the message with the job: it can be sent again.
-        """
+        """Queue a job again in a running group if a client that came back did not get it; otherwise False."""
         if self.stage is not Stage.RUNNING or assignment.phase is not Phase.SENT:
             return False
         member.requeue_job(assignment)
@@ -2650,9 +2633,9 @@ class Sessions:
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> Awaitable[bytes] | None:
         """Decide the result of a line, and write it to the file, however long that takes.
 
-        Return None if the result was decided before.  Otherwise return an awaitable of the new state, which
-        is done once that is in the file; b"" if it cannot be written.  The first attempt goes to the file
-        executor before settle() returns: if it succeeds, all later calls of the executor find the new state.
+        Return None if the result was decided before.  Otherwise return an awaitable of the state that is then
+        in the file; b"" if it cannot be written.  The first attempt goes to the file executor before settle()
+        returns: if it succeeds, all later calls of the executor find the new state.
         """
         line_result = assignment.decide(proposed_result)
         if not line_result:
@@ -2722,8 +2705,7 @@ class Sessions:
     def cancel_job(self, assignment: Assignment) -> None:
         """Stop a job after a user has set the state of the line in the file.
 
-        Send the client a message; a lost client gets it when it comes back.  A line that was not yet sent to
-        the client is settled at once.
+        Send the client a message, a lost one when it comes back.  Settle a line that was not yet sent.
         """
         if assignment.phase is Phase.CLAIMED:
             self.settle(assignment, LineResult(Cause.CANCELLED, HELD))
@@ -2831,8 +2813,8 @@ class Sessions:
     def _read_result(assignment: Assignment, message: Message, event: int) -> LineResult:
         """Return the result of a job from a `finish` event.  Raises WireError if it is not valid.
 
-        A held state is valid only if a user has cancelled the job.  event: the number of the event, which is
-        acknowledged once the result is written.
+        A held state is valid only if a user has cancelled the job.  event: acknowledged once the result is
+        written.
         """
         state = message.state("state")
         cause = CAUSES.get(message.text("cause", 16))
@@ -2893,8 +2875,7 @@ class Sessions:
     def drop_silent(self, slept: bool) -> None:
         """Drop connections that were silent for too long.
 
-        slept: this process did not run for a while, and messages from that time arrive only now.  Then drop
-        none.
+        slept: this process did not run for a while.  Then drop none: their messages arrive only now.
         """
         for link in list(self.links):
             if slept:
@@ -3089,9 +3070,8 @@ class Claims:
                     all_consumers: Collection[Consumer]) -> ClaimedBatch:
         """Claim up to MAX_BATCH_LINES lines, one for each consumer (client) in turn.
 
-        offers: the slots and memory that each consumer offers; without any, only walk through the file.
-        any_exits: one of them exits if there is no job.  all_consumers: also busy ones, and lost ones that
-        can come back.
+        offers: the slots and memory of each consumer; without any, only walk through the file.  any_exits:
+        one of them exits if there is no job.  all_consumers: also busy ones, and lost ones in their grace.
         """
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
@@ -3113,10 +3093,7 @@ class Claims:
 
     @staticmethod
     def _subtract_needs(job: Job, consumers: Consumers) -> None:
-        """Subtract a job's needs from the offer of its consumer, which is last in turn from now on.
-
-        Remove the consumer if it has no slots left.
-        """
+        """Subtract a job's needs from the offer of its consumer, which is then last, or has no slots left."""
         job.consumer.free -= job.settings.needs
         del consumers.all[job.consumer]
         if job.consumer.free.slots > 0:
@@ -3208,8 +3185,8 @@ class Claims:
                     is_final: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | Undetermined]]:
         """Yield each of these jobs with the answer, as find_lines() does; a Job: the line is locked again.
 
-        Jobs with a result choose first, then running jobs, see Progress.  Raises OSError: nothing is known
-        about the jobs that were not yielded.
+        Jobs with a result choose first, see Progress.  Raises OSError: nothing is known about the jobs that
+        were not yielded.
         """
         queue = self._queue
         file = self._file
@@ -3285,8 +3262,8 @@ class Claims:
         """Return True if a result is in the line already: the previous server had no time to report it.
 
         state: the state at the line's offset; None: an edit has moved the line.  Then any line of the command
-        (same_lines) with this result counts.  If that is wrong, a line becomes `e`; that is better than a
-        result in another job's line.
+        (same_lines) with this result counts: a line that wrongly becomes `e` is better than a result in
+        another job's line.
         """
         if state is not None:
             return state == result
@@ -3300,8 +3277,8 @@ class Claims:
     def _restore_numbers(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
         """Give regained jobs the numbers under which their runs began; return them with records, by key.
 
-        A client can lie about numbers.  So use the number that the journal has for that run, or otherwise the
-        number of the line that the job has now.
+        A client can lie about numbers.  So use the number in the journal, or otherwise that of the line that
+        the job has now.
         """
         commands = {
             reported_job.job_tag: job.command for reported_job, job in jobs.items() if reported_job.job_tag
@@ -3463,8 +3440,7 @@ class Recovery:
                    answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
         """Return the keys of the jobs for which a client has no line, by the reason.
 
-        A job without an answer is lost: the client had the line when it came, or was given it, and has lost
-        it since.
+        A job without an answer is lost: the client had the line when it came, and has lost it since.
         """
         keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
         for job in reported:
@@ -3478,8 +3454,8 @@ class Recovery:
     def _is_assigned_elsewhere(self, key: str) -> bool:
         """Return True if another client of this server has the job, and the result is not decided.
 
-        With a decided result the other client is about to lose the line, so it must be searched for: both
-        clients can be the same program, the other one from before its grace was over.
+        With a decided result the other client is about to lose the line.  Then search for it: both clients
+        can be the same program, before and after its grace was over.
         """
         assignment = self._sessions.assignments.get(key)
         return assignment is not None and assignment.is_undecided
@@ -3614,8 +3590,7 @@ class Dispatcher:
     def _on_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
         """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
 
-        Then claim more lines if there can be more.  clients_by_consumer: maps each consumer to itself, as the
-        Client that it is.
+        Then claim more lines if there can be more.  clients_by_consumer: each consumer, as a Client.
         """
         self.is_claiming = False
         for client, assignments in self._assign_jobs(clients_by_consumer, batch.jobs).items():
@@ -3768,7 +3743,7 @@ class Dispatcher:
     def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
         """Return the clients to keep free for a group: all that it needs; none if one is not connected.
 
-        reserved: clients that are kept free for groups further up in the file, and are not available.
+        reserved: clients that are kept free for groups further up in the file.
         """
         connected = [client for client in self._sessions.clients.values() if client.link]
         all_slots = {client: client.slots for client in connected if client not in reserved}
@@ -3787,8 +3762,7 @@ class Dispatcher:
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client for each host of a group; None for a host without a client.
 
-        Each host needs a slot.  A host that only few slots match chooses first.  free: the number of free
-        slots of each client.
+        A host that only few slots match chooses first.  free: the number of free slots of each client.
         """
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
@@ -4033,8 +4007,8 @@ class Server(Program):
     def _send_closing_to_all(self) -> None:
         """After a signal: acknowledge the events dealt with, and let clients wait for the next server.
 
-        Some events were dealt with only after the signal.  Without an acknowledgement, the client would send
-        their output, which this server has written, to the next server as well.
+        Without an acknowledgement, clients would send output that this server has written to the next server
+        as well.
         """
         for client in self.sessions.clients.values():
             client.send_closing(done=False)
@@ -4477,9 +4451,9 @@ class Acceptor:
 def max_stranger_count(max_descriptors: int) -> int:
     """Return the maximum number of strangers: unauthenticated connections at once.
 
-    They use a quarter of the file descriptors, clients the rest.  asyncio passes an accepted connection to
-    us, and closes a dropped one, some turns of the loop later.  So besides the strangers, up to four times as
-    many connections can be open as are accepted in one turn.
+    They use a quarter of the file descriptors, clients the rest.  asyncio passes accepted connections on, and
+    closes dropped ones, some turns of the loop later: besides the strangers, up to four times as many
+    connections can be open as are accepted in one turn.
     """
     return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - 4 * Acceptor.MAX_ACCEPTS_PER_TURN)
 
