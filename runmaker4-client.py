@@ -54,8 +54,8 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     ERROR,
-    FAILING,
-    HEX,
+    FAILURE_CAUSES,
+    HEX_128_BITS,
     JOB_VARIABLES,
     NEW,
     PORT,
@@ -70,9 +70,9 @@ from runmaker4 import (
     Link,
     Message,
     NoJob,
-    OtherFile,
+    OtherFileError,
     Parser,
-    Refused,
+    RefusedError,
     Resources,
     Run,
     Runner,
@@ -92,33 +92,33 @@ from runmaker4 import (
     boottime,
     columns_of,
     duration,
+    error_text,
+    exit_now,
     exit_on,
     human_time,
-    leave,
+    integer_between,
     memory_text,
     nonempty,
-    parse_running,
+    parse_job_options,
     plural,
+    print_bytes,
     printable,
-    put,
     read_token,
-    reason,
     run_main,
+    spawn_task,
     text_of,
     tls_context,
     to_bytes,
     to_text,
     token_of_environment,
     token_path,
-    watched,
-    whole_number,
 )
 
 if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-client.py"
-LONGEST_PAUSE = 30.0            # maximum seconds between two attempts to connect
+MAX_RETRY_SECONDS = 30.0            # maximum seconds between two attempts to connect
 CONNECT = 10.0                  # maximum seconds of an attempt
 DIALS = 4                       # attempts to connect, if connections are reset before a reason arrives
 UNSTARTED = 1.0                 # seconds after which a job that no slot has taken is given back
@@ -174,7 +174,7 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("connection and status of the server").add_argument
     add("--token", metavar="TOKEN", help="the token of the server, or a file with it [$RUNMAKER4_TOKEN, "
                                          "~/.runmaker4.token, or asked]")
-    add("--port", type=whole_number(1, 65535), metavar="N", help=f"the server's port [{PORT}]")
+    add("--port", type=integer_between(1, 65535), metavar="N", help=f"the server's port [{PORT}]")
     add("--give-up", type=duration_or_zero, metavar="T",
         help="exit if there is no server for T; 0: at once [never]")
     add("--status", action="store_true", help="print the waiting jobs and all clients, and exit")
@@ -193,7 +193,7 @@ def make_parser() -> Parser:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options.  Raises UsageError."""
     parser = make_parser()
-    options = parse_running(parser, argv)
+    options = parse_job_options(parser, argv)
     host, port = options.server
     options.server = host
     if port and options.port and options.port != port:
@@ -221,7 +221,7 @@ def find_token(given: str | None) -> Token:
 
     given: the value of --token; None: not given.  Raises UsageError.
     """
-    if given is not None and HEX.fullmatch(given):
+    if given is not None and HEX_128_BITS.fullmatch(given):
         return Token(given, "--token")
     of_environment = token_of_environment() if given is None else None
     if of_environment:
@@ -238,7 +238,7 @@ def find_token(given: str | None) -> Token:
             raise UsageError(
                 "--token: neither a token (32 hexadecimal digits) nor a file that can be read"
             ) from None
-        why = reason(error) if isinstance(error, OSError) else str(error)
+        why = error_text(error) if isinstance(error, OSError) else str(error)
         raise UsageError(f"no token: {path}: {why} (--token gives it; the server prints it)") from None
 
 
@@ -249,7 +249,7 @@ def asked_token() -> str:
         token = getpass.getpass("Token (the server prints it): ").strip()
     except EOFError:
         token = ""
-    if not HEX.fullmatch(token):
+    if not HEX_128_BITS.fullmatch(token):
         raise UsageError("not a token (32 hexadecimal digits)")
     return token
 
@@ -302,7 +302,7 @@ class Endpoint:
         sock = socket.create_connection((self.host, self.port), timeout=seconds)
         channel = self.open_channel()
         try:
-            while not channel.authenticated:
+            while not channel.is_authenticated:
                 channel.receive(receive(sock, end))
                 sock.sendall(channel.outgoing())
         except (OSError, WireError):
@@ -325,7 +325,7 @@ class Endpoint:
                 f"wrong token, from {printable(self.token.source)} (the first line that the server printed "
                 "names the file with the right one; give it with --token)"
             )
-        if isinstance(error, Refused):
+        if isinstance(error, RefusedError):
             return f"{error} (use the same release on both ends)"
         return f"no runmaker4-server.py: {error}"
 
@@ -335,7 +335,7 @@ class Endpoint:
         try:
             yield
         except (socket.gaierror, UnicodeError) as error:
-            text = reason(error) if isinstance(error, OSError) else "not a host name"
+            text = error_text(error) if isinstance(error, OSError) else "not a host name"
             raise UsageError(f"{self.host}: unknown host: {text}") from None
         except WireError as error:
             raise UsageError(f"{self.host}: {self.rejection(error)}") from None
@@ -398,7 +398,7 @@ class RemoteJob(Job):
     key: str = ""
     of_group: bool = False              # with together=: not given back when the connection is lost
     result: bytes | None = None         # see add_result(); None: not finished
-    # why the last run ended: one of FAILING, "unstarted" (no run has started), or "": none of these
+    # why the last run ended: one of FAILURE_CAUSES, "unstarted" (no run has started), or "": none of these
     cause: str = "unstarted"
     mark: str = ""                      # the job tag of the last run that was reported to the server
     # acknowledged events that another server would also need
@@ -407,19 +407,19 @@ class RemoteJob(Job):
     @classmethod
     def read(cls, item: Message) -> RemoteJob:
         """Return the job that an item of a `jobs` message describes.  Raises WireError."""
-        slots = item.whole("slots", 100_000)
+        slots = item.integer("slots", 100_000)
         needs, *more = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
-            item.whole("number"),
+            item.integer("number"),
             0,
-            item.whole("offset"),
+            item.integer("offset"),
             NEW,
             item.data("text"),
             key=item.text("id", 16),
             settings=JobSettings(
                 timeout=item.timeout("timeout"),
                 needs=needs,
-                more=tuple(more),
+                larger_needs=tuple(more),
                 shell=os.fsdecode(item.data("shell")),
             ),
             of_group=item.flag("group"),
@@ -493,7 +493,7 @@ class Outbox:
         self._unsent: deque[Event] = deque()
         self._in_flight: deque[Event] = deque()
         self._last = 0                              # the number of the last event
-        self._window = runmaker4.PIECE              # bytes of output that may be in flight
+        self._window = runmaker4.MAX_PIECE_BYTES              # bytes of output that may be in flight
         self._flying = 0                            # bytes of output that are in flight
         # bytes of output that are unsent; output in flight does not block jobs that print
         self.backlog = 0
@@ -599,10 +599,10 @@ class ServerLink(Link, asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if self.channel.authenticated:
-            self.authenticated()
+        if self.channel.is_authenticated:
+            self.on_authenticated()
 
-    def authenticated(self) -> None:
+    def on_authenticated(self) -> None:
         self._connection.greet(self)
 
     def handle(self, message: Message) -> None:
@@ -735,7 +735,7 @@ class LinkLife:
     def may_start(self) -> bool:
         """Return True if a job may start: soon after an answered request (rule 2, runmaker4-server.py)."""
         silence = boottime() - self._alive_at
-        return self.link is not None and silence < min(self._grace / 2, runmaker4.SILENCE)
+        return self.link is not None and silence < min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
 
     def patience(self) -> float:
         """Return the seconds to wait for a summary: 0 if we never reached a server and have reported that."""
@@ -807,22 +807,22 @@ class LinkLife:
         """Keep a link alive until it is lost.  Return why it was lost."""
         made = boottime()
         while not link.gone.done():
-            pause = min(runmaker4.KEEP_ALIVE, self._grace / 8) if self.link else 0.2
+            pause = min(runmaker4.PING_SECONDS, self._grace / 8) if self.link else 0.2
             await asyncio.wait([link.gone], timeout=pause)
             now = boottime()
             if link.gone.done():
                 break
             if self.link:
-                if now - link.heard > runmaker4.SILENCE:
-                    link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
+                if now - link.last_message_at > runmaker4.MAX_SILENT_SECONDS:
+                    link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
                 else:
                     link.request("ping")
-            elif now - made > min(runmaker4.HANDSHAKE, self._seconds_left()):
+            elif now - made > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
                 link.drop("no answer")
         error = link.channel.error
-        if isinstance(error, OtherFile):
+        if isinstance(error, OtherFileError):
             return f"the server has another file; waiting for the server of {self.file}"
-        return self._endpoint.rejection(error) if isinstance(error, Refused) else link.gone.result()
+        return self._endpoint.rejection(error) if isinstance(error, RefusedError) else link.gone.result()
 
     async def pause(self) -> float | None:
         """Wait for the next attempt, if we want a server.
@@ -837,7 +837,7 @@ class LinkLife:
             return gone
         # randomly shorter, because otherwise all clients of a server would reconnect at once
         await asyncio.sleep(min(self._pause * random.uniform(0.5, 1.0), self._seconds_left()))
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, MAX_RETRY_SECONDS)
         if self.wants_server:                       # we may be about to exit by now
             self.on(LinkEvent.RETRY)
         return None
@@ -899,7 +899,7 @@ class Requests:
 
         If this answers the request that said we exit, and we still may, the runner will exit.
         """
-        again = self.nothing.again
+        again = self.nothing.retry_after
         if self._leave_request is not None and number >= self._leave_request and may_leave:
             self._leave_request = None
             again = None
@@ -908,8 +908,8 @@ class Requests:
     def forget_nothing(self) -> None:
         """Forget that the server had no job for us: after a change we may ask again."""
         self._leave_request = None
-        if self.nothing.again is None:
-            self.nothing = replace(self.nothing, again=EVER)
+        if self.nothing.retry_after is None:
+            self.nothing = replace(self.nothing, retry_after=EVER)
 
     def on_lost(self) -> None:
         """Forget the open requests: there is no server."""
@@ -954,7 +954,7 @@ class Connection:
         self._gates: dict[RemoteJob, float] = {}
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
         self._to_end: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
-        # set when leave() may go on: after an acknowledgement or a summary
+        # set when sync_and_summarize() may go on: after an acknowledgement or a summary
         self._progress = asyncio.Event()
         # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = loop.create_future()
@@ -985,11 +985,11 @@ class Connection:
             self._requests.forget_nothing()
             self._ask(memory)
             return job
-        if self._requests.nothing.again is not None:
+        if self._requests.nothing.retry_after is not None:
             self._ask(memory, last or (self._follow and not self._runner.tasks))
         return self._requests.nothing
 
-    async def lend(self, job: Job) -> int | None:
+    async def copy_lock_fd(self, job: Job) -> int | None:
         """Return None: the server has the lock."""
         return None
 
@@ -998,7 +998,7 @@ class Connection:
         """
         return self.ours(job) is not None and self.life.may_start
 
-    def reclaim(self, fd: int) -> None:
+    def close_lock_copy(self, fd: int) -> None:
         """Do nothing, because nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
@@ -1007,10 +1007,10 @@ class Connection:
         if not ours:
             return ""
         cause = ours.cause
-        if state == ERROR and (self._runner.killed or self._runner.wall_over):
+        if state == ERROR and (self._runner.kill_signal or self._runner.wall_over):
             cause = "vanished"                      # we killed it, because we exit
         # for these two causes the way in which the run ended does not matter
-        how = "" if cause in ("vanished", "unstarted") else ours.how
+        how = "" if cause in ("vanished", "unstarted") else ours.result_text
         self._end(ours, state, type="finish", state=to_text(state), cause=cause, how=how)
         return ""
 
@@ -1034,7 +1034,7 @@ class Connection:
         job, cause = await self._to_end.get()
         return {} if job.has_ended else {job: cause}
 
-    async def leave(self, runner: Runner) -> Summary | None:
+    async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """Hand in all results, and send `bye`: no job is running any more.
 
         Return the summary of the file; None if the server has none, or there is no server.
@@ -1059,8 +1059,8 @@ class Connection:
         """Wait until all events are acknowledged, or no server will do that; wait less after a signal."""
         began = boottime()
         while not self._outbox.is_empty and self.life.wants_server:
-            hurried = runner.killed or runner.wall_over or self._program.defects
-            if hurried and (runner.processes.impatient or boottime() - began > runner.LAST_TRIES):
+            hurried = runner.kill_signal or runner.wall_over or self._program.defects
+            if hurried and (runner.processes.kills_at_once or boottime() - began > runner.MAX_RESULT_SECONDS):
                 return
             await self._wait_for_progress()
 
@@ -1081,7 +1081,7 @@ class Connection:
             link = self.life.link
             if link and link is not asked:
                 asked = link
-                link.send(type="account", slots=self._runner.size)
+                link.send(type="account", slots=self._runner.slot_count)
             if boottime() - began > self.life.patience():
                 return
             await self._wait_for_progress()
@@ -1191,7 +1191,7 @@ class Connection:
             try:
                 link = await self.life.connect(self, first, self.life.file_id if self._jobs else "")
                 why = await self.life.use(link)
-                if isinstance(link.channel.error, Refused):
+                if isinstance(link.channel.error, RefusedError):
                     loss = Complaint.REFUSAL
                     if not self.life.was_welcome:
                         raise UsageError(f"{self._endpoint.host}: {why}")
@@ -1257,13 +1257,13 @@ class Connection:
         elif kind == "jobs":
             self._on_jobs(link, message)
         elif kind == "ack":
-            self._outbox.set_window(message.whole("window"))
-            self._acknowledged(self._outbox.acknowledge(message.whole("n")))
+            self._outbox.set_window(message.integer("window"))
+            self._acknowledged(self._outbox.acknowledge(message.integer("n")))
         elif kind == "nothing":
             self._on_nothing(message)
         elif kind == "pong":
             self._retry = message.text("retry", 3)
-            self.life.on_answer(message.whole("request"))
+            self.life.on_answer(message.integer("request"))
             if self._queue:
                 self._wake()
         elif kind == "fault":
@@ -1288,8 +1288,8 @@ class Connection:
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
         """Drop jobs that we lost or that are settled, send unacknowledged events again, and go on."""
         grace = max(message.seconds("grace"), 0.1)
-        seen = message.whole("seen")
-        window = message.whole("window")
+        seen = message.integer("seen")
+        window = message.integer("window")
         taken = message.items("lost", str)
         settled = message.items("settled", str)
         file = printable(message.text("file", 1000))
@@ -1317,7 +1317,7 @@ class Connection:
 
     def _on_jobs(self, link: ServerLink, message: Message) -> None:
         """Queue jobs that have arrived: a slot soon takes each of them, or we give it back."""
-        number = message.whole("request")
+        number = message.integer("request")
         for item in message.objects("jobs"):
             job = RemoteJob.read(item)
             job.gated = item.flag("hold")
@@ -1379,7 +1379,7 @@ class Connection:
 
     def _on_nothing(self, message: Message) -> None:
         """Remember that there is no job for us, and wake the runner."""
-        number = message.whole("request")
+        number = message.integer("request")
         self._requests.on_nothing(
             number,
             met_end=message.flag("ended"),
@@ -1396,13 +1396,13 @@ class Connection:
             summary = Message(message.fields["account"])
             now = Message(summary.fields.get("now"))
             found = Summary(
-                Counts(*(now.whole(name) for name in STATES)),
+                Counts(*(now.integer(name) for name in STATES)),
                 False,
                 tuple(summary.items("bad", int)),
                 summary.flag("again"),
                 summary.flag("left") and not self._runner.each_slot_had_job,
-                strays=summary.whole("strays"),
-                first_stray=summary.whole("first_stray"),
+                strays=summary.integer("strays"),
+                first_stray=summary.integer("first_stray"),
             )
         if not self._summary.done():
             self._summary.set_result(found)
@@ -1436,29 +1436,29 @@ class ServerSink(Sink):
         self._young: dict[Run, None] = {}       # runs that are not yet reported
         self._timer: asyncio.TimerHandle | None = None
 
-    def started(self, run: Run) -> None:
+    def on_started(self, run: Run) -> None:
         if self._records:
             return self._begin(run)
         self._young[run] = None
         if not self._timer:
             self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._begin_young)
 
-    def unstarted(self, run: Run) -> None:
+    def on_unstarted(self, run: Run) -> None:
         self._end_run(run, "unstarted")
         if self._records:
             self._begin(run)
             self._end(run, None)
 
-    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         offset = stream.received - len(data)
-        for start in range(0, len(data) if self._wants_output else 0, runmaker4.PIECE):
-            piece = data[start:start + runmaker4.PIECE]
+        for start in range(0, len(data) if self._wants_output else 0, runmaker4.MAX_PIECE_BYTES):
+            piece = data[start:start + runmaker4.MAX_PIECE_BYTES]
             self._tell(
                 run, "output", len(piece), stream=to_text(stream.name), at=offset + start, data=to_text(piece)
             )
 
-    def ended(self, run: Run, run_result: RunResult) -> None:
-        self._end_run(run, run_result.cause if run_result.cause in FAILING else "")
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
+        self._end_run(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
         if run in self._young:
             del self._young[run]
         else:
@@ -1477,14 +1477,14 @@ class ServerSink(Sink):
         self._young.clear()
 
     def _begin(self, run: Run) -> None:
-        pid, mark = (run.shell.pid, to_text(run.shell.mark)) if run.shell else (0, "")
+        pid, mark = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
         job = self._connection.ours(run.job)
         if job:
             job.add_run(mark)
         self._tell(
             run,
             "begin",
-            time=run.began,
+            time=run.started_at,
             slot=in_records(run.slot.name),
             pid=pid,
             mark=mark,
@@ -1499,7 +1499,7 @@ class ServerSink(Sink):
         self._tell(
             run,
             "end",
-            seconds=run.took,
+            seconds=run.duration,
             cause=run.cause,
             status=run_result.status if run_result else None,
             limit=run_result.limit if run_result else 0.0,
@@ -1551,7 +1551,7 @@ class ClientProgram(RunnerProgram):
             return code
         if self.slot_file:
             self.slot_file.prepare()
-            self.executor = FileExecutor(self.slot_file.network, self.relieved)
+            self.executor = FileExecutor(self.slot_file.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()
         self._first = self._connect_first()
@@ -1560,7 +1560,7 @@ class ClientProgram(RunnerProgram):
 
     def _warn_of_token(self) -> None:
         """Warn that other users can see a token on the command line."""
-        if self.options.token and HEX.fullmatch(self.options.token):
+        if self.options.token and HEX_128_BITS.fullmatch(self.options.token):
             self.say(
                 "other users of this host can see the token in the list of processes (give --token a file, "
                 "or set $RUNMAKER4_TOKEN)"
@@ -1581,7 +1581,7 @@ class ClientProgram(RunnerProgram):
     async def work(self) -> int:
         """Run jobs.  Return the exit status."""
         options = self.options
-        self.shown = self.console(None, with_output=True)       # one console for all servers
+        self.shown = self.console_sinks(None, with_output=True)       # one console for all servers
         connection = Connection(
             self,
             self.loop,
@@ -1598,14 +1598,14 @@ class ClientProgram(RunnerProgram):
         await asyncio.wait([self._keeping, run_result], return_when=asyncio.FIRST_COMPLETED)
         if self._keeping.done() and isinstance(self._keeping.exception(), UsageError):
             self._keeping.result()           # raise: the server refuses us, and no job has started
-        watched(self._keeping)
+        spawn_task(self._keeping)
         code = await run_result
         never_served = connection.life.state is LinkState.GIVEN_UP and not connection.life.was_welcome
         return 2 if never_served and code == 1 else code
 
-    def end_for_defect(self) -> None:
+    def shut_down_after_defect(self) -> None:
         """Also kill the jobs if the task that stays connected is over: no server would get their results."""
-        super().end_for_defect()
+        super().shut_down_after_defect()
         if self._keeping.done():
             self.runner.kill_jobs()
 
@@ -1639,15 +1639,15 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
                 return status
             elif kind == "client" and status:
                 status["clients"].append(dict(
-                    name=message.text("name"), address=message.text("address"), pid=message.process("pid"),
-                    slots=message.whole("slots", 1_000_000), memory=message.whole("memory"),
-                    promised=message.whole("promised"), seen=message.seconds("seen"),
+                    name=message.text("name"), address=message.text("address"), pid=message.process_id("pid"),
+                    slots=message.integer("slots", 1_000_000), memory=message.integer("memory"),
+                    promised=message.integer("promised"), seen=message.seconds("seen"),
                     lost=message.flag("lost"), jobs=[]))
             elif kind == "job" and status and status["clients"]:
                 since = message.seconds_or_none("since")
                 status["clients"][-1]["jobs"].append(dict(
-                    line=message.whole("line"), command=message.text("command"),
-                    pid=message.process("pid"), since=since))
+                    line=message.integer("line"), command=message.text("command"),
+                    pid=message.process_id("pid"), since=since))
             else:
                 raise WireError(f"an unknown message {kind!a}")
 
@@ -1659,12 +1659,12 @@ def summary(message: Message) -> dict[str, Any]:
     counts = Message(message.fields.get("counts"))
     return dict(
         {name: message.text(name) for name in ("file", "host")},
-        port=message.whole("port", 65535),
-        pid=message.process("pid"),
+        port=message.integer("port", 65535),
+        pid=message.process_id("pid"),
         **{name: message.seconds(name) for name in ("since", "grace")},
-        **{name: counts.whole(name) for name in (*STATES, "total")},
+        **{name: counts.integer(name) for name in (*STATES, "total")},
         waiting=[
-            dict(line=job.whole("line"), command=job.text("command")) for job in message.objects("waiting")
+            dict(line=job.integer("line"), command=job.text("command")) for job in message.objects("waiting")
         ],
         clients=[],
     )
@@ -1677,10 +1677,10 @@ def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
     except OSError as error:
         raise UsageError(f"{endpoint.host}: {endpoint.refusal(error)}") from None
     if as_json:
-        put(json.dumps(status).encode() + b"\n")
+        print_bytes(json.dumps(status).encode() + b"\n")
     else:
         width = columns_of(1) if os.isatty(1) else math.inf
-        put(b"".join(to_bytes(line) + b"\n" for line in status_lines(status, width)))
+        print_bytes(b"".join(to_bytes(line) + b"\n" for line in status_lines(status, width)))
     return 0
 
 
@@ -1718,4 +1718,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())

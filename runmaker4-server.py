@@ -172,6 +172,7 @@ from runmaker4 import (
     add_max_failed,
     add_records,
     allow_descriptors,
+    block_stop_signals,
     boottime,
     bucket_of,
     check_job_file,
@@ -181,14 +182,15 @@ from runmaker4 import (
     command_error,
     duration,
     encode_timeout,
-    file_of_jobs,
+    error_text,
+    exit_now,
     find_block_reason,
     fork_quietly,
-    hold_signals,
     human_time,
     identity_of,
+    integer_between,
     is_free,
-    leave,
+    job_file_path,
     lock,
     name_lines,
     one_line,
@@ -198,13 +200,13 @@ from runmaker4 import (
     own_job_lock,
     persist,
     plural,
+    print_bytes,
+    print_lines,
     printable,
-    put,
-    put_lines,
     read_token,
-    reason,
     refuse_as_output,
     run_main,
+    spawn_task,
     text_of,
     tls_context,
     to_bytes,
@@ -215,8 +217,6 @@ from runmaker4 import (
     unlock,
     user_name,
     wait_ready,
-    watched,
-    whole_number,
     why_command,
     write_all,
 )
@@ -271,7 +271,7 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("jobs to hand out").add_argument
-    add("file", metavar="FILE", type=file_of_jobs,
+    add("file", metavar="FILE", type=job_file_path,
         help="the job file; runmaker4.py can work on it at the same time")
     add("--exit-when-done", action="store_true",
         help="exit when all jobs have finished; clients exit as well")
@@ -290,7 +290,7 @@ def make_parser() -> Parser:
     add("--host", metavar="HOST", help="listen on this address only [all, IPv6 and IPv4]")
     add(
         "--port",
-        type=whole_number(0, 65535),
+        type=integer_between(0, 65535),
         default=PORT,
         metavar="N",
         help=f"port, 0: any free one [{PORT}]",
@@ -405,7 +405,7 @@ class SharedLockTable(LockTable):
             locked for locked in other_locks(self.fd, 0, IN_USE_BYTES)
             if locked.start | MUTEX_OFFSET not in locked
         ]
-        self.count_in()
+        self.lengthen_lock_file()
         inherited_offsets: set[int] = set()
         for offset in itertools.chain.from_iterable(ranges):
             # Most job locks are already locked exclusively on this description, and lock() must not lock a
@@ -481,9 +481,9 @@ class ServedQueue(JobQueue):
             if attempt.job:
                 candidates.remove(candidate)
                 return attempt.job
-            has_other_runner = attempt.met is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-            if not has_other_runner and attempt.met is not LineCheck.NO_JOB_LOCK:
-                raise TemporaryError(attempt.met.value)
+            has_other_runner = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
+            if not has_other_runner and attempt.check is not LineCheck.NO_JOB_LOCK:
+                raise TemporaryError(attempt.check.value)
         return None
 
     def adopt(self, shared_fd: int) -> list[Job]:
@@ -1009,7 +1009,7 @@ class Assignment:
             text=to_text(job.text),
             timeout=encode_timeout(settings.timeout),
             slots=settings.needs.slots,
-            memory=[needs.memory for needs in (settings.needs, *settings.more)],
+            memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
             hold=self.is_gated,
@@ -1180,8 +1180,8 @@ class Hello:
             message.data("directory"),
             retry,
             message.flag("follow"),
-            message.process("pid"),
-            Resources(message.whole("slots", 1_000_000), message.whole("memory")),
+            message.process_id("pid"),
+            Resources(message.integer("slots", 1_000_000), message.integer("memory")),
         )
 
 
@@ -1242,11 +1242,11 @@ class Client(Consumer):
     @property
     def silent_seconds(self) -> float:
         """Return the seconds since the client's last frame, or since the link was lost."""
-        return boottime() - (self.link.heard if self.link else self._lost_at)
+        return boottime() - (self.link.last_message_at if self.link else self._lost_at)
 
-    def is_called(self, host: str) -> bool:
+    def matches_host(self, host: str) -> bool:
         """Return True if an entry of host= matches the client's name or address."""
-        return super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
+        return super().matches_host(host) or fnmatch.fnmatchcase(self.address, host)
 
     @property
     def line_allowance(self) -> int:
@@ -1362,7 +1362,10 @@ class Client(Consumer):
             file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
             grace=sessions.settings.grace,
             seen=self.inbox.last_acknowledged,
-            window=runmaker4.PIECE if sessions.records.is_behind(Writer.HIGH) else sessions.window_size(),
+            window=(
+                runmaker4.MAX_PIECE_BYTES if sessions.records.is_behind(Writer.HIGH)
+                else sessions.window_size()
+            ),
             lost=keys_without_line[NoLine.LOST][:MAX_LIST_KEYS],
             settled=keys_without_line[NoLine.SETTLED][:MAX_LIST_KEYS],
             **sessions.records.wanted_events(),
@@ -1424,7 +1427,7 @@ class Client(Consumer):
             if settled and not assignment.is_cancelled:
                 pending_states.append((assignment.number, settled))
         if pending_states:
-            watched(self._report_expired(pending_states))
+            spawn_task(self._report_expired(pending_states))
 
     async def _report_expired(self, pending_states: list[tuple[int, Awaitable[bytes]]]) -> None:
         """Report that the client is gone for good, and the new states of the lines.
@@ -1448,11 +1451,11 @@ class Client(Consumer):
         """
         self.set_slots(message)
         # This can be more than the client's slots: `line_allowance` limits the number of jobs.
-        self.requested_slots = min(self.requested_slots + message.whole("want", 1_000_000), 1_000_000)
+        self.requested_slots = min(self.requested_slots + message.integer("want", 1_000_000), 1_000_000)
         if "memory" in message.fields:
-            more_memory = message.whole("memory", least=-runmaker4.MAX_INTEGER)
+            more_memory = message.integer("memory", least=-runmaker4.MAX_INTEGER)
             self.free_memory = min(self.free_memory + more_memory, int(self.capacity.memory))
-        self.request_number = message.whole("request")
+        self.request_number = message.integer("request")
         self.requested_at = boottime()
         self.exits_without_jobs = message.flag("last")
         if self.exits_without_jobs:
@@ -1461,7 +1464,7 @@ class Client(Consumer):
     def set_slots(self, message: Message) -> None:
         """Update the client's number of slots if the message contains it.  Raises WireError."""
         if "slots" in message.fields:
-            self.capacity = self.capacity._replace(slots=message.whole("slots", 1_000_000))
+            self.capacity = self.capacity._replace(slots=message.integer("slots", 1_000_000))
 
     def add_assignment(self, assignment: Assignment) -> None:
         self.assignments[assignment.key] = assignment
@@ -1600,7 +1603,7 @@ class ClientLink(Link, asyncio.Protocol):
         super().connection_made(transport)
         self._sessions.add_link(self)
 
-    def authenticated(self) -> None:
+    def on_authenticated(self) -> None:
         self._sessions.mark_authenticated(self)
 
     def handle(self, message: Message) -> None:
@@ -1612,7 +1615,7 @@ class ClientLink(Link, asyncio.Protocol):
         if client and "n" in message.fields:
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
-            self.send(type="pong", request=message.whole("request"),
+            self.send(type="pong", request=message.integer("request"),
                       retry=to_text(client.retry if client else b""))
         elif kind == "claim" and client:
             client.on_claim_message(message)
@@ -1649,7 +1652,7 @@ class ClientLink(Link, asyncio.Protocol):
             raise WireError("that job does not wait at a gate")
         member.group.on_ready(member)
 
-    def handled(self) -> None:
+    def on_batch_handled(self) -> None:
         """Answer the messages that have come together, after all of them were handled."""
         client = self.client
         if client:
@@ -1668,15 +1671,15 @@ class ClientLink(Link, asyncio.Protocol):
 
     def extend_silence(self) -> None:
         """Do not drop the link within the next SILENCE / 2 seconds: perhaps we could not receive."""
-        self.heard = max(self.heard, boottime() - runmaker4.SILENCE / 2)
+        self.last_message_at = max(self.last_message_at, boottime() - runmaker4.MAX_SILENT_SECONDS / 2)
 
     def drop_if_silent(self) -> None:
         """Drop the link if it was silent for too long, or does not authenticate soon."""
-        silence = boottime() - self.heard
-        if not self.channel.authenticated and silence > runmaker4.HANDSHAKE:
+        silence = boottime() - self.last_message_at
+        if not self.channel.is_authenticated and silence > runmaker4.MAX_HANDSHAKE_SECONDS:
             self.drop("it does not authenticate")
-        elif silence > runmaker4.SILENCE:
-            self.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
+        elif silence > runmaker4.MAX_SILENT_SECONDS:
+            self.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
 
 
 # ======== Records ===========================================================================================
@@ -1739,7 +1742,7 @@ class Records:
         """
         record = b""
         with contextlib.suppress(OSError):      # then a new record begins
-            record = self.log.get(job) if self.log else b""
+            record = self.log.read_record(job) if self.log else b""
         heading = b".-> %s (in " % job.command
         heading_start = heading[:LogFile.WIDTH - 4]     # fit() cuts up to four bytes more off a long heading
         return record if record.startswith(heading_start) else b""
@@ -1799,7 +1802,7 @@ class Records:
         continue where that server has stopped, but in the output directory only if the files there are still
         of this run.  Raises WireError.
         """
-        pid = message.process("pid")
+        pid = message.process_id("pid")
         is_resumed = message.flag("again")
         if assignment.run:
             raise WireError("the run goes on already")
@@ -1810,22 +1813,22 @@ class Records:
             assignment.job,
             [Slot(message.text("slot", 255))],
             to_bytes(printable(client.name)),
-            began=message.seconds("time"),
+            started_at=message.seconds("time"),
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
             streams=(RemoteStream(b"stdout", is_resumed=is_resumed),
                      RemoteStream(b"stderr", is_resumed=is_resumed)),
-            requested_memory=message.whole("promised"),
+            requested_memory=message.integer("promised"),
             sinks=self._sinks_of_run(with_output=message.flag("output")),
             directory=client.directory,
         )
         assignment.begin_run(run)
         for sink in run.sinks:
             if earlier_record is not None and (sink is not self._outdir or assignment.keeps_files):
-                sink.resumed(run, earlier_record)
+                sink.on_resumed(run, earlier_record)
                 continue
-            sink.starting(run)
+            sink.on_starting(run)
             if run.shell:
-                sink.started(run)
+                sink.on_started(run)
 
     def _sinks_of_run(self, *, with_output: bool) -> list[Sink]:
         """Return the sinks of a run: the parts that record or print it.
@@ -1839,7 +1842,7 @@ class Records:
     def _pass_output(run: Run | None, message: Message) -> int:
         """Pass a piece of output to the sinks of a run; return the number of bytes.  Raises WireError."""
         name = message.text("stream", 16).encode()
-        offset = message.whole("at")
+        offset = message.integer("at")
         data = message.data("data")
         if not run or not run.shell:
             raise WireError("output of no run")
@@ -1848,7 +1851,7 @@ class Records:
             raise WireError("a piece of no stream")
         stream.receive(offset, data)
         for sink in run.sinks:
-            sink.output(run, stream, data)
+            sink.on_output(run, stream, data)
         return len(data)
 
     @staticmethod
@@ -1860,31 +1863,31 @@ class Records:
         run = assignment.run
         if not run:
             raise WireError("the end of no run")
-        run.took = message.seconds("seconds")
+        run.duration = message.seconds("seconds")
         run.cause = message.text("cause", 16)
         for stream in run.streams:
-            stream.received = message.whole(stream.name.decode())
+            stream.received = message.integer(stream.name.decode())
         has_ended = message.fields.get("status") is not None
         run_result = Records._read_run_result(run, message) if has_ended else None
         # Not before the message was read: after a WireError above abandon() must still find the run.
         assignment.end_run()
         for sink in run.sinks:
             if run_result:
-                sink.ended(run, run_result)
+                sink.on_ended(run, run_result)
             else:
-                sink.unstarted(run)
+                sink.on_unstarted(run)
 
     @staticmethod
     def _read_run_result(run: Run, message: Message) -> RunResult:
         """Return how the shell of a run has ended; note its CPU time and memory.  Raises WireError."""
         if not run.shell:
             raise WireError("the exit status of no process")
-        status, peak_memory = message.whole("status", 0xFFFF), message.whole("taken")
-        limit = message.whole("limit") if run.cause == "memory" else message.seconds("limit")
+        status, peak_memory = message.integer("status", 0xFFFF), message.integer("taken")
+        limit = message.integer("limit") if run.cause == "memory" else message.seconds("limit")
         run_result = RunResult(status, run.cause, limit, peak_memory)
         run.shell.cpu = message.seconds_or_none("cpu")
-        run.shell.memory = message.whole_or_none("memory")
-        run.shell.memory_below = message.whole_or_none("memory_below")
+        run.shell.memory = message.integer_or_none("memory")
+        run.shell.memory_below = message.integer_or_none("memory_below")
         return run_result
 
     @staticmethod
@@ -1893,13 +1896,13 @@ class Records:
         run = assignment.end_run()
         if run:
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
-            run.took = max(time.time() - run.began, 0.0)
+            run.duration = max(time.time() - run.started_at, 0.0)
             for sink in run.sinks:
-                sink.unstarted(run)
+                sink.on_unstarted(run)
 
     def flush_journal(self) -> None:
         if self._outdir:
-            self._outdir.tick()
+            self._outdir.on_tick()
 
 
 # ======== Groups ============================================================================================
@@ -2389,22 +2392,28 @@ class FileCount:
     def is_done(self) -> bool:
         """Return True if all jobs have ended, or no more will be started; False if the file was not read."""
         summary = self.summary
-        if not summary or summary.half_saved or summary.now.running:
+        if not summary or summary.half_saved or summary.counts.running:
             return False
-        return not summary.now.new or bool(self.why_stopped)
+        return not summary.counts.new or bool(self.why_stopped)
 
     def summary_of_all(self) -> Summary | None:
         """Return the summary for the server, for which any new job counts as left; None: no summary."""
-        return self.summary and replace(self.summary, left=self.summary.now.new > 0)
+        return self.summary and replace(self.summary, jobs_left=self.summary.counts.new > 0)
 
     def summary_for(self, client: Client) -> dict[str, Any] | None:
         """Return the summary for a client that exits, in the form of a message; None: no summary."""
         summary = self.summary
         if not summary:
             return None
-        has_jobs_left = summary.now.new > 0 and client not in self.clients_without_jobs.all
-        return dict(now=summary.now._asdict(), bad=summary.bad, again=summary.again, left=has_jobs_left,
-                    strays=summary.strays, first_stray=summary.first_stray)
+        has_jobs_left = summary.counts.new > 0 and client not in self.clients_without_jobs.all
+        return dict(
+            now=summary.counts._asdict(),
+            bad=summary.bad_lines,
+            again=summary.can_retry,
+            left=has_jobs_left,
+            strays=summary.strays,
+            first_stray=summary.first_stray,
+        )
 
 
 class Accountant:
@@ -2432,7 +2441,7 @@ class Accountant:
         """Answer a request for a summary (wants_summary) or else a status, by a count that starts later."""
         self._requests[link, wants_summary] = None
         if not self._answer_task or self._answer_task.done():
-            self._answer_task = watched(self._answer_all())
+            self._answer_task = spawn_task(self._answer_all())
 
     async def _answer_all(self) -> None:
         """Answer requests until there are none; one count answers all earlier ones."""
@@ -2465,7 +2474,8 @@ class Accountant:
             self._next_count_at = count.next_count_at
             scan_count += 1
             is_unsure = not count.summary or count.summary.half_saved
-            if not recheck or not is_unsure or scan_count >= self._reader.LOOKS or self._lifetime.is_exiting:
+            is_last = scan_count >= self._reader.MAX_LOOKS or self._lifetime.is_exiting
+            if not recheck or not is_unsure or is_last:
                 return count
             await asyncio.sleep(self._reader.interval)
 
@@ -2481,16 +2491,16 @@ class Accountant:
                 summary = file.summary(clients, groups=True)
                 first_lines = itertools.islice(file.lines(NEW), MAX_WAITING_JOBS)
                 waiting = [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first_lines]
-                block_reason = find_block_reason(file) if waiting and not summary.now.running else None
+                block_reason = find_block_reason(file) if waiting and not summary.counts.running else None
         except OSError as error:
-            return FileCount(reason(error), next_count_at=boottime() + throttle.rest(4))
+            return FileCount(error_text(error), next_count_at=boottime() + throttle.rest(4))
         stopped = block_reason.text if block_reason and block_reason.stops else ""
         return FileCount("", summary, clients, waiting, stopped, boottime() + throttle.rest(4))
 
     def _send_status(self, link: ClientLink, count: FileCount) -> None:
         """Send a status: messages about the file, each client and its jobs, each of bounded length."""
         clock = boottime()
-        counts = count.summary.now if count.summary else None
+        counts = count.summary.counts if count.summary else None
         link.send(
             type="summary",
             file=to_text(os.fsencode(self._sessions.settings.path)),
@@ -2607,7 +2617,7 @@ class Sessions:
         if settings.together or assignment.is_cancelled:
             return False
         connected = [client for client in self.clients.values() if client.link]
-        return any(client.renews(RUNNING) and client.fits(settings, below_end=False) for client in connected)
+        return any(client.retries(RUNNING) and client.fits(settings, below_end=False) for client in connected)
 
     def add_assignment(self, assignment: Assignment) -> None:
         assignment.client.add_assignment(assignment)
@@ -2644,9 +2654,9 @@ class Sessions:
         if line_result.event is not None:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
-        write = functools.partial(self.executor.begin, self._claims.finish, job, line_result.state)
+        write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
         pending_error = persist(write, self._interval, self.say, job)
-        return watched(self._finish_settling(assignment, line_result, pending_error))
+        return spawn_task(self._finish_settling(assignment, line_result, pending_error))
 
     async def _finish_settling(
         self, assignment: Assignment, line_result: LineResult, pending_error: Awaitable[str]
@@ -2658,7 +2668,7 @@ class Sessions:
         error = await pending_error
         client = assignment.client
         number = assignment.number
-        self._runner_stats.count(assignment.job, line_result.state)
+        self._runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self.say(f"line {number}: {error}")
             self._runner_stats.unwritten.append(number)
@@ -2666,7 +2676,7 @@ class Sessions:
         elif line_result.event is not None:
             self.recovery.on_settled(assignment)
         self._remove_and_notify_group(assignment, line_result)
-        self.drain_after_failures(self._runner_stats.worse)
+        self.drain_after_failures(self._runner_stats.bad_count)
         if line_result.event is not None:
             client.inbox.close_event(line_result.event)
         self._on_event_dealt_with(client)
@@ -2698,7 +2708,7 @@ class Sessions:
         if not assignment.is_undecided:
             return
         self.say(f"line {assignment.number}: another runner took over this job")
-        self._runner_stats.count(assignment.job, ERROR)
+        self._runner_stats.add_result(assignment.job, ERROR)
         assignment.send_message("lost")
         self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
 
@@ -2760,7 +2770,7 @@ class Sessions:
     def add_client(self, client: Client) -> asyncio.Future[None]:
         """Add a client, and serve it.  Return that task, done when the client will not come back."""
         self.clients[client.id] = client
-        return watched(client.serve_client())
+        return spawn_task(client.serve_client())
 
     def on_bye(self, client: Client, link: ClientLink) -> None:
         """Remove a client that has sent bye."""
@@ -2775,7 +2785,7 @@ class Sessions:
 
         An invalid event also counts as received: it would be invalid the next time.
         """
-        event = message.whole("n")
+        event = message.integer("n")
         if not client.inbox.receive_event(event):
             return
         try:
@@ -2807,7 +2817,7 @@ class Sessions:
     def _mark_begun(assignment: Assignment, message: Message) -> None:
         if assignment.is_gated:
             raise WireError("that job must wait at the gate")
-        assignment.mark_begun(message.process("pid"))
+        assignment.mark_begun(message.process_id("pid"))
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event: int) -> LineResult:
@@ -2840,7 +2850,7 @@ class Sessions:
         def on_written(_: object) -> None:
             client.inbox.close_event(event)
             self._on_event_dealt_with(client)
-        self.executor.ask(on_written, int)      # int() does nothing: it only comes after the earlier calls
+        self.executor.call_then(on_written, int)  # int() does nothing: it only comes after the earlier calls
 
     def _on_event_dealt_with(self, client: Client) -> None:
         """Acknowledge soon, after an event of this client was dealt with; perhaps it was the last event."""
@@ -2851,13 +2861,14 @@ class Sessions:
 
     def window_size(self) -> int:
         """Return the bytes of output that each client can send before an acknowledgement."""
-        return max(runmaker4.PIECE, min(MAX_WINDOW_BYTES, MAX_ALL_WINDOWS_BYTES // (len(self.clients) or 1)))
+        share = MAX_ALL_WINDOWS_BYTES // (len(self.clients) or 1)
+        return max(runmaker4.MAX_PIECE_BYTES, min(MAX_WINDOW_BYTES, share))
 
     def flush_records(self) -> None:
         """Write gathered records to the files.  Called about once a second."""
         self.records.flush_journal()
         if self.records.log:
-            self.records.log.tick()
+            self.records.log.on_tick()
 
     def add_link(self, link: ClientLink) -> None:
         """Add an unauthenticated connection; drop old ones if there are too many."""
@@ -2891,7 +2902,8 @@ class Sessions:
         """
         while len(self._strangers) > min(MAX_UNAUTHENTICATED, self.settings.max_strangers):
             oldest = next(iter(self._strangers))
-            if len(self._strangers) <= self.settings.max_strangers and boottime() - oldest.heard < 1.0:
+            is_recent = boottime() - oldest.last_message_at < 1.0
+            if len(self._strangers) <= self.settings.max_strangers and is_recent:
                 return
             del self._strangers[oldest]
             oldest.drop("too many unauthenticated connections")
@@ -2971,7 +2983,7 @@ class ReportedJob:
         key, text = item.text("id", 16), item.data("text")
         if not KEY_PATTERN.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
             raise WireError("no job")
-        line = Line(item.whole("number"), 0, item.whole("offset"), NEW, text)
+        line = Line(item.integer("number"), 0, item.integer("offset"), NEW, text)
         return cls(key, line, result, item.text("run", 512))
 
     @property
@@ -3083,7 +3095,7 @@ class Claims:
         while (consumers.all or not offers) and len(jobs) < MAX_BATCH_LINES:
             result = self._cursor.claim(urgent, consumers, all_consumers)
             pending_groups.update((group.jobs[0][0].offset, group) for group in self._cursor.groups
-                       if group.jobs and group.whole and not group.started)
+                       if group.jobs and group.is_complete and not group.started)
             if isinstance(result, NoJob):
                 no_job = result
                 break
@@ -3175,7 +3187,7 @@ class Claims:
                     answers[reported_job.key] = answer
         except OSError as error:
             self._queue.close_if_useless(error)
-            undetermined = Undetermined(reason(error))
+            undetermined = Undetermined(error_text(error))
         for job in regained.values():
             job.consumer = consumer
         answers.update(self._restore_numbers(regained))
@@ -3242,8 +3254,8 @@ class Claims:
             return {}, True
         file = self._file
         signature = file.signature()
-        lines = file.by_command(commands)
-        return lines, file.signature() == signature and not file.doubt(signature[2])
+        lines = file.lines_by_command(commands)
+        return lines, file.signature() == signature and not file.seconds_of_doubt(signature[2])
 
     @staticmethod
     def _commands_to_search(states: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
@@ -3358,7 +3370,7 @@ class Recovery:
             self._say(f"took over {plural(len(jobs), 'running job')} of the previous server; waiting {grace} "
                      "for the clients")
         if jobs or adopted.has_unclaimed:
-            watched(self._await_clients())
+            spawn_task(self._await_clients())
 
     async def _adopt_lines(self, lock_fd: int) -> AdoptedJobs | None:
         """Claim the lines of which this descriptor holds the job locks; try again for a while after an error.
@@ -3375,11 +3387,11 @@ class Recovery:
                     with contextlib.suppress(OSError):          # EIO: lease and locks are lost
                         unlock(lock_fd, 0, IN_USE_BYTES)        # also for the keeper, which has a copy
                     os.close(lock_fd)
-                    self._say(f"{reason(error)}; the lines of the previous server cannot be taken over")
+                    self._say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
                     return None
                 if not is_reported:
                     is_reported = True
-                    self._say(f"{reason(error)}; trying again")
+                    self._say(f"{error_text(error)}; trying again")
             await asyncio.sleep(0.1)
         self.has_abandoned_lines = True
         return None
@@ -3398,7 +3410,7 @@ class Recovery:
         Return the keys of all jobs without a line, by the reason; Undetermined if the line of a job could not
         be determined for so long that it would count as gone.  By then the client can be lost.
         """
-        deadline = boottime() + (JobReader.LOOKS - 1) * self._interval
+        deadline = boottime() + (JobReader.MAX_LOOKS - 1) * self._interval
         is_read = True                  # each search so far could read the file
         while True:
             is_last_search = boottime() >= deadline
@@ -3585,7 +3597,9 @@ class Dispatcher:
         any_exits = any(client.exits_without_jobs and (met_end or not client.follow) for client in offers)
         all_clients = set(self._sessions.clients.values())
         on_claimed = functools.partial(self._on_claimed, {consumer: consumer for consumer in offers})
-        self._executor.ask(on_claimed, self._claims.claim_batch, list(offers.items()), any_exits, all_clients)
+        self._executor.call_then(
+            on_claimed, self._claims.claim_batch, list(offers.items()), any_exits, all_clients
+        )
 
     def _on_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
         """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
@@ -3628,10 +3642,10 @@ class Dispatcher:
 
     def _on_no_job(self, no_job: NoJob) -> None:
         """Remember why a claim found no more lines; drain the server if no line can be claimed any more."""
-        if no_job.whole:
+        if no_job.is_complete:
             self._last_report = no_job.report
         if not no_job.sliced:
-            self.is_searching = no_job.again is not None
+            self.is_searching = no_job.retry_after is not None
         if no_job.failed and self._lifetime.is_serving:
             self._say(f"{no_job.failed} (no more jobs are handed out)")
             self._runner_stats.had_errors = True
@@ -3757,7 +3771,8 @@ class Dispatcher:
         self.is_claiming = True
         del self._group_plans[claim.plan.first_line.offset]
         hosts = [(claim.clients[host], jobs) for host, jobs in claim.plan.hosts.items()]
-        self._executor.ask(functools.partial(self._on_group_claimed, claim), self._claims.claim_group, hosts)
+        on_claimed = functools.partial(self._on_group_claimed, claim)
+        self._executor.call_then(on_claimed, self._claims.claim_group, hosts)
 
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client for each host of a group; None for a host without a client.
@@ -3765,7 +3780,7 @@ class Dispatcher:
         A host that only few slots match chooses first.  free: the number of free slots of each client.
         """
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
-        matching = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
+        matching = {host: [client for client in clients if client.matches_host(host)] for host in plan.hosts}
         remaining = dict(free)
         chosen: dict[str, Client | None] = dict.fromkeys(plan.hosts)
         for host in sorted(matching, key=lambda host: sum(free[client] for client in matching[host])):
@@ -3841,7 +3856,7 @@ class Server(Program):
             check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
         # between checks of the clients and the file
-        self._check_seconds = min(1.0, runmaker4.SILENCE / 5)
+        self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
         self._summary: Summary | None = None    # of the file when we exit; None: unknown
         self._orphans: list[int] = []           # the lines of orphans that were marked `e`, set when we exit
         self.began = boottime()
@@ -3865,7 +3880,7 @@ class Server(Program):
         self.port = self._sockets[0].getsockname()[1]
         token, token_text = choose_token(self.options.new_token)
         self._token = token
-        hold_signals()                          # otherwise the keeper could survive a signal
+        block_stop_signals()                          # otherwise the keeper could survive a signal
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
             self._keeper.open()
@@ -3876,9 +3891,9 @@ class Server(Program):
                 "another user's process has the name of the keeper's socket: serving without a keeper"
             )
         except OSError as error:
-            raise UsageError(f"the keeper cannot be started: {reason(error)}") from None
+            raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
         self._credentials = make_credentials(context, find_file_id(self.path))
-        put(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
+        print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
 
@@ -3889,11 +3904,11 @@ class Server(Program):
         """
         file = JobReader(self.path, say=self.say, mount=self.mount)
         try:
-            put_lines(map(os.fsencode, preview(file)))
+            print_lines(map(os.fsencode, preview(file)))
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise UsageError(f"{self.path}: {reason(error)}") from None
+            raise UsageError(f"{self.path}: {error_text(error)}") from None
         return 0
 
     async def work(self) -> int:
@@ -3901,7 +3916,7 @@ class Server(Program):
         self.lifetime = Lifetime(self.loop)
         self._make_parts()
         if self.options.max_failed:
-            await self.failures.count()
+            await self.failures.count_failures()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         await self._set_up_keeper()
         self.executor.post(self.claims.take_presence_lock)
@@ -3911,12 +3926,12 @@ class Server(Program):
             Acceptor(sock, self.loop, make_link, self._say_unaccepted) for sock in self._sockets
         ]
         chores = [
-            watched(self.dispatcher.poll_file()),
-            watched(self.sessions.check_jobs()),
-            watched(self._check_clients_and_file()),
-            watched(self._drain_when_done()),
-            watched(self._watch_failures()),
-            watched(self._exit_when_drained()),
+            spawn_task(self.dispatcher.poll_file()),
+            spawn_task(self.sessions.check_jobs()),
+            spawn_task(self._check_clients_and_file()),
+            spawn_task(self._drain_when_done()),
+            spawn_task(self._watch_failures()),
+            spawn_task(self._exit_when_drained()),
         ]
         await self.lifetime.exiting
         for chore in chores:
@@ -3925,7 +3940,7 @@ class Server(Program):
             acceptor.close()
         await self._shut_down()
         status = self.lifetime.exit_status
-        return self.runner_stats.status(self._summary) if status is None else status
+        return self.runner_stats.exit_status(self._summary) if status is None else status
 
     def _make_parts(self) -> None:
         """Create the parts of the server, the shared ones first: each part from complete ones."""
@@ -3956,23 +3971,23 @@ class Server(Program):
         After a signal no step waits for long.
         """
         signalled = self.lifetime.exit_status is not None
-        max_seconds = runmaker4.Runner.LAST_TRIES if signalled else None
+        max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if signalled else None
         self.sessions.flush_records()
-        self.executor.ask(self._orphans.extend, self.claims.list_orphans)
+        self.executor.call_then(self._orphans.extend, self.claims.list_orphans)
         await self._await_in_time(self.executor.flush(), max_seconds)
         if self._was_signalled:
             self._send_closing_to_all()
-        self.executor.ask(lambda done: None, self.claims.sync)
+        self.executor.call_then(lambda done: None, self.claims.sync)
         await self._end_links()
         self._dismiss_keeper()
         await self._await_in_time(self.executor.flush(), max_seconds)
-        await self.print_rest(self.stdout, lambda: signalled)
+        await self.print_remaining(self.stdout, lambda: signalled)
         if self._was_signalled:
             # We do not wait for a file system that does not answer.
-            count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
+            count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS)
             self._summary = count and count.summary_of_all()
         self._say_summary()
-        await self.print_rest(self.stderr, lambda: signalled)
+        await self.print_remaining(self.stderr, lambda: signalled)
 
     @property
     def _was_signalled(self) -> bool:
@@ -3985,7 +4000,7 @@ class Server(Program):
         If the server closed a connection with unread data, its last messages would be lost.
         """
         for link in list(self.sessions.links):
-            link.end()
+            link.finish_writing()
         deadline = self.loop.time() + 1.0
         while self.sessions.links and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
@@ -4001,7 +4016,9 @@ class Server(Program):
         seconds = boottime() - self.began
         why = why_command(self.options)
         self.say(
-            self.runner_stats.summary(self._summary, self._orphans, seconds, "runmaker4-client.py -r", why)
+            self.runner_stats.closing_line(
+                self._summary, self._orphans, seconds, "runmaker4-client.py -r", why
+            )
         )
 
     def _send_closing_to_all(self) -> None:
@@ -4018,7 +4035,7 @@ class Server(Program):
 
         seconds: None: no limit.
         """
-        task = watched(awaitable)
+        task = spawn_task(awaitable)
         awaited = [task, self.lifetime.hurrying]
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
@@ -4031,17 +4048,17 @@ class Server(Program):
             return
         count = self._unaccepted_count
         repeats = f" ({count} times since the last report)" if count > 1 else ""
-        self.say(f"a connection was not accepted: {reason(error)}{repeats}")
+        self.say(f"a connection was not accepted: {error_text(error)}{repeats}")
         self._unaccepted_count = 0
         self._unaccepted_reported_at = now
 
-    def relieved(self) -> None:
+    def on_writer_relieved(self) -> None:
         """Let clients send more output if most of it is written."""
         if not self.records.is_behind(Writer.LOW):
             for client in self.sessions.clients.values():
                 client.acknowledge()
 
-    def end_for_defect(self) -> None:
+    def shut_down_after_defect(self) -> None:
         """Exit at once after a defect, as after a signal: clients keep their jobs for the next server."""
         self.lifetime.exit(1)
 
@@ -4064,8 +4081,8 @@ class Server(Program):
     async def _watch_failures(self) -> None:
         """With --max-failed: count the failures in the whole file now and then."""
         while self.options.max_failed:
-            await self.failures.rest()
-            self.sessions.drain_after_failures(await self.failures.count())
+            await self.failures.wait_until_due()
+            self.sessions.drain_after_failures(await self.failures.count_failures())
 
     async def _exit_when_drained(self) -> None:
         """Wait until the server drains; call off groups that have not begun; exit when nothing is left to do.
@@ -4132,7 +4149,7 @@ class Server(Program):
         try:
             self._keeper.restart_keeper()
         except OSError as error:
-            self._say_no_keeper(f"the keeper has died and cannot be started again: {reason(error)}")
+            self._say_no_keeper(f"the keeper has died and cannot be started again: {error_text(error)}")
             return
         self._watch_keeper()
 
@@ -4243,7 +4260,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     try:
         context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
     except OSError as error:
-        raise UsageError(f"OpenSSL refuses our certificate: {reason(error)} (see openssl.cnf)") from None
+        raise UsageError(f"OpenSSL refuses our certificate: {error_text(error)} (see openssl.cnf)") from None
     finally:
         close_all(*pipes)
     return Credentials(context, hashlib.sha256(certificate).hexdigest(), file_id)
@@ -4285,7 +4302,8 @@ def find_file_id(path: str) -> str:
     try:
         return read_id(id_file, owners) or make_id(id_file)
     except OSError as error:
-        raise UsageError(f"{id_file}: {reason(error)} (clients know the job file by an id in it)") from None
+        why = error_text(error)
+        raise UsageError(f"{id_file}: {why} (clients know the job file by an id in it)") from None
 
 
 def read_id(id_file: str, owners: set[int]) -> str:
@@ -4380,7 +4398,7 @@ def make_token(path: str, make_new: bool) -> str:
                 if error.errno != errno.ELOOP:                  # it has just become a link: try again
                     raise
     except OSError as error:
-        raise UsageError(f"{path}: {reason(error)} (the token must be written to this file)") from None
+        raise UsageError(f"{path}: {error_text(error)} (the token must be written to this file)") from None
 
 
 def _write_token(path: str, move: Callable[[str, str], None]) -> str:
@@ -4440,7 +4458,7 @@ class Acceptor:
                 self._loop.remove_reader(self._sock)
                 self._open_handle = self._loop.call_later(self.ERROR_PAUSE_SECONDS, self._start_accepting)
                 return self._on_error(error)
-            watched(self._loop.connect_accepted_socket(self._make_link, connection))
+            spawn_task(self._loop.connect_accepted_socket(self._make_link, connection))
 
     def close(self) -> None:
         self._open_handle.cancel()
@@ -4481,7 +4499,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
         hint = "is another server running? --port gives another one" if in_use else "see --host, --port"
-        raise UsageError(f"{address_text}: {reason(error)} ({hint})") from None
+        raise UsageError(f"{address_text}: {error_text(error)} ({hint})") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -4490,4 +4508,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())

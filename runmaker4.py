@@ -199,7 +199,7 @@ class UsageError(Exception):
     """An error that the user can fix: printed as one line, exit status 2."""
 
 
-def reason(error: OSError) -> str:
+def error_text(error: OSError) -> str:
     """Return the message of an OSError without number and file name: 'no space left on device'."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
@@ -260,7 +260,7 @@ def duration(text: str) -> float | None:
     )
 
 
-def whole_number(least: int, most: int = 1_000_000) -> Callable[[str], int]:
+def integer_between(least: int, most: int = 1_000_000) -> Callable[[str], int]:
     """Return an argparse type, a function that parses an integer from `least` to `most`."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
@@ -403,7 +403,7 @@ class Parser(argparse.ArgumentParser):
         return "\n".join(parts) + "\n"
 
     def print_help(self, file: Any = None) -> None:
-        put(self.format_help().encode())
+        print_bytes(self.format_help().encode())
 
     def error(self, message: str) -> Any:
         """Refuse the command line: raise UsageError."""
@@ -468,7 +468,7 @@ def exit_on(*signums: int) -> None:
             signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
 
 
-def leave(status: int) -> None:
+def exit_now(status: int) -> None:
     """Exit with this status, without Python's clean-up, which takes as long as 20 short jobs.
 
     Nothing is lost, because all our output is unbuffered.
@@ -533,17 +533,17 @@ def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[in
         seconds -= day
 
 
-def put(data: bytes) -> None:
+def print_bytes(data: bytes) -> None:
     """Print on stdout, unbuffered.  Raises BrokenPipeError, UsageError."""
     try:
         write_all(1, data)
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UsageError(f"stdout: {reason(error)}") from None
+        raise UsageError(f"stdout: {error_text(error)}") from None
 
 
-def put_lines(lines: Iterable[bytes]) -> int:
+def print_lines(lines: Iterable[bytes]) -> int:
     """Print many lines, 1,000 at a time, and return the number of lines.
 
     If stdout is a terminal, control characters are replaced.  Raises BrokenPipeError, UsageError.
@@ -551,7 +551,7 @@ def put_lines(lines: Iterable[bytes]) -> int:
     count = 0
     printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
     while batch := list(itertools.islice(printed_lines, 1000)):
-        put(b"\n".join(batch) + b"\n")
+        print_bytes(b"\n".join(batch) + b"\n")
         count += len(batch)
     return count
 
@@ -662,7 +662,7 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
     return succeeded
 
 
-def end_of(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
+def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
     """Return the size of a file, and the bytes to write before the next line that is appended to it.
 
     These are `header` for an empty file, and the missing newline if the last line has none.
@@ -705,7 +705,7 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
     fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  pieces: the lines; a piece
     can end in the middle of a line.  header: the first bytes of an empty file.
     """
-    size, separator = end_of(fd, path, mount, header)
+    size, separator = find_append_position(fd, path, mount, header)
     written = 0
     try:
         for piece in pieces:
@@ -722,7 +722,7 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
         raise
 
 
-def take_probe(fd: int) -> int:
+def lock_probe(fd: int) -> int:
     """Lock a free byte of PROBE_BYTES at random, for a test of locks or a pulse, and return its offset."""
     while not lock(fd, offset := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
@@ -820,7 +820,7 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     return info
 
 
-def may_replace(new: os.stat_result, old: os.stat_result) -> bool:
+def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
     """Return True if we trust a new file in place of the job file, whose commands we run.
 
     We do if it belongs to us, to root or to the owner of the old file.  We also do if everybody, or the group
@@ -1159,8 +1159,8 @@ def give_rights(new: int, old: os.stat_result) -> None:
 # ---- identity of files, lost locks -------------------------------------------------------------------------
 #
 # A path can lead to another file at any time, and a host that was cut off loses locks without a notice.  So
-# there are two regular checks: is_at() returns True if the path still leads to an open file, and lost_locks()
-# returns the lost locks.  On NFS neither makes an unnecessary round trip.
+# there are two regular checks: path_names_fd() returns True if the path still leads to an open file, and
+# lost_locks() returns the lost locks.  On NFS neither makes an unnecessary round trip.
 
 
 def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
@@ -1196,7 +1196,7 @@ def inode_of(fd: int) -> list[bytes]:
     return identity if len(identity) == 2 else []
 
 
-def is_at(path: str, fd: int) -> bool:
+def path_names_fd(path: str, fd: int) -> bool:
     """Return True if a path names this open file.  The answer can come from this host's cache of names."""
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -1276,7 +1276,7 @@ class Line:
     offset: int             # of the state byte
     state: bytes
     text: bytes             # all between the state and the newline: separator, command, perhaps \r
-    whole: bool = True      # it ends with a newline
+    is_complete: bool = True      # it ends with a newline
 
     @property
     def command(self) -> bytes:
@@ -1600,7 +1600,7 @@ def open_job_file(path: str, flags: int) -> int:
             errno.EROFS: " (jobs are claimed by writing to it)",
         }
         hint = hints.get(error.errno or 0, "")
-        raise UsageError(f"{path}: {reason(error)}{hint}") from None
+        raise UsageError(f"{path}: {error_text(error)}{hint}") from None
 
 
 @contextlib.contextmanager
@@ -1611,7 +1611,7 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
         with Reader.of(fd, network) as file:
             yield file
     except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}") from None
+        raise UsageError(f"{path}: {error_text(error)}") from None
     finally:
         os.close(fd)
 
@@ -1670,7 +1670,7 @@ class JobSettings:
     min_hosts: int | None = None        # of the group; None: all
     needs: Resources = ONE_SLOT         # the resources of its runner that each job takes
     # the resources for later runs, one after the other, after a run without enough memory
-    more: tuple[Resources, ...] = ()
+    larger_needs: tuple[Resources, ...] = ()
     shell: str = SHELL                  # a name or path of the shell that runs each job
 
     def __str__(self) -> str:
@@ -1822,10 +1822,10 @@ def _job_settings(values: dict[str, str]) -> JobSettings:
         hosts=hosts,
         together=values.get("together", ""),
         min_hosts=_value(
-            values, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None
+            values, "min-hosts", lambda text: None if text == "all" else integer_between(0)(text), None
         ),
         needs=needs[0],
-        more=needs[1:],
+        larger_needs=needs[1:],
         shell=shell,
     )
 
@@ -1835,7 +1835,7 @@ def _needs(values: Mapping[str, str]) -> tuple[Resources, ...]:
 
     For example memory=4G,16G gives two: 1 slot and 4 GiB, 1 slot and 16 GiB.  Raises ValueError.
     """
-    slots = _value(values, "slots", whole_number(1, 100_000), 1)
+    slots = _value(values, "slots", integer_between(1, 100_000), 1)
     no_memory: tuple[int, ...] = (0,)
     sizes = _value(values, "memory", growing_sizes, no_memory)
     return tuple(Resources(slots, size) for size in sizes)
@@ -1852,7 +1852,7 @@ def _value(values: Mapping[str, str], name: str, parse: Callable[[str], T], defa
         raise ValueError(f"{name}= is {error}") from None
 
 
-def stopping(failed_line: Line, check: Line) -> str:
+def stopped_by_check(failed_line: Line, check: Line) -> str:
     """Return the message for a barrier check that stops the jobs below it.  bad: a job failed or in error."""
     what_happened = "failed" if failed_line.state == FAILED else "ended in error"
     return (
@@ -2003,7 +2003,7 @@ class Consumer:
     capacity: Resources = UNBOUNDED
     free: Resources = UNBOUNDED         # the free part of its capacity
 
-    def is_called(self, pattern: str) -> bool:
+    def matches_host(self, pattern: str) -> bool:
         """Return True if a pattern of host=, for example 'node*', matches this consumer's host name.
 
         Its name up to the first dot counts as well.
@@ -2017,9 +2017,9 @@ class Consumer:
         below_end: the jobs are below a `#RUN end`, where a consumer with --follow takes none.
         """
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
-                and (not settings.hosts or any(map(self.is_called, settings.hosts))))
+                and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
 
-    def renews(self, state: bytes) -> bool:
+    def retries(self, state: bytes) -> bool:
         """Return True if this consumer runs lines in this state again."""
         return state in self.retry
 
@@ -2052,19 +2052,19 @@ class Job(Line):
     consumer: Consumer = NOBODY               # the consumer for which it was claimed
     unconfirmed: bytes = b""            # the last attempted state; the file can have it despite an error
     gated: bool = False                 # its shell waits until open_gate() lets the job begin
-    how: str = ""                       # the result of its last run: "exit 0", "signal 9"
-    grown: int = 0                      # how often its memory request grew after a run without enough memory
+    result_text: str = ""                       # the result of its last run: "exit 0", "signal 9"
+    growth_count: int = 0  # how often its memory request grew after a run without enough memory
 
     @property
     def needs(self) -> Resources:
         """Return the resources for the next run."""
-        return self.settings.more[self.grown - 1] if self.grown else self.settings.needs
+        return self.settings.larger_needs[self.growth_count - 1] if self.growth_count else self.settings.needs
 
     @property
-    def more(self) -> Resources | None:
+    def larger_needs(self) -> Resources | None:
         """Return the resources for one more run, if the next run lacks memory; None: its request cannot grow.
         """
-        return next(iter(self.settings.more[self.grown:]), None)
+        return next(iter(self.settings.larger_needs[self.growth_count:]), None)
 
     @property
     def cancelled(self) -> bool:
@@ -2074,7 +2074,7 @@ class Job(Line):
     @property
     def length(self) -> int:
         """Return the length of the line in bytes, with state and newline."""
-        return 1 + len(self.text) + self.whole
+        return 1 + len(self.text) + self.is_complete
 
     def move_to(self, line: Line) -> None:
         """Copy offset, number and text of the line at which the job was found after an edit."""
@@ -2112,7 +2112,7 @@ class LineCheck(enum.Enum):
 @dataclass(eq=False, repr=False)
 class Attempt:
     """The result of an attempt to claim a line."""
-    met: LineCheck
+    check: LineCheck
     data: bytes = b""           # a piece of the file that begins with the line's state; b"": nothing was read
     job: Job | None = None      # the claimed line
     new_state: bytes = b""         # the line was not claimed, but got this state
@@ -2161,7 +2161,7 @@ def name_counts(**numbers: int) -> list[str]:
     return [f"{number} {word}" for word, number in numbers.items() if number]
 
 
-def counts(snapshot: Snapshot) -> Counts:
+def count_states(snapshot: Snapshot) -> Counts:
     """Return the number of jobs in each state of a snapshot."""
     states = snapshot.states
     return Counts(
@@ -2177,21 +2177,21 @@ def counts(snapshot: Snapshot) -> Counts:
 @dataclass(frozen=True)
 class Summary:
     """Describes a job file when some consumers exit."""
-    now: Counts
+    counts: Counts
     half_saved: bool = False    # an editor is perhaps about to write more
-    bad: tuple[int, ...] = ()   # the numbers of the first lines that are `!`, `e` or orphans
-    again: bool = False         # -r would run some of the bad lines again: not all of them belong to groups
-    left: bool = False          # a new job remains that one of these consumers could have run
+    bad_lines: tuple[int, ...] = ()   # the numbers of the first lines that are `!`, `e` or orphans
+    can_retry: bool = False  # -r would run some of the bad lines again: not all of them belong to groups
+    jobs_left: bool = False          # a new job remains that one of these consumers could have run
     orphans: int = 0            # the orphans among the jobs in error
     strays: int = 0             # lines that are neither jobs nor comments
     first_stray: int = 0        # the number of the first stray; 0: none
 
     def describe(self, with_lines: bool) -> str:
         """Return the summary for a closing line: for example '31 done, 2 failed (lines 3, 5), 9 new'."""
-        counted = self.now
+        counted = self.counts
         processed = name_counts(done=counted.done, failed=counted.failed, error=counted.error)
-        if counted.bad and self.bad and with_lines:     # `now` was counted a moment before `bad` was read
-            processed[-1] += f" ({name_lines(self.bad)})"
+        if counted.bad and self.bad_lines and with_lines:     # counts and lines are of different moments
+            processed[-1] += f" ({name_lines(self.bad_lines)})"
         unprocessed = name_counts(running=counted.running, new=counted.new, held=counted.held)
         return ", ".join(processed + unprocessed) or "no jobs"
 
@@ -2308,7 +2308,7 @@ class LockTableReader(Opened):
             return not os.path.lexists(self.path)
         try:
             if self.network:
-                return is_at(self.path, self.fd)
+                return path_names_fd(self.path, self.fd)
             info = os.stat(self.path)
             return self.inode == (info.st_dev, info.st_ino)
         except FileNotFoundError:
@@ -2325,7 +2325,7 @@ class LockTableReader(Opened):
         try:
             self._fd, self.inode = self._open()
         except OSError as error:
-            raise OSError(error.errno, f"lock file {self.path}: {reason(error)}") from None
+            raise OSError(error.errno, f"lock file {self.path}: {error_text(error)}") from None
         close_all(old_fd)
         return self.is_open
 
@@ -2432,12 +2432,12 @@ class LockTable(LockTableReader):
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
-            # "This process can claim lines": see count_in().  Also, an NFS client that holds a lock on a file
-            # needs fewer round trips for the next lock.
+            # "This process can claim lines": see lengthen_lock_file().  Also, an NFS client that holds a lock
+            # on a file needs fewer round trips for the next lock.
             lock(fd, HERE_BYTE, shared=True)
             self.pulse = 0
             if self.network and not self._mount.is_nfs:
-                self.pulse = take_probe(fd)     # if this lock is lost, so are all: see the class
+                self.pulse = lock_probe(fd)     # if this lock is lost, so are all: see the class
             if self.presence_lock:
                 self.presence_lock.take(fd)
             inode = identity_of(fd)
@@ -2454,7 +2454,7 @@ class LockTable(LockTableReader):
         if self.presence_lock and not self.presence_lock.is_held:
             self.presence_lock.take(self.fd)
 
-    def must_be_alive(self) -> None:
+    def check_alive(self) -> None:
         """Raise OSError(EIO) if this host has lost its locks, so that another can hold our command mutex."""
         if not self.is_alive():
             raise OSError(errno.EIO, "the locks were lost")
@@ -2472,7 +2472,7 @@ class LockTable(LockTableReader):
         self._alive_at = now
         return True
 
-    def ask_again(self) -> None:
+    def expire_alive_check(self) -> None:
         """Make the next is_alive() ask the file system, whenever it was asked last."""
         self._alive_at = -math.inf
 
@@ -2503,7 +2503,7 @@ class LockTable(LockTableReader):
 
         Raises FileChangedError if no lock file is open, OSError(EIO) if the locks of this host are lost.
         """
-        self.must_be_alive()
+        self.check_alive()
         if not self.is_open:
             raise FileChangedError("the lock file is not open")
         return lock(self.fd, offset)
@@ -2610,7 +2610,7 @@ class LockTable(LockTableReader):
 
     # -- other processes that claim lines --------------------------------------------------------------------
 
-    def count_in(self) -> None:
+    def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, before our first claim, for is_only_claimer().
 
         Each runner does that, and the file keeps its length when a runner dies.  So if the length is still
@@ -2630,9 +2630,9 @@ class LockTable(LockTableReader):
         self._lengthened = True
 
     def is_only_claimer(self) -> bool:
-        """Return True if no other process can have claimed a line since our first claim: see count_in().
+        """Return True if no other process can have claimed a line since our first claim.
 
-        Call it while holding the command mutex.
+        lengthen_lock_file() explains why.  Call it while holding the command mutex.
         """
         return self._lengthened and self._length_alone == os.fstat(self.fd).st_size
 
@@ -2644,11 +2644,11 @@ class JobReader(Opened):
     thread for it.
     """
     ACCESS = os.O_RDONLY
-    LOOKS = 3                   # a file or a line is gone after so many looks, an interval apart, missed it
+    MAX_LOOKS = 3  # a file or a line is gone after so many looks, an interval apart, missed it
     # seconds for which a network file system can hold up an editor that saves a file in place: MooseFS takes
     # 30 if two hosts write to one file
-    SAVING = 60.0
-    BAD = 9                     # the maximum number of lines that a summary names
+    MAX_SAVE_SECONDS = 60.0
+    MAX_NAMED = 9                     # the maximum number of lines that a summary names
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  clock: Callable[[], float] = boottime) -> None:
@@ -2681,7 +2681,7 @@ class JobReader(Opened):
         self.follow()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
-    def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
+    def lines_by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         """Read the file, and return the job lines of each of these commands."""
         lines_of_command: dict[bytes, list[Line]] = {command: [] for command in commands}
         for line in lines_of(self.reader, self.start, commands):
@@ -2697,10 +2697,10 @@ class JobReader(Opened):
                 snapshot.orphans.append(line)
             else:
                 snapshot.running.append(line)
-        snapshot.half_saved = self.doubt(scan.end) > 0
+        snapshot.half_saved = self.seconds_of_doubt(scan.end) > 0
         return snapshot
 
-    def doubt(self, size: int) -> float:
+    def seconds_of_doubt(self, size: int) -> float:
         """Return the seconds to wait before the caller may trust a scan that has read `size` bytes.
 
         0: it may trust the scan now.  An editor that saves a file in place empties it first, and another
@@ -2714,7 +2714,7 @@ class JobReader(Opened):
             is_complete = self._tail is None and tail[1] == b"\n"
             self._tail = tail
             self._tail_since = -math.inf if is_complete else now
-        patience = self.SAVING if self.is_held_up() else self.interval
+        patience = self.MAX_SAVE_SECONDS if self.is_held_up() else self.interval
         wait = self._tail_since + patience - now
         if wait > 0:
             return min(wait, self.interval)
@@ -2737,7 +2737,7 @@ class JobReader(Opened):
         groups: they also run groups (together=).
         """
         snapshot = self.snapshot()
-        counted = counts(snapshot)
+        counted = count_states(snapshot)
         bad_numbers, can_retry = self._find_bad_lines()
         numbers = [line.number for line in snapshot.orphans] + bad_numbers
         strays, first_stray = count_strays(self.reader, STRAY)
@@ -2747,9 +2747,9 @@ class JobReader(Opened):
         return Summary(
             counted,
             half_saved=snapshot.half_saved,
-            bad=tuple(sorted(numbers)[:self.BAD]),
-            again=bool(snapshot.orphans) or can_retry,
-            left=len(consumers.all) < consumer_count,
+            bad_lines=tuple(sorted(numbers)[:self.MAX_NAMED]),
+            can_retry=bool(snapshot.orphans) or can_retry,
+            jobs_left=len(consumers.all) < consumer_count,
             orphans=len(snapshot.orphans),
             strays=strays,
             first_stray=first_stray,
@@ -2764,14 +2764,14 @@ class JobReader(Opened):
 
         def is_needed(scope: Directives) -> bool:
             """Return True if a failed line under these directives could change the answer."""
-            return len(numbers) < self.BAD or not scope.settings.together
+            return len(numbers) < self.MAX_NAMED or not scope.settings.together
 
         has_ungrouped = False
         for line, scope in self._lines_with_directives(FAILED + ERROR, is_needed):
-            if len(numbers) < self.BAD:
+            if len(numbers) < self.MAX_NAMED:
                 numbers.append(line.number)
             has_ungrouped |= not scope.settings.together
-            if has_ungrouped and len(numbers) == self.BAD:
+            if has_ungrouped and len(numbers) == self.MAX_NAMED:
                 break
         return numbers, has_ungrouped
 
@@ -2923,7 +2923,7 @@ class JobReader(Opened):
 
         It is a cheap first test for network file systems.  On a local file system it is always False.
         """
-        return self.network and fd is not None and is_at(self.real, fd)
+        return self.network and fd is not None and path_names_fd(self.real, fd)
 
     def follow(self) -> Changed:
         """Open the job file and the lock file that the path names now, if they are not the open ones.
@@ -2974,7 +2974,7 @@ class JobReader(Opened):
         if self.is_open:
             with contextlib.suppress(OSError):  # owner and mode can have changed; the server can have lost it
                 self._opened_stat = os.fstat(self.fd)
-        if self._opened_stat and not may_replace(info, self._opened_stat):
+        if self._opened_stat and not is_trusted_replacement(info, self._opened_stat):
             raise OSError(
                 errno.EPERM,
                 f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
@@ -3106,7 +3106,7 @@ class JobFile(JobReader):
         self.follow()
         self.name_lock_file()
 
-    def must_be_at_path(self) -> int:
+    def check_at_path(self) -> int:
         """Return the descriptor of the job file; raise FileChangedError if the path no longer names it.
 
         Call it while holding the command mutex.
@@ -3127,11 +3127,11 @@ class JobFile(JobReader):
         Call it while holding the command mutex.  Raises FileChangedError if the path no longer names the
         file, OSError(EBUSY) if another process uses another lock file.
         """
-        fd = self.must_be_at_path()
+        fd = self.check_at_path()
         self.name_lock_file()
         return fd
 
-    def names(self, fd: int) -> bool:
+    def is_at_path(self, fd: int) -> bool:
         """Return True if the path names this open file now."""
         try:
             self.refresh()
@@ -3159,14 +3159,14 @@ class JobFile(JobReader):
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
                 attempt = self.check_claimable(line, NO_SETTINGS, line.state == RUNNING)
-            if attempt.met is LineCheck.OPEN:
+            if attempt.check is LineCheck.OPEN:
                 attempt.new_state = result if result and self.lock_table.is_only_claimer() else state
                 self.write(line, attempt.new_state)
             return attempt
 
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool,
                          near: int | None = None) -> Attempt:
-        """Check, while holding the command mutex, if a line can be claimed; return the answer in `met`.
+        """Check, while holding the command mutex, if a line can be claimed; return the answer in `check`.
 
         needs_room: require that one more copy of the command may run, see has_room(), also for `near`.
         Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
@@ -3216,11 +3216,11 @@ class JobFile(JobReader):
 
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line.  The caller holds its command mutex and has verified the line."""
-        self.lock_table.must_be_alive()
+        self.lock_table.check_alive()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
             os.fsync(self.fd)                   # only here a server that is full or lost causes an error
-            self.lock_table.must_be_alive()
+            self.lock_table.check_alive()
 
 
 class JobQueue:
@@ -3313,10 +3313,10 @@ class JobQueue:
             job.job_lock = None
 
     @staticmethod
-    def lend(job: Job) -> int | None:
+    def copy_lock_fd(job: Job) -> int | None:
         """Return a copy of the descriptor with a job's job lock, which the shell of the job will inherit.
 
-        None: the job has lost its job lock.  The caller closes the copy with reclaim().
+        None: the job has lost its job lock.  The caller closes the copy with close_lock_copy().
         """
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
@@ -3335,8 +3335,8 @@ class JobQueue:
             return False
 
     @staticmethod
-    def reclaim(fd: int) -> None:
-        """Close a descriptor from lend(), after the shell has inherited its own copy."""
+    def close_lock_copy(fd: int) -> None:
+        """Close a descriptor from copy_lock_fd(), after the shell has inherited its own copy."""
         close_all(fd)
 
     # -- claiming a line -------------------------------------------------------------------------------------
@@ -3352,8 +3352,8 @@ class JobQueue:
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
                 attempt = self.file.check_claimable(line, settings, True, self._search_offset(line.command))
-            if attempt.met is LineCheck.OPEN:
-                self.file.lock_table.count_in()
+            if attempt.check is LineCheck.OPEN:
+                self.file.lock_table.lengthen_lock_file()
                 attempt.job = self._lock_and_mark(line, consumer, settings)
             return attempt
 
@@ -3401,9 +3401,10 @@ class JobQueue:
             self.close_if_useless(error)
             if self._is_cut_off():
                 self.give_up(job)
-                return (f"the client of the file system has died ({reason(error)}); the result "
+                return (f"the client of the file system has died ({error_text(error)}); the result "
                         f"{text_of(state)} is not written")
-            raise TemporaryError(f"the result {text_of(state)} cannot be written: {reason(error)}") from None
+            why = error_text(error)
+            raise TemporaryError(f"the result {text_of(state)} cannot be written: {why}") from None
 
     def _finish_if_there(self, job: Job, state: bytes) -> str:
         """Write a result at the job's offset, or else search for its line; give up if the file was deleted.
@@ -3424,7 +3425,7 @@ class JobQueue:
             now = self.file.clock()
             if self._no_file_since is None:
                 self._no_file_since = now
-            if now - self._no_file_since < (self.file.LOOKS - 1) * self.file.interval:
+            if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
                 raise NoFile("the file does not exist") from None
             self.give_up(job)
             return f"the file is gone; the result {text_of(state)} is not written"
@@ -3438,7 +3439,7 @@ class JobQueue:
         with self.file.command_mutex(job.command, self.file.patience) as locked:
             if not locked:
                 raise LockedNow("another process holds the command mutex")
-            self.file.must_be_at_path()
+            self.file.check_at_path()
             if self._is_written(job):
                 self.give_up(job)
                 return ""
@@ -3592,10 +3593,10 @@ class JobQueue:
             if job.command in our_jobs:
                 our_jobs[job.command].append(job)
         missing: dict[Job, bytes] = {}
-        for command, known_lines in self.file.by_command(our_jobs).items():
+        for command, known_lines in self.file.lines_by_command(our_jobs).items():
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
-                    self.file.must_be_at_path()
+                    self.file.check_at_path()
                     lines = self._reread_lines(command, known_lines)
                     missing.update(self._reconcile(command, our_jobs[command], lines))
         return missing
@@ -3618,7 +3619,7 @@ class JobQueue:
     def _reconcile(self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again (steps 1 to 4 above).
 
-        Call it while holding the command mutex, after must_be_at_path().  lines: all of the command, from
+        Call it while holding the command mutex, after check_at_path().  lines: all of the command, from
         _reread_lines().  Return the jobs that have no line now, each with the state that replaced its `r`;
         b"": the line is missing, or an `r` at its offset belongs to another job.
         """
@@ -3716,7 +3717,9 @@ class JobQueue:
 
     def _is_gone(self, job: Job) -> bool:
         """Return True if a job's line has been missing for longer than saving a file can take."""
-        patience = self.file.SAVING if self.file.is_held_up() else (self.file.LOOKS - 1) * self.file.interval
+        patience = (self.file.MAX_LOOKS - 1) * self.file.interval
+        if self.file.is_held_up():
+            patience = self.file.MAX_SAVE_SECONDS
         return self.file.clock() - job.absent_since >= patience
 
     def _on_missing(self, job: Job, state: bytes) -> None:
@@ -3758,7 +3761,7 @@ class JobQueue:
         self.say(f"line {job.number}: no longer in the file; the job runs on")
 
 
-def lock_hint(error_number: int | None) -> str:
+def lock_remedy(error_number: int | None) -> str:
     """Return the remedy to print in parentheses after an error of the lock file.  error_number: an errno."""
     if error_number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return "requires Linux 3.15 or newer, and a file system with locks"
@@ -3794,7 +3797,7 @@ def check_lock_file(path: str, mount: Mount) -> None:
     try:
         _try_locks(path, lock_path)
     except OSError as error:
-        raise UsageError(f"{lock_path}: {reason(error)} ({lock_hint(error.errno)})") from None
+        raise UsageError(f"{lock_path}: {error_text(error)} ({lock_remedy(error.errno)})") from None
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
         try:
@@ -3802,7 +3805,7 @@ def check_lock_file(path: str, mount: Mount) -> None:
         except OSError as error:
             # EBUSY: users of a lock file that was removed switch to the new one within a moment
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise UsageError(f"{path}: {reason(error)}") from None
+                raise UsageError(f"{path}: {error_text(error)}") from None
             time.sleep(0.1)
         finally:
             file.close_files()
@@ -3812,7 +3815,7 @@ def _try_locks(path: str, lock_path: str) -> None:
     """Raise UsageError if a lock of one descriptor does not keep another descriptor from locking the byte."""
     os.close(open_lock_file_of(path))
     with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
-        if is_free(second.fileno(), take_probe(first.fileno())):
+        if is_free(second.fileno(), lock_probe(first.fileno())):
             raise UsageError(
                 f"{lock_path}: record locks on this file system do not exclude other processes (use "
                 "another one)"
@@ -3978,7 +3981,7 @@ class Above:
         if self.scope.check:
             failure = first_bad(file, line, bad, self.checked_offset)
             if failure:
-                return Block(Why.STOPPED, line, stopping(failure, line))
+                return Block(Why.STOPPED, line, stopped_by_check(failure, line))
             self.checked_offset = line.offset
         return None
 
@@ -3996,7 +3999,7 @@ def first_bad(file: JobReader, check: Line, bad_states: bytes, checked_offset: i
     return line
 
 
-def not_for_groups(line: Line, settings: JobSettings) -> str:
+def no_group_message(line: Line, settings: JobSettings) -> str:
     """Return the message about a job of a group if this process starts no groups."""
     return (
         f"line {line.number}: only runmaker4-server.py starts jobs with together=; skipping them "
@@ -4004,7 +4007,7 @@ def not_for_groups(line: Line, settings: JobSettings) -> str:
     )
 
 
-def unfinished(line: Line, settings: JobSettings) -> str:
+def describe_unfinished(line: Line, settings: JobSettings) -> str:
     """Describe the job that a barrier waits for: 'line 3', or 'line 3, which waits for host bob (...)'."""
     if settings.together:
         return (f"line {line.number}, which is of the group {printable(settings.together)} "
@@ -4022,7 +4025,7 @@ class PendingGroup:
     name: str
     below_end: bool = False     # the group is below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
-    whole: bool = False         # the walk has reached the end of the group
+    is_complete: bool = False         # the walk has reached the end of the group
     waits: bool = False         # it cannot be started: jobs of it run, or it can have jobs not found yet
     started: bool = False       # a server has begun to start it
 
@@ -4163,7 +4166,7 @@ class Retries:
     def states(self) -> bytes:
         """Return the states, `!` or `e` or both, of the lines that some consumer wants to run again."""
         retried_states = {
-            state for consumer in self._passes for state in (FAILED, ERROR) if consumer.renews(state)
+            state for consumer in self._passes for state in (FAILED, ERROR) if consumer.retries(state)
         }
         return b"".join(retried_states)
 
@@ -4180,7 +4183,7 @@ class Retries:
         known = {*present, *absent}
         departed = [consumer for consumer in self._passes if consumer not in known]
         arrived = [
-            consumer for consumer in present if consumer.renews(ERROR) and consumer not in self._passes
+            consumer for consumer in present if consumer.retries(ERROR) and consumer not in self._passes
         ]
         for consumer in departed:
             del self._passes[consumer]
@@ -4207,7 +4210,7 @@ class Retries:
         candidates = {
             consumer: self._passes[consumer]
             for consumer in self._consumers.fitting(scope)
-            if consumer.renews(line.state) and line.offset >= self._passes[consumer].frontiers.get(kind, 0)
+            if consumer.retries(line.state) and line.offset >= self._passes[consumer].frontiers.get(kind, 0)
         }
         if candidates:
             self.follow_others()
@@ -4244,7 +4247,7 @@ class Retries:
         """
         self._last_claim = job, job.offset
         self._advance(consumer, job, [retry_kind(scope.consumer_key, state)
-                                for state in (FAILED, ERROR) if consumer.renews(state)])
+                                for state in (FAILED, ERROR) if consumer.retries(state)])
 
     def on_reset(self, consumer: Consumer, line: Line, scope: Directives) -> None:
         """Move the frontier of a consumer's pass below a failed line that was made new instead of claimed."""
@@ -4363,8 +4366,8 @@ class Orphans:
             self._unlocked_since.pop(key, None)
             return Suspicion.NONE
         # If this host has lost its locks meanwhile, the first check proves nothing.
-        lock_table.ask_again()
-        lock_table.must_be_alive()
+        lock_table.expire_alive_check()
+        lock_table.check_alive()
         now = self._file.clock()
         if now - self._unlocked_since.setdefault(key, now) < self.MIN_UNLOCKED_SECONDS:
             return Suspicion.SOME
@@ -4530,7 +4533,7 @@ class Walk:
         self.groups: list[PendingGroup] = []
         self.foreign_group: Line | None = None      # the first job of a group, if this process starts none
         self.foreign_settings = NO_SETTINGS
-        self.doubt = 0.0                        # JobReader.doubt() of the end that the walk met
+        self.doubt = 0.0                        # JobReader.seconds_of_doubt() of the end that the walk met
         retries.begin_walk()
         counted: Counter[bytes] | None = Counter() if ordinals else None
         states = NEW + RUNNING + retries.states
@@ -4592,13 +4595,13 @@ class Walk:
         """
         line = self.scan.next(self._only_running)
         if line is None:
-            self.doubt = self._file.doubt(self.scan.end)
+            self.doubt = self._file.seconds_of_doubt(self.scan.end)
             return Stop.END
         if self._is_over():
             return Stop.OVER
-        if not line.whole:
+        if not line.is_complete:
             # the last line has no newline: perhaps a process is still writing it
-            self.doubt = self._file.doubt(self.scan.end)
+            self.doubt = self._file.seconds_of_doubt(self.scan.end)
             if self.doubt:
                 return Stop.CUT
         if line.state == DIRECTIVE:
@@ -4834,7 +4837,7 @@ class Walk:
         """
         settings = self.above.scope.settings
         attempt = self._try_change(line, lambda: self._queue.claim(line, consumer, settings))
-        if attempt.met is LineCheck.NO_JOB_LOCK:
+        if attempt.check is LineCheck.NO_JOB_LOCK:
             attempt = self._file.change_state(line, NEW)
         if attempt.job or attempt.new_state:
             self._retries.renewed += 1
@@ -4842,8 +4845,8 @@ class Walk:
             self._on_claim(attempt.job, consumer)
         elif attempt.new_state:
             self._retries.on_reset(consumer, line, self.above.scope)
-        elif attempt.met is not LineCheck.CHANGED:
-            self.stuck = line, attempt.met
+        elif attempt.check is not LineCheck.CHANGED:
+            self.stuck = line, attempt.check
             self.waiting.add(consumer)
         return attempt.job
 
@@ -4867,8 +4870,8 @@ class Walk:
             raise FileChangedError
         if not (attempt.job or attempt.new_state):
             self.try_again = True
-            if attempt.met is not LineCheck.CHANGED:
-                self._refused_commands[line.command] = attempt.met
+            if attempt.check is not LineCheck.CHANGED:
+                self._refused_commands[line.command] = attempt.check
             elif attempt.data[:1] in self._retries.states and not self.scan.seek_back(line):
                 # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again
                 # as a failed line: a claim further down would move the frontier past it.
@@ -4879,7 +4882,7 @@ class Walk:
 
     def _current_group(self) -> PendingGroup:
         """Return the group that the walk is in; begin a new one if the last is complete."""
-        if not self.groups or self.groups[-1].whole:
+        if not self.groups or self.groups[-1].is_complete:
             self.groups.append(PendingGroup(self.above.scope.settings.together, self.met_end))
         return self.groups[-1]
 
@@ -4899,8 +4902,8 @@ class Walk:
 
     def end_group(self, waits: bool = False) -> None:
         """Mark the last group as complete: no job below belongs to it.  waits: it cannot be started."""
-        if self.groups and not self.groups[-1].whole:
-            self.groups[-1].whole = True
+        if self.groups and not self.groups[-1].is_complete:
+            self.groups[-1].is_complete = True
             if waits:
                 self.groups[-1].waits = True
 
@@ -4944,12 +4947,12 @@ class Walk:
 @dataclass(frozen=True)
 class NoJob:
     """The reason why a claim found no job.  Its truth value is false; that of a Job is true."""
-    again: float | None = None  # seconds until there may be a job; None: there is nothing to wait for
+    retry_after: float | None = None  # seconds until there may be a job; None: there is nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
     met_end: bool = False       # consumers that follow must leave
     stopped: str = ""           # why jobs remain that the consumer should have had
     report: WalkReport = field(default_factory=WalkReport)      # what the cursor found
-    whole: bool = False         # the cursor has walked as far as anything can matter to its consumers
+    is_complete: bool = False         # the cursor has walked as far as anything can matter to its consumers
     sliced: bool = False        # the walk has used up its time: claim again
 
     def __bool__(self) -> bool:
@@ -4969,7 +4972,7 @@ class Rewalk:
         goes on, claim by claim                         after an interval, and 100 times its own length:
                                                         lines above may have been edited in place
         met the end, and a line that may be had soon    after 0.05, then 1 interval, and 20 times its length
-        met the end of a file that may be half saved    after JobReader.doubt(), and 20 times its length
+        met the end of a file that may be half saved    after seconds_of_doubt(), and 20 times its length
         met the end; the file has changed since         after 20 times its own length
         met the end; the file looks unchanged           after 100 times its own length, and an interval: time
                                                         stamps are coarse
@@ -5156,14 +5159,14 @@ class Cursor:
             self.forget()
         self.consumers = consumers
         self._resuming = Consumers(
-            consumer for consumer in (*consumers.all, *absent) if consumer.renews(RUNNING)
+            consumer for consumer in (*consumers.all, *absent) if consumer.retries(RUNNING)
         )
 
     def _is_walk_due(self, walk: Walk, last: bool) -> bool:
         """Return True if another walk is due after one that has found no job.  last: see claim()."""
         if last and not walk.waiting:
             return True
-        return self._rewalk.is_due(walk, self.consumers, self.no_job.again)
+        return self._rewalk.is_due(walk, self.consumers, self.no_job.retry_after)
 
     def _repeat_no_job(self, walk: Walk) -> NoJob:
         """Return the result of the last walk again.
@@ -5171,7 +5174,7 @@ class Cursor:
         The time until the next walk is computed anew if a barrier, or a job that needs much, waits for it.
         """
         if walk.outdated or walk.has_room():
-            return replace(self.no_job, again=self._rewalk.seconds_until_next(walk))
+            return replace(self.no_job, retry_after=self._rewalk.seconds_until_next(walk))
         return self.no_job
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
@@ -5253,14 +5256,14 @@ class Cursor:
         self._say_block(walk)
         self._say_stuck(walk)
         self._say_waiting()
-        return NoJob(again, report=walk.report(), whole=True)
+        return NoJob(again, report=walk.report(), is_complete=True)
 
     def _end_last_group(self, walk: Walk, stop: Stop) -> None:
         """Mark the last group as complete at the end of the file.
 
         The group must wait if the walk can have met only a part of it, because lines are being appended.
         """
-        if not walk.groups or walk.groups[-1].whole:
+        if not walk.groups or walk.groups[-1].is_complete:
             return
         waits = stop is Stop.CUT
         if not waits:
@@ -5331,7 +5334,7 @@ class Cursor:
             self.say(text)
         self._printed_block = text
         if walk.foreign_group:
-            self._say_once("groups", not_for_groups(walk.foreign_group, walk.foreign_settings))
+            self._say_once("groups", no_group_message(walk.foreign_group, walk.foreign_settings))
 
     def _say_stuck(self, walk: Walk) -> None:
         """Report why a failed line cannot be run again yet, if two walks in a row could not claim it.
@@ -5406,10 +5409,10 @@ class Cursor:
         if self._errors_since is None:
             self._errors_since = now
             plan = "waiting for it" if self._waits_for_file(error) else "trying again"
-            self.say(f"{reason(error)}; {plan}")
-        patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.LOOKS * self.interval
+            self.say(f"{error_text(error)}; {plan}")
+        patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
         if now - self._errors_since >= patience and not self._waits_for_file(error):
-            return NoJob(failed=reason(error))
+            return NoJob(failed=error_text(error))
         return NoJob(self.interval)
 
     def _waits_for_file(self, error: OSError) -> bool:
@@ -5457,7 +5460,9 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             settings = above.scope.settings
             if settings.hosts:
                 busy_host_lists = busy_host_lists or _hosts_at_work(file)
-                matches = (Consumer(name).is_called(pattern) for name in hosts for pattern in settings.hosts)
+                matches = (
+                    Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts
+                )
                 if settings.hosts in busy_host_lists or any(matches):
                     settings = replace(settings, hosts=())      # one of them has a runner, perhaps busy
             awaited = _needs_of_job(settings)
@@ -5496,7 +5501,7 @@ def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
     if block.why is not Why.WAITS or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
     return BlockReason(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
-                 f"{unfinished(above.unfinished, above.unfinished_settings)}")
+                 f"{describe_unfinished(above.unfinished, above.unfinished_settings)}")
 
 
 def _needs_of_job(settings: JobSettings) -> str:
@@ -5539,7 +5544,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
         elif above.scope.settings.together:
             if line.state == NEW and not groups_reported:
                 groups_reported = True
-                file.say(not_for_groups(line, above.scope.settings))
+                file.say(no_group_message(line, above.scope.settings))
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
             yield line
 
@@ -5549,7 +5554,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
 # An event loop must not wait for a file system.  So every file operation goes through a FileExecutor.  On a
 # local file system it makes a call at once; on a network file system one thread makes all calls.  Calls are
 # made in the order in which they come, so the start of a job is recorded before its end.  A caller that needs
-# the answer uses call(), begin() or ask(); one that does not, post().
+# the answer uses call(), start_call() or call_then(); one that does not, post().
 #
 # A record that cannot be written yet, because another process holds a lock, remains in its RecordFile.  The
 # executor tries such records again every RETRY_SECONDS.
@@ -5557,7 +5562,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
 # FileJobs calls a JobQueue and its Cursor through an executor.  A Runner gets its jobs from there: see Jobs.
 
 
-def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
+def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
     """Start a task that is never awaited, and return it.
 
     An exception in the task is a defect; the loop's exception handler gets it as soon as the task is done.
@@ -5572,7 +5577,7 @@ def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
 
 
 FIRST_RETRY_SECONDS = 0.05      # seconds from the first attempt to write a result to the second
-LONGEST_PAUSE = 30.0            # each further pause is twice as long, up to this
+MAX_RETRY_SECONDS = 30.0            # each further pause is twice as long, up to this
 
 
 def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
@@ -5601,7 +5606,7 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
                 say(f"line {job.number}: {error}; trying again")
                 is_reported = True
         await asyncio.sleep(pause)
-        waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
+        waited, pause = waited + pause, min(2 * pause, MAX_RETRY_SECONDS)
         attempt = write()
 
 
@@ -5637,7 +5642,7 @@ class FileExecutor:
             return function(*args, **kwargs)
         return await asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
 
-    def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    def start_call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call now, or put it into the thread's queue.  Return a future of the answer."""
         if self.pool:
             return asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
@@ -5648,7 +5653,7 @@ class FileExecutor:
             answer.set_exception(error)
         return answer
 
-    def ask(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
+    def call_then(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
             **kwargs: P.kwargs) -> None:
         """Make a call, and later, in the event loop, call on_answer() with the answer.
 
@@ -5705,7 +5710,7 @@ class FileExecutor:
             for file in self.files:
                 self.post(file.write_kept)
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         """Stop trying kept records, and wait for pending calls, for MAX_CLOSING_SECONDS seconds at most.
 
         This is the last thing that happens in the loop.  On Python 3.9 an answer that comes to a closed loop
@@ -5735,7 +5740,7 @@ class Failures:
         self._count_at_start: int | None = None     # failed jobs at the start; None: not counted yet
         self._throttle = Throttle()
 
-    async def count(self) -> int:
+    async def count_failures(self) -> int:
         """Return the number of new failures since the first count; 0 if the file cannot be read.
 
         A failed line that we run again (--retry) no longer counts as failed in the file.  Such lines are
@@ -5754,7 +5759,7 @@ class Failures:
         with self._throttle:
             return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._count_rerun_lines()
 
-    async def rest(self) -> None:
+    async def wait_until_due(self) -> None:
         """Wait until another count is due."""
         await asyncio.sleep(max(self.file.interval, self._throttle.rest(9)))
 
@@ -5787,7 +5792,7 @@ class FileCounter:
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._throttle.until_due(self.PAUSE_FACTOR, min_seconds):
             self._changes_at_request = Counter(self._own_changes)
-            self._executor.ask(self._on_counted, self._count_states, self._file)
+            self._executor.call_then(self._on_counted, self._count_states, self._file)
 
     def _count_states(self, file: JobReader) -> Counter[bytes] | None:
         """Return the number of lines in each state; None: the file does not exist yet, or is away."""
@@ -5840,7 +5845,7 @@ class Jobs(Protocol):
         capacity: all resources of the runner.  free: its free resources.
         """
 
-    async def lend(self, job: Job) -> int | None:
+    async def copy_lock_fd(self, job: Job) -> int | None:
         """Return a descriptor of the job lock for the job to inherit; None: the job has no job lock.
 
         Raises OSError.
@@ -5852,8 +5857,8 @@ class Jobs(Protocol):
         If another runner has taken it, check_jobs() will report the job soon.
         """
 
-    def reclaim(self, fd: int) -> None:
-        """Close a descriptor from lend(): the job's shell has its own copy."""
+    def close_lock_copy(self, fd: int) -> None:
+        """Close a descriptor from copy_lock_fd(): the job's shell has its own copy."""
 
     def on_at_gate(self, job: Job) -> None:
         """Handle a shell that waits at its gate, until the server starts the group."""
@@ -5870,7 +5875,7 @@ class Jobs(Protocol):
     async def check_jobs(self) -> dict[Job, str]:
         """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
 
-    async def leave(self, runner: Runner) -> Summary | None:
+    async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """Finish after the last job.  Return a summary of the file; None if it cannot be known."""
 
 
@@ -5896,8 +5901,11 @@ class FileJobs:
         if isinstance(result, Job):
             return result
         report = result.report
-        seconds = self.poll if result.again is None and report.waits_for(self._consumer) else result.again
-        return replace(result, again=seconds, met_end=report.met_end, stopped=report.stopped(self._consumer))
+        seconds = result.retry_after
+        if seconds is None and report.waits_for(self._consumer):
+            seconds = self.poll
+        stopped = report.stopped(self._consumer)
+        return replace(result, retry_after=seconds, met_end=report.met_end, stopped=stopped)
 
     def _claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         if capacity != self._consumer.capacity:
@@ -5906,15 +5914,15 @@ class FileJobs:
         self._consumer.free = free
         return self._cursor.claim(last)
 
-    async def lend(self, job: Job) -> int | None:
+    async def copy_lock_fd(self, job: Job) -> int | None:
         """Return a copy of the job lock's descriptor: the executor can close the original at any time."""
-        return await self.executor.call(self._queue.lend, job)
+        return await self.executor.call(self._queue.copy_lock_fd, job)
 
     async def still_has(self, job: Job) -> bool:
         return await self.executor.call(self._queue.still_has, job)
 
-    def reclaim(self, fd: int) -> None:
-        self.executor.post(self._queue.reclaim, fd)
+    def close_lock_copy(self, fd: int) -> None:
+        self.executor.post(self._queue.close_lock_copy, fd)
 
     def on_at_gate(self, job: Job) -> None:
         """Do nothing: only a server starts groups."""
@@ -5928,7 +5936,7 @@ class FileJobs:
     async def check_jobs(self) -> dict[Job, str]:
         return await self.executor.call(self._cursor.check_jobs)
 
-    async def leave(self, runner: Runner) -> Summary | None:
+    async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """Sync the file, and return a summary of it; None if it cannot be known.
 
         A runner that killed its jobs after a signal does not wait for a file system that might not answer.
@@ -5944,29 +5952,30 @@ class FileJobs:
         # before it, and one that starts can have some after it.
         is_only_runner = self._file.has_no_other_users()
         summary = self._reader.summary(consumers)
-        unsupervised = summary.now.running > 0 and is_only_runner and self._file.has_no_other_users()
-        return replace(summary, left=summary.left or unsupervised)
+        unsupervised = summary.counts.running > 0 and is_only_runner and self._file.has_no_other_users()
+        return replace(summary, jobs_left=summary.jobs_left or unsupervised)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
         """Sync the file, and summarize it up to LOOKS times, until no editor seems to be saving it."""
-        if not runner.killed:
+        if not runner.kill_signal:
             await self.executor.call(self._file.sync)
             await self.executor.flush()
-        for attempt in range(1, self._reader.LOOKS + 1):
+        for attempt in range(1, self._reader.MAX_LOOKS + 1):
             consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
             # A job that does not fit only because slots are out of service counts as left.
             self._consumer.capacity = runner.full_capacity
             try:
                 summary = await self.executor.call(self._summary, consumers)
                 # Other runners with --resume may be about to take these orphans.
-                resumable = summary.orphans and self._consumer.renews(RUNNING)
-                if runner.killed or attempt == self._reader.LOOKS or not (summary.half_saved or resumable):
+                resumable = summary.orphans and self._consumer.retries(RUNNING)
+                is_last = runner.kill_signal != 0 or attempt == self._reader.MAX_LOOKS
+                if is_last or not (summary.half_saved or resumable):
                     return summary
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.options.follow and not self._file.is_open:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))        # the file never came
-                if runner.killed or runner.claim_error or attempt == self._reader.LOOKS:
-                    runner.say(f"{reason(error)}; the state of the jobs is unknown")
+                if runner.kill_signal or runner.claim_error or attempt == self._reader.MAX_LOOKS:
+                    runner.say(f"{error_text(error)}; the state of the jobs is unknown")
                     return None
             await asyncio.sleep(self.interval)
         return None
@@ -6008,7 +6017,7 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 class Shell:
     """The shell of a running job, as far as records need it."""
     pid: int                        # also the number of its session
-    mark: bytes                     # identifies the job in the environment of its processes; see MARK
+    job_tag: bytes                     # identifies the job in the environment of its processes; see MARK
     # CPU seconds, user and system, of the shell and its waited-for children; None: not known, or not yet
     cpu: float | None = None
     memory: int | None = None       # peak of these processes, in bytes; None: not known, or not yet
@@ -6150,7 +6159,7 @@ class ProcessTable:
         shell, the shell would start the next command.
         """
         session = [] if shell.session_ended else self.session(shell)
-        todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
+        todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.job_tag, []))
         tree: dict[int, None] = {}
         while todo:
             pid = todo.popleft()
@@ -6287,7 +6296,7 @@ def shell_words(shell: str) -> list[bytes]:
     return words
 
 
-class TreeEnder:
+class TreeKiller:
     """Kills process trees."""
     # so many readings in a row must find no process of a job: during execve(2) a process shows no mark
     EMPTY_READINGS = 2
@@ -6296,12 +6305,12 @@ class TreeEnder:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self._loop = loop
         self.grace = math.inf if grace is None else grace
-        self.impatient = False      # KILL now, without grace
+        self.kills_at_once = False      # KILL now, without grace
         # the next reading of the table, which all waiting callers share; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._next_reading_at = 0.0     # when the next reading can begin, at the earliest (event loop's time)
 
-    async def end(self, shell: Child) -> list[int]:
+    async def kill_tree(self, shell: Child) -> list[int]:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return the processes that do not die.
 
         The session number belongs to the job until the shell was waited for and the session is empty.  After
@@ -6324,7 +6333,7 @@ class TreeEnder:
                 return []
             if read_at - start > self.grace + 5:    # 5 seconds after KILL
                 return alive                        # in a system call that does not return
-            if self.impatient or read_at - start > self.grace:
+            if self.kills_at_once or read_at - start > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
                 unsignalled = table.unsignalled(alive, signalled)
@@ -6358,7 +6367,7 @@ class TreeEnder:
                 os.kill(pid, number)
 
 
-class Processes(TreeEnder):
+class Processes(TreeKiller):
     """Starts, reaps and kills jobs.  Only this class uses SIGCHLD and wait4."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
@@ -6497,7 +6506,7 @@ class Memory(NamedTuple):
     whence: str                 # where the bound comes from
 
     @property
-    def whole(self) -> int | None:
+    def whole_bytes(self) -> int | None:
         """Return the size in whole bytes; None: no bound."""
         return int(self.size) if math.isfinite(self.size) else None
 
@@ -6819,14 +6828,14 @@ def in_foreground(fd: int) -> bool:
 
 KILL_SIGNALS, DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
 # causes that make a job failed: it ran too long, used more memory than allocated to it, or the host had none
-FAILING = "timeout", "memory", "oom"
+FAILURE_CAUSES = "timeout", "memory", "oom"
 STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills its jobs, or starts no more jobs
 
 
 class RunResult(NamedTuple):
     """How a run ended: the shell's wait status, and the cause if the run did not end by itself."""
     status: int
-    # one of FAILING, "stopped", "cancelled" or "lost"; "": the run ended by itself
+    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": the run ended by itself
     cause: str = ""
     limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
     peak: int = 0                       # the most bytes of memory seen in use by all processes of the run
@@ -6847,7 +6856,7 @@ class RunResult(NamedTuple):
         if self.cause == "cancelled":
             return HELD
         if self.cause:
-            return FAILED if self.cause in FAILING else ERROR
+            return FAILED if self.cause in FAILURE_CAUSES else ERROR
         return FAILED if self.status else DONE
 
     @property
@@ -6878,9 +6887,9 @@ class Run:
     job: Job
     slots: Sequence[Slot]               # the job's
     host: bytes
-    began: float = field(default_factory=time.time)     # seconds since the epoch
+    started_at: float = field(default_factory=time.time)     # seconds since the epoch
     started: float = 0.0                # the same moment by the monotonic clock, once the shell was started
-    took: float = 0.0                   # seconds from the start to the end
+    duration: float = 0.0                   # seconds from the start to the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
     sinks: Sequence[Sink] = ()          # they receive the run's events
@@ -6905,7 +6914,7 @@ class Run:
         return self.shell.pid if self.shell else 0
 
     @property
-    def where(self) -> bytes:
+    def host_and_pid(self) -> bytes:
         """Return the host and the process ID, for example b'(alice,601)'."""
         return b"(%s,%d)" % (self.host, self.pid)
 
@@ -6922,40 +6931,40 @@ class Stream:
 class Sink:
     """Receives the events of jobs.
 
-    A run has starting(), started(), output() and ended(), in this order; unstarted() can replace the
-    remaining ones.
+    A run has on_starting(), on_started(), on_output() and on_ended(), in this order; on_unstarted() can
+    replace the remaining ones.
     """
 
-    def starting(self, run: Run) -> None:
+    def on_starting(self, run: Run) -> None:
         """Handle a run that is about to start; it has no process yet."""
 
-    def started(self, run: Run) -> None:
+    def on_started(self, run: Run) -> None:
         """Handle the start of a run's shell."""
 
-    def unstarted(self, run: Run) -> None:
+    def on_unstarted(self, run: Run) -> None:
         """Handle a run that could not be started, or whose result will never be known: the last event of the
         run.
         """
 
-    def resumed(self, run: Run, record: bytes) -> None:
+    def on_resumed(self, run: Run, record: bytes) -> None:
         """Handle a run, on a server, that was started under the previous server.
 
         record: what the previous server wrote about the run in the log file.
         """
 
-    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Handle job output."""
 
-    def ended(self, run: Run, run_result: RunResult) -> None:
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Handle the end of a run, after all output of the run."""
 
-    def over(self, job: Job, state: bytes) -> None:
+    def on_job_over(self, job: Job, state: bytes) -> None:
         """Handle the end of a job: this runner will not run it again.  state: the new state of the line."""
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         """Do what is due once a second."""
 
-    def leaving(self) -> None:
+    def on_exit(self) -> None:
         """Finish: all runs have ended, and no more will start."""
 
 
@@ -6997,13 +7006,13 @@ class Rate:
         # (time, number of processed jobs); an entry per change
         self._changes: deque[tuple[float, int]] = deque()
 
-    def note(self, timestamp: float, processed: int) -> None:
+    def add_count(self, timestamp: float, processed: int) -> None:
         """Add the number of jobs processed so far, if it has changed."""
         if not self._changes or processed != self._changes[-1][1]:
             self._changes.append((timestamp, processed))
 
     @property
-    def changed(self) -> float | None:
+    def last_change(self) -> float | None:
         """Return the time of the last change; None: no change yet."""
         return self._changes[-1][0] if len(self._changes) > 1 else None
 
@@ -7028,7 +7037,7 @@ class ProgressBar:
 
     def line(self, counts: Counts, columns: int) -> str:
         """Return the status line for a terminal with this number of columns."""
-        self._rate.note(self._clock(), counts.processed)
+        self._rate.add_count(self._clock(), counts.processed)
         return self._fit_line(counts, columns)
 
     def _fit_line(self, counts: Counts, columns: int) -> str:
@@ -7044,7 +7053,7 @@ class ProgressBar:
 
     def _estimate(self, counts: Counts) -> str:
         """Return ' 1.2/s, 3m 20s left'; at the end ' took 4m 07s'; '' if the rate is unknown."""
-        if counts.processed == counts.all and (finished_at := self._rate.changed) is not None:
+        if counts.processed == counts.all and (finished_at := self._rate.last_change) is not None:
             return f" took {human_time(finished_at - self._start)}"
         rate = self._rate.per_second(self._clock())
         if not rate:
@@ -7104,24 +7113,24 @@ class Console(Sink):
         """Return the command of a run; for a terminal, without control characters."""
         return one_line(run.job.command) if self.writer.terminal else run.job.command
 
-    def starting(self, run: Run) -> None:
+    def on_starting(self, run: Run) -> None:
         self.writer.write(b"executing `%s'\n" % self._command_of(run))
 
-    def started(self, run: Run) -> None:
-        self.writer.write(b'status %s: forked "%s"\n' % (run.where, self._command_of(run)))
+    def on_started(self, run: Run) -> None:
+        self.writer.write(b'status %s: forked "%s"\n' % (run.host_and_pid, self._command_of(run)))
 
-    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         if self.with_output:
             self._print_lines(run, stream, self.lines[stream].feed(data))
 
-    def unstarted(self, run: Run) -> None:
+    def on_unstarted(self, run: Run) -> None:
         for stream in run.streams:
             self._print_lines(run, stream, self.lines.pop(stream, Lines()).take_incomplete_line())
 
-    def ended(self, run: Run, run_result: RunResult) -> None:
-        self.unstarted(run)                     # prints incomplete lines
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
+        self.on_unstarted(run)                     # prints incomplete lines
         result_text = str(run_result).encode()
-        line = b'status %s: %s "%s"' % (run.where, result_text, self._command_of(run))
+        line = b'status %s: %s "%s"' % (run.host_and_pid, result_text, self._command_of(run))
         if self.colour and run_result.state != DONE:
             line = self.RED + line + self.PLAIN
         self.writer.write(line + b"\n")
@@ -7129,7 +7138,7 @@ class Console(Sink):
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         """Print complete lines, each after a prefix such as b'stdout (alice,601): '."""
         if lines:
-            prefix = b"%s %s: " % (stream.name, run.where)
+            prefix = b"%s %s: " % (stream.name, run.host_and_pid)
             body = lines[:-1].replace(b"\n", b"\n" + prefix)
             self.writer.write(prefix + body + b"\n")
 
@@ -7170,27 +7179,27 @@ class TerminalConsole(Sink):
         text = f"progress: {', '.join(parts)}"
         return text[:columns - 1]
 
-    def starting(self, run: Run) -> None:
+    def on_starting(self, run: Run) -> None:
         self._count_as_running(run.job)
         self._runs_started[run.job] += 1
         if self._bar:
             self._file_counter.request_count_if_due()
 
-    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         self._print_lines(run, stream, self._lines[stream].feed(data))
 
-    def unstarted(self, run: Run) -> None:
+    def on_unstarted(self, run: Run) -> None:
         """Count the job, and print incomplete lines; the runner reports the reason."""
         self._count_as_running(run.job)
         self._print_incomplete_lines(run)
 
-    def ended(self, run: Run, run_result: RunResult) -> None:
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
         self._print_incomplete_lines(run)
         run_number = self._runs_started[run.job]
         is_done = run_result.state == DONE
         result_text = "done" if is_done else str(run_result)
         if run_result.cause != "timeout":
-            result_text += f" in {human_time(run.took)}"
+            result_text += f" in {human_time(run.duration)}"
         if run_number > 1 or not (is_done or self._max_runs == 1):
             result_text += f", try {run_number}"
             if run_number <= self._max_runs:            # otherwise the job ran again with more memory
@@ -7198,17 +7207,17 @@ class TerminalConsole(Sink):
         line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
         self._terminal.write(line if is_done else self._in_colour(self.RED, line))
 
-    def over(self, job: Job, state: bytes) -> None:
+    def on_job_over(self, job: Job, state: bytes) -> None:
         if job in self._runs_started:
             del self._runs_started[job]
             self._file_counter.on_job_over(state)
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         if self._bar:
             self._file_counter.request_count_if_due()
             self._terminal.redraw()          # the window size can have changed, or Ctrl-Z stopped us
 
-    def leaving(self) -> None:
+    def on_exit(self) -> None:
         self._terminal.end_status()
 
     def _count_as_running(self, job: Job) -> None:
@@ -7303,7 +7312,7 @@ class PendingOutput:
             try:
                 block = self.spool.take(offset)
             except OSError as error:            # an error of the spool, not of the writer
-                on_unreadable(reason(error))
+                on_unreadable(error_text(error))
             else:
                 yield block
         yield bytes(self.tail)
@@ -7324,16 +7333,16 @@ class Plain(Sink):
         self.pending: dict[Job, dict[bytes, PendingOutput]] = {}
         self.finished: set[Job] = set()                 # jobs that are over but wait for earlier ones
 
-    def starting(self, run: Run) -> None:
+    def on_starting(self, run: Run) -> None:
         self.pending.setdefault(run.job, {})
 
-    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         try:
             self.pending[run.job].setdefault(stream.name, PendingOutput(self.spool)).add(data)
         except OSError as error:
-            self._on_loss(run.job, reason(error))
+            self._on_loss(run.job, error_text(error))
 
-    def over(self, job: Job, state: bytes) -> None:
+    def on_job_over(self, job: Job, state: bytes) -> None:
         if job in self.pending:             # otherwise the job was not started
             self.finished.add(job)
         if not self.in_order:
@@ -7344,7 +7353,7 @@ class Plain(Sink):
         for next_job in printable:
             self._print_job(next_job)
 
-    def leaving(self) -> None:
+    def on_exit(self) -> None:
         for job in list(self.pending):
             self._print_job(job)
 
@@ -7394,20 +7403,20 @@ class LogFile(Sink):
         if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is not yet written
             raise UsageError(f"{path}: is not a log file (give another name)")
 
-    def started(self, run: Run) -> None:
+    def on_started(self, run: Run) -> None:
         record = self.records[run] = Record(deque(maxlen=self.max_lines))
         self._add_line(run, record, b"status", b'forked "%s"' % run.job.command)
 
-    def resumed(self, run: Run, record: bytes) -> None:
+    def on_resumed(self, run: Run, record: bytes) -> None:
         lines = (line.rstrip() for line in record.split(b"\n")[1:])
         self.records[run] = Record(deque(filter(None, lines), self.max_lines))
 
-    def unstarted(self, run: Run) -> None:
+    def on_unstarted(self, run: Run) -> None:
         record = self.records.pop(run, None)
         if record:
             self._write_record(run, record)
 
-    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         record = self.records[run]
         record.changed = True
         previous_part = record.incomplete_lines.get(stream, b"")
@@ -7422,7 +7431,7 @@ class LogFile(Sink):
             last_part = previous_part + last_part
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]      # a record shows no more; see fit()
 
-    def ended(self, run: Run, run_result: RunResult) -> None:
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
         record = self.records.pop(run)
         for stream, incomplete_line in record.incomplete_lines.items():
             if incomplete_line:
@@ -7430,7 +7439,7 @@ class LogFile(Sink):
         self._add_line(run, record, b"status", b'%s "%s"' % (str(run_result).encode(), run.job.command))
         self._write_record(run, record)
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         for run, record in self.records.items():
             # with more backlog, the file system does not answer
             if record.changed and self.executor.backlog < Writer.HIGH:
@@ -7439,7 +7448,7 @@ class LogFile(Sink):
     def _add_line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
         """Add a line such as b': stdout (alice,601): text'.  name: of the stream, or b"status"."""
         shown = text[:self.WIDTH + 4]
-        record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, shown))
+        record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.host_and_pid, shown))
 
     def _write_record(self, run: Run, record: Record) -> None:
         """Write the record of a run, padded to the fixed size."""
@@ -7456,7 +7465,7 @@ class LogFile(Sink):
         """Return the offset of the record of a job with an ordinal."""
         return (job.ordinal - 1) * self.record_bytes
 
-    def get(self, job: Job) -> bytes:
+    def read_record(self, job: Job) -> bytes:
         """Return the record of a job; b"" if it has no ordinal.  Runs in the I/O thread.  Raises OSError."""
         if not job.ordinal:
             return b""
@@ -7494,7 +7503,7 @@ def open_record(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
             raise UsageError(f"{path}: is a symbolic link (remove it, or give another name)") from None
-        raise UsageError(f"{path}: {reason(error)} (it must be a file that can be written)") from None
+        raise UsageError(f"{path}: {error_text(error)} (it must be a file that can be written)") from None
 
 
 def read_head(fd: int, path: str, size: int) -> bytes:
@@ -7502,7 +7511,7 @@ def read_head(fd: int, path: str, size: int) -> bytes:
     try:
         return os.pread(fd, size, 0)
     except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}") from None
+        raise UsageError(f"{path}: {error_text(error)}") from None
 
 
 # A RecordFile keeps each record that cannot be written yet, and tries it again.  What a try has found, and
@@ -7611,10 +7620,10 @@ class RecordFile:
         except OSError as error:
             must_wait = self._mount.network and error.errno in LOCKS_LOST
             if must_wait:
-                self._store_obstacle(Access.LOST, reason(error))
+                self._store_obstacle(Access.LOST, error_text(error))
             else:
                 self._on_error(
-                    f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)"
+                    f"{self.path}: {error_text(error)} (the {self.kind} is incomplete; the jobs go on)"
                 )
         finally:
             if not must_wait:
@@ -7687,7 +7696,7 @@ class RecordFile:
             self._doubtful_bytes = len(record)
             append_locked(self.fd, self.path, self._mount, [bytes(record)], self._header)
         else:
-            _, prefix = end_of(self.fd, self.path, self._mount, self._header)
+            _, prefix = find_append_position(self.fd, self.path, self._mount, self._header)
             write_all(self.fd, prefix + record)
 
 
@@ -7720,7 +7729,7 @@ class OutFile:
             can_exist = self.journal.network or os.path.lexists(self.name)
             new_name = keep_older(self.name) if can_exist else ""
         except OSError as error:            # our file gets another name, if there is room at all
-            self.on_error(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
+            self.on_error(f"{self.name}: {error_text(error)} (this older file stays; the jobs go on)")
             return
         if new_name:
             names = {"from": os.path.basename(self.name), "to": os.path.basename(new_name)}
@@ -7768,7 +7777,7 @@ class OutFile:
 
     def _give_up(self, error: OSError) -> None:
         self.has_failed = True
-        self.on_error(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
+        self.on_error(f"{self.name}: {error_text(error)} (this output is incomplete; the jobs go on)")
 
 
 def numbered_name(name: str, number: int) -> str:
@@ -7926,24 +7935,24 @@ class OutDir(Sink):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise UsageError(
-                f"{path}: {reason(error)} (it must be a directory that can be written)"
+                f"{path}: {error_text(error)} (it must be a directory that can be written)"
             ) from None
         self.journal = Journal(path, executor, on_error)
 
-    def started(self, run: Run) -> None:
+    def on_started(self, run: Run) -> None:
         for stream in run.streams:
             self.executor.post(self._new_file(run, stream, is_new=True).prepare)
         self.executor.post(self.journal.add, self._entry(run, "start"))
 
-    def unstarted(self, run: Run) -> None:
+    def on_unstarted(self, run: Run) -> None:
         self._close_run(run, None)
 
-    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         file = self._files.get(stream) or self._new_file(run, stream, is_new=False)
         offset = stream.received - len(data)
         self.executor.post(file.store, offset, data, size=len(data))
 
-    def ended(self, run: Run, run_result: RunResult) -> None:
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
         self._close_run(run, run_result)
 
     def _close_run(self, run: Run, run_result: RunResult | None) -> None:
@@ -7961,7 +7970,7 @@ class OutDir(Sink):
                 "exit": run_result.code if run_result and not run_result.signal else -1,
                 "signal": run_result.signal if run_result else 0,
                 "cause": run.cause,
-                "seconds": round(run.took, 3),
+                "seconds": round(run.duration, 3),
                 "cpu": shell.cpu if shell else None,
                 "memory": shell.memory if shell else None,
                 "memory_below": shell.memory_below if shell else None,
@@ -7970,18 +7979,18 @@ class OutDir(Sink):
             files,
         )
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         self.executor.post(self.journal.flush)
 
-    leaving = tick                          # writes the gathered events
+    on_exit = on_tick                          # writes the gathered events
 
     def _entry(self, run: Run, event: str) -> dict[str, Any]:
         """Return the fields that the `start` and `end` events of a run have in common."""
         requested = {"promised": run.requested_memory} if run.requested_memory else {}
         return {
-            "time": round(run.began + run.took, 3),
+            "time": round(run.started_at + run.duration, 3),
             "event": event,
-            "run": to_text(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
+            "run": to_text(run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())),
             "line": run.job.number,
             "command": to_text(run.job.command),
             "host": to_text(run.host),
@@ -8018,13 +8027,13 @@ class JobLog(Sink):
         if head not in (b"", self.HEADER):
             raise UsageError(f"{path}: is not a job log (give another name)")
 
-    def ended(self, run: Run, run_result: RunResult) -> None:
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
         code = -1 if run_result.cause == "timeout" else run_result.code         # as in GNU parallel
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
             run.host,
-            run.began,
-            run.took,
+            run.started_at,
+            run.duration,
             run.streams[0].received,
             code,
             run_result.signal,
@@ -8122,7 +8131,7 @@ class SlotFile:
                 raise OSError(errno.EINVAL, "contains no name")
         except OSError as error:
             raise UsageError(
-                f"{self.path}: {reason(error)} (expected a file of names, one per line)"
+                f"{self.path}: {error_text(error)} (expected a file of names, one per line)"
             ) from None
         return names
 
@@ -8132,7 +8141,7 @@ class SlotFile:
             os.close(open_lock_file_of(self._target))
         except OSError as error:
             raise UsageError(
-                f"{self.lock_table}: {reason(error)} (it must be a writable file: names are locked in it)"
+                f"{self.lock_table}: {error_text(error)} (it must be a writable file: names are locked in it)"
             ) from None
 
     def changed_names(self) -> Sequence[str] | None:
@@ -8145,7 +8154,7 @@ class SlotFile:
             problem = "" if names else "is empty"
         except OSError as error:
             names = []
-            problem = reason(error)
+            problem = error_text(error)
         self._report_problem("names", problem and f"{problem}; going on with the slots known so far")
         if not names or names == self.names:
             return None
@@ -8209,7 +8218,7 @@ class SlotFile:
             if lock(slot.fd, slot.lock_offset):
                 return True
         except OSError as error:
-            self._report_problem("locks", f"names cannot be locked: {reason(error)}")
+            self._report_problem("locks", f"names cannot be locked: {error_text(error)}")
         self._close(slot)
         return False
 
@@ -8262,7 +8271,7 @@ class RunnerStats:
     bad_lines: list[int] = field(default_factory=list)      # lines that are failed or in error
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
-    def count(self, job: Job, state: bytes) -> None:
+    def add_result(self, job: Job, state: bytes) -> None:
         self.done += state == DONE
         self.failed += state == FAILED
         self.error += state == ERROR
@@ -8271,24 +8280,24 @@ class RunnerStats:
             self.bad_lines.append(job.number)
 
     @property
-    def worse(self) -> int:
+    def bad_count(self) -> int:
         """Return the number of jobs that failed or are in error."""
         return self.failed + self.error
 
-    def status(self, summary: Summary | None) -> int:
+    def exit_status(self, summary: Summary | None) -> int:
         """Return the exit status of the runner.  summary: None if the state of the file is unknown.
 
         It is 1 if that is so, if the file has bad jobs or more jobs for us, or after an error of ours;
         otherwise 0.
         """
-        if summary is None or summary.now.bad or summary.left:
+        if summary is None or summary.counts.bad or summary.jobs_left:
             return 1
         if self.unwritten or self.had_errors:
             return 1
         # another runner can be running the jobs that we left in error
-        return int(bool(self.error and summary.now.running))
+        return int(bool(self.error and summary.counts.running))
 
-    def summary(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
+    def closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
                 reasons_command: str) -> str:
         """Return the closing line: our results, the state of the file unless all is done, and the next step.
 
@@ -8299,7 +8308,7 @@ class RunnerStats:
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
         did_nothing = not (self.done or self.cancelled or lines)
-        text = "nothing done" if not summary or summary.left else "nothing to do"
+        text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
         if not did_nothing:
             counts = ((self.failed, "failed"), (error, "error"), (self.cancelled, "cancelled"),
                     (len(self.unwritten), "not written down"))
@@ -8311,7 +8320,7 @@ class RunnerStats:
                      f"({name_lines(self.incomplete)})")
         if not summary:
             return f"{text}; the state of the file is unknown"
-        now = summary.now
+        now = summary.counts
         own_results = self.done, self.failed, error, self.cancelled
         file_results = now.done, now.failed, now.error, now.held
         is_repetition = own_results == file_results and now.processed == now.all
@@ -8320,7 +8329,7 @@ class RunnerStats:
                 f"{':' if text == 'nothing to do' else '; in all'} {summary.describe(with_lines=not lines)}"
             )
         # lines that could not be written will soon be orphaned
-        if summary.again or (self.unwritten and now.running):
+        if summary.can_retry or (self.unwritten and now.running):
             text += f"; {retry} runs them again"
         if summary.strays:
             text += f"; {name_strays(summary.strays, summary.first_stray)}"
@@ -8476,7 +8485,7 @@ class Pump:
     def _pass_to_sinks(self, run: Run, stream: Stream, data: bytes) -> None:
         stream.received += len(data)
         for sink in run.sinks:
-            sink.output(run, stream, data)
+            sink.on_output(run, stream, data)
 
     def _close(self, stream: Stream) -> None:
         self._unwatch(stream)
@@ -8693,7 +8702,7 @@ class JobTask:
         """Record the exit of the shell, at the moment when it is reaped.  status: the wait status."""
         run = self.run
         self._exited_at = self._runner.loop.time()
-        run.took = self._exited_at - run.started
+        run.duration = self._exited_at - run.started
         if self.phase is Phase.AT_GATE:
             self._enter_phase(Phase.SETTLING)
             return
@@ -8726,12 +8735,12 @@ class JobTask:
         if not self._kill_task:
             if self.phase is Phase.RUNNING:
                 self.run.cause = cause
-            self._kill_task = watched(self._kill_tree(self._shell))
+            self._kill_task = spawn_task(self._kill_tree(self._shell))
             self._wake_event.set()
 
     async def _kill_tree(self, shell: Child) -> None:
         """Kill the processes of the run.  If some do not die, count the shell as killed."""
-        undying = await self._runner.processes.end(shell)
+        undying = await self._runner.processes.kill_tree(shell)
         if undying:
             self._say(f"these processes do not die: {', '.join(map(str, undying))}")
             shell.on_exit(signal.SIGKILL)
@@ -8745,8 +8754,9 @@ class JobTask:
             await self._follow_run(self._shell)
             if self.phase is Phase.SETTLING or self._must_not_run_again():
                 break
-            if self.run.cause in ("memory", "oom") and self.job.more:       # memory= lists a larger size
-                can_grow = self._request_more_memory(self.job.more)
+            lacked_memory = self.run.cause in ("memory", "oom")
+            if lacked_memory and self.job.larger_needs:         # memory= lists a larger size
+                can_grow = self._request_more_memory(self.job.larger_needs)
                 is_repeated = can_grow and await self._wait_for_next_run(Phase.GROWING, None)
             else:
                 failures += 1
@@ -8762,7 +8772,7 @@ class JobTask:
 
     def _must_not_run_again(self) -> bool:
         """Return True if the job must not run again, whatever --retries says."""
-        return self.state == DONE or not self._can_start or self.run.cause not in ("", *FAILING)
+        return self.state == DONE or not self._can_start or self.run.cause not in ("", *FAILURE_CAUSES)
 
     async def settle(self) -> None:
         """Enter SETTLING and write the job's state, however long that takes."""
@@ -8773,7 +8783,7 @@ class JobTask:
         elif self.cause == "cancelled" and self.state != DONE:
             self.state = HELD                   # even if the job has just failed by itself
         for sink in self.run.sinks:
-            sink.over(self.job, self.state)
+            sink.on_job_over(self.job, self.state)
         if self.cause != "lost":
             await self._write_state()
 
@@ -8819,9 +8829,9 @@ class JobTask:
         """
         if needs.memory > self._runner.options.memory:
             size, available = memory_text(needs.memory), memory_text(self._runner.options.memory)
-            self._say(f"{self.job.how}; does not run again with {size}: there are {available} here")
+            self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
             return False
-        self.job.grown += 1
+        self.job.growth_count += 1
         return self._runner.can_start(self.job)
 
     async def _wait_for_next_run(self, phase: Phase, seconds: float | None) -> bool:
@@ -8875,7 +8885,7 @@ class JobTask:
             self._say(f"cannot be started: {error}")
             self.state = ERROR
             for sink in self.run.sinks:
-                sink.unstarted(self.run)
+                sink.on_unstarted(self.run)
 
     async def _try_to_start(self) -> tuple[str, bool]:
         """Try to start the shell, unless the job must not start any more.
@@ -8885,7 +8895,7 @@ class JobTask:
         lock_fd = None
         jobs = self._runner.jobs
         try:
-            lock_fd = await jobs.lend(self.job)
+            lock_fd = await jobs.copy_lock_fd(self.job)
             if self._can_start:                 # the file system can have answered late
                 self._spawn_shell(lock_fd)
             return "", False
@@ -8893,17 +8903,17 @@ class JobTask:
             return "the command contains a NUL byte", False
         except OSError as error:
             if error.errno in self.BUSY_ERRORS:
-                return reason(error), True
+                return error_text(error), True
             if error.errno == errno.E2BIG:
                 return "environment, or --runner and command, are too long", False
-            return shell_error(error, self._runner.host) if error.filename else reason(error), False
+            return shell_error(error, self._runner.host) if error.filename else error_text(error), False
         finally:
             if lock_fd is not None:
-                jobs.reclaim(lock_fd)
+                jobs.close_lock_copy(lock_fd)
 
     def _announce_start(self) -> None:
         for sink in self.run.sinks:
-            sink.starting(self.run)
+            sink.on_starting(self.run)
 
     def _spawn_shell(self, lock_fd: int | None) -> None:
         """Make the pipes and start the shell.  lock_fd: a descriptor of the job lock; None: the job has none.
@@ -8935,7 +8945,7 @@ class JobTask:
 
     def _record_start(self) -> None:
         """Record the start time of the run and the number of OOM kills so far."""
-        self.run.began = time.time()
+        self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
         self._oom_kills = self._runner.oom_kills.recent_count()
 
@@ -8993,7 +9003,7 @@ class JobTask:
         runner, run = self._runner, self.run
         runner.pump.watch_soon(run)
         for sink in run.sinks:
-            sink.started(run)
+            sink.on_started(run)
         timeout = runner.timeout_of(self.job)
         timer = runner.loop.call_later(timeout, self.kill_run, "timeout") if timeout else None
         status = await shell.exited
@@ -9011,9 +9021,9 @@ class JobTask:
             shell.add_memory(run.peak)
         self.run_result = self._result_of_run(status, timeout or 0.0)
         self.state = self.run_result.state
-        self.job.how = str(self.run_result)
+        self.job.result_text = str(self.run_result)
         for sink in run.sinks:
-            sink.ended(run, self.run_result)
+            sink.on_ended(run, self.run_result)
 
     def _result_of_run(self, status: int, timeout: float) -> RunResult:
         """Return the result of the run.  status: of its shell.  timeout: in seconds; 0: none."""
@@ -9089,8 +9099,8 @@ class Runner:
     """
     MAX_BACKLOG_BYTES = 1 << 24         # above this backlog of a writer no jobs are started
     UNREACHABLE_STATUS = 255            # exit status of ssh if it cannot reach the host, or loses it
-    LAST_TRIES = 10.0                   # seconds for writing the states of jobs after a kill signal
-    LAST_LOOK = 2.0                     # seconds after a kill signal for an answer, for example the summary
+    MAX_RESULT_SECONDS = 10.0                   # seconds for writing the states of jobs after a kill signal
+    MAX_ANSWER_SECONDS = 2.0  # seconds after a kill signal for an answer, for example the summary
     MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of the memory of jobs
     MEASURING_PAUSE_FACTOR = 99         # a pause is this many times as long as a measurement: see Throttle
 
@@ -9130,7 +9140,7 @@ class Runner:
         self.claim_error = ""               # why no more jobs can be claimed
         self._exit_step = ExitStep.NONE
         self.wall_over = False              # the runner exits because the wall time is over, or too near
-        self.killed = 0                     # the signal that made the runner kill its jobs; 0: none did
+        self.kill_signal = 0                     # the signal that made the runner kill its jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
         walltime = options.walltime
@@ -9143,18 +9153,18 @@ class Runner:
     async def run(self) -> None:
         """Run jobs until none remain or the runner drains."""
         if self.jobs.failures and self.options.max_failed:
-            await self.jobs.failures.count()
-        chores = [watched(chore) for chore in (
+            await self.jobs.failures.count_failures()
+        chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._check_jobs(), self._tick_sinks(), self._follow_slots(),
             self._watch_failures(), self._watch_memory())]
         self._set_slots(self._names)
-        self._starting_jobs = watched(self._start_jobs())
+        self._starting_jobs = spawn_task(self._start_jobs())
         await asyncio.wait([self._starting_jobs])
         if self._job_runs:
             await asyncio.wait(self._job_runs)
         for chore in chores:
             chore.cancel()
-        if not self.killed:
+        if not self.kill_signal:
             self._report_why_jobs_remain()
 
     def _report_why_jobs_remain(self) -> None:
@@ -9187,14 +9197,14 @@ class Runner:
     async def in_time(self, awaitable: Awaitable[T]) -> T | None:
         """Wait for an answer.  Return None if it takes longer than LAST_LOOK seconds after a kill signal."""
         future = asyncio.ensure_future(awaitable)
-        while not future.done() and not self.killed:
+        while not future.done() and not self.kill_signal:
             await self.signals.wait_for_next(None, future)
-        await asyncio.wait([future], timeout=self.LAST_LOOK)
+        await asyncio.wait([future], timeout=self.MAX_ANSWER_SECONDS)
         return future.result() if future.done() else None
 
     def on_drain_signal(self, number: int) -> None:
         """Start no more jobs and wait for running jobs, because of signal `number`."""
-        self.signals.add_signal(kills_jobs=self.killed != 0)
+        self.signals.add_signal(kills_jobs=self.kill_signal != 0)
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
             f"{plural(len(self.runs), 'job')}"
@@ -9203,16 +9213,16 @@ class Runner:
 
     def on_kill_signal(self, number: int) -> None:
         """Kill the jobs and exit, because of signal `number`.  A later INT ends the grace period."""
-        is_first = not self.killed
-        self.killed = self.killed or number
+        is_first = not self.kill_signal
+        self.kill_signal = self.kill_signal or number
         self.signals.add_signal(kills_jobs=True)
         if is_first:
             hint = " (Ctrl-C again: at once)" if number == signal.SIGINT and self.runs else ""
             self.say(f"{signal.Signals(number).name}: killing {plural(self._unsettled, 'job')}{hint}")
             self.kill_jobs()
-            watched(self._give_up_results())
+            spawn_task(self._give_up_results())
         elif number == signal.SIGINT:
-            self.processes.impatient = True
+            self.processes.kills_at_once = True
 
     async def _watch_wall_time(self) -> None:
         await asyncio.sleep(self.wall_end - self.loop.time())
@@ -9267,7 +9277,7 @@ class Runner:
         """Exit even if results cannot be written because the file system does not answer."""
         while self.runs:
             await asyncio.sleep(0.05)
-        await asyncio.sleep(self.LAST_TRIES)
+        await asyncio.sleep(self.MAX_RESULT_SECONDS)
         self._exit_step = ExitStep.GIVEN_UP
         for future in filter(None, (self._starting_jobs, *self._job_runs)):
             future.cancel()
@@ -9287,7 +9297,7 @@ class Runner:
         while True:
             await asyncio.sleep(1.0)
             for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
-                sink.tick()
+                sink.on_tick()
 
     async def _watch_memory(self) -> None:
         """Kill each run that uses more memory than requested at two measurements in a row."""
@@ -9314,8 +9324,8 @@ class Runner:
         """Count the failures of the whole file now and then, if --max-failed is given."""
         failures = self.jobs.failures
         while failures and self.options.max_failed:
-            await failures.rest()
-            self._stop_after_failures(await failures.count())
+            await failures.wait_until_due()
+            self._stop_after_failures(await failures.count_failures())
 
     def _stop_after_failures(self, count: int) -> None:
         """Drain if too many jobs are failed or in error.  count: how many more than at the start."""
@@ -9372,14 +9382,14 @@ class Runner:
                     self.changed.set()
 
     @property
-    def size(self) -> int:
+    def slot_count(self) -> int:
         """Return the number of listed slots, in service or not."""
         return sum(slot.listed for slot in self.slots.values())
 
     @property
     def full_capacity(self) -> Resources:
         """Return the resources of the runner as if all slots were in service."""
-        return Resources(self.size, self.options.memory)
+        return Resources(self.slot_count, self.options.memory)
 
     @property
     def capacity(self) -> Resources:
@@ -9480,9 +9490,9 @@ class Runner:
         await self._free_slots(slots)
         if claimed.failed:
             self.fail(claimed.failed)
-        elif claimed.again is None and self._exits_without_job():
+        elif claimed.retry_after is None and self._exits_without_job():
             self.drain()
-        return self.jobs.poll if claimed.again is None else min(self.jobs.poll, claimed.again)
+        return self.jobs.poll if claimed.retry_after is None else min(self.jobs.poll, claimed.retry_after)
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
         """Start a claimed job on these slots and as many more as it needs.  Return as _start_next_job() does.
@@ -9498,7 +9508,7 @@ class Runner:
             self.say(f"line {job.number}: claimed")
         self._say_background(job)
         await task.start()
-        job_run = watched(self._run_to_end(task))
+        job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)
         job_run.add_done_callback(self._job_runs.discard)
         return 0.0 if self._idle else None
@@ -9544,8 +9554,8 @@ class Runner:
         """
         await task.run_until_settled()
         if task.state != NEW:
-            self.runner_stats.count(task.job, task.state)
-            self._stop_after_failures(self.runner_stats.worse)
+            self.runner_stats.add_result(task.job, task.state)
+            self._stop_after_failures(self.runner_stats.bad_count)
             self._count_errors(task)
         for slot in task.slots:
             await self._free_slots([slot], self._use_after_job(slot, task.state != NEW))
@@ -9584,7 +9594,7 @@ def shell_error(error: OSError, host: bytes) -> str:
     """
     shell = os.fsdecode(error.filename)
     is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
-    return f"{shell}: {reason(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
+    return f"{shell}: {error_text(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
 
 
 def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
@@ -9617,7 +9627,7 @@ def open_descriptors() -> list[int]:
     return list(range(1024))
 
 
-def hold_signals() -> None:
+def block_stop_signals() -> None:
     """Block the stop signals until their handlers are installed, so that none ends a program that is half
     started.
     """
@@ -9690,7 +9700,7 @@ def write_pid_file(path: str, fd: int) -> None:
         os.ftruncate(fd, 0)
         write_all(fd, b"%d\n" % os.getpid())
     except OSError as error:
-        raise UsageError(f"{path}: {reason(error)} (the process number must be written)") from None
+        raise UsageError(f"{path}: {error_text(error)} (the process number must be written)") from None
 
 
 def remove_pid_file(path: str) -> None:
@@ -9739,7 +9749,7 @@ def exit_without_waiting(exit_status: int) -> None:
 # parts: the job file, the cursor, the executor, the sinks and the runner.
 
 PROG = "runmaker4.py"
-Add = Callable[..., Any]        # the type of an argument group's add_argument()
+AddArgument = Callable[..., Any]        # the type of an argument group's add_argument()
 
 
 def runner_words(text: str) -> str:
@@ -9817,7 +9827,7 @@ def wall_time(text: str) -> float | SlurmLimit | None:
     return SlurmLimit(duration(text[5:]) or 0.0) if text.startswith("auto-") else duration(text)
 
 
-def file_of_jobs(text: str) -> str:
+def job_file_path(text: str) -> str:
     """Check an argument (argparse type): the path of a job file, not of a lock file."""
     if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
         raise argparse.ArgumentTypeError(
@@ -9839,15 +9849,15 @@ JOB_VARIABLES = ("of a job: JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slo
                  "RUNMAKER4_MEMORY (bytes), RUNMAKER4_JOB")
 
 
-def add_running_options(add: Add) -> None:
+def add_running_options(add: AddArgument) -> None:
     """Add the options of runner and client that select jobs and their number."""
-    add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
+    add("-j", "--jobs", type=integer_between(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
     add("-r", "--retry", action="store_true", help="as --resume; also run jobs that failed (!)")
     add("--resume", action="store_true", help="also run jobs in error (e), or r without a runner")
     add(
         "--retries",
-        type=whole_number(0),
+        type=integer_between(0),
         default=0,
         metavar="N",
         help="run a failing job up to N more times, at once",
@@ -9866,7 +9876,7 @@ def add_running_options(add: Add) -> None:
     add("--memory", type=memory_size, metavar="SIZE", help="memory for jobs with memory= (60G) [all]")
 
 
-def add_limits(add: Add) -> None:
+def add_limits(add: AddArgument) -> None:
     """Add the options that limit the time of jobs."""
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
@@ -9884,14 +9894,14 @@ def add_limits(add: Add) -> None:
     )
 
 
-def add_records(add: Add) -> None:
+def add_records(add: AddArgument) -> None:
     """Add the options of runner and server for the files that they write besides the job file."""
     add("-l", "--logfile", type=output_path, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
         "-n",
         "--loglines",
-        type=whole_number(1, 10_000),
+        type=integer_between(1, 10_000),
         default=3,
         metavar="N",
         help="lines of output per record [3]",
@@ -9906,13 +9916,13 @@ def add_records(add: Add) -> None:
     )
 
 
-def add_max_failed(add: Add) -> None:
+def add_max_failed(add: AddArgument) -> None:
     """Add the option of runner and server to drain after failures."""
-    add("--max-failed", type=whole_number(1), default=0, metavar="N",
+    add("--max-failed", type=integer_between(1), default=0, metavar="N",
         help="start no more once N more jobs are failed or in error")
 
 
-def add_verbosity(add: Add) -> None:
+def add_verbosity(add: AddArgument) -> None:
     """Add the options that control the amount of output."""
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
     add("--plain", action="store_true", help="print job output only, one job after the other")
@@ -9920,7 +9930,7 @@ def add_verbosity(add: Add) -> None:
     add("-v", "--verbose", action="store_true", help="print more")
 
 
-def add_background(add: Add) -> None:
+def add_background(add: AddArgument) -> None:
     """Add the options for the background."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
     add("--pidfile", type=output_path, metavar="FILE", help="write the process ID to FILE")
@@ -9952,11 +9962,11 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("which jobs, and how many").add_argument
-    add("file", metavar="FILE", type=file_of_jobs, help="the job file")
+    add("file", metavar="FILE", type=job_file_path, help="the job file")
     add_running_options(add)
     add("--follow", action="store_true", help="wait for more jobs, and for a file that does not exist yet")
     add("--dry-run", action="store_true", help="print which jobs would run, and change nothing")
-    add("--slot-errors", type=whole_number(1), default=0, metavar="N",
+    add("--slot-errors", type=integer_between(1), default=0, metavar="N",
         help="retire a slot after N jobs in a row with status 255")
     add = parser.add_argument_group("limits").add_argument
     add_limits(add)
@@ -9974,10 +9984,10 @@ def make_parser() -> Parser:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options of runmaker4.py.  Raises UsageError."""
-    return parse_running(make_parser(), argv)
+    return parse_job_options(make_parser(), argv)
 
 
-def parse_running(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+def parse_job_options(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """Return the options of runner or client.  Raises UsageError."""
     options, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -10035,7 +10045,7 @@ class Program:
         self.label = label
         self.options = options
         self._is_loop_running = False   # the event loop and the attributes declared above exist
-        self.executor = FileExecutor(False, self.relieved)
+        self.executor = FileExecutor(False, self.on_writer_relieved)
         self.runner_stats = RunnerStats()
         self._error_count = 0
         self.defects = 0            # exceptions that are defects of this program
@@ -10065,7 +10075,7 @@ class Program:
         record_paths = options.logfile, options.outdir, options.joblog
         self.executor = FileExecutor(
             network or any(find_mount(path).network for path in record_paths if path),
-            self.relieved,
+            self.on_writer_relieved,
             functools.partial(self.in_loop, self.say_without_label),
         )
         on_error = functools.partial(self.in_loop, self._on_error)
@@ -10087,7 +10097,7 @@ class Program:
             errors_fd = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
         if options.pidfile:
             pid_fd = open_pid_file(options.pidfile)
-        hold_signals()
+        block_stop_signals()
         if options.daemon:
             ready_fd = go_into_background()
         if pid_fd is not None:
@@ -10132,18 +10142,18 @@ class Program:
         """Do everything that happens inside the event loop.  Return the exit status."""
         self.loop = asyncio.get_running_loop()
         writer_class = Terminal if os.isatty(1) else Writer
-        self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.relieved)
+        self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.on_writer_relieved)
         is_same_file = os.path.sameopenfile(1, 2)   # then one Writer for both, so that lines do not mix
-        self.stderr = (
-            self.stdout if is_same_file else Writer(2, self.loop, self._on_stderr_broken, self.relieved)
-        )
+        self.stderr = self.stdout
+        if not is_same_file:
+            self.stderr = Writer(2, self.loop, self._on_stderr_broken, self.on_writer_relieved)
         self.signals = Signals(self.loop)
         self._is_loop_running = True
         self.loop.set_exception_handler(self._on_exception)
         try:
             return await self.work()
         finally:
-            await self.executor.leave()
+            await self.executor.close()
             self.signals.ignore_from_now_on()
 
     async def work(self) -> int:
@@ -10151,7 +10161,7 @@ class Program:
         raise NotImplementedError
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Shut the program down because of a defect: a callback or a `watched` task raised an exception.
+        """Shut the program down after a defect: a callback or a task of spawn_task() raised an exception.
 
         Otherwise the program would go on without the failed task, for example without the search for jobs.
         """
@@ -10161,18 +10171,18 @@ class Program:
         import traceback
         self.defects += 1
         self.runner_stats.had_errors = True
-        self.end_for_defect()
+        self.shut_down_after_defect()
         if self.defects <= self.MAX_MESSAGES_OF_A_KIND:
             self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
             self.stderr.write(
                 os.fsencode("".join(traceback.format_exception(type(error), error, error.__traceback__)))
             )
 
-    def end_for_defect(self) -> None:
+    def shut_down_after_defect(self) -> None:
         """Shut down after a defect, and lose no job and no result."""
         raise NotImplementedError
 
-    def relieved(self) -> None:
+    def on_writer_relieved(self) -> None:
         """Resume the work that was held back, because a writer has caught up."""
         raise NotImplementedError
 
@@ -10184,7 +10194,7 @@ class Program:
                     self.signals.handle(number, functools.partial(handler, number))
         self.signals.dispatch()             # signals that were blocked until now, before any job is started
 
-    async def print_rest(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
+    async def print_remaining(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
         """Wait until everything is printed; once is_hurried() is true (after a signal), two seconds at most.
         """
         while writer.backlog and not is_hurried():
@@ -10224,7 +10234,7 @@ class Program:
         """Do nothing: no stream remains to report it on."""
 
     def _on_stdout_broken(self, error: OSError) -> None:
-        self.say(f"stdout: {reason(error)}; the jobs go on, but job output is no longer shown")
+        self.say(f"stdout: {error_text(error)}; the jobs go on, but job output is no longer shown")
         # if the reader has exited, nothing misses the output, and that is no error
         has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
         self.runner_stats.had_errors |= not has_no_reader
@@ -10281,7 +10291,7 @@ class RunnerProgram(Program):
                     f"{human_time(walltime.margin)}: no job is started"
                 )
 
-    def console(self, file: JobReader | None, with_output: bool) -> list[Sink]:
+    def console_sinks(self, file: JobReader | None, with_output: bool) -> list[Sink]:
         """Return the sinks that print output and results.  file: the job file; None: the server has it.
 
         with_output: print job output as well.
@@ -10330,7 +10340,7 @@ class RunnerProgram(Program):
             self.signals.handle(signal.SIGTSTP, functools.partial(self._on_ctrl_z, terminal))
 
     def _on_ctrl_z(self, terminal: Terminal) -> None:
-        watched(self._suspend(terminal))
+        spawn_task(self._suspend(terminal))
 
     async def _suspend(self, terminal: Terminal) -> None:
         """Erase the status line, stop like any process on Ctrl-Z, and redraw the line after `fg`."""
@@ -10343,10 +10353,10 @@ class RunnerProgram(Program):
         self._handle_ctrl_z()
         terminal.redraw()
 
-    def relieved(self) -> None:
+    def on_writer_relieved(self) -> None:
         self.runner.pump.resume()
 
-    def end_for_defect(self) -> None:
+    def shut_down_after_defect(self) -> None:
         """Start no more jobs; running jobs can finish, and their results are written."""
         self.runner.drain()
 
@@ -10366,17 +10376,19 @@ class RunnerProgram(Program):
             self.say(str(self.memory))
         await runner.run()
         for sink in runner.sinks:
-            sink.leaving()
-        summary = await jobs.leave(runner)
+            sink.on_exit()
+        summary = await jobs.sync_and_summarize(runner)
         if self.executor.has_kept_records:      # after a signal they have not been flushed yet
             await runner.in_time(self.executor.flush())
-        await self.print_rest(self.stdout, lambda: bool(runner.killed))
+        await self.print_remaining(self.stdout, lambda: bool(runner.kill_signal))
         seconds = self.loop.time() - runner.began
-        exit_status = 128 + runner.killed if runner.killed else self.runner_stats.status(summary)
-        if exit_status or not self.options.plain or summary is None or summary.now.new:
+        exit_status = self.runner_stats.exit_status(summary)
+        if runner.kill_signal:
+            exit_status = 128 + runner.kill_signal
+        if exit_status or not self.options.plain or summary is None or summary.counts.new:
             reasons_command = why_command(self.options)
-            self.say(self.runner_stats.summary(summary, jobs.orphans, seconds, "-r", reasons_command))
-        await self.print_rest(self.stderr, lambda: bool(runner.killed))
+            self.say(self.runner_stats.closing_line(summary, jobs.orphans, seconds, "-r", reasons_command))
+        await self.print_remaining(self.stderr, lambda: bool(runner.kill_signal))
         return exit_status
 
 
@@ -10438,11 +10450,12 @@ class App(RunnerProgram):
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
         try:
-            put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if self.options.one_only else None)))
+            max_jobs = len(self.slots) if self.options.one_only else None
+            print_lines(map(bytes, itertools.islice(jobs, max_jobs)))
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise UsageError(f"{self.path}: {reason(error)}") from None
+            raise UsageError(f"{self.path}: {error_text(error)}") from None
 
     def _make_cursor(self, say: Say) -> Cursor:
         return Cursor(
@@ -10459,7 +10472,7 @@ class App(RunnerProgram):
         reader = JobReader(self.path, say=say, mount=self._mount)
         jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
         logfile, outdir, joblog = self._record_sinks
-        console = self.console(reader, with_output=not logfile)
+        console = self.console_sinks(reader, with_output=not logfile)
         sinks: list[Sink] = [*console, *filter(None, (logfile, outdir, joblog))]
         self.make_runner(jobs, sinks, self.executor)
         return await self.run_to_end(jobs)
@@ -10471,7 +10484,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())
 
 
 # ======== The wire ==========================================================================================
@@ -10529,11 +10542,11 @@ WIRE_VERSION = 10
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
-PIECE = 1 << 16                             # bytes of output in a message; JSON can need six for each
-KEEP_ALIVE = 5.0                            # seconds between two pings of a client; the server answers each
-SILENCE = 15.0                              # seconds without a frame after which the other end is lost
-HANDSHAKE = 10.0                            # seconds within which the other end must be authenticated
-HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
+MAX_PIECE_BYTES = 1 << 16  # bytes of output in a message; JSON can need six for each
+PING_SECONDS = 5.0                            # seconds between two pings of a client; the server answers each
+MAX_SILENT_SECONDS = 15.0  # seconds without a frame after which the other end is lost
+MAX_HANDSHAKE_SECONDS = 10.0  # seconds within which the other end must be authenticated
+HEX_128_BITS = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
 MAX_UNREAD_BYTES = 1 << 24                  # with more unread bytes the other end is dropped
 MAX_INTEGER = 1 << 62                       # for lines, bytes, requests, ...
 MAX_TIME_SECONDS = 1e11                     # about 3,000 years
@@ -10544,11 +10557,11 @@ class WireError(Exception):
     """The other end violates the protocol."""
 
 
-class Refused(WireError):
+class RefusedError(WireError):
     """The two ends do not match: the token, the version, or the file."""
 
 
-class OtherFile(Refused):
+class OtherFileError(RefusedError):
     """The server serves a file other than the client requires."""
 
 
@@ -10632,19 +10645,19 @@ class Message:
             raise WireError(f"{name}: not {digits} hexadecimal digits")
         return value
 
-    def whole(self, name: str, most: int = MAX_INTEGER, least: int = 0) -> int:
+    def integer(self, name: str, most: int = MAX_INTEGER, least: int = 0) -> int:
         """Return a field that is an integer from `least` to `most`."""
         value = self.fields.get(name)
         if type(value) is not int or not least <= value <= most:
             raise WireError(f"{name}: not a valid whole number")
         return value
 
-    def whole_or_none(self, name: str) -> int | None:
-        return None if self.fields.get(name, 0) is None else self.whole(name)
+    def integer_or_none(self, name: str) -> int | None:
+        return None if self.fields.get(name, 0) is None else self.integer(name)
 
-    def process(self, name: str) -> int:
+    def process_id(self, name: str) -> int:
         """Return a process id; 0: none."""
-        return self.whole(name, MAX_PID)
+        return self.integer(name, MAX_PID)
 
     def seconds(self, name: str) -> float:
         """Return a time of any clock, or a duration."""
@@ -10808,7 +10821,7 @@ class Channel:
         self._clear_text = b""                      # to send before these frames, not encrypted
 
     @property
-    def authenticated(self) -> bool:
+    def is_authenticated(self) -> bool:
         """Return True if the other end has proved that it knows the token and that TLS ends at it."""
         return self._state is State.OPEN
 
@@ -10822,7 +10835,7 @@ class Channel:
     def send(self, message: dict[str, Any]) -> None:
         """Add a message to outgoing().  Raise ValueError before authentication, or if it is too long."""
         body = encode(message)
-        if not self.authenticated or len(body) > MAX_FRAME_BYTES:
+        if not self.is_authenticated or len(body) > MAX_FRAME_BYTES:
             raise ValueError("a message too early, or too long")
         self._add_frame(body)
 
@@ -10918,7 +10931,7 @@ class ServerChannel(Channel):
 
     def _take_knock(self, message: Message) -> None:
         """Handle step 2: start TLS for a client that knows the token.  Raises WireError."""
-        if message.whole("runmaker4") != WIRE_VERSION:
+        if message.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
         self._nonces = self._nonce + message.hexadecimal("nonce")
         if not self._is_proved(message, "client"):
@@ -10933,7 +10946,7 @@ class ServerChannel(Channel):
         """Send the cause to the client, and raise Refused."""
         self._add_step(error=cause)
         self._clear_text = self.outgoing()
-        raise Refused(self.REFUSALS[cause])
+        raise RefusedError(self.REFUSALS[cause])
 
     def _take_confirmation(self, message: Message) -> None:
         """Handle step 5: make sure that TLS ends at the client.  Raises WireError."""
@@ -10959,9 +10972,9 @@ class ClientChannel(Channel):
     def _take_greeting(self, message: Message) -> None:
         """Handle step 1: answer the server's challenge.  Raises WireError."""
         self._check_refusal(message)
-        version = message.whole("runmaker4")
+        version = message.integer("runmaker4")
         if version != WIRE_VERSION:
-            raise Refused(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
+            raise RefusedError(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
         self._nonces = message.hexadecimal("nonce") + self._nonce
         self._add_step(runmaker4=WIRE_VERSION, nonce=self._nonce, proof=self._proof("client"))
 
@@ -10972,9 +10985,9 @@ class ClientChannel(Channel):
         file_id = message.hexadecimal("file")
         self._certificate_and_file = certificate + file_id
         if not self._is_proved(message, "server"):
-            raise Refused(self.REFUSALS["token"])
+            raise RefusedError(self.REFUSALS["token"])
         if self._required_file_id not in ("", file_id):
-            raise OtherFile("another file is served")
+            raise OtherFileError("another file is served")
         self._certificate = certificate
         self.file_id = file_id
         self._start_tls(server_side=False)
@@ -10988,7 +11001,7 @@ class ClientChannel(Channel):
     def _check_refusal(self, message: Message) -> None:
         """Raise Refused if the server has sent an error."""
         if "error" in message.fields:
-            raise Refused(self.REFUSALS.get(message.text("error", 64), "refused"))
+            raise RefusedError(self.REFUSALS.get(message.text("error", 64), "refused"))
 
     STEPS = {
         State.GREETING: (_take_greeting, State.CREDENTIALS),
@@ -11007,7 +11020,7 @@ class Link:
         self.channel = channel
         self.loop = loop
         self.transport: Any = None
-        self.heard = boottime()          # when the last message came; at first, when the Link was made
+        self.last_message_at = boottime()  # when the last message came; at first, when the Link was made
         self.why = ""                       # why the connection was dropped
         self._is_flush_scheduled = False    # flush() will be called in this or the next loop iteration
         self.closing = False                # end() was called
@@ -11015,14 +11028,14 @@ class Link:
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
-    def authenticated(self) -> None:
+    def on_authenticated(self) -> None:
         """Handle the authentication of the other end; called once."""
 
     def handle(self, message: Message) -> None:
         """Handle a received message.  Raises WireError."""
         raise NotImplementedError
 
-    def handled(self) -> None:
+    def on_batch_handled(self) -> None:
         """Handle the end of a batch: handle() was called for all messages that were received together."""
 
     def disconnected(self, why: str) -> None:
@@ -11059,7 +11072,7 @@ class Link:
             if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
                 self.drop("it does not read messages")
 
-    def end(self) -> None:
+    def finish_writing(self) -> None:
         """Send no more messages.  Once the other end has read everything, it closes the connection."""
         self.flush()
         if not self.transport.is_closing():
@@ -11086,16 +11099,16 @@ class Link:
 
     def data_received(self, data: bytes) -> None:
         """Handle the received messages; close the connection if they violate the protocol."""
-        was_authenticated = self.channel.authenticated
+        was_authenticated = self.channel.is_authenticated
         try:
             messages = self.channel.receive(data)
-            if self.channel.authenticated and not was_authenticated:
-                self.authenticated()
+            if self.channel.is_authenticated and not was_authenticated:
+                self.on_authenticated()
             if messages:
-                self.heard = boottime()
+                self.last_message_at = boottime()
             for message in messages:
                 self.handle(Message(message))
-            self.handled()
+            self.on_batch_handled()
         except WireError as error:
             self.why = self.why or str(error)
             self.flush()
@@ -11113,7 +11126,7 @@ class Link:
     resume_writing = pause_writing
 
     def connection_lost(self, error: Exception | None) -> None:
-        why = reason(error) if isinstance(error, OSError) else "the connection was closed"
+        why = error_text(error) if isinstance(error, OSError) else "the connection was closed"
         self.disconnected(self.why or why)
 
 
@@ -11128,7 +11141,7 @@ def token_path() -> str:
 def token_of_environment() -> str | None:
     """Return the token in $RUNMAKER4_TOKEN; None if it is unset or empty.  Raises UsageError."""
     token = os.environ.get("RUNMAKER4_TOKEN")
-    if token and not HEX.fullmatch(token):
+    if token and not HEX_128_BITS.fullmatch(token):
         raise UsageError(
             "$RUNMAKER4_TOKEN: not a token (32 hexadecimal digits in small letters; or unset it)"
         )
@@ -11157,6 +11170,6 @@ def read_token(path: str, follow: bool = True) -> str:
         text = os.read(fd, 100).decode("ascii", "replace").strip()
     finally:
         os.close(fd)
-    if not HEX.fullmatch(text):
+    if not HEX_128_BITS.fullmatch(text):
         raise UsageError(f"{path}: contains no token (32 hexadecimal digits; the server makes one)")
     return text

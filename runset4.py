@@ -71,7 +71,7 @@ from runmaker4 import (
     Reader,
     Scan,
     Shell,
-    TreeEnder,
+    TreeKiller,
     UsageError,
     add_general,
     append_locked,
@@ -81,12 +81,14 @@ from runmaker4 import (
     check_mount,
     command_error,
     duration,
-    file_of_jobs,
+    error_text,
+    exit_now,
     first_line,
     give_rights,
+    integer_between,
     is_utf16,
+    job_file_path,
     keep_trying,
-    leave,
     line_ranges,
     lock,
     lock_all,
@@ -98,16 +100,14 @@ from runmaker4 import (
     own_job_lock,
     parse_settings,
     plural,
+    print_lines,
     printable,
-    put_lines,
     quote,
-    reason,
     run_main,
     text_of,
     warn,
     when_used,
     whole_lines,
-    whole_number,
     write_all,
 )
 
@@ -202,18 +202,18 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
         while True:
             await_file(file.real, end)
             with open_to_append(file.real) as fd:
-                if file.names(fd):
+                if file.is_at_path(fd):
                     lock_all(fd)
-                    file.lock_table.must_be_alive()
+                    file.lock_table.check_alive()
                     yield fd
                     must_name(file, fd)
-                    file.lock_table.must_be_alive()
+                    file.lock_table.check_alive()
                     return
 
 
 def must_name(file: JobFile, fd: int) -> None:
     """Raise FileChangedError if the path does not name the file of this descriptor."""
-    if not file.names(fd):
+    if not file.is_at_path(fd):
         raise FileChangedError
 
 
@@ -286,7 +286,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
             spool.seek(0)
         except OSError as error:
             raise UsageError(
-                f"cannot write a temporary file: {reason(error)} (TMPDIR sets its directory)"
+                f"cannot write a temporary file: {error_text(error)} (TMPDIR sets its directory)"
             ) from None
         with appending(file) as fd:
             append_locked(fd, file.real, file.mount, iter(lambda: spool.read(BLOCK), b""))
@@ -321,7 +321,7 @@ class Source:
                     self.number += 1
                     yield self._text(line)
         except OSError as error:
-            raise UsageError(f"{self.name}: {reason(error)}") from None
+            raise UsageError(f"{self.name}: {error_text(error)}") from None
 
     def _text(self, line: bytes) -> bytes:
         """Return the text of the last line read.  Raises UsageError."""
@@ -684,7 +684,7 @@ def unsupervised_jobs(
         if not opened:
             return []
         file.writable()
-        running = [line for line in file.by_command({command})[command] if line.state == RUNNING]
+        running = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
         alive = file.lock_table.count_job_locks(command)
     kept = {own_job_lock(line) for line in running}
     free = {job_lock: job for job_lock, job in jobs.items() if job_lock not in kept}
@@ -882,8 +882,8 @@ def end_unsupervised(jobs: Iterable[Shell]) -> None:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         ended.set_result(0)             # as if waited for: a session counts while a process is in it
-        ender = TreeEnder(loop, GRACE)
-        await asyncio.gather(*(ender.end(Child(job.pid, job.mark, ended)) for job in jobs))
+        ender = TreeKiller(loop, GRACE)
+        await asyncio.gather(*(ender.kill_tree(Child(job.pid, job.job_tag, ended)) for job in jobs))
 
     asyncio.run(end_all())
 
@@ -1312,7 +1312,7 @@ def run_editor(copy: str) -> str:
     try:
         code = subprocess.run([*shlex.split(editor), copy]).returncode
     except (OSError, ValueError) as error:
-        why = reason(error) if isinstance(error, OSError) else error
+        why = error_text(error) if isinstance(error, OSError) else error
         return f"cannot start the editor '{printable(editor)}': {why} (set VISUAL or EDITOR)"
     finally:
         signal.signal(signal.SIGINT, old_handler)
@@ -1721,7 +1721,7 @@ def job_files(folder: str) -> list[str]:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
     except OSError as error:
-        raise UsageError(f"{text_of(os.fsencode(folder))}: {reason(error)}") from None
+        raise UsageError(f"{text_of(os.fsencode(folder))}: {error_text(error)}") from None
     return [os.path.join(folder, name) for name in names]
 
 
@@ -1838,7 +1838,7 @@ class Test:
         elif name == "generaltimeout":
             self.timeout = directive_timeout(value)
         else:
-            self.min_hosts = value if value == b"all" else checked(whole_number(0), value)
+            self.min_hosts = value if value == b"all" else checked(integer_between(0), value)
 
     def lines(self) -> Iterator[bytes]:
         """Yield the directives and jobs of the test."""
@@ -2083,7 +2083,7 @@ def make_parser() -> Parser:
         "keeps them locked (see the message)",
     )
     add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument
-    add("file", metavar="FILE", nargs="?", type=file_of_jobs, help="the job file")
+    add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
     add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (with --list: in any)")
     add("--state", type=states, action="append", metavar="STATES",
@@ -2261,7 +2261,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
             missing.discard(line.number)
             yield b"%d %s %s" % (line.number, state_shown(line.state), line.command)
 
-    count = put_lines(met())
+    count = print_lines(met())
     for number in sorted(missing):
         file.say(f"line {number}: {selection.why_refused}")
     is_nothing = selection.is_given and not count
@@ -2330,7 +2330,7 @@ def change_file(argv: Sequence[str]) -> int:
         if error.errno == errno.ESTALE:
             say("was replaced, and may lack the changes just written (look, and run this again)")
             return 1
-        raise UsageError(f"{path}: {reason(error)}") from None
+        raise UsageError(f"{path}: {error_text(error)}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -2339,4 +2339,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())

@@ -82,10 +82,11 @@ from runmaker4 import (
     check_mount,
     close_all,
     columns_of,
-    counts,
+    count_states,
     default_outdir,
+    error_text,
+    exit_now,
     exit_on,
-    file_of_jobs,
     filled,
     find_block_reason,
     find_mount,
@@ -94,8 +95,8 @@ from runmaker4 import (
     human_time,
     is_free,
     job_file,
+    job_file_path,
     keep_trying,
-    leave,
     line_ranges,
     lines_of,
     lock,
@@ -110,11 +111,10 @@ from runmaker4 import (
     other_locks,
     output_path,
     plural,
+    print_bytes,
     printable,
     progress_line,
-    put,
     pwrite_all,
-    reason,
     refresh_file,
     refresh_reader,
     run_main,
@@ -166,7 +166,7 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("what to do").add_argument
-    add("file", metavar="FILE", nargs="?", type=file_of_jobs, help="the job file")
+    add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
     add("-p", "--progress", action="store_true",
         help="a bar: one line redrawn on a terminal, a line per change elsewhere; = done,\n"
              "! failed, e error (interrupted, lost, not started), > running")
@@ -299,7 +299,7 @@ def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[
                 return read(self, *args, **kwargs)
             except OSError as error:
                 if time.monotonic() - start > self.MAX_MISSING_SECONDS:
-                    raise UsageError(f"{self.path}: {reason(error)}") from None
+                    raise UsageError(f"{self.path}: {error_text(error)}") from None
             time.sleep(0.1)
     return tried
 
@@ -397,7 +397,7 @@ class Watcher:
     def lines_with(self, commands: Collection[bytes]) -> list[Line]:
         """Return the lines with these commands."""
         self.file.follow()
-        return list(itertools.chain.from_iterable(self.file.by_command(commands).values()))
+        return list(itertools.chain.from_iterable(self.file.lines_by_command(commands).values()))
 
     @patient
     def moved(self, runs: Collection[RunRecord]) -> set[bytes]:
@@ -436,7 +436,7 @@ class Watcher:
         since = 0.0             # when these counts were first seen
         while True:
             snapshot = self._look()
-            now = counts(snapshot)
+            now = count_states(snapshot)
             update(now)
             if not now.new and not now.running and not snapshot.half_saved:
                 return now
@@ -484,7 +484,7 @@ class PipeProgress:
     def close(self) -> None:
         """Print the last change."""
         if self._line != self._printed:
-            put(f"{self._line}\n".encode())
+            print_bytes(f"{self._line}\n".encode())
             self._printed = self._line
             self._when = time.monotonic()
 
@@ -494,7 +494,7 @@ class TerminalProgress(ProgressBar):
     CLEAR = "\r\x1b[K"
 
     def __init__(
-        self, put: Callable[[bytes], None] = put, clock: Callable[[], float] = time.monotonic
+        self, put: Callable[[bytes], None] = print_bytes, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(clock)
         self.put = put
@@ -630,7 +630,7 @@ class LogPass:
                 if run:
                     yield run
         except OSError as error:
-            raise UsageError(f"{self.log.path}: {reason(error)}") from None
+            raise UsageError(f"{self.log.path}: {error_text(error)}") from None
         yield from self._unended()
         if not self._begin:
             self.log.report_invalid(self._invalid)
@@ -669,7 +669,7 @@ class Log:
             # the time of the last write, by the clock of the file server
             self.changed = os.fstat(self.file.fd).st_mtime
         except OSError as error:
-            raise UsageError(f"{path}: {reason(error)} (expected a {self.KIND})") from None
+            raise UsageError(f"{path}: {error_text(error)} (expected a {self.KIND})") from None
 
     def _open(self) -> Reader:
         """Open the log, with all that any host has written up to now.  Raises OSError, UsageError."""
@@ -970,7 +970,7 @@ class LastOutput:
                 if lines := self._tail(name):
                     return [printable(to_text(line[:4 * self.WIDTH])) for line in lines]
             except OSError as error:
-                errors.append(f"({name}: {reason(error)})")
+                errors.append(f"({name}: {error_text(error)})")
             except ValueError:
                 errors.append(f"({name}: not an output file)")
         return errors
@@ -1474,7 +1474,7 @@ def jobs_per_hour(runs: Iterable[RunRecord], running: Mapping[int, Row]) -> floa
         return None
     rate = Rate()
     for count, when in enumerate(sorted(ends.values())):
-        rate.note(when, count)
+        rate.add_count(when, count)
     return rate.per_second(time.time()) * 3600 or None
 
 
@@ -1574,7 +1574,7 @@ def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
     """Return the present status, as --json prints it.  Raises UsageError."""
     with Look(watcher, functools.partial(open_log, options, say)) as look:
         check_journal(look.log, watcher.path)
-        now = counts(look.snapshot)
+        now = count_states(look.snapshot)
         rows = {row.line.number: row for row in look.present_rows()}
         # without running jobs, the rate is not the present one
         per_hour = jobs_per_hour(look.recent, rows) if now.running and look.clocks.are_right else None
@@ -1777,11 +1777,11 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     if look.lines and not output:
         say(f"{watcher.path}: the results need a journal (run with runmaker4.py --outdir DIR, then "
             f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
-    return counts(look.snapshot)
+    return count_states(look.snapshot)
 
 
 def put_texts(texts: Iterable[str]) -> None:
-    put(to_bytes("".join(f"{text}\n" for text in texts)))
+    print_bytes(to_bytes("".join(f"{text}\n" for text in texts)))
 
 
 # ======== Statistics ========================================================================================
@@ -2251,7 +2251,7 @@ def refuse_foreign(path: str, kind: str, head: bytes) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"{path}: {reason(error)} (give another name)") from None
+        raise UsageError(f"{path}: {error_text(error)} (give another name)") from None
     if found not in (b"", head):
         raise UsageError(f"{path}: not a {kind} of {PROG} (give another name)")
 
@@ -2276,7 +2276,7 @@ def replacing(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
             yield file
         os.replace(temporary, target)
     except OSError as error:
-        raise UsageError(f"{path}: {reason(error)} (expected a writable file)") from None
+        raise UsageError(f"{path}: {error_text(error)} (expected a writable file)") from None
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -2759,7 +2759,7 @@ class Report:
             look.judge(run, known)
         found.take_unended(until=time.time() if live or look.snapshot.running else None)
         self.look = look
-        self.now = counts(look.snapshot) if look.watcher else None
+        self.now = count_states(look.snapshot) if look.watcher else None
         # by drawn run, the present number of the line, if it has changed
         self.numbers = {run: line.number for run in found.drawn
                         if (line := known.line_of(run)) and line.number != run.line}
@@ -3081,7 +3081,7 @@ class LockCheck:
         try:
             yield
         except OSError as error:
-            text = ": ".join(filter(None, [self.name, error.filename, reason(error)]))
+            text = ": ".join(filter(None, [self.name, error.filename, error_text(error)]))
             if error.errno not in expected and text not in self.errors:
                 self.errors.append(text)
 
@@ -3195,7 +3195,7 @@ class LockCheck:
             *(f"NO   {error}" for error in self.errors),
             *self.verdict(untried, alone),
         ]
-        put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
+        print_bytes(os.fsencode("\n".join(map(printable, lines)) + "\n"))
         return 1 if self.errors or untried or alone else 0
 
     def judge(self, hosts: Sequence[Host], here: str) -> None:
@@ -3278,7 +3278,7 @@ def check_locks(folder: str) -> int:
             os.kill(child, signal.SIGTERM)      # the kernel does not reuse its pid until we wait for it
             keep_trying(has_ended, LockCheck.MAX_CLEANUP_SECONDS)
         if end:
-            put(os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0))
+            print_bytes(os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0))
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     more = ""
     if mount.kind.startswith("nfs"):
@@ -3941,4 +3941,4 @@ start().catch(error => get("when").textContent += ` · this browser cannot draw 
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())

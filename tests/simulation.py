@@ -79,7 +79,7 @@ class Run:
     job: Any
     claimed: int                # the step in which it was
     lines: int                  # the most lines that its command had between the command mutex and the claim
-    began: float                # when its claim did
+    started_at: float                # when its claim did
     until: float
     result: bytes
     descriptions: list[Description] = field(default_factory=list)       # inherited
@@ -379,7 +379,7 @@ class History(World):
                 continue
             blind = [other for other in alive if self.is_blind(other)]
             if not blind:
-                names = ", ".join(f"{run.runner.name} since {run.began:.3f}" for run in alive)
+                names = ", ".join(f"{run.runner.name} since {run.started_at:.3f}" for run in alive)
                 self.fail(f"{new.command!r} runs {count} times, and had {run.lines} lines: {names}")
             if "brick" in self.fates:
                 self.fail(f"{new.command!r} runs {count} times, though those who ran it would have locked it")
@@ -391,7 +391,7 @@ class History(World):
         """Whether a job's life sign was taken away from outside, and its runner has had no time to see to it.
         """
         lost = max(run.runner.host.robbed, self.removed)
-        return lost >= run.began and (
+        return lost >= run.started_at and (
             run.runner.killed
             or any(
                 self.now < end
@@ -559,7 +559,7 @@ class Product:
         self.cursor = CORE.Cursor(queue, [CORE.Consumer(host.name, retry=retry)])
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
-        self.claim, self.lend, self.reclaim = self.cursor.claim, queue.lend, queue.reclaim
+        self.claim, self.lend, self.reclaim = self.cursor.claim, queue.copy_lock_fd, queue.close_lock_copy
         self.check_jobs, self.close = self.cursor.check_jobs, self.file.sync
 
     @property
@@ -571,7 +571,7 @@ class Product:
     def again(self) -> float | None:
         """Seconds until another claim may find more; None: it will not."""
         nothing = self.cursor.no_job
-        again: float | None = nothing.again
+        again: float | None = nothing.retry_after
         return again if again is not None or not nothing.report.waits_for(self.consumer) else self.poll
 
     def finish(self, job: Any, state: bytes) -> str | None:
@@ -1100,7 +1100,7 @@ FILE, QUEUE, LOCK_TABLES = CORE.JobFile, CORE.JobQueue, CORE.LockTable
 
 def path_before_the_mutex() -> Patches:
     """What is written is the file that the path named before the command mutex was locked."""
-    command_mutex, plain = FILE.command_mutex, FILE.must_be_at_path
+    command_mutex, plain = FILE.command_mutex, FILE.check_at_path
     inside: set[Any] = set()
 
     @contextmanager
@@ -1116,7 +1116,7 @@ def path_before_the_mutex() -> Patches:
     def must_be_at_path(self: Any) -> int:
         fd: int = self.fd if self in inside else plain(self)
         return fd
-    return [(FILE, "command_mutex", early), (FILE, "must_be_at_path", must_be_at_path)]
+    return [(FILE, "command_mutex", early), (FILE, "check_at_path", must_be_at_path)]
 
 
 def state_from_before_the_mutex() -> Patches:
@@ -1202,7 +1202,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         self.lock_table.locking(CORE.bucket_of(b"another") + BUCKET - 1, patience))),
     "job lock freed before the write": job_lock_freed_early,
     "job lock freed after the claim": row_unlocked,
-    "job lock not lent": one(QUEUE, "lend", staticmethod(lambda job: None)),
+    "job lock not lent": one(QUEUE, "copy_lock_fd", staticmethod(lambda job: None)),
     "path before the command mutex": path_before_the_mutex,
     "state from before the command mutex": state_from_before_the_mutex,
     "text not checked": one(FILE, "read_line", lambda self, line, ahead=1: (
@@ -1227,12 +1227,12 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "job locks of others not counted": job_locks_counted(lambda job_locks, ours: ours),
     "a job lock too many counted": job_locks_counted(lambda job_locks, ours: job_locks + 1),
     "not brought back": one(QUEUE, "_restore_running", lambda self, line: None),
-    "lost command mutex believed in": one(LOCK_TABLES, "must_be_alive", lambda self: None),
+    "lost command mutex believed in": one(LOCK_TABLES, "check_alive", lambda self: None),
     # Who asks for the command mutex need not ask for the job lock, unless its clock stood still: its host was
     # suspended
     "result over another's r": lambda: [
         (QUEUE, "still_has", lambda self, job: True),
-        (LOCK_TABLES, "must_be_alive", lambda self: None),
+        (LOCK_TABLES, "check_alive", lambda self: None),
     ],
     "result not verified": one(FILE, "state_at", lambda self, line, plain=FILE.state_at: (
         b"r" if isinstance(line, CORE.Job) else plain(self, line))),
@@ -1250,7 +1250,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base)),
     "alone though others claim": one(LOCK_TABLES, "is_only_claimer", lambda self: True),
     "alone since before others came": one(
-        LOCK_TABLES, "count_in", lambda self, plain=LOCK_TABLES.count_in: (
+        LOCK_TABLES, "lengthen_lock_file", lambda self, plain=LOCK_TABLES.lengthen_lock_file: (
             plain(self), self.__dict__.update(_length_alone=CORE.os.fstat(self.fd).st_size))),
     "an equal line's end": one(
         CORE.Orphans, "_known_result", lambda self, line: self._results[line.command].state),

@@ -425,7 +425,7 @@ def interval(file):
 runmaker4.JobReader.interval = property(interval, lambda file, seconds: None)
 """
 # KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
-QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobReader.LOOKS = 0.5, 1\n"
+QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobReader.MAX_LOOKS = 0.5, 1\n"
 PR_CAPBSET_DROP, CAP_DAC = 24, (1, 2)       # of <linux/prctl.h>; CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 

@@ -192,7 +192,7 @@ class ManyLines(RunCase):
 
 class NoFile(RunCase):
     """A file that cannot be read at the end: what it holds is not known, and nothing is well."""
-    GONE = f"{HASTY}runmaker4.JobReader.LOOKS = 1\n"
+    GONE = f"{HASTY}runmaker4.JobReader.MAX_LOOKS = 1\n"
 
     def test_a_file_that_has_gone_is_said(self) -> None:
         self.jobs(f"{WAITING}; rm runs.txt")
@@ -226,7 +226,7 @@ def hang(file):
     open("hangs", "w").close()
     time.sleep(60)
 runmaker4.JobReader.snapshot = hang
-runmaker4.Runner.LAST_LOOK = 0.1
+runmaker4.Runner.MAX_ANSWER_SECONDS = 0.1
 """
 
     def test_a_file_system_that_does_not_answer_holds_up_no_end(self) -> None:

@@ -91,7 +91,7 @@ class Line:
             except runmaker4.WireError as error:
                 self.errors += str(error)
                 break
-        return self.client.authenticated, self.server.authenticated
+        return self.client.is_authenticated, self.server.is_authenticated
 
     def ends(self, number: int) -> tuple[Side, Side]:
         """Who sends a flight and who receives it."""
@@ -193,9 +193,9 @@ class Handshake(ChannelCase):
         for number in FLIGHTS:
             sender, receiver = line.ends(number)
             for byte in sender.outgoing():
-                self.assertFalse(receiver.authenticated)
+                self.assertFalse(receiver.is_authenticated)
                 self.assertEqual(receiver.receive(bytes([byte])), [])
-        self.assertEqual((line.client.authenticated, line.server.authenticated), (True, True))
+        self.assertEqual((line.client.is_authenticated, line.server.is_authenticated), (True, True))
 
     def test_each_end_understands_one_that_was_made_by_the_table_alone(self) -> None:
         for from_server in False, True:
@@ -292,7 +292,7 @@ class Handshake(ChannelCase):
         line.client = client = End(TOKEN, False)
         with mock.patch.object(client, "confirm", lambda: client.put(body)):
             line.shake()
-        return line.server.authenticated
+        return line.server.is_authenticated
 
     def test_the_proof_of_another_connection_confirms_nothing(self) -> None:
         line = Line()
@@ -415,7 +415,7 @@ class States(ChannelCase):
                 else:
                     with self.subTest(state=state, other=other):
                         self.assertEqual(self.received(receiver, flights[other], right, b"x" * 2000), [])
-                        self.assertFalse(receiver.authenticated)
+                        self.assertFalse(receiver.is_authenticated)
 
     def test_an_end_that_is_broken_stays_so_and_says_nothing_more_but_why(self) -> None:
         for from_server in False, True:
@@ -454,7 +454,7 @@ class OverTls(ChannelCase):
         line = Line()
         line.client, line.server = End(TOKEN, False, context=client), End(TOKEN, True, credentials=old)
         line.shake(flights=range(8))                    # the older one takes a turn more
-        self.assertTrue(line.client.authenticated, "the two do not even fit each other")
+        self.assertTrue(line.client.is_authenticated, "the two do not even fit each other")
 
     def test_a_man_in_the_middle_with_a_certificate_of_his_own_is_refused_and_learns_no_proof(self) -> None:
         """He passes on steps 1 to 3, and then speaks TLS with both ends."""
@@ -468,7 +468,7 @@ class OverTls(ChannelCase):
             to_server.start_tls(CONTEXT)
             line.server.receive(to_server.outgoing())
             to_server.receive(line.server.outgoing())
-        self.assertTrue(to_server.authenticated, "he is in TLS with the server")
+        self.assertTrue(to_server.is_authenticated, "he is in TLS with the server")
         to_client.receive(line.client.outgoing())
         self.assertIn("does not end", self.refuse(line.client, to_client.outgoing()))
         with contextlib.suppress(ssl.SSLError):         # the client has hung up
@@ -488,7 +488,7 @@ class OverTls(ChannelCase):
         line = Line(wanted=OTHER_FILE)
         self.assertEqual(line.shake(), (False, False))
         self.assertIsInstance(line.client.error if isinstance(line.client, runmaker4.Channel) else None,
-                              runmaker4.OtherFile)
+                              runmaker4.OtherFileError)
         self.assertEqual((len(line.flights), line.client.outgoing()), (3, b""))
         line = Line(OTHER_TOKEN, wanted=OTHER_FILE)
         line.shake()
@@ -745,7 +745,7 @@ class Vectors(ChannelCase):
         self.assertEqual(creds, {"certificate": self.HASH, "file": FILE_ID, "proof": self.SERVER})
         line.client.send({"proof": self.CONFIRMED})
         self.assertEqual(line.server.receive(line.client.outgoing()), [])
-        self.assertTrue(line.server.authenticated)
+        self.assertTrue(line.server.is_authenticated)
 
 
 class Certificate(ChannelCase):
@@ -794,11 +794,11 @@ class Numbers(unittest.TestCase):
     """A number that could not be is refused, whatever it is of."""
 
     def test_each_kind_has_its_bounds(self) -> None:
-        kinds = {"whole": 1 << 62, "process": (1 << 31) - 1, "seconds": 1e11, "seconds_or_none": 1e11}
+        kinds = {"integer": 1 << 62, "process_id": (1 << 31) - 1, "seconds": 1e11, "seconds_or_none": 1e11}
         for kind, most in kinds.items():
             for value in 0, most:
                 self.assertEqual(getattr(runmaker4.Message({"a": value}), kind)("a"), value)
-            large = 10 ** 18 if kind != "whole" else 10 ** 19
+            large = 10 ** 18 if kind != "integer" else 10 ** 19
             wrong: list[object] = [-1, -1e-9, most + 1, 1e308, "1", True, [], large]
             for bad in wrong:
                 with self.subTest(kind=kind, value=bad), self.assertRaises(runmaker4.WireError):
@@ -893,9 +893,9 @@ class Fuzz(ChannelCase):
                 random_.choice([random_.randbytes(random_.randrange(80)), frame(garbage(random_).encode())])
                 for _ in range(3)
             )
-            before = end.authenticated
+            before = end.is_authenticated
             self.assertEqual(self.feed(random_, end, data), [])
-            self.assertEqual(end.authenticated, before)
+            self.assertEqual(end.is_authenticated, before)
         self.check(21, 0.3, attack)
 
     def test_mutilated_handshakes(self) -> None:
@@ -953,11 +953,13 @@ class Ended(unittest.IsolatedAsyncioTestCase):
         link.connection_made(transport)
         for _ in range(3):                              # until it says the last thing that the link must know
             line.client.receive(transport.write.call_args[0][0])
-            if not line.client.authenticated:
+            if not line.client.is_authenticated:
                 link.data_received(line.client.outgoing())
-        link.end()
+        link.finish_writing()
         transport.write.side_effect = RuntimeError("Cannot call write() after write_eof()")
-        with mock.patch.multiple(link, authenticated=mock.DEFAULT, handled=mock.DEFAULT) as called:
+        with mock.patch.multiple(
+            link, on_authenticated=mock.DEFAULT, on_batch_handled=mock.DEFAULT
+        ) as called:
             link.data_received(line.client.outgoing())
-        self.assertTrue(called["authenticated"].called)
+        self.assertTrue(called["on_authenticated"].called)
         transport.write_eof.assert_called_once_with()

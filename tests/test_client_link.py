@@ -113,7 +113,7 @@ class Cells(LifeCase):
             self.assertEqual(life.may_start, life.link is not None, state)
         life = self.at(State.IN_USE)
         life.on_answer(int(self.now * 1e6))
-        self.now += runmaker4.SILENCE - 0.01
+        self.now += runmaker4.MAX_SILENT_SECONDS - 0.01
         self.assertTrue(life.may_start)
         self.now += 0.02
         self.assertFalse(life.may_start)
@@ -121,7 +121,7 @@ class Cells(LifeCase):
     def test_an_answer_from_the_future_proves_nothing_but_now(self) -> None:
         life = self.at(State.IN_USE)
         life.on_answer(int((self.now + 3600) * 1e6))
-        self.now += runmaker4.SILENCE + 0.01
+        self.now += runmaker4.MAX_SILENT_SECONDS + 0.01
         self.assertFalse(life.may_start)
 
 

@@ -158,7 +158,7 @@ class OfServerAndClient(TcpCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_client_that_cannot_stay_connected_ends_its_jobs(self) -> None:
-        server, client = self.start_breaking(f"{BREAK}runmaker4.KEEP_ALIVE = 0.1\n" + """
+        server, client = self.start_breaking(f"{BREAK}runmaker4.PING_SECONDS = 0.1\n" + """
 import builtins
 least = min
 def breaking_min(*values, **more):

@@ -211,7 +211,7 @@ class OutputFiles(OutCase):
         """The run goes on printing, and it is said that this is not written."""
         outdir, run = self.outdir(), run_of(7)
         put(outdir, run, b"ours")
-        outdir.ended(run, runmaker4.RunResult(0))
+        outdir.on_ended(run, runmaker4.RunResult(0))
         self.assertEqual(len(self.said), 1)
         self.assertIn("7.out: ", self.said[0])
         self.assertIn("incomplete", self.said[0])

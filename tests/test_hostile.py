@@ -242,8 +242,10 @@ class Strangers(Attack):
 
 class SlowStrangers(Stage):
     """Who does not prove itself in time is cut off, however busy it looks."""
-    LIMIT = runmaker4.HANDSHAKE if FULL else 0.5
-    QUICKER = "" if FULL else f"import runmaker4; runmaker4.HANDSHAKE, runmaker4.SILENCE = {LIMIT}, 2.5"
+    LIMIT = runmaker4.MAX_HANDSHAKE_SECONDS if FULL else 0.5
+    QUICKER = "" if FULL else (
+        f"import runmaker4; runmaker4.MAX_HANDSHAKE_SECONDS, runmaker4.MAX_SILENT_SECONDS = {LIMIT}, 2.5"
+    )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_silence_and_half_a_frame_and_a_byte_now_and_then(self) -> None:
@@ -470,7 +472,7 @@ class Insiders(Attack):
         The disk takes it, or it is turned away; nobody waits for it.
         """
         peer, job = self.started()
-        data = "x" * runmaker4.PIECE
+        data = "x" * runmaker4.MAX_PIECE_BYTES
         peer.socket.settimeout(10)
         with contextlib.suppress(Closed, socket.timeout):
             for number in range(300):

@@ -524,7 +524,7 @@ def no_room_for_errors(descriptor, data, offset):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return pwrite(descriptor, data, offset)
 os.pwrite = no_room_for_errors
-runmaker4.Runner.LAST_TRIES = 0.2
+runmaker4.Runner.MAX_RESULT_SECONDS = 0.2
 """
 
     def test_after_a_signal_the_lines_that_still_say_running_are_named(self) -> None:
@@ -548,7 +548,7 @@ def write_if_it_answers(*args):
     return write(*args)
 runmaker4.JobFile.write = write_if_it_answers
 runmaker4.Mount.network = True          # so a thread makes the calls
-runmaker4.Runner.LAST_TRIES = runmaker4.Runner.LAST_LOOK = 0.2
+runmaker4.Runner.MAX_RESULT_SECONDS = runmaker4.Runner.MAX_ANSWER_SECONDS = 0.2
 """
 
     def test_after_a_signal_a_file_system_that_does_not_answer_is_not_waited_for(self) -> None:

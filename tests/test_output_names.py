@@ -22,7 +22,7 @@ def put(outdir: runmaker4.OutDir, run: runmaker4.Run, data: bytes) -> None:
     """A run prints this on stdout."""
     stdout = run.streams[0]
     stdout.received += len(data)
-    outdir.output(run, stdout, data)
+    outdir.on_output(run, stdout, data)
 
 
 class OutCase(Case):
@@ -65,14 +65,14 @@ class TakenNames(OutCase):
 
     def test_a_name_that_another_run_takes_before_the_first_output_loses_neither(self) -> None:
         first, second, run, same = self.outdir(), self.outdir(), run_of(7), run_of(7)
-        first.started(run)
-        second.started(same)
+        first.on_started(run)
+        second.on_started(same)
         put(second, same, b"second ")
         put(first, run, b"first ")
         put(second, same, b"goes on")
         put(first, run, b"goes on")
-        first.ended(run, runmaker4.RunResult(0))
-        second.ended(same, runmaker4.RunResult(0))
+        first.on_ended(run, runmaker4.RunResult(0))
+        second.on_ended(same, runmaker4.RunResult(0))
         self.assertEqual(self.files(), {"7.out": "second goes on", "7.out.~1~": "first goes on"})
         self.assertEqual(self.said, [])
 
@@ -102,17 +102,17 @@ class TakenNames(OutCase):
         outdir.journal.network = True
         with mock.patch.object(os.path, "lexists", lambda name: bool(fresh) and lexists(name)), \
                 mock.patch.object(os, "open", open_and_see):
-            outdir.started(run)
+            outdir.on_started(run)
             put(outdir, run, b"ours")
-            outdir.ended(run, runmaker4.RunResult(0))
+            outdir.on_ended(run, runmaker4.RunResult(0))
         self.assertEqual(self.files(), {"7.out": "ours", "7.out.~1~": "another host's"})
 
     def test_what_cannot_be_put_aside_leaves_the_output_a_numbered_name(self) -> None:
         (self.out / "7.out").mkdir(parents=True)
         outdir, run = self.outdir(), run_of(7)
-        outdir.started(run)
+        outdir.on_started(run)
         put(outdir, run, b"ours")
-        outdir.ended(run, runmaker4.RunResult(0))
+        outdir.on_ended(run, runmaker4.RunResult(0))
         self.assertEqual(self.files(), {"7.out.~1~": "ours"})
         self.assertIn("7.out", self.said[0])
 
@@ -187,11 +187,11 @@ class MovedLines(OutCase):
 
     def test_of_a_file_that_somebody_has_removed_the_journal_tells_its_name(self) -> None:
         ours, run = self.outdir(), run_of(2)
-        ours.started(run)
+        ours.on_started(run)
         put(ours, run, b"two")
         os.unlink(self.out / "2.out")
-        ours.ended(run, runmaker4.RunResult(0))
-        ours.tick()
+        ours.on_ended(run, runmaker4.RunResult(0))
+        ours.on_tick()
         self.assertEqual((self.files(), self.said), ({}, []))
         self.assertIn(b'"files": ["2.out"]', (self.out / "journal").read_bytes())
 

@@ -633,7 +633,7 @@ class Committed(JobFileCase):
                 with self.path.open("ab") as file:
                     file.write(b". new\n")
                 new, = queue.file.lines(b".")
-                self.assertEqual(queue.claim(new).met, runmaker4.LineCheck.APPENDING)
+                self.assertEqual(queue.claim(new).check, runmaker4.LineCheck.APPENDING)
                 other.close_files()
                 second = queue.claim(new).job
                 assert second
@@ -720,7 +720,7 @@ class HeldUp(JobFileCase):
         """When a runner that has nothing left to take looks again; None: it may leave."""
         found = self.cursor.claim()
         self.assertFalse(found)
-        return found.again if isinstance(found, runmaker4.NoJob) else None
+        return found.retry_after if isinstance(found, runmaker4.NoJob) else None
 
     def assertWaits(self, *times: int) -> None:
         """So many seconds after the first time the result is still to be written later."""
@@ -791,7 +791,7 @@ class IdleLooks(JobFileCase):
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.assertFalse(jobs.claim())
-            again = present(jobs.no_job.again)
+            again = present(jobs.no_job.retry_after)
             self.clock.now += again
             yield again
 
@@ -827,7 +827,7 @@ class IdleLooks(JobFileCase):
             self.clock.now += wait
             self.path.write_bytes(text)
             self.assertFalse(jobs.claim(last=True))
-            self.assertEqual(jobs.no_job.again is not None, doubtful, (wait, text))
+            self.assertEqual(jobs.no_job.retry_after is not None, doubtful, (wait, text))
         self.path.write_bytes(b". a\n")
         self.assertEqual(job_of(jobs.claim(last=True)).number, 1)
 
@@ -878,7 +878,7 @@ class OnlyLooking(JobFileCase):
         self.addCleanup(jobs.close_files)
         with mock.patch.object(runmaker4, "lock", side_effect=AssertionError):
             found = jobs.summary(runmaker4.Consumers([runmaker4.Consumer("")]))
-        self.assertEqual((found.orphans, found.left), (1, True))
+        self.assertEqual((found.orphans, found.jobs_left), (1, True))
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])
 
     def test_a_survey_and_a_list_come_to_their_ends_though_lines_move(self) -> None:
@@ -1182,7 +1182,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
 
         for function, trouble, why in (
             ("follow", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
-            ("by_command", OSError(errno.EIO, "Input/output error"), "input/output error"),
+            ("lines_by_command", OSError(errno.EIO, "Input/output error"), "input/output error"),
             ("claim", runmaker4.FileChangedError("edited"), "edited"),
             ("claim", locked, "holds the command mutex"),
         ):
@@ -1241,10 +1241,10 @@ class LinesOfAClientThatComesBack(JobFileCase):
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
             assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
             runner_stats = self.runner_stats
-            runner_stats.count(job, b"e")
-            self.assertEqual(runner_stats.worse, 1)
+            runner_stats.add_result(job, b"e")
+            self.assertEqual(runner_stats.bad_count, 1)
             sessions.recovery._give_back(assignment, None)
-            self.assertEqual((runner_stats.worse, runner_stats.bad_lines), (0, []))
+            self.assertEqual((runner_stats.bad_count, runner_stats.bad_lines), (0, []))
         asyncio.run(come())
 
     def test_a_line_that_is_lost_while_its_result_is_written_counts_once(self) -> None:
@@ -1307,7 +1307,7 @@ class LocksThatAreForgotten(JobFileCase):
                 found = cursor.claim()
                 self.assertEqual(self.path.read_bytes(), soon)
                 if soon == b"r a\n":
-                    self.assertIsNotNone(cursor.no_job.again, "it is looked at again")
+                    self.assertIsNotNone(cursor.no_job.retry_after, "it is looked at again")
                 self.clock.now += 16.0
                 self.assertFalse(found or cursor.claim())
                 self.assertEqual(self.path.read_bytes(), b"e a\n")
@@ -1401,7 +1401,7 @@ class RetriesOfMany(JobFileCase):
             self.assertTrue(opened)
             self.assertEqual(job_of(cursor.claim()).command, b"b")
             for _ in range(3):
-                self.assertIsNotNone(self.nothing(cursor).again)
+                self.assertIsNotNone(self.nothing(cursor).retry_after)
                 self.clock.now += 10.0
         self.assertEqual(self.path.read_bytes(), b"! a\nr b\n! c\n#RUN barrier\n. d\n")
         self.assertEqual(len(said), 1)
@@ -1416,7 +1416,7 @@ class RetriesOfMany(JobFileCase):
         with self.another(queue.file).lock_table.locking(runmaker4.APPEND_BYTE, 0.0) as locked:
             self.assertTrue(locked)
             for _ in range(3):
-                self.assertIsNotNone(self.nothing(cursor).again)
+                self.assertIsNotNone(self.nothing(cursor).retry_after)
                 self.clock.now += 10.0
         self.assertEqual(said, [
             "line 1: is !, and waits to be run again: lines are being appended to the file"])
@@ -1457,7 +1457,7 @@ class RetriesOfMany(JobFileCase):
         job = job_of(cursor.claim())
         self.assertEqual((job.command, self.path.read_bytes()), (b"b", b". a\nr b\n"))
         cursor.finish(job, b"!")
-        self.assertIsNotNone(self.nothing(cursor).again)
+        self.assertIsNotNone(self.nothing(cursor).retry_after)
         runmaker4.unlock(holder, runmaker4.bucket_of(b"a") + 7)
         self.clock.now += 10.0
         self.assertEqual(job_of(cursor.claim()).command, b"a")
@@ -1465,7 +1465,7 @@ class RetriesOfMany(JobFileCase):
 
     def test_a_file_that_is_just_being_saved_is_not_at_its_end(self) -> None:
         cursor = self.jobs(b"", retry=b"!er")
-        self.assertIsNotNone(self.nothing(cursor).again)
+        self.assertIsNotNone(self.nothing(cursor).retry_after)
         self.clock.now += 0.5
         self.path.write_bytes(b"! a\n")
         self.assertEqual(job_of(cursor.claim()).command, b"a")
@@ -1626,10 +1626,10 @@ class RecordsInMemory(FileCase):
         self.addCleanup(os.close, log.file.fd)
         run = a_run()
         run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
-        log.started(run)
+        log.on_started(run)
         for data in b"x" * 60_000 + b"\n", b"y" * 60_000, b"y" * 60_000, b"y\n" + b"z" * 60_000:
             for stream in run.streams:
-                log.output(run, stream, data)
+                log.on_output(run, stream, data)
         record = log.records[run]
         self.assertEqual(len(record.lines), 5)          # forked, and two of each stream
         for text in [*record.lines, *record.incomplete_lines.values()]:

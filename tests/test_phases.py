@@ -98,7 +98,7 @@ class Cells(unittest.TestCase):
                     after_a_run: bool) -> bytes:
         job = Job(1, 1, 0, NEW, b" " + command, gated=phase is Phase.AT_GATE)
         if phase is Phase.GROWING:
-            job.settings = runmaker4.JobSettings(needs=Resources(1, 5.0), more=(Resources(1, 9.0),))
+            job.settings = runmaker4.JobSettings(needs=Resources(1, 5.0), larger_needs=(Resources(1, 9.0),))
         jobs = OneJob(job)
         if not after_a_run:
             jobs.hold = phase

@@ -54,12 +54,12 @@ runmaker4.JobQueue._lock_and_mark, runmaker4.Processes.start = note, start_amid
 
     SLOW_LEND = """
 import os, signal, threading, runmaker4
-lend, stop, stopped = runmaker4.JobQueue.lend, runmaker4.Runner.drain, threading.Event()
+lend, stop, stopped = runmaker4.JobQueue.copy_lock_fd, runmaker4.Runner.drain, threading.Event()
 def lend_amid_signal(job):
     os.kill(os.getpid(), signal.SIGUSR1)
     stopped.wait(20)
     return lend(job)
-runmaker4.JobQueue.lend = staticmethod(lend_amid_signal)
+runmaker4.JobQueue.copy_lock_fd = staticmethod(lend_amid_signal)
 runmaker4.Runner.drain = lambda self: (stop(self), stopped.set())
 runmaker4.Mount.network = True
 """
@@ -139,7 +139,7 @@ def refuse(*args, **options):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return spawn(*args, **options)
 os.posix_spawnp = refuse
-runmaker4.JobReader.LOOKS = 2
+runmaker4.JobReader.MAX_LOOKS = 2
 """
     JOB = "echo this is the job"
 

@@ -527,7 +527,7 @@ class MissingFile(LossCase):
 
     def test_if_not_the_connection_is_dropped_and_the_client_comes_back_later(self) -> None:
         # one look; and the server does not end for want of a file
-        self.PATCH = ("import runmaker4; runmaker4.JobReader.LOOKS = 1; "
+        self.PATCH = ("import runmaker4; runmaker4.JobReader.MAX_LOOKS = 1; "
                       "runmaker4.Cursor._waits_for_file = lambda *args: True")
         server, client = self.lose_file()
         self.wait_said(server, "bob", "is lost", "cannot look for the jobs now (no such file")
@@ -539,7 +539,9 @@ class SilentConnection(LossCase):
     loss.
     """
     SILENCE = 1.2 if FULL else 0.8
-    PATCH = f"import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = {SILENCE}, {SILENCE / 4}"
+    PATCH = (
+        f"import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = {SILENCE}, {SILENCE / 4}"
+    )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_pause_shorter_than_that_is_nothing(self) -> None:
@@ -922,7 +924,7 @@ class StoppedServer(LossCase):
 
 class WithoutServer(LossCase):
     """A client that has no server: waits, gives up, or is told to leave."""
-    PATCH = "" if FULL else "import runmaker4; runmaker4.Runner.LAST_TRIES = 0.5"       # after INT, seconds
+    PATCH = "" if FULL else "import runmaker4; runmaker4.Runner.MAX_RESULT_SECONDS = 0.5"  # after INT
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_keeper_lets_go_after_the_grace_and_a_client_that_was_told_to_gives_up(self) -> None:

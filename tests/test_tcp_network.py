@@ -108,7 +108,7 @@ class NetworkCase(LossCase):
 
 class PowerLoss(NetworkCase):
     """A host loses its power, with the silence that makes a loss cut short."""
-    PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 0.8, 0.2"
+    PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 0.8, 0.2"
 
     def test_the_lines_of_a_host_that_is_gone_are_new_after_silence_and_grace(self) -> None:
         server = self.serve(JOB, JOB, grace=0.4)

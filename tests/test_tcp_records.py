@@ -79,7 +79,7 @@ def seconds_of_status(server: Server) -> float:
                 raise AssertionError("the server has closed the connection")
             if any(message["type"] == "end" for message in channel.receive(data)):
                 return time.monotonic() - begin
-            if channel.authenticated and not asked:
+            if channel.is_authenticated and not asked:
                 channel.send({"type": "status"})
                 asked = True
             connection.sendall(channel.outgoing())

@@ -97,7 +97,7 @@ class SilenceStorm(LossCase):
     """Clients and server sleep, and connections freeze or are cut, for longer than silence and grace; nobody
     dies.
     """
-    PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 1.0, 0.3"
+    PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 1.0, 0.3"
     JOBS, EVENTS = (6_000, 40) if ALL else (1_800, 12)
     GRACE, AWAY = 0.5, 2.0
 

@@ -980,7 +980,7 @@ runmaker4.FileExecutor._submit = lambda self, pool, *args: submit(self, pool, sl
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
 class Unplugged(NetworkCase, GroupCase):
     """The cable of a host is pulled while the others hold their shells."""
-    PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 0.8, 0.2"
+    PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 0.8, 0.2"
 
     def test_silence_stops_the_held_shells_and_the_group_starts_when_the_host_is_there_again(self) -> None:
         server = self.serve_lines(

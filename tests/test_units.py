@@ -44,7 +44,7 @@ class Accounts(unittest.TestCase):
     def test_a_line_that_failed_once_the_others_were_counted_is_not_taken_for_one_of_them(self) -> None:
         for states, text in ((0, 1, 0), "1 running"), ((0, 1, 2), "2 done, 1 running"):
             now = runmaker4.Counts(*states, failed=0, error=0, held=0)
-            self.assertEqual(runmaker4.Summary(now, bad=(3,)).describe(True), text)
+            self.assertEqual(runmaker4.Summary(now, bad_lines=(3,)).describe(True), text)
 
 
 class FileCase(unittest.TestCase):
@@ -114,7 +114,7 @@ class Scans(FileCase):
             for line in found:
                 stop = line.offset + 1 + len(line.text)
                 self.assertEqual(data[line.offset:stop], line.state + line.text)
-                self.assertEqual((line.whole, data[stop:stop + 1]), (True, b"\n"))
+                self.assertEqual((line.is_complete, data[stop:stop + 1]), (True, b"\n"))
 
     def test_a_scan_goes_on_when_the_file_has_grown(self) -> None:
         random_ = random.Random(7)
@@ -176,7 +176,7 @@ class Claims(FileCase):
             if isinstance(job, runmaker4.Job):
                 numbers.append(job.number)
                 self.assertEqual(jobs.finish(job, state), "")
-            elif jobs.no_job.again is None:
+            elif jobs.no_job.retry_after is None:
                 return numbers
 
     def test_random_files_by_runners_with_and_without_retry(self) -> None:
@@ -227,7 +227,7 @@ class Snapshots(FileCase):
 
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         with mock.patch.object(os, "pread", change_and_read):
-            totals = {runmaker4.counts(jobs.snapshot()).all for _ in range(100)}
+            totals = {runmaker4.count_states(jobs.snapshot()).all for _ in range(100)}
         self.assertEqual(totals, {2})
 
 
@@ -238,11 +238,11 @@ class LogRecords(FileCase):
         log = runmaker4.LogFile(str(self.path), 6, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
         self.addCleanup(os.close, log.file.fd)
         run = a_run()
-        log.started(run)
+        log.on_started(run)
         for number, data in (0, b"a"), (1, b"x\ny"), (0, b"b\n"), (1, b"z\n"), (0, b"end"):
-            log.output(run, run.streams[number], data)
-            log.tick()
-        log.ended(run, runmaker4.RunResult(0))
+            log.on_output(run, run.streams[number], data)
+            log.on_tick()
+        log.on_ended(run, runmaker4.RunResult(0))
         rows = self.path.read_bytes().split(b"\n")[-7:-1]            # of the second job
         self.assertEqual([row.rstrip() for row in rows], [
             b'+ status (alice,601): forked "CMD"', b"! stderr (alice,601): x", b": stdout (alice,601): ab",

@@ -108,7 +108,7 @@ class End:
         self.credentials, self.context = credentials, context
         self.nonce = secrets.token_hex(16)
         self.nonces = self.certified = self.text = self.ready = b""
-        self.authenticated = False
+        self.is_authenticated = False
         self.tls: Optional[ssl.SSLObject] = None
         self.take = self.take_knock if server else self.take_greeting
         if server:
@@ -158,11 +158,11 @@ class End:
         self.received.write(data)
         with contextlib.suppress(ssl.SSLWantReadError):
             tls.do_handshake()
-            if not self.server and not self.authenticated:
+            if not self.server and not self.is_authenticated:
                 found = hashlib.sha256(tls.getpeercert(True) or b"").hexdigest()
                 if not self.certified.startswith(found.encode()):
                     raise runmaker4.WireError("another certificate")
-                self.authenticated = True
+                self.is_authenticated = True
                 self.confirm()
             while self.received.pending:
                 text += tls.read(1 << 14)
@@ -175,7 +175,7 @@ class End:
     def take_confirmation(self, message: dict[str, Any]) -> None:
         """Step 5."""
         self.check(message, b"confirmed")
-        self.authenticated = True
+        self.is_authenticated = True
 
     # -- as a Channel ----------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class End:
                 break
             message = json.loads(self.text[LENGTH:end])
             self.text = self.text[end:]
-            if self.authenticated:
+            if self.is_authenticated:
                 messages.append(message)
             else:
                 self.take(message)
@@ -418,7 +418,7 @@ class Peer:
     def prove(self) -> "Peer":
         """Shake hands."""
         self._flush()
-        while not self.channel.authenticated:
+        while not self.channel.is_authenticated:
             self.messages += self.channel.receive(self.pull())
             self._flush()
         return self

@@ -53,9 +53,9 @@ class Client(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        proven = self.channel.authenticated
+        proven = self.channel.is_authenticated
         messages = self.channel.receive(data)
-        if self.channel.authenticated and not proven:
+        if self.channel.is_authenticated and not proven:
             self.send(
                 "hello",
                 client=secrets.token_hex(8),
