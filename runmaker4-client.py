@@ -5,11 +5,10 @@ system.
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
 It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from the server, and results go
-to the server.  Everything that must not be lost (the start of a run, its output, its result) is an event with
-a number.  The client keeps each event, and sends it again after each reconnect, until the server has
-acknowledged it.  It keeps for longer the events that another server would need to continue the records of a
-run.  While the connection is lost, jobs keep running; once 2 MiB of output for the server are unsent, the
-client stops reading the pipes of the jobs.
+to the server.  Everything that must not be lost (the start of a run, its output, its result) is an event,
+which the client sends again after each reconnect, until the server has acknowledged it.  While the connection
+is lost, jobs keep running; once 2 MiB of output for the server are unsent, the client stops reading the pipes
+of the jobs.
 
 The client asks for a job when a slot is free.  If jobs are short, the server sends some ahead.  The client
 gives back a job that no slot has taken within a second.
@@ -118,27 +117,28 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-client.py"
-MAX_RETRY_SECONDS = 30.0            # maximum seconds between two attempts to connect
-CONNECT = 10.0                  # maximum seconds of an attempt
-DIALS = 4                       # attempts to connect, if connections are reset before a reason arrives
-UNSTARTED = 1.0                 # seconds after which a job that no slot has taken is given back
-COUNTING = 30.0                 # seconds for a server to count the file: with orphans it scans three times
+MAX_PAUSE_SECONDS = 30.0        # between two attempts to connect
+MAX_CONNECT_SECONDS = 10.0      # of an attempt
+MAX_DIALS = 4                   # attempts to connect, if connections are reset before a reason arrives
+MAX_QUEUED_SECONDS = 1.0        # a job that no slot has taken by then is given back
+MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
 STATES = ("new", "running", "done", "failed", "error", "held")
-EVER = 1e9                      # seconds: not before an event
+FOREVER = 1e9                   # seconds: no time limit, only an event ends the wait
 
 
 def duration_or_zero(text: str) -> float | None:
-    """Parse a duration, or 0 (an argparse type)."""
+    """Return the seconds of a duration such as '5m', also of '0'; None: no limit.  For argparse."""
     return 0.0 if text == "0" else duration(text)
 
 
+# [host]:port or host:port; or a host alone: without colons or brackets, or an IPv6 address
 ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^:]+)):([0-9]{1,5})|([^:\[\]]*|[^\[\]]*:[^\[\]]*:[^\[\]]*)")
 
 
 def server_address(text: str) -> tuple[str, int | None]:
-    """Return host and port of 'alice', 'alice:9998', '::1' or '[::1]:9998' (an argparse type).
+    """Return host and port of 'alice', 'alice:9998', '::1' or '[::1]:9998'.  For argparse.
 
-    The port is None if the argument has none: then --port applies.
+    The port is None if the text has none: then --port applies.
     """
     match = ADDRESS.fullmatch(text)
     port = int(match[3]) if match and match[3] else None
@@ -190,8 +190,8 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options.  Raises UsageError."""
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse and check the command line; `server` becomes the host, `port` the port."""
     parser = make_parser()
     options = parse_job_options(parser, argv)
     host, port = options.server
@@ -216,25 +216,26 @@ class Token(NamedTuple):
     source: str                 # for messages, for example '--token'
 
 
-def find_token(given: str | None) -> Token:
-    """Return the token from --token, $RUNMAKER4_TOKEN, the file or the terminal.  No message shows it.
+def find_token(token_option: str | None) -> Token:
+    """Return the token from --token, $RUNMAKER4_TOKEN, the token file or the terminal.
 
-    given: the value of --token; None: not given.  Raises UsageError.
+    token_option: the value of --token, a token or a file that contains one; None: not given.  Raises
+    UsageError, which does not show the token.
     """
-    if given is not None and HEX_128_BITS.fullmatch(given):
-        return Token(given, "--token")
-    of_environment = token_of_environment() if given is None else None
-    if of_environment:
-        return Token(of_environment, "$RUNMAKER4_TOKEN")
-    path = token_path() if given is None else given
+    if token_option is not None and HEX_128_BITS.fullmatch(token_option):
+        return Token(token_option, "--token")
+    from_environment = token_of_environment() if token_option is None else None
+    if from_environment:
+        return Token(from_environment, "$RUNMAKER4_TOKEN")
+    path = token_path() if token_option is None else token_option
     try:
-        if given is None and not os.path.lexists(path) and os.isatty(0):
-            return Token(asked_token(), "the terminal")
-        return Token(read_token(path), path if given is None else "--token")
+        if token_option is None and not os.path.lexists(path) and os.isatty(0):
+            return Token(ask_for_token(), "the terminal")
+        return Token(read_token(path), path if token_option is None else "--token")
     except UsageError as problem:
         raise UsageError(f"token: {problem}") from None
     except (OSError, ValueError) as error:
-        if given is not None:
+        if token_option is not None:
             raise UsageError(
                 "--token: neither a token (32 hexadecimal digits) nor a file that can be read"
             ) from None
@@ -242,8 +243,8 @@ def find_token(given: str | None) -> Token:
         raise UsageError(f"no token: {path}: {why} (--token gives it; the server prints it)") from None
 
 
-def asked_token() -> str:
-    """Return the token that the user types, without echo.  Raises UsageError."""
+def ask_for_token() -> str:
+    """Return the token that the user types, without echo."""
     exit_on(signal.SIGINT, signal.SIGTERM)      # by an exception, so that getpass() restores the echo
     try:
         token = getpass.getpass("Token (the server prints it): ").strip()
@@ -261,12 +262,12 @@ def asked_token() -> str:
 # enough for both.
 
 
-def receive(sock: socket.socket, end: float) -> bytes:
-    """Return some bytes that arrive before `end` (by boottime()).
+def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
+    """Return some bytes that arrive before the deadline (by boottime()).
 
     Raises OSError, also if the server has closed the connection.
     """
-    sock.settimeout(max(end - boottime(), 0.01))
+    sock.settimeout(max(deadline - boottime(), 0.01))
     data = sock.recv(1 << 16)
     if not data:
         raise ConnectionResetError("the server has closed the connection")
@@ -281,45 +282,45 @@ class Endpoint:
     token: Token
     context: ssl.SSLContext
 
-    def open_channel(self, wanted: str = "") -> ClientChannel:
-        """Return a channel for a new connection.  wanted: the id of the job file; '': any."""
-        return ClientChannel(self.token.text, self.context, wanted)
+    def open_channel(self, file_id: str = "") -> ClientChannel:
+        """Return a channel for a new connection.  file_id: of the required job file; '': any."""
+        return ClientChannel(self.token.text, self.context, file_id)
 
     def dial(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
-        """Connect, and authenticate both ends; `seconds` for each attempt.  Raises OSError, WireError.
+        """Connect, and authenticate both ends; return the socket and its channel.
 
-        If the server closes the connection, the reset can overtake the message with the reason: try again.
+        seconds: for each attempt. A TCP reset can overtake the message with the reason: then try again.
         """
-        for _ in range(DIALS - 1):
+        for _ in range(MAX_DIALS - 1):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
                 return self._dial_once(seconds)
             time.sleep(random.uniform(0.02, 0.2))
         return self._dial_once(seconds)
 
     def _dial_once(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
-        """Connect and authenticate, in one attempt.  Raises OSError, WireError."""
-        end = boottime() + seconds
+        """Connect and authenticate, in one attempt."""
+        deadline = boottime() + seconds
         sock = socket.create_connection((self.host, self.port), timeout=seconds)
         channel = self.open_channel()
         try:
             while not channel.is_authenticated:
-                channel.receive(receive(sock, end))
+                channel.receive(receive_bytes(sock, deadline))
                 sock.sendall(channel.outgoing())
         except (OSError, WireError):
             sock.close()
             raise
         return sock, channel
 
-    def refusal(self, error: Exception) -> str:
-        """Return the reason why connecting failed, and a remedy."""
+    def why_unreachable(self, error: Exception) -> str:
+        """Return why no connection to the server was made, and a remedy: 'port 9998: no answer (is ...)'."""
         number = error.errno if isinstance(error, OSError) else None
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
             text = "no answer"
         return f"port {self.port}: {text} (is runmaker4-server.py running on that host?)"
 
-    def rejection(self, error: WireError) -> str:
-        """Return the reason why the handshake failed, and a remedy."""
+    def why_rejected(self, error: WireError) -> str:
+        """Return why the two ends did not authenticate each other, and a remedy: 'wrong token, from ...'."""
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the first line that the server printed "
@@ -330,15 +331,15 @@ class Endpoint:
         return f"no runmaker4-server.py: {error}"
 
     @contextlib.contextmanager
-    def raising(self) -> Iterator[None]:
-        """Raise UsageError if waiting cannot help: the host is unknown, or the handshake fails."""
+    def usage_errors(self) -> Iterator[None]:
+        """Raise UsageError for errors that waiting cannot cure: an unknown host, or a failed handshake."""
         try:
             yield
         except (socket.gaierror, UnicodeError) as error:
             text = error_text(error) if isinstance(error, OSError) else "not a host name"
             raise UsageError(f"{self.host}: unknown host: {text}") from None
         except WireError as error:
-            raise UsageError(f"{self.host}: {self.rejection(error)}") from None
+            raise UsageError(f"{self.host}: {self.why_rejected(error)}") from None
 
 
 # ======== What the server must learn ========================================================================
@@ -370,11 +371,12 @@ class Event:
 
     @property
     def kind(self) -> str:
+        """Return 'begin', 'output', 'end', 'finish' or 'release'."""
         return str(self.message["type"])
 
     @property
     def stream(self) -> str | None:
-        """Return the stream of an output event; None for other events."""
+        """Return the stream of an output event, 'stdout' or 'stderr'; None for other events."""
         return self.message.get("stream")
 
     @property
@@ -382,33 +384,34 @@ class Event:
         """Return the output in an output event."""
         return to_bytes(self.message["data"])
 
-    def repeat(self) -> None:
-        """Mark a `begin` that one server has acknowledged, for the next server."""
+    def mark_repeated(self) -> None:
+        """Mark a `begin` that one server has acknowledged already, for the next server."""
         self.message["again"] = True
 
-    def cut(self, count: int) -> None:
-        """Drop the first `count` bytes of the output."""
+    def cut_start(self, count: int) -> None:
+        """Remove the first `count` bytes of the output, and adjust `at`, the offset in the stream."""
         self.message.update(at=self.message["at"] + count, data=to_text(self.data[count:]))
         self.size -= count
 
 
 @dataclass(eq=False)
 class RemoteJob(Job):
-    """A job that a server has assigned to us."""
+    """A job that a server has assigned to us, and what the server must learn about it."""
     key: str = ""
     of_group: bool = False              # with together=: not given back when the connection is lost
-    result: bytes | None = None         # see add_result(); None: not finished
+    result: bytes | None = None         # see set_result(); None: not finished
     # why the last run ended: one of FAILURE_CAUSES, "unstarted" (no run has started), or "": none of these
     cause: str = "unstarted"
-    mark: str = ""                      # the job tag of the last run that was reported to the server
+    job_tag: str = ""                   # of the last run that was reported to the server
     # acknowledged events that another server would also need
     replay: list[Event] = field(default_factory=list)
 
     @classmethod
     def read(cls, item: Message) -> RemoteJob:
-        """Return the job that an item of a `jobs` message describes.  Raises WireError."""
+        """Return the job that an item of a `jobs` message describes."""
         slots = item.integer("slots", 100_000)
-        needs, *more = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
+        # several amounts: after a run without enough memory the next amount is used
+        needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
             item.integer("number"),
             0,
@@ -419,7 +422,7 @@ class RemoteJob(Job):
             settings=JobSettings(
                 timeout=item.timeout("timeout"),
                 needs=needs,
-                larger_needs=tuple(more),
+                larger_needs=tuple(larger_needs),
                 shell=os.fsdecode(item.data("shell")),
             ),
             of_group=item.flag("group"),
@@ -436,35 +439,35 @@ class RemoteJob(Job):
         return int(self.needs.slots)
 
     def describe(self) -> dict[str, Any]:
-        """Return the item of a `have` message for this job."""
+        """Return the item of a `have` message, which tells a server that we have this job."""
         return dict(
             id=self.key,
             number=self.number,
             offset=self.offset,
             text=to_text(self.text),
-            run=self.mark,
+            run=self.job_tag,
             result=None if self.result is None else to_text(self.result),
         )
 
-    def add_run(self, mark: str) -> None:
-        """Remember the run that is being reported to the server."""
-        self.mark = mark
+    def set_job_tag(self, job_tag: str) -> None:
+        """Remember the tag of the run that is being reported; '': it has no process."""
+        self.job_tag = job_tag
 
-    def on_run_end(self, cause: str) -> None:
-        """Remember why the last run ended."""
+    def set_cause(self, cause: str) -> None:
+        """Remember why the last run ended: '' or one of FAILURE_CAUSES."""
         self.cause = cause
 
-    def add_result(self, result: bytes) -> None:
+    def set_result(self, result: bytes) -> None:
         """Remember the result that is being reported to the server; NEW: the job is given back."""
         self.result = result
 
     def keep_for_replay(self, event: Event) -> None:
-        """Keep the part of an acknowledged event that another server would need.
+        """Keep the part of an acknowledged event that another server would need to continue the records.
 
-        That server must know of a run that continues, and of its incomplete lines of output.
+        That is the `begin` of a run, and the output of incomplete lines; nothing after its `end`.
         """
         if event.kind == "begin":
-            event.repeat()
+            event.mark_repeated()
             self.replay = [event]
         elif event.kind == "output":
             self._keep_output(event)
@@ -472,13 +475,13 @@ class RemoteJob(Job):
             self.replay = []
 
     def _keep_output(self, event: Event) -> None:
-        """Keep a stream's incomplete line, unless it is too long: servers do not wait for its end."""
-        whole = event.data.rfind(b"\n") + 1
-        begun = [other for other in self.replay if other.stream == event.stream]
-        if whole or sum(other.size for other in begun) > Lines.MAX_PIECE_BYTES:
-            self.replay = [other for other in self.replay if other not in begun]
-        if whole < len(event.data):
-            event.cut(whole)
+        """Keep a stream's incomplete line, unless it is so long that servers do not wait for its end."""
+        complete = event.data.rfind(b"\n") + 1
+        incomplete = [kept_event for kept_event in self.replay if kept_event.stream == event.stream]
+        if complete or sum(kept_event.size for kept_event in incomplete) > Lines.MAX_PIECE_BYTES:
+            self.replay = [kept_event for kept_event in self.replay if kept_event not in incomplete]
+        if complete < len(event.data):
+            event.cut_start(complete)
             self.replay.append(event)
 
 
@@ -492,11 +495,10 @@ class Outbox:
     def __init__(self) -> None:
         self._unsent: deque[Event] = deque()
         self._in_flight: deque[Event] = deque()
-        self._last = 0                              # the number of the last event
-        self._window = runmaker4.MAX_PIECE_BYTES              # bytes of output that may be in flight
-        self._flying = 0                            # bytes of output that are in flight
-        # bytes of output that are unsent; output in flight does not block jobs that print
-        self.backlog = 0
+        self._last_number = 0                       # of the last event
+        self._window_bytes = runmaker4.MAX_PIECE_BYTES        # of output that can be in flight
+        self._in_flight_bytes = 0                   # of output
+        self.backlog = 0                            # bytes of unsent output; only these block jobs that print
 
     @property
     def is_empty(self) -> bool:
@@ -504,58 +506,58 @@ class Outbox:
         return not self._unsent and not self._in_flight
 
     def set_window(self, size: int) -> None:
-        """Allow `size` bytes of output in flight, as the server asks."""
-        self._window = max(size, 1)
+        """Allow `size` bytes of output in flight, as the server asks, but at least one: 0 would stop it."""
+        self._window_bytes = max(size, 1)
 
     def add(self, message: dict[str, Any], size: int) -> None:
         """Queue an event.  size: the bytes of output in it."""
-        self._last += 1
-        message["n"] = self._last
-        self._unsent.append(Event(self._last, message, size))
+        self._last_number += 1
+        message["n"] = self._last_number
+        self._unsent.append(Event(self._last_number, message, size))
         self.backlog += size
 
     def send(self, link: ServerLink) -> None:
-        """Send the events that the window allows."""
-        while self._unsent and (self._flying < self._window or not self._unsent[0].size):
+        """Send events in order, until the window is full; events without output always fit."""
+        while self._unsent and (self._in_flight_bytes < self._window_bytes or not self._unsent[0].size):
             event = self._unsent.popleft()
             self._in_flight.append(event)
             self.backlog -= event.size
-            self._flying += event.size
+            self._in_flight_bytes += event.size
             link.post(event.message)
 
-    def acknowledge(self, upto: int) -> list[Event]:
-        """Drop and return the events in flight up to this number: the server has dealt with them."""
-        done: list[Event] = []
-        while self._in_flight and self._in_flight[0].number <= upto:
+    def acknowledge(self, last_number: int) -> list[Event]:
+        """Remove and return the events up to this number, which the server has dealt with."""
+        acknowledged: list[Event] = []
+        while self._in_flight and self._in_flight[0].number <= last_number:
             event = self._in_flight.popleft()
-            self._flying -= event.size
-            done.append(event)
-        return done
+            self._in_flight_bytes -= event.size
+            acknowledged.append(event)
+        return acknowledged
 
-    def replay(self, kept: Iterable[Event], seen: int) -> list[Event]:
-        """Make all events unsent for a new connection; drop and return the events up to `seen`.
+    def replay(self, to_repeat: Iterable[Event], last_number: int) -> list[Event]:
+        """Make all events unsent for a new connection; remove and return those that the server has.
 
-        seen: the number of the last event that the server has dealt with.  kept: acknowledged events that
-        another server would need.
+        to_repeat: acknowledged events that another server needs.  last_number: of the last event that the
+        server has dealt with.
         """
         self._unsent.extendleft(reversed(self._in_flight))
-        self._unsent.extendleft(sorted(kept, key=lambda event: event.number, reverse=True))
+        self._unsent.extendleft(sorted(to_repeat, key=lambda event: event.number, reverse=True))
         self._in_flight.clear()
-        done: list[Event] = []
-        while self._unsent and self._unsent[0].number <= seen:
-            done.append(self._unsent.popleft())
-        self._count()
-        return done
+        acknowledged: list[Event] = []
+        while self._unsent and self._unsent[0].number <= last_number:
+            acknowledged.append(self._unsent.popleft())
+        self._recount_bytes()
+        return acknowledged
 
     def drop(self, key: str) -> None:
-        """Drop all events of a job, so that the server does not get them."""
+        """Remove all events of a job, so that the server does not get them.  key: of the job."""
         self._unsent = deque(event for event in self._unsent if event.key != key)
         self._in_flight = deque(event for event in self._in_flight if event.key != key)
-        self._count()
+        self._recount_bytes()
 
-    def _count(self) -> None:
-        """Recount the bytes of output."""
-        self._flying = sum(event.size for event in self._in_flight)
+    def _recount_bytes(self) -> None:
+        """Count the bytes of output in flight and unsent again."""
+        self._in_flight_bytes = sum(event.size for event in self._in_flight)
         self.backlog = sum(event.size for event in self._unsent)
 
 
@@ -563,8 +565,8 @@ class Outbox:
 #
 # A `Connection` gives its `Runner` jobs, as a job file does in runmaker4.py: claim() returns a job that has
 # arrived, or asks for some; finish() and release() make an event of the result.  None of them waits for the
-# server.  A Connection has two parts: `Requests` decides how many jobs to ask for; `LinkLife` opens one
-# `ServerLink` after the other, and its state decides which actions are allowed.  The steps on each link:
+# server.  `Requests` decides how many jobs to ask for; `LinkLife` opens one `ServerLink` after the other, and
+# its state decides which actions are allowed.  The steps on each link:
 #
 #     1. We send `have` for each job that we hold, then `hello`.
 #     2. `welcome` lists the jobs that others have taken (we kill them) and the results that the server has.
@@ -595,9 +597,10 @@ class ServerLink(Link, asyncio.Protocol):
     def __init__(self, connection: Connection, channel: ClientChannel) -> None:
         super().__init__(channel, connection.loop)
         self._connection = connection
-        self.gone = connection.loop.create_future()         # set to the reason when the link is lost
+        self.lost_reason = connection.loop.create_future()      # done when the link is lost
 
     def connection_made(self, transport: Any) -> None:
+        """Greet the server if dial() has authenticated both ends."""
         super().connection_made(transport)
         if self.channel.is_authenticated:
             self.on_authenticated()
@@ -609,11 +612,11 @@ class ServerLink(Link, asyncio.Protocol):
         self._connection.handle(self, message)
 
     def disconnected(self, why: str) -> None:
-        if not self.gone.done():
-            self.gone.set_result(why)
+        if not self.lost_reason.done():
+            self.lost_reason.set_result(why)
 
     def request(self, kind: str, **fields: Any) -> int:
-        """Send a request, which the server will answer.  Return its number: the time in microseconds."""
+        """Send a request, which the server will answer; return its number: the time in microseconds."""
         number = int(boottime() * 1e6)
         self.send(type=kind, request=number, **fields)
         return number
@@ -680,7 +683,7 @@ NEXT_STATES = {
 class LinkLife:
     """Keeps a client's link alive, and dials again when it is lost.
 
-    Only one attempt or link exists at a time.  `state` changes only in on(), by NEXT_STATES:
+    Only one attempt or link exists at a time.  change_state() follows NEXT_STATES:
 
         state       link  proven    welcome  lost    retry     time up   conclude
         DIALLING    -     GREETING  x        PAUSED  x         x         OVER
@@ -692,17 +695,17 @@ class LinkLife:
         GIVEN_UP    -     x         x        x       x         x         same
 
     link: messages may be sent and are understood (welcome and closing are always understood).  x: cannot
-    happen; if it does, on() raises RuntimeError.  In OVER a pending attempt can still succeed or fail, but
-    all messages of the server are ignored.
+    happen; if it does, change_state() raises RuntimeError.  In OVER a pending attempt can still succeed or
+    fail, but all messages of the server are ignored.
     """
 
     def __init__(self, endpoint: Endpoint, give_up: float | None, complaint: Complaint) -> None:
-        """give_up: seconds without a server after which we exit; None: never.
+        """give_up: seconds without a server after which the client exits; None: never.
 
         complaint: what was reported about the first attempt to connect.
         """
         self._endpoint = endpoint
-        self._limit = EVER if give_up is None else give_up
+        self._give_up_seconds = FOREVER if give_up is None else give_up
         self.complaint = complaint
         self.state = LinkState.DIALLING
         self._link: ServerLink | None = None        # the last link with authenticated ends
@@ -711,15 +714,15 @@ class LinkLife:
         self.file_id = ""                           # its id
         self._down_since = boottime()               # when the last link in use was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
-        self._alive_at = -EVER                      # when the last answered request was sent
-        self._pause = 0.1                           # seconds to the next attempt, if this one fails
+        self._server_alive_at = -FOREVER            # when the last answered request was sent
+        self._next_pause = 0.1                      # seconds to the next attempt, if this one fails
 
-    def on(self, event: LinkEvent) -> None:
-        """Change the state as NEXT_STATES defines."""
-        after = NEXT_STATES[self.state].get(event)
-        if after is None:
+    def change_state(self, event: LinkEvent) -> None:
+        """Change the state as NEXT_STATES defines.  Raises RuntimeError if the event cannot happen now."""
+        next_state = NEXT_STATES[self.state].get(event)
+        if next_state is None:
             raise RuntimeError(f"{event.name} in the state {self.state.name}")
-        self.state = after
+        self.state = next_state
 
     @property
     def link(self) -> ServerLink | None:
@@ -728,54 +731,64 @@ class LinkLife:
 
     @property
     def wants_server(self) -> bool:
-        """Return True if we use a server and are not about to exit, or try to reach one."""
+        """Return True if the client uses a server or tries to reach one, and is not about to exit."""
         return self.state in (LinkState.DIALLING, LinkState.GREETING, LinkState.IN_USE, LinkState.PAUSED)
 
     @property
-    def may_start(self) -> bool:
-        """Return True if a job may start: soon after an answered request (rule 2, runmaker4-server.py)."""
-        silence = boottime() - self._alive_at
+    def can_start(self) -> bool:
+        """Return True if the client can start jobs: soon after an answered request.
+
+        A server that hears nothing for its --grace frees our jobs (rule 2, runmaker4-server.py).
+        """
+        silence = boottime() - self._server_alive_at
         return self.link is not None and silence < min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
 
-    def patience(self) -> float:
-        """Return the seconds to wait for a summary: 0 if we never reached a server and have reported that."""
+    def max_summary_wait(self) -> float:
+        """Return the seconds to wait for the summary of the file from the server.
+
+        0: no server was ever reached, and that was reported.
+        """
         if self.link:
-            return COUNTING
-        return CONNECT if self.was_welcome or self.complaint is Complaint.NOTHING else 0.0
+            return MAX_COUNT_SECONDS
+        return MAX_CONNECT_SECONDS if self.was_welcome or self.complaint is Complaint.NOTHING else 0.0
 
     def on_proven(self, link: ServerLink) -> None:
-        """Use this link for the greeting."""
+        """Take over a link on which both ends have just authenticated each other."""
         self._link = link
-        self.on(LinkEvent.PROVEN)
+        self.change_state(LinkEvent.PROVEN)
 
     def on_welcome(self, file: str, file_id: str, grace: float) -> str:
-        """Use the link.  Return a message about the server."""
-        news = f"serving {file}"
+        """Take a link into use, after the server's welcome; return a message such as 'serving runs.txt'.
+
+        grace: seconds for which the server keeps our lines after the last message.
+        """
+        message = f"serving {file}"
         if self.was_welcome:
-            news = "connected again"
+            message = "connected again"
             if file_id != self.file_id:
-                news = f"connected again; serving another file: {file}"
-        self.on(LinkEvent.WELCOME)
+                message = f"connected again; serving another file: {file}"
+        self.change_state(LinkEvent.WELCOME)
         self.file = file
         self.file_id = file_id
         self.was_welcome = True
         self.complaint = Complaint.NOTHING
         self._grace = grace
-        self._pause = 0.1
-        return news
+        self._next_pause = 0.1
+        return message
 
     def on_answer(self, number: int) -> None:
-        """Remember that the server was alive when this request, which it has answered, was sent."""
-        self._alive_at = max(self._alive_at, min(number / 1e6, boottime()))
+        """Remember that the server was alive when a request was sent.  number: of the answered request."""
+        self._server_alive_at = max(self._server_alive_at, min(number / 1e6, boottime()))
 
     def on_lost(self, loss: Complaint) -> bool:
-        """Go on without a link.  Return True if the loss must be reported, which happens once.
+        """Change the state after a lost link or failed attempt; return True if the loss must be reported.
 
-        loss: the kind of report.  A refusal is reported even after a loss, because it names a remedy.
+        loss: the kind of report. Each loss is reported once, but a refusal also after a loss, because a
+        refusal names a remedy.
         """
         if self.link:
             self._down_since = boottime()
-        self.on(LinkEvent.LOST)
+        self.change_state(LinkEvent.LOST)
         is_news = self.complaint is Complaint.NOTHING
         if loss is Complaint.REFUSAL:
             is_news = self.complaint is not Complaint.REFUSAL
@@ -784,67 +797,72 @@ class LinkLife:
         self.complaint = loss
         return True
 
-    async def connect(self, connection: Connection, first: tuple[socket.socket, ClientChannel] | None,
+    async def connect(self, connection: Connection, existing: tuple[socket.socket, ClientChannel] | None,
                       file_id: str) -> ServerLink:
-        """Return a link on which both ends are authenticated, or soon will be.
+        """Return a new link to the server, on which both ends are authenticated, or soon will be.
 
-        first: an existing connection; None: there is none.  file_id: the id of the file that the server must
-        have; '': any.  Raises OSError, asyncio.TimeoutError.
+        existing: a connection that was dialled in advance; None: dial now.  file_id: the id of the job file
+        that the server must have; '': any.  Raises OSError, asyncio.TimeoutError.
         """
         loop = connection.loop
-        if first:
-            sock, channel = first
+        if existing:
+            sock, channel = existing
             link = ServerLink(connection, channel)
             await loop.create_connection(lambda: link, sock=sock)
             return link
-        where = self._endpoint
-        link = ServerLink(connection, where.open_channel(file_id))
-        dialling = loop.create_connection(lambda: link, where.host, where.port, happy_eyeballs_delay=0.25)
-        await asyncio.wait_for(dialling, min(CONNECT, self._seconds_left()))
+        endpoint = self._endpoint
+        link = ServerLink(connection, endpoint.open_channel(file_id))
+        connecting = loop.create_connection(
+            lambda: link, endpoint.host, endpoint.port, happy_eyeballs_delay=0.25
+        )
+        await asyncio.wait_for(connecting, min(MAX_CONNECT_SECONDS, self._seconds_left()))
         return link
 
-    async def use(self, link: ServerLink) -> str:
-        """Keep a link alive until it is lost.  Return why it was lost."""
-        made = boottime()
-        while not link.gone.done():
+    async def keep_alive(self, link: ServerLink) -> str:
+        """Send pings on a link, and drop it if the server is silent; when it is lost, return the reason."""
+        opened_at = boottime()
+        while not link.lost_reason.done():
             pause = min(runmaker4.PING_SECONDS, self._grace / 8) if self.link else 0.2
-            await asyncio.wait([link.gone], timeout=pause)
+            await asyncio.wait([link.lost_reason], timeout=pause)
             now = boottime()
-            if link.gone.done():
+            if link.lost_reason.done():
                 break
             if self.link:
                 if now - link.last_message_at > runmaker4.MAX_SILENT_SECONDS:
                     link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
                 else:
                     link.request("ping")
-            elif now - made > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
+            elif now - opened_at > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
                 link.drop("no answer")
         error = link.channel.error
         if isinstance(error, OtherFileError):
             return f"the server has another file; waiting for the server of {self.file}"
-        return self._endpoint.rejection(error) if isinstance(error, RefusedError) else link.gone.result()
+        if isinstance(error, RefusedError):
+            return self._endpoint.why_rejected(error)
+        lost_reason: str = link.lost_reason.result()
+        return lost_reason
 
-    async def pause(self) -> float | None:
-        """Wait for the next attempt, if we want a server.
+    async def pause_before_retry(self) -> float | None:
+        """Wait for the next attempt to connect, if the client still wants a server.
 
-        If we give up, return the seconds without a server, otherwise None.
+        Return the seconds without a server if the client now gives up, otherwise None.
         """
         if self.state is not LinkState.PAUSED:
             return None
-        gone = boottime() - self._down_since
-        if gone >= self._limit:
-            self.on(LinkEvent.TIME_UP)
-            return gone
+        seconds_down = boottime() - self._down_since
+        if seconds_down >= self._give_up_seconds:
+            self.change_state(LinkEvent.TIME_UP)
+            return seconds_down
         # randomly shorter, because otherwise all clients of a server would reconnect at once
-        await asyncio.sleep(min(self._pause * random.uniform(0.5, 1.0), self._seconds_left()))
-        self._pause = min(2 * self._pause, MAX_RETRY_SECONDS)
+        await asyncio.sleep(min(self._next_pause * random.uniform(0.5, 1.0), self._seconds_left()))
+        self._next_pause = min(2 * self._next_pause, MAX_PAUSE_SECONDS)
         if self.wants_server:                       # we may be about to exit by now
-            self.on(LinkEvent.RETRY)
+            self.change_state(LinkEvent.RETRY)
         return None
 
     def _seconds_left(self) -> float:
-        """Return the seconds until we give up; at least 0.5, which is enough for an attempt."""
-        return max(self._limit - (boottime() - self._down_since), 0.5)
+        """Return the seconds until the client gives up; at least 0.5, which is enough for an attempt."""
+        return max(self._give_up_seconds - (boottime() - self._down_since), 0.5)
 
 
 class Requests:
@@ -855,82 +873,91 @@ class Requests:
     """
 
     def __init__(self) -> None:
-        self.pending = 0                            # slots for which we asked for jobs that have not arrived
-        self._reported_slots = 0                    # slots in service, as last reported to the server
+        self.pending_slots = 0      # for which we asked for jobs that have not arrived
+        self._reported_slots = 0    # slots in service, as last reported to the server
         # bytes that the server may still allocate to jobs: our offers less the needs of jobs that arrived
-        self._offered = 0
-        self._leave_request: int | None = None      # the request that says we exit if there is no job
-        # why there is no job; `again`: EVER, or None once `_leave_request` was answered by `nothing`
-        self.nothing = NoJob(EVER)
+        self._offered_memory = 0
+        self._exit_request: int | None = None       # the request that says we exit if there is no job
+        # why there is no job; `again`: FOREVER, or None once `_exit_request` was answered by `nothing`
+        self.no_job = NoJob(FOREVER)
 
-    def hello(self, slots: int, memory: float) -> dict[str, int]:
-        """Return the slots and memory for a `hello`."""
+    def make_hello(self, slots: int, free_memory: float) -> dict[str, int]:
+        """Return the fields of a `hello`: slots in service, bytes of memory."""
         self._reported_slots = slots
-        self._offered = int(min(memory, runmaker4.MAX_INTEGER))
-        return dict(slots=slots, memory=self._offered)
+        self._offered_memory = int(min(free_memory, runmaker4.MAX_INTEGER))
+        return dict(slots=slots, memory=self._offered_memory)
 
-    def claim(self, want: int, memory: float, slots: int, last: bool) -> dict[str, Any] | None:
-        """Return the fields of a `claim`, which must then be sent; None: nothing has changed.
+    def make_claim(
+        self, wanted_slots: int, free_memory: float, slots: int, exits_if_none: bool
+    ) -> dict[str, Any] | None:
+        """Return the fields of a `claim` message, which asks for jobs; None: nothing has changed, send none.
 
-        want: slots to ask jobs for.  memory: bytes that no job has.  slots: slots in service.  last: we exit
-        if there is no job; this remains set until the request is answered.
+        The caller must send the claim.  wanted_slots: to ask jobs for.  free_memory: bytes that no job has.
+        slots: in service.  exits_if_none: we exit if there is no job; later claims repeat that until a claim
+        is answered.
         """
-        more = int(min(max(memory, 0), runmaker4.MAX_INTEGER)) - self._offered
-        begins_to_leave = last and self._leave_request is None
-        if not want and not more and not begins_to_leave and self._reported_slots == slots:
+        more_memory = int(min(max(free_memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
+        announces_exit = exits_if_none and self._exit_request is None
+        if not wanted_slots and not more_memory and not announces_exit and self._reported_slots == slots:
             return None
-        self.pending += want
-        self._offered += more
+        self.pending_slots += wanted_slots
+        self._offered_memory += more_memory
         self._reported_slots = slots
-        return dict(want=want, memory=more, last=last or self._leave_request is not None, slots=slots)
+        return dict(
+            want=wanted_slots,
+            memory=more_memory,
+            last=exits_if_none or self._exit_request is not None,
+            slots=slots,
+        )
 
-    def on_sent(self, number: int, claim: dict[str, Any]) -> None:
-        """Remember the number of the request that carried a `last` claim."""
+    def on_sent(self, request: int, claim: dict[str, Any]) -> None:
+        """Remember the number of the request with this claim if the claim says that we exit."""
         if claim["last"]:
-            self._leave_request = number
+            self._exit_request = request
 
     def on_job(self, job: RemoteJob) -> None:
-        """Count a job that has arrived."""
-        self.pending = max(self.pending - job.slots, 0)
-        self._offered -= int(job.needs.memory)
+        """Subtract an arrived job from the pending slots and the offered memory."""
+        self.pending_slots = max(self.pending_slots - job.slots, 0)
+        self._offered_memory -= int(job.needs.memory)
 
-    def on_nothing(self, number: int, *, met_end: bool, stopped: str, may_leave: bool) -> None:
-        """Remember that there is no job for us.
+    def on_nothing(self, request: int, *, met_end: bool, stopped: str, may_leave: bool) -> None:
+        """Remember that the server had no job for us.
 
-        If this answers the request that said we exit, and we still may, the runner will exit.
+        request: the number of the answered request. If that said we exit, and may_leave is True, the runner
+        will exit.  met_end: the server met a `#RUN end`.  stopped: why jobs remain; '': none do.
         """
-        again = self.nothing.retry_after
-        if self._leave_request is not None and number >= self._leave_request and may_leave:
-            self._leave_request = None
+        again = self.no_job.retry_after
+        if self._exit_request is not None and request >= self._exit_request and may_leave:
+            self._exit_request = None
             again = None
-        self.nothing = NoJob(again, met_end=met_end, stopped=stopped)
+        self.no_job = NoJob(again, met_end=met_end, stopped=stopped)
 
-    def forget_nothing(self) -> None:
-        """Forget that the server had no job for us: after a change we may ask again."""
-        self._leave_request = None
-        if self.nothing.retry_after is None:
-            self.nothing = replace(self.nothing, retry_after=EVER)
+    def forget_no_job(self) -> None:
+        """Forget that the server had no job for us, so that the client can ask again after a change."""
+        self._exit_request = None
+        if self.no_job.retry_after is None:
+            self.no_job = replace(self.no_job, retry_after=FOREVER)
 
     def on_lost(self) -> None:
-        """Forget the open requests: there is no server."""
-        self.pending = 0
-        self.forget_nothing()
+        """Forget the open requests after the link is lost."""
+        self.pending_slots = 0
+        self.forget_no_job()
 
 
 class Connection:
     """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and the events about them."""
 
-    AHEAD = 10.0                        # maximum seconds that a group's start is delayed
-    LATE = 0.002                        # seconds by which timers may be late
-    QUIET = 0.03                        # seconds that we sleep after the start of a group
+    MAX_START_DELAY_SECONDS = 10.0      # from a `go` message to the start of a group
+    TIMER_LATENESS_SECONDS = 0.002      # timers can be that late
+    QUIET_SECONDS = 0.03                # sleep after the start of a group
     interval = 0.0                      # check_jobs() itself waits for a job to return
-    poll = EVER                         # _wake() wakes the runner
+    poll = FOREVER                      # _wake_runner() wakes the runner
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
                  give_up: float | None, follow: bool, quiet: bool, complaint: Complaint) -> None:
-        """give_up: seconds without a server after which we exit; None: never.  follow: we wait for new jobs.
+        """give_up: seconds without a server after which we exit; None: never.  follow: wait for new jobs.
 
-        quiet: do not report that we are connected.  complaint: what was reported about the first attempt.
+        quiet: do not report the first connection.  complaint: what was reported about the first attempt.
         """
         self._program = program
         self.loop = loop
@@ -949,11 +976,11 @@ class Connection:
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
         self._outbox = Outbox()
-        self._wanted = (False, False)               # the server: keeps records, wants output
-        # jobs that wait at their gates, and the times to open these (loop's time)
-        self._gates: dict[RemoteJob, float] = {}
+        self._server_wants = (False, False)         # records of runs, output of jobs
+        # when to start each job of a group: its shell waits at a gate (loop's time)
+        self._gate_times: dict[RemoteJob, float] = {}
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
-        self._to_end: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
+        self._jobs_to_kill: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
         # set when sync_and_summarize() may go on: after an acknowledgement or a summary
         self._progress = asyncio.Event()
         # the summary of the server's file; None: the server has none
@@ -962,92 +989,97 @@ class Connection:
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
-    def ours(self, job: Job) -> RemoteJob | None:
-        """Return this job if it is still in `_jobs`.
+    def our_job(self, job: Job) -> RemoteJob | None:
+        """Return a job if this client still has it.
 
-        None: another runner has its line, or the server has its result.
+        None: another runner has the line, or the server has acknowledged the result.
         """
-        found = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
-        return found if found is job else None
+        current = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
+        return current if current is job else None
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
-        """Return a job that has arrived.  If there is none, ask for one: the answer will wake the runner.
+        """Return a job that has arrived, or a NoJob; then ask for jobs, and the answer wakes the runner.
 
-        A job that needs more than is free waits until that is free, and later jobs wait for it.
+        last: the runner exits if there is no job.  free, capacity: the runner's slots and memory. A job that
+        needs more than is free waits until that is free, and later jobs wait for it.
         """
         memory = free.memory - sum(job.needs.memory for job in self._queue)
         if self._queue and not free.holds(self._queue[0].needs):
-            self._ask_for(0, memory)
-            return NoJob(EVER)
-        if self._queue and self.life.may_start:
+            self._request_jobs(0, memory)
+            return NoJob(FOREVER)
+        if self._queue and self.life.can_start:
             job = self._queue.popleft()
             self._jobs[job.key] = job
-            self._requests.forget_nothing()
-            self._ask(memory)
+            self._requests.forget_no_job()
+            self._request_for_free_slots(memory)
             return job
-        if self._requests.nothing.retry_after is not None:
-            self._ask(memory, last or (self._follow and not self._runner.tasks))
-        return self._requests.nothing
+        if self._requests.no_job.retry_after is not None:
+            self._request_for_free_slots(memory, last or (self._follow and not self._runner.tasks))
+        return self._requests.no_job
 
     async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return None: the server has the lock."""
+        """Return None, no lock for the job to inherit: the server has it."""
         return None
 
     async def still_has(self, job: Job) -> bool:
-        """Return True if a job may run again, as for the first run: without a server others can get it.
-        """
-        return self.ours(job) is not None and self.life.may_start
+        """Return True if a job can run once more: without a server, others can get the job meanwhile."""
+        return self.our_job(job) is not None and self.life.can_start
 
     def close_lock_copy(self, fd: int) -> None:
         """Do nothing, because nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Make an event of the result.  If the server cannot write it, it will send a `fault`."""
-        ours = self.ours(job)
-        if not ours:
+        """Queue the job's result; return '': an error would come later, as a `fault` message."""
+        remote_job = self.our_job(job)
+        if not remote_job:
             return ""
-        cause = ours.cause
+        cause = remote_job.cause
         if state == ERROR and (self._runner.kill_signal or self._runner.wall_over):
             cause = "vanished"                      # we killed it, because we exit
         # for these two causes the way in which the run ended does not matter
-        how = "" if cause in ("vanished", "unstarted") else ours.result_text
-        self._end(ours, state, type="finish", state=to_text(state), cause=cause, how=how)
+        how = "" if cause in ("vanished", "unstarted") else remote_job.result_text
+        self._queue_result(remote_job, state, type="finish", state=to_text(state), cause=cause, how=how)
         return ""
 
     async def release(self, job: Job) -> str:
-        """Give the job back, by an event."""
-        ours = self.ours(job)
-        if ours:
-            self._give_back(ours)
+        """Give a job back to the server; return '': no error."""
+        remote_job = self.our_job(job)
+        if remote_job:
+            self._give_back(remote_job)
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:
+        """Return a job to the server, which can assign it again."""
         self._jobs[job.key] = job
-        self._end(job, NEW, type="release")
+        self._queue_result(job, NEW, type="release")
 
-    def _end(self, job: RemoteJob, result: bytes, **message: Any) -> None:
-        job.add_result(result)
-        self.event(id=job.key, **message)
+    def _queue_result(self, job: RemoteJob, result: bytes, **message: Any) -> None:
+        """Queue an event with a job's result."""
+        job.set_result(result)
+        self.send_event(id=job.key, **message)
 
     async def check_jobs(self) -> dict[Job, str]:
-        """Wait for a job to kill, and return it with the reason; {} if that job has its result."""
-        job, cause = await self._to_end.get()
+        """Wait for a job that must be killed; return it with the reason, 'lost' or 'cancelled'.
+
+        {}: the job finished meanwhile.
+        """
+        job, cause = await self._jobs_to_kill.get()
         return {} if job.has_ended else {job: cause}
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Hand in all results, and send `bye`: no job is running any more.
+        """Send all results and a `bye` to the server; no job is running any more.
 
-        Return the summary of the file; None if the server has none, or there is no server.
+        Return the server's summary of the file; None if it has none, or no server is reached.
         """
         for job in list(self._queue):
-            self._return(job)
-        await self._hand_in(runner)
+            self._return_queued_job(job)
+        await self._wait_for_acknowledgements(runner)
         unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten += unwritten
-        await runner.in_time(self._ask_summary())
-        self.life.on(LinkEvent.CONCLUDE)
+        await runner.in_time(self._request_summary())
+        self.life.change_state(LinkEvent.CONCLUDE)
         link = self.life.link
         if link:
             link.send(type="bye")
@@ -1055,117 +1087,123 @@ class Connection:
             link.transport.close()
         return self._summary.result() if self._summary.done() else None
 
-    async def _hand_in(self, runner: Runner) -> None:
-        """Wait until all events are acknowledged, or no server will do that; wait less after a signal."""
-        began = boottime()
+    async def _wait_for_acknowledgements(self, runner: Runner) -> None:
+        """Wait until the server has acknowledged all events, or no server will do that.
+
+        After a signal wait for runner.LAST_TRIES seconds at most.
+        """
+        started = boottime()
         while not self._outbox.is_empty and self.life.wants_server:
-            hurried = runner.kill_signal or runner.wall_over or self._program.defects
-            if hurried and (runner.processes.kills_at_once or boottime() - began > runner.MAX_RESULT_SECONDS):
+            must_hurry = runner.kill_signal or runner.wall_over or self._program.defects
+            is_late = boottime() - started > runner.MAX_RESULT_SECONDS
+            if must_hurry and (runner.processes.kills_at_once or is_late):
                 return
             await self._wait_for_progress()
 
     async def _wait_for_progress(self) -> None:
-        """Wait for `_progress`, at most 0.2 s."""
+        """Wait for an acknowledgement or a summary, at most 0.2 s."""
         self._progress.clear()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._progress.wait(), 0.2)
 
-    async def _ask_summary(self) -> None:
-        """Ask for the file's summary on each new link, until a server answers or patience() is over.
+    async def _request_summary(self) -> None:
+        """Ask for the file's summary on each new link, until a server answers or max_summary_wait() is over.
 
-        A server that exits for good (`closing`) sends the summary without a request.
+        A server that exits for good sends the summary with its `closing`, without a request.
         """
-        began = boottime()
-        asked: ServerLink | None = None
+        started = boottime()
+        asked_link: ServerLink | None = None
         while not self._summary.done() and self.life.wants_server:
             link = self.life.link
-            if link and link is not asked:
-                asked = link
+            if link and link is not asked_link:
+                asked_link = link
                 link.send(type="account", slots=self._runner.slot_count)
-            if boottime() - began > self.life.patience():
+            if boottime() - started > self.life.max_summary_wait():
                 return
             await self._wait_for_progress()
 
     # -- asking for jobs -------------------------------------------------------------------------------------
 
-    def _slots(self) -> int:
-        """Return the number of slots with a job and of idle slots, without slots that other runners use."""
+    def _usable_slots(self) -> int:
+        """Return the number of slots that we use or could use: without those that other runners have."""
         return sum(slot.busy or slot.idle for slot in self._runner.slots.values())
 
-    def _ask(self, memory: float, last: bool = False) -> None:
-        """Ask for jobs for as many slots as we could use now.
+    def _request_for_free_slots(self, free_memory: float, exits_if_none: bool = False) -> None:
+        """Ask for jobs for all slots that are free, less those for which jobs are queued or under way.
 
-        memory: bytes that no job has.  last: we exit if there is no job; this remains set until the request
-        is answered.
+        free_memory: bytes that no job has.  exits_if_none: see Requests.make_claim().
         """
-        due = sum(job.slots for job in self._queue) + self._requests.pending
-        self._ask_for(max(self._slots() - sum(job.slots for job in self._running()) - due, 0), memory, last)
+        expected_slots = sum(job.slots for job in self._queue) + self._requests.pending_slots
+        busy_slots = sum(job.slots for job in self._running_jobs())
+        free_slots = max(self._usable_slots() - busy_slots - expected_slots, 0)
+        self._request_jobs(free_slots, free_memory, exits_if_none)
 
-    def _ask_for(self, want: int, memory: float, last: bool = False) -> None:
-        """Ask for jobs for `want` more slots, and report our free memory, if anything has changed."""
+    def _request_jobs(self, slot_count: int, free_memory: float, exits_if_none: bool = False) -> None:
+        """Ask for jobs for more slots, and report our free memory, unless nothing has changed."""
         link = self.life.link
         if not link or self._runner.draining:
             return
-        claim = self._requests.claim(want, memory, self._runner.in_service, last)
+        claim = self._requests.make_claim(slot_count, free_memory, self._runner.in_service, exits_if_none)
         if claim:
             self._requests.on_sent(link.request("claim", **claim), claim)
 
-    def _running(self) -> list[RemoteJob]:
-        """Return the jobs that have slots."""
+    def _running_jobs(self) -> list[RemoteJob]:
+        """Return the jobs that have slots: those without a result."""
         return [job for job in self._jobs.values() if not job.has_ended]
 
-    def _return(self, job: RemoteJob) -> None:
-        """Give a job back if it still waits for a slot, so that another runner can run it."""
+    def _return_queued_job(self, job: RemoteJob) -> None:
+        """Give a job back if it still waits for a slot, so that another runner can get it."""
         if job in self._queue:
             self._queue.remove(job)
             self._give_back(job)
-            # a slot may be free: it waited because this job was not allowed to start
-            self._wake()
+            # a slot can be free: claim() returns no later job while this one waits
+            self._wake_runner()
 
-    def _wake(self) -> None:
-        """Wake the runner after a change."""
+    def _wake_runner(self) -> None:
+        """Let the runner claim again, because something has changed."""
         self._runner.changed.set()
 
     # -- events ----------------------------------------------------------------------------------------------
 
-    def event(self, size: int = 0, **message: Any) -> None:
+    def send_event(self, size: int = 0, **message: Any) -> None:
         """Send the server a message that must not be lost.  size: the bytes of output in it."""
         self._outbox.add(message, size)
-        self._send_events()
+        self._send_queued_events()
 
-    def _send_events(self) -> None:
+    def _send_queued_events(self) -> None:
+        """Send unsent events, if a link is in use."""
         link = self.life.link
         if link:
             self._outbox.send(link)
 
-    def _acknowledged(self, events: Iterable[Event]) -> None:
-        """Go on after these events, which the server has acknowledged."""
+    def _on_acknowledged(self, events: Iterable[Event]) -> None:
+        """Forget jobs whose results the server has, and keep what another server would need."""
         for event in events:
             job = self._jobs.get(event.key)
             if job and event.kind in ("finish", "release"):
                 del self._jobs[job.key]
             elif job:
                 job.keep_for_replay(event)
-        self._send_events()
+        self._send_queued_events()
         if self._outbox.is_empty:
             self._progress.set()
         self._runner.pump.resume()
 
-    def _drop(self, key: str) -> RemoteJob | None:
-        """Forget a job and its unacknowledged events.  Return the job if it was in `_jobs`."""
+    def _drop_job(self, key: str) -> RemoteJob | None:
+        """Forget a job and its unacknowledged events; return the job, None if it was not in `_jobs`."""
         job = self._jobs.pop(key, None)
-        self._queue = deque(waiting for waiting in self._queue if waiting.key != key)
+        self._queue = deque(queued_job for queued_job in self._queue if queued_job.key != key)
         self._outbox.drop(key)
         self._progress.set()
         return job
 
-    def _lose(self, key: str) -> None:
-        """Give up a job that another runner has taken over.  If it was given back, no result is lost."""
-        job = self._drop(key)
+    def _on_job_lost(self, key: str) -> None:
+        """Kill a job that another runner has taken over, or report that its result is not written."""
+        job = self._drop_job(key)
         if not job:
             return
         if job.result is None:
-            self._to_end.put_nowait((job, "lost"))
+            self._jobs_to_kill.put_nowait((job, "lost"))
         elif job.result != NEW:
             self._on_unwritten(job, "another runner took over this job; "
                                       f"the result {text_of(job.result)} is not written")
@@ -1177,10 +1215,10 @@ class Connection:
 
     # -- connecting ------------------------------------------------------------------------------------------
 
-    async def stay_connected(self, first: tuple[socket.socket, ClientChannel] | None) -> None:
-        """Connect, and reconnect whenever the connection is lost, until we want no server or give up.
+    async def stay_connected(self, existing: tuple[socket.socket, ClientChannel] | None) -> None:
+        """Connect, and reconnect after each loss, until the client exits or gives up.
 
-        first: an existing connection; None: there is none.
+        existing: a connection that was made in advance; None: dial.
 
         A refusal comes from an end that has not proved that it knows the token: after a crash another user's
         server can have the port.  So after a refusal we neither kill jobs nor stop waiting for our server.
@@ -1189,56 +1227,56 @@ class Connection:
         while self.life.wants_server:
             loss = Complaint.LOSS
             try:
-                link = await self.life.connect(self, first, self.life.file_id if self._jobs else "")
-                why = await self.life.use(link)
+                link = await self.life.connect(self, existing, self.life.file_id if self._jobs else "")
+                why = await self.life.keep_alive(link)
                 if isinstance(link.channel.error, RefusedError):
                     loss = Complaint.REFUSAL
                     if not self.life.was_welcome:
                         raise UsageError(f"{self._endpoint.host}: {why}")
             except (OSError, asyncio.TimeoutError) as error:
-                why = self._endpoint.refusal(error)
-            first = None
+                why = self._endpoint.why_unreachable(error)
+            existing = None
             self._on_loss(why, loss)
-            gone = await self.life.pause()
-            if gone is not None:
-                self._give_up(f"no server for {human_time(gone)}: {why}")
+            seconds_down = await self.life.pause_before_retry()
+            if seconds_down is not None:
+                self._give_up(f"no server for {human_time(seconds_down)}: {why}")
 
     def greet(self, link: ServerLink) -> None:
-        """Introduce ourselves to the server, which is authenticated, and list our jobs."""
+        """Send `have` for each of our jobs, and then `hello`, on a new, authenticated link."""
         self.life.on_proven(link)
         if not self.life.wants_server:
             return
-        for job in self._jobs.values():             # one by one, because a command may fill a message
+        for job in self._jobs.values():             # one by one, because one command can fill a message
             link.send(type="have", jobs=[job.describe()])
         link.send(
             type="hello",
             client=self._id,
-            name=in_records(os.fsdecode(self._program.host)),
+            name=name_in_records(os.fsdecode(self._program.host)),
             pid=os.getpid(),
-            **self._requests.hello(self._runner.in_service, self._program.memory.size),
+            **self._requests.make_hello(self._runner.in_service, self._program.memory.size),
             retry=self._retry,
             follow=self._follow,
             directory=to_text(self._program.directory),
         )
 
     def _on_loss(self, why: str, loss: Complaint) -> None:
-        """Report once that the server is lost, and prepare our jobs for the next server."""
+        """Report once that the server is lost, and give back the jobs that have not started."""
         if self.life.on_lost(loss):
-            running = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
-            self._say(f"{why}{running}; trying again")
+            unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
+            self._say(f"{why}{unfinished}; trying again")
         for job in self._queue:
             # A new server must know that a job was not started.  It sends a job of a group again if we do not
             # name it.
             if not job.of_group:
                 self._give_back(job)
         self._queue.clear()
-        self._gates.clear()
+        self._gate_times.clear()
         for job in self._jobs.values():
             self._runner.refuse_gate(job)
         self._requests.on_lost()
 
     def _give_up(self, why: str) -> None:
-        """Kill running jobs, and exit, because there was no server for too long."""
+        """Kill running jobs, and exit with this error, because there was no server for too long."""
         self._progress.set()
         self._runner.fail(why)
         self._runner.kill_jobs()
@@ -1246,7 +1284,7 @@ class Connection:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
-        """Handle a message of the server.  Raises WireError."""
+        """Handle a message of the server.  Raises WireError if it is unknown or comes at the wrong time."""
         kind = message.text("type", 16)
         if self.life.state is LinkState.OVER:
             return
@@ -1258,20 +1296,20 @@ class Connection:
             self._on_jobs(link, message)
         elif kind == "ack":
             self._outbox.set_window(message.integer("window"))
-            self._acknowledged(self._outbox.acknowledge(message.integer("n")))
+            self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
         elif kind == "nothing":
             self._on_nothing(message)
         elif kind == "pong":
             self._retry = message.text("retry", 3)
             self.life.on_answer(message.integer("request"))
             if self._queue:
-                self._wake()
+                self._wake_runner()
         elif kind == "fault":
             job = self._jobs.get(message.text("id"))
             if job:
                 self._on_unwritten(job, printable(message.text("text", 1000)))
         elif kind == "lost":
-            self._lose(message.text("id"))
+            self._on_job_lost(message.text("id"))
         elif kind == "sync":
             link.send(type="sync", clock=self.loop.time())
         elif kind == "go":
@@ -1286,99 +1324,104 @@ class Connection:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """Drop jobs that we lost or that are settled, send unacknowledged events again, and go on."""
+        """Take a link into use: forget the jobs that the server names, and send events again.
+
+        Lost jobs are with other runners, and the results of settled jobs are written.
+        """
         grace = max(message.seconds("grace"), 0.1)
-        seen = message.integer("seen")
+        last_number = message.integer("seen")
         window = message.integer("window")
-        taken = message.items("lost", str)
-        settled = message.items("settled", str)
+        lost_keys = message.items("lost", str)
+        settled_keys = message.items("settled", str)
         file = printable(message.text("file", 1000))
-        wanted = message.flag("records"), message.flag("output")
+        server_wants = message.flag("records"), message.flag("output")
         is_known = self.life.was_welcome
-        news = self.life.on_welcome(file, link.channel.file_id, grace)
+        report = self.life.on_welcome(file, link.channel.file_id, grace)
         if is_known or not self._quiet:
-            self._say(news)
+            self._say(report)
         self._outbox.set_window(window)
-        for key in taken:
-            self._lose(key)
-        for key in settled:
-            self._drop(key)
-        kept = [event for job in self._jobs.values() for event in job.replay]
-        self._acknowledged(self._outbox.replay(kept, seen))
-        if wanted != self._wanted:
-            self._wanted = wanted
+        for key in lost_keys:
+            self._on_job_lost(key)
+        for key in settled_keys:
+            self._drop_job(key)
+        to_repeat = [event for job in self._jobs.values() for event in job.replay]
+        self._on_acknowledged(self._outbox.replay(to_repeat, last_number))
+        if server_wants != self._server_wants:
+            self._server_wants = server_wants
             self._runner.sinks[:] = self._sinks()
         link.request("ping")
-        self._wake()
+        self._wake_runner()
 
     def _sinks(self) -> list[Sink]:
-        """Return the sinks for runs that start from now on: the server, and the console."""
-        return [ServerSink(self, *self._wanted), *self._program.shown]
+        """Return the receivers of run events, for runs that start from now on: the server and the console."""
+        return [ServerSink(self, *self._server_wants), *self._program.shown]
 
     def _on_jobs(self, link: ServerLink, message: Message) -> None:
-        """Queue jobs that have arrived: a slot soon takes each of them, or we give it back."""
+        """Queue jobs that have arrived.  Those that no slot takes in MAX_QUEUED_SECONDS are given back."""
         number = message.integer("request")
         for item in message.objects("jobs"):
             job = RemoteJob.read(item)
             job.gated = item.flag("hold")
             self._queue.append(job)
-            self.loop.call_later(UNSTARTED, self._return, job)
+            self.loop.call_later(MAX_QUEUED_SECONDS, self._return_queued_job, job)
             self._requests.on_job(job)
         self.life.on_answer(number)
-        if not self.life.may_start:
+        if not self.life.can_start:
             link.request("ping")
-        self._requests.forget_nothing()
-        self._wake()
+        self._requests.forget_no_job()
+        self._wake_runner()
 
     def on_at_gate(self, job: Job) -> None:
-        """Report to the server that the shell of a job waits at its gate."""
-        ours = self.ours(job)
+        """Report to the server that a job of a group is ready: its shell waits for the start."""
+        remote_job = self.our_job(job)
         link = self.life.link
-        if link and ours:
-            link.send(type="ready", id=ours.key)
+        if link and remote_job:
+            link.send(type="ready", id=remote_job.key)
 
     def _on_go(self, message: Message) -> None:
-        """Schedule the start of a job that waits at its gate.  The time is by our clock."""
+        """Schedule the start of a job of a group, which waits at its gate.  The time is that of our loop."""
         job = self._jobs.get(message.text("id"))
-        at = message.seconds("at")
+        start_time = message.seconds("at")
         if job:
-            self._gates[job] = at
-            ahead = min(at - self.loop.time(), self.AHEAD)
-            self.loop.call_later(max(ahead - self.LATE, 0.0), self._open_gates, at)
+            self._gate_times[job] = start_time
+            delay = min(start_time - self.loop.time(), self.MAX_START_DELAY_SECONDS)
+            self.loop.call_later(max(delay - self.TIMER_LATENESS_SECONDS, 0.0), self._open_gates, start_time)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
-        """Kill a job, or give it back if it has not started.
+        """Kill a job that runs, or give it back if it waits for a slot.  key: of the job.
 
-        Only jobs that the runner has, and that have not finished, are passed to the runner.
+        cancelled: a user has cancelled the job; otherwise the group has stopped.  Finished jobs are ignored.
         """
-        waiting = next((job for job in self._queue if job.key == key), None)
+        queued_job = next((job for job in self._queue if job.key == key), None)
         job = self._jobs.get(key)
-        if waiting:
-            self._return(waiting)
+        if queued_job:
+            self._return_queued_job(queued_job)
         elif not job or job.has_ended:
             return
         elif cancelled:
-            self._to_end.put_nowait((job, "cancelled"))
+            self._jobs_to_kill.put_nowait((job, "cancelled"))
         else:
             self._runner.kill_job(job)
 
-    def _open_gates(self, at: float) -> None:
-        """Start the jobs that are due.
+    def _open_gates(self, due_time: float) -> None:
+        """Start the jobs that are due at this time.
 
         Sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
-        Afterwards leave the processors to the jobs for a moment.  If several clients share a machine, the
-        work of each client at this moment would delay the jobs of clients that are slightly later.
+        Afterwards sleep to leave the processors to the jobs. If several clients share a machine, the work of
+        each client at this moment would delay the jobs of clients that are slightly later.
         """
-        due = [job for job, when in self._gates.items() if when <= at]
-        self._gates = {job: when for job, when in self._gates.items() if when > at}
-        if due:
-            time.sleep(min(max(at - self.loop.time(), 0.0), self.LATE))
-            for job in due:
+        due_jobs = [job for job, start_time in self._gate_times.items() if start_time <= due_time]
+        self._gate_times = {
+            job: start_time for job, start_time in self._gate_times.items() if start_time > due_time
+        }
+        if due_jobs:
+            time.sleep(min(max(due_time - self.loop.time(), 0.0), self.TIMER_LATENESS_SECONDS))
+            for job in due_jobs:
                 self._runner.open_gate(job)
-            time.sleep(self.QUIET)
+            time.sleep(self.QUIET_SECONDS)
 
     def _on_nothing(self, message: Message) -> None:
-        """Remember that there is no job for us, and wake the runner."""
+        """Remember that the server has no job for us, and wake the runner."""
         number = message.integer("request")
         self._requests.on_nothing(
             number,
@@ -1387,16 +1430,16 @@ class Connection:
             may_leave=not self._queue,
         )
         self.life.on_answer(number)
-        self._wake()
+        self._wake_runner()
 
     def _on_summary(self, message: Message) -> None:
-        """Keep the server's summary of the file, if it has one; only the first answer is kept."""
-        found = None
+        """Keep the server's summary of the file, or None if it has none; only the first answer counts."""
+        file_summary = None
         if message.fields.get("account") is not None:
             summary = Message(message.fields["account"])
-            now = Message(summary.fields.get("now"))
-            found = Summary(
-                Counts(*(now.integer(name) for name in STATES)),
+            counts = Message(summary.fields.get("now"))
+            file_summary = Summary(
+                Counts(*(counts.integer(name) for name in STATES)),
                 False,
                 tuple(summary.items("bad", int)),
                 summary.flag("again"),
@@ -1405,14 +1448,14 @@ class Connection:
                 first_stray=summary.integer("first_stray"),
             )
         if not self._summary.done():
-            self._summary.set_result(found)
+            self._summary.set_result(file_summary)
         self._progress.set()
 
     def _on_closing(self, link: ServerLink, message: Message) -> None:
-        """Drop the link, because the server exits.  With `done` it exits for good, so we also exit."""
+        """Drop the link, because the server exits; with `done` it exits for good, so we exit too."""
         if message.flag("done"):
             self._on_summary(message)
-            self.life.on(LinkEvent.CONCLUDE)
+            self.life.change_state(LinkEvent.CONCLUDE)
             self._runner.drain()
         link.drop("the server was stopped")
 
@@ -1429,63 +1472,69 @@ class ServerSink(Sink):
     RUN_DELAY = 0.05                # seconds before a run is reported to a server without records
 
     def __init__(self, connection: Connection, records: bool, output: bool) -> None:
-        """records: the server keeps records.  output: it also wants the output of runs."""
+        """records: the server keeps records of runs.  output: it also wants the output of runs."""
         self._connection = connection
         self._records = records
         self._wants_output = output
-        self._young: dict[Run, None] = {}       # runs that are not yet reported
+        self._unreported_runs: dict[Run, None] = {}     # in order; reported after RUN_DELAY
         self._timer: asyncio.TimerHandle | None = None
 
     def on_started(self, run: Run) -> None:
+        """Report a run, without records only after RUN_DELAY."""
         if self._records:
-            return self._begin(run)
-        self._young[run] = None
+            return self._send_begin(run)
+        self._unreported_runs[run] = None
         if not self._timer:
-            self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._begin_young)
+            self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._report_young_runs)
 
     def on_unstarted(self, run: Run) -> None:
-        self._end_run(run, "unstarted")
+        """Report a run that could not be started, if the server keeps records."""
+        self._set_cause(run, "unstarted")
         if self._records:
-            self._begin(run)
-            self._end(run, None)
+            self._send_begin(run)
+            self._send_end(run, None)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        """Report output, in pieces, if the server wants it."""
         offset = stream.received - len(data)
         for start in range(0, len(data) if self._wants_output else 0, runmaker4.MAX_PIECE_BYTES):
-            piece = data[start:start + runmaker4.MAX_PIECE_BYTES]
-            self._tell(
-                run, "output", len(piece), stream=to_text(stream.name), at=offset + start, data=to_text(piece)
+            chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
+            self._send_event(
+                run, "output", len(chunk), stream=to_text(stream.name), at=offset + start, data=to_text(chunk)
             )
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        self._end_run(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
-        if run in self._young:
-            del self._young[run]
+        """Report the end of a run, unless its start was not reported."""
+        self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
+        if run in self._unreported_runs:
+            del self._unreported_runs[run]
         else:
-            self._end(run, run_result)
+            self._send_end(run, run_result)
 
-    def _end_run(self, run: Run, cause: str) -> None:
-        """Remember why a run ended, for the result of its job."""
-        job = self._connection.ours(run.job)
+    def _set_cause(self, run: Run, cause: str) -> None:
+        """Remember why a run ended, for the result of its job.  cause: see RemoteJob.cause."""
+        job = self._connection.our_job(run.job)
         if job:
-            job.on_run_end(cause)
+            job.set_cause(cause)
 
-    def _begin_young(self) -> None:
+    def _report_young_runs(self) -> None:
+        """Report runs that are older than RUN_DELAY."""
         self._timer = None
-        for run in self._young:
-            self._begin(run)
-        self._young.clear()
+        for run in self._unreported_runs:
+            self._send_begin(run)
+        self._unreported_runs.clear()
 
-    def _begin(self, run: Run) -> None:
+    def _send_begin(self, run: Run) -> None:
+        """Report the start of a run; without a process it has the PID 0."""
         pid, mark = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
-        job = self._connection.ours(run.job)
+        job = self._connection.our_job(run.job)
         if job:
-            job.add_run(mark)
-        self._tell(
+            job.set_job_tag(mark)
+        self._send_event(
             run,
             "begin",
             time=run.started_at,
-            slot=in_records(run.slot.name),
+            slot=name_in_records(run.slot.name),
             pid=pid,
             mark=mark,
             promised=run.requested_memory,
@@ -1493,10 +1542,10 @@ class ServerSink(Sink):
             again=False,
         )
 
-    def _end(self, run: Run, run_result: RunResult | None) -> None:
-        """run_result: None if the run could not be started."""
+    def _send_end(self, run: Run, run_result: RunResult | None) -> None:
+        """Report the end of a run.  run_result: None if the run could not be started."""
         shell = run.shell
-        self._tell(
+        self._send_event(
             run,
             "end",
             seconds=run.duration,
@@ -1513,15 +1562,15 @@ class ServerSink(Sink):
             },
         )
 
-    def _tell(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
-        """Report an event of a run, if its job is still ours.  size: the bytes of output in the event."""
-        job = self._connection.ours(run.job)
+    def _send_event(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
+        """Queue an event of a run for the server, if its job is still ours.  size: of the output in it."""
+        job = self._connection.our_job(run.job)
         if job:
-            self._connection.event(size, type=kind, id=job.key, **fields)
+            self._connection.send_event(size, type=kind, id=job.key, **fields)
 
 
-def in_records(name: str) -> str:
-    """Return the name of a host or slot in the form for the server's records."""
+def name_in_records(name: str) -> str:
+    """Return the name of a host or slot for the server's records: printable, 255 characters at most."""
     return printable(name)[:255]
 
 
@@ -1535,18 +1584,18 @@ class ClientProgram(RunnerProgram):
     """Connects first, so that errors are reported at once; then runs jobs, in the background with -d."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Raises UsageError."""
-        options = parse(argv)
+        """Parse the command line, and find the token."""
+        options = parse_options(argv)
         context = tls_context(server_side=False)
         self._endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
         # seconds for an attempt to connect before there is an event loop
-        self._attempt = min(CONNECT, options.give_up or CONNECT)
+        self._dial_seconds = min(MAX_CONNECT_SECONDS, options.give_up or MAX_CONNECT_SECONDS)
         super().__init__(PROG, options.server, options)
 
     def main(self) -> int:
-        """Print a status, or run jobs.  Return the exit status.  Raises UsageError."""
+        """Print a status, or run jobs; return the exit status."""
         if self.options.status:
-            code = print_status(self._endpoint, self._attempt, as_json=self.options.json)
+            code = print_status(self._endpoint, self._dial_seconds, as_json=self.options.json)
             self._warn_of_token()
             return code
         if self.slot_file:
@@ -1554,7 +1603,7 @@ class ClientProgram(RunnerProgram):
             self.executor = FileExecutor(self.slot_file.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()
-        self._first = self._connect_first()
+        self._first_connection = self._connect_first()
         self._warn_of_token()
         return super().main()
 
@@ -1567,19 +1616,22 @@ class ClientProgram(RunnerProgram):
             )
 
     def _connect_first(self) -> tuple[socket.socket, ClientChannel] | None:
-        """Return a connection, or None after reporting that there is none yet.  Raises UsageError."""
+        """Return a connection; None: no server answers yet, which was reported.
+
+        Raises UsageError if waiting cannot help.
+        """
         try:
-            with self._endpoint.raising():
-                return self._endpoint.dial(self._attempt)
+            with self._endpoint.usage_errors():
+                return self._endpoint.dial(self._dial_seconds)
         except OSError as error:
-            text = self._endpoint.refusal(error)
+            why = self._endpoint.why_unreachable(error)
             if self.options.give_up == 0:
-                raise UsageError(f"{self._endpoint.host}: {text}") from None
-            self.say(f"{text}; trying again")
+                raise UsageError(f"{self._endpoint.host}: {why}") from None
+            self.say(f"{why}; trying again")
             return None
 
     async def work(self) -> int:
-        """Run jobs.  Return the exit status."""
+        """Run jobs while another task stays connected; return the exit status."""
         options = self.options
         self.shown = self.console_sinks(None, with_output=True)       # one console for all servers
         connection = Connection(
@@ -1589,24 +1641,24 @@ class ClientProgram(RunnerProgram):
             give_up=options.give_up,
             follow=options.follow,
             quiet=options.quiet,
-            complaint=Complaint.NOTHING if self._first else Complaint.LOSS,
+            complaint=Complaint.NOTHING if self._first_connection else Complaint.LOSS,
         )
         self._connection = connection
         # the first of the two tasks, because it makes the slots that hello reports
         run_result = asyncio.ensure_future(self.run_to_end(connection))
-        self._keeping = asyncio.ensure_future(connection.stay_connected(self._first))
-        await asyncio.wait([self._keeping, run_result], return_when=asyncio.FIRST_COMPLETED)
-        if self._keeping.done() and isinstance(self._keeping.exception(), UsageError):
-            self._keeping.result()           # raise: the server refuses us, and no job has started
-        spawn_task(self._keeping)
+        self._connection_task = asyncio.ensure_future(connection.stay_connected(self._first_connection))
+        await asyncio.wait([self._connection_task, run_result], return_when=asyncio.FIRST_COMPLETED)
+        if self._connection_task.done() and isinstance(self._connection_task.exception(), UsageError):
+            self._connection_task.result()    # raise: the server refuses us, and no job has started
+        spawn_task(self._connection_task)
         code = await run_result
         never_served = connection.life.state is LinkState.GIVEN_UP and not connection.life.was_welcome
         return 2 if never_served and code == 1 else code
 
     def shut_down_after_defect(self) -> None:
-        """Also kill the jobs if the task that stays connected is over: no server would get their results."""
+        """After a defect, also kill the jobs if no task stays connected: no server would get the results."""
         super().shut_down_after_defect()
-        if self._keeping.done():
+        if self._connection_task.done():
             self.runner.kill_jobs()
 
 
@@ -1617,8 +1669,8 @@ class ClientProgram(RunnerProgram):
 
 
 def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
-    """Return the server's status, as --json prints it.  Raises UsageError, OSError."""
-    with endpoint.raising():
+    """Return the server's status, as --json prints it.  seconds: for an attempt to connect."""
+    with endpoint.usage_errors():
         sock, channel = endpoint.dial(seconds)
         channel.send(dict(type="status"))
         sock.sendall(channel.outgoing())
@@ -1627,14 +1679,14 @@ def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
 
 
 def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]:
-    """Receive and combine the messages of a status.  Raises OSError, WireError, UsageError."""
+    """Receive the messages of a status, and combine them."""
     status: dict[str, Any] = {}
-    end = boottime() + CONNECT
+    deadline = boottime() + MAX_CONNECT_SECONDS
     while True:
-        for message in map(Message, channel.receive(receive(sock, end))):
+        for message in map(Message, channel.receive(receive_bytes(sock, deadline))):
             kind = message.text("type")
             if kind == "summary":
-                status = summary(message)
+                status = read_summary(message)
             elif kind == "end" and status:
                 return status
             elif kind == "client" and status:
@@ -1644,16 +1696,19 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
                     promised=message.integer("promised"), seen=message.seconds("seen"),
                     lost=message.flag("lost"), jobs=[]))
             elif kind == "job" and status and status["clients"]:
-                since = message.seconds_or_none("since")
+                started = message.seconds_or_none("since")
                 status["clients"][-1]["jobs"].append(dict(
                     line=message.integer("line"), command=message.text("command"),
-                    pid=message.process_id("pid"), since=since))
+                    pid=message.process_id("pid"), since=started))
             else:
                 raise WireError(f"an unknown message {kind!a}")
 
 
-def summary(message: Message) -> dict[str, Any]:
-    """Return the beginning of a status.  Raises WireError, UsageError."""
+def read_summary(message: Message) -> dict[str, Any]:
+    """Return the status from a `summary` message, without clients.
+
+    Raises UsageError if the server cannot read the file.
+    """
     if message.text("fault"):
         raise UsageError(f"{printable(message.text('file'))}: {printable(message.text('fault'))}")
     counts = Message(message.fields.get("counts"))
@@ -1671,11 +1726,11 @@ def summary(message: Message) -> dict[str, Any]:
 
 
 def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
-    """Print the status.  Return the exit status.  seconds: for an attempt to connect.  Raises UsageError."""
+    """Print the server's status; return the exit status.  seconds: for an attempt to connect."""
     try:
         status = ask_status(endpoint, seconds)
     except OSError as error:
-        raise UsageError(f"{endpoint.host}: {endpoint.refusal(error)}") from None
+        raise UsageError(f"{endpoint.host}: {endpoint.why_unreachable(error)}") from None
     if as_json:
         print_bytes(json.dumps(status).encode() + b"\n")
     else:
@@ -1685,7 +1740,7 @@ def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
 
 
 def status_lines(status: dict[str, Any], width: float) -> list[str]:
-    """Return a status for people, in lines of at most `width` columns."""
+    """Return a status as text for a terminal, in lines of at most `width` columns; math.inf: any length."""
     lines = [
         f"{status['file']} on {status['host']}, port {status['port']}, "
         f"served for {human_time(status['since'])}",
@@ -1713,7 +1768,7 @@ def status_lines(status: dict[str, Any], width: float) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4-client.py with these arguments (None: sys.argv).  Return the exit status."""
+    """Run runmaker4-client.py with these arguments (None: those of the process); return the exit status."""
     return run_main(PROG, lambda words: ClientProgram(words).main(), argv)
 
 

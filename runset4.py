@@ -4,9 +4,7 @@
 A state is set while holding the mutex of the line's command, so running jobs and runners are never disturbed.
 Lines are appended all or none, under the append lock. runmaker4.py explains the locks.
 
-The sections, top-down: appending, states, editing, lists, job files, tests, the end of following, the command
-line. Each import yields the lines to append, and raises UsageError with the line number of an error. All
-lines are made before the first is appended.
+Each import yields the lines to append, and raises UsageError with the line number of an error.
 """
 from __future__ import annotations
 
@@ -120,16 +118,19 @@ PROG = "runset4.py"
 
 # ======== Appending =========================================================================================
 #
-# All lines are made first, so nothing is written if one is wrong.  Then we take the append lock in the lock
-# file, open the file that the path names, and append the lines in one go.  After an error the written part is
-# removed again.  So a reader counts a line as complete only when nobody holds the append lock.
+# All lines are made first, so nothing is written if one is wrong.  Then we append them in one go, under the
+# append lock.  After an error the written part is removed again.  So a reader counts a line as complete only
+# when no process holds the append lock.
 
 BLOCK = 1 << 20                     # bytes that are read or written at once
-MAX_IN_MEMORY = 16 << 20            # bytes of new lines that are kept without a temporary file
+MAX_BYTES_IN_MEMORY = 16 << 20     # of new lines that are kept without a temporary file
 
 
-def job(command: bytes) -> bytes:
-    """Return the line of a new job.  Raises ValueError with the reason if the command cannot be a job."""
+def job_line(command: bytes) -> bytes:
+    """Return the job file's line for a new job, for example b'. make all\\n'.
+
+    Raises ValueError with the reason if the command cannot be a job.
+    """
     if b"\n" in command or b"\0" in command or not command.strip():
         raise ValueError(f"not a command: '{text_of(command[:80])}' (one line, not empty, no NUL)")
     if why := command_error(command):
@@ -137,12 +138,14 @@ def job(command: bytes) -> bytes:
     return b". %s\n" % command
 
 
-def directive(text: bytes) -> bytes:
-    """Return the line of a directive, after checking it.  Raises ValueError with the reason if it is invalid.
+def directive_line(text: bytes) -> bytes:
+    """Return the line of a directive, such as b'#RUN timeout=5m\\n', after checking it.
+
+    Raises ValueError with the reason if it is invalid.
     """
     if b"\n" in text or b"\0" in text:
         raise ValueError(f"not a directive: '{text_of(text[:80])}' (one line, no NUL)")
-    parse_settings(text[1:])
+    parse_settings(text[1:])            # without the #; raises ValueError
     return text + b"\n"
 
 
@@ -151,30 +154,33 @@ def is_directive(line: bytes) -> bool:
     return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
-def line_to_add(text: bytes) -> bytes:
-    """Return the line for a text to add, which is a directive or a command.  Raises ValueError."""
+def new_line(text: bytes) -> bytes:
+    """Return the line of the job file for a directive or a command.
+
+    Raises ValueError, also for a complete job line: the state must be omitted.
+    """
     if is_directive(text):
-        return directive(text)
+        return directive_line(text)
     if begins_with_state(text):
-        shown = text_of(state_shown(text[:1]))
+        state_text = text_of(describe_state(text[:1]))
         raise ValueError(
-            f"'{text_of(text[:80])}' is a complete job line, in state {shown} (leave out the state; if it is "
-            "a command, put a blank before it)"
+            f"'{text_of(text[:80])}' is a complete job line, in state {state_text} (leave out the state; "
+            "if it is a command, put a blank before it)"
         )
-    return job(text)
+    return job_line(text)
 
 
 def begins_with_state(text: bytes) -> bool:
-    """Return True if a text would be a job line by itself, in one of the known states."""
-    return text[:1] in KNOWN and text[1:2] in (b" ", b"\t")
+    """Return True if a text is already a job line, in one of the known states: '. make' or 'd make'."""
+    return text[:1] in KNOWN_STATES and text[1:2] in (b" ", b"\t")
 
 
-OTHERS = 30.0                       # seconds to wait for other processes that append
+MAX_APPEND_WAIT_SECONDS = 30.0      # for other processes that append
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Block INT, TERM and HUP during the `with` block."""
+    """Delay the signals INT, TERM and HUP until the end of the `with` block."""
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
@@ -183,56 +189,52 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def appending(file: JobFile, make: bool = True) -> Iterator[int]:
-    """Hold the append lock of a job file; yield a descriptor for append_locked().
+def appending(file: JobFile, create: bool = True) -> Iterator[int]:
+    """Hold the append lock of a job file during the `with` block; yield a descriptor for append_locked().
 
     An editor can replace the file at any moment, and lines appended to the old file are lost. So we append to
-    the file that the path names while we hold the lock. If the path then names another file, that is an error
-    (ESTALE): the new file has the lines only if the editor read them in the old one, and equal commands do
-    not prove that. Appending again could run the lines twice, and not appending could lose them. So a person
-    must look.
+    the file that the path names while we hold the lock. If the path names another file at the end of the
+    block, a person must look: the editor can have read the lines in the old file or not. Appending again
+    could run them twice, and not appending could lose them.
 
-    make: create the file if it does not exist.  Raises UsageError, OSError.
+    create: create the file if it does not exist.  Raises UsageError, OSError (ESTALE: the file was replaced).
     """
-    end = time.monotonic() + OTHERS
-    if make and not os.path.lexists(file.path):
+    deadline = time.monotonic() + MAX_APPEND_WAIT_SECONDS
+    if create and not os.path.lexists(file.path):
         os.close(open_or_make(file.path, os.O_RDWR | os.O_CLOEXEC, 0o666))
     file.open_to_write()
     with append_lock(file):
         while True:
-            await_file(file.real, end)
+            wait_for_path(file.real, deadline)
             with open_to_append(file.real) as fd:
                 if file.is_at_path(fd):
                     lock_all(fd)
                     file.lock_table.check_alive()
                     yield fd
-                    must_name(file, fd)
+                    check_not_replaced(file, fd)
                     file.lock_table.check_alive()
                     return
 
 
-def must_name(file: JobFile, fd: int) -> None:
-    """Raise FileChangedError if the path does not name the file of this descriptor."""
+def check_not_replaced(file: JobFile, fd: int) -> None:
+    """Raise FileChangedError if the job file's path names another file than this descriptor."""
     if not file.is_at_path(fd):
         raise FileChangedError
 
 
 @contextlib.contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold the append lock of a job file.  Waits for other processes; blocks signals while it has the lock.
-    """
-    with file.lock_table.locking(APPEND_BYTE, OTHERS) as opened, uninterrupted():
-        if not opened:
+    """Hold the append lock of a job file, so that only we append; block signals meanwhile."""
+
+    with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired, uninterrupted():
+        if not acquired:
             raise OSError(errno.EAGAIN, "another process keeps appending to it")
         yield
 
 
 @contextlib.contextmanager
 def open_to_append(path: str) -> Iterator[int]:
-    """Open a job file to append to it.  Raises UsageError, OSError.
-
-    Only write to this descriptor; read with a Reader.
-    """
+    """Yield a descriptor of a job file that is only for appending; read the file with a Reader."""
     fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
     try:
         yield fd
@@ -240,13 +242,13 @@ def open_to_append(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def await_file(path: str, end: float) -> None:
-    """Wait until the path exists, because an editor may be replacing the file.
+def wait_for_path(path: str, deadline: float) -> None:
+    """Wait until the path exists: an editor that replaces a file can remove it for a moment.
 
-    Raises OSError after `end` (monotonic seconds).
+    Raises OSError (EAGAIN) after the deadline (time.monotonic()).
     """
     while True:
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise OSError(errno.EAGAIN, "was removed, or is replaced again and again")
         if os.path.lexists(path):
             return
@@ -254,35 +256,32 @@ def await_file(path: str, end: float) -> None:
 
 
 class Added(NamedTuple):
-    """Numbers of appended lines."""
+    """How many lines of each kind were appended."""
     jobs: int
     directives: int
 
     def __str__(self) -> str:
         """Return '2 jobs added', '1 directive added' or '2 jobs and 1 directive added'."""
-        parts: list[str] = []
+        phrases: list[str] = []
         if self.jobs or not self.directives:
-            parts.append(plural(self.jobs, "job"))
+            phrases.append(plural(self.jobs, "job"))
         if self.directives:
-            parts.append(plural(self.directives, "directive"))
-        return f"{' and '.join(parts)} added"
+            phrases.append(plural(self.directives, "directive"))
+        return f"{' and '.join(phrases)} added"
 
 
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
-    """Append lines to a job file, all or none.  All lines are made before the file is touched.
-
-    Raises UsageError, OSError.
-    """
-    count = 0
-    jobs = 0
-    with tempfile.SpooledTemporaryFile(MAX_IN_MEMORY) as spool:
+    """Append lines to a job file, all or none; return how many.  All are made before the file is touched."""
+    line_count = 0
+    job_count = 0
+    with tempfile.SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as spool:
         try:
-            rest = iter(lines)
-            # line by line takes eight times as long
-            while piece := b"".join(itertools.islice(rest, 256)):
-                spool.write(piece)
-                jobs += piece.count(b"\n. ") + piece.startswith(b". ")
-                count += piece.count(b"\n")
+            remaining_lines = iter(lines)
+            # 256 lines at once, because line by line takes eight times as long
+            while batch := b"".join(itertools.islice(remaining_lines, 256)):
+                spool.write(batch)
+                job_count += batch.count(b"\n. ") + batch.startswith(b". ")
+                line_count += batch.count(b"\n")
             spool.seek(0)
         except OSError as error:
             raise UsageError(
@@ -290,64 +289,65 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
             ) from None
         with appending(file) as fd:
             append_locked(fd, file.real, file.mount, iter(lambda: spool.read(BLOCK), b""))
-    return Added(jobs, count - jobs)
+    return Added(job_count, line_count - job_count)
 
 
-def lines_to_add(commands: Sequence[str]) -> Iterator[bytes]:
-    """Yield the lines for commands and directives of the command line.  Raises UsageError."""
+def lines_of_arguments(commands: Sequence[str]) -> Iterator[bytes]:
+    """Yield the new lines for the commands and directives after --add."""
     for command in commands:
         try:
-            yield line_to_add(os.fsencode(command))
+            yield new_line(os.fsencode(command))
         except ValueError as error:
             raise UsageError(f"{error}; nothing was added") from None
 
 
 class Source:
-    """A text from which jobs are imported, and the current line number."""
-    LIMIT = 2 * LONGEST_COMMAND     # bytes of a line: the command in a longer line would be too long
+    """A text file, or stdin, from which jobs are imported; errors name the line that was read last."""
+    MAX_LINE_BYTES = 2 * LONGEST_COMMAND    # the command in a longer line would be too long
 
     def __init__(self, path: str) -> None:
         """path: '-' for stdin."""
         self.path = path
         self.name = "stdin" if path == "-" else text_of(os.fsencode(path))
-        self.number = 0             # of the last line read, from 1
+        self.line_number = 0        # of the line read last; 0: none yet
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the lines without UTF-8 BOM, b'\\n' and b'\\r\\n'.  Raises UsageError."""
-        self.number = 0
+        """Yield the lines without UTF-8 BOM, b'\\n' and b'\\r\\n'."""
+        self.line_number = 0
         try:
+            # file descriptor 0 is stdin
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
-                while line := file.readline(self.LIMIT):
-                    self.number += 1
-                    yield self._text(line)
+                while line := file.readline(self.MAX_LINE_BYTES):
+                    self.line_number += 1
+                    yield self._strip(line)
         except OSError as error:
             raise UsageError(f"{self.name}: {error_text(error)}") from None
 
-    def _text(self, line: bytes) -> bytes:
-        """Return the text of the last line read.  Raises UsageError."""
-        if self.number == 1:
-            line = self._unmarked(line)
+    def _strip(self, line: bytes) -> bytes:
+        """Return the line read last without newline, after checking that it is text."""
+        if self.line_number == 1:
+            line = self._without_bom(line)
         if b"\0" in line:
-            raise self.problem("contains a NUL (expected text)")
+            raise self.error_at_line("contains a NUL (expected text)")
         if line.endswith(b"\r\n"):
             return line[:-2]
         if line.endswith(b"\n"):
             return line[:-1]
-        if len(line) >= self.LIMIT:
-            raise self.problem("is too long (128 KiB for a command)")
+        if len(line) >= self.MAX_LINE_BYTES:
+            raise self.error_at_line("is too long (128 KiB for a command)")
         return line
 
-    def _unmarked(self, line: bytes) -> bytes:
-        """Return the first line without its UTF-8 BOM.  Raises UsageError."""
+    def _without_bom(self, line: bytes) -> bytes:
+        """Return the first line without its UTF-8 BOM."""
         if is_utf16(line[:4096]):
             raise UsageError(f"{self.name}: is UTF-16 (save it as UTF-8)")
         if line.startswith(UTF8_MARK):
             return line[len(UTF8_MARK):]
         return line
 
-    def problem(self, text: object) -> UsageError:
-        """Return a UsageError that names the last line read."""
-        return UsageError(f"{self.name}: line {self.number}: {text}")
+    def error_at_line(self, text: object) -> UsageError:
+        """Return a UsageError that names the line read last, such as 'list: line 3: not a command'."""
+        return UsageError(f"{self.name}: line {self.line_number}: {text}")
 
 
 # ======== States ============================================================================================
@@ -358,95 +358,94 @@ class Source:
 # we kill the job ourselves; the processes that hold the job lock show that (Holders).  If it runs on another
 # host, a user must do this on that host; the journal names the host.
 
-WORDS = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
-KNOWN = b"".join(WORDS.values())
-NOT_HELD = b"".join(state for state in WORDS.values() if state != HELD)
-LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")        # letters of states, each once, so `err` is not meant
+STATES = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
+KNOWN_STATES = b"".join(STATES.values())
+UNHELD_STATES = b"".join(state for state in STATES.values() if state != HELD)
+STATE_LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")  # each state once, so the text `err` does not match
 
 
-def state_shown(state: bytes) -> bytes:
-    """Return a state as messages and --list show it: '.', or 'x (held)' of any that no runner takes."""
-    return state if state in NOT_HELD else state + b" (held)"
+def describe_state(state: bytes) -> bytes:
+    """Return a state as messages and --list show it: b'.', or b'x (held)' for a state that no runner claims.
+    """
+    return state if state in UNHELD_STATES else state + b" (held)"
 
 
 @dataclass(frozen=True)
 class Selection:
     """The jobs that the user selected: those that match all given conditions."""
-    numbers: Sequence[range]    # of lines; empty: no condition
-    states: bytes               # b"": no condition
+    ranges: Sequence[range]     # of line numbers, from 1; empty: no condition
+    states: bytes               # one byte per state; b"": no condition
     pattern: bytes | None       # a complete command, or a shell pattern; None: no condition
 
     @property
-    def is_given(self) -> bool:
+    def has_conditions(self) -> bool:
         """Return True if any condition is given."""
         return self.states != b"" or self.names_jobs
 
     @property
     def names_jobs(self) -> bool:
         """Return True if a condition selects particular jobs, not only states."""
-        return bool(self.numbers) or self.pattern is not None
+        return bool(self.ranges) or self.pattern is not None
 
-    def lines(self, file: JobReader, otherwise: bytes | None = KNOWN) -> Iterator[Line]:
+    def lines(self, file: JobReader, default_states: bytes | None = KNOWN_STATES) -> Iterator[Line]:
         """Yield the selected job lines.
 
-        otherwise: the states to select if neither states nor numbers are given; None: any. `I have a list` is
-        a job line in state `I`, which counts as held. Lines in such unusual states are changed only by number
-        or by --state.
+        default_states: the states to select if neither states nor numbers are given; None: any. The text
+        `I have a list` is a job line in state `I`, which counts as held. Lines in such unusual states are
+        changed only by number or by --state.
         """
-        states = otherwise
+        states = default_states
         if self.states:
             states = self.states
-        elif self.numbers:
-            states = None
-        return filter(self._means, file.lines(states))
+        elif self.ranges:
+            states = None               # any
+        return filter(self._is_selected, file.lines(states))
 
-    def _means(self, line: Line) -> bool:
-        """Return True if this line is selected; the state matches already."""
-        if self.numbers and not self._is_given(line.number):
+    def _is_selected(self, line: Line) -> bool:
+        """Return True if a line has a selected number and command; the caller has compared the state."""
+        if self.ranges and not self._has_number(line.number):
             return False
         if self.pattern is None or line.command == self.pattern:
             return True
         return fnmatch.fnmatchcase(line.command, self.pattern)
 
     @functools.cached_property
-    def _singles(self) -> set[int]:
-        """The numbers that are given one by one; there can be thousands."""
-        return {span[0] for span in self.numbers if span[0] == span[-1]}
+    def _single_numbers(self) -> set[int]:
+        """The line numbers that are given one by one; a set, because thousands can be given."""
+        return {span[0] for span in self.ranges if span[0] == span[-1]}
 
     @functools.cached_property
-    def _spans(self) -> list[range]:
-        """The ranges of several lines."""
-        return [span for span in self.numbers if span[0] != span[-1]]
+    def _long_ranges(self) -> list[range]:
+        """The ranges of two and more line numbers."""
+        return [span for span in self.ranges if span[0] != span[-1]]
 
-    def _is_given(self, number: int) -> bool:
-        """Return True if this line number is given."""
-        return number in self._singles or any(number in span for span in self._spans)
+    def _has_number(self, number: int) -> bool:
+        """Return True if this line number is given, by itself or in a range."""
+        return number in self._single_numbers or any(number in span for span in self._long_ranges)
 
-    def singles(self) -> set[int]:
-        """Return the numbers that must each be a selected job line.
-
-        With states the set is empty, because states only filter the lines.
-        """
-        return set() if self.states else set(self._singles)
+    def required_numbers(self) -> set[int]:
+        """Return the numbers that must each be a selected job; with states none, because they only filter."""
+        return set() if self.states else set(self._single_numbers)
 
     @property
-    def why_refused(self) -> str:
-        """The reason to refuse a given line number that is not a selected job."""
+    def refusal(self) -> str:
+        """The message about one of the required_numbers() that is not a selected job."""
         return "not a job" if self.pattern is None else "not a matching job"
 
 
-def await_committed(file: JobFile, line: Line) -> bool:
-    """Wait a while until the process that appended a line can no longer remove it; return True if so."""
+def wait_until_committed(file: JobFile, line: Line) -> bool:
+    """Wait until the process that appended a line can no longer remove it; return False after a while."""
     return keep_trying(lambda: file.is_committed(line), file.MUTEX_SECONDS, 0.01)
 
 
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
-    """Set the state of a line that a scan has found; return the reason for refusing that, or ''.
+    """Set the state of a line that was read before; return '', or why that was refused.
 
-    Running lines are refused without `force`.  Raises OSError (ESTALE: the file was replaced).
+    Without `force`, a line that is running, or has changed since, is refused.  Raises OSError (ESTALE: the
+    file was replaced).
     """
-    with file.command_mutex(line.command) as opened:
-        if not opened or not await_committed(file, line):
+    with file.command_mutex(line.command) as acquired:
+        if not acquired or not wait_until_committed(file, line):
             return "is being added, claimed, finished or edited (try again)"
         file.writable()                         # with the mutex held: the file has not been replaced
         state_now = file.state_at(line)
@@ -460,37 +459,32 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 
 @dataclass
 class ChangeCounts:
-    """Counts of the selected jobs: by the state before the change, and refused.
-
-    alive: the numbers of lines with a running job, over whose `r` another state was forced.
-    """
-    done: Counter[bytes] = field(default_factory=Counter)
+    """What became of the selected jobs."""
+    changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
     refused: int = 0
-    alive: list[int] = field(default_factory=list)
+    still_running: list[int] = field(default_factory=list)  # line numbers: --force wrote over r, the job runs
 
-    def refuse(self, file: JobFile, number: int, why: str) -> None:
-        """Count a refused line, and report the reason."""
+    def add_refusal(self, file: JobFile, number: int, why: str) -> None:
+        """Count a refused line, and print the reason."""
         file.say(f"line {number}: {why}")
         self.refused += 1
 
-    def count(self, file: JobFile, line: Line, why: str) -> bool:
-        """Count a job as changed, or as refused if there is a reason (`why`); return True if it was
-        changed.
-        """
+    def add_result(self, file: JobFile, line: Line, why: str) -> bool:
+        """Count a job as refused for the reason `why`, or as changed if ''; return True if changed."""
         if why:
-            self.refuse(file, line.number, why)
+            self.add_refusal(file, line.number, why)
         else:
-            self.done[line.state] += 1
+            self.changed[line.state] += 1
         return not why
 
-    def text(self, state: bytes) -> str:
+    def summary(self, state: bytes) -> str:
         """Return '2 lines: ! -> ., 1 line: x (held) -> .', where `state` is the new state."""
-        parts: list[str] = []
-        for old, count in self.done.items():
-            if count:
-                before, after = text_of(state_shown(old)), text_of(state_shown(state))
-                parts.append(f"{plural(count, 'line')}: {before} -> {after}")
-        return ", ".join(parts)
+        phrases: list[str] = []
+        for old_state, count in self.changed.items():
+            if count:           # wait_for_exit() takes a change back
+                old_text, new_text = text_of(describe_state(old_state)), text_of(describe_state(state))
+                phrases.append(f"{plural(count, 'line')}: {old_text} -> {new_text}")
+        return ", ".join(phrases)
 
 
 def set_states(
@@ -498,56 +492,57 @@ def set_states(
 ) -> None:
     """Set the states of the selected jobs.
 
-    Raises OSError (ESTALE: the file was replaced, and lines may have moved).
+    Raises OSError (ESTALE: the file was replaced, so the new one can lack the changes).
     """
     file.open_to_write()
     fd = file.writable()
-    missing = selection.singles()
+    missing = selection.required_numbers()
     for line in selection.lines(file):
         missing.discard(line.number)
-        done = change_counts.count(file, line, set_state(file, line, state, force))
-        if done and force and line.state == RUNNING and file.lock_table.count_job_locks(line.command):
-            change_counts.alive.append(line.number)
+        was_changed = change_counts.add_result(file, line, set_state(file, line, state, force))
+        if was_changed and force and line.state == RUNNING and file.lock_table.count_job_locks(line.command):
+            change_counts.still_running.append(line.number)
     for number in sorted(missing):
-        change_counts.refuse(file, number, selection.why_refused)
-    if change_counts.done:
-        must_name(file, fd)
+        change_counts.add_refusal(file, number, selection.refusal)
+    if change_counts.changed:
+        check_not_replaced(file, fd)
 
 
-UNSUPERVISED = "is r, but no runner has it (runner or host died)"
-STOPPING = 10.0                     # seconds to wait until cancelled jobs have exited
+ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
+MAX_EXIT_WAIT_SECONDS = 10.0        # for cancelled jobs
 
 
-def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
-    """Write x over the `r` or `.` of a line; return the old state, and True if the job runs.
+def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
+    """Write x over the `r` or `.` of a line; return the old state, and True if the job is running.
 
-    The state is None if the line has moved. The job can run in any state: for example, an editor has saved
-    `.` over the `r`, or the job was cancelled before and not killed. Then more copies of the command are
-    running than lines are `r`.
+    The old state is None if the line has moved. A job can run in any state: for example, an editor has saved
+    `.` over the `r`. Then more copies of the command are running than lines are `r`.
 
-    running: the lines `r` of this command. Orphans among them become e first, because each would count as the
-    owner of a running copy.  Raises OSError (ESTALE: the file was replaced).
+    running_lines: the lines `r` of this command. The orphans among them, which have neither a runner nor a
+    job, become e first, because each would count as the owner of a running copy.
     """
     orphans: list[Line] = []
-    with file.command_mutex(line.command) as opened:
+    with file.command_mutex(line.command) as acquired:
         file.writable()
-        if not opened or not await_committed(file, line):
+        if not acquired or not wait_until_committed(file, line):
             raise OSError(errno.EAGAIN, f"line {line.number} keeps being added, claimed or edited")
         state_now = file.state_at(line)
-        runs = job_runs(file, line, state_now)
-        if runs:
-            orphans = mark_orphans(file, [other for other in running if other.offset != line.offset])
+        is_running = is_job_running(file, line, state_now)
+        if is_running:
+            other_lines = [other_line for other_line in running_lines if other_line.offset != line.offset]
+            orphans = mark_orphans(file, other_lines)
         if state_now in (NEW, RUNNING):
             file.write(line, HELD)
     for orphan in orphans:
-        file.say(f"line {orphan.number}: {UNSUPERVISED}; it is e now")
-    return state_now, runs
+        file.say(f"line {orphan.number}: {ORPHAN_FOUND}; it is e now")
+    return state_now, is_running
 
 
-def job_runs(file: JobFile, line: Line, state_now: bytes | None) -> bool:
-    """Return True if the job of a line runs.  The caller holds the mutex of the command.
+def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
+    """Return True if the job of a line is running.  The caller holds the mutex of the command.
 
-    state_now: the present state; None: the line has moved.
+    state_now: None if the line has moved. A job can run though its line is not `r`: then more copies of the
+    command run than lines are `r`.
     """
     if state_now is None:
         return False
@@ -557,7 +552,7 @@ def job_runs(file: JobFile, line: Line, state_now: bytes | None) -> bool:
 
 
 def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
-    """Write e over the orphans among these lines `r` of a command; return the orphans.
+    """Write e over those of these lines `r` that have neither a runner nor a job; return them.
 
     The caller holds the mutex of the command.
     """
@@ -571,135 +566,137 @@ def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
 
 def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
     """Group lines by command."""
-    found: defaultdict[bytes, list[Line]] = defaultdict(list)
+    grouped: defaultdict[bytes, list[Line]] = defaultdict(list)
     for line in lines:
-        found[line.command].append(line)
-    return found
+        grouped[line.command].append(line)
+    return grouped
 
 
-def cancel(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
+def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
     """Cancel the selected jobs: write x over `r` and `.`, and wait until running jobs have exited.
 
-    A named line in another state is waited for if its job runs. A job that finishes at this moment can get
-    the result first: then the line keeps the result, and we report that.
+    If the user has selected a line by number or command, a line in another state is cancelled too if its job
+    is running. If a job finishes at this moment, the line can keep its result; then we report that.
     """
-    missing = selection.singles()
-    waiting: list[Line] = []
-    running = lines_by_command(file.lines(RUNNING))
+    missing = selection.required_numbers()
+    awaited: list[Line] = []
+    running_by_command = lines_by_command(file.lines(RUNNING))
     for line in selection.lines(file):
         missing.discard(line.number)
         state_now: bytes | None = line.state
-        runs = False
+        is_running = False
         if line.state in (NEW, RUNNING) or selection.names_jobs:
-            state_now, runs = cancel_line(file, line, running.get(line.command, ()))
-        if state_now is None or not (runs or state_now in (NEW, RUNNING)):
-            if selection.numbers or line.state in (NEW, RUNNING):
-                change_counts.count(file, line, why_not_cancelled(state_now))
+            state_now, is_running = cancel_line(file, line, running_by_command.get(line.command, ()))
+        if state_now is None or not (is_running or state_now in (NEW, RUNNING)):
+            if selection.ranges or line.state in (NEW, RUNNING):
+                change_counts.add_result(file, line, why_not_cancelled(state_now))
             continue
-        if state_now == RUNNING and not runs:
-            file.say(f"line {line.number}: {UNSUPERVISED}; it is x now")
+        if state_now == RUNNING and not is_running:
+            file.say(f"line {line.number}: {ORPHAN_FOUND}; it is x now")
         elif state_now not in (NEW, RUNNING):
             file.say(f"line {line.number}: is {text_of(state_now)}, but its job runs")
-        stopped = replace(line, state=state_now)
-        change_counts.count(file, stopped, "")
-        if runs:
-            waiting.append(stopped)
+        cancelled = replace(line, state=state_now)
+        change_counts.add_result(file, cancelled, "")
+        if is_running:
+            awaited.append(cancelled)
     for number in sorted(missing):
-        change_counts.refuse(file, number, selection.why_refused)
-    await_stop(file, waiting, change_counts)
+        change_counts.add_refusal(file, number, selection.refusal)
+    wait_for_exit(file, awaited, change_counts)
 
 
 def why_not_cancelled(state_now: bytes | None) -> str:
-    """Return why a line in this state cannot be cancelled; None: it moved."""
+    """Return why a line in this state cannot be cancelled.  state_now: None if the line has moved."""
     if state_now is None:
         return "has moved since it was read; not cancelled (look, and run this again)"
     return f"is not running: the state is {text_of(state_now)}"
 
 
-def await_stop(file: JobFile, waiting: Sequence[Line], change_counts: ChangeCounts) -> None:
+def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
     """Wait until these cancelled jobs have exited, and report those that have not.
 
-    A job has exited when the held job locks of its command are no more than the lines `r`. If an editor has
-    saved an old `r` or `.` over the x, the job is cancelled once more.
+    A job holds a job lock while it runs. So it has exited when its command has no more held job locks than
+    lines `r`. If an editor has saved an old `r` or `.` over the x, the job is cancelled once more.
     """
-    end = time.monotonic() + STOPPING
-    look_at = 0.0                       # when to look for unsupervised jobs next
-    while waiting and time.monotonic() < end:
-        if time.monotonic() >= look_at:
-            end_unsupervised_jobs(file, waiting)
-            look_at = time.monotonic() + 1.0
+    deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
+    next_scan = 0.0                     # when to search for unsupervised jobs again
+    while awaited and time.monotonic() < deadline:
+        if time.monotonic() >= next_scan:
+            kill_unsupervised_jobs(file, awaited)
+            next_scan = time.monotonic() + 1.0
         time.sleep(0.05)
         file.open_to_write()
-        still = []
-        for line in waiting:
+        still_running = []
+        for line in awaited:
             state = file.state_at(line)
             if state in (NEW, RUNNING):
                 cancel_line(file, line)
             if state in (NEW, RUNNING) or not file.has_room(line.command):
-                still.append(line)
+                still_running.append(line)
             elif state not in (HELD, line.state):
-                change_counts.done[line.state] -= 1
-                change_counts.refuse(
+                change_counts.changed[line.state] -= 1
+                change_counts.add_refusal(
                     file, line.number, "has moved or changed since (look, and run this again)"
                 )
-        waiting = still
+        awaited = still_running
     holders = Holders(file.lock_table.inode)
-    for line in waiting:
-        shown = text_of(HELD if line.state in (NEW, RUNNING) else line.state)
-        why = where_it_runs(line, holders, file.mount.is_fuse)
-        change_counts.refuse(
-            file, line.number, f"is {shown}, but is still running after {STOPPING:.0f} s ({why})"
+    for line in awaited:
+        state_text = text_of(HELD if line.state in (NEW, RUNNING) else line.state)
+        why = why_still_running(line, holders, file.mount.is_fuse)
+        change_counts.add_refusal(
+            file,
+            line.number,
+            f"is {state_text}, but is still running after {MAX_EXIT_WAIT_SECONDS:.0f} s ({why})",
         )
 
 
-def end_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
-    """Kill the jobs of these cancelled lines that run on this host and whose runners are dead."""
+def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
+    """Kill those jobs of these cancelled lines that run on this host and whose runners are dead."""
     holders = Holders(file.lock_table.inode)
-    if not holders.by_jobs:
+    if not holders.job_holds:
         return
-    jobs: list[Shell] = []
-    for command, equal in lines_by_command(lines).items():
-        unsupervised = holders.unsupervised(command)
+    jobs_to_kill: list[Shell] = []
+    for command, equal_lines in lines_by_command(lines).items():
+        unsupervised = holders.unsupervised_jobs(command)
         if not unsupervised:
             continue
-        for line, job in unsupervised_jobs(file, equal, unsupervised):
+        for line, job in match_unsupervised(file, equal_lines, unsupervised):
             file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
-            jobs.append(job)
-    end_unsupervised(jobs)
+            jobs_to_kill.append(job)
+    kill_unsupervised(jobs_to_kill)
 
 
-def unsupervised_jobs(
+def match_unsupervised(
     file: JobFile, lines: Sequence[Line], jobs: Mapping[int, Shell]
 ) -> list[tuple[Line, Shell]]:
-    """Return the unsupervised jobs that belong to these equal cancelled lines, each with its line.
+    """Return the jobs to kill for these cancelled lines, which have the same command, each with its line.
 
-    jobs: the unsupervised jobs of this command, by job lock. A line's job is the one that holds the line's
-    own job lock. If an edit has moved lines, the job may hold any other lock that is not a running line's
-    own. Such a job is killed only if no copy of the command has a living runner: that copy could be the
-    cancelled one, and its runner kills it soon. In all, at most as many jobs are killed as run without an
-    `r`.
+    jobs: the jobs of this command whose runners are dead, by the offset of the job lock that they hold. A
+    line's job is the one that holds the line's own job lock. If an edit has moved lines, the job can hold any
+    other lock that is not a running line's own. Such a job is returned only if no copy of the command has a
+    living runner, because the cancelled job could be that copy. At most as many are returned as run without
+    an `r`.
     """
     command = lines[0].command
-    with file.command_mutex(command) as opened:
-        if not opened:
+    with file.command_mutex(command) as acquired:
+        if not acquired:
             return []
         file.writable()
-        running = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
-        alive = file.lock_table.count_job_locks(command)
-    kept = {own_job_lock(line) for line in running}
-    free = {job_lock: job for job_lock, job in jobs.items() if job_lock not in kept}
-    found: list[tuple[Line, Shell]] = []
+        running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
+        job_count = file.lock_table.count_job_locks(command)
+    running_job_locks = {own_job_lock(line) for line in running_lines}
+    free_jobs = {job_lock: job for job_lock, job in jobs.items() if job_lock not in running_job_locks}
+    matched: list[tuple[Line, Shell]] = []
     unmatched: list[Line] = []
     for line in lines:
-        own = free.pop(own_job_lock(line), None)
-        if own:
-            found.append((line, own))
+        own_job = free_jobs.pop(own_job_lock(line), None)
+        if own_job:
+            matched.append((line, own_job))
         else:
             unmatched.append(line)
-    if alive == len(jobs):
-        found += zip(unmatched, free.values())
-    most = max(alive - len(running), 0)
-    return found[:most]
+    if job_count == len(jobs):
+        matched += zip(unmatched, free_jobs.values())
+    max_kills = max(job_count - len(running_lines), 0)
+    return matched[:max_kills]
 
 
 CLIENT_AWAY = ("no answer from the client, which kills the job when it is back; otherwise the line is free "
@@ -707,27 +704,27 @@ CLIENT_AWAY = ("no answer from the client, which kills the job when it is back; 
 
 
 def is_server(presence_lock: int) -> bool:
-    """Return True if this presence lock is one of those for servers."""
+    """Return True if this presence lock, which each user of the job file has, is a server's."""
     return PresenceLock.SERVERS <= presence_lock < PresenceLock.COUNT
 
 
-def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
+def why_still_running(line: Line, holders: Holders, on_fuse: bool) -> str:
     """Return why a cancelled job has not exited, as far as this host knows.
 
     on_fuse: the job file is on FUSE. The FUSE daemon holds these locks, so the kernel does not name the job's
     processes.
     """
-    unsupervised = holders.unsupervised(line.command)
-    keeping = holders.pids(line.command, jobs=False)
-    if any(map(holders.is_server, keeping)):
+    unsupervised = holders.unsupervised_jobs(line.command)
+    runner_pids = holders.pids(line.command, of_jobs=False)
+    if any(map(holders.is_server, runner_pids)):
         return CLIENT_AWAY
-    for pid in keeping[:1]:
+    for pid in runner_pids[:1]:
         if unsupervised:
             pids = ", ".join(str(job.pid) for job in unsupervised.values())
             return (f"ambiguous, because an edit has moved equal lines: process {pids} of "
                     f"this host has no runner, and process {pid} runs another copy")
         return f"process {pid} of this host should kill it, and does not"
-    for pid in holders.pids(line.command, jobs=True)[:1]:
+    for pid in holders.pids(line.command, of_jobs=True)[:1]:
         return f"process {pid} of this host is still running"
     if on_fuse:
         return "this file system does not show the owner of a lock: kill the job by hand, on its host"
@@ -744,9 +741,8 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
 #  - A job's processes have the description only by inheritance: a descriptor from LOCK_FD on that execve(2)
 #    leaves open.  Descriptors of a runner are closed by execve(2).  A server can have one that is not, but
 #    every process that uses a lock file has HERE_BYTE of it locked, and a keeper has only the first few
-#    descriptors.  Each process that has inherited the description descends from the job's shell.  So do all
-#    processes of that session, all that carry the job's tag, and their children.  At least one must carry
-#    the tag, because no other job ever has it.
+#    descriptors.  Each process that has inherited the description descends from the job's shell, as all of
+#    that session do, all with the job's tag, and their children.  At least one must carry the tag.
 #  - Another process that has this description and does not carry that tag is the runner, a server or a
 #    keeper.  Such a process is alive, and it is the one that must kill the job.  A runner holds a job lock
 #    for as long as it holds the line.
@@ -757,96 +753,104 @@ def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
 class Hold(NamedTuple):
     """A descriptor of a process, with the job locks that it holds."""
     pid: int
-    job_locks: list[range]
-    inherited: bool         # as a job inherits it from the runner
+    job_locks: list[range]      # bytes of the lock file
+    inherited: bool             # this is a process of a job, which inherited the descriptor from the runner
 
-    def touches(self, job_locks: range) -> bool:
+    def overlaps(self, job_locks: range) -> bool:
         """Return True if the descriptor holds any of these locks."""
-        return any(own.start < job_locks.stop and job_locks.start < own.stop for own in self.job_locks)
+        return any(held.start < job_locks.stop and job_locks.start < held.stop for held in self.job_locks)
 
 
-# A lock in /proc/PID/fdinfo/FD of a process: inode, first and last byte (proc(5))
+# A lock in /proc/PID/fdinfo/FD: inode, first and last byte (proc(5)).  EOF: to the end of any file, so this
+# is no lock of ours.
 LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
 
 
 class Holders:
-    """The processes of this host that hold job locks of a lock file now, as far as we can see them."""
+    """The processes of this host that hold job locks of a lock file, as far as /proc shows them.
+
+    A runner and its job hold a job lock while the job runs; an unsupervised job holds it alone.
+    """
     FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
 
-    def __init__(self, lock_table: Identity | None) -> None:
-        """lock file: device and inode of the lock file; None: it does not exist, and there are no holders."""
-        self.lock_table = lock_table
-        self.by_jobs = [hold for hold in self._holds(LOCK_FD) if hold.inherited]
+    def __init__(self, lock_file_id: Identity | None) -> None:
+        """lock_file_id: device and inode of the lock file; None: it does not exist, and has no holders."""
+        self.lock_file_id = lock_file_id
+        self.job_holds = [hold for hold in self._scan_processes(LOCK_FD) if hold.inherited]
 
     @functools.cached_property
-    def all(self) -> list[Hold]:
-        return list(self._holds(0))
+    def all_holds(self) -> list[Hold]:
+        """All descriptors with job locks: those of jobs, runners and servers."""
+        return list(self._scan_processes(0))
 
-    def _holds(self, least: int) -> Iterator[Hold]:
-        """Yield the descriptors, from the number `least` on, that hold job locks."""
+    def _scan_processes(self, min_fd: int) -> Iterator[Hold]:
+        """Yield the descriptors, from the number min_fd on, that hold job locks."""
         with contextlib.suppress(OSError):                  # no /proc
             for name in filter(str.isdigit, os.listdir("/proc")):
                 with contextlib.suppress(OSError):          # the process has exited, or is another user's
-                    numbers = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
-                    yield from self._holds_of(int(name), numbers, least)
+                    fds = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
+                    yield from self._scan_process(int(name), fds, min_fd)
 
-    def _holds_of(self, pid: int, numbers: Iterable[int], least: int) -> Iterator[Hold]:
-        for number in numbers:
-            locked, stays = self._locks(pid, number) if number >= least else ([], False)
-            job_locks = [span for span in locked if span.start < BUCKETS_END]
+    def _scan_process(self, pid: int, fds: Iterable[int], min_fd: int) -> Iterator[Hold]:
+        """Yield the descriptors of one process that hold job locks."""
+        for fd in fds:
+            ranges, is_inheritable = self._locked_ranges(pid, fd) if fd >= min_fd else ([], False)
+            job_locks = [span for span in ranges if span.start < BUCKETS_END]
             if job_locks:
-                inherited = stays and number >= LOCK_FD and not self._is_ours(pid, numbers)
+                inherited = is_inheritable and fd >= LOCK_FD and not self._uses_lock_file(pid, fds)
                 yield Hold(pid, job_locks, inherited)
 
-    def _is_ours(self, pid: int, numbers: Iterable[int]) -> bool:
-        """Return True if a process with these descriptors uses the lock file itself, as runners and servers
-        do.
+    def _uses_lock_file(self, pid: int, fds: Iterable[int]) -> bool:
+        """Return True if a process with these descriptors is a runner, server or keeper: they lock HERE_BYTE.
         """
-        return any(HERE_BYTE in span for number in numbers for span in self._locks(pid, number)[0])
+        return any(HERE_BYTE in span for fd in fds for span in self._locked_ranges(pid, fd)[0])
 
-    def _locks(self, pid: int, number: int) -> tuple[list[range], bool]:
-        """Return the bytes of the lock file that a descriptor has locked, and True if execve(2) leaves it
-        open.
-        """
+    def _locked_ranges(self, pid: int, fd: int) -> tuple[list[range], bool]:
+        """Return the bytes of the lock file that a descriptor has locked, and True if execve(2) keeps it."""
         try:
-            info = os.stat(f"/proc/{pid}/fd/{number}")
-            if (info.st_dev, info.st_ino) != self.lock_table:
+            info = os.stat(f"/proc/{pid}/fd/{fd}")
+            if (info.st_dev, info.st_ino) != self.lock_file_id:
                 return [], False
-            with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
+            with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 text = file.read()
         except OSError:                                     # the descriptor was closed
             return [], False
         flags = self.FLAGS.search(text)
-        locked = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
+        ranges = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
                   if last != b"EOF"]
-        return locked, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
+        return ranges, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
 
-    def unsupervised(self, command: bytes) -> dict[int, Shell]:
-        """Return the unsupervised jobs of a command, by job lock."""
-        first = bucket_of(command)
-        spans = [span for hold in self.by_jobs for span in hold.job_locks]
-        job_locks = {job_lock for span in spans for job_lock in span if first <= job_lock < first + JOB_LOCKS}
-        jobs = {job_lock: self._unsupervised(job_lock) for job_lock in job_locks}
+    def unsupervised_jobs(self, command: bytes) -> dict[int, Shell]:
+        """Return the jobs of a command whose runners are dead, by the offset of the job lock."""
+        start = bucket_of(command)
+        locked_ranges = [span for hold in self.job_holds for span in hold.job_locks]
+        job_locks = {job_lock for span in locked_ranges for job_lock in span
+                     if start <= job_lock < start + JOB_LOCKS}
+        jobs = {job_lock: self._unsupervised_job(job_lock) for job_lock in job_locks}
         return {job_lock: job for job_lock, job in jobs.items() if job}
 
-    def _unsupervised(self, job_lock: int) -> Shell | None:
-        """Return the job that holds a job lock; None: there is no such job, or another process holds the lock
-        as well.
+    def _unsupervised_job(self, job_lock: int) -> Shell | None:
+        """Return the job that holds the job lock at this offset, if the runner is dead.
+
+        None: no job holds the lock, or a process that can kill the job holds it too.
         """
-        holds = [hold for hold in self.all if hold.touches(range(job_lock, job_lock + 1))]
-        marks = {hold.pid: self._marks(hold.pid) for hold in holds}
-        members = [hold.pid for hold in holds if hold.inherited and marks[hold.pid]]
-        if not members:
+        holds = [hold for hold in self.all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
+        tags_by_pid = {hold.pid: self._tags_of(hold.pid) for hold in holds}
+        job_pids = [hold.pid for hold in holds if hold.inherited and tags_by_pid[hold.pid]]
+        if not job_pids:
             return None
-        # a job can run our programs; their jobs have a longer chain of tags
-        mark = min((marks[pid] for pid in members), key=len)[-1]
-        if any(mark not in marks[hold.pid] for hold in holds if not hold.inherited):
+        # A process carries the tag of its job, after those of the jobs around that: a job can be a runner.
+        # So the shortest chain of tags ends with the tag of the job that holds the lock.
+        tag = min((tags_by_pid[pid] for pid in job_pids), key=len)[-1]
+        if any(tag not in tags_by_pid[hold.pid] for hold in holds if not hold.inherited):
             return None
-        sessions = sorted((session != pid, session) for pid in members if (session := self._session(pid)))
-        return Shell(sessions[0][1], mark) if sessions else None
+        # a process that leads its session comes first (False < True): it is the job's shell
+        sessions = sorted((session != pid, session) for pid in job_pids if (session := self._session(pid)))
+        return Shell(sessions[0][1], tag) if sessions else None
 
     @staticmethod
-    def _marks(pid: int) -> list[bytes]:
+    def _tags_of(pid: int) -> list[bytes]:
+        """Return the tags of a process's job and of the jobs around it, the outermost first; []: none."""
         try:
             return ProcessTable.marks_of(str(pid))
         except OSError:                                     # the process has exited
@@ -861,66 +865,65 @@ class Holders:
             return 0
 
     def is_server(self, pid: int) -> bool:
-        """Return True if a process has the presence lock of a server."""
+        """Return True if a process has the presence lock of a server; False also if it has exited."""
         with contextlib.suppress(OSError):                  # the process has exited
-            locked = [span for number in os.listdir(f"/proc/{pid}/fd")
-                      for span in self._locks(pid, int(number))[0]]
-            return any(is_server(span.start - PRESENCE_BYTES) for span in locked)
+            locked_ranges = [span for fd in os.listdir(f"/proc/{pid}/fd")
+                             for span in self._locked_ranges(pid, int(fd))[0]]
+            return any(is_server(span.start - PRESENCE_BYTES) for span in locked_ranges)
         return False
 
-    def pids(self, command: bytes, jobs: bool) -> list[int]:
-        """Return the processes that hold job locks of a command: if `jobs` those of jobs, otherwise all
-        others.
-        """
+    def pids(self, command: bytes, of_jobs: bool) -> list[int]:
+        """Return the processes with job locks of a command.  of_jobs: those of jobs; False: all others."""
         job_locks = range(bucket_of(command), bucket_of(command) + JOB_LOCKS)
-        return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(job_locks)})
+        holds = [hold for hold in self.all_holds if hold.inherited == of_jobs]
+        return sorted({hold.pid for hold in holds if hold.overlaps(job_locks)})
 
 
-def end_unsupervised(jobs: Iterable[Shell]) -> None:
-    """Kill these unsupervised jobs as a runner would."""
-    async def end_all() -> None:
+def kill_unsupervised(jobs: Iterable[Shell]) -> None:
+    """Kill these jobs as a runner would: TERM, after GRACE seconds KILL."""
+    async def kill_all() -> None:
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        ended.set_result(0)             # as if waited for: a session counts while a process is in it
-        ender = TreeKiller(loop, GRACE)
-        await asyncio.gather(*(ender.kill_tree(Child(job.pid, job.job_tag, ended)) for job in jobs))
+        exited = loop.create_future()
+        exited.set_result(0)            # not our child, so we cannot wait for it; its session is watched
+        killer = TreeKiller(loop, GRACE)
+        await asyncio.gather(*(killer.kill_tree(Child(job.pid, job.job_tag, exited)) for job in jobs))
 
-    asyncio.run(end_all())
+    asyncio.run(kill_all())
 
 
 # ======== Editing ===========================================================================================
 #
 # A person edits a copy, and we merge the changes into the live file, all or nothing.  The person sees the
-# refused changes and can fix the copy ("What now?", as visudo asks; without a terminal the exit status is 1).
-# The person can change the lines at will.  Other processes can change states and append lines at the same
-# time; if they have done more, nothing is written.
+# refused changes and can fix the copy ("What now?", as visudo asks).  Meanwhile other processes can change
+# states and append lines; if they have done more, nothing is written.
 #
 # While we merge and write, we hold the append lock, and all of the lock file except the job locks of running
 # jobs.  So no line can be claimed, finished or set during that time, and a process that locks a command mutex
-# afterwards opens the file that the path names then.  Running lines and their job locks remain: nothing is
-# carried over, and no job is waited for.  States and appended lines are written in place.  Any other change
-# makes a new file, by rename; a line that `echo >>` appended to the old file at that moment is copied to the
-# new one.
+# afterwards opens the file that the path names then.  Running lines and their job locks remain, and no job is
+# waited for.  States and appended lines are written in place.  Any other change makes a new file, by rename.
 
-MIN_EDITOR_SECONDS = 1.0            # seconds: an editor that exits sooner has not shown the copy to a person
-MAX_REASONS = 20                    # reasons for refusing an edit that are printed at most
-MUTEX_PATIENCE = 10.0                # seconds to wait for processes that hold a command mutex
+MIN_EDITOR_SECONDS = 1.0            # an editor that exits sooner has not shown the copy to a person
+MAX_REFUSALS_SHOWN = 20             # reasons for refusing an edit that are printed
+MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
 
 
 def is_job(line: bytes) -> bool:
+    """Return True for a job line, such as b'. make'."""
     return line[:1] not in b"#/ \t" and line[1:2] in (b" ", b"\t")
 
 
-def runs(line: bytes) -> bool:
+def is_running_line(line: bytes) -> bool:
+    """Return True for a job line in the state r."""
     return line[:1] == RUNNING and is_job(line)
 
 
 def count_running(lines: Iterable[bytes]) -> int:
-    return sum(map(runs, lines))
+    return sum(map(is_running_line, lines))
 
 
 def merge_key(line: bytes) -> bytes:
-    """Return the identity of a line: of a job the text without the state, of any other line all of it."""
+    """Return a key that is equal for lines that differ only in the state, as b'. make' and b'd make' do."""
+    # no line contains a newline, so a job never has the key of another line
     return b"\n" + line[1:] if is_job(line) else line
 
 
@@ -928,192 +931,200 @@ def split_lines(data: bytes) -> list[bytes]:
     """Return the lines of a job file, without BOM and newlines."""
     data = data[len(UTF8_MARK):] if data.startswith(UTF8_MARK) else data
     lines = data.split(b"\n")
-    return lines if lines[-1] else lines[:-1]
+    return lines if lines[-1] else lines[:-1]       # b"" comes after the last newline
 
 
-def equal_until(a: Iterable[bytes], b: Iterable[bytes]) -> int:
+def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -> int:
     """Return the number of equal lines at the start of both."""
     count = 0
-    for one, other in zip(a, b):
-        if one != other:
+    for line, other_line in zip(lines, other_lines):
+        if line != other_line:
             break
         count += 1
     return count
 
 
-def changed_part(given: Sequence[bytes], made: Sequence[bytes]) -> tuple[int, int]:
-    """Return the numbers of equal lines at the start of both, and at the end of the rest."""
-    first = equal_until(given, made)
-    return first, equal_until(reversed(given[first:]), reversed(made[first:]))
+def common_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple[int, int]:
+    """Return the numbers of equal lines at the start, and at the end of the lines that remain."""
+    start = count_equal_at_start(old_lines, new_lines)
+    return start, count_equal_at_start(reversed(old_lines[start:]), reversed(new_lines[start:]))
 
 
-def why_invalid(line: bytes) -> str:
-    """Return the error in a line that a person has written; '': none."""
+def why_line_invalid(line: bytes) -> str:
+    """Return the error in a line that a person has written; '': it is valid."""
     try:
         if is_directive(line):
             parse_settings(line[1:])
         elif is_job(line):
-            job(line[2:])
+            job_line(line[2:])
     except ValueError as error:
         return str(error)
     return ""
 
 
-class NotMerged(Exception):
-    """The reason to refuse a change that a person made in a copy."""
+class EditRefusedError(Exception):
+    """A change that a person made in the copy is refused; the text is the reason."""
 
 
 @dataclass
 class EqualLines:
-    """The indexes of equal lines, which differ at most in their states."""
-    given: list[int] = field(default_factory=list)      # in the original copy, and in the file
-    made: list[int] = field(default_factory=list)       # in the edited copy
+    """The indexes of all lines with one merge_key(), which differ at most in their states."""
+    base_indexes: list[int] = field(default_factory=list)       # in the original, and so in the file
+    edited_indexes: list[int] = field(default_factory=list)     # in the edited copy
 
-    def merge(self, base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> list[bytes]:
-        """Return the merged lines, in order.  Raises NotMerged.
+    def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
+        """Return the merged lines, in order.  Raises EditRefusedError.
 
         Equal lines are interchangeable, so only their states count. No other process must have changed the
-        states that the person has changed, and the number of `r` must remain. base, theirs, live: see
-        merge().
+        states that the person has changed, and the number of `r` must remain. The arguments are those of the
+        function merge().
         """
-        given = [base[index] for index in self.given]
-        made = [theirs[index] for index in self.made]
-        now = [live[index] for index in self.given]
-        if made == given:
-            return now
-        if not given and (why := why_invalid(made[0])):
-            raise NotMerged(f"line {self.made[0] + 1} of the copy: {why}")
-        first, last = changed_part(given, made)
-        part = slice(first, len(given) - last)
-        wish = made[first:len(made) - last]
-        more = count_running(wish) - count_running(now[part])
-        if more < 0 or now[part] not in (given[part], wish):
-            changed = [index for index in self.given[part] if runs(live[index]) or base[index] != live[index]]
-            raise NotMerged(f"line {changed[0] + 1}: {why_kept(live[changed[0]])}")
-        if more > 0:
-            index = next(index for index in self.made[first:] if runs(theirs[index]))
-            raise NotMerged(
+        base_part = [base[index] for index in self.base_indexes]
+        edited_part = [edited[index] for index in self.edited_indexes]
+        current_part = [current[index] for index in self.base_indexes]
+        if edited_part == base_part:
+            return current_part
+        if not base_part and (why := why_line_invalid(edited_part[0])):
+            raise EditRefusedError(f"line {self.edited_indexes[0] + 1} of the copy: {why}")
+        equal_at_start, equal_at_end = common_ends(base_part, edited_part)
+        changed = slice(equal_at_start, len(base_part) - equal_at_end)
+        new_part = edited_part[equal_at_start:len(edited_part) - equal_at_end]
+        added_running = count_running(new_part) - count_running(current_part[changed])
+        if added_running < 0 or current_part[changed] not in (base_part[changed], new_part):
+            refused = [index for index in self.base_indexes[changed]
+                       if is_running_line(current[index]) or base[index] != current[index]]
+            raise EditRefusedError(f"line {refused[0] + 1}: {why_not_merged(current[refused[0]])}")
+        if added_running > 0:
+            index = next(
+                index for index in self.edited_indexes[equal_at_start:] if is_running_line(edited[index])
+            )
+            raise EditRefusedError(
                 f"line {index + 1} of the copy: is r, but not running (only runners set r; . is new)"
             )
-        return [*now[:first], *wish, *now[part.stop:]]
+        return [*current_part[:equal_at_start], *new_part, *current_part[changed.stop:]]
 
 
-def why_kept(live: bytes) -> str:
-    """Return why a person's change to this job line is refused.  live: the line now."""
-    why = f"has changed since: the state is {text_of(live[:1])} now"
-    if runs(live):
+def why_not_merged(current_line: bytes) -> str:
+    """Return why a person's change to a job line is refused.  current_line: the line in the file now."""
+    why = f"has changed since: the state is {text_of(current_line[:1])} now"
+    if is_running_line(current_line):
         why = "is r (--cancel it first)"
-    return f"{why}; '{text_of(live[2:80])}' was changed or deleted"
+    return f"{why}; '{text_of(current_line[2:80])}' was changed or deleted"
 
 
-MOVED = ("another process has moved, changed or removed lines (edit the file again, and copy your changes "
-         "from the copy)")
+LINES_MOVED = (
+    "another process has moved, changed or removed lines (edit the file again, and copy your changes "
+    "from the copy)"
+)
 
 
 def merge(
-    base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]
+    base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]
 ) -> tuple[list[bytes], list[str]]:
-    """Merge three ways; return the merged lines, and the refused changes, in which case there are no lines.
+    """Merge a person's changes into a job file; return the merged lines and the refused changes.
 
-    base: the lines that the person was given.  theirs: the lines of the edited copy.  live: the lines of the
-    file now.
+    base: the lines that the person got.  edited: those of the person's copy.  current: those of the file now,
+    in which other processes can have changed states and appended lines.  If any change is refused, no lines
+    are returned.
     """
-    before = len(base)
-    texts = [*map(merge_key, base)]
-    if texts != [*map(merge_key, live[:before])]:
-        return [], [MOVED]
-    first, last = changed_part(base, theirs)
-    changed = range(first, len(theirs) - last)
-    equals: defaultdict[bytes, EqualLines] = defaultdict(EqualLines)
-    for index in range(first, before - last):
-        equals[texts[index]].given.append(index)
-    for index in changed:
-        equals[merge_key(theirs[index])].made.append(index)
-    becomes: dict[bytes, Iterator[bytes]] = {}
+    base_count = len(base)
+    keys = [*map(merge_key, base)]
+    if keys != [*map(merge_key, current[:base_count])]:
+        return [], [LINES_MOVED]
+    equal_at_start, equal_at_end = common_ends(base, edited)
+    changed_indexes = range(equal_at_start, len(edited) - equal_at_end)
+    lines_by_key: defaultdict[bytes, EqualLines] = defaultdict(EqualLines)
+    for index in range(equal_at_start, base_count - equal_at_end):
+        lines_by_key[keys[index]].base_indexes.append(index)
+    for index in changed_indexes:
+        lines_by_key[merge_key(edited[index])].edited_indexes.append(index)
+    merged_by_key: dict[bytes, Iterator[bytes]] = {}
     refusals: list[str] = []
-    for text, equal in equals.items():
+    for key, equal_lines in lines_by_key.items():
         try:
-            becomes[text] = iter(equal.merge(base, theirs, live))
-        except NotMerged as error:
+            merged_by_key[key] = iter(equal_lines.merge(base, edited, current))
+        except EditRefusedError as error:
             refusals.append(str(error))
     if refusals:
         return [], refusals
-    lines = [
-        *live[:first],
-        *(next(becomes[merge_key(theirs[index])]) for index in changed),
-        *live[before - last:before],
+    merged = [
+        *current[:equal_at_start],
+        *(next(merged_by_key[merge_key(edited[index])]) for index in changed_indexes),
+        *current[base_count - equal_at_end:base_count],
     ]
     # lines that other processes have appended keep their offsets, if the lines above do
-    end = before if texts == [*map(merge_key, lines[:before])] else len(lines)
-    return [*lines[:end], *live[before:], *lines[end:]], []
+    insert_index = base_count if keys == [*map(merge_key, merged[:base_count])] else len(merged)
+    return [*merged[:insert_index], *current[base_count:], *merged[insert_index:]], []
 
 
-def in_place(lines: Sequence[bytes], live: Sequence[bytes]) -> bool:
-    """Return True if the only changes are states of lines that do not run, and appended lines."""
-    if len(lines) < len(live):
+def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> bool:
+    """Return True if the only changes are appended lines, and states of lines that are not running."""
+    if len(merged) < len(current):
         return False
-    for line, old in zip(lines, live):
-        if line != old and (merge_key(line) != merge_key(old) or runs(line) or runs(old)):
+    for line, old_line in zip(merged, current):
+        if line != old_line and (
+            merge_key(line) != merge_key(old_line) or is_running_line(line) or is_running_line(old_line)
+        ):
             return False
     return True
 
 
-def changes(lines: Sequence[bytes], live: Sequence[bytes]) -> str:
+def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
     """Return a summary of the changes: '2 states set, 1 line changed, 3 lines added'."""
-    before = Counter(map(merge_key, live))
-    after = Counter(map(merge_key, lines))
-    new = sum((after - before).values())
-    gone = sum((before - after).values())
-    states = sum((Counter(lines) - Counter(live)).values()) - new
-    changed = min(new, gone)
+    old_counts = Counter(map(merge_key, current))
+    new_counts = Counter(map(merge_key, merged))
+    added = sum((new_counts - old_counts).values())
+    removed = sum((old_counts - new_counts).values())
+    changed_states = sum((Counter(merged) - Counter(current)).values()) - added
+    changed_lines = min(added, removed)
     counts = (
-        (states, "state", "set"),
-        (changed, "line", "changed"),
-        (new - changed, "line", "added"),
-        (gone - changed, "line", "removed"),
+        (changed_states, "state", "set"),
+        (changed_lines, "line", "changed"),
+        (added - changed_lines, "line", "added"),
+        (removed - changed_lines, "line", "removed"),
     )
-    parts = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
-    return ", ".join(parts) or "lines were moved"
+    phrases = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
+    return ", ".join(phrases) or "lines were moved"
 
 
-def read_all(file: Reader, start: int = 0) -> bytes:
-    """Return a file from the byte `start` to the end."""
+def read_to_end(file: Reader, start_offset: int = 0) -> bytes:
+    """Return the bytes of a file from an offset to the end."""
     data = bytearray()
-    while more := file.pread(BLOCK, start + len(data)):
-        data += more
+    while chunk := file.pread(BLOCK, start_offset + len(data)):
+        data += chunk
     return bytes(data)
 
 
-def offsets(data: bytes) -> list[int]:
-    """Return the offsets at which the lines of a job file begin, and at which the last one ends."""
+def offsets_of_lines(data: bytes) -> list[int]:
+    """Return the offset of each line of a job file, and the offset after the last line."""
     start = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
     sizes = [len(line) + 1 for line in split_lines(data)]
     return list(itertools.accumulate(sizes, initial=start))
 
 
 @contextlib.contextmanager
-def alone(file: JobFile) -> Iterator[int]:
-    """Hold all of a job file's lock file; yield the descriptor that has the locks.
+def hold_all_locks(file: JobFile) -> Iterator[int]:
+    """Lock all of a job file's lock file during the `with` block; yield the descriptor that has the locks.
 
-    In a bucket with job locks of other processes, lock only the command mutex. If another process holds that
-    mutex, wait, because it will not take long.
+    Each command hashes to a bucket: the job locks of its running jobs, and a mutex. In a bucket with job
+    locks of other processes, lock only the mutex.  Raises OSError (EAGAIN) if a process keeps a mutex.
     """
     fd = file.lock_table.open_job_lock()
-    end = time.monotonic() + MUTEX_PATIENCE
+    deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
     mutexes: list[int] = []
     try:
         # Whole buckets: a process that holds a command mutex counts the job locks.  So we must hold no
         # job lock in a bucket of which we lock only the mutex.
-        todo = [(0, APPEND_BYTE - 1)]
-        while todo:
-            first, stop = todo.pop()
-            if first < stop and not lock(fd, first, stop - first):
-                held = other_lock(fd, first, stop - first)
-                command_mutex = (held.start if held else first) | MUTEX_OFFSET
+        ranges_to_lock = [(0, APPEND_BYTE - 1)]
+        while ranges_to_lock:
+            start, stop = ranges_to_lock.pop()
+            if start < stop and not lock(fd, start, stop - start):
+                held_range = other_lock(fd, start, stop - start)
+                command_mutex = (held_range.start if held_range else start) | MUTEX_OFFSET
                 mutexes.append(command_mutex)
-                todo += [(first, command_mutex - MUTEX_OFFSET), (command_mutex + 1, stop)]
+                ranges_to_lock += [(start, command_mutex - MUTEX_OFFSET), (command_mutex + 1, stop)]
         for command_mutex in mutexes:
-            if not keep_trying(functools.partial(lock, fd, command_mutex), end - time.monotonic()):
+            if not keep_trying(functools.partial(lock, fd, command_mutex), deadline - time.monotonic()):
                 raise OSError(errno.EAGAIN, "another process keeps changing it")
         file.refresh()
         file.refresh_reader()
@@ -1122,111 +1133,115 @@ def alone(file: JobFile) -> Iterator[int]:
         file.lock_table.close_job_lock(fd)
 
 
-def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:
-    """Merge an edited copy into the file, and report the changes.
+def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -> list[str]:
+    """Merge an edited copy into the file, and print the changes; return the refused changes.
 
-    Returns the refused changes; then nothing was written.  Raises UsageError, OSError (ESTALE: the file was
-    replaced or removed).
+    If any change is refused, nothing is written.  base: the contents that the person got.  Raises OSError
+    (ESTALE: the file was replaced or removed).
     """
     file.open_to_write()
-    with append_lock(file), alone(file) as locks:
+    with append_lock(file), hold_all_locks(file) as lock_fd:
         fd = file.writable()
-        data = read_all(file.reader)
-        live = split_lines(data)
-        lines, refusals = merge(split_lines(base), split_lines(theirs), live)
+        contents = read_to_end(file.reader)
+        current = split_lines(contents)
+        merged, refusals = merge(split_lines(base), split_lines(edited), current)
         if refusals:
             return refusals
-        if in_place(lines, live):
-            must_be_locked(file, locks)
-            _write_in_place(file, fd, lines, live, offsets(data))
-            must_name(file, fd)
+        if can_write_in_place(merged, current):
+            check_locks_held(file, lock_fd)
+            _write_in_place(file, fd, merged, current, offsets_of_lines(contents))
+            check_not_replaced(file, fd)
         else:
-            _replace(file, fd, locks, lines, data)
+            _replace_file(file, fd, lock_fd, merged, contents)
     # not while we have all the locks, because a write to a terminal can block
     if not quiet:
-        file.say(changes(lines, live))
+        file.say(summarize_changes(merged, current))
     return []
 
 
-LAST_MUTEX = BUCKETS_END - 1            # the command mutex of the last bucket
+LAST_MUTEX_OFFSET = BUCKETS_END - 1     # of the command mutex of the last bucket
 
 
-def must_be_locked(file: JobFile, locks: int) -> None:
-    """Raise OSError(EIO) if a network file system dropped our locks, so others can have locked a command
-    mutex.
+def check_locks_held(file: JobFile, lock_fd: int) -> None:
+    """Raise OSError (EIO) if a network file system dropped our locks, so a runner can have claimed lines.
 
-    locks: the descriptor that has the mutex of the last bucket locked.
+    lock_fd: from hold_all_locks().
     """
-    if file.network and lost_locks(locks, [LAST_MUTEX], file.mount):
+    if file.network and lost_locks(lock_fd, [LAST_MUTEX_OFFSET], file.mount):
         raise OSError(errno.EIO, "the locks were lost")
 
 
 def _write_in_place(
-    file: JobFile, fd: int, lines: Sequence[bytes], live: Sequence[bytes], line_offsets: Sequence[int]
+    file: JobFile, fd: int, merged: Sequence[bytes], current: Sequence[bytes], offsets: Sequence[int]
 ) -> None:
-    """Append the new lines, then write the changed states.  Raises UsageError, OSError."""
-    added = b"".join(line + b"\n" for line in lines[len(live):])
-    if added:
-        with open_to_append(file.real) as end:
-            must_name(file, end)
-            lock_all(end)
-            append_locked(end, file.real, file.mount, [added])
-    for line, old, offset in zip(lines, live, line_offsets):
-        if line != old:
+    """Append the new lines, then write the changed states.
+
+    merged, current: the lines as they will be and as they are.  offsets: of the current lines.
+    """
+    appended = b"".join(line + b"\n" for line in merged[len(current):])
+    if appended:
+        with open_to_append(file.real) as append_fd:
+            check_not_replaced(file, append_fd)
+            lock_all(append_fd)
+            append_locked(append_fd, file.real, file.mount, [appended])
+    for line, old_line, offset in zip(merged, current, offsets):
+        if line != old_line:
             os.pwrite(fd, line[:1], offset)
     os.fsync(fd)
 
 
-def _replace(file: JobFile, fd: int, locks: int, lines: Sequence[bytes], data: bytes) -> None:
-    """Replace the file by a new one with these lines.
+def _replace_file(
+    file: JobFile, old_fd: int, lock_fd: int, lines: Sequence[bytes], old_contents: bytes
+) -> None:
+    """Replace the file, by a rename, by a new one with these lines and the same owner rights.
 
-    fd: the old file.  locks: the descriptor that has every command mutex locked.  data: the contents of the
-    old file.  Raises UsageError, OSError.
+    lock_fd: from hold_all_locks().  Raises UsageError (other users would lose write access),
+    OSError.
     """
-    info = os.fstat(fd)
-    target = file.real
-    text = b"".join(line + b"\n" for line in lines)
-    bom = UTF8_MARK if data.startswith(UTF8_MARK) else b""
-    folder, name = os.path.split(target)
-    new, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    old_info = os.fstat(old_fd)
+    path = file.real
+    new_text = b"".join(line + b"\n" for line in lines)
+    bom = UTF8_MARK if old_contents.startswith(UTF8_MARK) else b""
+    folder, name = os.path.split(path)
+    new_fd, temporary_path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
-        give_rights(new, info)
-        if shuts_out(info, os.fstat(new)):
+        give_rights(new_fd, old_info)
+        if locks_out_writers(old_info, os.fstat(new_fd)):
             raise UsageError(
                 f"{file.path}: other users could not write to a new file of yours (change only states, and "
                 "add lines at the end)"
             )
-        write_all(new, bom + text)
-        os.fsync(new)
-        # losing the network during the rename itself can put old states back, and nothing worse
-        must_be_locked(file, locks)
-        os.rename(temporary, target)
-        sync_names(folder)                      # otherwise a power loss can bring the old file back
-        tail = read_all(file.reader, len(data))
-        if tail.strip():
-            fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # other processes can append to it already
-            append_locked(new, target, file.mount, [tail if tail.endswith(b"\n") else tail + b"\n"])
+        write_all(new_fd, bom + new_text)
+        os.fsync(new_fd)
+        # if the locks are lost after this check, the rename can put old states back, and nothing worse
+        check_locks_held(file, lock_fd)
+        os.rename(temporary_path, path)
+        sync_directory(folder)                  # otherwise a power loss can bring the old file back
+        # `echo >>` does not take the append lock
+        appended = read_to_end(file.reader, len(old_contents))
+        if appended.strip():
+            appended = appended if appended.endswith(b"\n") else appended + b"\n"
+            fcntl.fcntl(new_fd, fcntl.F_SETFL, os.O_APPEND)     # other processes can append to it already
+            append_locked(new_fd, path, file.mount, [appended])
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+            os.unlink(temporary_path)
         raise
     finally:
-        os.close(new)
+        os.close(new_fd)
 
 
-def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:
-    """Return True if a user with write access to the old file has none to the new one, which has the same
-    mode.
-    """
-    if old.st_mode & 0o006 == 0o006:
+def locks_out_writers(old_info: os.stat_result, new_info: os.stat_result) -> bool:
+    """Return True if a user who can write to the old file could not write to the new one of the same mode."""
+    if old_info.st_mode & 0o006 == 0o006:
         return False
-    if old.st_gid != new.st_gid and old.st_mode & 0o060:
+    if old_info.st_gid != new_info.st_gid and old_info.st_mode & 0o060:
         return True
-    return old.st_uid != new.st_uid and old.st_mode & 0o060 != 0o060
+    return old_info.st_uid != new_info.st_uid and old_info.st_mode & 0o060 != 0o060
 
 
-def sync_names(folder: str) -> None:
-    """Sync a directory to disk, so that new names survive a power loss."""
+def sync_directory(folder: str) -> None:
+    """Sync a directory to disk, so that a rename in it survives a power loss."""
     fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -1234,115 +1249,113 @@ def sync_names(folder: str) -> None:
         os.close(fd)
 
 
-def original(file: JobFile) -> bytes:
+def read_original(file: JobFile) -> bytes:
     """Return the contents of the file now, for a person to edit."""
     file.open_to_write()
-    return read_all(file.reader)
+    return read_to_end(file.reader)
 
 
 def edit(file: JobFile, quiet: bool) -> int:
-    """Open a copy in the user's editor, and merge the changes; return the exit status.  Raises UsageError,
-    OSError.
-    """
-    base = original(file)
-    copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
-    with open(copy, "xb") as draft:
+    """Open a copy in the user's editor, until the changes can be merged; return the exit status."""
+    base = read_original(file)
+    copy_path = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
+    with open(copy_path, "xb") as draft:
         draft.write(base)
     while True:
-        began = time.monotonic()
-        failure = run_editor(copy)
-        early = not failure and time.monotonic() - began < MIN_EDITOR_SECONDS
-        theirs = read_copy(copy)
-        if theirs is None:
+        started = time.monotonic()
+        failure = run_editor(copy_path)
+        exited_early = not failure and time.monotonic() - started < MIN_EDITOR_SECONDS
+        edited = read_copy(copy_path)
+        if edited is None:
             file.say(failure or "the copy was removed")
             file.say("nothing was written")
             return 1
-        if theirs == base:
-            return end_unchanged(file, copy, failure, early)
-        failure = failure or why_invalid_copy(base, theirs)
+        if edited == base:
+            return report_unchanged(file, copy_path, failure, exited_early)
+        failure = failure or why_invalid_copy(base, edited)
         refusals = [failure]
         if not failure:
             try:
-                refusals = apply(file, base, theirs, quiet)
+                refusals = apply_edit(file, base, edited, quiet)
             except (UsageError, OSError):
-                file.say(f"the copy is kept: {copy}")
+                file.say(f"the copy is kept: {copy_path}")
                 raise
         if not refusals:
-            discard(copy)
+            remove_copy(copy_path)
             return 0
-        say_refused(file, copy, refusals)
-        if not ask_again():
+        say_refused(file, copy_path, refusals)
+        if not ask_to_edit_again():
             return 1
 
 
-def end_unchanged(file: JobFile, copy: str, failure: str, early: bool) -> int:
-    """Report that the person has changed nothing; return the exit status.
+def report_unchanged(file: JobFile, copy_path: str, failure: str, exited_early: bool) -> int:
+    """Print that nothing was changed; return the exit status.
 
-    failure: how the editor failed, or ''.  early: the editor exited too soon for a person to see the copy.
+    failure: how the editor failed, or ''.  exited_early: too soon for a person to see the copy.
     """
-    if early:
+    if exited_early:
         file.say(
             "nothing was changed (the editor exited at once: if it opens another window, make it wait, for "
-            f"example EDITOR='code --wait'; the copy is kept: {copy})"
+            f"example EDITOR='code --wait'; the copy is kept: {copy_path})"
         )
         return 1
-    discard(copy)
+    remove_copy(copy_path)
     file.say(failure or "nothing was changed")
     return 1 if failure else 0
 
 
-def say_refused(file: JobFile, copy: str, refusals: Sequence[str]) -> None:
-    """Report the reasons for writing nothing."""
-    for why in refusals[:MAX_REASONS]:
+def say_refused(file: JobFile, copy_path: str, refusals: Sequence[str]) -> None:
+    """Print why the edit was refused, and where the copy is."""
+    for why in refusals[:MAX_REFUSALS_SHOWN]:
         file.say(why)
-    more = len(refusals) - MAX_REASONS
-    rest = f" ({more} more lines were refused)" if more > 0 else ""
-    file.say(f"nothing was written; the copy is kept: {copy}{rest}")
+    hidden_count = len(refusals) - MAX_REFUSALS_SHOWN
+    remark = f" ({hidden_count} more lines were refused)" if hidden_count > 0 else ""
+    file.say(f"nothing was written; the copy is kept: {copy_path}{remark}")
 
 
-def discard(copy: str) -> None:
-    """Remove the directory of a copy, and ignore errors, because the edit is complete."""
-    shutil.rmtree(os.path.dirname(copy), ignore_errors=True)
+def remove_copy(copy_path: str) -> None:
+    """Remove a copy and its temporary directory; ignore errors, because the edit is complete."""
+    shutil.rmtree(os.path.dirname(copy_path), ignore_errors=True)
 
 
-def run_editor(copy: str) -> str:
-    """Run the user's editor on a file; return how it failed, or ''."""
+def run_editor(copy_path: str) -> str:
+    """Run $VISUAL, $EDITOR or vi on a file; return how it failed, or ''."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     old_handler = signal.signal(signal.SIGINT, lambda *_: None)     # Ctrl-C is for the editor
     try:
-        code = subprocess.run([*shlex.split(editor), copy]).returncode
+        exit_code = subprocess.run([*shlex.split(editor), copy_path]).returncode
     except (OSError, ValueError) as error:
         why = error_text(error) if isinstance(error, OSError) else error
         return f"cannot start the editor '{printable(editor)}': {why} (set VISUAL or EDITOR)"
     finally:
         signal.signal(signal.SIGINT, old_handler)
-    if code < 0:
-        return f"the editor '{printable(editor)}' was killed by signal {-code}"
-    if code:
-        return f"the editor '{printable(editor)}' failed: exit {code}"
+    if exit_code < 0:
+        return f"the editor '{printable(editor)}' was killed by signal {-exit_code}"
+    if exit_code:
+        return f"the editor '{printable(editor)}' failed: exit {exit_code}"
     return ""
 
 
-def read_copy(copy: str) -> bytes | None:
+def read_copy(copy_path: str) -> bytes | None:
     """Return the contents of the copy; None: it was removed."""
     try:
-        with open(copy, "rb") as file:
+        with open(copy_path, "rb") as file:
             return file.read()
     except FileNotFoundError:
         return None
 
 
-def why_invalid_copy(base: bytes, theirs: bytes) -> str:
-    """Return why a copy is not a job file any more; '': it is one."""
-    if not theirs.strip():
+def why_invalid_copy(base: bytes, edited: bytes) -> str:
+    """Return why an edited copy cannot be a job file; '': it can."""
+    if not edited.strip():
         return "the copy is empty"
-    if b"\0" in theirs and b"\0" not in base:
+    if b"\0" in edited and b"\0" not in base:
         return "the copy contains NULs (save it as UTF-8)"
     return ""
 
 
-def ask_again() -> bool:
-    """Return True if the person wants to edit the copy once more; False if no terminal is open."""
+def ask_to_edit_again() -> bool:
+    """Return True if the person wants to edit the copy once more; False if stdin or stderr is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
         return False
     try:
@@ -1353,15 +1366,15 @@ def ask_again() -> bool:
 
 # ======== Lists =============================================================================================
 #
-# Each line of a list is a command, or holds the values for one.  Values replace the placeholders of a
-# template, quoted for the shell.  Lines are processed one by one, so a list can be of any length.
+# Values replace the placeholders of a template, quoted for the shell.  Lines are processed one by one, so a
+# list can be of any length.
 
 PLACEHOLDER = re.compile(rb"\{(?:(\d*)(|\.|/|//|/\.)|#)\}")
-SWEEPS = (":::", ":::+", "::::", "::::+")       # the last two are refused: GNU parallel reads files there
+SWEEP_WORDS = (":::", ":::+", "::::", "::::+")      # :::: is refused: GNU parallel reads files for it
 
 
 def without_extension(path: bytes) -> bytes:
-    """Return a path without the extension, as GNU parallel does: 'a/b.c' -> 'a/b', '.b' -> ''."""
+    """Return a path without the extension, as GNU parallel does: b'a/b.c' -> b'a/b', b'.b' -> b''."""
     stem, dot, extension = path.rpartition(b".")
     return stem if dot and b"/" not in extension else path
 
@@ -1373,30 +1386,30 @@ def directory(path: bytes) -> bytes:
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
-def with_place(text: bytes) -> bytes:
-    """Return a template with a placeholder for a value: if it has none, add one at the end."""
-    for place in PLACEHOLDER.finditer(text):
-        if not is_number(place):
-            return text
-    return text + b" {}"
+def with_placeholder(template: bytes) -> bytes:
+    """Return a template, with {} added at the end if it has no placeholder for a value: 'wc' -> 'wc {}'."""
+    for placeholder in PLACEHOLDER.finditer(template):
+        if not is_number_placeholder(placeholder):
+            return template
+    return template + b" {}"
 
 
-def is_number(place: re.Match[bytes]) -> bool:
-    """Return True if a placeholder is {#}."""
-    return place[2] is None
+def is_number_placeholder(placeholder: re.Match[bytes]) -> bool:
+    """Return True if a placeholder is {#}, for the number of a job."""
+    return placeholder[2] is None       # only {#} has no suffix, not even an empty one
 
 
-def in_columns(columns: Iterable[int], place: re.Match[bytes]) -> bytes:
-    """Return one placeholder per column for a placeholder of the whole line; others are returned unchanged.
+def spread_over_columns(columns: Iterable[int], placeholder: re.Match[bytes]) -> bytes:
+    """Return one placeholder per column for one without a column: {.} -> {1.} {2.}.  Return others unchanged.
     """
-    if place[1] != b"":                     # the placeholder is for one column, or is {#}
-        return place[0]
-    return b" ".join(b"{%d%b}" % (column, place[2]) for column in columns)
+    if placeholder[1] != b"":           # it is for one column, or it is {#}
+        return placeholder[0]
+    return b" ".join(b"{%d%b}" % (column, placeholder[2]) for column in columns)
 
 
 class Template:
-    """A command with placeholders, as in GNU parallel."""
-    PARTS: dict[bytes | None, Callable[[bytes], bytes]] = {
+    """A command with placeholders, as in GNU parallel: 'convert {} {.}.png'."""
+    FUNCTION_OF_SUFFIX: dict[bytes | None, Callable[[bytes], bytes]] = {
         b"": lambda value: value,
         b".": without_extension,
         b"/": os.path.basename,
@@ -1404,38 +1417,37 @@ class Template:
         b"/.": lambda value: without_extension(os.path.basename(value)),
     }
 
-    def __init__(self, text: bytes, count: int = 0) -> None:
-        """text: the command, with {1} {1.} {1/} {1//} {1/.} for parts of a column, {#} for the number that
-        fill() gets.
+    def __init__(self, text: bytes, column_count: int = 0) -> None:
+        """text: the command.  {1} {1.} {1/} {1//} {1/.} are for parts of column 1, {#} for the job's number.
 
-        {} {.} ... stand for the line, or, if count is not 0, for the columns 1 to count.
+        {} {.} ... are for the line, or, if column_count is not 0, for the columns 1 to column_count.
         """
-        text = with_place(text)
-        if count:
-            columns = range(1, count + 1)
-            text = PLACEHOLDER.sub(functools.partial(in_columns, columns), text)
-        # for each placeholder the column (0: the line), and the function for the part (None: it is {#})
-        self.places: list[tuple[int, Callable[[bytes], bytes] | None]] = []
-        for place in PLACEHOLDER.finditer(text):
-            column = int(place[1] or 0)
-            self.places.append((column, self.PARTS.get(place[2])))
-        self.width = max(column for column, _ in self.places)
+        text = with_placeholder(text)
+        if column_count:
+            columns = range(1, column_count + 1)
+            text = PLACEHOLDER.sub(functools.partial(spread_over_columns, columns), text)
+        # for each placeholder the column (0: the line), and the function that gets the part (None: it is {#})
+        self.placeholders: list[tuple[int, Callable[[bytes], bytes] | None]] = []
+        for placeholder in PLACEHOLDER.finditer(text):
+            column = int(placeholder[1] or 0)
+            self.placeholders.append((column, self.FUNCTION_OF_SUFFIX.get(placeholder[2])))
+        self.max_column = max(column for column, _ in self.placeholders)
         self.format = PLACEHOLDER.sub(self._conversion, text.replace(b"%", b"%%"))
 
     @staticmethod
-    def _conversion(place: re.Match[bytes]) -> bytes:
-        """Return the %-conversion for a placeholder in `format`."""
-        return b"%d" if is_number(place) else b"%b"
+    def _conversion(placeholder: re.Match[bytes]) -> bytes:
+        """Return the %-conversion that takes the place of a placeholder in `format`."""
+        return b"%d" if is_number_placeholder(placeholder) else b"%b"
 
     def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
-        """Return the command for a line and the columns.  Raises ValueError if there are too few columns."""
-        if len(columns) < self.width:
-            raise ValueError(f"no value for {{{self.width}}} ({plural(len(columns), 'column')})")
+        """Return the command, with the values quoted.  Raises ValueError if a column is missing."""
+        if len(columns) < self.max_column:
+            raise ValueError(f"no value for {{{self.max_column}}} ({plural(len(columns), 'column')})")
         values: list[bytes | int] = []
-        for column, part in self.places:
-            if part:
+        for column, get_part in self.placeholders:
+            if get_part:
                 value = columns[column - 1] if column else line
-                values.append(quote(part(value)))
+                values.append(quote(get_part(value)))
             else:
                 values.append(number)
         return self.format % tuple(values)
@@ -1448,7 +1460,7 @@ class Template:
 # open before it: only characters that quote nothing, and closed quotes without a substitution, because
 # quoting starts again inside one.  That refuses more than necessary; in return we need no shell grammar.
 
-UNQUOTED = re.compile(rb"""(?:
+UNQUOTED_TEXT = re.compile(rb"""(?:
     [^'"`\\$(]
     | \((?!\()                              # (( begins arithmetic, which evaluates quoted text
     | \$(?=[^'"{[])                         # $' and $" quote, and a value begins with a quote
@@ -1460,7 +1472,7 @@ UNQUOTED = re.compile(rb"""(?:
 
 
 # by the first characters: constructs in or after which a value is not allowed, and the remedy
-UNSAFE = {
+UNSAFE_CONSTRUCTS = {
     b"`": ("`...`", "write $(...) instead"),
     b"((": ("((...))", "set a variable first: n={}; echo $((n))"),
     b"$[": ("$[...]", "set a variable first: n={}; echo $((n))"),
@@ -1472,60 +1484,67 @@ UNSAFE = {
 }
 
 
-def check_template(text: bytes) -> None:
-    """Raise argparse.ArgumentTypeError for a template with which the shell could run the contents of a value.
+def check_template(template: bytes) -> None:
+    """Raise argparse.ArgumentTypeError if the shell could run the contents of a value.
+
+    It could inside quotes, as in 'echo "{}"', because a value is quoted already.
     """
-    for place in PLACEHOLDER.finditer(text):
-        if not is_number(place) and not UNQUOTED.fullmatch(text, 0, place.start()):
-            raise argparse.ArgumentTypeError(f"{text_of(place[0])} {why_unsafe(text, place.start())}")
+    for placeholder in PLACEHOLDER.finditer(template):
+        offset = placeholder.start()
+        if not is_number_placeholder(placeholder) and not UNQUOTED_TEXT.fullmatch(template, 0, offset):
+            raise argparse.ArgumentTypeError(f"{text_of(placeholder[0])} {why_unsafe(template, offset)}")
 
 
-def why_unsafe(text: bytes, end: int) -> str:
-    """Return why a value is not allowed at this offset of a template, and the remedy."""
-    plain = UNQUOTED.match(text, 0, end)
-    begin = plain.end() if plain else 0
-    quote = text[begin:end].lstrip(b"$")[:1]
-    if quote in (b"'", b'"') and text.count(quote, begin, end) % 2:
+def why_unsafe(template: bytes, value_offset: int) -> str:
+    """Return why a value at this offset of a template cannot be quoted, and the remedy."""
+    safe_part = UNQUOTED_TEXT.match(template, 0, value_offset)
+    unsafe_offset = safe_part.end() if safe_part else 0
+    quote_sign = template[unsafe_offset:value_offset].lstrip(b"$")[:1]
+    if quote_sign in (b"'", b'"') and template.count(quote_sign, unsafe_offset, value_offset) % 2:
         return "is quoted already (remove your quotes)"
     # UNQUOTED stops only at one of these
-    construct, remedy = next(known for start, known in UNSAFE.items() if text.startswith(start, begin))
+    construct, remedy = next(
+        explanation for opening, explanation in UNSAFE_CONSTRUCTS.items()
+        if template.startswith(opening, unsafe_offset)
+    )
     return f"is in or after {construct}, where a value cannot be quoted ({remedy})"
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
-    """Return the columns of a line of a list.  colsep: the separator; None: blanks."""
+    """Return the columns of a line.  colsep: the separator; None: blanks."""
     if not colsep:
         return line.split()
     return [column.strip() for column in colsep.split(line)]
 
 
-def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = None) -> Iterator[bytes]:
-    """Yield the lines for a list of commands, or of values for a template.
+def lines_of_list(
+    path: str, template_text: bytes | None, colsep: re.Pattern[bytes] | None = None
+) -> Iterator[bytes]:
+    """Yield the new lines for a list file: each line is a command, or has the values for a template.
 
-    Each line becomes a job. Directives are copied; blank lines and comments are skipped.  text: the template;
-    None: no template.  Raises UsageError.
+    Directives are copied; blank lines and comments are skipped.  template_text: None: the lines are commands.
     """
     source = Source(path)
-    template = Template(text) if text else None
-    number = 0
-    directives = 0
+    template = Template(template_text) if template_text else None
+    job_number = 0
+    directive_count = 0
     for line in source:
         try:
             if is_directive(line):
-                directives += 1
-                yield directive(line)
+                directive_count += 1
+                yield directive_line(line)
                 continue
             if line.lstrip()[:1] in b"#":       # or b""
                 continue
-            number += 1
+            job_number += 1
             if template:
-                columns = split_columns(line, colsep) if template.width else ()
-                yield job(template.fill(number, line, columns))
+                columns = split_columns(line, colsep) if template.max_column else ()
+                yield job_line(template.fill(job_number, line, columns))
             else:
-                yield line_to_add(line)
+                yield new_line(line)
         except ValueError as error:
-            raise source.problem(error) from None
-    if not number and not directives:
+            raise source.error_at_line(error) from None
+    if not job_number and not directive_count:
         raise UsageError(f"{source.name}: no jobs (nothing to add)")
 
 
@@ -1534,96 +1553,95 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
 # A table is read by the rules of RFC 4180.  The first row names the columns.  In the template each name
 # becomes the number of the column; after that a table is like any list.
 
-NAMED_PLACE = re.compile(rb"(\$?)\{([^{}]+)\}")
+NAMED_PLACEHOLDER = re.compile(rb"(\$?)\{([^{}]+)\}")
 # text in braces that can only be a placeholder for a column
-NAME = re.compile(rb"[A-Za-z_\x80-\xff][\w\x80-\xff-]*(?:\.|//?|/\.)?")
-PARTS = (b"", b"//", b"/.", b"/", b".")                     # suffixes of a name; '/.' before '.'
+COLUMN_NAME = re.compile(rb"[A-Za-z_\x80-\xff][\w\x80-\xff-]*(?:\.|//?|/\.)?")
+NAME_SUFFIXES = (b"", b"//", b"/.", b"/", b".")             # after a column name; '/.' before '.'
 
 
-def with_numbers(text: bytes, names: Sequence[bytes]) -> bytes:
-    """Return a template with column numbers instead of column names.  Raises ValueError."""
-    def number(place: re.Match[bytes]) -> bytes:
-        dollar, content = place.groups()
-        for part in PARTS:
-            name = content[:len(content) - len(part)]
-            if name and content.endswith(part) and name in names:
-                return b"%b{%d%b}" % (dollar, names.index(name) + 1, part)
-        if NAME.fullmatch(content) and not dollar:          # ${HOME} is for the shell
-            known = ", ".join(text_of(name) for name in names if name)
+def with_column_numbers(template: bytes, column_names: Sequence[bytes]) -> bytes:
+    """Return a template with column numbers instead of names, for example b'wc {file.}' -> b'wc {2.}'."""
+    def numbered(placeholder: re.Match[bytes]) -> bytes:
+        dollar, content = placeholder.groups()
+        for suffix in NAME_SUFFIXES:
+            name = content[:len(content) - len(suffix)]
+            if name and content.endswith(suffix) and name in column_names:
+                return b"%b{%d%b}" % (dollar, column_names.index(name) + 1, suffix)
+        if COLUMN_NAME.fullmatch(content) and not dollar:          # ${HOME} is for the shell
+            choices = ", ".join(text_of(name) for name in column_names if name)
             raise ValueError(
-                f"the template needs a column {text_of(content)} (the columns are {known})"
+                f"the template needs a column {text_of(content)} (the columns are {choices})"
             )
-        return place[0]
-    return NAMED_PLACE.sub(number, text)
+        return placeholder[0]
+    return NAMED_PLACEHOLDER.sub(numbered, template)
 
 
-def table_template(text: bytes, header: Sequence[bytes]) -> Template:
-    """Return a template for the rows of a table.  header: the first row, with the names of the columns.
-    Raises ValueError.
-    """
+def table_template(template: bytes, header: Sequence[bytes]) -> Template:
+    """Return a template for the rows of a table.  header: the names of the columns.  Raises ValueError."""
     names = [name.strip() for name in header]
     for name, count in Counter(names).items():
         if name and count > 1:
             raise ValueError(f"two columns are named {text_of(name)}")
-    text = with_numbers(text, names)
+    template = with_column_numbers(template, names)
     try:
-        check_template(with_place(text))
+        check_template(with_placeholder(template))
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"--template: {error}") from None
-    return Template(text, len(names))
+    return Template(template, len(names))
 
 
 def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
-    """Yield the rows of a table, as lists; directives between them, as bytes.  Raises UsageError.
+    """Yield each row of a CSV table as a list, and each directive between rows as bytes.
 
-    The csv module reads only text: Latin-1 makes one character of any byte, and the same byte of that
-    character.
+    The csv module reads only text. Latin-1 decodes any byte to one character, and encodes that to the same
+    byte.
     """
     lines = iter(source)
-    more = (line.decode("latin-1") + "\n" for line in lines)
+    following_lines = (line.decode("latin-1") + "\n" for line in lines)
     for line in lines:
         if is_directive(line):
             yield line
         elif line.strip():
-            try:        # csv reads more lines if a quoted value goes on there
-                row = next(csv.reader(itertools.chain([line.decode("latin-1") + "\n"], more), strict=True))
+            try:        # csv reads following lines if a quoted value contains newlines
+                row_start = line.decode("latin-1") + "\n"
+                row = next(csv.reader(itertools.chain([row_start], following_lines), strict=True))
             except csv.Error as error:
-                raise source.problem(error) from None
+                raise source.error_at_line(error) from None
             yield [value.encode("latin-1") for value in row]
 
 
-def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
-    """Yield the lines for a table: each row below the first becomes a job; directives are copied.
-
-    text: the template.  Raises UsageError.
-    """
+def lines_of_table(path: str, template_text: bytes) -> Iterator[bytes]:
+    """Yield the new lines for a table: each row below the first becomes a job; directives are copied."""
     source = Source(path)
     template = None
     width = 0
-    number = 0
+    job_number = 0
     for record in table_rows(source):
         try:
             if isinstance(record, bytes):
-                yield directive(record)
+                yield directive_line(record)
             elif template is None:
-                template = table_template(text, record)
+                template = table_template(template_text, record)
                 width = len(record)
             elif len(record) != width:
                 raise ValueError(f"{plural(len(record), 'value')}, but the first row names {width} columns")
             else:
-                number += 1
-                yield job(template.fill(number, b"", record))
+                job_number += 1
+                yield job_line(template.fill(job_number, b"", record))
         except ValueError as error:
-            raise source.problem(error) from None
-    if not number:
+            raise source.error_at_line(error) from None
+    if not job_number:
         raise UsageError(f"{source.name}: no rows below the names of the columns (nothing to add)")
 
 
-def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
-    """Return for each `:::` the values, each with the values linked to it by `:::+`.  Raises UsageError."""
+def parse_sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
+    """Return for each `:::` the values, each with the values linked to it by `:::+`.
+
+    For example '::: a b :::+ 1 2 ::: x' returns [[(b'a', b'1'), (b'b', b'2')], [(b'x',)]].
+    """
     sources: list[list[list[bytes]]] = []
     for word in words:
-        if word in SWEEPS[2:]:
+        if word in SWEEP_WORDS[2:]:
             raise UsageError(
                 f"{word} is not supported (for values from a file: --add-list FILE --template T)"
             )
@@ -1638,17 +1656,17 @@ def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
     return [list(zip(*linked)) for linked in sources]
 
 
-def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
-    """Yield a job for each combination of values for a template.  The last values change fastest.
+def lines_of_sweep(template_text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
+    """Yield the line of a job for each combination of values.  The last value changes fastest.
 
-    Raises UsageError.
+    sources: as from parse_sweep().
     """
-    count = sum(len(linked[0]) for linked in sources)
-    template = Template(text, count)
-    for number, combination in enumerate(itertools.product(*sources), 1):
+    value_count = sum(len(linked[0]) for linked in sources)
+    template = Template(template_text, value_count)
+    for job_number, combination in enumerate(itertools.product(*sources), 1):
         values = [*itertools.chain.from_iterable(combination)]
         try:
-            yield job(template.fill(number, b"", values))
+            yield job_line(template.fill(job_number, b"", values))
         except ValueError as error:
             raise UsageError(f"{error}; nothing was added") from None
 
@@ -1656,67 +1674,62 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
 # ======== Job files =========================================================================================
 #
 # fjd has one file per job.  The file names an executable, which gets the path of the file as argument.  So
-# the job becomes a line with the executable and the path.  A file of a directory is added only if no line
-# ends with this path.  We search for such lines under the append lock, so two calls that add the same
-# directory add each file once.
+# the job becomes a line with the executable and the path.  We search for lines that end with a path under the
+# append lock, so two calls that add the same directory add each file once.
 
-SECTIONS = ("control", "fjd")
-MAX_JOB_FILE = 1 << 20              # bytes of a job file of fjd; a larger file is something else
+FJD_SECTIONS = ("control", "fjd")
+MAX_JOB_FILE_BYTES = 1 << 20        # a larger file is not a job file of fjd
 
 
-def read_job_file(path: str) -> bytes:
-    """Return the line of the job that a job file of fjd (INI) describes: the executable with the path of the
-    file.
-
-    Raises UsageError.
-    """
-    source = Source("./-" if path == "-" else path)
+def line_of_job_file(path: str) -> bytes:
+    """Return the line for a job file of fjd (INI): the executable with the path of the file."""
+    source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read_string(ini_text(source))
     except configparser.Error as error:
-        source.number = getattr(error, "lineno", 0) or error.errors[0][0]
+        # ParsingError has no lineno, but a list of (line number, text)
+        source.line_number = getattr(error, "lineno", 0) or error.errors[0][0]
         if isinstance(error, configparser.MissingSectionHeaderError):
-            raise source.problem("before the first [section]") from None
-        raise source.problem("neither 'NAME = VALUE' nor a comment") from None
-    sections = [section for section in SECTIONS if config.has_option(section, "executable")]
+            raise source.error_at_line("before the first [section]") from None
+        raise source.error_at_line("neither 'NAME = VALUE' nor a comment") from None
+    sections = [section for section in FJD_SECTIONS if config.has_option(section, "executable")]
     if not sections:
-        raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(SECTIONS)}]")
+        raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
     executable = config[sections[0]]["executable"]
     if not executable:
         raise UsageError(f"{source.name}: executable= is empty")
     try:
-        return job(b"%b %b" % (executable.encode("utf-8", "surrogateescape"), quote(absolute(path))))
+        command = executable.encode("utf-8", "surrogateescape")
+        return job_line(b"%b %b" % (command, quote(absolute_path(path))))
     except ValueError as error:
         raise UsageError(f"{source.name}: {error}") from None
 
 
 def ini_text(source: Source) -> str:
-    """Return the text of a job file of fjd.  Raises UsageError."""
+    """Return the text of a job file of fjd."""
     text = bytearray()
     for line in source:
         text += line + b"\n"
-        if len(text) > MAX_JOB_FILE:
-            raise source.problem("too large for a job file (1 MiB)")
+        if len(text) > MAX_JOB_FILE_BYTES:
+            raise source.error_at_line("too large for a job file (1 MiB)")
     return text.decode("utf-8", "surrogateescape")
 
 
-def absolute(path: str) -> bytes:
+def absolute_path(path: str) -> bytes:
     return os.path.abspath(os.fsencode(path))
 
 
 def is_job_file(entry: os.DirEntry[str]) -> bool:
-    """Return True if an entry of a directory is a job: a file, neither hidden nor an editor's backup
-    (`NAME~`).
-    """
+    """Return True if a directory entry is a file, neither hidden nor an editor's backup (NAME~)."""
     try:
         return not entry.name.startswith(".") and not entry.name.endswith("~") and entry.is_file()
-    except OSError:                 # a link that leads nowhere
+    except OSError:                 # for example a loop of links
         return False
 
 
 def job_files(folder: str) -> list[str]:
-    """Return the paths of the job files in a directory, sorted by name.  Raises UsageError."""
+    """Return the paths of the job files in a directory, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
@@ -1725,47 +1738,44 @@ def job_files(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in names]
 
 
-def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
-    """Return the paths (absolute) with which the command of some job ends already, in any state.
+def find_added_paths(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
+    """Return those of these absolute paths that are the last word of a job's command, in any state.
 
-    One regular expression searches the file for words that begin with the directory of a path.
+    One regular expression finds the last words that begin with the directory of a path.
     """
-    words = {quote(path): path for path in paths}
-    if not words:
+    path_by_word = {quote(path): path for path in paths}
+    if not path_by_word:
         return set()
     folders: set[bytes] = set()
-    for path in words.values():
+    for path in path_by_word.values():
         folder = os.path.dirname(path).rstrip(b"/")
-        folders.add(folder.replace(b"'", b"'\"'\"'"))         # as quote() has it
-    begins = b"|".join(map(re.escape, folders))
-    pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % begins, re.MULTILINE)
-    found: set[bytes] = set()
+        folders.add(folder.replace(b"'", b"'\"'\"'"))         # as quote() writes it
+    folder_pattern = b"|".join(map(re.escape, folders))
+    pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % folder_pattern, re.MULTILINE)
+    found_words: set[bytes] = set()
     for lines in whole_lines(file, first_line(file)):
-        found |= words.keys() & set(pattern.findall(lines))
-    return {words[word] for word in found}
+        found_words |= path_by_word.keys() & set(pattern.findall(lines))
+    return {path_by_word[word] for word in found_words}
 
 
-def add_jobs(file: JobFile, names: Sequence[str]) -> int:
-    """Append the jobs of fjd's files, and of directories the files that were not added before.
-
-    Returns the number of added jobs.  Raises UsageError, OSError.
-    """
-    jobs: dict[bytes, bytes] = {}
-    once: set[bytes] = set()
+def add_job_files(file: JobFile, names: Sequence[str]) -> int:
+    """Append jobs for job files of fjd, of a directory those that no job names yet; return how many."""
+    line_by_path: dict[bytes, bytes] = {}
+    unique_paths: set[bytes] = set()
     for name in names:
         if os.path.isdir(name):
-            found = {absolute(path): read_job_file(path) for path in job_files(name)}
-            once |= found.keys() - jobs.keys()
+            new_lines = {absolute_path(path): line_of_job_file(path) for path in job_files(name)}
+            unique_paths |= new_lines.keys() - line_by_path.keys()
         else:
-            found = {absolute(name): read_job_file(name)}
-            once -= found.keys()
-        jobs.update(found)
-    if not jobs:
+            new_lines = {absolute_path(name): line_of_job_file(name)}
+            unique_paths -= new_lines.keys()
+        line_by_path.update(new_lines)
+    if not line_by_path:
         raise UsageError(f"{text_of(os.fsencode(names[0]))}: no job files (nothing to add)")
     with appending(file) as fd:
-        with Reader.of(fd, file.network) as now:
-            added = find_added(now, once)
-        lines = [line for name, line in jobs.items() if name not in added]
+        with Reader.of(fd, file.network) as reader:
+            known_paths = find_added_paths(reader, unique_paths)
+        lines = [line for name, line in line_by_path.items() if name not in known_paths]
         if lines:
             append_locked(fd, file.real, file.mount, [b"".join(lines)])
     return len(lines)
@@ -1785,33 +1795,33 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
 # A test becomes a group below a barrier.  The commands become jobs, under `#RUN` lines that name the group,
 # the target as host, and the timeout.  After an error, a message names the line, and nothing is added.
 
-LABEL = re.compile(rb"([^:]+):")
-FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
+TEST_LABEL = re.compile(rb"([^:]+):")
+TEST_FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
 # the target; the command, without a pair of quotes around it
-COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')
-TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
+TEST_COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')
+TEST_TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 
 
 @dataclass
 class TestCommand:
     """A command of a test."""
-    line: bytes                     # of the job
-    timeout: bytes                  # as in a directive; b"": not given
+    line: bytes                     # of the new job
+    timeout: bytes                  # as in a directive: b"5m"; b"": not given
 
 
 @dataclass
 class Test:
     """A test: commands that several hosts start at the same moment."""
     label: bytes
-    timeout: bytes = b""
-    min_hosts: bytes = b"all"
-    targets: dict[bytes, list[TestCommand]] = field(default_factory=dict)
-    last: TestCommand | None = None
+    timeout: bytes = b""            # for commands that have none; b"": none given
+    min_hosts: bytes = b"all"       # how many hosts must not time out
+    targets: dict[bytes, list[TestCommand]] = field(default_factory=dict)   # by host
+    last_command: TestCommand | None = None
 
     def read(self, line: bytes) -> None:
         """Parse a line of the test.  Raises ValueError with the reason if it is invalid."""
-        flag = FLAG.fullmatch(line)
-        command = COMMAND.fullmatch(line)
+        flag = TEST_FLAG.fullmatch(line)
+        command = TEST_COMMAND.fullmatch(line)
         if flag:
             self._read_flag(flag[1].decode(), flag[2])
         elif command:
@@ -1823,95 +1833,102 @@ class Test:
             )
 
     def _read_command(self, target: bytes, text: bytes) -> None:
+        """Add a command for a target.  Raises ValueError."""
         if not text.strip():
             raise ValueError(f"'{text_of(target)}' has no command (or the test above has no end)")
-        self.last = TestCommand(job(text), self.timeout)
-        self.targets.setdefault(target, []).append(self.last)
+        self.last_command = TestCommand(job_line(text), self.timeout)
+        self.targets.setdefault(target, []).append(self.last_command)
 
     def _read_flag(self, name: str, value: bytes) -> None:
+        """Apply `-NAME: VALUE` to the test, or `-timeout` to the command above it."""
         if name == "timeout":
-            if not self.last:
+            if not self.last_command:
                 raise ValueError("-timeout before the first target")
-            self.last.timeout = directive_timeout(value)
-        elif self.last:
+            self.last_command.timeout = directive_timeout(value)
+        elif self.last_command:
             raise ValueError(f"-{name} after a target")
         elif name == "generaltimeout":
             self.timeout = directive_timeout(value)
         else:
-            self.min_hosts = value if value == b"all" else checked(integer_between(0), value)
+            self.min_hosts = value if value == b"all" else check_value(integer_between(0), value)
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the directives and jobs of the test."""
+        """Yield the test's lines: a barrier, then jobs, below a directive wherever it differs from the last.
+
+        `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` makes the jobs below a group.
+        """
         yield b"#RUN barrier\n# test %b\n" % self.label
-        group = re.sub(rb"[\s,=]+", b"_", self.label)
-        settings = b""
+        group = re.sub(rb"[\s,=]+", b"_", self.label)       # a setting cannot contain these characters
+        last_directive = b""
         for target, commands in self.targets.items():
             for command in commands:
                 timeout = b" timeout=%b" % command.timeout if command.timeout else b""
-                required = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (
+                directive = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (
                     group,
                     target,
                     timeout,
                     self.min_hosts,
                 )
-                yield (b"" if required == settings else required) + command.line
-                settings = required
+                yield (b"" if directive == last_directive else directive) + command.line
+                last_directive = directive
 
 
 def directive_timeout(text: bytes) -> bytes:
     """Return a timeout in the form of a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
-    match = TIMEOUT.fullmatch(text)
+    match = TEST_TIMEOUT.fullmatch(text)
     if not match and text != b"none":
         raise ValueError(f"not a timeout: '{text_of(text[:80])}' (such as 330s, 5m, 2h or none)")
     if not match or not match[1].strip(b"0"):
         return b"none"
-    return checked(duration, match[1] + match[2])
+    return check_value(duration, match[1] + match[2])
 
 
-def checked(kind: Callable[[str], object], text: bytes) -> bytes:
-    """Return a value if this argparse type accepts it.  Raises ValueError if not."""
+def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
+    """Return the text if an argparse type can parse it.  Raises ValueError with the reason if not."""
     try:
-        kind(os.fsdecode(text))
+        parse(os.fsdecode(text))
         return text
     except argparse.ArgumentTypeError as error:
         raise ValueError(str(error)) from None
 
 
 def read_tests(path: str) -> Iterator[Test]:
-    """Yield the tests of a configuration.  Raises UsageError."""
+    """Yield the tests of a NetJobs configuration."""
     source = Source(path)
     test: Test | None = None
-    began = 0                               # the line number of the label
-    count = 0
+    label_line = 0                          # the line number of the test's label
+    test_count = 0
     for line in map(bytes.strip, source):
         if line[:1] in b"#":                # or b""
             continue
         if line == b"end" and test and test.targets:
             yield test
             test = None
-            count += 1
+            test_count += 1
         elif line == b"end" and test:
-            raise source.problem(f"the test '{text_of(test.label)}' has no targets")
+            raise source.error_at_line(f"the test '{text_of(test.label)}' has no targets")
         elif test:
             try:
                 test.read(line)
             except ValueError as error:
-                raise source.problem(error) from None
+                raise source.error_at_line(error) from None
         else:
-            match = LABEL.fullmatch(line)
+            match = TEST_LABEL.fullmatch(line)
             if not match or not match[1].strip():
-                raise source.problem(f"not the label of a test: '{text_of(line[:80])}' (such as 'LABEL:')")
+                raise source.error_at_line(
+                    f"not the label of a test: '{text_of(line[:80])}' (such as 'LABEL:')"
+                )
             test = Test(match[1].strip())
-            began = source.number
+            label_line = source.line_number
     if test:
-        source.number = began
-        raise source.problem(f"the test '{text_of(test.label)}' has no end")
-    if not count:
+        source.line_number = label_line
+        raise source.error_at_line(f"the test '{text_of(test.label)}' has no end")
+    if not test_count:
         raise UsageError(f"{source.name}: no tests (nothing to add)")
 
 
-def test_lines(path: str) -> Iterator[bytes]:
-    """Yield directives and jobs for the tests of a configuration.  Raises UsageError."""
+def lines_of_tests(path: str) -> Iterator[bytes]:
+    """Yield the new lines, directives and jobs, for a NetJobs configuration."""
     for test in read_tests(path):
         yield from test.lines()
     yield b"#RUN\n"                         # the settings of the last test do not apply to jobs added later
@@ -1923,102 +1940,100 @@ def test_lines(path: str) -> Iterator[bytes]:
 # write `#off` over the first four bytes, while holding the mutex of the line's text.
 
 
-def is_end(line: Line) -> bool:
+def is_end_directive(line: Line) -> bool:
     """Return True if a line is a valid `#RUN end`."""
     with contextlib.suppress(ValueError):
         return parse_settings(line.text).kind == "end"
     return False
 
 
-def end_lines(file: JobFile, fd: int) -> list[Line]:
-    """Return the lines `#RUN end` of an open job file."""
-    with Reader.of(fd, file.network) as now:
-        lines = Scan(now, first_line(now), b"", directives=True)
-        return [line for line in lines if is_end(line)]
+def find_end_directives(file: JobFile, fd: int) -> list[Line]:
+    """Return the valid lines `#RUN end` of a job file.  fd: of the open file."""
+    with Reader.of(fd, file.network) as reader:
+        lines = Scan(reader, first_line(reader), b"", directives=True)
+        return [line for line in lines if is_end_directive(line)]
 
 
-def add_end(file: JobFile) -> str:
-    """Append `#RUN end`, unless the file has one; return a message.  Raises UsageError, OSError."""
+def add_end_directive(file: JobFile) -> str:
+    """Append `#RUN end`, at which idle runners exit, unless the file has one; return a message."""
     with appending(file) as fd:
-        if end_lines(file, fd):
+        if find_end_directives(file, fd):
             return "has a #RUN end already"
         append_locked(fd, file.real, file.mount, [b"#RUN end\n"])
     return "#RUN end added"
 
 
-def say_below_end(file: JobFile) -> None:
-    """Report new jobs below a `#RUN end`.
+def say_jobs_below_end(file: JobFile) -> None:
+    """Print a warning about new jobs below a `#RUN end`, where --follow runners do not see them.
 
-    The caller has released the append lock, so no process must wait.  Raises OSError (ESTALE: an editor
-    removed the file).
+    Call it without the append lock, so that no process must wait.
     """
     try:
-        end = next(filter(is_end, file.lines(b"", directives=True)), None)
+        end_line = next(filter(is_end_directive, file.lines(b"", directives=True)), None)
     except FileNotFoundError:
         raise FileChangedError from None
-    if end and Scan(file.reader, end.offset, NEW).next():
-        file.say(f"line {end.number} is a #RUN end; --follow runners do not run the jobs below it "
+    if end_line and Scan(file.reader, end_line.offset, NEW).next():
+        file.say(f"line {end_line.number} is a #RUN end; --follow runners do not run the jobs below it "
                  "(--reopen, then --end)")
 
 
 def reopen(file: JobFile, change_counts: ChangeCounts) -> None:
-    """Turn each line `#RUN end` into a comment, in place.  Raises UsageError, OSError."""
-    with appending(file, make=False):
+    """Turn each line `#RUN end` into the comment `#off end`, so that --follow runners go on."""
+    with appending(file, create=False):
         file.open_to_write()
-        for line in end_lines(file, file.writable()):
-            change_counts.count(file, line, set_state(file, line, b"#off", force=False))
+        for line in find_end_directives(file, file.writable()):
+            change_counts.add_result(file, line, set_state(file, line, b"#off", force=False))
 
 
 # ======== Command line ======================================================================================
 #
-# A call does one thing: it changes states, edits, lists, appends, or undoes ends; check_usage() refuses other
-# options.  Lines are selected one by one, while the file is read.  Each refused line is reported, and then
-# the exit status is 1; it is 2 if nothing was started.
+# A call does one thing.  Lines are selected one by one, while the file is read.  Each refused line is
+# reported, and then the exit status is 1; it is 2 if nothing was started.
 
 
-def state(text: str) -> bytes:
-    """Parse a state, a word or a byte, for argparse."""
-    data = WORDS.get(text) or os.fsencode(text)
-    if len(data) != 1 or data in b"#/" or not b"!" <= data <= b"~":
+def parse_state(text: str) -> bytes:
+    """Return the state that a word or a byte names: 'new' and '.' return b'.'.  For argparse."""
+    state = STATES.get(text) or os.fsencode(text)
+    if len(state) != 1 or state in b"#/" or not b"!" <= state <= b"~":
         raise argparse.ArgumentTypeError(
-            f"not a state: '{text_of(data)}' ({', '.join(WORDS)}; or one printable character, not # or /)")
-    return data
+            f"not a state: '{text_of(state)}' ({', '.join(STATES)}; or one printable character, not # or /)")
+    return state
 
 
-def settable_state(text: str) -> bytes:
-    """Parse a state that a user can set, for argparse."""
-    new_state = state(text)
+def parse_settable_state(text: str) -> bytes:
+    """Return the state that a word or a byte names, but refuse r.  For argparse."""
+    new_state = parse_state(text)
     if new_state == RUNNING:
         raise argparse.ArgumentTypeError("only runners set r (. is new)")
     return new_state
 
 
-def states(text: str) -> bytes:
-    """Parse states, words or bytes with commas between them, for argparse."""
-    found = b""
+def parse_states(text: str) -> bytes:
+    """Return the states that a text names: 'failed,error' and '!e' return b'!e'.  For argparse."""
+    parsed = b""
     for word in text.split(","):
-        found += os.fsencode(word) if LETTERS.fullmatch(word) else state(word)
-    return found
+        parsed += os.fsencode(word) if STATE_LETTERS.fullmatch(word) else parse_state(word)
+    return parsed
 
 
-def command_template(text: str) -> bytes:
-    """Parse a command with placeholders, such as 'simulate {1}', for argparse.
+def parse_template(text: str) -> bytes:
+    """Return a command with placeholders, such as 'simulate {1}', after checking it.  For argparse.
 
-    Refuse a directive, column 0, and a placeholder within quotes: raise argparse.ArgumentTypeError.
+    Refuse a directive, column 0, and a placeholder within quotes.
     """
     template = os.fsencode(text)
     try:
-        line = line_to_add(template)
+        line = new_line(template)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if is_directive(line) or re.search(rb"\{0+[./]*\}", template):
         raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (columns begin with {{1}})")
-    check_template(with_place(template))
+    check_template(with_placeholder(template))
     return template
 
 
-def separator(text: str) -> re.Pattern[bytes]:
-    """Parse a regular expression that does not match an empty text, for argparse."""
+def parse_separator(text: str) -> re.Pattern[bytes]:
+    """Compile the regular expression for the separator of columns; it must not match b''.  For argparse."""
     with contextlib.suppress(re.error):
         pattern = re.compile(os.fsencode(text))
         if not pattern.search(b""):
@@ -2029,9 +2044,9 @@ def separator(text: str) -> re.Pattern[bytes]:
     )
 
 
-ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
-CHANGING = ("set", "cancel")
-NOTHING = "no matching jobs"
+ADD_ACTIONS = ("add", "add_list", "add_jobs", "add_tests", "end")
+CHANGE_ACTIONS = ("set", "cancel")
+NO_MATCH = "no matching jobs"
 EXAMPLES = f"""\
 Run failed jobs again, cancel one, edit while jobs run, add, hold:
     {PROG} --set=new --state=failed,error runs.txt
@@ -2067,7 +2082,7 @@ def make_parser() -> Parser:
     add(
         "-s",
         "--set",
-        type=settable_state,
+        type=parse_settable_state,
         metavar="STATE",
         help="set the state: new (.), held (x), done (d), ...",
     )
@@ -2086,7 +2101,7 @@ def make_parser() -> Parser:
     add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
     add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (with --list: in any)")
-    add("--state", type=states, action="append", metavar="STATES",
+    add("--state", type=parse_states, action="append", metavar="STATES",
         help="jobs in these states, for example failed,error or '!e'")
     add("--match", metavar="TEXT", help="... with this command, or shell pattern for all of it")
     add = parser.add_argument_group(
@@ -2102,11 +2117,11 @@ def make_parser() -> Parser:
     add(
         "--add-list", metavar="LIST", help="one job or #RUN directive per line of LIST (-: stdin)"
     )
-    add("--template", type=command_template, metavar="T",
+    add("--template", type=parse_template, metavar="T",
         help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
              "{//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} the line's number")
     add("--csv", action="store_true", help="... LIST is a table; row 1 names columns {NAME}")
-    add("--colsep", type=separator, metavar="REGEX", help="... the separator of columns [blanks]")
+    add("--colsep", type=parse_separator, metavar="REGEX", help="... the separator of columns [blanks]")
     add(
         "--add-jobs",
         nargs="+",
@@ -2128,17 +2143,19 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options; `action` is the one thing to do, `selection` the conditions for jobs.  Raises
-    UsageError.
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse and check the command line.
+
+    The result also has `action`, the one option that says what to do, such as 'add_list'; the Selection
+    `selection`; and the values after `:::`, `sweep`.
     """
     parser = make_parser()
-    end = next((number for number, word in enumerate(argv) if word in SWEEPS), len(argv))
-    options: argparse.Namespace = parser.parse_intermixed_args(argv[:end])
-    options.sweep = sweep(argv[end:])
-    numbers = [*itertools.chain.from_iterable(options.lines)]
+    sweep_index = next((index for index, word in enumerate(argv) if word in SWEEP_WORDS), len(argv))
+    options: argparse.Namespace = parser.parse_intermixed_args(argv[:sweep_index])
+    options.sweep = parse_sweep(argv[sweep_index:])
+    ranges = [*itertools.chain.from_iterable(options.lines)]
     pattern = None if options.match is None else os.fsencode(options.match)
-    options.selection = Selection(numbers, b"".join(options.state or ()), pattern)
+    options.selection = Selection(ranges, b"".join(options.state or ()), pattern)
     if options.file is None:
         parser.error("missing FILE; it comes before options that take several values")
     check_usage(parser, options)
@@ -2146,19 +2163,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
-    """Refuse options that exclude each other, as far as argparse does not.  Raises UsageError."""
-    actions = [name for name in ("list", "edit", "reopen", *CHANGING, *ADDING)
-               if getattr(options, name) not in (None, False)]
+    """Refuse options that exclude each other, and set options.action."""
+    actions = [option for option in ("list", "edit", "reopen", *CHANGE_ACTIONS, *ADD_ACTIONS)
+               if getattr(options, option) not in (None, False)]
     if len(actions) != 1:
         parser.error("give exactly one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, "
                      "--add-tests, --end, --reopen")
     action = actions[0]
-    name = f"--{action.replace('_', '-')}"
-    selects = options.selection.is_given or options.all
-    if action in CHANGING and not selects:
-        parser.error(f"{name} requires lines, --state, --match or --all")
-    if action in (*ADDING, "edit", "reopen") and selects:
-        parser.error(f"{name} takes no selection of lines")
+    option = f"--{action.replace('_', '-')}"
+    has_selection = options.selection.has_conditions or options.all
+    if action in CHANGE_ACTIONS and not has_selection:
+        parser.error(f"{option} requires lines, --state, --match or --all")
+    if action in (*ADD_ACTIONS, "edit", "reopen") and has_selection:
+        parser.error(f"{option} takes no selection of lines")
     if options.force and action != "set":
         parser.error("--force requires --set")
     check_adding(parser, options, action)
@@ -2166,7 +2183,7 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
-    """Refuse options for appended lines that exclude each other.  Raises UsageError."""
+    """Refuse options for appended lines that exclude each other."""
     template = options.template
     commands = options.add
     sweep = options.sweep
@@ -2185,32 +2202,32 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
 
 
 def add_lines(options: argparse.Namespace, file: JobFile) -> str:
-    """Append the requested lines; return a message.  Raises UsageError, OSError."""
+    """Append the requested lines; return a message such as '2 jobs added'."""
     if options.end:
-        return add_end(file)
+        return add_end_directive(file)
     if options.add_jobs:
-        return str(Added(add_jobs(file, options.add_jobs), 0))
+        return str(Added(add_job_files(file, options.add_jobs), 0))
     if options.add_tests is not None:
-        return str(append_lines(file, test_lines(options.add_tests))._replace(directives=0))
-    return str(append_lines(file, asked_lines(options)))
+        return str(append_lines(file, lines_of_tests(options.add_tests))._replace(directives=0))
+    return str(append_lines(file, lines_to_add(options)))
 
 
-def asked_lines(options: argparse.Namespace) -> Iterator[bytes]:
-    """Return the lines for --add or --add-list.  Raises UsageError."""
+def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
+    """Return the new lines for --add or --add-list, made one by one."""
     template = options.template
     sources = options.sweep
     path = options.add_list
     if sources:
-        return sweep_jobs(template, sources)
+        return lines_of_sweep(template, sources)
     if path is None:
-        return lines_to_add(options.add)
+        return lines_of_arguments(options.add)
     if options.csv:
-        return table_jobs(path, template)
-    return list_jobs(path, template, options.colsep)
+        return lines_of_table(path, template)
+    return lines_of_list(path, template, options.colsep)
 
 
-def still_alive(lines: Sequence[int], state: bytes) -> str:
-    """Return a message about running jobs over whose `r` this state was forced."""
+def describe_still_running(lines: Sequence[int], state: bytes) -> str:
+    """Return a message about running jobs over whose `r` --force wrote this state.  lines: their numbers."""
     effect = "writes r over it again" if state == NEW else "kills the job now"
     return (
         f"some jobs are still running ({name_lines(lines)}): a living runner {effect}; a dead host keeps the "
@@ -2220,75 +2237,75 @@ def still_alive(lines: Sequence[int], state: bytes) -> str:
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
-    """Set or cancel lines, and report the changes; return the exit status.  Raises UsageError, OSError."""
+    """Set or cancel the selected lines, and print the changes; return the exit status."""
     change_counts = ChangeCounts()
     selection: Selection = options.selection
     state: bytes = HELD if options.cancel else options.set
     quiet: bool = options.quiet
     try:
         if options.cancel:
-            cancel(file, selection, change_counts)
+            cancel_selected(file, selection, change_counts)
         else:
             set_states(file, selection, state, options.force, change_counts)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-        changed = plural(sum(change_counts.done.values()), "job")
+        changed = plural(sum(change_counts.changed.values()), "job")
         file.say(
             f"was replaced after {changed} had been set: the new file may lack the changes (look, and run "
             "this again)"
         )
         return 1
-    text = change_counts.text(state)
-    if text and not quiet:
-        file.say(text)
-    released = change_counts.done[HELD]
+    summary = change_counts.summary(state)
+    if summary and not quiet:
+        file.say(summary)
+    released = change_counts.changed[HELD]
     if options.all and not selection.states and state == NEW and released and not quiet:
         file.say(f"{plural(released, 'held line')} released, too (to leave those: --set=. --state='d!e')")
-    if change_counts.alive and not quiet:
-        file.say(still_alive(change_counts.alive, state))
-    if not text and not change_counts.refused:
-        file.say(NOTHING)
-    return 0 if text and not change_counts.refused else 1
+    if change_counts.still_running and not quiet:
+        file.say(describe_still_running(change_counts.still_running, state))
+    if not summary and not change_counts.refused:
+        file.say(NO_MATCH)
+    return 0 if summary and not change_counts.refused else 1
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
-    """Print the selected jobs; return the exit status."""
-    missing = selection.singles()
+    """Print number, state and command of the selected jobs; return the exit status."""
+    missing = selection.required_numbers()
 
-    def met() -> Iterator[bytes]:
-        for line in selection.lines(file, otherwise=None):
+    def output_lines() -> Iterator[bytes]:
+        for line in selection.lines(file, default_states=None):
             missing.discard(line.number)
-            yield b"%d %s %s" % (line.number, state_shown(line.state), line.command)
+            yield b"%d %s %s" % (line.number, describe_state(line.state), line.command)
 
-    count = print_lines(met())
+    count = print_lines(output_lines())
     for number in sorted(missing):
-        file.say(f"line {number}: {selection.why_refused}")
-    is_nothing = selection.is_given and not count
-    if is_nothing and not missing:
-        file.say(NOTHING)
-    return 1 if is_nothing or missing else 0
+        file.say(f"line {number}: {selection.refusal}")
+    none_selected = selection.has_conditions and not count
+    if none_selected and not missing:
+        file.say(NO_MATCH)
+    return 1 if none_selected or missing else 0
 
 
-def use_lines(options: argparse.Namespace, file: JobFile) -> int:
-    """Edit or change lines, or undo ends; return the exit status.  Raises UsageError, OSError."""
+def edit_or_change(options: argparse.Namespace, file: JobFile) -> int:
+    """Run --edit, --reopen, --set or --cancel; return the exit status."""
     quiet: bool = options.quiet
-    os.close(open_job_file(file.path, os.O_RDWR))
+    os.close(open_job_file(file.path, os.O_RDWR))       # raises an error that names the reason
     if options.edit:
         status = edit(file, quiet)
         check_lines(file.path, file.network, file.say, refuse=False)
         return status
     check_lines(file.path, file.network, file.say)
     if options.reopen:
-        return reopen_file(file, quiet)
+        return reopen_and_report(file, quiet)
     return change_states(file, options)
 
 
-def reopen_file(file: JobFile, quiet: bool) -> int:
-    """Undo each `#RUN end`; return the exit status.  Raises UsageError, OSError."""
+def reopen_and_report(file: JobFile, quiet: bool) -> int:
+    """Undo each `#RUN end`, and print how many; return the exit status."""
     change_counts = ChangeCounts()
     reopen(file, change_counts)
-    count = sum(change_counts.done.values())
+    count = sum(change_counts.changed.values())
     if count and not quiet:
         file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
     if not count and not change_counts.refused:
@@ -2296,18 +2313,18 @@ def reopen_file(file: JobFile, quiet: bool) -> int:
     return 0 if count and not change_counts.refused else 1
 
 
-def change_file(argv: Sequence[str]) -> int:
-    """Run runset4.py.  Raises UsageError."""
-    options = parse(argv)
+def run_command(argv: Sequence[str]) -> int:
+    """Do what the command line asks for; return the exit status."""
+    options = parse_options(argv)
     path: str = options.file
-    lists: bool = options.list
+    only_list: bool = options.list
 
     def say(text: str) -> None:
         warn(f"{PROG}: {path}: {text}")
 
     try:
-        mount = check_mount(path, options.single_host or lists, say)
-        if lists:
+        mount = check_mount(path, options.single_host or only_list, say)
+        if only_list:
             os.close(open_job_file(path, os.O_RDONLY))
             check_lines(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
@@ -2315,14 +2332,14 @@ def change_file(argv: Sequence[str]) -> int:
         if os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
             check_lock_file(path, mount)
-        if options.action not in ADDING:
-            return use_lines(options, file)
+        if options.action not in ADD_ACTIONS:
+            return edit_or_change(options, file)
         if os.path.lexists(path):
             check_lines(path, mount.network, say, refuse=False)
-        done = add_lines(options, file)
+        message = add_lines(options, file)
         if not options.quiet:
-            say(done)
-        say_below_end(file)
+            say(message)
+        say_jobs_below_end(file)
         return 0
     except BrokenPipeError:
         raise
@@ -2335,7 +2352,7 @@ def change_file(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runset4.py with these arguments (None: those of the process); return the exit status."""
-    return run_main(PROG, change_file, argv)
+    return run_main(PROG, run_command, argv)
 
 
 if __name__ == "__main__":

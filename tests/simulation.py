@@ -764,10 +764,10 @@ def edit_by_command(world: History, me: Process, number: int) -> None:
     for count in range(draws.choice((1, 3, 6))):
         world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.7, 3.0)) * world.throttle)
         with suppress(OSError, CORE.UsageError):
-            base = SETTER.original(file)
+            base = SETTER.read_original(file)
             world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.throttle)
             lines = changed(draws, base.splitlines(), 10 * number + count, again=world.most is None)
-            SETTER.apply(file, base, b"".join(line + b"\n" for line in lines))
+            SETTER.apply_edit(file, base, b"".join(line + b"\n" for line in lines))
 
 
 def edit(world: History, host: Host, saves: int) -> Iterator[float]:
@@ -1245,7 +1245,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         LOCK_TABLES, "locking", lambda self, at, patience, plain=LOCK_TABLES.locking: (
             nullcontext(True) if at == APPEND else plain(self, at, patience))),
     "taken while appended": one(FILE, "is_committed", lambda *args: True),
-    "edited without the command mutexes": one(SETTER, "alone", lambda file: nullcontext(file.lock_table.fd)),
+    "edited without the command mutexes": one(
+        SETTER, "hold_all_locks", lambda file: nullcontext(file.lock_table.fd)),
     "states as the person read them": one(
         SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base)),
     "alone though others claim": one(LOCK_TABLES, "is_only_claimer", lambda self: True),

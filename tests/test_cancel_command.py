@@ -84,7 +84,7 @@ class Cancel(RunCase):
     def test_a_lock_that_stays_is_named(self) -> None:
         self.write("r echo a\n")
         self.hold(1, seconds=1.5)
-        hasty = "import runset4\nrunset4.STOPPING = 0.3"
+        hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3"
         ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
         self.assertEqual(ended.code, 1)
         self.assertIn(b"line 1: is x, but is still running", ended.err)
@@ -107,7 +107,7 @@ class OverTcp(TcpCase):
         server = self.start_server()
         client = self.start_client(server, up=[1])
         client.send_signal(signal.SIGSTOP)
-        hasty = "import runset4\nrunset4.STOPPING = 0.3"
+        hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3"
         ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
         self.assertEqual(ended.code, 1)
         self.assertIn(b"(no answer from the client, which kills the job when it is back", ended.err)
@@ -220,7 +220,7 @@ class WithoutRunner(LifeSign):
         self.jobs(SLEEPING)
         runner = self.start_jobs()
         runner.send_signal(signal.SIGSTOP)
-        said = self.cancel(1, code=1, patch="import runset4\nrunset4.STOPPING = 1.5")
+        said = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1.5")
         self.assertEndedHere(said)
         why = f"process {runner.pid} of this host should kill it, and does not"
         self.assertIn(f"is x, but is still running after 2 s ({why})\n", said)
@@ -256,7 +256,7 @@ class WithoutRunner(LifeSign):
         )
         holder = self.start(sys.executable, "-c", holds, env={"PYTHONPATH": str(ROOT), **environ})
         wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the job lock")
-        said = self.cancel(1, code=1, patch="import runset4\nrunset4.STOPPING = 1.5")
+        said = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1.5")
         self.assertEndedHere(said)
         self.assertIn(f"is x, but is still running after 2 s (process {holder.pid} of this host ", said)
         self.assertIsNone(holder.poll())
@@ -271,8 +271,8 @@ class WithoutRunner(LifeSign):
     def test_of_a_job_elsewhere_it_is_said_where_to_look_for_its_host(self) -> None:
         self.write("r echo a\n")
         self.hold_line(1)
-        patch = ("import runset4\nrunset4.STOPPING = 0.3\n"
-                 "runset4.Holders._holds = lambda self, least: iter(())")
+        patch = ("import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3\n"
+                 "runset4.Holders._scan_processes = lambda self, min_fd: iter(())")
         self.assertIn(
             "line 1: is x, but is still running after 0 s (no visible process of this host runs it: use "
             "runset4.py --cancel on the right host (runwait4.py --status --outdir DIR names it); a client "

@@ -56,7 +56,7 @@ class LifeCase(unittest.TestCase):
             return life.on_welcome("runs.txt", "f" * 32, 60.0)
         if event is Event.LOST:
             return life.on_lost(client.Complaint.LOSS)
-        return life.on(event)
+        return life.change_state(event)
 
     def at(self, state: Any, give_up: Optional[float] = None) -> Any:
         """A life that has come to this state."""
@@ -108,21 +108,21 @@ class Cells(LifeCase):
     def test_no_job_may_start_without_a_link_and_an_answer_that_is_new(self) -> None:
         for state in State:
             life = self.at(state)
-            self.assertFalse(life.may_start, state)
+            self.assertFalse(life.can_start, state)
             life.on_answer(int(self.now * 1e6))
-            self.assertEqual(life.may_start, life.link is not None, state)
+            self.assertEqual(life.can_start, life.link is not None, state)
         life = self.at(State.IN_USE)
         life.on_answer(int(self.now * 1e6))
         self.now += runmaker4.MAX_SILENT_SECONDS - 0.01
-        self.assertTrue(life.may_start)
+        self.assertTrue(life.can_start)
         self.now += 0.02
-        self.assertFalse(life.may_start)
+        self.assertFalse(life.can_start)
 
     def test_an_answer_from_the_future_proves_nothing_but_now(self) -> None:
         life = self.at(State.IN_USE)
         life.on_answer(int((self.now + 3600) * 1e6))
         self.now += runmaker4.MAX_SILENT_SECONDS + 0.01
-        self.assertFalse(life.may_start)
+        self.assertFalse(life.can_start)
 
 
 class Words(LifeCase):
@@ -154,7 +154,7 @@ class Pauses(LifeCase):
     """Between two attempts."""
 
     def pause(self, life: Any) -> Optional[float]:
-        """What pause() returns; its sleep takes no time, and the clock goes on."""
+        """What pause_before_retry() returns; its sleep takes no time, and the clock goes on."""
         self.slept: list[float] = []
 
         async def sleep(seconds: float) -> None:
@@ -163,7 +163,7 @@ class Pauses(LifeCase):
 
         with mock.patch.object(client.asyncio, "sleep", sleep), \
                 mock.patch.object(client.random, "uniform", lambda low, high: high):
-            gone: Optional[float] = asyncio.run(life.pause())
+            gone: Optional[float] = asyncio.run(life.pause_before_retry())
         return gone
 
     def test_they_become_longer_until_a_server_says_welcome(self) -> None:
@@ -204,10 +204,10 @@ class Pauses(LifeCase):
         life = self.at(State.PAUSED)
 
         async def leave(_: float) -> None:
-            life.on(Event.CONCLUDE)
+            life.change_state(Event.CONCLUDE)
 
         with mock.patch.object(client.asyncio, "sleep", leave):
-            self.assertIsNone(asyncio.run(life.pause()))
+            self.assertIsNone(asyncio.run(life.pause_before_retry()))
         self.assertIs(life.state, State.OVER)
 
 
@@ -216,53 +216,55 @@ class Asking(unittest.TestCase):
 
     def setUp(self) -> None:
         self.requests = client.Requests()
-        self.requests.hello(2, 1000)
+        self.requests.make_hello(2, 1000)
 
     def job(self, slots: int = 1, memory: int = 0) -> Any:
         return client.RemoteJob(1, 0, 0, b".", b" true", settings=runmaker4.JobSettings(
             needs=runmaker4.Resources(slots, memory)))
 
     def leave_request(self, number: int) -> None:
-        claim = self.requests.claim(0, 1000, 2, True)
+        claim = self.requests.make_claim(0, 1000, 2, True)
         self.assertTrue(claim["last"])
         self.requests.on_sent(number, claim)
 
     def nothing(self, number: int, may_leave: bool = True) -> object:
         """Whether the runner is told to leave by this answer."""
         self.requests.on_nothing(number, met_end=False, stopped="", may_leave=may_leave)
-        return self.requests.nothing.again is None
+        return self.requests.no_job.retry_after is None
 
     def test_it_says_only_what_is_news(self) -> None:
-        self.assertIsNone(self.requests.claim(0, 1000, 2, False))
-        self.assertEqual(self.requests.claim(2, 1000, 2, False), dict(want=2, memory=0, last=False, slots=2))
-        self.assertEqual(self.requests.pending, 2)
-        self.assertEqual(self.requests.claim(0, 400, 2, False),
+        self.assertIsNone(self.requests.make_claim(0, 1000, 2, False))
+        self.assertEqual(self.requests.make_claim(2, 1000, 2, False),
+                         dict(want=2, memory=0, last=False, slots=2))
+        self.assertEqual(self.requests.pending_slots, 2)
+        self.assertEqual(self.requests.make_claim(0, 400, 2, False),
                          dict(want=0, memory=-600, last=False, slots=2))
-        self.assertEqual(self.requests.claim(0, 400, 3, False), dict(want=0, memory=0, last=False, slots=3))
-        self.assertIsNone(self.requests.claim(0, 400, 3, False))
+        self.assertEqual(self.requests.make_claim(0, 400, 3, False),
+                         dict(want=0, memory=0, last=False, slots=3))
+        self.assertIsNone(self.requests.make_claim(0, 400, 3, False))
 
     def test_what_a_job_takes_that_came_was_not_withdrawn(self) -> None:
-        self.requests.claim(2, 1000, 2, False)
+        self.requests.make_claim(2, 1000, 2, False)
         self.requests.on_job(self.job(memory=300))
-        self.assertEqual(self.requests.pending, 1)
-        self.assertIsNone(self.requests.claim(0, 700, 2, False))
+        self.assertEqual(self.requests.pending_slots, 1)
+        self.assertIsNone(self.requests.make_claim(0, 700, 2, False))
 
     def test_a_job_that_nobody_asked_for_is_not_counted_twice(self) -> None:
-        self.requests.claim(1, 1000, 2, False)
+        self.requests.make_claim(1, 1000, 2, False)
         self.requests.on_job(self.job(slots=2))
-        self.assertEqual(self.requests.pending, 0)
+        self.assertEqual(self.requests.pending_slots, 0)
 
     def test_only_the_answer_to_the_request_that_said_so_lets_it_leave(self) -> None:
         self.assertFalse(self.nothing(10))
         self.leave_request(11)
-        self.assertIsNone(self.requests.claim(0, 1000, 2, True))
+        self.assertIsNone(self.requests.make_claim(0, 1000, 2, True))
         self.assertFalse(self.nothing(10))
         self.assertFalse(self.nothing(11, may_leave=False))
         self.assertTrue(self.nothing(11))
 
     def test_a_later_request_repeats_that_it_leaves(self) -> None:
         self.leave_request(11)
-        claim = self.requests.claim(1, 1000, 2, False)
+        claim = self.requests.make_claim(1, 1000, 2, False)
         self.assertTrue(claim["last"])
         self.requests.on_sent(12, claim)
         self.assertFalse(self.nothing(11))
@@ -270,12 +272,12 @@ class Asking(unittest.TestCase):
 
     def test_after_a_loss_all_is_asked_anew(self) -> None:
         self.leave_request(11)
-        self.requests.claim(2, 1000, 2, False)
+        self.requests.make_claim(2, 1000, 2, False)
         self.requests.on_lost()
-        self.assertEqual(self.requests.pending, 0)
+        self.assertEqual(self.requests.pending_slots, 0)
         self.assertFalse(self.nothing(11))
-        self.assertEqual(self.requests.hello(2, 500), dict(slots=2, memory=500))
-        self.assertIsNone(self.requests.claim(0, 500, 2, False))
+        self.assertEqual(self.requests.make_hello(2, 500), dict(slots=2, memory=500))
+        self.assertIsNone(self.requests.make_claim(0, 500, 2, False))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class OfARunner(RunCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_what_is_done_every_second(self) -> None:
-        self.check(broken("Sink.tick"))
+        self.check(broken("Sink.on_tick"))
 
     def test_what_follows_the_slots(self) -> None:
         self.write("one\n", "names")
@@ -77,7 +77,7 @@ class OfARunner(RunCase):
     def test_a_callback(self) -> None:
         """The output of a running job comes in; then nothing more does, but the job goes on."""
         self.jobs(f"{TO_BREAK}; echo a; {GATE}", "true")
-        self.start_breaking(broken("Console.output"))
+        self.start_breaking(broken("Console.on_output"))
         self.assertBroken("d.")
 
     def test_where_files_are_in_a_thread(self) -> None:
@@ -97,7 +97,7 @@ class OfARunner(RunCase):
     def test_a_job_whose_slot_breaks_is_ended(self) -> None:
         """Nobody would write down how it ends: its line is an orphan.  What runs on other slots goes on."""
         self.jobs(WAITING, TO_BREAK, f"{UP}; sleep 60", "true")
-        self.start_breaking(broken("Console.started"), "-j2", up=(1, 2))
+        self.start_breaking(broken("Console.on_started"), "-j2", up=(1, 2))
         self.assertBroken("ddr.")
 
 
@@ -150,7 +150,7 @@ class OfServerAndClient(TcpCase):
         return server, client
 
     def test_a_client_has_its_jobs_end(self) -> None:
-        server, client = self.start_breaking(broken("Sink.tick"))
+        server, client = self.start_breaking(broken("Sink.on_tick"))
         self.open_gate()
         self.assertEnds(client)
         self.assertEqual(self.states(), "d.")

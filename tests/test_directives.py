@@ -680,7 +680,7 @@ import os, sys
 find = runmaker4.Scan.next
 def find_and_append(scan, only_running=False):
     line, rest = find(scan, only_running), sys.argv[-1] + ".rest"
-    if line and not line.whole and os.path.exists(rest):
+    if line and not line.is_complete and os.path.exists(rest):
         with open(rest, "rb") as source, open(sys.argv[-1], "ab", 0) as file:
             file.write(source.read())
         os.unlink(rest)

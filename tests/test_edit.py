@@ -109,8 +109,8 @@ class Merging(EditCase):
 
     def test_a_running_line_is_written_by_nobody_in_place(self) -> None:
         """Whoever dies between two writes would leave more copies that live than lines that run."""
-        self.assertFalse(runset4.in_place([b". a", b"r a"], [b"r a", b". a"]))
-        self.assertTrue(runset4.in_place([b"r a", b"x a", b". b"], [b"r a", b". a"]))
+        self.assertFalse(runset4.can_write_in_place([b". a", b"r a"], [b"r a", b". a"]))
+        self.assertTrue(runset4.can_write_in_place([b"r a", b"x a", b". b"], [b"r a", b". a"]))
 
     def test_a_faulty_directive_is_refused_and_all_with_it(self) -> None:
         self.write(". a\n")
@@ -195,7 +195,7 @@ class WorstMoments(EditCase):
 
         setter = runmaker4.JobFile(str(self.path), say=self.said.append)
         with mock.patch.object(os, "rename", renamed):
-            self.assertEqual(runset4.apply(setter, self.read(), theirs), [])
+            self.assertEqual(runset4.apply_edit(setter, self.read(), theirs), [])
 
     def test_a_result_of_that_moment_goes_to_the_new_file(self) -> None:
         self.apply(b". b\nr a\n! c\n", lambda: None)
@@ -227,13 +227,13 @@ class Locked(EditCase):
         self.addCleanup(os.close, fd)
         self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(b"a") + runmaker4.MUTEX_OFFSET))
         setter = runmaker4.JobFile(str(path), say=self.fail)
-        with mock.patch.object(runset4, "MUTEX_PATIENCE", 0.1), self.assertRaises(BlockingIOError):
-            runset4.apply(setter, self.read(), b". b\n. a\n")
+        with mock.patch.object(runset4, "MAX_MUTEX_WAIT_SECONDS", 0.1), self.assertRaises(BlockingIOError):
+            runset4.apply_edit(setter, self.read(), b". b\n. a\n")
         leaving = threading.Timer(
             0.3, runmaker4.unlock, (fd, runmaker4.bucket_of(b"a") + runmaker4.MUTEX_OFFSET)
         )
         leaving.start()
-        self.assertEqual(runset4.apply(setter, self.read(), b". b\n. a\n", quiet=True), [])
+        self.assertEqual(runset4.apply_edit(setter, self.read(), b". b\n. a\n", quiet=True), [])
         leaving.join()
         self.assertEqual(self.read(), b". b\n. a\n")
 
@@ -282,7 +282,7 @@ class Shared(EditCase):
                     os.setresgid(group, group, group)
                     os.setresuid(user, user, user)
                     setter = runmaker4.JobFile(str(self.path), say=lambda text: None)
-                    answer.write("; ".join(runset4.apply(setter, b". a\n", theirs)))
+                    answer.write("; ".join(runset4.apply_edit(setter, b". a\n", theirs)))
                 except (runmaker4.UsageError, OSError) as fault:
                     answer.write(str(fault))
                 finally:
@@ -323,7 +323,7 @@ class Shared(EditCase):
             with self.subTest(mode=oct(mode), user=user, group=group):
                 old, new = (mock.Mock(st_mode=0o100000 | mode, st_uid=uid, st_gid=gid)
                             for uid, gid in ((1, 2), (user, group)))
-                self.assertEqual(runset4.shuts_out(old, new), expected)
+                self.assertEqual(runset4.locks_out_writers(old, new), expected)
 
 
 class Running(EditCase):

@@ -157,11 +157,11 @@ class Lists(ImportCase):
             path = self.write(text, "list")
             with self.subTest(text=text[:80]):
                 self.assertUsageError(
-                    f"{path}: {expected}", lambda: list(runset4.list_jobs(str(path), template.encode()))
+                    f"{path}: {expected}", lambda: list(runset4.lines_of_list(str(path), template.encode()))
                 )
-        self.assertUsageError("/dev/zero: line 1: ", lambda: list(runset4.list_jobs("/dev/zero", None)))
+        self.assertUsageError("/dev/zero: line 1: ", lambda: list(runset4.lines_of_list("/dev/zero", None)))
         self.assertUsageError(
-            f"{self.dir}: is a directory", lambda: list(runset4.list_jobs(str(self.dir), None))
+            f"{self.dir}: is a directory", lambda: list(runset4.lines_of_list(str(self.dir), None))
         )
 
     def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
@@ -334,7 +334,7 @@ class QuotedPlaces(ImportCase):
     def refusal(self, template: str) -> str:
         """Why a template is refused; '' if it is not."""
         try:
-            runset4.command_template(template)
+            runset4.parse_template(template)
         except argparse.ArgumentTypeError as fault:
             return str(fault)
         return ""
@@ -522,8 +522,8 @@ class Sweeps(ImportCase):
             self.assertEqual(theirs.out, ours, values)
 
     def test_a_trillion_combinations_are_made_one_by_one(self) -> None:
-        sources = runset4.sweep([":::", *map(str, range(1000))] * 4)
-        jobs = runset4.sweep_jobs(b"n {4} {2}", sources)
+        sources = runset4.parse_sweep([":::", *map(str, range(1000))] * 4)
+        jobs = runset4.lines_of_sweep(b"n {4} {2}", sources)
         self.assertEqual(list(itertools.islice(jobs, 1001))[-2:], [b". n 999 0\n", b". n 0 0\n"])
 
     def test_what_makes_no_sense_is_refused(self) -> None:
@@ -662,10 +662,10 @@ class JobFiles(JobFileCase):
                                ("", "missing executable=")):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
-                self.assertUsageError(f"{path}: {expected}", lambda: runset4.read_job_file(str(path)))
+                self.assertUsageError(f"{path}: {expected}", lambda: runset4.line_of_job_file(str(path)))
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
         self.assertUsageError(
-            f"{self.dir}/two?lines: not a command", lambda: runset4.read_job_file(str(path))
+            f"{self.dir}/two?lines: not a command", lambda: runset4.line_of_job_file(str(path))
         )
 
     def test_ten_jobs_for_four_workers_as_in_fjd(self) -> None:
@@ -717,7 +717,7 @@ class Hiring(ImportCase):
     def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
         file = runmaker4.JobFile(str(self.dir / "none"), say=self.fail)
         with self.assertRaises(runmaker4.FileChangedError):
-            runset4.say_below_end(file)
+            runset4.say_jobs_below_end(file)
 
     def test_reopening_makes_comments_of_all_of_them_in_place(self) -> None:
         before = (
@@ -820,7 +820,7 @@ class Usage(unittest.TestCase):
             args = ["runs.txt", *words.split(), *([" "] if words.endswith("--template") else [])]
             with self.subTest(args=args):
                 with self.assertRaises(runmaker4.UsageError) as raised:
-                    runset4.parse(args)
+                    runset4.parse_options(args)
                 self.assertIn(name, str(raised.exception))
 
 

@@ -50,7 +50,7 @@ class FormatCase(Case):
     def lines(self, config: Text) -> list[bytes]:
         """What a configuration becomes, line by line, without the frame of each test and the line at the end.
         """
-        text = b"".join(runset4.test_lines(str(self.write(config, "config"))))
+        text = b"".join(runset4.lines_of_tests(str(self.write(config, "config"))))
         lines = text.split(b"\n")
         self.assertEqual(lines[-2:], [b"#RUN", b""])
         self.assertIsNone(self.malformed(lines[:-2]))
@@ -75,7 +75,7 @@ class FormatCase(Case):
             with self.subTest(config=config[:200]):
                 path = str(self.write(config, "config"))
                 with self.assertRaises(runmaker4.UsageError) as raised:
-                    list(runset4.test_lines(path))
+                    list(runset4.lines_of_tests(path))
                 named = re.match(re.escape(path) + r": (?:line (\d+): )?[^\n]*\Z", str(raised.exception))
                 self.assertEqual(int(present(named)[1] or 0), number, raised.exception)
 

@@ -1208,7 +1208,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         async def come() -> None:
             sessions = self.sessions()
             self.served.follow()
-            self.served.file.doubt(len(self.LINES))         # it was seen before it was emptied
+            self.served.file.seconds_of_doubt(len(self.LINES))         # it was seen before it was emptied
             self.path.write_bytes(b"")
             told = asyncio.ensure_future(self.reclaim(sessions))
             await asyncio.sleep(0.3)

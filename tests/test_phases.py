@@ -54,7 +54,7 @@ class OneJob:
     async def claim(self, *_: object) -> object:
         return self.waiting.pop() if self.waiting else NoJob()
 
-    async def lend(self, _: Job) -> Optional[int]:
+    async def copy_lock_fd(self, _: Job) -> Optional[int]:
         await self._pass(Phase.STARTING)
         return None
 

@@ -80,8 +80,8 @@ class Tables(unittest.TestCase):
 
     def test_states(self) -> None:
         told = [names(row[1]) for row in rows("States")]
-        self.assertEqual({word for word in runset4.WORDS if not any(word in some for some in told)}, set())
-        self.assertEqual(len(told), len(runset4.WORDS))
+        self.assertEqual({word for word in runset4.STATES if not any(word in some for some in told)}, set())
+        self.assertEqual(len(told), len(runset4.STATES))
 
     def test_variables_that_are_read(self) -> None:
         told = names(*(row[0] for row in rows("Environment variables")))
