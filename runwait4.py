@@ -3,9 +3,10 @@
 runs.
 
 runwait4.py never writes to the file. A line `r` whose job lock is not held is an orphan, and counts as error.
+UsageError, which most functions can raise, ends the program with a message of one line.
 
 The sections, top-down: the command line, waiting, progress, the journal, job output, matching runs to lines,
-who is at work, a look, running jobs, runs of lines, statistics, the job log, the timeline, the report,
+who is at work, observations, running jobs, runs of lines, statistics, the job log, the timeline, the report,
 checking a directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
@@ -140,7 +141,7 @@ else:
 PROG = "runwait4.py"
 T = TypeVar("T")
 N = TypeVar("N", int, float)
-Wanted = Callable[[re.Match[bytes]], bool]      # selects runs by the head of a line
+RunFilter = Callable[[re.Match[bytes]], bool]   # selects runs by the match of JournalPass.EVENT_HEAD
 
 
 # ======== The command line ==================================================================================
@@ -209,19 +210,19 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options.  Raises UsageError."""
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the checked options; without --outdir, `outdir` is a default that has a journal, or None."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
-    named = options.outdir is not None
-    if not named and options.joblog is None:
-        options.outdir = os.environ.get("RUNMAKER4_OUTDIR") or outdir_of_background(options.file)
-    check_options(options, parser, named)
+    is_outdir_named = options.outdir is not None
+    if not is_outdir_named and options.joblog is None:
+        options.outdir = os.environ.get("RUNMAKER4_OUTDIR") or find_background_outdir(options.file)
+    check_options(options, parser, is_outdir_named)
     return options
 
 
-def outdir_of_background(path: str | None) -> str | None:
-    """Return the output directory of runners in the background that were given none; None: it cannot be read.
+def find_background_outdir(path: str | None) -> str | None:
+    """Return FILE.out, where background runners without --outdir keep the journal; None: it cannot be read.
     """
     if path is None or not os.access(os.path.join(default_outdir(path), "journal"), os.R_OK):
         return None
@@ -243,36 +244,37 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
 
     outdir_named: --outdir is on the command line.
     """
-    given = {name for name, value in vars(options).items() if value}
-    if "check_locks" in given:
-        if outdir_named or given - {"check_locks", "outdir"}:
+    option_names = {excluded_text for excluded_text, value in vars(options).items() if value}
+    if "check_locks" in option_names:
+        if outdir_named or option_names - {"check_locks", "outdir"}:
             parser.error("--check-locks excludes FILE and all other options")
         return
-    has_one_log = len(given & {"joblog", "outdir"}) == 1
-    if "report" in given:
+    has_one_log = len(option_names & {"joblog", "outdir"}) == 1
+    if "report" in option_names:
         if not has_one_log:
             parser.error("--report requires either --outdir or --joblog, as the jobs were run with")
-        if "progress" in given and "file" not in given:
+        if "progress" in option_names and "file" not in option_names:
             parser.error("--report --progress requires FILE")
-    elif "timeline" in given:
+    elif "timeline" in option_names:
         if not has_one_log:
             parser.error("--timeline requires either --joblog or --outdir")
-        if given - {"timeline", "joblog", "outdir", "json"}:
+        if option_names - {"timeline", "joblog", "outdir", "json"}:
             parser.error("--timeline excludes all options but --joblog and --outdir")
-    elif "joblog" in given:
+    elif "joblog" in option_names:
         parser.error("--joblog requires --timeline or --report")
-    elif not given & {"file", "stats"}:
+    elif not option_names & {"file", "stats"}:
         parser.error("missing FILE")
-    elif outdir_named and not given & EXCLUDED.keys():
+    elif outdir_named and not option_names & EXCLUDED.keys():
         parser.error("--outdir requires --status, --show, --failed, --stats, --timeline or --report")
-    for one, other in [(one, other) for one, others in EXCLUDED.items() for other in others]:
-        if {one, other} <= given:
-            name = "-e" if other == "use_exit_status" else f"--{other}"
-            parser.error(f"--{one} and {name} exclude each other")
-    if "json" in given and not given & {"status", "failed", "show", "stats"}:
+    pairs = [(option, excluded) for option, exclusions in EXCLUDED.items() for excluded in exclusions]
+    for option, excluded in pairs:
+        if {option, excluded} <= option_names:
+            excluded_text = "-e" if excluded == "use_exit_status" else f"--{excluded}"
+            parser.error(f"--{option} and {excluded_text} exclude each other")
+    if "json" in option_names and not option_names & {"status", "failed", "show", "stats"}:
         parser.error("--json requires --status, --failed, --show or --stats")
-    for name in given & {"stats", "show"}:
-        if "outdir" not in given:
+    for name in option_names & {"stats", "show"}:
+        if "outdir" not in option_names:
             parser.error(f"--{name} requires --outdir DIR, after runs with runmaker4.py --outdir DIR")
 
 
@@ -283,82 +285,85 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
 # new or running, or when two polls in a row find that no runner will start the new jobs.  A file that an
 # editor has only half saved is polled again.
 
-WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # others: held
+# by state byte; all others are "held"
+LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}
 
 
-def patient(read: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
-    """Make a method of a Watcher try again while the job file is missing, for MAX_MISSING_SECONDS at most.
+def retry_while_missing(method: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
+    """Decorate a method of Watcher to retry on OSError, because an editor that saves can remove the job file.
 
-    Then the method raises UsageError.
+    After MAX_MISSING_SECONDS the method raises UsageError.
     """
-    @functools.wraps(read)
-    def tried(self: Watcher, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    @functools.wraps(method)
+    def retrying(self: Watcher, /, *args: P.args, **kwargs: P.kwargs) -> T:
         start = time.monotonic()
         while True:
             try:
-                return read(self, *args, **kwargs)
+                return method(self, *args, **kwargs)
             except OSError as error:
                 if time.monotonic() - start > self.MAX_MISSING_SECONDS:
                     raise UsageError(f"{self.path}: {error_text(error)}") from None
             time.sleep(0.1)
-    return tried
+    return retrying
 
 
 class Watcher:
     """Polls the job file, but never spends more than a twentieth of the CPU time on that."""
-    MAX_MISSING_SECONDS = 5.0   # seconds to wait for a missing file: editors replace it
-    IDLE = 30.0                 # seconds without a claim or result until wait() reports that new jobs wait
+    MAX_MISSING_SECONDS = 5.0   # how long to wait for a missing file: editors replace it
+    MAX_IDLE_SECONDS = 30.0     # time without a claim or result until wait() reports that new jobs wait
 
     def __init__(self, path: str) -> None:
-        """Raises UsageError."""
+        """Check that the job file can be read.  Raises UsageError."""
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
         mount = check_mount(path, single_host=True, say=warn)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
-        self._pause = 5.0 if mount.network else 0.2
+        self._poll_seconds = 5.0 if mount.network else 0.2
         # seconds after a change of the job file in which the host appends the end of the run to the journal
-        self._delay = 20.0 if mount.network else 5.0
+        self._max_journal_delay = 20.0 if mount.network else 5.0
         self._throttle = Throttle()
-        self.stopped = ""       # why no runner will start the new jobs; "": one can
+        self.stop_reason = ""   # why no runner will start the new jobs; "": one can
 
-    @patient
-    def _look(self) -> Snapshot:
-        """Return a snapshot of the file."""
+    @retry_while_missing
+    def _read_snapshot(self) -> Snapshot:
+        """Return the current states and running lines; the file can be half saved by an editor."""
         with self._throttle:
             return self.file.snapshot()
 
-    @patient
-    def lines(self, states: bytes | None, selects: Callable[[Line], bool] | None = None) -> list[Line]:
-        """Return the lines in these states (None: in any) that `selects` accepts (None: all)."""
-        return list(filter(selects, self.file.lines(states)))
+    @retry_while_missing
+    def select_lines(
+        self, states: bytes | None, predicate: Callable[[Line], bool] | None = None
+    ) -> list[Line]:
+        """Return the lines in one of these states (None: in any) that `predicate` accepts (None: all)."""
+        return list(filter(predicate, self.file.lines(states)))
 
-    @patient
-    def lines_at(self, ranges: Sequence[range]) -> list[Line]:
+    @retry_while_missing
+    def lines_with_numbers(self, ranges: Sequence[range]) -> list[Line]:
         """Return the job lines with these numbers; stop reading at the last one."""
-        last = max(numbers[-1] for numbers in ranges)
-        lines = itertools.takewhile(lambda line: line.number <= last, self.file.lines())
+        last_number = max(numbers[-1] for numbers in ranges)
+        lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.lines())
         return [line for line in lines if any(line.number in numbers for numbers in ranges)]
 
-    @patient
-    def held_lines(self, snapshot: Snapshot, most: int) -> list[Line]:
-        """Return the first held lines, at most `most` of them."""
-        held = b"".join(state for state in snapshot.states if state not in WORDS)
-        return list(itertools.islice(self.file.lines(held), most)) if held else []
+    @retry_while_missing
+    def held_lines(self, snapshot: Snapshot, max_lines: int) -> list[Line]:
+        """Return the first `max_lines` held lines: those in a state other than `.` `r` `d` `!` `e`."""
+        held_states = b"".join(state for state in snapshot.states if state not in LINE_STATES)
+        return list(itertools.islice(self.file.lines(held_states), max_lines)) if held_states else []
 
-    @patient
+    @retry_while_missing
     def presence_locks(self) -> set[int] | None:
         """Return the presence locks of all runners and servers; None: no permission to read them."""
         self.file.follow()
         return self.file.lock_table.presence_locks()
 
-    @patient
-    def cancelled(self, snapshot: Snapshot) -> list[Line]:
+    @retry_while_missing
+    def cancelled_lines(self, snapshot: Snapshot) -> list[Line]:
         """Return the held lines with jobs that still run, for example after `x` was written over `r`.
 
-        A command has such lines if it has more job locks than lines `r`.  snapshot: the last result of
-        sure_look().
+        A command has such lines if more of its job locks are held than it has lines `r`.  snapshot: the last
+        result of complete_snapshot().
         """
-        held_states = b"".join(snapshot.states.keys() - WORDS.keys())
+        held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
         if not held_states or not self.file.lock_table.is_open:
             return []
         buckets = self._buckets_with_job_locks()
@@ -373,89 +378,94 @@ class Watcher:
         return sorted(cancelled, key=lambda line: line.number)
 
     def _buckets_with_job_locks(self) -> set[int]:
-        """Return the buckets in which another process holds a job lock."""
+        """Return the offsets of the buckets (one per command) in which a process holds a job lock."""
         # A lock that includes the command mutex of a bucket is not a job lock, but `runset4.py --edit`.
-        return {some.start & ~MUTEX_OFFSET for some in other_locks(self.file.lock_table.fd, 0, BUCKETS_END)
-                if some.start | MUTEX_OFFSET not in some}
+        locked_ranges = other_locks(self.file.lock_table.fd, 0, BUCKETS_END)
+        return {locked.start & ~MUTEX_OFFSET for locked in locked_ranges
+                if locked.start | MUTEX_OFFSET not in locked}
 
     def _lines_with_spare_job_locks(self, lines: Iterable[Line], running: Iterable[Line]) -> list[Line]:
-        """Return those of the equal `lines` that have a job lock besides the ones of the `running` lines.
+        """Return those of `lines`, all of one command, that have a job lock besides those of `running` lines.
 
-        A job lock has the number of a line, modulo JOB_LOCKS, unless that was taken or the line has moved
-        since.  So each line gets the job lock with the nearest number.
+        The number of a job lock is that of the line, modulo JOB_LOCKS, unless that lock was held already or
+        the line has moved.  So each line gets the job lock with the nearest number.
         """
         by_number = {line.number % JOB_LOCKS: line for line in lines}
         bucket = bucket_of(next(iter(by_number.values())).command)
-        spare = sorted(offset - bucket for some in other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS)
-                       for offset in some)
+        locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS)
+        spare_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
         for line in running:
-            if spare:
-                spare.remove(nearest(spare, line.number % JOB_LOCKS))
-        return [by_number.pop(nearest(sorted(by_number), number)) for number in spare[:len(by_number)]]
+            if spare_numbers:
+                spare_numbers.remove(nearest_number(spare_numbers, line.number % JOB_LOCKS))
+        spare_numbers = spare_numbers[:len(by_number)]
+        return [by_number.pop(nearest_number(sorted(by_number), number)) for number in spare_numbers]
 
-    @patient
-    def lines_with(self, commands: Collection[bytes]) -> list[Line]:
-        """Return the lines with these commands."""
+    @retry_while_missing
+    def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
+        """Return the lines with one of these commands, grouped by command."""
         self.file.follow()
         return list(itertools.chain.from_iterable(self.file.lines_by_command(commands).values()))
 
-    @patient
-    def moved(self, runs: Collection[RunRecord]) -> set[bytes]:
-        """Return the commands of those runs whose lines have other numbers now, or were removed."""
+    @retry_while_missing
+    def commands_of_moved_lines(self, runs: Collection[RunRecord]) -> set[bytes]:
+        """Return the commands of those runs whose lines now have other numbers, or were removed."""
         self.file.follow()
-        commands = {run.line: run.command for run in runs}
-        moved = {run.command for run in runs if commands[run.line] != run.command}
-        pieces = whole_lines(self.file.reader, self.file.start)
-        lines = itertools.chain.from_iterable(piece.removesuffix(b"\n").split(b"\n") for piece in pieces)
-        for number, text in enumerate(lines, 1):
-            if number in commands and text[2:] == commands[number] and JOB_LINE.match(b"\n" + text[:2]):
-                del commands[number]
-        return moved.union(commands.values())
+        expected = {run.line: run.command for run in runs}      # by line number; found ones are deleted
+        moved_commands = {run.command for run in runs if expected[run.line] != run.command}
+        chunks = whole_lines(self.file.reader, self.file.start)
+        lines = itertools.chain.from_iterable(chunk.removesuffix(b"\n").split(b"\n") for chunk in chunks)
+        for number, line in enumerate(lines, 1):
+            if number in expected and line[2:] == expected[number] and JOB_LINE.match(b"\n" + line[:2]):
+                del expected[number]
+        return moved_commands.union(expected.values())
 
-    @patient
-    def ends_may_come(self) -> bool:
-        """Return True if the job file has changed so recently that ends of runs can still be on the way to
-        the log.
-        """
-        age = time.time() - self.file.signature()[3] / 1e9
-        return -Clocks.APART <= age < self._delay
+    @retry_while_missing
+    def can_ends_be_pending(self) -> bool:
+        """Return True if the job file changed so recently that the log can still lack the end of a run."""
+        mtime = self.file.signature()[3] / 1e9
+        age = time.time() - mtime
+        return -Clocks.MAX_APART_SECONDS <= age < self._max_journal_delay
 
-    def sure_look(self) -> Snapshot:
-        """Return a snapshot of the file while it is not half saved by an editor.  Raises UsageError."""
-        while (snapshot := self._look()).half_saved:
-            time.sleep(self._pause)
+    def complete_snapshot(self) -> Snapshot:
+        """Return a snapshot of the job file; wait as long as an editor has only half saved it."""
+        while (snapshot := self._read_snapshot()).half_saved:
+            time.sleep(self._poll_seconds)
         return snapshot
 
-    def wait(self, update: Callable[[Counts], None], say: Callable[[str], None]) -> Counts:
-        """Wait until no job is new or running, or `stopped` gives the reason why no runner will start the new
-        ones.
+    def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[str], None]) -> Counts:
+        """Wait until no job is new or running; return the last counts.  Raises UsageError.
 
-        update: called with the counts of each poll.  say: called once if new jobs wait.  Raises UsageError.
+        Also return if no runner will start the new jobs, and set `stop_reason` to the reason.
+
+        on_counts: called with the counts of each poll.  on_idle: called once with a message if new jobs wait
+        for MAX_IDLE_SECONDS.
         """
-        last: Counts | None = None
-        since = 0.0             # when these counts were first seen
+        last_counts: Counts | None = None
+        last_change = 0.0       # monotonic; inf: on_idle() was called
         while True:
-            snapshot = self._look()
-            now = count_states(snapshot)
-            update(now)
-            if not now.new and not now.running and not snapshot.half_saved:
-                return now
-            previous = self.stopped
-            block_reason = self.block_reason() if now.new and not now.running else None
-            self.stopped = block_reason.text if block_reason and block_reason.stops else ""
-            if self.stopped and self.stopped == previous:       # seen twice: it is not about to be fixed
-                return now
-            if now != last:
-                last = now
-                since = time.monotonic()
-            elif now.new and not now.running and time.monotonic() - since > self.IDLE:
-                since = math.inf
-                say(new_jobs_wait(now.new, self.path))
-            time.sleep(max(self._pause, self._throttle.rest(20)))
+            snapshot = self._read_snapshot()
+            job_counts = count_states(snapshot)
+            on_counts(job_counts)
+            if not job_counts.new and not job_counts.running and not snapshot.half_saved:
+                return job_counts
+            previous_reason = self.stop_reason
+            block_reason = self.block_reason() if job_counts.new and not job_counts.running else None
+            self.stop_reason = block_reason.text if block_reason and block_reason.stops else ""
+            # two polls must agree: one can fall between two edits of a user
+            if self.stop_reason and self.stop_reason == previous_reason:
+                return job_counts
+            if job_counts != last_counts:
+                last_counts = job_counts
+                last_change = time.monotonic()
+            elif (job_counts.new and not job_counts.running
+                  and time.monotonic() - last_change > self.MAX_IDLE_SECONDS):
+                last_change = math.inf
+                on_idle(new_jobs_wait(job_counts.new, self.path))
+            time.sleep(max(self._poll_seconds, self._throttle.rest(20)))
 
-    @patient
+    @retry_while_missing
     def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
-        """Return the reason why new jobs cannot start, if there is one.  hosts: some of the hosts at work."""
+        """Return why new jobs cannot start; None if they can.  hosts: some hosts with runners."""
         self._throttle.resume()
         try:
             return find_block_reason(self.file, hosts)
@@ -464,29 +474,28 @@ class Watcher:
 
 
 # ======== Progress ==========================================================================================
-#
-# A pipe gets a line for each change, at most one a second.  A terminal has one line, redrawn at each poll.
 
 
 class PipeProgress:
     """Prints a line per change, at most one a second; the last change is always printed."""
 
     def __init__(self) -> None:
-        self._printed = ""
-        self._when = -1.0
-        self._line = ""
+        self._printed_line = ""
+        self._printed_at = -1.0         # monotonic
+        self._current_line = ""
 
-    def update(self, now: Counts) -> None:
-        self._line = progress_line(now)
-        if time.monotonic() - self._when >= 1.0:
+    def update(self, job_counts: Counts) -> None:
+        """Print the line for these counts, unless a line was printed within the last second."""
+        self._current_line = progress_line(job_counts)
+        if time.monotonic() - self._printed_at >= 1.0:
             self.close()
 
     def close(self) -> None:
         """Print the last change."""
-        if self._line != self._printed:
-            print_bytes(f"{self._line}\n".encode())
-            self._printed = self._line
-            self._when = time.monotonic()
+        if self._current_line != self._printed_line:
+            print_bytes(f"{self._current_line}\n".encode())
+            self._printed_line = self._current_line
+            self._printed_at = time.monotonic()
 
 
 class TerminalProgress(ProgressBar):
@@ -499,11 +508,12 @@ class TerminalProgress(ProgressBar):
         super().__init__(clock)
         self.put = put
 
-    def update(self, now: Counts) -> None:
-        self.put((self.CLEAR + self.line(now, columns_of(1))).encode())
+    def update(self, job_counts: Counts) -> None:
+        """Redraw the line."""
+        self.put((self.CLEAR + self.line(job_counts, columns_of(1))).encode())
 
     def close(self) -> None:
-        """Keep the last line, and start a new one."""
+        """Keep the last line, and move the cursor to the next one."""
         self.put(b"\n")
 
 
@@ -516,29 +526,29 @@ class TerminalProgress(ProgressBar):
 # and repeats all fields of the start.  An end names the output files as of that moment; their present names
 # are known after the last line.
 #
-# The starts of running jobs are near the end of the journal.  So --status reads the last part first, and the
-# remainder only if a run is missing.
+# The starts of running jobs are near the end.  So --status reads the last part first, and the remainder only
+# if a run is missing.
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
 
 
-def refuse_special(path: str, hint: str) -> None:
+def refuse_special_file(path: str, hint: str) -> None:
     """Refuse a path to anything but a regular file, for example to a pipe, which can take forever to open.
 
     Raises UsageError.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        kind = "is a directory" if os.path.isdir(path) else "not a regular file"
-        raise UsageError(f"{path}: {kind} ({hint})")
+        actual_kind = "is a directory" if os.path.isdir(path) else "not a regular file"
+        raise UsageError(f"{path}: {actual_kind} ({hint})")
 
 
 @dataclass(eq=False)
 class RunRecord:
-    """A run of a job.
+    """One execution of a job, as in a log.
 
-    A run without an end has no `ended`, `seconds`, `cpu` and `memory`. LineRuns.judge() sets the `state` and
-    perhaps a `cause`.
+    A run without an end has no `ended`, `seconds`, `cpu` and `memory`. Observation.judge_unended() sets the
+    `state` and perhaps a `cause`.
     """
 
     __slots__ = (
@@ -555,17 +565,17 @@ class RunRecord:
         "line",
         "memory",
         "memory_below",
+        "name",
         "pid",
         "position",
         "promised",
-        "run",
         "runner",
         "seconds",
         "signal",
         "slot",
         "state",
     )
-    run: str                    # unique forever
+    name: str                   # unique forever
     line: int                   # the number of the job's line when the record was written
     command: bytes
     host: str
@@ -573,10 +583,10 @@ class RunRecord:
     pid: int                    # 0: the job could not be started
     began: float                # seconds since 1970, by the clock of `host`, as all times
     ended: float | None
-    state: str                  # d ! e; x: cancelled; .: a stopped job was put back; set by judge(): r e ?
+    state: str                  # d ! e; x: cancelled; .: a stopped job, put back; by judge_unended(): r e ?
     exit: int                   # -1: none
     signal: int
-    # "", "timeout", "memory", "oom", "cancelled", "stopped" or "lost"; judge() also sets "ending", "unknown"
+    # "", "timeout", "memory", "oom", "cancelled", "stopped", "lost"; by judge_unended(): "ending", "unknown"
     cause: str
     seconds: float | None
     cpu: float | None           # seconds; None: unknown
@@ -591,61 +601,64 @@ class RunRecord:
     position: int               # the position in the log of the line for this run
 
     @property
-    def peak(self) -> str:
-        """'12 MB', '<30 MB', or with requested memory '3.1G of 4G'; '' if unknown."""
-        known = peak_memory(self.memory, self.memory_below, memory_text if self.promised else human_size)
-        return f"{known} of {memory_text(self.promised)}" if known and self.promised else known
+    def peak_text(self) -> str:
+        """The peak memory: '12 MB', '<30 MB', or with requested memory '3.1G of 4G'; '' if unknown."""
+        text = format_peak(self.memory, self.memory_below, memory_text if self.promised else human_size)
+        return f"{text} of {memory_text(self.promised)}" if text and self.promised else text
 
     @property
     def lacked_memory(self) -> bool:
-        """True if the job was killed because it needed more memory than it could have."""
+        """Return True if the job was killed because it needed more memory than it could have."""
         return self.cause in ("memory", "oom")
 
 
 class LogPass:
     """One forward pass through a log, or through the last part.
 
-    Yields each run once: finished runs in the order of their ends, and then the others. The pass keeps its
-    results: another pass has other objects for the same runs.
+    Another pass yields other objects for the same runs.
     """
-    INVALID = StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
+    INVALID_LINE_ERRORS = (
+        StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
+    )
 
-    def __init__(self, log: Log, wanted: Wanted | None, begin: int) -> None:
-        """See Log.runs()."""
+    def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
+        """See Log.runs() for the parameters."""
         self.log = log
-        self._wanted = wanted
-        self._begin = begin
-        self._invalid: list[int] = []       # positions of invalid lines
+        self._filter = run_filter
+        self._start_offset = start_offset
+        self._invalid_positions: list[int] = []
 
     def __iter__(self) -> Iterator[RunRecord]:
-        """Read the log.  Call it at most once.  Raises UsageError."""
+        """Yield each run once: finished runs in the order of their ends, and then the others.
+
+        Call it at most once.  Raises UsageError.
+        """
         try:
-            # At most `begin` lines come before the offset `begin`.  So positions in later parts are larger.
-            for position, line in enumerate(self.log.lines(self._begin), self._begin + 1):
+            # a position is the line number, or after a start offset an upper bound of it
+            for position, line in enumerate(self.log.lines(self._start_offset), self._start_offset + 1):
                 try:
-                    run = self._take(position, line)
-                except self.INVALID:
-                    self._invalid.append(position)
+                    run = self._read_line(position, line)
+                except self.INVALID_LINE_ERRORS:
+                    self._invalid_positions.append(position)
                     continue
                 if run:
                     yield run
         except OSError as error:
             raise UsageError(f"{self.log.path}: {error_text(error)}") from None
-        yield from self._unended()
-        if not self._begin:
-            self.log.report_invalid(self._invalid)
+        yield from self._unended_runs()
+        if not self._start_offset:
+            self.log.report_invalid(self._invalid_positions)
 
-    def _take(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run that finishes with the line at this position, if any.  Raises INVALID."""
+    def _read_line(self, position: int, line: bytes) -> RunRecord | None:
+        """Return the run that ends with this line; None if none does.  Raises INVALID_LINE_ERRORS."""
         raise NotImplementedError
 
-    def _unended(self) -> Iterator[RunRecord]:
+    def _unended_runs(self) -> Iterator[RunRecord]:
         """Yield the runs without an end."""
         return iter(())
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
-        """Set the present names of the output files of these runs; of runs without an end also the size of
-        the output.
+        """Set the current names of the output files of these runs; of runs without an end also the size.
 
         Call it after the pass, once for a run.
         """
@@ -654,74 +667,71 @@ class LogPass:
 class Log:
     """A file with one line per event of a run.  It is read as it was when it was opened; see LogPass."""
     KIND = ""
-    PASS = LogPass
+    PASS_CLASS = LogPass
     MAX_LINE_BYTES = 1 << 23    # commands are shorter
     READ_BYTES = 1 << 18        # bytes to read at a time
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
-        """Raises UsageError."""
+        """Open the log.  say: prints a message about invalid lines.  Raises UsageError."""
         self.path = path
         self._say = say
-        self._has_reported = False
+        self._has_reported_invalid = False
         try:
             self.file = self._open()
-            self.size = self._size()
-            # the time of the last write, by the clock of the file server
-            self.changed = os.fstat(self.file.fd).st_mtime
+            self.size = self._find_size()
+            self.mtime = os.fstat(self.file.fd).st_mtime        # by the clock of the file server
         except OSError as error:
             raise UsageError(f"{path}: {error_text(error)} (expected a {self.KIND})") from None
 
     def _open(self) -> Reader:
-        """Open the log, with all that any host has written up to now.  Raises OSError, UsageError."""
+        """Open the log so that a network file system shows what other hosts have written up to now."""
         mount = find_mount(self.path)
         if mount.network:
             refresh_file(self.path, mount)
-        refuse_special(self.path, f"expected a {self.KIND}")
+        refuse_special_file(self.path, f"expected a {self.KIND}")
         return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
-    def _size(self) -> int:
-        """Return the size.  NFS can report an old size, but reads beyond it."""
+    def _find_size(self) -> int:
+        """Return the size in bytes.  NFS can report an old size, but reads beyond it."""
         size = os.fstat(self.file.fd).st_size
-        while found := self.file.pread(self.READ_BYTES, size):
-            size += len(found)
+        while data := self.file.pread(self.READ_BYTES, size):
+            size += len(data)
         return size
 
-    def runs(self, wanted: Wanted | None = None, begin: int = 0) -> LogPass:
-        """Return a pass through the log.
+    def runs(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> LogPass:
+        """Return a pass through the log, which yields runs.
 
-        wanted: selects runs (None: all); runs that it does not select can also come.  begin: the offset at
-        which to start reading.
+        run_filter: selects runs (None: all); other runs can also come.  start_offset: where to start reading.
         """
-        return self.PASS(self, wanted, begin)
+        return self.PASS_CLASS(self, run_filter, start_offset)
 
-    def lines(self, begin: int) -> Iterator[bytes]:
-        """Yield the lines, from the first complete one after an offset on.
+    def lines(self, start_offset: int) -> Iterator[bytes]:
+        """Yield the lines without their newlines, from the first that begins after `start_offset`.
 
-        A lone newline, which is an invalid line, replaces a line that is too long, and the text after the
-        last newline.
+        Replace a line that is too long, and text after the last newline, by b"\\n", which is an invalid line.
         """
-        offset = begin
+        offset = start_offset
         partial = b""
-        skips = begin > 0                       # `begin` can be inside a line
-        dropped = False                         # a line is too long, and was dropped so far
+        in_cut_line = start_offset > 0          # skip the first line, which can be incomplete
+        in_long_line = False                    # the start of a line that is too long was dropped
         while offset < self.size and (
                 data := self.file.pread(min(self.READ_BYTES, self.size - offset), offset)):
             offset += len(data)
             *lines, partial = (partial + data).split(b"\n")
-            if lines and (skips or dropped):
-                lines[:1] = [b"\n"] if dropped and not skips else []
-                skips = dropped = False
+            if lines and (in_cut_line or in_long_line):
+                lines[:1] = [b"\n"] if in_long_line and not in_cut_line else []
+                in_cut_line = in_long_line = False
             yield from lines
             if len(partial) >= self.MAX_LINE_BYTES:
                 partial = b""
-                dropped = True
-        if (partial or dropped) and not skips:
+                in_long_line = True
+        if (partial or in_long_line) and not in_cut_line:
             yield b"\n"
 
     def report_invalid(self, positions: Collection[int]) -> None:
         """Report once the invalid lines that a complete pass has found."""
-        if positions and not self._has_reported:
-            self._has_reported = True
+        if positions and not self._has_reported_invalid:
+            self._has_reported_invalid = True
             self._say(f"{self.path}: {plural(len(positions), 'line')} skipped: truncated, or not lines of a "
                       f"{self.KIND} ({name_lines(positions)})")
 
@@ -733,100 +743,106 @@ class NoLog(Log):
         self.path = ""
         self.file = Reader(None)
         self.size = 0
-        self.changed = 0.0
+        self.mtime = 0.0
 
 
 class JournalPass(LogPass):
     """One pass through a journal."""
-    BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
+    COMMON_FIELDS = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
     END_FIELDS = operator.itemgetter(
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
     )
-    NO_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()        # for END, before the end
-    STATES = frozenset("d!e.x")               # of runs with an end
-    RECENT = 50_000             # finished runs to remember, because an end can be logged twice
-    LATEST = 10 ** 10           # seconds since 1970; and the bound of most numbers
-    # The head of a line as runmaker4 writes it.  Groups: event, run, line, command
-    BEGINNING = rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(%s)", (?="run": "([^"\\]*)", '
-    HEAD = re.compile(
-        BEGINNING % b"start|end" + rb'"line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
+    NO_END_FIELDS: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()     # END_FIELDS of a start
+    END_STATES = frozenset("d!e.x")         # of runs with an end
+    MAX_REMEMBERED_RUNS = 50_000            # finished runs, because an end can be logged twice
+    MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
+    # The head of a line as runmaker4 writes it.  Groups: event, run, line, command as JSON
+    HEAD_BEGINNING = rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(%s)", (?="run": "([^"\\]*)", '
+    EVENT_HEAD = re.compile(
+        HEAD_BEGINNING % b"start|end" + rb'"line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
     )
-    START = re.compile(BEGINNING % b"start" + b")")
-    NUMBERS = frozenset((int, float))       # not bool, which is also an int for isinstance()
+    START_HEAD = re.compile(HEAD_BEGINNING % b"start" + b")")
+    NUMBER_TYPES = frozenset((int, float))  # not bool, which is also an int for isinstance()
 
-    def __init__(self, log: Log, wanted: Wanted | None, begin: int) -> None:
-        super().__init__(log, wanted, begin)
+    def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
+        """See Log.runs() for the parameters."""
+        super().__init__(log, run_filter, start_offset)
         self._decode = json.JSONDecoder().scan_once
         # by the name of a run: position and line of the start, or of an end with cause "lost"; and the offset
-        # from which the line of the end must be equal (0: do not compare)
-        self._open_runs: dict[str, tuple[int, bytes, int]] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()     # the last finished runs
+        # in the line from which the end must have the same fields (0: do not compare)
+        self._unended_entries: dict[str, tuple[int, bytes, int]] = {}
+        self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
         # by the name of a file: positions at which a file of this name was renamed, and the new name
-        self._moves: dict[str, list[tuple[int, str]]] = {}
+        self._renames: dict[str, list[tuple[int, str]]] = {}
 
-    def _take(self, position: int, line: bytes) -> RunRecord | None:
-        """Keep a start undecoded until all ends have come: to decode all lines would take twice as long."""
+    def _read_line(self, position: int, line: bytes) -> RunRecord | None:
+        """Return the run if the line is an end; None if it is a start, which is kept, or renames a file.
+
+        Only starts without an end are decoded, later: that halves the time.
+        """
         if line.isascii() and line.endswith(b"}"):
-            head = (self.HEAD if self._wanted else self.START).match(line)
-            if head and self._wanted and not self._wanted(head):
+            head = (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
+            if head and self._filter and not self._filter(head):
                 return None
             if head and head[1] == b"start":
                 self._add_start(head[2].decode(), position, line, head.end())
                 return None
-        event = self._event(line)
-        kind = event["event"]
-        if kind in ("start", "end"):
-            run = self._read(position, line, event)
-            if kind == "end":
+        event = self._parse_event(line)
+        event_type = event["event"]
+        if event_type in ("start", "end"):
+            run = self._run_of_event(position, line, event)
+            if event_type == "end":
                 return self._add_end(run, line)
-            self._add_start(run.run, position, line, 0)
-        elif kind == "moved":
-            old, new = event["from"], event["to"]
-            to_bytes(old + new)                 # WireError: half a surrogate pair is no name
-            self._moves.setdefault(old, []).append((position, new))
-        elif not isinstance(kind, str):
+            self._add_start(run.name, position, line, 0)
+        elif event_type == "moved":
+            old_name, new_name = event["from"], event["to"]
+            to_bytes(old_name + new_name)       # WireError: half a surrogate pair is no name
+            self._renames.setdefault(old_name, []).append((position, new_name))
+        elif not isinstance(event_type, str):
             raise ValueError
         return None
 
-    def _add_start(self, name: str, position: int, line: bytes, body: int) -> None:
-        """Remember the start of a run.  body: see _open_runs."""
-        if name not in self._ended:
-            self._open_runs.setdefault(name, (position, line, body))
+    def _add_start(self, run_name: str, position: int, line: bytes, body_offset: int) -> None:
+        """Keep the start of a run, unless the run has ended.  body_offset: see _unended_entries."""
+        if run_name not in self._recently_ended:
+            self._unended_entries.setdefault(run_name, (position, line, body_offset))
 
     def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
-        """Remember the end of a run; return the run.
+        """Record the end of a run, and return the run.
 
-        Return None if the run was only lost, because the client can come back. Return None also for a second
-        end: a server was restarted before it could acknowledge the first.
+        Return None if the run was only lost, because the client can come back; and for a second end: a server
+        was restarted before it could acknowledge the first.
         """
-        if run.run in self._ended:
+        if run.name in self._recently_ended:
             return None
-        start = self._open_runs.pop(run.run, None)
-        if start and start[2] and not line.startswith(start[1][start[2]:-1], line.find(b'"run": ')):
-            self._sense(*start)                 # the start is damaged, or differs from the end
+        if entry := self._unended_entries.pop(run.name, None):
+            _, start_line, body_offset = entry
+            # an end must repeat all fields of the start; -1: without the closing brace
+            if body_offset and not line.startswith(start_line[body_offset:-1], line.find(b'"run": ')):
+                self._run_of_entry(*entry)      # record the start if it is invalid
         if run.cause == "lost":
-            self._open_runs[run.run] = run.position, line, 0
+            self._unended_entries[run.name] = run.position, line, 0
             return None
-        self._ended[run.run] = None
-        if len(self._ended) > self.RECENT:
-            self._ended.popitem(last=False)
+        self._recently_ended[run.name] = None
+        if len(self._recently_ended) > self.MAX_REMEMBERED_RUNS:
+            self._recently_ended.popitem(last=False)
         return run
 
-    def _unended(self) -> Iterator[RunRecord]:
-        for start in self._open_runs.values():
-            if run := self._sense(*start):
+    def _unended_runs(self) -> Iterator[RunRecord]:
+        for entry in self._unended_entries.values():
+            if run := self._run_of_entry(*entry):
                 yield run
 
-    def _sense(self, position: int, line: bytes, body: int) -> RunRecord | None:
-        """Return the run of an entry of _open_runs; None if the line is invalid, which is recorded."""
+    def _run_of_entry(self, position: int, line: bytes, body_offset: int) -> RunRecord | None:
+        """Return the run of an entry of _unended_entries; None if the line is invalid, which is recorded."""
         try:
-            return self._read(position, line, self._event(line))
-        except self.INVALID:
-            self._invalid.append(position)
+            return self._run_of_event(position, line, self._parse_event(line))
+        except self.INVALID_LINE_ERRORS:
+            self._invalid_positions.append(position)
             return None
 
     def name_files(self, runs: Iterable[RunRecord]) -> None:
-        """Set the current names of the output files of runs; later runs of a line rename the files.
+        """Set the current names of the output files, which later runs of a line rename.
 
         For a run without an `end` event, which would have the names, look for the files in the directory.
         """
@@ -835,85 +851,89 @@ class JournalPass(LogPass):
             names = run.files
             if run.ended is None:
                 names = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
-            run.files = [self.name_now(name, run.position) for name in names]
+            run.files = [self.current_name(name, run.position) for name in names]
             if run.ended is None:
-                sizes = output.sizes(run)
+                sizes = output.file_sizes(run)
                 run.files = list(sizes)
                 run.bytes = sum(sizes.values())
 
-    def name_now(self, name: str, position: int) -> str:
-        """Return the present name of a file that had this name at this position of the log."""
-        moves = self._moves.get(name, ())
-        following = bisect.bisect_left(moves, (position + 1,))
-        while following < len(moves):
-            position, name = moves[following]
-            moves = self._moves.get(name, ())
-            following = bisect.bisect_left(moves, (position + 1,))
+    def current_name(self, name: str, position: int) -> str:
+        """Return the current name of a file that had this name at this position of the log."""
+        renames = self._renames.get(name, ())
+        next_rename = bisect.bisect_left(renames, (position + 1,))
+        while next_rename < len(renames):
+            position, name = renames[next_rename]
+            renames = self._renames.get(name, ())
+            next_rename = bisect.bisect_left(renames, (position + 1,))
         return name
 
-    def _event(self, line: bytes) -> dict[str, Any]:
-        """Return the JSON object of a line.  Raises INVALID."""
+    def _parse_event(self, line: bytes) -> dict[str, Any]:
+        """Return the JSON object of a line.  Raises INVALID_LINE_ERRORS."""
         text = line.decode()
         event: dict[str, Any]
-        event, end = self._decode(text, 0)              # json.loads() takes half as long again
-        if end != len(text):
+        event, end_offset = self._decode(text, 0)       # json.loads() takes half as long again
+        if end_offset != len(text):
             raise ValueError
         return event
 
-    def _read(self, position: int, line: bytes, event: dict[str, Any]) -> RunRecord:
-        """Return the run of a start or an end.  event: the JSON object of the line.  Raises INVALID.
+    def _run_of_event(self, position: int, line: bytes, event: dict[str, Any]) -> RunRecord:
+        """Check each field of a start or an end, and return the run.  Raises INVALID_LINE_ERRORS.
 
-        This is the only place where the fields of a run are interpreted; each is checked.
+        event: the JSON object of the line.
         """
         ended = event["event"] == "end"
-        # otherwise one of the texts can be half a surrogate pair, for which to_bytes() raises WireError
-        plain = line.isascii() and b"\\u" not in line
-        when, name, number, command, host, slot, pid = self.BOTH(event)
+        # otherwise a text can contain half a surrogate pair, for which to_bytes() raises WireError
+        is_plain = line.isascii() and b"\\u" not in line
+        event_time, run_name, line_number, command, host, slot, pid = self.COMMON_FIELDS(event)
         runner = event.get("runner")
         promised = event.get("promised")
-        end = self.NO_END
-        spent = 0.0
+        end_fields = self.NO_END_FIELDS
+        elapsed = 0.0
         incomplete = False
-        below = None
+        memory_below = None
         if ended:
-            end = self.END_FIELDS(event)
-            spent = end[4]
+            end_fields = self.END_FIELDS(event)
+            elapsed = end_fields[4]
             incomplete = event.get("incomplete", False)
-            below = event.get("memory_below")
-        state, code, died_of, cause, took, cpu, memory, printed, files = end
-        texts = "".join((name, command, host, slot, cause, *files))     # TypeError: one is not a text
-        if not type(number) is type(pid) is type(code) is type(died_of) is type(printed) is int:
+            memory_below = event.get("memory_below")
+        state, exit_status, signal_number, cause, seconds, cpu, memory, output_bytes, files = end_fields
+        texts = "".join((run_name, command, host, slot, cause, *files))     # TypeError: one is not a text
+        if not (type(line_number) is type(pid) is type(exit_status)
+                is type(signal_number) is type(output_bytes) is int):
             raise ValueError
-        if type(when) not in self.NUMBERS or type(spent) not in self.NUMBERS or type(incomplete) is not bool:
+        if (type(event_time) not in self.NUMBER_TYPES or type(elapsed) not in self.NUMBER_TYPES
+                or type(incomplete) is not bool):
             raise ValueError
-        if ended and (state not in self.STATES or type(files) is not list):
+        if ended and (state not in self.END_STATES or type(files) is not list):
             raise ValueError
-        if not (0 <= spent <= when <= self.LATEST and 0 <= number < self.LATEST and 0 <= pid < self.LATEST):
+        if not (0 <= elapsed <= event_time <= self.MAX_NUMBER
+                and 0 <= line_number < self.MAX_NUMBER and 0 <= pid < self.MAX_NUMBER):
             raise ValueError
-        if not (-1 <= code < self.LATEST and 0 <= died_of < self.LATEST and 0 <= printed < 1 << 63):
+        if not (-1 <= exit_status < self.MAX_NUMBER     # -1: no exit status
+                and 0 <= signal_number < self.MAX_NUMBER and 0 <= output_bytes < 1 << 63):
             raise ValueError
-        if cpu is not None and not (type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST):
+        if cpu is not None and not (type(cpu) in self.NUMBER_TYPES and 0 <= cpu <= self.MAX_NUMBER):
             raise ValueError
-        for size in memory, below, promised:
+        for size in memory, memory_below, promised:
             if size is not None and not (type(size) is int and 0 <= size < 1 << 59):
                 raise ValueError
         if runner is not None and type(runner) is not int:
             raise ValueError
-        if not plain:
+        if not is_plain:
             to_bytes(texts)
         return RunRecord(
-            name,
-            number,
-            command.encode() if plain else to_bytes(command),
+            run_name,
+            line_number,
+            command.encode() if is_plain else to_bytes(command),
             host,
             slot,
             pid,
-            when - spent,
-            when if ended else None,
-            state, code, died_of, cause, took, cpu, memory, printed,
+            event_time - elapsed,
+            event_time if ended else None,
+            state, exit_status, signal_number, cause, seconds, cpu, memory, output_bytes,
             list(files),
             incomplete,
-            below,
+            memory_below,
             # by keyword: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
             runner=runner,
             promised=promised,
@@ -922,14 +942,15 @@ class JournalPass(LogPass):
 
 
 class JournalReader(Log):
+    """The journal in an output directory of runmaker4.py."""
     KIND = "journal"
-    PASS = JournalPass
+    PASS_CLASS = JournalPass
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
-        """Raises UsageError."""
+        """Open DIRECTORY/journal.  Raises UsageError."""
         if not os.path.isdir(directory):
-            missing = "not a directory" if os.path.exists(directory) else "no such directory"
-            raise UsageError(f"{directory}: {missing} (expected the --outdir of runmaker4.py)")
+            problem = "not a directory" if os.path.exists(directory) else "no such directory"
+            raise UsageError(f"{directory}: {problem} (expected the --outdir of runmaker4.py)")
         super().__init__(os.path.join(directory, "journal"), say)
 
     def _open(self) -> Reader:
@@ -951,40 +972,42 @@ class JournalReader(Log):
 class LastOutput:
     """The last lines in the output files of runs."""
     SUFFIXES = ".out", ".err"   # of output files, after the number of the line at the start of the run
-    BYTES = 1 << 14             # of a file, at most: only the end is read
-    WIDTH = 500                 # characters of a line, at most, also on a wider terminal
+    MAX_READ_BYTES = 1 << 14    # of a file: only the end is read
+    MAX_COLUMNS = 500           # of a line, also on a wider terminal
 
-    def __init__(self, directory: str, most: int = 3) -> None:
-        """most: the maximum number of lines of a file."""
+    def __init__(self, directory: str, max_lines: int = 3) -> None:
+        """Set the directory of the files, and how many lines of each to return at most."""
         self.directory = directory
-        self._most = most
+        self._max_lines = max_lines
         self.network = find_mount(directory).network
 
-    def of(self, run: RunRecord) -> list[str]:
-        """Return the last lines of a run's stderr, or otherwise of stdout; or the reason why they cannot be
-        read.
+    def last_lines(self, run: RunRecord) -> list[str]:
+        """Return the last lines of a run's stderr, or if it is empty of stdout.
+
+        If a file cannot be read, return a line with the reason: '(3.out: No such file or directory)'.
         """
         errors = []
         for name in sorted(run.files, key=lambda name: ".err" not in name):
             try:
-                if lines := self._tail(name):
-                    return [printable(to_text(line[:4 * self.WIDTH])) for line in lines]
+                if lines := self._read_tail(name):
+                    return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
             except OSError as error:
                 errors.append(f"({name}: {error_text(error)})")
             except ValueError:
                 errors.append(f"({name}: not an output file)")
         return errors
 
-    def _tail(self, name: str) -> list[bytes]:
+    def _read_tail(self, name: str) -> list[bytes]:
         """Return the last lines of a file that are not blank.  Raises OSError, ValueError."""
         with self._open(name) as file:
-            lines = file.pread(self.BYTES, max(0, os.fstat(file.fd).st_size - self.BYTES)).split(b"\n")
+            offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
+            lines = file.pread(self.MAX_READ_BYTES, offset).split(b"\n")
         # a terminal overwrites the text before a \r
-        shown = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
-        return [line for line in shown if line.strip()][-self._most:]
+        last_parts = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
+        return [line for line in last_parts if line.strip()][-self._max_lines:]
 
-    def sizes(self, run: RunRecord) -> dict[str, int]:
-        """Return the sizes of the run's output files, by name.  Unreadable files are left out."""
+    def file_sizes(self, run: RunRecord) -> dict[str, int]:
+        """Return the size of each output file of a run, by name; leave out files that cannot be opened."""
         sizes = {}
         for name in run.files:
             with contextlib.suppress(OSError, ValueError), self._open(name) as file:
@@ -994,7 +1017,7 @@ class LastOutput:
     def _open(self, name: str) -> Reader:
         """Open an output file of a run.  Raises OSError; ValueError: not an output file.
 
-        The size is as of when the journal was opened: Log._open() has refreshed the directory.
+        On a network file system, the size is as of when Log._open() refreshed the directory.
         """
         if os.path.basename(name) != name:
             raise ValueError
@@ -1014,8 +1037,8 @@ class LastOutput:
 # Of several lines, it belongs to the one with the same number, or otherwise to the nearest.  Of two equally
 # near ones, it belongs to the lower one in the file, because lines are usually inserted above.
 #
-# A line inserted above equal lines shifts the numbers of all of them.  So if the log has as many numbers of a
-# command as the file has lines with it, they are paired in order first.
+# A line inserted above equal lines (lines with one command) shifts the numbers of all of them.  So if the log
+# has as many numbers of a command as the file has lines with it, they are paired in order first.
 #
 # If several runs belong to a line, the last run is the one with the nearest number, and of equally near ones
 # the last one in the journal.
@@ -1024,111 +1047,116 @@ class LastOutput:
 # So while lines with this command are `r`, or cancelled and still running, the run belongs to one of these.
 
 
-def nearest(numbers: Sequence[int], number: int) -> int:
-    """Return the number of the line to which a run with this number belongs.  numbers: of the lines, in
-    order.
+def nearest_number(numbers: Sequence[int], number: int) -> int:
+    """Return the one of some ascending numbers that is nearest to `number`; of two equally near, the larger.
     """
-    above = bisect.bisect_left(numbers, number)
-    if numbers[above:above + 1] == [number]:
+    index = bisect.bisect_left(numbers, number)
+    if numbers[index:index + 1] == [number]:
         return number
-    return min(numbers[max(above - 1, 0):above + 1], key=lambda other: (abs(other - number), -other))
+    neighbours = numbers[max(index - 1, 0):index + 1]
+    return min(neighbours, key=lambda neighbour: (abs(neighbour - number), -neighbour))
 
 
-Last = dict[tuple[bytes, int, bool], RunRecord]         # by command, number, and True for no end
+LastRuns = dict[tuple[bytes, int, bool], RunRecord]     # by command, logged line number, and True for no end
 
 
-def keep_last_runs(last: Last, runs: Iterable[RunRecord]) -> Last:
-    """Keep for each command and number the last finished run, and the last one without an end.
+def keep_last_runs(last_runs: LastRuns, runs: Iterable[RunRecord]) -> LastRuns:
+    """Add runs to `last_runs`, and return it: the last finished and the last unfinished run by line number.
 
     No other run can be the last run of a line. So memory use does not depend on the length of the log.
     """
     for run in runs:
         key = run.command, run.line, run.ended is None
-        if key not in last or run.position > last[key].position:
-            last[key] = run
-    return last
+        if key not in last_runs or run.position > last_runs[key].position:
+            last_runs[key] = run
+    return last_runs
 
 
 class LineRuns:
     """Lines, and the runs that belong to them."""
 
-    def __init__(self, lines: Iterable[Line], living: Collection[int], runs: Iterable[RunRecord]) -> None:
-        """lines: all lines that have one of some commands.  living: the numbers of lines with running jobs.
+    def __init__(
+        self, lines: Iterable[Line], numbers_with_jobs: Collection[int], runs: Iterable[RunRecord]
+    ) -> None:
+        """Match runs with lines.
 
-        runs: at least the runs of these commands that keep_last_runs() keeps; other runs are ignored.
+        lines: all with one of some commands.  numbers_with_jobs: of the lines with running jobs.  runs: at
+        least those of these commands that keep_last_runs() keeps; runs of other commands are ignored.
         """
         self.lines = {line.number: line for line in lines}
-        self._numbers: dict[bytes, list[int]] = {}          # of the lines, by command
-        self._running: dict[bytes, list[int]] = {}          # of the running ones
+        self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
+        self._running_numbers_of: dict[bytes, list[int]] = {}       # of those that are `r` or have a job
         for number in sorted(self.lines):
             line = self.lines[number]
-            self._numbers.setdefault(line.command, []).append(number)
-            if line.state == RUNNING or number in living:
-                self._running.setdefault(line.command, []).append(number)
-        known = [run for run in runs if run.command in self._numbers]
-        self._file_changed = self._pair(known)
-        self.last: dict[int, RunRecord] = {}                # by the number of the line
-        ranks: dict[int, tuple[float, int]] = {}
-        for run in known:
-            number = self._number(run)
-            rank = -abs(self._place(run) - number), run.position
+            self._numbers_of.setdefault(line.command, []).append(number)
+            if line.state == RUNNING or number in numbers_with_jobs:
+                self._running_numbers_of.setdefault(line.command, []).append(number)
+        known_runs = [run for run in runs if run.command in self._numbers_of]
+        self._shifted_numbers = self._pair_numbers(known_runs)
+        self.last_runs: dict[int, RunRecord] = {}       # by the number of the line
+        ranks: dict[int, tuple[float, int]] = {}        # of the last run: nearest number first, then latest
+        for run in known_runs:
+            number = self._line_number(run)
+            rank = -abs(self._expected_number(run) - number), run.position
             if rank > ranks.get(number, (-math.inf, 0)):
                 ranks[number] = rank
-                self.last[number] = run
+                self.last_runs[number] = run
 
-    def _pair(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
-        """Pair the numbers of equal lines in the log with the present ones.
+    def _pair_numbers(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
+        """Pair the logged numbers of equal lines with the current ones, in order, if there are as many.
 
-        Return the present number by command and number in the log, where they differ.
+        Return the current number by command and logged number, where they differ.
         """
-        logged: defaultdict[bytes, set[int]] = defaultdict(set)
+        logged_numbers: defaultdict[bytes, set[int]] = defaultdict(set)
         for run in runs:
-            logged[run.command].add(run.line)
-        return {(command, then): now for command, numbers in logged.items()
-                if len(numbers) == len(self._numbers[command])
-                for then, now in zip(sorted(numbers), self._numbers[command]) if then != now}
+            logged_numbers[run.command].add(run.line)
+        return {(command, logged): current for command, numbers in logged_numbers.items()
+                if len(numbers) == len(self._numbers_of[command])
+                for logged, current in zip(sorted(numbers), self._numbers_of[command]) if logged != current}
 
-    def _place(self, run: RunRecord) -> int:
-        """Return the expected present line number of a run."""
-        return self._file_changed.get((run.command, run.line), run.line) if self._file_changed else run.line
+    def _expected_number(self, run: RunRecord) -> int:
+        """Return the line number to expect now for a run: the paired one, or otherwise the logged one."""
+        if not self._shifted_numbers:
+            return run.line
+        return self._shifted_numbers.get((run.command, run.line), run.line)
 
-    def _number(self, run: RunRecord) -> int:
-        """Return the number of the line that a run belongs to."""
-        numbers = self._numbers[run.command]
+    def _line_number(self, run: RunRecord) -> int:
+        """Return the number of the line that a run belongs to; a line with this command must exist."""
+        numbers = self._numbers_of[run.command]
         if run.ended is None:
-            numbers = self._running.get(run.command, numbers)
-        return nearest(numbers, self._place(run))
+            numbers = self._running_numbers_of.get(run.command, numbers)
+        return nearest_number(numbers, self._expected_number(run))
 
     def line_of(self, run: RunRecord) -> Line | None:
         """Return the line that a run belongs to; None: no line has this command."""
-        return self.lines[self._number(run)] if run.command in self._numbers else None
+        return self.lines[self._line_number(run)] if run.command in self._numbers_of else None
 
     def is_last(self, run: RunRecord, line: Line) -> bool:
-        """Return True if a run is the last one of this line."""
-        return self.last[line.number].position == run.position
+        """Return True if this run of the line is the last one."""
+        return self.last_runs[line.number].position == run.position
 
-    def is_certain(self, line: Line) -> bool:
+    def is_last_run_certain(self, line: Line) -> bool:
         """Return True if the last run of a line is running, and no earlier part of the log can change that.
 
         For one of several equal lines it can: numbers in that part decide if they are paired in order.
         """
-        run = self.last.get(line.number)
+        run = self.last_runs.get(line.number)
         return (run is not None and run.ended is None and run.line == line.number
-                and len(self._numbers[line.command]) == 1)
+                and len(self._numbers_of[line.command]) == 1)
 
 
-def of_commands(commands: Iterable[bytes]) -> Wanted:
-    """Return a test for the head of a journal line: True if the run has one of these commands."""
-    texts = {json.dumps(to_text(command)).encode() for command in commands}       # as in a journal
-    return lambda head: head[4] in texts
+def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
+    """Return a filter that accepts runs with one of these commands, by the head of a journal line."""
+    encoded_commands = {json.dumps(to_text(command)).encode() for command in commands}      # as in a journal
+    return lambda head: head[4] in encoded_commands
 
 
-def or_incomplete(wanted: Wanted) -> Wanted:
-    """Return a test for the head of a journal line: True also if the run's output can be incomplete.
+def extend_to_incomplete_output(run_filter: RunFilter) -> RunFilter:
+    """Return a filter that also accepts runs with incomplete output, some of which could not be written.
 
-    Few lines have that. So search for the word instead of decoding.
+    Few lines contain the word. So search for it instead of decoding the line.
     """
-    return lambda head: wanted(head) or b'"incomplete"' in head.string
+    return lambda head: run_filter(head) or b'"incomplete"' in head.string
 
 
 # ======== Who is at work ====================================================================================
@@ -1141,26 +1169,26 @@ class AtWork:
     """The runners and servers that use a job file."""
 
     def __init__(self, presence_locks: Collection[int] | None) -> None:
-        """presence locks: the presence locks that are held; None: unknown."""
+        """Keep the numbers of the presence locks that are held; None: unknown."""
         self._presence_locks = presence_locks
 
-    def is_gone(self, run: RunRecord | None) -> bool:
+    def has_runner_exited(self, run: RunRecord | None) -> bool:
         """Return True if the runner that started a run, or the server that assigned it, has surely exited.
 
-        A server takes over the runs of the previous server, so a run has a server if any server is alive.
+        A server takes over the runs of the previous server, so any living server counts.  False: perhaps not.
         """
         if not self._presence_locks or not run or run.runner is None:
-            return self.is_nobody
+            return self.has_no_runners
         if run.runner >= PresenceLock.SERVERS:
             return max(self._presence_locks) < PresenceLock.SERVERS
         return run.runner not in self._presence_locks
 
     @property
-    def is_nobody(self) -> bool:
-        """True if no runner and no server is alive; False also if unknown."""
+    def has_no_runners(self) -> bool:
+        """Return True if no runner and no server is alive; False also if unknown."""
         return self._presence_locks is not None and not self._presence_locks
 
-    def counted(self) -> dict[str, int | None]:
+    def count_by_kind(self) -> dict[str, int | None]:
         """Return the numbers of runners and servers; None: unknown."""
         if self._presence_locks is None:
             return {"runners": None, "servers": None}
@@ -1172,80 +1200,81 @@ class Clocks:
     """The hosts with wrong clocks, as far as a log shows them.  Ages of times from these hosts are unknown.
 
     The file server records when the last line was appended. A clock is fast if one of its times is more than
-    APART after that. Lines are appended as events happen, so a time can be compared with the time in the
-    previous line if that is from another host, and in the last line with the mtime of the file. But a client
-    that was disconnected appends late, so one early time proves nothing: a clock is slow only if all
-    comparable times are more than APART too early.
+    MAX_APART_SECONDS after that. Lines are appended as events happen, so a time can be compared with the time
+    in the previous line if that is from another host, and in the last line with the mtime of the file. But a
+    client that was disconnected appends late, so one early time proves nothing: a clock is slow only if all
+    comparable times are more than MAX_APART_SECONDS too early.
     """
-    APART = 60.0                # seconds
+    MAX_APART_SECONDS = 60.0
 
-    def __init__(self, changed: float, runs: Iterable[RunRecord] = ()) -> None:
-        """changed: the time of the last write to the log, by the clock of the file server.  runs: the last
-        few.
-        """
-        self._is_ours_wrong = changed > time.time() + self.APART
+    def __init__(self, log_mtime: float, runs: Iterable[RunRecord] = ()) -> None:
+        """Set `wrong_hosts`.  log_mtime: by the clock of the file server.  runs: the last few."""
+        self._is_local_clock_wrong = log_mtime > time.time() + self.MAX_APART_SECONDS
         in_order = sorted(runs, key=operator.attrgetter("position"))
-        fast = {run.host for run in in_order if (run.ended or run.began) > changed + self.APART}
+        latest_credible = log_mtime + self.MAX_APART_SECONDS
+        fast = {run.host for run in in_order if (run.ended or run.began) > latest_credible}
         early: set[str] = set()
         punctual: set[str] = set()
-        host = ""
-        previous = 0.0
+        previous_host = ""
+        previous_time = 0.0
         for run in in_order:
             if run.host not in fast:
-                when = run.ended or run.began
-                if host and run.host != host:
-                    (early if when < previous - self.APART else punctual).add(run.host)
-                host = run.host
-                previous = when
-        (early if previous < changed - self.APART else punctual).add(host)
-        self.wrong = fast | (early - punctual - {""})
+                event_time = run.ended or run.began
+                if previous_host and run.host != previous_host:
+                    (early if event_time < previous_time - self.MAX_APART_SECONDS else punctual).add(run.host)
+                previous_host = run.host
+                previous_time = event_time
+        (early if previous_time < log_mtime - self.MAX_APART_SECONDS else punctual).add(previous_host)
+        self.wrong_hosts = fast | (early - punctual - {""})
 
     @property
-    def are_right(self) -> bool:
-        """True if all clocks are right, as far as the log shows."""
-        return not self.wrong and not self._is_ours_wrong
+    def are_all_right(self) -> bool:
+        """Return True if all clocks are right, as far as the log shows."""
+        return not self.wrong_hosts and not self._is_local_clock_wrong
 
-    def age(self, host: str, when: float) -> float | None:
-        """Return the seconds since this time by the clock of `host`; None: unknown."""
-        return None if self._is_ours_wrong or host in self.wrong else max(0.0, time.time() - when)
+    def seconds_since(self, host: str, timestamp: float) -> float | None:
+        """Return the seconds since `timestamp`, which is by the clock of `host`; None: unknown."""
+        if self._is_local_clock_wrong or host in self.wrong_hosts:
+            return None
+        return max(0.0, time.time() - timestamp)
 
 
-# ======== A look ============================================================================================
+# ======== Observations ======================================================================================
 #
-# Each view is a snapshot.  A look reads everything once, in this order:
+# An observation reads everything once, in this order:
 #
-#   presence locks   also of runners that exit during the look, whose lines are still `r` in it
-#   the job file     states, running lines and orphans; cancelled lines with running jobs; the lines for the
-#                    view
-#   presence locks   also of runners that start during the look
+#   presence locks   also of runners that exit meanwhile, whose lines are still `r` in the snapshot
+#   the job file     states, running lines and orphans; cancelled lines with running jobs; the lines that the
+#                    view selects
+#   presence locks   also of runners that start meanwhile
 #   mtime            shows that ends of runs can still be on the way to the log
 #   the log          is opened last.  So it has the ends of all runs with finished lines, except ends that are
 #                    on the way.  A runner appends all ends before it releases the presence lock.
 #
-# --status, --failed, --show and the page are made of the rows.  --stats and --timeline need no lines, and
-# read only the log.
+# --status, --failed, --show and the page are made of rows.  --stats and --timeline read only the log.
 
-LEAVES = {**STATE_NAMES, ".": "new", "x": "held"}       # by the state of a run, the name of its line's state
+# by the state of a run, the name of the state in which the run leaves the line
+LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "x": "held"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line and one of its runs, as of one look."""
+    """A line and one of its runs, as of one observation."""
     line: Line                  # if the line was removed: as of the run
     line_state: str = ""        # a word; an orphan is in error; "": the line was removed
-    run: RunRecord | None = None        # None: no known run
-    is_last: bool = False       # the line has no later run
+    run: RunRecord | None = None        # None: the log has none
+    is_last: bool = False       # the log has no later run of the line
     age: float | None = None    # seconds since the start of a running job; None: not running, or unknown
     # fields of a run that --json copies
-    AS_TOLD = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
+    RUN_FIELDS = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
 
     @property
-    def state_since(self) -> str:
-        """The state of the line if it differs from the result of the run; otherwise ''."""
-        return self.line_state if self.run and self.line_state != LEAVES[self.run.state] else ""
+    def differing_line_state(self) -> str:
+        """The state of the line, if the run has not left it in that state; otherwise ''."""
+        return self.line_state if self.run and self.line_state != LINE_STATE_AFTER[self.run.state] else ""
 
-    def job(self) -> dict[str, Any]:
-        """Return the --json fields for a job, host and slot; null: unknown."""
+    def json_of_job(self) -> dict[str, Any]:
+        """Return the --json fields that a status has, too: the job, host, slot and times; None: unknown."""
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.age
         return {
@@ -1258,182 +1287,182 @@ class Row:
             "seconds": seconds if seconds is None else round(seconds, 3),
         }
 
-    def json(self) -> dict[str, Any]:
-        """Return all --json fields; null: unknown."""
+    def json_fields(self) -> dict[str, Any]:
+        """Return all --json fields; None: unknown."""
         run = self.run
         return {
-            **self.job(),
+            **self.json_of_job(),
             "state": self.line_state,
             "outcome": run and STATE_NAMES[run.state],
             "end": run and run.ended,
             "exit": run.exit if run and run.exit >= 0 else None,
             "signal": (run and run.signal) or None,
-            **{name: run and getattr(run, name) for name in self.AS_TOLD},
+            **{name: run and getattr(run, name) for name in self.RUN_FIELDS},
         }
 
 
-class Look:
-    """A job file, the locks and a log of the runs, as of one moment.  The job file or the log can be absent.
+class Observation:
+    """A job file, its locks and a log of its runs, as of one moment.  The job file or the log can be absent.
     """
-    TAIL = 1 << 22              # bytes at the end of a log: mostly enough for the starts of all running jobs
+    TAIL_BYTES = 1 << 22        # the last part of a log: mostly enough for the starts of all running jobs
 
     def __init__(
         self,
         watcher: Watcher | None,
         open_log: Callable[[], Log],
-        find: Callable[[Watcher, Snapshot], Sequence[Line]] = lambda watcher, snapshot: (),
+        select_lines: Callable[[Watcher, Snapshot], Sequence[Line]] = lambda watcher, snapshot: (),
     ) -> None:
-        """find: reads the lines for the view, in the order of the file.  Raises UsageError."""
+        """Read the job file and the locks, and then open the log.  Raises UsageError.
+
+        select_lines: returns the lines that the view is about, in the order of the file.
+        """
         self.watcher = watcher
         self.snapshot = Snapshot(Counter())
-        self.cancelled: list[Line] = []
-        self.lines: Sequence[Line] = ()         # the lines for the view
+        self.cancelled_lines: list[Line] = []
+        self.selected_lines: Sequence[Line] = ()
         self.at_work = AtWork(None)
-        self._ends_may_come = False
+        self._can_ends_be_pending = False
         if watcher:
-            badges_before = watcher.presence_locks() or set()
-            self.snapshot = watcher.sure_look()
-            self.cancelled = watcher.cancelled(self.snapshot)
-            self.lines = find(watcher, self.snapshot)
-            badges_after = watcher.presence_locks()
-            self.at_work = AtWork(None if badges_after is None else badges_after | badges_before)
-            self._ends_may_come = watcher.ends_may_come()
-        self.living = [*self.snapshot.running, *self.cancelled]
-        self._living = {line.number for line in self.living}
-        self._orphans = {line.number for line in self.snapshot.orphans}
+            locks_before = watcher.presence_locks() or set()
+            self.snapshot = watcher.complete_snapshot()
+            self.cancelled_lines = watcher.cancelled_lines(self.snapshot)
+            self.selected_lines = select_lines(watcher, self.snapshot)
+            locks_after = watcher.presence_locks()
+            self.at_work = AtWork(None if locks_after is None else locks_after | locks_before)
+            self._can_ends_be_pending = watcher.can_ends_be_pending()
+        self.lines_with_jobs = [*self.snapshot.running, *self.cancelled_lines]
+        self._numbers_with_jobs = {line.number for line in self.lines_with_jobs}
+        self._orphan_numbers = {line.number for line in self.snapshot.orphans}
         self.log = open_log()
 
-    def __enter__(self) -> Look:
+    def __enter__(self) -> Observation:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.log.file.close()
 
     @functools.cached_property
-    def recent(self) -> list[RunRecord]:
-        """The runs in the last part of the log, which is read on first use."""
-        return list(self.log.runs(begin=max(0, self.log.size - self.TAIL)))
+    def recent_runs(self) -> list[RunRecord]:
+        """The runs in the last TAIL_BYTES of the log, which are read on first use."""
+        return list(self.log.runs(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
 
     @functools.cached_property
     def clocks(self) -> Clocks:
-        """The clocks of the hosts, according to the last part of the log."""
-        return Clocks(self.log.changed, self.recent)
+        """The clocks of the hosts, according to the recent runs."""
+        return Clocks(self.log.mtime, self.recent_runs)
 
-    def present_rows(self) -> list[Row]:
+    def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running.
 
-        Read the last part of the log, and the complete log only if a present run is missing there.  Raises
-        UsageError.
+        Read the recent runs, and the complete log only if a current run is missing.
         """
-        lines = [*self.living, *self.snapshot.orphans]
+        lines = [*self.lines_with_jobs, *self.snapshot.orphans]
         commands = {line.command for line in lines}
-        known = self.line_runs(commands, self.recent if lines else ())
-        if self.log.size and not all(map(known.is_certain, lines)):
-            known = self.line_runs(commands, self.log.runs(of_commands(commands)))
-        return [self.last_row(line, known) for line in lines]
+        line_runs = self.match_runs(commands, self.recent_runs if lines else ())
+        if self.log.size and not all(map(line_runs.is_last_run_certain, lines)):
+            line_runs = self.match_runs(commands, self.log.runs(filter_by_commands(commands)))
+        return [self.row_of_line(line, line_runs) for line in lines]
 
     def last_rows(self) -> Iterator[Row]:
-        """Yield the row of the last run of each line for the view, and of each other line if the output of
-        the last run is incomplete, in the order of the file.
+        """Yield the row of the last run of each selected line, in the order of the file.
 
-        Raises UsageError.
+        Also yield those of other lines if the output of the last run is incomplete.
         """
-        commands = {line.command for line in self.lines}
-        while True:
-            found = self.log.runs(or_incomplete(of_commands(commands)))
-            last = keep_last_runs({}, found)
-            others = {run.command for run in last.values() if run.incomplete} - commands
-            if not others:
+        commands = {line.command for line in self.selected_lines}
+        while True:             # of other commands, too, all runs must be known
+            journal_pass = self.log.runs(extend_to_incomplete_output(filter_by_commands(commands)))
+            last_runs = keep_last_runs({}, journal_pass)
+            other_commands = {run.command for run in last_runs.values() if run.incomplete} - commands
+            if not other_commands:
                 break
-            commands |= others
-        known = self.line_runs(commands, last.values())
-        requested = {line.number for line in self.lines}
-        shown = [number for number in sorted(known.lines)
-                 if number in requested or (number in known.last and known.last[number].incomplete)]
-        found.name_files(known.last[number] for number in shown if number in known.last)
-        for number in shown:
-            yield self.last_row(known.lines[number], known)
+            commands |= other_commands
+        line_runs = self.match_runs(commands, last_runs.values())
+        last_run_of = line_runs.last_runs
+        selected_numbers = {line.number for line in self.selected_lines}
+        shown_numbers = [number for number in sorted(line_runs.lines) if number in selected_numbers
+                         or (number in last_run_of and last_run_of[number].incomplete)]
+        journal_pass.name_files(last_run_of[number] for number in shown_numbers if number in last_run_of)
+        for number in shown_numbers:
+            yield self.row_of_line(line_runs.lines[number], line_runs)
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows of all runs of the lines for the view, in the order of the file and of the log.
+    def rows_of_all_runs(self) -> Iterator[Row]:
+        """Yield the rows of all runs of the selected lines, in the order of the file and of the log.
 
-        A line without a run also has a row.  Raises UsageError.
+        A line without a run also has a row.
         """
-        commands = {line.command for line in self.lines}
-        journal_pass = self.log.runs(of_commands(commands))
+        commands = {line.command for line in self.selected_lines}
+        journal_pass = self.log.runs(filter_by_commands(commands))
         runs = [run for run in journal_pass if run.command in commands]
-        line_runs = self.line_runs(commands, runs)
+        line_runs = self.match_runs(commands, runs)
         runs_by_line = defaultdict(list)
         for run in sorted(runs, key=operator.attrgetter("position")):
             if line := line_runs.line_of(run):
                 runs_by_line[line.number].append(run)
-        journal_pass.name_files(run for line in self.lines for run in runs_by_line[line.number])
-        for line in self.lines:
+        journal_pass.name_files(run for line in self.selected_lines for run in runs_by_line[line.number])
+        for line in self.selected_lines:
             for run in runs_by_line[line.number]:
-                yield self.row(run, line_runs)
+                yield self.row_of_run(run, line_runs)
             if not runs_by_line[line.number]:
-                yield self.last_row(line, line_runs)
+                yield self.row_of_line(line, line_runs)
 
-    def line_runs(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Return all lines with these commands, and the runs that belong to them.  Raises UsageError."""
-        lines = self.watcher.lines_with(commands) if self.watcher and commands else []
-        # as of the look: these replace others
-        seen = [*self.living, *self.snapshot.orphans, *self.lines]
-        lines += [line for line in seen if line.command in commands]
-        return LineRuns(lines, self._living, runs)
+    def match_runs(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
+        """Return all lines with these commands, and the runs that belong to them."""
+        lines = self.watcher.lines_with_commands(commands) if self.watcher and commands else []
+        # later lines replace earlier ones
+        observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
+        lines += [line for line in observed_lines if line.command in commands]
+        return LineRuns(lines, self._numbers_with_jobs, runs)
 
-    def last_row(self, line: Line, known: LineRuns) -> Row:
+    def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
         """Return the row of a line's last run, or of the line alone if it has no known run."""
-        run = known.last.get(line.number)
-        return self.row(run, known) if run else Row(line, self.state_of(line), is_last=True)
+        run = line_runs.last_runs.get(line.number)
+        return self.row_of_run(run, line_runs) if run else Row(line, self.line_state_of(line), is_last=True)
 
-    def row(self, run: RunRecord, known: LineRuns) -> Row:
-        """Return the row of a run.  known: contains the line, if it still exists."""
-        line = known.line_of(run)
-        self.judge(run, known)
-        if not line:
+    def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
+        """Return the row of a run.  line_runs: has the line, if it still exists."""
+        line = line_runs.line_of(run)
+        self.judge_unended(run, line_runs)
+        if not line:            # it was removed
             return Row(Line(run.line, 0, 0, b"", b" " + run.command), run=run)
         is_running = run.state == "r" and not run.cause
-        age = self.clocks.age(run.host, run.began) if is_running else None
-        return Row(line, self.state_of(line), run, known.is_last(run, line), age)
+        age = self.clocks.seconds_since(run.host, run.began) if is_running else None
+        return Row(line, self.line_state_of(line), run, line_runs.is_last(run, line), age)
 
-    def state_of(self, line: Line) -> str:
+    def line_state_of(self, line: Line) -> str:
         """Return the state of a line as a word; an orphan is in error."""
-        return WORDS[ERROR] if line.number in self._orphans else WORDS.get(line.state, "held")
+        if line.number in self._orphan_numbers:
+            return LINE_STATES[ERROR]
+        return LINE_STATES.get(line.state, "held")
 
-    def judge(self, run: RunRecord, known: LineRuns) -> None:
-        """Set state and cause of a run without an end, by the line.  The first condition that holds counts:
+    def judge_unended(self, run: RunRecord, line_runs: LineRuns) -> None:
+        """Set state and cause of a run without an end, by its line.  The first condition that holds counts:
 
             the job of the line is running, and no later run is known     running
             the line is an orphan, and no later run is known              lost
-            the end can be on the way to the log                          ending
+            the job file changed a moment ago, and the runner is alive    ending (the end will be logged)
             the line is in error, and no later run is known               lost
             otherwise                                                     unknown
-
-        The end can be on the way if the job file has changed a moment ago, and the runner that started the
-        run is alive.
         """
         if run.ended is not None:
             return
-        line = known.line_of(run)
-        state = line.state if line and known.is_last(run, line) else b""
+        line = line_runs.line_of(run)
+        last_line_state = line.state if line and line_runs.is_last(run, line) else b""
         run.state, run.cause = "?", "unknown"
-        if line and state and line.number in self._living:
+        if line and last_line_state and line.number in self._numbers_with_jobs:
             run.state, run.cause = "r", ""
-        elif state == RUNNING:
+        elif last_line_state == RUNNING:
             run.state, run.cause = "e", "lost"
-        elif line and self._ends_may_come and not self.at_work.is_gone(run):
+        elif line and self._can_ends_be_pending and not self.at_work.has_runner_exited(run):
             run.state, run.cause = "r", "ending"
-        elif state == ERROR:
+        elif last_line_state == ERROR:
             run.state, run.cause = "e", "lost"
 
 
 @contextlib.contextmanager
-def without_collector() -> Iterator[None]:
-    """Turn off the collector of cyclic garbage.
+def without_garbage_collector() -> Iterator[None]:
+    """Turn off the collector of cyclic garbage, which would visit all lines and runs again and again.
 
-    No view makes cycles, but each line and each run is an object. The collector would visit all of them again
-    and again, for a quarter of the time.
+    That would take a quarter of the time, and no view makes cycles.
     """
     gc.disable()
     try:
@@ -1451,108 +1480,112 @@ def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
 
 # ======== Running jobs ======================================================================================
 #
-# The job file has the running lines; the journal has hosts and start times.  status_of() makes the object
-# that --json prints, and status_lines() the text from it.
+# The job file has the running lines; the journal has hosts and start times.
 
-NARROW = 60                     # columns: a narrower table has neither slots nor start times
+MIN_WIDE_COLUMNS = 60           # a narrower table has neither slots nor start times
 
 
-def jobs_per_hour(runs: Iterable[RunRecord], running: Mapping[int, Row]) -> float | None:
-    """Return the present rate of finished jobs; None: too few to measure.
+def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> float | None:
+    """Return the current rate of finished jobs; None: too few to measure.
 
-    runs: in the order of the log. Of a job that ran several times the last run counts.  running: by number
-    the lines that are not finished, although earlier tries are.
+    runs: in the order of the log; of each job only the last run counts.  unfinished_rows: by line number;
+    jobs of these lines do not count, although earlier tries are finished.
     """
-    ends: dict[tuple[int, bytes], float] = {}
+    end_times: dict[tuple[int, bytes], float] = {}
     for run in runs:
-        ends.pop((run.line, run.command), None)
+        end_times.pop((run.line, run.command), None)
         if run.ended is not None and run.state != ".":      # put back: the job is as new as before
-            ends[run.line, run.command] = run.ended
-    for number, row in running.items():
-        ends.pop((number, row.line.command), None)
-    if not ends:
+            end_times[run.line, run.command] = run.ended
+    for number, row in unfinished_rows.items():
+        end_times.pop((number, row.line.command), None)
+    if not end_times:
         return None
     rate = Rate()
-    for count, when in enumerate(sorted(ends.values())):
-        rate.add_count(when, count)
+    for count, end_time in enumerate(sorted(end_times.values())):
+        rate.add_count(end_time, count)
     return rate.per_second(time.time()) * 3600 or None
 
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield a status as text, line by line.  columns: the maximum width of the table."""
-    counted = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
-    yield f"{plural(status['total'], 'job')}: {counted}"
+    """Yield a status (of read_status()) as lines of text.  columns: the maximum width of the table."""
+    counts_text = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
+    yield f"{plural(status['total'], 'job')}: {counts_text}"
     if per_hour := status["per_hour"]:
-        left = status["seconds_left"]
+        seconds_left = status["seconds_left"]
         yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
-            f", {human_time(left)} left" if left is not None else "")
+            f", {human_time(seconds_left)} left" if seconds_left is not None else "")
     if status["waits"]:
         yield printable(status["waits"])
-    who = status["runners"], status["servers"]
-    if None in who:
+    numbers_at_work = status["runners"], status["servers"]
+    if None in numbers_at_work:
         yield "cannot count runners and servers: no permission to read their locks"
-    elif any(who):
-        parts = (plural(count, word) for count, word in zip(who, ("runner", "server")) if count)
-        yield f"{' and '.join(parts)} at work"
-    is_narrow = columns < NARROW
+    elif any(numbers_at_work):
+        texts = (plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server")) if count)
+        yield f"{' and '.join(texts)} at work"
+    is_narrow = columns < MIN_WIDE_COLUMNS
     rows = [["line", "host", "slot", "since", "for", "command"]]
-    for kind in "jobs", "cancelled", "orphans":
-        rows += [status_row(job, mark_of(kind, job["without_runner"], is_narrow)) for job in status[kind]]
-    if all(row[1] == "-" for row in rows[1:]):
+    for job_list in "jobs", "cancelled", "orphans":
+        rows += [status_row(job, command_prefix_of(job_list, job["without_runner"], is_narrow))
+                 for job in status[job_list]]
+    if all(row[1] == "-" for row in rows[1:]):              # no host is known
         rows = [[row[0], row[-1]] for row in rows]
     elif is_narrow:
         rows = [row[:2] + row[4:] for row in rows]
     if len(rows) > 1:
-        yield from table(rows, columns, right=[0, len(rows[0]) - 2])
+        yield from format_table(rows, columns, right_columns=[0, len(rows[0]) - 2])
 
 
-def status_row(job: dict[str, Any], mark: str) -> list[str]:
-    """Return the cells for a running job.  mark: a prefix for the command."""
-    where = [job["host"] or "-", job["slot"] or "-", "-" if job["start"] is None else clock(job["start"])]
+def status_row(job: dict[str, Any], command_prefix: str) -> list[str]:
+    """Return the cells of the table of running jobs for one job."""
+    start = "-" if job["start"] is None else format_time(job["start"])
     age = "-" if job["seconds"] is None else human_time(job["seconds"])
-    return [str(job["line"]), *where, age, mark + job["command"]]
+    command = command_prefix + job["command"]
+    return [str(job["line"]), job["host"] or "-", job["slot"] or "-", start, age, command]
 
 
-def mark_of(kind: str, is_unsupervised: bool, is_narrow: bool) -> str:
-    """Return the prefix for the command of a job.  kind: the list of the status that has the job."""
-    if kind == "orphans":
+def command_prefix_of(job_list: str, is_unsupervised: bool, is_narrow: bool) -> str:
+    """Return a remark about a job, for example '(orphan) ', or ''.  job_list: the list that has the job."""
+    if job_list == "orphans":
         return "(orphan) "
-    if kind == "cancelled":
-        words = "cancelled" if is_narrow else "cancelled, still running"
-        return f"({words}{' without a runner' if is_unsupervised and not is_narrow else ''}) "
+    if job_list == "cancelled":
+        remark = "cancelled" if is_narrow else "cancelled, still running"
+        return f"({remark}{' without a runner' if is_unsupervised and not is_narrow else ''}) "
     return ("(no runner) " if is_narrow else "(still running without a runner) ") if is_unsupervised else ""
 
 
-def clock(when: float) -> str:
+def format_time(timestamp: float) -> str:
     """Return '14:03:22' today, otherwise 'Nov 20 14:03'."""
-    then, today = time.localtime(when), time.localtime()
-    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%b %d %H:%M", then)
+    local, today = time.localtime(timestamp), time.localtime()
+    return time.strftime("%H:%M:%S" if local[:3] == today[:3] else "%b %d %H:%M", local)
 
 
-def width() -> float:
-    """Return the maximum number of columns of a line on stdout."""
+def stdout_columns() -> float:
+    """Return the maximum length of a line on stdout; infinite unless that is a terminal."""
     return columns_of(1) - 1 if os.isatty(1) else math.inf
 
 
-def fitted(text: str, columns: float) -> str:
-    """Return a text without control characters, cut to this width."""
+def fit_to_width(text: str, columns: float) -> str:
+    """Return a text without control characters, cut and ended by '...' if it is too wide."""
     text = printable(text)
     return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
 
 
-def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
-    """Yield rows in aligned columns; the last column has the remaining width.  right: indexes of
-    right-aligned columns.
+def format_table(
+    rows: Sequence[Sequence[str]], columns: float, right_columns: Collection[int]
+) -> Iterator[str]:
+    """Yield the lines of a table with aligned columns; the last column has the remaining width.
 
-    Nothing is cut if `columns` is infinite, as for a pipe or a file.
+    columns: the maximum width; nothing is cut if it is infinite.  right_columns: indexes of right-aligned
+    columns.
     """
-    last, widest = len(rows[0]) - 1, 18 if columns < math.inf else math.inf
-    widths = [max(len(fitted(row[index], widest)) for row in rows) for index in range(last)]
-    widths.append(max(len(row[last]) for row in rows) if last in right else 0)
+    last_column = len(rows[0]) - 1
+    max_width = 18 if columns < math.inf else math.inf      # of a cell
+    widths = [max(len(fit_to_width(row[index], max_width)) for row in rows) for index in range(last_column)]
+    widths.append(max(len(row[last_column]) for row in rows) if last_column in right_columns else 0)
     for row in rows:
-        cells = [fitted(cell, size or math.inf) for cell, size in zip(row, widths)]
-        yield fitted("  ".join(cell.rjust(size) if index in right else cell.ljust(size)
-                               for index, (cell, size) in enumerate(zip(cells, widths))), columns)
+        cells = [fit_to_width(cell, width or math.inf) for cell, width in zip(row, widths)]
+        yield fit_to_width("  ".join(cell.rjust(width) if index in right_columns else cell.ljust(width)
+                                     for index, (cell, width) in enumerate(zip(cells, widths))), columns)
 
 
 def say(text: str) -> None:
@@ -1561,61 +1594,64 @@ def say(text: str) -> None:
 
 
 def check_journal(log: Log, path: str) -> None:
-    """Report it if no line of this job file belongs to the last runs of a log.  Raises UsageError."""
-    # the last few are enough
-    runs = log.runs(begin=max(0, log.size - BLOCK))
+    """Warn if the last runs of a log belong to no line of this job file."""
+    runs = log.runs(start_offset=max(0, log.size - BLOCK))
     commands = {run.command for run in deque(runs, 12)}
     with job_file(path, find_mount(path).network) as file:
         if commands and not next(lines_of(file, first_line(file), commands), None):
             say(f"{log.path}: no line of {path} belongs to the last runs (a journal of another job file?)")
 
 
-def status_of(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the present status, as --json prints it.  Raises UsageError."""
-    with Look(watcher, functools.partial(open_log, options, say)) as look:
-        check_journal(look.log, watcher.path)
-        now = count_states(look.snapshot)
-        rows = {row.line.number: row for row in look.present_rows()}
-        # without running jobs, the rate is not the present one
-        per_hour = jobs_per_hour(look.recent, rows) if now.running and look.clocks.are_right else None
+def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the current status, as --json prints it."""
+    with Observation(watcher, functools.partial(open_log, options, say)) as observation:
+        check_journal(observation.log, watcher.path)
+        job_counts = count_states(observation.snapshot)
+        rows = {row.line.number: row for row in observation.rows_of_running_lines()}
+        per_hour = None
+        # without running jobs, the last rate is not the current one
+        if job_counts.running and observation.clocks.are_all_right:
+            per_hour = jobs_per_hour(observation.recent_runs, rows)
 
-    def job(line: Line) -> dict[str, Any]:
+    def json_of_line(line: Line) -> dict[str, Any]:
         row = rows[line.number]
         run = row.run
         if not run or run.ended is None:
-            return {**row.job(), "without_runner": look.at_work.is_gone(run)}
-        found = {**Row(line).job(), "without_runner": look.at_work.is_nobody}
-        # Between two tries the runner keeps the slot; or the log does not have the present run yet
-        if run.state in "!e" and run.runner is not None and not look.at_work.is_gone(run):
-            found.update(host=run.host, slot=run.slot)
-        return found
+            return {**row.json_of_job(), "without_runner": observation.at_work.has_runner_exited(run)}
+        fields = {**Row(line).json_of_job(), "without_runner": observation.at_work.has_no_runners}
+        # Between two tries the runner keeps the slot; or the log does not have the current run yet
+        if run.state in "!e" and run.runner is not None and not observation.at_work.has_runner_exited(run):
+            fields.update(host=run.host, slot=run.slot)
+        return fields
 
-    jobs = list(map(job, look.snapshot.running))
-    left = (now.new + now.running) * 3600 / per_hour if per_hour and not look.at_work.is_nobody else None
+    jobs = list(map(json_of_line, observation.snapshot.running))
+    hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
+    seconds_left = None
+    if per_hour and not observation.at_work.has_no_runners:
+        seconds_left = (job_counts.new + job_counts.running) * 3600 / per_hour
     return {
-        **now._asdict(),
-        "total": now.all + now.held,
+        **job_counts._asdict(),
+        "total": job_counts.all + job_counts.held,
         "jobs": jobs,
-        "cancelled": list(map(job, look.cancelled)),
-        "orphans": list(map(job, look.snapshot.orphans)),
-        **look.at_work.counted(),
+        "cancelled": list(map(json_of_line, observation.cancelled_lines)),
+        "orphans": list(map(json_of_line, observation.snapshot.orphans)),
+        **observation.at_work.count_by_kind(),
         "per_hour": per_hour,
-        "seconds_left": left,
-        "waits": awaited(watcher, now, look.at_work,
-                         {job["host"] for job in jobs if job["host"] and not job["without_runner"]}),
+        "seconds_left": seconds_left,
+        "waits": why_new_jobs_wait(watcher, job_counts, observation.at_work, hosts),
     }
 
 
-def awaited(watcher: Watcher, now: Counts, at_work: AtWork, hosts: Collection[str]) -> str:
-    """Return why new jobs wait, or that no runner is alive; '' if a runner can take one.
+def why_new_jobs_wait(watcher: Watcher, job_counts: Counts, at_work: AtWork, hosts: Collection[str]) -> str:
+    """Return why new jobs wait, or that no runner is alive; '' if no job is new, or a runner can take one.
 
-    hosts: some of the hosts at work.  Raises UsageError.
+    hosts: some of the hosts at work.
     """
-    if not now.new:
+    if not job_counts.new:
         return ""
     if block_reason := watcher.block_reason(hosts):
         return block_reason.text
-    return f"{now.new} new, but no runner (start runmaker4.py)" if at_work.is_nobody else ""
+    return f"{job_counts.new} new, but no runner (start runmaker4.py)" if at_work.has_no_runners else ""
 
 
 # ======== Runs of lines =====================================================================================
@@ -1624,25 +1660,26 @@ def awaited(watcher: Watcher, now: Counts, at_work: AtWork, hosts: Collection[st
 # lines, and all runs of them.  The journal has the results of these runs, the output files the last lines.
 
 
-def how_ended(run: RunRecord) -> str:
-    """Return 'exit 3', 'signal 9 (SIGKILL)', 'timeout', 'took 5.1G of 4G', 'lost', 'running', ..."""
+def describe_result(run: RunRecord) -> str:
+    """Return how a run ended: 'exit 3', 'signal 9 (SIGKILL)', 'took 5.1G of 4G', 'lost', 'running', ..."""
     if run.cause == "memory" and run.promised:
-        return f"took {run.peak or 'more'}"
+        return f"took {run.peak_text or 'more'}"
     if run.cause and run.cause != "oom":
         return run.cause
     if run.seconds is None:
         return "running"
-    how = "could not be started"
+    text = "could not be started"
     if run.exit >= 0:
-        how = f"exit {run.exit}{signal_name(run.exit - 128)}"       # of a shell whose last command was killed
+        # 128 + a signal: the exit status of a shell whose last command was killed
+        text = f"exit {run.exit}{signal_suffix(run.exit - 128)}"
     if run.signal:
-        how = f"signal {run.signal}{signal_name(run.signal)}"
-    return f"out of memory, {how}" if run.cause else how
+        text = f"signal {run.signal}{signal_suffix(run.signal)}"
+    return f"out of memory, {text}" if run.cause else text
 
 
 @functools.lru_cache
-def signal_name(number: int) -> str:
-    """Return ' (SIGSEGV)'; '' if no signal has this number."""
+def signal_suffix(number: int) -> str:
+    """Return the name of a signal as ' (SIGSEGV)'; '' if no signal has this number."""
     try:
         return f" ({signal.Signals(number).name})"
     except ValueError:
@@ -1650,14 +1687,14 @@ def signal_name(number: int) -> str:
 
 
 def took(seconds: float) -> str:
-    """Return '49 ms', '5.0s', '3h 12m'."""
+    """Return a duration as text: '49 ms', '5.0s', '3h 12m'."""
     if seconds >= 0.9995:
         return human_time(seconds)
     return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
 
 
 def human_size(size: float) -> str:
-    """Return '812 B', '1.2 kB', '105 MB'."""
+    """Return a number of bytes as text: '812 B', '1.2 kB', '105 MB'."""
     units = iter(("B", "kB", "MB", "GB", "TB"))
     unit = next(units)
     while size >= 999.5 and unit != "TB":
@@ -1665,122 +1702,125 @@ def human_size(size: float) -> str:
     return f"{size:.{1 if size < 9.95 and unit != 'B' else 0}f} {unit}"
 
 
-def peak_memory(
-    known: int | None, below: int | None, size_text: Callable[[float], str] = human_size
+def format_peak(
+    peak: int | None, upper_bound: int | None, format_size: Callable[[float], str] = human_size
 ) -> str:
-    """Return '12 MB', or '<30 MB' if only a bound is known; '' if unknown."""
-    if known is not None:
-        return size_text(known)
-    return f"<{size_text(below)}" if below is not None else ""
+    """Return a memory peak as '12 MB', or '<30 MB' if only a bound is known; '' if unknown."""
+    if peak is not None:
+        return format_size(peak)
+    return f"<{format_size(upper_bound)}" if upper_bound is not None else ""
 
 
-def bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    """Return the lines that are failed or in error, in the order of the file.  Raises UsageError."""
-    return sorted([*watcher.lines(FAILED + ERROR), *snapshot.orphans], key=operator.attrgetter("number"))
+def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
+    """Return the lines that are failed or in error, also orphans, in the order of the file."""
+    lines = [*watcher.select_lines(FAILED + ERROR), *snapshot.orphans]
+    return sorted(lines, key=operator.attrgetter("number"))
 
 
 def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    """Return the selected job lines: by numbers, a command, or a shell pattern.  Raises UsageError."""
+    """Return the selected job lines: by numbers, a command, or a shell pattern.  UsageError: none matches."""
     command = os.fsencode(selection)
     try:
         ranges = line_ranges(selection)
     except argparse.ArgumentTypeError:
-        lines = (watcher.lines_with({command})
-                 or watcher.lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
-        missing = [] if lines else [selection]
+        lines = (watcher.lines_with_commands({command})
+                 or watcher.select_lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
+        unmatched = [] if lines else [selection]
     else:
-        lines = watcher.lines_at(ranges)
-        missing = [word for word, numbers in zip(selection.split(","), ranges)
-                   if not any(line.number in numbers for line in lines)]
-    if missing:
+        lines = watcher.lines_with_numbers(ranges)
+        unmatched = [part for part, numbers in zip(selection.split(","), ranges)
+                     if not any(line.number in numbers for line in lines)]
+    if unmatched:
         raise UsageError(
-            f"{watcher.path}: no job matches '{printable(missing[0])}' (expected line numbers such "
+            f"{watcher.path}: no job matches '{printable(unmatched[0])}' (expected line numbers such "
             "as 1,2,5-9, a complete command, or a shell pattern for commands)"
         )
     return lines
 
 
-def describe(row: Row, output: LastOutput | None, columns: float) -> Iterator[str]:
-    """Yield lines of text: result, host and time of a run, and the last lines of output.
+def format_row(row: Row, output: LastOutput | None, columns: float) -> Iterator[str]:
+    """Yield a row as lines of text: result, host, time and command, details, and the last lines of output.
 
     output: None without a log.
     """
-    yield fitted(f"line {row.line.number}: {describe_row(row, output is not None)}", columns)
-    yield fitted(f"    {to_text(row.line.command)}", columns)
+    yield fit_to_width(f"line {row.line.number}: {describe_last_run(row, output is not None)}", columns)
+    yield fit_to_width(f"    {to_text(row.line.command)}", columns)
     if row.run and output:
-        details = printable(details_of(row.run, output.directory))
-        width = max(int(columns), 20) if columns < math.inf else len(details) + 4
-        yield filled(details, width, "    ")
-        for text in output.of(row.run):
-            yield fitted(f"  | {text}", min(columns, LastOutput.WIDTH))
+        details = printable(describe_details(row.run, output.directory))
+        wrap_columns = max(int(columns), 20) if columns < math.inf else len(details) + 4
+        yield filled(details, wrap_columns, "    ")
+        for text in output.last_lines(row.run):
+            yield fit_to_width(f"  | {text}", min(columns, LastOutput.MAX_COLUMNS))
 
 
-def describe_row(row: Row, has_log: bool) -> str:
-    """Return 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; last run: exit 0 on node1, ...', ..."""
+def describe_last_run(row: Row, has_log: bool) -> str:
+    """Return the result of a row in words: 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; last run: ...'.
+    """
     if not row.run:
         return f"{row.line_state}; no run in the journal" if has_log else row.line_state
-    text = describe_end(row.run)
+    text = describe_run(row.run)
     if row.age is not None:
         text += f", {human_time(row.age)} ago"
-    since = row.state_since if row.is_last else ""
-    return f"{since}; last run: {text}" if since else text
+    changed_state = row.differing_line_state if row.is_last else ""
+    return f"{changed_state}; last run: {text}" if changed_state else text
 
 
-def describe_end(run: RunRecord) -> str:
-    """Return 'exit 3 on node1, 14:03:22, after 49 ms, 12 MB' or 'running on node1, began 14:03:22'."""
-    how = how_ended(run)
+def describe_run(run: RunRecord) -> str:
+    """Return a run in words: 'exit 3 on node1, 14:03:22, after 49 ms, 12 MB', 'running on node1, began ...'.
+    """
+    result = describe_result(run)
     if run.state == ".":
-        how = f"put back, {how}"
-    parts = [f"{how} on {run.host}"]
+        result = f"put back, {result}"
+    parts = [f"{result} on {run.host}"]
     if run.ended is not None and run.seconds is not None:
-        parts += [clock(run.ended), f"after {took(run.seconds)}"]
+        parts += [format_time(run.ended), f"after {took(run.seconds)}"]
     else:
-        parts.append(f"began {clock(run.began)}")
-    if run.peak and run.peak not in how:
-        parts.append(run.peak)
+        parts.append(f"began {format_time(run.began)}")
+    if run.peak_text and run.peak_text not in result:
+        parts.append(run.peak_text)
     return ", ".join(parts)
 
 
-def details_of(run: RunRecord, directory: str) -> str:
-    """Return 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'."""
+def describe_details(run: RunRecord, directory: str) -> str:
+    """Return more in words: 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'."""
     parts = [f"slot {run.slot}"]
     if run.pid:
         parts.append(f"process {run.pid}")
     if run.cpu is not None:
         parts.append(f"CPU {took(run.cpu)}")
-    printed = f"printed {human_size(run.bytes)}" if run.bytes else "printed nothing"
+    output_text = f"printed {human_size(run.bytes)}" if run.bytes else "printed nothing"
     if run.incomplete:
-        printed += " (some could not be written)"
+        output_text += " (some could not be written)"
     if run.files:
-        printed += ": " + ", ".join(os.path.join(directory, name) for name in run.files)
-    return ", ".join([*parts, printed])
+        output_text += ": " + ", ".join(os.path.join(directory, name) for name in run.files)
+    return ", ".join([*parts, output_text])
 
 
-@without_collector()
+@without_garbage_collector()
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print the runs of the selected lines; return the counts.
-
-    Raises UsageError, BrokenPipeError.
-    """
-    wanted = options.show
-    find = bad_lines if wanted is None else functools.partial(find_lines, wanted)
-    output = LastOutput(options.outdir, 3 if wanted is None else 10) if options.outdir is not None else None
-    columns = width()
-    with Look(watcher, functools.partial(open_log, options, say), find) as look:
-        check_journal(look.log, watcher.path)
-        rows = look.last_rows() if wanted is None else look.rows()
+    """Print runs for --failed or --show; return the counts of lines by state.  Raises BrokenPipeError."""
+    selection = options.show            # None: --failed
+    select_lines = find_bad_lines if selection is None else functools.partial(find_lines, selection)
+    output = None
+    if options.outdir is not None:
+        output = LastOutput(options.outdir, max_lines=3 if selection is None else 10)
+    columns = stdout_columns()
+    with Observation(watcher, functools.partial(open_log, options, say), select_lines) as observation:
+        check_journal(observation.log, watcher.path)
+        rows = observation.last_rows() if selection is None else observation.rows_of_all_runs()
         if options.json:
-            put_texts([json.dumps({"runs": [row.json() for row in rows]})])
+            print_lines([json.dumps({"runs": [row.json_fields() for row in rows]})])
         else:
             for row in rows:
-                put_texts(describe(row, output, columns))
-    if look.lines and not output:
+                print_lines(format_row(row, output, columns))
+    if observation.selected_lines and not output:
         say(f"{watcher.path}: the results need a journal (run with runmaker4.py --outdir DIR, then "
             f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
-    return count_states(look.snapshot)
+    return count_states(observation.snapshot)
 
 
-def put_texts(texts: Iterable[str]) -> None:
+def print_lines(texts: Iterable[str]) -> None:
+    """Print texts on stdout, each with a newline."""
     print_bytes(to_bytes("".join(f"{text}\n" for text in texts)))
 
 
@@ -1796,12 +1836,12 @@ def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> l
     return [in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in percents if in_order]
 
 
-# A number in a command or in output
-NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+# a number in a command or in output
+NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def largest(*sizes: int | None) -> int | None:
-    """Return the largest known size; None: all are unknown."""
+def largest_known(*sizes: int | None) -> int | None:
+    """Return the largest of the known sizes; None: all are None."""
     return max((size for size in sizes if size is not None), default=None)
 
 
@@ -1809,11 +1849,11 @@ class RunStats:
     """Statistics of some runs: those of a host, of similar commands, or all."""
 
     def __init__(self) -> None:
-        self.seconds = array("d")
-        # CPU seconds of the runs with a known CPU time, and elapsed seconds of the same runs
-        self.cpu = self.cpu_seconds = 0.0
-        self.memory: int | None = None
-        self.memory_below: int | None = None    # the largest upper bound of the peaks that are unknown
+        self.seconds = array("d")               # the run times
+        # CPU time of the runs for which it is known, and elapsed time of the same runs
+        self.cpu_seconds = self.elapsed_of_cpu = 0.0
+        self.largest_memory: int | None = None  # the largest known peak, in bytes
+        self.largest_bound: int | None = None   # the largest upper bound of the unknown peaks
 
     def add(self, run: RunRecord) -> None:
         """Count a run, if it is finished."""
@@ -1821,32 +1861,32 @@ class RunStats:
             return
         self.seconds.append(run.seconds)
         if run.cpu is not None:
-            self.cpu += run.cpu
-            self.cpu_seconds += run.seconds
-        if run.memory is not None and (self.memory is None or run.memory > self.memory):
-            self.memory = run.memory
+            self.cpu_seconds += run.cpu
+            self.elapsed_of_cpu += run.seconds
+        if run.memory is not None and (self.largest_memory is None or run.memory > self.largest_memory):
+            self.largest_memory = run.memory
         if run.memory_below is not None:
-            self.memory_below = max(self.memory_below or 0, run.memory_below)
+            self.largest_bound = max(self.largest_bound or 0, run.memory_below)
 
-    def include(self, other: RunStats) -> None:
-        """Add the runs of another object."""
-        self.seconds += other.seconds
-        self.cpu += other.cpu
-        self.cpu_seconds += other.cpu_seconds
-        self.memory = largest(self.memory, other.memory)
-        self.memory_below = largest(self.memory_below, other.memory_below)
+    def add_stats(self, stats: RunStats) -> None:
+        """Count the runs that `stats` has counted."""
+        self.seconds += stats.seconds
+        self.cpu_seconds += stats.cpu_seconds
+        self.elapsed_of_cpu += stats.elapsed_of_cpu
+        self.largest_memory = largest_known(self.largest_memory, stats.largest_memory)
+        self.largest_bound = largest_known(self.largest_bound, stats.largest_bound)
 
-    def json(self) -> dict[str, Any]:
-        """Return the --json fields; null: unknown."""
+    def json_fields(self) -> dict[str, Any]:
+        """Return the --json fields; None: unknown."""
         median, p90, longest = quantiles(self.seconds)
         return {
             "runs": len(self.seconds),
             "median": median,
             "p90": p90,
             "longest": longest,
-            "cpu_use": self.cpu / self.cpu_seconds if self.cpu_seconds else None,
-            "memory": self.memory,
-            "memory_below": self.memory_below,
+            "cpu_use": self.cpu_seconds / self.elapsed_of_cpu if self.elapsed_of_cpu else None,
+            "memory": self.largest_memory,
+            "memory_below": self.largest_bound,
         }
 
 
@@ -1854,39 +1894,39 @@ class Peaks:
     """Peak memory of the runs of similar commands."""
 
     def __init__(self) -> None:
-        self.too_little = 0             # runs that were killed for lack of memory
-        self._sizes = array("q")        # of the others, in bytes; or an upper bound if a peak is unknown
-        # the jobs, by line and command, with a last run that was killed so: their peak is unknown
-        self._unknown: set[tuple[int, bytes]] = set()
+        self.killed_count = 0           # runs that were killed for lack of memory
+        self._sizes = array("q")        # peaks of the others, in bytes; an upper bound if a peak is unknown
+        # the jobs, by line and command, whose last run was killed for lack of memory
+        self._jobs_with_unknown_peak: set[tuple[int, bytes]] = set()
 
     def add(self, run: RunRecord) -> None:
         """Count a run that is done or failed; others were stopped, perhaps before the peak."""
         if run.lacked_memory:
-            self.too_little += 1
-            self._unknown.add((run.line, run.command))
+            self.killed_count += 1
+            self._jobs_with_unknown_peak.add((run.line, run.command))
         elif run.state in "d!":
-            if self._unknown:           # an earlier try with less memory can have been killed
-                self._unknown.discard((run.line, run.command))
+            if self._jobs_with_unknown_peak:    # an earlier try with less memory can have been killed
+                self._jobs_with_unknown_peak.discard((run.line, run.command))
             size = run.memory if run.memory is not None else run.memory_below
             if size is not None:
                 self._sizes.append(size)
 
     @property
-    def largest(self) -> int:
+    def largest_size(self) -> int:
         """The largest peak, in bytes; -1: unknown."""
         return max(self._sizes, default=-1)
 
-    def enough(self) -> int | None:
+    def sufficient_memory(self) -> int | None:
         """Return the `memory=`, in bytes, that is enough for 99 of 100 runs; None: unknown.
 
         Killed jobs count as larger than all others.
         """
-        place = math.ceil((len(self._sizes) + len(self._unknown)) * 99 / 100)
-        return round_size(sorted(self._sizes)[place - 1]) if 0 < place <= len(self._sizes) else None
+        rank = math.ceil((len(self._sizes) + len(self._jobs_with_unknown_peak)) * 99 / 100)     # from 1
+        return round_size(sorted(self._sizes)[rank - 1]) if 0 < rank <= len(self._sizes) else None
 
 
 def round_size(size: int) -> int:
-    """Round up to a size of two digits, as `memory=` takes it, in bytes: 3.5G, 160M."""
+    """Return a size in bytes, rounded up to two digits in the unit that `memory=` takes: 3.5G, 160M."""
     unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
     amount = max(size, 1) / SIZE_UNITS[unit]
     digits = max(1 - math.floor(math.log10(amount)), -2) if amount >= 1 else 1
@@ -1896,144 +1936,146 @@ def round_size(size: int) -> int:
 class CommandStats:
     """Statistics of similar commands: those that begin with the same word, apart from numbers in it."""
 
-    def __init__(self, first: bytes) -> None:
-        """first: the first word, with … for each number."""
-        self._first = first
-        self._words: list[bytes] | None = None      # the common first words of all commands
-        self._differ = False
+    def __init__(self, first_word: bytes) -> None:
+        """Start with no runs.  first_word: the common one, with … for each number."""
+        self._first_word = first_word
+        self._common_words: list[bytes] | None = None       # with which all commands begin
+        self._do_commands_differ = False
         self.stats = RunStats()
         self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
         """Count a finished run.  words: those of its command."""
-        if self._words is None:
-            self._words = words
-        elif words != self._words:
-            self._differ = True
-            if words[:len(self._words)] != self._words:
-                same = [*map(operator.eq, self._words, words), False]
-                self._words = self._words[:same.index(False)]
+        if self._common_words is None:
+            self._common_words = words
+        elif words != self._common_words:
+            self._do_commands_differ = True
+            if words[:len(self._common_words)] != self._common_words:
+                are_equal = [*map(operator.eq, self._common_words, words), False]
+                self._common_words = self._common_words[:are_equal.index(False)]
         self.stats.add(run)
         self.peaks.add(run)
 
     @property
     def name(self) -> str:
         """The words up to the first difference: 'simulate --seed …'."""
-        words = b" ".join(self._words or [self._first])
-        return printable(to_text(words + b" " + Commands.MARK if self._differ else words))
+        name = b" ".join(self._common_words or [self._first_word])
+        if self._do_commands_differ:
+            name += b" " + CommandGroups.PLACEHOLDER
+        return printable(to_text(name))
 
 
-class Commands:
+class CommandGroups:
     """Runs grouped by command: those that begin with the same word, apart from numbers in it, are similar."""
-    MAX_GROUPS = 1000           # groups; all other commands make one more
+    MAX_GROUPS = 1000           # all other commands make one more
     SHOWN_GROUPS = 20
-    NUMBER = re.compile(NUMBER.pattern.encode())
-    MARK = "…".encode()         # replaces the difference
+    NUMBER_PATTERN = re.compile(NUMBER_PATTERN.pattern.encode())
+    PLACEHOLDER = "…".encode()  # replaces what differs
 
     def __init__(self) -> None:
-        self._groups: dict[bytes, CommandStats] = {}
+        self._groups: dict[bytes, CommandStats] = {}    # by the first word, with … for each number
 
     def add(self, run: RunRecord) -> None:
-        """Count a finished run."""
+        """Count a finished run in the group of its command."""
         words = run.command.split()
-        first = self.NUMBER.sub(self.MARK, words[0]) if words else b""
-        if first not in self._groups and len(self._groups) >= self.MAX_GROUPS:
-            first = self.MARK
-        if first not in self._groups:
-            self._groups[first] = CommandStats(first)
-        self._groups[first].add(run, words)
+        first_word = self.NUMBER_PATTERN.sub(self.PLACEHOLDER, words[0]) if words else b""
+        if first_word not in self._groups and len(self._groups) >= self.MAX_GROUPS:
+            first_word = self.PLACEHOLDER
+        if first_word not in self._groups:
+            self._groups[first_word] = CommandStats(first_word)
+        self._groups[first_word].add(run, words)
 
-    def json(self) -> list[dict[str, Any]]:
-        """Return the --json fields of all groups."""
-        return [{"command": alike.name, **alike.stats.json(), "too_little": alike.peaks.too_little,
-                 "enough": alike.peaks.enough()} for alike in self.in_order()]
+    def json_fields(self) -> list[dict[str, Any]]:
+        """Return the --json fields of each group."""
+        return [{"command": group.name, **group.stats.json_fields(), "too_little": group.peaks.killed_count,
+                 "enough": group.peaks.sufficient_memory()} for group in self.groups_by_memory()]
 
-    def in_order(self) -> list[CommandStats]:
+    def groups_by_memory(self) -> list[CommandStats]:
         """Return the groups, the one with the largest peak memory first."""
-        return sorted(self._groups.values(), key=lambda alike: -alike.peaks.largest)
+        return sorted(self._groups.values(), key=lambda group: -group.peaks.largest_size)
 
 
 def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
-    """Print statistics of the runs, per host, in all and per command.  Raises UsageError, BrokenPipeError."""
-    stats = stats_of(outdir, path)
-    put_texts([json.dumps(stats)] if as_json else stats_lines(stats, width()))
+    """Print statistics of the runs, per host, in all and per command.  Raises BrokenPipeError."""
+    stats = read_stats(outdir, path)
+    print_lines([json.dumps(stats)] if as_json else stats_lines(stats, stdout_columns()))
 
 
-def stats_of(outdir: str, path: str | None) -> dict[str, Any]:
-    """Return the statistics as --json prints them.  Raises UsageError."""
+def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
+    """Return statistics of a journal, as --json prints them.  path: the job file, if it is known."""
     journal = JournalReader(outdir, say)
-    hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
+    stats_by_host: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
-    commands = Commands()
+    command_groups = CommandGroups()
     with journal.file:
         if path is not None:
             check_journal(journal, path)
         for run in journal.runs():
             if run.ended is not None:
-                hosts[run.host].add(run)
-                commands.add(run)
-    if not hosts:
+                stats_by_host[run.host].add(run)
+                command_groups.add(run)
+    if not stats_by_host:
         raise UsageError(f"{journal.path}: no finished runs (nothing to count)")
-    for host in hosts.values():
-        total.include(host)
+    for host_stats in stats_by_host.values():
+        total.add_stats(host_stats)
     return {
-        "hosts": [{"host": name, **hosts[name].json()} for name in sorted(hosts)],
-        "all": total.json(),
-        "commands": commands.json(),
+        "hosts": [{"host": name, **stats_by_host[name].json_fields()} for name in sorted(stats_by_host)],
+        "all": total.json_fields(),
+        "commands": command_groups.json_fields(),
     }
 
 
 def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield statistics as text, line by line."""
-    head = ["runs", "median", "90%", "longest", "CPU", "memory"]
-    rows = [["host", *head], *(stats_row(host["host"], host) for host in stats["hosts"])]
-    yield from table([*rows, stats_row("in all", stats["all"])], columns, right=range(1, 7))
+    """Yield statistics as lines of text: a table of hosts and one of commands."""
+    headings = ["runs", "median", "90%", "longest", "CPU", "memory"]
+    rows = [["host", *headings], *(stats_row(host["host"], host) for host in stats["hosts"])]
+    yield from format_table([*rows, stats_row("in all", stats["all"])], columns, right_columns=range(1, 7))
     yield ""
-    commands = stats["commands"]
-    rows = [["command", *head, "too little", "memory="]]
-    for alike in commands[:Commands.SHOWN_GROUPS]:
-        enough = memory_text(alike["enough"]) if alike["enough"] is not None else "-"
-        rows.append([*stats_row(alike["command"], alike), str(alike["too_little"]), enough])
-    if not any(alike["too_little"] for alike in commands):
+    groups = stats["commands"]
+    rows = [["command", *headings, "too little", "memory="]]
+    for group in groups[:CommandGroups.SHOWN_GROUPS]:
+        sufficient = memory_text(group["enough"]) if group["enough"] is not None else "-"
+        rows.append([*stats_row(group["command"], group), str(group["too_little"]), sufficient])
+    if not any(group["too_little"] for group in groups):
         rows = [[*row[:-2], row[-1]] for row in rows]
-    yield from table(rows, columns, right=range(1, 9))
-    if len(commands) > Commands.SHOWN_GROUPS:
-        yield f"and {plural(len(commands) - Commands.SHOWN_GROUPS, 'command')} more, which took less memory"
+    yield from format_table(rows, columns, right_columns=range(1, 9))
+    hidden_count = len(groups) - CommandGroups.SHOWN_GROUPS
+    if hidden_count > 0:
+        yield f"and {plural(hidden_count, 'command')} more, which took less memory"
 
 
 def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
-    """Return the cells for some runs."""
+    """Return the cells for the runs of a host or command."""
     times = [took(stats[key]) for key in ("median", "p90", "longest")]
     cpu = "-" if stats["cpu_use"] is None else f"{100 * stats['cpu_use']:.0f}%"
-    return [name, str(stats["runs"]), *times, cpu, peak_memory(stats["memory"], stats["memory_below"]) or "-"]
+    return [name, str(stats["runs"]), *times, cpu, format_peak(stats["memory"], stats["memory_below"]) or "-"]
 
 
 # ======== The job log =======================================================================================
 #
 # `runmaker4.py --joblog LOG`, like GNU parallel, writes a line for each finished run: nine fields with tabs
-# between them.  It is read like a journal.  It has neither slots nor memory nor files.  The state of a run
-# follows from exit status and signal.
+# between them.  They have neither slots nor memory nor files.  The state follows from exit status and signal.
 
 
 class JobLogPass(LogPass):
     """One pass through a job log.  It yields all runs, and all are finished."""
     LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
                       rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
-    LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
+    MAX_TIME = 9 * 10 ** 9      # seconds since 1970: viewers count nanoseconds in 64 bits
 
-    def _take(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run of a line.  An exit status of -1 is a timeout, as in GNU parallel."""
-        if line == JobLog.HEADER[:-1]:
+    def _read_line(self, position: int, line: bytes) -> RunRecord | None:
+        """Return the run of a line; None: the header.  Exit status -1 is a timeout, as in GNU parallel."""
+        if line == JobLog.HEADER[:-1]:          # without newline
             return None
         match = self.LINE.fullmatch(line)
         if not match:
             raise ValueError
-        number, host, began, took, exit_status, signal_number, command = match.groups()
-        start = float(began)
-        seconds = float(took)
-        code = int(exit_status)
-        ended_by = int(signal_number)
-        if start + seconds > self.LATEST:
+        number, host, start_text, seconds_text, exit_text, signal_text, command = match.groups()
+        start = float(start_text)
+        seconds = float(seconds_text)
+        exit_status = int(exit_text)
+        signal_number = int(signal_text)
+        if start + seconds > self.MAX_TIME:
             raise ValueError
         return RunRecord(
             "",
@@ -2044,10 +2086,10 @@ class JobLogPass(LogPass):
             0,
             start,
             start + seconds,
-            self._state(code, ended_by),
-            -1 if ended_by else code,
-            ended_by,
-            "timeout" if code == -1 else "",
+            self._line_state(exit_status, signal_number),
+            -1 if signal_number else exit_status,
+            signal_number,
+            "timeout" if exit_status == -1 else "",
             seconds,
             None,
             None,
@@ -2061,7 +2103,7 @@ class JobLogPass(LogPass):
         )
 
     @staticmethod
-    def _state(exit_status: int, signal_number: int) -> str:
+    def _line_state(exit_status: int, signal_number: int) -> str:
         """Return the state of the job's line.
 
         A job that was killed by a signal that stops runners was stopped as well: the line is in error.
@@ -2074,20 +2116,19 @@ class JobLogPass(LogPass):
 class JobLogReader(Log):
     """A job log, of runmaker4.py or of GNU parallel."""
     KIND = "job log"
-    PASS = JobLogPass
+    PASS_CLASS = JobLogPass
     MAX_LINE_BYTES = 1 << 20    # commands are shorter
 
 
 # ======== The timeline ======================================================================================
 #
 # The timeline is a file of trace events (Trace Event Format, JSON object form), for Perfetto and
-# chrome://tracing.  The log is read twice: first for the times, from which tracks are made (Spans), then for
-# the events.  A track has runs that follow each other.  A slot of the journal is one track, or several if two
-# runners of a host have slots of this name.  A job log has no slots, because GNU parallel must also read
-# it.  So each run is on the first track of the host that is free.  Times are in microseconds.
+# chrome://tracing.  A track has runs that follow each other.  A slot of the journal is one track, or several
+# if two runners of a host have slots of this name.  A job log has no slots, because GNU parallel must also
+# read it.  So each run is on the first track of the host that is free.  Times are in microseconds.
 
-# microseconds of overlap between neighbours that count as rounding: job logs have milliseconds
-ROUNDING = 1500
+# an overlap of neighbours that counts as rounding: job logs have milliseconds
+MAX_ROUNDING_MICROSECONDS = 1500
 
 
 class Spans:
@@ -2097,53 +2138,56 @@ class Spans:
     """
 
     def __init__(self) -> None:
-        self.began = array("q")
-        self.took = array("q")
-        # numbers of runs, by host and slot; slot "": unknown
-        self.runs_of: dict[tuple[str, str], array[int]] = {}
+        self.starts = array("q")
+        self.durations = array("q")
+        # indexes of runs, by host and slot; slot "": unknown
+        self.runs_by_slot: dict[tuple[str, str], array[int]] = {}
 
     def add(self, run: RunRecord, seconds: float, on_track: bool = True) -> None:
         """Add the next run.  on_track: put it on a track of the slot; otherwise only record the slot."""
-        runs = self.runs_of.setdefault((run.host, run.slot), array("q"))
+        runs = self.runs_by_slot.setdefault((run.host, run.slot), array("q"))
         if on_track:
-            runs.append(len(self.began))
-        self.began.append(round(run.began * 1e6))
-        self.took.append(round(seconds * 1e6) or 1)
+            runs.append(len(self.starts))
+        self.starts.append(round(run.began * 1e6))
+        self.durations.append(round(seconds * 1e6) or 1)
 
-    def slots(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Yield host, name and runs of each track, in order; a slot has at least one track, which can be
-        empty.
+    def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
+        """Yield host, name and runs of each track, in order.
+
+        The second track of slot a is 'a (2)'; without slots, names are numbers.  A slot without runs on
+        tracks has an empty one.
         """
-        for host, slot in sorted(self.runs_of, key=lambda names: [natural(name) for name in names]):
-            for number, runs in enumerate(self._tracks(self.runs_of[host, slot]) or [array("q")], 1):
+        for host, slot in sorted(self.runs_by_slot, key=lambda names: [*map(natural_sort_key, names)]):
+            tracks = self._assign_tracks(self.runs_by_slot[host, slot])
+            for number, runs in enumerate(tracks or [array("q")], 1):
                 yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
 
-    def _tracks(self, runs: Sequence[int]) -> list[array[int]]:
-        """Put each run on the first track that is free when the run begins; return the runs of each track, in
-        order.
+    def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
+        """Put each run on the first track that is free when the run begins; return the runs of each track.
 
-        runs: numbers, in the order of the log. If two overlap by rounding, the earlier one is shortened, by
+        runs: indexes, in the order of the log. If two overlap by rounding, the earlier one is shortened, by
         less than half.
         """
-        began, took = self.began, self.took
-        found: list[array[int]] = []
-        free: list[int] = []                        # heap of tracks
-        busy: list[tuple[int, int]] = []            # heap: the time when a track becomes free, and the track
-        for run in sorted(runs, key=began.__getitem__):     # equal start times: as in the log
-            while busy and busy[0][0] <= began[run]:
-                heapq.heappush(free, heapq.heappop(busy)[1])
-            track = heapq.heappop(free) if free else len(found)
-            if track == len(found):
-                found.append(array("q"))
+        starts, durations = self.starts, self.durations
+        tracks: list[array[int]] = []
+        free_tracks: list[int] = []                     # a heap
+        busy_tracks: list[tuple[int, int]] = []         # a heap: when the track becomes free, and the track
+        for run in sorted(runs, key=starts.__getitem__):        # equal start times: as in the log
+            while busy_tracks and busy_tracks[0][0] <= starts[run]:
+                heapq.heappush(free_tracks, heapq.heappop(busy_tracks)[1])
+            track = heapq.heappop(free_tracks) if free_tracks else len(tracks)
+            if track == len(tracks):
+                tracks.append(array("q"))
             else:
-                previous = found[track][-1]
-                took[previous] = min(took[previous], began[run] - began[previous])
-            found[track].append(run)
-            heapq.heappush(busy, (began[run] + took[run] - min(ROUNDING, (took[run] - 1) // 2), track))
-        return found
+                previous = tracks[track][-1]
+                durations[previous] = min(durations[previous], starts[run] - starts[previous])
+            tracks[track].append(run)
+            rounding = min(MAX_ROUNDING_MICROSECONDS, (durations[run] - 1) // 2)
+            heapq.heappush(busy_tracks, (starts[run] + durations[run] - rounding, track))
+        return tracks
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def natural_sort_key(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts node2 before node10."""
     return [(int(part[:18]), "") if part.isdecimal() and part.isascii() else (0, part)
             for part in re.split("([0-9]+)", name)]
@@ -2155,51 +2199,54 @@ class Timeline:
     A host is a process of the trace, a slot a thread. Perfetto finds the name of a thread by `tid` alone, so
     each `tid` is unique. The thread whose `tid` is its `pid` is the main one, and is shown first: slot 1.
     """
-    # the first bytes of our timelines; `otherData` is free for the program that writes
-    HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
-    NAME = 100                  # characters of a command in the name of the event
+    # the first bytes of our timelines; the format leaves `otherData` to the program that writes
+    FILE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
+    MAX_NAME_CHARACTERS = 100   # of a command in the name of the event
 
     def __init__(self, log: Log) -> None:
-        """Raises UsageError."""
+        """Read the log for the times, and assign the tracks."""
         self.log = log
         spans = Spans()
-        for run in self._ended():
+        for run in self._finished_runs():
             spans.add(run, run.seconds or 0.0)
-        self.slots = list(spans.slots())
-        self.took = spans.took
+        self.tracks = list(spans.named_tracks())
+        self.durations = spans.durations
 
-    def _ended(self) -> Iterator[RunRecord]:
+    def _finished_runs(self) -> Iterator[RunRecord]:
         """Yield the finished runs.  Raises UsageError."""
         return (run for run in self.log.runs() if run.ended is not None)
 
     def write(self, file: BinaryIO) -> None:
         """Write all events as JSON, one per line.  Raises OSError, UsageError."""
         encode = json.JSONEncoder(separators=(",", ":")).encode
-        file.write(self.HEAD)
+        file.write(self.FILE_HEAD)
         for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
             file.write(separator + encode(event).encode())
         file.write(b"\n]}\n")
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        tid_of = array("q", self.took)              # by run, in the order of the log
-        pid_of = array("q")                         # by slot
+        """Yield the metadata events of all hosts and tracks, and then an event for each run."""
+        tid_of = array("q", self.durations)         # by run, in the order of the log; all are replaced
+        pid_of = array("q")                         # by track
         pids: dict[str, int] = {}                   # by host
-        for tid, (host, slot, numbers) in enumerate(self.slots, 1):
+        for tid, (host, slot, run_numbers) in enumerate(self.tracks, 1):
             if host not in pids:
                 pids[host] = tid
-                yield from self._names("process", well_formed(host), tid, tid, tid)
+                yield from self._metadata_events("process", to_valid_text(host), tid, tid, tid)
             pid = pids[host]
             pid_of.append(pid)
-            yield from self._names("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
-            for number in numbers:
+            yield from self._metadata_events("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
+            for number in run_numbers:
                 tid_of[number] = tid
-        for tid, took, run in zip(tid_of, self.took, self._ended()):
-            yield self._event(pid_of[tid - 1], tid, took, run)
+        for tid, duration, run in zip(tid_of, self.durations, self._finished_runs()):
+            yield self._trace_event(pid_of[tid - 1], tid, duration, run)
 
     @staticmethod
-    def _names(kind: str, name: str, pid: int, tid: int, rank: int) -> Iterator[dict[str, Any]]:
-        """Yield the metadata events with the name and the rank of a process or a thread."""
-        for key, value in ("name", name), ("sort_index", rank):
+    def _metadata_events(
+        kind: str, name: str, pid: int, tid: int, sort_index: int
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the metadata events (ph M) that name and order a process or a thread: `kind`."""
+        for key, value in ("name", name), ("sort_index", sort_index):
             yield {
                 "ph": "M",
                 "name": f"{kind}_{key}",
@@ -2209,22 +2256,23 @@ class Timeline:
                 "args": {key: value},
             }
 
-    def _event(self, pid: int, tid: int, took: int, run: RunRecord) -> dict[str, Any]:
-        """Return a "complete event" of the format; exit statuses are as in GNU parallel."""
-        command, state = readable(run.command), STATE_NAMES[run.state]
-        code = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
+    def _trace_event(self, pid: int, tid: int, duration: int, run: RunRecord) -> dict[str, Any]:
+        """Return the "complete event" (ph X) of a run; exit statuses are as in GNU parallel."""
+        command, state = decode_readable(run.command), STATE_NAMES[run.state]
+        exit_status = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
         args = {
             "command": command,
             "line": run.line,
             "state": state,
-            "exit_status": code,
+            "exit_status": exit_status,
             "signal": run.signal,
         }
-        return {"ph": "X", "name": cut(command, self.NAME), "cat": state, "pid": pid, "tid": tid,
-                "ts": round(run.began * 1e6), "dur": took, "args": args}
+        name = shorten(command, self.MAX_NAME_CHARACTERS)
+        return {"ph": "X", "name": name, "cat": state, "pid": pid, "tid": tid,
+                "ts": round(run.began * 1e6), "dur": duration, "args": args}
 
 
-def readable(data: bytes) -> str:
+def decode_readable(data: bytes) -> str:
     """Return bytes as text that every JSON reader takes: invalid UTF-8 is replaced.
 
     GNU parallel logs the newlines in a command as NULs.
@@ -2232,47 +2280,47 @@ def readable(data: bytes) -> str:
     return data.decode(errors="replace").replace("\0", "\n")
 
 
-def well_formed(text: str) -> str:
+def to_valid_text(text: str) -> str:
     """Return text that any reader takes, in any locale: bytes that were not UTF-8 are replaced."""
-    return readable(to_bytes(text))
+    return decode_readable(to_bytes(text))
 
 
-def refuse_foreign(path: str, kind: str, head: bytes) -> None:
-    """Refuse to replace a file that is not ours: ours begin with `head`; empty files have nothing to lose.
+def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
+    """Refuse to replace a file unless it is missing or empty, or begins with `head`: then it is ours.
 
     Raises UsageError.
     """
     if re.match("/dev/(fd|std)|/proc/", path):          # the file of a `>>file` would be replaced
         raise UsageError(f"{path}: the name of an open file (give another name)")
-    refuse_special(path, "give another name")
+    refuse_special_file(path, "give another name")
     try:
         with open(path, "rb") as file:
-            found = file.read(len(head))
+            first_bytes = file.read(len(head))
     except FileNotFoundError:
         return
     except OSError as error:
         raise UsageError(f"{path}: {error_text(error)} (give another name)") from None
-    if found not in (b"", head):
+    if first_bytes not in (b"", head):
         raise UsageError(f"{path}: not a {kind} of {PROG} (give another name)")
 
 
 @contextlib.contextmanager
-def replacing(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
+def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
     """Open a temporary file, which replaces `path` at the end of the block; after an error it is removed.
 
-    An existing file must be empty, or begin with `head`.  Raises UsageError.
+    An existing file must be empty, or begin with `head`; the rights are kept.  Raises UsageError.
     """
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
     try:
-        refuse_foreign(path, kind, head)
-        old = stat_or_none(path)
-        if old is None and os.path.islink(path):
+        refuse_foreign_file(path, kind, head)
+        old_info = stat_or_none(path)
+        if old_info is None and os.path.islink(path):
             raise UsageError(f"{path}: broken symbolic link (remove it, or give another name)")
-        private = functools.partial(os.open, mode=0o600 if old else 0o666)
-        with open(temporary, "xb", opener=private) as file:
-            if old:
-                give_rights(file.fileno(), old)
+        open_private = functools.partial(os.open, mode=0o600 if old_info else 0o666)
+        with open(temporary, "xb", opener=open_private) as file:
+            if old_info:
+                give_rights(file.fileno(), old_info)
             yield file
         os.replace(temporary, target)
     except OSError as error:
@@ -2282,11 +2330,11 @@ def replacing(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
-def draw(log: Log, out_path: str) -> None:
+def write_timeline(log: Log, out_path: str) -> None:
     """Write the timeline of a log.  Raises UsageError."""
-    with log.file, replacing(out_path, "timeline", Timeline.HEAD) as file:
+    with log.file, open_replacement(out_path, "timeline", Timeline.FILE_HEAD) as file:
         timeline = Timeline(log)
-        if not timeline.slots:
+        if not timeline.tracks:
             raise UsageError(f"{log.path}: no finished runs (expected a {log.KIND})")
         timeline.write(file)
 
@@ -2294,293 +2342,314 @@ def draw(log: Log, out_path: str) -> None:
 # ======== The report ========================================================================================
 #
 # The report is one page: PAGE, at the end of this file, with figures and tables as HTML, and with the data
-# for drawing and searching as compressed JSON.  One pass through the log counts all runs (Gathered).
-# Complete runs are kept only for the tables, and the last ones for the pictures.  The last lines of output
-# are read for a bounded number of failed runs (Outputs, FailuresByWords).
+# for drawing and searching as compressed JSON.  One pass through the log counts all runs (LogSummary), and
+# keeps some for the tables and pictures.  The output of a bounded number of failed runs is read.
 #
 # A run with an unknown end is hatched, and drawn up to the last sign of life of the runner in the log.  The
 # slot can have run other jobs by then.  So the run is on no track, and the runs of tracks are drawn over it.
 #
-# No text from jobs becomes markup: tag() and escaped() quote it, and the script uses textContent.
+# No text from jobs becomes markup: tag() and escape_html() quote it, and the script uses textContent.
 
-STATES = "".join(STATE_NAMES)   # as the page numbers them
+STATE_LETTERS = "".join(STATE_NAMES)    # as the page numbers them
 # for browsers without scripts; the script does not reload the page while the user types
-REFRESH = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
+REFRESH_TAG = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
 # CSS class of the colour, by state of a job
-COLOURS = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
-END_UNKNOWN = {"e": "lost", "?": "unknown"}     # names in the legend of runs that are drawn without an end
+COLOUR_CLASSES = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
+UNKNOWN_END_NAMES = {"e": "lost", "?": "unknown"}       # in the legend, of runs that are drawn without an end
 
 
-class Gathered:
-    """The results of one pass through a log."""
-    DRAWN = 60_000              # finished runs in the pictures, besides all unfinished ones
+class LogSummary:
+    """The counts of all runs in a log, and the runs that the page draws or lists."""
+    MAX_DRAWN_RUNS = 60_000     # finished runs in the pictures, besides all unfinished ones
     SHOWN_RUNS = 200            # of the slowest and of the largest runs
-    FAILURES = 2000             # failed runs with their output
-    BATCH = 10_000
+    MAX_FAILURES = 2000         # failed runs with their output
+    BATCH_RUNS = 10_000         # counted at a time
 
-    def __init__(self, runs: Iterable[RunRecord], watched: Collection[bytes], to_fix: int) -> None:
-        """runs: a pass.  watched: commands for which to keep the last runs.  to_fix: the number of failed
-        runs that have a table of their own, at most.
+    def __init__(
+        self, runs: Iterable[RunRecord], watched_commands: Collection[bytes], max_lines_to_fix: int
+    ) -> None:
+        """Count the finished runs.  Call count_unended() after the runs without an end were judged.
 
-        Call take_unended() after the runs without an end were judged.
+        watched_commands: keep their last runs.  max_lines_to_fix: how many failed runs have another table.
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.stats = RunStats()
-        self.first = math.inf
-        self.last = 0.0                             # the time of the last event in the log
-        self.last_runs: Last = {}                   # of watched commands
-        self.unended: list[RunRecord] = []
-        self.slowest: list[RunRecord] = []
-        self.largest: list[RunRecord] = []
-        self._signs: dict[str, float] = {}          # by runner: the time of the last event
-        self._drawn: deque[RunRecord] = deque(maxlen=self.DRAWN)
-        self._failed: deque[RunRecord] = deque(maxlen=self.FAILURES + to_fix)
+        self.first_time = math.inf
+        self.last_time = 0.0                            # of the last event in the log
+        self.last_runs: LastRuns = {}                   # of watched commands
+        self.unended_runs: list[RunRecord] = []
+        self.slowest_runs: list[RunRecord] = []
+        self.largest_runs: list[RunRecord] = []
+        self._last_signs_of_life: dict[str, float] = {}         # by runner: the time of the last event
+        self._drawn_runs: deque[RunRecord] = deque(maxlen=self.MAX_DRAWN_RUNS)
+        self._failed_runs: deque[RunRecord] = deque(maxlen=self.MAX_FAILURES + max_lines_to_fix)
         in_order = iter(runs)
-        while batch := list(itertools.islice(in_order, self.BATCH)):
-            keep_last_runs(self.last_runs, [run for run in batch if run.command in watched])
-            self.unended += [run for run in batch if run.ended is None]
-            self._take([run for run in batch if run.ended is not None])
+        while batch := list(itertools.islice(in_order, self.BATCH_RUNS)):
+            keep_last_runs(self.last_runs, [run for run in batch if run.command in watched_commands])
+            self.unended_runs += [run for run in batch if run.ended is None]
+            self._count_runs([run for run in batch if run.ended is not None])
 
-    def take_unended(self, until: float | None) -> None:
-        """Count the runs without an end.
+    def count_unended(self, cut_off: float | None) -> None:
+        """Count the runs without an end, whose states are known now.
 
-        until: where to cut off running jobs, in seconds since 1970; None: at the last event in the log.
+        cut_off: until when to draw running jobs; None: until the last event in the log.
         """
-        self._take(self.unended)
-        self.last = max([until or 0.0, *self._signs.values()])
-        if not self.states:
-            self.first = self.last = time.time()
+        self._count_runs(self.unended_runs)
+        self.last_time = max([cut_off or 0.0, *self._last_signs_of_life.values()])
+        if not self.states:     # no runs
+            self.first_time = self.last_time = time.time()
 
-    def _take(self, batch: Sequence[RunRecord]) -> None:
+    def _count_runs(self, runs: Sequence[RunRecord]) -> None:
         """Count the next runs."""
-        for run in batch:
+        for run in runs:
             self.stats.add(run)
-            sign = run.ended or run.began
-            runner = runner_of(run)
-            if sign > self._signs.get(runner, 0.0):
-                self._signs[runner] = sign
-        self.states.update(map(operator.attrgetter("state"), batch))
-        self.slots.update(map(operator.attrgetter("host", "slot"), batch))
-        self.first = min([self.first, *map(operator.attrgetter("began"), batch)])
-        self._failed += [run for run in batch if run.state in "!e"]
-        ended = [run for run in batch if run.ended is not None]
-        self._drawn += ended
-        self.slowest = self._most(self.slowest, ended, "seconds")
-        self.largest = self._most(self.largest, [run for run in ended if run.memory], "memory")
+            sign_of_life = run.ended or run.began
+            runner = runner_prefix_of(run)
+            if sign_of_life > self._last_signs_of_life.get(runner, 0.0):
+                self._last_signs_of_life[runner] = sign_of_life
+        self.states.update(map(operator.attrgetter("state"), runs))
+        self.slots.update(map(operator.attrgetter("host", "slot"), runs))
+        self.first_time = min([self.first_time, *map(operator.attrgetter("began"), runs)])
+        self._failed_runs += [run for run in runs if run.state in "!e"]
+        finished = [run for run in runs if run.ended is not None]
+        self._drawn_runs += finished
+        self.slowest_runs = self._select_largest(self.slowest_runs, finished, "seconds")
+        measured = [run for run in finished if run.memory]
+        self.largest_runs = self._select_largest(self.largest_runs, measured, "memory")
 
-    def _most(self, found: list[RunRecord], more: list[RunRecord], name: str) -> list[RunRecord]:
-        """Return SHOWN_RUNS runs with the largest values of a field; of equal ones the latest."""
-        if len(found) == self.SHOWN_RUNS:
-            least = getattr(found[-1], name)
-            more = [run for run in more if getattr(run, name) >= least]
-        # The latest come first, so equal ones before them never enter the heap
-        return heapq.nlargest(self.SHOWN_RUNS, (found + more)[::-1], operator.attrgetter(name, "position"))
+    def _select_largest(
+        self, best: list[RunRecord], candidates: list[RunRecord], field_name: str
+    ) -> list[RunRecord]:
+        """Return SHOWN_RUNS runs with the largest values of a field; of equal ones the latest.
+
+        best: the same of earlier runs.
+        """
+        if len(best) == self.SHOWN_RUNS:
+            least = getattr(best[-1], field_name)
+            candidates = [run for run in candidates if getattr(run, field_name) >= least]
+        # The latest come first, so earlier ones with equal values never enter the heap
+        latest_first = (best + candidates)[::-1]
+        return heapq.nlargest(self.SHOWN_RUNS, latest_first, operator.attrgetter(field_name, "position"))
 
     @property
-    def count(self) -> int:
+    def run_count(self) -> int:
         """The number of runs."""
         return sum(self.states.values())
 
     @property
-    def drawn(self) -> list[RunRecord]:
-        """The runs of the pictures."""
-        return [*self._drawn, *self.unended]
+    def drawn_runs(self) -> list[RunRecord]:
+        """The runs that the pictures show."""
+        return [*self._drawn_runs, *self.unended_runs]
 
     @property
-    def failed(self) -> list[RunRecord]:
+    def failed_runs(self) -> list[RunRecord]:
         """The last runs that failed or ended in error, the latest first."""
-        return sorted(self._failed, key=lambda run: (run.ended or run.began, run.position), reverse=True)
+        return sorted(self._failed_runs, key=lambda run: (run.ended or run.began, run.position), reverse=True)
 
     def drawn_seconds(self, run: RunRecord) -> float:
-        """Return the length of a run in the pictures, in seconds."""
+        """Return the length of a run in the pictures; a lost one ends at the last event of its runner."""
         if run.seconds is not None:
             return run.seconds
-        until = self.last if run.state == "r" else self._signs.get(runner_of(run), 0.0)
-        return max(0.0, until - run.began)
+        last_sign_of_life = self._last_signs_of_life.get(runner_prefix_of(run), 0.0)
+        drawn_end = self.last_time if run.state == "r" else last_sign_of_life
+        return max(0.0, drawn_end - run.began)
 
 
-def runner_of(run: RunRecord) -> str:
-    """Return the common prefix of the names of a runner's runs; '' in a job log, which has no names."""
-    return run.run.rpartition("-")[0]
+def runner_prefix_of(run: RunRecord) -> str:
+    """Return the prefix that the names of all runs of a runner have; '' in a job log, which has no names."""
+    return run.name.rpartition("-")[0]
 
 
-def end_unknown(run: RunRecord) -> bool:
-    """Return True if a run is over, but the time of the end is unknown."""
+def is_end_unknown(run: RunRecord) -> bool:
+    """Return True if a run is over, but it is unknown since when."""
     return run.seconds is None and run.state != "r"
 
 
-class Outputs:
+class OutputCache:
     """The last lines of output, each file read once; and links to the files."""
 
     def __init__(self, outdir: str | None, page: str) -> None:
-        self.output = LastOutput(outdir) if outdir is not None else None
-        self.base = way_down(os.path.dirname(os.path.realpath(page)), outdir) if outdir is not None else None
-        self.cache: dict[RunRecord, list[str]] = {}
+        """Find out if the page, a path, can link to the output files."""
+        self.last_output: LastOutput | None = None
+        self.base_url: str | None = None        # None: the page cannot link to output files
+        if outdir is not None:
+            self.last_output = LastOutput(outdir)
+            self.base_url = relative_link(os.path.dirname(os.path.realpath(page)), outdir)
+        self._lines_of_run: dict[RunRecord, list[str]] = {}
 
-    def of(self, run: RunRecord | None) -> list[str]:
+    def last_lines(self, run: RunRecord | None) -> list[str]:
         """Return the last lines that a run printed, or why they cannot be read."""
-        if self.output is None or run is None:
+        if self.last_output is None or run is None:
             return []
-        if run not in self.cache:
-            self.cache[run] = self.output.of(run)
-        return self.cache[run]
+        if run not in self._lines_of_run:
+            self._lines_of_run[run] = self.last_output.last_lines(run)
+        return self._lines_of_run[run]
 
-    def names(self, run: RunRecord) -> list[str]:
-        """Return the output files of a run that the page can link to: regular files in the directory."""
-        return sorted(self.output.sizes(run)) if self.output and self.base is not None else []
+    def linkable_names(self, run: RunRecord) -> list[str]:
+        """Return the names of a run's output files that the page can link to: those that can be opened."""
+        if not self.last_output or self.base_url is None:
+            return []
+        return sorted(self.last_output.file_sizes(run))
 
-    def links(self, run: RunRecord) -> str:
+    def links_html(self, run: RunRecord) -> str:
+        """Return links to the output files of a run as HTML."""
         return " ".join(
-            tag("a", escaped(f".{name.rpartition('.')[2]}"), href=f"{self.base}{url_quoted(name)}")
-            for name in self.names(run)
+            tag("a", escape_html(f".{name.rpartition('.')[2]}"), href=f"{self.base_url}{quote_url(name)}")
+            for name in self.linkable_names(run)
         )
 
 
-def way_down(above: str, directory: str) -> str | None:
-    """Return a relative link to a directory, for a page in it or in one above it; otherwise None."""
-    way = os.path.relpath(os.path.realpath(directory), above)
-    if way.split(os.sep)[0] == os.pardir:
+def relative_link(page_directory: str, directory: str) -> str | None:
+    """Return a relative link to a directory, './out/'; None if it is not in the directory of the page."""
+    relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
+    if relative_path.split(os.sep)[0] == os.pardir:
         return None
-    return f"./{url_quoted(way)}/" if way != os.curdir else "./"
+    return f"./{quote_url(relative_path)}/" if relative_path != os.curdir else "./"
 
 
-def url_quoted(name: str) -> str:
-    """Return a relative path as a part of a URL."""
+def quote_url(name: str) -> str:
+    """Quote a relative path for a URL: 'a b' becomes 'a%20b'."""
     return re.sub("[^A-Za-z0-9_.~/-]",
                   lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), name)
 
 
 class Pictures:
-    """The data for drawing and searching: the last runs, slot by slot, and the number of running jobs over
-    time.
-    """
-    BINS = 1000
+    """The data for drawing and searching: the last runs by slot, and the number of running jobs over time."""
+    BINS = 1000                             # parts of the time
     MAX_COMMAND_CHARACTERS = 1000
     MAX_COMMANDS_CHARACTERS = 6_000_000     # of all commands
 
     def __init__(self, report: Report) -> None:
-        self.runs = report.found.drawn
-        self.numbers = report.numbers
+        """Put the drawn runs on tracks.  Below, runs are indexes of `runs`."""
+        self.runs = report.summary.drawn_runs
+        self.current_numbers = report.current_numbers
         self.spans = Spans()
         for run in self.runs:
-            self.spans.add(run, report.found.drawn_seconds(run), on_track=not end_unknown(run))
-        # characters of a command that can be searched
-        self.longest = self.MAX_COMMAND_CHARACTERS
-        if sum(min(len(run.command), self.longest) for run in self.runs) > self.MAX_COMMANDS_CHARACTERS:
-            self.longest = self.MAX_COMMANDS_CHARACTERS // len(self.runs)
-        self.slots = list(self.spans.slots())
-        # runs on no track
-        self.loose = [number for number, run in enumerate(self.runs) if end_unknown(run)]
-        self.loose.sort(key=self.spans.began.__getitem__)
-        self.first = min(self.spans.began, default=round(report.found.last * 1e6))
-        self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
+            self.spans.add(run, report.summary.drawn_seconds(run), on_track=not is_end_unknown(run))
+        self.max_characters = self.MAX_COMMAND_CHARACTERS       # of a command that can be searched
+        total = sum(min(len(run.command), self.max_characters) for run in self.runs)
+        if total > self.MAX_COMMANDS_CHARACTERS:
+            self.max_characters = self.MAX_COMMANDS_CHARACTERS // len(self.runs)
+        self.tracks = list(self.spans.named_tracks())
+        self.untracked_runs = [number for number, run in enumerate(self.runs) if is_end_unknown(run)]
+        self.untracked_runs.sort(key=self.spans.starts.__getitem__)
+        self.first_start = min(self.spans.starts, default=round(report.summary.last_time * 1e6))    # in µs
+        last_end = max(map(operator.add, self.spans.starts, self.spans.durations), default=0)
+        self.duration = max(1, last_end - self.first_start)
 
-    def page_data(self, failures: FailuresByWords, outputs: Outputs) -> dict[str, Any]:
-        """Return the data of the page.  Times are in ticks of `tick` microseconds; a start is relative to the
-        previous one on the track.
+    def page_data(self, failures: FailuresByWords, outputs: OutputCache) -> dict[str, Any]:
+        """Return the data of the page.  Times are in ticks; a start is relative to the previous one.
 
         The runs of all tracks come first, one track after the other, then the runs with unknown ends.
         """
-        tick = max(1000, self.span >> 30)
-        in_order = [run for *_, runs in self.slots for run in runs] + self.loose
-        starts: list[int] = []
-        for runs in [*(runs for *_, runs in self.slots), self.loose]:
-            ticks = [(self.spans.began[run] - self.first) // tick for run in runs]
+        tick = max(1000, self.duration >> 30)       # microseconds: about 2^30 ticks at most
+        in_order = [run for *_, runs in self.tracks for run in runs] + self.untracked_runs
+        starts: list[int] = []                      # in ticks
+        for runs in [*(runs for *_, runs in self.tracks), self.untracked_runs]:
+            ticks = [(self.spans.starts[run] - self.first_start) // tick for run in runs]
             starts += map(operator.sub, ticks, [0, *ticks])
-        ways: dict[tuple[int, str], int] = {}
-        hows = [ways.setdefault((STATES.index(run.state), how_ended(run)), len(ways)) for run in self.runs]
-        tracks = {(host, slot): number for number, (host, slot, _) in enumerate(self.slots)}
-        records = [self.runs[run] for run in in_order]
-        failed = [(place, run) for place, run in enumerate(records) if run in failures.group_of]
+        endings: dict[tuple[int, str], int] = {}    # numbers of state and result
+        ending_of = [endings.setdefault((STATE_LETTERS.index(run.state), describe_result(run)), len(endings))
+                     for run in self.runs]
+        track_numbers = {(host, slot): number for number, (host, slot, _) in enumerate(self.tracks)}
+        runs_in_order = [self.runs[run] for run in in_order]
+        indexed_runs = list(enumerate(runs_in_order))
+        indexed_failures = [(index, run) for index, run in indexed_runs if run in failures.group_of]
         return {
-            "first": self.first / 1e6,
-            "span": self.span / 1e6,
-            "zone": time.localtime(self.first / 1e6).tm_gmtoff,
+            "first": self.first_start / 1e6,
+            "span": self.duration / 1e6,
+            "zone": time.localtime(self.first_start / 1e6).tm_gmtoff,
             "names": list(STATE_NAMES.values()),
-            "endings": list(ways),
-            "busy": self._busy(),
+            "endings": list(endings),
+            "busy": self._average_running_jobs(),
             "tick": tick / 1e6,
-            "rows": [[host[:80], slot[:80]] for host, slot, _ in self.slots],
-            "sizes": [len(runs) for *_, runs in self.slots],
-            "loose": [tracks[self.runs[run].host, self.runs[run].slot or "1"] for run in self.loose],
+            "rows": [[host[:80], slot[:80]] for host, slot, _ in self.tracks],
+            "sizes": [len(runs) for *_, runs in self.tracks],
+            "loose": [track_numbers[self.runs[run].host, self.runs[run].slot or "1"]
+                      for run in self.untracked_runs],
             "began": starts,
-            "took": [max(1, self.spans.took[run] // tick) for run in in_order],
-            "line": [self.numbers.get(run, run.line) for run in records],
-            "was": {place: run.line for place, run in enumerate(records) if run in self.numbers},
-            "how": [hows[run] for run in in_order],
-            "commands": [cut(readable(run.command), self.longest) for run in records],
-            "groups": [well_formed(group.words) for group in failures.groups],
-            "group": {place: failures.group_of[run] for place, run in failed},
-            "base": outputs.base,
-            "files": {place: names for place, run in failed
-                      if (names := list(map(url_quoted, outputs.names(run))))},
+            "took": [max(1, self.spans.durations[run] // tick) for run in in_order],
+            "line": [self.current_numbers.get(run, run.line) for run in runs_in_order],
+            "was": {index: run.line for index, run in indexed_runs if run in self.current_numbers},
+            "how": [ending_of[run] for run in in_order],
+            "commands": [shorten(decode_readable(run.command), self.max_characters) for run in runs_in_order],
+            "groups": [to_valid_text(group.words) for group in failures.groups],
+            "group": {index: failures.group_of[run] for index, run in indexed_failures},
+            "base": outputs.base_url,
+            "files": {index: names for index, run in indexed_failures
+                      if (names := list(map(quote_url, outputs.linkable_names(run))))},
         }
 
-    def _busy(self) -> list[float]:
+    def _average_running_jobs(self) -> list[float]:
         """Return the average number of running jobs for each of BINS equal parts of the time."""
-        change = [0.0] * (self.BINS + 2)
-        width = self.span / self.BINS
-        for began, took in zip(self.spans.began, self.spans.took):
-            start = (began - self.first) / width
-            end = start + took / width
-            index = int(start)
-            last = int(end)
-            change[index] += index + 1 - start
-            change[index + 1] += start - index
-            change[last] -= last + 1 - end
-            change[last + 1] -= end - last
-        return [round(max(0.0, count), 3) for count in itertools.accumulate(change)][:self.BINS]
+        changes = [0.0] * (self.BINS + 2)       # from the previous bin
+        bin_width = self.duration / self.BINS
+        for start_time, duration in zip(self.spans.starts, self.spans.durations):
+            start_in_bins = (start_time - self.first_start) / bin_width
+            end_in_bins = start_in_bins + duration / bin_width
+            first_index = int(start_in_bins)
+            last_index = int(end_in_bins)
+            # a run counts in part where it starts and ends
+            changes[first_index] += first_index + 1 - start_in_bins
+            changes[first_index + 1] += start_in_bins - first_index
+            changes[last_index] -= last_index + 1 - end_in_bins
+            changes[last_index + 1] -= end_in_bins - last_index
+        return [round(max(0.0, count), 3) for count in itertools.accumulate(changes)][:self.BINS]
 
 
-def cut(text: str, longest: int) -> str:
-    """Return a text, shortened to 'the first characters...' if it is longer."""
-    return text if len(text) <= longest else f"{text[:longest]}..."
+def shorten(text: str, max_characters: int) -> str:
+    """Return a text, shortened to 'the first max_characters...' if it is longer."""
+    return text if len(text) <= max_characters else f"{text[:max_characters]}..."
 
 
 def tag(name: str, *contents: str, **attributes: object) -> str:
-    """Return an element of a page.  contents are HTML; attributes are text, and quoted here."""
-    words = ""
+    """Return an HTML element: tag("b", "1", class_="x", data_key=2) is '<b class="x" data-key="2">1</b>'.
+
+    contents are HTML; attributes are text, and quoted here.
+    """
+    attribute_text = ""
     for key, value in attributes.items():
         html_name = key.rstrip("_").replace("_", "-")
-        words += f' {html_name}="{escaped(str(value))}"'
-    return f"<{name}{words}>{''.join(contents)}</{name}>"
+        attribute_text += f' {html_name}="{escape_html(str(value))}"'
+    return f"<{name}{attribute_text}>{''.join(contents)}</{name}>"
 
 
 def section(title: str, note: str, *contents: str, **attributes: str) -> str:
-    """Return a section of a page: a heading, a note next to it, and the contents."""
+    """Return a section of the page: a heading, a note next to it, and the contents."""
     head = tag("div", tag("h2", title), tag("p", note, class_="hint"), class_="head")
     return tag("section", head, *contents, **attributes)
 
 
-def escaped(text: str) -> str:
+def escape_html(text: str) -> str:
     """Return a text quoted for HTML."""
-    safe: str = html.escape(well_formed(text))
+    safe: str = html.escape(to_valid_text(text))
     return safe
 
 
-def legend(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
-    """Return a legend of colours.  entries: names, numbers, classes of the colours; numbers of 0 are not
-    shown.
+def legend_html(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
+    """Return a legend of colours as HTML.
+
+    entries: name, number and CSS class, for example ("done", 3, "s0"); numbers of 0 are left out.
     """
     items = [tag("li", tag("i", class_=f"fill {colour}"), f"<b>{count:,}</b> {name}")
              for name, count, colour in entries if count]
     return tag("ul", head, *items, class_="legend")
 
 
-def bar_of(total: str, counted: Sequence[tuple[str, int, str]]) -> str:
-    """Return a bar and the legend.  counted: names, numbers, classes of the colours."""
+def bar_html(title: str, entries: Sequence[tuple[str, int, str]]) -> str:
+    """Return a bar and the legend as HTML.  entries: see legend_html()."""
     parts = [tag("span", style=f"flex: {count}", class_=f"fill {colour}")
-             for _, count, colour in counted if count]
-    return tag("div", *parts, id="bar") + legend(counted, f"<li>{total}:</li>")
+             for _, count, colour in entries if count]
+    return tag("div", *parts, id="bar") + legend_html(entries, f"<li>{title}:</li>")
 
 
 @dataclass
-class SameWords:
+class FailureGroup:
     """A group of failures with the same last words."""
-    words: str
+    words: str                  # with … for each number, if they differ
     rows: list[Row] = field(default_factory=list)
-    others: list[Row] = field(default_factory=list)     # a search finds these; they are not counted
+    uncounted_rows: list[Row] = field(default_factory=list)     # only a search finds these
 
 
 class FailuresByWords:
@@ -2588,59 +2657,63 @@ class FailuresByWords:
 
     Lines that differ only in numbers are the same words: `step 341: no convergence`.
     """
-    MAX_LINE_CHARACTERS = 200   # that count
+    MAX_LINE_CHARACTERS = 200   # that are compared
     SHOWN_GROUPS = 20
 
-    def __init__(self, rows: Sequence[Row], total: int, others: Sequence[Row], outputs: Outputs) -> None:
-        """rows: some of the failures; total: the number of all.  others: earlier ones, which a search finds
-        by their words, but which are not counted.
-        """
+    def __init__(
+        self, rows: Sequence[Row], total: int, uncounted_rows: Sequence[Row], outputs: OutputCache
+    ) -> None:
+        """Group some of the failures; total: the number of all.  uncounted_rows: more, for a search only."""
         self.count = len(rows)
         self.total = total
-        groups: dict[str, SameWords] = {}
-        for index, row in enumerate([*rows, *others]):
-            words = self._words(row, outputs)[:self.MAX_LINE_CHARACTERS]
-            alike = NUMBER.sub("…", words)
-            group = groups.setdefault(alike, SameWords(words))
+        groups: dict[str, FailureGroup] = {}
+        for index, row in enumerate([*rows, *uncounted_rows]):
+            words = self._last_words(row, outputs)[:self.MAX_LINE_CHARACTERS]
+            pattern = NUMBER_PATTERN.sub("…", words)
+            group = groups.setdefault(pattern, FailureGroup(words))
             if group.words != words:
-                group.words = alike
-            (group.rows if index < len(rows) else group.others).append(row)
+                group.words = pattern
+            (group.rows if index < len(rows) else group.uncounted_rows).append(row)
         self.groups = sorted(groups.values(), key=lambda group: -len(group.rows))
+        # by run, the index of the group
         self.group_of = {row.run: number for number, group in enumerate(self.groups)
-                         for row in [*group.rows, *group.others]}
+                         for row in [*group.rows, *group.uncounted_rows]}
 
     @staticmethod
-    def _words(row: Row, outputs: Outputs) -> str:
+    def _last_words(row: Row, outputs: OutputCache) -> str:
+        """Return the last line that a run printed, or how it ended: '(exit 3, printed nothing)'."""
         if row.run is None:
             return "(no known run)"
-        printed = outputs.of(row.run)
-        if printed:
-            return printed[-1].strip()
-        # Neither a job log nor the start of a run has output
-        nothing = ", printed nothing" if outputs.output and row.run.ended is not None else ""
-        return f"({how_ended(row.run)}{nothing})"
+        output_lines = outputs.last_lines(row.run)
+        if output_lines:
+            return output_lines[-1].strip()
+        # neither a job log nor the start of a run has output
+        no_output = ", printed nothing" if outputs.last_output and row.run.ended is not None else ""
+        return f"({describe_result(row.run)}{no_output})"
 
-    def html(self, unit: str) -> str:
-        """Return the largest groups as HTML; '' if there are none.  unit: 'line' or 'run'."""
-        counted = [group for group in self.groups if group.rows]
-        if not counted:
+    def groups_html(self, unit: str) -> str:
+        """Return the section of the largest groups as HTML; '' if there are none.  unit: 'line' or 'run'."""
+        counted_groups = [group for group in self.groups if group.rows]
+        if not counted_groups:
             return ""
-        note = plural(len(counted), "group")
-        if len(counted) > self.SHOWN_GROUPS:
+        note = plural(len(counted_groups), "group")
+        if len(counted_groups) > self.SHOWN_GROUPS:
             note = f"{self.SHOWN_GROUPS} of {note}"
         if self.total > self.count:
             note += f", of {self.count:,} of {self.total:,} {unit}s"
-        items = [self._item(number, group, unit) for number, group in enumerate(counted[:self.SHOWN_GROUPS])]
+        shown_groups = counted_groups[:self.SHOWN_GROUPS]
+        items = [self._group_html(number, group, unit) for number, group in enumerate(shown_groups)]
         return section("Failures by their last words", note, tag("ul", *items, class_="groups"), id="groups")
 
-    def _item(self, number: int, group: SameWords, unit: str) -> str:
+    def _group_html(self, number: int, group: FailureGroup, unit: str) -> str:
         """Return a group as HTML: size, words, lines and hosts."""
         hosts = {row.run.host for row in group.rows if row.run}
-        where = name_lines({row.line.number for row in group.rows}) + (
-            f" on {cut(min(hosts), 80)}" if len(hosts) == 1 else f" on {len(hosts)} hosts" if hosts else "")
+        where = name_lines({row.line.number for row in group.rows})
+        if hosts:
+            where += f" on {shorten(min(hosts), 80)}" if len(hosts) == 1 else f" on {len(hosts)} hosts"
         return tag("li", tag("b", plural(len(group.rows), unit)),
-                   tag("button", escaped(group.words), type="button", data_group=number),
-                   tag("span", escaped(where), class_="hint"))
+                   tag("button", escape_html(group.words), type="button", data_group=number),
+                   tag("span", escape_html(where), class_="hint"))
 
 
 @dataclass(frozen=True)
@@ -2648,18 +2721,18 @@ class Table:
     """A table of the page."""
     title: str
     rows: Sequence[Row]         # the first SHOWN_ROWS are shown
-    total: int                  # rows that there would be without a limit
+    total: int                  # the number of rows without a limit
     SHOWN_ROWS = 200
 
 
-Cell = tuple[str, object]       # content, and sort key
-NO_CELL: Cell = "", -1
+Cell = tuple[str, object]       # content as HTML, and sort key
+EMPTY_CELL: Cell = "", -1
 
 
 class Tables:
     """The tables of the page.  All have the same columns: those with any known value."""
 
-    HEAD = (
+    COLUMNS = (                 # heading, and CSS classes
         ("Line", "line"),
         ("Ended", "left ended"),
         ("Host", "left host"),
@@ -2672,72 +2745,75 @@ class Tables:
         ("Output", "left output"),
     )
 
-    def __init__(self, outputs: Outputs, failures: FailuresByWords) -> None:
+    def __init__(self, outputs: OutputCache, failures: FailuresByWords) -> None:
         self.outputs = outputs
         self.failures = failures
 
-    def html(self, tables: Iterable[Table]) -> str:
+    def tables_html(self, tables: Iterable[Table]) -> str:
         """Return the tables that have rows, as HTML."""
-        shown = Table.SHOWN_ROWS
-        cells = [(table, list(map(self._cells, table.rows[:shown]))) for table in tables if table.rows]
-        known = [index for index, _ in enumerate(self.HEAD)
-                 if any(row[index][0] for _, rows in cells for row in rows)]
-        return "".join(self._table(table, rows, known) for table, rows in cells)
+        max_rows = Table.SHOWN_ROWS
+        cells_of_tables = [(table, list(map(self._cells_of_row, table.rows[:max_rows])))
+                           for table in tables if table.rows]
+        used_columns = [index for index, _ in enumerate(self.COLUMNS)
+                        if any(row[index][0] for _, rows in cells_of_tables for row in rows)]
+        return "".join(self._table_html(table, rows, used_columns) for table, rows in cells_of_tables)
 
-    def _table(self, table: Table, cells: Sequence[Sequence[Cell]], known: Sequence[int]) -> str:
-        count = len(cells)
+    def _table_html(
+        self, table: Table, cells_of_rows: Sequence[Sequence[Cell]], used_columns: Sequence[int]
+    ) -> str:
+        """Return a table as HTML.  used_columns: indexes of COLUMNS."""
+        count = len(cells_of_rows)
         note = f"{count:,} of {table.total:,}" if table.total > count == Table.SHOWN_ROWS else f"{count:,}"
-        heads = [tag("th", name, class_=kind) for name, kind in (self.HEAD[index] for index in known)]
-        bodies = [self._body(row, [(*all_cells[index], self.HEAD[index][1]) for index in known])
-                  for row, all_cells in zip(table.rows, cells)]
-        content = tag("table", tag("thead", tag("tr", *heads)), *bodies)
+        columns = [self.COLUMNS[index] for index in used_columns]
+        headings = [tag("th", name, class_=css_class) for name, css_class in columns]
+        bodies = [self._row_html(row, [(*row_cells[index], self.COLUMNS[index][1]) for index in used_columns])
+                  for row, row_cells in zip(table.rows, cells_of_rows)]
+        content = tag("table", tag("thead", tag("tr", *headings)), *bodies)
         return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
 
-    def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
-        """Return a row as HTML.  cells: content, sort key, class.  Command and last output are below the
-        cells.
-        """
-        cell_tags = [tag("td", text, class_=kind, data_key=key) for text, key, kind in cells]
-        printed = "\n".join(self.outputs.of(row.run))
+    def _row_html(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
+        """Return a row as HTML, with command and output below the cells: content, sort key, CSS class."""
+        cell_tags = [tag("td", text, class_=css_class, data_key=key) for text, key, css_class in cells]
+        output_text = "\n".join(self.outputs.last_lines(row.run))
         has_moved = row.run is not None and row.run.line != row.line.number
-        below = tag("i", f"line {row.run.line} when it ran: ") if row.run and has_moved else ""
-        below += escaped(cut(readable(row.line.command), 500))
-        if printed:
-            below += tag("q", escaped(printed))
+        text_below = tag("i", f"line {row.run.line} when it ran: ") if row.run and has_moved else ""
+        text_below += escape_html(shorten(decode_readable(row.line.command), 500))
+        if output_text:
+            text_below += tag("q", escape_html(output_text))
         return tag(
             "tbody",
             tag("tr", *cell_tags),
-            tag("tr", tag("td", below, class_="what", colspan=len(cells))),
+            tag("tr", tag("td", text_below, class_="what", colspan=len(cells))),
             data_state=STATE_NAMES[row.run.state] if row.run else row.line_state,
             data_host=row.run.host[:80] if row.run else "",
             data_group=self.failures.group_of.get(row.run, ""),
         )
 
-    def _cells(self, row: Row) -> list[Cell]:
-        """Return the content and the sort key of each column."""
+    def _cells_of_row(self, row: Row) -> list[Cell]:
+        """Return the cells of a row, one for each of COLUMNS."""
         run = row.run
         number: Cell = f"{row.line.number}", row.line.number
         if run is None:
-            state = tag("b", row.line_state, class_=COLOURS[row.line_state])
-            if row.line.state not in WORDS:
-                state += f" ({escaped(to_text(row.line.state))})"
-            return [number, (state, row.line_state), *itertools.repeat(NO_CELL, 8)]
-        how = how_ended(run)
-        ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}")
-        if row.state_since:
-            ended += f" (now {row.state_since})"
-        cpu = memory = NO_CELL
+            state = tag("b", row.line_state, class_=COLOUR_CLASSES[row.line_state])
+            if row.line.state not in LINE_STATES:
+                state += f" ({escape_html(to_text(row.line.state))})"
+            return [number, (state, row.line_state), *itertools.repeat(EMPTY_CELL, len(self.COLUMNS) - 2)]
+        result = describe_result(run)
+        ended = tag("b", escape_html(result), class_=f"s{STATE_LETTERS.index(run.state)}")
+        if row.differing_line_state:
+            ended += f" (now {row.differing_line_state})"
+        cpu = memory = EMPTY_CELL
         if run.cpu and run.seconds:
             cpu = f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds
-        if run.peak:
-            memory = escaped(run.peak), run.memory or 0
-        links = self.outputs.links(run)
+        if run.peak_text:
+            memory = escape_html(run.peak_text), run.memory or 0
+        links = self.outputs.links_html(run)
         return [
             number,
-            (ended, how),
-            (escaped(run.host[:80]), run.host[:80]),
-            (escaped(run.slot[:80]), run.slot[:80]),
-            (clock(run.began), run.began),
+            (ended, result),
+            (escape_html(run.host[:80]), run.host[:80]),
+            (escape_html(run.slot[:80]), run.slot[:80]),
+            (format_time(run.began), run.began),
             (took(run.seconds) if run.seconds is not None else "", run.seconds or -1),
             cpu,
             memory,
@@ -2747,218 +2823,226 @@ class Tables:
 
 
 class Report:
-    """The data of the page, as of one look: all runs of a log, and the rows of the tables."""
+    """The data of the page, as of one observation: all runs of a log, and the rows of the tables."""
 
-    def __init__(self, look: Look, live: bool) -> None:
-        """live: jobs are waited for.  Raises UsageError."""
-        runs = look.log.runs()
-        watched = {line.command for line in [*look.lines, *look.living]}
-        self.found = found = Gathered(runs, watched, to_fix=len(look.lines))
-        known = self._line_runs(look, watched)
-        for run in found.unended:
-            look.judge(run, known)
-        found.take_unended(until=time.time() if live or look.snapshot.running else None)
-        self.look = look
-        self.now = count_states(look.snapshot) if look.watcher else None
-        # by drawn run, the present number of the line, if it has changed
-        self.numbers = {run: line.number for run in found.drawn
-                        if (line := known.line_of(run)) and line.number != run.line}
-        last = {known.last.get(line.number) for line in look.lines}
+    def __init__(self, observation: Observation, is_live: bool) -> None:
+        """Read the log.  The selected lines of the observation are to fix.  is_live: jobs are waited for."""
+        lines_to_fix = observation.selected_lines
+        log_pass = observation.log.runs()
+        watched_commands = {line.command for line in [*lines_to_fix, *observation.lines_with_jobs]}
+        self.summary = summary = LogSummary(log_pass, watched_commands, max_lines_to_fix=len(lines_to_fix))
+        line_runs = self._match_runs(observation, watched_commands)
+        for run in summary.unended_runs:
+            observation.judge_unended(run, line_runs)
+        summary.count_unended(cut_off=time.time() if is_live or observation.snapshot.running else None)
+        self.observation = observation
+        self.job_counts = count_states(observation.snapshot) if observation.watcher else None
+        # by drawn run, the current number of the line, if it has changed
+        self.current_numbers = {run: line.number for run in summary.drawn_runs
+                                if (line := line_runs.line_of(run)) and line.number != run.line}
+        last_runs = {line_runs.last_runs.get(line.number) for line in lines_to_fix}
         # the clock of a single host agrees with itself
-        one_host = len({host for host, _ in found.slots}) == 1
-        self.wrong_clocks = set() if one_host else Clocks(look.log.changed, found.drawn).wrong
-        self.to_fix = [look.last_row(line, known) for line in look.lines[:Gathered.FAILURES]]
-        self.failed = [look.row(run, known) for run in found.failed if run not in last][:Gathered.FAILURES]
-        self.failed_count = sum(found.states[state] for state in "!e") - sum(
-            run is not None and run.state in "!e" for run in last)
-        self.slowest = [look.row(run, known) for run in found.slowest]
-        self.largest = [look.row(run, known) for run in found.largest]
-        rows = [*self.to_fix, *self.failed, *self.slowest, *self.largest]
-        runs.name_files(row.run for row in rows if row.run)
+        is_single_host = len({host for host, _ in summary.slots}) == 1
+        self.wrong_hosts: set[str] = set()
+        if not is_single_host:
+            self.wrong_hosts = Clocks(observation.log.mtime, summary.drawn_runs).wrong_hosts
+        self.rows_to_fix = [observation.row_of_line(line, line_runs)
+                            for line in lines_to_fix[:LogSummary.MAX_FAILURES]]
+        self.failed_rows = [observation.row_of_run(run, line_runs)
+                            for run in summary.failed_runs if run not in last_runs][:LogSummary.MAX_FAILURES]
+        self.failed_count = sum(summary.states[state] for state in "!e") - sum(
+            run is not None and run.state in "!e" for run in last_runs)
+        self.slowest_rows = [observation.row_of_run(run, line_runs) for run in summary.slowest_runs]
+        self.largest_rows = [observation.row_of_run(run, line_runs) for run in summary.largest_runs]
+        rows = [*self.rows_to_fix, *self.failed_rows, *self.slowest_rows, *self.largest_rows]
+        log_pass.name_files(row.run for row in rows if row.run)
 
-    def _line_runs(self, look: Look, watched: Collection[bytes]) -> LineRuns:
-        """Return the lines of watched commands, of the runs in tables, and of others that have moved; with
-        their runs.
-
-        Raises UsageError.
-        """
-        found = self.found
-        listed = [*found.failed, *found.slowest, *found.largest, *found.unended]
-        kept = {*found.last_runs.values(), *found.drawn, *listed}
-        others = [run for run in kept if run.command not in watched]
-        moved = look.watcher.moved(others) if look.watcher else set()
-        commands = moved.union(watched, [run.command for run in listed])
-        return look.line_runs(commands, kept)
+    def _match_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
+        """Match runs with lines of watched commands, of listed runs, and of runs whose lines have moved."""
+        summary = self.summary
+        listed_runs = [
+            *summary.failed_runs, *summary.slowest_runs, *summary.largest_runs, *summary.unended_runs
+        ]
+        kept_runs = {*summary.last_runs.values(), *summary.drawn_runs, *listed_runs}
+        unwatched_runs = [run for run in kept_runs if run.command not in watched_commands]
+        watcher = observation.watcher
+        moved_commands = watcher.commands_of_moved_lines(unwatched_runs) if watcher else set()
+        commands = moved_commands.union(watched_commands, [run.command for run in listed_runs])
+        return observation.match_runs(commands, kept_runs)
 
     def tables(self) -> Iterator[Table]:
         """Yield the tables, the lines that remain to be fixed first."""
-        ended = len(self.found.stats.seconds)
-        if self.now and self.look.watcher:
-            held = self.look.watcher.held_lines(self.look.snapshot, Table.SHOWN_ROWS)
-            yield Table("Left to fix", self.to_fix, len(self.look.lines))
-            yield Table("Other runs that failed or ended in error", self.failed, self.failed_count)
-            yield Table("Held lines", [Row(line, "held") for line in held], self.now.held)
+        finished_count = len(self.summary.stats.seconds)
+        if self.job_counts and self.observation.watcher:
+            held_lines = self.observation.watcher.held_lines(self.observation.snapshot, Table.SHOWN_ROWS)
+            yield Table("Left to fix", self.rows_to_fix, len(self.observation.selected_lines))
+            yield Table("Other runs that failed or ended in error", self.failed_rows, self.failed_count)
+            yield Table("Held lines", [Row(line, "held") for line in held_lines], self.job_counts.held)
         else:
-            yield Table("Runs that failed or ended in error", self.failed, self.failed_count)
-        yield Table("Slowest runs", self.slowest, ended)
-        yield Table("Largest runs", self.largest, ended)
+            yield Table("Runs that failed or ended in error", self.failed_rows, self.failed_count)
+        yield Table("Slowest runs", self.slowest_rows, finished_count)
+        yield Table("Largest runs", self.largest_rows, finished_count)
 
-    def failures(self, outputs: Outputs) -> FailuresByWords:
+    def group_failures(self, outputs: OutputCache) -> FailuresByWords:
         """Return the lines that remain to be fixed, by last words; without a job file, the failed runs."""
-        if not self.now:
-            return FailuresByWords(self.failed, self.failed_count, (), outputs)
-        others = self.failed[:max(Table.SHOWN_ROWS, Gathered.FAILURES - len(self.to_fix))]
-        return FailuresByWords(self.to_fix, len(self.look.lines), others, outputs)
+        if not self.job_counts:
+            return FailuresByWords(self.failed_rows, self.failed_count, (), outputs)
+        max_uncounted = max(Table.SHOWN_ROWS, LogSummary.MAX_FAILURES - len(self.rows_to_fix))
+        uncounted_rows = self.failed_rows[:max_uncounted]
+        total = len(self.observation.selected_lines)
+        return FailuresByWords(self.rows_to_fix, total, uncounted_rows, outputs)
 
 
 class Reporter:
     """Writes the page, once or repeatedly."""
-    MIN_PAGE_SECONDS = 10.0     # seconds between two pages, at least
+    MIN_PAGE_SECONDS = 10.0     # between two pages
     KIND = "report", b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"      # and the first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
-        """argv: the options as given.  Raises UsageError."""
+        """Check that the page can be written.  argv: for display.  Raises UsageError."""
         self.options = options
-        self.place = os.uname().nodename
+        self.host_and_directory = os.uname().nodename
         with contextlib.suppress(OSError):          # the current directory was removed
-            self.place += f":{os.getcwd()}"
-        self.command = shlex.join([PROG, *argv])
+            self.host_and_directory += f":{os.getcwd()}"
+        self.command_line = shlex.join([PROG, *argv])
         self.watcher = watcher
-        self.source = options.joblog or os.path.join(options.outdir, "journal")
-        refuse_foreign(options.report, *self.KIND)          # now, not after the last job
+        self.log_path = options.joblog or os.path.join(options.outdir, "journal")
+        refuse_foreign_file(options.report, *self.KIND)         # now, not after the last job
         if options.file is not None and os.path.realpath(options.report) == os.path.realpath(options.file):
             raise UsageError(f"{options.report}: is the job file (give another name)")
-        self.next = 0.0
-        self.pause = self.MIN_PAGE_SECONDS
-        self._error = ""            # why the last page could not be written
+        self.next_page_time = 0.0   # monotonic
+        self.page_seconds = self.MIN_PAGE_SECONDS
+        self._last_error = ""       # why the last page could not be written
 
     def update(self) -> str:
         """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time.
 
-        Returns why it cannot be written, if the reason is new; otherwise ''.
+        Return why it cannot be written, if the reason is new; otherwise ''.
         """
         start = time.monotonic()
         new_error = ""
-        if start >= self.next and os.path.exists(self.source):
+        if start >= self.next_page_time and os.path.exists(self.log_path):
             try:
-                self.write(live=True)
+                self.write(is_live=True)
             except UsageError as problem:
-                new_error = str(problem) if str(problem) != self._error else ""
-                self._error = str(problem)
-            self.pause = self._pause_after(start)
-            self.next = start + self.pause
+                new_error = str(problem) if str(problem) != self._last_error else ""
+                self._last_error = str(problem)
+            self.page_seconds = self._page_seconds_after(start)
+            self.next_page_time = start + self.page_seconds
         return new_error
 
-    def _pause_after(self, start: float) -> float:
-        """Return the seconds between two pages, if one begun at `start` (monotonic) is written now."""
+    def _page_seconds_after(self, start: float) -> float:
+        """Return the seconds between pages, if one that was begun at `start` (monotonic) is written now."""
         return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
-    @without_collector()
-    def write(self, live: bool = False) -> None:
-        """Write the page.  live: jobs are waited for.  Raises UsageError."""
+    @without_garbage_collector()
+    def write(self, is_live: bool = False) -> None:
+        """Write the page.  is_live: jobs are waited for.  Raises UsageError."""
         start = time.monotonic()
         messages: list[str] = []
-        log = functools.partial(open_log, self.options, messages.append)
-        with Look(self.watcher, log, bad_lines) as look:
-            report = Report(look, live)
-        if not report.found.states and not live:
-            raise UsageError(f"{self.source}: no runs (expected a {look.log.KIND})")
-        self.pause = self._pause_after(start)       # the remaining steps take little time
-        page = self._page(report, live, messages)
-        with replacing(self.options.report, *self.KIND) as file:
+        open_this_log = functools.partial(open_log, self.options, messages.append)
+        with Observation(self.watcher, open_this_log, find_bad_lines) as observation:
+            report = Report(observation, is_live)
+        if not report.summary.states and not is_live:
+            raise UsageError(f"{self.log_path}: no runs (expected a {observation.log.KIND})")
+        self.page_seconds = self._page_seconds_after(start)     # the remaining steps take little time
+        page = self._page_html(report, is_live, messages)
+        with open_replacement(self.options.report, *self.KIND) as file:
             file.write(page.encode())
-        for text in () if live else messages:
+        for text in () if is_live else messages:
             say(text)
 
-    def _page(self, report: Report, live: bool, messages: Sequence[str]) -> str:
+    def _page_html(self, report: Report, is_live: bool, messages: Sequence[str]) -> str:
         """Return the page as HTML."""
-        runs = report.found
-        outputs = Outputs(self.options.outdir, self.options.report)
-        failures = report.failures(outputs)
+        summary = report.summary
+        outputs = OutputCache(self.options.outdir, self.options.report)
+        failures = report.group_failures(outputs)
         pictures = Pictures(report)
         data = {
             **pictures.page_data(failures, outputs),
             "made": time.time(),
-            "pause": self.pause if live else 0,
+            "pause": self.page_seconds if is_live else 0,
         }
-        messages = [*messages, *self._limits(report, pictures)]
+        messages = [*messages, *self._limit_texts(report, pictures)]
         packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 6)
         parts = {
-            "TITLE": escaped(self.options.file or self.options.outdir or self.options.joblog),
-            "PLACE": escaped(self.place),
-            "COMMAND": escaped(self.command),
+            "TITLE": escape_html(self.options.file or self.options.outdir or self.options.joblog),
+            "PLACE": escape_html(self.host_and_directory),
+            "COMMAND": escape_html(self.command_line),
             "DATA": base64.b64encode(packed).decode(),
-            "REFRESH": REFRESH % math.ceil(self.pause) if live else "",
-            "WHEN": " · ".join([*self._when(runs, live), *map(escaped, messages)]),
-            "FIGURES": self._figures(report),
-            "KEY": self._key(runs),
-            "GROUPS": failures.html("line" if report.now else "run"),
-            "TABLES": Tables(outputs, failures).html(report.tables()),
+            "REFRESH": REFRESH_TAG % math.ceil(self.page_seconds) if is_live else "",
+            "WHEN": " · ".join([*self._facts_html(summary, is_live), *map(escape_html, messages)]),
+            "FIGURES": self._figures_html(report),
+            "KEY": self._legend_html(summary),
+            "GROUPS": failures.groups_html("line" if report.job_counts else "run"),
+            "TABLES": Tables(outputs, failures).tables_html(report.tables()),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
     @staticmethod
-    def _limits(report: Report, pictures: Pictures) -> Iterator[str]:
-        """Yield the limits of the page."""
-        drawn = len(pictures.runs)
-        if drawn < report.found.count:
-            yield f"the pictures show the last {drawn:,} runs of {report.found.count:,}"
-        if pictures.longest < Pictures.MAX_COMMAND_CHARACTERS:
-            yield f"only the first {pictures.longest} characters of a command are searched"
-        if wrong := sorted(report.wrong_clocks):
-            names = cut(", ".join(wrong), 80)
-            clocks = f"clock of {names} is" if len(wrong) == 1 else f"clocks of {names} are"
+    def _limit_texts(report: Report, pictures: Pictures) -> Iterator[str]:
+        """Yield what the page does not show, or shows wrongly."""
+        drawn_count = len(pictures.runs)
+        if drawn_count < report.summary.run_count:
+            yield f"the pictures show the last {drawn_count:,} runs of {report.summary.run_count:,}"
+        if pictures.max_characters < Pictures.MAX_COMMAND_CHARACTERS:
+            yield f"only the first {pictures.max_characters} characters of a command are searched"
+        if wrong_hosts := sorted(report.wrong_hosts):
+            names = shorten(", ".join(wrong_hosts), 80)
+            clocks = f"clock of {names} is" if len(wrong_hosts) == 1 else f"clocks of {names} are"
             yield f"the {clocks} wrong: times of different hosts cannot be compared"
 
-    def _when(self, runs: Gathered, live: bool) -> Iterator[str]:
-        """Yield facts about the page, in a few words each, as HTML."""
-        day = "%Y-%m-%d %H:%M:%S"
-        if runs.states:
-            yield " – ".join(time.strftime(day, time.localtime(when)) for when in (runs.first, runs.last))
-        hosts = len({host for host, _ in runs.slots})
-        yield f"{plural(len(runs.slots), 'slot')} on {plural(hosts, 'host')}" if runs.slots else "no runs yet"
-        again = f", updated every {human_time(self.pause)} while jobs run" if live else ""
-        yield f"made {time.strftime(day)}" + (tag("span", again, id="live") if live else "")
+    def _facts_html(self, summary: LogSummary, is_live: bool) -> Iterator[str]:
+        """Yield facts about the page as HTML: '4 slots on 2 hosts', 'made 2026-11-20 14:03:22', ..."""
+        time_format = "%Y-%m-%d %H:%M:%S"
+        if summary.states:
+            yield " – ".join(time.strftime(time_format, time.localtime(timestamp))
+                             for timestamp in (summary.first_time, summary.last_time))
+        slot_count = len(summary.slots)
+        host_count = len({host for host, _ in summary.slots})
+        yield f"{plural(slot_count, 'slot')} on {plural(host_count, 'host')}" if slot_count else "no runs yet"
+        update_text = f", updated every {human_time(self.page_seconds)} while jobs run" if is_live else ""
+        yield f"made {time.strftime(time_format)}" + (tag("span", update_text, id="live") if is_live else "")
 
     @staticmethod
-    def _key(runs: Gathered) -> str:
-        """Return the legend of the pictures."""
-        drawn = Counter((run.state, end_unknown(run)) for run in runs.drawn)
-        return legend(
-            (END_UNKNOWN.get(state, name) if hatched else name, drawn[state, hatched],
+    def _legend_html(summary: LogSummary) -> str:
+        """Return the legend of the pictures as HTML."""
+        drawn_counts = Counter((run.state, is_end_unknown(run)) for run in summary.drawn_runs)
+        return legend_html(
+            (UNKNOWN_END_NAMES.get(state, name) if hatched else name, drawn_counts[state, hatched],
              f"s{number} hatched" if hatched else f"s{number}")
             for number, (state, name) in enumerate(STATE_NAMES.items()) for hatched in (False, True)
         )
 
     @staticmethod
-    def _figures(report: Report) -> str:
-        """Return the bar of the present jobs, or of the runs if no job file is named; and figures."""
-        runs = report.found
-        now = report.now
-        by_name = [
-            (name, runs.states[state], f"s{number}")
+    def _figures_html(report: Report) -> str:
+        """Return a bar of the jobs, or of the runs if no job file is named, and figures, as HTML."""
+        summary = report.summary
+        job_counts = report.job_counts
+        run_counts = [
+            (name, summary.states[state], f"s{number}")
             for number, (state, name) in enumerate(STATE_NAMES.items())
         ]
-        all_runs = plural(runs.count, "run")
-        if now:
-            bar = bar_of(plural(now.all + now.held, "job"),
-                         [(name, now._asdict()[name], colour) for name, colour in COLOURS.items()])
-            ended = ", ".join(f"{count:,} {name}" for name, count, _ in by_name if count)
-            if ended:
-                bar += tag("p", f"{all_runs}: {ended}", class_="hint")
+        all_runs = plural(summary.run_count, "run")
+        if job_counts:
+            entries = [(name, job_counts._asdict()[name], colour) for name, colour in COLOUR_CLASSES.items()]
+            bar = bar_html(plural(job_counts.all + job_counts.held, "job"), entries)
+            result_counts = ", ".join(f"{count:,} {name}" for name, count, _ in run_counts if count)
+            if result_counts:
+                bar += tag("p", f"{all_runs}: {result_counts}", class_="hint")
         else:
-            bar = bar_of(all_runs, by_name)
-        stats = runs.stats
-        figures: list[tuple[str, str]] = []
-        if runs.states and not report.wrong_clocks:
-            figures.append(("Duration", took(runs.last - runs.first)))
+            bar = bar_html(all_runs, run_counts)
+        stats = summary.stats
+        named_figures: list[tuple[str, str]] = []
+        if summary.states and not report.wrong_hosts:
+            named_figures.append(("Duration", took(summary.last_time - summary.first_time)))
         times = map(took, quantiles(stats.seconds))
-        figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
-        if stats.cpu_seconds:
-            figures.append(("CPU use", f"{100 * stats.cpu / stats.cpu_seconds:.0f} %"))
-        if peak := peak_memory(stats.memory, stats.memory_below):
-            figures.append(("Peak memory", escaped(peak)))
-        pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in figures]
+        named_figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
+        if stats.elapsed_of_cpu:
+            named_figures.append(("CPU use", f"{100 * stats.cpu_seconds / stats.elapsed_of_cpu:.0f} %"))
+        if peak := format_peak(stats.largest_memory, stats.largest_bound):
+            named_figures.append(("Peak memory", escape_html(peak)))
+        pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in named_figures]
         return bar + tag("dl", *pairs, id="facts")
 
 
@@ -2967,8 +3051,7 @@ class Reporter:
 # Each host creates a file in the directory with name and boot id in the first line, and locks two bytes, one
 # for itself and one for a job.  Then the host counts: once a second it reads the files of all hosts, writes
 # the next number over the last one, and locks the byte of that number.  A host that finds this byte locked
-# knows the lowest number that a read must show, without a clock.  No host waits for another, and each host
-# reports its own observations.
+# knows the lowest number that a read must show, without a clock.  No host waits for another.
 #
 # The locks of a host are tested after it starts to count, because it has taken them then.  An earlier test,
 # which is also a lock, could keep the host from locking the byte.  A host that exits releases its locks.  So
@@ -2982,7 +3065,7 @@ TRIALS = {
     "inherited": "a job keeps the lock of its runner, also if the runner is killed, until the job exits",
     "fresh": "data written by one host is read by others at once",
 }
-CURES = {                       # by the beginning of the file system's type; the first match counts
+REMEDIES = {                       # by the beginning of the file system's type; the first match counts
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
            "local_lock",
     "lustre": "mount with flock",
@@ -2996,16 +3079,17 @@ CURES = {                       # by the beginning of the file system's type; th
     "fuse": "use the directory where its own file system is mounted (bindfs, sshfs and the like share no "
             "locks); MooseFS: mount with mfscachemode=NEVER",
 }
-LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}          # locked bytes, by trial
-NUMBERS = range(1 << 61, (1 << 61) + 1_000_000)
-FIRST_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
+TRIAL_LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}         # offsets of locked bytes, by trial
+NUMBER_LOCKS = range(1 << 61, (1 << 61) + 1_000_000)                    # the same, by number
+# number, host name, boot id, file system
+HEADER_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
 
 
 class Host:
     """A host that runs this check in the directory, perhaps ours, and our observations of it."""
 
     def __init__(self, path: str, mount: Mount) -> None:
-        """Raises OSError; ENOENT also for a file without a complete first line."""
+        """Open the file of a host.  Raises OSError; ENOENT also for a file without a complete first line."""
         self.path = path
         self.mount = mount
         self.results: dict[str, bool] = {}      # by trial, True if passed
@@ -3016,14 +3100,16 @@ class Host:
         info = os.fstat(self.reader.fd)
         header = None
         if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
-            header = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
+            header = HEADER_LINE.match(self.reader.pread(BLOCK, 0))
         if not header:
             self.reader.close()
             raise FileNotFoundError(errno.ENOENT, "not, or not yet, a file of this check", path)
-        self.first = int(header[1])
-        self.name, self.boot, self.kind = (word.decode(errors="replace") for word in header.groups()[1:])
+        self.first_number = int(header[1])
+        self.host_name, self.boot_id, self.file_system = (
+            field.decode(errors="replace") for field in header.groups()[1:]
+        )
 
-    def holds(self, offset: int) -> bool:
+    def is_locked(self, offset: int) -> bool:
         """Return True if the host has locked a byte.
 
         The test is a shared lock, so that hosts can test at the same time.
@@ -3034,206 +3120,204 @@ class Host:
             return False
         return not is_free(fd, offset)
 
-    def look(self) -> None:
-        """Update the results from the locks and the number of the host.
-
-        Read the number once more at the end: if no lock of ours comes between, a stale cache then shows in
-        the next call. Locks refresh the cache on some file systems.
-        """
-        locked = other_locks(self.reader.fd, NUMBERS[0], len(NUMBERS))
-        sure = max((numbers[-1] - NUMBERS[0] for numbers in locked), default=0)
+    def update_results(self) -> None:
+        """Update the results of the trials from the locks and the number of the host."""
+        locked_numbers = other_locks(self.reader.fd, NUMBER_LOCKS[0], len(NUMBER_LOCKS))
+        min_number = max((numbers[-1] - NUMBER_LOCKS[0] for numbers in locked_numbers), default=0)
         refresh_file(self.path, self.mount)
         refresh_reader(self.reader, self.mount)
-        header = FIRST_LINE.match(self.reader.pread(BLOCK, 0))
+        header = HEADER_LINE.match(self.reader.pread(BLOCK, 0))
         number = int(header[1]) if header else 0
-        if max(sure, number) > self.first:
-            for trial, offset in LOCKS.items():
-                self.results[trial] = self.results.get(trial, False) or self.holds(offset)
-        if sure:
-            self.results["fresh"] = self.results.get("fresh", True) and number >= sure
+        if max(min_number, number) > self.first_number:
+            for trial, offset in TRIAL_LOCKS.items():
+                self.results[trial] = self.results.get(trial, False) or self.is_locked(offset)
+        if min_number:
+            self.results["fresh"] = self.results.get("fresh", True) and number >= min_number
+        # Read again: if no lock of ours comes between, a stale cache then shows in the next call.  Locks
+        # refresh the cache on some file systems.
         self.reader.pread(BLOCK, 0)
 
 
 class LockCheck:
     """Tests, with all hosts that run this check in the directory, if runners can rely on the locks."""
-    MINUTE = 60.0               # seconds of the check on a network file system
-    NUMBER_PAUSE = 1.0          # seconds between two numbers on a network file system
+    CHECK_SECONDS = 60.0        # on a network file system
+    PAUSE_SECONDS = 1.0         # between two numbers on a network file system
     MIN_NUMBERS = 4             # numbers after which a host has tested all on itself
-    MAX_SILENT_SECONDS = 60.0   # more seconds until we report that the file system does not answer
-    MAX_CLEANUP_SECONDS = 2.0   # seconds for an interrupted check to remove its file
+    MAX_SILENT_SECONDS = 60.0   # after the check, until we report that the file system does not answer
+    MAX_CLEANUP_SECONDS = 2.0   # for an interrupted check to remove its file
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.mount = find_mount(folder)
-        self.name = printable(os.uname().nodename)[:64]
-        name = f"{re.sub('[^A-Za-z0-9.-]', '_', self.name)}-{os.urandom(4).hex()}"
-        self.path = os.path.join(folder, f"runmaker4-check-{name}")
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.mount = find_mount(directory)
+        self.our_name = printable(os.uname().nodename)[:64]
+        file_suffix = f"{re.sub('[^A-Za-z0-9.-]', '_', self.our_name)}-{os.urandom(4).hex()}"
+        self.path = os.path.join(directory, f"runmaker4-check-{file_suffix}")
         self.number = 0
         self.hosts: dict[str, Host] = {}        # by path; we are one of them
         error = mount_error(self.mount)
-        self.errors = [f"{self.name}: {error}"] if error else []
+        self.errors = [f"{self.our_name}: {error}"] if error else []
 
     @contextlib.contextmanager
-    def noting(self, *expected: int) -> Iterator[None]:
-        """Add an error to `errors`, unless its number is in `expected`: these mean that a host has exited, or
-        was none.
-        """
+    def collect_errors(self, *ignored_errnos: int) -> Iterator[None]:
+        """Add an OSError of the block to `errors`, unless it has one of these numbers."""
         try:
             yield
         except OSError as error:
-            text = ": ".join(filter(None, [self.name, error.filename, error_text(error)]))
-            if error.errno not in expected and text not in self.errors:
+            text = ": ".join(filter(None, [self.our_name, error.filename, error_text(error)]))
+            if error.errno not in ignored_errnos and text not in self.errors:
                 self.errors.append(text)
 
-    def run(self) -> int:
+    def run_trials(self) -> int:
         """Run all trials, and print the observations; return the exit status."""
-        with self.noting():
+        with self.collect_errors():
             try:
                 with open(self.path, "xb", buffering=0) as file:
-                    self.try_all(file.fileno())
+                    self.hold_locks_and_count(file.fileno())
             finally:
-                self.clean()                    # after the close: NFS keeps a file that is open
-        return self.report()
+                self.remove_files()             # after the close: NFS keeps a file that is open
+        return self.print_observations()
 
-    def try_all(self, fd: int) -> None:
-        """Take locks in our file and count in it, and look at all hosts at the same time.
+    def hold_locks_and_count(self, fd: int) -> None:
+        """Take locks in our file, and then count in it and test all hosts.
 
         A host that gets no locks continues, so that the others see it.
         """
-        reading, writing = os.pipe()            # the job reads from it, and exits when we close it, or die
+        read_fd, write_fd = os.pipe()           # the job reads from it, and exits when we close it, or die
         try:
-            with self.noting():
-                self.write_header(fd)              # first, so that others notice if a lock call never returns
-            with self.noting():
-                self.take_locks(fd, reading)
-            started = time.monotonic()
+            with self.collect_errors():
+                self.write_header(fd)           # first, so that others notice if a lock call never returns
+            with self.collect_errors():
+                self.take_locks(fd, read_fd)
+            start = time.monotonic()
             while self.number < self.MIN_NUMBERS or (
-                self.mount.network and time.monotonic() < started + self.MINUTE
+                self.mount.network and time.monotonic() < start + self.CHECK_SECONDS
             ):
-                time.sleep(self.NUMBER_PAUSE if self.mount.network else 0.1)
+                time.sleep(self.PAUSE_SECONDS if self.mount.network else 0.1)
                 self.number += 1
-                with self.noting():
+                with self.collect_errors():
                     self.visit_all()
-                with self.noting():
+                with self.collect_errors():
                     self.write_number(fd)
         finally:
-            close_all(reading, writing)
+            close_all(read_fd, write_fd)
 
     @staticmethod
     def take_locks(fd: int, stdin: int) -> None:
-        """Lock a byte, and one for a job: `cat`, whose runner, a shell, is killed."""
-        lock(fd, LOCKS["excluded"])
-        of_job = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+        """Lock a byte in our file, and one for a job: `cat`, whose runner, a shell, is killed."""
+        lock(fd, TRIAL_LOCKS["excluded"])
+        job_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
         try:
-            lock(of_job, LOCKS["inherited"])
-            killed = "exec 3<&0; cat <&3 & kill -KILL $$"
-            subprocess.run(["sh", "-c", killed], stdin=stdin, pass_fds=[of_job], check=False)
+            lock(job_fd, TRIAL_LOCKS["inherited"])
+            script = "exec 3<&0; cat <&3 & kill -KILL $$"
+            subprocess.run(["sh", "-c", script], stdin=stdin, pass_fds=[job_fd], check=False)
         finally:
-            os.close(of_job)
+            os.close(job_fd)
 
     def write_header(self, fd: int) -> None:
         """Write the first line of this host's file: version, host name, boot id, and file system.
 
         The file system is named with the mount options that decide if locks work, such as `nfs4 vers=4.2`.
         """
-        relevant = re.compile("vers=|nolock|local_lock=[^n]")
-        options = sorted(filter(relevant.match, self.mount.options))
-        kind = " ".join([self.mount.kind or "unknown", *options])
-        header = "\t".join(["000000", "runmaker4-check 3", self.name, boot_id(), kind])
+        relevant_options = re.compile("vers=|nolock|local_lock=[^n]")
+        mount_options = sorted(filter(relevant_options.match, self.mount.options))
+        kind = " ".join([self.mount.kind or "unknown", *mount_options])
+        header = "\t".join(["000000", "runmaker4-check 3", self.our_name, boot_id(), kind])
         write_all(fd, f"{header}\n".encode(errors="replace"))
         os.fsync(fd)
 
     def visit_all(self) -> None:
-        """Look at each host with a file in the directory."""
-        for name in os.listdir(self.folder):
+        """Update the results of each host with a file in the directory."""
+        for name in os.listdir(self.directory):
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
-                path = os.path.join(self.folder, name)
-                with self.noting(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):    # no host
+                path = os.path.join(self.directory, name)
+                # these mean that the host has exited, or was none
+                with self.collect_errors(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):
                     if path not in self.hosts:
                         self.hosts[path] = Host(path, self.mount)
-                    self.hosts[path].look()
+                    self.hosts[path].update_results()
 
     def write_number(self, fd: int) -> None:
-        """Write our number over the last one, and lock it."""
+        """Write our number over the last one, and lock its byte."""
         pwrite_all(fd, b"%06d" % self.number, 0)
         os.fsync(fd)
-        lock(fd, NUMBERS[self.number])
-        unlock(fd, NUMBERS[self.number - 1])
+        lock(fd, NUMBER_LOCKS[self.number])
+        unlock(fd, NUMBER_LOCKS[self.number - 1])
 
-    def clean(self) -> None:
-        """Remove our file, and those of hosts that were dead all the time; close all descriptors."""
+    def remove_files(self) -> None:
+        """Remove our file, and files of hosts that never held a lock; close all descriptors."""
         paths = [self.path]
         for host in self.hosts.values():
             with contextlib.suppress(OSError):              # the file was removed
-                if "excluded" not in host.results and not host.holds(LOCKS["excluded"]):
+                if "excluded" not in host.results and not host.is_locked(TRIAL_LOCKS["excluded"]):
                     paths.append(host.path)
             host.reader.close()
         for path in paths:
             with contextlib.suppress(OSError):              # it was removed, or is another user's
                 os.unlink(path)
 
-    def report(self) -> int:
+    def print_observations(self) -> int:
         """Print the observations; return the exit status.
 
-        It is 0 if all trials were made and passed, and, if other hosts can use the directory, another host
-        has come.
+        It is 0 if all trials were made and passed, on a network file system also those of another host.
         """
-        hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.path))
-        here = boot_id()
-        self.judge(hosts, here)
-        untried = [host.name for host in hosts if host.results.keys() != TRIALS.keys()]
+        hosts = sorted(self.hosts.values(), key=lambda host: (host.host_name, host.path))
+        our_boot_id = boot_id()
+        self.find_errors(hosts, our_boot_id)
+        incomplete_hosts = [host.host_name for host in hosts if host.results.keys() != TRIALS.keys()]
         if self.path not in self.hosts:
-            untried.append(self.name)
-        alone = self.mount.network and all(host.boot == here for host in hosts)
+            incomplete_hosts.append(self.our_name)
+        is_alone = self.mount.network and all(host.boot_id == our_boot_id for host in hosts)
         rows = [["host", *TRIALS, "file system"]]
         for host in hosts:
             results = [{True: "yes", False: "NO", None: "-"}[host.results.get(trial)] for trial in TRIALS]
-            rows.append([host.name, *results, f"{host.kind}, this host" if host.boot == here else host.kind])
+            is_ours = host.boot_id == our_boot_id
+            file_system = f"{host.file_system}, this host" if is_ours else host.file_system
+            rows.append([host.host_name, *results, file_system])
         lines = [
-            f"{self.folder}: {self.name} has seen:",
-            *table(rows, math.inf, ()),
+            f"{self.directory}: {self.our_name} has seen:",
+            *format_table(rows, math.inf, ()),
             *(f"NO   {error}" for error in self.errors),
-            *self.verdict(untried, alone),
+            *self.conclude(incomplete_hosts, is_alone),
         ]
         print_bytes(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return 1 if self.errors or untried or alone else 0
+        return 1 if self.errors or incomplete_hosts or is_alone else 0
 
-    def judge(self, hosts: Sequence[Host], here: str) -> None:
-        """Complete `errors`, after all trials.  here: our boot_id()."""
-        machines = {(self.name, here), *((host.name, host.boot) for host in hosts)}
-        names = Counter(name for name, _ in machines)
+    def find_errors(self, hosts: Sequence[Host], our_boot_id: str) -> None:
+        """Add to `errors` the failed trials, and the names that several machines have."""
+        machines = {(self.our_name, our_boot_id), *((host.host_name, host.boot_id) for host in hosts)}
+        name_counts = Counter(name for name, _ in machines)
         self.errors += [f"{name}: several hosts have this name: an NFSv4 server takes them for one that "
                         "was rebooted, and drops the locks (EIO); rename them before the mount (hostnamectl)"
-                        for name in names if names[name] > 1]
+                        for name in name_counts if name_counts[name] > 1]
         for trial, text in TRIALS.items():
-            if bad := [host.name for host in hosts if host.results.get(trial) is False]:
-                self.errors.append(f"{trial}: failed for {', '.join(bad)} ({text})")
+            if failed_hosts := [host.host_name for host in hosts if host.results.get(trial) is False]:
+                self.errors.append(f"{trial}: failed for {', '.join(failed_hosts)} ({text})")
 
-    def verdict(self, untried: Sequence[str], alone: bool) -> Iterator[str]:
+    def conclude(self, incomplete_hosts: Sequence[str], is_alone: bool) -> Iterator[str]:
         """Yield the conclusion for users who want to share job files.
 
-        untried: hosts for which a trial is missing.  alone: other hosts can use this directory, but none has
-        come.
+        incomplete_hosts: hosts for which a trial is missing.  is_alone: other hosts can use this directory,
+        but none has come.
         """
         if self.errors:
-            cure = next((text for kind, text in CURES.items() if self.mount.kind.startswith(kind)), "")
-            if cure:
-                yield f"To change: {cure}."
+            remedy = next((text for kind, text in REMEDIES.items() if self.mount.kind.startswith(kind)), "")
+            if remedy:
+                yield f"To change: {remedy}."
             yield (
                 "Until all trials pass, these hosts must not share job files here: use another directory, or "
                 "TCP (runmaker4-server.py)."
             )
-        elif untried:
+        elif incomplete_hosts:
             yield (
-                f"Some trials are missing for {', '.join(untried)} (started late, exited early, was killed "
-                "or disconnected): start this on all hosts within some seconds."
+                f"Some trials are missing for {', '.join(incomplete_hosts)} (started late, exited early, was "
+                "killed or disconnected): start this on all hosts within some seconds."
             )
         elif not self.mount.network:
             yield (
                 f"All trials passed on this host. Other hosts do not see {self.mount.kind or 'it'}: they can "
                 "get jobs over TCP (runmaker4-server.py)."
             )
-        elif alone:
+        elif is_alone:
             yield "All trials passed on this host. No other has come: start this on another within a minute."
         else:
             yield (
@@ -3243,96 +3327,89 @@ class LockCheck:
 
 
 def boot_id() -> str:
-    """Return a unique id of the running system of this machine."""
+    """Return a random id that the kernel makes at each boot of this machine."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
 
-def check_locks(folder: str) -> int:
+def check_locks(directory: str) -> int:
     """Check the locks of a directory; return the exit status.  Raises UsageError.
 
     A child makes the check, because a call might never return if the file system is away, and then only the
     parent can report that. The child prints into a file: a reader of our stdout would wait for a hanging
     child.
     """
-    if not os.path.isdir(folder):
-        raise UsageError(f"{folder}: not a directory (give the directory for the job file)")
+    if not os.path.isdir(directory):
+        raise UsageError(f"{directory}: not a directory (give the directory for the job file)")
     exit_on(signal.SIGINT, signal.SIGTERM)
-    mount = find_mount(folder)
+    mount = find_mount(directory)
     if mount.network:
-        warn(f"{PROG}: {folder}: takes a minute; start this on the other hosts now")
-    with tempfile.TemporaryFile(buffering=0) as printed:
+        warn(f"{PROG}: {directory}: takes a minute; start this on the other hosts now")
+    with tempfile.TemporaryFile(buffering=0) as output:
         child = os.fork()
         if not child:
             os.setsid()                         # Ctrl-C reaches it only through us
             for fd in (1, 2):
-                os.dup2(printed.fileno(), fd)
-            return LockCheck(folder).run()
+                os.dup2(output.fileno(), fd)
+            return LockCheck(directory).run_trials()
 
-        def has_ended() -> bool:
+        def has_exited() -> bool:
             return bool(os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
         try:
-            end = keep_trying(has_ended, LockCheck.MINUTE + LockCheck.MAX_SILENT_SECONDS)
+            is_finished = keep_trying(has_exited, LockCheck.CHECK_SECONDS + LockCheck.MAX_SILENT_SECONDS)
         finally:
             os.kill(child, signal.SIGTERM)      # the kernel does not reuse its pid until we wait for it
-            keep_trying(has_ended, LockCheck.MAX_CLEANUP_SECONDS)
-        if end:
-            print_bytes(os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0))
+            keep_trying(has_exited, LockCheck.MAX_CLEANUP_SECONDS)
+        if is_finished:
+            print_bytes(os.pread(output.fileno(), os.fstat(output.fileno()).st_size, 0))
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    more = ""
+    hint = ""
     if mount.kind.startswith("nfs"):
-        more = "; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
-    warn(f"{PROG}: {folder}: does not answer (is the file server up{more}?)")
+        hint = "; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
+    warn(f"{PROG}: {directory}: does not answer (is the file server up{hint}?)")
     return 1
 
 
 # ======== The program =======================================================================================
 #
-# Options name one thing to do: wait, print the status, or draw a log.  Results go to stdout, messages to
-# stderr.
+# Results go to stdout, messages to stderr.
 
 
-def wait(watcher: Watcher, with_progress: bool, on_look: Callable[[], str] = str) -> Counts:
-    """Wait for the jobs, and report it once if new jobs wait.
-
-    on_look: called after each poll; returns a text to report, or ''.  Raises UsageError.
-    """
-    progress: PipeProgress | TerminalProgress | None = None
+def wait_for_jobs(watcher: Watcher, with_progress: bool, after_poll: Callable[[], str] = str) -> Counts:
+    """Wait for the jobs; return the last counts.  after_poll: returns a message to print, or ''."""
+    display: PipeProgress | TerminalProgress | None = None
     if with_progress:
         exit_on(signal.SIGINT, signal.SIGTERM)
-        progress = TerminalProgress() if os.isatty(1) else PipeProgress()
+        display = TerminalProgress() if os.isatty(1) else PipeProgress()
 
-    def update(now: Counts) -> None:
-        if progress:
-            progress.update(now)
-        if text := on_look():
-            say_below(text)
+    def update(job_counts: Counts) -> None:
+        if display:
+            display.update(job_counts)
+        if message := after_poll():
+            say_below(message)
 
-    def say_below(text: str) -> None:
-        if progress:
-            progress.close()
-        say(text)
+    def say_below(message: str) -> None:
+        if display:
+            display.close()
+        say(message)
 
     try:
-        return watcher.wait(update, lambda text: say_below(f"{watcher.path}: {text}"))
+        return watcher.wait(update, lambda message: say_below(f"{watcher.path}: {message}"))
     finally:
-        if progress:
-            progress.close()
+        if display:
+            display.close()
 
 
-def say_stopped(watcher: Watcher) -> bool:
-    """Return True if the waiting has ended although new jobs remain; then report why they cannot start."""
-    if watcher.stopped:
-        say(f"{watcher.path}: {watcher.stopped}")
-    return bool(watcher.stopped)
+def say_stop_reason(watcher: Watcher) -> bool:
+    """Print why no runner will start the new jobs, if that has ended the waiting; return True if so."""
+    if watcher.stop_reason:
+        say(f"{watcher.path}: {watcher.stop_reason}")
+    return bool(watcher.stop_reason)
 
 
-def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Write the report; with --progress also while the jobs run.  Return the exit status.
-
-    Raises UsageError.
-    """
+def write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Write the report; with --progress also while the jobs run.  Return the exit status."""
     exit_on(signal.SIGINT, signal.SIGTERM)
     watcher = Watcher(options.file) if options.file is not None else None
     reporter = Reporter(options, watcher, argv)
@@ -3340,29 +3417,29 @@ def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
         reporter.write()
         return 0
     if options.progress:
-        wait(watcher, with_progress=True, on_look=reporter.update)
-    stopped = say_stopped(watcher)
+        wait_for_jobs(watcher, with_progress=True, after_poll=reporter.update)
+    are_jobs_blocked = say_stop_reason(watcher)
     reporter.write()
-    return int(stopped)
+    return int(are_jobs_blocked)
 
 
-def watch(argv: Sequence[str]) -> int:
-    """Run runwait4.py.  Raises UsageError."""
-    options = parse(argv)
+def run_command(argv: Sequence[str]) -> int:
+    """Do what the options say; return the exit status."""
+    options = parse_options(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
     path = options.file
     if path is not None:
         check_lines(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
-        code = report(options, argv)
+        exit_status = write_report(options, argv)
         if options.stats:
             print_stats(options.outdir, options.file, as_json=False)
-        return code
+        return exit_status
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
         messages: list[str] = []
-        draw(open_log(options, messages.append), options.timeline)
+        write_timeline(open_log(options, messages.append), options.timeline)
         for text in messages:
             say(text)
         return 0
@@ -3370,41 +3447,41 @@ def watch(argv: Sequence[str]) -> int:
         print_stats(options.outdir, options.file, options.json)
         return 0
     try:
-        return watch_file(options)
+        return run_on_job_file(options)
     except BrokenPipeError:
         if options.use_exit_status:
             return 1                        # unknown if all jobs would be done
         raise
 
 
-def watch_file(options: argparse.Namespace) -> int:
-    """Wait for the jobs of FILE, or print the status.  Return the exit status.
+def run_on_job_file(options: argparse.Namespace) -> int:
+    """Wait for the jobs of FILE, or print the status or runs; return the exit status.
 
-    Raises BrokenPipeError, UsageError.
+    Raises BrokenPipeError.
     """
     watcher = Watcher(options.file)
     if options.status:
-        now = print_status(watcher, options)
+        job_counts = print_status(watcher, options)
     elif options.failed or options.show is not None:
-        now = print_runs(watcher, options)
+        job_counts = print_runs(watcher, options)
     else:
-        now = wait(watcher, options.progress)
-        if say_stopped(watcher):
+        job_counts = wait_for_jobs(watcher, options.progress)
+        if say_stop_reason(watcher):
             return 1
-    return 1 if options.use_exit_status and now.done < now.all else 0
+    return 1 if options.use_exit_status and job_counts.done < job_counts.all else 0
 
 
 def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print the status; return the counts by state.  Raises UsageError."""
-    status = status_of(watcher, options)
+    """Print the status; return the counts by state."""
+    status = read_status(watcher, options)
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status still counts
-        put_texts([json.dumps(status)] if options.json else status_lines(status, width()))
+        print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
     return Counts(*(status[name] for name in Counts._fields))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runwait4.py with these arguments (None: those of the process); return the exit status."""
-    return run_main(PROG, watch, argv)
+    return run_main(PROG, run_command, argv)
 
 
 # ======== The page of the report ============================================================================

@@ -85,9 +85,9 @@ def visit_until_the_end(self):
         visit_all(self)
     finally:
         if os.path.exists({str(self.dir / "end")!r}):
-            self.MINUTE = 0
+            self.CHECK_SECONDS = 0
 class Patched(runwait4.LockCheck):
-    MINUTE, NUMBER_PAUSE, MAX_SILENT_SECONDS = {minute}, {pause}, {silence}
+    CHECK_SECONDS, PAUSE_SECONDS, MAX_SILENT_SECONDS = {minute}, {pause}, {silence}
     visit_all = visit_until_the_end
 runwait4.LockCheck = Patched
 """

@@ -67,15 +67,15 @@ class JournalCase(Case):
         """What it prints; it runs here, because there are hundreds of files."""
         put: list[bytes] = []
         nothing = unittest.mock.Mock()
-        with unittest.mock.patch.multiple(runwait4, put=put.append, warn=nothing, exit_on=nothing), closing():
-            runwait4.watch([*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")])
+        with unittest.mock.patch.multiple(runwait4, print_bytes=put.append, warn=nothing, exit_on=nothing), closing():
+            runwait4.run_command([*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")])
         return b"".join(put).decode()
 
     def names(self) -> list[str]:
         """The last part of each run's name; nothing may be said."""
         runs, said = self.runs()
         self.assertEqual(said, [])
-        return [run.run.rpartition("-")[2] for run in runs]
+        return [run.name.rpartition("-")[2] for run in runs]
 
 
 class Runs(JournalCase):
@@ -87,7 +87,7 @@ class Runs(JournalCase):
         self.assertEqual(
             {name: getattr(run, name) for name in run.__slots__},
             dict(
-                run="node1-4711-1",
+                name="node1-4711-1",
                 line=17,
                 command=b"simulate --seed 1",
                 host="node1",
@@ -165,7 +165,7 @@ class Trouble(JournalCase):
         self.journal(
             *pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'), moved("1.out", "x")
         )
-        wanted = runwait4.of_commands([b"a", b"b"])
+        wanted = runwait4.filter_by_commands([b"a", b"b"])
         self.assertEqual([run.line for run in self.opened().runs(wanted)], [1, 2])
 
     def test_foreign_lines(self) -> None:
@@ -234,7 +234,7 @@ class Trouble(JournalCase):
                 for number, (key, value) in enumerate(wrong)]
         self.journal(start(1, 1), *odd, end(1, 1))
         runs, (said,) = self.runs()
-        self.assertEqual([run.run for run in runs], ["node1-4711-1"])
+        self.assertEqual([run.name for run in runs], ["node1-4711-1"])
         self.assertRegex(said, rf"out/journal: {len(odd)} lines skipped: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
 
     def test_a_file_whose_new_name_is_no_name(self) -> None:
@@ -344,7 +344,8 @@ class OnANetwork(JournalCase):
         runs[-1].files[:] = ["3.out"]
         direct, dropped = unittest.mock.Mock(wraps=os.preadv), unittest.mock.Mock()
         with self.on("nfs4", preadv=direct, posix_fadvise=dropped):
-            self.assertEqual(runwait4.LastOutput(str(self.dir / "out")).of(runs[-1]), ["as it is now"])
+            output = runwait4.LastOutput(str(self.dir / "out"))
+            self.assertEqual(output.last_lines(runs[-1]), ["as it is now"])
         self.assertTrue(direct.called or dropped.called)
 
     def test_a_journal_that_another_host_has_just_made_is_there_once_its_directory_was_listed(self) -> None:
@@ -456,7 +457,7 @@ class Random(JournalCase):
     def check(self, rng: random.Random) -> None:
         lines, told, odd = self.make(rng)
         runs, said = self.runs()
-        found = {run.run: (run.line, run.command, run.ended is not None, run.position) for run in runs}
+        found = {run.name: (run.line, run.command, run.ended is not None, run.position) for run in runs}
         self.assertEqual(found, {name: run[:4] for name, run in told.items()})
         self.assertEqual(len(runs), len(told))
         self.assertEqual(bool(said), odd > 0)
@@ -464,9 +465,9 @@ class Random(JournalCase):
         for run in runs:
             line = known.line_of(run)
             self.assertEqual(line.number if line else None,
-                             self.whose(lines, told.values(), told[run.run]))
+                             self.whose(lines, told.values(), told[run.name]))
         last = self.last(lines, told.values())
-        self.assertEqual({number: told[run.run] for number, run in known.last.items()},
+        self.assertEqual({number: told[run.name] for number, run in known.last_runs.items()},
                          {number: run for number, run in last.items() if run})
 
     def check_views(self, rng: random.Random) -> None:
@@ -574,7 +575,7 @@ class Size(JournalCase):
             finally:
                 tracemalloc.stop()
         self.journal()
-        with unittest.mock.patch.multiple(runwait4.JournalPass, RECENT=100):
+        with unittest.mock.patch.multiple(runwait4.JournalPass, MAX_REMEMBERED_RUNS=100):
             self.assertLess(peak(6000), 1.2 * peak(2000))
 
     def test_a_line_without_an_end(self) -> None:

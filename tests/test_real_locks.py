@@ -33,7 +33,7 @@ import os, sys
 sys.path[:0] = %r
 %s
 import runmaker4, runwait4
-runwait4.LockCheck.MINUTE, runwait4.LockCheck.MAX_SILENT_SECONDS = %r
+runwait4.LockCheck.CHECK_SECONDS, runwait4.LockCheck.MAX_SILENT_SECONDS = %r
 sys.exit(runwait4.main(["--check-locks", %r]))
 """
 

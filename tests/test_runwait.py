@@ -113,7 +113,7 @@ runmaker4.JobReader.snapshot = stop_and_survey
     def test_who_waits_for_new_jobs_is_told_once_who_knows_more(self) -> None:
         said = "runwait4.py: runs.txt: 2 new jobs wait: runwait4.py --status runs.txt shows why"
         self.write(". a\n. b\nd c\n")
-        hasty = "import runwait4; runwait4.Watcher.IDLE = 0.3"
+        hasty = "import runwait4; runwait4.Watcher.MAX_IDLE_SECONDS = 0.3"
         for options in ["--progress"], ["-e"]:
             terminal = Terminal(100)
             self.addCleanup(terminal.close)

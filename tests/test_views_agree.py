@@ -214,7 +214,7 @@ class OnThePage(ViewCase):
         self.write("".join(f"! job {number}\n" for number in range(count)))
         self.journal(*[end(f"{turn} {number}", number + 1, f"job {number}", BEGAN + turn, state="!")
                        for turn in (1, 2) for number in range(count)])
-        patch = "import runwait4\nrunwait4.Gathered.FAILURES = 20\n"
+        patch = "import runwait4\nrunwait4.LogSummary.MAX_FAILURES = 20\n"
         self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", "runs.txt",
                                        script=RUNWAIT))
         self.assertEqual(len(Page(self.read("out.html").decode()).rows(OTHERS, "Line")), 20)
