@@ -791,6 +791,7 @@ class KeeperLink:
             self.keeper_sock = None
 
     def _send(self, data: bytes, *fds: int) -> None:
+        """Send bytes, and copies of descriptors, to the keeper process, if it lives."""
         if self.keeper_sock:
             with contextlib.suppress(OSError):          # the keeper has died; _on_keeper_died() will notice
                 if fds:
@@ -1597,6 +1598,7 @@ class ClientLink(Link, asyncio.Protocol):
         return self.clock
 
     def connection_made(self, transport: Any) -> None:
+        """Register the new connection with its address; nothing is known of the client yet."""
         peer_name = transport.get_extra_info("peername")
         # None: the peer has closed the connection already.  ::ffff: is the prefix of an IPv4 address in IPv6.
         self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
@@ -4013,6 +4015,7 @@ class Server(Program):
             self._keeper.dismiss_keeper()
 
     def _say_summary(self) -> None:
+        """Print the closing line of the server: results by state, time, and how to see failed jobs."""
         seconds = boottime() - self.began
         why = why_command(self.options)
         self.say(

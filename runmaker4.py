@@ -5705,6 +5705,7 @@ class FileExecutor:
             self._timer = asyncio.get_running_loop().call_later(delay, self._retry_kept_records)
 
     def _retry_kept_records(self) -> None:
+        """Try again to write the records that could not be written to a file: RecordFile.write_kept()."""
         self._timer = None
         if self._retries_allowed:
             for file in self.files:
@@ -5722,8 +5723,8 @@ class FileExecutor:
             await asyncio.wait_for(self.call(int), self.MAX_CLOSING_SECONDS)
 
     async def flush(self) -> None:
-        """Wait until all calls are done, all answers have come, and all records are written."""
-        await self.call(int)                    # does nothing, after all other calls
+        """Wait until all calls are done, their callbacks have run, and all records are written."""
+        await self.call(int)                    # int() does nothing, and calls are made in order
         while self.has_kept_records:
             await asyncio.sleep(self.RETRY_SECONDS)
         await asyncio.sleep(0)                  # lets the loop make the callbacks of these calls
@@ -5760,7 +5761,7 @@ class Failures:
             return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._count_rerun_lines()
 
     async def wait_until_due(self) -> None:
-        """Wait until another count is due."""
+        """Wait until another count is due: counting takes at most a tenth of the time."""
         await asyncio.sleep(max(self.file.interval, self._throttle.rest(9)))
 
 
@@ -5908,6 +5909,7 @@ class FileJobs:
         return replace(result, retry_after=seconds, met_end=report.met_end, stopped=stopped)
 
     def _claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        """Do claim() in the I/O thread, after it was told how much the runner has free."""
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
             self._cursor.consumers.by_key.clear()      # other settings can fit now
@@ -5937,23 +5939,25 @@ class FileJobs:
         return await self.executor.call(self._cursor.check_jobs)
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Sync the file, and return a summary of it; None if it cannot be known.
+        """Bring all writes to disk, and return the summary for the closing line, when the runner exits.
 
-        A runner that killed its jobs after a signal does not wait for a file system that might not answer.
+        None: the file cannot be read, or does not answer soon after a signal that has killed the jobs.
         """
         return await runner.in_time(self._summarize_at_exit(runner))
 
     def _summary(self, consumers: Consumers) -> Summary:
-        """Return a summary of the file.  Raises OSError.
+        """Count the jobs in the file for the closing line of this runner.
 
-        An unsupervised job (its runner is dead) counts as left, because no runner will see its exit status.
+        If jobs run although no other runner or server uses the file, their runner is dead.  They count as
+        left, because no runner will see their exit status.
         """
-        # Look for other runners before and after the count: a runner that exits in between had lines `r`
-        # before it, and one that starts can have some after it.
-        is_only_runner = self._file.has_no_other_users()
+        # Ask for other runners before and after the count: a runner that exits in between can have had the
+        # running jobs, and so can one that starts.
+        was_only_runner = self._file.has_no_other_users()
         summary = self._reader.summary(consumers)
-        unsupervised = summary.counts.running > 0 and is_only_runner and self._file.has_no_other_users()
-        return replace(summary, jobs_left=summary.jobs_left or unsupervised)
+        is_only_runner = was_only_runner and self._file.has_no_other_users()
+        has_unsupervised_jobs = summary.counts.running > 0 and is_only_runner
+        return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
         """Sync the file, and summarize it up to LOOKS times, until no editor seems to be saving it."""
@@ -6548,10 +6552,11 @@ def allocated_memory(environ: Mapping[str, str]) -> float:
 
 
 def slurm_memory(environ: Mapping[str, str]) -> float:
-    """Return the bytes that Slurm gives a task; infinite if Slurm sets no limit, or 0 (all of the node).
+    """Return the bytes of memory that Slurm gives a task; infinite if Slurm sets no limit.
 
-    A batch script can use all memory that the batch job has on the node, regardless of -c: only steps have
-    tasks.  The tasks of a step share the memory of a node, as they share CPUs and GPUs.
+    A limit of 0 also means none: all memory of the node.  Slurm gives memory per node, per CPU or per GPU, in
+    MiB.  Only a step (srun) has tasks, which share the memory of a node; a batch script can use all memory
+    that its Slurm job has on the node, regardless of -c.
     """
     is_step = "SLURM_STEP_ID" in environ
     cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
@@ -6678,18 +6683,18 @@ class Writer:
         return self.GATHER_SECONDS
 
     def flush(self) -> None:
-        """Write the gathered data as soon as possible."""
+        """Pass the gathered data to the thread that writes, instead of waiting for more."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
         data = self._bytes_to_write(b"".join(self.gathered))
         self.gathered.clear()
-        self.backlog += len(data) - self.gathered_bytes
+        self.backlog += len(data) - self.gathered_bytes         # a status line can be added to the data
         self.gathered_bytes = 0
         self._enqueue(len(data), [data])
 
     def _bytes_to_write(self, data: bytes) -> bytes:
-        """Return the bytes to write for gathered data; a subclass can add to them."""
+        """Return the bytes to write for gathered data; a terminal adds its status line (Terminal)."""
         return data
 
     def write_chunks(self, size: int, chunks: Iterable[bytes]) -> None:
@@ -6812,6 +6817,7 @@ class Terminal(Writer):
         return data + status_line + b"\r"
 
     def _columns(self) -> int:
+        """Return the width of the terminal in characters; 80 if it was just closed."""
         try:
             return columns_of(self.fd)
         except OSError:                 # the terminal has just been closed
@@ -7128,6 +7134,7 @@ class Console(Sink):
             self._print_lines(run, stream, self.lines.pop(stream, Lines()).take_incomplete_line())
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
+        """Print the result of a run: 'status (alice,601): exit 0 "COMMAND"'."""
         self.on_unstarted(run)                     # prints incomplete lines
         result_text = str(run_result).encode()
         line = b'status %s: %s "%s"' % (run.host_and_pid, result_text, self._command_of(run))
@@ -7180,6 +7187,7 @@ class TerminalConsole(Sink):
         return text[:columns - 1]
 
     def on_starting(self, run: Run) -> None:
+        """Count the job as running, also in the progress bar."""
         self._count_as_running(run.job)
         self._runs_started[run.job] += 1
         if self._bar:
@@ -7194,6 +7202,7 @@ class TerminalConsole(Sink):
         self._print_incomplete_lines(run)
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
+        """Print the result of a run: '[3] exit 2 in 0.4s, try 1 of 3: COMMAND'."""
         self._print_incomplete_lines(run)
         run_number = self._runs_started[run.job]
         is_done = run_result.state == DONE
@@ -7232,11 +7241,14 @@ class TerminalConsole(Sink):
             self._print_lines(run, stream, self._lines.pop(stream, Lines()).take_incomplete_line())
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
-        """Print lines of a job; reset the colour at the end of each line."""
+        """Print output lines of a job, each with the prefix '[LINE NUMBER] ', magenta for stderr.
+
+        If the job prints escape sequences, reset the colour at the end of each line.
+        """
         if not lines:
             return
         if b"\r" in lines:
-            lines = self.INVISIBLE.sub(b"", lines)
+            lines = self.INVISIBLE.sub(b"", lines)      # text that the job overwrites, as progress bars do
         prefix = b"[%d] " % run.job.number
         if self._colour and stream.name == b"stderr":
             prefix = self.MAGENTA + prefix
@@ -7337,12 +7349,14 @@ class Plain(Sink):
         self.pending.setdefault(run.job, {})
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        """Keep the output until the job is over."""
         try:
             self.pending[run.job].setdefault(stream.name, PendingOutput(self.spool)).add(data)
         except OSError as error:
             self._on_loss(run.job, error_text(error))
 
     def on_job_over(self, job: Job, state: bytes) -> None:
+        """Print all output of a job; with in_order, after the output of all jobs that started before it."""
         if job in self.pending:             # otherwise the job was not started
             self.finished.add(job)
         if not self.in_order:
@@ -7358,6 +7372,7 @@ class Plain(Sink):
             self._print_job(job)
 
     def _print_job(self, job: Job) -> None:
+        """Print the stored output of a job, and forget it."""
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
@@ -7417,6 +7432,7 @@ class LogFile(Sink):
             self._write_record(run, record)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        """Add complete lines of output to the record of the run; keep an incomplete one for the next call."""
         record = self.records[run]
         record.changed = True
         previous_part = record.incomplete_lines.get(stream, b"")
@@ -7432,6 +7448,7 @@ class LogFile(Sink):
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]      # a record shows no more; see fit()
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
+        """Write the final record of a run: its last lines, and a status line such as '+ exit 0 "COMMAND"'."""
         record = self.records.pop(run)
         for stream, incomplete_line in record.incomplete_lines.items():
             if incomplete_line:
@@ -7440,6 +7457,7 @@ class LogFile(Sink):
         self._write_record(run, record)
 
     def on_tick(self) -> None:
+        """Write each record that has changed, once a second."""
         for run, record in self.records.items():
             # with more backlog, the file system does not answer
             if record.changed and self.executor.backlog < Writer.HIGH:
@@ -7815,12 +7833,12 @@ def create_numbered(name: str) -> tuple[int, str]:
 
 
 def keep_older(name: str) -> str:
-    """Rename a file to the next numbered name, and return that name; '' if there is no file.  Raises OSError.
+    """Keep the file of an earlier run: rename it from NAME to the next free NAME.1, NAME.2, ...
 
-    rename(2) replaces a file with the new name, and other processes can rename files at the same moment.  So
-    reserve the new name with an empty file first.
+    Return the new name; '' if there is no file.  rename(2) replaces a file that has the new name, and other
+    processes can rename files at the same moment.  So reserve the new name with an empty file first.
     """
-    refresh_names(name)
+    refresh_names(name)                     # NFS: ask the server, not this host's cache
     if not os.path.lexists(name):
         return ""
     fd, new_name = create_numbered(name)
@@ -8028,6 +8046,7 @@ class JobLog(Sink):
             raise UsageError(f"{path}: is not a job log (give another name)")
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
+        """Append a line for the run, in the format of GNU parallel --joblog."""
         code = -1 if run_result.cause == "timeout" else run_result.code         # as in GNU parallel
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
@@ -8136,7 +8155,10 @@ class SlotFile:
         return names
 
     def prepare(self) -> None:
-        """Make sure that names can be locked: create the lock file.  Raises UsageError."""
+        """Create the lock file of the slot file, in which runners lock the names that they use.
+
+        Raises UsageError if that is not possible.
+        """
         try:
             os.close(open_lock_file_of(self._target))
         except OSError as error:
@@ -8272,6 +8294,7 @@ class RunnerStats:
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def add_result(self, job: Job, state: bytes) -> None:
+        """Count the result of a job by the state that its line gets."""
         self.done += state == DONE
         self.failed += state == FAILED
         self.error += state == ERROR
@@ -8488,6 +8511,7 @@ class Pump:
             sink.on_output(run, stream, data)
 
     def _close(self, stream: Stream) -> None:
+        """Close the pipe of a stream, if it is open."""
         self._unwatch(stream)
         if stream.fd is not None:
             os.close(stream.fd)
@@ -8669,8 +8693,8 @@ class JobTask:
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Start the command if the shell waits at its gate."""
-        self._runner.processes.reap()
+        """Let the shell of a job in a group start the command, if it waits at its gate, a pipe to us."""
+        self._runner.processes.reap()           # the shell can have died by now: then the phase changes
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
                 os.write(self._gate_fd, b"\n")
@@ -8699,17 +8723,21 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell, at the moment when it is reaped.  status: the wait status."""
+        """Record the exit of the shell when it is reaped, and enter the next phase of the job.
+
+        status: the wait status.
+        """
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.duration = self._exited_at - run.started
-        if self.phase is Phase.AT_GATE:
+        if self.phase is Phase.AT_GATE:         # the command has not started
             self._enter_phase(Phase.SETTLING)
             return
+        # A KILL that is not ours is by the kernel's OOM killer if that has killed a process since the start
         is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
         if is_killed and self._runner.oom_kills.count() > self._oom_kills:
             run.cause = "oom"
-        self._enter_phase(Phase.READING_ON)
+        self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
     def start_if_memory_is_free(self, free: Resources) -> bool:
         """Let a GROWING job run again.  Return False if less memory is free than the job needs."""
@@ -8730,7 +8758,10 @@ class JobTask:
         self._gate_fd = None
 
     def _kill_processes(self, cause: str) -> None:
-        """Kill the processes of the run.  If its shell still runs, `cause` becomes the cause of the run."""
+        """Begin to kill the process tree of the run, unless that has begun already.
+
+        cause: the reason, for example "timeout"; it becomes the run's result if the shell still runs.
+        """
         assert self._shell
         if not self._kill_task:
             if self.phase is Phase.RUNNING:
@@ -8788,8 +8819,10 @@ class JobTask:
             await self._write_state()
 
     async def _write_state(self) -> None:
-        """Write the state, or give the line up if that is NEW; retry until it succeeds or has a permanent
-        error.
+        """Write the job's final state to its line; if that is NEW, release the line.
+
+        Try again until it succeeds, or can never succeed: then report that, and count the result as
+        unwritten.
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
@@ -8797,7 +8830,7 @@ class JobTask:
                 lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
                 jobs.interval, runner.say, job,
             )
-        except asyncio.CancelledError:          # by Runner._give_up_results()
+        except asyncio.CancelledError:          # Runner._give_up_results(): after a signal it took too long
             runner.runner_stats.unwritten.append(job.number)
             raise
         if error:
@@ -8815,7 +8848,7 @@ class JobTask:
         if failures > runner.options.retries:
             return False
         if not runner.options.retry_delay:
-            return runner.can_start(self.job)
+            return runner.may_start(self.job)
         delay = min(math.ldexp(runner.options.retry_delay, min(failures - 1, 60)), MAX_RETRY_DELAY_SECONDS)
         if delay + (runner.timeout_of(self.job) or 0.0) <= runner.wall_end - runner.loop.time():
             return await self._wait_for_next_run(Phase.WAITING, delay)
@@ -8823,16 +8856,17 @@ class JobTask:
         return False
 
     def _request_more_memory(self, needs: Resources) -> bool:
-        """Request more memory for the next run.  Return False if the job must not run again.
+        """Prepare another run of a job that lacked memory, with the next larger size of its memory=.
 
-        needs: the resources for the next run.
+        Return False if it cannot run again: this runner has less memory, or starts no more jobs.  needs: the
+        resources for that run.
         """
         if needs.memory > self._runner.options.memory:
             size, available = memory_text(needs.memory), memory_text(self._runner.options.memory)
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
             return False
-        self.job.growth_count += 1
-        return self._runner.can_start(self.job)
+        self.job.growth_count += 1              # from now on Job.needs is that larger size
+        return self._runner.may_start(self.job)
 
     async def _wait_for_next_run(self, phase: Phase, seconds: float | None) -> bool:
         """Wait for the next run, in this phase.  Return False if the job must not run again.
@@ -8851,7 +8885,7 @@ class JobTask:
             await self._wait_for_event(seconds)
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_for_event(1.0)
-        return self._can_start and self._runner.can_start(self.job)
+        return self._can_start and self._runner.may_start(self.job)
 
     async def _wait_for_event(self, seconds: float | None) -> None:
         """Wait for an event, `seconds` at most (None: no limit); not at all if the job must not start."""
@@ -8916,9 +8950,10 @@ class JobTask:
             sink.on_starting(self.run)
 
     def _spawn_shell(self, lock_fd: int | None) -> None:
-        """Make the pipes and start the shell.  lock_fd: a descriptor of the job lock; None: the job has none.
+        """Start the shell of the job with pipes for its output, and for its gate if the job has one.
 
-        Without sinks the output needs no pipes.  Raises OSError, ValueError.
+        lock_fd: the descriptor with the job lock, which the shell inherits; None: there is none.  Without
+        sinks nobody reads output, so there are no pipes for it.  Raises OSError, ValueError.
         """
         runner, run, has_gate = self._runner, self.run, self.job.gated
         names = [b"stdout", b"stderr"] if run.sinks else []
@@ -9151,9 +9186,9 @@ class Runner:
     # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run jobs until none remain or the runner drains."""
+        """Run jobs until none remain, or until the runner drains and its last job has finished."""
         if self.jobs.failures and self.options.max_failed:
-            await self.jobs.failures.count_failures()
+            await self.jobs.failures.count_failures()           # earlier failures do not count
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._check_jobs(), self._tick_sinks(), self._follow_slots(),
             self._watch_failures(), self._watch_memory())]
@@ -9195,7 +9230,10 @@ class Runner:
         )
 
     async def in_time(self, awaitable: Awaitable[T]) -> T | None:
-        """Wait for an answer.  Return None if it takes longer than LAST_LOOK seconds after a kill signal."""
+        """Wait for a file system or server.  Return the answer, or None if it is late after a kill signal.
+
+        Without a kill signal it waits as long as it takes; from such a signal on, MAX_ANSWER_SECONDS.
+        """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
             await self.signals.wait_for_next(None, future)
@@ -9225,6 +9263,7 @@ class Runner:
             self.processes.kills_at_once = True
 
     async def _watch_wall_time(self) -> None:
+        """Kill all jobs when the wall time is over."""
         await asyncio.sleep(self.wall_end - self.loop.time())
         self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
         self.wall_over = True
@@ -9294,6 +9333,7 @@ class Runner:
                 self.kill_job(job, cause)
 
     async def _tick_sinks(self) -> None:
+        """Call on_tick() of each sink once a second."""
         while True:
             await asyncio.sleep(1.0)
             for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
@@ -9321,7 +9361,7 @@ class Runner:
             exceeding = exceeding_now
 
     async def _watch_failures(self) -> None:
-        """Count the failures of the whole file now and then, if --max-failed is given."""
+        """With --max-failed, count the failed jobs in the file now and then, and stop after too many."""
         failures = self.jobs.failures
         while failures and self.options.max_failed:
             await failures.wait_until_due()
@@ -9404,7 +9444,10 @@ class Runner:
         return Resources(len(slots) + len(self._idle), self.options.memory - allocated)
 
     async def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
-        """Add idle slots until `slots` has `count`.  Return False if other runners use too many of them."""
+        """Reserve idle slots: move them to `slots` until it has `count`.  Return False if there are too few.
+
+        A slot with a name is shared with other runners: if one of them uses it, mark it and skip it.
+        """
         while len(slots) < count and self._idle:
             _, slot = heapq.heappop(self._idle)
             slot.use = Use.BUSY                 # before the await: its name can be removed meanwhile
@@ -9451,12 +9494,12 @@ class Runner:
             )
 
     async def _start_jobs(self) -> None:
-        """Start jobs on idle slots, until no slot will get a job any more."""
+        """Start jobs on idle slots until the runner starts no more, because it drains or no jobs remain."""
         while not self._is_finished():
             self.changed.clear()                # before the claim, so that no event during it is missed
             pause = await self._start_next_job()
             if pause == 0:
-                await asyncio.sleep(0)          # signals, and the job that was just started, come first
+                await asyncio.sleep(0)          # let the loop handle signals and the job just started
                 continue
             timer = self.loop.call_later(pause, self.changed.set) if pause else None
             await self.changed.wait()
@@ -9471,34 +9514,41 @@ class Runner:
     async def _start_next_job(self) -> float | None:
         """Claim a job and start it, if a slot is idle.
 
-        Return the seconds until the next attempt; None: wait for `changed`.
+        Return the seconds to wait before the next attempt; None: until an event sets `changed`.
         """
-        slots: list[Slot] = []
-        if self.pump.backlog > self.MAX_BACKLOG_BYTES:
+        if self.pump.backlog > self.MAX_BACKLOG_BYTES:          # job output is written too slowly
             return 1.0
         growing_task = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
         if growing_task:                # no other job is started until the next run of this one can start
             return 0.0 if growing_task.start_if_memory_is_free(self._free_resources(())) else None
+        slots: list[Slot] = []
         if not await self._add_idle_slots(slots, 1):
             self._say_slots_busy()
             return None
         claimed = await self.jobs.claim(self._exits_without_job(), self._free_resources(slots), self.capacity)
-        if not isinstance(claimed, NoJob):
-            self._last_no_job = NoJob(met_end=self._last_no_job.met_end)
-            return await self._start_claimed_job(claimed, slots)
-        self._last_no_job = claimed
-        await self._free_slots(slots)
-        if claimed.failed:
-            self.fail(claimed.failed)
-        elif claimed.retry_after is None and self._exits_without_job():
+        if isinstance(claimed, NoJob):
+            await self._free_slots(slots)
+            return self._on_no_job(claimed)
+        self._last_no_job = NoJob(met_end=self._last_no_job.met_end)
+        return await self._start_claimed_job(claimed, slots)
+
+    def _on_no_job(self, no_job: NoJob) -> float:
+        """Remember why a claim found no job; drain the runner if none can follow.
+
+        Return the seconds until the next claim.
+        """
+        self._last_no_job = no_job
+        if no_job.failed:
+            self.fail(no_job.failed)
+        elif no_job.retry_after is None and self._exits_without_job():
             self.drain()
-        return self.jobs.poll if claimed.retry_after is None else min(self.jobs.poll, claimed.retry_after)
+        return self.jobs.poll if no_job.retry_after is None else min(self.jobs.poll, no_job.retry_after)
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
         """Start a claimed job on these slots and as many more as it needs.  Return as _start_next_job() does.
         """
         task = self.tasks[job] = JobTask(self, job, slots)
-        if not await self._add_idle_slots(slots, job.needs.slots) or not self.can_start(job):
+        if not await self._add_idle_slots(slots, job.needs.slots) or not self.may_start(job):
             # the runner drains since a signal during the claim, or time or shared slots do not suffice
             await self._free_slots(slots)
             await task.settle()
@@ -9522,10 +9572,11 @@ class Runner:
         job_timeout = job.settings.timeout
         return self.options.timeout if job_timeout is Unset.UNSET else job_timeout
 
-    def can_start(self, job: Job) -> bool:
-        """Return True if a job can start: the runner does not drain, and the wall time suffices.
+    def may_start(self, job: Job) -> bool:
+        """Return True if the runner still starts jobs.
 
-        If the wall time does not suffice, report that and drain.
+        If the wall time that is left does not suffice for this job's timeout, report that and drain: no job
+        starts any more.
         """
         timeout = self.timeout_of(job) or 0.0
         seconds_left = self.wall_end - self.loop.time()
@@ -10204,7 +10255,10 @@ class Program:
     # -- messages --------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Print a message of one line, for example 'runmaker4.py: runs.txt: TEXT'."""
+        """Print a message of one line on stderr, such as 'runmaker4.py: runs.txt: TEXT' (`label`: the file).
+
+        Before the event loop runs there is no Writer for stderr, so write it directly.
+        """
         line = f"{self.label}: {text}"
         if self._is_loop_running:
             self.say_without_label(line)
@@ -10227,13 +10281,14 @@ class Program:
             self.say_without_label(text + (" (more such messages are left out)" if is_last else ""))
 
     def say_without_label(self, text: str) -> None:
-        """Print a message of one line that already names a file."""
+        """Print a message of one line on stderr, for example 'runmaker4.py: TEXT'."""
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _on_stderr_broken(self, error: OSError) -> None:
         """Do nothing: no stream remains to report it on."""
 
     def _on_stdout_broken(self, error: OSError) -> None:
+        """Report that stdout cannot be written any more.  The jobs continue."""
         self.say(f"stdout: {error_text(error)}; the jobs go on, but job output is no longer shown")
         # if the reader has exited, nothing misses the output, and that is no error
         has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
@@ -10423,6 +10478,7 @@ class App(RunnerProgram):
             check_job_file(self.path, self.network, self.say)
 
     def _print_background_hint(self) -> None:
+        """Print the hint for a runner in the background, and where the output of its jobs goes."""
         super()._print_background_hint()
         outdir = self.options.outdir
         if not self.options.quiet and outdir == default_outdir(self.path):
@@ -10438,6 +10494,7 @@ class App(RunnerProgram):
             return 0
         if self.slot_file:
             self.slot_file.prepare()
+        # a job has pipes, a job lock and a pid descriptor; with --outdir two files more
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self._record_sinks = self.open_stores(self.network, self._presence_lock, *self._inputs)
         return super().main()
@@ -10458,6 +10515,7 @@ class App(RunnerProgram):
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
     def _make_cursor(self, say: Say) -> Cursor:
+        """Open the job file, and return the cursor that claims jobs from it."""
         return Cursor(
             JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
             [self._consumer],
@@ -10581,6 +10639,7 @@ def _bounded_int(digits: str) -> int:
 
 
 def _finite_float(text: str) -> float:
+    """Parse a number for JSON.  Raises ValueError for NaN and infinity."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number that is not finite")
@@ -10622,6 +10681,7 @@ class Message:
         self.fields = fields
 
     def _string(self, name: str, max_length: int) -> str:
+        """Return a field that is a string.  Raises WireError if it is not, or too long."""
         value = self.fields.get(name)
         if not isinstance(value, str) or len(value) > max_length:
             raise WireError(f"{name}: invalid text")
@@ -10660,7 +10720,7 @@ class Message:
         return self.integer(name, MAX_PID)
 
     def seconds(self, name: str) -> float:
-        """Return a time of any clock, or a duration."""
+        """Return a field that is a time or a duration in seconds.  Raises WireError."""
         value = self.fields.get(name)
         if (isinstance(value, bool) or not isinstance(value, (int, float))
                 or not 0 <= value <= MAX_TIME_SECONDS):
@@ -10676,12 +10736,14 @@ class Message:
         return Unset.UNSET if seconds == 0 else seconds
 
     def flag(self, name: str) -> bool:
+        """Return a field that is true or false.  Raises WireError."""
         value = self.fields.get(name)
         if not isinstance(value, bool):
             raise WireError(f"{name}: neither true nor false")
         return value
 
     def state(self, name: str) -> bytes:
+        """Return a field that is the state of a line, one printable byte.  Raises WireError."""
         value = self.data(name)
         if len(value) != 1 or value in b"#/" or not b"!" <= value <= b"~":
             raise WireError(f"{name}: no state")

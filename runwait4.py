@@ -954,6 +954,7 @@ class JournalReader(Log):
         super().__init__(os.path.join(directory, "journal"), say)
 
     def _open(self) -> Reader:
+        """Open the journal.  Raises UsageError if the directory has none."""
         try:
             return super()._open()
         except FileNotFoundError:

@@ -67,7 +67,10 @@ class JournalCase(Case):
         """What it prints; it runs here, because there are hundreds of files."""
         put: list[bytes] = []
         nothing = unittest.mock.Mock()
-        with unittest.mock.patch.multiple(runwait4, print_bytes=put.append, warn=nothing, exit_on=nothing), closing():
+        patches = unittest.mock.patch.multiple(
+            runwait4, print_bytes=put.append, warn=nothing, exit_on=nothing
+        )
+        with patches, closing():
             runwait4.run_command([*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")])
         return b"".join(put).decode()
 
