@@ -393,28 +393,32 @@ class SharedLockTable(LockTable):
         return offset in self.job_locks or offset in self.unclaimed
 
     def inherit(self, shared_fd: int) -> None:
-        """Take over the job locks of a dead server, which are held by `shared_fd`; they become unclaimed.
+        """Take over the job locks of the previous server, which has died: `shared_fd` still holds them.
 
-        Of the bytes that `self.fd` finds locked, `shared_fd` can lock only those that it holds already.
-        Raises OSError; ESTALE: the lock file was removed.
+        They are `unclaimed` until their jobs are known.  Raises OSError(ESTALE): the lock file was removed.
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
-        # A range that also covers a command mutex is not a job lock: an editing `runset4.py` holds it.
-        ranges = [
-            locked for locked in other_locks(self.fd, 0, IN_USE_BYTES)
-            if locked.start | MUTEX_OFFSET not in locked
-        ]
+        offsets = list(self._locked_by_jobs())
         self.lengthen_lock_file()
-        inherited_offsets: set[int] = set()
-        for offset in itertools.chain.from_iterable(ranges):
-            # Most job locks are already locked exclusively on this description, and lock() must not lock a
-            # byte twice in the same way.  So set a shared lock first.
-            if lock(shared_fd, offset, shared=True) and lock(shared_fd, offset):
-                inherited_offsets.add(offset)
-        self.unclaimed = inherited_offsets
+        self.unclaimed = {offset for offset in offsets if self._is_held_by(shared_fd, offset)}
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
+
+    def _locked_by_jobs(self) -> Iterator[int]:
+        """Yield the offset of each job lock that another descriptor holds."""
+        for locked in other_locks(self.fd, 0, IN_USE_BYTES):
+            # A range with a command mutex in it is a running `runset4.py --edit`, which locks whole buckets
+            if locked.start | MUTEX_OFFSET not in locked:
+                yield from locked
+
+    @staticmethod
+    def _is_held_by(fd: int, offset: int) -> bool:
+        """Return True if `fd` holds this lock, and no other descriptor does: then `fd` can lock it again.
+
+        Lock it shared first, because lock() must not lock a byte twice in the same way.
+        """
+        return lock(fd, offset, shared=True) and lock(fd, offset)
 
     def adopt(self, offset: int) -> JobLock:
         """Return the JobLock of the unclaimed job lock at this offset: it has a claimed line from now on."""
@@ -460,20 +464,31 @@ class ServedQueue(JobQueue):
 
     def take_back(self, line: Line, inherited: dict[int, Job], candidates: list[Line],
                   states: bytes) -> Job | None:
-        """Claim a line again for a client that reports a job of it; return None if no line is available.
+        """Get the line of a job back that a returning client reports; return None if no line is available.
 
-        inherited: unclaimed jobs of the command from the previous server, by number.  candidates: the
-        command's lines in the file, if they were searched for.  The line used is removed from both.  Any line
-        `r` without a runner is good, preferably the one with the same number; a line in one of `states` must
-        have that number.  Raises OSError; TemporaryError: cannot tell now if a line has a runner.
+        Try in this order: a job inherited from the previous server, a job lock inherited from it, and a claim
+        of a line in the file.
+
+        inherited: jobs of the command from the previous server that no client has, by line number.
+        candidates: the command's lines in the file, if they were searched for.  The job or line that is used
+        is removed.  states, TemporaryError: see _claim_again().
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
         bucket_offset = bucket_of(line.command)
         bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
-        offset = next((offset for offset in self.lock_table.unclaimed if offset in bucket), None)
-        if offset is not None:                      # check_jobs() will find the offset of its line
-            return self._adopt(Job(**vars(line)), offset)
+        lock_offset = next((offset for offset in self.lock_table.unclaimed if offset in bucket), None)
+        if lock_offset is not None:                 # check_jobs() will find the offset of its line
+            return self._adopt(Job(**vars(line)), lock_offset)
+        return self._claim_again(line, candidates, states)
+
+    def _claim_again(self, line: Line, candidates: list[Line], states: bytes) -> Job | None:
+        """Claim one of the lines of a command for a job that already runs; remove it from `candidates`.
+
+        Any line `r` without a runner is good, preferably the one with the same number as `line`; a line in
+        one of `states` must have that number.  Raises TemporaryError if it is unknown whether a line has a
+        runner, for example because another process holds the command mutex.
+        """
         for candidate in sorted(candidates, key=lambda candidate: candidate.number != line.number):
             if candidate.state not in (RUNNING + states if candidate.number == line.number else RUNNING):
                 continue
@@ -596,11 +611,14 @@ class Keeper:
         return True
 
     def _has_job_locks(self) -> bool:
-        """Return True if job locks are locked, by us or by runners: they look the same."""
+        """Return True if any job lock is held in the lock file, by this keeper or by a runner.
+
+        The kernel does not say by which of them.
+        """
         if self._locks_fd < 0:
             return False
         try:
-            # open() makes another description, which our locks exclude.
+            # A query does not find locks of its own description.  open() makes another one, which does.
             with open(f"/proc/self/fd/{self._locks_fd}", "rb") as lock_file:
                 return not is_free(lock_file.fileno(), 0, IN_USE_BYTES)
         except OSError:                 # of the file system: rather hold locks in vain than lose one
@@ -1128,9 +1146,10 @@ class Inbox:
         self._open_events.discard(event)
 
     def post_event(self, event: int) -> None:
-        """Note that an event was posted to the FileExecutor to be written.
+        """Record that an event was passed to the I/O thread, which has not written it yet.
 
-        The executor writes in order, so it is enough to mark the first one as not dealt with.
+        Events are written in order, so it is enough to keep the first one open: nothing after it is
+        acknowledged to the client.
         """
         if self._first_posted is None:
             self._first_posted = event
@@ -1286,7 +1305,10 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def use_link(self, link: ClientLink, hello: Hello) -> None:
-        """Use this link from now on, with the properties in its hello.  An older link is dead."""
+        """Use a new connection of this client, with the properties that its `hello` message has.
+
+        An older connection is dead, even if the server has not noticed: drop it.
+        """
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
         elif self._newest_link:
@@ -1969,10 +1991,11 @@ class Clock:
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     """Return the jobs of a group by host: below `#RUN host=alice,bob` they go to alice and bob in turn.
 
-    Raises FileChangedError if the file was edited since the jobs were read; OSError.
+    All jobs below the directive count for that, also those that are done.  So read the file again, up to the
+    last job of each directive.  Raises FileChangedError if it was edited since the jobs were read.
     """
     hosts: dict[str, GroupJobs] = {}
-    job_indexes: dict[JobSettings, dict[int, int]] = {}
+    job_indexes: dict[JobSettings, dict[int, int]] = {}     # by directive: the position of a job, by offset
     last_offsets = {settings: line.offset for line, settings in jobs}
     for line, settings in jobs:
         if settings.line and settings not in job_indexes and len(settings.hosts) > 1:
@@ -2256,9 +2279,10 @@ class Group:
             self._print_results()
 
     def _advance(self, member: Member) -> None:
-        """Stop the group if too few hosts remain; otherwise go on after this host has finished a job.
+        """Continue the group after a host has finished a job, or was lost.
 
-        While preparing, that host is lost: the others can be ready without it.
+        Stop the group if fewer hosts than min-hosts= remain.  While the group is preparing, the host is lost
+        in either case, and the others can be ready without it.  While it is running, send its next job.
         """
         host_count = sum(not member.is_lost for member in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
@@ -2898,9 +2922,10 @@ class Sessions:
         self._limit_strangers()
 
     def _limit_strangers(self) -> None:
-        """Drop the oldest unauthenticated connections if there are too many.
+        """Drop the oldest connections that have not proved to know the token, if there are too many.
 
-        Up to `max_strangers` of them are kept for a second, because many clients can start together.
+        More than MAX_UNAUTHENTICATED, up to `max_strangers`, are kept for a second, because many clients can
+        start together.
         """
         while len(self._strangers) > min(MAX_UNAUTHENTICATED, self.settings.max_strangers):
             oldest = next(iter(self._strangers))
@@ -3082,10 +3107,11 @@ class Claims:
 
     def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], any_exits: bool,
                     all_consumers: Collection[Consumer]) -> ClaimedBatch:
-        """Claim up to MAX_BATCH_LINES lines, one for each consumer (client) in turn.
+        """Claim up to MAX_BATCH_LINES lines, one for each client in turn, and find groups that can start.
 
-        offers: the slots and memory of each consumer; without any, only walk through the file.  any_exits:
-        one of them exits if there is no job.  all_consumers: also busy ones, and lost ones in their grace.
+        offers: the free slots and memory of each waiting client; without any, only walk through the file.
+        any_exits: one of them exits if there is no job, so do not rely on an earlier walk.  all_consumers:
+        all clients, also busy ones, and lost ones in their grace.
         """
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
@@ -3096,8 +3122,10 @@ class Claims:
         pending_groups: dict[int, PendingGroup] = {}
         while (consumers.all or not offers) and len(jobs) < MAX_BATCH_LINES:
             result = self._cursor.claim(urgent, consumers, all_consumers)
-            pending_groups.update((group.jobs[0][0].offset, group) for group in self._cursor.groups
-                       if group.jobs and group.is_complete and not group.started)
+            for group in self._cursor.groups:
+                if group.jobs and group.is_complete and not group.started:
+                    first_line, _ = group.jobs[0]
+                    pending_groups[first_line.offset] = group
             if isinstance(result, NoJob):
                 no_job = result
                 break
@@ -3261,10 +3289,11 @@ class Claims:
 
     @staticmethod
     def _commands_to_search(states: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
-        """Return the commands to search for in the whole file.
+        """Return the commands of reported jobs for which the whole file must be read.
 
-        states: the state at each job's offset; None: the line has moved.  A command need not be searched for
-        if it has an inherited job for each reported one, and each offset has `r` or the job's result.
+        For the others it is known which line belongs to which job: the line is at its offset, `r` or with the
+        job's result, and this server has inherited enough jobs of the command from the previous one.
+        states: the state at each reported job's offset; None: the line has moved.
         """
         spare_count = Counter(job.command for job in inherited)
         spare_count.subtract(reported_job.line.command for reported_job in states)
@@ -3375,9 +3404,9 @@ class Recovery:
             spawn_task(self._await_clients())
 
     async def _adopt_lines(self, lock_fd: int) -> AdoptedJobs | None:
-        """Claim the lines of which this descriptor holds the job locks; try again for a while after an error.
+        """Claim the lines of the previous server, whose job locks `lock_fd` holds.
 
-        Return None if that fails.
+        After an error try again, for MAX_ERROR_SECONDS at most.  Return None if it fails.
         """
         is_reported = False
         deadline = self._loop.time() + Cursor.MAX_ERROR_SECONDS
@@ -3427,18 +3456,19 @@ class Recovery:
 
     async def _search_for_jobs(self, client: Client, reported: Sequence[ReportedJob],
                         is_final: bool) -> dict[str, Answer]:
-        """Search once for the lines of these jobs, and give the lines found to the client.
+        """Search once for the lines of jobs that a client has brought along, and give the found ones to it.
 
-        Return the answers for jobs that the client does not have on this server, by key.  is_final: see
-        Claims.find_lines().
+        Return the answer for each job that is not assigned to the client already, by the job's key: Regained,
+        or a NoLine.  is_final: answer in any case, even if the file could be half saved (find_lines()).
         """
         async with self._search_lock:
             unassigned = [job for job in reported
                       if job.key not in client.assignments and job.key not in self._settled_keys]
             to_search = [job for job in unassigned if not self._is_assigned_elsewhere(job.key)]
+            # jobs of the previous server whose client has not come yet
             absent_assignments = self._absent_client.assignments.values()
             inherited = {assignment.job: assignment for assignment in absent_assignments}
-            # a job that is not searched for is lost: another client has it
+            # A job that is not searched for is lost, because another client has it
             answers: dict[str, Answer] = {job.key: NoLine.LOST for job in unassigned}
             answers.update(await self._executor.call(
                 self._claims.find_lines, client, to_search, list(inherited), is_final
@@ -3466,10 +3496,10 @@ class Recovery:
         return keys
 
     def _is_assigned_elsewhere(self, key: str) -> bool:
-        """Return True if another client of this server has the job, and the result is not decided.
+        """Return True if a job is assigned to another client of this server, and has no result yet.
 
-        With a decided result the other client is about to lose the line.  Then search for it: both clients
-        can be the same program, before and after its grace was over.
+        The caller's client does not have it.  With a result the other client is about to lose the line: then
+        search for it, because both clients can be the same program, before and after its grace was over.
         """
         assignment = self._sessions.assignments.get(key)
         return assignment is not None and assignment.is_undecided
@@ -3604,9 +3634,10 @@ class Dispatcher:
         )
 
     def _on_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
-        """Send the claimed lines, start groups, and answer clients that would exit if there is no job.
+        """Send claimed lines to their clients, start groups, and answer clients that exit without a job.
 
-        Then claim more lines if there can be more.  clients_by_consumer: each consumer, as a Client.
+        Then claim again if there can be more lines.  It is called when Claims.claim_batch() returns.
+        clients_by_consumer: the same objects, as Client instead of Consumer.
         """
         self.is_claiming = False
         for client, assignments in self._assign_jobs(clients_by_consumer, batch.jobs).items():
@@ -3643,10 +3674,13 @@ class Dispatcher:
         return to_send
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """Remember why a claim found no more lines; drain the server if no line can be claimed any more."""
-        if no_job.is_complete:
+        """Remember what a walk through the file found that claimed no more lines.
+
+        Drain the server if no line can be claimed any more: `failed` is the message.
+        """
+        if no_job.is_complete:                  # the walk has seen all that matters to the clients
             self._last_report = no_job.report
-        if not no_job.sliced:
+        if not no_job.sliced:                   # otherwise the walk was interrupted and tells nothing yet
             self.is_searching = no_job.retry_after is not None
         if no_job.failed and self._lifetime.is_serving:
             self._say(f"{no_job.failed} (no more jobs are handed out)")
@@ -3654,7 +3688,7 @@ class Dispatcher:
             self._lifetime.drain()
 
     def _continue_claiming(self) -> None:
-        """Claim more lines, or at least continue the walk if no client waits."""
+        """Claim more lines for clients that wait.  If none waits, only continue the walk through the file."""
         if self.waiting_clients:
             self.hand_out_lines()
         elif not self.is_claiming and self._lifetime.is_serving:
@@ -3945,7 +3979,10 @@ class Server(Program):
         return self.runner_stats.exit_status(self._summary) if status is None else status
 
     def _make_parts(self) -> None:
-        """Create the parts of the server, the shared ones first: each part from complete ones."""
+        """Create the objects that make up the server, each from objects that are complete.
+
+        On a network file system a round trip takes long, so the dispatcher pauses longer between claims.
+        """
         options = self.options
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
@@ -4223,7 +4260,10 @@ CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
 
 
 def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[int, int]:
-    """Return the sum of two points of the curve; one must not be the negative of the other."""
+    """Return the sum of two points of the elliptic curve, by the chord or the tangent (SEC 1, 2.2.1).
+
+    One point must not be the negative of the other: their sum has no coordinates.
+    """
     (x1, y1), (x2, y2) = point, other_point
     if point == other_point:
         slope = 3 * (x1 * x1 - 1) * pow(2 * y1, -1, FIELD)
@@ -4378,9 +4418,10 @@ def choose_token(make_new: bool) -> tuple[str, str]:
 
 
 def make_token(path: str, make_new: bool) -> str:
-    """Return the token in the file; otherwise write a new one.  Raises UsageError.
+    """Return the token in the file, or write a new one if there is none.  Raises UsageError.
 
-    A link, or a file that others could read or that has no token, is replaced.  Links are never followed.
+    make_new: replace a valid token as well.  A symbolic link, which is never followed, and a file that others
+    could read or that has no token are replaced.  If servers start together, all get the same token.
     """
     try:
         while True:
