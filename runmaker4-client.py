@@ -892,9 +892,11 @@ class Requests:
     ) -> dict[str, Any] | None:
         """Return the fields of a `claim` message, which asks for jobs; None: nothing has changed, send none.
 
-        The caller must send the claim.  wanted_slots: to ask jobs for.  free_memory: bytes that no job has.
-        slots: in service.  exits_if_none: we exit if there is no job; later claims repeat that until a claim
-        is answered.
+        The caller must send the message.  `want` and `memory` are additions to what earlier claims asked
+        for; memory can be negative.
+
+        wanted_slots: more slots to fill.  free_memory: bytes that no job has.  slots: the slots in service.
+        exits_if_none: the client exits if there is no job; later claims repeat that until one is answered.
         """
         more_memory = int(min(max(free_memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
         announces_exit = exits_if_none and self._exit_request is None
@@ -998,10 +1000,12 @@ class Connection:
         return current if current is job else None
 
     async def claim(self, last: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
-        """Return a job that has arrived, or a NoJob; then ask for jobs, and the answer wakes the runner.
+        """Return the next job that the server has sent, and ask for more; or a NoJob if none has come yet.
 
-        last: the runner exits if there is no job.  free, capacity: the runner's slots and memory. A job that
-        needs more than is free waits until that is free, and later jobs wait for it.
+        A message of the server later wakes the runner, which then claims again.  A job that needs more than
+        the runner has free waits until it has, and later jobs wait for it.
+
+        last: the runner exits if there is no job.  free, capacity: its slots and memory.
         """
         memory = free.memory - sum(job.needs.memory for job in self._queue)
         if self._queue and not free.holds(self._queue[0].needs):
@@ -1059,9 +1063,9 @@ class Connection:
         self.send_event(id=job.key, **message)
 
     async def check_jobs(self) -> dict[Job, str]:
-        """Wait for a job that must be killed; return it with the reason, 'lost' or 'cancelled'.
+        """Wait until the server names a job that must be killed; return it with 'lost' or 'cancelled'.
 
-        {}: the job finished meanwhile.
+        {}: the job finished meanwhile.  The runner calls this repeatedly (Jobs.check_jobs()).
         """
         job, cause = await self._jobs_to_kill.get()
         return {} if job.has_ended else {job: cause}
@@ -1177,7 +1181,10 @@ class Connection:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
-        """Forget jobs whose results the server has, and keep what another server would need."""
+        """Handle events that the server has acknowledged, because they are in its files.
+
+        Forget a job whose result is acknowledged.  Keep other events with their job, for a next server.
+        """
         for event in events:
             job = self._jobs.get(event.key)
             if job and event.kind in ("finish", "release"):
@@ -1324,9 +1331,11 @@ class Connection:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """Take a link into use: forget the jobs that the server names, and send events again.
+        """Use a connection after the server's `welcome`: forget jobs, and send unacknowledged events again.
 
-        Lost jobs are with other runners, and the results of settled jobs are written.
+        The message names jobs that are lost, because another runner has their lines, and jobs that are
+        settled, because their results are written.  `seen` is the number of the last event that the server
+        has, `window` the bytes of output that it accepts before it acknowledges them.
         """
         grace = max(message.seconds("grace"), 0.1)
         last_number = message.integer("seen")
@@ -1346,7 +1355,7 @@ class Connection:
             self._drop_job(key)
         to_repeat = [event for job in self._jobs.values() for event in job.replay]
         self._on_acknowledged(self._outbox.replay(to_repeat, last_number))
-        if server_wants != self._server_wants:
+        if server_wants != self._server_wants:                  # it can be another server
             self._server_wants = server_wants
             self._runner.sinks[:] = self._sinks()
         link.request("ping")
@@ -1433,17 +1442,18 @@ class Connection:
         self._wake_runner()
 
     def _on_summary(self, message: Message) -> None:
-        """Keep the server's summary of the file, or None if it has none; only the first answer counts."""
+        """Store the server's summary of the job file; None if it has none.  Only the first answer counts."""
         file_summary = None
         if message.fields.get("account") is not None:
             summary = Message(message.fields["account"])
             counts = Message(summary.fields.get("now"))
+            # With -1, once each slot has had its one job, jobs remain on purpose
+            has_jobs_left = summary.flag("left") and not self._runner.each_slot_had_job
             file_summary = Summary(
                 Counts(*(counts.integer(name) for name in STATES)),
-                False,
-                tuple(summary.items("bad", int)),
-                summary.flag("again"),
-                summary.flag("left") and not self._runner.each_slot_had_job,
+                bad_lines=tuple(summary.items("bad", int)),
+                can_retry=summary.flag("again"),
+                jobs_left=has_jobs_left,
                 strays=summary.integer("strays"),
                 first_stray=summary.integer("first_stray"),
             )
@@ -1480,12 +1490,15 @@ class ServerSink(Sink):
         self._timer: asyncio.TimerHandle | None = None
 
     def on_started(self, run: Run) -> None:
-        """Report a run, without records only after RUN_DELAY."""
+        """Send the `begin` of a run to the server: at once if the server writes records, otherwise later.
+
+        Without records it serves --status only.  So runs shorter than RUN_DELAY are not sent at all.
+        """
         if self._records:
             return self._send_begin(run)
         self._unreported_runs[run] = None
         if not self._timer:
-            self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._report_young_runs)
+            self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._send_unreported_begins)
 
     def on_unstarted(self, run: Run) -> None:
         """Report a run that could not be started, if the server keeps records."""
@@ -1517,8 +1530,8 @@ class ServerSink(Sink):
         if job:
             job.set_cause(cause)
 
-    def _report_young_runs(self) -> None:
-        """Report runs that are older than RUN_DELAY."""
+    def _send_unreported_begins(self) -> None:
+        """Send the `begin` of all runs that were not sent yet: the oldest has run for RUN_DELAY seconds."""
         self._timer = None
         for run in self._unreported_runs:
             self._send_begin(run)
@@ -1593,7 +1606,7 @@ class ClientProgram(RunnerProgram):
         super().__init__(PROG, options.server, options)
 
     def main(self) -> int:
-        """Print a status, or run jobs; return the exit status."""
+        """Print the server's status (--status), or connect and run jobs; return the exit status."""
         if self.options.status:
             code = print_status(self._endpoint, self._dial_seconds, as_json=self.options.json)
             self._warn_of_token()
@@ -1601,7 +1614,7 @@ class ClientProgram(RunnerProgram):
         if self.slot_file:
             self.slot_file.prepare()
             self.executor = FileExecutor(self.slot_file.network, self.on_writer_relieved)
-        allow_descriptors(32 + 4 * len(self.slots))
+        allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
         self.find_wall_time()
         self._first_connection = self._connect_first()
         self._warn_of_token()
@@ -1631,7 +1644,10 @@ class ClientProgram(RunnerProgram):
             return None
 
     async def work(self) -> int:
-        """Run jobs while another task stays connected; return the exit status."""
+        """Run jobs from the server until none are left; another task keeps the connection.
+
+        Return the exit status: 2 if the client gave up, and no server had ever accepted it.
+        """
         options = self.options
         self.shown = self.console_sinks(None, with_output=True)       # one console for all servers
         connection = Connection(

@@ -10494,7 +10494,7 @@ class App(RunnerProgram):
             return 0
         if self.slot_file:
             self.slot_file.prepare()
-        # a job has pipes, a job lock and a pid descriptor; with --outdir two files more
+        # A job that starts has both ends of two pipes, and its job lock twice; with --outdir two files more
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self._record_sinks = self.open_stores(self.network, self._presence_lock, *self._inputs)
         return super().main()

@@ -319,12 +319,12 @@ class Source:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
                 while line := file.readline(self.MAX_LINE_BYTES):
                     self.line_number += 1
-                    yield self._strip(line)
+                    yield self._check_and_strip(line)
         except OSError as error:
             raise UsageError(f"{self.name}: {error_text(error)}") from None
 
-    def _strip(self, line: bytes) -> bytes:
-        """Return the line read last without newline, after checking that it is text."""
+    def _check_and_strip(self, line: bytes) -> bytes:
+        """Return the line that was just read without its newline.  Raises UsageError if it is not text."""
         if self.line_number == 1:
             line = self._without_bom(line)
         if b"\0" in line:
@@ -668,13 +668,12 @@ def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
 def match_unsupervised(
     file: JobFile, lines: Sequence[Line], jobs: Mapping[int, Shell]
 ) -> list[tuple[Line, Shell]]:
-    """Return the jobs to kill for these cancelled lines, which have the same command, each with its line.
+    """Return the jobs to kill for cancelled lines of one command, each with its line.
 
-    jobs: the jobs of this command whose runners are dead, by the offset of the job lock that they hold. A
-    line's job is the one that holds the line's own job lock. If an edit has moved lines, the job can hold any
-    other lock that is not a running line's own. Such a job is returned only if no copy of the command has a
-    living runner, because the cancelled job could be that copy. At most as many are returned as run without
-    an `r`.
+    jobs: the jobs of this command whose runners are dead, by the offset of the job lock that they hold.  The
+    number of that lock is the number of the job's line, so it shows which job belongs to a line.  After an
+    edit has moved lines it does not.  Then a job is returned only if no copy of the command has a living
+    runner, because the cancelled job could be that copy.
     """
     command = lines[0].command
     with file.command_mutex(command) as acquired:
@@ -693,8 +692,9 @@ def match_unsupervised(
             matched.append((line, own_job))
         else:
             unmatched.append(line)
-    if job_count == len(jobs):
+    if job_count == len(jobs):                  # no job of the command has a living runner
         matched += zip(unmatched, free_jobs.values())
+    # Each line that is still `r` has a job that must live
     max_kills = max(job_count - len(running_lines), 0)
     return matched[:max_kills]
 
@@ -1104,10 +1104,11 @@ def offsets_of_lines(data: bytes) -> list[int]:
 
 @contextlib.contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
-    """Lock all of a job file's lock file during the `with` block; yield the descriptor that has the locks.
+    """Lock all commands of a job file for the `with` block; yield the descriptor that has the locks.
 
-    Each command hashes to a bucket: the job locks of its running jobs, and a mutex. In a bucket with job
-    locks of other processes, lock only the mutex.  Raises OSError (EAGAIN) if a process keeps a mutex.
+    The lock file has a bucket for each command: 65,535 bytes for job locks, then its command mutex.  Lock as
+    large ranges as possible.  In a bucket with a job lock of another process lock only the mutex.  Raises
+    OSError(EAGAIN) if a process keeps a mutex.
     """
     fd = file.lock_table.open_job_lock()
     deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
@@ -1120,6 +1121,7 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
             start, stop = ranges_to_lock.pop()
             if start < stop and not lock(fd, start, stop - start):
                 held_range = other_lock(fd, start, stop - start)
+                # the mutex of the bucket in which another process has a lock
                 command_mutex = (held_range.start if held_range else start) | MUTEX_OFFSET
                 mutexes.append(command_mutex)
                 ranges_to_lock += [(start, command_mutex - MUTEX_OFFSET), (command_mutex + 1, stop)]
@@ -1440,12 +1442,16 @@ class Template:
         return b"%d" if is_number_placeholder(placeholder) else b"%b"
 
     def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
-        """Return the command, with the values quoted.  Raises ValueError if a column is missing."""
+        """Return the command for one line of input, with quoted values in place of the placeholders.
+
+        number: for {#}.  line: for {}, the whole line.  columns: for {1}, {2}, ...  Raises ValueError if a
+        column is missing.
+        """
         if len(columns) < self.max_column:
             raise ValueError(f"no value for {{{self.max_column}}} ({plural(len(columns), 'column')})")
         values: list[bytes | int] = []
         for column, get_part in self.placeholders:
-            if get_part:
+            if get_part:                        # the value, or for example only its file name
                 value = columns[column - 1] if column else line
                 values.append(quote(get_part(value)))
             else:
@@ -1485,9 +1491,10 @@ UNSAFE_CONSTRUCTS = {
 
 
 def check_template(template: bytes) -> None:
-    """Raise argparse.ArgumentTypeError if the shell could run the contents of a value.
+    """Raise argparse.ArgumentTypeError if a template has a placeholder inside quotes, as in 'echo "{}"'.
 
-    It could inside quotes, as in 'echo "{}"', because a value is quoted already.
+    Values are quoted when they are filled in.  Inside quotes these quotes would end the quoting, and the
+    shell could run the contents of a value.  Numbers, such as {#}, are safe anywhere.
     """
     for placeholder in PLACEHOLDER.finditer(template):
         offset = placeholder.start()
@@ -1707,7 +1714,10 @@ def line_of_job_file(path: str) -> bytes:
 
 
 def ini_text(source: Source) -> str:
-    """Return the text of a job file of fjd."""
+    """Return the text of a job file of fjd, which is an .ini file.
+
+    Raises UsageError if it is larger than MAX_JOB_FILE_BYTES.
+    """
     text = bytearray()
     for line in source:
         text += line + b"\n"
@@ -1833,7 +1843,7 @@ class Test:
             )
 
     def _read_command(self, target: bytes, text: bytes) -> None:
-        """Add a command for a target.  Raises ValueError."""
+        """Add a command to the tests of a target.  Raises ValueError if there is no command."""
         if not text.strip():
             raise ValueError(f"'{text_of(target)}' has no command (or the test above has no end)")
         self.last_command = TestCommand(job_line(text), self.timeout)

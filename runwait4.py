@@ -358,11 +358,12 @@ class Watcher:
 
     @retry_while_missing
     def cancelled_lines(self, snapshot: Snapshot) -> list[Line]:
-        """Return the held lines with jobs that still run, for example after `x` was written over `r`.
+        """Return the lines that a user has cancelled, for example with `x` over `r`, and that still run.
 
-        A command has such lines if more of its job locks are held than it has lines `r`.  snapshot: the last
-        result of complete_snapshot().
+        They are lines on hold.  A running job holds a job lock; so a command has such lines if more of its
+        job locks are held than it has lines `r`.  snapshot: the last result of complete_snapshot().
         """
+        # all states but the known ones put a line on hold
         held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
         if not held_states or not self.file.lock_table.is_open:
             return []
@@ -385,10 +386,11 @@ class Watcher:
                 if locked.start | MUTEX_OFFSET not in locked}
 
     def _lines_with_spare_job_locks(self, lines: Iterable[Line], running: Iterable[Line]) -> list[Line]:
-        """Return those of `lines`, all of one command, that have a job lock besides those of `running` lines.
+        """Return the lines, all of one command, whose jobs still hold a job lock.
 
-        The number of a job lock is that of the line, modulo JOB_LOCKS, unless that lock was held already or
-        the line has moved.  So each line gets the job lock with the nearest number.
+        running: the lines `r` of the command, each of which has a job lock as well.  A job lock has the
+        number of its line, modulo JOB_LOCKS, unless that lock was held already or the line has moved since.
+        So match each running line with the lock of the nearest number, and the rest with `lines`.
         """
         by_number = {line.number % JOB_LOCKS: line for line in lines}
         bucket = bucket_of(next(iter(by_number.values())).command)
@@ -421,9 +423,12 @@ class Watcher:
 
     @retry_while_missing
     def can_ends_be_pending(self) -> bool:
-        """Return True if the job file changed so recently that the log can still lack the end of a run."""
-        mtime = self.file.signature()[3] / 1e9
-        age = time.time() - mtime
+        """Return True if the job file changed so recently that the log can still lack the end of a run.
+
+        A runner writes the result first, and the log a moment later.
+        """
+        *_, mtime_ns = self.file.signature()
+        age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
         return -Clocks.MAX_APART_SECONDS <= age < self._max_journal_delay
 
     def complete_snapshot(self) -> Snapshot:
@@ -1122,7 +1127,10 @@ class LineRuns:
         return self._shifted_numbers.get((run.command, run.line), run.line)
 
     def _line_number(self, run: RunRecord) -> int:
-        """Return the number of the line that a run belongs to; a line with this command must exist."""
+        """Return the number of the line that a run belongs to: the nearest one with the command of the run.
+
+        If the run has not ended, only running lines count.  A line with this command must exist.
+        """
         numbers = self._numbers_of[run.command]
         if run.ended is None:
             numbers = self._running_numbers_of.get(run.command, numbers)
@@ -1367,10 +1375,12 @@ class Observation:
     def last_rows(self) -> Iterator[Row]:
         """Yield the row of the last run of each selected line, in the order of the file.
 
-        Also yield those of other lines if the output of the last run is incomplete.
+        Also yield the row of any other line whose last run has incomplete output, so that the user sees it.
         """
         commands = {line.command for line in self.selected_lines}
-        while True:             # of other commands, too, all runs must be known
+        while True:
+            # To know the last run of a line, all runs of its command must be read.  So if a run of another
+            # command is incomplete, read once more with that command.
             journal_pass = self.log.runs(extend_to_incomplete_output(filter_by_commands(commands)))
             last_runs = keep_last_runs({}, journal_pass)
             other_commands = {run.command for run in last_runs.values() if run.incomplete} - commands
@@ -1620,7 +1630,8 @@ def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]
         if not run or run.ended is None:
             return {**row.json_of_job(), "without_runner": observation.at_work.has_runner_exited(run)}
         fields = {**Row(line).json_of_job(), "without_runner": observation.at_work.has_no_runners}
-        # Between two tries the runner keeps the slot; or the log does not have the current run yet
+        # The line is `r`, but its last run has failed: between two tries the runner keeps the slot.  Or the
+        # log does not have the current run yet.
         if run.state in "!e" and run.runner is not None and not observation.at_work.has_runner_exited(run):
             fields.update(host=run.host, slot=run.slot)
         return fields
@@ -1857,7 +1868,7 @@ class RunStats:
         self.largest_bound: int | None = None   # the largest upper bound of the unknown peaks
 
     def add(self, run: RunRecord) -> None:
-        """Count a run, if it is finished."""
+        """Add the times and the memory of a finished run; ignore an unfinished one."""
         if run.seconds is None:
             return
         self.seconds.append(run.seconds)
@@ -1866,7 +1877,7 @@ class RunStats:
             self.elapsed_of_cpu += run.seconds
         if run.memory is not None and (self.largest_memory is None or run.memory > self.largest_memory):
             self.largest_memory = run.memory
-        if run.memory_below is not None:
+        if run.memory_below is not None:        # the peak is not known, only that it was below this
             self.largest_bound = max(self.largest_bound or 0, run.memory_below)
 
     def add_stats(self, stats: RunStats) -> None:
@@ -1901,7 +1912,10 @@ class Peaks:
         self._jobs_with_unknown_peak: set[tuple[int, bytes]] = set()
 
     def add(self, run: RunRecord) -> None:
-        """Count a run that is done or failed; others were stopped, perhaps before the peak."""
+        """Record the peak memory of a run that is done or failed, or that it was killed for lack of memory.
+
+        Ignore other runs: they were stopped, perhaps before the peak.
+        """
         if run.lacked_memory:
             self.killed_count += 1
             self._jobs_with_unknown_peak.add((run.line, run.command))
@@ -2153,10 +2167,10 @@ class Spans:
         self.durations.append(round(seconds * 1e6) or 1)
 
     def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Yield host, name and runs of each track, in order.
+        """Yield host, name and runs of each track, a row of the timeline in which runs do not overlap.
 
-        The second track of slot a is 'a (2)'; without slots, names are numbers.  A slot without runs on
-        tracks has an empty one.
+        The second track of slot 'a' has the name 'a (2)'.  If runs have no slots, the names are 1, 2, ...
+        A slot without runs gets one empty track.
         """
         for host, slot in sorted(self.runs_by_slot, key=lambda names: [*map(natural_sort_key, names)]):
             tracks = self._assign_tracks(self.runs_by_slot[host, slot])
@@ -2226,7 +2240,11 @@ class Timeline:
         file.write(b"\n]}\n")
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        """Yield the metadata events of all hosts and tracks, and then an event for each run."""
+        """Yield the trace events of the timeline: names of all hosts and tracks, then an event for each run.
+
+        A track is a row of the picture: runs that do not overlap.  The viewer calls hosts processes and
+        tracks threads, with numbers pid and tid; a host has the number of its first track.
+        """
         tid_of = array("q", self.durations)         # by run, in the order of the log; all are replaced
         pid_of = array("q")                         # by track
         pids: dict[str, int] = {}                   # by host
@@ -2859,7 +2877,11 @@ class Report:
         log_pass.name_files(row.run for row in rows if row.run)
 
     def _match_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
-        """Match runs with lines of watched commands, of listed runs, and of runs whose lines have moved."""
+        """Match the runs that the report shows with lines of the job file.
+
+        Only lines of some commands are read: of watched ones, of runs in the lists, and of those runs whose
+        lines have moved.  For the others the line number in the log is still right.
+        """
         summary = self.summary
         listed_runs = [
             *summary.failed_runs, *summary.slowest_runs, *summary.largest_runs, *summary.unended_runs
@@ -2885,7 +2907,11 @@ class Report:
         yield Table("Largest runs", self.largest_rows, finished_count)
 
     def group_failures(self, outputs: OutputCache) -> FailuresByWords:
-        """Return the lines that remain to be fixed, by last words; without a job file, the failed runs."""
+        """Group the failed lines by the last words of their output; without a job file, the failed runs.
+
+        For runs that are not counted, for example because a later run succeeded, only show rows: as many as
+        the table shows, or MAX_FAILURES in all.
+        """
         if not self.job_counts:
             return FailuresByWords(self.failed_rows, self.failed_count, (), outputs)
         max_uncounted = max(Table.SHOWN_ROWS, LogSummary.MAX_FAILURES - len(self.rows_to_fix))
@@ -3111,9 +3137,9 @@ class Host:
         )
 
     def is_locked(self, offset: int) -> bool:
-        """Return True if the host has locked a byte.
+        """Return True if this host of the test has the byte at `offset` of its file locked.
 
-        The test is a shared lock, so that hosts can test at the same time.
+        Test with a shared lock, which succeeds although other hosts test at the same time.
         """
         fd = self.reader.fd
         if lock(fd, offset, shared=True):
@@ -3227,11 +3253,11 @@ class LockCheck:
         os.fsync(fd)
 
     def visit_all(self) -> None:
-        """Update the results of each host with a file in the directory."""
+        """Find the test files of all hosts in the directory, and read the results of each host from them."""
         for name in os.listdir(self.directory):
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
                 path = os.path.join(self.directory, name)
-                # these mean that the host has exited, or was none
+                # with these errors the host has exited, or the name is not a test file
                 with self.collect_errors(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):
                     if path not in self.hosts:
                         self.hosts[path] = Host(path, self.mount)
