@@ -478,7 +478,7 @@ class ServedQueue(JobQueue):
         bucket_offset = bucket_of(line.command)
         bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
         lock_offset = next((offset for offset in self.lock_table.unclaimed if offset in bucket), None)
-        if lock_offset is not None:                 # check_jobs() will find the offset of its line
+        if lock_offset is not None:                 # check_jobs() will find the offset of the line
             return self._adopt(Job(**vars(line)), lock_offset)
         return self._claim_again(line, candidates, states)
 

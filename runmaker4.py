@@ -133,7 +133,7 @@ from typing import (
 
 
 def when_used(name: str) -> Any:
-    """Return a module that Python loads only when the first of its attributes is used.
+    """Return a module that Python loads only when an attribute of it is used.
 
     See the documentation of importlib.util.LazyLoader.
     """
@@ -651,7 +651,7 @@ def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
 
 
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
-    """Call `attempt` until it returns True, for `patience` seconds at most; return its last result.
+    """Call `attempt` until it returns True, for `patience` seconds at most; return the last result.
 
     pause: seconds before the second call; each pause is twice as long as the previous one, up to 0.02.
     """
@@ -668,7 +668,7 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
     These are `header` for an empty file, and the missing newline if the last line has none.
 
     On a network file system this host can have an older state of the file cached, because other hosts also
-    append.  An older size is harmless: a line ended there, with a newline, so nothing is added.  If the file
+    append.  An older size is harmless: a line ended at it, with a newline, so nothing is added.  If the file
     seems to be empty, or reads as shorter than its size, drop the cache and read once more.  If that fails,
     the file can get an empty line too many, or a second header.
     """
@@ -683,7 +683,7 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
 
 
 def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
-    """Return the size of a file and its last byte, or b"" if nothing can be read at that offset.
+    """Return the size of a file and the last byte, or b"" if a read returns nothing.
 
     Raises OSError(ENOENT) if the file was removed.
     """
@@ -723,7 +723,7 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
 
 
 def lock_probe(fd: int) -> int:
-    """Lock a free byte of PROBE_BYTES at random, for a test of locks or a pulse, and return its offset."""
+    """Lock a free byte of PROBE_BYTES at random, for a test of locks or a pulse, and return the offset."""
     while not lock(fd, offset := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
     return offset
@@ -824,7 +824,7 @@ def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
     """Return True if we trust a new file in place of the job file, whose commands we run.
 
     We do if it belongs to us, to root or to the owner of the old file.  We also do if everybody, or the group
-    of both files, had write permission for the old file: then its author could have written the same into it.
+    of both files, had write permission for the old file: then the author could have written the same into it.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
         return True
@@ -852,7 +852,7 @@ def share_lock_file(fd: int, lock_status: os.stat_result, file_status: os.stat_r
         except OSError:                         # we are not in that group; our own group gets no rights
             mode &= ~0o060
     if lock_status.st_mode & 0o777 != mode:
-        with contextlib.suppress(OSError):      # it was removed, or its file system has no modes
+        with contextlib.suppress(OSError):      # it was removed, or the file system has no modes
             os.fchmod(fd, mode)
 
 

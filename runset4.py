@@ -324,7 +324,7 @@ class Source:
             raise UsageError(f"{self.name}: {error_text(error)}") from None
 
     def _check_and_strip(self, line: bytes) -> bytes:
-        """Return the line that was just read without its newline.  Raises UsageError if it is not text."""
+        """Return the line that was just read without the newline.  Raises UsageError if it is not text."""
         if self.line_number == 1:
             line = self._without_bom(line)
         if b"\0" in line:
@@ -338,7 +338,7 @@ class Source:
         return line
 
     def _without_bom(self, line: bytes) -> bytes:
-        """Return the first line without its UTF-8 BOM."""
+        """Return the first line without the UTF-8 BOM."""
         if is_utf16(line[:4096]):
             raise UsageError(f"{self.name}: is UTF-16 (save it as UTF-8)")
         if line.startswith(UTF8_MARK):
