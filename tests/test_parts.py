@@ -1335,16 +1335,18 @@ class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
     async def test_who_asks_during_a_count_waits_for_the_next_one(self) -> None:
         accountant = server.Accountant(*[mock.Mock()] * 4)
         begun: list[str] = []
+        all_asked = asyncio.Event()
 
         async def count(*_: object, **__: object) -> None:
             begun.append("count")
-            await asyncio.sleep(0.02)
+            await all_asked.wait()
             begun.append("end")
 
         with mock.patch.multiple(accountant, count=count, _send_status=mock.Mock()):
             for _ in range(3):
                 accountant.add_request(mock.Mock(), False)
                 await asyncio.sleep(0.005)
+            all_asked.set()
             await asyncio.sleep(0.1)
         self.assertEqual(begun, ["count", "end", "count", "end"])
 
