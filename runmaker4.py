@@ -9527,17 +9527,14 @@ class Runner:
             return None
         claimed = await self.jobs.claim(self._exits_without_job(), self._free_resources(slots), self.capacity)
         if isinstance(claimed, NoJob):
+            self._last_no_job = claimed         # before the await, in which others can read it
             await self._free_slots(slots)
             return self._on_no_job(claimed)
         self._last_no_job = NoJob(met_end=self._last_no_job.met_end)
         return await self._start_claimed_job(claimed, slots)
 
     def _on_no_job(self, no_job: NoJob) -> float:
-        """Remember why a claim found no job; drain the runner if none can follow.
-
-        Return the seconds until the next claim.
-        """
-        self._last_no_job = no_job
+        """Drain the runner if no job can follow; return the seconds until the next claim."""
         if no_job.failed:
             self.fail(no_job.failed)
         elif no_job.retry_after is None and self._exits_without_job():
