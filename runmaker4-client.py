@@ -597,7 +597,8 @@ class ServerLink(Link, asyncio.Protocol):
     def __init__(self, connection: Connection, channel: ClientChannel) -> None:
         super().__init__(channel, connection.loop)
         self._connection = connection
-        self.lost_reason = connection.loop.create_future()      # done when the link is lost
+        # done when the link is lost
+        self.lost_reason: asyncio.Future[str] = connection.loop.create_future()
 
     def connection_made(self, transport: Any) -> None:
         """Greet the server if dial() has authenticated both ends."""
@@ -839,8 +840,7 @@ class LinkLife:
             return f"the server has another file; waiting for the server of {self.file}"
         if isinstance(error, RefusedError):
             return self._endpoint.why_rejected(error)
-        lost_reason: str = link.lost_reason.result()
-        return lost_reason
+        return link.lost_reason.result()
 
     async def pause_before_retry(self) -> float | None:
         """Wait for the next attempt to connect, if the client still wants a server.

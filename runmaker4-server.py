@@ -2381,7 +2381,6 @@ def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
         limits = f"{PendingGroup.MAX_GROUP_JOBS:,} jobs or {Group.MAX_HOSTS} hosts"
         yield f"# {name}: never, for it has more than {limits}"
         return
-    name = group_settings.together
     yield f"# {name}: together, once all of {', '.join(hosts)} are connected (min-hosts {min_hosts})"
     for host, lines in hosts.items():
         yield f"# {host}"

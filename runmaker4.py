@@ -3399,11 +3399,11 @@ class JobQueue:
             return self._finish_if_there(job, state)
         except OSError as error:
             self.close_if_useless(error)
+            why = error_text(error)
             if self._is_cut_off():
                 self.give_up(job)
-                return (f"the client of the file system has died ({error_text(error)}); the result "
-                        f"{text_of(state)} is not written")
-            why = error_text(error)
+                return (f"the client of the file system has died ({why}); the result {text_of(state)} is "
+                        "not written")
             raise TemporaryError(f"the result {text_of(state)} cannot be written: {why}") from None
 
     def _finish_if_there(self, job: Job, state: bytes) -> str:

@@ -244,7 +244,7 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
 
     outdir_named: --outdir is on the command line.
     """
-    option_names = {excluded_text for excluded_text, value in vars(options).items() if value}
+    option_names = {name for name, value in vars(options).items() if value}
     if "check_locks" in option_names:
         if outdir_named or option_names - {"check_locks", "outdir"}:
             parser.error("--check-locks excludes FILE and all other options")
@@ -2490,11 +2490,10 @@ class OutputCache:
 
     def __init__(self, outdir: str | None, page: str) -> None:
         """Find out if the page, a path, can link to the output files."""
-        self.last_output: LastOutput | None = None
-        self.base_url: str | None = None        # None: the page cannot link to output files
-        if outdir is not None:
-            self.last_output = LastOutput(outdir)
-            self.base_url = relative_link(os.path.dirname(os.path.realpath(page)), outdir)
+        page_directory = os.path.dirname(os.path.realpath(page))
+        self.last_output = LastOutput(outdir) if outdir is not None else None
+        # None: the page cannot link to output files
+        self.base_url = relative_link(page_directory, outdir) if outdir is not None else None
         self._lines_of_run: dict[RunRecord, list[str]] = {}
 
     def last_lines(self, run: RunRecord | None) -> list[str]:
@@ -2573,8 +2572,8 @@ class Pictures:
                      for run in self.runs]
         track_numbers = {(host, slot): number for number, (host, slot, _) in enumerate(self.tracks)}
         runs_in_order = [self.runs[run] for run in in_order]
-        indexed_runs = list(enumerate(runs_in_order))
-        indexed_failures = [(index, run) for index, run in indexed_runs if run in failures.group_of]
+        indexed_failures = [(index, run) for index, run in enumerate(runs_in_order)
+                            if run in failures.group_of]
         return {
             "first": self.first_start / 1e6,
             "span": self.duration / 1e6,
@@ -2590,7 +2589,9 @@ class Pictures:
             "began": starts,
             "took": [max(1, self.spans.durations[run] // tick) for run in in_order],
             "line": [self.current_numbers.get(run, run.line) for run in runs_in_order],
-            "was": {index: run.line for index, run in indexed_runs if run in self.current_numbers},
+            "was": {
+                index: run.line for index, run in enumerate(runs_in_order) if run in self.current_numbers
+            },
             "how": [ending_of[run] for run in in_order],
             "commands": [shorten(decode_readable(run.command), self.max_characters) for run in runs_in_order],
             "groups": [to_valid_text(group.words) for group in failures.groups],
