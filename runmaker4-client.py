@@ -568,14 +568,14 @@ class Outbox:
 # server.  `Requests` decides how many jobs to ask for; `LinkLife` opens one `ServerLink` after the other, and
 # its state decides which actions are allowed.  The steps on each link:
 #
-#     1. We send `have` for each job that we hold, then `hello`.
-#     2. `welcome` lists the jobs that others have taken (we kill them) and the results that the server has.
+#     1.  We send `have` for each job that we hold, then `hello`.
+#     2.  `welcome` lists the jobs that others have taken (we kill them) and the results that the server has.
 #        It also has the number of our last event that the server has dealt with: the `Outbox` sends the later
 #        events.  From then on the link is in use.
 #     3. Each request for jobs has a number.  The server answers with `jobs`, or with `nothing` if the request
 #        says that we exit otherwise.  An answer proves that the server was alive when the request was sent.
 #        We start a job only soon after that, for its line can become `e` once we are silent for the grace.
-#     4. When the link is lost, jobs keep running.  We give back the jobs that no slot has taken, because the
+#     4.  When the link is lost, jobs keep running.  We give back the jobs that no slot has taken, because the
 #        next server must know that they were not started; but we just forget the jobs of a group.
 #     5. As long as we have jobs or results, we accept only a server of the same file: the handshake ends when
 #        a server proves another file id, before we have named a job.  Without jobs we accept any file.
@@ -784,7 +784,7 @@ class LinkLife:
     def on_lost(self, loss: Complaint) -> bool:
         """Change the state after a lost link or failed attempt; return True if the loss must be reported.
 
-        loss: the kind of report. Each loss is reported once, but a refusal also after a loss, because a
+        loss: the kind of report.  Each loss is reported once, but a refusal also after a loss, because a
         refusal names a remedy.
         """
         if self.link:
@@ -878,7 +878,7 @@ class Requests:
         # bytes that the server may still allocate to jobs: our offers less the needs of jobs that arrived
         self._offered_memory = 0
         self._exit_request: int | None = None       # the request that says we exit if there is no job
-        # why there is no job; `again`: FOREVER, or None once `_exit_request` was answered by `nothing`
+        # why there is no job; `retry_after`: FOREVER, or None once `_exit_request` was answered by `nothing`
         self.no_job = NoJob(FOREVER)
 
     def make_hello(self, slots: int, free_memory: float) -> dict[str, int]:
@@ -925,7 +925,7 @@ class Requests:
     def on_nothing(self, request: int, *, met_end: bool, stopped: str, may_leave: bool) -> None:
         """Remember that the server had no job for us.
 
-        request: the number of the answered request. If that said we exit, and may_leave is True, the runner
+        request: the number of the answered request.  If that said we exit, and may_leave is True, the runner
         will exit.  met_end: the server met a `#RUN end`.  stopped: why jobs remain; '': none do.
         """
         again = self.no_job.retry_after
@@ -1094,7 +1094,7 @@ class Connection:
     async def _wait_for_acknowledgements(self, runner: Runner) -> None:
         """Wait until the server has acknowledged all events, or no server will do that.
 
-        After a signal wait for runner.LAST_TRIES seconds at most.
+        After a signal wait for runner.MAX_RESULT_SECONDS at most.
         """
         started = boottime()
         while not self._outbox.is_empty and self.life.wants_server:
@@ -1416,7 +1416,7 @@ class Connection:
         """Start the jobs that are due at this time.
 
         Sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
-        Afterwards sleep to leave the processors to the jobs. If several clients share a machine, the work of
+        Afterwards sleep to leave the processors to the jobs.  If several clients share a machine, the work of
         each client at this moment would delay the jobs of clients that are slightly later.
         """
         due_jobs = [job for job, start_time in self._gate_times.items() if start_time <= due_time]
@@ -1474,7 +1474,7 @@ class Connection:
 #
 # To a `Runner` the server's records are one more sink.  The server's options decide what they need: with
 # --joblog only the start and end of runs; with -l, --outdir or --print also all output.  Without records the
-# server needs runs only for --status, so a run that ends within DELAY is not reported.
+# server needs runs only for --status, so a run that ends within RUN_DELAY is not reported.
 
 
 class ServerSink(Sink):
@@ -1539,17 +1539,17 @@ class ServerSink(Sink):
 
     def _send_begin(self, run: Run) -> None:
         """Report the start of a run; without a process it has the PID 0."""
-        pid, mark = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
+        pid, job_tag = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
         job = self._connection.our_job(run.job)
         if job:
-            job.set_job_tag(mark)
+            job.set_job_tag(job_tag)
         self._send_event(
             run,
             "begin",
             time=run.started_at,
             slot=name_in_records(run.slot.name),
             pid=pid,
-            mark=mark,
+            mark=job_tag,
             promised=run.requested_memory,
             output=self._wants_output,
             again=False,

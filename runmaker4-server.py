@@ -55,7 +55,7 @@ These rules keep jobs from being lost or run twice:
     but not which client has which line.  To bind a line to a client would need a secret that clients do not
     know, in a file that outlives the server.  Such a secret would not help: a client that lies knows the
     token, so it can pass for the server and stop the job of the other client.
- 4. All job locks are on one open file description, shared with a keeper: a small process that only outlives
+ 4.  All job locks are on one open file description, shared with a keeper: a small process that only outlives
     the server by the grace.  The next server gets the description, and with it the job locks, from the
     keeper.  Clients that come back name the lines; lines that no client has named become `e` after the
     grace.
@@ -326,8 +326,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 # run on other hosts, and their lines must stay locked when the server dies.  So the server has all job locks
 # on one description, which the keeper also holds open:
 #
-#     1. The server claims a line as a runner does, except for the description that the job lock is on.
-#     2. Two locks on one description do not exclude each other.  So the server itself remembers its job
+#     1.  The server claims a line as a runner does, except for the description that the job lock is on.
+#     2.  Two locks on one description do not exclude each other.  So the server itself remembers its job
 #        locks, and counts them where a runner would ask the kernel.
 #     3. The next server gets the description, and so all job locks, from the keeper.  It identifies them with
 #        a second description: if that one cannot lock a job lock, and the inherited one can, the job lock is
@@ -546,14 +546,14 @@ class ServedQueue(JobQueue):
 # A lock on an open file description lasts as long as a process has that description open.  The keeper is a
 # process that still has it open when the server is dead:
 #
-#     1. The server forks the keeper, and sends it the descriptor over a socket pair.  The keeper closes all
+#     1.  The server forks the keeper, and sends it the descriptor over a socket pair.  The keeper closes all
 #        other descriptors.
 #     2. When the server dies, the keeper gets an end of file from that socket.  Then it waits --grace for the
 #        next server, or exits at once if nothing is locked.
-#     3. The next server connects to an abstract socket (unix(7)).  The socket's name is made from the
+#     3.  The next server connects to an abstract socket (unix(7)).  The socket's name is made from the
 #        directory and the name of the job file, and vanishes with the keeper.  The next server gets the
 #        descriptor, and the keeper serves that server from then on.
-#     4. If the old server still lives, the keeper reports this to the new server, which refuses to start.
+#     4.  If the old server still lives, the keeper reports this to the new server, which refuses to start.
 #
 # Both sockets are SOCK_SEQPACKET: a message is a packet, which can contain descriptors.
 
@@ -1694,7 +1694,7 @@ class ClientLink(Link, asyncio.Protocol):
         self.detach(DetachReason.LOST)
 
     def extend_silence(self) -> None:
-        """Do not drop the link within the next SILENCE / 2 seconds: perhaps we could not receive."""
+        """Do not drop the link within the next MAX_SILENT_SECONDS / 2: perhaps we could not receive."""
         self.last_message_at = max(self.last_message_at, boottime() - runmaker4.MAX_SILENT_SECONDS / 2)
 
     def drop_if_silent(self) -> None:
@@ -1893,7 +1893,7 @@ class Records:
             stream.received = message.integer(stream.name.decode())
         has_ended = message.fields.get("status") is not None
         run_result = Records._read_run_result(run, message) if has_ended else None
-        # Not before the message was read: after a WireError above abandon() must still find the run.
+        # Not before the message was read: after a WireError above abandon_run() must still find the run.
         assignment.end_run()
         for sink in run.sinks:
             if run_result:
@@ -1933,13 +1933,13 @@ class Records:
 #
 # The jobs of a group (together=) start at one moment, on hosts with different clocks and round-trip times:
 #
-#     1. The server claims all lines of the group.  Each client gets its first job, to hold it: it starts the
+#     1.  The server claims all lines of the group.  Each client gets its first job, to hold it: it starts the
 #        shell, which waits at a pipe, and sends `ready`.  Meanwhile the server asks the client several times
 #        for its clock.  The quickest answer gives the best clock offset: the server assumes that the client
 #        read the clock half a round trip after the question.
-#     2. When all clients are ready, each gets one small frame, `go`, with a time slightly ahead by the clock
+#     2.  When all clients are ready, each gets one small frame, `go`, with a time slightly ahead by the clock
 #        of that client.
-#     3. If a client is lost before `go`, or gives its job back, the attempt ends: no job has begun, and all
+#     3.  If a client is lost before `go`, or gives its job back, the attempt ends: no job has begun, and all
 #        lines become `.` again.  A job that a lost client holds cannot begin: the gate of its shell is shut
 #        for good when the link is lost.
 #
@@ -2944,9 +2944,9 @@ class Sessions:
 #        the job locks of the previous server: inherit().  Job locks show which lines run, but not which
 #        client has them.  So these lines belong to a client that never comes, `_absent_client`; the grace
 #        begins with the server.
-#     2. Each client that connects names its jobs, and reclaim() answers.  It deals with one client after the
+#     2.  Each client that connects names its jobs, and reclaim() answers.  It deals with one client after the
 #        other, because two clients can name one line.
-#     3. When the grace of that client is over, its lines become `e`, and the remaining job locks are
+#     3.  When the grace of that client is over, its lines become `e`, and the remaining job locks are
 #        released.
 #
 # A job that a client has on this server already needs no answer.  For every other job the first row that
@@ -3535,7 +3535,7 @@ class Recovery:
 #     3. _on_claimed() sends the claimed lines.  If no more were found, it remembers the report of that walk.
 #     4. A client that would exit gets `nothing` if a walk that began after its request found nothing, and no
 #        line can still come back unstarted.
-#     5. For each group that a walk has met there is a plan: which host gets which jobs.  Once all its hosts
+#     5.  For each group that a walk has met there is a plan: which host gets which jobs.  Once all its hosts
 #        have a free slot, its lines are claimed, all or none.  If all its hosts are connected but some are
 #        busy, these hosts get no other jobs until then.
 
@@ -4420,7 +4420,8 @@ def make_token(path: str, make_new: bool) -> str:
     """Return the token in the file, or write a new one if there is none.  Raises UsageError.
 
     make_new: replace a valid token as well.  A symbolic link, which is never followed, and a file that others
-    could read or that has no token are replaced.  If servers start together, all get the same token.
+    could read or that has no token are replaced.  If servers create it at the same moment, all
+    get the same token.
     """
     try:
         while True:

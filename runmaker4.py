@@ -17,18 +17,18 @@ once; there is nothing to set up.
 
 The complete protocol by which runners share a file:
 
- 1. Locks belong to commands.  Next to the real job file NAME is the lock file `.NAME.lock`, a file that no
+ 1.  Locks belong to commands.  Next to the real job file NAME is the lock file `.NAME.lock`, a file that no
     editor knows.  Never delete it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it:
     65,535 job locks, and after them the command mutex.  A job lock is locked as long as a copy of the command
     or the runner of that copy lives.  The command mutex is locked for the moment in which the state of a line
     of this command is written.  All of these are open-file-description record locks.
- 2. Claim a line that is new, or with --resume in error, or with -r failed: lock the command mutex.  The path
+ 2.  Claim a line that is new, or with --resume in error, or with -r failed: lock the command mutex.  The path
     must still name this file, and the line, which is read again, must be unchanged and complete.  Count the
     held job locks h, and the lines R of this command that are `r`.  The line can be claimed if h <= R.  Open
     the lock file once more, and lock a free job lock through that descriptor: the one of the line's number if
     that is free.  Write `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client
     still has in the same way, if h < R.)
- 3. Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
+ 3.  Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
     only when both are gone.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has finished: lock the command mutex, verify the line, write the new state over the `r`, free
     the job lock.
@@ -43,11 +43,11 @@ The complete protocol by which runners share a file:
     editor has saved over a result looks like an orphan.  The runner that wrote the result writes it again if
     the lock file is as long as that runner's first claim has made it: each runner or server that claims lines
     makes it a byte longer.
- 6. Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that byte and every command
+ 6.  Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that byte and every command
     mutex.
- 7. Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
+ 7.  Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
     that range; the offset of this byte identifies the lock file.
- 8. On a network file system a host caches data that it has read, and the cache can be old.  So after locking
+ 8.  On a network file system a host caches data that it has read, and the cache can be old.  So after locking
     a command mutex a process first drops the cache (refresh_file()).  Then it reads with O_DIRECT (Reader),
     on FUSE also through a new description (refresh_reader()).  It syncs each write.
 
@@ -1504,7 +1504,7 @@ def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[
 def count_lines(file: Reader, start: int, stop: float, state: bytes, command: bytes, limit: int) -> int:
     """Count the lines of a command in a state between two offsets at which lines begin.
 
-    Stop as soon as `enough` lines are counted.  Search without parsing, because hundreds can be `r`.
+    Stop as soon as `limit` lines are counted.  Search without parsing, because hundreds can be `r`.
     """
     matches = []
     for blank in (b" ", b"\t"):
@@ -2053,7 +2053,7 @@ class Job(Line):
     unconfirmed: bytes = b""            # the last attempted state; the file can have it despite an error
     gated: bool = False                 # its shell waits until open_gate() lets the job begin
     result_text: str = ""                       # the result of its last run: "exit 0", "signal 9"
-    growth_count: int = 0  # how often its memory request grew after a run without enough memory
+    growth_count: int = 0               # how often its memory request grew after a run that lacked memory
 
     @property
     def needs(self) -> Resources:
@@ -2180,7 +2180,7 @@ class Summary:
     counts: Counts
     half_saved: bool = False    # an editor is perhaps about to write more
     bad_lines: tuple[int, ...] = ()   # the numbers of the first lines that are `!`, `e` or orphans
-    can_retry: bool = False  # -r would run some of the bad lines again: not all of them belong to groups
+    can_retry: bool = False     # -r would run some of the bad lines again: not all belong to groups
     jobs_left: bool = False          # a new job remains that one of these consumers could have run
     orphans: int = 0            # the orphans among the jobs in error
     strays: int = 0             # lines that are neither jobs nor comments
@@ -2705,7 +2705,7 @@ class JobReader(Opened):
 
         0: it may trust the scan now.  An editor that saves a file in place empties it first, and another
         process can be in the middle of the last line.  So size and last byte must stay the same for a while,
-        on a network file system for up to SAVING seconds.  A file that ends with a newline when it is read
+        on a network file system for up to MAX_SAVE_SECONDS.  A file that ends with a newline when it is read
         for the first time needs no wait.
         """
         now = self.clock()
@@ -2756,7 +2756,7 @@ class JobReader(Opened):
         )
 
     def _find_bad_lines(self) -> tuple[list[int], bool]:
-        """Return the numbers of the first BAD lines that are `!` or `e`.
+        """Return the numbers of the first MAX_NAMED lines that are `!` or `e`.
 
         Also return True if one such line, not only among these, belongs to no group: then -r can retry it.
         """
@@ -3502,8 +3502,8 @@ class JobQueue:
     #     1. A job whose job lock was lost takes one again if one line `r` has no job lock, or, if the job's
     #        line is new again, if that line could be claimed.  Otherwise another runner has claimed the line:
     #        the job is lost.
-    #     2. Our jobs keep their offsets if the lines at these are `r`.  A cancelled job gets no other line.
-    #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
+    #     2.  Our jobs keep their offsets if the lines at these are `r`.  A cancelled job gets no other line.
+    #     3.  Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
     #        ours: a job gets the line whose own job lock it holds, or a line whose own job lock is free, or
     #        any.
     #     4. If the lines `r` are too few, an `r` was overwritten.  If a `.` is at the line's offset, that was
@@ -5960,7 +5960,7 @@ class FileJobs:
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
-        """Sync the file, and summarize it up to LOOKS times, until no editor seems to be saving it."""
+        """Sync the file, and summarize it up to MAX_LOOKS times, until no editor seems to be saving it."""
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
             await self.executor.flush()
@@ -5988,10 +5988,10 @@ class FileJobs:
 # ======== Processes =========================================================================================
 #
 # A job is a shell in its own session, started by posix_spawn(3), with the descriptor of its job lock and with
-# a mark in its environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then returns the shells
+# a tag in its environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then returns the shells
 # that have exited, and their resource usage.
 #
-# To kill a job is to kill its tree: the processes of its session, all processes with its mark, and their
+# To kill a job is to kill its tree: the processes of its session, all processes with its tag, and their
 # descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
 #
 # The tree is read again and again, because a process can have been forked meanwhile: that process also
@@ -6009,7 +6009,7 @@ GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n
 # a command whose shell does not wait for it: it ends in &, and neither in && nor in \&, nor in a comment
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL, unless set by --kill-after
-MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, in any session
+JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # in the environment of all processes of a job, in any session
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -6021,7 +6021,7 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 class Shell:
     """The shell of a running job, as far as records need it."""
     pid: int                        # also the number of its session
-    job_tag: bytes                     # identifies the job in the environment of its processes; see MARK
+    job_tag: bytes                      # the value of JOB_TAG_VARIABLE for the processes of this job
     # CPU seconds, user and system, of the shell and its waited-for children; None: not known, or not yet
     cpu: float | None = None
     memory: int | None = None       # peak of these processes, in bytes; None: not known, or not yet
@@ -6036,10 +6036,10 @@ class Shell:
 class Child(Shell):
     """A shell that this process has started."""
 
-    def __init__(self, pid: int, mark: bytes, exited: asyncio.Future[int],
+    def __init__(self, pid: int, job_tag: bytes, exited: asyncio.Future[int],
                  on_exit: Callable[[int], None] = lambda status: None) -> None:
         """on_exit: called with the wait status at the moment when the shell is waited for."""
-        super().__init__(pid, mark)
+        super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
         self._exit_callback = on_exit
         self.session_ended = False      # True: after the exit, no process of the session was alive
@@ -6075,36 +6075,36 @@ class ProcessId(NamedTuple):
 
 
 class ProcessTable:
-    """All living processes (proc(5)), by parent, by session, and by the job that marked them."""
-    MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
+    """All living processes (proc(5)), by parent, by session, and by the job that tagged them."""
+    TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(
-        self, pid_names: Iterable[str], earlier_marks: Mapping[ProcessId, Sequence[bytes]] | None = None
+        self, pid_names: Iterable[str], earlier_tags: Mapping[ProcessId, Sequence[bytes]] | None = None
     ) -> None:
-        """pid_names: the numeric entries of /proc.  earlier_marks: see read()."""
-        self._earlier_marks = earlier_marks or {}
+        """pid_names: the numeric entries of /proc.  earlier_tags: see read()."""
+        self._earlier_tags = earlier_tags or {}
         self._one_second_ago = ProcessId.latest().ticks - TICKS
         # the jobs that a process belongs to; only of processes that are older than a second
-        self.marks: dict[ProcessId, Sequence[bytes]] = {}
+        self.tags: dict[ProcessId, Sequence[bytes]] = {}
         self.births: dict[int, ProcessId] = {}          # by pid, as the next two
         self._resident_pages: dict[int, int] = {}
         self.parents: dict[int, int] = {}
         self.children: dict[int, list[int]] = {}        # pids by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # pids by session number
-        self.marked: dict[bytes, list[int]] = {}        # pids by the mark of each job that they belong to
+        self.tagged: dict[bytes, list[int]] = {}        # pids by the tag of each job that they belong to
         for name in pid_names:
             with contextlib.suppress(OSError):      # the process has exited meanwhile
                 self._add(name)
 
     @classmethod
-    def read(cls, earlier_marks: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
+    def read(cls, earlier_tags: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
         """Return the current table; without /proc it is empty, and so false.
 
-        earlier_marks: the `marks` of an earlier table, which are not read again: reading marks takes most of
-        the time.  Only for a caller that kills no process, because execve(2) can change a mark.
+        earlier_tags: the `tags` of an earlier table, which are not read again: reading tags takes most of
+        the time.  Only for a caller that kills no process, because execve(2) can change a tag.
         """
         try:
-            return cls(filter(str.isdigit, os.listdir("/proc")), earlier_marks)
+            return cls(filter(str.isdigit, os.listdir("/proc")), earlier_tags)
         except OSError:
             return cls([])
 
@@ -6112,13 +6112,13 @@ class ProcessTable:
         return bool(self.children)
 
     @classmethod
-    def marks_of(cls, name: str) -> list[bytes]:
-        """Return the marks of the jobs that a process belongs to, the outermost first.  name: the pid.
+    def tags_of(cls, name: str) -> list[bytes]:
+        """Return the tags of the jobs that a process belongs to, the outermost first.  name: the pid.
 
         Raises OSError: PermissionError if the process belongs to another user.
         """
         with open(f"/proc/{name}/environ", "rb") as file:
-            match = cls.MARKED.search(file.read())
+            match = cls.TAG_ENTRY.search(file.read())
         return match[1].split(b"/") if match else []
 
     def _add(self, name: str) -> None:
@@ -6137,15 +6137,15 @@ class ProcessTable:
         self.parents[int(name)] = int(parent)
         self.children.setdefault(int(parent), []).append(int(name))
         self.sessions.setdefault(int(session), []).append(int(name))
-        marks = self._earlier_marks.get(process_id)
-        if marks is None:
-            marks = []
+        tags = self._earlier_tags.get(process_id)
+        if tags is None:
+            tags = []
             with contextlib.suppress(PermissionError):
-                marks = self.marks_of(name)
+                tags = self.tags_of(name)
         if process_id.ticks < self._one_second_ago:
-            self.marks[process_id] = marks
-        for mark in marks:
-            self.marked.setdefault(mark, []).append(int(name))
+            self.tags[process_id] = tags
+        for tag in tags:
+            self.tagged.setdefault(tag, []).append(int(name))
 
     def session(self, shell: Shell) -> list[int]:
         """Return the living processes of the shell's session; without /proc, [-pid] for its process group."""
@@ -6157,13 +6157,13 @@ class ProcessTable:
         return []
 
     def tree(self, shell: Child) -> list[int]:
-        """Return the living processes of a job: of its session, or with its mark, and their descendants.
+        """Return the living processes of a job: of its session, or with its tag, and their descendants.
 
         The shell comes first, and each parent before its children.  If a command were killed before the
         shell, the shell would start the next command.
         """
         session = [] if shell.session_ended else self.session(shell)
-        todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.job_tag, []))
+        todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.tagged.get(shell.job_tag, []))
         tree: dict[int, None] = {}
         while todo:
             pid = todo.popleft()
@@ -6302,7 +6302,7 @@ def shell_words(shell: str) -> list[bytes]:
 
 class TreeKiller:
     """Kills process trees."""
-    # so many readings in a row must find no process of a job: during execve(2) a process shows no mark
+    # so many readings in a row must find no process of a job: during execve(2) a process shows no tag
     EMPTY_READINGS = 2
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
@@ -6378,14 +6378,14 @@ class Processes(TreeKiller):
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
         id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
-        self._new_marks = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
+        self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         # the token is secret; and memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
-        own_marks = self.environ.get(MARK)          # if we are a job ourselves, our jobs are part of that job
-        self.outer_marks = own_marks + b"/" if own_marks else b""
+        own_tags = self.environ.get(JOB_TAG_VARIABLE)   # if we are a job ourselves, our jobs are part of it
+        self.outer_tags = own_tags + b"/" if own_tags else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
@@ -6403,7 +6403,7 @@ class Processes(TreeKiller):
         The empty line is for a command that ends with a backslash.  The braces are for a command that is cut
         off after `&&` or `|`, which `exit` would complete.
         """
-        mark = next(self._new_marks)
+        job_tag = next(self._new_tags)
         # The shell's numbers are none of `inherited_fds`: some C libraries leave close-on-exec set if dup2(2)
         # gets one number twice.
         free_numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited_fds)
@@ -6411,10 +6411,10 @@ class Processes(TreeKiller):
         pairs: list[tuple[int | None, int]] = [*standard, *zip(inherited_fds, free_numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
         command = (b"" if gate_fd is None else GATE) + b"{ :; %s\n\n}\nexit" % command
-        environ = {**self.environ, **environ, MARK: self.outer_marks + mark}
+        environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
         pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-        child = self.running[pid] = Child(pid, mark, self._loop.create_future(), on_exit)
+        child = self.running[pid] = Child(pid, job_tag, self._loop.create_future(), on_exit)
         return child
 
     def reap(self) -> None:
@@ -6895,7 +6895,7 @@ class Run:
     host: bytes
     started_at: float = field(default_factory=time.time)     # seconds since the epoch
     started: float = 0.0                # the same moment by the monotonic clock, once the shell was started
-    duration: float = 0.0                   # seconds from the start to the end
+    duration: float = 0.0               # seconds from the start to the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
     sinks: Sequence[Sink] = ()          # they receive the run's events
@@ -7833,7 +7833,7 @@ def create_numbered(name: str) -> tuple[int, str]:
 
 
 def keep_older(name: str) -> str:
-    """Keep the file of an earlier run: rename it from NAME to the next free NAME.1, NAME.2, ...
+    """Keep the file of an earlier run: rename it to the next numbered name, for example NAME.~2~.
 
     Return the new name; '' if there is no file.  rename(2) replaces a file that has the new name, and other
     processes can rename files at the same moment.  So reserve the new name with an empty file first.
@@ -8599,7 +8599,8 @@ class StopSignals:
 # shell exited with 0.  nothing: nothing is written.
 #
 # A killed run gets TERM, and KILL after the grace period.  A second INT ends the grace period of all runs
-# that are being killed (TreeEnder.impatient); a second TERM changes nothing, because Slurm sends it twice.
+# that are being killed (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it
+# twice.
 # A cause is replaced only by a stronger one; from weak to strong: stopped, cancelled, lost.
 #
 # Three events concern one run only; the job can run again after them.  A timeout kills a RUNNING run, which
@@ -9134,8 +9135,8 @@ class Runner:
     """
     MAX_BACKLOG_BYTES = 1 << 24         # above this backlog of a writer no jobs are started
     UNREACHABLE_STATUS = 255            # exit status of ssh if it cannot reach the host, or loses it
-    MAX_RESULT_SECONDS = 10.0                   # seconds for writing the states of jobs after a kill signal
-    MAX_ANSWER_SECONDS = 2.0  # seconds after a kill signal for an answer, for example the summary
+    MAX_RESULT_SECONDS = 10.0           # seconds for writing the states of jobs after a kill signal
+    MAX_ANSWER_SECONDS = 2.0            # seconds after a kill signal for an answer, for example the summary
     MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of the memory of jobs
     MEASURING_PAUSE_FACTOR = 99         # a pause is this many times as long as a measurement: see Throttle
 
@@ -9175,7 +9176,7 @@ class Runner:
         self.claim_error = ""               # why no more jobs can be claimed
         self._exit_step = ExitStep.NONE
         self.wall_over = False              # the runner exits because the wall time is over, or too near
-        self.kill_signal = 0                     # the signal that made the runner kill its jobs; 0: none did
+        self.kill_signal = 0                # the signal that made the runner kill its jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
         walltime = options.walltime
@@ -9353,7 +9354,7 @@ class Runner:
             exceeding_now: set[Run] = set()
             with throttle:
                 if tasks:
-                    table = ProcessTable.read(table.marks)
+                    table = ProcessTable.read(table.tags)
                     exceeding_now = {task.run for task in tasks if task.uses_too_much_memory(table)}
             for task in tasks:
                 if task.run in exceeding_now & exceeding:
@@ -10597,11 +10598,11 @@ WIRE_VERSION = 10
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
-MAX_PIECE_BYTES = 1 << 16  # bytes of output in a message; JSON can need six for each
-PING_SECONDS = 5.0                            # seconds between two pings of a client; the server answers each
-MAX_SILENT_SECONDS = 15.0  # seconds without a frame after which the other end is lost
-MAX_HANDSHAKE_SECONDS = 10.0  # seconds within which the other end must be authenticated
-HEX_128_BITS = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
+MAX_PIECE_BYTES = 1 << 16                   # of output in a message; JSON can need six for each
+PING_SECONDS = 5.0                          # between two pings of a client; the server answers each
+MAX_SILENT_SECONDS = 15.0                   # without a frame, after which the other end is lost
+MAX_HANDSHAKE_SECONDS = 10.0                # within which the other end must be authenticated
+HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # 128 random bits: token and challenges
 MAX_UNREAD_BYTES = 1 << 24                  # with more unread bytes the other end is dropped
 MAX_INTEGER = 1 << 62                       # for lines, bytes, requests, ...
 MAX_TIME_SECONDS = 1e11                     # about 3,000 years
@@ -11082,7 +11083,7 @@ class Link:
         self.last_message_at = boottime()  # when the last message came; at first, when the Link was made
         self.why = ""                       # why the connection was dropped
         self._is_flush_scheduled = False    # flush() will be called in this or the next loop iteration
-        self.closing = False                # end() was called
+        self.closing = False                # finish_writing() was called
         self._flush_timer: asyncio.TimerHandle | None = None    # until posted messages are sent
 
     # -- for subclasses --------------------------------------------------------------------------------------
@@ -11125,7 +11126,7 @@ class Link:
             self._flush_timer.cancel()
             self._flush_timer = None
         data = self.channel.outgoing()
-        # answers to messages that come after end() are not sent
+        # answers to messages that come after finish_writing() are not sent
         if data and not self.closing and not self.transport.is_closing():
             self.transport.write(data)
             if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:

@@ -193,8 +193,8 @@ def appending(file: JobFile, create: bool = True) -> Iterator[int]:
     """Hold the append lock of a job file during the `with` block; yield a descriptor for append_locked().
 
     An editor can replace the file at any moment, and lines appended to the old file are lost. So we append to
-    the file that the path names while we hold the lock. If the path names another file at the end of the
-    block, a person must look: the editor can have read the lines in the old file or not. Appending again
+    the file that the path names while we hold the lock.  If the path names another file at the end of the
+    block, a person must look: the editor can have read the lines in the old file or not.  Appending again
     could run them twice, and not appending could lose them.
 
     create: create the file if it does not exist.  Raises UsageError, OSError (ESTALE: the file was replaced).
@@ -390,8 +390,8 @@ class Selection:
     def lines(self, file: JobReader, default_states: bytes | None = KNOWN_STATES) -> Iterator[Line]:
         """Yield the selected job lines.
 
-        default_states: the states to select if neither states nor numbers are given; None: any. The text
-        `I have a list` is a job line in state `I`, which counts as held. Lines in such unusual states are
+        default_states: the states to select if neither states nor numbers are given; None: any.  The text
+        `I have a list` is a job line in state `I`, which counts as held.  Lines in such unusual states are
         changed only by number or by --state.
         """
         states = default_states
@@ -516,9 +516,9 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
     """Write x over the `r` or `.` of a line; return the old state, and True if the job is running.
 
     The old state is None if the line has moved. A job can run in any state: for example, an editor has saved
-    `.` over the `r`. Then more copies of the command are running than lines are `r`.
+    `.` over the `r`.  Then more copies of the command are running than lines are `r`.
 
-    running_lines: the lines `r` of this command. The orphans among them, which have neither a runner nor a
+    running_lines: the lines `r` of this command.  The orphans among them, which have neither a runner nor a
     job, become e first, because each would count as the owner of a running copy.
     """
     orphans: list[Line] = []
@@ -576,7 +576,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     """Cancel the selected jobs: write x over `r` and `.`, and wait until running jobs have exited.
 
     If the user has selected a line by number or command, a line in another state is cancelled too if its job
-    is running. If a job finishes at this moment, the line can keep its result; then we report that.
+    is running.  If a job finishes at this moment, the line can keep its result; then we report that.
     """
     missing = selection.required_numbers()
     awaited: list[Line] = []
@@ -614,8 +614,8 @@ def why_not_cancelled(state_now: bytes | None) -> str:
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
     """Wait until these cancelled jobs have exited, and report those that have not.
 
-    A job holds a job lock while it runs. So it has exited when its command has no more held job locks than
-    lines `r`. If an editor has saved an old `r` or `.` over the x, the job is cancelled once more.
+    A job holds a job lock while it runs.  So it has exited when its command has no more held job locks than
+    lines `r`.  If an editor has saved an old `r` or `.` over the x, the job is cancelled once more.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # when to search for unsupervised jobs again
@@ -852,7 +852,7 @@ class Holders:
     def _tags_of(pid: int) -> list[bytes]:
         """Return the tags of a process's job and of the jobs around it, the outermost first; []: none."""
         try:
-            return ProcessTable.marks_of(str(pid))
+            return ProcessTable.tags_of(str(pid))
         except OSError:                                     # the process has exited
             return []
 
@@ -975,8 +975,8 @@ class EqualLines:
     def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
         """Return the merged lines, in order.  Raises EditRefusedError.
 
-        Equal lines are interchangeable, so only their states count. No other process must have changed the
-        states that the person has changed, and the number of `r` must remain. The arguments are those of the
+        Equal lines are interchangeable, so only their states count.  No other process must have changed the
+        states that the person has changed, and the number of `r` must remain.  The arguments are those of the
         function merge().
         """
         base_part = [base[index] for index in self.base_indexes]
@@ -1600,7 +1600,7 @@ def table_template(template: bytes, header: Sequence[bytes]) -> Template:
 def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
     """Yield each row of a CSV table as a list, and each directive between rows as bytes.
 
-    The csv module reads only text. Latin-1 decodes any byte to one character, and encodes that to the same
+    The csv module reads only text.  Latin-1 decodes any byte to one character, and encodes that to the same
     byte.
     """
     lines = iter(source)

@@ -552,7 +552,7 @@ def refuse_special_file(path: str, hint: str) -> None:
 class RunRecord:
     """One execution of a job, as in a log.
 
-    A run without an end has no `ended`, `seconds`, `cpu` and `memory`. Observation.judge_unended() sets the
+    A run without an end has no `ended`, `seconds`, `cpu` and `memory`.  Observation.judge_unended() sets the
     `state` and perhaps a `cause`.
     """
 
@@ -1069,7 +1069,7 @@ LastRuns = dict[tuple[bytes, int, bool], RunRecord]     # by command, logged lin
 def keep_last_runs(last_runs: LastRuns, runs: Iterable[RunRecord]) -> LastRuns:
     """Add runs to `last_runs`, and return it: the last finished and the last unfinished run by line number.
 
-    No other run can be the last run of a line. So memory use does not depend on the length of the log.
+    No other run can be the last run of a line.  So memory use does not depend on the length of the log.
     """
     for run in runs:
         key = run.command, run.line, run.ended is None
@@ -1163,7 +1163,7 @@ def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
 def extend_to_incomplete_output(run_filter: RunFilter) -> RunFilter:
     """Return a filter that also accepts runs with incomplete output, some of which could not be written.
 
-    Few lines contain the word. So search for it instead of decoding the line.
+    Few lines contain the word.  So search for it instead of decoding the line.
     """
     return lambda head: run_filter(head) or b'"incomplete"' in head.string
 
@@ -1210,7 +1210,7 @@ class Clocks:
 
     The file server records when the last line was appended. A clock is fast if one of its times is more than
     MAX_APART_SECONDS after that. Lines are appended as events happen, so a time can be compared with the time
-    in the previous line if that is from another host, and in the last line with the mtime of the file. But a
+    in the previous line if that is from another host, and in the last line with the mtime of the file.  But a
     client that was disconnected appends late, so one early time proves nothing: a clock is slow only if all
     comparable times are more than MAX_APART_SECONDS too early.
     """
@@ -2180,7 +2180,7 @@ class Spans:
     def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
         """Put each run on the first track that is free when the run begins; return the runs of each track.
 
-        runs: indexes, in the order of the log. If two overlap by rounding, the earlier one is shortened, by
+        runs: indexes, in the order of the log.  If two overlap by rounding, the earlier one is shortened, by
         less than half.
         """
         starts, durations = self.starts, self.durations
@@ -2211,8 +2211,8 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
 class Timeline:
     """The runs of a log as trace events.  Keeps only times and tracks; reads the log again for the events.
 
-    A host is a process of the trace, a slot a thread. Perfetto finds the name of a thread by `tid` alone, so
-    each `tid` is unique. The thread whose `tid` is its `pid` is the main one, and is shown first: slot 1.
+    A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone, so
+    each `tid` is unique.  The thread whose `tid` is its `pid` is the main one, and is shown first: slot 1.
     """
     # the first bytes of our timelines; the format leaves `otherData` to the program that writes
     FILE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
@@ -3364,7 +3364,7 @@ def check_locks(directory: str) -> int:
     """Check the locks of a directory; return the exit status.  Raises UsageError.
 
     A child makes the check, because a call might never return if the file system is away, and then only the
-    parent can report that. The child prints into a file: a reader of our stdout would wait for a hanging
+    parent can report that.  The child prints into a file: a reader of our stdout would wait for a hanging
     child.
     """
     if not os.path.isdir(directory):

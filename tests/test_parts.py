@@ -117,7 +117,7 @@ class ProcessTrees(unittest.TestCase):
               marked: dict[bytes, list[int]]) -> runmaker4.ProcessTable:
         """A made-up table."""
         table = runmaker4.ProcessTable([])
-        table.children, table.sessions, table.marked = children, sessions, marked
+        table.children, table.sessions, table.tagged = children, sessions, marked
         return table
 
     def tree(self, table: runmaker4.ProcessTable, pid: int, mark: bytes) -> list[int]:

@@ -85,7 +85,7 @@ class Tables(unittest.TestCase):
 
     def test_variables_that_are_read(self) -> None:
         told = names(*(row[0] for row in rows("Environment variables")))
-        self.assertEqual(told, variables_read() | {os.fsdecode(runmaker4.MARK)})
+        self.assertEqual(told, variables_read() | {os.fsdecode(runmaker4.JOB_TAG_VARIABLE)})
 
     def test_signals(self) -> None:
         told = names(*(row[0] for row in rows("Signals")))
