@@ -25,8 +25,10 @@ class EarlySignal(TcpCase):
 
     def early(self, number: signal.Signals) -> dict[str, str]:
         """An environment in which a script sends itself this signal when it has just begun."""
-        (self.dir / "early").mkdir(exist_ok=True)
-        self.write(EARLY, "early/argparse.py")
+        # Written once: a script that was started before this one may be reading it just now
+        if not (self.dir / "early").exists():
+            (self.dir / "early").mkdir()
+            self.write(EARLY, "early/argparse.py")
         return {"EARLY": str(int(number)), "PYTHONPATH": str(self.dir / "early")}
 
     def test_hup_and_usr1_start_no_job(self) -> None:
