@@ -2518,9 +2518,9 @@ class Accountant:
                 waiting = [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first_lines]
                 block_reason = find_block_reason(file) if waiting and not summary.counts.running else None
         except OSError as error:
-            return FileCount(error_text(error), next_count_at=boottime() + throttle.rest(4))
+            return FileCount(error_text(error), next_count_at=boottime() + throttle.pause_seconds(4))
         stopped = block_reason.text if block_reason and block_reason.stops else ""
-        return FileCount("", summary, clients, waiting, stopped, boottime() + throttle.rest(4))
+        return FileCount("", summary, clients, waiting, stopped, boottime() + throttle.pause_seconds(4))
 
     def _send_status(self, link: ClientLink, count: FileCount) -> None:
         """Send a status: messages about the file, each client and its jobs, each of bounded length."""
@@ -3115,7 +3115,7 @@ class Claims:
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
             consumer.free = free
-        urgent = any_exits and self._can_walk_urgently()
+        urgent = any_exits and self._begin_urgent_walk()
         jobs: list[Job] = []
         no_job: NoJob | None = None
         pending_groups: dict[int, PendingGroup] = {}
@@ -3140,10 +3140,14 @@ class Claims:
         if job.consumer.free.slots > 0:
             consumers.all[job.consumer] = None
 
-    def _can_walk_urgently(self) -> bool:
-        """Return True if a walk may be urgent (complete, at once) now; not too often, as that takes time."""
+    def _begin_urgent_walk(self) -> bool:
+        """Return True, and remember the time, if an urgent walk can begin.
+
+        An urgent walk reads the file to its end at once.  After it, the next one must wait for 20 times as
+        long as a walk takes.
+        """
         now = boottime()
-        if now - self._last_urgent_at < self._cursor.throttle.rest(20):     # 20 times as long as a walk
+        if now - self._last_urgent_at < self._cursor.throttle.pause_seconds(20):
             return False
         self._last_urgent_at = now
         return True

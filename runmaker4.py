@@ -3172,7 +3172,7 @@ class JobFile(JobReader):
         Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
         """
         self.writable()
-        committed = self.is_committed(line)
+        committed = self.check_committed(line)
         data = self.read_line(line, Scan.SMALL)
         if not data:
             raise FileChangedError
@@ -3187,7 +3187,7 @@ class JobFile(JobReader):
             return Attempt(LineCheck.NO_JOB_LOCK, data)
         return Attempt(LineCheck.OPEN, data)
 
-    def is_committed(self, line: Line) -> bool:
+    def check_committed(self, line: Line) -> bool:
         """Return True if a line will stay: no append is in progress that could cut it off after an error.
 
         Call it while holding the command mutex: then FUSE knows the current size.  NFS can know an older,
@@ -3204,7 +3204,7 @@ class JobFile(JobReader):
         return line.offset < size
 
     def _committed_size(self, size: int) -> int:
-        """Return the size up to which is_committed() has found lines complete; 0 if it must check again.
+        """Return the size up to which check_committed() has found lines complete; 0 if it must check again.
 
         Only a network file system needs that, where each check is a round trip.  size: the current one; if it
         is smaller, the file was edited.
@@ -3869,65 +3869,70 @@ class BlockReason(NamedTuple):
 
 
 class Throttle:
-    """A stopwatch for a repeated task, a "look" at a file, that computes the rest between two looks.
+    """A stopwatch for a repeated task, such as a walk through a file, that computes the pauses between.
 
-    The rest is a multiple of the CPU time of the last look, so looks take only a part of the time.  A look
-    can take much longer than its CPU time, because a file system does not answer for a while, the machine is
-    busy, or this process is stopped.  Then the rest is longer as well, but never minutes.
+    A pause is a multiple of the CPU time that the task took, so the task never takes more than a fixed share
+    of the CPU.  The task can take much longer than its CPU time, because a file system does not answer for a
+    while, the machine is busy, or this process is stopped.  Then the pause is longer as well, but never
+    minutes.
+
+        with throttle:
+            count_lines()
+        sleep(throttle.pause_seconds(9))        # at most a tenth of the CPU
     """
-    MAX_REST_SECONDS = 3.0      # the maximum rest, in seconds, for time that was not spent on the CPU
+    MAX_PAUSE_SECONDS = 3.0     # the maximum pause for time that was not spent on the CPU
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.began = -math.inf          # when the last look began, by the clock
-        # the time of the finished parts of the look: seconds, and seconds on the CPU
+        self.started_at = -math.inf     # when the task last started, by the clock
+        # the time of the finished parts of the task: seconds, and seconds on the CPU
         self._seconds = 0.0
         self._cpu_seconds = 0.0
-        # when the current part began, by the clock and by this thread's CPU time; None: no current part
+        # when the current part started, by the clock and by this thread's CPU time; None: no current part
         self._part_start: tuple[float, float] | None = None
 
     def start(self) -> None:
-        """Start the measurement of another look."""
+        """Set the stopwatch to 0 and start it."""
         self._seconds = 0.0
         self._cpu_seconds = 0.0
-        self.began = self.clock()
-        self._part_start = self.began, time.thread_time()
+        self.started_at = self.clock()
+        self._part_start = self.started_at, time.thread_time()
 
     def resume(self) -> None:
-        """Resume the measurement after pause(), in the same thread: CPU times are per thread."""
+        """Start the stopwatch again after stop(), in the same thread: CPU times are per thread."""
         self._part_start = self.clock(), time.thread_time()
 
-    def pause(self) -> None:
-        """Stop the clock, because the look is interrupted or finished."""
+    def stop(self) -> None:
+        """Stop the stopwatch, because the task is interrupted or finished."""
         self._seconds, self._cpu_seconds = self._time_spent()
         self._part_start = None
 
     __enter__ = start
 
     def __exit__(self, *_: object) -> None:
-        self.pause()
+        self.stop()
 
     def _time_spent(self) -> tuple[float, float]:
-        """Return the seconds, and the seconds of CPU time, that the look has taken so far."""
+        """Return the seconds, and the seconds of CPU time, that the task has taken so far."""
         if not self._part_start:
             return self._seconds, self._cpu_seconds
         part_start, cpu_start = self._part_start
         return self._seconds + self.clock() - part_start, self._cpu_seconds + time.thread_time() - cpu_start
 
-    def rest(self, times: float) -> float:
-        """Return the seconds to rest after the look: its CPU time, multiplied by `times`.
+    def pause_seconds(self, factor: float) -> float:
+        """Return the length of the pause after the task, in seconds: its CPU time, multiplied by `factor`.
 
-        If its elapsed time, multiplied by `times`, is more, return that, but at most MAX_REST_SECONDS.
+        If its elapsed time, multiplied by `factor`, is more, return that, but at most MAX_PAUSE_SECONDS.
         """
         seconds, cpu_seconds = self._time_spent()
-        return max(times * cpu_seconds, min(times * seconds, self.MAX_REST_SECONDS))
+        return max(factor * cpu_seconds, min(factor * seconds, self.MAX_PAUSE_SECONDS))
 
-    def until_due(self, times: float, least: float = 0.0) -> float:
-        """Return the seconds from now until the next look is due; 0 if it is due now.
+    def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
+        """Return the seconds from now until the task is due again; 0 if it is due now.
 
-        times: see rest().  least: the minimum of seconds from the start of one look to the start of the next.
+        factor: see pause_seconds().  min_seconds: from one start of the task to the next.
         """
-        return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
+        return max(self.started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
 
 
 # ---- the lines above a line --------------------------------------------------------------------------------
@@ -4572,8 +4577,8 @@ class Walk:
         except FileChangedError:
             return Stop.RESTART
 
-    def is_unmoved(self) -> bool:
-        """Read the last line again.  Return False if an edit has moved it."""
+    def reread_last_line(self) -> bool:
+        """Read the line at which the walk is again.  Return False if an edit has moved it."""
         return not self.scan.last or self.scan.refresh(self.scan.last)
 
     def _change_consumers(self, consumers: Consumers) -> bool:
@@ -5003,13 +5008,13 @@ class Rewalk:
 
     def is_overdue(self) -> bool:
         """Return True if the current walk is so old that another one must begin."""
-        return self.throttle.until_due(100, self._file.interval) == 0
+        return self.throttle.seconds_until_due(100, self._file.interval) == 0
 
     def seconds_until_next(self, walk: Walk) -> float:
         """Return the seconds until a new walk may begin, after one that stopped at a barrier or a big job."""
         if walk.outdated:
-            return self.throttle.until_due(1)
-        return self.throttle.until_due(20, 0.0 if walk.has_room() else self._file.interval)
+            return self.throttle.seconds_until_due(1)
+        return self.throttle.seconds_until_due(20, 0.0 if walk.has_room() else self._file.interval)
 
     def on_walk_end(self, walk: Walk) -> float | None:
         """Record that a walk has found no job.
@@ -5021,7 +5026,7 @@ class Rewalk:
         waits = [walk.doubt] if walk.doubt else []
         if walk.try_again:
             waits.append(self._file.interval * (self.FIRST_RETRY_INTERVALS if self._refusals == 1 else 1))
-        return max(min(waits), self.throttle.rest(20), 0.01) if waits else None
+        return max(min(waits), self.throttle.pause_seconds(20), 0.01) if waits else None
 
     @property
     def is_refused(self) -> bool:
@@ -5041,7 +5046,7 @@ class Rewalk:
         block = walk.above.block
         if block and block.why is Why.WAITS and walk.check_outdated():
             return self.seconds_until_next(walk) == 0
-        if self.throttle.until_due(20) > 0:         # a walk through a huge file is not free
+        if self.throttle.seconds_until_due(20) > 0:         # a walk through a huge file is not free
             return False
         if not was_present or again is not None or walk.waiting:
             return True
@@ -5145,7 +5150,7 @@ class Cursor:
         try:
             return self._walk_on(consumers)
         finally:
-            self.throttle.pause()
+            self.throttle.stop()
 
     def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
         """Claim for these consumers from now on.
@@ -5210,7 +5215,7 @@ class Cursor:
         """
         if not self._walk:
             return False
-        was_edited = is_stale and not self._walk.is_unmoved()
+        was_edited = is_stale and not self._walk.reread_last_line()
         if was_edited or self._rewalk.is_overdue():
             self._walk = None
         return was_edited
@@ -5241,7 +5246,7 @@ class Cursor:
         self._check_replaced()                  # after follow(), which opens the new file
         self._rewalk.on_walk_begin()
         self._walk = Walk(self.queue, consumers, self._resuming, self._retries, self._orphans, self._results,
-                          ordinals=self._ordinals, serving=self._serving, began=self.throttle.began,
+                          ordinals=self._ordinals, serving=self._serving, began=self.throttle.started_at,
                           after_edit=after_edit)
         return self._walk
 
@@ -5762,7 +5767,7 @@ class Failures:
 
     async def wait_until_due(self) -> None:
         """Wait until another count is due: counting takes at most a tenth of the time."""
-        await asyncio.sleep(max(self.file.interval, self._throttle.rest(9)))
+        await asyncio.sleep(max(self.file.interval, self._throttle.pause_seconds(9)))
 
 
 class FileCounter:
@@ -5791,7 +5796,7 @@ class FileCounter:
         if not self._file or self._changes_at_request is not None:
             return
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
-        if not self._throttle.until_due(self.PAUSE_FACTOR, min_seconds):
+        if not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._changes_at_request = Counter(self._own_changes)
             self._executor.call_then(self._on_counted, self._count_states, self._file)
 
@@ -8849,7 +8854,7 @@ class JobTask:
         if failures > runner.options.retries:
             return False
         if not runner.options.retry_delay:
-            return runner.may_start(self.job)
+            return runner.admit(self.job)
         delay = min(math.ldexp(runner.options.retry_delay, min(failures - 1, 60)), MAX_RETRY_DELAY_SECONDS)
         if delay + (runner.timeout_of(self.job) or 0.0) <= runner.wall_end - runner.loop.time():
             return await self._wait_for_next_run(Phase.WAITING, delay)
@@ -8867,7 +8872,7 @@ class JobTask:
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
             return False
         self.job.growth_count += 1              # from now on Job.needs is that larger size
-        return self._runner.may_start(self.job)
+        return self._runner.admit(self.job)
 
     async def _wait_for_next_run(self, phase: Phase, seconds: float | None) -> bool:
         """Wait for the next run, in this phase.  Return False if the job must not run again.
@@ -8886,7 +8891,7 @@ class JobTask:
             await self._wait_for_event(seconds)
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_for_event(1.0)
-        return self._can_start and self._runner.may_start(self.job)
+        return self._can_start and self._runner.admit(self.job)
 
     async def _wait_for_event(self, seconds: float | None) -> None:
         """Wait for an event, `seconds` at most (None: no limit); not at all if the job must not start."""
@@ -9088,8 +9093,8 @@ class JobTask:
                 await asyncio.wait_for(self._wake_event.wait(), pump.QUIET_SECONDS)
                 last_output_at = pump.reading_time()
 
-    def uses_too_much_memory(self, table: ProcessTable) -> bool:
-        """Measure the memory of the run and record the peak.  Return True if it is more than requested."""
+    def measure_memory(self, table: ProcessTable) -> bool:
+        """Measure the memory that the run uses, and record the peak.  Return True if it is too much."""
         assert self._shell
         used = int(table.memory(self._shell, self.run.requested_memory))
         self.run.peak = max(self.run.peak, used)
@@ -9346,7 +9351,9 @@ class Runner:
         table = ProcessTable([])
         throttle = Throttle(self.loop.time)
         while True:
-            await asyncio.sleep(throttle.until_due(self.MEASURING_PAUSE_FACTOR, self.MIN_MEASURING_PAUSE))
+            await asyncio.sleep(
+                throttle.seconds_until_due(self.MEASURING_PAUSE_FACTOR, self.MIN_MEASURING_PAUSE)
+            )
             tasks = [
                 task for task in self.tasks.values()
                 if task.phase is Phase.RUNNING and task.run.requested_memory and not task.is_being_killed
@@ -9355,7 +9362,7 @@ class Runner:
             with throttle:
                 if tasks:
                     table = ProcessTable.read(table.tags)
-                    exceeding_now = {task.run for task in tasks if task.uses_too_much_memory(table)}
+                    exceeding_now = {task.run for task in tasks if task.measure_memory(table)}
             for task in tasks:
                 if task.run in exceeding_now & exceeding:
                     task.kill_run("memory")
@@ -9546,7 +9553,7 @@ class Runner:
         """Start a claimed job on these slots and as many more as it needs.  Return as _start_next_job() does.
         """
         task = self.tasks[job] = JobTask(self, job, slots)
-        if not await self._add_idle_slots(slots, job.needs.slots) or not self.may_start(job):
+        if not await self._add_idle_slots(slots, job.needs.slots) or not self.admit(job):
             # the runner drains since a signal during the claim, or time or shared slots do not suffice
             await self._free_slots(slots)
             await task.settle()
@@ -9570,11 +9577,11 @@ class Runner:
         job_timeout = job.settings.timeout
         return self.options.timeout if job_timeout is Unset.UNSET else job_timeout
 
-    def may_start(self, job: Job) -> bool:
-        """Return True if the runner still starts jobs.
+    def admit(self, job: Job) -> bool:
+        """Return True if the runner can start this job.
 
-        If the wall time that is left does not suffice for this job's timeout, report that and drain: no job
-        starts any more.
+        If the wall time that is left is shorter than the job's timeout, report that and drain: no job starts
+        any more.
         """
         timeout = self.timeout_of(job) or 0.0
         seconds_left = self.wall_end - self.loop.time()

@@ -435,7 +435,7 @@ class Selection:
 
 def wait_until_committed(file: JobFile, line: Line) -> bool:
     """Wait until the process that appended a line can no longer remove it; return False after a while."""
-    return keep_trying(lambda: file.is_committed(line), file.MUTEX_SECONDS, 0.01)
+    return keep_trying(lambda: file.check_committed(line), file.MUTEX_SECONDS, 0.01)
 
 
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:

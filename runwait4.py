@@ -466,7 +466,7 @@ class Watcher:
                   and time.monotonic() - last_change > self.MAX_IDLE_SECONDS):
                 last_change = math.inf
                 on_idle(new_jobs_wait(job_counts.new, self.path))
-            time.sleep(max(self._poll_seconds, self._throttle.rest(20)))
+            time.sleep(max(self._poll_seconds, self._throttle.pause_seconds(20)))
 
     @retry_while_missing
     def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
@@ -475,7 +475,7 @@ class Watcher:
         try:
             return find_block_reason(self.file, hosts)
         finally:
-            self._throttle.pause()
+            self._throttle.stop()
 
 
 # ======== Progress ==========================================================================================

@@ -1244,7 +1244,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "appended without the lock": one(
         LOCK_TABLES, "locking", lambda self, at, patience, plain=LOCK_TABLES.locking: (
             nullcontext(True) if at == APPEND else plain(self, at, patience))),
-    "taken while appended": one(FILE, "is_committed", lambda *args: True),
+    "taken while appended": one(FILE, "check_committed", lambda *args: True),
     "edited without the command mutexes": one(
         SETTER, "hold_all_locks", lambda file: nullcontext(file.lock_table.fd)),
     "states as the person read them": one(

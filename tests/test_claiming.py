@@ -166,7 +166,7 @@ class HugeFile(RunCase):
         self.assertEqual(self.read()[-7:], b"d true\n")
 
     # as after a look at a huge file
-    RESTING = "import runmaker4; runmaker4.Throttle.rest = lambda pace, times: 10.0\n"
+    RESTING = "import runmaker4; runmaker4.Throttle.pause_seconds = lambda throttle, factor: 10.0\n"
 
     def test_what_a_job_sets_back_as_it_ends_is_run_also_by_who_waits_for_the_end(self) -> None:
         self.write("d true\n. sleep 0.3; printf . | dd of=runs.txt conv=notrunc\n#RUN end\n")

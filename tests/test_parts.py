@@ -626,7 +626,7 @@ class Committed(JobFileCase):
                 first, last = [*queue.file.lines(b".d")][::10]
                 job = queue.claim(first).job
                 assert job
-                self.assertTrue(queue.file.is_committed(last))
+                self.assertTrue(queue.file.check_committed(last))
                 self.path.write_bytes(b"r a\n")
                 other = self.another(queue.file)
                 self.assertTrue(runmaker4.lock(other.lock_table.fd, runmaker4.APPEND_BYTE))
@@ -856,8 +856,8 @@ class Paces(unittest.TestCase):
 
     def test_a_rest_is_so_many_times_as_long_as_the_look_kept_the_cpu_busy_and_else_short(self) -> None:
         for seconds, worked, rest in ((2.0, 2.0, 40.0), (0.1, 0.1, 2.0), (0.1, 0.01, 2.0),
-                                      (19.0, 0.01, runmaker4.Throttle.MAX_REST_SECONDS)):
-            self.assertAlmostEqual(self.throttle(seconds, worked).rest(20), rest)
+                                      (19.0, 0.01, runmaker4.Throttle.MAX_PAUSE_SECONDS)):
+            self.assertAlmostEqual(self.throttle(seconds, worked).pause_seconds(20), rest)
 
     def test_it_is_early_until_that_is_over_since_the_look_began(self) -> None:
         throttle = self.throttle(0.1, 0.1)
@@ -865,7 +865,8 @@ class Paces(unittest.TestCase):
                                                (3.0, False, False)):
             self.clock.now += seconds
             self.assertEqual(
-                (throttle.until_due(20) > 0, throttle.until_due(20, 5.0) > 0), (early, early_if_least)
+                (throttle.seconds_until_due(20) > 0, throttle.seconds_until_due(20, 5.0) > 0),
+                (early, early_if_least)
             )
 
 

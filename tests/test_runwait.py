@@ -92,7 +92,7 @@ class Waiting(RunwaitCase):
     def test_a_look_that_was_held_up_is_not_followed_by_a_long_silence(self) -> None:
         held_up = """
 import os, runmaker4, signal
-survey, runmaker4.Throttle.MAX_REST_SECONDS = runmaker4.JobReader.snapshot, 0.1
+survey, runmaker4.Throttle.MAX_PAUSE_SECONDS = runmaker4.JobReader.snapshot, 0.1
 def stop_and_survey(file):
     if not os.path.exists("stopped"):
         open("stopped", "w").close()
