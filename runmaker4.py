@@ -3958,8 +3958,8 @@ class Above:
     """The directives and the first unfinished job from the top of a file to the walk's last line."""
     scope: Directives = TOP                      # of the last line
     unfinished: Line | None = None          # the first job that was unfinished when the walk reached it
-    unfinished_settings: JobSettings = NO_SETTINGS    # the settings of `unfinished`
-    block: Block | None = None              # blocks all further jobs
+    unfinished_settings: JobSettings = NO_SETTINGS
+    block: Block | None = None
     checked_offset: int = 0                        # no line before this offset makes a barrier check fail
 
     def add_unfinished(self, line: Line) -> None:
@@ -3972,36 +3972,48 @@ class Above:
         """Apply a directive, a line `#RUN ...`, to the lines that follow."""
         self.scope = self.scope.below(line)
 
-    def find_block(self, line: Line, file: JobReader, bad: bytes = FAILED + ERROR) -> Block | None:
-        """Return the Block that keeps the jobs below a directive from starting; None if they may start.
+    def find_block_below(
+        self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR
+    ) -> Block | None:
+        """Return what keeps the jobs below a directive from starting; None if they may start.
 
-        Call enter() with the directive first.  bad: the states that make a barrier check fail.
+        A barrier (`#RUN barrier`) waits for the jobs above it.  A barrier check then also requires that no
+        line above it is in one of `bad_states`.  Call enter() with the directive first.
         """
         if self.scope.error:
-            return Block(Why.INVALID, line, f"{self.scope.error}; the jobs below it wait")
-        if self.scope.barrier is not line:
+            return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
+        is_barrier = self.scope.barrier is directive
+        if not is_barrier:
             return None
         if self.unfinished:
-            return Block(Why.WAITS, line)
-        if self.scope.check:
-            failure = first_bad(file, line, bad, self.checked_offset)
-            if failure:
-                return Block(Why.STOPPED, line, stopped_by_check(failure, line))
-            self.checked_offset = line.offset
+            return Block(Why.WAITS, directive)
+        is_barrier_check = self.scope.check
+        if is_barrier_check:
+            bad_line = find_bad_line_above(directive, file, bad_states, self.checked_offset)
+            if bad_line:
+                return Block(Why.STOPPED, directive, stopped_by_check(bad_line, directive))
+            self.checked_offset = directive.offset
         return None
 
 
-def first_bad(file: JobReader, check: Line, bad_states: bytes, checked_offset: int) -> Line | None:
-    """Return the first line above a barrier check that is in one of `bad_states`; None if there is none.
+def find_bad_line_above(
+    barrier: Line, file: JobReader, bad_states: bytes, checked_offset: int
+) -> Line | None:
+    """Return the first line above a barrier that is in one of `bad_states`; None if there is none.
 
     checked_offset: no such line begins before this offset.
     """
-    # Only a scan from the top knows line numbers.  It is needed only if the short one has found a line.
-    for start in max(checked_offset, file.start), file.start:
-        line = Scan(file.reader, start, bad_states, end_offset=check.offset).next()
-        if not line or line.offset > check.offset:
-            return None
-    return line
+    # Only a scan from the top knows line numbers.  Mostly a shorter scan finds that it is not needed.
+    unchecked_start = max(checked_offset, file.start)
+    if not _first_line_between(unchecked_start, barrier, file, bad_states):
+        return None
+    return _first_line_between(file.start, barrier, file, bad_states)
+
+
+def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
+    """Return the first line in one of `states` between an offset and a barrier; or None."""
+    line = Scan(file.reader, start, states, end_offset=barrier.offset).next()
+    return line if line and line.offset <= barrier.offset else None
 
 
 def no_group_message(line: Line, settings: JobSettings) -> str:
@@ -4012,7 +4024,7 @@ def no_group_message(line: Line, settings: JobSettings) -> str:
     )
 
 
-def describe_unfinished(line: Line, settings: JobSettings) -> str:
+def describe_awaited_job(line: Line, settings: JobSettings) -> str:
     """Describe the job that a barrier waits for: 'line 3', or 'line 3, which waits for host bob (...)'."""
     if settings.together:
         return (f"line {line.number}, which is of the group {printable(settings.together)} "
@@ -4025,7 +4037,7 @@ def describe_unfinished(line: Line, settings: JobSettings) -> str:
 @dataclass(eq=False, repr=False)
 class PendingGroup:
     """The new jobs of a group that a walk has found, each with its settings."""
-    MAX_GROUP_JOBS = 10_000     # jobs
+    MAX_GROUP_JOBS = 10_000
 
     name: str
     below_end: bool = False     # the group is below `#RUN end`
@@ -4035,7 +4047,7 @@ class PendingGroup:
     started: bool = False       # a server has begun to start it
 
     def begins_above(self, line: Line) -> bool:
-        """Return True if the first job of the group is above this line."""
+        """Return True if its first job is above this line."""
         return bool(self.jobs) and self.jobs[0][0].offset < line.offset
 
 
@@ -4046,13 +4058,13 @@ class Result(NamedTuple):
     """The result of a command's last run in this process."""
     state: bytes                # b"": neither `d` nor `!`, or another run of the command has started since
     number: int                 # the line's number
-    failures: int               # the number of failed runs of the command in this process, ...
-    since: float                # ... and the time of the first of them (clock)
+    failures: int               # failed runs of the command in this process
+    since: float                # the time of the first of them (clock)
 
 
 class Results:
     """The results of the last runs in this process, by command."""
-    MAX_COMMANDS = 100_000               # commands
+    MAX_COMMANDS = 100_000
 
     def __init__(self) -> None:
         self._by_command: OrderedDict[bytes, Result] = OrderedDict()
@@ -4090,72 +4102,101 @@ class Results:
 
 
 @functools.lru_cache(maxsize=1000)
-def retry_kind(key: ConsumerKey, state: bytes) -> int:
+def hash_failed_kind(consumer_key: ConsumerKey, state: bytes) -> int:
     """Return a number below 2^20, the same in all processes, for all failed lines of one kind.
 
-    Lines are of one kind if they have the same state, and directives give them to the same consumers.
+    Lines are of one kind if they have the same state, and directives give them to the same consumers.  The
+    number selects the lock bytes by which runners show each other how far they have retried these lines.
     """
-    return int.from_bytes(blake2b(repr((key, state)).encode(), digest_size=4).digest(), "big") >> 12
+    return int.from_bytes(blake2b(repr((consumer_key, state)).encode(), digest_size=4).digest(), "big") >> 12
 
 
 @dataclass(eq=False, repr=False)
 class RetryPass:
-    """The progress of one consumer that runs failed lines again.  Frontiers are offsets by kind: see Retries.
-    """
+    """How far a consumer has come that runs the failed lines of the file again, from the top: see Retries."""
     began_at: float                        # clock
-    frontiers: dict[int, int] = field(default_factory=dict)     # failed lines above them were tried
-    # the offsets of lines that failed here below the frontier: they were new, and were claimed below a due
-    # line that could not be claimed.  They are not due.
-    failed_ahead: set[int] = field(default_factory=set)
+    frontiers: dict[int, int] = field(default_factory=dict)     # by kind; failed lines above them were tried
+    # the offsets of failed lines below the frontier that are not due: they were claimed as new lines, while
+    # a due line above them could not be claimed
+    failed_early: set[int] = field(default_factory=set)
     # the frontiers of others when this pass began; None: it has not begun to walk
-    others_at_start: dict[int, int] | None = None
-    # since an edit moved lines: the number of failed lines of a command that were passed and not claimed;
-    # None: no edit has moved lines
-    passed_counts: Counter[bytes] | None = None
+    others_frontiers_at_start: dict[int, int] | None = None
+    # an edit has moved lines, so the pass began at the top again; since then it counts tried lines
+    is_restarted: bool = False
+    # since then: how many failed lines of a command were passed, or failed after they were passed
+    passed_counts: Counter[bytes] = field(default_factory=Counter)
 
-    def follow(self, other_frontiers: Mapping[int, int]) -> None:
+    def has_passed(self, line: Line, kind: int) -> bool:
+        """Return True if a failed line of this kind is above the frontier, and so not due."""
+        return line.offset < self.frontiers.get(kind, 0)
+
+    def move_past(self, line: Line, kind: int) -> None:
+        """Record that the pass is below a line of this kind."""
+        self.frontiers[kind] = max(self.frontiers.get(kind, 0), line.offset + 1)
+
+    def skip_lines_tried_by_others(self, others_frontiers: Mapping[int, int]) -> None:
         """Skip the failed lines that other runners have run again since this pass began.
 
-        A frontier is the offset up to which failed lines of a kind were tried.  During this pass others have
-        tried all lines from their frontier at its start to `other_frontiers`, their current ones.  So if our
-        frontier has reached the former, move it to the latter.
+        others_frontiers: for each kind of lines, the offset down to which others have tried them.  For
+        example, it was 500 when this pass began, and is 900 now: once the pass is at 500, it goes on at 900.
         """
-        if self.others_at_start is not None and self.passed_counts is None:
-            for kind, other_frontier in other_frontiers.items():
-                our_frontier = self.frontiers.get(kind, 0)
-                if self.others_at_start.get(kind, 0) <= our_frontier < other_frontier:
-                    self.frontiers[kind] = other_frontier
+        if self.others_frontiers_at_start is None or self.is_restarted:
+            return
+        for kind, others_now in others_frontiers.items():
+            others_at_start = self.others_frontiers_at_start.get(kind, 0)
+            our_frontier = self.frontiers.get(kind, 0)
+            if others_at_start <= our_frontier < others_now:
+                self.frontiers[kind] = others_now
+
+    def on_new_line_failed(self, job: Job) -> None:
+        """Remember that a line is not due: the consumer has claimed it as a new line, and it has failed."""
+        # Only below the frontier a line counts as due.  The kind is unknown here, so take the least one.
+        if job.offset >= min(self.frontiers.values(), default=0):
+            self.failed_early.add(job.offset)
+
+    def count_failure_above(self, job: Job) -> None:
+        """Count a failed job as a passed line if it is above the frontier, where no walk will count it."""
+        if job.offset < max(self.frontiers.values(), default=0):
+            self.passed_counts[job.command] += 1
+
+    def restart(self) -> None:
+        """Begin at the top again, after an edit."""
+        self.frontiers = {}
+        self.failed_early = set()
+        self.is_restarted = True
+        self.passed_counts = Counter()
 
 
 class Retries:
     """Decides which failed lines are due for consumers with --retry or --resume: each is run again once.
 
-    A consumer makes one pass through the file, from the top to the end, and claims due lines in order.  So
-    the pass remembers only its progress, the frontier: a failed line above the frontier was tried, a failed
-    line below it is due.  Lines of one state that directives give to the same consumers are of one kind.
-    Each kind has its own frontier, because a pass can have to wait with one kind.  A line keeps its state
-    until it is claimed.
+    A consumer makes one *pass* through the file, from the top to the end, and claims due lines in order.  So
+    the pass remembers only its *frontier*, the offset down to which lines were tried:
 
-    - *At most once.*  A consumer claims failed lines only from its frontier on, and each such claim moves the
-      frontier below that line.
+        ! first         tried; it has failed again
+        r second        claimed last, so the frontier is here
+        ! third         due
+
+    Lines of one state that directives give to the same consumers are of one *kind*.  Each kind has its own
+    frontier, because consumers skip lines that they may not take.  A line keeps its state until it is
+    claimed.
+
+    - *At most once.*  Each claim of a failed line moves the frontier below that line.
     - *At least once.*  The frontier never passes a due line that cannot be claimed now, because its command
       mutex is locked or lines are being appended.  That walk then claims no due line further down, and is
       repeated soon.  If the command has no free job lock, because a copy of it runs, the line is made new
       instead: the file remembers it.  A pass is over when a walk has reached the end of the file, unless the
       file is just being saved.
-    - *Several passes.*  Each process shows its frontiers to others by locks on bytes, for as long as it
-      lives.  A line that others have passed since a pass began was tried since then, by the first of them to
-      get there.  So once a pass has reached the frontiers that others had when it began, it continues at the
-      frontiers that they have now: follow_others().  If the others exit or lose their locks, lines can be
-      tried twice.  A pass that an edit has moved to the top shows no frontier: it passes lines that it tried
-      long ago.  Limit: a result that is written between the moment when a pass reads the line and its next
-      claim, a few milliseconds later, is missed by a pass that begins just then.
+    - *Several passes.*  Each process shows its frontiers to others by locks on bytes.  Lines that others have
+      passed since a pass began were tried since then: the pass can skip them.  If the others exit or lose
+      their locks, lines can be tried twice.  Limit: a result that is written between the moment when a pass
+      reads the line and its next claim, a few milliseconds later, is missed by a pass that begins just then.
     - *Barriers.*  A due line is unfinished.  For runners without these options it has failed.
-    - *Edits.*  Offsets mean nothing after lines have moved.  If the last claimed line is not at its offset,
-      or the file was replaced, all frontiers go back to the top.  From then on a count decides: of each
-      command, as many failed lines count as tried as runs of it have failed in this process since the pass
-      began.  So a line can be tried twice, if another runner has tried it.  A line can be skipped if lines of
-      equal length change places in a save in place.
+    - *Edits.*  If the last claimed line is not at its offset, or the file was replaced, all frontiers go back
+      to the top, and others do not see them move.  From then on, as many failed lines of each command count
+      as tried as runs of it have failed in this process since the pass began.  So a line can be tried twice,
+      if another runner has tried it.  A line can be skipped if lines of equal length change places in a save
+      in place.
     """
 
     def __init__(self, file: JobFile, results: Results) -> None:
@@ -4163,17 +4204,15 @@ class Retries:
         self._results = results
         self.renewed = 0                        # the number of lines that were claimed or made new for a pass
         self._passes: dict[Consumer, RetryPass] = {}
-        self._consumers = Consumers(())         # the consumers that have a pass
-        # the line that was claimed last, with its offset then: if that differs now, lines have moved
+        self._consumers = Consumers(())         # of the passes
+        # the line that was claimed last, with its offset then
         self._last_claim: tuple[Job, int] | None = None
 
     @property
-    def states(self) -> bytes:
-        """Return the states, `!` or `e` or both, of the lines that some consumer wants to run again."""
-        retried_states = {
-            state for consumer in self._passes for state in (FAILED, ERROR) if consumer.retries(state)
-        }
-        return b"".join(retried_states)
+    def retried_states(self) -> bytes:
+        """Return the states of the lines that some consumer runs again: `!` or `e` or both."""
+        states = {state for consumer in self._passes for state in (FAILED, ERROR) if consumer.retries(state)}
+        return b"".join(states)
 
     @property
     def consumers(self) -> frozenset[Consumer]:
@@ -4204,130 +4243,135 @@ class Retries:
                 consumer.stop_retrying()
         self._consumers = Consumers(self._passes)
 
-    def find_consumers(self, line: Line, scope: Directives) -> set[Consumer]:
+    def find_consumers_for_retry(self, line: Line, scope: Directives) -> set[Consumer]:
         """Return the consumers, present or absent, that must still run this failed line again.
 
-        They have not tried it in their pass: it is below their frontier, and no other runner has tried it.
+        Neither they nor other runners have tried it since they began their pass through the failed lines.
         """
-        if scope.error or scope.settings.together:
+        belongs_to_group = scope.settings.together != ""
+        if scope.error or belongs_to_group:
             return set()
-        kind = retry_kind(scope.consumer_key, line.state)
+        kind = hash_failed_kind(scope.consumer_key, line.state)
         candidates = {
             consumer: self._passes[consumer]
             for consumer in self._consumers.fitting(scope)
-            if consumer.retries(line.state) and line.offset >= self._passes[consumer].frontiers.get(kind, 0)
+            if consumer.retries(line.state) and not self._passes[consumer].has_passed(line, kind)
         }
         if candidates:
-            self.follow_others()
+            self.skip_lines_tried_by_others()       # can move frontiers below this line
         return {consumer for consumer, retry_pass in candidates.items()
-                if line.offset >= retry_pass.frontiers.get(kind, 0) and not self._was_tried(line, retry_pass)}
+                if not retry_pass.has_passed(line, kind) and not self._was_tried_early(line, retry_pass)}
 
-    def _was_tried(self, line: Line, retry_pass: RetryPass) -> bool:
-        """Return True if a line below the frontier of a pass was tried all the same.
+    def _was_tried_early(self, line: Line, retry_pass: RetryPass) -> bool:
+        """Return True if a failed line was tried already, although the pass has not come down to it.
 
-        The runner claimed it when it was new; or it was tried before an edit moved it there.
+        The consumer claimed it when it was new.  Or, after an edit: it is among the first failed lines of its
+        command, as many as runs of the command have failed here.
         """
-        if retry_pass.passed_counts is None:
-            return line.offset in retry_pass.failed_ahead
+        if not retry_pass.is_restarted:
+            return line.offset in retry_pass.failed_early
         failed_runs = self._results.count_failures(line.command, retry_pass.began_at)
         return retry_pass.passed_counts[line.command] < failed_runs
 
-    def pass_over(self, line: Line, scope: Directives) -> None:
+    def record_passed_line(self, line: Line, scope: Directives) -> None:
         """Record that a walk has passed a failed line that no consumer must run again.
 
-        Only passes after an edit need that: they count the tried lines of each command.
+        Only passes that an edit has restarted need that: they count the tried lines of each command.
         """
-        kind = retry_kind(scope.consumer_key, line.state)
+        kind = hash_failed_kind(scope.consumer_key, line.state)
         for retry_pass in self._passes.values():
-            if retry_pass.passed_counts is not None and line.offset >= retry_pass.frontiers.get(kind, 0):
+            if retry_pass.is_restarted and not retry_pass.has_passed(line, kind):
                 retry_pass.passed_counts[line.command] += 1
-                retry_pass.frontiers[kind] = line.offset + 1
+                retry_pass.move_past(line, kind)
 
-    def on_claim(self, consumer: Consumer, job: Job, scope: Directives) -> None:
-        """Record that a consumer has tried all failed lines down to the line that it has claimed.
+    def on_line_claimed(self, consumer: Consumer, job: Job, scope: Directives) -> None:
+        """Record that a consumer has tried the failed lines down to the line that it has claimed.
 
-        That is so because it claims lines in the order of the file.  The offset up to which lines were tried
-        is the frontier; failed lines and lines in error have one each.  Also remember the claimed line: if
-        it moves later, an edit has moved lines, and frontiers mean nothing any more.
+        That is so, for lines with the same directives, because it claims lines in the order of the file.
+        Also remember the claimed line: if that moves later, an edit has moved lines.
         """
         self._last_claim = job, job.offset
-        self._advance(consumer, job, [retry_kind(scope.consumer_key, state)
-                                for state in (FAILED, ERROR) if consumer.retries(state)])
+        kinds = [hash_failed_kind(scope.consumer_key, state)
+                 for state in (FAILED, ERROR) if consumer.retries(state)]
+        self._move_frontiers_past(consumer, job, kinds)
 
     def on_reset(self, consumer: Consumer, line: Line, scope: Directives) -> None:
-        """Move the frontier of a consumer's pass below a failed line that was made new instead of claimed."""
+        """Move a consumer's frontier below a failed line that was made new instead of claimed."""
         self._results.forget_state(line.command)
-        self._advance(consumer, line, [retry_kind(scope.consumer_key, line.state)])
+        self._move_frontiers_past(consumer, line, [hash_failed_kind(scope.consumer_key, line.state)])
 
-    def on_failure(self, job: Job) -> None:
-        """Record that the line of a failed run was tried, in each pass whose frontier does not show that.
+    def on_job_failed(self, job: Job) -> None:
+        """Record that the line of a failed job was tried, in each pass that would not know that otherwise.
 
-        That is so for a new line that was claimed below the frontier, because a due line above it could not
-        be claimed.  After an edit, a pass counts the failed lines of each command instead.
+        The claim of a failed line has moved the pass below it, the claim of a new line perhaps not.  A pass
+        that an edit has restarted counts the failed lines of each command.
         """
         for consumer, retry_pass in self._passes.items():
-            if retry_pass.passed_counts is None:
-                was_new = consumer is job.consumer and job.state == NEW
-                if was_new and job.offset >= min(retry_pass.frontiers.values(), default=0):
-                    retry_pass.failed_ahead.add(job.offset)
-            elif job.offset < max(retry_pass.frontiers.values(), default=0):
-                retry_pass.passed_counts[job.command] += 1
+            if retry_pass.is_restarted:
+                retry_pass.count_failure_above(job)
+            elif consumer is job.consumer and job.state == NEW:
+                retry_pass.on_new_line_failed(job)
 
-    def _advance(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
-        """Move a consumer's frontiers for these kinds of lines below a line; show them to other runners."""
-        frontiers = self._passes[consumer].frontiers
+    def _move_frontiers_past(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
+        """Record that a consumer has tried all failed lines of these kinds (numbers) down to `line`.
+
+        Show that to other runners, but not after an edit: then the pass meets lines that it tried long ago.
+        """
+        retry_pass = self._passes[consumer]
         for kind in kinds:
-            frontiers[kind] = max(frontiers.get(kind, 0), line.offset + 1)
-        if self._passes[consumer].passed_counts is None:
+            retry_pass.move_past(line, kind)
+        if not retry_pass.is_restarted:
             for kind in kinds:
-                self._file.lock_table.show_frontier(kind, frontiers[kind])
+                self._file.lock_table.show_frontier(kind, retry_pass.frontiers[kind])
 
-    def _all_frontiers(self) -> dict[int, int]:
-        """Return for each kind of line the farthest frontier of all passes, in this process and in others."""
-        frontiers = self._file.lock_table.others_frontiers()
+    def _farthest_frontiers(self) -> dict[int, int]:
+        """Return for each kind of failed lines the offset down to which passes have tried them.
+
+        Passes of this process and of others count, but none that an edit has restarted.
+        """
+        farthest = self._file.lock_table.others_frontiers()
         for retry_pass in self._passes.values():
-            if retry_pass.passed_counts is None:
+            if not retry_pass.is_restarted:
                 for kind, frontier in retry_pass.frontiers.items():
-                    frontiers[kind] = max(frontiers.get(kind, 0), frontier)
-        return frontiers
+                    farthest[kind] = max(farthest.get(kind, 0), frontier)
+        return farthest
 
-    def follow_others(self) -> None:
-        """Let each pass skip the failed lines that other passes have tried meanwhile: RetryPass.follow()."""
+    def skip_lines_tried_by_others(self) -> None:
+        """Let each pass skip the failed lines that others have tried since it began."""
         if self._passes and self._file.lock_table.is_open:
-            frontiers = self._all_frontiers()
+            frontiers = self._farthest_frontiers()
             for retry_pass in self._passes.values():
-                retry_pass.follow(frontiers)
+                retry_pass.skip_lines_tried_by_others(frontiers)
 
-    def begin_walk(self) -> None:
+    def on_walk_begin(self) -> None:
         """Prepare the passes through the failed lines for a walk from the top of the file.
 
-        A new pass records how far other runners have come by now: what they try later, it can skip.  If an
-        edit has moved lines, all passes start again.
+        A new pass records how far others have come: what they try later, it can skip.  If an edit has moved
+        lines, all passes start again.
         """
         for retry_pass in self._passes.values():
-            if retry_pass.others_at_start is None:
-                retry_pass.others_at_start = self._all_frontiers()
-        if self._passes and self._has_moved():
-            self.restart()
+            is_new = retry_pass.others_frontiers_at_start is None
+            if is_new:
+                retry_pass.others_frontiers_at_start = self._farthest_frontiers()
+        if self._passes and self._has_last_claim_moved():
+            self.restart_passes()
 
-    def _has_moved(self) -> bool:
+    def _has_last_claim_moved(self) -> bool:
         """Return True if the line that was claimed last is not at the offset at which it was claimed."""
         if not self._last_claim:
             return False
         job, offset = self._last_claim
         return job.offset != offset or self._file.state_at(job) is None
 
-    def restart(self) -> None:
+    def restart_passes(self) -> None:
         """Begin all passes at the top again: an edit has moved lines, or the file is another one.
 
         Offsets of tried lines mean nothing any more.  From now on a pass counts the tried lines of each
-        command instead (`passed_counts`), and follows no frontiers of others.
+        command instead.
         """
         self._last_claim = None
         for retry_pass in self._passes.values():
-            retry_pass.frontiers = {}
-            retry_pass.failed_ahead = set()
-            retry_pass.passed_counts = Counter()
+            retry_pass.restart()
 
 
 # ---- orphans -----------------------------------------------------------------------------------------------
@@ -4352,8 +4396,7 @@ class Orphans:
         self._results = results
         self.marked: list[int] = []             # line numbers of the orphans that were marked `e`
         self._reported = 0
-        # when (clock) a line `r` was first seen without a lock, by the pulse of our own locks, line number,
-        # and command
+        # when (clock) a line was first seen without a lock, by the pulse of our own locks, number and command
         self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
 
     def check_orphan(self, line: Line) -> Suspicion:
@@ -4380,13 +4423,15 @@ class Orphans:
         return Suspicion.PROVED
 
     def resolve(self, line: Line, state: bytes) -> Attempt:
-        """Write `state` over an orphan, or the result of its last run here if that is certain; report it.
+        """Write `state` over an orphan, or the result of its last run here if that is certain.
 
-        Raises FileChangedError.
+        Report the new state, and remember the line if that is `e`.  Raises FileChangedError.
         """
         attempt = self._file.change_state(line, state, self._known_result(line))
+        if attempt.new_state == ERROR:
+            self.marked.append(line.number)
         if attempt.new_state:
-            self._say_became(line, attempt.new_state)
+            self._report_new_state(line, attempt.new_state)
         return attempt
 
     def _known_result(self, line: Line) -> bytes:
@@ -4400,10 +4445,8 @@ class Orphans:
         equal_lines = itertools.islice(lines_of(self._file.reader, self._file.start, {line.command}), 2)
         return result if len(list(equal_lines)) == 1 else b""
 
-    def _say_became(self, line: Line, state: bytes) -> None:
+    def _report_new_state(self, line: Line, state: bytes) -> None:
         """Report the new state of an orphan, for the first MAX_REPORTED orphans only."""
-        if state == ERROR:
-            self.marked.append(line.number)
         self._reported += 1
         if self._reported > self.MAX_REPORTED:
             return
@@ -4418,9 +4461,9 @@ class Orphans:
         self._file.say(f"line {line.number}: {text}{ending}")
 
     def _hint(self, line: Line) -> str:
-        """Return a hint for the message about an orphan whose command has finished here; '' if it has not.
+        """Return a hint about an orphan whose command has finished here; '' if it has not.
 
-        Then an editor has perhaps restored an old `r`; or another runner has started the command since.
+        Perhaps an editor has restored an old `r`, or another runner has started the command since.
         """
         result = self._results[line.command].state
         if not result:
@@ -4447,18 +4490,19 @@ class WalkReport:
     """What a walk found for its consumers."""
     consumers: frozenset[Consumer] = frozenset()      # present during the whole walk
     began: float = -math.inf                # by the file's clock
-    met_end: bool = False                   # the walk met `#RUN end`
+    met_end: bool = False                   # it met `#RUN end`
     waiting: frozenset[Consumer] = frozenset()     # consumers with jobs that they can perhaps take later
     stopped_by: str = ""                    # message of a barrier check that met a failure; '': none did
 
     def waits_for(self, consumer: Consumer) -> bool:
         """Return True if the walk met jobs that this consumer can take later.
 
-        Below a check that met a failure, only consumers that follow wait.
+        Below a barrier check that met a failed job it never gets them.  But with --follow it waits all the
+        same, until a walk meets `#RUN end`.
         """
-        return consumer in self.waiting and (
-            (consumer.follow and not self.met_end) or not self.stopped(consumer)
-        )
+        follows_until_end = consumer.follow and not self.met_end
+        is_stopped = self.stopped(consumer) != ""
+        return consumer in self.waiting and (follows_until_end or not is_stopped)
 
     def stopped(self, consumer: Consumer) -> str:
         """Return the message of the check that keeps jobs from this consumer for good; '' if none does."""
@@ -4539,9 +4583,9 @@ class Walk:
         self.foreign_group: Line | None = None      # the first job of a group, if this process starts none
         self.foreign_settings = NO_SETTINGS
         self.doubt = 0.0                        # JobReader.seconds_of_doubt() of the end that the walk met
-        retries.begin_walk()
+        retries.on_walk_begin()
         counted: Counter[bytes] | None = Counter() if ordinals else None
-        states = NEW + RUNNING + retries.states
+        states = NEW + RUNNING + retries.retried_states
         self.scan = Scan(
             file.reader, file.start, states, counted=counted, check_numbers=True, directives=True
         )
@@ -4720,9 +4764,9 @@ class Walk:
 
     def _claim_or_skip_failed(self, line: Line) -> Job | None:
         """Do _claim_or_skip() for a failed line, which consumers with --retry or --resume run once again."""
-        due_consumers = self._retries.find_consumers(line, self.above.scope)      # present or not
+        due_consumers = self._retries.find_consumers_for_retry(line, self.above.scope)      # present or not
         if not due_consumers:
-            self._retries.pass_over(line, self.above.scope)
+            self._retries.record_passed_line(line, self.above.scope)
             return None
         self.above.add_unfinished(line)
         present_due = due_consumers & self._consumers.all.keys()
@@ -4859,7 +4903,7 @@ class Walk:
         """Record that a consumer's pass through the failed lines has reached a claimed job."""
         # The next claim will get the same error.  Until then another runner can try a line twice.
         with contextlib.suppress(OSError):
-            self._retries.on_claim(consumer, job, self.above.scope)
+            self._retries.on_line_claimed(consumer, job, self.above.scope)
 
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
         """Call `change`, which claims a line or changes its state, and read on from that line.
@@ -4877,7 +4921,7 @@ class Walk:
             self.try_again = True
             if attempt.check is not LineCheck.CHANGED:
                 self._refused_commands[line.command] = attempt.check
-            elif attempt.data[:1] in self._retries.states and not self.scan.seek_back(line):
+            elif attempt.data[:1] in self._retries.retried_states and not self.scan.seek_back(line):
                 # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again
                 # as a failed line: a claim further down would move the frontier past it.
                 raise FileChangedError
@@ -4930,7 +4974,7 @@ class Walk:
         is_barrier = self.above.scope.barrier is line
         if is_barrier and self.above.unfinished and (self.check_outdated() or self.needs_another):
             return False
-        self.above.block = self.above.find_block(line, self._file)
+        self.above.block = self.above.find_block_below(line, self._file)
         return True
 
     def check_outdated(self) -> bool:
@@ -5295,7 +5339,7 @@ class Cursor:
             if new_inode is not None and new_inode != old_inode:
                 self.inode = new_inode
                 if old_inode is not None:
-                    self._retries.restart()
+                    self._retries.restart_passes()
                     self.say("was replaced by another file of this name; going on with that")
 
     def forget(self) -> None:
@@ -5380,7 +5424,7 @@ class Cursor:
         """
         to_kill = self.queue.check_jobs()
         with contextlib.suppress(OSError):      # the next claim will get the same error
-            self._retries.follow_others()
+            self._retries.skip_lines_tried_by_others()
         return to_kill
 
     def finish(self, job: Job, state: bytes) -> str:
@@ -5391,7 +5435,7 @@ class Cursor:
         error = self.queue.finish(job, state)
         self._results.add(job, state, self.clock())
         if state in (FAILED, ERROR):
-            self._retries.on_failure(job)
+            self._retries.on_job_failed(job)
         return error
 
     def release(self, job: Job) -> str:
@@ -5455,7 +5499,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             only_running = False
             # a check is made only if no job above is unfinished: then any line `r` above is an orphan
             above.enter(line)
-            above.block = above.block or above.find_block(line, file, FAILED + ERROR + RUNNING)
+            above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
             if not (above.block or above.unfinished or file.is_orphan(line)):
                 above.add_unfinished(line)
@@ -5506,7 +5550,7 @@ def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
     if block.why is not Why.WAITS or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
     return BlockReason(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
-                 f"{describe_unfinished(above.unfinished, above.unfinished_settings)}")
+                 f"{describe_awaited_job(above.unfinished, above.unfinished_settings)}")
 
 
 def _needs_of_job(settings: JobSettings) -> str:
@@ -5540,7 +5584,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
         if line.state == DIRECTIVE:
             # When a barrier is passed, all jobs above it have finished, so none is recorded as unfinished.
             above.enter(line)
-            if above.find_block(line, file, bad_states):
+            if above.find_block_below(line, file, bad_states):
                 return
             may_take_jobs = consumers.include(above.scope)
             if above.scope.settings.needs.memory and not memory_reported:

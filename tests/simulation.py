@@ -1240,7 +1240,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "left open": one(LOCK_TABLES, "close_job_lock", lambda self, fd: None),
     "closed twice": one(LOCK_TABLES, "close_job_lock", lambda self, fd, plain=LOCK_TABLES.close_job_lock: (
         plain(self, fd), CORE.os.close(fd))),
-    "barrier ignored": one(CORE.Above, "find_block", lambda self, line, file: None),
+    "barrier ignored": one(CORE.Above, "find_block_below", lambda self, line, file: None),
     "appended without the lock": one(
         LOCK_TABLES, "locking", lambda self, at, patience, plain=LOCK_TABLES.locking: (
             nullcontext(True) if at == APPEND else plain(self, at, patience))),
@@ -1262,12 +1262,13 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         plain(fd, places, mount) if mount.is_nfs else set())),
     "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
-    "failed lines tried for ever": one(CORE.Retries, "_advance", lambda self, consumer, line, kinds: None),
+    "failed lines tried for ever": one(
+        CORE.Retries, "_move_frontiers_past", lambda self, consumer, line, kinds: None),
     "tried before it began": one(
-        CORE.Retries, "begin_walk", lambda self, plain=CORE.Retries.begin_walk: (
-            plain(self), [vars(one).update(others_at_start={}) for one in self._passes.values()])),
-    "kinds not told apart": one(CORE, "retry_kind", lambda key, state: 0),
-    "frontier not moved by edits": one(CORE.Retries, "restart", lambda self: None),
+        CORE.Retries, "on_walk_begin", lambda self, plain=CORE.Retries.on_walk_begin: (
+            plain(self), [vars(one).update(others_frontiers_at_start={}) for one in self._passes.values()])),
+    "kinds not told apart": one(CORE, "hash_failed_kind", lambda key, state: 0),
+    "frontier not moved by edits": one(CORE.Retries, "restart_passes", lambda self: None),
     "locked lines passed over": one(
         CORE.Walk, "_claim_due", lambda self, line, consumer, plain=CORE.Walk._claim_due: (
             plain(self, line, consumer) or self._retries.on_reset(consumer, line, self.above.scope))),
