@@ -4115,7 +4115,7 @@ def hash_failed_kind(consumer_key: ConsumerKey, state: bytes) -> int:
 class RetryPass:
     """How far a consumer has come that runs the failed lines of the file again, from the top: see Retries."""
     began_at: float                        # clock
-    frontiers: dict[int, int] = field(default_factory=dict)     # by kind; failed lines above them were tried
+    frontiers: dict[int, int] = field(default_factory=dict)     # by kind; lines above were tried
     # the offsets of failed lines below the frontier that are not due: they were claimed as new lines, while
     # a due line above them could not be claimed
     failed_early: set[int] = field(default_factory=set)
@@ -4127,11 +4127,11 @@ class RetryPass:
     passed_counts: Counter[bytes] = field(default_factory=Counter)
 
     def has_passed(self, line: Line, kind: int) -> bool:
-        """Return True if a failed line of this kind is above the frontier, and so not due."""
+        """Return True if the pass is already below a failed line of this kind, which is then not due."""
         return line.offset < self.frontiers.get(kind, 0)
 
     def move_past(self, line: Line, kind: int) -> None:
-        """Record that the pass is below a line of this kind."""
+        """Record that the lines of this kind down to `line` were tried."""
         self.frontiers[kind] = max(self.frontiers.get(kind, 0), line.offset + 1)
 
     def skip_lines_tried_by_others(self, others_frontiers: Mapping[int, int]) -> None:
@@ -4150,12 +4150,12 @@ class RetryPass:
 
     def on_new_line_failed(self, job: Job) -> None:
         """Remember that a line is not due: the consumer has claimed it as a new line, and it has failed."""
-        # Only below the frontier a line counts as due.  The kind is unknown here, so take the least one.
+        # Above its frontier it is not due anyway.  Its kind is unknown here, so take the least frontier.
         if job.offset >= min(self.frontiers.values(), default=0):
             self.failed_early.add(job.offset)
 
     def count_failure_above(self, job: Job) -> None:
-        """Count a failed job as a passed line if it is above the frontier, where no walk will count it."""
+        """Count a failed job if the pass has already come past its line, so that no walk will count it."""
         if job.offset < max(self.frontiers.values(), default=0):
             self.passed_counts[job.command] += 1
 
@@ -4265,8 +4265,8 @@ class Retries:
     def _was_tried_early(self, line: Line, retry_pass: RetryPass) -> bool:
         """Return True if a failed line was tried already, although the pass has not come down to it.
 
-        The consumer claimed it when it was new.  Or, after an edit: it is among the first failed lines of its
-        command, as many as runs of the command have failed here.
+        The consumer claimed it when it was new.  Or, after an edit: n runs of its command have failed here,
+        and it is among the first n failed lines of the command.
         """
         if not retry_pass.is_restarted:
             return line.offset in retry_pass.failed_early
