@@ -311,7 +311,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options in these command-line arguments.  Raises UsageError."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
@@ -399,13 +399,13 @@ class SharedLockTable(LockTable):
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
-        offsets = list(self._locked_by_jobs())
+        offsets = list(self._find_held_job_locks())
         self.lengthen_lock_file()
-        self.unclaimed = {offset for offset in offsets if self._is_held_by(shared_fd, offset)}
+        self.unclaimed = {offset for offset in offsets if self._relock_if_held(shared_fd, offset)}
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
 
-    def _locked_by_jobs(self) -> Iterator[int]:
+    def _find_held_job_locks(self) -> Iterator[int]:
         """Yield the offset of each job lock that another descriptor holds."""
         for locked in other_locks(self.fd, 0, IN_USE_BYTES):
             # A range with a command mutex in it is a running `runset4.py --edit`, which locks whole buckets
@@ -413,14 +413,14 @@ class SharedLockTable(LockTable):
                 yield from locked
 
     @staticmethod
-    def _is_held_by(fd: int, offset: int) -> bool:
+    def _relock_if_held(fd: int, offset: int) -> bool:
         """Return True if `fd` holds this lock, and no other descriptor does: then `fd` can lock it again.
 
         Lock it shared first, because lock() must not lock a byte twice in the same way.
         """
         return lock(fd, offset, shared=True) and lock(fd, offset)
 
-    def adopt(self, offset: int) -> JobLock:
+    def adopt_job_lock(self, offset: int) -> JobLock:
         """Return the JobLock of the unclaimed job lock at this offset: it has a claimed line from now on."""
         self.unclaimed.remove(offset)
         job_lock = JobLock(self._shared_fd, offset)
@@ -462,7 +462,7 @@ class ServedQueue(JobQueue):
         super().__init__(file)
         self.lock_table = file.lock_table
 
-    def take_back(self, line: Line, inherited: dict[int, Job], candidates: list[Line],
+    def reclaim_line(self, line: Line, inherited: dict[int, Job], candidates: list[Line],
                   states: bytes) -> Job | None:
         """Get the line of a job back that a returning client reports; return None if no line is available.
 
@@ -471,7 +471,7 @@ class ServedQueue(JobQueue):
 
         inherited: jobs of the command from the previous server that no client has, by line number.
         candidates: the command's lines in the file, if they were searched for.  The job or line that is used
-        is removed.  states, TemporaryError: see _claim_again().
+        is removed.  states, TemporaryError: see _claim_for_running_job().
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
@@ -480,9 +480,9 @@ class ServedQueue(JobQueue):
         lock_offset = next((offset for offset in self.lock_table.unclaimed if offset in bucket), None)
         if lock_offset is not None:                 # check_jobs() will find the offset of the line
             return self._adopt(Job(**vars(line)), lock_offset)
-        return self._claim_again(line, candidates, states)
+        return self._claim_for_running_job(line, candidates, states)
 
-    def _claim_again(self, line: Line, candidates: list[Line], states: bytes) -> Job | None:
+    def _claim_for_running_job(self, line: Line, candidates: list[Line], states: bytes) -> Job | None:
         """Claim one of the lines of a command for a job that already runs; remove it from `candidates`.
 
         Any line `r` without a runner is good, preferably the one with the same number as `line`; a line in
@@ -510,7 +510,7 @@ class ServedQueue(JobQueue):
         """
         self.follow()
         self.lock_table.inherit(shared_fd)
-        lines = self._list_without_runner()
+        lines = self._find_lines_without_runner()
         jobs = []
         for offset in sorted(self.lock_table.unclaimed):
             # a bucket is JOB_LOCKS job locks and a command mutex
@@ -521,7 +521,7 @@ class ServedQueue(JobQueue):
                 jobs.append(self._adopt(Job(**vars(own_line)), offset))
         return jobs
 
-    def _list_without_runner(self) -> dict[int, list[Line]]:
+    def _find_lines_without_runner(self) -> dict[int, list[Line]]:
         """Return the lines `r` that no other runner has, by the bucket (range of job locks) of the command.
 
         The job lock that such a line prefers is free, or is held by the previous server.  Raises OSError.
@@ -536,7 +536,7 @@ class ServedQueue(JobQueue):
 
     def _adopt(self, job: Job, offset: int) -> Job:
         """Note that a job is claimed, and that its job lock is the unclaimed one at this offset."""
-        job.job_lock = self.lock_table.adopt(offset)
+        job.job_lock = self.lock_table.adopt_job_lock(offset)
         self.claimed[job] = None
         return job
 
@@ -584,13 +584,13 @@ class Keeper:
         hold the locks until the grace is over all the same: no other runner may start the running jobs.
         """
         try:
-            while self._handle_event():
+            while self._handle_next_event():
                 pass
         finally:
             if self._deadline is not None:
                 time.sleep(max(0.0, self._deadline - time.monotonic()))
 
-    def _handle_event(self) -> bool:
+    def _handle_next_event(self) -> bool:
         """Wait for a message, the death of the server, a new server or the end of the grace; handle it.
 
         Return False if the keeper must exit.
@@ -685,7 +685,7 @@ class KeeperLink:
         self._started_at = 0.0              # when the keeper was started, by time.monotonic()
         self.locks_fd = -1                  # the descriptor with the job locks; -1: none yet
 
-    def open(self) -> None:
+    def take_over_or_start_keeper(self) -> None:
         """Get the job locks from the keeper of the previous server, or start a keeper.
 
         Raises UsageError: the previous server lives; NameTakenError; OSError.
@@ -825,9 +825,10 @@ class KeeperLink:
 #     event                                               SERVING     DRAINING    EXITING
 #     HUP, USR1, QUIT, --exit-when-done, --max-failed,    DRAINING    -           -
 #     an unusable file: drain()
-#     INT, TERM: exit(128 + number)                       EXITING     EXITING     hurry()
-#     a defect: exit(1)                                   EXITING     EXITING     -
-#     all is dealt with, and the file is counted: exit()  -           EXITING     -
+#     INT, TERM: start_exiting(128 + number)              EXITING     EXITING     hurry()
+#     a defect: start_exiting(1)                          EXITING     EXITING     -
+#     all is dealt with, and the file is counted:         -           EXITING     -
+#     start_exiting()
 #
 # If a signal or a defect ends the server, running jobs remain with the keeper, for the next server.
 
@@ -867,7 +868,7 @@ class Lifetime:
         if self.phase is ServerPhase.DRAINING:
             self.progress.set()
 
-    def exit(self, status: int | None = None) -> None:
+    def start_exiting(self, status: int | None = None) -> None:
         """Exit.  status: the exit status; None: the counts of the file decide."""
         if self.phase is not ServerPhase.EXITING:
             self.phase = ServerPhase.EXITING
@@ -886,7 +887,7 @@ class Lifetime:
 # A line that was claimed for a client is an `Assignment`, until the result of the line is written.  Several
 # events can decide the result at one time: the client reports the end of the job, the grace of that client
 # is over, a user sets the state in the file, the group is stopped.  The first `LineResult` counts, and only
-# Assignment.decide() can alter it.
+# Assignment.decide_result() can alter it.
 
 
 # A line that a client has is in one of these phases.  Only methods of Assignment change the phase:
@@ -899,8 +900,8 @@ class Lifetime:
 #               begun the job                                by mark_unsent(), if the message was lost
 #     BEGUN     the client has the line, or the group has    ENDING, OVER
 #               let it begin
-#     ENDING    decide() has set the result, which is now    OVER
-#               being written
+#     ENDING    decide_result() has set the result, which    OVER
+#               is now being written
 #     OVER      no client has the line                       none: mark_over() is the last call
 #
 # A line of the previous server is SENT, because no more is known.  A line that a client has brought back is
@@ -1017,7 +1018,7 @@ class Assignment:
         was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
         return was_sent_recently and self.began_at is None and self.client.link is not None
 
-    def describe(self) -> dict[str, Any]:
+    def make_job_entry(self) -> dict[str, Any]:
         """Return the job's entry in a `jobs` message."""
         job = self.job
         settings = job.settings
@@ -1050,7 +1051,7 @@ class Assignment:
         self.began_at = boottime()
         self.pid = pid
 
-    def decide(self, line_result: LineResult) -> LineResult | None:
+    def decide_result(self, line_result: LineResult) -> LineResult | None:
         """Decide the result of the line from this proposed one; return the final result.
 
         Return None if the result was decided before, or no client has the line any more.  If the job ends
@@ -1145,7 +1146,7 @@ class Inbox:
     def close_event(self, event: int) -> None:
         self._open_events.discard(event)
 
-    def post_event(self, event: int) -> None:
+    def mark_posted(self, event: int) -> None:
         """Record that an event was passed to the I/O thread, which has not written it yet.
 
         Events are written in order, so it is enough to keep the first one open: nothing after it is
@@ -1304,7 +1305,7 @@ class Client(Consumer):
 
     # -- connections -----------------------------------------------------------------------------------------
 
-    def use_link(self, link: ClientLink, hello: Hello) -> None:
+    def on_hello(self, link: ClientLink, hello: Hello) -> None:
         """Use a new connection of this client, with the properties that its `hello` message has.
 
         An older connection is dead, even if the server has not noticed: drop it.
@@ -1401,7 +1402,7 @@ class Client(Consumer):
             if assignment.is_cancelled:
                 sessions.cancel_job(assignment)
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
-            member.group.welcome_back(member)
+            member.group.on_client_back(member)
 
     def _settle_unknown(self, reported_keys: set[str]) -> None:
         """Settle the lines that were sent to the client, but that it does not know.
@@ -1518,7 +1519,7 @@ class Client(Consumer):
 
     # -- messages to the client ------------------------------------------------------------------------------
 
-    def send_nothing(self, report: WalkReport) -> None:
+    def send_no_jobs_message(self, report: WalkReport) -> None:
         """Answer a client that would exit: this walk through the file has found no jobs for it."""
         self.exits_without_jobs = False
         self.send_message(
@@ -1728,7 +1729,7 @@ class RemoteStream(Stream):
         super().__init__(name, -1)              # -1: no descriptor
         self._next_offset: int | None = None if is_resumed else 0
 
-    def receive(self, offset: int, data: bytes) -> None:
+    def count_received(self, offset: int, data: bytes) -> None:
         """Count a piece of output at this offset.  Raises WireError if it is not the next one."""
         if self._next_offset is not None and offset != self._next_offset:
             raise WireError("a piece is missing")
@@ -1771,7 +1772,7 @@ class Records:
         heading_start = heading[:LogFile.WIDTH - 4]     # fit() cuts up to four bytes more off a long heading
         return record if record.startswith(heading_start) else b""
 
-    def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
+    def find_unfinished_runs(self, commands: dict[str, bytes]) -> dict[str, int | None]:
         """Return the line numbers of runs that have a start but no end in the journal, by job tag.
 
         None instead of a number: the journal has a later run of that line.  commands: of the runs to find, by
@@ -1873,7 +1874,7 @@ class Records:
         stream = next((stream for stream in run.streams if stream.name == name), None)
         if not isinstance(stream, RemoteStream):
             raise WireError("a piece of no stream")
-        stream.receive(offset, data)
+        stream.count_received(offset, data)
         for sink in run.sinks:
             sink.on_output(run, stream, data)
         return len(data)
@@ -2234,7 +2235,7 @@ class Group:
             self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._dispatcher.hand_out_soon(pause=1.0)
 
-    def welcome_back(self, member: Member) -> None:
+    def on_client_back(self, member: Member) -> None:
         """Send a client that has come back the next job, or the order to stop the current one."""
         if not member.current:
             self._send_next(member)
@@ -2672,7 +2673,7 @@ class Sessions:
         in the file; b"" if it cannot be written.  The first attempt goes to the file executor before settle()
         returns: if it succeeds, all later calls of the executor find the new state.
         """
-        line_result = assignment.decide(proposed_result)
+        line_result = assignment.decide_result(proposed_result)
         if not line_result:
             return None
         assignment.client.count_short_jobs(assignment, line_result)
@@ -2784,10 +2785,10 @@ class Sessions:
             raise WireError("one job twice")
         client = self.clients.get(hello.client_id)
         if client:
-            client.use_link(link, hello)
+            client.on_hello(link, hello)
             return client
         client = Client(self, hello.client_id)
-        client.use_link(link, hello)
+        client.on_hello(link, hello)
         self.say(f"client {client.where} came")
         self.add_client(client)
         return client
@@ -2867,7 +2868,7 @@ class Sessions:
         """Pass an event of a run on to the records, and count the output in it.  Raises WireError."""
         size = self.records.handle_event(kind, client, assignment, message)
         if self.executor.pool:
-            client.inbox.post_event(event)
+            client.inbox.mark_posted(event)
         client.inbox.add_output_size(event, size)
 
     def acknowledge_when_written(self, client: Client, event: int) -> None:
@@ -3267,7 +3268,7 @@ class Claims:
             try:
                 if command not in undetermined:
                     own_states = OWN_LINE_STATES[reported_job.progress]
-                    regained_job = queue.take_back(line, free_inherited[command], same_lines, own_states)
+                    regained_job = queue.reclaim_line(line, free_inherited[command], same_lines, own_states)
             except TemporaryError as error:
                 undetermined[command] = Undetermined(str(error), is_read=True)
             if command in undetermined:
@@ -3329,7 +3330,7 @@ class Claims:
         commands = {
             reported_job.job_tag: job.command for reported_job, job in jobs.items() if reported_job.job_tag
         }
-        numbers_in_journal = self._records.find_starts(commands)
+        numbers_in_journal = self._records.find_unfinished_runs(commands)
         ordinals = self._count_ordinals() if jobs and self._records.log else {}
         numbers_in_use = {job.number for job in set(self._queue.claimed).difference(jobs.values())}
         regained: dict[str, Regained] = {}
@@ -3722,7 +3723,7 @@ class Dispatcher:
                 client.send_message(type="jobs", request=client.request_number, jobs=entries)
                 entries = []
                 message_bytes = 0
-            entries.append(assignment.describe())
+            entries.append(assignment.make_job_entry())
             message_bytes += job_bytes
         client.send_message(type="jobs", request=client.request_number, jobs=entries)
 
@@ -3742,7 +3743,7 @@ class Dispatcher:
             return
         for client in exiting_clients:
             if client.can_get_jobs and (is_stopping or self._can_exit(client)):
-                client.send_nothing(self._last_report)
+                client.send_no_jobs_message(self._last_report)
 
     def _can_exit(self, client: Client) -> bool:
         """Return True if a complete walk, begun after the client's last request, found no job for it.
@@ -3885,7 +3886,7 @@ class Server(Program):
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises UsageError: bad options, or an unusable job file."""
-        options = parse(argv)
+        options = parse_options(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
@@ -3922,7 +3923,7 @@ class Server(Program):
         block_stop_signals()                          # otherwise the keeper could survive a signal
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
-            self._keeper.open()
+            self._keeper.take_over_or_start_keeper()
         except UsageError as usage_error:
             raise UsageError(f"{self.path}: {usage_error}") from None
         except NameTakenError:
@@ -4103,7 +4104,7 @@ class Server(Program):
 
     def shut_down_after_defect(self) -> None:
         """Exit at once after a defect, as after a signal: clients keep their jobs for the next server."""
-        self.lifetime.exit(1)
+        self.lifetime.start_exiting(1)
 
     def _on_stop_signal(self, signum: int) -> None:
         """Handle INT and TERM: exit, and keep running jobs for the next server.
@@ -4115,7 +4116,7 @@ class Server(Program):
         kept_text = self.sessions.kept_text(self.sessions.assignments) if self._keeper.keeper_sock else ""
         name = signal.Signals(signum).name
         self.say(f"{name}: stopping{kept_text}" + (", for the next server" if kept_text else ""))
-        self.lifetime.exit(128 + signum)
+        self.lifetime.start_exiting(128 + signum)
 
     def _on_drain_signal(self, signum: int) -> None:
         """Handle HUP, USR1 and QUIT: hand out no more jobs, and exit when no job is running."""
@@ -4162,7 +4163,7 @@ class Server(Program):
             self.say(f"{count.error}; the state of the jobs is unknown")
         for client in self.sessions.clients.values():
             client.send_closing(done=True, account=count.summary_for(client))
-        self.lifetime.exit()
+        self.lifetime.start_exiting()
 
     # -- the keeper ------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ class FakeSessions:
         self._settled: deque[tuple[Any, Any]] = deque()
 
     def settle(self, assignment: Any, wanted: Any) -> None:
-        line_result = assignment.decide(wanted)
+        line_result = assignment.decide_result(wanted)
         if line_result:
             self.states[assignment.number] = line_result.state
             self._settled.append((assignment, line_result))
@@ -200,15 +200,15 @@ class Cells(unittest.TestCase):
         self.finish("bob")
         self.assertEqual(self.sent(), [])
         self.clients["bob"].link = object()
-        self.group.welcome_back(self.members["bob"])
+        self.group.on_client_back(self.members["bob"])
         self.assertEqual((self.sent(), self.told("bob")), ([4], []))
         self.put_into(Stage.STOPPED)
-        self.group.welcome_back(self.members["bob"])
+        self.group.on_client_back(self.members["bob"])
         self.assertEqual((self.sent(), self.told("bob")), ([], ["stop"]))
 
     def test_a_client_that_comes_back_while_its_job_runs_is_told_nothing(self) -> None:
         self.put_into(Stage.RUNNING)
-        self.group.welcome_back(self.members["bob"])
+        self.group.on_client_back(self.members["bob"])
         self.assertEqual((self.sent(), self.told("bob")), ([], []))
 
     def test_a_job_that_did_not_arrive_is_sent_again_in_a_running_group_only(self) -> None:

@@ -18,9 +18,9 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
 }
 EVENTS: dict[str, Callable[[Any], None]] = {
     "drain": lambda life: life.drain(),
-    "a signal": lambda life: life.exit(SIGNAL),
-    "a defect": lambda life: life.exit(1),
-    "all is counted": lambda life: life.exit(),
+    "a signal": lambda life: life.start_exiting(SIGNAL),
+    "a defect": lambda life: life.start_exiting(1),
+    "all is counted": lambda life: life.start_exiting(),
     "progress": lambda life: life.on_progress(),
 }
 
@@ -34,7 +34,7 @@ class Cells(unittest.IsolatedAsyncioTestCase):
         if phase is Phase.DRAINING:
             life.drain()
         elif phase is Phase.EXITING:
-            life.exit(SIGNAL)
+            life.start_exiting(SIGNAL)
         life.progress.clear()
         return life
 

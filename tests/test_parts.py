@@ -917,7 +917,7 @@ class CopiedSettings(unittest.TestCase):
 
     def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
         job = runmaker4.Job(**vars(line(9, state=b".")), settings=self.SETTINGS)
-        told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).describe()))
+        told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).make_job_entry()))
         got = client.RemoteJob.read(runmaker4.Message(told)).settings
         heeded = {"line", "hosts", "together", "min_hosts"}
         for one in fields(runmaker4.JobSettings):
@@ -952,8 +952,8 @@ class WhatBecomesOfALine(unittest.TestCase):
                 assignment = server.Assignment("key", mock.Mock(), job)
                 if stage:
                     assignment.join_group(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
-                line_result = assignment.decide(server.LineResult(server.Cause[said], state.encode()))
-                second = assignment.decide(server.LineResult(server.Cause.RAN, b"d"))
+                line_result = assignment.decide_result(server.LineResult(server.Cause[said], state.encode()))
+                second = assignment.decide_result(server.LineResult(server.Cause.RAN, b"d"))
                 self.assertIsNone(second, "the first one counts")
                 self.assertEqual(line_result.state, becomes.encode())
                 self.assertEqual(line_result.cause.name, ends or line_result.cause.name)
@@ -982,7 +982,7 @@ class LinesOfADeadServer(JobFileCase):
         for job in jobs:
             found[job.text][job.number] = job
         lines = [runmaker4.Line(number, number, 0, b".", text) for number, text in enumerate(texts, 1)]
-        taken = [queue.take_back(line, found[line.text], [], b"") for line in lines]
+        taken = [queue.reclaim_line(line, found[line.text], [], b"") for line in lines]
         return [present(job).offset for job in taken]
 
     def test_lines_that_were_moved_are_found_without_comparing_each_with_each(self) -> None:
@@ -1004,7 +1004,7 @@ class LinesOfADeadServer(JobFileCase):
         text = b" echo same"
         queue, jobs = self.adopt([text], b". echo same\n")
         self.assertEqual((jobs, len(queue.lock_table.unclaimed)), ([], 1))
-        job = present(queue.take_back(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
+        job = present(queue.reclaim_line(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
         queue.check_jobs()
         self.assertEqual((job.offset, queue.lock_table.unclaimed), (0, set()))
         self.assertEqual(self.path.read_bytes(), b"r echo same\n")
@@ -1038,7 +1038,8 @@ class LinesOfAClientThatComesBack(JobFileCase):
         self.path.write_bytes(lines)
         file = server.ServedFile(str(self.path), say=lambda text: None)
         self.addCleanup(file.close_files)
-        records = mock.Mock(**{"log": None, "record_of.return_value": b"", "find_starts.return_value": {}})
+        records = mock.Mock(**{"log": None, "record_of.return_value": b"",
+                               "find_unfinished_runs.return_value": {}})
         self.of_worker = server.Claims(file, records, ordinals=False)
         self.served = self.of_worker._queue
         self.runner_stats = runmaker4.RunnerStats()
@@ -1160,7 +1161,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             self.assertEqual([job.number for job in self.served.claimed], [1, 2])
             for job in list(self.served.claimed):
                 self.served.give_up(job)
-        for name, error_at in ("take_back", 1), ("take_back", 2), ("take_back", 3), ("state_at", 1):
+        for name, error_at in ("reclaim_line", 1), ("reclaim_line", 2), ("reclaim_line", 3), ("state_at", 1):
             with self.subTest(function=name, call=error_at):
                 asyncio.run(come(name, error_at))
 
@@ -1200,8 +1201,8 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 raise OSError(errno.EIO, "Input/output error")
             return plain(self.served, *args)
 
-        plain = server.ServedQueue.take_back
-        answer, lines = self.come_in_vain("take_back", second_in_vain)
+        plain = server.ServedQueue.reclaim_line
+        answer, lines = self.come_in_vain("reclaim_line", second_in_vain)
         self.assertIsInstance(answer, server.Undetermined)
         self.assertEqual(lines, [1])
 
@@ -1254,7 +1255,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
             assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
             sessions.add_assignment(assignment)
-            self.assertIsNotNone(assignment.decide(server.LineResult(server.Cause.RAN, b"d", event=1)))
+            self.assertIsNotNone(assignment.decide_result(server.LineResult(server.Cause.RAN, b"d", event=1)))
             sessions._on_taken_over(assignment)
             self.assertEqual(self.runner_stats.error, 0, "who writes the result counts it")
             self.assertIn("key", sessions.assignments)
@@ -1283,17 +1284,17 @@ class StreamsOfAClient(unittest.TestCase):
 
     def test_pieces_follow_each_other(self) -> None:
         stream = server.RemoteStream(b"stdout", is_resumed=False)
-        stream.receive(0, b"one")
+        stream.count_received(0, b"one")
         for at in 0, 2, 4:
-            self.assertRaises(runmaker4.WireError, stream.receive, at, b"two")
-        stream.receive(3, b"two")
+            self.assertRaises(runmaker4.WireError, stream.count_received, at, b"two")
+        stream.count_received(3, b"two")
         self.assertEqual(stream.received, 6)
 
     def test_of_a_run_that_began_under_another_server_the_first_one_may_stand_anywhere(self) -> None:
         stream = server.RemoteStream(b"stdout", is_resumed=True)
         self.assertEqual(stream.received, 0)            # as the journal has it if nothing comes
-        stream.receive(100, b"one")
-        self.assertRaises(runmaker4.WireError, stream.receive, 100, b"two")
+        stream.count_received(100, b"one")
+        self.assertRaises(runmaker4.WireError, stream.count_received, 100, b"two")
         self.assertEqual(stream.received, 103)
 
 
