@@ -354,13 +354,17 @@ class SharedLockTable(LockTable):
         self.unclaimed: set[int] = set()
 
     @property
-    def _is_shared(self) -> bool:
-        """Return True if there is a description of the lock file that is in use now."""
+    def _is_shared_fd_current(self) -> bool:
+        """Return True if the shared descriptor is open, and of the lock file that is in use now."""
         return self._shared_fd >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
-        """Return the descriptor that all job locks are on; open one if the lock file is new."""
-        if not self._is_shared:
+        """Return the shared descriptor, through which all job locks are locked.
+
+        If there is none yet, or the lock file was removed and created again, open the lock file first.  The
+        keeper process gets a copy of each new descriptor.
+        """
+        if not self._is_shared_fd_current:
             self._shared_fd = super().open_job_lock()
             self._shared_inode = identity_of(self._shared_fd)
             self._give_to_keeper(self._shared_fd)
@@ -380,7 +384,7 @@ class SharedLockTable(LockTable):
         Do not ask the kernel about our own: they can be hundreds.
         """
         bucket_offset = bucket_of(command)
-        if not self._is_shared:
+        if not self._is_shared_fd_current:
             return super().count_job_locks(command)
         if is_free(self.fd, bucket_offset, JOB_LOCKS):
             return 0
@@ -393,35 +397,46 @@ class SharedLockTable(LockTable):
         return offset in self.job_locks or offset in self.unclaimed
 
     def inherit(self, shared_fd: int) -> None:
-        """Take over the job locks of the previous server, which has died: `shared_fd` still holds them.
+        """Take over the job locks of the previous server, which has died; `shared_fd` still has them locked.
 
-        They are `unclaimed` until their jobs are known.  Raises OSError(ESTALE): the lock file was removed.
+        `unclaimed` then has their offsets, until their jobs are known.  Job locks of other runners are not
+        among them.  Raises OSError(ESTALE): the lock file was removed.
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
-        offsets = list(self._find_held_job_locks())
-        self.lengthen_lock_file()
-        self.unclaimed = {offset for offset in offsets if self._relock_if_held(shared_fd, offset)}
+        locked_offsets = list(self._find_held_job_locks())
+        self.lengthen_lock_file()               # shows other runners that this process has claimed lines, too
+        self.unclaimed = {offset for offset in locked_offsets if self._lock_again(shared_fd, offset)}
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
 
     def _find_held_job_locks(self) -> Iterator[int]:
-        """Yield the offset of each job lock that another descriptor holds."""
-        for locked in other_locks(self.fd, 0, IN_USE_BYTES):
-            # A range with a command mutex in it is a running `runset4.py --edit`, which locks whole buckets
-            if locked.start | MUTEX_OFFSET not in locked:
-                yield from locked
+        """Yield the offset of each job lock that is locked through a descriptor other than `fd`."""
+        for locked_range in other_locks(self.fd, 0, IN_USE_BYTES):
+            # The last byte of each 2^16 is a command mutex.  A range with a mutex is no job lock: a process
+            # writes a line's state now, or `runset4.py --edit` has locked all.
+            mutex_offset = locked_range.start | MUTEX_OFFSET
+            if mutex_offset not in locked_range:
+                yield from locked_range
 
     @staticmethod
-    def _relock_if_held(fd: int, offset: int) -> bool:
-        """Return True if `fd` holds this lock, and no other descriptor does: then `fd` can lock it again.
+    def _lock_again(fd: int, offset: int) -> bool:
+        """Lock a byte that `fd` perhaps has locked already; return False if another descriptor has it locked.
 
-        Lock it shared first, because lock() must not lock a byte twice in the same way.
+        Afterwards the lock is exclusive, as before.  In between it is shared, because on CephFS a second lock
+        of the same kind would damage the first (see lock()).
         """
         return lock(fd, offset, shared=True) and lock(fd, offset)
 
+    def find_unclaimed(self, command: bytes) -> int | None:
+        """Return the offset of an unclaimed job lock of a command; None if there is none."""
+        bucket_offset = bucket_of(command)
+        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
+        return next((offset for offset in self.unclaimed if offset in bucket), None)
+
     def adopt_job_lock(self, offset: int) -> JobLock:
-        """Return the JobLock of the unclaimed job lock at this offset: it has a claimed line from now on."""
+        """Move a job lock from `unclaimed` to `job_locks` and return it; the caller has found a line for it.
+        """
         self.unclaimed.remove(offset)
         job_lock = JobLock(self._shared_fd, offset)
         self.job_locks[offset] = job_lock
@@ -463,58 +478,60 @@ class ServedQueue(JobQueue):
         self.lock_table = file.lock_table
 
     def reclaim_line(self, line: Line, inherited: dict[int, Job], candidates: list[Line],
-                  states: bytes) -> Job | None:
-        """Get the line of a job back that a returning client reports; return None if no line is available.
+                     own_states: bytes) -> Job | None:
+        """Find a line for a job that a returning client reports; return its Job, or None if no line is left.
 
-        Try in this order: a job inherited from the previous server, a job lock inherited from it, and a claim
-        of a line in the file.
-
-        inherited: jobs of the command from the previous server that no client has, by line number.
-        candidates: the command's lines in the file, if they were searched for.  The job or line that is used
-        is removed.  states, TemporaryError: see _claim_for_running_job().
+        Any line with the job's command will do, preferably the one with the reported number.  First use what
+        the previous server had claimed: a job in `inherited` (by number), or a job lock without a line.  Then
+        try to claim one of `candidates`, the lines in the file.  The job or line that is used is removed from
+        there.  own_states, TemporaryError: see _claim_for_reported_job().
         """
         if inherited:
             return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
-        bucket_offset = bucket_of(line.command)
-        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
-        lock_offset = next((offset for offset in self.lock_table.unclaimed if offset in bucket), None)
+        lock_offset = self.lock_table.find_unclaimed(line.command)
         if lock_offset is not None:                 # check_jobs() will find the offset of the line
             return self._adopt(Job(**vars(line)), lock_offset)
-        return self._claim_for_running_job(line, candidates, states)
+        return self._claim_for_reported_job(line, candidates, own_states)
 
-    def _claim_for_running_job(self, line: Line, candidates: list[Line], states: bytes) -> Job | None:
-        """Claim one of the lines of a command for a job that already runs; remove it from `candidates`.
+    def _claim_for_reported_job(self, line: Line, candidates: list[Line], own_states: bytes) -> Job | None:
+        """Claim a line for a job that a client already has; return None if other runners have all lines.
 
-        Any line `r` without a runner is good, preferably the one with the same number as `line`; a line in
-        one of `states` must have that number.  Raises TemporaryError if it is unknown whether a line has a
+        line: as the client reports it.  candidates: the lines in the file with the same command; the claimed
+        one is removed.  own_states: the states besides `r` in which the line with the reported number can be
+        claimed; any other line must be `r`.  Raises TemporaryError if it is unknown whether a line has a
         runner, for example because another process holds the command mutex.
         """
+        # the line with the reported number first
         for candidate in sorted(candidates, key=lambda candidate: candidate.number != line.number):
-            if candidate.state not in (RUNNING + states if candidate.number == line.number else RUNNING):
+            allowed_states = RUNNING + own_states if candidate.number == line.number else RUNNING
+            if candidate.state not in allowed_states:
                 continue
             attempt = self.claim(candidate)
             if attempt.job:
                 candidates.remove(candidate)
                 return attempt.job
             has_other_runner = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-            if not has_other_runner and attempt.check is not LineCheck.NO_JOB_LOCK:
+            # as many copies of the command run as it has lines `r`
+            has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
+            if not has_other_runner and not has_no_room:
                 raise TemporaryError(attempt.check.value)
         return None
 
     def adopt(self, shared_fd: int) -> list[Job]:
         """Take over the job locks of a dead server; return the jobs of their lines, which are claimed now.
 
-        shared_fd: holds the job locks.  A job lock gets a line `r` of its command, preferably the line that
-        it was locked for: only clients know which lines they have.  Raises OSError; the caller may try again,
-        but not after ESTALE.
+        shared_fd: has the job locks locked.  A job lock shows only the command.  So it gets any line `r` of
+        that command, preferably the one for whose number it was locked; clients that come back name their
+        lines.  A job lock for which no line is left stays unclaimed.  Raises OSError; the caller can try
+        again, but not after ESTALE.
         """
         self.follow()
         self.lock_table.inherit(shared_fd)
-        lines = self._find_lines_without_runner()
+        lines_by_bucket = self._find_lines_without_runner()
         jobs = []
         for offset in sorted(self.lock_table.unclaimed):
-            # a bucket is JOB_LOCKS job locks and a command mutex
-            candidates = lines.get(offset - offset % (JOB_LOCKS + 1))
+            bucket_offset = offset - offset % (JOB_LOCKS + 1)   # a bucket: job locks, then a command mutex
+            candidates = lines_by_bucket.get(bucket_offset)
             if candidates:
                 own_line = next((line for line in candidates if own_job_lock(line) == offset), candidates[-1])
                 candidates.remove(own_line)
@@ -522,17 +539,18 @@ class ServedQueue(JobQueue):
         return jobs
 
     def _find_lines_without_runner(self) -> dict[int, list[Line]]:
-        """Return the lines `r` that no other runner has, by the bucket (range of job locks) of the command.
+        """Return the lines `r` that no other runner has, by the offset of the command's bucket.
 
-        The job lock that such a line prefers is free, or is held by the previous server.  Raises OSError.
+        A bucket is the range of the lock file with the job locks of a command.  In that range, the job lock
+        with the line's number is free, or locked by the previous server (`unclaimed`).  Raises OSError.
         """
         lock_table = self.lock_table
-        lines: dict[int, list[Line]] = {}
+        lines_by_bucket: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
             own_offset = own_job_lock(line)
             if own_offset in lock_table.unclaimed or not lock_table.is_held(own_offset):
-                lines.setdefault(bucket_of(line.command), []).append(line)
-        return lines
+                lines_by_bucket.setdefault(bucket_of(line.command), []).append(line)
+        return lines_by_bucket
 
     def _adopt(self, job: Job, offset: int) -> Job:
         """Note that a job is claimed, and that its job lock is the unclaimed one at this offset."""
@@ -597,17 +615,28 @@ class Keeper:
         """
         is_server_dead = self._deadline is not None
         timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        # the socket of a dead server would be ready at once, each time
         socks = [self._listener] if is_server_dead else [self._listener, self._server_sock]
         ready_fds = wait_ready([sock.fileno() for sock in socks], select.POLLIN, timeout)
-        if not ready_fds and is_server_dead:
+        is_grace_over = is_server_dead and not ready_fds
+        if is_grace_over:
             return False
-        if self._server_sock.fileno() in ready_fds and not self._receive_from_server():
-            self._deadline = time.monotonic() + self._grace
-            if not self._has_job_locks():
-                self._deadline = None
-                return False
+        has_server_died = self._server_sock.fileno() in ready_fds and not self._receive_from_server()
+        if has_server_died and not self._begin_grace():
+            return False
         if self._listener.fileno() in ready_fds:
             self._answer_new_server()
+        return True
+
+    def _begin_grace(self) -> bool:
+        """Wait for the next server from now on, because the server has died.
+
+        Return False if no job lock is held: then there is nothing to wait for.
+        """
+        self._deadline = time.monotonic() + self._grace     # set first: run() waits even if the query fails
+        if not self._has_job_locks():
+            self._deadline = None
+            return False
         return True
 
     def _has_job_locks(self) -> bool:
@@ -641,11 +670,16 @@ class Keeper:
         return bool(data)
 
     def _answer_new_server(self) -> None:
-        """Send a new server the descriptor and serve it; if the old server lives, send its process ID."""
+        """Accept the connection of a new server.
+
+        If the old server is dead, send the new one the descriptor with the job locks, and serve it from now
+        on.  Otherwise send it the process ID of the old server, and close the connection.
+        """
         new_server, _ = self._listener.accept()
         with contextlib.suppress(OSError):
             if same_user(new_server):
-                if self._deadline is not None and self._locks_fd >= 0:
+                is_server_dead = self._deadline is not None
+                if is_server_dead and self._locks_fd >= 0:
                     socket.send_fds(new_server, [self.KEPT], [self._locks_fd])
                     self._server_sock.close()
                     self._server_sock = new_server
@@ -656,8 +690,7 @@ class Keeper:
 
 
 class NameTakenError(Exception):
-    """Another process has the name of the keeper's socket: any user on this host can bind an abstract name.
-    """
+    """The name of the keeper's socket is in use: any user on this host can bind an abstract name."""
 
 
 class KeeperLink:
@@ -686,14 +719,16 @@ class KeeperLink:
         self.locks_fd = -1                  # the descriptor with the job locks; -1: none yet
 
     def take_over_or_start_keeper(self) -> None:
-        """Get the job locks from the keeper of the previous server, or start a keeper.
+        """Start a keeper; if the previous server's keeper still runs, get the job locks from that one.
 
-        Raises UsageError: the previous server lives; NameTakenError; OSError.
+        A keeper is a process that still holds the job locks when the server is dead.  After MAX_EXIT_SECONDS
+        without success, raise UsageError: the previous server lives; or NameTakenError: the name of the
+        keeper's socket is in use, but not by a process of this user.  Raises OSError.
         """
         deadline = time.monotonic() + self.MAX_EXIT_SECONDS
         while not self._start_keeper():
             answer = self._request_locks()
-            if self.keeper_sock:
+            if self.keeper_sock:                # we got the job locks
                 return self.introduce_server()
             if time.monotonic() > deadline:
                 if answer is None:
@@ -869,7 +904,10 @@ class Lifetime:
             self.progress.set()
 
     def start_exiting(self, status: int | None = None) -> None:
-        """Exit.  status: the exit status; None: the counts of the file decide."""
+        """Begin to exit: the server waits for the future `exiting`.  The first call counts.
+
+        status: the exit status; None: the counts of the file decide.
+        """
         if self.phase is not ServerPhase.EXITING:
             self.phase = ServerPhase.EXITING
             self.exit_status = status
