@@ -243,8 +243,10 @@ ACKNOWLEDGE_SECONDS = 0.01      # time in which events are gathered for one ackn
 RETURN_SECONDS = 5.0            # time within which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000       # finished jobs that are remembered
 KEY_PATTERN = re.compile(r"[0-9a-f]{16}")       # the key of a job
+MAX_SLOTS = 1_000_000           # of a client
 MAX_LIST_KEYS = 10_000          # in a list of a message
 MAX_NAME_CHARS = 200            # last characters of the job file's name that a welcome contains
+MAX_REASON_CHARS = 1000         # of the message in `nothing`
 MAX_COMMAND_BYTES = 4096        # of a command in a status
 MAX_WAITING_JOBS = 10           # in a status
 MAX_JOURNAL_BYTES = 1 << 24     # at the end of the journal, searched for starts of runs
@@ -1057,7 +1059,7 @@ class Assignment:
         return was_sent_recently and self.began_at is None and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
-        """Return the job's entry in a `jobs` message."""
+        """Return the fields of the job in a `jobs` message, which hands jobs out to a client."""
         job = self.job
         settings = job.settings
         return dict(
@@ -1070,7 +1072,7 @@ class Assignment:
             memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
-            hold=self.is_gated,
+            hold=self.is_gated,         # the shell must wait until all hosts of the group are ready
         )
 
     def mark_sent(self) -> None:
@@ -1089,30 +1091,31 @@ class Assignment:
         self.began_at = boottime()
         self.pid = pid
 
-    def decide_result(self, line_result: LineResult) -> LineResult | None:
-        """Decide the result of the line from this proposed one; return the final result.
+    def decide_result(self, proposed_result: LineResult) -> LineResult | None:
+        """Set the phase to ENDING, and return the final result of the line.
 
-        Return None if the result was decided before, or no client has the line any more.  If the job ends
-        without a result of its own, earlier decisions have more weight:
-
-        - If a user has set the state, that state stays.
-        - If the group was stopped, that is the cause: the client was ordered to stop the job.
-        - If the group has begun, a host that gives a line back is lost: the others do not wait for it.
+        Return None if the result was decided before, or no client has the line any more.  A result of the
+        job's own (`d`, `!`) is final.  An error `e`, or a new `.` for a job that was not begun, is altered if
+        the group has begun or was stopped, or a user has set the line's state.
         """
         if not self.is_undecided:
             return None
         self.phase = Phase.ENDING
+        line_result = proposed_result
         cancelled = self.is_cancelled
         stage = self.group.stage if self.group else None
-        if line_result.cause is Cause.RETURNED and stage in (Stage.RUNNING, Stage.STOPPED) and not cancelled:
+        has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
+        # The client has given the job back, but the other hosts do not wait: this host counts as lost.
+        if line_result.cause is Cause.RETURNED and has_group_begun and not cancelled:
             line_result = replace(line_result, cause=Cause.VANISHED, state=ERROR)
+        # Too many hosts were lost, so the client was ordered to stop the job.
         if line_result.state == ERROR and stage is Stage.STOPPED:
             line_result = replace(line_result, cause=Cause.STOPPED, how_ended="")
+        # HELD: the state that the user has set stays in the file.
         if line_result.state in (NEW, ERROR) and cancelled:
             never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
-            line_result = replace(
-                line_result, cause=Cause.CANCELLED if never_ran else line_result.cause, state=HELD
-            )
+            cause = Cause.CANCELLED if never_ran else line_result.cause
+            line_result = replace(line_result, cause=cause, state=HELD)
         return line_result
 
     def mark_over(self) -> None:
@@ -1147,7 +1150,7 @@ class Assignment:
 
 
 class Inbox:
-    """The events of a client: which have come, which are dealt with, and which are acknowledged.
+    """The events of a client, by number: which have come, are dealt with, and are acknowledged.
 
     After a new connection an event can come once more; only the first time counts.  An event is open until
     its contents are in the files.
@@ -1171,28 +1174,28 @@ class Inbox:
         """Return the last event up to which all events are dealt with; 0: none is."""
         return min(self._open_events) - 1 if self._open_events else self._newest_event
 
-    def receive_event(self, event: int) -> bool:
+    def receive_event(self, event_number: int) -> bool:
         """Note that an event has come; return False if it came before: then it must be ignored."""
-        if event <= self._newest_event:
+        if event_number <= self._newest_event:
             return False
-        self._newest_event = event
+        self._newest_event = event_number
         return True
 
-    def open_event(self, event: int) -> None:
-        self._open_events.add(event)
+    def open_event(self, event_number: int) -> None:
+        self._open_events.add(event_number)
 
-    def close_event(self, event: int) -> None:
-        self._open_events.discard(event)
+    def close_event(self, event_number: int) -> None:
+        self._open_events.discard(event_number)
 
-    def mark_posted(self, event: int) -> None:
-        """Record that an event was passed to the I/O thread, which has not written it yet.
+    def mark_posted(self, event_number: int) -> None:
+        """Note that the I/O thread will write the contents of an event.
 
-        Events are written in order, so it is enough to keep the first one open: nothing after it is
-        acknowledged to the client.
+        It writes events in order.  So it is enough to keep the first one open: while that is not dealt with,
+        no later event is acknowledged.  pop_first_posted() returns it, for close_event() once all is written.
         """
         if self._first_posted is None:
-            self._first_posted = event
-            self.open_event(event)
+            self._first_posted = event_number
+            self.open_event(event_number)
 
     def pop_first_posted(self) -> int | None:
         """Return the first event that was posted since the last call, and forget it; None: none was."""
@@ -1200,10 +1203,10 @@ class Inbox:
         self._first_posted = None
         return event
 
-    def add_output_size(self, event: int, size: int) -> None:
+    def add_output_size(self, event_number: int, size: int) -> None:
         """Count the bytes of output in an event.  Raises WireError if too many are unacknowledged."""
         self.unacknowledged_bytes += size
-        self._output_sizes.append((event, size))
+        self._output_sizes.append((event_number, size))
         if self.unacknowledged_bytes > 4 * MAX_WINDOW_BYTES:
             raise WireError("more output than was asked for")
 
@@ -1240,7 +1243,7 @@ class Hello:
             retry,
             message.flag("follow"),
             message.process_id("pid"),
-            Resources(message.integer("slots", 1_000_000), message.integer("memory")),
+            Resources(message.integer("slots", MAX_SLOTS), message.integer("memory")),
         )
 
 
@@ -1317,13 +1320,15 @@ class Client(Consumer):
 
     @property
     def lines_ahead(self) -> int:
-        """Return the number of lines that the client gets before it requests them.
+        """Return the number of lines that the client gets in advance, so that short jobs share messages.
 
-        So short jobs share messages: one line for every four short jobs in a row, see count_short_jobs().
-        If a long job comes, the client gives the waiting jobs back after a second.  0 with --max-failed,
-        because a client starts all jobs that it has.
+        That is one line for every four short jobs in a row.  If a long job comes, the client gives the
+        waiting jobs back after a second.  With --max-failed it is 0: a client starts all jobs that it has,
+        also after the limit is reached.
         """
-        return 0 if self.sessions.settings.max_failed else min(self._short_jobs_in_row // 4, MAX_LINES_AHEAD)
+        if self.sessions.settings.max_failed:
+            return 0
+        return min(self._short_jobs_in_row // 4, MAX_LINES_AHEAD)
 
     @property
     def slots_to_fill(self) -> int:
@@ -1344,26 +1349,27 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def on_hello(self, link: ClientLink, hello: Hello) -> None:
-        """Use a new connection of this client, with the properties that its `hello` message has.
-
-        An older connection is dead, even if the server has not noticed: drop it.
-        """
+        """Let serve_client() use a new connection of this client, on which this `hello` message came."""
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
-        elif self._newest_link:
+        elif self._newest_link:                 # it is dead, but the server has not noticed
             self._newest_link.detach(DetachReason.REPLACED)
             self._newest_link.drop("it has a new connection")
-        self.name = hello.name
+        self._take_properties(hello)
         self.address = link.address
+        self._newest_link = link
+        self._hello_came.set()
+
+    def _take_properties(self, hello: Hello) -> None:
+        """Set the client's properties to those in a `hello` message."""
+        self.name = hello.name
         self.pid = hello.pid
         self.directory = hello.directory
         self.follow = hello.follow
-        if not self._newest_link:               # a client that comes back continues where it was
+        if not self._newest_link:               # a client that comes back does not retry failed lines again
             self.retry = hello.retry
         self.capacity = hello.capacity
-        self.free_memory = int(hello.capacity.memory)   # until it asks for jobs
-        self._newest_link = link
-        self._hello_came.set()
+        self.free_memory = int(hello.capacity.memory)   # the next `claim` subtracts what running jobs use
 
     async def serve_client(self) -> None:
         """Serve the client on one link after the other; settle the remaining lines at the end.
@@ -1375,7 +1381,8 @@ class Client(Consumer):
             detach_reason = await self._serve_link(link)
             if self.sessions.lifetime.is_exiting:
                 return
-            group_jobs = self._drop_requests()
+            self._forget_requests()
+            group_jobs = self.sessions.abort_groups(self.assignments)
             if detach_reason is DetachReason.LOST:
                 self._begin_grace(link.why)
             self.sessions.lifetime.on_progress()
@@ -1411,62 +1418,71 @@ class Client(Consumer):
         return await link.detached
 
     def _welcome(self, link: ClientLink, keys_without_line: dict[NoLine, list[str]]) -> None:
-        """Send the welcome, with the records to collect and the reported jobs that have no line.
+        """Answer the `hello` of a client, and repeat the orders that it can have missed.
 
-        A list has at most MAX_LIST_KEYS keys.  Each further lost job gets a separate message.  The client
-        learns of further settled jobs when it resends the results.
+        keys_without_line: of the jobs that the client has, but not their lines, by the reason.
         """
         link.mark_welcomed()
+        self._on_acknowledged(self.inbox.last_dealt_with)       # by the field `seen` of the welcome
+        self._send_welcome(link, keys_without_line[NoLine.LOST], keys_without_line[NoLine.SETTLED])
+        for key in keys_without_line[NoLine.CANCELLED]:
+            link.send(type="stop", id=key, cancelled=True)
+        self._repeat_orders()
+
+    def _send_welcome(self, link: ClientLink, lost_keys: list[str], settled_keys: list[str]) -> None:
+        """Send the `welcome` message: what the client must know and send on this connection.
+
+        lost_keys: the client must kill these jobs; those above MAX_LIST_KEYS get separate messages.
+        settled_keys: the results of these jobs are written; it learns of further ones when it resends them.
+        """
         sessions = self.sessions
-        self._on_acknowledged(self.inbox.last_dealt_with)
+        is_writing_slow = sessions.records.is_behind(Writer.HIGH)
         link.send(
             type="welcome",
             file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
             grace=sessions.settings.grace,
-            seen=self.inbox.last_acknowledged,
-            window=(
-                runmaker4.MAX_PIECE_BYTES if sessions.records.is_behind(Writer.HIGH)
-                else sessions.window_size()
-            ),
-            lost=keys_without_line[NoLine.LOST][:MAX_LIST_KEYS],
-            settled=keys_without_line[NoLine.SETTLED][:MAX_LIST_KEYS],
+            seen=self.inbox.last_acknowledged,      # the client sends later events again
+            # bytes of output that the client can send before the next acknowledgement
+            window=runmaker4.MAX_PIECE_BYTES if is_writing_slow else sessions.window_size(),
+            lost=lost_keys[:MAX_LIST_KEYS],
+            settled=settled_keys[:MAX_LIST_KEYS],
             **sessions.records.wanted_events(),
         )
-        for key in keys_without_line[NoLine.LOST][MAX_LIST_KEYS:]:
+        for key in lost_keys[MAX_LIST_KEYS:]:
             link.send(type="lost", id=key)
-        for key in keys_without_line[NoLine.CANCELLED]:
-            link.send(type="stop", id=key, cancelled=True)
+
+    def _repeat_orders(self) -> None:
+        """Order the client again to stop jobs that a user has cancelled, and to go on in its groups."""
         for assignment in list(self.assignments.values()):
             if assignment.is_cancelled:
-                sessions.cancel_job(assignment)
+                self.sessions.cancel_job(assignment)
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.on_client_back(member)
 
     def _settle_unknown(self, reported_keys: set[str]) -> None:
-        """Settle the lines that were sent to the client, but that it does not know.
+        """Decide the results of lines that were sent to the client, but whose jobs it does not have.
 
-        reported_keys: of the jobs that the client has.  A line of which the job or the group has begun
-        becomes `e`, any other `.`.  A running group sends the line again if it can.
+        reported_keys: of the jobs that the client has.
         """
         for assignment in list(self.assignments.values()):
+            member = assignment.member          # None: the job is in no group of hosts
             if assignment.key in reported_keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            if assignment.member and assignment.member.group.requeue_job(assignment.member, assignment):
+            # The message was lost, and the group is running: it sends the job again.
+            if member and member.group.requeue_job(member, assignment):
                 continue
-            if assignment.member or assignment.phase is Phase.BEGUN:
+            # The job has begun, or its group has, so it cannot start later: `e`.
+            if member or assignment.phase is Phase.BEGUN:
                 self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
+            # The message was lost, so the job was not begun: `.`.
             else:
                 self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
 
-    def _drop_requests(self) -> list[Assignment]:
-        """Forget what the client has requested, and abort groups that prepare with it: it has no link.
-
-        Return the client's jobs in groups that have begun.
-        """
+    def _forget_requests(self) -> None:
+        """Forget the jobs that the client has requested: it will request them again on its next link."""
         self.requested_slots = 0
         self.exits_without_jobs = False
         self.request_number = 0
-        return self.sessions.abort_groups(self.assignments)
 
     def _begin_grace(self, why: str) -> None:
         """Report that the client is lost: the grace begins."""
@@ -1509,24 +1525,28 @@ class Client(Consumer):
     def on_claim_message(self, message: Message) -> None:
         """Note a request for jobs (a `claim` message).  Raises WireError.
 
-        The number of slots can have changed (--slots @FILE).
+        `want` and `memory` are added to earlier requests; `memory` is negative if the client has less now.
+        `last`: the client will exit if it gets no job.
         """
         self.set_slots(message)
         # This can be more than the client's slots: `line_allowance` limits the number of jobs.
-        self.requested_slots = min(self.requested_slots + message.integer("want", 1_000_000), 1_000_000)
+        self.requested_slots = min(self.requested_slots + message.integer("want", MAX_SLOTS), MAX_SLOTS)
         if "memory" in message.fields:
-            more_memory = message.integer("memory", least=-runmaker4.MAX_INTEGER)
-            self.free_memory = min(self.free_memory + more_memory, int(self.capacity.memory))
+            memory_change = message.integer("memory", least=-runmaker4.MAX_INTEGER)
+            self.free_memory = min(self.free_memory + memory_change, int(self.capacity.memory))
         self.request_number = message.integer("request")
         self.requested_at = boottime()
         self.exits_without_jobs = message.flag("last")
-        if self.exits_without_jobs:
+        if self.exits_without_jobs:             # a client that requests nothing would get no answer
             self.requested_slots = max(self.requested_slots, 1)
 
     def set_slots(self, message: Message) -> None:
-        """Update the client's number of slots if the message contains it.  Raises WireError."""
+        """Update the client's number of slots if the message contains it: it can change (--slots @FILE).
+
+        Raises WireError.
+        """
         if "slots" in message.fields:
-            self.capacity = self.capacity._replace(slots=message.integer("slots", 1_000_000))
+            self.capacity = self.capacity._replace(slots=message.integer("slots", MAX_SLOTS))
 
     def add_assignment(self, assignment: Assignment) -> None:
         self.assignments[assignment.key] = assignment
@@ -1558,13 +1578,17 @@ class Client(Consumer):
     # -- messages to the client ------------------------------------------------------------------------------
 
     def send_no_jobs_message(self, report: WalkReport) -> None:
-        """Answer a client that would exit: this walk through the file has found no jobs for it."""
+        """Send the message `nothing` to a client that exits if there are no jobs: there are none.
+
+        report: what the last scan of the file (a walk) has found.
+        """
         self.exits_without_jobs = False
         self.send_message(
             type="nothing",
             request=self.request_number,
-            ended=report.met_end,
-            left=report.stopped(self)[:1000],
+            ended=report.met_end,                   # the scan has met a `#RUN end`
+            # the barrier check that keeps jobs from this client for good, as a message; '': none does
+            left=report.stopped(self)[:MAX_REASON_CHARS],
         )
 
     def send_message(self, **message: Any) -> None:
@@ -1588,19 +1612,21 @@ class Client(Consumer):
 
     def send_closing(self, **fields: Any) -> None:
         """Acknowledge all events dealt with by now, and send `closing`: the server exits."""
-        self.acknowledge(is_exiting=True)
+        self.acknowledge(is_final=True)
         self.send_message(type="closing", **fields)
 
-    def acknowledge(self, is_exiting: bool = False) -> None:
-        """Acknowledge the events that are dealt with, so that the client may send more output.
+    def acknowledge(self, is_final: bool = False) -> None:
+        """Acknowledge the events that are dealt with: then the client can send more output.
 
-        Do nothing while the disk is too slow, unless the server exits (is_exiting).
+        Do nothing while the disk or the terminal is too slow, or once the server exits, unless `is_final`:
+        no acknowledgement follows this one.
         """
         if self._ack_timer:
             self._ack_timer.cancel()
             self._ack_timer = None
         sessions = self.sessions
-        if not is_exiting and (sessions.records.is_behind(Writer.HIGH) or self.sessions.lifetime.is_exiting):
+        must_not_send_more = sessions.records.is_behind(Writer.HIGH) or sessions.lifetime.is_exiting
+        if must_not_send_more and not is_final:
             return
         last_event = self.inbox.last_dealt_with
         if not self.link or last_event <= self.inbox.last_acknowledged:
@@ -1716,12 +1742,15 @@ class ClientLink(Link, asyncio.Protocol):
         member.group.on_ready(member)
 
     def on_batch_handled(self) -> None:
-        """Answer the messages that have come together, after all of them were handled."""
+        """Acknowledge events, and hand out lines, after all messages that came together were handled.
+
+        Events whose contents the I/O thread still has to write are acknowledged when that is done.
+        """
         client = self.client
         if client:
-            event = client.inbox.pop_first_posted()
-            if event is not None:
-                self._sessions.acknowledge_when_written(client, event)
+            first_unwritten_event = client.inbox.pop_first_posted()
+            if first_unwritten_event is not None:
+                self._sessions.acknowledge_when_written(client, first_unwritten_event)
             client.acknowledge_soon()
         if self._dispatcher.has_new_request:
             self._dispatcher.hand_out_lines()
