@@ -1792,16 +1792,21 @@ class RemoteStream(Stream):
     """The stdout or stderr of a client's run."""
 
     def __init__(self, name: bytes, *, is_resumed: bool) -> None:
-        """is_resumed: another server received the earlier output: the first piece can have any offset."""
+        """is_resumed: another server received the earlier output."""
         super().__init__(name, -1)              # -1: no descriptor
+        # where the next piece of output must begin; None: anywhere, because earlier pieces are not known
         self._next_offset: int | None = None if is_resumed else 0
 
     def count_received(self, offset: int, data: bytes) -> None:
-        """Count a piece of output at this offset.  Raises WireError if it is not the next one."""
+        """Count the bytes of the stream up to the end of this piece of output, which begins at `offset`.
+
+        Raises WireError if the piece does not begin where the last one ended.
+        """
         if self._next_offset is not None and offset != self._next_offset:
             raise WireError("a piece is missing")
-        self._next_offset = offset + len(data)
-        self.received = self._next_offset
+        end_offset = offset + len(data)
+        self._next_offset = end_offset
+        self.received = end_offset              # also counts what an earlier server received
 
 
 class Records:
@@ -1828,52 +1833,65 @@ class Records:
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def record_of(self, job: Job) -> bytes:
-        """Return a job's record in the log file; b"" if there is none of this command.
+        """Return a job's record in the log file: a heading and the last lines of output.
 
-        Can run in the I/O thread.
+        Return b"" if there is none, or another command's is at its place.  Can run in the I/O thread.
         """
         record = b""
         with contextlib.suppress(OSError):      # then a new record begins
             record = self.log.read_record(job) if self.log else b""
-        heading = b".-> %s (in " % job.command
-        heading_start = heading[:LogFile.WIDTH - 4]     # fit() cuts up to four bytes more off a long heading
-        return record if record.startswith(heading_start) else b""
+        heading = b".-> %s (in " % job.command          # then the directory, which can have changed
+        # A heading is cut to WIDTH bytes, or to up to four fewer, because it is cut between characters.
+        heading_start = heading[:LogFile.WIDTH - 4]
+        is_of_this_command = record.startswith(heading_start)
+        return record if is_of_this_command else b""
 
     def find_unfinished_runs(self, commands: dict[str, bytes]) -> dict[str, int | None]:
         """Return the line numbers of runs that have a start but no end in the journal, by job tag.
 
-        None instead of a number: the journal has a later run of that line.  commands: of the runs to find, by
+        None instead of a number: a later run of that line has started.  commands: of the runs to find, by
         job tag; a run with the tag but another command is ignored.  An end with the cause `lost` is none.
         Can run in the I/O thread.
         """
         if not self._outdir or not commands:
             return {}
-        journal = self._outdir.journal
-        journal.flush()
-        # [1:-1]: without the quotes, as RUN_ENTRY matches
+        # by the tag as it is in the journal; [1:-1]: without the quotes, as RUN_ENTRY matches
         searched_tags = {json.dumps(job_tag)[1:-1].encode(): job_tag for job_tag in commands}
-        lines: dict[str, int] = {}
-        latest_runs: dict[int, bytes] = {}          # the run of each line that started last
-        with contextlib.suppress(OSError):          # then no entry is found
+        line_numbers: dict[str, int] = {}
+        latest_tags: dict[int, bytes] = {}          # of the last run of each line
+        for entry in self._read_run_entries(self._outdir):
+            event, quoted_tag, line_number = entry[1], entry[2], int(entry[3])
+            job_tag = searched_tags.get(quoted_tag)     # None: not a run to find
+            if event == b"start":
+                latest_tags[line_number] = quoted_tag
+                if job_tag is not None and self._is_entry_of(entry, commands[job_tag]):
+                    line_numbers[job_tag] = line_number
+            elif job_tag is not None and b'"cause": "lost"' not in entry.string:
+                line_numbers.pop(job_tag, None)
+        return {
+            job_tag: line_number if searched_tags.get(latest_tags[line_number]) == job_tag else None
+            for job_tag, line_number in line_numbers.items()
+        }
+
+    @staticmethod
+    def _read_run_entries(outdir: OutDir) -> Iterator[re.Match[bytes]]:
+        """Yield the starts and ends of runs in the last MAX_JOURNAL_BYTES of the journal, in order.
+
+        They are matches of RUN_ENTRY.  If the journal cannot be read, yield nothing.
+        """
+        journal = outdir.journal
+        journal.flush()
+        tail = b""
+        with contextlib.suppress(OSError):
             size = os.fstat(journal.file.fd).st_size
             tail = os.pread(journal.file.fd, MAX_JOURNAL_BYTES, max(size - MAX_JOURNAL_BYTES, 0))
-            for entry in tail.split(b"\n"):
-                match = RUN_ENTRY.match(entry)
-                if not match:
-                    continue
-                event, run, line = match[1], match[2], int(match[3])
-                job_tag = searched_tags.get(run)
-                if event == b"start":
-                    latest_runs[line] = run
-                    if job_tag is None:
-                        continue
-                    command = json.dumps(to_text(commands[job_tag])).encode()
-                    if entry.startswith(b'"command": %s, ' % command, match.end()):
-                        lines[job_tag] = line
-                elif job_tag is not None and b'"cause": "lost"' not in entry:
-                    lines.pop(job_tag, None)
-        return {job_tag: line if searched_tags.get(latest_runs[line]) == job_tag else None
-                for job_tag, line in lines.items()}
+        yield from filter(None, map(RUN_ENTRY.match, tail.split(b"\n")))
+
+    @staticmethod
+    def _is_entry_of(entry: re.Match[bytes], command: bytes) -> bool:
+        """Return True if an entry of the journal about a run has this command."""
+        command_field = b'"command": %s, ' % json.dumps(to_text(command)).encode()
+        return entry.string.startswith(command_field, entry.end())
 
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
         """Pass an event of a run to the sinks; return the bytes of output in it.  Raises WireError."""
@@ -1888,21 +1906,36 @@ class Records:
         return 0
 
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
-        """Start the records of a run that has begun, or could not be started (no process).
+        """Start the records of a run, after the `begin` message of the client.  Raises WireError.
 
-        `again` in the message: the client has brought the job back from another server.  Then the records
-        continue where that server has stopped, but in the output directory only if the files there are still
-        of this run.  Raises WireError.
+        `again` in that message: the run has begun under another server, and the records continue where that
+        server has stopped.  In the output directory they do so only if its files are still of this run.
         """
-        pid = message.process_id("pid")
+        pid = message.process_id("pid")                 # 0: the job could not be started
         is_resumed = message.flag("again")
         if assignment.run:
             raise WireError("the run goes on already")
-        earlier_record = assignment.record if is_resumed else None
+        earlier_record = assignment.record if is_resumed else None      # of the other server, in the log file
         if is_resumed and earlier_record is None:
             raise WireError("the run is not known here")
-        run = Run(
-            assignment.job,
+        run = self._make_run(client, assignment.job, message, pid, is_resumed)
+        assignment.begin_run(run)
+        for sink in run.sinks:
+            has_earlier_files = sink is not self._outdir or assignment.keeps_files
+            if earlier_record is not None and has_earlier_files:
+                sink.on_resumed(run, earlier_record)
+                continue
+            sink.on_starting(run)
+            if run.shell:
+                sink.on_started(run)
+
+    def _make_run(self, client: Client, job: Job, message: Message, pid: int, is_resumed: bool) -> Run:
+        """Return the run that a `begin` message describes.  Raises WireError.
+
+        The field `mark` is the job tag, `promised` the bytes of memory that the job requests.
+        """
+        return Run(
+            job,
             [Slot(message.text("slot", 255))],
             to_bytes(printable(client.name)),
             started_at=message.seconds("time"),
@@ -1913,14 +1946,6 @@ class Records:
             sinks=self._sinks_of_run(with_output=message.flag("output")),
             directory=client.directory,
         )
-        assignment.begin_run(run)
-        for sink in run.sinks:
-            if earlier_record is not None and (sink is not self._outdir or assignment.keeps_files):
-                sink.on_resumed(run, earlier_record)
-                continue
-            sink.on_starting(run)
-            if run.shell:
-                sink.on_started(run)
 
     def _sinks_of_run(self, *, with_output: bool) -> list[Sink]:
         """Return the sinks of a run: the parts that record or print it.
@@ -1959,8 +1984,12 @@ class Records:
         run.cause = message.text("cause", 16)
         for stream in run.streams:
             stream.received = message.integer(stream.name.decode())
-        has_ended = message.fields.get("status") is not None
-        run_result = Records._read_run_result(run, message) if has_ended else None
+        run_result = None
+        if message.fields.get("status") is not None:
+            if not run.shell:
+                raise WireError("the exit status of no process")
+            run_result = Records._read_run_result(run.cause, message)
+            Records._update_usage(run.shell, message)
         # Not before the message was read: after a WireError above abandon_run() must still find the run.
         assignment.end_run()
         for sink in run.sinks:
@@ -1970,17 +1999,20 @@ class Records:
                 sink.on_unstarted(run)
 
     @staticmethod
-    def _read_run_result(run: Run, message: Message) -> RunResult:
-        """Return how the shell of a run has ended; note its CPU time and memory.  Raises WireError."""
-        if not run.shell:
-            raise WireError("the exit status of no process")
-        status, peak_memory = message.integer("status", 0xFFFF), message.integer("taken")
-        limit = message.integer("limit") if run.cause == "memory" else message.seconds("limit")
-        run_result = RunResult(status, run.cause, limit, peak_memory)
-        run.shell.cpu = message.seconds_or_none("cpu")
-        run.shell.memory = message.integer_or_none("memory")
-        run.shell.memory_below = message.integer_or_none("memory_below")
-        return run_result
+    def _read_run_result(cause: str, message: Message) -> RunResult:
+        """Return how the shell of a run has ended, from an `end` message.  Raises WireError."""
+        status = message.integer("status", 0xFFFF)      # as from waitpid(2)
+        peak_memory = message.integer("taken")          # bytes
+        is_limit_in_bytes = cause == "memory"           # otherwise it is the timeout
+        limit = message.integer("limit") if is_limit_in_bytes else message.seconds("limit")
+        return RunResult(status, cause, limit, peak_memory)
+
+    @staticmethod
+    def _update_usage(shell: Shell, message: Message) -> None:
+        """Note the CPU time and memory that a shell and its children used.  Raises WireError."""
+        shell.cpu = message.seconds_or_none("cpu")
+        shell.memory = message.integer_or_none("memory")
+        shell.memory_below = message.integer_or_none("memory_below")
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
@@ -2064,14 +2096,16 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     """
     hosts: dict[str, GroupJobs] = {}
     job_indexes: dict[JobSettings, dict[int, int]] = {}     # by directive: the position of a job, by offset
-    last_offsets = {settings: line.offset for line, settings in jobs}
+    last_offsets = {settings: line.offset for line, settings in jobs}       # of the last job of a directive
     for line, settings in jobs:
         if settings.line and settings not in job_indexes and len(settings.hosts) > 1:
             job_indexes[settings] = index_jobs_below(file, settings.line, last_offsets[settings])
+        # 0: all jobs go to the only host; None: no job begins at this offset any more
         job_index = job_indexes[settings].get(line.offset) if settings in job_indexes else 0
         if job_index is None:
             raise FileChangedError
-        hosts.setdefault(settings.hosts[job_index % len(settings.hosts)], []).append((line, settings))
+        host = settings.hosts[job_index % len(settings.hosts)]
+        hosts.setdefault(host, []).append((line, settings))
     return hosts
 
 
@@ -2289,29 +2323,33 @@ class Group:
             member.client.flush()
 
     def abort(self) -> None:
-        """Give all lines back if no job of the group has begun.  A group that has begun continues."""
+        """Call the group off if no job has begun: all lines become `.`.  A group that has begun continues."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
         self._prepare_timer.cancel()
         for member in self._members:
-            member.client.leave_group()
-            member.stop_current()
+            member.client.leave_group()         # it can get other jobs now
+            member.stop_current()               # the shell must not wait any longer
         for assignment in self._unfinished:
-            assignment.leave_group()
+            assignment.leave_group()            # so the group is not notified of the result
             self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-        self._dispatcher.hand_out_soon(pause=1.0)
+        self._dispatcher.hand_out_soon(pause=1.0)       # the next attempt could fail at once, too
 
     def on_client_back(self, member: Member) -> None:
-        """Send a client that has come back the next job, or the order to stop the current one."""
+        """Send a client that has come back the next job; in a stopped group, the order to stop its job."""
         if not member.current:
             self._send_next(member)
         elif self.stage is Stage.STOPPED:
             member.stop_current()
 
     def requeue_job(self, member: Member, assignment: Assignment) -> bool:
-        """Queue a job again in a running group if a client that came back did not get it; otherwise False."""
-        if self.stage is not Stage.RUNNING or assignment.phase is not Phase.SENT:
+        """Queue a job again if the group is running, but the job did not reach its client.
+
+        Called after the client came back, and has not reported the job.  Return False if it was not queued.
+        """
+        did_not_arrive = assignment.phase is Phase.SENT         # otherwise the job has begun
+        if self.stage is not Stage.RUNNING or not did_not_arrive:
             return False
         member.requeue_job(assignment)
         return True
