@@ -415,9 +415,8 @@ class SharedLockTable(LockTable):
     def _find_held_job_locks(self) -> Iterator[int]:
         """Yield the offset of each job lock that is locked through a descriptor other than `fd`."""
         for locked_range in other_locks(self.fd, 0, IN_USE_BYTES):
-            # The last byte of each 2^16 is a command mutex.  A range with a mutex is no job lock: a process
-            # writes a line's state now, or `runset4.py --edit` has locked all.
-            mutex_offset = locked_range.start | MUTEX_OFFSET
+            # A range with a command mutex is locked to write a state, or by `runset4.py --edit`, not for jobs
+            mutex_offset = locked_range.start | MUTEX_OFFSET        # the last byte of each 2^16
             if mutex_offset not in locked_range:
                 yield from locked_range
 
@@ -426,7 +425,7 @@ class SharedLockTable(LockTable):
         """Lock a byte that `fd` perhaps has locked already; return False if another descriptor has it locked.
 
         Afterwards the lock is exclusive, as before.  In between it is shared, because on CephFS a second lock
-        of the same kind would damage the first (see lock()).
+        of the same kind would damage the first.
         """
         return lock(fd, offset, shared=True) and lock(fd, offset)
 
@@ -481,7 +480,7 @@ class ServedQueue(JobQueue):
 
     def reclaim_line(self, line: Line, inherited: dict[int, Job], candidates: list[Line],
                      own_states: bytes) -> Job | None:
-        """Find a line for a job that a returning client reports; return its Job, or None if no line is left.
+        """Find a line for a job that a returning client reports; return the line's Job, None if none is left.
 
         Any line with the job's command will do, preferably the one with the reported number.  First use what
         the previous server had claimed: a job in `inherited` (by number), or a job lock without a line.  Then
@@ -535,9 +534,10 @@ class ServedQueue(JobQueue):
             bucket_offset = offset - offset % (JOB_LOCKS + 1)   # a bucket: job locks, then a command mutex
             candidates = lines_by_bucket.get(bucket_offset)
             if candidates:
-                own_line = next((line for line in candidates if own_job_lock(line) == offset), candidates[-1])
-                candidates.remove(own_line)
-                jobs.append(self._adopt(Job(**vars(own_line)), offset))
+                lines_of_lock = (line for line in candidates if own_job_lock(line) == offset)
+                best_line = next(lines_of_lock, candidates[-1])
+                candidates.remove(best_line)
+                jobs.append(self._adopt(Job(**vars(best_line)), offset))
         return jobs
 
     def _find_lines_without_runner(self) -> dict[int, list[Line]]:
@@ -1349,7 +1349,7 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def on_hello(self, link: ClientLink, hello: Hello) -> None:
-        """Let serve_client() use a new connection of this client, on which this `hello` message came."""
+        """Take the properties in a `hello`, and let serve_client() use the connection on which it came."""
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
         elif self._newest_link:                 # it is dead, but the server has not noticed
@@ -2344,12 +2344,12 @@ class Group:
             member.stop_current()
 
     def requeue_job(self, member: Member, assignment: Assignment) -> bool:
-        """Queue a job again if the group is running, but the job did not reach its client.
+        """Queue a job again that its client does not have after it came back; return True if that was done.
 
-        Called after the client came back, and has not reported the job.  Return False if it was not queued.
+        Return False if the job was begun, or the group is not running.
         """
-        did_not_arrive = assignment.phase is Phase.SENT         # otherwise the job has begun
-        if self.stage is not Stage.RUNNING or not did_not_arrive:
+        was_not_begun = assignment.phase is Phase.SENT
+        if self.stage is not Stage.RUNNING or not was_not_begun:
             return False
         member.requeue_job(assignment)
         return True
