@@ -407,17 +407,17 @@ class RemoteJob(Job):
     replay: list[Event] = field(default_factory=list)
 
     @classmethod
-    def read(cls, item: Message) -> RemoteJob:
-        """Return the job that an item of a `jobs` message describes."""
+    def from_message(cls, item: Message) -> RemoteJob:
+        """Return a job that the server assigns to us, from its item in a `jobs` message."""
         slots = item.integer("slots", 100_000)
         # several amounts: after a run without enough memory the next amount is used
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
-            item.integer("number"),
-            0,
-            item.integer("offset"),
-            NEW,
-            item.data("text"),
+            number=item.integer("number"),          # of the line in the server's file
+            ordinal=0,                              # not known
+            offset=item.integer("offset"),          # of the line
+            state=NEW,
+            text=item.data("text"),
             key=item.text("id", 16),
             settings=JobSettings(
                 timeout=item.timeout("timeout"),
@@ -470,18 +470,23 @@ class RemoteJob(Job):
             event.mark_repeated()
             self.replay = [event]
         elif event.kind == "output":
-            self._keep_output(event)
+            self._keep_incomplete_line(event)
         else:
             self.replay = []
 
-    def _keep_output(self, event: Event) -> None:
-        """Keep a stream's incomplete line, unless it is so long that servers do not wait for its end."""
-        complete = event.data.rfind(b"\n") + 1
-        incomplete = [kept_event for kept_event in self.replay if kept_event.stream == event.stream]
-        if complete or sum(kept_event.size for kept_event in incomplete) > Lines.MAX_PIECE_BYTES:
-            self.replay = [kept_event for kept_event in self.replay if kept_event not in incomplete]
-        if complete < len(event.data):
-            event.cut_start(complete)
+    def _keep_incomplete_line(self, event: Event) -> None:
+        """Add acknowledged output to `replay`, but only from its last newline on; shorten the event to that.
+
+        Another server needs only the incomplete line of each stream.  So remove earlier output of this stream
+        from `replay` if a newline has come, or if the line is so long that servers do not wait for its end.
+        """
+        complete_bytes = event.data.rfind(b"\n") + 1        # up to the last newline; 0: there is none
+        line_start = [kept_event for kept_event in self.replay if kept_event.stream == event.stream]
+        is_too_long = sum(kept_event.size for kept_event in line_start) > Lines.MAX_PIECE_BYTES
+        if complete_bytes or is_too_long:
+            self.replay = [kept_event for kept_event in self.replay if kept_event not in line_start]
+        if complete_bytes < len(event.data):
+            event.cut_start(complete_bytes)
             self.replay.append(event)
 
 
@@ -684,7 +689,7 @@ NEXT_STATES = {
 class LinkLife:
     """Keeps a client's link alive, and dials again when it is lost.
 
-    Only one attempt or link exists at a time.  change_state() follows NEXT_STATES:
+    Only one attempt or link exists at a time.  apply_event() follows NEXT_STATES:
 
         state       link  proven    welcome  lost    retry     time up   conclude
         DIALLING    -     GREETING  x        PAUSED  x         x         OVER
@@ -696,21 +701,21 @@ class LinkLife:
         GIVEN_UP    -     x         x        x       x         x         same
 
     link: messages may be sent and are understood (welcome and closing are always understood).  x: cannot
-    happen; if it does, change_state() raises RuntimeError.  In OVER a pending attempt can still succeed or
+    happen; if it does, apply_event() raises RuntimeError.  In OVER a pending attempt can still succeed or
     fail, but all messages of the server are ignored.
     """
 
-    def __init__(self, endpoint: Endpoint, give_up: float | None, complaint: Complaint) -> None:
+    def __init__(self, endpoint: Endpoint, give_up: float | None, reported_complaint: Complaint) -> None:
         """give_up: seconds without a server after which the client exits; None: never.
 
-        complaint: what was reported about the first attempt to connect.
+        reported_complaint: what was reported about the first attempt to connect.
         """
         self._endpoint = endpoint
         self._give_up_seconds = FOREVER if give_up is None else give_up
-        self.complaint = complaint
+        self.reported_complaint = reported_complaint        # since the last welcome
         self.state = LinkState.DIALLING
         self._link: ServerLink | None = None        # the last link with authenticated ends
-        self.was_welcome = False                    # on this link or an earlier one
+        self.was_accepted = False                    # on this link or an earlier one
         self.file = ""                              # the job file of the last server
         self.file_id = ""                           # its id
         self._down_since = boottime()               # when the last link in use was lost
@@ -718,8 +723,8 @@ class LinkLife:
         self._server_alive_at = -FOREVER            # when the last answered request was sent
         self._next_pause = 0.1                      # seconds to the next attempt, if this one fails
 
-    def change_state(self, event: LinkEvent) -> None:
-        """Change the state as NEXT_STATES defines.  Raises RuntimeError if the event cannot happen now."""
+    def apply_event(self, event: LinkEvent) -> None:
+        """Enter the state that follows this event.  Raises RuntimeError if the event cannot happen now."""
         next_state = NEXT_STATES[self.state].get(event)
         if next_state is None:
             raise RuntimeError(f"{event.name} in the state {self.state.name}")
@@ -736,27 +741,32 @@ class LinkLife:
         return self.state in (LinkState.DIALLING, LinkState.GREETING, LinkState.IN_USE, LinkState.PAUSED)
 
     @property
-    def can_start(self) -> bool:
-        """Return True if the client can start jobs: soon after an answered request.
+    def can_start_jobs(self) -> bool:
+        """Return True if the client can start jobs now: the server has answered a request that is recent.
 
-        A server that hears nothing for its --grace frees our jobs (rule 2, runmaker4-server.py).
+        A server that hears nothing from us for the grace (its option --grace) gives our jobs to others.  So a
+        job that starts later could run twice.  Half of the grace is the safety margin.
         """
-        silence = boottime() - self._server_alive_at
-        return self.link is not None and silence < min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
+        max_age = min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
+        request_age = boottime() - self._server_alive_at
+        return self.link is not None and request_age < max_age
 
     def max_summary_wait(self) -> float:
-        """Return the seconds to wait for the summary of the file from the server.
+        """Return the seconds to wait at the exit for the server's summary of the file.
 
-        0: no server was ever reached, and that was reported.
+        0: no server has ever accepted us, and the user knows, because an error was reported.
         """
         if self.link:
             return MAX_COUNT_SECONDS
-        return MAX_CONNECT_SECONDS if self.was_welcome or self.complaint is Complaint.NOTHING else 0.0
+        never_accepted_and_reported = (
+            not self.was_accepted and self.reported_complaint is not Complaint.NOTHING
+        )
+        return 0.0 if never_accepted_and_reported else MAX_CONNECT_SECONDS
 
     def on_proven(self, link: ServerLink) -> None:
         """Take over a link on which both ends have just authenticated each other."""
         self._link = link
-        self.change_state(LinkEvent.PROVEN)
+        self.apply_event(LinkEvent.PROVEN)
 
     def on_welcome(self, file: str, file_id: str, grace: float) -> str:
         """Take a link into use, after the server's welcome; return a message such as 'serving runs.txt'.
@@ -764,15 +774,15 @@ class LinkLife:
         grace: seconds for which the server keeps our lines after the last message.
         """
         message = f"serving {file}"
-        if self.was_welcome:
+        if self.was_accepted:
             message = "connected again"
             if file_id != self.file_id:
                 message = f"connected again; serving another file: {file}"
-        self.change_state(LinkEvent.WELCOME)
+        self.apply_event(LinkEvent.WELCOME)
         self.file = file
         self.file_id = file_id
-        self.was_welcome = True
-        self.complaint = Complaint.NOTHING
+        self.was_accepted = True
+        self.reported_complaint = Complaint.NOTHING
         self._grace = grace
         self._next_pause = 0.1
         return message
@@ -781,21 +791,22 @@ class LinkLife:
         """Remember that the server was alive when a request was sent.  number: of the answered request."""
         self._server_alive_at = max(self._server_alive_at, min(number / 1e6, boottime()))
 
-    def on_lost(self, loss: Complaint) -> bool:
-        """Change the state after a lost link or failed attempt; return True if the loss must be reported.
+    def on_lost(self, complaint: Complaint) -> bool:
+        """Change the state after a lost link or a failed attempt; return True if the caller must report it.
 
-        loss: the kind of report.  Each loss is reported once, but a refusal also after a loss, because a
-        refusal names a remedy.
+        complaint: what can be reported, the loss or a refusal.  A client that tries again and again reports a
+        loss once, and once more if a server refuses it, because a refusal names a remedy.
         """
         if self.link:
             self._down_since = boottime()
-        self.change_state(LinkEvent.LOST)
-        is_news = self.complaint is Complaint.NOTHING
-        if loss is Complaint.REFUSAL:
-            is_news = self.complaint is not Complaint.REFUSAL
-        if not is_news or self.state is LinkState.OVER:
+        self.apply_event(LinkEvent.LOST)
+        if complaint is Complaint.REFUSAL:
+            was_reported = self.reported_complaint is Complaint.REFUSAL
+        else:
+            was_reported = self.reported_complaint is not Complaint.NOTHING
+        if was_reported or self.state is LinkState.OVER:
             return False
-        self.complaint = loss
+        self.reported_complaint = complaint
         return True
 
     async def connect(self, connection: Connection, existing: tuple[socket.socket, ClientChannel] | None,
@@ -851,13 +862,13 @@ class LinkLife:
             return None
         seconds_down = boottime() - self._down_since
         if seconds_down >= self._give_up_seconds:
-            self.change_state(LinkEvent.TIME_UP)
+            self.apply_event(LinkEvent.TIME_UP)
             return seconds_down
         # randomly shorter, because otherwise all clients of a server would reconnect at once
         await asyncio.sleep(min(self._next_pause * random.uniform(0.5, 1.0), self._seconds_left()))
         self._next_pause = min(2 * self._next_pause, MAX_PAUSE_SECONDS)
         if self.wants_server:                       # we may be about to exit by now
-            self.change_state(LinkEvent.RETRY)
+            self.apply_event(LinkEvent.RETRY)
         return None
 
     def _seconds_left(self) -> float:
@@ -922,17 +933,19 @@ class Requests:
         self.pending_slots = max(self.pending_slots - job.slots, 0)
         self._offered_memory -= int(job.needs.memory)
 
-    def on_nothing(self, request: int, *, met_end: bool, stopped: str, may_leave: bool) -> None:
-        """Remember that the server had no job for us.
+    def on_no_job(self, request: int, *, met_end: bool, why_jobs_remain: str, can_exit: bool) -> None:
+        """Remember in `no_job` that the server has no job for us; the runner exits if `retry_after` is None.
 
-        request: the number of the answered request.  If that said we exit, and may_leave is True, the runner
-        will exit.  met_end: the server met a `#RUN end`.  stopped: why jobs remain; '': none do.
+        request: the number of the answered request.  Only the answer to a request that said that we exit lets
+        the runner exit, and only if can_exit is True.  met_end: the server has met a `#RUN end`, where
+        runners with --follow exit, too.  why_jobs_remain: '': none do.
         """
-        again = self.no_job.retry_after
-        if self._exit_request is not None and request >= self._exit_request and may_leave:
+        retry_after = self.no_job.retry_after
+        is_exit_answered = self._exit_request is not None and request >= self._exit_request
+        if is_exit_answered and can_exit:
             self._exit_request = None
-            again = None
-        self.no_job = NoJob(again, met_end=met_end, stopped=stopped)
+            retry_after = None                  # there is nothing to wait for
+        self.no_job = NoJob(retry_after, met_end=met_end, stopped=why_jobs_remain)
 
     def forget_no_job(self) -> None:
         """Forget that the server had no job for us, so that the client can ask again after a change."""
@@ -946,6 +959,30 @@ class Requests:
         self.forget_no_job()
 
 
+class Welcome(NamedTuple):
+    """The server's answer to our `hello`: it accepts us."""
+    grace: float                # seconds for which it keeps our lines when it hears nothing from us
+    last_event: int             # the number of our last event that it has dealt with
+    window: int                 # bytes of output that it accepts before it acknowledges them
+    lost_keys: list[str]        # our jobs that other runners have taken over
+    settled_keys: list[str]     # our jobs whose results are written
+    file: str
+    server_wants: tuple[bool, bool]     # records of runs, output of jobs
+
+    @classmethod
+    def from_message(cls, message: Message) -> Welcome:
+        """Return the contents of a `welcome` message.  Raises WireError if it is malformed."""
+        return cls(
+            grace=max(message.seconds("grace"), 0.1),
+            last_event=message.integer("seen"),
+            window=message.integer("window"),
+            lost_keys=message.items("lost", str),
+            settled_keys=message.items("settled", str),
+            file=printable(message.text("file", 1000)),
+            server_wants=(message.flag("records"), message.flag("output")),
+        )
+
+
 class Connection:
     """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and the events about them."""
 
@@ -956,10 +993,10 @@ class Connection:
     poll = FOREVER                      # _wake_runner() wakes the runner
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
-                 give_up: float | None, follow: bool, quiet: bool, complaint: Complaint) -> None:
+                 give_up: float | None, follow: bool, quiet: bool, reported_complaint: Complaint) -> None:
         """give_up: seconds without a server after which we exit; None: never.  follow: wait for new jobs.
 
-        quiet: do not report the first connection.  complaint: what was reported about the first attempt.
+        quiet: do not report the first connection.  reported_complaint: about the first attempt to connect.
         """
         self._program = program
         self.loop = loop
@@ -968,7 +1005,7 @@ class Connection:
         self._follow = follow
         self._quiet = quiet
         self._id = secrets.token_hex(8)
-        self.life = LinkLife(endpoint, give_up, complaint)
+        self.link_life = LinkLife(endpoint, give_up, reported_complaint)
         self._requests = Requests()
         self.orphans: list[int] = []                # the server counts them
         self.failures: Failures | None = None       # the server also counts these
@@ -979,8 +1016,8 @@ class Connection:
         self._queue: deque[RemoteJob] = deque()
         self._outbox = Outbox()
         self._server_wants = (False, False)         # records of runs, output of jobs
-        # when to start each job of a group: its shell waits at a gate (loop's time)
-        self._gate_times: dict[RemoteJob, float] = {}
+        # when to start each job of a group: until then its shell waits at a gate (loop's time)
+        self._start_times: dict[RemoteJob, float] = {}
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
         self._jobs_to_kill: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
         # set when sync_and_summarize() may go on: after an acknowledgement or a summary
@@ -999,26 +1036,29 @@ class Connection:
         current = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return current if current is job else None
 
-    async def claim(self, last: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
-        """Return the next job that the server has sent, and ask for more; or a NoJob if none has come yet.
+    async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
+        """Return the next job that the server has sent, and ask it for more; a NoJob if none can start now.
 
-        A message of the server later wakes the runner, which then claims again.  A job that needs more than
-        the runner has free waits until it has, and later jobs wait for it.
+        This does not wait for the server: when jobs arrive, the runner is woken and claims again.
 
-        last: the runner exits if there is no job.  free, capacity: its slots and memory.
+        exits_if_none: the runner exits if there is no job.  free: its slots and memory that no job has.
         """
-        memory = free.memory - sum(job.needs.memory for job in self._queue)
+        free_memory = free.memory - sum(job.needs.memory for job in self._queue)
+        # The first job waits until it fits, and the others wait for it.  So only report our memory.
         if self._queue and not free.holds(self._queue[0].needs):
-            self._request_jobs(0, memory)
-            return NoJob(FOREVER)
-        if self._queue and self.life.can_start:
+            self._request_jobs(slot_count=0, free_memory=free_memory)
+            return NoJob(retry_after=FOREVER)
+        if self._queue and self.link_life.can_start_jobs:
             job = self._queue.popleft()
             self._jobs[job.key] = job
             self._requests.forget_no_job()
-            self._request_for_free_slots(memory)
+            self._request_for_free_slots(free_memory)
             return job
+        # Nothing can start now.  Ask, unless the server has answered already that we can exit.
         if self._requests.no_job.retry_after is not None:
-            self._request_for_free_slots(memory, last or (self._follow and not self._runner.tasks))
+            # with --follow the server answers such a request only after it has met a `#RUN end`
+            is_idle_follower = self._follow and not self._runner.tasks
+            self._request_for_free_slots(free_memory, exits_if_none or is_idle_follower)
         return self._requests.no_job
 
     async def copy_lock_fd(self, job: Job) -> int | None:
@@ -1027,26 +1067,35 @@ class Connection:
 
     async def still_has(self, job: Job) -> bool:
         """Return True if a job can run once more: without a server, others can get the job meanwhile."""
-        return self.our_job(job) is not None and self.life.can_start
+        return self.our_job(job) is not None and self.link_life.can_start_jobs
 
     def close_lock_copy(self, fd: int) -> None:
         """Do nothing, because nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Queue the job's result; return '': an error would come later, as a `fault` message."""
+        """Queue a job's new state for the server; return '', because an error is only reported later.
+
+        Do nothing if this client no longer has the job.
+        """
         remote_job = self.our_job(job)
         if not remote_job:
             return ""
         cause = remote_job.cause
-        if state == ERROR and (self._runner.kill_signal or self._runner.wall_over):
+        is_exiting_early = self._runner.kill_signal or self._runner.wall_over
+        if state == ERROR and is_exiting_early:
             cause = "vanished"                      # we killed it, because we exit
         # for these two causes the way in which the run ended does not matter
-        how = "" if cause in ("vanished", "unstarted") else remote_job.result_text
-        self._queue_result(remote_job, state, type="finish", state=to_text(state), cause=cause, how=how)
+        how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.result_text
+        self._queue_result(
+            remote_job, state, type="finish", state=to_text(state), cause=cause, how=how_it_ended
+        )
         return ""
 
     async def release(self, job: Job) -> str:
-        """Give a job back to the server; return '': no error."""
+        """Give a job that was not started back to the server; return '': that cannot fail.
+
+        Do nothing if this client no longer has the job.
+        """
         remote_job = self.our_job(job)
         if remote_job:
             self._give_back(remote_job)
@@ -1063,9 +1112,10 @@ class Connection:
         self.send_event(id=job.key, **message)
 
     async def check_jobs(self) -> dict[Job, str]:
-        """Wait until the server names a job that must be killed; return it with 'lost' or 'cancelled'.
+        """Wait for a message that a job must be killed; return the job, and 'lost' or 'cancelled'.
 
-        {}: the job finished meanwhile.  The runner calls this repeatedly (Jobs.check_jobs()).
+        'lost': another runner has it.  {}: the job has finished meanwhile.  The runner kills the job, and
+        calls this again.
         """
         job, cause = await self._jobs_to_kill.get()
         return {} if job.has_ended else {job: cause}
@@ -1083,8 +1133,8 @@ class Connection:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten += unwritten
         await runner.in_time(self._request_summary())
-        self.life.change_state(LinkEvent.CONCLUDE)
-        link = self.life.link
+        self.link_life.apply_event(LinkEvent.CONCLUDE)
+        link = self.link_life.link
         if link:
             link.send(type="bye")
             link.flush()
@@ -1092,15 +1142,17 @@ class Connection:
         return self._summary.result() if self._summary.done() else None
 
     async def _wait_for_acknowledgements(self, runner: Runner) -> None:
-        """Wait until the server has acknowledged all events, or no server will do that.
+        """Wait until the server has acknowledged all events, or there will be no server.
 
-        After a signal wait for runner.MAX_RESULT_SECONDS at most.
+        After a kill signal, the end of the wall time or a defect of this program, wait for
+        runner.MAX_RESULT_SECONDS at most, and after a second Ctrl-C no longer.
         """
         started = boottime()
-        while not self._outbox.is_empty and self.life.wants_server:
+        while not self._outbox.is_empty and self.link_life.wants_server:
             must_hurry = runner.kill_signal or runner.wall_over or self._program.defects
             is_late = boottime() - started > runner.MAX_RESULT_SECONDS
-            if must_hurry and (runner.processes.kills_at_once or is_late):
+            has_second_signal = runner.processes.kills_at_once
+            if must_hurry and (has_second_signal or is_late):
                 return
             await self._wait_for_progress()
 
@@ -1117,12 +1169,12 @@ class Connection:
         """
         started = boottime()
         asked_link: ServerLink | None = None
-        while not self._summary.done() and self.life.wants_server:
-            link = self.life.link
+        while not self._summary.done() and self.link_life.wants_server:
+            link = self.link_life.link
             if link and link is not asked_link:
                 asked_link = link
                 link.send(type="account", slots=self._runner.slot_count)
-            if boottime() - started > self.life.max_summary_wait():
+            if boottime() - started > self.link_life.max_summary_wait():
                 return
             await self._wait_for_progress()
 
@@ -1144,7 +1196,7 @@ class Connection:
 
     def _request_jobs(self, slot_count: int, free_memory: float, exits_if_none: bool = False) -> None:
         """Ask for jobs for more slots, and report our free memory, unless nothing has changed."""
-        link = self.life.link
+        link = self.link_life.link
         if not link or self._runner.draining:
             return
         claim = self._requests.make_claim(slot_count, free_memory, self._runner.in_service, exits_if_none)
@@ -1176,7 +1228,7 @@ class Connection:
 
     def _send_queued_events(self) -> None:
         """Send unsent events, if a link is in use."""
-        link = self.life.link
+        link = self.link_life.link
         if link:
             self._outbox.send(link)
 
@@ -1231,27 +1283,28 @@ class Connection:
         server can have the port.  So after a refusal we neither kill jobs nor stop waiting for our server.
         Raises UsageError if a server refuses us before any welcome.
         """
-        while self.life.wants_server:
-            loss = Complaint.LOSS
+        while self.link_life.wants_server:
+            complaint = Complaint.LOSS
             try:
-                link = await self.life.connect(self, existing, self.life.file_id if self._jobs else "")
-                why = await self.life.keep_alive(link)
+                required_file_id = self.link_life.file_id if self._jobs else ""
+                link = await self.link_life.connect(self, existing, required_file_id)
+                why = await self.link_life.keep_alive(link)
                 if isinstance(link.channel.error, RefusedError):
-                    loss = Complaint.REFUSAL
-                    if not self.life.was_welcome:
+                    complaint = Complaint.REFUSAL
+                    if not self.link_life.was_accepted:
                         raise UsageError(f"{self._endpoint.host}: {why}")
             except (OSError, asyncio.TimeoutError) as error:
                 why = self._endpoint.why_unreachable(error)
             existing = None
-            self._on_loss(why, loss)
-            seconds_down = await self.life.pause_before_retry()
+            self._on_link_lost(why, complaint)
+            seconds_down = await self.link_life.pause_before_retry()
             if seconds_down is not None:
                 self._give_up(f"no server for {human_time(seconds_down)}: {why}")
 
     def greet(self, link: ServerLink) -> None:
         """Send `have` for each of our jobs, and then `hello`, on a new, authenticated link."""
-        self.life.on_proven(link)
-        if not self.life.wants_server:
+        self.link_life.on_proven(link)
+        if not self.link_life.wants_server:
             return
         for job in self._jobs.values():             # one by one, because one command can fill a message
             link.send(type="have", jobs=[job.describe()])
@@ -1266,9 +1319,14 @@ class Connection:
             directory=to_text(self._program.directory),
         )
 
-    def _on_loss(self, why: str, loss: Complaint) -> None:
-        """Report once that the server is lost, and give back the jobs that have not started."""
-        if self.life.on_lost(loss):
+    def _on_link_lost(self, why: str, complaint: Complaint) -> None:
+        """Report a lost link, or a failed attempt, unless it was reported; give back jobs without a slot.
+
+        why: for the message.  complaint: a loss or a refusal.  Running jobs go on.  The jobs of a group that
+        have not begun (their shells wait at a gate for the server's message `go`) will not begin.
+        """
+        must_report = self.link_life.on_lost(complaint)
+        if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{unfinished}; trying again")
         for job in self._queue:
@@ -1277,10 +1335,15 @@ class Connection:
             if not job.of_group:
                 self._give_back(job)
         self._queue.clear()
-        self._gate_times.clear()
+        self._start_times.clear()
         for job in self._jobs.values():
             self._runner.refuse_gate(job)
         self._requests.on_lost()
+
+    @property
+    def has_given_up_unserved(self) -> bool:
+        """Return True if the time of --give-up is over, and no server has ever accepted us."""
+        return self.link_life.state is LinkState.GIVEN_UP and not self.link_life.was_accepted
 
     def _give_up(self, why: str) -> None:
         """Kill running jobs, and exit with this error, because there was no server for too long."""
@@ -1291,108 +1354,132 @@ class Connection:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
-        """Handle a message of the server.  Raises WireError if it is unknown or comes at the wrong time."""
+        """Call the handler of a message from the server.
+
+        Raises WireError if the message is unknown, malformed, or comes before the server's welcome.
+        """
         kind = message.text("type", 16)
-        if self.life.state is LinkState.OVER:
+        is_exiting = self.link_life.state is LinkState.OVER
+        if is_exiting:
             return
-        if link is not self.life.link and kind not in ("welcome", "closing"):
+        is_welcome_done = link is self.link_life.link
+        if not is_welcome_done and kind not in ("welcome", "closing"):
             raise WireError("no welcome")
         if kind == "welcome":
             self._on_welcome(link, message)
         elif kind == "jobs":
-            self._on_jobs(link, message)
-        elif kind == "ack":
-            self._outbox.set_window(message.integer("window"))
-            self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
-        elif kind == "nothing":
-            self._on_nothing(message)
+            self._on_jobs_arrived(link, message)
+        elif kind == "ack":             # the server has our events up to a number
+            self._on_ack(message)
+        elif kind == "nothing":         # the answer to a request for jobs: there is none
+            self._on_no_job(message)
         elif kind == "pong":
-            self._retry = message.text("retry", 3)
-            self.life.on_answer(message.integer("request"))
-            if self._queue:
-                self._wake_runner()
-        elif kind == "fault":
-            job = self._jobs.get(message.text("id"))
-            if job:
-                self._on_unwritten(job, printable(message.text("text", 1000)))
-        elif kind == "lost":
+            self._on_pong(message)
+        elif kind == "fault":           # a result cannot be written
+            self._on_fault(message)
+        elif kind == "lost":            # another runner has taken over a job
             self._on_job_lost(message.text("id"))
-        elif kind == "sync":
+        elif kind == "sync":            # the server asks for the time of our clock, to start a group
             link.send(type="sync", clock=self.loop.time())
-        elif kind == "go":
+        elif kind == "go":              # when to start a job of a group
             self._on_go(message)
         elif kind == "stop":
             self._on_stop(message.text("id"), cancelled=message.flag("cancelled"))
-        elif kind == "account":
+        elif kind == "account":         # the summary of the file, which we request before we exit
             self._on_summary(message)
-        elif kind == "closing":
+        elif kind == "closing":         # the server exits
             self._on_closing(link, message)
         else:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """Use a connection after the server's `welcome`: forget jobs, and send unacknowledged events again.
+        """Begin to use a link, because the server accepts us; send unacknowledged events to it.
 
-        The message names jobs that are lost, because another runner has their lines, and jobs that are
-        settled, because their results are written.  `seen` is the number of the last event that the server
-        has, `window` the bytes of output that it accepts before it acknowledges them.
+        Kill the jobs that other runners have taken over meanwhile, and forget those whose results the server
+        has written.
         """
-        grace = max(message.seconds("grace"), 0.1)
-        last_number = message.integer("seen")
-        window = message.integer("window")
-        lost_keys = message.items("lost", str)
-        settled_keys = message.items("settled", str)
-        file = printable(message.text("file", 1000))
-        server_wants = message.flag("records"), message.flag("output")
-        is_known = self.life.was_welcome
-        report = self.life.on_welcome(file, link.channel.file_id, grace)
-        if is_known or not self._quiet:
+        welcome = Welcome.from_message(message)
+        is_first_welcome = not self.link_life.was_accepted
+        report = self.link_life.on_welcome(welcome.file, link.channel.file_id, welcome.grace)
+        if not is_first_welcome or not self._quiet:
             self._say(report)
-        self._outbox.set_window(window)
-        for key in lost_keys:
+        self._outbox.set_window(welcome.window)
+        for key in welcome.lost_keys:
             self._on_job_lost(key)
-        for key in settled_keys:
+        for key in welcome.settled_keys:
             self._drop_job(key)
-        to_repeat = [event for job in self._jobs.values() for event in job.replay]
-        self._on_acknowledged(self._outbox.replay(to_repeat, last_number))
-        if server_wants != self._server_wants:                  # it can be another server
-            self._server_wants = server_wants
+        self._resend_events(welcome.last_event)
+        if welcome.server_wants != self._server_wants:          # it can be another server
+            self._server_wants = welcome.server_wants
             self._runner.sinks[:] = self._sinks()
-        link.request("ping")
+        link.request("ping")                    # the answer allows us to start jobs
         self._wake_runner()
+
+    def _resend_events(self, last_event: int) -> None:
+        """Send all events that a newly connected server lacks.  last_event: the number of the last it has."""
+        to_repeat = [event for job in self._jobs.values() for event in job.replay]
+        self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
 
     def _sinks(self) -> list[Sink]:
         """Return the receivers of run events, for runs that start from now on: the server and the console."""
-        return [ServerSink(self, *self._server_wants), *self._program.shown]
+        return [ServerSink(self, *self._server_wants), *self._program.console]
 
-    def _on_jobs(self, link: ServerLink, message: Message) -> None:
-        """Queue jobs that have arrived.  Those that no slot takes in MAX_QUEUED_SECONDS are given back."""
-        number = message.integer("request")
+    def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
+        """Queue jobs that the server has assigned to us, and wake the runner, which takes them with claim().
+
+        A job that no slot has taken after MAX_QUEUED_SECONDS is given back to the server.
+        """
+        request_number = message.integer("request")
         for item in message.objects("jobs"):
-            job = RemoteJob.read(item)
-            job.gated = item.flag("hold")
+            job = RemoteJob.from_message(item)
+            job.gated = item.flag("hold")       # a job of a group: its shell waits for the server's `go`
             self._queue.append(job)
             self.loop.call_later(MAX_QUEUED_SECONDS, self._return_queued_job, job)
             self._requests.on_job(job)
-        self.life.on_answer(number)
-        if not self.life.can_start:
+        self.link_life.on_answer(request_number)
+        # The answered request is too old to start jobs: the server can have given them to others since.
+        if not self.link_life.can_start_jobs:
             link.request("ping")
-        self._requests.forget_no_job()
+        self._requests.forget_no_job()          # an earlier answer that we can exit no longer holds
         self._wake_runner()
 
+    def _on_ack(self, message: Message) -> None:
+        """Handle an acknowledgement: of events, up to the number `n`.
+
+        `window` is the number of bytes of output that can now be on their way to the server.
+        """
+        self._outbox.set_window(message.integer("window"))
+        self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
+
+    def _on_pong(self, message: Message) -> None:
+        """Handle the answer to a ping, which proves that the server is alive: queued jobs can start now."""
+        self._retry = message.text("retry", 3)
+        self.link_life.on_answer(message.integer("request"))
+        if self._queue:
+            self._wake_runner()
+
+    def _on_fault(self, message: Message) -> None:
+        """Report that the server cannot write the result of a job."""
+        job = self._jobs.get(message.text("id"))
+        if job:
+            self._on_unwritten(job, printable(message.text("text", 1000)))
+
     def on_at_gate(self, job: Job) -> None:
-        """Report to the server that a job of a group is ready: its shell waits for the start."""
+        """Tell the server that a job of a group is ready: its shell runs, but waits to start the command.
+
+        The server sends `go` when all jobs of the group are ready.
+        """
         remote_job = self.our_job(job)
-        link = self.life.link
+        link = self.link_life.link
         if link and remote_job:
             link.send(type="ready", id=remote_job.key)
 
     def _on_go(self, message: Message) -> None:
-        """Schedule the start of a job of a group, which waits at its gate.  The time is that of our loop."""
+        """Start a job of a group, whose shell waits, at the time of our loop that the server names."""
         job = self._jobs.get(message.text("id"))
         start_time = message.seconds("at")
         if job:
-            self._gate_times[job] = start_time
+            self._start_times[job] = start_time
             delay = min(start_time - self.loop.time(), self.MAX_START_DELAY_SECONDS)
             self.loop.call_later(max(delay - self.TIMER_LATENESS_SECONDS, 0.0), self._open_gates, start_time)
 
@@ -1419,9 +1506,9 @@ class Connection:
         Afterwards sleep to leave the processors to the jobs.  If several clients share a machine, the work of
         each client at this moment would delay the jobs of clients that are slightly later.
         """
-        due_jobs = [job for job, start_time in self._gate_times.items() if start_time <= due_time]
-        self._gate_times = {
-            job: start_time for job, start_time in self._gate_times.items() if start_time > due_time
+        due_jobs = [job for job, start_time in self._start_times.items() if start_time <= due_time]
+        self._start_times = {
+            job: start_time for job, start_time in self._start_times.items() if start_time > due_time
         }
         if due_jobs:
             time.sleep(min(max(due_time - self.loop.time(), 0.0), self.TIMER_LATENESS_SECONDS))
@@ -1429,43 +1516,47 @@ class Connection:
                 self._runner.open_gate(job)
             time.sleep(self.QUIET_SECONDS)
 
-    def _on_nothing(self, message: Message) -> None:
-        """Remember that the server has no job for us, and wake the runner."""
-        number = message.integer("request")
-        self._requests.on_nothing(
-            number,
+    def _on_no_job(self, message: Message) -> None:
+        """Handle the answer that the server has no job for us: wake the runner, which exits if it can."""
+        request_number = message.integer("request")
+        self._requests.on_no_job(
+            request_number,
             met_end=message.flag("ended"),
-            stopped=printable(message.text("left", 1000)),
-            may_leave=not self._queue,
+            why_jobs_remain=printable(message.text("left", 1000)),
+            can_exit=not self._queue,           # otherwise jobs have arrived since the request
         )
-        self.life.on_answer(number)
+        self.link_life.on_answer(request_number)
         self._wake_runner()
 
     def _on_summary(self, message: Message) -> None:
-        """Store the server's summary of the job file; None if it has none.  Only the first answer counts."""
-        file_summary = None
-        if message.fields.get("account") is not None:
-            summary = Message(message.fields["account"])
-            counts = Message(summary.fields.get("now"))
-            # With -1, once each slot has had its one job, jobs remain on purpose
-            has_jobs_left = summary.flag("left") and not self._runner.each_slot_had_job
-            file_summary = Summary(
-                Counts(*(counts.integer(name) for name in STATES)),
-                bad_lines=tuple(summary.items("bad", int)),
-                can_retry=summary.flag("again"),
-                jobs_left=has_jobs_left,
-                strays=summary.integer("strays"),
-                first_stray=summary.integer("first_stray"),
-            )
+        """Store the server's summary of the job file, for sync_and_summarize().  The first one counts."""
+        summary = self._read_summary(message)
         if not self._summary.done():
-            self._summary.set_result(file_summary)
+            self._summary.set_result(summary)
         self._progress.set()
+
+    def _read_summary(self, message: Message) -> Summary | None:
+        """Return the summary of the job file in a message; None: the server cannot read the file."""
+        if message.fields.get("account") is None:
+            return None
+        summary = Message(message.fields["account"])
+        counts = Message(summary.fields.get("now"))
+        # with the option -1, when each slot has had its one job, jobs remain on purpose
+        has_jobs_left = summary.flag("left") and not self._runner.each_slot_had_job
+        return Summary(
+            Counts(*(counts.integer(name) for name in STATES)),
+            bad_lines=tuple(summary.items("bad", int)),
+            can_retry=summary.flag("again"),
+            jobs_left=has_jobs_left,
+            strays=summary.integer("strays"),
+            first_stray=summary.integer("first_stray"),
+        )
 
     def _on_closing(self, link: ServerLink, message: Message) -> None:
         """Drop the link, because the server exits; with `done` it exits for good, so we exit too."""
         if message.flag("done"):
             self._on_summary(message)
-            self.life.change_state(LinkEvent.CONCLUDE)
+            self.link_life.apply_event(LinkEvent.CONCLUDE)
             self._runner.drain()
         link.drop("the server was stopped")
 
@@ -1481,11 +1572,11 @@ class ServerSink(Sink):
     """Reports the start, the output and the end of runs to the server."""
     RUN_DELAY = 0.05                # seconds before a run is reported to a server without records
 
-    def __init__(self, connection: Connection, records: bool, output: bool) -> None:
-        """records: the server keeps records of runs.  output: it also wants the output of runs."""
+    def __init__(self, connection: Connection, keeps_records: bool, wants_output: bool) -> None:
+        """keeps_records: the server has records of runs.  wants_output: also the output of runs."""
         self._connection = connection
-        self._records = records
-        self._wants_output = output
+        self._keeps_records = keeps_records
+        self._wants_output = wants_output
         self._unreported_runs: dict[Run, None] = {}     # in order; reported after RUN_DELAY
         self._timer: asyncio.TimerHandle | None = None
 
@@ -1494,16 +1585,17 @@ class ServerSink(Sink):
 
         Without records it serves --status only.  So runs shorter than RUN_DELAY are not sent at all.
         """
-        if self._records:
+        if self._keeps_records:
             return self._send_begin(run)
         self._unreported_runs[run] = None
         if not self._timer:
             self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._send_unreported_begins)
 
     def on_unstarted(self, run: Run) -> None:
-        """Report a run that could not be started, if the server keeps records."""
+        """Handle a run that could not be started: report it with start and end, if the server keeps records.
+        """
         self._set_cause(run, "unstarted")
-        if self._records:
+        if self._keeps_records:
             self._send_begin(run)
             self._send_end(run, None)
 
@@ -1525,7 +1617,10 @@ class ServerSink(Sink):
             self._send_end(run, run_result)
 
     def _set_cause(self, run: Run, cause: str) -> None:
-        """Remember why a run ended, for the result of its job.  cause: see RemoteJob.cause."""
+        """Remember why a run ended, for the result of its job.
+
+        cause: 'timeout', 'memory', 'oom' or 'unstarted'; '': none of these.
+        """
         job = self._connection.our_job(run.job)
         if job:
             job.set_cause(cause)
@@ -1538,41 +1633,43 @@ class ServerSink(Sink):
         self._unreported_runs.clear()
 
     def _send_begin(self, run: Run) -> None:
-        """Report the start of a run; without a process it has the PID 0."""
+        """Report the start of a run to the server; a run that could not be started has the PID 0."""
         pid, job_tag = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
         job = self._connection.our_job(run.job)
         if job:
-            job.set_job_tag(job_tag)
+            job.set_job_tag(job_tag)            # to name this run to another server
         self._send_event(
             run,
             "begin",
             time=run.started_at,
             slot=name_in_records(run.slot.name),
             pid=pid,
-            mark=job_tag,
-            promised=run.requested_memory,
-            output=self._wants_output,
-            again=False,
+            mark=job_tag,                       # all processes of the run have it in their environment
+            promised=run.requested_memory,      # bytes
+            output=self._wants_output,          # events with output will follow
+            again=False,                        # True once another server gets the event
         )
 
     def _send_end(self, run: Run, run_result: RunResult | None) -> None:
-        """Report the end of a run.  run_result: None if the run could not be started."""
+        """Report the end of a run to the server.  run_result: None if the run could not be started."""
         shell = run.shell
+        output_bytes = {
+            to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
+            for name in (b"stdout", b"stderr")
+        }
         self._send_event(
             run,
             "end",
             seconds=run.duration,
             cause=run.cause,
-            status=run_result.status if run_result else None,
+            status=run_result.status if run_result else None,       # the shell's wait status
+            # the timeout in seconds; or bytes, if the run was killed because it used more memory
             limit=run_result.limit if run_result else 0.0,
-            taken=run.peak,
-            cpu=shell.cpu if shell else None,
-            memory=shell.memory if shell else None,
-            memory_below=shell.memory_below if shell else None,
-            **{
-                to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
-                for name in (b"stdout", b"stderr")
-            },
+            taken=run.peak,                     # the most bytes of memory that a poll has seen in use
+            cpu=shell.cpu if shell else None,   # seconds
+            memory=shell.memory if shell else None,     # the peak in bytes; None: not known
+            memory_below=shell.memory_below if shell else None,     # if so, its upper bound
+            **output_bytes,
         )
 
     def _send_event(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
@@ -1608,21 +1705,23 @@ class ClientProgram(RunnerProgram):
     def main(self) -> int:
         """Print the server's status (--status), or connect and run jobs; return the exit status."""
         if self.options.status:
-            code = print_status(self._endpoint, self._dial_seconds, as_json=self.options.json)
-            self._warn_of_token()
-            return code
+            exit_status = print_status(self._endpoint, self._dial_seconds, as_json=self.options.json)
+            self._warn_if_token_visible()
+            return exit_status
         if self.slot_file:
             self.slot_file.prepare()
             self.executor = FileExecutor(self.slot_file.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
         self.find_wall_time()
         self._first_connection = self._connect_first()
-        self._warn_of_token()
-        return super().main()
+        self._warn_if_token_visible()
+        return super().main()                   # runs work(), in the background with -d
 
-    def _warn_of_token(self) -> None:
-        """Warn that other users can see a token on the command line."""
-        if self.options.token and HEX_128_BITS.fullmatch(self.options.token):
+    def _warn_if_token_visible(self) -> None:
+        """Warn that other users can see the token, if --token has the token itself instead of a file."""
+        option = self.options.token
+        is_token_itself = option and HEX_128_BITS.fullmatch(option)
+        if is_token_itself:
             self.say(
                 "other users of this host can see the token in the list of processes (give --token a file, "
                 "or set $RUNMAKER4_TOKEN)"
@@ -1644,12 +1743,14 @@ class ClientProgram(RunnerProgram):
             return None
 
     async def work(self) -> int:
-        """Run jobs from the server until none are left; another task keeps the connection.
+        """Run jobs from the server until none are left, and stay connected meanwhile; return the exit status.
 
-        Return the exit status: 2 if the client gave up, and no server had ever accepted it.
+        The status is 2 if the client gave up, and no server had ever accepted it.  Raises UsageError if a
+        server refuses us, and none has accepted us before.
         """
         options = self.options
-        self.shown = self.console_sinks(None, with_output=True)       # one console for all servers
+        # print job output and results; the same for all servers to which we connect one after the other
+        self.console = self.console_sinks(None, with_output=True)
         connection = Connection(
             self,
             self.loop,
@@ -1657,19 +1758,23 @@ class ClientProgram(RunnerProgram):
             give_up=options.give_up,
             follow=options.follow,
             quiet=options.quiet,
-            complaint=Complaint.NOTHING if self._first_connection else Complaint.LOSS,
+            # _connect_first() has reported an error
+            reported_complaint=Complaint.NOTHING if self._first_connection else Complaint.LOSS,
         )
         self._connection = connection
         # the first of the two tasks, because it makes the slots that hello reports
-        run_result = asyncio.ensure_future(self.run_to_end(connection))
+        jobs_task = asyncio.ensure_future(self.run_to_end(connection))
         self._connection_task = asyncio.ensure_future(connection.stay_connected(self._first_connection))
-        await asyncio.wait([self._connection_task, run_result], return_when=asyncio.FIRST_COMPLETED)
-        if self._connection_task.done() and isinstance(self._connection_task.exception(), UsageError):
-            self._connection_task.result()    # raise: the server refuses us, and no job has started
-        spawn_task(self._connection_task)
-        code = await run_result
-        never_served = connection.life.state is LinkState.GIVEN_UP and not connection.life.was_welcome
-        return 2 if never_served and code == 1 else code
+        await asyncio.wait([self._connection_task, jobs_task], return_when=asyncio.FIRST_COMPLETED)
+        was_refused = (
+            self._connection_task.done() and isinstance(self._connection_task.exception(), UsageError)
+        )
+        if was_refused:
+            self._connection_task.result()      # raises the UsageError; no job has started
+        spawn_task(self._connection_task)       # any other exception in this running task is a defect
+        exit_status = await jobs_task
+        had_no_server = connection.has_given_up_unserved
+        return 2 if had_no_server and exit_status == 1 else exit_status
 
     def shut_down_after_defect(self) -> None:
         """After a defect, also kill the jobs if no task stays connected: no server would get the results."""
@@ -1702,7 +1807,7 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
         for message in map(Message, channel.receive(receive_bytes(sock, deadline))):
             kind = message.text("type")
             if kind == "summary":
-                status = read_summary(message)
+                status = status_from_summary(message)
             elif kind == "end" and status:
                 return status
             elif kind == "client" and status:
@@ -1720,10 +1825,11 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
                 raise WireError(f"an unknown message {kind!a}")
 
 
-def read_summary(message: Message) -> dict[str, Any]:
-    """Return the status from a `summary` message, without clients.
+def status_from_summary(message: Message) -> dict[str, Any]:
+    """Return the server's status, as --json prints it, from the first message of it: `summary`.
 
-    Raises UsageError if the server cannot read the file.
+    The list `clients` is empty, because further messages have the clients.  Raises UsageError if the server
+    cannot read the file.
     """
     if message.text("fault"):
         raise UsageError(f"{printable(message.text('file'))}: {printable(message.text('fault'))}")

@@ -56,7 +56,7 @@ class LifeCase(unittest.TestCase):
             return life.on_welcome("runs.txt", "f" * 32, 60.0)
         if event is Event.LOST:
             return life.on_lost(client.Complaint.LOSS)
-        return life.change_state(event)
+        return life.apply_event(event)
 
     def at(self, state: Any, give_up: Optional[float] = None) -> Any:
         """A life that has come to this state."""
@@ -108,21 +108,21 @@ class Cells(LifeCase):
     def test_no_job_may_start_without_a_link_and_an_answer_that_is_new(self) -> None:
         for state in State:
             life = self.at(state)
-            self.assertFalse(life.can_start, state)
+            self.assertFalse(life.can_start_jobs, state)
             life.on_answer(int(self.now * 1e6))
-            self.assertEqual(life.can_start, life.link is not None, state)
+            self.assertEqual(life.can_start_jobs, life.link is not None, state)
         life = self.at(State.IN_USE)
         life.on_answer(int(self.now * 1e6))
         self.now += runmaker4.MAX_SILENT_SECONDS - 0.01
-        self.assertTrue(life.can_start)
+        self.assertTrue(life.can_start_jobs)
         self.now += 0.02
-        self.assertFalse(life.can_start)
+        self.assertFalse(life.can_start_jobs)
 
     def test_an_answer_from_the_future_proves_nothing_but_now(self) -> None:
         life = self.at(State.IN_USE)
         life.on_answer(int((self.now + 3600) * 1e6))
         self.now += runmaker4.MAX_SILENT_SECONDS + 0.01
-        self.assertFalse(life.can_start)
+        self.assertFalse(life.can_start_jobs)
 
 
 class Words(LifeCase):
@@ -204,7 +204,7 @@ class Pauses(LifeCase):
         life = self.at(State.PAUSED)
 
         async def leave(_: float) -> None:
-            life.change_state(Event.CONCLUDE)
+            life.apply_event(Event.CONCLUDE)
 
         with mock.patch.object(client.asyncio, "sleep", leave):
             self.assertIsNone(asyncio.run(life.pause_before_retry()))
@@ -227,9 +227,9 @@ class Asking(unittest.TestCase):
         self.assertTrue(claim["last"])
         self.requests.on_sent(number, claim)
 
-    def nothing(self, number: int, may_leave: bool = True) -> object:
+    def nothing(self, number: int, can_exit: bool = True) -> object:
         """Whether the runner is told to leave by this answer."""
-        self.requests.on_nothing(number, met_end=False, stopped="", may_leave=may_leave)
+        self.requests.on_no_job(number, met_end=False, why_jobs_remain="", can_exit=can_exit)
         return self.requests.no_job.retry_after is None
 
     def test_it_says_only_what_is_news(self) -> None:
@@ -259,7 +259,7 @@ class Asking(unittest.TestCase):
         self.leave_request(11)
         self.assertIsNone(self.requests.make_claim(0, 1000, 2, True))
         self.assertFalse(self.nothing(10))
-        self.assertFalse(self.nothing(11, may_leave=False))
+        self.assertFalse(self.nothing(11, can_exit=False))
         self.assertTrue(self.nothing(11))
 
     def test_a_later_request_repeats_that_it_leaves(self) -> None:

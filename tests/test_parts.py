@@ -918,7 +918,7 @@ class CopiedSettings(unittest.TestCase):
     def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
         job = runmaker4.Job(**vars(line(9, state=b".")), settings=self.SETTINGS)
         told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).make_job_entry()))
-        got = client.RemoteJob.read(runmaker4.Message(told)).settings
+        got = client.RemoteJob.from_message(runmaker4.Message(told)).settings
         heeded = {"line", "hosts", "together", "min_hosts"}
         for one in fields(runmaker4.JobSettings):
             with self.subTest(setting=one.name):
