@@ -189,13 +189,13 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def appending(file: JobFile, create: bool = True) -> Iterator[int]:
-    """Hold the append lock of a job file during the `with` block; yield a descriptor for append_locked().
+def open_and_lock_to_append(file: JobFile, create: bool = True) -> Iterator[int]:
+    """Open a job file, and keep others from appending to it during the `with` block; yield the descriptor.
 
-    An editor can replace the file at any moment, and lines appended to the old file are lost. So we append to
-    the file that the path names while we hold the lock.  If the path names another file at the end of the
-    block, a person must look: the editor can have read the lines in the old file or not.  Appending again
-    could run them twice, and not appending could lose them.
+    An editor can replace the file at any moment, and lines appended to the old file are lost.  So open the
+    path again until it names the open file.  If it names another file at the end of the block, a person must
+    look: the editor can have read the lines in the old file or not.  Appending again could run them twice,
+    and not appending could lose them.
 
     create: create the file if it does not exist.  Raises UsageError, OSError (ESTALE: the file was replaced).
     """
@@ -207,13 +207,15 @@ def appending(file: JobFile, create: bool = True) -> Iterator[int]:
         while True:
             wait_for_path(file.real, deadline)
             with open_to_append(file.real) as fd:
-                if file.is_at_path(fd):
-                    lock_all(fd)
-                    file.lock_table.check_alive()
-                    yield fd
-                    check_not_replaced(file, fd)
-                    file.lock_table.check_alive()
-                    return
+                was_replaced = not file.is_at_path(fd)
+                if was_replaced:
+                    continue
+                lock_all(fd)
+                file.lock_table.check_alive()
+                yield fd
+                check_not_replaced(file, fd)
+                file.lock_table.check_alive()
+                return
 
 
 def check_not_replaced(file: JobFile, fd: int) -> None:
@@ -287,7 +289,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
             raise UsageError(
                 f"cannot write a temporary file: {error_text(error)} (TMPDIR sets its directory)"
             ) from None
-        with appending(file) as fd:
+        with open_and_lock_to_append(file) as fd:
             append_locked(fd, file.real, file.mount, iter(lambda: spool.read(BLOCK), b""))
     return Added(job_count, line_count - job_count)
 
@@ -469,19 +471,23 @@ class ChangeCounts:
         file.say(f"line {number}: {why}")
         self.refused += 1
 
-    def add_result(self, file: JobFile, line: Line, why: str) -> bool:
-        """Count a job as refused for the reason `why`, or as changed if ''; return True if changed."""
-        if why:
-            self.add_refusal(file, line.number, why)
-        else:
+    def count_change(self, file: JobFile, line: Line, refusal: str) -> bool:
+        """Count a line as changed if `refusal` is '', otherwise as refused, and print it as the reason.
+
+        Return True if the line was changed.  line.state: the state before the change.
+        """
+        was_changed = not refusal
+        if was_changed:
             self.changed[line.state] += 1
-        return not why
+        else:
+            self.add_refusal(file, line.number, refusal)
+        return was_changed
 
     def summary(self, state: bytes) -> str:
         """Return '2 lines: ! -> ., 1 line: x (held) -> .', where `state` is the new state."""
         phrases: list[str] = []
         for old_state, count in self.changed.items():
-            if count:           # wait_for_exit() takes a change back
+            if count:           # 0: recheck_cancelled_job() has taken the change back
                 old_text, new_text = text_of(describe_state(old_state)), text_of(describe_state(state))
                 phrases.append(f"{plural(count, 'line')}: {old_text} -> {new_text}")
         return ", ".join(phrases)
@@ -499,7 +505,7 @@ def set_states(
     missing = selection.required_numbers()
     for line in selection.lines(file):
         missing.discard(line.number)
-        was_changed = change_counts.add_result(file, line, set_state(file, line, state, force))
+        was_changed = change_counts.count_change(file, line, set_state(file, line, state, force))
         if was_changed and force and line.state == RUNNING and file.lock_table.count_job_locks(line.command):
             change_counts.still_running.append(line.number)
     for number in sorted(missing):
@@ -510,16 +516,18 @@ def set_states(
 
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
 MAX_EXIT_WAIT_SECONDS = 10.0        # for cancelled jobs
+UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes x
 
 
 def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
-    """Write x over the `r` or `.` of a line; return the old state, and True if the job is running.
+    """Write x over the `r` or `.` of a line; return the old state, and True if its job is still running.
 
-    The old state is None if the line has moved. A job can run in any state: for example, an editor has saved
-    `.` over the `r`.  Then more copies of the command are running than lines are `r`.
+    The old state is None if the line has moved; then nothing is written.  A living runner sees that its line
+    is not `r`, and kills the job; the caller must kill a job whose runner is dead.
 
-    running_lines: the lines `r` of this command.  The orphans among them, which have neither a runner nor a
-    job, become e first, because each would count as the owner of a running copy.
+    running_lines: the lines `r` of this command.  If the job runs, write e over the orphans among the others,
+    which have neither a runner nor a job.  Otherwise each of them would seem to have a running copy, and the
+    cancelled copy would seem to have exited.
     """
     orphans: list[Line] = []
     with file.command_mutex(line.command) as acquired:
@@ -531,7 +539,7 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
         if is_running:
             other_lines = [other_line for other_line in running_lines if other_line.offset != line.offset]
             orphans = mark_orphans(file, other_lines)
-        if state_now in (NEW, RUNNING):
+        if state_now in UNFINISHED_STATES:
             file.write(line, HELD)
     for orphan in orphans:
         file.say(f"line {orphan.number}: {ORPHAN_FOUND}; it is e now")
@@ -541,14 +549,18 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
 def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
     """Return True if the job of a line is running.  The caller holds the mutex of the command.
 
-    state_now: None if the line has moved. A job can run though its line is not `r`: then more copies of the
-    command run than lines are `r`.
+    A job can run though its line is not `r`, for example after an editor has saved an old `.` over the `r`.
+    Each running copy of a command holds one job lock.  So if the command has more held job locks than lines
+    `r`, a copy runs for a line in another state.
+
+    state_now: None if the line has moved.
     """
     if state_now is None:
         return False
     if state_now == RUNNING:
         return not file.is_orphan(line)
-    return not file.has_room(line.command)
+    has_extra_copy = not file.has_room(line.command)        # more held job locks than lines `r`
+    return has_extra_copy
 
 
 def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
@@ -573,35 +585,52 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
 
 
 def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
-    """Cancel the selected jobs: write x over `r` and `.`, and wait until running jobs have exited.
-
-    If the user has selected a line by number or command, a line in another state is cancelled too if its job
-    is running.  If a job finishes at this moment, the line can keep its result; then we report that.
-    """
+    """Cancel the selected jobs, and wait until those that run have exited; count and report what happened."""
     missing = selection.required_numbers()
     awaited: list[Line] = []
     running_by_command = lines_by_command(file.lines(RUNNING))
     for line in selection.lines(file):
         missing.discard(line.number)
-        state_now: bytes | None = line.state
-        is_running = False
-        if line.state in (NEW, RUNNING) or selection.names_jobs:
-            state_now, is_running = cancel_line(file, line, running_by_command.get(line.command, ()))
-        if state_now is None or not (is_running or state_now in (NEW, RUNNING)):
-            if selection.ranges or line.state in (NEW, RUNNING):
-                change_counts.add_result(file, line, why_not_cancelled(state_now))
-            continue
-        if state_now == RUNNING and not is_running:
-            file.say(f"line {line.number}: {ORPHAN_FOUND}; it is x now")
-        elif state_now not in (NEW, RUNNING):
-            file.say(f"line {line.number}: is {text_of(state_now)}, but its job runs")
-        cancelled = replace(line, state=state_now)
-        change_counts.add_result(file, cancelled, "")
-        if is_running:
-            awaited.append(cancelled)
+        running_lines = running_by_command.get(line.command, ())
+        running_line = cancel_and_report(file, line, running_lines, selection, change_counts)
+        if running_line:
+            awaited.append(running_line)
     for number in sorted(missing):
         change_counts.add_refusal(file, number, selection.refusal)
     wait_for_exit(file, awaited, change_counts)
+
+
+def cancel_and_report(
+    file: JobFile,
+    line: Line,
+    running_lines: Iterable[Line],
+    selection: Selection,
+    change_counts: ChangeCounts,
+) -> Line | None:
+    """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's exit.
+
+    The returned line has the state before the x.  If the user has named the line by number or command, a job
+    that runs in any other state is cancelled, too.  If a job has just finished, the line keeps the result,
+    and we report that.  running_lines: the lines `r` of the same command.
+    """
+    state_now: bytes | None = line.state
+    is_running = False
+    if line.state in UNFINISHED_STATES or selection.names_jobs:
+        state_now, is_running = cancel_line(file, line, running_lines)
+    if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel
+        # a line that only has a selected state or command, and has no job to cancel, is passed over
+        is_refusal = selection.ranges or line.state in UNFINISHED_STATES
+        if is_refusal:
+            change_counts.count_change(file, line, why_not_cancelled(state_now))
+        return None
+    is_orphan = state_now == RUNNING and not is_running
+    if is_orphan:
+        file.say(f"line {line.number}: {ORPHAN_FOUND}; it is x now")
+    elif state_now not in UNFINISHED_STATES:
+        file.say(f"line {line.number}: is {text_of(state_now)}, but its job runs")
+    cancelled_line = replace(line, state=state_now)
+    change_counts.count_change(file, cancelled_line, refusal="")
+    return cancelled_line if is_running else None
 
 
 def why_not_cancelled(state_now: bytes | None) -> str:
@@ -612,35 +641,48 @@ def why_not_cancelled(state_now: bytes | None) -> str:
 
 
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
-    """Wait until these cancelled jobs have exited, and report those that have not.
+    """Wait until these cancelled jobs have exited, and report those that have not after a time limit.
 
-    A job holds a job lock while it runs.  So it has exited when its command has no more held job locks than
-    lines `r`.  If an editor has saved an old `r` or `.` over the x, the job is cancelled once more.
+    Meanwhile kill those jobs that run on this host and whose runners are dead.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
-    next_scan = 0.0                     # when to search for unsupervised jobs again
+    next_scan = 0.0                     # when to search for jobs without a runner again
     while awaited and time.monotonic() < deadline:
         if time.monotonic() >= next_scan:
             kill_unsupervised_jobs(file, awaited)
             next_scan = time.monotonic() + 1.0
         time.sleep(0.05)
         file.open_to_write()
-        still_running = []
-        for line in awaited:
-            state = file.state_at(line)
-            if state in (NEW, RUNNING):
-                cancel_line(file, line)
-            if state in (NEW, RUNNING) or not file.has_room(line.command):
-                still_running.append(line)
-            elif state not in (HELD, line.state):
-                change_counts.changed[line.state] -= 1
-                change_counts.add_refusal(
-                    file, line.number, "has moved or changed since (look, and run this again)"
-                )
-        awaited = still_running
+        awaited = [line for line in awaited if recheck_cancelled_job(file, line, change_counts)]
+    report_still_running(file, awaited, change_counts)
+
+
+def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
+    """Return True if a cancelled job is still running: its command has more held job locks than lines `r`.
+
+    If an editor has saved an old `r` or `.` over the x, cancel the job once more, and return True.  If the
+    job has exited, but its line is not x, count the line as refused instead of changed, and report that.
+    """
+    state = file.state_at(line)
+    if state in UNFINISHED_STATES:
+        cancel_line(file, line)
+        return True
+    if not file.has_room(line.command):
+        return True
+    is_as_cancelled = state in (HELD, line.state)       # a line that was neither `r` nor `.` keeps its state
+    if not is_as_cancelled:
+        change_counts.changed[line.state] -= 1
+        change_counts.add_refusal(
+            file, line.number, "has moved or changed since (look, and run this again)"
+        )
+    return False
+
+
+def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: ChangeCounts) -> None:
+    """Report that the jobs of these cancelled lines have not exited, and why; count them as refused."""
     holders = Holders(file.lock_table.inode)
-    for line in awaited:
-        state_text = text_of(HELD if line.state in (NEW, RUNNING) else line.state)
+    for line in lines:
+        state_text = text_of(HELD if line.state in UNFINISHED_STATES else line.state)
         why = why_still_running(line, holders, file.mount.is_fuse)
         change_counts.add_refusal(
             file,
@@ -659,43 +701,59 @@ def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
         unsupervised = holders.unsupervised_jobs(command)
         if not unsupervised:
             continue
-        for line, job in match_unsupervised(file, equal_lines, unsupervised):
+        for line, job in match_unsupervised_jobs(file, equal_lines, unsupervised):
             file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
             jobs_to_kill.append(job)
     kill_unsupervised(jobs_to_kill)
 
 
-def match_unsupervised(
-    file: JobFile, lines: Sequence[Line], jobs: Mapping[int, Shell]
+def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int] | None:
+    """Return the lines `r` of a command and the number of its held job locks, both at one moment.
+
+    Each running copy of the command holds one job lock.  None: other processes kept the command mutex.
+    """
+    with file.command_mutex(command) as acquired:
+        if not acquired:
+            return None
+        file.writable()
+        running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
+        return running_lines, file.lock_table.count_job_locks(command)
+
+
+def match_unsupervised_jobs(
+    file: JobFile, lines: Sequence[Line], unsupervised_jobs: Mapping[int, Shell]
 ) -> list[tuple[Line, Shell]]:
     """Return the jobs to kill for cancelled lines of one command, each with its line.
 
-    jobs: the jobs of this command whose runners are dead, by the offset of the job lock that they hold.  The
-    number of that lock is the number of the job's line, so it shows which job belongs to a line.  After an
-    edit has moved lines it does not.  Then a job is returned only if no copy of the command has a living
-    runner, because the cancelled job could be that copy.
+    unsupervised_jobs: the jobs of this command whose runners are dead, by the offset of the job lock that
+    each holds.  The lock with the number of a line belongs to the job of that line.  So if lines 3 and 7 have
+    this command, only 3 is cancelled, and both jobs run, the one that holds the lock number 3 is returned.
+
+    After an edit has moved lines, the numbers differ.  Then a job is returned only if no copy of the command
+    has a living runner, because otherwise the cancelled job could be that copy.
     """
     command = lines[0].command
-    with file.command_mutex(command) as acquired:
-        if not acquired:
-            return []
-        file.writable()
-        running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
-        job_count = file.lock_table.count_job_locks(command)
-    running_job_locks = {own_job_lock(line) for line in running_lines}
-    free_jobs = {job_lock: job for job_lock, job in jobs.items() if job_lock not in running_job_locks}
+    running_copies = read_running_copies(file, command)
+    if not running_copies:
+        return []
+    running_lines, copy_count = running_copies
+    locks_of_running_lines = {own_job_lock(line) for line in running_lines}
+    jobs_without_line = {
+        job_lock: job for job_lock, job in unsupervised_jobs.items() if job_lock not in locks_of_running_lines
+    }
     matched: list[tuple[Line, Shell]] = []
-    unmatched: list[Line] = []
+    unmatched_lines: list[Line] = []
     for line in lines:
-        own_job = free_jobs.pop(own_job_lock(line), None)
+        own_job = jobs_without_line.pop(own_job_lock(line), None)
         if own_job:
             matched.append((line, own_job))
         else:
-            unmatched.append(line)
-    if job_count == len(jobs):                  # no job of the command has a living runner
-        matched += zip(unmatched, free_jobs.values())
+            unmatched_lines.append(line)
+    has_living_runner = copy_count != len(unsupervised_jobs)
+    if not has_living_runner:
+        matched += zip(unmatched_lines, jobs_without_line.values())
     # Each line that is still `r` has a job that must live
-    max_kills = max(job_count - len(running_lines), 0)
+    max_kills = max(copy_count - len(running_lines), 0)
     return matched[:max_kills]
 
 
@@ -709,23 +767,29 @@ def is_server(presence_lock: int) -> bool:
 
 
 def why_still_running(line: Line, holders: Holders, on_fuse: bool) -> str:
-    """Return why a cancelled job has not exited, as far as this host knows.
+    """Return why a cancelled job has not exited, as far as the processes show that hold its job locks.
 
-    on_fuse: the job file is on FUSE. The FUSE daemon holds these locks, so the kernel does not name the job's
-    processes.
+    on_fuse: the job file is on FUSE.  The FUSE daemon holds these locks, so the kernel does not name the
+    job's processes.
     """
     unsupervised = holders.unsupervised_jobs(line.command)
     runner_pids = holders.pids(line.command, of_jobs=False)
+    # A server holds a job lock: one of its clients runs the job.
     if any(map(holders.is_server, runner_pids)):
         return CLIENT_AWAY
-    for pid in runner_pids[:1]:
-        if unsupervised:
-            pids = ", ".join(str(job.pid) for job in unsupervised.values())
-            return (f"ambiguous, because an edit has moved equal lines: process {pids} of "
-                    f"this host has no runner, and process {pid} runs another copy")
-        return f"process {pid} of this host should kill it, and does not"
-    for pid in holders.pids(line.command, of_jobs=True)[:1]:
-        return f"process {pid} of this host is still running"
+    # A runner holds a job lock, and other copies of the command have no runner: each can be the job.
+    if runner_pids and unsupervised:
+        pids = ", ".join(str(job.pid) for job in unsupervised.values())
+        return (f"ambiguous, because an edit has moved equal lines: process {pids} of "
+                f"this host has no runner, and process {runner_pids[0]} runs another copy")
+    # The runner of the job lives, and must kill it.
+    if runner_pids:
+        return f"process {runner_pids[0]} of this host should kill it, and does not"
+    # No runner holds a job lock, only the job itself.
+    job_pids = holders.pids(line.command, of_jobs=True)
+    if job_pids:
+        return f"process {job_pids[0]} of this host is still running"
+    # No process of this host that we can see holds a job lock.
     if on_fuse:
         return "this file system does not show the owner of a lock: kill the job by hand, on its host"
     return (f"no visible process of this host runs it: use {PROG} --cancel on the right host (runwait4.py "
@@ -791,12 +855,20 @@ class Holders:
                     fds = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
                     yield from self._scan_process(int(name), fds, min_fd)
 
-    def _scan_process(self, pid: int, fds: Iterable[int], min_fd: int) -> Iterator[Hold]:
-        """Yield the descriptors of one process that hold job locks."""
+    def _scan_process(self, pid: int, fds: Sequence[int], min_fd: int) -> Iterator[Hold]:
+        """Yield those descriptors of a process that hold job locks.
+
+        fds: all its descriptors.  min_fd: skip those with lower numbers.
+        """
         for fd in fds:
-            ranges, is_inheritable = self._locked_ranges(pid, fd) if fd >= min_fd else ([], False)
+            if fd < min_fd:
+                continue
+            ranges, is_inheritable = self._locked_ranges(pid, fd)
+            # the bytes from BUCKETS_END on are locked for other purposes
             job_locks = [span for span in ranges if span.start < BUCKETS_END]
             if job_locks:
+                # A runner starts a job with the job lock as a descriptor from LOCK_FD on.  A process that
+                # uses the lock file itself, such as a runner or a server, is no process of a job.
                 inherited = is_inheritable and fd >= LOCK_FD and not self._uses_lock_file(pid, fds)
                 yield Hold(pid, job_locks, inherited)
 
@@ -830,9 +902,10 @@ class Holders:
         return {job_lock: job for job_lock, job in jobs.items() if job}
 
     def _unsupervised_job(self, job_lock: int) -> Shell | None:
-        """Return the job that holds the job lock at this offset, if the runner is dead.
+        """Return the job that holds the job lock at this offset, if no runner holds it: the runner is dead.
 
-        None: no job holds the lock, or a process that can kill the job holds it too.
+        A runner and the processes of its job hold the lock through one open file description, which the job
+        has inherited.  None: no job holds the lock, or a process that can kill the job holds it, too.
         """
         holds = [hold for hold in self.all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
         tags_by_pid = {hold.pid: self._tags_of(hold.pid) for hold in holds}
@@ -842,15 +915,28 @@ class Holders:
         # A process carries the tag of its job, after those of the jobs around that: a job can be a runner.
         # So the shortest chain of tags ends with the tag of the job that holds the lock.
         tag = min((tags_by_pid[pid] for pid in job_pids), key=len)[-1]
-        if any(tag not in tags_by_pid[hold.pid] for hold in holds if not hold.inherited):
+        is_supervised = any(tag not in tags_by_pid[hold.pid] for hold in holds if not hold.inherited)
+        if is_supervised:
             return None
+        shell_pid = self._find_shell(job_pids)
+        return Shell(shell_pid, tag) if shell_pid else None
+
+    def _find_shell(self, job_pids: Iterable[int]) -> int:
+        """Return the PID of a job's shell, which leads a session.  job_pids: processes of the job.
+
+        If the shell has exited, return the number of a session of the job; 0: all processes have exited.
+        """
         # a process that leads its session comes first (False < True): it is the job's shell
         sessions = sorted((session != pid, session) for pid in job_pids if (session := self._session(pid)))
-        return Shell(sessions[0][1], tag) if sessions else None
+        return sessions[0][1] if sessions else 0
 
     @staticmethod
     def _tags_of(pid: int) -> list[bytes]:
-        """Return the tags of a process's job and of the jobs around it, the outermost first; []: none."""
+        """Return the tags of the jobs that a process belongs to, the outermost first; []: none.
+
+        A tag is a value that all processes of a job have in their environment.  A job can be a runner itself:
+        processes of the inner job have the tags of both.
+        """
         try:
             return ProcessTable.tags_of(str(pid))
         except OSError:                                     # the process has exited
@@ -973,11 +1059,11 @@ class EqualLines:
     edited_indexes: list[int] = field(default_factory=list)     # in the edited copy
 
     def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
-        """Return the merged lines, in order.  Raises EditRefusedError.
+        """Return these lines after the merge, with the person's states where the person has changed them.
 
-        Equal lines are interchangeable, so only their states count.  No other process must have changed the
-        states that the person has changed, and the number of `r` must remain.  The arguments are those of the
-        function merge().
+        base: all lines that the person got.  edited: those of the person's copy.  current: those of the file
+        now.  Raises EditRefusedError if another process has changed a state there, too, and not to the same;
+        if the person gives a line the state `r`, which only runners set; or takes `r` from a running job.
         """
         base_part = [base[index] for index in self.base_indexes]
         edited_part = [edited[index] for index in self.edited_indexes]
@@ -986,22 +1072,36 @@ class EqualLines:
             return current_part
         if not base_part and (why := why_line_invalid(edited_part[0])):
             raise EditRefusedError(f"line {self.edited_indexes[0] + 1} of the copy: {why}")
+        # between the lines at start and end that the person has left as they were
         equal_at_start, equal_at_end = common_ends(base_part, edited_part)
         changed = slice(equal_at_start, len(base_part) - equal_at_end)
         new_part = edited_part[equal_at_start:len(edited_part) - equal_at_end]
-        added_running = count_running(new_part) - count_running(current_part[changed])
-        if added_running < 0 or current_part[changed] not in (base_part[changed], new_part):
-            refused = [index for index in self.base_indexes[changed]
-                       if is_running_line(current[index]) or base[index] != current[index]]
-            raise EditRefusedError(f"line {refused[0] + 1}: {why_not_merged(current[refused[0]])}")
+        old_part = current_part[changed]
+        added_running = count_running(new_part) - count_running(old_part)
+        has_conflict = old_part not in (base_part[changed], new_part)
+        if added_running < 0 or has_conflict:
+            raise self._conflict_error(base, current, self.base_indexes[changed])
         if added_running > 0:
-            index = next(
-                index for index in self.edited_indexes[equal_at_start:] if is_running_line(edited[index])
-            )
-            raise EditRefusedError(
-                f"line {index + 1} of the copy: is r, but not running (only runners set r; . is new)"
-            )
+            raise self._new_running_error(edited, self.edited_indexes[equal_at_start:])
         return [*current_part[:equal_at_start], *new_part, *current_part[changed.stop:]]
+
+    @staticmethod
+    def _conflict_error(
+        base: Sequence[bytes], current: Sequence[bytes], changed_indexes: Iterable[int]
+    ) -> EditRefusedError:
+        """Return the error for the first changed line that is running, or that another process has changed.
+        """
+        refused = [index for index in changed_indexes
+                   if is_running_line(current[index]) or base[index] != current[index]]
+        return EditRefusedError(f"line {refused[0] + 1}: {why_not_merged(current[refused[0]])}")
+
+    @staticmethod
+    def _new_running_error(edited: Sequence[bytes], indexes: Iterable[int]) -> EditRefusedError:
+        """Return the error for the first of these lines of the copy that is `r`."""
+        index = next(index for index in indexes if is_running_line(edited[index]))
+        return EditRefusedError(
+            f"line {index + 1} of the copy: is r, but not running (only runners set r; . is new)"
+        )
 
 
 def why_not_merged(current_line: bytes) -> str:
@@ -1021,21 +1121,25 @@ LINES_MOVED = (
 def merge(
     base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]
 ) -> tuple[list[bytes], list[str]]:
-    """Merge a person's changes into a job file; return the merged lines and the refused changes.
+    """Merge a person's changes into a job file; return the merged lines, and the refused changes as messages.
 
     base: the lines that the person got.  edited: those of the person's copy.  current: those of the file now,
-    in which other processes can have changed states and appended lines.  If any change is refused, no lines
-    are returned.
+    in which other processes can have changed states and appended lines.
+
+    The result has the lines of `edited`, in that order, and the appended lines.  Lines that differ only in
+    the state are matched with each other, and have the state of `current` unless the person has changed it.
+    If any change is refused, no lines are returned.
     """
     base_count = len(base)
-    keys = [*map(merge_key, base)]
-    if keys != [*map(merge_key, current[:base_count])]:
+    base_keys = [*map(merge_key, base)]
+    if base_keys != [*map(merge_key, current[:base_count])]:
         return [], [LINES_MOVED]
     equal_at_start, equal_at_end = common_ends(base, edited)
+    base_end = base_count - equal_at_end
     changed_indexes = range(equal_at_start, len(edited) - equal_at_end)
     lines_by_key: defaultdict[bytes, EqualLines] = defaultdict(EqualLines)
-    for index in range(equal_at_start, base_count - equal_at_end):
-        lines_by_key[keys[index]].base_indexes.append(index)
+    for index in range(equal_at_start, base_end):
+        lines_by_key[base_keys[index]].base_indexes.append(index)
     for index in changed_indexes:
         lines_by_key[merge_key(edited[index])].edited_indexes.append(index)
     merged_by_key: dict[bytes, Iterator[bytes]] = {}
@@ -1050,11 +1154,24 @@ def merge(
     merged = [
         *current[:equal_at_start],
         *(next(merged_by_key[merge_key(edited[index])]) for index in changed_indexes),
-        *current[base_count - equal_at_end:base_count],
+        *current[base_end:base_count],
     ]
-    # lines that other processes have appended keep their offsets, if the lines above do
-    insert_index = base_count if keys == [*map(merge_key, merged[:base_count])] else len(merged)
-    return [*merged[:insert_index], *current[base_count:], *merged[insert_index:]], []
+    return insert_appended_lines(merged, current[base_count:], base_keys), []
+
+
+def insert_appended_lines(
+    merged: Sequence[bytes], appended: Sequence[bytes], base_keys: Sequence[bytes]
+) -> list[bytes]:
+    """Return merged lines together with the lines that other processes have appended meanwhile.
+
+    If the person has only appended lines and changed states, the lines of the other processes come first, so
+    that they keep their offsets in the file.  Otherwise they come last.  base_keys: merge_key() of each line
+    that the person got.
+    """
+    base_count = len(base_keys)
+    has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
+    insert_index = base_count if has_only_new_lines_at_end else len(merged)
+    return [*merged[:insert_index], *appended, *merged[insert_index:]]
 
 
 def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> bool:
@@ -1102,30 +1219,38 @@ def offsets_of_lines(data: bytes) -> list[int]:
     return list(itertools.accumulate(sizes, initial=start))
 
 
+def lock_free_buckets(fd: int) -> list[int]:
+    """Lock all buckets of a lock file in which no other process has a lock, in as large ranges as possible.
+
+    The bucket of a command is 65,535 bytes for job locks and then its command mutex.  Return the offsets of
+    the mutexes of the other buckets.  Lock nothing in these, because a process that holds a mutex counts the
+    job locks of its bucket.  fd: of the lock file.
+    """
+    mutexes: list[int] = []
+    ranges_to_lock = [(0, BUCKETS_END)]
+    while ranges_to_lock:
+        start, stop = ranges_to_lock.pop()
+        if start < stop and not lock(fd, start, stop - start):
+            held_range = other_lock(fd, start, stop - start)
+            held_offset = held_range.start if held_range else start     # None: it was just unlocked
+            command_mutex = held_offset | MUTEX_OFFSET      # the last byte of that bucket
+            bucket_start = command_mutex - MUTEX_OFFSET
+            mutexes.append(command_mutex)
+            ranges_to_lock += [(start, bucket_start), (command_mutex + 1, stop)]
+    return mutexes
+
+
 @contextlib.contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
-    """Lock all commands of a job file for the `with` block; yield the descriptor that has the locks.
+    """Lock the mutex of each possible command for the `with` block; yield the descriptor that has the locks.
 
-    The lock file has a bucket for each command: 65,535 bytes for job locks, then its command mutex.  Lock as
-    large ranges as possible.  In a bucket with a job lock of another process lock only the mutex.  Raises
-    OSError(EAGAIN) if a process keeps a mutex.
+    So no other process can write the state of a line.  Raises OSError(EAGAIN) if a process keeps a mutex.
     """
     fd = file.lock_table.open_job_lock()
     deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
-    mutexes: list[int] = []
     try:
-        # Whole buckets: a process that holds a command mutex counts the job locks.  So we must hold no
-        # job lock in a bucket of which we lock only the mutex.
-        ranges_to_lock = [(0, APPEND_BYTE - 1)]
-        while ranges_to_lock:
-            start, stop = ranges_to_lock.pop()
-            if start < stop and not lock(fd, start, stop - start):
-                held_range = other_lock(fd, start, stop - start)
-                # the mutex of the bucket in which another process has a lock
-                command_mutex = (held_range.start if held_range else start) | MUTEX_OFFSET
-                mutexes.append(command_mutex)
-                ranges_to_lock += [(start, command_mutex - MUTEX_OFFSET), (command_mutex + 1, stop)]
-        for command_mutex in mutexes:
+        mutexes_to_lock = lock_free_buckets(fd)
+        for command_mutex in mutexes_to_lock:
             if not keep_trying(functools.partial(lock, fd, command_mutex), deadline - time.monotonic()):
                 raise OSError(errno.EAGAIN, "another process keeps changing it")
         file.refresh()
@@ -1524,7 +1649,7 @@ def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
     return [column.strip() for column in colsep.split(line)]
 
 
-def lines_of_list(
+def lines_from_list_file(
     path: str, template_text: bytes | None, colsep: re.Pattern[bytes] | None = None
 ) -> Iterator[bytes]:
     """Yield the new lines for a list file: each line is a command, or has the values for a template.
@@ -1688,7 +1813,7 @@ FJD_SECTIONS = ("control", "fjd")
 MAX_JOB_FILE_BYTES = 1 << 20        # a larger file is not a job file of fjd
 
 
-def line_of_job_file(path: str) -> bytes:
+def line_of_fjd_file(path: str) -> bytes:
     """Return the line for a job file of fjd (INI): the executable with the path of the file."""
     source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
     config = configparser.ConfigParser(interpolation=None, strict=False)
@@ -1774,15 +1899,15 @@ def add_job_files(file: JobFile, names: Sequence[str]) -> int:
     unique_paths: set[bytes] = set()
     for name in names:
         if os.path.isdir(name):
-            new_lines = {absolute_path(path): line_of_job_file(path) for path in job_files(name)}
+            new_lines = {absolute_path(path): line_of_fjd_file(path) for path in job_files(name)}
             unique_paths |= new_lines.keys() - line_by_path.keys()
         else:
-            new_lines = {absolute_path(name): line_of_job_file(name)}
+            new_lines = {absolute_path(name): line_of_fjd_file(name)}
             unique_paths -= new_lines.keys()
         line_by_path.update(new_lines)
     if not line_by_path:
         raise UsageError(f"{text_of(os.fsencode(names[0]))}: no job files (nothing to add)")
-    with appending(file) as fd:
+    with open_and_lock_to_append(file) as fd:
         with Reader.of(fd, file.network) as reader:
             known_paths = find_added_paths(reader, unique_paths)
         lines = [line for name, line in line_by_path.items() if name not in known_paths]
@@ -1828,28 +1953,28 @@ class Test:
     targets: dict[bytes, list[TestCommand]] = field(default_factory=dict)   # by host
     last_command: TestCommand | None = None
 
-    def read(self, line: bytes) -> None:
+    def parse_line(self, line: bytes) -> None:
         """Parse a line of the test.  Raises ValueError with the reason if it is invalid."""
         flag = TEST_FLAG.fullmatch(line)
         command = TEST_COMMAND.fullmatch(line)
         if flag:
-            self._read_flag(flag[1].decode(), flag[2])
+            self._apply_flag(flag[1].decode(), flag[2])
         elif command:
             target, quoted, plain = command.groups()
-            self._read_command(target, plain if quoted is None else quoted)
+            self._add_command(target, plain if quoted is None else quoted)
         else:
             raise ValueError(
                 f"unknown line '{text_of(line[:80])}' (expected TARGET: COMMAND, -timeout: T or end)"
             )
 
-    def _read_command(self, target: bytes, text: bytes) -> None:
+    def _add_command(self, target: bytes, text: bytes) -> None:
         """Add a command to the tests of a target.  Raises ValueError if there is no command."""
         if not text.strip():
             raise ValueError(f"'{text_of(target)}' has no command (or the test above has no end)")
         self.last_command = TestCommand(job_line(text), self.timeout)
         self.targets.setdefault(target, []).append(self.last_command)
 
-    def _read_flag(self, name: str, value: bytes) -> None:
+    def _apply_flag(self, name: str, value: bytes) -> None:
         """Apply `-NAME: VALUE` to the test, or `-timeout` to the command above it."""
         if name == "timeout":
             if not self.last_command:
@@ -1862,7 +1987,7 @@ class Test:
         else:
             self.min_hosts = value if value == b"all" else check_value(integer_between(0), value)
 
-    def lines(self) -> Iterator[bytes]:
+    def job_file_lines(self) -> Iterator[bytes]:
         """Yield the test's lines: a barrier, then jobs, below a directive wherever it differs from the last.
 
         `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` makes the jobs below a group.
@@ -1919,7 +2044,7 @@ def read_tests(path: str) -> Iterator[Test]:
             raise source.error_at_line(f"the test '{text_of(test.label)}' has no targets")
         elif test:
             try:
-                test.read(line)
+                test.parse_line(line)
             except ValueError as error:
                 raise source.error_at_line(error) from None
         else:
@@ -1940,7 +2065,7 @@ def read_tests(path: str) -> Iterator[Test]:
 def lines_of_tests(path: str) -> Iterator[bytes]:
     """Yield the new lines, directives and jobs, for a NetJobs configuration."""
     for test in read_tests(path):
-        yield from test.lines()
+        yield from test.job_file_lines()
     yield b"#RUN\n"                         # the settings of the last test do not apply to jobs added later
 
 
@@ -1966,7 +2091,7 @@ def find_end_directives(file: JobFile, fd: int) -> list[Line]:
 
 def add_end_directive(file: JobFile) -> str:
     """Append `#RUN end`, at which idle runners exit, unless the file has one; return a message."""
-    with appending(file) as fd:
+    with open_and_lock_to_append(file) as fd:
         if find_end_directives(file, fd):
             return "has a #RUN end already"
         append_locked(fd, file.real, file.mount, [b"#RUN end\n"])
@@ -1987,12 +2112,12 @@ def say_jobs_below_end(file: JobFile) -> None:
                  "(--reopen, then --end)")
 
 
-def reopen(file: JobFile, change_counts: ChangeCounts) -> None:
+def disable_end_directives(file: JobFile, change_counts: ChangeCounts) -> None:
     """Turn each line `#RUN end` into the comment `#off end`, so that --follow runners go on."""
-    with appending(file, create=False):
+    with open_and_lock_to_append(file, create=False):
         file.open_to_write()
         for line in find_end_directives(file, file.writable()):
-            change_counts.add_result(file, line, set_state(file, line, b"#off", force=False))
+            change_counts.count_change(file, line, set_state(file, line, b"#off", force=False))
 
 
 # ======== Command line ======================================================================================
@@ -2233,7 +2358,7 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
         return lines_of_arguments(options.add)
     if options.csv:
         return lines_of_table(path, template)
-    return lines_of_list(path, template, options.colsep)
+    return lines_from_list_file(path, template, options.colsep)
 
 
 def describe_still_running(lines: Sequence[int], state: bytes) -> str:
@@ -2297,7 +2422,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
     return 1 if none_selected or missing else 0
 
 
-def edit_or_change(options: argparse.Namespace, file: JobFile) -> int:
+def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
     """Run --edit, --reopen, --set or --cancel; return the exit status."""
     quiet: bool = options.quiet
     os.close(open_job_file(file.path, os.O_RDWR))       # raises an error that names the reason
@@ -2314,7 +2439,7 @@ def edit_or_change(options: argparse.Namespace, file: JobFile) -> int:
 def reopen_and_report(file: JobFile, quiet: bool) -> int:
     """Undo each `#RUN end`, and print how many; return the exit status."""
     change_counts = ChangeCounts()
-    reopen(file, change_counts)
+    disable_end_directives(file, change_counts)
     count = sum(change_counts.changed.values())
     if count and not quiet:
         file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
@@ -2343,7 +2468,7 @@ def run_command(argv: Sequence[str]) -> int:
             os.close(open_job_file(path, os.O_RDWR))
             check_lock_file(path, mount)
         if options.action not in ADD_ACTIONS:
-            return edit_or_change(options, file)
+            return run_on_existing_file(options, file)
         if os.path.lexists(path):
             check_lines(path, mount.network, say, refuse=False)
         message = add_lines(options, file)

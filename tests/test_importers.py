@@ -157,11 +157,14 @@ class Lists(ImportCase):
             path = self.write(text, "list")
             with self.subTest(text=text[:80]):
                 self.assertUsageError(
-                    f"{path}: {expected}", lambda: list(runset4.lines_of_list(str(path), template.encode()))
+                    f"{path}: {expected}",
+                    lambda: list(runset4.lines_from_list_file(str(path), template.encode())),
                 )
-        self.assertUsageError("/dev/zero: line 1: ", lambda: list(runset4.lines_of_list("/dev/zero", None)))
         self.assertUsageError(
-            f"{self.dir}: is a directory", lambda: list(runset4.lines_of_list(str(self.dir), None))
+            "/dev/zero: line 1: ", lambda: list(runset4.lines_from_list_file("/dev/zero", None))
+        )
+        self.assertUsageError(
+            f"{self.dir}: is a directory", lambda: list(runset4.lines_from_list_file(str(self.dir), None))
         )
 
     def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
@@ -662,10 +665,10 @@ class JobFiles(JobFileCase):
                                ("", "missing executable=")):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
-                self.assertUsageError(f"{path}: {expected}", lambda: runset4.line_of_job_file(str(path)))
+                self.assertUsageError(f"{path}: {expected}", lambda: runset4.line_of_fjd_file(str(path)))
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
         self.assertUsageError(
-            f"{self.dir}/two?lines: not a command", lambda: runset4.line_of_job_file(str(path))
+            f"{self.dir}/two?lines: not a command", lambda: runset4.line_of_fjd_file(str(path))
         )
 
     def test_ten_jobs_for_four_workers_as_in_fjd(self) -> None:
