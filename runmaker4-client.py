@@ -715,7 +715,7 @@ class LinkLife:
         self.reported_complaint = reported_complaint        # since the last welcome
         self.state = LinkState.DIALLING
         self._link: ServerLink | None = None        # the last link with authenticated ends
-        self.was_accepted = False                    # on this link or an earlier one
+        self.was_accepted = False                   # on this link or an earlier one
         self.file = ""                              # the job file of the last server
         self.file_id = ""                           # its id
         self._down_since = boottime()               # when the last link in use was lost

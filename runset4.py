@@ -619,8 +619,8 @@ def cancel_and_report(
         state_now, is_running = cancel_line(file, line, running_lines)
     if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel
         # a line that only has a selected state or command, and has no job to cancel, is passed over
-        is_refusal = selection.ranges or line.state in UNFINISHED_STATES
-        if is_refusal:
+        user_must_know = selection.ranges or line.state in UNFINISHED_STATES
+        if user_must_know:
             change_counts.count_change(file, line, why_not_cancelled(state_now))
         return None
     is_orphan = state_now == RUNNING and not is_running
@@ -1496,7 +1496,7 @@ def ask_to_edit_again() -> bool:
 # Values replace the placeholders of a template, quoted for the shell.  Lines are processed one by one, so a
 # list can be of any length.
 
-PLACEHOLDER = re.compile(rb"\{(?:(\d*)(|\.|/|//|/\.)|#)\}")
+PLACEHOLDER = re.compile(rb"\{(?:(?P<column>\d*)(?P<suffix>|\.|/|//|/\.)|#)\}")
 SWEEP_WORDS = (":::", ":::+", "::::", "::::+")      # :::: is refused: GNU parallel reads files for it
 
 
@@ -1523,15 +1523,18 @@ def with_placeholder(template: bytes) -> bytes:
 
 def is_number_placeholder(placeholder: re.Match[bytes]) -> bool:
     """Return True if a placeholder is {#}, for the number of a job."""
-    return placeholder[2] is None       # only {#} has no suffix, not even an empty one
+    return placeholder["suffix"] is None        # only {#} has no suffix, not even an empty one
 
 
 def spread_over_columns(columns: Iterable[int], placeholder: re.Match[bytes]) -> bytes:
-    """Return one placeholder per column for one without a column: {.} -> {1.} {2.}.  Return others unchanged.
+    """Return one placeholder for each column, instead of one for the line: '{.}' -> '{1.} {2.}'.
+
+    A placeholder that names a column, and {#}, remain.  For re.sub(), which calls it for each placeholder.
     """
-    if placeholder[1] != b"":           # it is for one column, or it is {#}
+    is_for_line = placeholder["column"] == b""
+    if not is_for_line:
         return placeholder[0]
-    return b" ".join(b"{%d%b}" % (column, placeholder[2]) for column in columns)
+    return b" ".join(b"{%d%b}" % (column, placeholder["suffix"]) for column in columns)
 
 
 class Template:
@@ -1556,8 +1559,8 @@ class Template:
         # for each placeholder the column (0: the line), and the function that gets the part (None: it is {#})
         self.placeholders: list[tuple[int, Callable[[bytes], bytes] | None]] = []
         for placeholder in PLACEHOLDER.finditer(text):
-            column = int(placeholder[1] or 0)
-            self.placeholders.append((column, self.FUNCTION_OF_SUFFIX.get(placeholder[2])))
+            column = int(placeholder["column"] or 0)
+            self.placeholders.append((column, self.FUNCTION_OF_SUFFIX.get(placeholder["suffix"])))
         self.max_column = max(column for column, _ in self.placeholders)
         self.format = PLACEHOLDER.sub(self._conversion, text.replace(b"%", b"%%"))
 
@@ -1628,13 +1631,19 @@ def check_template(template: bytes) -> None:
 
 
 def why_unsafe(template: bytes, value_offset: int) -> str:
-    """Return why a value at this offset of a template cannot be quoted, and the remedy."""
+    """Return why a value at this offset of a template cannot be quoted, and the remedy.
+
+    For example 'is quoted already (remove your quotes)' for the placeholder in 'echo "{}"'.  Call it only if
+    the text before the offset does not match UNQUOTED_TEXT.
+    """
     safe_part = UNQUOTED_TEXT.match(template, 0, value_offset)
     unsafe_offset = safe_part.end() if safe_part else 0
+    # the quote that is opened here, if any: by itself, or as $'...' or $"..."
     quote_sign = template[unsafe_offset:value_offset].lstrip(b"$")[:1]
-    if quote_sign in (b"'", b'"') and template.count(quote_sign, unsafe_offset, value_offset) % 2:
+    is_quote = quote_sign in (b"'", b'"')
+    if is_quote and template.count(quote_sign, unsafe_offset, value_offset) % 2:
         return "is quoted already (remove your quotes)"
-    # UNQUOTED stops only at one of these
+    # UNQUOTED_TEXT stops only at one of these
     construct, remedy = next(
         explanation for opening, explanation in UNSAFE_CONSTRUCTS.items()
         if template.startswith(opening, unsafe_offset)
@@ -1652,9 +1661,10 @@ def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
 def lines_from_list_file(
     path: str, template_text: bytes | None, colsep: re.Pattern[bytes] | None = None
 ) -> Iterator[bytes]:
-    """Yield the new lines for a list file: each line is a command, or has the values for a template.
+    """Yield a job line for each line of a list file: a command, or values for the placeholders of a template.
 
-    Directives are copied; blank lines and comments are skipped.  template_text: None: the lines are commands.
+    Copy #RUN directives; skip blank lines and comments.  template_text: None: the list has commands.  colsep:
+    the separator of columns; None: blanks.  Raises UsageError if a line is invalid, or nothing is to add.
     """
     source = Source(path)
     template = Template(template_text) if template_text else None
@@ -1666,7 +1676,8 @@ def lines_from_list_file(
                 directive_count += 1
                 yield directive_line(line)
                 continue
-            if line.lstrip()[:1] in b"#":       # or b""
+            text = line.lstrip()
+            if not text or text.startswith(b"#"):
                 continue
             job_number += 1
             if template:
@@ -1791,10 +1802,11 @@ def parse_sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
 def lines_of_sweep(template_text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
     """Yield the line of a job for each combination of values.  The last value changes fastest.
 
-    sources: as from parse_sweep().
+    sources: for each `:::` its values.  Each of them is a tuple, because `:::+` links more values to it: for
+    '::: a b :::+ 1 2 ::: x' this is [[(b'a', b'1'), (b'b', b'2')], [(b'x',)]].
     """
-    value_count = sum(len(linked[0]) for linked in sources)
-    template = Template(template_text, value_count)
+    column_count = sum(len(value_tuples[0]) for value_tuples in sources)
+    template = Template(template_text, column_count)
     for job_number, combination in enumerate(itertools.product(*sources), 1):
         values = [*itertools.chain.from_iterable(combination)]
         try:
@@ -1814,8 +1826,24 @@ MAX_JOB_FILE_BYTES = 1 << 20        # a larger file is not a job file of fjd
 
 
 def line_of_fjd_file(path: str) -> bytes:
-    """Return the line for a job file of fjd (INI): the executable with the path of the file."""
+    """Return the job line for a job file of fjd, which is an .ini file that names an executable.
+
+    The command is the executable with the path of the file as argument.  Raises UsageError.
+    """
     source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
+    executable = read_executable(source)
+    try:
+        command = executable.encode("utf-8", "surrogateescape")
+        return job_line(b"%b %b" % (command, quote(absolute_path(path))))
+    except ValueError as error:
+        raise UsageError(f"{source.name}: {error}") from None
+
+
+def read_executable(source: Source) -> str:
+    """Return the executable that a job file of fjd names, by executable= in [control] or [fjd].
+
+    Raises UsageError; for a syntax error it names the line.
+    """
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read_string(ini_text(source))
@@ -1828,21 +1856,14 @@ def line_of_fjd_file(path: str) -> bytes:
     sections = [section for section in FJD_SECTIONS if config.has_option(section, "executable")]
     if not sections:
         raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
-    executable = config[sections[0]]["executable"]
+    executable: str = config[sections[0]]["executable"]
     if not executable:
         raise UsageError(f"{source.name}: executable= is empty")
-    try:
-        command = executable.encode("utf-8", "surrogateescape")
-        return job_line(b"%b %b" % (command, quote(absolute_path(path))))
-    except ValueError as error:
-        raise UsageError(f"{source.name}: {error}") from None
+    return executable
 
 
 def ini_text(source: Source) -> str:
-    """Return the text of a job file of fjd, which is an .ini file.
-
-    Raises UsageError if it is larger than MAX_JOB_FILE_BYTES.
-    """
+    """Return the text of an .ini file.  Raises UsageError if it is larger than MAX_JOB_FILE_BYTES."""
     text = bytearray()
     for line in source:
         text += line + b"\n"
@@ -1894,23 +1915,26 @@ def find_added_paths(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
 
 
 def add_job_files(file: JobFile, names: Sequence[str]) -> int:
-    """Append jobs for job files of fjd, of a directory those that no job names yet; return how many."""
+    """Append a job for each of these job files of fjd, and for those in these directories; return how many.
+
+    A file that the user names is always added, one in a directory only if no job of `file` has its path.
+    """
     line_by_path: dict[bytes, bytes] = {}
-    unique_paths: set[bytes] = set()
+    paths_to_check: set[bytes] = set()          # those found in a directory
     for name in names:
         if os.path.isdir(name):
             new_lines = {absolute_path(path): line_of_fjd_file(path) for path in job_files(name)}
-            unique_paths |= new_lines.keys() - line_by_path.keys()
+            paths_to_check |= new_lines.keys() - line_by_path.keys()
         else:
             new_lines = {absolute_path(name): line_of_fjd_file(name)}
-            unique_paths -= new_lines.keys()
+            paths_to_check -= new_lines.keys()
         line_by_path.update(new_lines)
     if not line_by_path:
         raise UsageError(f"{text_of(os.fsencode(names[0]))}: no job files (nothing to add)")
     with open_and_lock_to_append(file) as fd:
         with Reader.of(fd, file.network) as reader:
-            known_paths = find_added_paths(reader, unique_paths)
-        lines = [line for name, line in line_by_path.items() if name not in known_paths]
+            added_paths = find_added_paths(reader, paths_to_check)
+        lines = [line for path, line in line_by_path.items() if path not in added_paths]
         if lines:
             append_locked(fd, file.real, file.mount, [b"".join(lines)])
     return len(lines)
@@ -1954,7 +1978,10 @@ class Test:
     last_command: TestCommand | None = None
 
     def parse_line(self, line: bytes) -> None:
-        """Parse a line of the test.  Raises ValueError with the reason if it is invalid."""
+        """Add what a line of the configuration says: a command, or a flag such as '-timeout: 5m'.
+
+        Raises ValueError with the reason if the line is invalid.
+        """
         flag = TEST_FLAG.fullmatch(line)
         command = TEST_COMMAND.fullmatch(line)
         if flag:
@@ -1968,14 +1995,17 @@ class Test:
             )
 
     def _add_command(self, target: bytes, text: bytes) -> None:
-        """Add a command to the tests of a target.  Raises ValueError if there is no command."""
+        """Add a command that a target, a host, has to run.  Raises ValueError if there is no command."""
         if not text.strip():
             raise ValueError(f"'{text_of(target)}' has no command (or the test above has no end)")
         self.last_command = TestCommand(job_line(text), self.timeout)
         self.targets.setdefault(target, []).append(self.last_command)
 
     def _apply_flag(self, name: str, value: bytes) -> None:
-        """Apply `-NAME: VALUE` to the test, or `-timeout` to the command above it."""
+        """Apply '-NAME: VALUE': `timeout` to the command above, the other flags to the whole test.
+
+        These must be above the first target.  Raises ValueError if a flag or its value is not allowed.
+        """
         if name == "timeout":
             if not self.last_command:
                 raise ValueError("-timeout before the first target")
@@ -1985,16 +2015,19 @@ class Test:
         elif name == "generaltimeout":
             self.timeout = directive_timeout(value)
         else:
-            self.min_hosts = value if value == b"all" else check_value(integer_between(0), value)
+            needs_all = value == b"all"
+            self.min_hosts = value if needs_all else check_value(integer_between(0), value)
 
     def job_file_lines(self) -> Iterator[bytes]:
-        """Yield the test's lines: a barrier, then jobs, below a directive wherever it differs from the last.
+        """Yield the lines of the job file for this test.
 
-        `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` makes the jobs below a group.
+        `#RUN barrier` comes first: the jobs below it wait until all jobs above have finished.  Then each
+        command becomes a job.  `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` makes the jobs
+        below it a group, whose hosts start at the same moment.  It is repeated only where it changes.
         """
         yield b"#RUN barrier\n# test %b\n" % self.label
         group = re.sub(rb"[\s,=]+", b"_", self.label)       # a setting cannot contain these characters
-        last_directive = b""
+        previous_directive = b""
         for target, commands in self.targets.items():
             for command in commands:
                 timeout = b" timeout=%b" % command.timeout if command.timeout else b""
@@ -2004,8 +2037,11 @@ class Test:
                     timeout,
                     self.min_hosts,
                 )
-                yield (b"" if directive == last_directive else directive) + command.line
-                last_directive = directive
+                if directive == previous_directive:
+                    yield command.line
+                else:
+                    yield directive + command.line
+                previous_directive = directive
 
 
 def directive_timeout(text: bytes) -> bytes:
@@ -2113,7 +2149,7 @@ def say_jobs_below_end(file: JobFile) -> None:
 
 
 def disable_end_directives(file: JobFile, change_counts: ChangeCounts) -> None:
-    """Turn each line `#RUN end` into the comment `#off end`, so that --follow runners go on."""
+    """Turn each line `#RUN end` into the comment `#off end`, so that --follow runners wait for jobs again."""
     with open_and_lock_to_append(file, create=False):
         file.open_to_write()
         for line in find_end_directives(file, file.writable()):
@@ -2362,7 +2398,10 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def describe_still_running(lines: Sequence[int], state: bytes) -> str:
-    """Return a message about running jobs over whose `r` --force wrote this state.  lines: their numbers."""
+    """Return a message about jobs that still run after --force has replaced the `r` of their lines.
+
+    lines: their numbers.  state: the one that was written instead of `r`.
+    """
     effect = "writes r over it again" if state == NEW else "kills the job now"
     return (
         f"some jobs are still running ({name_lines(lines)}): a living runner {effect}; a dead host keeps the "
@@ -2372,16 +2411,17 @@ def describe_still_running(lines: Sequence[int], state: bytes) -> str:
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
-    """Set or cancel the selected lines, and print the changes; return the exit status."""
+    """Set or cancel the selected lines, and print the changes; return the exit status.
+
+    The status is 1 if no line was changed, a line was refused, or the file was replaced meanwhile.
+    """
     change_counts = ChangeCounts()
-    selection: Selection = options.selection
     state: bytes = HELD if options.cancel else options.set
-    quiet: bool = options.quiet
     try:
         if options.cancel:
-            cancel_selected(file, selection, change_counts)
+            cancel_selected(file, options.selection, change_counts)
         else:
-            set_states(file, selection, state, options.force, change_counts)
+            set_states(file, options.selection, state, options.force, change_counts)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
@@ -2391,17 +2431,29 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
             "this again)"
         )
         return 1
-    summary = change_counts.summary(state)
-    if summary and not quiet:
-        file.say(summary)
-    released = change_counts.changed[HELD]
-    if options.all and not selection.states and state == NEW and released and not quiet:
-        file.say(f"{plural(released, 'held line')} released, too (to leave those: --set=. --state='d!e')")
-    if change_counts.still_running and not quiet:
-        file.say(describe_still_running(change_counts.still_running, state))
-    if not summary and not change_counts.refused:
+    if not options.quiet:
+        report_changes(file, options, state, change_counts)
+    has_changes = change_counts.summary(state) != ""
+    if not has_changes and not change_counts.refused:
         file.say(NO_MATCH)
-    return 0 if summary and not change_counts.refused else 1
+    return 0 if has_changes and not change_counts.refused else 1
+
+
+def report_changes(
+    file: JobFile, options: argparse.Namespace, state: bytes, change_counts: ChangeCounts
+) -> None:
+    """Print how many lines have got a new state, and warn of side effects."""
+    summary = change_counts.summary(state)
+    if summary:
+        file.say(summary)
+    released_count = change_counts.changed[HELD]
+    sets_all_new = options.all and not options.selection.states and state == NEW
+    if sets_all_new and released_count:
+        file.say(
+            f"{plural(released_count, 'held line')} released, too (to leave those: --set=. --state='d!e')"
+        )
+    if change_counts.still_running:
+        file.say(describe_still_running(change_counts.still_running, state))
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
@@ -2423,14 +2475,17 @@ def list_lines(file: JobReader, selection: Selection) -> int:
 
 
 def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
-    """Run --edit, --reopen, --set or --cancel; return the exit status."""
+    """Run --edit, --reopen, --set or --cancel; return the exit status.
+
+    Raises UsageError if the file has lines of other text and no job, but after --edit only report that.
+    """
     quiet: bool = options.quiet
     os.close(open_job_file(file.path, os.O_RDWR))       # raises an error that names the reason
     if options.edit:
-        status = edit(file, quiet)
+        exit_status = edit(file, quiet)
         check_lines(file.path, file.network, file.say, refuse=False)
-        return status
-    check_lines(file.path, file.network, file.say)
+        return exit_status
+    check_lines(file.path, file.network, file.say, refuse=True)
     if options.reopen:
         return reopen_and_report(file, quiet)
     return change_states(file, options)
@@ -2448,8 +2503,19 @@ def reopen_and_report(file: JobFile, quiet: bool) -> int:
     return 0 if count and not change_counts.refused else 1
 
 
+def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
+    """Append the requested lines, create the file if necessary, and print how many; return 0."""
+    if os.path.lexists(file.path):
+        check_lines(file.path, file.network, file.say, refuse=False)
+    message = add_lines(options, file)
+    if not options.quiet:
+        file.say(message)
+    say_jobs_below_end(file)
+    return 0
+
+
 def run_command(argv: Sequence[str]) -> int:
-    """Do what the command line asks for; return the exit status."""
+    """Do what the command line asks for: list, add, edit or change jobs; return the exit status."""
     options = parse_options(argv)
     path: str = options.file
     only_list: bool = options.list
@@ -2458,25 +2524,20 @@ def run_command(argv: Sequence[str]) -> int:
         warn(f"{PROG}: {path}: {text}")
 
     try:
+        # --list locks nothing, so it works on any file system
         mount = check_mount(path, options.single_host or only_list, say)
         if only_list:
-            os.close(open_job_file(path, os.O_RDONLY))
+            os.close(open_job_file(path, os.O_RDONLY))      # raises an error that names the reason
             check_lines(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
         file = JobFile(path, say=say, mount=mount)
         if os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
             check_lock_file(path, mount)
-        if options.action not in ADD_ACTIONS:
-            return run_on_existing_file(options, file)
-        if os.path.lexists(path):
-            check_lines(path, mount.network, say, refuse=False)
-        message = add_lines(options, file)
-        if not options.quiet:
-            say(message)
-        say_jobs_below_end(file)
-        return 0
-    except BrokenPipeError:
+        if options.action in ADD_ACTIONS:
+            return add_and_report(options, file)
+        return run_on_existing_file(options, file)
+    except BrokenPipeError:                     # from stdout: run_main() handles it
         raise
     except OSError as error:
         if error.errno == errno.ESTALE:
