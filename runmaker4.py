@@ -4528,7 +4528,7 @@ class Walk:
         self,
         queue: JobQueue,
         consumers: Consumers,
-        resuming: Consumers,
+        resuming_consumers: Consumers,
         retries: Retries,
         orphans: Orphans,
         results: Results,
@@ -4538,51 +4538,53 @@ class Walk:
         began: float,
         after_edit: bool,
     ) -> None:
-        """resuming: the consumers, present or not, for which orphans become new again.  serving: consumers
+        """resuming_consumers: those, present or not, for which orphans become new again.  serving: consumers
         come and go, and a server starts the groups.  began: by the file's clock.  after_edit: an edit ended
         the previous walk.  Raises OSError.
         """
         self._queue = queue
         self._file = file = queue.file
         self._consumers = consumers
-        self._resuming = resuming
+        self._resuming_consumers = resuming_consumers
         self._retries = retries
         self._orphans = orphans
         self._results = results
-        self._serving = serving
+        self._starts_groups = serving
         self.began = began
         # the walk has claimed a job, or the file is being edited: another walk follows in any case
         self.needs_another = after_edit
         self.always_present = frozenset(consumers.all)  # consumers that were present during the whole walk
-        self._retrying = retries.consumers           # the consumers whose due lines were met from the top on
+        self._retrying_consumers = retries.consumers    # the walk has met their due lines from the top on
         self.above = Above()
         # `above.unfinished` has finished by now: another walk must check the other jobs
-        self.outdated = False
+        self.awaited_job_finished = False
         # up to the next directive only running jobs matter
-        self._only_running = False
+        self._only_running_matter = False
         # the walk met a line that may be claimable a moment later: another runner had just taken the line or
         # held its command mutex, the line may be an orphan, or lines are being appended
-        self.try_again = False
-        # a due line that could not be claimed, and why: no due line below it is claimed
-        self.stuck: tuple[Line, LineCheck] | None = None
+        self.claimable_soon = False
+        # a due failed line that could not be claimed, and why: no due line below it is claimed
+        self.refused_retry: tuple[Line, LineCheck] | None = None
         # commands of which no line can be claimed for now, and why
         self._refused_commands: dict[bytes, LineCheck] = {}
-        self.has_skipped = False                # new jobs of groups, or jobs of other consumers, were skipped
-        # for each Directives.consumer_key the first skipped job and its directives: a consumer that comes
+        # new jobs of groups, or jobs of other consumers, were skipped
+        self.has_skipped_jobs = False
+        # for each Directives.consumer_key the first skipped new job and its directives: a consumer that comes
         # later begins there
-        self._skipped: dict[ConsumerKey, tuple[Line, Directives]] = {}
-        # for each consumer that was absent, or had too little free: the first skipped due line and its
-        # directives
-        self._skipped_due: dict[Consumer, tuple[Line, Directives]] = {}
+        self._skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
+        # for each consumer that was absent, or had too little free: the first failed line that it must run
+        # again, and the directives of that line
+        self._skipped_failed: dict[Consumer, tuple[Line, Directives]] = {}
         # consumers with jobs that they cannot take now, but perhaps later
-        self.waiting: set[Consumer] = set()
-        self._first_blocked: Line | None = None     # the first job below the block that a consumer waits for
+        self.waiting_consumers: set[Consumer] = set()
+        self._first_blocked_job: Line | None = None     # the first one below the block that a consumer needs
         # for consumers that had too little free for a job: that job and its needs
-        self._lacking_capacity: dict[Consumer, tuple[Line, Resources]] = {}
+        self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
-        self.foreign_group: Line | None = None      # the first job of a group, if this process starts none
-        self.foreign_settings = NO_SETTINGS
-        self.doubt = 0.0                        # JobReader.seconds_of_doubt() of the end that the walk met
+        # the first job of a group, if this process starts no groups
+        self.unstartable_group_job: Line | None = None
+        self.unstartable_group_settings = NO_SETTINGS
+        self.seconds_of_doubt = 0.0             # JobReader.seconds_of_doubt() of the end that the walk met
         retries.on_walk_begin()
         counted: Counter[bytes] | None = Counter() if ordinals else None
         states = NEW + RUNNING + retries.retried_states
@@ -4599,13 +4601,15 @@ class Walk:
         """Return what the walk has found so far."""
         block = self.above.block
         stopped_by = block.text if block and block.why is Why.STOPPED else ""
-        return WalkReport(self.always_present, self.began, self.met_end, frozenset(self.waiting), stopped_by)
+        waiting = frozenset(self.waiting_consumers)
+        return WalkReport(self.always_present, self.began, self.met_end, waiting, stopped_by)
 
-    def next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
+    def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Walk on, and claim the next job that one of these consumers may take; or return why it stopped.
 
-        consumers: between calls with the same object, consumers may be removed from it, but none added.
-        pause_at: the time (time.monotonic()) after which it returns Stop.SLICED.
+        Stop.RESTART: the file was edited, so the caller must begin a new walk.  consumers: between calls with
+        the same object, consumers may be removed from it, but none added.  pause_at: the time
+        (time.monotonic()) after which it returns Stop.SLICED.
         """
         self.scan.pause_at = pause_at
         try:
@@ -4631,191 +4635,214 @@ class Walk:
         Return False if an edit has moved that line.
         """
         self._consumers = consumers
-        self._only_running = False
+        self._only_running_matter = False       # new jobs here can be for these consumers
         self.always_present = self.always_present.intersection(consumers.all)
-        line = self._rewind_to_skipped()
+        line = self._rewind_to_first_skipped()
         return line is None or self.scan.seek_back(line)
 
     def _process_next_line(self) -> Job | Stop | None:
-        """Read the next line and apply, claim or skip it.
+        """Read the next line; apply a directive, claim or skip a job.
 
         Return the job that was claimed, the reason why the walk stops here, or None: the walk continues.
         Raises Paused, FileChangedError.
         """
-        line = self.scan.next(self._only_running)
+        line = self.scan.next(self._only_running_matter)
         if line is None:
-            self.doubt = self._file.seconds_of_doubt(self.scan.end)
+            self.seconds_of_doubt = self._file.seconds_of_doubt(self.scan.end)
             return Stop.END
-        if self._is_over():
+        if self._is_rest_irrelevant():
             return Stop.OVER
         if not line.is_complete:
             # the last line has no newline: perhaps a process is still writing it
-            self.doubt = self._file.seconds_of_doubt(self.scan.end)
-            if self.doubt:
+            self.seconds_of_doubt = self._file.seconds_of_doubt(self.scan.end)
+            if self.seconds_of_doubt:
                 return Stop.CUT
-        if line.state == DIRECTIVE:
-            if self._apply_directive(line):
-                return None
-            self.scan.find_again(line)            # this walk can continue here
-            return Stop.BARRIER
+        if line.state != DIRECTIVE:
+            return self._process_job_line(line)
+        if self._apply_directive(line):
+            return None
+        self.scan.find_again(line)              # this walk can continue here
+        return Stop.BARRIER
+
+    def _process_job_line(self, line: Line) -> Job | Stop | None:
+        """Claim or skip a job, and return as _process_next_line() does."""
         job = self._claim_or_skip(line)
         if job:
             self.needs_another = True
             return job
-        if self._all_lack_capacity():
+        if self._all_wait_for_capacity():
             # This walk continues here when a consumer has enough free: one from the top would take long
             return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
         return None
 
-    def _is_over(self) -> bool:
+    def _is_rest_irrelevant(self) -> bool:
         """Return True if no line below can matter: all consumers must wait, or exit at `#RUN end`."""
         consumers = self._consumers.all
         if not consumers:
-            return False
+            return False                        # a server reads all, for groups and orphans
         if self.met_end and all(consumer.follow for consumer in consumers):
-            return True
+            return True                         # they exit at `#RUN end`
         block = self.above.block
-        if not block and not self.met_end:
-            return False
-        if block and block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
-            return False                        # there can be a `#RUN end` below
-        return self._first_blocked is not None and consumers.keys() <= self.waiting
+        if not block:
+            return False                        # jobs below can be claimed
+        if block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
+            return False                        # they can exit if there is a `#RUN end` below
+        # below a block the walk only finds out which consumers must wait: now all of them
+        return self._first_blocked_job is not None and consumers.keys() <= self.waiting_consumers
 
     # -- consumers with too little free
     # -------------------------------------------------------------------------
 
-    def _all_lack_capacity(self) -> bool:
+    def _all_wait_for_capacity(self) -> bool:
         """Return True if each consumer waits until it has enough slots or memory for a job above."""
-        return bool(self._consumers.all) and self._consumers.all.keys() <= self._lacking_capacity.keys()
+        return bool(self._consumers.all) and self._consumers.all.keys() <= self._waiting_for_capacity.keys()
 
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
-        """End the wait of each consumer that now has enough slots and memory for its job, or whose job's
-        line has changed.
+        """End the wait of each of these consumers that now has enough slots and memory for its job, or whose
+        job's line has changed.  consumers: a dictionary used as an ordered set.
         """
         state_at_offset: dict[int, bytes | None] = {}
-        for consumer in self._lacking_capacity.keys() & consumers.keys():
-            line, needs = self._lacking_capacity[consumer]
+        for consumer in self._waiting_for_capacity.keys() & consumers.keys():
+            line, needs = self._waiting_for_capacity[consumer]
             if line.offset not in state_at_offset:
                 state_at_offset[line.offset] = self._file.state_at(line)
-            if consumer.free.holds(needs) or state_at_offset[line.offset] != line.state:
-                del self._lacking_capacity[consumer]
+            has_line_changed = state_at_offset[line.offset] != line.state
+            if consumer.free.holds(needs) or has_line_changed:
+                del self._waiting_for_capacity[consumer]
 
     def has_room(self) -> bool:
         """Return True if a consumer that waited now has enough slots and memory for its job."""
-        return any(consumer.free.holds(needs) for consumer, (_, needs) in self._lacking_capacity.items())
+        return any(consumer.free.holds(needs) for consumer, (_, needs) in self._waiting_for_capacity.items())
 
-    def _rewind_to_skipped(self) -> Line | None:
-        """Return the first skipped line that one of the consumers may take, and forget all lines below it.
+    def _rewind_to_first_skipped(self) -> Line | None:
+        """Return the first skipped line that a consumer may take, and forget what was met from there on.
 
-        None: there is no such line, and nothing is forgotten.  Ignore consumers that lack capacity: they were
-        present when the walk reached the line.
+        The walk must then read these lines again.  None: there is no such line.  Ignore consumers that wait
+        for slots or memory: they were present when the walk reached the line.
         """
         skipped_lines = [
-            (line, scope) for line, scope in self._skipped.values()
-            if any(consumer not in self._lacking_capacity for consumer in self._consumers.fitting(scope))
+            (line, scope) for line, scope in self._skipped_new.values()
+            if any(consumer not in self._waiting_for_capacity for consumer in self._consumers.fitting(scope))
         ]
-        skipped_lines += [missed for consumer, missed in self._skipped_due.items()
-                  if consumer in self._consumers.all and consumer not in self._lacking_capacity]
+        skipped_lines += [
+            line_and_scope for consumer, line_and_scope in self._skipped_failed.items()
+            if consumer in self._consumers.all and consumer not in self._waiting_for_capacity
+        ]
         if not skipped_lines:
             return None
-        line, self.above.scope = min(skipped_lines, key=lambda skipped: skipped[0].offset)
+        line, self.above.scope = min(skipped_lines, key=lambda line_and_scope: line_and_scope[0].offset)
+        self._forget_from(line)
+        return line
+
+    def _forget_from(self, line: Line) -> None:
+        """Forget the block, and the skipped lines and groups from this line on."""
         self.above.block = None
-        self._first_blocked = None
-        self._skipped = {
-            key: skipped for key, skipped in self._skipped.items() if skipped[0].offset < line.offset
+        self._first_blocked_job = None
+        self._skipped_new = {
+            key: skipped for key, skipped in self._skipped_new.items() if skipped[0].offset < line.offset
         }
-        self._skipped_due = {
-            key: skipped for key, skipped in self._skipped_due.items() if skipped[0].offset < line.offset
+        self._skipped_failed = {
+            key: skipped for key, skipped in self._skipped_failed.items() if skipped[0].offset < line.offset
         }
         self.groups = [group for group in self.groups if group.begins_above(line)]
-        return line
 
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
         """Claim a line for a consumer that may take it now, and return the job.
 
-        Otherwise record what the line means for barriers, and who waits for it; return None.
-        Raises FileChangedError.
+        Otherwise return None, and record which consumers must wait, and if the job is unfinished: a barrier
+        below must wait for it.  Raises FileChangedError.
         """
         if line.state == NEW:
             return self._claim_or_skip_new(line)
         if line.state != RUNNING:
             return self._claim_or_skip_failed(line)
-        if not self.above.block:
+        if not self.above.block:                # below a block, running jobs do not matter
             self._on_running(line)
         return None
 
     def _claim_or_skip_new(self, line: Line) -> Job | None:
-        """Do _claim_or_skip() for a new line."""
+        """Claim a new line for the first consumer that may take it, and return the job.
+
+        None: the claim has failed, or the line was skipped, because it is below a block (a barrier that
+        waits, or an invalid directive), in a group, or for no consumer that has enough free.
+        """
         if self.above.block:
-            self._on_job_below_block(line)
+            self._on_new_job_below_block(line)
             return None
         consumer = self._choose_consumer(line, self._consumers.all)
-        together = self.above.scope.settings.together
-        if consumer and not together:
+        is_in_group = self.above.scope.settings.together != ""
+        if consumer and not is_in_group:
             self.above.add_unfinished(line)
             return self._claim_new(line, consumer)
-        if self._lacking_capacity and not together:
-            self._record_skipped(line)      # a consumer that comes later must begin here, not below
+        if self._waiting_for_capacity and not is_in_group:
+            self._record_skipped_new(line)
         else:
             self._skip_new(line)
         return None
 
     def _claim_or_skip_failed(self, line: Line) -> Job | None:
-        """Do _claim_or_skip() for a failed line, which consumers with --retry or --resume run once again."""
+        """Claim a failed line for a consumer with --retry or --resume that must run it again, and return the
+        job.
+
+        None: no consumer must run it again (each failed line is tried once), none can take it now, or the
+        claim has failed.
+        """
         due_consumers = self._retries.find_consumers_for_retry(line, self.above.scope)      # present or not
         if not due_consumers:
             self._retries.record_passed_line(line, self.above.scope)
             return None
-        self.above.add_unfinished(line)
+        self.above.add_unfinished(line)         # barriers below wait until it has run again
         present_due = due_consumers & self._consumers.all.keys()
-        if present_due and not self.stuck and not self.above.block:
+        can_be_claimed = not self.refused_retry and not self.above.block
+        if present_due and can_be_claimed:
             chosen = self._choose_consumer(line, due_consumers)
             if chosen:
-                return self._claim_due(line, chosen)
-        able = present_due - self._lacking_capacity.keys()
-        for consumer in due_consumers - able:
-            self._skipped_due.setdefault(consumer, (line, self.above.scope))
-            self.has_skipped = True
-        self.waiting |= present_due
+                return self._claim_for_retry(line, chosen)
+        # consumers that are absent or have too little free begin at this line later
+        able = present_due - self._waiting_for_capacity.keys()
+        self._record_skipped_failed(line, due_consumers - able)
+        self.waiting_consumers |= present_due
         if present_due and self.above.block:
-            self._first_blocked = self._first_blocked or line
+            self._first_blocked_job = self._first_blocked_job or line
         return None
 
     def _on_running(self, line: Line) -> None:
-        """Record a running job as unfinished, for barriers below it; or give an orphan its next state.
-
-        A line that could be an orphan counts as running until a later walk (`try_again`).  A group with a
-        running job waits: a server starts all of its jobs together.
+        """Record a running job as unfinished: barriers below it wait.  Give an orphan, a line `r` that has
+        neither runner nor job, its next state.
         """
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
             self._resolve_orphan(line)
             return
-        self.try_again |= suspicion is Suspicion.SOME
         self.above.add_unfinished(line)
-        if suspicion is Suspicion.NONE and self.above.scope.settings.together:
-            self._current_group().waits = True
+        if suspicion is Suspicion.SOME:
+            self.claimable_soon = True          # a later walk checks again
+        elif self.above.scope.settings.together:
+            self._current_group().waits = True  # a server starts all jobs of a group together
 
     def _resolve_orphan(self, line: Line) -> None:
-        """Give an orphan its next state: the result of its last run here if that result is certain.
-
+        """Write the next state of an orphan: the result of its last run here if that result is certain.
         Otherwise it becomes new if a consumer, present or not, runs orphans again, and `e` if none does.
+
+        Go back to a line that became new, so that this walk can claim it.  Raises FileChangedError.
         """
-        state = NEW if self._is_resumed() else ERROR
-        attempt = self._try_change(line, lambda: self._orphans.resolve(line, state))
+        new_or_error = NEW if self._can_orphan_run_again() else ERROR
+        attempt = self._try_change(line, lambda: self._orphans.resolve(line, new_or_error))
         if not attempt.new_state:
             self.above.add_unfinished(line)
         elif attempt.new_state == NEW and not self.scan.seek_back(line):
             raise FileChangedError
 
-    def _is_resumed(self) -> bool:
-        """Return True if a consumer, present or not, runs orphans again (--resume) and may take this line."""
+    def _can_orphan_run_again(self) -> bool:
+        """Return True if a consumer, present or not, runs orphans again (--resume) and may take this line:
+        not in a group, nor below a malformed directive.
+        """
         scope = self.above.scope
         if scope.error or scope.settings.together:
             return False
-        return self._resuming.include(scope)
+        return self._resuming_consumers.include(scope)
 
     def _choose_consumer(self, line: Line, candidates: Collection[Consumer]) -> Consumer | None:
         """Return the first candidate that may take a line and has enough free slots and memory; or None.
@@ -4825,64 +4852,81 @@ class Walk:
         """
         needs = self.above.scope.settings.needs
         for consumer in self._consumers.fitting(self.above.scope):
-            if consumer in candidates and consumer not in self._lacking_capacity:
+            if consumer in candidates and consumer not in self._waiting_for_capacity:
                 if consumer.free.holds(needs):
                     return consumer
-                self._lacking_capacity[consumer] = line, needs
-                self.waiting.add(consumer)
+                self._waiting_for_capacity[consumer] = line, needs
+                self.waiting_consumers.add(consumer)
         return None
 
-    def _record_skipped(self, line: Line) -> None:
-        """Record a new job that no present consumer may take, or only consumers that lack capacity."""
+    def _record_skipped_new(self, line: Line) -> None:
+        """Record a new job at which a consumer that comes later must begin: no present one may take it, or
+        only consumers that lack capacity.
+        """
         self.above.add_unfinished(line)
-        self._skipped.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
+        self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
+
+    def _record_skipped_failed(self, line: Line, consumers: Iterable[Consumer]) -> None:
+        """Record that these consumers must begin at this failed line later, or at an earlier one."""
+        for consumer in consumers:
+            self._skipped_failed.setdefault(consumer, (line, self.above.scope))
+            self.has_skipped_jobs = True
 
     def _skip_new(self, line: Line) -> None:
-        """Skip a new job of a group (together=), or one that no consumer may take now."""
+        """Skip a new job that no consumer may take now, or a job of a group (together=).
+
+        A server collects the jobs of a group, to start them together; a runner starts none of them.
+        """
         settings = self.above.scope.settings
-        # Up to the next directive new lines do not matter, except jobs of a group; failed lines can be due.
-        self._only_running = not (settings.together and self._serving) and not self._retrying
-        self.has_skipped = True
-        if not settings.together:
-            self._record_skipped(line)
-        elif self._serving:
+        is_collected = settings.together != "" and self._starts_groups
+        # Up to the next directive no consumer may take new jobs; failed lines can be due.
+        self._only_running_matter = not (is_collected or self._retrying_consumers)
+        self.has_skipped_jobs = True
+        if is_collected:
             self._add_to_group(line)
-            self._add_waiting()
+            self._add_waiting_consumers()
+        elif not settings.together:
+            self._record_skipped_new(line)
         else:
             self.above.add_unfinished(line)
-            if not self.foreign_group:
-                self.foreign_group, self.foreign_settings = line, settings
+            if not self.unstartable_group_job:
+                self.unstartable_group_job, self.unstartable_group_settings = line, settings
 
-    def _on_job_below_block(self, line: Line) -> None:
+    def _on_new_job_below_block(self, line: Line) -> None:
         """Record a new job below a barrier that waits: the consumers that may take it must wait as well."""
-        may_start_here = self._serving or not self.above.scope.settings.together
-        if may_start_here and self._add_waiting() and not self._first_blocked:
-            self._first_blocked = line
-        self._only_running = not self._retrying
+        can_start_later = self._starts_groups or not self.above.scope.settings.together
+        if can_start_later and self._add_waiting_consumers() and not self._first_blocked_job:
+            self._first_blocked_job = line
+        # new jobs up to the next directive are for the same consumers
+        self._only_running_matter = not self._retrying_consumers
 
-    def _add_waiting(self) -> bool:
-        """Record that each consumer that may take jobs here waits.  Return True if there is any."""
+    def _add_waiting_consumers(self) -> bool:
+        """Record that the consumers that may take jobs here must wait.  Return False if there is none."""
         consumers = set(self._consumers.fitting(self.above.scope))
-        self.waiting |= consumers
+        self.waiting_consumers |= consumers
         return bool(consumers)
 
     # -- claims ----------------------------------------------------------------------------------------------
 
     def _claim_new(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a new line for a consumer, and return the job; None if that fails."""
+        """Claim a new line for a consumer, and return the job; None if that fails.
+
+        A consumer runs failed lines again in the order of the file.  So also record that it has tried all of
+        them above, unless the walk has skipped one.
+        """
         settings = self.above.scope.settings
         job = self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
-        # The pass of a consumer has reached this line only if the walk has skipped no due line above.
-        if job and consumer in self._retrying & self.always_present and not self.stuck:
-            self._on_claim(job, consumer)
+        has_met_all_above = consumer in self._retrying_consumers & self.always_present
+        if job and has_met_all_above and not self.refused_retry:
+            self._advance_pass(job, consumer)
         return job
 
-    def _claim_due(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a failed line that a consumer must run again, and record that it was tried.
+    def _claim_for_retry(self, line: Line, consumer: Consumer) -> Job | None:
+        """Claim a failed line that a consumer must run again, and record that it was tried.  Return the job.
 
-        Return None if another process holds the command mutex now: then this walk claims no failed line below
-        (`stuck`).  Also return None if a copy of the command runs, perhaps for hours: then the line is made
-        new, and waits like any new line.
+        None: another process holds the command mutex now, so this walk claims no failed line below
+        (`refused_retry`).  Or a copy of the command runs, perhaps for hours: then the line is made new, and
+        waits like any new line.
         """
         settings = self.above.scope.settings
         attempt = self._try_change(line, lambda: self._queue.claim(line, consumer, settings))
@@ -4891,16 +4935,16 @@ class Walk:
         if attempt.job or attempt.new_state:
             self._retries.renewed += 1
         if attempt.job:
-            self._on_claim(attempt.job, consumer)
+            self._advance_pass(attempt.job, consumer)
         elif attempt.new_state:
             self._retries.on_reset(consumer, line, self.above.scope)
         elif attempt.check is not LineCheck.CHANGED:
-            self.stuck = line, attempt.check
-            self.waiting.add(consumer)
+            self.refused_retry = line, attempt.check
+            self.waiting_consumers.add(consumer)
         return attempt.job
 
-    def _on_claim(self, job: Job, consumer: Consumer) -> None:
-        """Record that a consumer's pass through the failed lines has reached a claimed job."""
+    def _advance_pass(self, job: Job, consumer: Consumer) -> None:
+        """Record that a consumer has tried all failed lines down to a job that it has claimed."""
         # The next claim will get the same error.  Until then another runner can try a line twice.
         with contextlib.suppress(OSError):
             self._retries.on_line_claimed(consumer, job, self.above.scope)
@@ -4912,20 +4956,26 @@ class Walk:
         the file was edited during the walk.
         """
         if line.command in self._refused_commands:
-            self.try_again = True
+            self.claimable_soon = True
             return Attempt(self._refused_commands[line.command])
         attempt = change()
         if not self.scan.refresh(line, attempt.data or None):
             raise FileChangedError
         if not (attempt.job or attempt.new_state):
-            self.try_again = True
-            if attempt.check is not LineCheck.CHANGED:
-                self._refused_commands[line.command] = attempt.check
-            elif attempt.data[:1] in self._retries.retried_states and not self.scan.seek_back(line):
-                # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again
-                # as a failed line: a claim further down would move the frontier past it.
-                raise FileChangedError
+            self._on_refused(line, attempt)
         return attempt
+
+    def _on_refused(self, line: Line, attempt: Attempt) -> None:
+        """Record that a line could not be claimed or changed now.  Raises FileChangedError."""
+        self.claimable_soon = True
+        if attempt.check is not LineCheck.CHANGED:
+            self._refused_commands[line.command] = attempt.check
+            return
+        was_run_elsewhere = attempt.data[:1] in self._retries.retried_states
+        if was_run_elsewhere and not self.scan.seek_back(line):
+            # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again as
+            # a failed line: a claim further down would move the frontier past it.
+            raise FileChangedError
 
     # -- groups ----------------------------------------------------------------------------------------------
 
@@ -4949,11 +4999,11 @@ class Walk:
                 f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
             )
 
-    def end_group(self, waits: bool = False) -> None:
-        """Mark the last group as complete: no job below belongs to it.  waits: it cannot be started."""
+    def end_group(self, is_blocked: bool = False) -> None:
+        """Mark the last group as complete: no job below belongs to it.  is_blocked: it cannot be started."""
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
-            if waits:
+            if is_blocked:
                 self.groups[-1].waits = True
 
     # -- directives ------------------------------------------------------------------------------------------
@@ -4965,29 +5015,36 @@ class Walk:
         """
         directives_above = self.above.scope
         self.above.enter(line)
-        if self.groups and not self.above.scope.has_same_group(directives_above):
-            # Below an invalid directive it is unknown if jobs belong to the group above
-            self.end_group(waits=self.above.scope.error != "")
-        self._only_running = False
+        self._end_group_below(directives_above)
+        self._only_running_matter = False       # new jobs can be for other consumers
         if self.above.block:
-            return True
+            return True                         # jobs cannot start here anyway
         is_barrier = self.above.scope.barrier is line
-        if is_barrier and self.above.unfinished and (self.check_outdated() or self.needs_another):
+        # The first unfinished job has finished, or this walk has itself started a job above.
+        if is_barrier and self.above.unfinished and (self.check_awaited_job() or self.needs_another):
             return False
         self.above.block = self.above.find_block_below(line, self._file)
         return True
 
-    def check_outdated(self) -> bool:
-        """Return True if the first job that a barrier waits for has finished, so that another walk is due.
+    def _end_group_below(self, directives_above: Directives) -> None:
+        """End the group that these directives apply to, unless those in effect now continue it."""
+        if self.groups and not self.above.scope.has_same_group(directives_above):
+            # Below an invalid directive it is unknown if jobs belong to the group above
+            self.end_group(is_blocked=self.above.scope.error != "")
+
+    def check_awaited_job(self) -> bool:
+        """Return True if the first unfinished job, for which a barrier waits, has finished by now: another
+        walk is due.
 
         Once True, it stays True for this walk.
         """
-        unfinished = self.above.unfinished
-        if unfinished and not self.outdated:
-            state = self._file.state_at(unfinished)
+        first_unfinished = self.above.unfinished
+        if first_unfinished and not self.awaited_job_finished:
+            state = self._file.state_at(first_unfinished)       # None: an edit has moved the line
             # a failed line that is to run again keeps its state until it is claimed
-            self.outdated = state is not None and state not in (NEW, RUNNING, unfinished.state)
-        return self.outdated
+            unfinished_states = NEW, RUNNING, first_unfinished.state
+            self.awaited_job_finished = state is not None and state not in unfinished_states
+        return self.awaited_job_finished
 
 
 # ---- when to walk ------------------------------------------------------------------------------------------
@@ -5033,75 +5090,90 @@ class Rewalk:
         met the end; a consumer asks for the last time  at once, unless it waits for jobs
     """
     FIRST_RETRY_INTERVALS = 0.05    # from the first walk that must try again to the next one
+    MIN_PAUSE_SECONDS = 0.01        # from a walk that must try again to the next one
+    PAUSE_FACTOR = 20               # times the length of a walk: the pause before the next one
+    LONG_PAUSE_FACTOR = 100         # the same, if nothing seems to change
 
     def __init__(self, file: JobReader) -> None:
         self._file = file
         self.throttle = Throttle(file.clock)            # of walks, without the pauses between claims
         self.signature: tuple[int, ...] = ()    # of the file, at the start of the last walk
         # the same, of the last walk that found no job; None: another walk is due
-        self._idle_signature: tuple[int, ...] | None = None
-        self._refusals = 0                      # how many such walks in a row had `try_again`
+        self._signature_when_idle: tuple[int, ...] | None = None
+        self._refused_walks = 0                 # how many such walks in a row had `claimable_soon`
 
     def on_walk_begin(self) -> None:
-        """Record the signature of the file when a walk begins."""
         self.signature = self._file.signature()
 
     def expire(self) -> None:
         """Forget that the last walk found no job, so that another one is due."""
-        self._idle_signature = None
+        self._signature_when_idle = None
 
     def is_overdue(self) -> bool:
         """Return True if the current walk is so old that another one must begin."""
-        return self.throttle.seconds_until_due(100, self._file.interval) == 0
+        return self.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self._file.interval) == 0
+
+    def has_size_changed(self) -> bool:
+        """Return True if the file has another size than at the start of the last walk."""
+        _, _, size_at_start, _ = self.signature
+        _, _, size_now, _ = self._file.signature()
+        return size_now != size_at_start
 
     def seconds_until_next(self, walk: Walk) -> float:
         """Return the seconds until a new walk may begin, after one that stopped at a barrier or a big job."""
-        if walk.outdated:
+        if walk.awaited_job_finished:           # the barrier may be open now
             return self.throttle.seconds_until_due(1)
-        return self.throttle.seconds_until_due(20, 0.0 if walk.has_room() else self._file.interval)
+        min_seconds = 0.0 if walk.has_room() else self._file.interval
+        return self.throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds)
 
     def on_walk_end(self, walk: Walk) -> float | None:
         """Record that a walk has found no job.
 
         Return the seconds after which another walk is certainly due; None: only after a change of the file.
         """
-        self._idle_signature = self.signature
-        self._refusals = self._refusals + 1 if walk.try_again else 0
-        waits = [walk.doubt] if walk.doubt else []
-        if walk.try_again:
-            waits.append(self._file.interval * (self.FIRST_RETRY_INTERVALS if self._refusals == 1 else 1))
-        return max(min(waits), self.throttle.pause_seconds(20), 0.01) if waits else None
+        self._signature_when_idle = self.signature
+        self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
+        waits = []
+        if walk.seconds_of_doubt:               # the file may be half saved
+            waits.append(walk.seconds_of_doubt)
+        if walk.claimable_soon:                 # try again almost at once, then once in an interval
+            intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
+            waits.append(self._file.interval * intervals)
+        if not waits:
+            return None
+        return max(min(waits), self.throttle.pause_seconds(self.PAUSE_FACTOR), self.MIN_PAUSE_SECONDS)
 
     @property
-    def is_refused(self) -> bool:
+    def is_refused_repeatedly(self) -> bool:
         """Return True if two or more walks in a row have met only lines that can be claimable soon."""
-        return self._refusals > 1
+        return self._refused_walks > 1
 
-    def is_due(self, walk: Walk, consumers: Consumers, again: float | None) -> bool:
-        """Return True if another walk is due after one that has found no job: see the table above.
+    def is_due(self, walk: Walk, consumers: Consumers, seconds_until_retry: float | None) -> bool:
+        """Return True if another walk is due after `walk`, which has found no job.
 
-        again: the result of end() for that walk, in seconds, or None.
+        seconds_until_retry: the result of on_walk_end() for that walk.
         """
-        if not self._idle_signature:
+        if not self._signature_when_idle:       # expire() has requested another walk
             return True
-        was_present = walk.always_present.issuperset(consumers.all)
-        if not was_present and walk.has_skipped:
+        were_present = walk.always_present.issuperset(consumers.all)
+        if not were_present and walk.has_skipped_jobs:      # they can be for the new consumers
             return True
         block = walk.above.block
-        if block and block.why is Why.WAITS and walk.check_outdated():
+        if block and block.why is Why.WAITS and walk.check_awaited_job():
             return self.seconds_until_next(walk) == 0
-        if self.throttle.seconds_until_due(20) > 0:         # a walk through a huge file is not free
+        if self.throttle.seconds_until_due(self.PAUSE_FACTOR) > 0:      # walks through huge files cost much
             return False
-        if not was_present or again is not None or walk.waiting:
+        if not were_present or seconds_until_retry is not None or walk.waiting_consumers:
             return True
-        return self.is_overdue() or self._file.signature() != self._idle_signature
+        return self.is_overdue() or self._file.signature() != self._signature_when_idle
 
 
 class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many."""
     MAX_ERROR_SECONDS = 30.0    # seconds for which errors of a network file system are tolerated
     MIN_IDLE_SECONDS = 30.0     # seconds without any change after which the cursor reports that new jobs wait
-    STALE = 0.002, 1.0          # seconds: see _stale_after()
+    STALE_SECONDS = 0.002       # see _seconds_until_stale()
+    STALE_SECONDS_FAR = 1.0     # on a network file system
     MAX_BARRIER_PAUSE = 0.25    # seconds at most between looks at a barrier
     SLICE = 0.05                # seconds after which a claim of a server returns, to let it serve clients
 
@@ -5119,7 +5191,7 @@ class Cursor:
         self._ordinals = ordinals
         self._wait_for_file = wait_for_file
         self._serving = serving
-        self._unchecked = unchecked
+        self._is_unchecked = unchecked
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._results = Results()
@@ -5152,7 +5224,6 @@ class Cursor:
 
     @property
     def throttle(self) -> Throttle:
-        """Return the throttle that measures the walks."""
         return self._rewalk.throttle
 
     @property
@@ -5161,182 +5232,189 @@ class Cursor:
         walk = self._walk or self._idle_walk
         return walk.groups if walk else []
 
-    def claim(self, last: bool = False, consumers: Consumers | None = None,
-              away: Collection[Consumer] = ()) -> Job | NoJob:
+    def claim(self, exits_if_none: bool = False, consumers: Consumers | None = None,
+              known: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        last: the caller has no running job, and will exit if it gets none; so walk through the file once
-        more, unless there are jobs to wait for.  consumers: between calls with the same object, consumers may
-        be removed from it, but none added.  away: consumers that are busy, or can return.
+        exits_if_none: the caller has no running job, and will exit if it gets none; so walk through the file
+        once more, unless there are jobs to wait for.  consumers: between calls with the same object,
+        consumers may be removed from it, but none added.  known: consumers that are busy, or can return.
         """
         result: Job | NoJob
         try:
-            result = self._claim(last, consumers or self.consumers, away)
+            result = self._walk_if_due(exits_if_none, consumers or self.consumers, known)
             self._errors_since = None
-            if self._unchecked:
-                self._check_late()
+            if self._is_unchecked:
+                self._check_new_file()
         except OSError as error:
-            result = self._tolerate(error)
+            result = self._retry_or_fail(error)
         if isinstance(result, NoJob):
             self.no_job = result
         return result
 
-    def _claim(self, last: bool, consumers: Consumers, away: Collection[Consumer]) -> Job | NoJob:
-        """Do claim() without the treatment of errors: walk on to the next job, if a walk is due.
-
-        Otherwise return the last result again.
-        """
-        self._check_replaced()
-        self._set_consumers(consumers, away)
-        if self._idle_walk and not self._walk and not self._is_walk_due(self._idle_walk, last):
-            return self._repeat_no_job(self._idle_walk)
+    def _walk_if_due(self, exits_if_none: bool, consumers: Consumers,
+                     known: Collection[Consumer]) -> Job | NoJob:
+        """Walk on to the next job and claim it; or return the last NoJob again if no walk is due."""
+        self._restart_if_replaced()
+        self._set_consumers(consumers, known)
+        last_walk = None if self._walk else self._idle_walk     # a current walk goes on
+        if last_walk and not self._is_walk_due(last_walk, exits_if_none):
+            return self._last_no_job_updated(last_walk)
         self.throttle.resume()
         try:
             return self._walk_on(consumers)
         finally:
             self.throttle.stop()
 
-    def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
-        """Claim for these consumers from now on.
+    def _set_consumers(self, consumers: Consumers, known: Collection[Consumer]) -> None:
+        """Claim for these consumers from now on.  known: consumers that are busy, or can return.
 
-        If one of them has come with --retry or --resume, begin a new walk at the top, where failed lines can
-        be due.  away: consumers that can return.
+        If one of them has come with --retry or --resume, the next walk begins at the top, where failed lines
+        can be due.
         """
         earlier = self._retries.consumers
-        self._retries.set_consumers(consumers.all, absent)
+        self._retries.set_consumers(consumers.all, known)
         if not earlier.issuperset(self._retries.consumers):
             self.forget()
         self.consumers = consumers
-        self._resuming = Consumers(
-            consumer for consumer in (*consumers.all, *absent) if consumer.retries(RUNNING)
+        self._resuming_consumers = Consumers(
+            consumer for consumer in (*consumers.all, *known) if consumer.retries(RUNNING)
         )
 
-    def _is_walk_due(self, walk: Walk, last: bool) -> bool:
-        """Return True if another walk is due after one that has found no job.  last: see claim()."""
-        if last and not walk.waiting:
+    def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
+        """Return True if another walk is due after one that has found no job."""
+        if exits_if_none and not walk.waiting_consumers:
             return True
         return self._rewalk.is_due(walk, self.consumers, self.no_job.retry_after)
 
-    def _repeat_no_job(self, walk: Walk) -> NoJob:
-        """Return the result of the last walk again.
-
-        The time until the next walk is computed anew if a barrier, or a job that needs much, waits for it.
+    def _last_no_job_updated(self, walk: Walk) -> NoJob:
+        """Return the last NoJob again; with a new time for the next claim if the job for which a barrier
+        waits has finished, or if a consumer now has enough slots and memory for a job.
         """
-        if walk.outdated or walk.has_room():
+        if walk.awaited_job_finished or walk.has_room():
             return replace(self.no_job, retry_after=self._rewalk.seconds_until_next(walk))
         return self.no_job
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk, or begin another one, until it claims a job or has to stop.
-
-        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work; the next claim
-        continues it at that line.
-        """
+        """Continue the current walk, or begin another one, until it claims a job or has to stop."""
         now = self.clock()
-        is_stale = now - self._last_claim_at > self._stale_after()
+        is_stale = now - self._last_claim_at > self._seconds_until_stale()
         was_sliced = self.sliced
         self._last_claim_at = now
         self.sliced = False
-        after_edit = not was_sliced and self._drop_old_walk(is_stale)
+        was_edited = False
+        if self._walk and not was_sliced:
+            was_edited = is_stale and not self._walk.reread_last_line()
+            if was_edited or self._rewalk.is_overdue():
+                self._walk = None
+        return self._claim_in_walks(consumers, was_edited)
+
+    def _claim_in_walks(self, consumers: Consumers, after_edit: bool) -> Job | NoJob:
+        """Walk, and walk again as long as another walk is due at once, until there is a job or none for now.
+
+        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work; the next claim
+        continues it at that line.  after_edit: see _begin_walk().
+        """
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
             walk = self._walk or self._begin_walk(consumers, after_edit)
-            result = walk.next(consumers, pause_at)
+            result = walk.claim_next(consumers, pause_at)
             if isinstance(result, Job):
-                self._on_claim(result)
+                self._report_rerun(result)
+                self._results.forget_state(result.command)
                 return result
-            no_job = self._result_of_stop(walk, result)
+            no_job = self._no_job_after_stop(walk, result)
             if no_job is not None:
                 return no_job
             self._walk = None                   # the walk is over, and another one is due at once
             after_edit = result is Stop.RESTART
 
-    def _drop_old_walk(self, is_stale: bool) -> bool:
-        """Drop the current walk if another one is overdue, or if an edit has moved the line it has reached.
 
-        Return True if there was such an edit.  is_stale: the part of the file that was read ahead must be
-        read again; otherwise no edit is noticed.
-        """
-        if not self._walk:
-            return False
-        was_edited = is_stale and not self._walk.reread_last_line()
-        if was_edited or self._rewalk.is_overdue():
-            self._walk = None
-        return was_edited
 
-    def _result_of_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
+    def _no_job_after_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
         """Return the NoJob for a walk that has stopped for this reason; None: begin another walk now."""
-        if stop is Stop.RESTART:
+        if stop is Stop.RESTART:                # the file was edited
             return None
-        if stop is Stop.SLICED:
+        if stop is Stop.SLICED:                 # the next claim continues the walk at once
             self.sliced = True
-            return NoJob(0.0, report=walk.report(), sliced=True)
-        if stop is Stop.SHORT:
+            return NoJob(retry_after=0.0, report=walk.report(), sliced=True)
+        if stop is Stop.SHORT:                  # the walk can go on once a consumer has enough free
             return NoJob(report=walk.report())
-        if stop is Stop.BARRIER:
+        if stop is Stop.BARRIER:                # only another walk can pass it
             pause = self._rewalk.seconds_until_next(walk)
-            return NoJob(min(self.MAX_BARRIER_PAUSE, pause), report=walk.report()) if pause else None
+            if not pause:
+                return None
+            return NoJob(retry_after=min(self.MAX_BARRIER_PAUSE, pause), report=walk.report())
+        # otherwise it has met all lines that matter
         if walk.needs_another:
             return None
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Begin a walk at the top of the file that the path names now.
+        """Open the file that the path names now, begin a walk at its top, and keep the walk in `_walk`.
 
         after_edit: the previous walk ended because of an edit, so another walk will follow this one.
         """
         self.throttle.start()
         self.queue.follow()
-        self._check_replaced()                  # after follow(), which opens the new file
+        self._restart_if_replaced()             # after follow(), which opens the new file
         self._rewalk.on_walk_begin()
-        self._walk = Walk(self.queue, consumers, self._resuming, self._retries, self._orphans, self._results,
-                          ordinals=self._ordinals, serving=self._serving, began=self.throttle.started_at,
-                          after_edit=after_edit)
+        self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._retries, self._orphans,
+                          self._results, ordinals=self._ordinals, serving=self._serving,
+                          began=self.throttle.started_at, after_edit=after_edit)
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
         """Record that a walk is over and has found no job, and report what keeps jobs from starting."""
         self._walk = None
         self._idle_walk = walk
-        self._end_last_group(walk, stop)
-        again = self._rewalk.on_walk_end(walk)
-        if stop is Stop.END and not (walk.doubt or walk.try_again or walk.above.block):
-            self._retries.end_passes(walk.always_present - walk.waiting)
-        self._say_block(walk)
-        self._say_stuck(walk)
-        self._say_waiting()
-        return NoJob(again, report=walk.report(), is_complete=True)
+        self._complete_last_group(walk, stop)
+        retry_after = self._rewalk.on_walk_end(walk)
+        has_missed_lines = walk.seconds_of_doubt or walk.claimable_soon or walk.above.block
+        if stop is Stop.END and not has_missed_lines:
+            # these consumers have tried all failed lines that they must run again
+            self._retries.end_passes(walk.always_present - walk.waiting_consumers)
+        self._report_obstacles(walk)
+        self._report_refused_retry(walk)
+        self._report_if_idle()
+        return NoJob(retry_after, report=walk.report(), is_complete=True)
 
-    def _end_last_group(self, walk: Walk, stop: Stop) -> None:
+    def _complete_last_group(self, walk: Walk, stop: Stop) -> None:
         """Mark the last group as complete at the end of the file.
 
         The group must wait if the walk can have met only a part of it, because lines are being appended.
         """
         if not walk.groups or walk.groups[-1].is_complete:
             return
-        waits = stop is Stop.CUT
-        if not waits:
+        is_blocked = stop is Stop.CUT           # the last line has no newline
+        if not is_blocked:
             # Check this before the size: if no process is appending, the size includes all appended lines.
-            waits = self.file.lock_table.is_appended_to()
-            walk.try_again |= waits
-        walk.end_group(waits=waits or self.file.signature()[2] != self._rewalk.signature[2])
+            is_blocked = self.file.lock_table.is_appended_to()
+            walk.claimable_soon |= is_blocked
+        walk.end_group(is_blocked=is_blocked or self._rewalk.has_size_changed())
 
-    def _stale_after(self) -> float:
+    def _seconds_until_stale(self) -> float:
         """Return the seconds after which the part of the file that was read ahead must be read again.
 
-        On a network file system this is longer, because each read is a round trip.  But once the walk has
-        noticed another runner, it is as short as on a local file system, because lines change all the time.
+        On a network file system this is longer, because each read is a round trip; but not once the walk has
+        noticed another runner, because then lines change all the time.
         """
-        return self.STALE[self.file.network and not (self._walk and self._walk.try_again)]
+        has_noticed_runner = self._walk is not None and self._walk.claimable_soon
+        is_far = self.file.network and not has_noticed_runner
+        return self.STALE_SECONDS_FAR if is_far else self.STALE_SECONDS
 
-    def _check_replaced(self) -> None:
-        """Drop the current walk if the job file was opened again, or was replaced by another file."""
+    def _restart_if_replaced(self) -> None:
+        """Drop the current walk if the job file was opened again, or was replaced by another file.
+
+        Another file is reported, and in it --retry and --resume begin at the top again.
+        """
         old_inode = self.inode
         new_inode = self.file.inode
-        if new_inode != old_inode or (self._walk and self._walk.scan.file is not self.file.reader):
+        was_replaced = new_inode != old_inode
+        if was_replaced or (self._walk and self._walk.scan.file is not self.file.reader):
             self.forget()
             # None: the file is closed, and the next walk opens it.  An equal inode: it was only reopened.
-            if new_inode is not None and new_inode != old_inode:
+            if new_inode is not None and was_replaced:
                 self.inode = new_inode
                 if old_inode is not None:
                     self._retries.restart_passes()
@@ -5347,9 +5425,9 @@ class Cursor:
         self._walk = None
         self._rewalk.expire()
 
-    def _check_late(self) -> None:
+    def _check_new_file(self) -> None:
         """Report invalid lines of a file that did not exist at the start, and so could not be refused."""
-        self._unchecked = False
+        self._is_unchecked = False
         with contextlib.suppress(UsageError):      # the file is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
@@ -5361,7 +5439,7 @@ class Cursor:
             self._printed_subjects.add(subject)
             self.say(text)
 
-    def _on_claim(self, job: Job) -> None:
+    def _report_rerun(self, job: Job) -> None:
         """Report, once, that a claimed line already has a result from this process and will run again."""
         last_result = self._results[job.command]
         if job.state == NEW and last_result.state and last_result.number == job.number:
@@ -5371,36 +5449,39 @@ class Cursor:
                 "will run once more (an editor saved an old state, or a user set it; further lines are not "
                 "reported)",
             )
-        self._results.forget_state(job.command)
 
-    def _say_block(self, walk: Walk) -> None:
-        """Report once a problem in the file that keeps jobs from starting."""
+    def _report_obstacles(self, walk: Walk) -> None:
+        """Report once a problem in the file that keeps jobs from starting, or a group, if this process starts
+        none.
+        """
         block = walk.above.block
         text = block.text if block else ""
-        if block and block.why is Why.STOPPED and not any(consumer.follow for consumer in walk.waiting):
+        if block and block.why is Why.STOPPED and not any(
+                consumer.follow for consumer in walk.waiting_consumers):
             text = ""                           # a runner that exits because of it reports it itself
         if text and text != self._printed_block:
             self.say(text)
         self._printed_block = text
-        if walk.foreign_group:
-            self._say_once("groups", no_group_message(walk.foreign_group, walk.foreign_settings))
+        if walk.unstartable_group_job:
+            self._say_once(
+                "groups", no_group_message(walk.unstartable_group_job, walk.unstartable_group_settings)
+            )
 
-    def _say_stuck(self, walk: Walk) -> None:
+    def _report_refused_retry(self, walk: Walk) -> None:
         """Report why a failed line cannot be run again yet, if two walks in a row could not claim it.
 
         Report each line and reason once.
         """
-        if walk.stuck and self._rewalk.is_refused:
-            line, check = walk.stuck
+        if walk.refused_retry and self._rewalk.is_refused_repeatedly:
+            line, check = walk.refused_retry
             text = f"line {line.number}: is {text_of(line.state)}, and waits to be run again: {check.value}"
             self._say_once(text, text)
 
-    def _say_waiting(self) -> None:
+    def _report_if_idle(self) -> None:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
 
-        It is called after each walk that found no job.  The signature of the file has the size and time of
-        the last write, and each claim and each result writes to the file; so an equal signature means that no
-        job was claimed or finished.  The message names `runwait4.py --status`, which finds the reason.
+        It is called after each walk that found no job.  Each claim and each result writes to the file; so an
+        equal signature (size and time of the last write) means that no job was claimed or finished.
         """
         now = self.clock()
         if self._waiting_signature != self._rewalk.signature:
@@ -5418,9 +5499,9 @@ class Cursor:
     # -- results ---------------------------------------------------------------------------------------------
 
     def check_jobs(self) -> dict[Job, str]:
-        """Check the claimed lines, and return the jobs that the caller must stop: JobQueue.check_jobs().
+        """Check the claimed lines, and return the jobs that the caller must stop, as JobQueue.check_jobs().
 
-        Also read how far other runners have run failed lines again.
+        Also learn which failed lines other runners have run again: consumers here skip these.
         """
         to_kill = self.queue.check_jobs()
         with contextlib.suppress(OSError):      # the next claim will get the same error
@@ -5439,18 +5520,19 @@ class Cursor:
         return error
 
     def release(self, job: Job) -> str:
-        """Make a job that was claimed but not started new again, unless a user has cancelled it.
+        """Make a job that was claimed but not started new again; if a user has cancelled it, write nothing.
 
-        Return '', or why the state will never be written.  Raises TemporaryError.
+        Return '', or why the state will never be written.  Raises TemporaryError: try again.
         """
         return self.finish(job, HELD if job.cancelled else NEW)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
-    def _tolerate(self, error: OSError) -> NoJob:
+    def _retry_or_fail(self, error: OSError) -> NoJob:
         """Return a NoJob after an error of the file system: try again in a while, or fail for good.
 
-        It fails if errors have lasted for MAX_ERROR_SECONDS, on a local file system for three intervals.
+        It fails if errors have lasted for MAX_ERROR_SECONDS, on a local file system for MAX_LOOKS intervals,
+        unless the cursor waits for the file to be created.
         """
         self.forget()
         self.queue.close_if_useless(error)
@@ -5462,7 +5544,7 @@ class Cursor:
         patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
         if now - self._errors_since >= patience and not self._waits_for_file(error):
             return NoJob(failed=error_text(error))
-        return NoJob(self.interval)
+        return NoJob(retry_after=self.interval)
 
     def _waits_for_file(self, error: OSError) -> bool:
         """Return True if the file does not exist, and the cursor was told to wait until it does."""
@@ -5508,13 +5590,13 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
         else:
             settings = above.scope.settings
             if settings.hosts:
-                busy_host_lists = busy_host_lists or _hosts_at_work(file)
+                busy_host_lists = busy_host_lists or _host_settings_in_use(file)
                 matches = (
                     Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts
                 )
                 if settings.hosts in busy_host_lists or any(matches):
                     settings = replace(settings, hosts=())      # one of them has a runner, perhaps busy
-            awaited = _needs_of_job(settings)
+            awaited = _required_runner(settings)
             only_running = awaited != ""
             if not awaited:
                 if line.command not in refused_commands:
@@ -5527,7 +5609,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     return first_reason
 
 
-def _hosts_at_work(file: JobReader) -> set[tuple[str, ...]]:
+def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
     """Return the values of host= of the jobs that run now, each a tuple of names and patterns.
 
     So at least one host of each value has a runner.  Orphans do not count, because theirs is gone.
@@ -5543,9 +5625,9 @@ def _hosts_at_work(file: JobReader) -> set[tuple[str, ...]]:
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return the reason why a job below a barrier or an invalid directive cannot start.
+    """Return the reason why a job in this line, below a barrier or an invalid directive, cannot start.
 
-    above: the directives and unfinished jobs above that job.
+    above: has the first unfinished job above the line.
     """
     if block.why is not Why.WAITS or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
@@ -5553,12 +5635,12 @@ def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
                  f"{describe_awaited_job(above.unfinished, above.unfinished_settings)}")
 
 
-def _needs_of_job(settings: JobSettings) -> str:
+def _required_runner(settings: JobSettings) -> str:
     """Return the kind of runner that a job requires, such as 'host bob (#RUN in line 4)'; '': any runner."""
     if settings.together:
         return (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                 "runmaker4-server.py starts it)")
-    return "" if ANYBODY.fits(settings, False) else str(settings)
+    return "" if ANYBODY.fits(settings, below_end=False) else str(settings)
 
 
 def _reason_command_waits(command: bytes, file: JobReader) -> str:
@@ -5571,28 +5653,29 @@ def _reason_command_waits(command: bytes, file: JobReader) -> str:
 def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone, without changing anything.
 
-    memory: the limit for jobs here, which is reported if a directive has memory=.
+    Stop at a directive that keeps the jobs below it from starting.  memory: the limit for jobs here, which is
+    reported if a directive has memory=.
     """
     consumers = Consumers([consumer])
-    above = Above()
-    memory_reported = False
+    above = Above()                     # the directives above the current line
     may_take_jobs = consumers.include(above.scope)
-    groups_reported = False
+    is_memory_reported = False
+    is_group_reported = False
     # failed lines that are retried will have run again when a check is made
-    bad_states = (FAILED + ERROR).translate(None, consumer.retry)
+    failure_states = (FAILED + ERROR).translate(None, consumer.retry)
     for line in file.lines(NEW + consumer.retry, directives=True):
         if line.state == DIRECTIVE:
             # When a barrier is passed, all jobs above it have finished, so none is recorded as unfinished.
             above.enter(line)
-            if above.find_block_below(line, file, bad_states):
+            if above.find_block_below(line, file, failure_states):
                 return
             may_take_jobs = consumers.include(above.scope)
-            if above.scope.settings.needs.memory and not memory_reported:
-                memory_reported = True
+            if above.scope.settings.needs.memory and not is_memory_reported:
+                is_memory_reported = True
                 file.say(str(memory))
         elif above.scope.settings.together:
-            if line.state == NEW and not groups_reported:
-                groups_reported = True
+            if line.state == NEW and not is_group_reported:
+                is_group_reported = True
                 file.say(no_group_message(line, above.scope.settings))
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
             yield line
@@ -5637,12 +5720,15 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
     another process keeps the command locked; other reasons are reported at once.  While there is no file, all
     pauses are a tenth of the interval.
     """
-    return _persist(write(), write, interval, say, job)
+    return _retry_while_temporary(write(), write, interval, say, job)
 
 
-async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]], interval: float, say: Say,
-                   job: Job) -> str:
-    """Await an attempt, and make more attempts while it raises TemporaryError."""
+async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
+                                 interval: float, say: Say, job: Job) -> str:
+    """Await an attempt to write a result; while it raises TemporaryError, pause and make another one.
+
+    Return the permanent error, or ''.  See persist().
+    """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
     while True:
@@ -5651,7 +5737,8 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
         except TemporaryError as error:
             if isinstance(error, NoFile):       # the file can come back for a moment only
                 pause = interval / 10
-            if not is_reported and (waited >= interval or not isinstance(error, LockedNow)):
+            is_worth_a_message = waited >= interval or not isinstance(error, LockedNow)
+            if is_worth_a_message and not is_reported:
                 say(f"line {job.number}: {error}; trying again")
                 is_reported = True
         await asyncio.sleep(pause)
@@ -5729,7 +5816,6 @@ class FileExecutor:
 
     def _submit(self, pool: futures.ThreadPoolExecutor, function: Callable[P, T], *args: P.args,
                 **kwargs: P.kwargs) -> futures.Future[T]:
-        """Put a call into the thread's queue."""
         future = pool.submit(function, *args, **kwargs)
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)
@@ -5744,11 +5830,9 @@ class FileExecutor:
 
     @property
     def has_kept_records(self) -> bool:
-        """Return True if there are records that could not be written yet."""
         return any(file.kept for file in self.files)
 
     def _schedule_retry(self) -> None:
-        """Schedule another try of the kept records, if there are any."""
         if self.has_kept_records and self._retries_allowed and not self._timer:
             delay = self.RETRY_SECONDS_FAR if self.pool else self.RETRY_SECONDS
             self._timer = asyncio.get_running_loop().call_later(delay, self._retry_kept_records)
@@ -5889,8 +5973,8 @@ class Jobs(Protocol):
     orphans: list[int]                  # the line numbers of orphans that were marked `e`
     failures: Failures | None           # counts the failures of the whole file; None: the server does
 
-    async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, or the reason why there is none.  last: the runner will exit if there is none.
+    async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        """Return a job, or the reason why there is none.  exits_if_none: the runner exits if there is none.
 
         capacity: all resources of the runner.  free: its free resources.
         """
@@ -5931,6 +6015,7 @@ class Jobs(Protocol):
 
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and its queue."""
+    EMPTY_FILE = Summary(Counts(0, 0, 0, 0, 0, 0))
 
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
         """cursor: finds and claims lines.  reader: reads the same file, to count lines."""
@@ -5945,25 +6030,25 @@ class FileJobs:
         self.poll = 5.0 if cursor.file.network else 0.25
         self.failures: Failures | None = Failures(reader, executor, lambda: cursor.renewed)
 
-    async def claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, or the reason why there is none; see Jobs."""
-        result = await self.executor.call(self._claim, last, free, capacity)
+    async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        """Return a job, or why there is none.  exits_if_none: the runner exits if there is none."""
+        result = await self.executor.call(self._claim, exits_if_none, free, capacity)
         if isinstance(result, Job):
             return result
         report = result.report
-        seconds = result.retry_after
-        if seconds is None and report.waits_for(self._consumer):
-            seconds = self.poll
+        retry_after = result.retry_after
+        if retry_after is None and report.waits_for(self._consumer):
+            retry_after = self.poll
         stopped = report.stopped(self._consumer)
-        return replace(result, retry_after=seconds, met_end=report.met_end, stopped=stopped)
+        return replace(result, retry_after=retry_after, met_end=report.met_end, stopped=stopped)
 
-    def _claim(self, last: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Do claim() in the I/O thread, after it was told how much the runner has free."""
+    def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        """Tell the cursor how much the runner has free, and claim a job.  The executor calls this."""
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
-            self._cursor.consumers.by_key.clear()      # other settings can fit now
+            self._cursor.consumers.by_key.clear()      # a cache: other settings can fit now
         self._consumer.free = free
-        return self._cursor.claim(last)
+        return self._cursor.claim(exits_if_none)
 
     async def copy_lock_fd(self, job: Job) -> int | None:
         """Return a copy of the job lock's descriptor: the executor can close the original at any time."""
@@ -6009,29 +6094,34 @@ class FileJobs:
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
-        """Sync the file, and summarize it up to MAX_LOOKS times, until no editor seems to be saving it."""
+        """Sync the file, and summarize it up to MAX_LOOKS times, until it is not about to change.
+
+        None: the file cannot be read, which is reported.
+        """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
             await self.executor.flush()
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
+            is_last_attempt = attempt == self._reader.MAX_LOOKS
             consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
             # A job that does not fit only because slots are out of service counts as left.
             self._consumer.capacity = runner.full_capacity
             try:
                 summary = await self.executor.call(self._summary, consumers)
-                # Other runners with --resume may be about to take these orphans.
-                resumable = summary.orphans and self._consumer.retries(RUNNING)
-                is_last = runner.kill_signal != 0 or attempt == self._reader.MAX_LOOKS
-                if is_last or not (summary.half_saved or resumable):
+                if runner.kill_signal or is_last_attempt or not self._can_change_soon(summary):
                     return summary
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.options.follow and not self._file.is_open:
-                    return Summary(Counts(0, 0, 0, 0, 0, 0))        # the file never came
-                if runner.kill_signal or runner.claim_error or attempt == self._reader.MAX_LOOKS:
+                    return self.EMPTY_FILE              # the file never came
+                if runner.kill_signal or runner.claim_error or is_last_attempt:
                     runner.say(f"{error_text(error)}; the state of the jobs is unknown")
                     return None
             await asyncio.sleep(self.interval)
         return None
+
+    def _can_change_soon(self, summary: Summary) -> bool:
+        """Return True if an editor seems to be saving the file, or runners with --resume can take orphans."""
+        return summary.half_saved or (summary.orphans > 0 and self._consumer.retries(RUNNING))
 
 
 # ======== Processes =========================================================================================
@@ -6141,9 +6231,9 @@ class ProcessTable:
         self.children: dict[int, list[int]] = {}        # pids by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # pids by session number
         self.tagged: dict[bytes, list[int]] = {}        # pids by the tag of each job that they belong to
-        for name in pid_names:
+        for pid_text in pid_names:
             with contextlib.suppress(OSError):      # the process has exited meanwhile
-                self._add(name)
+                self._add(pid_text)
 
     @classmethod
     def read(cls, earlier_tags: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
@@ -6161,18 +6251,18 @@ class ProcessTable:
         return bool(self.children)
 
     @classmethod
-    def tags_of(cls, name: str) -> list[bytes]:
-        """Return the tags of the jobs that a process belongs to, the outermost first.  name: the pid.
+    def tags_of(cls, pid_text: str) -> list[bytes]:
+        """Return the tags of the jobs that a process belongs to, the outermost first.
 
         Raises OSError: PermissionError if the process belongs to another user.
         """
-        with open(f"/proc/{name}/environ", "rb") as file:
+        with open(f"/proc/{pid_text}/environ", "rb") as file:
             match = cls.TAG_ENTRY.search(file.read())
         return match[1].split(b"/") if match else []
 
-    def _add(self, name: str) -> None:
-        """Add a process, unless it is a zombie.  name: the pid.  Raises OSError."""
-        fd = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    def _add(self, pid_text: str) -> None:
+        """Add a process, unless it is a zombie.  Raises OSError."""
+        fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
@@ -6181,81 +6271,85 @@ class ProcessTable:
         threads = int(fields[13])       # a process whose first thread has exited also shows Z, but lives
         if state in (b"Z", b"X") and threads <= 1:
             return
-        process_id = self.births[int(name)] = ProcessId(int(fields[15]), int(name))
-        self._resident_pages[int(name)] = int(fields[17])
-        self.parents[int(name)] = int(parent)
-        self.children.setdefault(int(parent), []).append(int(name))
-        self.sessions.setdefault(int(session), []).append(int(name))
+        pid = int(pid_text)
+        process_id = self.births[pid] = ProcessId(int(fields[15]), pid)
+        self._resident_pages[pid] = int(fields[17])
+        self.parents[pid] = int(parent)
+        self.children.setdefault(int(parent), []).append(pid)
+        self.sessions.setdefault(int(session), []).append(pid)
         tags = self._earlier_tags.get(process_id)
         if tags is None:
             tags = []
             with contextlib.suppress(PermissionError):
-                tags = self.tags_of(name)
-        if process_id.ticks < self._one_second_ago:
+                tags = self.tags_of(pid_text)
+        if process_id.ticks < self._one_second_ago:     # soon after the start, execve(2) can change the tags
             self.tags[process_id] = tags
         for tag in tags:
-            self.tagged.setdefault(tag, []).append(int(name))
+            self.tagged.setdefault(tag, []).append(pid)
 
-    def session(self, shell: Shell) -> list[int]:
+    def session_processes(self, shell: Shell) -> list[int]:
         """Return the living processes of the shell's session; without /proc, [-pid] for its process group."""
-        if self:
+        if self:                        # there is a /proc
             return self.sessions.get(shell.pid, [])
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(-shell.pid, 0)      # without /proc only the process group is known, -pid for kill(2)
+            os.kill(-shell.pid, 0)
             return [-shell.pid]
         return []
 
-    def tree(self, shell: Child) -> list[int]:
+    def job_processes(self, shell: Child) -> list[int]:
         """Return the living processes of a job: of its session, or with its tag, and their descendants.
 
         The shell comes first, and each parent before its children.  If a command were killed before the
         shell, the shell would start the next command.
         """
-        session = [] if shell.session_ended else self.session(shell)
-        todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.tagged.get(shell.job_tag, []))
-        tree: dict[int, None] = {}
+        session = [] if shell.session_ended else self.session_processes(shell)
+        shell_first = sorted(session, key=lambda pid: pid != shell.pid)
+        todo = deque(shell_first + self.tagged.get(shell.job_tag, []))
+        found: dict[int, None] = {}     # in this order
         while todo:
             pid = todo.popleft()
-            if pid not in tree:
-                tree[pid] = None
+            if pid not in found:
+                found[pid] = None
                 todo.extendleft(self.children.get(pid, []))
-        return list(tree)
+        return list(found)
 
-    def memory(self, shell: Child, requested: float) -> float:
+    def measure_memory(self, shell: Child, requested: float) -> float:
         """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
 
         The table counts shared pages once for each process, so its sum is an upper bound.  The sum may be
         some MB too small, because the kernel adds up its counters late.  The share of each process is read
         only if it matters, because that takes the kernel a while.
         """
-        tree = self.tree(shell)
-        upper_bound = sum(self._resident_pages.get(pid, 0) for pid in tree) * PAGE
-        return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, tree)))
+        pids = self.job_processes(shell)
+        upper_bound = sum(self._resident_pages.get(pid, 0) for pid in pids) * PAGE
+        return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, pids)))
 
-    def process_id(self, pid: int) -> ProcessId:
-        """Return the ProcessId of a pid.
-
-        For a group (-pid), or a pid that is not in the table, return one that is earlier than all others.
+    def identify(self, pid: int) -> ProcessId:
+        """Return the start time and pid of a process; for a group (-pid), or a pid that is not in the table,
+        a time before all others.
         """
         return self.births.get(pid, ProcessId(0, pid))
 
-    def unsignalled(self, tree: Iterable[int], signalled: Mapping[ProcessId, ProcessId]) -> list[int]:
-        """Return the processes of a tree that must get TERM: not `signalled`, and not started by these later.
+    def needing_term(self, pids: Iterable[int], signalled: Mapping[ProcessId, ProcessId]) -> list[int]:
+        """Return the processes of a job that must get TERM: they did not get it yet, and are no cleanup
+        commands, which processes have started after they got TERM.
 
-        signalled: the processes that got TERM, each with ProcessId.latest() of that moment.
+        pids: parents come before their children.  signalled: the processes that got TERM, each with the
+        latest ProcessId of that moment.
         """
-        unsignalled: list[int] = []
-        cleanup_pids: set[int] = set()  # descendants that processes have started after they got TERM
-        for pid in tree:                # parents come before their children
-            parent = self.parents.get(pid, 0)
-            parent_term = signalled.get(self.process_id(parent))        # when the parent got TERM
-            if self.process_id(pid) in signalled:
+        needing_term: list[int] = []
+        cleanup_pids: set[int] = set()
+        for pid in pids:
+            if self.identify(pid) in signalled:
                 continue
-            if parent in cleanup_pids or (parent_term and self.process_id(pid).is_after(parent_term)):
+            parent = self.parents.get(pid, 0)
+            parent_term = signalled.get(self.identify(parent))          # when the parent got TERM
+            was_born_after = parent_term is not None and self.identify(pid).is_after(parent_term)
+            if parent in cleanup_pids or was_born_after:
                 cleanup_pids.add(pid)
             else:
-                unsignalled.append(pid)
-        return unsignalled
+                needing_term.append(pid)
+        return needing_term
 
 
 PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
@@ -6289,10 +6383,11 @@ class OomKills:
 
     def recent_count(self) -> int:
         """Return the count of at most MAX_AGE_SECONDS ago: many short jobs start, and few are killed."""
-        return self._count if time.monotonic() - self._read_at < self.MAX_AGE_SECONDS else self.count()
+        is_recent = time.monotonic() - self._read_at < self.MAX_AGE_SECONDS
+        return self._count if is_recent else self.read_count()
 
-    def count(self) -> int:
-        """Return the count; 0 if the kernel provides none."""
+    def read_count(self) -> int:
+        """Return how many processes the OOM killer has killed; 0 if the kernel does not count them."""
         self._read_at = time.monotonic()
         match = self.KILLS.search(next(cgroup_texts("memory.events"), ""))
         self._count = int(match[1]) if match else 0
@@ -6353,6 +6448,7 @@ class TreeKiller:
     """Kills process trees."""
     # so many readings in a row must find no process of a job: during execve(2) a process shows no tag
     EMPTY_READINGS = 2
+    MAX_DYING_SECONDS = 5.0         # seconds from KILL until a process must be dead
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
@@ -6371,31 +6467,35 @@ class TreeKiller:
         the session was seen empty, its number is ignored.
         """
         start = self._loop.time()
-        signalled: dict[ProcessId, ProcessId] = {}
+        signalled: dict[ProcessId, ProcessId] = {}      # see ProcessTable.needing_term()
         empty_readings = 0
         pause = 0.005
         while True:
             has_exited = shell.exited.done()        # checked before the reading, which takes a while
             table = await self._fresh_table()
-            if has_exited and not table.session(shell):
+            if has_exited and not table.session_processes(shell):
                 shell.session_ended = True
-            alive = table.tree(shell)
-            read_at = self._loop.time()
+            alive = table.job_processes(shell)
+            elapsed = self._loop.time() - start
             empty_readings = 0 if alive else empty_readings + 1
             if empty_readings >= self.EMPTY_READINGS and shell.exited.done():
                 return []
-            if read_at - start > self.grace + 5:    # 5 seconds after KILL
+            if elapsed > self.grace + self.MAX_DYING_SECONDS:
                 return alive                        # in a system call that does not return
-            if self.kills_at_once or read_at - start > self.grace:
+            if self.kills_at_once or elapsed > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
-                unsignalled = table.unsignalled(alive, signalled)
-                self._signal(unsignalled, signal.SIGTERM)
-                latest = ProcessId.latest()
-                self._signal(unsignalled, signal.SIGCONT)   # not before all have got TERM
-                signalled.update((table.process_id(pid), latest) for pid in unsignalled)
+                self._terminate(table.needing_term(alive, signalled), table, signalled)
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
+
+    def _terminate(self, pids: Sequence[int], table: ProcessTable,
+                   signalled: dict[ProcessId, ProcessId]) -> None:
+        """Send TERM and CONT to processes, and add them to `signalled`."""
+        self._signal(pids, signal.SIGTERM)
+        latest = ProcessId.latest()
+        self._signal(pids, signal.SIGCONT)      # not before all have got TERM
+        signalled.update((table.identify(pid), latest) for pid in pids)
 
     async def _fresh_table(self) -> ProcessTable:
         """Return a table that is read after this call.  All waiting callers share one table."""
@@ -8785,7 +8885,7 @@ class JobTask:
             return
         # A KILL that is not ours is by the kernel's OOM killer if that has killed a process since the start
         is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
-        if is_killed and self._runner.oom_kills.count() > self._oom_kills:
+        if is_killed and self._runner.oom_kills.read_count() > self._oom_kills:
             run.cause = "oom"
         self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
@@ -9140,7 +9240,7 @@ class JobTask:
     def measure_memory(self, table: ProcessTable) -> bool:
         """Measure the memory that the run uses, and record the peak.  Return True if it is too much."""
         assert self._shell
-        used = int(table.memory(self._shell, self.run.requested_memory))
+        used = int(table.measure_memory(self._shell, self.run.requested_memory))
         self.run.peak = max(self.run.peak, used)
         return used > self.run.requested_memory
 

@@ -1270,7 +1270,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "kinds not told apart": one(CORE, "hash_failed_kind", lambda key, state: 0),
     "frontier not moved by edits": one(CORE.Retries, "restart_passes", lambda self: None),
     "locked lines passed over": one(
-        CORE.Walk, "_claim_due", lambda self, line, consumer, plain=CORE.Walk._claim_due: (
+        CORE.Walk, "_claim_for_retry", lambda self, line, consumer, plain=CORE.Walk._claim_for_retry: (
             plain(self, line, consumer) or self._retries.on_reset(consumer, line, self.above.scope))),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }

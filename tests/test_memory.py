@@ -260,7 +260,7 @@ class Growing(WatchedCase):
     def test_what_the_kernel_has_killed_runs_again_with_more(self) -> None:
         self.write("#RUN memory=60M,200M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || exit 137\n")
         counting = ("import runmaker4\nkills = iter(range(9))\n"
-                    "runmaker4.OomKills.count = lambda self: next(kills)")
+                    "runmaker4.OomKills.read_count = lambda self: next(kills)")
         runner = self.start_patched(counting, "--memory=1G", "runs.txt")
         self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
 
@@ -354,7 +354,7 @@ class OutOfMemory(TcpCase):
             ({"a/cpu.max": "max 100000"}, 0),
         ):
             with self.subTest(limits=limits), self.limited("0::/a/b\n", limits, None):
-                self.assertEqual(runmaker4.OomKills().count(), count)
+                self.assertEqual(runmaker4.OomKills().read_count(), count)
 
 
 class Records(WatchedCase):
@@ -609,7 +609,7 @@ class MemoryStorm(test_tcp_storm.TcpStorm):
     """Servers, clients and jobs killed at random, where jobs have promises, and grow."""
     # whoever exits with 137 was killed by the kernel
     PATCH = ("import itertools, runmaker4; kills = itertools.count()\n"
-             "runmaker4.OomKills.count = lambda self: next(kills)")
+             "runmaker4.OomKills.read_count = lambda self: next(kills)")
 
     def write_jobs(self) -> None:
         lines: list[str] = []

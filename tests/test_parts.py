@@ -110,7 +110,8 @@ class ResultsWithoutAnAnswer(JobFileCase):
 
 
 class ProcessTrees(unittest.TestCase):
-    """ProcessTable.tree: the session of a job, whatever carries its mark, and all that descends from these.
+    """ProcessTable.job_processes: the session of a job, whatever carries its mark, and all that descends from
+    these.
     """
 
     def table(self, children: dict[int, list[int]], sessions: dict[int, list[int]],
@@ -123,7 +124,7 @@ class ProcessTrees(unittest.TestCase):
     def tree(self, table: runmaker4.ProcessTable, pid: int, mark: bytes) -> list[int]:
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
-        return list(table.tree(runmaker4.Child(pid, mark, loop.create_future())))
+        return list(table.job_processes(runmaker4.Child(pid, mark, loop.create_future())))
 
     def test_the_shell_comes_first_and_parents_before_their_children(self) -> None:
         # pids start again at 1
@@ -143,7 +144,7 @@ class ProcessTrees(unittest.TestCase):
         table = self.table({}, {}, {})
         table.births = {pid: runmaker4.ProcessId(ticks, pid) for pid, ticks in births.items()}
         table.parents = parents
-        return table.unsignalled(births, {runmaker4.ProcessId(births[pid], pid): runmaker4.ProcessId(at, 100)
+        return table.needing_term(births, {runmaker4.ProcessId(births[pid], pid): runmaker4.ProcessId(at, 100)
                                           for pid, at in told.items()})
 
     def test_each_process_is_told_once_to_end_and_those_that_were_forked_meanwhile_too(self) -> None:
@@ -162,13 +163,13 @@ class ProcessTrees(unittest.TestCase):
         table = self.table({}, {}, {})
         table.births, table.parents = {90: runmaker4.ProcessId(7, 90)}, {90: 1}
         self.assertEqual(
-            table.unsignalled([90], {runmaker4.ProcessId(1, 90): runmaker4.ProcessId(5, 100)}), [90]
+            table.needing_term([90], {runmaker4.ProcessId(1, 90): runmaker4.ProcessId(5, 100)}), [90]
         )
 
     def test_without_proc_a_group_is_told_once(self) -> None:
         table = self.table({}, {}, {})
-        self.assertEqual(table.unsignalled([-90], {}), [-90])
-        self.assertEqual(table.unsignalled([-90], {table.process_id(-90): runmaker4.ProcessId(5, 100)}), [])
+        self.assertEqual(table.needing_term([-90], {}), [-90])
+        self.assertEqual(table.needing_term([-90], {table.identify(-90): runmaker4.ProcessId(5, 100)}), [])
 
     def test_the_latest_birth_is_after_those_before_and_not_after_those_that_follow(self) -> None:
         born = []
@@ -826,10 +827,10 @@ class IdleLooks(JobFileCase):
                                      (1.0, b"d a\nd cd", False), (0.0, b"", True), (1.0, b"", False)):
             self.clock.now += wait
             self.path.write_bytes(text)
-            self.assertFalse(jobs.claim(last=True))
+            self.assertFalse(jobs.claim(exits_if_none=True))
             self.assertEqual(jobs.no_job.retry_after is not None, doubtful, (wait, text))
         self.path.write_bytes(b". a\n")
-        self.assertEqual(job_of(jobs.claim(last=True)).number, 1)
+        self.assertEqual(job_of(jobs.claim(exits_if_none=True)).number, 1)
 
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
@@ -838,7 +839,7 @@ class IdleLooks(JobFileCase):
         with open(self.path, "ab") as file:
             file.write(b". b\n")
         self.assertFalse(jobs.claim())
-        self.assertEqual(job_of(jobs.claim(last=True)).number, 2)
+        self.assertEqual(job_of(jobs.claim(exits_if_none=True)).number, 2)
 
 
 class Paces(unittest.TestCase):
