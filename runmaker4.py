@@ -4510,18 +4510,17 @@ class WalkReport:
 
 
 class Walk:
-    """One walk through a job file, from the top to the end: next() goes on to the next job.
+    """One walk through a job file, from the top to the end: claim_next() goes on to the next job.
 
     Directives take effect when the walk meets them, because they apply only to the lines below.  At a barrier
     the walk knows the first job above that was unfinished when the walk met that job:
 
     - Until that job has finished, the barrier cannot be passed, whatever the other jobs do.
-    - When that job has finished, other jobs may still be unfinished.  So another walk begins at the top, and
-      only a walk that has met no unfinished job passes.
-    - A walk that has claimed a job does not pass either, because that job runs now: the walk stops at the
-      barrier.
-    - A walk that has claimed nothing reads on below the barrier.  It claims nothing there, but records which
-      consumers have jobs there: these consumers must wait, the others can exit.
+    - When it has finished, others may still be unfinished.  So another walk begins at the top, and only a
+      walk that has met no unfinished job passes.
+    - A walk that has claimed a job stops at the barrier, because that job runs now.
+    - A walk that has claimed nothing reads on, only to record which consumers have jobs below the barrier:
+      these must wait, the others can exit.
     """
 
     def __init__(
@@ -4540,7 +4539,7 @@ class Walk:
     ) -> None:
         """resuming_consumers: those, present or not, for which orphans become new again.  serving: consumers
         come and go, and a server starts the groups.  began: by the file's clock.  after_edit: an edit ended
-        the previous walk.  Raises OSError.
+        the previous walk.
         """
         self._queue = queue
         self._file = file = queue.file
@@ -4560,7 +4559,7 @@ class Walk:
         self.awaited_job_finished = False
         # up to the next directive only running jobs matter
         self._only_running_matter = False
-        # the walk met a line that may be claimable a moment later: another runner had just taken the line or
+        # the walk met a line that can be claimable a moment later: another runner had just taken the line or
         # held its command mutex, the line may be an orphan, or lines are being appended
         self.claimable_soon = False
         # a due failed line that could not be claimed, and why: no due line below it is claimed
@@ -4671,7 +4670,7 @@ class Walk:
             self.needs_another = True
             return job
         if self._all_wait_for_capacity():
-            # This walk continues here when a consumer has enough free: one from the top would take long
+            # continue here when a consumer has enough free: a walk from the top would take long
             return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
         return None
 
@@ -4681,25 +4680,24 @@ class Walk:
         if not consumers:
             return False                        # a server reads all, for groups and orphans
         if self.met_end and all(consumer.follow for consumer in consumers):
-            return True                         # they exit at `#RUN end`
+            return True
         block = self.above.block
         if not block:
             return False                        # jobs below can be claimed
         if block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
-            return False                        # they can exit if there is a `#RUN end` below
+            return False                        # a `#RUN end` can be below
         # below a block the walk only finds out which consumers must wait: now all of them
         return self._first_blocked_job is not None and consumers.keys() <= self.waiting_consumers
 
-    # -- consumers with too little free
-    # -------------------------------------------------------------------------
+    # -- consumers with too little free ----------------------------------------------------------------------
 
     def _all_wait_for_capacity(self) -> bool:
         """Return True if each consumer waits until it has enough slots or memory for a job above."""
         return bool(self._consumers.all) and self._consumers.all.keys() <= self._waiting_for_capacity.keys()
 
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
-        """End the wait of each of these consumers that now has enough slots and memory for its job, or whose
-        job's line has changed.  consumers: a dictionary used as an ordered set.
+        """End the wait of each consumer that now has enough slots and memory for its job, or whose job's line
+        has changed.  consumers: a dictionary used as an ordered set.
         """
         state_at_offset: dict[int, bytes | None] = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
@@ -4751,8 +4749,8 @@ class Walk:
     def _claim_or_skip(self, line: Line) -> Job | None:
         """Claim a line for a consumer that may take it now, and return the job.
 
-        Otherwise return None, and record which consumers must wait, and if the job is unfinished: a barrier
-        below must wait for it.  Raises FileChangedError.
+        Otherwise return None, and record which consumers must wait, and if the job is unfinished: then
+        barriers below wait.  Raises FileChangedError.
         """
         if line.state == NEW:
             return self._claim_or_skip_new(line)
@@ -4765,8 +4763,8 @@ class Walk:
     def _claim_or_skip_new(self, line: Line) -> Job | None:
         """Claim a new line for the first consumer that may take it, and return the job.
 
-        None: the claim has failed, or the line was skipped, because it is below a block (a barrier that
-        waits, or an invalid directive), in a group, or for no consumer that has enough free.
+        None: the claim has failed, or the line was skipped: it is below a block (a barrier that waits, or an
+        invalid directive) or in a group, or no consumer can take it now.
         """
         if self.above.block:
             self._on_new_job_below_block(line)
@@ -4783,11 +4781,9 @@ class Walk:
         return None
 
     def _claim_or_skip_failed(self, line: Line) -> Job | None:
-        """Claim a failed line for a consumer with --retry or --resume that must run it again, and return the
-        job.
+        """Claim a failed line for a consumer that must run it again (--retry or --resume); return the job.
 
-        None: no consumer must run it again (each failed line is tried once), none can take it now, or the
-        claim has failed.
+        None: no consumer must do so (each line is tried once), none can take it now, or the claim has failed.
         """
         due_consumers = self._retries.find_consumers_for_retry(line, self.above.scope)      # present or not
         if not due_consumers:
@@ -4860,9 +4856,7 @@ class Walk:
         return None
 
     def _record_skipped_new(self, line: Line) -> None:
-        """Record a new job at which a consumer that comes later must begin: no present one may take it, or
-        only consumers that lack capacity.
-        """
+        """Record a new job at which a consumer that comes later must begin."""
         self.above.add_unfinished(line)
         self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
@@ -4875,7 +4869,7 @@ class Walk:
     def _skip_new(self, line: Line) -> None:
         """Skip a new job that no consumer may take now, or a job of a group (together=).
 
-        A server collects the jobs of a group, to start them together; a runner starts none of them.
+        A server collects the jobs of a group, to start them together.
         """
         settings = self.above.scope.settings
         is_collected = settings.together != "" and self._starts_groups
@@ -4901,7 +4895,7 @@ class Walk:
         self._only_running_matter = not self._retrying_consumers
 
     def _add_waiting_consumers(self) -> bool:
-        """Record that the consumers that may take jobs here must wait.  Return False if there is none."""
+        """Record that all consumers that may take jobs here must wait.  Return False if there is none."""
         consumers = set(self._consumers.fitting(self.above.scope))
         self.waiting_consumers |= consumers
         return bool(consumers)
@@ -4971,10 +4965,10 @@ class Walk:
         if attempt.check is not LineCheck.CHANGED:
             self._refused_commands[line.command] = attempt.check
             return
+        # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again as a
+        # failed line: a claim further down would move the frontier past it.
         was_run_elsewhere = attempt.data[:1] in self._retries.retried_states
         if was_run_elsewhere and not self.scan.seek_back(line):
-            # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again as
-            # a failed line: a claim further down would move the frontier past it.
             raise FileChangedError
 
     # -- groups ----------------------------------------------------------------------------------------------
@@ -5015,7 +5009,7 @@ class Walk:
         """
         directives_above = self.above.scope
         self.above.enter(line)
-        self._end_group_below(directives_above)
+        self._end_group_unless_same(directives_above)
         self._only_running_matter = False       # new jobs can be for other consumers
         if self.above.block:
             return True                         # jobs cannot start here anyway
@@ -5026,17 +5020,16 @@ class Walk:
         self.above.block = self.above.find_block_below(line, self._file)
         return True
 
-    def _end_group_below(self, directives_above: Directives) -> None:
-        """End the group that these directives apply to, unless those in effect now continue it."""
+    def _end_group_unless_same(self, directives_above: Directives) -> None:
+        """End the group of the jobs above a directive, unless the new directives continue it."""
         if self.groups and not self.above.scope.has_same_group(directives_above):
             # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(is_blocked=self.above.scope.error != "")
 
     def check_awaited_job(self) -> bool:
-        """Return True if the first unfinished job, for which a barrier waits, has finished by now: another
-        walk is due.
+        """Return True if the job for which a barrier waits has finished, so that another walk is due.
 
-        Once True, it stays True for this walk.
+        It is the first unfinished job that the walk has met.  Once True, it stays True for this walk.
         """
         first_unfinished = self.above.unfinished
         if first_unfinished and not self.awaited_job_finished:
@@ -5068,25 +5061,25 @@ class NoJob:
 class Rewalk:
     """Decides when a cursor walks through the file again: idle runners cost little, and no job waits long.
 
-        the walk                                        another one begins
+        the walk                                        another one begins (a length: the time the walk took)
         ----------------------------------------------  -----------------------------------------------------
         has taken a job, or began after an edit         at once, when it meets the end
         was overtaken by an edit                        at once
         stops at a barrier whose first unfinished job
-          has ended                                     after a rest as long as itself
-          has not ended, but it has taken jobs          after an interval, and 20 times its own length
-        goes on, claim by claim                         after an interval, and 100 times its own length:
-                                                        lines above may have been edited in place
-        met the end, and a line that may be had soon    after 0.05, then 1 interval, and 20 times its length
-        met the end of a file that may be half saved    after seconds_of_doubt(), and 20 times its length
-        met the end; the file has changed since         after 20 times its own length
-        met the end; the file looks unchanged           after 100 times its own length, and an interval: time
-                                                        stamps are coarse
-        met jobs that a consumer waits for              after 20 times its own length
-        was not made for a consumer that asks now       at once if it has passed over jobs, otherwise after
-                                                        20 times its own length
+          has ended                                     after 1 length
+          has not ended, but it has taken jobs          after an interval, and 20 lengths
+        goes on, claim by claim                         after an interval, and 100 lengths: lines above may
+                                                        have been edited in place
+        met the end, and a line that may be had soon    after 0.05, then 1 interval, and 20 lengths
+        met the end of a file that can be half saved    after seconds_of_doubt(), and 20 lengths
+        met the end; the file has changed since         after 20 lengths
+        met the end; the file looks unchanged           after 100 lengths, and an interval: time stamps are
+                                                        coarse
+        met jobs that a consumer waits for              after 20 lengths
+        was not made for a consumer that asks now       at once if it has skipped jobs, otherwise after 20
+                                                        lengths
         waits at a barrier whose first unfinished job
-          has ended                                     after a rest as long as itself
+          has ended                                     after 1 length
         met the end; a consumer asks for the last time  at once, unless it waits for jobs
     """
     FIRST_RETRY_INTERVALS = 0.05    # from the first walk that must try again to the next one
@@ -5121,7 +5114,7 @@ class Rewalk:
 
     def seconds_until_next(self, walk: Walk) -> float:
         """Return the seconds until a new walk may begin, after one that stopped at a barrier or a big job."""
-        if walk.awaited_job_finished:           # the barrier may be open now
+        if walk.awaited_job_finished:           # the barrier can be open now
             return self.throttle.seconds_until_due(1)
         min_seconds = 0.0 if walk.has_room() else self._file.interval
         return self.throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds)
@@ -5134,7 +5127,7 @@ class Rewalk:
         self._signature_when_idle = self.signature
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
         waits = []
-        if walk.seconds_of_doubt:               # the file may be half saved
+        if walk.seconds_of_doubt:               # the file can be half saved
             waits.append(walk.seconds_of_doubt)
         if walk.claimable_soon:                 # try again almost at once, then once in an interval
             intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
@@ -5145,7 +5138,7 @@ class Rewalk:
 
     @property
     def is_refused_repeatedly(self) -> bool:
-        """Return True if two or more walks in a row have met only lines that can be claimable soon."""
+        """Return True if the last two walks found no job, but a line that can be claimable soon."""
         return self._refused_walks > 1
 
     def is_due(self, walk: Walk, consumers: Consumers, seconds_until_retry: float | None) -> bool:
@@ -5198,11 +5191,11 @@ class Cursor:
         self._retries = Retries(file, self._results)
         self._orphans = Orphans(file, self._results)
         self._rewalk = Rewalk(file)
-        self._walk: Walk | None = None          # the current walk
-        self._idle_walk: Walk | None = None          # the last walk that found nothing
+        self._walk: Walk | None = None
+        self._idle_walk: Walk | None = None     # the last one that found nothing
         self.no_job = NoJob()                   # the result of the last claim that found no job
         self.inode = file.inode                 # of the file of the walk
-        self._last_claim_at = 0.0                     # when the last claim was (clock)
+        self._last_claim_at = 0.0               # (clock)
         # the last claim returned in the middle of a walk, and must be repeated
         self.sliced = False
         self._errors_since: float | None = None
@@ -5259,7 +5252,7 @@ class Cursor:
         self._set_consumers(consumers, known)
         last_walk = None if self._walk else self._idle_walk     # a current walk goes on
         if last_walk and not self._is_walk_due(last_walk, exits_if_none):
-            return self._last_no_job_updated(last_walk)
+            return self._repeat_last_no_job(last_walk)
         self.throttle.resume()
         try:
             return self._walk_on(consumers)
@@ -5287,7 +5280,7 @@ class Cursor:
             return True
         return self._rewalk.is_due(walk, self.consumers, self.no_job.retry_after)
 
-    def _last_no_job_updated(self, walk: Walk) -> NoJob:
+    def _repeat_last_no_job(self, walk: Walk) -> NoJob:
         """Return the last NoJob again; with a new time for the next claim if the job for which a barrier
         waits has finished, or if a consumer now has enough slots and memory for a job.
         """
@@ -5310,10 +5303,10 @@ class Cursor:
         return self._claim_in_walks(consumers, was_edited)
 
     def _claim_in_walks(self, consumers: Consumers, after_edit: bool) -> Job | NoJob:
-        """Walk, and walk again as long as another walk is due at once, until there is a job or none for now.
+        """Walk, and walk again while another walk is due at once, until there is a job or none for now.
 
         A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work; the next claim
-        continues it at that line.  after_edit: see _begin_walk().
+        continues it there.  after_edit: see _begin_walk().
         """
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
@@ -5323,15 +5316,13 @@ class Cursor:
                 self._report_rerun(result)
                 self._results.forget_state(result.command)
                 return result
-            no_job = self._no_job_after_stop(walk, result)
+            no_job = self._on_walk_stop(walk, result)
             if no_job is not None:
                 return no_job
             self._walk = None                   # the walk is over, and another one is due at once
             after_edit = result is Stop.RESTART
 
-
-
-    def _no_job_after_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
+    def _on_walk_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
         """Return the NoJob for a walk that has stopped for this reason; None: begin another walk now."""
         if stop is Stop.RESTART:                # the file was edited
             return None
@@ -5451,13 +5442,11 @@ class Cursor:
             )
 
     def _report_obstacles(self, walk: Walk) -> None:
-        """Report once a problem in the file that keeps jobs from starting, or a group, if this process starts
-        none.
-        """
+        """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
         block = walk.above.block
         text = block.text if block else ""
-        if block and block.why is Why.STOPPED and not any(
-                consumer.follow for consumer in walk.waiting_consumers):
+        is_stopped = block is not None and block.why is Why.STOPPED
+        if is_stopped and not any(consumer.follow for consumer in walk.waiting_consumers):
             text = ""                           # a runner that exits because of it reports it itself
         if text and text != self._printed_block:
             self.say(text)
@@ -5468,9 +5457,8 @@ class Cursor:
             )
 
     def _report_refused_retry(self, walk: Walk) -> None:
-        """Report why a failed line cannot be run again yet, if two walks in a row could not claim it.
-
-        Report each line and reason once.
+        """Report, once for each line and reason, why a failed line cannot be run again yet, if two walks in a
+        row could not claim it.
         """
         if walk.refused_retry and self._rewalk.is_refused_repeatedly:
             line, check = walk.refused_retry
@@ -5480,8 +5468,8 @@ class Cursor:
     def _report_if_idle(self) -> None:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
 
-        It is called after each walk that found no job.  Each claim and each result writes to the file; so an
-        equal signature (size and time of the last write) means that no job was claimed or finished.
+        Each claim and each result writes to the file; so an equal signature (size and time of the last write)
+        means that no job was claimed or finished.
         """
         now = self.clock()
         if self._waiting_signature != self._rewalk.signature:
@@ -5753,7 +5741,7 @@ class FileExecutor:
     signals are processed; claims, results and records wait.
     """
     RETRY_SECONDS = 0.02            # seconds until records are tried again
-    RETRY_SECONDS_FAR = 0.5         # as RETRY_SECONDS, if each attempt is a round trip
+    RETRY_SECONDS_FAR = 0.5         # if each attempt is a round trip
     MAX_CLOSING_SECONDS = 1.0       # seconds to wait for unfinished calls when the program exits
 
     def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
@@ -5889,7 +5877,7 @@ class Failures:
         return failed_count - self._count_at_start
 
     def _count_failed_lines(self) -> int:
-        """Return the failed lines, with those that we have run again.  Raises OSError."""
+        """Return the number of failed lines, with those that we have run again."""
         with self._throttle:
             return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._count_rerun_lines()
 
@@ -5907,7 +5895,7 @@ class FileCounter:
     """
     PAUSE_FACTOR = 50                   # a pause is 50 times as long as a count: at most 1/50 of a CPU's time
     MIN_COUNT_SECONDS = 2.0             # seconds from one count to the next, at least
-    MIN_COUNT_SECONDS_FAR = 15.0        # as MIN_COUNT_SECONDS, on a network file system
+    MIN_COUNT_SECONDS_FAR = 15.0        # on a network file system
 
     def __init__(self, file: JobReader | None, executor: FileExecutor) -> None:
         self._file = file
@@ -5920,7 +5908,6 @@ class FileCounter:
         self._throttle = Throttle()
 
     def request_count_if_due(self) -> None:
-        """Request a count of the file if one is due."""
         if not self._file or self._changes_at_request is not None:
             return
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
@@ -5957,7 +5944,7 @@ class FileCounter:
 
     @property
     def counts(self) -> Counts:
-        """Return the number of jobs in each state; without a file, of our own jobs."""
+        """Return the number of jobs in each state."""
         states = Counter(self.counted)
         states.update(self._own_changes)
         states = +states                # without negative numbers
@@ -5980,10 +5967,7 @@ class Jobs(Protocol):
         """
 
     async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return a descriptor of the job lock for the job to inherit; None: the job has no job lock.
-
-        Raises OSError.
-        """
+        """Return a descriptor of the job lock for the job to inherit; None: the job has no job lock."""
 
     async def still_has(self, job: Job) -> bool:
         """Return True if a job can run here again after a pause: surely no other runner has its line.
@@ -6031,7 +6015,9 @@ class FileJobs:
         self.failures: Failures | None = Failures(reader, executor, lambda: cursor.renewed)
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, or why there is none.  exits_if_none: the runner exits if there is none."""
+        """Return a job; or a NoJob with what the walk found for this runner: if it must poll for jobs, if it
+        must leave at `#RUN end`, and what stops its jobs.
+        """
         result = await self.executor.call(self._claim, exits_if_none, free, capacity)
         if isinstance(result, Job):
             return result
@@ -6073,7 +6059,7 @@ class FileJobs:
         return await self.executor.call(self._cursor.check_jobs)
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Bring all writes to disk, and return the summary for the closing line, when the runner exits.
+        """Bring all writes to disk, and return the summary for the closing line.
 
         None: the file cannot be read, or does not answer soon after a signal that has killed the jobs.
         """
@@ -6136,7 +6122,7 @@ class FileJobs:
 # The tree is read again and again, because a process can have been forked meanwhile: that process also
 # gets TERM.  But processes that a process starts after it got TERM are its way to exit: the commands of a
 # trap that cleans up, or of a loop that goes on.  They get no TERM as long as their parent lives; otherwise
-# none of them would run for more than some milliseconds.  The job is dead when two looks in a row have found
+# none of them would run for more than some milliseconds.  The job is dead when two scans in a row have found
 # no process.
 #
 # `runset4.py --cancel` on the host of a job also kills a job in this way if its runner is dead.  It finds the
@@ -6261,7 +6247,7 @@ class ProcessTable:
         return match[1].split(b"/") if match else []
 
     def _add(self, pid_text: str) -> None:
-        """Add a process, unless it is a zombie.  Raises OSError."""
+        """Add a process, unless it is a zombie."""
         fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
@@ -6305,7 +6291,7 @@ class ProcessTable:
         session = [] if shell.session_ended else self.session_processes(shell)
         shell_first = sorted(session, key=lambda pid: pid != shell.pid)
         todo = deque(shell_first + self.tagged.get(shell.job_tag, []))
-        found: dict[int, None] = {}     # in this order
+        found: dict[int, None] = {}
         while todo:
             pid = todo.popleft()
             if pid not in found:
@@ -6316,9 +6302,9 @@ class ProcessTable:
     def measure_memory(self, shell: Child, requested: float) -> float:
         """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
 
-        The table counts shared pages once for each process, so its sum is an upper bound.  The sum may be
-        some MB too small, because the kernel adds up its counters late.  The share of each process is read
-        only if it matters, because that takes the kernel a while.
+        The table counts shared pages once for each process.  Its sum can be some MB too small, because the
+        kernel adds up its counters late.  The share of each process is read only if it matters, because that
+        takes the kernel a while.
         """
         pids = self.job_processes(shell)
         upper_bound = sum(self._resident_pages.get(pid, 0) for pid in pids) * PAGE
@@ -6331,8 +6317,8 @@ class ProcessTable:
         return self.births.get(pid, ProcessId(0, pid))
 
     def needing_term(self, pids: Iterable[int], signalled: Mapping[ProcessId, ProcessId]) -> list[int]:
-        """Return the processes of a job that must get TERM: they did not get it yet, and are no cleanup
-        commands, which processes have started after they got TERM.
+        """Return the processes of a job that must get TERM: those that did not get it, except processes that
+        others have started after they got it, to clean up.
 
         pids: parents come before their children.  signalled: the processes that got TERM, each with the
         latest ProcessId of that moment.
@@ -6457,14 +6443,13 @@ class TreeKiller:
         self.kills_at_once = False      # KILL now, without grace
         # the next reading of the table, which all waiting callers share; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
-        self._next_reading_at = 0.0     # when the next reading can begin, at the earliest (event loop's time)
+        self._next_reading_at = 0.0     # when the next reading can begin, at the earliest (loop time)
 
     async def kill_tree(self, shell: Child) -> list[int]:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return the processes that do not die.
 
-        The session number belongs to the job until the shell was waited for and the session is empty.  After
-        that the kernel can reuse the number for any process.  An empty session gets no new members.  So once
-        the session was seen empty, its number is ignored.
+        Once the shell was waited for and its session was seen empty, the session number is ignored, because
+        the kernel can reuse it for any process.  An empty session gets no new members.
         """
         start = self._loop.time()
         signalled: dict[ProcessId, ProcessId] = {}      # see ProcessTable.needing_term()
