@@ -4796,11 +4796,12 @@ class Walk:
             chosen = self._choose_consumer(line, due_consumers)
             if chosen:
                 return self._claim_for_retry(line, chosen)
-        # consumers that are absent or have too little free begin at this line later
-        able = present_due - self._waiting_for_capacity.keys()
-        self._record_skipped_failed(line, due_consumers - able)
         self.waiting_consumers |= present_due
-        if present_due and self.above.block:
+        if not self.above.block:
+            # consumers that are absent or have too little free begin at this line later
+            able = present_due - self._waiting_for_capacity.keys()
+            self._record_skipped_failed(line, due_consumers - able)
+        elif present_due:
             self._first_blocked_job = self._first_blocked_job or line
         return None
 
@@ -4857,11 +4858,13 @@ class Walk:
 
     def _record_skipped_new(self, line: Line) -> None:
         """Record a new job at which a consumer that comes later must begin."""
+        assert not self.above.block, "a walk that begins below a block would not know of it"
         self.above.add_unfinished(line)
         self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _record_skipped_failed(self, line: Line, consumers: Iterable[Consumer]) -> None:
         """Record that these consumers must begin at this failed line later, or at an earlier one."""
+        assert not self.above.block, "a walk that begins below a block would not know of it"
         for consumer in consumers:
             self._skipped_failed.setdefault(consumer, (line, self.above.scope))
             self.has_skipped_jobs = True

@@ -1569,6 +1569,32 @@ class RetriesOfMany(JobFileCase):
             job_of(cursor.claim(False, runmaker4.Consumers([other]), {busy, other})).command, b"c"
         )
 
+    def test_a_failed_line_below_a_barrier_waits_for_one_that_comes_while_a_walk_pauses(self) -> None:
+        cursor = self.jobs(b". a\n#RUN barrier\n! b\n" + b"# a comment\n" * 3000, serving=True)
+        busy, other = self.consumers(b"!er", b"")
+        with mock.patch.object(runmaker4.Cursor, "SLICE", 0.0), \
+                mock.patch.object(runmaker4.Scan, "LARGE", 4096):
+            for _ in range(100):            # each claim reads 4 KiB
+                job = cursor.claim(False, runmaker4.Consumers([busy]), {busy, other})
+                if isinstance(job, runmaker4.Job):
+                    break
+            self.assertEqual(job_of(job).command, b"a")
+            self.clock.now += 10.0
+            for _ in range(4):
+                found = cursor.claim(False, runmaker4.Consumers([other]), {busy, other})
+                self.assertTrue(isinstance(found, runmaker4.NoJob) and found.sliced)
+            for _ in range(100):
+                self.assertFalse(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other}))
+                self.clock.now += 10.0
+            self.assertEqual(self.path.read_bytes()[:22], b"r a\n#RUN barrier\n! b\n#")
+            cursor.finish(job_of(job), b"d")
+            for _ in range(100):
+                job = cursor.claim(False, runmaker4.Consumers([busy]), {busy, other})
+                self.clock.now += 10.0
+                if isinstance(job, runmaker4.Job):
+                    break
+        self.assertEqual(job_of(job).command, b"b")
+
     def test_an_orphan_is_new_for_one_that_is_busy_or_away(self) -> None:
         cursor = self.jobs(b"d a\n", serving=True)
         away, other = self.consumers(b"er", b"")
