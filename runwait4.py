@@ -141,7 +141,8 @@ else:
 PROG = "runwait4.py"
 T = TypeVar("T")
 N = TypeVar("N", int, float)
-RunFilter = Callable[[re.Match[bytes]], bool]   # selects runs by the match of JournalPass.EVENT_HEAD
+# accepts or rejects a run by the first fields of its line in the journal: a match of JournalPass.EVENT_HEAD
+RunFilter = Callable[[re.Match[bytes]], bool]
 
 
 # ======== The command line ==================================================================================
@@ -311,6 +312,7 @@ class Watcher:
     """Polls the job file, but never spends more than a twentieth of the CPU time on that."""
     MAX_MISSING_SECONDS = 5.0   # how long to wait for a missing file: editors replace it
     MAX_IDLE_SECONDS = 30.0     # time without a claim or result until wait() reports that new jobs wait
+    PAUSE_FACTOR = 20           # the pause between polls, as a multiple of the time that a poll takes
 
     def __init__(self, path: str) -> None:
         """Check that the job file can be read.  Raises UsageError."""
@@ -379,28 +381,46 @@ class Watcher:
         return sorted(cancelled, key=lambda line: line.number)
 
     def _buckets_with_job_locks(self) -> set[int]:
-        """Return the offsets of the buckets (one per command) in which a process holds a job lock."""
-        # A lock that includes the command mutex of a bucket is not a job lock, but `runset4.py --edit`.
-        locked_ranges = other_locks(self.file.lock_table.fd, 0, BUCKETS_END)
-        return {locked.start & ~MUTEX_OFFSET for locked in locked_ranges
-                if locked.start | MUTEX_OFFSET not in locked}
+        """Return the offsets of the buckets in which a process holds a job lock.
 
-    def _lines_with_spare_job_locks(self, lines: Iterable[Line], running: Iterable[Line]) -> list[Line]:
-        """Return the lines, all of one command, whose jobs still hold a job lock.
-
-        running: the lines `r` of the command, each of which has a job lock as well.  A job lock has the
-        number of its line, modulo JOB_LOCKS, unless that lock was held already or the line has moved since.
-        So match each running line with the lock of the nearest number, and the rest with `lines`.
+        A bucket is the range of 2^16 bytes in the lock file that belongs to one command.  Its last byte is
+        the command mutex, and each of the other bytes is the lock of one running job.
         """
-        by_number = {line.number % JOB_LOCKS: line for line in lines}
-        bucket = bucket_of(next(iter(by_number.values())).command)
+        buckets = set()
+        for locked in other_locks(self.file.lock_table.fd, 0, BUCKETS_END):
+            bucket = locked.start & ~MUTEX_OFFSET       # the offset of a bucket is a multiple of 2^16
+            command_mutex = bucket + MUTEX_OFFSET
+            # a lock that includes the mutex is not a job lock: `runset4.py --edit` locks all mutexes at once
+            if command_mutex not in locked:
+                buckets.add(bucket)
+        return buckets
+
+    def _lines_with_spare_job_locks(self, lines: Sequence[Line], running: Iterable[Line]) -> list[Line]:
+        """Return those of the cancelled `lines` whose jobs still run, as far as held job locks show.
+
+        All lines have one command.  running: the lines `r` of the command, whose jobs hold locks as well.  A
+        job takes the lock with the number of its line, or another if that is held, and the line can have
+        moved since.  So a lock that no running line needs counts for the line with the nearest number.
+        """
+        line_by_lock_number = {line.number % JOB_LOCKS: line for line in lines}
+        spare_numbers = self._spare_lock_numbers(bucket_of(lines[0].command), running)
+        lines_with_jobs = []
+        for spare_number in spare_numbers[:len(line_by_lock_number)]:
+            lock_number = nearest_number(sorted(line_by_lock_number), spare_number)
+            lines_with_jobs.append(line_by_lock_number.pop(lock_number))
+        return lines_with_jobs
+
+    def _spare_lock_numbers(self, bucket: int, running: Iterable[Line]) -> list[int]:
+        """Return the numbers (from 0) of the held job locks of a bucket that no running line needs.
+
+        Each of the running lines needs one: the held lock whose number is nearest to the number of the line.
+        """
         locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS)
         spare_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
         for line in running:
             if spare_numbers:
                 spare_numbers.remove(nearest_number(spare_numbers, line.number % JOB_LOCKS))
-        spare_numbers = spare_numbers[:len(by_number)]
-        return [by_number.pop(nearest_number(sorted(by_number), number)) for number in spare_numbers]
+        return spare_numbers
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
@@ -410,22 +430,34 @@ class Watcher:
 
     @retry_while_missing
     def commands_of_moved_lines(self, runs: Collection[RunRecord]) -> set[bytes]:
-        """Return the commands of those runs whose lines now have other numbers, or were removed."""
+        """Return the commands of those runs whose lines now have other numbers, or were removed.
+
+        A run was logged with the number and the command of its line.  If the job file no longer has the
+        command at that number, the line has moved.
+        """
         self.file.follow()
-        expected = {run.line: run.command for run in runs}      # by line number; found ones are deleted
-        moved_commands = {run.command for run in runs if expected[run.line] != run.command}
+        # by line number, the command that the file must have there; deleted when it is found
+        missing_commands = {run.line: run.command for run in runs}
+        # one number was logged with two commands: it can be right for one of them only
+        moved_commands = {run.command for run in runs if missing_commands[run.line] != run.command}
         chunks = whole_lines(self.file.reader, self.file.start)
         lines = itertools.chain.from_iterable(chunk.removesuffix(b"\n").split(b"\n") for chunk in chunks)
         for number, line in enumerate(lines, 1):
-            if number in expected and line[2:] == expected[number] and JOB_LINE.match(b"\n" + line[:2]):
-                del expected[number]
-        return moved_commands.union(expected.values())
+            if number in missing_commands and self._is_job_with_command(line, missing_commands[number]):
+                del missing_commands[number]
+        return moved_commands.union(missing_commands.values())
+
+    @staticmethod
+    def _is_job_with_command(line: bytes, command: bytes) -> bool:
+        """Return True if a line of the file is a job with this command: state byte, blank, command."""
+        state_and_blank, text = line[:2], line[2:]
+        return text == command and JOB_LINE.match(b"\n" + state_and_blank) is not None
 
     @retry_while_missing
-    def can_ends_be_pending(self) -> bool:
-        """Return True if the job file changed so recently that the log can still lack the end of a run.
+    def can_log_lack_ends(self) -> bool:
+        """Return True if the log can still lack the end of a run, because the job file changed just now.
 
-        A runner writes the result first, and the log a moment later.
+        A runner writes the result of a job into the job file, and a moment later into the log.
         """
         *_, mtime_ns = self.file.signature()
         age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
@@ -438,35 +470,43 @@ class Watcher:
         return snapshot
 
     def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[str], None]) -> Counts:
-        """Wait until no job is new or running; return the last counts.  Raises UsageError.
+        """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
 
-        Also return if no runner will start the new jobs, and set `stop_reason` to the reason.
+        In the second case `stop_reason` has the reason.  Raises UsageError.
 
-        on_counts: called with the counts of each poll.  on_idle: called once with a message if new jobs wait
-        for MAX_IDLE_SECONDS.
+        on_counts: called with the counts of each poll.  on_idle: called with a message if new jobs have
+        waited for MAX_IDLE_SECONDS while no job ran; called again only after the counts have changed.
         """
         last_counts: Counts | None = None
-        last_change = 0.0       # monotonic; inf: on_idle() was called
+        last_change = 0.0       # monotonic; inf: on_idle() was called after the last change
         while True:
             snapshot = self._read_snapshot()
             job_counts = count_states(snapshot)
             on_counts(job_counts)
-            if not job_counts.new and not job_counts.running and not snapshot.half_saved:
+            is_any_unfinished = job_counts.new > 0 or job_counts.running > 0
+            # half_saved: an editor is perhaps about to write more jobs
+            if not is_any_unfinished and not snapshot.half_saved:
                 return job_counts
-            previous_reason = self.stop_reason
-            block_reason = self.block_reason() if job_counts.new and not job_counts.running else None
-            self.stop_reason = block_reason.text if block_reason and block_reason.stops else ""
-            # two polls must agree: one can fall between two edits of a user
-            if self.stop_reason and self.stop_reason == previous_reason:
+            do_only_new_remain = job_counts.new > 0 and job_counts.running == 0
+            if self._update_stop_reason(do_only_new_remain):
                 return job_counts
             if job_counts != last_counts:
                 last_counts = job_counts
                 last_change = time.monotonic()
-            elif (job_counts.new and not job_counts.running
-                  and time.monotonic() - last_change > self.MAX_IDLE_SECONDS):
+            elif do_only_new_remain and time.monotonic() - last_change > self.MAX_IDLE_SECONDS:
                 last_change = math.inf
                 on_idle(new_jobs_wait(job_counts.new, self.path))
-            time.sleep(max(self._poll_seconds, self._throttle.pause_seconds(20)))
+            time.sleep(max(self._poll_seconds, self._throttle.pause_seconds(self.PAUSE_FACTOR)))
+
+    def _update_stop_reason(self, do_only_new_remain: bool) -> bool:
+        """Set `stop_reason` to why no runner will start the new jobs; '' if one can, or if jobs are running.
+
+        Return True if the previous call set the same reason: one poll alone can fall between two edits.
+        """
+        previous_reason = self.stop_reason
+        block_reason = self.block_reason() if do_only_new_remain else None
+        self.stop_reason = block_reason.text if block_reason and block_reason.stops else ""
+        return self.stop_reason != "" and self.stop_reason == previous_reason
 
     @retry_while_missing
     def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
@@ -493,10 +533,10 @@ class PipeProgress:
         """Print the line for these counts, unless a line was printed within the last second."""
         self._current_line = progress_line(job_counts)
         if time.monotonic() - self._printed_at >= 1.0:
-            self.close()
+            self.keep_last_line()
 
-    def close(self) -> None:
-        """Print the last change."""
+    def keep_last_line(self) -> None:
+        """Print the line for the last counts, if update() did not: it prints at most one line a second."""
         if self._current_line != self._printed_line:
             print_bytes(f"{self._current_line}\n".encode())
             self._printed_line = self._current_line
@@ -517,8 +557,8 @@ class TerminalProgress(ProgressBar):
         """Redraw the line."""
         self.put((self.CLEAR + self.line(job_counts, columns_of(1))).encode())
 
-    def close(self) -> None:
-        """Keep the last line, and move the cursor to the next one."""
+    def keep_last_line(self) -> None:
+        """Keep the line that is on the terminal, and move the cursor below it."""
         self.put(b"\n")
 
 
@@ -552,8 +592,8 @@ def refuse_special_file(path: str, hint: str) -> None:
 class RunRecord:
     """One execution of a job, as in a log.
 
-    A run without an end has no `ended`, `seconds`, `cpu` and `memory`.  Observation.judge_unended() sets the
-    `state` and perhaps a `cause`.
+    A run without an end has no `ended`, `seconds`, `cpu` and `memory`.  Observation.set_unended_state() sets
+    its `state` and perhaps a `cause`.
     """
 
     __slots__ = (
@@ -588,16 +628,16 @@ class RunRecord:
     pid: int                    # 0: the job could not be started
     began: float                # seconds since 1970, by the clock of `host`, as all times
     ended: float | None
-    state: str                  # d ! e; x: cancelled; .: a stopped job, put back; by judge_unended(): r e ?
+    state: str                  # d ! e; x: cancelled; .: a stopped job, put back; without an end: r e ?
     exit: int                   # -1: none
     signal: int
-    # "", "timeout", "memory", "oom", "cancelled", "stopped", "lost"; by judge_unended(): "ending", "unknown"
+    # "", "timeout", "memory", "oom", "cancelled", "stopped", "lost"; without an end also "ending", "unknown"
     cause: str
     seconds: float | None
     cpu: float | None           # seconds; None: unknown
     memory: int | None          # bytes at the peak; None: unknown
     bytes: int                  # of output
-    files: list[str]            # output files: names in DIR as of `position`; after name_files() as of now
+    files: list[str]            # output files: names in DIR at `position`, or by set_current_file_names() now
     incomplete: bool            # some output could not be written
     memory_below: int | None    # an upper bound of the peak, if it could not be measured
     # presence lock of the runner that started the run, or of the server that assigned it; None: unknown
@@ -627,7 +667,7 @@ class LogPass:
     )
 
     def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
-        """See Log.runs() for the parameters."""
+        """See Log.start_pass() for the parameters."""
         self.log = log
         self._filter = run_filter
         self._start_offset = start_offset
@@ -655,15 +695,15 @@ class LogPass:
             self.log.report_invalid(self._invalid_positions)
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run that ends with this line; None if none does.  Raises INVALID_LINE_ERRORS."""
+        """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS."""
         raise NotImplementedError
 
     def _unended_runs(self) -> Iterator[RunRecord]:
         """Yield the runs without an end."""
         return iter(())
 
-    def name_files(self, runs: Iterable[RunRecord]) -> None:
-        """Set the current names of the output files of these runs; of runs without an end also the size.
+    def set_current_file_names(self, runs: Iterable[RunRecord]) -> None:
+        """Set `files` of these runs to the current names, and of runs without an end also `bytes`.
 
         Call it after the pass, once for a run.
         """
@@ -675,6 +715,7 @@ class Log:
     PASS_CLASS = LogPass
     MAX_LINE_BYTES = 1 << 23    # commands are shorter
     READ_BYTES = 1 << 18        # bytes to read at a time
+    INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
         """Open the log.  say: prints a message about invalid lines.  Raises UsageError."""
@@ -703,35 +744,44 @@ class Log:
             size += len(data)
         return size
 
-    def runs(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> LogPass:
-        """Return a pass through the log, which yields runs.
+    def start_pass(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> LogPass:
+        """Return an iterable that reads the log once, from `start_offset` on, and yields its runs.
 
-        run_filter: selects runs (None: all); other runs can also come.  start_offset: where to start reading.
+        run_filter: lets the pass save time on runs that it rejects; some of them can still come, so the
+        caller must check again.  None: accept all.
         """
         return self.PASS_CLASS(self, run_filter, start_offset)
 
     def lines(self, start_offset: int) -> Iterator[bytes]:
         """Yield the lines without their newlines, from the first that begins after `start_offset`.
 
-        Replace a line that is too long, and text after the last newline, by b"\\n", which is an invalid line.
+        Replace a line that is too long, and text after the last newline, by INVALID_LINE.
         """
-        offset = start_offset
-        partial = b""
-        in_cut_line = start_offset > 0          # skip the first line, which can be incomplete
+        partial = b""                           # the start of a line, of which more can follow
+        in_cut_line = start_offset > 0          # the next text can be the end of a line that began earlier
         in_long_line = False                    # the start of a line that is too long was dropped
-        while offset < self.size and (
-                data := self.file.pread(min(self.READ_BYTES, self.size - offset), offset)):
-            offset += len(data)
+        for data in self._chunks(start_offset):
             *lines, partial = (partial + data).split(b"\n")
-            if lines and (in_cut_line or in_long_line):
-                lines[:1] = [b"\n"] if in_long_line and not in_cut_line else []
+            if lines:
+                # now lines[0] ends the cut or long line
+                if in_cut_line:
+                    del lines[0]
+                elif in_long_line:
+                    lines[0] = self.INVALID_LINE
                 in_cut_line = in_long_line = False
             yield from lines
             if len(partial) >= self.MAX_LINE_BYTES:
                 partial = b""
                 in_long_line = True
         if (partial or in_long_line) and not in_cut_line:
-            yield b"\n"
+            yield self.INVALID_LINE
+
+    def _chunks(self, offset: int) -> Iterator[bytes]:
+        """Yield the bytes of the log from `offset` on, READ_BYTES or less at a time."""
+        while offset < self.size and (
+                data := self.file.pread(min(self.READ_BYTES, self.size - offset), offset)):
+            offset += len(data)
+            yield data
 
     def report_invalid(self, positions: Collection[int]) -> None:
         """Report once the invalid lines that a complete pass has found."""
@@ -761,104 +811,141 @@ class JournalPass(LogPass):
     END_STATES = frozenset("d!e.x")         # of runs with an end
     MAX_REMEMBERED_RUNS = 50_000            # finished runs, because an end can be logged twice
     MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
-    # The head of a line as runmaker4 writes it.  Groups: event, run, line, command as JSON
-    HEAD_BEGINNING = rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(%s)", (?="run": "([^"\\]*)", '
+    # The head of a line as runmaker4 writes it; the match ends before the field "run".  Command: as JSON
+    HEAD_BEGINNING = (
+        rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>%s)", (?="run": "(?P<run>[^"\\]*)", '
+    )
     EVENT_HEAD = re.compile(
-        HEAD_BEGINNING % b"start|end" + rb'"line": (\d+), "command": ("[^"\\]*(?:\\.[^"\\]*)*"), )'
+        HEAD_BEGINNING % b"start|end" + rb'"line": (\d+), "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), )'
     )
     START_HEAD = re.compile(HEAD_BEGINNING % b"start" + b")")
+    ALREADY_CHECKED = 0                     # as an offset of fields: they need not be compared
     NUMBER_TYPES = frozenset((int, float))  # not bool, which is also an int for isinstance()
 
     def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
-        """See Log.runs() for the parameters."""
+        """See Log.start_pass() for the parameters."""
         super().__init__(log, run_filter, start_offset)
         self._decode = json.JSONDecoder().scan_once
-        # by the name of a run: position and line of the start, or of an end with cause "lost"; and the offset
-        # in the line from which the end must have the same fields (0: do not compare)
+        # by the name of a run without an end: position and line of the start, or of an end with cause "lost";
+        # and the offset in the line from which the end must repeat the fields, or ALREADY_CHECKED
         self._unended_entries: dict[str, tuple[int, bytes, int]] = {}
         self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
         # by the name of a file: positions at which a file of this name was renamed, and the new name
         self._renames: dict[str, list[tuple[int, str]]] = {}
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run if the line is an end; None if it is a start, which is kept, or renames a file.
+        """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS.
 
-        Only starts without an end are decoded, later: that halves the time.
+        A "start" event is kept until the "end" event of the run comes; a "moved" event renames an output
+        file.  Other events are ignored.
         """
-        if line.isascii() and line.endswith(b"}"):
-            head = (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
-            if head and self._filter and not self._filter(head):
-                return None
-            if head and head[1] == b"start":
-                self._add_start(head[2].decode(), position, line, head.end())
-                return None
+        if self._process_by_head(position, line):
+            return None
         event = self._parse_event(line)
         event_type = event["event"]
-        if event_type in ("start", "end"):
+        if event_type == "end":
+            return self._add_end(self._run_of_event(position, line, event), line)
+        if event_type == "start":
             run = self._run_of_event(position, line, event)
-            if event_type == "end":
-                return self._add_end(run, line)
-            self._add_start(run.name, position, line, 0)
+            self._add_start(run.name, position, line, self.ALREADY_CHECKED)
         elif event_type == "moved":
-            old_name, new_name = event["from"], event["to"]
-            to_bytes(old_name + new_name)       # WireError: half a surrogate pair is no name
-            self._renames.setdefault(old_name, []).append((position, new_name))
+            self._add_rename(position, event["from"], event["to"])
         elif not isinstance(event_type, str):
             raise ValueError
         return None
 
+    def _process_by_head(self, position: int, line: bytes) -> bool:
+        """Process a line by its first fields alone, if that is possible; False: it must be decoded.
+
+        It is possible for a start, which is kept, and for a run that the filter rejects.  Most starts are
+        never decoded, because the end repeats their fields: that halves the time.
+        """
+        # runmaker4 writes only ASCII; the filter compares commands as runmaker4 writes them
+        if not (line.isascii() and line.endswith(b"}")):
+            return False
+        head = (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
+        if not head:
+            return False
+        if self._filter and not self._filter(head):
+            return True
+        if head["event"] != b"start":
+            return False
+        self._add_start(head["run"].decode(), position, line, body_offset=head.end())
+        return True
+
+    def _add_rename(self, position: int, old_name: str, new_name: str) -> None:
+        """Record that an output file was renamed at this position of the log."""
+        to_bytes(old_name + new_name)       # WireError: half a surrogate pair is no name
+        self._renames.setdefault(old_name, []).append((position, new_name))
+
     def _add_start(self, run_name: str, position: int, line: bytes, body_offset: int) -> None:
-        """Keep the start of a run, unless the run has ended.  body_offset: see _unended_entries."""
+        """Keep the start of a run, unless the run has ended.
+
+        body_offset: the offset in the line of the fields that the end must repeat, or ALREADY_CHECKED.
+        """
         if run_name not in self._recently_ended:
             self._unended_entries.setdefault(run_name, (position, line, body_offset))
 
     def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
-        """Record the end of a run, and return the run.
+        """Record that a run has ended, and return the run.  line: the end event from which it was made.
 
-        Return None if the run was only lost, because the client can come back; and for a second end: a server
-        was restarted before it could acknowledge the first.
+        Return None if the run was only lost: its client can come back, so it is kept as a run without an end.
+        Return None also for a second end: a server was restarted before it could acknowledge the first.
         """
         if run.name in self._recently_ended:
             return None
         if entry := self._unended_entries.pop(run.name, None):
-            _, start_line, body_offset = entry
-            # an end must repeat all fields of the start; -1: without the closing brace
-            if body_offset and not line.startswith(start_line[body_offset:-1], line.find(b'"run": ')):
-                self._run_of_entry(*entry)      # record the start if it is invalid
+            start_position, start_line, body_offset = entry
+            # an end that repeats all fields of the start shows that the start is valid, too
+            if not (body_offset == self.ALREADY_CHECKED
+                    or self._repeats_fields(line, start_line[body_offset:])):
+                self._run_of_line(start_position, start_line)       # only to record it if it is invalid
         if run.cause == "lost":
-            self._unended_entries[run.name] = run.position, line, 0
+            self._unended_entries[run.name] = run.position, line, self.ALREADY_CHECKED
             return None
         self._recently_ended[run.name] = None
         if len(self._recently_ended) > self.MAX_REMEMBERED_RUNS:
             self._recently_ended.popitem(last=False)
         return run
 
+    @staticmethod
+    def _repeats_fields(end_line: bytes, start_fields: bytes) -> bool:
+        """Return True if an end event repeats these fields of the start event.
+
+        start_fields: the last part of the line of the start, from "run" to the closing brace.
+        """
+        return end_line.startswith(start_fields[:-1], end_line.find(b'"run": '))
+
     def _unended_runs(self) -> Iterator[RunRecord]:
-        for entry in self._unended_entries.values():
-            if run := self._run_of_entry(*entry):
+        for position, line, _ in self._unended_entries.values():
+            if run := self._run_of_line(position, line):
                 yield run
 
-    def _run_of_entry(self, position: int, line: bytes, body_offset: int) -> RunRecord | None:
-        """Return the run of an entry of _unended_entries; None if the line is invalid, which is recorded."""
+    def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
+        """Decode the line of a start or an end, and return the run.
+
+        None: the line is invalid.  Then its position is added to those that the pass reports at the end.
+        """
         try:
             return self._run_of_event(position, line, self._parse_event(line))
         except self.INVALID_LINE_ERRORS:
             self._invalid_positions.append(position)
             return None
 
-    def name_files(self, runs: Iterable[RunRecord]) -> None:
-        """Set the current names of the output files, which later runs of a line rename.
+    def set_current_file_names(self, runs: Iterable[RunRecord]) -> None:
+        """Set `files` of these runs to the current names of the output files; of runs without an end also
+        `bytes`, the size of the output.
 
-        For a run without an `end` event, which would have the names, look for the files in the directory.
+        An end event has names and size.  But a later run that uses a name gives the older file another name.
+        The output of a run without an end is in LINE.out and LINE.err, or in files that had these names.
         """
         output = LastOutput(os.path.dirname(self.log.path))
         for run in {*runs}:
-            names = run.files
-            if run.ended is None:
-                names = [f"{run.line}{suffix}" for suffix in LastOutput.SUFFIXES]
-            run.files = [self.current_name(name, run.position) for name in names]
-            if run.ended is None:
-                sizes = output.file_sizes(run)
+            has_ended = run.ended is not None
+            logged_names = run.files if has_ended else [f"{run.line}{suffix}" for suffix in output.SUFFIXES]
+            run.files = [self.current_name(name, run.position) for name in logged_names]
+            if not has_ended:
+                sizes = output.file_sizes(run)      # without files that do not exist
                 run.files = list(sizes)
                 run.bytes = sum(sizes.values())
 
@@ -1005,7 +1092,7 @@ class LastOutput:
 
     def _read_tail(self, name: str) -> list[bytes]:
         """Return the last lines of a file that are not blank.  Raises OSError, ValueError."""
-        with self._open(name) as file:
+        with self._open_output_file(name) as file:
             offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
             lines = file.pread(self.MAX_READ_BYTES, offset).split(b"\n")
         # a terminal overwrites the text before a \r
@@ -1016,23 +1103,24 @@ class LastOutput:
         """Return the size of each output file of a run, by name; leave out files that cannot be opened."""
         sizes = {}
         for name in run.files:
-            with contextlib.suppress(OSError, ValueError), self._open(name) as file:
+            with contextlib.suppress(OSError, ValueError), self._open_output_file(name) as file:
                 sizes[name] = os.fstat(file.fd).st_size
         return sizes
 
-    def _open(self, name: str) -> Reader:
-        """Open an output file of a run.  Raises OSError; ValueError: not an output file.
+    def _open_output_file(self, name: str) -> Reader:
+        """Open an output file for reading.  Raises OSError; ValueError: not a regular file in `directory`.
 
-        On a network file system, the size is as of when Log._open() refreshed the directory.
+        On a network file system it can appear as it was when the log was opened, because only then the cache
+        of the directory was refreshed.
         """
         if os.path.basename(name) != name:
-            raise ValueError
+            raise ValueError("a path to another directory")
         path = os.path.join(self.directory, name)
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
         file = Reader(open_direct(path, flags, self.network), self.network)
         if not stat.S_ISREG(os.fstat(file.fd).st_mode):
             file.close()
-            raise ValueError
+            raise ValueError("not a regular file")
         return file
 
 
@@ -1066,10 +1154,11 @@ def nearest_number(numbers: Sequence[int], number: int) -> int:
 LastRuns = dict[tuple[bytes, int, bool], RunRecord]     # by command, logged line number, and True for no end
 
 
-def keep_last_runs(last_runs: LastRuns, runs: Iterable[RunRecord]) -> LastRuns:
-    """Add runs to `last_runs`, and return it: the last finished and the last unfinished run by line number.
+def add_last_runs(last_runs: LastRuns, runs: Iterable[RunRecord]) -> LastRuns:
+    """Update the dict `last_runs` with these runs, and return it.
 
-    No other run can be the last run of a line.  So memory use does not depend on the length of the log.
+    It keeps the last finished and the last unfinished run of each pair of command and line number.  No other
+    run can be the last run of a line.  So memory use does not depend on the length of the log.
     """
     for run in runs:
         key = run.command, run.line, run.ended is None
@@ -1087,7 +1176,7 @@ class LineRuns:
         """Match runs with lines.
 
         lines: all with one of some commands.  numbers_with_jobs: of the lines with running jobs.  runs: at
-        least those of these commands that keep_last_runs() keeps; runs of other commands are ignored.
+        least those of these commands that add_last_runs() keeps; runs of other commands are ignored.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
@@ -1098,7 +1187,7 @@ class LineRuns:
             if line.state == RUNNING or number in numbers_with_jobs:
                 self._running_numbers_of.setdefault(line.command, []).append(number)
         known_runs = [run for run in runs if run.command in self._numbers_of]
-        self._shifted_numbers = self._pair_numbers(known_runs)
+        self._shifted_numbers = self._map_logged_to_current_numbers(known_runs)
         self.last_runs: dict[int, RunRecord] = {}       # by the number of the line
         ranks: dict[int, tuple[float, int]] = {}        # of the last run: nearest number first, then latest
         for run in known_runs:
@@ -1108,17 +1197,24 @@ class LineRuns:
                 ranks[number] = rank
                 self.last_runs[number] = run
 
-    def _pair_numbers(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
-        """Pair the logged numbers of equal lines with the current ones, in order, if there are as many.
+    def _map_logged_to_current_numbers(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
+        """Return the current line number by command and logged line number, where the two numbers differ.
 
-        Return the current number by command and logged number, where they differ.
+        A line that is inserted above others changes their numbers.  If a command was logged with as many line
+        numbers as there are lines with it now, then the lowest logged number is that of the first line now,
+        and so on: logged 3 and 5, now 4 and 6, is {(command, 3): 4, (command, 5): 6}.
         """
         logged_numbers: defaultdict[bytes, set[int]] = defaultdict(set)
         for run in runs:
             logged_numbers[run.command].add(run.line)
-        return {(command, logged): current for command, numbers in logged_numbers.items()
-                if len(numbers) == len(self._numbers_of[command])
-                for logged, current in zip(sorted(numbers), self._numbers_of[command]) if logged != current}
+        changed_numbers: dict[tuple[bytes, int], int] = {}
+        for command, numbers in logged_numbers.items():
+            current_numbers = self._numbers_of[command]
+            if len(numbers) == len(current_numbers):
+                for logged, current in zip(sorted(numbers), current_numbers):
+                    if logged != current:
+                        changed_numbers[command, logged] = current
+        return changed_numbers
 
     def _expected_number(self, run: RunRecord) -> int:
         """Return the line number to expect now for a run: the paired one, or otherwise the logged one."""
@@ -1157,13 +1253,14 @@ class LineRuns:
 def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
     """Return a filter that accepts runs with one of these commands, by the head of a journal line."""
     encoded_commands = {json.dumps(to_text(command)).encode() for command in commands}      # as in a journal
-    return lambda head: head[4] in encoded_commands
+    return lambda head: head["command"] in encoded_commands
 
 
-def extend_to_incomplete_output(run_filter: RunFilter) -> RunFilter:
-    """Return a filter that also accepts runs with incomplete output, some of which could not be written.
+def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
+    """Return a filter that accepts what `run_filter` accepts, and runs some of whose output was not written.
 
-    Few lines contain the word.  So search for it instead of decoding the line.
+    The journal marks these runs with the field "incomplete".  To save time, search for that word in the line
+    instead of decoding it: few other lines contain the word.
     """
     return lambda head: run_filter(head) or b'"incomplete"' in head.string
 
@@ -1174,7 +1271,7 @@ def extend_to_incomplete_output(run_filter: RunFilter) -> RunFilter:
 # runmaker4.py).  The journal has the presence lock of the program that started a run.
 
 
-class AtWork:
+class RunnersAtWork:
     """The runners and servers that use a job file."""
 
     def __init__(self, presence_locks: Collection[int] | None) -> None:
@@ -1273,7 +1370,7 @@ class Row:
     line_state: str = ""        # a word; an orphan is in error; "": the line was removed
     run: RunRecord | None = None        # None: the log has none
     is_last: bool = False       # the log has no later run of the line
-    age: float | None = None    # seconds since the start of a running job; None: not running, or unknown
+    seconds_running: float | None = None        # of a running job, until now; None: not running, or unknown
     # fields of a run that --json copies
     RUN_FIELDS = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
 
@@ -1282,10 +1379,13 @@ class Row:
         """The state of the line, if the run has not left it in that state; otherwise ''."""
         return self.line_state if self.run and self.line_state != LINE_STATE_AFTER[self.run.state] else ""
 
-    def json_of_job(self) -> dict[str, Any]:
-        """Return the --json fields that a status has, too: the job, host, slot and times; None: unknown."""
+    def json_job_fields(self) -> dict[str, Any]:
+        """Return those --json fields that --status prints as well: line, command, host, slot, pid and times.
+
+        None: unknown.  `seconds` is the run time, up to now if the job is running.
+        """
         run = self.run
-        seconds = run.seconds if run and run.ended is not None else self.age
+        seconds = run.seconds if run and run.ended is not None else self.seconds_running
         return {
             "line": self.line.number,
             "command": to_text(self.line.command),
@@ -1297,10 +1397,10 @@ class Row:
         }
 
     def json_fields(self) -> dict[str, Any]:
-        """Return all --json fields; None: unknown."""
+        """Return all fields of this row for --failed --json and --show --json; None: unknown."""
         run = self.run
         return {
-            **self.json_of_job(),
+            **self.json_job_fields(),
             "state": self.line_state,
             "outcome": run and STATE_NAMES[run.state],
             "end": run and run.ended,
@@ -1314,6 +1414,11 @@ class Observation:
     """A job file, its locks and a log of its runs, as of one moment.  The job file or the log can be absent.
     """
     TAIL_BYTES = 1 << 22        # the last part of a log: mostly enough for the starts of all running jobs
+    # state and cause of a run without an end
+    STILL_RUNNING = "r", ""
+    ENDING = "r", "ending"      # the job has finished; the end is not in the log yet
+    LOST = "e", "lost"
+    END_UNKNOWN = "?", "unknown"
 
     def __init__(
         self,
@@ -1329,16 +1434,16 @@ class Observation:
         self.snapshot = Snapshot(Counter())
         self.cancelled_lines: list[Line] = []
         self.selected_lines: Sequence[Line] = ()
-        self.at_work = AtWork(None)
-        self._can_ends_be_pending = False
+        self.runners_at_work = RunnersAtWork(None)
+        self._can_log_lack_ends = False         # see Watcher.can_log_lack_ends()
         if watcher:
             locks_before = watcher.presence_locks() or set()
             self.snapshot = watcher.complete_snapshot()
             self.cancelled_lines = watcher.cancelled_lines(self.snapshot)
             self.selected_lines = select_lines(watcher, self.snapshot)
             locks_after = watcher.presence_locks()
-            self.at_work = AtWork(None if locks_after is None else locks_after | locks_before)
-            self._can_ends_be_pending = watcher.can_ends_be_pending()
+            self.runners_at_work = RunnersAtWork(None if locks_after is None else locks_after | locks_before)
+            self._can_log_lack_ends = watcher.can_log_lack_ends()
         self.lines_with_jobs = [*self.snapshot.running, *self.cancelled_lines]
         self._numbers_with_jobs = {line.number for line in self.lines_with_jobs}
         self._orphan_numbers = {line.number for line in self.snapshot.orphans}
@@ -1353,7 +1458,7 @@ class Observation:
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
         """The runs in the last TAIL_BYTES of the log, which are read on first use."""
-        return list(self.log.runs(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
+        return list(self.log.start_pass(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
 
     @functools.cached_property
     def clocks(self) -> Clocks:
@@ -1367,9 +1472,10 @@ class Observation:
         """
         lines = [*self.lines_with_jobs, *self.snapshot.orphans]
         commands = {line.command for line in lines}
-        line_runs = self.match_runs(commands, self.recent_runs if lines else ())
+        line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
         if self.log.size and not all(map(line_runs.is_last_run_certain, lines)):
-            line_runs = self.match_runs(commands, self.log.runs(filter_by_commands(commands)))
+            all_runs = self.log.start_pass(filter_by_commands(commands))
+            line_runs = self.match_runs_with_lines(commands, all_runs)
         return [self.row_of_line(line, line_runs) for line in lines]
 
     def last_rows(self) -> Iterator[Row]:
@@ -1381,18 +1487,20 @@ class Observation:
         while True:
             # To know the last run of a line, all runs of its command must be read.  So if a run of another
             # command is incomplete, read once more with that command.
-            journal_pass = self.log.runs(extend_to_incomplete_output(filter_by_commands(commands)))
-            last_runs = keep_last_runs({}, journal_pass)
+            journal_pass = self.log.start_pass(also_accept_incomplete(filter_by_commands(commands)))
+            last_runs = add_last_runs({}, journal_pass)
             other_commands = {run.command for run in last_runs.values() if run.incomplete} - commands
             if not other_commands:
                 break
             commands |= other_commands
-        line_runs = self.match_runs(commands, last_runs.values())
+        line_runs = self.match_runs_with_lines(commands, last_runs.values())
         last_run_of = line_runs.last_runs
         selected_numbers = {line.number for line in self.selected_lines}
         shown_numbers = [number for number in sorted(line_runs.lines) if number in selected_numbers
                          or (number in last_run_of and last_run_of[number].incomplete)]
-        journal_pass.name_files(last_run_of[number] for number in shown_numbers if number in last_run_of)
+        journal_pass.set_current_file_names(
+            last_run_of[number] for number in shown_numbers if number in last_run_of
+        )
         for number in shown_numbers:
             yield self.row_of_line(line_runs.lines[number], line_runs)
 
@@ -1402,22 +1510,28 @@ class Observation:
         A line without a run also has a row.
         """
         commands = {line.command for line in self.selected_lines}
-        journal_pass = self.log.runs(filter_by_commands(commands))
+        journal_pass = self.log.start_pass(filter_by_commands(commands))
         runs = [run for run in journal_pass if run.command in commands]
-        line_runs = self.match_runs(commands, runs)
+        line_runs = self.match_runs_with_lines(commands, runs)
         runs_by_line = defaultdict(list)
         for run in sorted(runs, key=operator.attrgetter("position")):
             if line := line_runs.line_of(run):
                 runs_by_line[line.number].append(run)
-        journal_pass.name_files(run for line in self.selected_lines for run in runs_by_line[line.number])
+        journal_pass.set_current_file_names(
+            run for line in self.selected_lines for run in runs_by_line[line.number]
+        )
         for line in self.selected_lines:
             for run in runs_by_line[line.number]:
                 yield self.row_of_run(run, line_runs)
             if not runs_by_line[line.number]:
                 yield self.row_of_line(line, line_runs)
 
-    def match_runs(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Return all lines with these commands, and the runs that belong to them."""
+    def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
+        """Find the current line of each of these runs, and the last run of each line that has a run.
+
+        A run belongs to a line with the same command; LineRuns decides between several.  commands: read the
+        lines with these commands, and ignore other runs.  Without a job file no run has a line.
+        """
         lines = self.watcher.lines_with_commands(commands) if self.watcher and commands else []
         # later lines replace earlier ones
         observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
@@ -1430,14 +1544,20 @@ class Observation:
         return self.row_of_run(run, line_runs) if run else Row(line, self.line_state_of(line), is_last=True)
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
-        """Return the row of a run.  line_runs: has the line, if it still exists."""
+        """Return the row of a run, with its current line; set the state of the run if it has no end.
+
+        If the line was removed from the file, the row has a line as it was at the time of the run.
+        line_runs: which line a run belongs to.
+        """
         line = line_runs.line_of(run)
-        self.judge_unended(run, line_runs)
-        if not line:            # it was removed
-            return Row(Line(run.line, 0, 0, b"", b" " + run.command), run=run)
-        is_running = run.state == "r" and not run.cause
-        age = self.clocks.seconds_since(run.host, run.began) if is_running else None
-        return Row(line, self.line_state_of(line), run, line_runs.is_last(run, line), age)
+        self.set_unended_state(run, line_runs)
+        if not line:
+            text = b" " + run.command       # what follows the state byte in the file
+            return Row(Line(number=run.line, ordinal=0, offset=0, state=b"", text=text), run=run)
+        is_running = (run.state, run.cause) == self.STILL_RUNNING
+        seconds_running = self.clocks.seconds_since(run.host, run.began) if is_running else None
+        is_last = line_runs.is_last(run, line)
+        return Row(line, self.line_state_of(line), run, is_last, seconds_running)
 
     def line_state_of(self, line: Line) -> str:
         """Return the state of a line as a word; an orphan is in error."""
@@ -1445,28 +1565,31 @@ class Observation:
             return LINE_STATES[ERROR]
         return LINE_STATES.get(line.state, "held")
 
-    def judge_unended(self, run: RunRecord, line_runs: LineRuns) -> None:
-        """Set state and cause of a run without an end, by its line.  The first condition that holds counts:
+    def set_unended_state(self, run: RunRecord, line_runs: LineRuns) -> None:
+        """Set `state` and `cause` of a run of which the log has no end; do nothing if the log has it.
 
-            the job of the line is running, and no later run is known     running
-            the line is an orphan, and no later run is known              lost
+        The first condition that holds counts:
+
+            it is the last run of a line with a running job               running
+            it is the last run of an orphan (a line `r` without a job)    lost
             the job file changed a moment ago, and the runner is alive    ending (the end will be logged)
-            the line is in error, and no later run is known               lost
-            otherwise                                                     unknown
+            it is the last run of a line in error                         lost
+            otherwise, for example if the line was removed                unknown
         """
         if run.ended is not None:
             return
         line = line_runs.line_of(run)
-        last_line_state = line.state if line and line_runs.is_last(run, line) else b""
-        run.state, run.cause = "?", "unknown"
-        if line and last_line_state and line.number in self._numbers_with_jobs:
-            run.state, run.cause = "r", ""
-        elif last_line_state == RUNNING:
-            run.state, run.cause = "e", "lost"
-        elif line and self._can_ends_be_pending and not self.at_work.has_runner_exited(run):
-            run.state, run.cause = "r", "ending"
-        elif last_line_state == ERROR:
-            run.state, run.cause = "e", "lost"
+        is_last = line is not None and line_runs.is_last(run, line)
+        if line and is_last and line.number in self._numbers_with_jobs:
+            run.state, run.cause = self.STILL_RUNNING
+        elif line and is_last and line.state == RUNNING:
+            run.state, run.cause = self.LOST
+        elif line and self._can_log_lack_ends and not self.runners_at_work.has_runner_exited(run):
+            run.state, run.cause = self.ENDING
+        elif line and is_last and line.state == ERROR:
+            run.state, run.cause = self.LOST
+        else:
+            run.state, run.cause = self.END_UNKNOWN
 
 
 @contextlib.contextmanager
@@ -1519,49 +1642,80 @@ def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row])
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
     """Yield a status (of read_status()) as lines of text.  columns: the maximum width of the table."""
+    yield from status_summary(status)
+    yield from status_table(status, columns)
+
+
+def status_summary(status: dict[str, Any]) -> Iterator[str]:
+    """Yield lines with the numbers of jobs, runners and servers, the time left, and why new jobs wait."""
     counts_text = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
     yield f"{plural(status['total'], 'job')}: {counts_text}"
     if per_hour := status["per_hour"]:
         seconds_left = status["seconds_left"]
         yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
             f", {human_time(seconds_left)} left" if seconds_left is not None else "")
-    if status["waits"]:
-        yield printable(status["waits"])
+    if why_new_jobs_wait := status["waits"]:
+        yield printable(why_new_jobs_wait)
     numbers_at_work = status["runners"], status["servers"]
     if None in numbers_at_work:
         yield "cannot count runners and servers: no permission to read their locks"
     elif any(numbers_at_work):
         texts = (plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server")) if count)
         yield f"{' and '.join(texts)} at work"
+
+
+def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
+    """Yield the lines of the table of running jobs and orphans; none if there are no such jobs.
+
+    A table narrower than MIN_WIDE_COLUMNS has neither slots nor start times.
+    """
     is_narrow = columns < MIN_WIDE_COLUMNS
-    rows = [["line", "host", "slot", "since", "for", "command"]]
+    rows = []
+    is_any_host_known = False
     for job_list in "jobs", "cancelled", "orphans":
-        rows += [status_row(job, command_prefix_of(job_list, job["without_runner"], is_narrow))
-                 for job in status[job_list]]
-    if all(row[1] == "-" for row in rows[1:]):              # no host is known
-        rows = [[row[0], row[-1]] for row in rows]
+        for job in status[job_list]:
+            remark = remark_before_command(job_list, job["without_runner"], is_narrow)
+            rows.append(status_row(job, remark))
+            is_any_host_known |= bool(job["host"])
+    if not rows:
+        return
+    all_headings = ["line", "host", "slot", "since", "for", "command"]      # of the cells of status_row()
+    headings = all_headings
+    if not is_any_host_known:               # then the times are unknown, too
+        headings = ["line", "command"]
     elif is_narrow:
-        rows = [row[:2] + row[4:] for row in rows]
-    if len(rows) > 1:
-        yield from format_table(rows, columns, right_columns=[0, len(rows[0]) - 2])
+        headings = ["line", "host", "for", "command"]
+    indexes = [all_headings.index(heading) for heading in headings]
+    shown_rows = [[row[index] for index in indexes] for row in [all_headings, *rows]]
+    right_columns = [index for index, heading in enumerate(headings) if heading in ("line", "for")]
+    yield from format_table(shown_rows, columns, right_columns)
 
 
-def status_row(job: dict[str, Any], command_prefix: str) -> list[str]:
-    """Return the cells of the table of running jobs for one job."""
+def status_row(job: dict[str, Any], remark: str) -> list[str]:
+    """Return the cells of the table of running jobs for one job; the remark comes before the command."""
     start = "-" if job["start"] is None else format_time(job["start"])
-    age = "-" if job["seconds"] is None else human_time(job["seconds"])
-    command = command_prefix + job["command"]
-    return [str(job["line"]), job["host"] or "-", job["slot"] or "-", start, age, command]
+    elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
+    command = remark + job["command"]
+    return [str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command]
 
 
-def command_prefix_of(job_list: str, is_unsupervised: bool, is_narrow: bool) -> str:
-    """Return a remark about a job, for example '(orphan) ', or ''.  job_list: the list that has the job."""
+def remark_before_command(job_list: str, is_unsupervised: bool, is_narrow: bool) -> str:
+    """Return a remark to print before the command of a job, for example '(orphan) '; '' for most jobs.
+
+    job_list: the field of the status that has the job: 'jobs', 'cancelled' or 'orphans'.  is_unsupervised:
+    the runner has exited.  is_narrow: make it short, for a narrow terminal.
+    """
     if job_list == "orphans":
         return "(orphan) "
     if job_list == "cancelled":
-        remark = "cancelled" if is_narrow else "cancelled, still running"
-        return f"({remark}{' without a runner' if is_unsupervised and not is_narrow else ''}) "
-    return ("(no runner) " if is_narrow else "(still running without a runner) ") if is_unsupervised else ""
+        if is_narrow:
+            return "(cancelled) "
+        if is_unsupervised:
+            return "(cancelled, still running without a runner) "
+        return "(cancelled, still running) "
+    if is_unsupervised:
+        return "(no runner) " if is_narrow else "(still running without a runner) "
+    return ""
 
 
 def format_time(timestamp: float) -> str:
@@ -1606,7 +1760,7 @@ def say(text: str) -> None:
 
 def check_journal(log: Log, path: str) -> None:
     """Warn if the last runs of a log belong to no line of this job file."""
-    runs = log.runs(start_offset=max(0, log.size - BLOCK))
+    runs = log.start_pass(start_offset=max(0, log.size - BLOCK))
     commands = {run.command for run in deque(runs, 12)}
     with job_file(path, find_mount(path).network) as file:
         if commands and not next(lines_of(file, first_line(file), commands), None):
@@ -1614,7 +1768,7 @@ def check_journal(log: Log, path: str) -> None:
 
 
 def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the current status, as --json prints it."""
+    """Read the job file and the journal, and return the status as a dict: what --status --json prints."""
     with Observation(watcher, functools.partial(open_log, options, say)) as observation:
         check_journal(observation.log, watcher.path)
         job_counts = count_states(observation.snapshot)
@@ -1623,38 +1777,45 @@ def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]
         # without running jobs, the last rate is not the current one
         if job_counts.running and observation.clocks.are_all_right:
             per_hour = jobs_per_hour(observation.recent_runs, rows)
+    runners_at_work = observation.runners_at_work
 
-    def json_of_line(line: Line) -> dict[str, Any]:
-        row = rows[line.number]
-        run = row.run
-        if not run or run.ended is None:
-            return {**row.json_of_job(), "without_runner": observation.at_work.has_runner_exited(run)}
-        fields = {**Row(line).json_of_job(), "without_runner": observation.at_work.has_no_runners}
-        # The line is `r`, but its last run has failed: between two tries the runner keeps the slot.  Or the
-        # log does not have the current run yet.
-        if run.state in "!e" and run.runner is not None and not observation.at_work.has_runner_exited(run):
-            fields.update(host=run.host, slot=run.slot)
-        return fields
+    def fields_of_lines(lines: Iterable[Line]) -> list[dict[str, Any]]:
+        return [status_fields_of_line(line, rows[line.number], runners_at_work) for line in lines]
 
-    jobs = list(map(json_of_line, observation.snapshot.running))
+    jobs = fields_of_lines(observation.snapshot.running)
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     seconds_left = None
-    if per_hour and not observation.at_work.has_no_runners:
+    if per_hour and not runners_at_work.has_no_runners:
         seconds_left = (job_counts.new + job_counts.running) * 3600 / per_hour
     return {
         **job_counts._asdict(),
         "total": job_counts.all + job_counts.held,
         "jobs": jobs,
-        "cancelled": list(map(json_of_line, observation.cancelled_lines)),
-        "orphans": list(map(json_of_line, observation.snapshot.orphans)),
-        **observation.at_work.count_by_kind(),
+        "cancelled": fields_of_lines(observation.cancelled_lines),
+        "orphans": fields_of_lines(observation.snapshot.orphans),
+        **runners_at_work.count_by_kind(),
         "per_hour": per_hour,
         "seconds_left": seconds_left,
-        "waits": why_new_jobs_wait(watcher, job_counts, observation.at_work, hosts),
+        "waits": find_wait_reason(watcher, job_counts, runners_at_work, hosts),
     }
 
 
-def why_new_jobs_wait(watcher: Watcher, job_counts: Counts, at_work: AtWork, hosts: Collection[str]) -> str:
+def status_fields_of_line(line: Line, row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
+    """Return the fields of the status for a running line or an orphan.  row: of the last run of the line."""
+    run = row.run
+    if not run or run.ended is None:
+        return {**row.json_job_fields(), "without_runner": runners_at_work.has_runner_exited(run)}
+    # The last known run has ended, so it is not the current one, which the log perhaps does not have yet.
+    fields = {**Row(line).json_job_fields(), "without_runner": runners_at_work.has_no_runners}
+    # Or it has failed and will be tried again: between two tries the runner keeps line and slot.
+    if run.state in "!e" and run.runner is not None and not runners_at_work.has_runner_exited(run):
+        fields.update(host=run.host, slot=run.slot)
+    return fields
+
+
+def find_wait_reason(
+    watcher: Watcher, job_counts: Counts, runners_at_work: RunnersAtWork, hosts: Collection[str]
+) -> str:
     """Return why new jobs wait, or that no runner is alive; '' if no job is new, or a runner can take one.
 
     hosts: some of the hosts at work.
@@ -1663,7 +1824,9 @@ def why_new_jobs_wait(watcher: Watcher, job_counts: Counts, at_work: AtWork, hos
         return ""
     if block_reason := watcher.block_reason(hosts):
         return block_reason.text
-    return f"{job_counts.new} new, but no runner (start runmaker4.py)" if at_work.has_no_runners else ""
+    if runners_at_work.has_no_runners:
+        return f"{job_counts.new} new, but no runner (start runmaker4.py)"
+    return ""
 
 
 # ======== Runs of lines =====================================================================================
@@ -1758,7 +1921,7 @@ def format_row(row: Row, output: LastOutput | None, columns: float) -> Iterator[
     yield fit_to_width(f"line {row.line.number}: {describe_last_run(row, output is not None)}", columns)
     yield fit_to_width(f"    {to_text(row.line.command)}", columns)
     if row.run and output:
-        details = printable(describe_details(row.run, output.directory))
+        details = printable(describe_resources_and_output(row.run, output.directory))
         wrap_columns = max(int(columns), 20) if columns < math.inf else len(details) + 4
         yield filled(details, wrap_columns, "    ")
         for text in output.last_lines(row.run):
@@ -1771,8 +1934,8 @@ def describe_last_run(row: Row, has_log: bool) -> str:
     if not row.run:
         return f"{row.line_state}; no run in the journal" if has_log else row.line_state
     text = describe_run(row.run)
-    if row.age is not None:
-        text += f", {human_time(row.age)} ago"
+    if row.seconds_running is not None:
+        text += f", {human_time(row.seconds_running)} ago"
     changed_state = row.differing_line_state if row.is_last else ""
     return f"{changed_state}; last run: {text}" if changed_state else text
 
@@ -1793,7 +1956,7 @@ def describe_run(run: RunRecord) -> str:
     return ", ".join(parts)
 
 
-def describe_details(run: RunRecord, directory: str) -> str:
+def describe_resources_and_output(run: RunRecord, directory: str) -> str:
     """Return more in words: 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'."""
     parts = [f"slot {run.slot}"]
     if run.pid:
@@ -1863,7 +2026,7 @@ class RunStats:
     def __init__(self) -> None:
         self.seconds = array("d")               # the run times
         # CPU time of the runs for which it is known, and elapsed time of the same runs
-        self.cpu_seconds = self.elapsed_of_cpu = 0.0
+        self.cpu_seconds = self.seconds_with_known_cpu = 0.0
         self.largest_memory: int | None = None  # the largest known peak, in bytes
         self.largest_bound: int | None = None   # the largest upper bound of the unknown peaks
 
@@ -1874,7 +2037,7 @@ class RunStats:
         self.seconds.append(run.seconds)
         if run.cpu is not None:
             self.cpu_seconds += run.cpu
-            self.elapsed_of_cpu += run.seconds
+            self.seconds_with_known_cpu += run.seconds
         if run.memory is not None and (self.largest_memory is None or run.memory > self.largest_memory):
             self.largest_memory = run.memory
         if run.memory_below is not None:        # the peak is not known, only that it was below this
@@ -1884,7 +2047,7 @@ class RunStats:
         """Count the runs that `stats` has counted."""
         self.seconds += stats.seconds
         self.cpu_seconds += stats.cpu_seconds
-        self.elapsed_of_cpu += stats.elapsed_of_cpu
+        self.seconds_with_known_cpu += stats.seconds_with_known_cpu
         self.largest_memory = largest_known(self.largest_memory, stats.largest_memory)
         self.largest_bound = largest_known(self.largest_bound, stats.largest_bound)
 
@@ -1896,7 +2059,7 @@ class RunStats:
             "median": median,
             "p90": p90,
             "longest": longest,
-            "cpu_use": self.cpu_seconds / self.elapsed_of_cpu if self.elapsed_of_cpu else None,
+            "cpu_use": self.cpu_seconds / self.seconds_with_known_cpu if self.seconds_with_known_cpu else None,
             "memory": self.largest_memory,
             "memory_below": self.largest_bound,
         }
@@ -2025,7 +2188,7 @@ def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
     with journal.file:
         if path is not None:
             check_journal(journal, path)
-        for run in journal.runs():
+        for run in journal.start_pass():
             if run.ended is not None:
                 stats_by_host[run.host].add(run)
                 command_groups.add(run)
@@ -2153,8 +2316,8 @@ class Spans:
     """
 
     def __init__(self) -> None:
-        self.starts = array("q")
-        self.durations = array("q")
+        self.starts_us = array("q")
+        self.durations_us = array("q")
         # indexes of runs, by host and slot; slot "": unknown
         self.runs_by_slot: dict[tuple[str, str], array[int]] = {}
 
@@ -2162,9 +2325,9 @@ class Spans:
         """Add the next run.  on_track: put it on a track of the slot; otherwise only record the slot."""
         runs = self.runs_by_slot.setdefault((run.host, run.slot), array("q"))
         if on_track:
-            runs.append(len(self.starts))
-        self.starts.append(round(run.began * 1e6))
-        self.durations.append(round(seconds * 1e6) or 1)
+            runs.append(len(self.starts_us))
+        self.starts_us.append(round(run.began * 1e6))
+        self.durations_us.append(round(seconds * 1e6) or 1)
 
     def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
         """Yield host, name and runs of each track, a row of the timeline in which runs do not overlap.
@@ -2183,7 +2346,7 @@ class Spans:
         runs: indexes, in the order of the log.  If two overlap by rounding, the earlier one is shortened, by
         less than half.
         """
-        starts, durations = self.starts, self.durations
+        starts, durations = self.starts_us, self.durations_us
         tracks: list[array[int]] = []
         free_tracks: list[int] = []                     # a heap
         busy_tracks: list[tuple[int, int]] = []         # a heap: when the track becomes free, and the track
@@ -2225,11 +2388,11 @@ class Timeline:
         for run in self._finished_runs():
             spans.add(run, run.seconds or 0.0)
         self.tracks = list(spans.named_tracks())
-        self.durations = spans.durations
+        self.durations_us = spans.durations_us
 
     def _finished_runs(self) -> Iterator[RunRecord]:
         """Yield the finished runs.  Raises UsageError."""
-        return (run for run in self.log.runs() if run.ended is not None)
+        return (run for run in self.log.start_pass() if run.ended is not None)
 
     def write(self, file: BinaryIO) -> None:
         """Write all events as JSON, one per line.  Raises OSError, UsageError."""
@@ -2245,7 +2408,7 @@ class Timeline:
         A track is a row of the picture: runs that do not overlap.  The viewer calls hosts processes and
         tracks threads, with numbers pid and tid; a host has the number of its first track.
         """
-        tid_of = array("q", self.durations)         # by run, in the order of the log; all are replaced
+        tid_of = array("q", self.durations_us)         # by run, in the order of the log; all are replaced
         pid_of = array("q")                         # by track
         pids: dict[str, int] = {}                   # by host
         for tid, (host, slot, run_numbers) in enumerate(self.tracks, 1):
@@ -2257,7 +2420,7 @@ class Timeline:
             yield from self._metadata_events("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
             for number in run_numbers:
                 tid_of[number] = tid
-        for tid, duration, run in zip(tid_of, self.durations, self._finished_runs()):
+        for tid, duration, run in zip(tid_of, self.durations_us, self._finished_runs()):
             yield self._trace_event(pid_of[tid - 1], tid, duration, run)
 
     @staticmethod
@@ -2387,7 +2550,7 @@ class LogSummary:
     def __init__(
         self, runs: Iterable[RunRecord], watched_commands: Collection[bytes], max_lines_to_fix: int
     ) -> None:
-        """Count the finished runs.  Call count_unended() after the runs without an end were judged.
+        """Count the finished runs.  Call finish_summary() after the runs without an end were judged.
 
         watched_commands: keep their last runs.  max_lines_to_fix: how many failed runs have another table.
         """
@@ -2405,21 +2568,21 @@ class LogSummary:
         self._failed_runs: deque[RunRecord] = deque(maxlen=self.MAX_FAILURES + max_lines_to_fix)
         in_order = iter(runs)
         while batch := list(itertools.islice(in_order, self.BATCH_RUNS)):
-            keep_last_runs(self.last_runs, [run for run in batch if run.command in watched_commands])
+            add_last_runs(self.last_runs, [run for run in batch if run.command in watched_commands])
             self.unended_runs += [run for run in batch if run.ended is None]
-            self._count_runs([run for run in batch if run.ended is not None])
+            self._add_runs([run for run in batch if run.ended is not None])
 
-    def count_unended(self, cut_off: float | None) -> None:
+    def finish_summary(self, cut_off: float | None) -> None:
         """Count the runs without an end, whose states are known now.
 
         cut_off: until when to draw running jobs; None: until the last event in the log.
         """
-        self._count_runs(self.unended_runs)
+        self._add_runs(self.unended_runs)
         self.last_time = max([cut_off or 0.0, *self._last_signs_of_life.values()])
         if not self.states:     # no runs
             self.first_time = self.last_time = time.time()
 
-    def _count_runs(self, runs: Sequence[RunRecord]) -> None:
+    def _add_runs(self, runs: Sequence[RunRecord]) -> None:
         """Count the next runs."""
         for run in runs:
             self.stats.add(run)
@@ -2466,7 +2629,7 @@ class LogSummary:
         """The last runs that failed or ended in error, the latest first."""
         return sorted(self._failed_runs, key=lambda run: (run.ended or run.began, run.position), reverse=True)
 
-    def drawn_seconds(self, run: RunRecord) -> float:
+    def seconds_in_pictures(self, run: RunRecord) -> float:
         """Return the length of a run in the pictures; a lost one ends at the last event of its runner."""
         if run.seconds is not None:
             return run.seconds
@@ -2544,16 +2707,16 @@ class Pictures:
         self.current_numbers = report.current_numbers
         self.spans = Spans()
         for run in self.runs:
-            self.spans.add(run, report.summary.drawn_seconds(run), on_track=not is_end_unknown(run))
+            self.spans.add(run, report.summary.seconds_in_pictures(run), on_track=not is_end_unknown(run))
         self.max_characters = self.MAX_COMMAND_CHARACTERS       # of a command that can be searched
         total = sum(min(len(run.command), self.max_characters) for run in self.runs)
         if total > self.MAX_COMMANDS_CHARACTERS:
             self.max_characters = self.MAX_COMMANDS_CHARACTERS // len(self.runs)
         self.tracks = list(self.spans.named_tracks())
         self.untracked_runs = [number for number, run in enumerate(self.runs) if is_end_unknown(run)]
-        self.untracked_runs.sort(key=self.spans.starts.__getitem__)
-        self.first_start = min(self.spans.starts, default=round(report.summary.last_time * 1e6))    # in µs
-        last_end = max(map(operator.add, self.spans.starts, self.spans.durations), default=0)
+        self.untracked_runs.sort(key=self.spans.starts_us.__getitem__)
+        self.first_start = min(self.spans.starts_us, default=round(report.summary.last_time * 1e6))    # in µs
+        last_end = max(map(operator.add, self.spans.starts_us, self.spans.durations_us), default=0)
         self.duration = max(1, last_end - self.first_start)
 
     def page_data(self, failures: FailuresByWords, outputs: OutputCache) -> dict[str, Any]:
@@ -2565,7 +2728,7 @@ class Pictures:
         in_order = [run for *_, runs in self.tracks for run in runs] + self.untracked_runs
         starts: list[int] = []                      # in ticks
         for runs in [*(runs for *_, runs in self.tracks), self.untracked_runs]:
-            ticks = [(self.spans.starts[run] - self.first_start) // tick for run in runs]
+            ticks = [(self.spans.starts_us[run] - self.first_start) // tick for run in runs]
             starts += map(operator.sub, ticks, [0, *ticks])
         endings: dict[tuple[int, str], int] = {}    # numbers of state and result
         ending_of = [endings.setdefault((STATE_LETTERS.index(run.state), describe_result(run)), len(endings))
@@ -2587,7 +2750,7 @@ class Pictures:
             "loose": [track_numbers[self.runs[run].host, self.runs[run].slot or "1"]
                       for run in self.untracked_runs],
             "began": starts,
-            "took": [max(1, self.spans.durations[run] // tick) for run in in_order],
+            "took": [max(1, self.spans.durations_us[run] // tick) for run in in_order],
             "line": [self.current_numbers.get(run, run.line) for run in runs_in_order],
             "was": {
                 index: run.line for index, run in enumerate(runs_in_order) if run in self.current_numbers
@@ -2605,7 +2768,7 @@ class Pictures:
         """Return the average number of running jobs for each of BINS equal parts of the time."""
         changes = [0.0] * (self.BINS + 2)       # from the previous bin
         bin_width = self.duration / self.BINS
-        for start_time, duration in zip(self.spans.starts, self.spans.durations):
+        for start_time, duration in zip(self.spans.starts_us, self.spans.durations_us):
             start_in_bins = (start_time - self.first_start) / bin_width
             end_in_bins = start_in_bins + duration / bin_width
             first_index = int(start_in_bins)
@@ -2848,13 +3011,13 @@ class Report:
     def __init__(self, observation: Observation, is_live: bool) -> None:
         """Read the log.  The selected lines of the observation are to fix.  is_live: jobs are waited for."""
         lines_to_fix = observation.selected_lines
-        log_pass = observation.log.runs()
+        log_pass = observation.log.start_pass()
         watched_commands = {line.command for line in [*lines_to_fix, *observation.lines_with_jobs]}
         self.summary = summary = LogSummary(log_pass, watched_commands, max_lines_to_fix=len(lines_to_fix))
         line_runs = self._match_runs(observation, watched_commands)
         for run in summary.unended_runs:
-            observation.judge_unended(run, line_runs)
-        summary.count_unended(cut_off=time.time() if is_live or observation.snapshot.running else None)
+            observation.set_unended_state(run, line_runs)
+        summary.finish_summary(cut_off=time.time() if is_live or observation.snapshot.running else None)
         self.observation = observation
         self.job_counts = count_states(observation.snapshot) if observation.watcher else None
         # by drawn run, the current number of the line, if it has changed
@@ -2875,7 +3038,7 @@ class Report:
         self.slowest_rows = [observation.row_of_run(run, line_runs) for run in summary.slowest_runs]
         self.largest_rows = [observation.row_of_run(run, line_runs) for run in summary.largest_runs]
         rows = [*self.rows_to_fix, *self.failed_rows, *self.slowest_rows, *self.largest_rows]
-        log_pass.name_files(row.run for row in rows if row.run)
+        log_pass.set_current_file_names(row.run for row in rows if row.run)
 
     def _match_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
         """Match the runs that the report shows with lines of the job file.
@@ -2892,7 +3055,7 @@ class Report:
         watcher = observation.watcher
         moved_commands = watcher.commands_of_moved_lines(unwatched_runs) if watcher else set()
         commands = moved_commands.union(watched_commands, [run.command for run in listed_runs])
-        return observation.match_runs(commands, kept_runs)
+        return observation.match_runs_with_lines(commands, kept_runs)
 
     def tables(self) -> Iterator[Table]:
         """Yield the tables, the lines that remain to be fixed first."""
@@ -2939,7 +3102,7 @@ class Reporter:
         if options.file is not None and os.path.realpath(options.report) == os.path.realpath(options.file):
             raise UsageError(f"{options.report}: is the job file (give another name)")
         self.next_page_time = 0.0   # monotonic
-        self.page_seconds = self.MIN_PAGE_SECONDS
+        self.seconds_between_pages = self.MIN_PAGE_SECONDS
         self._last_error = ""       # why the last page could not be written
 
     def update(self) -> str:
@@ -2955,11 +3118,11 @@ class Reporter:
             except UsageError as problem:
                 new_error = str(problem) if str(problem) != self._last_error else ""
                 self._last_error = str(problem)
-            self.page_seconds = self._page_seconds_after(start)
-            self.next_page_time = start + self.page_seconds
+            self.seconds_between_pages = self._seconds_to_next_page(start)
+            self.next_page_time = start + self.seconds_between_pages
         return new_error
 
-    def _page_seconds_after(self, start: float) -> float:
+    def _seconds_to_next_page(self, start: float) -> float:
         """Return the seconds between pages, if one that was begun at `start` (monotonic) is written now."""
         return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
@@ -2973,7 +3136,7 @@ class Reporter:
             report = Report(observation, is_live)
         if not report.summary.states and not is_live:
             raise UsageError(f"{self.log_path}: no runs (expected a {observation.log.KIND})")
-        self.page_seconds = self._page_seconds_after(start)     # the remaining steps take little time
+        self.seconds_between_pages = self._seconds_to_next_page(start)     # the remaining steps take little time
         page = self._page_html(report, is_live, messages)
         with open_replacement(self.options.report, *self.KIND) as file:
             file.write(page.encode())
@@ -2989,17 +3152,17 @@ class Reporter:
         data = {
             **pictures.page_data(failures, outputs),
             "made": time.time(),
-            "pause": self.page_seconds if is_live else 0,
+            "pause": self.seconds_between_pages if is_live else 0,
         }
-        messages = [*messages, *self._limit_texts(report, pictures)]
+        messages = [*messages, *self._caveats(report, pictures)]
         packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 6)
         parts = {
             "TITLE": escape_html(self.options.file or self.options.outdir or self.options.joblog),
             "PLACE": escape_html(self.host_and_directory),
             "COMMAND": escape_html(self.command_line),
             "DATA": base64.b64encode(packed).decode(),
-            "REFRESH": REFRESH_TAG % math.ceil(self.page_seconds) if is_live else "",
-            "WHEN": " · ".join([*self._facts_html(summary, is_live), *map(escape_html, messages)]),
+            "REFRESH": REFRESH_TAG % math.ceil(self.seconds_between_pages) if is_live else "",
+            "WHEN": " · ".join([*self._page_info_html(summary, is_live), *map(escape_html, messages)]),
             "FIGURES": self._figures_html(report),
             "KEY": self._legend_html(summary),
             "GROUPS": failures.groups_html("line" if report.job_counts else "run"),
@@ -3008,7 +3171,7 @@ class Reporter:
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
     @staticmethod
-    def _limit_texts(report: Report, pictures: Pictures) -> Iterator[str]:
+    def _caveats(report: Report, pictures: Pictures) -> Iterator[str]:
         """Yield what the page does not show, or shows wrongly."""
         drawn_count = len(pictures.runs)
         if drawn_count < report.summary.run_count:
@@ -3020,7 +3183,7 @@ class Reporter:
             clocks = f"clock of {names} is" if len(wrong_hosts) == 1 else f"clocks of {names} are"
             yield f"the {clocks} wrong: times of different hosts cannot be compared"
 
-    def _facts_html(self, summary: LogSummary, is_live: bool) -> Iterator[str]:
+    def _page_info_html(self, summary: LogSummary, is_live: bool) -> Iterator[str]:
         """Yield facts about the page as HTML: '4 slots on 2 hosts', 'made 2026-11-20 14:03:22', ..."""
         time_format = "%Y-%m-%d %H:%M:%S"
         if summary.states:
@@ -3029,7 +3192,7 @@ class Reporter:
         slot_count = len(summary.slots)
         host_count = len({host for host, _ in summary.slots})
         yield f"{plural(slot_count, 'slot')} on {plural(host_count, 'host')}" if slot_count else "no runs yet"
-        update_text = f", updated every {human_time(self.page_seconds)} while jobs run" if is_live else ""
+        update_text = f", updated every {human_time(self.seconds_between_pages)} while jobs run" if is_live else ""
         yield f"made {time.strftime(time_format)}" + (tag("span", update_text, id="live") if is_live else "")
 
     @staticmethod
@@ -3066,8 +3229,8 @@ class Reporter:
             named_figures.append(("Duration", took(summary.last_time - summary.first_time)))
         times = map(took, quantiles(stats.seconds))
         named_figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
-        if stats.elapsed_of_cpu:
-            named_figures.append(("CPU use", f"{100 * stats.cpu_seconds / stats.elapsed_of_cpu:.0f} %"))
+        if stats.seconds_with_known_cpu:
+            named_figures.append(("CPU use", f"{100 * stats.cpu_seconds / stats.seconds_with_known_cpu:.0f} %"))
         if peak := format_peak(stats.largest_memory, stats.largest_bound):
             named_figures.append(("Peak memory", escape_html(peak)))
         pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in named_figures]
@@ -3108,7 +3271,7 @@ REMEDIES = {                       # by the beginning of the file system's type;
             "locks); MooseFS: mount with mfscachemode=NEVER",
 }
 TRIAL_LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}         # offsets of locked bytes, by trial
-NUMBER_LOCKS = range(1 << 61, (1 << 61) + 1_000_000)                    # the same, by number
+COUNT_LOCKS = range(1 << 61, (1 << 61) + 1_000_000)                    # the same, by number
 # number, host name, boot id, file system
 HEADER_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
 
@@ -3132,7 +3295,7 @@ class Host:
         if not header:
             self.reader.close()
             raise FileNotFoundError(errno.ENOENT, "not, or not yet, a file of this check", path)
-        self.first_number = int(header[1])
+        self.first_count = int(header[1])
         self.host_name, self.boot_id, self.file_system = (
             field.decode(errors="replace") for field in header.groups()[1:]
         )
@@ -3150,17 +3313,17 @@ class Host:
 
     def update_results(self) -> None:
         """Update the results of the trials from the locks and the number of the host."""
-        locked_numbers = other_locks(self.reader.fd, NUMBER_LOCKS[0], len(NUMBER_LOCKS))
-        min_number = max((numbers[-1] - NUMBER_LOCKS[0] for numbers in locked_numbers), default=0)
+        locked_numbers = other_locks(self.reader.fd, COUNT_LOCKS[0], len(COUNT_LOCKS))
+        min_count = max((numbers[-1] - COUNT_LOCKS[0] for numbers in locked_numbers), default=0)
         refresh_file(self.path, self.mount)
         refresh_reader(self.reader, self.mount)
         header = HEADER_LINE.match(self.reader.pread(BLOCK, 0))
         number = int(header[1]) if header else 0
-        if max(min_number, number) > self.first_number:
+        if max(min_count, number) > self.first_count:
             for trial, offset in TRIAL_LOCKS.items():
                 self.results[trial] = self.results.get(trial, False) or self.is_locked(offset)
-        if min_number:
-            self.results["fresh"] = self.results.get("fresh", True) and number >= min_number
+        if min_count:
+            self.results["fresh"] = self.results.get("fresh", True) and number >= min_count
         # Read again: if no lock of ours comes between, a stale cache then shows in the next call.  Locks
         # refresh the cache on some file systems.
         self.reader.pread(BLOCK, 0)
@@ -3170,7 +3333,7 @@ class LockCheck:
     """Tests, with all hosts that run this check in the directory, if runners can rely on the locks."""
     CHECK_SECONDS = 60.0        # on a network file system
     PAUSE_SECONDS = 1.0         # between two numbers on a network file system
-    MIN_NUMBERS = 4             # numbers after which a host has tested all on itself
+    MIN_COUNT = 4             # numbers after which a host has tested all on itself
     MAX_SILENT_SECONDS = 60.0   # after the check, until we report that the file system does not answer
     MAX_CLEANUP_SECONDS = 2.0   # for an interrupted check to remove its file
 
@@ -3215,22 +3378,22 @@ class LockCheck:
             with self.collect_errors():
                 self.write_header(fd)           # first, so that others notice if a lock call never returns
             with self.collect_errors():
-                self.take_locks(fd, read_fd)
+                self.take_test_locks(fd, read_fd)
             start = time.monotonic()
-            while self.number < self.MIN_NUMBERS or (
+            while self.number < self.MIN_COUNT or (
                 self.mount.network and time.monotonic() < start + self.CHECK_SECONDS
             ):
                 time.sleep(self.PAUSE_SECONDS if self.mount.network else 0.1)
                 self.number += 1
                 with self.collect_errors():
-                    self.visit_all()
+                    self.update_hosts()
                 with self.collect_errors():
-                    self.write_number(fd)
+                    self.write_count(fd)
         finally:
             close_all(read_fd, write_fd)
 
     @staticmethod
-    def take_locks(fd: int, stdin: int) -> None:
+    def take_test_locks(fd: int, stdin: int) -> None:
         """Lock a byte in our file, and one for a job: `cat`, whose runner, a shell, is killed."""
         lock(fd, TRIAL_LOCKS["excluded"])
         job_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
@@ -3253,7 +3416,7 @@ class LockCheck:
         write_all(fd, f"{header}\n".encode(errors="replace"))
         os.fsync(fd)
 
-    def visit_all(self) -> None:
+    def update_hosts(self) -> None:
         """Find the test files of all hosts in the directory, and read the results of each host from them."""
         for name in os.listdir(self.directory):
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
@@ -3264,12 +3427,12 @@ class LockCheck:
                         self.hosts[path] = Host(path, self.mount)
                     self.hosts[path].update_results()
 
-    def write_number(self, fd: int) -> None:
+    def write_count(self, fd: int) -> None:
         """Write our number over the last one, and lock its byte."""
         pwrite_all(fd, b"%06d" % self.number, 0)
         os.fsync(fd)
-        lock(fd, NUMBER_LOCKS[self.number])
-        unlock(fd, NUMBER_LOCKS[self.number - 1])
+        lock(fd, COUNT_LOCKS[self.number])
+        unlock(fd, COUNT_LOCKS[self.number - 1])
 
     def remove_files(self) -> None:
         """Remove our file, and files of hosts that never held a lock; close all descriptors."""
@@ -3404,8 +3567,8 @@ def check_locks(directory: str) -> int:
 # Results go to stdout, messages to stderr.
 
 
-def wait_for_jobs(watcher: Watcher, with_progress: bool, after_poll: Callable[[], str] = str) -> Counts:
-    """Wait for the jobs; return the last counts.  after_poll: returns a message to print, or ''."""
+def wait_for_jobs(watcher: Watcher, with_progress: bool, message_after_poll: Callable[[], str] = str) -> Counts:
+    """Wait for the jobs; return the last counts.  message_after_poll: returns a message to print, or ''."""
     display: PipeProgress | TerminalProgress | None = None
     if with_progress:
         exit_on(signal.SIGINT, signal.SIGTERM)
@@ -3414,19 +3577,19 @@ def wait_for_jobs(watcher: Watcher, with_progress: bool, after_poll: Callable[[]
     def update(job_counts: Counts) -> None:
         if display:
             display.update(job_counts)
-        if message := after_poll():
+        if message := message_after_poll():
             say_below(message)
 
     def say_below(message: str) -> None:
         if display:
-            display.close()
+            display.keep_last_line()
         say(message)
 
     try:
         return watcher.wait(update, lambda message: say_below(f"{watcher.path}: {message}"))
     finally:
         if display:
-            display.close()
+            display.keep_last_line()
 
 
 def say_stop_reason(watcher: Watcher) -> bool:
@@ -3436,7 +3599,7 @@ def say_stop_reason(watcher: Watcher) -> bool:
     return bool(watcher.stop_reason)
 
 
-def write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Write the report; with --progress also while the jobs run.  Return the exit status."""
     exit_on(signal.SIGINT, signal.SIGTERM)
     watcher = Watcher(options.file) if options.file is not None else None
@@ -3445,13 +3608,13 @@ def write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
         reporter.write()
         return 0
     if options.progress:
-        wait_for_jobs(watcher, with_progress=True, after_poll=reporter.update)
+        wait_for_jobs(watcher, with_progress=True, message_after_poll=reporter.update)
     are_jobs_blocked = say_stop_reason(watcher)
     reporter.write()
     return int(are_jobs_blocked)
 
 
-def run_command(argv: Sequence[str]) -> int:
+def run_with_options(argv: Sequence[str]) -> int:
     """Do what the options say; return the exit status."""
     options = parse_options(argv)
     if options.check_locks is not None:
@@ -3460,7 +3623,7 @@ def run_command(argv: Sequence[str]) -> int:
     if path is not None:
         check_lines(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
-        exit_status = write_report(options, argv)
+        exit_status = wait_and_write_report(options, argv)
         if options.stats:
             print_stats(options.outdir, options.file, as_json=False)
         return exit_status
@@ -3475,14 +3638,14 @@ def run_command(argv: Sequence[str]) -> int:
         print_stats(options.outdir, options.file, options.json)
         return 0
     try:
-        return run_on_job_file(options)
+        return print_or_wait_for_jobs(options)
     except BrokenPipeError:
         if options.use_exit_status:
             return 1                        # unknown if all jobs would be done
         raise
 
 
-def run_on_job_file(options: argparse.Namespace) -> int:
+def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
     """Wait for the jobs of FILE, or print the status or runs; return the exit status.
 
     Raises BrokenPipeError.
@@ -3509,7 +3672,7 @@ def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runwait4.py with these arguments (None: those of the process); return the exit status."""
-    return run_main(PROG, run_command, argv)
+    return run_main(PROG, run_with_options, argv)
 
 
 # ======== The page of the report ============================================================================

@@ -33,11 +33,11 @@ os.preadv = read
 # A host that takes its locks late, and one that holds a byte for long while it tries it
 LATE_LOCKS = """
 import time, runwait4
-take_locks = runwait4.LockCheck.take_locks
+take_test_locks = runwait4.LockCheck.take_test_locks
 def take_late(*args):
     time.sleep(1)
-    take_locks(*args)
-runwait4.LockCheck.take_locks = staticmethod(take_late)
+    take_test_locks(*args)
+runwait4.LockCheck.take_test_locks = staticmethod(take_late)
 """
 LONG_TRIAL = """
 import time
@@ -79,16 +79,16 @@ runmaker4.find_mount = lambda path: runmaker4.Mount({mount})
 {patch}
 import runwait4
 runwait4.boot_id = lambda: {boot or host!r}
-visit_all = runwait4.LockCheck.visit_all
+update_hosts = runwait4.LockCheck.update_hosts
 def visit_until_the_end(self):
     try:
-        visit_all(self)
+        update_hosts(self)
     finally:
         if os.path.exists({str(self.dir / "end")!r}):
             self.CHECK_SECONDS = 0
 class Patched(runwait4.LockCheck):
     CHECK_SECONDS, PAUSE_SECONDS, MAX_SILENT_SECONDS = {minute}, {pause}, {silence}
-    visit_all = visit_until_the_end
+    update_hosts = visit_until_the_end
 runwait4.LockCheck = Patched
 """
         return self.start_patched(statements, "--check-locks", self.folder, script=RUNWAIT, **settings)

@@ -48,13 +48,13 @@ class JournalCase(Case):
     def runs(self) -> tuple[list[runwait4.RunRecord], list[str]]:
         """The runs in it, and what was said."""
         said: list[str] = []
-        return list(self.opened(said.append).runs()), said
+        return list(self.opened(said.append).start_pass()), said
 
     def named(self) -> list[runwait4.RunRecord]:
         """The runs in it, with the names that their files have now; nothing may be said."""
-        found = self.opened().runs()
+        found = self.opened().start_pass()
         runs = list(found)
-        found.name_files(runs)
+        found.set_current_file_names(runs)
         return runs
 
     def opened(self, say: Optional[Callable[[str], None]] = None) -> runwait4.JournalReader:
@@ -71,7 +71,9 @@ class JournalCase(Case):
             runwait4, print_bytes=put.append, warn=nothing, exit_on=nothing
         )
         with patches, closing():
-            runwait4.run_command([*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")])
+            runwait4.run_with_options(
+                [*options, "--outdir", str(self.dir / "out"), str(self.dir / "runs.txt")]
+            )
         return b"".join(put).decode()
 
     def names(self) -> list[str]:
@@ -169,7 +171,7 @@ class Trouble(JournalCase):
             *pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'), moved("1.out", "x")
         )
         wanted = runwait4.filter_by_commands([b"a", b"b"])
-        self.assertEqual([run.line for run in self.opened().runs(wanted)], [1, 2])
+        self.assertEqual([run.line for run in self.opened().start_pass(wanted)], [1, 2])
 
     def test_foreign_lines(self) -> None:
         odd = [
@@ -244,9 +246,9 @@ class Trouble(JournalCase):
         self.journal(end(1, 7), moved("7.out", "\ud800"), moved("7.err", 3), moved("7.err", "old"),
                      b'{"event": "moved"}\n')
         said: list[str] = []
-        found = self.opened(said.append).runs()
+        found = self.opened(said.append).start_pass()
         (run,) = found
-        found.name_files([run])
+        found.set_current_file_names([run])
         self.assertEqual(run.files, ["7.out", "old"])
         self.assertIn("3 lines skipped: truncated, or not lines of a journal (lines 2, 3, 5)", said[0])
 
@@ -573,7 +575,7 @@ class Size(JournalCase):
                     file.writelines(pair(number, number, "true" * 50))
             tracemalloc.start()
             try:
-                self.assertEqual(sum(1 for _ in self.opened().runs()), count)
+                self.assertEqual(sum(1 for _ in self.opened().start_pass()), count)
                 return tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
@@ -596,7 +598,7 @@ class Size(JournalCase):
                 file.writelines(
                     pair(number, number, f"simulate --seed {number} --input /scratch/data/{number}.dat")
                 )
-        self.assertEqual(sum(1 for _ in self.opened().runs()), 1_000_000)
+        self.assertEqual(sum(1 for _ in self.opened().start_pass()), 1_000_000)
 
 
 if __name__ == "__main__":

@@ -179,9 +179,9 @@ class MovedLines(OutCase):
         self.assertEqual((self.read("out/1.out"), self.read("out/1.out.~1~")), (b"two\n", b"one\non\n"))
         journal = runwait4.JournalReader(str(self.dir / "out"), self.fail)
         with journal.file:
-            found = journal.runs()
+            found = journal.start_pass()
             runs = list(found)
-            found.name_files(runs)
+            found.set_current_file_names(runs)
         self.assertEqual({run.command.split(b";")[0]: run.files for run in runs},
                          {b"echo one": ["1.out.~1~"], b"echo two": ["1.out"]})
 
