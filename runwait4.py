@@ -1957,7 +1957,11 @@ def describe_run(run: RunRecord) -> str:
 
 
 def describe_resources_and_output(run: RunRecord, directory: str) -> str:
-    """Return more in words: 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'."""
+    """Return slot, process, CPU time and output of a run in words, joined by commas.
+
+    For example 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'.  directory: of the
+    output files.
+    """
     parts = [f"slot {run.slot}"]
     if run.pid:
         parts.append(f"process {run.pid}")
@@ -1973,25 +1977,34 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
 
 @without_garbage_collector()
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print runs for --failed or --show; return the counts of lines by state.  Raises BrokenPipeError."""
-    selection = options.show            # None: --failed
-    select_lines = find_bad_lines if selection is None else functools.partial(find_lines, selection)
+    """Print the last runs of failed lines for --failed, or all runs of the named lines for --show.
+
+    Also warn if the journal is of another job file.  Return the number of lines by state.  Raises
+    BrokenPipeError.
+    """
+    is_failed_only = options.show is None       # --failed; otherwise --show LINE
+    select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
     output = None
     if options.outdir is not None:
-        output = LastOutput(options.outdir, max_lines=3 if selection is None else 10)
+        output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
     columns = stdout_columns()
     with Observation(watcher, functools.partial(open_log, options, say), select_lines) as observation:
         check_journal(observation.log, watcher.path)
-        rows = observation.last_rows() if selection is None else observation.rows_of_all_runs()
-        if options.json:
-            print_lines([json.dumps({"runs": [row.json_fields() for row in rows]})])
-        else:
-            for row in rows:
-                print_lines(format_row(row, output, columns))
-    if observation.selected_lines and not output:
+        rows = observation.last_rows() if is_failed_only else observation.rows_of_all_runs()
+        print_rows(rows, output, columns, options.json)
+    if observation.selected_lines and options.outdir is None:
         say(f"{watcher.path}: the results need a journal (run with runmaker4.py --outdir DIR, then "
             f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
     return count_states(observation.snapshot)
+
+
+def print_rows(rows: Iterable[Row], output: LastOutput | None, columns: float, as_json: bool) -> None:
+    """Print rows as one JSON object, or each as some lines of text.  output, columns: see format_row()."""
+    if as_json:
+        print_lines([json.dumps({"runs": [row.json_fields() for row in rows]})])
+        return
+    for row in rows:
+        print_lines(format_row(row, output, columns))
 
 
 def print_lines(texts: Iterable[str]) -> None:
@@ -2027,8 +2040,8 @@ class RunStats:
         self.seconds = array("d")               # the run times
         # CPU time of the runs for which it is known, and elapsed time of the same runs
         self.cpu_seconds = self.seconds_with_known_cpu = 0.0
-        self.largest_memory: int | None = None  # the largest known peak, in bytes
-        self.largest_bound: int | None = None   # the largest upper bound of the unknown peaks
+        self.largest_memory: int | None = None          # the largest known peak, in bytes
+        self.largest_upper_bound: int | None = None     # of the peaks that could not be measured
 
     def add(self, run: RunRecord) -> None:
         """Add the times and the memory of a finished run; ignore an unfinished one."""
@@ -2041,7 +2054,7 @@ class RunStats:
         if run.memory is not None and (self.largest_memory is None or run.memory > self.largest_memory):
             self.largest_memory = run.memory
         if run.memory_below is not None:        # the peak is not known, only that it was below this
-            self.largest_bound = max(self.largest_bound or 0, run.memory_below)
+            self.largest_upper_bound = max(self.largest_upper_bound or 0, run.memory_below)
 
     def add_stats(self, stats: RunStats) -> None:
         """Count the runs that `stats` has counted."""
@@ -2049,19 +2062,25 @@ class RunStats:
         self.cpu_seconds += stats.cpu_seconds
         self.seconds_with_known_cpu += stats.seconds_with_known_cpu
         self.largest_memory = largest_known(self.largest_memory, stats.largest_memory)
-        self.largest_bound = largest_known(self.largest_bound, stats.largest_bound)
+        self.largest_upper_bound = largest_known(self.largest_upper_bound, stats.largest_upper_bound)
 
     def json_fields(self) -> dict[str, Any]:
-        """Return the --json fields; None: unknown."""
+        """Return the statistics as fields for --stats --json.  At least one run must have been added.
+
+        Run times are in seconds.  cpu_use: 1.5 if the runs used one and a half CPUs on average.  memory: the
+        largest known peak, in bytes.  memory_below: all peaks that could not be measured were below this.
+        None: unknown, or there are no such runs.
+        """
         median, p90, longest = quantiles(self.seconds)
+        cpu_use = self.cpu_seconds / self.seconds_with_known_cpu if self.seconds_with_known_cpu else None
         return {
             "runs": len(self.seconds),
             "median": median,
             "p90": p90,
             "longest": longest,
-            "cpu_use": self.cpu_seconds / self.seconds_with_known_cpu if self.seconds_with_known_cpu else None,
+            "cpu_use": cpu_use,
             "memory": self.largest_memory,
-            "memory_below": self.largest_bound,
+            "memory_below": self.largest_upper_bound,
         }
 
 
@@ -2079,12 +2098,14 @@ class Peaks:
 
         Ignore other runs: they were stopped, perhaps before the peak.
         """
+        is_done_or_failed = run.state in "d!"
         if run.lacked_memory:
             self.killed_count += 1
             self._jobs_with_unknown_peak.add((run.line, run.command))
-        elif run.state in "d!":
+        elif is_done_or_failed:
             if self._jobs_with_unknown_peak:    # an earlier try with less memory can have been killed
                 self._jobs_with_unknown_peak.discard((run.line, run.command))
+            # memory_below is an upper bound of a peak that was not measured, so it is on the safe side
             size = run.memory if run.memory is not None else run.memory_below
             if size is not None:
                 self._sizes.append(size)
@@ -2104,11 +2125,17 @@ class Peaks:
 
 
 def round_size(size: int) -> int:
-    """Return a size in bytes, rounded up to two digits in the unit that `memory=` takes: 3.5G, 160M."""
+    """Return a number of bytes, rounded up to two significant digits in K, M, G or T: 3.5G, 35G, 160M.
+
+    So the size has a short text for the setting `memory=`.
+    """
     unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
     amount = max(size, 1) / SIZE_UNITS[unit]
-    digits = max(1 - math.floor(math.log10(amount)), -2) if amount >= 1 else 1
-    return memory_size(f"{math.ceil(amount * 10 ** digits) / 10 ** digits:.12g}{unit}")
+    # digits after the point: 1 for 3.5, 0 for 35, and -1 for 350, which is rounded to tens
+    decimals = 1 if amount < 1 else max(1 - math.floor(math.log10(amount)), -2)
+    rounded = math.ceil(amount * 10 ** decimals) / 10 ** decimals
+    # the number of bytes is the one that runmaker4.py would read from this text
+    return memory_size(f"{rounded:.12g}{unit}")
 
 
 class CommandStats:
@@ -2149,19 +2176,24 @@ class CommandGroups:
     SHOWN_GROUPS = 20
     NUMBER_PATTERN = re.compile(NUMBER_PATTERN.pattern.encode())
     PLACEHOLDER = "…".encode()  # replaces what differs
+    OTHERS_KEY = PLACEHOLDER    # the group of all commands after MAX_GROUPS
 
     def __init__(self) -> None:
         self._groups: dict[bytes, CommandStats] = {}    # by the first word, with … for each number
 
     def add(self, run: RunRecord) -> None:
-        """Count a finished run in the group of its command."""
+        """Count a finished run in the group of its command.
+
+        The key of a group is the first word of its commands, without the numbers: `./sim-1 a` and `./sim-2 b`
+        are both in the group './sim-…'.
+        """
         words = run.command.split()
-        first_word = self.NUMBER_PATTERN.sub(self.PLACEHOLDER, words[0]) if words else b""
-        if first_word not in self._groups and len(self._groups) >= self.MAX_GROUPS:
-            first_word = self.PLACEHOLDER
-        if first_word not in self._groups:
-            self._groups[first_word] = CommandStats(first_word)
-        self._groups[first_word].add(run, words)
+        group_key = self.NUMBER_PATTERN.sub(self.PLACEHOLDER, words[0]) if words else b""
+        if group_key not in self._groups and len(self._groups) >= self.MAX_GROUPS:
+            group_key = self.OTHERS_KEY
+        if group_key not in self._groups:
+            self._groups[group_key] = CommandStats(group_key)
+        self._groups[group_key].add(run, words)
 
     def json_fields(self) -> list[dict[str, Any]]:
         """Return the --json fields of each group."""
@@ -2204,22 +2236,37 @@ def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
 
 
 def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield statistics as lines of text: a table of hosts and one of commands."""
-    headings = ["runs", "median", "90%", "longest", "CPU", "memory"]
-    rows = [["host", *headings], *(stats_row(host["host"], host) for host in stats["hosts"])]
+    """Yield statistics (of read_stats()) as lines of text: a table of hosts and one of commands.
+
+    columns: the maximum width.
+    """
+    rows = [["host", *STATS_HEADINGS], *(stats_row(host["host"], host) for host in stats["hosts"])]
     yield from format_table([*rows, stats_row("in all", stats["all"])], columns, right_columns=range(1, 7))
     yield ""
     groups = stats["commands"]
-    rows = [["command", *headings, "too little", "memory="]]
-    for group in groups[:CommandGroups.SHOWN_GROUPS]:
-        sufficient = memory_text(group["enough"]) if group["enough"] is not None else "-"
-        rows.append([*stats_row(group["command"], group), str(group["too_little"]), sufficient])
-    if not any(group["too_little"] for group in groups):
-        rows = [[*row[:-2], row[-1]] for row in rows]
-    yield from format_table(rows, columns, right_columns=range(1, 9))
+    yield from format_table(command_rows(groups), columns, right_columns=range(1, 9))
     hidden_count = len(groups) - CommandGroups.SHOWN_GROUPS
     if hidden_count > 0:
         yield f"and {plural(hidden_count, 'command')} more, which took less memory"
+
+
+STATS_HEADINGS = ["runs", "median", "90%", "longest", "CPU", "memory"]      # of the cells after the name
+
+
+def command_rows(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the rows of the table of commands: the headings, and the first SHOWN_GROUPS groups.
+
+    Two columns come after those of each table.  "too little": the number of runs that were killed for lack
+    of memory; without such runs there is no column.  "memory=": the request that is enough, or '-'.
+    """
+    has_killed_runs = any(group["too_little"] for group in groups)
+    killed_heading = ["too little"] if has_killed_runs else []
+    rows = [["command", *STATS_HEADINGS, *killed_heading, "memory="]]
+    for group in groups[:CommandGroups.SHOWN_GROUPS]:
+        killed_count = [str(group["too_little"])] if has_killed_runs else []
+        sufficient_memory = memory_text(group["enough"]) if group["enough"] is not None else "-"
+        rows.append([*stats_row(group["command"], group), *killed_count, sufficient_memory])
+    return rows
 
 
 def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
@@ -2312,22 +2359,28 @@ MAX_ROUNDING_MICROSECONDS = 1500
 class Spans:
     """Start times and durations of runs, in microseconds.
 
-    Each run takes at least 1 µs: viewers would nest the next run in a run that takes no time.
+    A run is the index of its time in `starts_us`.
     """
+    MIN_DURATION_US = 1         # viewers would draw the next run into a run that takes no time
 
     def __init__(self) -> None:
         self.starts_us = array("q")
         self.durations_us = array("q")
-        # indexes of runs, by host and slot; slot "": unknown
+        # by host and slot; slot "": unknown
         self.runs_by_slot: dict[tuple[str, str], array[int]] = {}
 
     def add(self, run: RunRecord, seconds: float, on_track: bool = True) -> None:
-        """Add the next run.  on_track: put it on a track of the slot; otherwise only record the slot."""
-        runs = self.runs_by_slot.setdefault((run.host, run.slot), array("q"))
+        """Add start and duration of a run, which gets the next index.
+
+        on_track: the picture draws the run in a track (a row) of its slot.  False: record only that the slot
+        exists.
+        """
+        runs_on_tracks = self.runs_by_slot.setdefault((run.host, run.slot), array("q"))
+        run_index = len(self.starts_us)
         if on_track:
-            runs.append(len(self.starts_us))
+            runs_on_tracks.append(run_index)
         self.starts_us.append(round(run.began * 1e6))
-        self.durations_us.append(round(seconds * 1e6) or 1)
+        self.durations_us.append(max(self.MIN_DURATION_US, round(seconds * 1e6)))
 
     def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
         """Yield host, name and runs of each track, a row of the timeline in which runs do not overlap.
@@ -2405,23 +2458,25 @@ class Timeline:
     def _events(self) -> Iterator[dict[str, Any]]:
         """Yield the trace events of the timeline: names of all hosts and tracks, then an event for each run.
 
-        A track is a row of the picture: runs that do not overlap.  The viewer calls hosts processes and
-        tracks threads, with numbers pid and tid; a host has the number of its first track.
+        A track is a row of the picture: runs that do not overlap.  A host can have several tracks.  The
+        viewer calls hosts processes and tracks threads, with numbers pid and tid (from 1); a host has the
+        number of its first track.
         """
-        tid_of = array("q", self.durations_us)         # by run, in the order of the log; all are replaced
-        pid_of = array("q")                         # by track
-        pids: dict[str, int] = {}                   # by host
-        for tid, (host, slot, run_numbers) in enumerate(self.tracks, 1):
-            if host not in pids:
-                pids[host] = tid
+        tid_of_run = array("q", [0]) * len(self.durations_us)       # in the order of the log
+        pid_of_track = array("q")
+        pid_of_host: dict[str, int] = {}
+        for tid, (host, slot, run_indexes) in enumerate(self.tracks, 1):
+            if host not in pid_of_host:
+                pid_of_host[host] = tid
                 yield from self._metadata_events("process", to_valid_text(host), tid, tid, tid)
-            pid = pids[host]
-            pid_of.append(pid)
-            yield from self._metadata_events("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
-            for number in run_numbers:
-                tid_of[number] = tid
-        for tid, duration, run in zip(tid_of, self.durations_us, self._finished_runs()):
-            yield self._trace_event(pid_of[tid - 1], tid, duration, run)
+            pid = pid_of_host[host]
+            pid_of_track.append(pid)
+            track_of_host = tid - pid + 1       # from 1
+            yield from self._metadata_events("thread", f"slot {printable(slot)}", pid, tid, track_of_host)
+            for run_index in run_indexes:
+                tid_of_run[run_index] = tid
+        for tid, duration_us, run in zip(tid_of_run, self.durations_us, self._finished_runs()):
+            yield self._trace_event(pid_of_track[tid - 1], tid, duration_us, run)
 
     @staticmethod
     def _metadata_events(
@@ -2438,7 +2493,7 @@ class Timeline:
                 "args": {key: value},
             }
 
-    def _trace_event(self, pid: int, tid: int, duration: int, run: RunRecord) -> dict[str, Any]:
+    def _trace_event(self, pid: int, tid: int, duration_us: int, run: RunRecord) -> dict[str, Any]:
         """Return the "complete event" (ph X) of a run; exit statuses are as in GNU parallel."""
         command, state = decode_readable(run.command), STATE_NAMES[run.state]
         exit_status = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
@@ -2451,7 +2506,7 @@ class Timeline:
         }
         name = shorten(command, self.MAX_NAME_CHARACTERS)
         return {"ph": "X", "name": name, "cat": state, "pid": pid, "tid": tid,
-                "ts": round(run.began * 1e6), "dur": duration, "args": args}
+                "ts": round(run.began * 1e6), "dur": duration_us, "args": args}
 
 
 def decode_readable(data: bytes) -> str:
@@ -2550,15 +2605,16 @@ class LogSummary:
     def __init__(
         self, runs: Iterable[RunRecord], watched_commands: Collection[bytes], max_lines_to_fix: int
     ) -> None:
-        """Count the finished runs.  Call finish_summary() after the runs without an end were judged.
+        """Count the finished runs, and keep the others in `unended_runs`.
 
-        watched_commands: keep their last runs.  max_lines_to_fix: how many failed runs have another table.
+        The caller must then set the states of these, and call finish_summary().  watched_commands: keep their
+        last runs.  max_lines_to_fix: how many failed runs have another table.
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.stats = RunStats()
         self.first_time = math.inf
-        self.last_time = 0.0                            # of the last event in the log
+        self.last_time = 0.0    # of the last event in the log, or now if the pictures go on until now
         self.last_runs: LastRuns = {}                   # of watched commands
         self.unended_runs: list[RunRecord] = []
         self.slowest_runs: list[RunRecord] = []
@@ -2572,18 +2628,25 @@ class LogSummary:
             self.unended_runs += [run for run in batch if run.ended is None]
             self._add_runs([run for run in batch if run.ended is not None])
 
-    def finish_summary(self, cut_off: float | None) -> None:
-        """Count the runs without an end, whose states are known now.
+    def finish_summary(self, now: float | None) -> None:
+        """Count the runs without an end, and set `last_time`, up to which the pictures show running jobs.
 
-        cut_off: until when to draw running jobs; None: until the last event in the log.
+        Before that, the caller must set the states of `unended_runs`.  now: the time up to which jobs have
+        run; None: only the times of events in the log are known.  Without any runs, first and last time are
+        the present.
         """
         self._add_runs(self.unended_runs)
-        self.last_time = max([cut_off or 0.0, *self._last_signs_of_life.values()])
+        self.last_time = max([now or 0.0, *self._last_signs_of_life.values()])
         if not self.states:     # no runs
             self.first_time = self.last_time = time.time()
 
     def _add_runs(self, runs: Sequence[RunRecord]) -> None:
-        """Count the next runs."""
+        """Add runs to the totals, and keep those that the page draws or lists.
+
+        The totals are the states, slots and statistics, the time of the first start, and the last event of
+        each runner.  Of the runs, keep the last finished ones for the pictures, the last failed ones, the
+        slowest, and those with the largest memory.
+        """
         for run in runs:
             self.stats.add(run)
             sign_of_life = run.ended or run.began
@@ -2593,9 +2656,9 @@ class LogSummary:
         self.states.update(map(operator.attrgetter("state"), runs))
         self.slots.update(map(operator.attrgetter("host", "slot"), runs))
         self.first_time = min([self.first_time, *map(operator.attrgetter("began"), runs)])
-        self._failed_runs += [run for run in runs if run.state in "!e"]
+        self._failed_runs += [run for run in runs if run.state in "!e"]         # also lost ones
         finished = [run for run in runs if run.ended is not None]
-        self._drawn_runs += finished
+        self._drawn_runs += finished            # drawn_runs adds those without an end
         self.slowest_runs = self._select_largest(self.slowest_runs, finished, "seconds")
         measured = [run for run in finished if run.memory]
         self.largest_runs = self._select_largest(self.largest_runs, measured, "memory")
@@ -2630,11 +2693,16 @@ class LogSummary:
         return sorted(self._failed_runs, key=lambda run: (run.ended or run.began, run.position), reverse=True)
 
     def seconds_in_pictures(self, run: RunRecord) -> float:
-        """Return the length of a run in the pictures; a lost one ends at the last event of its runner."""
+        """Return the length of a run in the pictures, in seconds.
+
+        The log has no end of a running job, or of a lost run.  Draw the job up to the end of the pictures,
+        and the lost run up to the last event that its runner has logged.
+        """
         if run.seconds is not None:
             return run.seconds
-        last_sign_of_life = self._last_signs_of_life.get(runner_prefix_of(run), 0.0)
-        drawn_end = self.last_time if run.state == "r" else last_sign_of_life
+        is_running = run.state == "r"
+        runner = runner_prefix_of(run)
+        drawn_end = self.last_time if is_running else self._last_signs_of_life.get(runner, 0.0)
         return max(0.0, drawn_end - run.began)
 
 
@@ -2715,7 +2783,8 @@ class Pictures:
         self.tracks = list(self.spans.named_tracks())
         self.untracked_runs = [number for number, run in enumerate(self.runs) if is_end_unknown(run)]
         self.untracked_runs.sort(key=self.spans.starts_us.__getitem__)
-        self.first_start = min(self.spans.starts_us, default=round(report.summary.last_time * 1e6))    # in µs
+        last_time_us = round(report.summary.last_time * 1e6)
+        self.first_start = min(self.spans.starts_us, default=last_time_us)      # in µs, as `duration`
         last_end = max(map(operator.add, self.spans.starts_us, self.spans.durations_us), default=0)
         self.duration = max(1, last_end - self.first_start)
 
@@ -2846,7 +2915,7 @@ class FailuresByWords:
     def __init__(
         self, rows: Sequence[Row], total: int, uncounted_rows: Sequence[Row], outputs: OutputCache
     ) -> None:
-        """Group some of the failures; total: the number of all.  uncounted_rows: more, for a search only."""
+        """Group some of the failures.  total: the number of all.  uncounted_rows: more, for a search only."""
         self.count = len(rows)
         self.total = total
         groups: dict[str, FailureGroup] = {}
@@ -2944,13 +3013,21 @@ class Tables:
     def _table_html(
         self, table: Table, cells_of_rows: Sequence[Sequence[Cell]], used_columns: Sequence[int]
     ) -> str:
-        """Return a table as HTML.  used_columns: indexes of COLUMNS."""
+        """Return a table as HTML, with the number of its rows: '12', or '200 of 4,321' if it was cut.
+
+        cells_of_rows: the cells of each row that is shown, in the order of table.rows, one for each of
+        COLUMNS.  used_columns: indexes of the columns that are not empty.
+        """
         count = len(cells_of_rows)
-        note = f"{count:,} of {table.total:,}" if table.total > count == Table.SHOWN_ROWS else f"{count:,}"
+        was_cut = table.total > count and count == Table.SHOWN_ROWS
+        note = f"{count:,} of {table.total:,}" if was_cut else f"{count:,}"
         columns = [self.COLUMNS[index] for index in used_columns]
         headings = [tag("th", name, class_=css_class) for name, css_class in columns]
-        bodies = [self._row_html(row, [(*row_cells[index], self.COLUMNS[index][1]) for index in used_columns])
-                  for row, row_cells in zip(table.rows, cells_of_rows)]
+        bodies = []
+        for row, row_cells in zip(table.rows, cells_of_rows):
+            used_cells = [row_cells[index] for index in used_columns]
+            bodies.append(self._row_html(row, [(content, sort_key, css_class) for
+                                               (content, sort_key), (_, css_class) in zip(used_cells, columns)]))
         content = tag("table", tag("thead", tag("tr", *headings)), *bodies)
         return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
 
@@ -3017,7 +3094,7 @@ class Report:
         line_runs = self._match_runs(observation, watched_commands)
         for run in summary.unended_runs:
             observation.set_unended_state(run, line_runs)
-        summary.finish_summary(cut_off=time.time() if is_live or observation.snapshot.running else None)
+        summary.finish_summary(now=time.time() if is_live or observation.snapshot.running else None)
         self.observation = observation
         self.job_counts = count_states(observation.snapshot) if observation.watcher else None
         # by drawn run, the current number of the line, if it has changed
@@ -3041,21 +3118,22 @@ class Report:
         log_pass.set_current_file_names(row.run for row in rows if row.run)
 
     def _match_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
-        """Match the runs that the report shows with lines of the job file.
+        """Find the lines of the job file to which the runs belong that the page draws or lists.
 
-        Only lines of some commands are read: of watched ones, of runs in the lists, and of those runs whose
-        lines have moved.  For the others the line number in the log is still right.
+        Only lines of some commands are read: of `watched_commands`, of runs in the tables, and of drawn runs
+        whose lines have moved.  For all other runs the line number in the log is still right.
         """
         summary = self.summary
-        listed_runs = [
+        runs_in_tables = [
             *summary.failed_runs, *summary.slowest_runs, *summary.largest_runs, *summary.unended_runs
         ]
-        kept_runs = {*summary.last_runs.values(), *summary.drawn_runs, *listed_runs}
-        unwatched_runs = [run for run in kept_runs if run.command not in watched_commands]
-        watcher = observation.watcher
-        moved_commands = watcher.commands_of_moved_lines(unwatched_runs) if watcher else set()
-        commands = moved_commands.union(watched_commands, [run.command for run in listed_runs])
-        return observation.match_runs_with_lines(commands, kept_runs)
+        shown_runs = {*summary.last_runs.values(), *summary.drawn_runs, *runs_in_tables}
+        moved_commands: set[bytes] = set()
+        if observation.watcher:
+            unwatched_runs = [run for run in shown_runs if run.command not in watched_commands]
+            moved_commands = observation.watcher.commands_of_moved_lines(unwatched_runs)
+        commands = moved_commands.union(watched_commands, [run.command for run in runs_in_tables])
+        return observation.match_runs_with_lines(commands, shown_runs)
 
     def tables(self) -> Iterator[Table]:
         """Yield the tables, the lines that remain to be fixed first."""
@@ -3071,17 +3149,18 @@ class Report:
         yield Table("Largest runs", self.largest_rows, finished_count)
 
     def group_failures(self, outputs: OutputCache) -> FailuresByWords:
-        """Group the failed lines by the last words of their output; without a job file, the failed runs.
+        """Group the lines in state failed or error by the last words of their output; without a job file,
+        the failed runs.
 
-        For runs that are not counted, for example because a later run succeeded, only show rows: as many as
-        the table shows, or MAX_FAILURES in all.
+        Other failed runs, for example those of a line that is done by now, are not counted in the groups, but
+        a search finds them: as many as their table shows, or MAX_FAILURES together with the lines.
         """
         if not self.job_counts:
-            return FailuresByWords(self.failed_rows, self.failed_count, (), outputs)
+            return FailuresByWords(self.failed_rows, self.failed_count, uncounted_rows=(), outputs=outputs)
         max_uncounted = max(Table.SHOWN_ROWS, LogSummary.MAX_FAILURES - len(self.rows_to_fix))
         uncounted_rows = self.failed_rows[:max_uncounted]
-        total = len(self.observation.selected_lines)
-        return FailuresByWords(self.rows_to_fix, total, uncounted_rows, outputs)
+        line_count = len(self.observation.selected_lines)
+        return FailuresByWords(self.rows_to_fix, line_count, uncounted_rows, outputs)
 
 
 class Reporter:
@@ -3231,7 +3310,7 @@ class Reporter:
         named_figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
         if stats.seconds_with_known_cpu:
             named_figures.append(("CPU use", f"{100 * stats.cpu_seconds / stats.seconds_with_known_cpu:.0f} %"))
-        if peak := format_peak(stats.largest_memory, stats.largest_bound):
+        if peak := format_peak(stats.largest_memory, stats.largest_upper_bound):
             named_figures.append(("Peak memory", escape_html(peak)))
         pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in named_figures]
         return bar + tag("dl", *pairs, id="facts")
