@@ -3025,9 +3025,8 @@ class Tables:
         headings = [tag("th", name, class_=css_class) for name, css_class in columns]
         bodies = []
         for row, row_cells in zip(table.rows, cells_of_rows):
-            used_cells = [row_cells[index] for index in used_columns]
-            bodies.append(self._row_html(row, [(content, sort_key, css_class) for
-                                               (content, sort_key), (_, css_class) in zip(used_cells, columns)]))
+            cells = [(*row_cells[index], css_class) for index, (_, css_class) in zip(used_columns, columns)]
+            bodies.append(self._row_html(row, cells))
         content = tag("table", tag("thead", tag("tr", *headings)), *bodies)
         return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
 
@@ -3166,7 +3165,8 @@ class Report:
 class Reporter:
     """Writes the page, once or repeatedly."""
     MIN_PAGE_SECONDS = 10.0     # between two pages
-    KIND = "report", b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"      # and the first bytes of PAGE
+    KIND = "report"             # in messages
+    FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # the first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
         """Check that the page can be written.  argv: for display.  Raises UsageError."""
@@ -3177,23 +3177,24 @@ class Reporter:
         self.command_line = shlex.join([PROG, *argv])
         self.watcher = watcher
         self.log_path = options.joblog or os.path.join(options.outdir, "journal")
-        refuse_foreign_file(options.report, *self.KIND)         # now, not after the last job
+        refuse_foreign_file(options.report, self.KIND, self.FILE_HEAD)      # now, not after the last job
         if options.file is not None and os.path.realpath(options.report) == os.path.realpath(options.file):
             raise UsageError(f"{options.report}: is the job file (give another name)")
         self.next_page_time = 0.0   # monotonic
         self.seconds_between_pages = self.MIN_PAGE_SECONDS
         self._last_error = ""       # why the last page could not be written
 
-    def update(self) -> str:
-        """Write the page while the jobs run, if it is time; this takes at most a twentieth of the time.
+    def write_page_if_due(self) -> str:
+        """Write the page while the jobs run, if the time for the next page has come and there is a log.
 
-        Return why it cannot be written, if the reason is new; otherwise ''.
+        Return why it cannot be written, if the reason is new; otherwise ''.  Set when the next page is due,
+        so that all pages together take at most a twentieth of the time.
         """
         start = time.monotonic()
         new_error = ""
         if start >= self.next_page_time and os.path.exists(self.log_path):
             try:
-                self.write(is_live=True)
+                self.write_page(is_live=True)
             except UsageError as problem:
                 new_error = str(problem) if str(problem) != self._last_error else ""
                 self._last_error = str(problem)
@@ -3206,8 +3207,12 @@ class Reporter:
         return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
     @without_garbage_collector()
-    def write(self, is_live: bool = False) -> None:
-        """Write the page.  is_live: jobs are waited for.  Raises UsageError."""
+    def write_page(self, is_live: bool = False) -> None:
+        """Read job file and log, and write the page to the file of --report.  Raises UsageError.
+
+        is_live: jobs still run, so another page follows.  The last page prints messages on stderr, for
+        example about invalid lines in the log; a live page only shows them.
+        """
         start = time.monotonic()
         messages: list[str] = []
         open_this_log = functools.partial(open_log, self.options, messages.append)
@@ -3215,12 +3220,14 @@ class Reporter:
             report = Report(observation, is_live)
         if not report.summary.states and not is_live:
             raise UsageError(f"{self.log_path}: no runs (expected a {observation.log.KIND})")
-        self.seconds_between_pages = self._seconds_to_next_page(start)     # the remaining steps take little time
+        # the page shows this time; the remaining steps take little time
+        self.seconds_between_pages = self._seconds_to_next_page(start)
         page = self._page_html(report, is_live, messages)
-        with open_replacement(self.options.report, *self.KIND) as file:
+        with open_replacement(self.options.report, self.KIND, self.FILE_HEAD) as file:
             file.write(page.encode())
-        for text in () if is_live else messages:
-            say(text)
+        if not is_live:
+            for text in messages:
+                say(text)
 
     def _page_html(self, report: Report, is_live: bool, messages: Sequence[str]) -> str:
         """Return the page as HTML."""
@@ -3251,7 +3258,7 @@ class Reporter:
 
     @staticmethod
     def _caveats(report: Report, pictures: Pictures) -> Iterator[str]:
-        """Yield what the page does not show, or shows wrongly."""
+        """Yield warnings for the top of the page: what it does not show, or shows wrongly."""
         drawn_count = len(pictures.runs)
         if drawn_count < report.summary.run_count:
             yield f"the pictures show the last {drawn_count:,} runs of {report.summary.run_count:,}"
@@ -3263,7 +3270,11 @@ class Reporter:
             yield f"the {clocks} wrong: times of different hosts cannot be compared"
 
     def _page_info_html(self, summary: LogSummary, is_live: bool) -> Iterator[str]:
-        """Yield facts about the page as HTML: '4 slots on 2 hosts', 'made 2026-11-20 14:03:22', ..."""
+        """Yield the parts of the line at the top of the page as HTML.
+
+        They are the time range of the runs, '4 slots on 2 hosts', and 'made 2026-11-20 14:03:22'.  is_live:
+        the page is written again and again while jobs run; then it also says how often.
+        """
         time_format = "%Y-%m-%d %H:%M:%S"
         if summary.states:
             yield " – ".join(time.strftime(time_format, time.localtime(timestamp))
@@ -3271,18 +3282,26 @@ class Reporter:
         slot_count = len(summary.slots)
         host_count = len({host for host, _ in summary.slots})
         yield f"{plural(slot_count, 'slot')} on {plural(host_count, 'host')}" if slot_count else "no runs yet"
-        update_text = f", updated every {human_time(self.seconds_between_pages)} while jobs run" if is_live else ""
-        yield f"made {time.strftime(time_format)}" + (tag("span", update_text, id="live") if is_live else "")
+        made_text = f"made {time.strftime(time_format)}"
+        if is_live:
+            update_text = f", updated every {human_time(self.seconds_between_pages)} while jobs run"
+            made_text += tag("span", update_text, id="live")
+        yield made_text
 
     @staticmethod
     def _legend_html(summary: LogSummary) -> str:
-        """Return the legend of the pictures as HTML."""
+        """Return the legend of the pictures as HTML: the colour of each state, and how many runs have it.
+
+        A state has a second entry for runs that are over, but it is unknown since when: they are hatched.
+        """
         drawn_counts = Counter((run.state, is_end_unknown(run)) for run in summary.drawn_runs)
-        return legend_html(
-            (UNKNOWN_END_NAMES.get(state, name) if hatched else name, drawn_counts[state, hatched],
-             f"s{number} hatched" if hatched else f"s{number}")
-            for number, (state, name) in enumerate(STATE_NAMES.items()) for hatched in (False, True)
-        )
+        entries = []        # name, number of runs, CSS class; legend_html() leaves out those without runs
+        for number, (state, name) in enumerate(STATE_NAMES.items()):
+            colour = f"s{number}"
+            entries.append((name, drawn_counts[state, False], colour))
+            hatched_name = UNKNOWN_END_NAMES.get(state, name)
+            entries.append((hatched_name, drawn_counts[state, True], f"{colour} hatched"))
+        return legend_html(entries)
 
     @staticmethod
     def _figures_html(report: Report) -> str:
@@ -3309,7 +3328,8 @@ class Reporter:
         times = map(took, quantiles(stats.seconds))
         named_figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
         if stats.seconds_with_known_cpu:
-            named_figures.append(("CPU use", f"{100 * stats.cpu_seconds / stats.seconds_with_known_cpu:.0f} %"))
+            cpu_percent = 100 * stats.cpu_seconds / stats.seconds_with_known_cpu
+            named_figures.append(("CPU use", f"{cpu_percent:.0f} %"))
         if peak := format_peak(stats.largest_memory, stats.largest_upper_bound):
             named_figures.append(("Peak memory", escape_html(peak)))
         pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in named_figures]
@@ -3320,8 +3340,8 @@ class Reporter:
 #
 # Each host creates a file in the directory with name and boot id in the first line, and locks two bytes, one
 # for itself and one for a job.  Then the host counts: once a second it reads the files of all hosts, writes
-# the next number over the last one, and locks the byte of that number.  A host that finds this byte locked
-# knows the lowest number that a read must show, without a clock.  No host waits for another.
+# the next count over the last one, and locks the byte of that count.  A host that finds this byte locked
+# knows the lowest count that a read must show, without a clock.  No host waits for another.
 #
 # The locks of a host are tested after it starts to count, because it has taken them then.  An earlier test,
 # which is also a lock, could keep the host from locking the byte.  A host that exits releases its locks.  So
@@ -3350,8 +3370,8 @@ REMEDIES = {                       # by the beginning of the file system's type;
             "locks); MooseFS: mount with mfscachemode=NEVER",
 }
 TRIAL_LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}         # offsets of locked bytes, by trial
-COUNT_LOCKS = range(1 << 61, (1 << 61) + 1_000_000)                    # the same, by number
-# number, host name, boot id, file system
+COUNT_LOCKS = range(1 << 61, (1 << 61) + 1_000_000)                     # the same, by count (six digits)
+# count, host name, boot id, file system
 HEADER_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
 
 
@@ -3362,7 +3382,7 @@ class Host:
         """Open the file of a host.  Raises OSError; ENOENT also for a file without a complete first line."""
         self.path = path
         self.mount = mount
-        self.results: dict[str, bool] = {}      # by trial, True if passed
+        self.results: dict[str, bool] = {}      # by trial: True if passed, False if failed; absent: not made
         refresh_file(path, mount)
         # Open for writing, as runners do: while a file is open so, NFS keeps old pages
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -3374,45 +3394,64 @@ class Host:
         if not header:
             self.reader.close()
             raise FileNotFoundError(errno.ENOENT, "not, or not yet, a file of this check", path)
-        self.first_count = int(header[1])
+        self.first_count = int(header[1])       # when we found the file
         self.host_name, self.boot_id, self.file_system = (
             field.decode(errors="replace") for field in header.groups()[1:]
         )
 
     def is_locked(self, offset: int) -> bool:
-        """Return True if this host of the test has the byte at `offset` of its file locked.
+        """Return True if the process of this check on that host has the byte at `offset` of its file locked.
 
-        Test with a shared lock, which succeeds although other hosts test at the same time.
+        Try a shared lock, which succeeds although other hosts try at the same time.
         """
         fd = self.reader.fd
         if lock(fd, offset, shared=True):
             unlock(fd, offset)
             return False
+        # refused; but the byte counts as locked only if the file system also reports another lock
         return not is_free(fd, offset)
 
     def update_results(self) -> None:
-        """Update the results of the trials from the locks and the number of the host."""
-        locked_numbers = other_locks(self.reader.fd, COUNT_LOCKS[0], len(COUNT_LOCKS))
-        min_count = max((numbers[-1] - COUNT_LOCKS[0] for numbers in locked_numbers), default=0)
-        refresh_file(self.path, self.mount)
-        refresh_reader(self.reader, self.mount)
-        header = HEADER_LINE.match(self.reader.pread(BLOCK, 0))
-        number = int(header[1]) if header else 0
-        if max(min_count, number) > self.first_count:
+        """Test the locks and the file of this host, and record in `results` which trials pass or fail.
+
+        The host counts: again and again it writes the next count into its file, and then locks the byte of
+        that count.  So the file must show at least the count whose byte is locked; if it ever shows less, we
+        have read old data, and the trial "fresh" has failed.  The trials "excluded" and "inherited" have
+        passed if their byte of the file was ever found locked.
+        """
+        min_count = self._locked_count()
+        count = self._read_count()
+        has_counted = max(min_count, count) > self.first_count
+        # a host takes the locks of these trials before it counts; our test could prevent that
+        if has_counted:
             for trial, offset in TRIAL_LOCKS.items():
-                self.results[trial] = self.results.get(trial, False) or self.is_locked(offset)
-        if min_count:
-            self.results["fresh"] = self.results.get("fresh", True) and number >= min_count
+                has_passed = self.results.get(trial, False)
+                self.results[trial] = has_passed or self.is_locked(offset)
+        if min_count > 0:
+            was_always_fresh = self.results.get("fresh", True)
+            self.results["fresh"] = was_always_fresh and count >= min_count
         # Read again: if no lock of ours comes between, a stale cache then shows in the next call.  Locks
         # refresh the cache on some file systems.
         self.reader.pread(BLOCK, 0)
+
+    def _locked_count(self) -> int:
+        """Return the largest count whose byte the host has locked; 0: none."""
+        locked_ranges = other_locks(self.reader.fd, COUNT_LOCKS[0], len(COUNT_LOCKS))
+        return max((locked[-1] - COUNT_LOCKS[0] for locked in locked_ranges), default=0)
+
+    def _read_count(self) -> int:
+        """Return the count that the file of the host shows, as fresh as for a runner; 0: it shows none."""
+        refresh_file(self.path, self.mount)
+        refresh_reader(self.reader, self.mount)
+        header = HEADER_LINE.match(self.reader.pread(BLOCK, 0))
+        return int(header[1]) if header else 0
 
 
 class LockCheck:
     """Tests, with all hosts that run this check in the directory, if runners can rely on the locks."""
     CHECK_SECONDS = 60.0        # on a network file system
-    PAUSE_SECONDS = 1.0         # between two numbers on a network file system
-    MIN_COUNT = 4             # numbers after which a host has tested all on itself
+    PAUSE_SECONDS = 1.0         # between two counts on a network file system
+    MIN_COUNT = 4               # after so many counts a host has tested all on itself
     MAX_SILENT_SECONDS = 60.0   # after the check, until we report that the file system does not answer
     MAX_CLEANUP_SECONDS = 2.0   # for an interrupted check to remove its file
 
@@ -3422,7 +3461,7 @@ class LockCheck:
         self.our_name = printable(os.uname().nodename)[:64]
         file_suffix = f"{re.sub('[^A-Za-z0-9.-]', '_', self.our_name)}-{os.urandom(4).hex()}"
         self.path = os.path.join(directory, f"runmaker4-check-{file_suffix}")
-        self.number = 0
+        self.count = 0                          # the last one that was written; 0: none
         self.hosts: dict[str, Host] = {}        # by path; we are one of them
         error = mount_error(self.mount)
         self.errors = [f"{self.our_name}: {error}"] if error else []
@@ -3448,9 +3487,10 @@ class LockCheck:
         return self.print_observations()
 
     def hold_locks_and_count(self, fd: int) -> None:
-        """Take locks in our file, and then count in it and test all hosts.
+        """Take locks in our file, and then count in it and test all hosts, for a minute or so.
 
-        A host that gets no locks continues, so that the others see it.
+        The other hosts test at the same time if they find our locks, and if they read at once what we write.
+        A host that gets no locks continues, so that the others see it.  fd: of our file.
         """
         read_fd, write_fd = os.pipe()           # the job reads from it, and exits when we close it, or die
         try:
@@ -3459,11 +3499,12 @@ class LockCheck:
             with self.collect_errors():
                 self.take_test_locks(fd, read_fd)
             start = time.monotonic()
-            while self.number < self.MIN_COUNT or (
+            # a local file system has no other hosts to wait for
+            while self.count < self.MIN_COUNT or (
                 self.mount.network and time.monotonic() < start + self.CHECK_SECONDS
             ):
                 time.sleep(self.PAUSE_SECONDS if self.mount.network else 0.1)
-                self.number += 1
+                self.count += 1
                 with self.collect_errors():
                     self.update_hosts()
                 with self.collect_errors():
@@ -3472,16 +3513,20 @@ class LockCheck:
             close_all(read_fd, write_fd)
 
     @staticmethod
-    def take_test_locks(fd: int, stdin: int) -> None:
-        """Lock a byte in our file, and one for a job: `cat`, whose runner, a shell, is killed."""
+    def take_test_locks(fd: int, pipe_fd: int) -> None:
+        """Lock two bytes of our file for the other hosts to test: one for us, and one for a job.
+
+        The job, `cat`, outlives the shell that starts it and is killed, as a job can outlive its runner.  It
+        must keep the lock through the descriptor that it inherits.  It exits when we close the pipe.
+        """
         lock(fd, TRIAL_LOCKS["excluded"])
         job_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
         try:
             lock(job_fd, TRIAL_LOCKS["inherited"])
             script = "exec 3<&0; cat <&3 & kill -KILL $$"
-            subprocess.run(["sh", "-c", script], stdin=stdin, pass_fds=[job_fd], check=False)
+            subprocess.run(["sh", "-c", script], stdin=pipe_fd, pass_fds=[job_fd], check=False)
         finally:
-            os.close(job_fd)
+            os.close(job_fd)        # from now on only the job has the lock
 
     def write_header(self, fd: int) -> None:
         """Write the first line of this host's file: version, host name, boot id, and file system.
@@ -3496,7 +3541,7 @@ class LockCheck:
         os.fsync(fd)
 
     def update_hosts(self) -> None:
-        """Find the test files of all hosts in the directory, and read the results of each host from them."""
+        """Find the files of all hosts that run this check, and test the locks and the count of each host."""
         for name in os.listdir(self.directory):
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
                 path = os.path.join(self.directory, name)
@@ -3507,18 +3552,26 @@ class LockCheck:
                     self.hosts[path].update_results()
 
     def write_count(self, fd: int) -> None:
-        """Write our number over the last one, and lock its byte."""
-        pwrite_all(fd, b"%06d" % self.number, 0)
+        """Write the count at the start of our file, and then lock the byte of this count instead of the last.
+
+        So a host that finds the byte locked, but reads a lower count, has read old data.
+        """
+        pwrite_all(fd, b"%06d" % self.count, 0)
         os.fsync(fd)
-        lock(fd, COUNT_LOCKS[self.number])
-        unlock(fd, COUNT_LOCKS[self.number - 1])
+        lock(fd, COUNT_LOCKS[self.count])
+        unlock(fd, COUNT_LOCKS[self.count - 1])
 
     def remove_files(self) -> None:
-        """Remove our file, and files of hosts that never held a lock; close all descriptors."""
+        """Remove our file, and files of other hosts whose check has exited; close all descriptors.
+
+        Such a file remains if a check is killed.  Its host has not counted while we looked, and does not hold
+        the lock of the trial "excluded", which each check takes at the start and keeps.
+        """
         paths = [self.path]
         for host in self.hosts.values():
             with contextlib.suppress(OSError):              # the file was removed
-                if "excluded" not in host.results and not host.is_locked(TRIAL_LOCKS["excluded"]):
+                has_counted = "excluded" in host.results
+                if not has_counted and not host.is_locked(TRIAL_LOCKS["excluded"]):
                     paths.append(host.path)
             host.reader.close()
         for path in paths:
@@ -3526,9 +3579,10 @@ class LockCheck:
                 os.unlink(path)
 
     def print_observations(self) -> int:
-        """Print the observations; return the exit status.
+        """Judge what we have seen of all hosts, print it, and return the exit status.
 
         It is 0 if all trials were made and passed, on a network file system also those of another host.
+        Failed trials are added to `errors`.
         """
         hosts = sorted(self.hosts.values(), key=lambda host: (host.host_name, host.path))
         our_boot_id = boot_id()
@@ -3537,20 +3591,25 @@ class LockCheck:
         if self.path not in self.hosts:
             incomplete_hosts.append(self.our_name)
         is_alone = self.mount.network and all(host.boot_id == our_boot_id for host in hosts)
+        lines = [
+            f"{self.directory}: {self.our_name} has seen:",
+            *format_table(self._result_rows(hosts, our_boot_id), math.inf, right_columns=()),
+            *(f"NO   {error}" for error in self.errors),
+            *self.conclude(incomplete_hosts, is_alone),
+        ]
+        print_bytes(os.fsencode("\n".join(map(printable, lines)) + "\n"))
+        return 1 if self.errors or incomplete_hosts or is_alone else 0
+
+    @staticmethod
+    def _result_rows(hosts: Sequence[Host], our_boot_id: str) -> list[list[str]]:
+        """Return the rows of the table of hosts and trials: 'yes', 'NO', or '-' for a trial not made."""
         rows = [["host", *TRIALS, "file system"]]
         for host in hosts:
             results = [{True: "yes", False: "NO", None: "-"}[host.results.get(trial)] for trial in TRIALS]
             is_ours = host.boot_id == our_boot_id
             file_system = f"{host.file_system}, this host" if is_ours else host.file_system
             rows.append([host.host_name, *results, file_system])
-        lines = [
-            f"{self.directory}: {self.our_name} has seen:",
-            *format_table(rows, math.inf, ()),
-            *(f"NO   {error}" for error in self.errors),
-            *self.conclude(incomplete_hosts, is_alone),
-        ]
-        print_bytes(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return 1 if self.errors or incomplete_hosts or is_alone else 0
+        return rows
 
     def find_errors(self, hosts: Sequence[Host], our_boot_id: str) -> None:
         """Add to `errors` the failed trials, and the names that several machines have."""
@@ -3646,60 +3705,77 @@ def check_locks(directory: str) -> int:
 # Results go to stdout, messages to stderr.
 
 
-def wait_for_jobs(watcher: Watcher, with_progress: bool, message_after_poll: Callable[[], str] = str) -> Counts:
-    """Wait for the jobs; return the last counts.  message_after_poll: returns a message to print, or ''."""
+def wait_for_jobs(
+    watcher: Watcher, with_progress: bool, message_after_poll: Callable[[], str] = lambda: ""
+) -> Counts:
+    """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
+
+    with_progress: show a progress bar until then, or until a signal ends the program.  message_after_poll:
+    called after each poll of the job file, returns a message to print or ''.
+    """
     display: PipeProgress | TerminalProgress | None = None
     if with_progress:
         exit_on(signal.SIGINT, signal.SIGTERM)
         display = TerminalProgress() if os.isatty(1) else PipeProgress()
 
-    def update(job_counts: Counts) -> None:
+    def on_counts(job_counts: Counts) -> None:
         if display:
             display.update(job_counts)
         if message := message_after_poll():
-            say_below(message)
+            print_message(message)
 
-    def say_below(message: str) -> None:
+    def on_idle(message: str) -> None:
+        print_message(f"{watcher.path}: {message}")
+
+    def print_message(message: str) -> None:
         if display:
-            display.keep_last_line()
+            display.keep_last_line()        # the message must not be printed into the bar
         say(message)
 
     try:
-        return watcher.wait(update, lambda message: say_below(f"{watcher.path}: {message}"))
+        return watcher.wait(on_counts, on_idle)
     finally:
         if display:
             display.keep_last_line()
 
 
 def say_stop_reason(watcher: Watcher) -> bool:
-    """Print why no runner will start the new jobs, if that has ended the waiting; return True if so."""
+    """Print why no runner will start the new jobs, if the waiting was given up for that; return True if so.
+    """
     if watcher.stop_reason:
         say(f"{watcher.path}: {watcher.stop_reason}")
     return bool(watcher.stop_reason)
 
 
 def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Write the report; with --progress also while the jobs run.  Return the exit status."""
+    """Write the report; with --progress wait for the jobs, and write it also while they run.
+
+    Return the exit status: 1 if the waiting was given up because no runner will start the new jobs.
+    """
     exit_on(signal.SIGINT, signal.SIGTERM)
     watcher = Watcher(options.file) if options.file is not None else None
     reporter = Reporter(options, watcher, argv)
     if watcher is None:
-        reporter.write()
+        reporter.write_page()
         return 0
     if options.progress:
-        wait_for_jobs(watcher, with_progress=True, message_after_poll=reporter.update)
+        wait_for_jobs(watcher, with_progress=True, message_after_poll=reporter.write_page_if_due)
     are_jobs_blocked = say_stop_reason(watcher)
-    reporter.write()
-    return int(are_jobs_blocked)
+    reporter.write_page()
+    return 1 if are_jobs_blocked else 0
 
 
 def run_with_options(argv: Sequence[str]) -> int:
-    """Do what the options say; return the exit status."""
+    """Run the program with these command line arguments: do the one thing that the options name.
+
+    Return the exit status.
+    """
     options = parse_options(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
     path = options.file
     if path is not None:
+        # for all that follows: report lines that are neither jobs nor comments; refuse a file without jobs
         check_lines(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)
@@ -3707,11 +3783,7 @@ def run_with_options(argv: Sequence[str]) -> int:
             print_stats(options.outdir, options.file, as_json=False)
         return exit_status
     if options.timeline is not None:
-        exit_on(signal.SIGINT, signal.SIGTERM)
-        messages: list[str] = []
-        write_timeline(open_log(options, messages.append), options.timeline)
-        for text in messages:
-            say(text)
+        write_timeline_and_messages(options)
         return 0
     if options.stats:
         print_stats(options.outdir, options.file, options.json)
@@ -3724,10 +3796,20 @@ def run_with_options(argv: Sequence[str]) -> int:
         raise
 
 
-def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
-    """Wait for the jobs of FILE, or print the status or runs; return the exit status.
+def write_timeline_and_messages(options: argparse.Namespace) -> None:
+    """Write the timeline, and then print the messages about the log.  Raises UsageError."""
+    exit_on(signal.SIGINT, signal.SIGTERM)
+    messages: list[str] = []
+    write_timeline(open_log(options, messages.append), options.timeline)
+    for text in messages:
+        say(text)
 
-    Raises BrokenPipeError.
+
+def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
+    """Print the status or the runs of the job file; without such an option, wait for its jobs.
+
+    Return the exit status: 1 if the waiting was given up because no runner will start the new jobs; with
+    --use-exit-status also if some jobs are neither done nor held.  Raises BrokenPipeError.
     """
     watcher = Watcher(options.file)
     if options.status:
@@ -3738,7 +3820,8 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
         job_counts = wait_for_jobs(watcher, options.progress)
         if say_stop_reason(watcher):
             return 1
-    return 1 if options.use_exit_status and job_counts.done < job_counts.all else 0
+    are_all_done = job_counts.done == job_counts.all        # apart from held jobs, which do not count
+    return 1 if options.use_exit_status and not are_all_done else 0
 
 
 def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
