@@ -7308,19 +7308,24 @@ class TerminalConsole(Sink):
         self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
         self._runs_started: Counter[Job] = Counter()   # of each job that is not over
         if bar:
-            terminal.status = self._status_line
+            terminal.status = self._format_status_line
 
-    def _status_line(self, columns: int) -> str:
-        """Return the status line of the file, or of our jobs if the file was not counted; "": none yet."""
+    def _format_status_line(self, columns: int) -> str:
+        """Return the status line for a terminal of this width, cut to `columns` - 1 characters; "": none yet.
+
+        A progress bar for all jobs of the file; if the file was not counted, only the numbers of this
+        runner's jobs: 'progress: 3 done, 1 failed, 2 running'.
+        """
         counts = self._file_counter.counts
-        if self._bar and self._file_counter.counted is not None:
+        file_was_counted = self._file_counter.counted is not None
+        if self._bar and file_was_counted:
             return self._bar.line(counts, columns)
-        parts = name_counts(
+        count_texts = name_counts(
             done=counts.done, failed=counts.failed, error=counts.error, running=counts.running
         )
-        if not parts:
+        if not count_texts:
             return ""
-        text = f"progress: {', '.join(parts)}"
+        text = f"progress: {', '.join(count_texts)}"
         return text[:columns - 1]
 
     def on_starting(self, run: Run) -> None:
@@ -7455,8 +7460,11 @@ class PendingOutput:
             del self.tail[:Spool.BLOCK_BYTES]
             self.blocks.append(self.spool.store(block))
 
-    def pieces(self, on_unreadable: Say) -> Iterator[bytes]:
-        """Yield all output except unreadable blocks.  on_unreadable: gets the reason, in any thread."""
+    def take_pieces(self, on_unreadable: Say) -> Iterator[bytes]:
+        """Yield all output in order, once: each block that is read from the spool is removed there.
+
+        Unreadable blocks are left out.  on_unreadable: gets the reason, in the thread that iterates.
+        """
         for offset in self.blocks:
             try:
                 block = self.spool.take(offset)
@@ -7514,7 +7522,7 @@ class Plain(Sink):
         for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
             on_unreadable = functools.partial(self._report_unreadable, writer, job)
-            writer.write_chunks(output.size, output.pieces(on_unreadable))
+            writer.write_chunks(output.size, output.take_pieces(on_unreadable))
 
     def _report_unreadable(self, writer: Writer, job: Job, why: str) -> None:
         """Report, from the writer's thread, that some output of a job cannot be read back."""
@@ -7582,7 +7590,8 @@ class LogFile(Sink):
                 self._add_line(run, record, stream.name, line)
         else:
             last_part = previous_part + last_part
-        record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]      # a record shows no more; see fit()
+        # a record shows no more; see cut_or_pad()
+        record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Write the final record of a run: its last lines, and a status line such as '+ exit 0 "COMMAND"'."""
@@ -7594,10 +7603,13 @@ class LogFile(Sink):
         self._write_record(run, record)
 
     def on_tick(self) -> None:
-        """Write each record that has changed, once a second."""
+        """Write the last lines of each run that has printed since the last call; called once a second.
+
+        While the file system does not answer, so that many bytes wait for it, leave them for a later call.
+        """
         for run, record in self.records.items():
-            # with more backlog, the file system does not answer
-            if record.changed and self.executor.backlog < Writer.HIGH:
+            file_system_answers = self.executor.backlog < Writer.HIGH
+            if record.changed and file_system_answers:
                 self._write_record(run, record)
 
     def _add_line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
@@ -7613,7 +7625,7 @@ class LogFile(Sink):
         directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.max_lines - len(lines))
-        data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
+        data = b"".join(cut_or_pad(line, self.WIDTH) + b"\n" for line in lines)
         self.executor.post(self.file.write, self._offset_of(run.job), data, size=self.record_bytes)
 
     def _offset_of(self, job: Job) -> int:
@@ -7627,7 +7639,7 @@ class LogFile(Sink):
         return os.pread(self.file.fd, self.record_bytes, self._offset_of(job))
 
 
-def fit(line: bytes, width: int) -> bytes:
+def cut_or_pad(line: bytes, width: int) -> bytes:
     """Return a line cut between UTF-8 characters, or padded, to exactly `width` bytes."""
     if len(line) <= width:
         return line.ljust(width)
@@ -7682,7 +7694,6 @@ def read_head(fd: int, path: str, size: int) -> bytes:
 # - A record remains in `kept` until it is written or given up, because the event loop looks there while the
 #   I/O thread writes.
 # - `kept` has either lines at APPEND_BYTE (journal, job log) or records at offsets (log file).
-# - The first `_doubtful_bytes` of these lines can be in the file already, because an append of them failed.
 # - A wait begins when the first record is kept, and ends when a lock is granted and no record is kept.  While
 #   records are written without the lock, it goes on, so only the first of them has to wait.
 
@@ -7735,6 +7746,7 @@ class RecordFile:
         self.fd = open_record(path, flags)
         self._mount = find_mount(path)
         self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the lines to append
+        # of the lines to append: so many bytes at the beginning can be in the file, after a failed append
         self._doubtful_bytes = 0
         self._access = Access.READY
         self.obstacle = ""                          # why the last try that failed did so
@@ -7765,58 +7777,74 @@ class RecordFile:
             )
 
     def _try_to_write(self, offset: int) -> None:
-        """Write the record kept for an offset; keep it if a later try can succeed, and otherwise give it up.
+        """Write the record that is kept for an offset, and forget it; at APPEND_BYTE: the lines to append.
 
-        A later try can succeed if the lock was refused, or if the network file system was away.
+        Keep the record for a later try if its lock was refused, or if the network file system was away.
+        After any other error report the error and drop the record.
         """
-        must_wait = False               # also after a defect, which would happen again
+        keep_for_later = False          # also after a defect, which would happen again
         try:
-            must_wait = not self._write_unless_locked(offset)
+            is_written = self._lock_and_write(offset)
+            keep_for_later = not is_written
         except OSError as error:
-            must_wait = self._mount.network and error.errno in LOCKS_LOST
-            if must_wait:
-                self._store_obstacle(Access.LOST, error_text(error))
+            keep_for_later = self._mount.network and error.errno in LOCKS_LOST
+            if keep_for_later:
+                self._begin_waiting(Access.LOST, error_text(error))
             else:
                 self._on_error(
                     f"{self.path}: {error_text(error)} (the {self.kind} is incomplete; the jobs go on)"
                 )
         finally:
-            if not must_wait:
+            if not keep_for_later:
                 del self.kept[offset]
-                self._doubtful_bytes = 0
+                self._doubtful_bytes = 0        # they were the first bytes of the lines just forgotten
+            # a lock was granted, and nothing is left to write: no record waits any more
             if self._access is Access.READY and not self.kept:
                 self._waiting_since = math.inf
 
-    def _write_unless_locked(self, offset: int) -> bool:
-        """Write the record kept for an offset; return False if it must wait for its lock.  Raises OSError."""
+    def _lock_and_write(self, offset: int) -> bool:
+        """Lock the bytes of the record that is kept for an offset, and write it.  Raises OSError.
+
+        Return False if the lock was refused, so that the record must wait.  On a file system of one host,
+        write the record without the lock once records have waited for MAX_LOCK_WAIT_SECONDS: there it can
+        destroy no other record.
+        """
         if self._access is Access.LOST:
             self._reopen()
         record = self.kept[offset]
-        length = 1 if offset == APPEND_BYTE else len(record)
-        if self._try_to_lock(offset, length):
+        locked_bytes = 1 if offset == APPEND_BYTE else len(record)
+        if self._try_to_lock(offset, locked_bytes):
             try:
                 self._write_record(offset, record)
             finally:
-                unlock(self.fd, offset, length)
+                unlock(self.fd, offset, locked_bytes)
             return True
-        if self._mount.network or time.monotonic() - self._waiting_since < self.MAX_LOCK_WAIT_SECONDS:
+        must_have_lock = (
+            self._mount.network or time.monotonic() - self._waiting_since < self.MAX_LOCK_WAIT_SECONDS
+        )
+        if must_have_lock:
             return False
         self._write_record(offset, record)
         return True
 
     def _reopen(self) -> None:
-        """Open the file again, and drop the lines of a failed append that are near its end.  Raises OSError.
+        """Open the file again, because the network file system was away.  Raises OSError.
+
+        The last append, which failed, can have reached the file all the same.  If its lines are near the end
+        of the file, remove them from the lines to append, so that they are not written twice.
         """
         fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
-        os.dup2(fd, self.fd, inheritable=False)
+        os.dup2(fd, self.fd, inheritable=False)         # replaces the descriptor that is no longer usable
         os.close(fd)
         if self._doubtful_bytes:
-            lines = self.kept[APPEND_BYTE]
-            with Reader.of(self.fd, True) as reader:
+            lines_to_append = self.kept[APPEND_BYTE]
+            doubtful_lines = lines_to_append[:self._doubtful_bytes]
+            with Reader.of(self.fd, network=True) as reader:
                 file_size = os.fstat(self.fd).st_size
                 tail_offset = max(file_size - self.TAIL_BYTES, 0)
-                if lines[:self._doubtful_bytes] in reader.pread(file_size - tail_offset, tail_offset):
-                    del lines[:self._doubtful_bytes]
+                tail = reader.pread(file_size - tail_offset, tail_offset)
+                if doubtful_lines in tail:
+                    del lines_to_append[:self._doubtful_bytes]
         self._doubtful_bytes = 0
         self._access = Access.READY
 
@@ -7826,33 +7854,48 @@ class RecordFile:
             if lock(self.fd, offset, length):
                 self._access = Access.READY
                 return True
-            self._store_obstacle(Access.REFUSED, "locked by another process, see lslocks")
+            self._begin_waiting(Access.REFUSED, "locked by another process, see lslocks")
         except OSError as error:
             if error.errno != errno.ENOLCK:         # ENOLCK: the file system or its server is out of locks
                 raise
-            self._store_obstacle(Access.REFUSED, "the file system grants no lock")
+            self._begin_waiting(Access.REFUSED, "the file system grants no lock")
         return False
 
-    def _store_obstacle(self, access: Access, obstacle: str) -> None:
-        """Store the reason why records wait, and begin the wait unless it has begun."""
+    def _begin_waiting(self, access: Access, reason: str) -> None:
+        """Store why a record must wait; `access` decides what the next try does first.
+
+        If no other record waits yet, the time until it is reported, or is written without a lock, begins now.
+        """
         self._access = access
-        self.obstacle = obstacle
+        self.obstacle = reason
         if self._waiting_since == math.inf:
             self._waiting_since = time.monotonic()
             self._report_at = self._waiting_since + self.REPORT_AFTER_SECONDS
 
     def _write_record(self, offset: int, record: bytearray) -> None:
-        """Write a record, on a network file system to the disk.  Raises OSError."""
-        if offset != APPEND_BYTE:
-            pwrite_all(self.fd, record, offset)
-            if self._mount.network:
-                os.fsync(self.fd)
-        elif self._mount.network:
-            self._doubtful_bytes = len(record)
-            append_locked(self.fd, self.path, self._mount, [bytes(record)], self._header)
+        """Write a record at an offset; APPEND_BYTE: append it to the file.  Raises OSError.
+
+        On a network file system it is on the disk when this returns.
+        """
+        if offset == APPEND_BYTE:
+            self._append_to_file(record)
+            return
+        pwrite_all(self.fd, record, offset)
+        if self._mount.network:
+            os.fsync(self.fd)
+
+    def _append_to_file(self, lines: bytearray) -> None:
+        """Append lines; an empty file gets the header first, an incomplete last line its newline.
+
+        On a network file system the lines can reach the file although the append fails.  Until the outcome is
+        known, their number of bytes is stored as doubtful.  Raises OSError.
+        """
+        if self._mount.network:
+            self._doubtful_bytes = len(lines)
+            append_locked(self.fd, self.path, self._mount, [bytes(lines)], self._header)
         else:
-            _, prefix = find_append_position(self.fd, self.path, self._mount, self._header)
-            write_all(self.fd, prefix + record)
+            _, header_or_newline = find_append_position(self.fd, self.path, self._mount, self._header)
+            write_all(self.fd, header_or_newline + lines)
 
 
 class OutFile:
@@ -7877,13 +7920,16 @@ class OutFile:
         self.size = 0                       # the end of the file, as far as known
         self.has_failed = False             # True: no more writes
 
-    def prepare(self) -> None:
-        """Rename the file of an older run, and write the new name to the journal."""
+    def move_older_file_away(self) -> None:
+        """Rename the file of an older run to, for example, 12.out.~2~, and add that to the journal.
+
+        If there is an older file that cannot be renamed, report that; our file then gets another name.
+        """
         try:
             # mostly no file has the name, and one lstat(2) shows that, unless this host caches names
             can_exist = self.journal.network or os.path.lexists(self.name)
-            new_name = keep_older(self.name) if can_exist else ""
-        except OSError as error:            # our file gets another name, if there is room at all
+            new_name = keep_older(self.name) if can_exist else ""       # '': there was none
+        except OSError as error:
             self.on_error(f"{self.name}: {error_text(error)} (this older file stays; the jobs go on)")
             return
         if new_name:
@@ -7912,17 +7958,21 @@ class OutFile:
             return os.open(self.name, flags, 0o666)
         try:
             return os.open(self.name, flags | os.O_EXCL, 0o666)
-        except OSError:                     # the name is taken: prepare() failed, or a newer file has it
+        except OSError:                     # the name is taken: by an older file that stayed, or a newer one
             fd, self.name = create_numbered(self.name)
             return fd
 
     def close(self) -> None:
-        """Close the file after the end of the run."""
+        """Close the file after the end of the run, if there is one; nothing is written to it any more.
+
+        An error counts as a failed write: it is reported, and `has_failed` is set.
+        """
         if self._fd is None:
             return
         try:
             try:
-                self.name = current_name(self.name, os.fstat(self._fd))
+                # a later run of the same line, on another host, can have renamed our file
+                self.name = find_current_name(self.name, os.fstat(self._fd))
                 if self.journal.network:    # GlusterFS reports a full disk only here
                     os.fsync(self._fd)
             finally:
@@ -7931,6 +7981,7 @@ class OutFile:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
+        """Report an error, and write nothing more to the file."""
         self.has_failed = True
         self.on_error(f"{self.name}: {error_text(error)} (this output is incomplete; the jobs go on)")
 
@@ -7992,10 +8043,11 @@ def keep_older(name: str) -> str:
     return new_name
 
 
-def current_name(name: str, info: os.stat_result) -> str:
-    """Return the current name of a file that had `name`: this or a numbered one.  Raises OSError.
+def find_current_name(name: str, info: os.stat_result) -> str:
+    """Return the name that a file has now: `name`, NAME.~1~, NAME.~2~, ...  Raises OSError.
 
-    info: identifies the file.
+    A later run that needs `name` for its output renames the file to the next number.  info: the stat(2)
+    result of the open file, by which it is recognized.
     """
     if is_file(name, info):
         return name
@@ -8096,8 +8148,8 @@ class OutDir(Sink):
 
     def on_started(self, run: Run) -> None:
         for stream in run.streams:
-            self.executor.post(self._new_file(run, stream, is_new=True).prepare)
-        self.executor.post(self.journal.add, self._entry(run, "start"))
+            self.executor.post(self._new_file(run, stream, is_new=True).move_older_file_away)
+        self.executor.post(self.journal.add, self._event_fields(run, "start"))
 
     def on_unstarted(self, run: Run) -> None:
         self._close_run(run, None)
@@ -8120,7 +8172,7 @@ class OutDir(Sink):
         self.executor.post(
             self._write_end,
             {
-                **self._entry(run, "end"),
+                **self._event_fields(run, "end"),
                 "state": to_text(state),
                 "exit": run_result.code if run_result and not run_result.signal else -1,
                 "signal": run_result.signal if run_result else 0,
@@ -8139,13 +8191,18 @@ class OutDir(Sink):
 
     on_exit = on_tick                          # writes the gathered events
 
-    def _entry(self, run: Run, event: str) -> dict[str, Any]:
-        """Return the fields that the `start` and `end` events of a run have in common."""
+    def _event_fields(self, run: Run, event: str) -> dict[str, Any]:
+        """Return the fields that the journal's `start` and `end` events of a run have in common.
+
+        "time" is the start plus the duration, which is 0 until the run has ended.  "run" identifies the run:
+        it is the tag that its processes have in their environment; a run without a shell gets host and time.
+        """
         requested = {"promised": run.requested_memory} if run.requested_memory else {}
+        run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
         return {
             "time": round(run.started_at + run.duration, 3),
             "event": event,
-            "run": to_text(run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())),
+            "run": to_text(run_id),
             "line": run.job.number,
             "command": to_text(run.job.command),
             "host": to_text(run.host),

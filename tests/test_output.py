@@ -206,7 +206,7 @@ class Plain(Case):
             for at in range(0, len(data), 65_536):
                 held.add(data[at:at + 65_536])
             self.assertEqual(held.size, len(data))
-            self.assertTrue(b"".join(held.pieces(self.fail)) == data)
+            self.assertTrue(b"".join(held.take_pieces(self.fail)) == data)
         self.assertEqual(os.fstat(spool.file.fileno()).st_size, 2 * spool.BLOCK_BYTES)
         spool.file.close()
 
