@@ -8304,6 +8304,12 @@ class Slot:
         return int.from_bytes(blake2b(key, digest_size=7).digest(), "big")
 
 
+class UnfinishedLine(NamedTuple):
+    """A last line without a newline, which an editor can still be writing."""
+    signature: tuple[int, ...]          # changes when the file changes: device, inode, size and mtime
+    first_seen: float                   # since when the file has had this signature (monotonic seconds)
+
+
 class SlotFile:
     """A file NAMES with one name per line; blank lines and lines that begin with # are ignored.
 
@@ -8326,18 +8332,20 @@ class SlotFile:
         self._target = os.path.realpath(path)
         self.lock_table = lock_file_of(self._target)
         self.interval = 1.0 if self.network else self.INTERVAL
-        # of a file whose last line has no newline: its stat(2) values, and since when (monotonic seconds)
-        self._incomplete: tuple[tuple[int, ...], float] | None = None
+        self._unfinished_line: UnfinishedLine | None = None     # None: the last line has a newline
         self._last_problems: dict[str, str] = {}        # the last reported problem of each subject
-        self.names = self._read_at_start()
+        self.names = self._read_first_names()
         self._raise_descriptor_limit()
 
-    def _read_at_start(self) -> list[str]:
-        """Return the names, at least one; wait for a file that is just being saved.  Raises UsageError."""
+    def _read_first_names(self) -> list[str]:
+        """Return the names when the program starts, at least one.  Raises UsageError if there is none.
+
+        While the file is empty or its only line unfinished, an editor can be saving it: wait about a second.
+        """
         deadline = time.monotonic() + 1.0               # an editor that saves in place truncates it first
         try:
             names = self._read_names()
-            while not names and (self._incomplete or time.monotonic() < deadline):
+            while not names and (self._unfinished_line or time.monotonic() < deadline):
                 time.sleep(0.05)
                 names = self._read_names()
             if not names:
@@ -8349,10 +8357,7 @@ class SlotFile:
         return names
 
     def prepare(self) -> None:
-        """Create the lock file of the slot file, in which runners lock the names that they use.
-
-        Raises UsageError if that is not possible.
-        """
+        """Create the lock file, in which runners lock the names that they use.  Raises UsageError."""
         try:
             os.close(open_lock_file_of(self._target))
         except OSError as error:
@@ -8360,10 +8365,11 @@ class SlotFile:
                 f"{self.lock_table}: {error_text(error)} (it must be a writable file: names are locked in it)"
             ) from None
 
-    def changed_names(self) -> Sequence[str] | None:
-        """Return the names if they have changed; otherwise None.
+    def reload_names(self) -> Sequence[str] | None:
+        """Read the file again.  Return the new names, and store them in `names`; None: no change.
 
-        If the file is empty or cannot be read, the last names stay in use.
+        If the file is empty or cannot be read, report that once and keep the last names.  For more names,
+        raise the limit of open files.
         """
         try:
             names = self._read_names()
@@ -8390,38 +8396,47 @@ class SlotFile:
         allow_descriptors(needed)
 
     def _read_names(self) -> list[str]:
-        """Return the current names: opening a file makes NFS ask the server (nfs(5)).  Raises OSError."""
+        """Return the names that are in the file now, except an unfinished last line.  Raises OSError."""
+        data, info = self._read_file()
+        if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
+            raise OSError(errno.EINVAL, "is no list of names")
+        complete_lines = self._complete_lines(data, info)
+        stripped_lines = [line.strip() for line in complete_lines.splitlines()]
+        return [os.fsdecode(line) for line in stripped_lines if line and not line.startswith(b"#")]
+
+    def _read_file(self) -> tuple[bytes, os.stat_result]:
+        """Return the contents of the file, and its status.  Raises OSError.
+
+        At most one byte more than MAX_FILE_BYTES is read.  A byte-order mark is left out.
+        """
         if self.network:
             refresh_file(self._target, self.mount)
-        fd = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
+        # opening the file makes NFS ask the server (nfs(5)); without O_NONBLOCK, a FIFO would block
+        fd = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             with Reader.of(fd, self.network) as reader:
-                data = reader.pread(self.MAX_FILE_BYTES + 1, first_line(reader))
+                first_line_offset = first_line(reader)
+                return reader.pread(self.MAX_FILE_BYTES + 1, first_line_offset), info
         finally:
             os.close(fd)
-        if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
-            raise OSError(errno.EINVAL, "is no list of names")
-        complete = self._complete_lines(data, info)
-        lines = [line.strip() for line in complete.splitlines()]
-        return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
 
     def _complete_lines(self, data: bytes, info: os.stat_result) -> bytes:
-        """Return the data, without a last line that has no newline.
+        """Return the data of the file, without an unfinished last line.
 
-        Once the file is unchanged for a second, that line counts as complete.
+        Once the file is unchanged for a second, that line counts as complete.  info: the status of the file.
         """
         if not data or data.endswith(b"\n"):
-            self._incomplete = None
+            self._unfinished_line = None
             return data
         now = time.monotonic()
         signature = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
-        if not self._incomplete or self._incomplete[0] != signature:
-            self._incomplete = signature, now
-        if now - self._incomplete[1] < 1.0:
-            return data[:data.rfind(b"\n") + 1]         # an editor can still be writing the line
+        if not self._unfinished_line or self._unfinished_line.signature != signature:
+            self._unfinished_line = UnfinishedLine(signature, now)
+        if now - self._unfinished_line.first_seen < 1.0:
+            return data[:data.rfind(b"\n") + 1]
         return data
 
     def seize(self, slot: Slot) -> bool:
@@ -8438,8 +8453,8 @@ class SlotFile:
         self._close(slot)
         return False
 
-    def free(self, slot: Slot) -> None:
-        """Unlock the name of a slot, if we hold the lock."""
+    def release(self, slot: Slot) -> None:
+        """Unlock the name of a slot for other runners, if we hold the lock."""
         if slot.fd is not None:
             with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
                 unlock(slot.fd, slot.lock_offset)
@@ -8516,41 +8531,56 @@ class RunnerStats:
 
     def closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
                 reasons_command: str) -> str:
-        """Return the closing line: our results, the state of the file unless all is done, and the next step.
+        """Return the last line that we print: our results, the state of the file, and the next step.
 
-        For example: '3 done, 1 failed in 12s (line 4); -r runs them again'.  summary: None if the state of
-        the file is unknown.  orphans: orphaned lines that were marked `e`.  retry: the option that runs jobs
-        again.  reasons_command: the command that shows why jobs failed; '': none.
+        For example: '3 done, 1 failed in 12s (line 4); -r runs them again'.  summary: of the file; None: its
+        state is unknown.  orphans: lines, left `r` by runners that died, which we marked `e`.  retry: the
+        option that runs jobs again.  reasons_command: the command that shows why jobs failed; '': none.
         """
-        lines = {*self.bad_lines, *self.unwritten, *orphans}
-        error = self.error + len(orphans)
-        did_nothing = not (self.done or self.cancelled or lines)
-        text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
-        if not did_nothing:
-            counts = ((self.failed, "failed"), (error, "error"), (self.cancelled, "cancelled"),
-                    (len(self.unwritten), "not written down"))
-            text = ", ".join([f"{self.done} done", *(f"{count} {word}" for count, word in counts if count)])
-            text += f" in {human_time(seconds)}"
-            text += f" ({name_lines(lines)})" if lines else ""
+        own_bad_lines = {*self.bad_lines, *self.unwritten, *orphans}
+        error_count = self.error + len(orphans)
+        did_nothing = not (self.done or self.cancelled or own_bad_lines)
+        if did_nothing:
+            text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
+        else:
+            text = self._describe_own_results(error_count, own_bad_lines, seconds)
         if self.incomplete:
             text += (f"; the output of {plural(len(self.incomplete), 'job')} is incomplete "
                      f"({name_lines(self.incomplete)})")
         if not summary:
             return f"{text}; the state of the file is unknown"
-        now = summary.counts
-        own_results = self.done, self.failed, error, self.cancelled
-        file_results = now.done, now.failed, now.error, now.held
-        is_repetition = own_results == file_results and now.processed == now.all
-        if not is_repetition and (lines or now.done < now.all or now.held):
-            text += (
-                f"{':' if text == 'nothing to do' else '; in all'} {summary.describe(with_lines=not lines)}"
-            )
-        # lines that could not be written will soon be orphaned
-        if summary.can_retry or (self.unwritten and now.running):
-            text += f"; {retry} runs them again"
+        counts = summary.counts
+        has_more_than_done = bool(own_bad_lines) or counts.done < counts.all or counts.held > 0
+        if has_more_than_done and not self._has_run_all_jobs(counts, error_count):
+            separator = ":" if text == "nothing to do" else "; in all"
+            text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
+        return text + self._next_steps(summary, retry, reasons_command)
+
+    def _describe_own_results(self, error_count: int, bad_lines: set[int], seconds: float) -> str:
+        """Return, for example, '3 done, 1 failed in 12s (line 4)'.  bad_lines: the lines to name."""
+        counts = ((self.failed, "failed"), (error_count, "error"), (self.cancelled, "cancelled"),
+                  (len(self.unwritten), "not written down"))
+        count_texts = [f"{self.done} done", *(f"{count} {word}" for count, word in counts if count)]
+        text = f"{', '.join(count_texts)} in {human_time(seconds)}"
+        return f"{text} ({name_lines(bad_lines)})" if bad_lines else text
+
+    def _has_run_all_jobs(self, counts: Counts, error_count: int) -> bool:
+        """Return True if our results are those of all jobs in the file, so that `counts` repeat them."""
+        own_results = self.done, self.failed, error_count, self.cancelled
+        file_results = counts.done, counts.failed, counts.error, counts.held
+        return own_results == file_results and counts.processed == counts.all
+
+    def _next_steps(self, summary: Summary, retry: str, reasons_command: str) -> str:
+        """Return what the user can do about the file, for example '; -r runs them again'; '': nothing."""
+        hints = []
+        will_be_orphaned = self.unwritten and summary.counts.running    # results that could not be written
+        if summary.can_retry or will_be_orphaned:
+            hints.append(f"{retry} runs them again")
         if summary.strays:
-            text += f"; {name_strays(summary.strays, summary.first_stray)}"
-        return text + (f"; {reasons_command} shows why" if reasons_command and now.bad else "")
+            hints.append(name_strays(summary.strays, summary.first_stray))
+        if reasons_command and summary.counts.bad:
+            hints.append(f"{reasons_command} shows why")
+        return "".join(f"; {hint}" for hint in hints)
 
 
 def why_command(options: argparse.Namespace) -> str:
@@ -8612,7 +8642,7 @@ class Pump:
         """Watch the pipes of a run that has started, once it is old enough."""
         self.runs.add(run)
         if not self._timer:
-            self._timer = self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_older)
+            self._timer = self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_long_runs)
 
     @staticmethod
     def has_writers(run: Run) -> bool:
@@ -8662,14 +8692,20 @@ class Pump:
                 self._watch(run)
             self._on_resumed()
 
-    def _watch_older(self) -> None:
-        """Watch the runs that are old enough; one timer serves many short jobs."""
+    def _watch_long_runs(self) -> None:
+        """Read output, from now on, of all runs that have lasted for WATCH_AFTER_SECONDS.
+
+        If there are younger runs, set a timer that calls this again when the oldest of them is old enough.
+        So one timer serves many short jobs.
+        """
         now = self._loop.time()
-        start_times = [run.started for run in self.runs if now - run.started < self.WATCH_AFTER_SECONDS]
+        young_start_times = [
+            run.started for run in self.runs if now - run.started < self.WATCH_AFTER_SECONDS
+        ]
         self._timer = None
-        if start_times:
-            delay = min(start_times) + self.WATCH_AFTER_SECONDS - now
-            self._timer = self._loop.call_later(delay, self._watch_older)
+        if young_start_times:
+            delay = min(young_start_times) + self.WATCH_AFTER_SECONDS - now
+            self._timer = self._loop.call_later(delay, self._watch_long_runs)
         for run in self.runs:
             if now - run.started >= self.WATCH_AFTER_SECONDS:
                 self._watch(run)
@@ -8741,32 +8777,33 @@ class StopSignals:
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     def was_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a run was interrupted, so that it has not failed.
+        """Return True if a run was interrupted by a signal that also came to the runner: it has not failed.
 
-        exited_at: when its shell exited (loop's time).
+        A run that died of a stop signal (INT, TERM, ...) was interrupted if the runner also got one within a
+        second, before or after.  A run that failed in another way was interrupted only if, within a second
+        before, the runner got a signal on which it kills all jobs.  exited_at: when the shell of the run
+        exited (loop's time).
         """
-        if run_result.cause or not run_result.status:
+        has_succeeded = run_result.status == 0
+        if run_result.cause or has_succeeded:       # a cause: it was killed for another reason
             return False
         signals_near = [
             (came_at, kills_jobs) for came_at, kills_jobs in self._signals
             if abs(came_at - exited_at) <= self.TOGETHER_SECONDS
         ]
-        return (
-            bool(signals_near)
-            if run_result.died_of_stop_signal
-            else any(kills_jobs and came_at <= exited_at for came_at, kills_jobs in signals_near)
-        )
+        if run_result.died_of_stop_signal:
+            return bool(signals_near)
+        return any(kills_jobs and came_at <= exited_at for came_at, kills_jobs in signals_near)
 
     async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return was_interrupted(); if the run died of a stop signal, first wait for the runner's own signal.
+        """Return True if a run was interrupted by a signal that also came to the runner: was_interrupted().
+
+        If the run died of a stop signal, for example of Ctrl-C, the runner can get the same signal a moment
+        later.  So wait until the runner gets one, or until a second after the exit.
         """
         seconds_left = exited_at + self.TOGETHER_SECONDS - self._loop.time()
-        if (
-            run_result.died_of_stop_signal
-            and not run_result.cause
-            and seconds_left > 0
-            and not self.was_interrupted(run_result, exited_at)
-        ):
+        can_signal_follow = run_result.died_of_stop_signal and not run_result.cause and seconds_left > 0
+        if can_signal_follow and not self.was_interrupted(run_result, exited_at):
             await self.wait_for_next(seconds_left)
         return self.was_interrupted(run_result, exited_at)
 
@@ -9610,7 +9647,7 @@ class Runner:
         while self._slot_file:
             # a random part, so that runners that need the same names do not try at the same times
             await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
-            names = await self.executor.call(self._slot_file.changed_names)
+            names = await self.executor.call(self._slot_file.reload_names)
             if names is not None and not self.draining:
                 self._set_slots(names)
             for slot in self.slots.values():
@@ -9662,7 +9699,7 @@ class Runner:
         """Free slots, for other runners also.  use: the use of the slots from now on."""
         for slot in slots:
             if self._slot_file and self._exit_step is not ExitStep.GIVEN_UP:
-                await self.executor.call(self._slot_file.free, slot)
+                await self.executor.call(self._slot_file.release, slot)
             slot.use = use
             if slot.idle:
                 heapq.heappush(self._idle, (slot.rank, slot))

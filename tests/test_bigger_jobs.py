@@ -131,7 +131,7 @@ class BigJobs(TcpCase):
             "runs.txt",
         )
         self.wait_up(1, runner=runner)          # on a, while b is tried now and then
-        file.free(other)
+        file.release(other)
         self.let_go(1)
         self.wait_states("d")
         time.sleep(1.5)                         # whoever has tried b has looked again

@@ -69,7 +69,7 @@ class OfARunner(RunCase):
 
     def test_what_follows_the_slots(self) -> None:
         self.write("one\n", "names")
-        self.check(broken("SlotFile.changed_names"), "--slots", "@names")
+        self.check(broken("SlotFile.reload_names"), "--slots", "@names")
 
     def test_a_slot_that_looks_for_a_job(self) -> None:
         self.check(broken("Cursor.claim"), "-j2", states="d")

@@ -609,7 +609,7 @@ class LockTable(SlotCase):
     def seize(self, file: runmaker4.SlotFile, name: str) -> bool:
         """Lock a name until the test ends."""
         slot = runmaker4.Slot(name)
-        self.addCleanup(file.free, slot)
+        self.addCleanup(file.release, slot)
         return file.seize(slot)
 
     def test_one_that_is_there_stays_as_it_is(self) -> None:
@@ -636,9 +636,9 @@ class LockTable(SlotCase):
         self.write("elsewhere\n", "other")
         (self.dir / "new").symlink_to("other")
         (self.dir / "new").rename(self.dir / "link")
-        self.assertIsNone(file.changed_names())
+        self.assertIsNone(file.reload_names())
         self.names("c\n")                      # what has the locks is what has the names
-        self.assertEqual(file.changed_names(), ["c"])
+        self.assertEqual(file.reload_names(), ["c"])
 
     def test_one_that_cannot_be_made_is_refused(self) -> None:
         self.lock_table.mkdir()
@@ -668,7 +668,7 @@ class LockTable(SlotCase):
         with mock.patch.object(runmaker4, "lock", side_effect=OSError(errno.ENOLCK, "No locks available")):
             for _ in range(20):
                 self.assertFalse(file.seize(runmaker4.Slot("b")))
-                file.changed_names()
+                file.reload_names()
         self.assertEqual((len(os.listdir("/proc/self/fd")), len(self.said)), (before, 1), self.said)
         self.assertEqual(names_taken(self.lock_table), 1)
         self.assertTrue(self.seize(file, "b"))
