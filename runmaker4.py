@@ -8935,15 +8935,17 @@ class JobTask:
             self._close_gate()
 
     def kill(self, cause: str) -> None:
-        """Kill the processes of the job and keep it from starting (again).
+        """Begin to kill the processes of the job, and keep it from starting (again).
 
-        cause: "stopped", "cancelled" or "lost" (to another runner).
+        cause: "stopped" (by a signal to the runner, or the wall time), "cancelled" (by a user), or "lost" (to
+        another runner).
         """
-        self._runner.processes.reap()
-        if self.phase is Phase.SETTLING:
+        self._runner.processes.reap()           # a shell that has already exited keeps its result
+        if self.phase is Phase.SETTLING:        # too late: the final state is being written
             return
         if self.phase in (Phase.RUNNING, Phase.READING_ON):
             self._kill_processes(cause)
+        # NEW: the job has not run yet, so its line gets its old state back
         elif cause == "stopped" and self.state != NEW:
             self.state = ERROR                  # the job had to run again
         self._forbid_start(cause)
@@ -9011,7 +9013,11 @@ class JobTask:
     # -- the life of a job -----------------------------------------------------------------------------------
 
     async def run_until_settled(self) -> None:
-        """Handle the job after start(): its runs, the waits between them, and its result."""
+        """Wait for the run that start() has begun, run the job again if it must, and write its final state.
+
+        A run that lacked memory is repeated with the next larger size of memory=, if there is one, and is not
+        counted as a failure.  After any other failure the job runs again if --retries allows it.
+        """
         failures = 0
         while self._shell:
             await self._follow_run(self._shell)
@@ -9019,8 +9025,8 @@ class JobTask:
                 break
             lacked_memory = self.run.cause in ("memory", "oom")
             if lacked_memory and self.job.larger_needs:         # memory= lists a larger size
-                can_grow = self._request_more_memory(self.job.larger_needs)
-                is_repeated = can_grow and await self._wait_for_next_run(Phase.GROWING, None)
+                can_grow = self._prepare_run_with_more_memory(self.job.larger_needs)
+                is_repeated = can_grow and await self._wait_for_next_run(Phase.GROWING, seconds=None)
             else:
                 failures += 1
                 is_repeated = await self._wait_to_retry(failures)
@@ -9031,15 +9037,20 @@ class JobTask:
             self.run = self._new_run()
             self.run_result = self._kill_task = None
             await self.start()
-        await self.settle()
+        await self.finish_job()
 
     def _must_not_run_again(self) -> bool:
         """Return True if the job must not run again, whatever --retries says."""
-        return self.state == DONE or not self._can_start or self.run.cause not in ("", *FAILURE_CAUSES)
+        was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
+        return self.state == DONE or not self._can_start or was_killed_for_good
 
-    async def settle(self) -> None:
-        """Enter SETTLING and write the job's state, however long that takes."""
-        if self.phase is not Phase.SETTLING:
+    async def finish_job(self) -> None:
+        """Finish the job: determine its final state, pass that to the sinks, and write it to the line.
+
+        Writing can take long: it is tried until it succeeds.  If another runner has taken the line ("lost"),
+        write nothing.
+        """
+        if self.phase is not Phase.SETTLING:    # it is already SETTLING if the shell exited at its gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
             self.state = ERROR                  # another runner has the line now
@@ -9062,7 +9073,7 @@ class JobTask:
                 lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
                 jobs.interval, runner.say, job,
             )
-        except asyncio.CancelledError:          # Runner._give_up_results(): after a signal it took too long
+        except asyncio.CancelledError:          # Runner._exit_if_results_hang(): after a signal, too late
             runner.runner_stats.unwritten.append(job.number)
             raise
         if error:
@@ -9075,35 +9086,36 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_to_retry(self, failures: int) -> bool:
-        """Wait until the job can run again after `failures` failures.  Return False if it must not."""
+        """Wait until the job can run again after this number of failures.  Return False if it must not."""
         runner = self._runner
         if failures > runner.options.retries:
             return False
         if not runner.options.retry_delay:
-            return runner.admit(self.job)
+            return runner.admit_or_drain(self.job)
         delay = min(math.ldexp(runner.options.retry_delay, min(failures - 1, 60)), MAX_RETRY_DELAY_SECONDS)
         if delay + (runner.timeout_of(self.job) or 0.0) <= runner.wall_end - runner.loop.time():
             return await self._wait_for_next_run(Phase.WAITING, delay)
         self._say(f"does not run again in {human_time(delay)}: that may not fit into the wall time")
         return False
 
-    def _request_more_memory(self, needs: Resources) -> bool:
-        """Prepare another run of a job that lacked memory, with the next larger size of its memory=.
+    def _prepare_run_with_more_memory(self, larger_needs: Resources) -> bool:
+        """Let the next run of a job that lacked memory have the next larger size of its memory=.
 
-        Return False if it cannot run again: this runner has less memory, or starts no more jobs.  needs: the
-        resources for that run.
+        Return False if it cannot run again: this runner has less memory, or starts no more jobs.
+        larger_needs: the resources for that run.
         """
-        if needs.memory > self._runner.options.memory:
-            size, available = memory_text(needs.memory), memory_text(self._runner.options.memory)
+        if larger_needs.memory > self._runner.options.memory:
+            size, available = memory_text(larger_needs.memory), memory_text(self._runner.options.memory)
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
             return False
         self.job.growth_count += 1              # from now on Job.needs is that larger size
-        return self._runner.admit(self.job)
+        return self._runner.admit_or_drain(self.job)
 
     async def _wait_for_next_run(self, phase: Phase, seconds: float | None) -> bool:
-        """Wait for the next run, in this phase.  Return False if the job must not run again.
+        """Wait in a phase (WAITING or GROWING) until the job can run again.  Return False if it must not.
 
-        The job keeps its slots.  seconds: None: until start_if_memory_is_free() lets it run.
+        The job keeps its slots.  seconds: to wait; None: until enough memory is free, when
+        start_if_memory_is_free() changes the phase.
         """
         if self._runner.options.verbose:
             memory = f"with {memory_text(self.job.needs.memory)}"
@@ -9115,9 +9127,10 @@ class JobTask:
                 await self._wait_for_event(None)
         else:
             await self._wait_for_event(seconds)
+        # a host that was cut off from the file server can have lost the job lock; wait until we have it again
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_for_event(1.0)
-        return self._can_start and self._runner.admit(self.job)
+        return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_for_event(self, seconds: float | None) -> None:
         """Wait for an event, `seconds` at most (None: no limit); not at all if the job must not start."""
@@ -9182,33 +9195,57 @@ class JobTask:
             sink.on_starting(self.run)
 
     def _spawn_shell(self, lock_fd: int | None) -> None:
-        """Start the shell of the job with pipes for its output, and for its gate if the job has one.
+        """Start the shell of the job with pipes for its output, and enter the next phase.
 
-        lock_fd: the descriptor with the job lock, which the shell inherits; None: there is none.  Without
-        sinks nobody reads output, so there are no pipes for it.  Raises OSError, ValueError.
+        A job with a gate (a job of a group, which begins with the others) gets one more pipe: the shell runs
+        the command once we write a line to it.  lock_fd: the descriptor with the job lock, which the shell
+        inherits; None: there is none.  Raises OSError, ValueError.
         """
-        runner, run, has_gate = self._runner, self.run, self.job.gated
-        names = [b"stdout", b"stderr"] if run.sinks else []
-        pipes: dict[bytes, tuple[int, int]] = {}        # the end to read from, the end to write to
+        run, has_gate = self.run, self.job.gated
+        stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
+        our_fds, shell_fds = self._open_pipes([*stream_names, b"gate"] if has_gate else stream_names)
         try:
-            for name in [*names, b"gate"] if has_gate else names:
-                pipes[name] = os.pipe()
-            shell_fds = {name: ends[name != b"gate"] for name, ends in pipes.items()}
             shell, command = self._shell_and_command()
             self._record_start()
             inherited_fds = [fd for fd in (lock_fd, *(slot.fd for slot in run.slots)) if fd is not None]
-            child = runner.processes.start(shell, command, self._environ(), shell_fds.get(b"stdout"),
-                                           shell_fds.get(b"stderr"), inherited_fds, self._on_exit,
-                                           gate_fd=shell_fds.get(b"gate"))
+            child = self._runner.processes.start(
+                shell,
+                command,
+                self._environ(),
+                out_fd=shell_fds.get(b"stdout"),
+                err_fd=shell_fds.get(b"stderr"),
+                inherited_fds=inherited_fds,
+                on_exit=self._on_exit,
+                gate_fd=shell_fds.get(b"gate"),
+            )
         except (OSError, ValueError):
-            close_all(*itertools.chain.from_iterable(pipes.values()))
+            close_all(*our_fds.values(), *shell_fds.values())
             raise
         run.shell = self._shell = child
         close_all(*shell_fds.values())
-        run.streams = tuple(Stream(name, pipes[name][0]) for name in names)
+        run.streams = tuple(Stream(name, our_fds[name]) for name in stream_names)
         if has_gate:
-            self._gate_fd = pipes[b"gate"][1]
+            self._gate_fd = our_fds[b"gate"]
         self._enter_phase(Phase.AT_GATE if has_gate else Phase.RUNNING)
+
+    @staticmethod
+    def _open_pipes(names: Iterable[bytes]) -> tuple[dict[bytes, int], dict[bytes, int]]:
+        """Open a pipe for each name.  Return our ends by name, and the ends for the shell by name.
+
+        The shell reads from the pipe named b"gate", and writes to the others.  Raises OSError.
+        """
+        our_fds: dict[bytes, int] = {}
+        shell_fds: dict[bytes, int] = {}
+        try:
+            for name in names:
+                read_fd, write_fd = os.pipe()
+                is_gate = name == b"gate"
+                our_fds[name] = write_fd if is_gate else read_fd
+                shell_fds[name] = read_fd if is_gate else write_fd
+        except OSError:
+            close_all(*our_fds.values(), *shell_fds.values())
+            raise
+        return our_fds, shell_fds
 
     def _record_start(self) -> None:
         """Record the start time of the run and the number of OOM kills so far."""
@@ -9231,19 +9268,24 @@ class JobTask:
         if not wrapper:
             return settings.shell, self.job.command
         # --runner is written for /bin/sh
-        return SHELL, wrap(os.fsencode(wrapper), settings.shell, self.job.command)
+        return SHELL, wrap_in_runner(os.fsencode(wrapper), settings.shell, self.job.command)
 
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _follow_run(self, shell: Child) -> None:
-        """Follow the run until it finishes.  If the gate stays shut, the run has no result."""
+        """Wait until a run has finished, and report its result.
+
+        A job of a group can have a gate: its shell waits until all jobs of the group can begin.  If they
+        cannot, the shell exits, and the run has no result.
+        """
         try:
             if not self.job.gated or await self._pass_gate():
                 await self._wait_for_result(shell)
             else:
                 self._runner.pump.finish_reading(self.run)
         finally:
-            if self.run in self._runner.runs:   # after a defect: otherwise the exit status would be lost
+            # an exception, which is a defect, has left the run unfinished; its exit status would be lost
+            if self.run in self._runner.runs:
                 self._runner.runs.discard(self.run)
                 self._kill_processes("stopped")
                 await asyncio.wait([self._kill_task or shell.exited])
@@ -9264,33 +9306,35 @@ class JobTask:
         return True
 
     async def _wait_for_result(self, shell: Child) -> None:
-        """Wait until the shell exits, read the remaining output, determine the result, and report it to the
-        sinks.
-        """
+        """Wait until the shell exits and its remaining output is read; then report the result of the run."""
         runner, run = self._runner, self.run
-        runner.pump.watch_soon(run)
+        runner.pump.watch_soon(run)             # moves output from the pipes to the sinks from now on
         for sink in run.sinks:
             sink.on_started(run)
         timeout = runner.timeout_of(self.job)
         timer = runner.loop.call_later(timeout, self.kill_run, "timeout") if timeout else None
         status = await shell.exited
         await self._read_remaining_output()
-        run_result = RunResult(status, run.cause)
-        was_interrupted = await runner.signals.find_out_if_interrupted(run_result, self._exited_at)
-        if self._kill_task:
+        preliminary_result = RunResult(status, run.cause)
+        was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, self._exited_at)
+        if self._kill_task:                     # wait until the processes that the shell left are killed, too
             await self._kill_task
         if timer:
             timer.cancel()
         runner.pump.finish_reading(run)
         if was_interrupted:
-            run.cause = "stopped"
+            run.cause = "stopped"               # so the job gets `e`, not `!`, and is not repeated
         if run.peak:
             shell.add_memory(run.peak)
-        self.run_result = self._result_of_run(status, timeout or 0.0)
-        self.state = self.run_result.state
-        self.job.result_text = str(self.run_result)
-        for sink in run.sinks:
-            sink.on_ended(run, self.run_result)
+        self._report_result(self._result_of_run(status, timeout or 0.0))
+
+    def _report_result(self, run_result: RunResult) -> None:
+        """Store the result of the run and the state that the line gets for it, and report it to the sinks."""
+        self.run_result = run_result
+        self.state = run_result.state
+        self.job.result_text = str(run_result)
+        for sink in self.run.sinks:
+            sink.on_ended(self.run, run_result)
 
     def _result_of_run(self, status: int, timeout: float) -> RunResult:
         """Return the result of the run.  status: of its shell.  timeout: in seconds; 0: none."""
@@ -9319,12 +9363,12 @@ class JobTask:
                 await asyncio.wait_for(self._wake_event.wait(), pump.QUIET_SECONDS)
                 last_output_at = pump.reading_time()
 
-    def measure_memory(self, table: ProcessTable) -> bool:
-        """Measure the memory that the run uses, and record the peak.  Return True if it is too much."""
+    def measure_memory(self, table: ProcessTable) -> int:
+        """Return the bytes of memory that the processes of the run use now, and record the peak in `run`."""
         assert self._shell
-        used = int(table.measure_memory(self._shell, self.run.requested_memory))
-        self.run.peak = max(self.run.peak, used)
-        return used > self.run.requested_memory
+        used_bytes = int(table.measure_memory(self._shell, self.run.requested_memory))
+        self.run.peak = max(self.run.peak, used_bytes)
+        return used_bytes
 
 
 class ExitStep(enum.IntEnum):
@@ -9390,7 +9434,7 @@ class Runner:
         self._slot_file = slot_file
         self.executor = executor
         self.slots: dict[tuple[str, int], Slot] = {}        # by name and copy
-        self._idle: list[tuple[int, Slot]] = []     # a heap of slots that could get a job now, by rank
+        self._idle_slots: list[tuple[int, Slot]] = []   # a heap of slots that could get a job now, by rank
         self.in_service = 0                 # number of slots that get jobs, now or once others free them
         self._next_rank = itertools.count()     # ranks of slots
         self._starting_jobs: asyncio.Future[None] | None = None     # the loop that starts jobs
@@ -9422,8 +9466,8 @@ class Runner:
         if self.jobs.failures and self.options.max_failed:
             await self.jobs.failures.count_failures()           # earlier failures do not count
         chores = [spawn_task(chore) for chore in (
-            self._watch_wall_time(), self._check_jobs(), self._tick_sinks(), self._follow_slots(),
-            self._watch_failures(), self._watch_memory())]
+            self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
+            self._follow_slots(), self._watch_failures(), self._watch_memory())]
         self._set_slots(self._names)
         self._starting_jobs = spawn_task(self._start_jobs())
         await asyncio.wait([self._starting_jobs])
@@ -9447,12 +9491,12 @@ class Runner:
             self.runner_stats.had_errors = True
 
     def _has_only_broken_slots(self) -> bool:
-        """Return True if all slots are broken.
+        """Return True if no slot can reach its host (--slot-errors); also if there is no slot.
 
-        A slot that is no longer listed counts only if it has had its one job (-1).
+        A slot whose name was removed from the slot file does not count, unless it has had its one job (-1).
         """
-        slots = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
-        return all(slot.use is Use.BROKEN for slot in slots)
+        counting_slots = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
+        return all(slot.use is Use.BROKEN for slot in counting_slots)
 
     @property
     def each_slot_had_job(self) -> bool:
@@ -9462,9 +9506,10 @@ class Runner:
         )
 
     async def in_time(self, awaitable: Awaitable[T]) -> T | None:
-        """Wait for a file system or server.  Return the answer, or None if it is late after a kill signal.
+        """Wait for the answer of a file system or server, and return it.
 
-        Without a kill signal it waits as long as it takes; from such a signal on, MAX_ANSWER_SECONDS.
+        After a signal that kills the jobs, wait MAX_ANSWER_SECONDS at most.  None: no answer by then; the
+        call goes on.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
@@ -9490,7 +9535,7 @@ class Runner:
             hint = " (Ctrl-C again: at once)" if number == signal.SIGINT and self.runs else ""
             self.say(f"{signal.Signals(number).name}: killing {plural(self._unsettled, 'job')}{hint}")
             self.kill_jobs()
-            spawn_task(self._give_up_results())
+            spawn_task(self._exit_if_results_hang())
         elif number == signal.SIGINT:
             self.processes.kills_at_once = True
 
@@ -9544,8 +9589,11 @@ class Runner:
         for task in self.tasks.values():
             task.kill("stopped")
 
-    async def _give_up_results(self) -> None:
-        """Exit even if results cannot be written because the file system does not answer."""
+    async def _exit_if_results_hang(self) -> None:
+        """Exit after a kill signal, even if the file system does not answer, so that results are not written.
+
+        Once all runs have ended, their tasks (`_job_runs`) have MAX_RESULT_SECONDS to write the results.
+        """
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.MAX_RESULT_SECONDS)
@@ -9553,7 +9601,7 @@ class Runner:
         for future in filter(None, (self._starting_jobs, *self._job_runs)):
             future.cancel()
 
-    async def _check_jobs(self) -> None:
+    async def _kill_lost_and_cancelled_jobs(self) -> None:
         """Check the lines of running jobs, again and again.  Kill a job if another runner took over its line,
         or if another state was written there.
         """
@@ -9588,7 +9636,9 @@ class Runner:
             with throttle:
                 if tasks:
                     table = ProcessTable.read(table.tags)
-                    exceeding_now = {task.run for task in tasks if task.measure_memory(table)}
+                    exceeding_now = {
+                        task.run for task in tasks if task.measure_memory(table) > task.run.requested_memory
+                    }
             for task in tasks:
                 if task.run in exceeding_now & exceeding:
                     task.kill_run("memory")
@@ -9614,25 +9664,39 @@ class Runner:
     # -- slots -----------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Make a slot for each name; slots with other names get no more jobs.  A name can occur several
-        times.
+        """Make one slot for each name in a list, and let slots with other names get no more jobs.
+
+        `slots` has them by name and copy: the names a, a, b give the keys (a, 0), (a, 1), (b, 0).
         """
-        copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
-        listed = dict.fromkeys((name, next(copies[name])) for name in names)
+        new_copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+        keys = dict.fromkeys((name, next(new_copies[name])) for name in names)
         for key, slot in self.slots.items():
-            stays = slot.listed and key in listed
-            slot.listed = key in listed
-            if slot.use is Use.BROKEN and not stays:
-                # a name that returns to the file is in service again; with -1 it has had its one job
-                slot.use = self._use_if_reachable()
+            self._set_listed(slot, key in keys)
+        self._remove_unlisted_slots()
+        for key in keys:
+            self.slots.setdefault(key, Slot(*key, next(self._next_rank)))
+        self._idle_slots = [(slot.rank, slot) for slot in self.slots.values() if slot.idle]
+        self._count_slots()
+        self.changed.set()
+
+    def _set_listed(self, slot: Slot, is_listed: bool) -> None:
+        """Record whether the name of a slot is in the list.
+
+        If the name of a broken slot is removed or returns, the slot is no longer broken.
+        """
+        remains_listed = slot.listed and is_listed
+        slot.listed = is_listed
+        if slot.use is Use.BROKEN and not remains_listed:
+            slot.use = self._use_if_reachable()
+
+    def _remove_unlisted_slots(self) -> None:
+        """Remove the slots whose names are not in the list, except those that have a job.
+
+        With -1 also keep those that have had their one job: if the name returns, it gets no second one.
+        """
         for key, slot in list(self.slots.items()):
             if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
                 del self.slots[key]
-        for key in listed:
-            self.slots.setdefault(key, Slot(*key, next(self._next_rank)))
-        self._idle = [(slot.rank, slot) for slot in self.slots.values() if slot.idle]
-        self._count_slots()
-        self.changed.set()
 
     def _count_slots(self) -> None:
         """Set `in_service`, after slots were added or retired."""
@@ -9670,20 +9734,22 @@ class Runner:
         """Return the resources that jobs can have, now or when other jobs free them."""
         return Resources(self.in_service, self.options.memory)
 
-    def _free_resources(self, slots: Sequence[Slot]) -> Resources:
-        """Return the free resources for a job, including `slots`, which are reserved for it."""
-        allocated = sum(
+    def _free_resources(self, reserved_slots: Sequence[Slot]) -> Resources:
+        """Return the slots and the memory that one job can get now, including slots reserved for it."""
+        # a GROWING job waits, without a process, until its next run can have more memory
+        allocated_memory = sum(
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
         )
-        return Resources(len(slots) + len(self._idle), self.options.memory - allocated)
+        free_slots = len(reserved_slots) + len(self._idle_slots)
+        return Resources(free_slots, self.options.memory - allocated_memory)
 
     async def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
         """Reserve idle slots: move them to `slots` until it has `count`.  Return False if there are too few.
 
         A slot with a name is shared with other runners: if one of them uses it, mark it and skip it.
         """
-        while len(slots) < count and self._idle:
-            _, slot = heapq.heappop(self._idle)
+        while len(slots) < count and self._idle_slots:
+            _, slot = heapq.heappop(self._idle_slots)
             slot.use = Use.BUSY                 # before the await: its name can be removed meanwhile
             if await self._lock_slot(slot):
                 slots.append(slot)
@@ -9695,15 +9761,19 @@ class Runner:
         """Lock a shared slot for a job.  Return False if another runner has a job there."""
         return not self._slot_file or await self.executor.call(self._slot_file.seize, slot)
 
-    async def _free_slots(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
-        """Free slots, for other runners also.  use: the use of the slots from now on."""
+    async def _free_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
+        """Give slots a new use after a job, or after a reservation for one.
+
+        Other runners can use a shared name again.  An idle slot can get this runner's next job.
+        """
         for slot in slots:
+            # GIVEN_UP: the file system does not answer; our exit will unlock the names
             if self._slot_file and self._exit_step is not ExitStep.GIVEN_UP:
                 await self.executor.call(self._slot_file.release, slot)
-            slot.use = use
+            slot.use = new_use
             if slot.idle:
-                heapq.heappush(self._idle, (slot.rank, slot))
-            elif slot.is_retired:
+                heapq.heappush(self._idle_slots, (slot.rank, slot))
+            elif slot.is_retired:               # one slot less in service
                 self._count_slots()
 
     def _say_once(self, subject: str, text: str) -> None:
@@ -9763,26 +9833,30 @@ class Runner:
         if isinstance(claimed, NoJob):
             self._last_no_job = claimed         # before the await, in which others can read it
             await self._free_slots(slots)
-            return self._on_no_job(claimed)
+            self._drain_if_no_job_can_follow(claimed)
+            return self.jobs.poll if claimed.retry_after is None else min(self.jobs.poll, claimed.retry_after)
         self._last_no_job = NoJob(met_end=self._last_no_job.met_end)
         return await self._start_claimed_job(claimed, slots)
 
-    def _on_no_job(self, no_job: NoJob) -> float:
-        """Drain the runner if no job can follow; return the seconds until the next claim."""
-        if no_job.failed:
+    def _drain_if_no_job_can_follow(self, no_job: NoJob) -> None:
+        """Start no more jobs from now on, if a claim that got no job shows that none can follow."""
+        has_nothing_to_wait_for = no_job.retry_after is None
+        if no_job.failed:                       # the reason why no claim can succeed any more
             self.fail(no_job.failed)
-        elif no_job.retry_after is None and self._exits_without_job():
+        elif has_nothing_to_wait_for and self._exits_without_job():
             self.drain()
-        return self.jobs.poll if no_job.retry_after is None else min(self.jobs.poll, no_job.retry_after)
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
-        """Start a claimed job on these slots and as many more as it needs.  Return as _start_next_job() does.
+        """Start a claimed job on a reserved slot and as many more as it needs; release it if it cannot start.
+
+        Return 0.0 if the next job can be claimed at once; None if no slot is idle, so that the runner must
+        wait for an event.
         """
         task = self.tasks[job] = JobTask(self, job, slots)
-        if not await self._add_idle_slots(slots, job.needs.slots) or not self.admit(job):
+        if not await self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
             # the runner drains since a signal during the claim, or time or shared slots do not suffice
             await self._free_slots(slots)
-            await task.settle()
+            await task.finish_job()             # the line gets the state that it had before the claim
             del self.tasks[job]
             return 0.0
         if self.options.verbose:
@@ -9792,7 +9866,7 @@ class Runner:
         job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)
         job_run.add_done_callback(self._job_runs.discard)
-        return 0.0 if self._idle else None
+        return 0.0 if self._idle_slots else None
 
     def _exits_without_job(self) -> bool:
         """Return True if the runner must exit when no job can be claimed."""
@@ -9803,28 +9877,32 @@ class Runner:
         job_timeout = job.settings.timeout
         return self.options.timeout if job_timeout is Unset.UNSET else job_timeout
 
-    def admit(self, job: Job) -> bool:
-        """Return True if the runner can start this job.
+    def admit_or_drain(self, job: Job) -> bool:
+        """Return True if the runner can start this job, False if it starts no more jobs.
 
-        If the wall time that is left is shorter than the job's timeout, report that and drain: no job starts
-        any more.
+        If the job's timeout is longer than the wall time that is left, report that and start no more jobs
+        from now on.
         """
         timeout = self.timeout_of(job) or 0.0
         seconds_left = self.wall_end - self.loop.time()
         if timeout > seconds_left and not self.draining:
-            walltime = self.options.walltime
-            hint = ""
-            # with --walltime auto the next Slurm job can have more time
-            if isinstance(walltime, float) and timeout >= walltime:
-                hint = " (it never fits: give --walltime more)"
             if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
-                self.say(
-                    f"line {job.number}: the timeout is {human_time(timeout)}, and the wall time is over in "
-                    f"{human_time(seconds_left)}: starting no more jobs{hint}"
-                )
+                self._report_too_late(job, timeout, seconds_left)
             self.wall_over = True
             self.drain()
         return not self.draining
+
+    def _report_too_late(self, job: Job, timeout: float, seconds_left: float) -> None:
+        """Report that a job with this timeout does not fit into the seconds of wall time that are left."""
+        walltime = self.options.walltime
+        hint = ""
+        # with --walltime auto the next Slurm job can have more time
+        if isinstance(walltime, float) and timeout >= walltime:
+            hint = " (it never fits: give --walltime more)"
+        self.say(
+            f"line {job.number}: the timeout is {human_time(timeout)}, and the wall time is over in "
+            f"{human_time(seconds_left)}: starting no more jobs{hint}"
+        )
 
     # -- finished jobs ---------------------------------------------------------------------------------------
 
@@ -9838,15 +9916,16 @@ class Runner:
         if task.state != NEW:
             self.runner_stats.add_result(task.job, task.state)
             self._stop_after_failures(self.runner_stats.bad_count)
-            self._count_errors(task)
+            self._count_if_unreachable(task)
         for slot in task.slots:
-            await self._free_slots([slot], self._use_after_job(slot, task.state != NEW))
+            await self._free_slots([slot], self._choose_next_use(slot, was_started=task.state != NEW))
         del self.tasks[task.job]
         self.changed.set()
 
-    def _count_errors(self, task: JobTask) -> None:
-        """Count the consecutive jobs of a slot with exit status 255 (ssh(1) could not reach the host); report
-        a limit.
+    def _count_if_unreachable(self, task: JobTask) -> None:
+        """Count how many jobs in a row could not reach the host of their slot: exit status 255 of ssh(1).
+
+        Any other result sets the count to 0.  Report the slot if it has reached the limit (--slot-errors).
         """
         slot = task.run.slot
         is_unreachable = (
@@ -9863,12 +9942,18 @@ class Runner:
         """Return True if too many consecutive jobs of the slot could not reach its host."""
         return 0 < self.options.slot_errors <= slot.unreachable_jobs
 
-    def _use_after_job(self, slot: Slot, was_started: bool) -> Use:
-        """Return the use of a slot after its job.  was_started: the job has run."""
+    def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
+        """Return the use of a slot after its job: BROKEN (gets no more jobs), SPENT (its one job) or IDLE.
+
+        was_started: the job has run.  If the slot is broken, reset its count of jobs that could not reach the
+        host: the slot can be used again if its name returns to the list.
+        """
         if self._is_unreachable(slot):
             slot.unreachable_jobs = 0
             return Use.BROKEN
-        return self._use_if_reachable() if was_started else Use.IDLE
+        if not was_started:                 # with -1 the slot can still have its one job
+            return Use.IDLE
+        return self._use_if_reachable()
 
 
 def shell_error(error: OSError, host: bytes) -> str:
@@ -9879,17 +9964,19 @@ def shell_error(error: OSError, host: bytes) -> str:
     return f"{shell}: {error_text(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
 
 
-def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
-    """Return the command that makes `runner` run a job: runner /bin/sh -c JOB.
+def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
+    """Return the command that makes `runner` run a job, for example `nice -n 19 /bin/sh -c 'echo 1'`.
 
-    ssh joins its arguments to one string, which a shell on the other host parses again.  So all words are
-    quoted once more for each word of the runner that is `ssh` or a path to it.  A job that begins with - or +
-    gets a leading blank; otherwise the shell would take it for an option.
+    The local shell parses the words after the runner, so they are quoted once; and once more for each ssh in
+    the runner, because ssh joins its arguments to one string, which a shell on the other host parses again.
+    A job that begins with - or + gets a leading blank; otherwise the shell would take it for an option.
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [*shell_words(shell), b"-c", job]
     is_ssh_path = re.compile("([^=]*/)?ssh").fullmatch
-    for _ in ("sh", *filter(is_ssh_path, shlex.split(os.fsdecode(runner)))):
+    ssh_words = list(filter(is_ssh_path, shlex.split(os.fsdecode(runner))))
+    parsing_count = 1 + len(ssh_words)          # by the local shell, and after each ssh
+    for _ in range(parsing_count):
         words = list(map(quote, words))
     return b" ".join([runner, *words])
 

@@ -269,7 +269,7 @@ class SshInRunners(unittest.TestCase):
         ):
             for runner in runners:
                 with self.subTest(runner=runner):
-                    wrapped = runmaker4.wrap(runner.encode(), "/bin/sh", b"a  b")
+                    wrapped = runmaker4.wrap_in_runner(runner.encode(), "/bin/sh", b"a  b")
                     words = shlex.split(wrapped.decode().removeprefix(runner))
                     for _ in range(count):
                         words = shlex.split(" ".join(words))        # as ssh does, and a shell over there
